@@ -1,0 +1,56 @@
+"""What a runtime must offer: named inputs and outputs, and one call that maps arrays to arrays."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stn_infer.metadata import ModelMetadata
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """A model's input or output.
+
+    Attributes:
+        name: its name in the graph.
+        shape: axis lengths; None where an axis is dynamic (axis 0, the batch, always is).
+        dtype: numpy's type; bfloat16 has none and is given as uint16.
+    """
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: np.dtype[Any]
+
+
+@runtime_checkable
+class Backend(Protocol):
+    """One model in one runtime on one device. ``run`` may be called from several threads at once."""
+
+    name: str  # "ort", "eager", "compile"
+    device: str  # "cpu", "cuda:0"
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: ModelMetadata
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name, batch on axis 0, for inputs by name.
+
+        Raises:
+            InputError: a name is missing, or a shape or type is not what ``inputs`` of the backend say.
+        """
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """What ran it, for reports: runtime and version, providers really in use, threads."""
+        ...
+
+    def close(self) -> None:
+        """Let go of the device's memory; the backend cannot be run afterwards."""
+        ...

@@ -1,0 +1,160 @@
+"""What an image means to a model: pre-processing and labels, and how both travel in an ONNX file.
+
+They are stored in ``metadata_props`` under keys that start with ``stn_infer.``, as JSON, so that a file
+copied to another machine still knows how its inputs are made. No torch, no onnx in here.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from fractions import Fraction
+from typing import Literal
+
+from stn_infer.errors import UsageError
+
+PREFIX = "stn_infer."
+
+ColourMode = Literal["grey", "rgb"]
+
+
+@dataclass(frozen=True)
+class Preprocess:
+    """How a decoded 8-bit image becomes a model's input: ``(pixel * scale - mean) / std``, layout C, H, W.
+
+    Attributes:
+        colour: ``grey`` (one channel, ITU-R 601 luma) or ``rgb`` (three).
+        size: (height, width) to resize to, bilinear; None: an image must have the model's input size.
+        scale: factor on pixel values 0..255, applied first.
+        mean, std: one value, or one a channel, applied after ``scale``.
+    """
+
+    colour: ColourMode = "grey"
+    size: tuple[int, int] | None = None
+    scale: float = 1.0 / 255.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+    def __post_init__(self) -> None:
+        if self.colour not in ("grey", "rgb"):
+            raise UsageError(f"preprocess colour is 'grey' or 'rgb', not {self.colour!r}")
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise UsageError(f"preprocess size is HEIGHTxWIDTH, both at least 1, not {self.size}")
+        for name, values in (("mean", self.mean), ("std", self.std)):
+            if len(values) not in (1, self.channels):
+                raise UsageError(
+                    f"preprocess {name} has {len(values)} values; {self.colour} takes 1 or {self.channels}"
+                )
+        if any(value == 0 for value in self.std):
+            raise UsageError("preprocess std holds a 0, which would divide by zero")
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for rgb."""
+        return 3 if self.colour == "rgb" else 1
+
+    def updated(self, text: str) -> Preprocess:
+        """This pre-processing with the fields that ``text`` names replaced.
+
+        Args:
+            text: comma-separated ``key=value``; ``grey`` and ``rgb`` also stand alone. Keys: ``colour``, ``size``
+                (``42x42``, or ``model`` for the model's own), ``scale`` (``1/255`` works), ``mean`` and ``std``
+                (values joined by ``:``).
+
+        Raises:
+            UsageError: an unknown key, or a value of the wrong form.
+        """
+        fields: dict[str, object] = {}
+        for part in filter(None, (piece.strip() for piece in text.split(","))):
+            key, separator, value = part.partition("=")
+            if not separator and key in ("grey", "rgb"):
+                key, value = "colour", key
+            try:
+                fields[key] = _PARSERS[key](value)
+            except KeyError:
+                expected = ", ".join(sorted(_PARSERS))
+                raise UsageError(f"unknown preprocess key {key!r}; expected one of {expected}") from None
+            except (ValueError, ZeroDivisionError):
+                raise UsageError(
+                    f"preprocess {key}={value!r} is not understood; write e.g. "
+                    "'rgb,size=224x224,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225'"
+                ) from None
+        return replace(self, **fields)  # type: ignore[arg-type]
+
+    @classmethod
+    def parse(cls, text: str) -> Preprocess:
+        """The pre-processing that ``text`` describes; fields not named keep their defaults."""
+        return cls().updated(text)
+
+
+def _numbers(text: str) -> tuple[float, ...]:
+    return tuple(float(Fraction(value)) for value in text.split(":"))
+
+
+def _size(text: str) -> tuple[int, int] | None:
+    if text == "model":
+        return None
+    height, width = text.lower().split("x")
+    return int(height), int(width)
+
+
+_PARSERS = {
+    "colour": str,
+    "size": _size,
+    "scale": lambda text: float(Fraction(text)),
+    "mean": _numbers,
+    "std": _numbers,
+}
+
+
+@dataclass(frozen=True)
+class ModelMetadata:
+    """What travels with a model besides its graph.
+
+    Attributes:
+        preprocess: how images become inputs; None when the exporter was not told.
+        labels: one name a class, in the order of the first output's last axis; None when not told.
+        source: the shipped model's name, the factory or the file that was exported; empty when unknown.
+    """
+
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] | None = None
+    source: str = ""
+
+    def to_props(self) -> dict[str, str]:
+        """The ``metadata_props`` of an ONNX file, string to string."""
+        props: dict[str, str] = {}
+        if self.preprocess is not None:
+            props[PREFIX + "preprocess"] = json.dumps(asdict(self.preprocess))
+        if self.labels is not None:
+            props[PREFIX + "labels"] = json.dumps(list(self.labels))
+        if self.source:
+            props[PREFIX + "source"] = self.source
+        return props
+
+    @classmethod
+    def from_props(cls, props: Mapping[str, str]) -> ModelMetadata:
+        """Read back what :meth:`to_props` wrote; keys of others are passed over.
+
+        Raises:
+            UsageError: an ``stn_infer.`` key holds something that is not what this version writes.
+        """
+        preprocess, labels = props.get(PREFIX + "preprocess"), props.get(PREFIX + "labels")
+        try:
+            return cls(
+                None if preprocess is None else _preprocess_from_json(json.loads(preprocess)),
+                None if labels is None else tuple(str(label) for label in json.loads(labels)),
+                props.get(PREFIX + "source", ""),
+            )
+        except (ValueError, TypeError, KeyError, AttributeError) as error:
+            raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None
+
+
+def _preprocess_from_json(fields: dict[str, object]) -> Preprocess:
+    known = dict(fields)
+    for key in ("size", "mean", "std"):
+        value = known.get(key)
+        if isinstance(value, list):
+            known[key] = tuple(value)
+    return Preprocess(**known)  # type: ignore[arg-type]
