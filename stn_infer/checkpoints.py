@@ -1,0 +1,222 @@
+"""Checkpoints: safetensors, or ``.pt``/``.pth`` files that hold nothing but tensors.
+
+A ``.pt`` is a pickle, and unpickling can run any code: it is read with ``weights_only=True`` and there is no
+way around that. The usual wrappers are taken off: a checkpoint dictionary with ``state_dict`` or ``model`` in it,
+``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), and any prefix that all keys share.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+from stn_infer.errors import WeightsError
+
+WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
+"""Keys under which training loops keep the tensors, in the order in which they are tried."""
+
+_SHOWN = 3  # keys named in an error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a checkpoint by name, on the CPU, without ``module.`` and ``_orig_mod.``.
+
+    Args:
+        path: a ``.safetensors`` file, or a file written by ``torch.save`` that holds a dictionary of tensors or a
+            dictionary with such a one under one of :data:`WRAPPERS`.
+
+    Raises:
+        WeightsError: the file is missing, truncated, not a checkpoint, or holds other objects than tensors.
+    """
+    return _without_prefixes(_read(path))
+
+
+def apply_weights(module: nn.Module, path: Path) -> None:
+    """Load a checkpoint into a module; every parameter and persistent buffer must be there, and nothing else.
+
+    Values are cast to the module's types. A counter of batches that an old BatchNorm lacks is not missed.
+
+    Raises:
+        WeightsError: as :func:`load_weights`; keys or shapes do not fit; the weights hold NaN or infinity.
+    """
+    path = Path(path)
+    expected = module.state_dict()
+    tensors = _fit_prefix(_read(path), expected)
+    missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
+    unexpected = [key for key in tensors if key not in expected]
+    if missing or unexpected:
+        raise WeightsError(
+            f"{path}: the keys do not fit {type(module).__name__}: {len(missing)} missing{_some(missing)}, "
+            f"{len(unexpected)} unexpected{_some(unexpected)}; give the checkpoint of this very network"
+        )
+    misfits = [
+        f"{key} is {_shape(tensor)} where the network has {_shape(expected[key])}"
+        for key, tensor in tensors.items()
+        if not is_lazy(expected[key]) and tensor.shape != expected[key].shape
+    ]
+    if misfits:
+        raise WeightsError(
+            f"{path}: {len(misfits)} of {len(tensors)} tensors have another shape: {'; '.join(misfits[:_SHOWN])}"
+            f"{'; …' if len(misfits) > _SHOWN else ''}; build the network with the options it was trained with"
+        )
+    try:
+        module.load_state_dict(tensors, strict=False)
+    except RuntimeError as error:  # a module's own loading hook has objections
+        raise WeightsError(f"{path}: {type(module).__name__} does not take it: {one_line(error)}") from None
+    check_finite(module, str(path))
+
+
+def check_finite(module: nn.Module, origin: str) -> None:
+    """Refuse weights that can only give NaN.
+
+    Infinity in a buffer is let through: attention masks hold it on purpose.
+
+    Args:
+        module: what to look at, parameters and buffers.
+        origin: the file or factory that the error names.
+
+    Raises:
+        WeightsError: a parameter holds NaN or infinity, or a buffer holds NaN; the tensor is named.
+    """
+    named: Iterable[tuple[str, Tensor, bool]] = (
+        *((name, parameter, False) for name, parameter in module.named_parameters()),
+        *((name, buffer, True) for name, buffer in module.named_buffers()),
+    )
+    for name, tensor, infinity_allowed in named:
+        if is_lazy(tensor) or not (tensor.is_floating_point() or tensor.is_complex()):
+            continue
+        bad = tensor.isnan() if infinity_allowed else ~tensor.isfinite()
+        if count := int(bad.sum()):
+            what = "NaN" if bool(tensor.isnan().any()) else "infinity"
+            raise WeightsError(
+                f"{origin}: {name} holds {what} ({count} of {tensor.numel()} values); "
+                "a run that diverged? take a checkpoint from before that"
+            )
+
+
+def one_line(error: BaseException, limit: int = 300) -> str:
+    """An exception's message on one line, without colours, cut at ``limit`` characters."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    return text if len(text) <= limit else text[: limit - 1] + "…"
+
+
+def _read(path: Path) -> dict[str, Tensor]:
+    path = Path(path)
+    if not path.is_file():
+        state = "is a folder" if path.is_dir() else "does not exist"
+        raise WeightsError(f"{path}: expected a checkpoint (.safetensors, .pt or .pth), but the path {state}")
+    try:
+        return _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(path, _read_torch(path))
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    try:
+        return load_file(path)
+    except SafetensorError as error:
+        raise WeightsError(
+            f"{path}: not a whole safetensors file ({one_line(error)}); it was cut off or is of another format: "
+            "copy it again"
+        ) from None
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # torch warns about archives that it then refuses; the refusal is enough
+            warnings.simplefilter("ignore")
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        # torch names what it refused ("Unsupported global: GLOBAL models.Net was not ...") within a long text
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        objects = f" ({found[1]})" if found else ""
+        raise WeightsError(
+            f"{path}: expected nothing but tensors, found other pickled objects{objects} or a damaged pickle; "
+            "save it again with torch.save(model.state_dict(), ...)"
+        ) from None
+    except OSError:
+        raise
+    except Exception as error:  # torch reports damage as RuntimeError, EOFError, KeyError, ... by where it is
+        if "TorchScript" in str(error):
+            raise WeightsError(
+                f"{path}: expected a checkpoint, found a TorchScript archive; "
+                "save its weights with torch.save(model.state_dict(), ...)"
+            ) from None
+        detail = one_line(error, 120)
+        raise WeightsError(
+            f"{path}: not a whole checkpoint{f' ({detail})' if detail else ''}; it was cut off or is of another "
+            "format: copy it again"
+        ) from None
+
+
+def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
+    """The dictionary of tensors within what ``torch.load`` gave."""
+    while isinstance(content, Mapping):
+        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
+        if inner is None:
+            break
+        content = inner
+    if not isinstance(content, Mapping):
+        raise WeightsError(
+            f"{path}: expected a dictionary of tensors, found {_article(content)}; "
+            "save it with torch.save(model.state_dict(), ...)"
+        )
+    for key, value in content.items():
+        if not (isinstance(key, str) and isinstance(value, Tensor)):
+            raise WeightsError(
+                f"{path}: expected nothing but tensors, found {_article(value)} under {key!r}; put the tensors "
+                f"under one of {', '.join(WRAPPERS)}, or save model.state_dict() alone"
+            )
+    if not content:
+        raise WeightsError(f"{path}: the checkpoint holds no tensors at all")
+    return dict(content)
+
+
+def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys without what DataParallel (``module.`` before all of them) and torch.compile (anywhere) add."""
+    plain = {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()}
+    while plain and all(key.startswith("module.") for key in plain):
+        plain = {key.removeprefix("module."): tensor for key, tensor in plain.items()}
+    return plain
+
+
+def _fit_prefix(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The spelling of the keys that fits: as they are, without the usual prefixes, or without one they all share.
+
+    As they are comes first, for a network may have a submodule called ``module`` of its own.
+    """
+    plain = _without_prefixes(tensors)
+    candidates = [tensors, plain]
+    first = next(iter(plain), "")
+    for at, character in enumerate(first):  # "net.", "net.body.", ... of Lightning's model.net.body.weight
+        prefix = first[: at + 1]
+        if character == "." and all(key.startswith(prefix) for key in plain):
+            candidates.append({key.removeprefix(prefix): tensor for key, tensor in plain.items()})
+    return max(candidates, key=lambda candidate: sum(key in expected for key in candidate))
+
+
+def _some(keys: list[str]) -> str:
+    if not keys:
+        return ""
+    return f" ({', '.join(keys[:_SHOWN])}{', …' if len(keys) > _SHOWN else ''})"
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "a scalar"
+
+
+def _article(value: object) -> str:
+    name = type(value).__name__
+    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
