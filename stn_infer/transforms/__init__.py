@@ -1,0 +1,18 @@
+"""Every transformation of the STN paper, each as ``theta`` and ``basis``."""
+
+from stn_infer.transforms.affine import Affine, Attention, Translation
+from stn_infer.transforms.base import Kind, Transformation
+from stn_infer.transforms.piecewise import PiecewiseAffine
+from stn_infer.transforms.projective import Projective
+from stn_infer.transforms.tps import ThinPlateSpline
+
+__all__ = [
+    "Affine",
+    "Attention",
+    "Kind",
+    "PiecewiseAffine",
+    "Projective",
+    "ThinPlateSpline",
+    "Transformation",
+    "Translation",
+]

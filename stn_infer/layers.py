@@ -1,0 +1,177 @@
+"""``SpatialTransformer``: localisation network, transformation and sampler as one module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn_infer.errors import UsageError
+from stn_infer.transforms import Transformation
+
+Mode = Literal["bilinear", "nearest", "bicubic"]
+PaddingMode = Literal["zeros", "border", "reflection"]
+
+
+class SpatialTransformer(nn.Module):
+    """Warps its input by a grid that a localisation network chooses (Jaderberg et al. 2015, section 3).
+
+    Args:
+        localisation: maps the input to parameters [N, Q]; None when the caller gives them to :meth:`forward`.
+        transformation: the family of grids.
+        output_size: (H, W), or (D, H, W) for volumes; smaller or larger than the input's.
+        mode: the sampler's interpolation; ``bilinear`` is trilinear for volumes, which have no ``bicubic``.
+        padding_mode: what a sample outside the input reads.
+        align_corners: the sampler's convention, as ``torch.nn.functional.grid_sample``.
+        grid_align_corners: the grid's convention; None takes the sampler's. They differ in some known checkpoints.
+        identity_init: start at the identity: the last linear layer's weights are zeroed, its bias is the identity.
+
+    The constants are buffers that no checkpoint holds. They stay in float32 when the module is cast to a half type
+    (a half grid would be off by pixels) and are solved anew in float64 for ``.double()``.
+
+    Raises:
+        UsageError: an unknown mode or padding mode, an output size of the wrong rank, or ``identity_init`` with a
+            localisation network that does not end in a linear layer of Q outputs.
+    """
+
+    basis: Tensor  # [K, P]
+    parameter_matrix: Tensor  # [D * K, Q]
+    parameter_offset: Tensor  # [D * K]
+
+    def __init__(
+        self,
+        localisation: nn.Module | None,
+        transformation: Transformation,
+        output_size: Sequence[int],
+        mode: Mode = "bilinear",
+        padding_mode: PaddingMode = "zeros",
+        align_corners: bool = False,
+        grid_align_corners: bool | None = None,
+        identity_init: bool = True,
+    ) -> None:
+        super().__init__()
+        for name, value, choices in (
+            ("mode", mode, get_args(Mode)),
+            ("padding_mode", padding_mode, get_args(PaddingMode)),
+        ):
+            if value not in choices:
+                raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+        if mode == "bicubic" and transformation.rank == 3:
+            raise UsageError("bicubic sampling is defined for images only; use bilinear or nearest for volumes")
+        self.localisation = localisation
+        self.transformation = transformation
+        self.output_size = transformation.check_output_size(output_size)
+        self.mode = mode
+        self.padding_mode = padding_mode
+        self.align_corners = align_corners
+        self.grid_align_corners = align_corners if grid_align_corners is None else grid_align_corners
+        dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
+        for name, constant in self._constants().items():
+            self.register_buffer(name, constant.to(dtype), persistent=False)
+        if identity_init and localisation is not None:
+            self.reset_to_identity()
+
+    def forward(self, input: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """Warp ``input`` [N, C, H, W] (or [N, C, D, H, W]) to [N, C, *output_size], in its own dtype.
+
+        Args:
+            input: the images or volumes that are sampled, and that the localisation network looks at.
+            parameters: [N, Q], instead of the localisation network's.
+
+        Raises:
+            UsageError: no localisation network and no parameters, or an input of the wrong rank.
+        """
+        if input.dim() != self.transformation.rank + 2:
+            raise UsageError(
+                f"SpatialTransformer with {type(self.transformation).__name__} takes an input of "
+                f"{self.transformation.rank + 2} axes, not {input.dim()} (shape {tuple(input.shape)})"
+            )
+        if parameters is None:
+            if self.localisation is None:
+                raise UsageError("this SpatialTransformer has no localisation network; pass parameters [N, Q]")
+            parameters = self.localisation(input)
+        grid = self.grid(self.theta(parameters))
+        dtype = torch.promote_types(input.dtype, grid.dtype)
+        warped = F.grid_sample(
+            _cast(input, dtype),
+            _cast(grid, dtype),
+            mode=self.mode,
+            padding_mode=self.padding_mode,
+            align_corners=self.align_corners,
+        )
+        return _cast(warped, input.dtype)
+
+    def theta(self, parameters: Tensor) -> Tensor:
+        """The network's parameters [N, Q] as theta [N, D, K] (projective: [N, 3, 3]), float32 or float64."""
+        dtype = torch.promote_types(parameters.dtype, self.parameter_matrix.dtype)
+        with _full_precision(parameters.device):
+            matrix, offset = _cast(self.parameter_matrix, dtype), _cast(self.parameter_offset, dtype)
+            theta = F.linear(_cast(parameters, dtype), matrix, offset)
+        return theta.unflatten(1, self.transformation.theta_shape)
+
+    def grid(self, theta: Tensor) -> Tensor:
+        """The sampling grid [N, *output_size, D] of theta [N, D, K] (projective: [N, 3, 3]), in theta's dtype."""
+        with _full_precision(theta.device):
+            mapped = torch.matmul(theta, _cast(self.basis, theta.dtype))  # [N, D, P]
+        if self.transformation.kind == "projective":
+            mapped = mapped[:, :2] / mapped[:, 2:]
+        return mapped.transpose(1, 2).unflatten(1, self.output_size)
+
+    def reset_to_identity(self) -> None:
+        """Zero the last linear layer's weights and set its bias to the identity.
+
+        Raises:
+            UsageError: there is no localisation network, or it does not end in a linear layer of Q outputs.
+        """
+        head = [module for module in (self.localisation or nn.Identity()).modules() if list(module.parameters(False))]
+        count = self.transformation.num_parameters
+        last = head[-1] if head else None
+        if not isinstance(last, nn.Linear) or last.out_features != count or last.bias is None:
+            raise UsageError(
+                f"identity_init needs a localisation network that ends in a linear layer with bias and {count} "
+                f"outputs, not {last}; set identity_init=False and initialise it yourself"
+            )
+        with torch.no_grad():
+            last.weight.zero_()
+            last.bias.copy_(self.transformation.identity())
+
+    def extra_repr(self) -> str:
+        """The fields that no submodule shows."""
+        return (
+            f"{type(self.transformation).__name__}, output_size={self.output_size}, mode={self.mode!r}, "
+            f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, "
+            f"grid_align_corners={self.grid_align_corners}"
+        )
+
+    def _constants(self) -> dict[str, Tensor]:
+        matrix, offset = self.transformation.affine_map(self.output_size, self.grid_align_corners)
+        basis = self.transformation.basis(self.output_size, self.grid_align_corners)
+        return {"basis": basis, "parameter_matrix": matrix, "parameter_offset": offset}
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        # .to(), .double(), .half(), .cuda() all come through here. A cast of a rounded constant stays rounded,
+        # so whenever the type changed the constants are made anew, and never in less than float32.
+        before = self.basis.dtype
+        result = super()._apply(fn, recurse)
+        if self.basis.dtype != before:
+            dtype = torch.promote_types(self.basis.dtype, torch.float32)
+            for name, constant in self._constants().items():
+                self._buffers[name] = constant.to(device=self.basis.device, dtype=dtype)
+        return result
+
+
+def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    return (
+        tensor if tensor.dtype == dtype else tensor.to(dtype)
+    )  # .to() of the same type would clutter an exported graph
+
+
+def _full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Autocast switched off, where it is on: coordinates in half precision would be off by pixels."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()

@@ -1,0 +1,121 @@
+"""What every transformation offers, and the target coordinates they share.
+
+A sampling grid is ``theta . basis`` (DESIGN: one idea): ``grid[n, :, p] = sum_k theta[n, :, k] * basis[k, p]``.
+``basis`` [K, P] is constant; ``theta`` [N, D, K] is an affine map (M, m) of the network's own Q parameters.
+The projective kind has theta [N, 3, 3] and divides by the third row.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from math import prod
+from typing import ClassVar, Literal
+
+import torch
+from torch import Tensor
+
+from stn_infer.errors import UsageError
+
+Kind = Literal["affine", "basis", "projective"]
+
+
+class Transformation(ABC):
+    """A family of sampling grids, on which a network's parameters choose one.
+
+    Attributes:
+        kind: ``affine`` (basis rows are x, y(, z), 1 at pixel centres), ``basis`` (any constant basis) or
+            ``projective`` (as affine, with a division by the third row).
+        rank: D, the number of spatial axes: 2 for images, 3 for volumes.
+    """
+
+    kind: ClassVar[Kind]
+
+    @property
+    @abstractmethod
+    def rank(self) -> int:
+        """D: 2 or 3."""
+
+    @property
+    @abstractmethod
+    def num_parameters(self) -> int:
+        """Q: how many values a sample the localisation network gives."""
+
+    @property
+    @abstractmethod
+    def num_basis(self) -> int:
+        """K: the rows of the basis."""
+
+    @property
+    def theta_shape(self) -> tuple[int, int]:
+        """(D, K); (3, 3) for the projective kind."""
+        return (3, 3) if self.kind == "projective" else (self.rank, self.num_basis)
+
+    @abstractmethod
+    def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
+        """(M, m) with ``theta = (M @ parameters + m)``, viewed as ``theta_shape``.
+
+        Args:
+            output_size: (H, W) or (D, H, W) of the grid.
+            grid_align_corners: whether -1 and 1 of the target are the centres of the border pixels (True) or their
+                outer edges (False).
+
+        Returns:
+            M [theta values, Q] and m [theta values], float64.
+        """
+
+    @abstractmethod
+    def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
+        """The constant basis [K, P], float64; P = prod(output_size), row-major."""
+
+    @abstractmethod
+    def identity(self) -> Tensor:
+        """Parameters [Q], float64, that give the identity grid (or this family's nearest to it)."""
+
+    def check_output_size(self, output_size: Sequence[int]) -> tuple[int, ...]:
+        """``output_size`` as a tuple.
+
+        Raises:
+            UsageError: it does not have ``rank`` axes, or one of them is below 1.
+        """
+        size = tuple(int(length) for length in output_size)
+        if len(size) != self.rank or min(size) < 1:
+            raise UsageError(
+                f"output_size of {type(self).__name__} has {self.rank} axes of at least 1, not {tuple(output_size)}"
+            )
+        return size
+
+
+def check_rank(rank: int, name: str) -> None:
+    """Raise UsageError when ``rank`` is neither 2 nor 3."""
+    if rank not in (2, 3):
+        raise UsageError(f"rank of {name} is 2 (images) or 3 (volumes), not {rank}")
+
+
+def axis_coordinates(length: int, align_corners: bool) -> Tensor:
+    """Target coordinates of one axis, [length] float64 in [-1, 1]; a length of 1 gives 0, as torch's affine_grid."""
+    if length == 1:
+        return torch.zeros(1, dtype=torch.float64)
+    index = torch.arange(length, dtype=torch.float64)
+    return 2 * index / (length - 1) - 1 if align_corners else (2 * index + 1) / length - 1
+
+
+def target_coordinates(output_size: Sequence[int], align_corners: bool) -> Tensor:
+    """Target coordinates [D, P] float64, rows x, y(, z), P row-major over ``output_size`` (H, W) or (D, H, W)."""
+    axes = [axis_coordinates(length, align_corners) for length in output_size]
+    return torch.stack([axis.reshape(-1) for axis in reversed(torch.meshgrid(*axes, indexing="ij"))])
+
+
+def canonical_basis(output_size: Sequence[int]) -> Tensor:
+    """The rows x, y(, z), 1 at pixel centres, [D + 1, P] float64: the basis of the affine and projective kinds."""
+    ones = torch.ones(1, prod(output_size), dtype=torch.float64)
+    return torch.cat([target_coordinates(output_size, align_corners=False), ones])
+
+
+def centre_to_grid(output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
+    """Factors [D + 1] float64 that turn (x, y(, z), 1) at pixel centres into those of the grid's convention.
+
+    A kernel computes pixel centres on the fly, so another convention goes into theta: ``A' = A diag(factors)``.
+    """
+    factors = [length / (length - 1) if grid_align_corners and length > 1 else 1.0 for length in reversed(output_size)]
+    return torch.tensor([*factors, 1.0], dtype=torch.float64)

@@ -1,0 +1,60 @@
+"""Thin plate splines: the smoothest map through control points, solved once in float64.
+
+Source: Bookstein 1989. With U(r) = r^2 log r^2 and L = [[U(C, C), P], [P^T, 0]], P = [1, C], the grid at target
+points G is [U(G, C), 1, G] L^-1 [Y; 0] for source positions Y, so that its first K columns are a constant basis.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from stn_infer.errors import UsageError
+from stn_infer.transforms.base import target_coordinates
+from stn_infer.transforms.points import ControlPoints, Points, as_points
+
+
+@dataclass(frozen=True)
+class ThinPlateSpline(ControlPoints):
+    """A thin plate spline through ``points``.
+
+    Attributes:
+        points: (rows, cols) of a lattice over [-1, 1], or K target-side (x, y); kept as pairs.
+        offsets: whether parameters are offsets from the points instead of absolute positions.
+
+    Raises:
+        UsageError: fewer than 3 points, equal points, or all on one line.
+    """
+
+    points: Points | tuple[int, int] = (4, 4)  # type: ignore[assignment]
+    offsets: bool = False
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "points", as_points(self.points))
+
+    def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
+        """[K, P] float64, at the target coordinates of the grid's convention.
+
+        Raises:
+            UsageError: the points are so close together that the spline cannot be solved in float64.
+        """
+        targets = target_coordinates(self.check_output_size(output_size), grid_align_corners).T  # [P, 2]
+        points = self.target_points()
+        count = self.num_basis
+        system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
+        system[:count] = _features(points, points)
+        system[count:, :count] = system[:count, count:].T
+        inverse = torch.linalg.inv(system)
+        weights = _features(targets, points) @ inverse[:, :count]
+        if not bool(torch.isfinite(weights).all()) or float((weights @ points - targets).abs().max()) > 1e-6:
+            raise UsageError("the control points lie too close together for a thin plate spline; space them out")
+        return weights.T.contiguous()
+
+
+def _features(at: Tensor, points: Tensor) -> Tensor:
+    """[U(|at - points|), 1, at]: [A, K + 3] for at [A, 2] and points [K, 2]."""
+    squared = (at[:, None] - points[None]).square().sum(-1)
+    return torch.cat([torch.xlogy(squared, squared), torch.ones_like(at[:, :1]), at], dim=1)
