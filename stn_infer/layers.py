@@ -110,16 +110,16 @@ class SpatialTransformer(nn.Module):
         dtype = torch.promote_types(parameters.dtype, self.parameter_matrix.dtype)
         with _full_precision(parameters.device):
             matrix, offset = _cast(self.parameter_matrix, dtype), _cast(self.parameter_offset, dtype)
-            theta = F.linear(_cast(parameters, dtype), matrix, offset)
-        return theta.unflatten(1, self.transformation.theta_shape)
+            theta: Tensor = F.linear(_cast(parameters, dtype), matrix, offset)
+        return theta.reshape(theta.shape[0], *self.transformation.theta_shape)
 
     def grid(self, theta: Tensor) -> Tensor:
         """The sampling grid [N, *output_size, D] of theta [N, D, K] (projective: [N, 3, 3]), in theta's dtype."""
         with _full_precision(theta.device):
-            mapped = torch.matmul(theta, _cast(self.basis, theta.dtype))  # [N, D, P]
+            mapped: Tensor = torch.matmul(theta, _cast(self.basis, theta.dtype))  # [N, D, P]
         if self.transformation.kind == "projective":
             mapped = mapped[:, :2] / mapped[:, 2:]
-        return mapped.transpose(1, 2).unflatten(1, self.output_size)
+        return mapped.transpose(1, 2).reshape(mapped.shape[0], *self.output_size, self.transformation.rank)
 
     def reset_to_identity(self) -> None:
         """Zero the last linear layer's weights and set its bias to the identity.
@@ -156,7 +156,7 @@ class SpatialTransformer(nn.Module):
         # .to(), .double(), .half(), .cuda() all come through here. A cast of a rounded constant stays rounded,
         # so whenever the type changed the constants are made anew, and never in less than float32.
         before = self.basis.dtype
-        result = super()._apply(fn, recurse)
+        result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.basis.dtype != before:
             dtype = torch.promote_types(self.basis.dtype, torch.float32)
             for name, constant in self._constants().items():

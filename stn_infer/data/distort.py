@@ -9,14 +9,17 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from math import pi
 
+import numpy as np
 import torch
 from torch import Generator, Tensor
 
+from stn_infer.data.digits import Digits, split_digits
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import Affine, Projective, ThinPlateSpline, Transformation
 
 CORNER_SIGMA = 5.0  # pixels by which P moves the corners
+TEST_SEED = 4_000_000_007
 ELASTIC_SIGMA = 1.5  # pixels by which E moves its 16 points
 
 
@@ -43,8 +46,25 @@ def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[in
     canvas = size if canvas is None else (int(canvas[0]), int(canvas[1]))
     transformation, parameters = _DRAWS[kind](len(images), size, (canvas[0], canvas[1]), generator)
     warp = SpatialTransformer(None, transformation, canvas)
-    warped = warp(images[:, None].float(), parameters)
+    warped: Tensor = warp(images[:, None].float(), parameters)
     return warped[:, 0].round().clamp(0, 255).to(torch.uint8)
+
+
+def held_out_distorted(kind: str, canvas: Sequence[int] | None = None, copies: int = 10) -> Digits:
+    """The test set of every figure here: ``copies`` distortions of each of the 1,000 held-out digits.
+
+    Args:
+        kind, canvas: as for :func:`distort`.
+        copies: distortions a digit; copy i of digit d is row 1000 i + d, and more copies leave the first rows alone.
+
+    Returns:
+        Images [1000 copies, *canvas] uint8 and their labels.
+    """
+    held_out = split_digits()[1]
+    generator = Generator().manual_seed(TEST_SEED)
+    images = torch.from_numpy(held_out.images)
+    distorted = [distort(images, kind, generator, canvas).numpy() for _ in range(copies)]
+    return Digits(np.concatenate(distorted), np.tile(held_out.labels, copies))
 
 
 Size = tuple[int, int]
@@ -128,4 +148,5 @@ def _homography(targets: Tensor, sources: Tensor) -> Tensor:
         rows.append(torch.stack([*plain, -source * x, -source * y], dim=-1))
     system = torch.cat(rows, dim=1).double()  # [N, 8, 8]
     wanted = torch.cat([sources[..., 0], sources[..., 1]], dim=1).double()
-    return torch.linalg.solve(system, wanted).float()
+    parameters: Tensor = torch.linalg.solve(system, wanted)
+    return parameters.float()

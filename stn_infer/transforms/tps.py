@@ -48,7 +48,7 @@ class ThinPlateSpline(ControlPoints):
         system[:count] = _features(points, points)
         system[count:, :count] = system[:count, count:].T
         inverse = torch.linalg.inv(system)
-        weights = _features(targets, points) @ inverse[:, :count]
+        weights: Tensor = _features(targets, points) @ inverse[:, :count]
         if not bool(torch.isfinite(weights).all()) or float((weights @ points - targets).abs().max()) > 1e-6:
             raise UsageError("the control points lie too close together for a thin plate spline; space them out")
         return weights.T.contiguous()

@@ -1,0 +1,188 @@
+"""Train the shipped models: each recipe and its transformer-less twin alike, over the recipe's seeds.
+
+    python export/train.py                       every recipe in stn_infer/models/shipped
+    python export/train.py st-cnn-affine-rts     one of them
+    python export/train.py mine.toml -o results  any recipe
+
+Each run (recipe, model or twin, seed) is kept in the work folder, so that a stopped training goes on where it was.
+The first seed's weights are the ones that are shipped: choosing the best by its test error would flatter it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stn_infer.data.digits import Digits, split_digits
+from stn_infer.data.distort import distort, held_out_distorted
+from stn_infer.metadata import Preprocess
+from stn_infer.models import create
+from stn_infer.models.catalogue import FOLDER
+from stn_infer.recipes import Recipe, load_recipe
+
+
+@dataclass(frozen=True)
+class Run:
+    """One network to train: the recipe's own, or its twin."""
+
+    recipe: Path
+    twin: bool
+    seed: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.recipe.stem}-{'twin' if self.twin else 'model'}-{self.seed}"
+
+    def network(self, recipe: Recipe) -> nn.Module:
+        torch.manual_seed(self.seed)
+        if self.twin:
+            return create(str(recipe.twin), **recipe.twin_options)
+        return create(recipe.network, **recipe.options)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipes", nargs="*", help="names of shipped recipes, or TOML files (default: all shipped)")
+    parser.add_argument("-o", "--output", type=Path, help="where weights and figures go (default: beside each recipe)")
+    parser.add_argument("--work", type=Path, default=Path("build/training"), help="where finished runs are kept")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")
+    arguments = parser.parse_args()
+    names = arguments.recipes or sorted(path.stem for path in FOLDER.glob("*.toml"))
+    paths = [Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml" for name in names]
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    runs = list(_runs(paths))
+    with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
+        for line in pool.imap_unordered(_train_kept, [(run, arguments.work) for run in runs], chunksize=1):
+            print(line, flush=True)
+    for path in paths:
+        print(_collect(path, arguments.work, arguments.output or path.parent), flush=True)
+
+
+def _runs(paths: list[Path]) -> Iterator[Run]:
+    recipes = [(path, load_recipe(path)) for path in paths]
+    for turn in range(max(len(_seeds(recipe)) for _, recipe in recipes)):
+        for path, recipe in recipes:
+            if turn < len(_seeds(recipe)):
+                yield Run(path, False, _seeds(recipe)[turn])
+                if recipe.twin:
+                    yield Run(path, True, _seeds(recipe)[turn])
+
+
+def _seeds(recipe: Recipe) -> tuple[int, ...]:
+    if recipe.data is None or recipe.training is None:
+        raise SystemExit(f"recipe {recipe.name} has no [data] or no [training], which training needs")
+    return recipe.training.seeds
+
+
+def _train_kept(task: tuple[Run, Path]) -> str:
+    run, work = task
+    figures = work / f"{run.name}.json"
+    if not figures.is_file():
+        torch.set_num_threads(1)
+        started = time.perf_counter()
+        recipe = load_recipe(run.recipe)
+        network = run.network(recipe)
+        train(network, recipe, run.seed, run.name)
+        error = test_error(network, recipe)
+        save_file(network.state_dict(), work / f"{run.name}.safetensors")
+        figures.write_text(json.dumps({"error": error, "seconds": round(time.perf_counter() - started)}))
+    kept = json.loads(figures.read_text())
+    return f"{run.name}: {kept['error']:.2f} % error after {kept['seconds']} s"
+
+
+def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
+    """Adam with a warm-up and a cosine, cross-entropy, every digit distorted anew in every epoch."""
+    assert recipe.data is not None and recipe.training is not None
+    plan = recipe.training
+    digits = split_digits()[0]
+    images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
+    generator = torch.Generator().manual_seed(1000 + seed)
+    optimizer = torch.optim.Adam(_groups(network, plan.learning_rate, plan.localisation_factor))
+    steps = plan.epochs * math.ceil(len(labels) / plan.batch_size)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, plan.warmup))
+    network.train()
+    for epoch in range(plan.epochs):
+        inputs = as_input(distort(images, recipe.data.distortion, generator, recipe.data.canvas), recipe)
+        losses = []
+        for batch in torch.randperm(len(labels), generator=generator).split(plan.batch_size):
+            loss = F.cross_entropy(network(inputs[batch]), labels[batch])
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
+            optimizer.step()
+            schedule.step()
+            losses.append(loss.item())
+        if epoch % 10 == 9:
+            print(f"{name}: epoch {epoch + 1} of {plan.epochs}, loss {fmean(losses):.4f}", flush=True)
+    network.eval()
+
+
+def test_error(network: nn.Module, recipe: Recipe, copies: int = 10) -> float:
+    """Error in percent over ``copies`` distortions of each held-out digit, as 8-bit images."""
+    assert recipe.data is not None
+    test: Digits = held_out_distorted(recipe.data.distortion, recipe.data.canvas, copies)
+    with torch.inference_mode():
+        chunks = torch.from_numpy(test.images).split(500)
+        predicted = torch.cat([network(as_input(chunk, recipe)).argmax(1) for chunk in chunks])
+    return 100 * float(np.mean(predicted.numpy() != test.labels))
+
+
+def as_input(images: Tensor, recipe: Recipe) -> Tensor:
+    """Images [N, H, W] uint8 as the network's input [N, 1, H, W], by the recipe's pre-processing."""
+    preprocess = recipe.preprocess or Preprocess()
+    return (images[:, None].float() * preprocess.scale - preprocess.mean[0]) / preprocess.std[0]
+
+
+def _groups(network: nn.Module, rate: float, factor: float) -> list[dict[str, object]]:
+    steering, rest = [], []
+    for name, parameter in network.named_parameters():
+        (steering if "localisation" in name or name.startswith("head") else rest).append(parameter)
+    return [
+        group for group in ({"params": rest, "lr": rate}, {"params": steering, "lr": rate * factor}) if group["params"]
+    ]
+
+
+def _rate(done: float, warmup: float) -> float:
+    if done < warmup:
+        return done / warmup
+    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+
+
+def _collect(path: Path, work: Path, output: Path) -> str:
+    recipe = load_recipe(path)
+    seeds = _seeds(recipe)
+
+    def errors(twin: bool) -> list[float]:
+        return [json.loads((work / f"{Run(path, twin, seed).name}.json").read_text())["error"] for seed in seeds]
+
+    figures = {
+        "seeds": list(seeds),
+        "errors": [round(error, 4) for error in errors(False)],
+        "twin": recipe.twin,
+        "twin_errors": [round(error, 4) for error in errors(True)] if recipe.twin else [],
+        "shipped_seed": seeds[0],
+        "images": 10 * len(split_digits()[1].labels),
+    }
+    output.mkdir(parents=True, exist_ok=True)
+    weights = (work / f"{Run(path, False, seeds[0]).name}.safetensors").read_bytes()
+    (output / f"{path.stem}.safetensors").write_bytes(weights)
+    (output / f"{path.stem}.json").write_text(json.dumps(figures, indent=2) + "\n")
+    twin = f", twin {recipe.twin} {fmean(figures['twin_errors']):.2f} %" if recipe.twin else ""
+    return f"{path.stem}: {fmean(figures['errors']):.2f} % error (mean of {len(seeds)} seeds){twin}"
+
+
+if __name__ == "__main__":
+    main()
