@@ -1,0 +1,158 @@
+"""The command ``stn-infer``: a thin shell whose verbs are imported only when they are called.
+
+A verb is a module ``stn_infer.cli.<verb>`` that holds a click command named ``command``. It raises
+:class:`~stn_infer.errors.StnInferError` for what a user can mend; the one place that turns an exception into a line
+on stderr and an exit code is here. A verb that ends well with another code (4: some inputs failed) calls
+``ctx.exit(code)``.
+"""
+
+from __future__ import annotations
+
+import difflib
+import errno
+import importlib
+import os
+import sys
+import traceback
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Never
+
+import click
+
+from stn_infer.errors import StnInferError
+
+# The order of a user's day. A help line stands here so that ``--help`` imports no verb.
+VERBS = {
+    "models": "List the networks and the shipped checkpoints.",
+    "export": "Turn a trained model into a portable ONNX file.",
+    "optimize": "Rewrite an ONNX file's sampling grids as theta · basis.",
+    "lint": "Say what in an ONNX file will be slow or wrong, and where.",
+    "build": "Build a TensorRT engine from an ONNX file.",
+    "run": "Predict files, folders, arrays or lists; write predictions and a ledger.",
+    "verify": "Compare backends with a float64 reference.",
+    "bench": "Measure latency and throughput, outputs verified first.",
+    "plugin": "Inspect or build the plugin library.",
+    "show": "Draw inputs, what is sampled from them, and predictions.",
+    "doctor": "Say what this machine can run, and why not the rest.",
+}
+
+INTERRUPTED = 130
+_DEBUG_HELP = "Show the traceback of an error."
+
+
+class LazyGroup(click.Group):
+    """A group that imports a verb when it is called, and reports every error as one line."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs whose module is installed."""
+        folder = Path(__file__).parent
+        return [verb for verb in VERBS if (folder / f"{verb}.py").exists() or (folder / verb).is_dir()]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's click command, with ``--debug`` added; None when there is no such verb."""
+        if cmd_name not in self.list_commands(ctx):
+            return None
+        command: click.Command = importlib.import_module(f"stn_infer.cli.{cmd_name}").command
+        if not any("--debug" in parameter.opts for parameter in command.params):
+            # A user who sees "run with --debug" puts it at the end of the line.
+            command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=_DEBUG_HELP))
+        return command
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the verb, or say which one may have been meant."""
+        verbs = self.list_commands(ctx)
+        if args[0] not in verbs and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], verbs, n=1)
+            ctx.fail(f"no such verb: {args[0]!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help"))
+        return super().resolve_command(ctx, args)
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """List the verbs from the table above, without importing them."""
+        verbs = [(verb, VERBS[verb]) for verb in self.list_commands(ctx)]
+        if verbs:
+            with formatter.section("Verbs"):
+                formatter.write_dl(verbs)
+
+    def main(
+        self,
+        args: Sequence[str] | None = None,
+        prog_name: str | None = None,
+        complete_var: str | None = None,
+        standalone_mode: bool = True,
+        **extra: Any,
+    ) -> Any:
+        """Run the command line and exit; with ``standalone_mode=False``, return and let errors through."""
+        arguments = list(sys.argv[1:] if args is None else args)
+        name = prog_name or "stn-infer"
+        if not standalone_mode:
+            return super().main(arguments, name, complete_var, False, **extra)
+        try:
+            code = super().main(arguments, name, complete_var, False, **extra)
+            sys.stdout.flush()  # so that a closed pipe shows up here and not at the interpreter's exit
+        except Exception as error:
+            _fail(error, name, "--debug" in arguments)
+        sys.exit(code if type(code) is int else 0)
+
+
+def _fail(error: Exception, prog_name: str, debug: bool) -> Never:
+    """Print one line for ``error`` (after its traceback where asked) and exit with its code."""
+    if isinstance(error, OSError) and error.errno == errno.EPIPE:
+        # Whoever read our output has gone (`| head`): nobody is left to tell.
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115
+        sys.exit(1)
+    if debug:
+        traceback.print_exception(error)
+    message, code = _explain(error, prog_name)
+    click.echo("error: " + " ".join(message.split()), err=True)
+    sys.exit(code)
+
+
+def _explain(error: Exception, prog_name: str) -> tuple[str, int]:
+    """(what to tell, exit code) for an exception."""
+    if isinstance(error, StnInferError):
+        return str(error), error.exit_code
+    if isinstance(error, click.exceptions.Abort):
+        return "interrupted", INTERRUPTED
+    if isinstance(error, click.UsageError):
+        path = error.ctx.command_path if error.ctx else prog_name
+        return f"{error.format_message()} (see '{path} --help')", error.exit_code
+    if isinstance(error, click.ClickException):
+        return error.format_message(), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("stn_infer"):
+        return f"the Python package {error.name!r} is needed and not installed; pip install it", 1
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no room to write {error.filename or 'the result'} ({error.strerror}); free space or write elsewhere", 1
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror}", 1
+    return f"internal error: {type(error).__name__}: {error}; run with --debug for the traceback, and report it", 1
+
+
+def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value and not ctx.resilient_parsing:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            click.echo(f"stn-infer {version('stn-infer')}")
+        except PackageNotFoundError:
+            click.echo("stn-infer (not installed, run from its source)")
+        ctx.exit()
+
+
+@click.group(
+    name="stn-infer",
+    cls=LazyGroup,
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 success, 1 failure, 2 usage, 3 verification failed, 4 some inputs failed, 130 interrupted.",
+)
+@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Version.")
+@click.option("--debug", is_flag=True, expose_value=False, help=_DEBUG_HELP)
+def main() -> None:
+    """Spatial Transformer Networks: checkpoint to portable ONNX, predictions and an honest latency table."""
+
+
+if __name__ == "__main__":
+    main()

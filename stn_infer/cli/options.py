@@ -1,0 +1,134 @@
+"""Options that several verbs share, so that one name means one thing everywhere.
+
+Each is a decorator; the ones that take arguments are functions that return a decorator::
+
+    @click.command()
+    @options.model_argument
+    @options.device_option
+    @options.backend_option("ort", "eager")
+    def command(model: str, device: str, backend: str) -> None: ...
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from stn_infer.errors import UsageError
+
+F = TypeVar("F", bound=Callable[..., Any])
+Decorator = Callable[[F], F]
+
+SOURCE_HELP = "a shipped model's name, a recipe (.toml), a .pt2 file or package.module:factory"
+
+
+def _check_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
+    if re.fullmatch(r"cpu|cuda(:\d+)?", value) is None:
+        raise UsageError(f"--device is cpu, cuda or cuda:N, not {value!r}")
+    return "cuda:0" if value == "cuda" else value
+
+
+def load_labels(path: Path) -> tuple[str, ...]:
+    """The class names in ``path``, one a line, in the order of the classes; a blank last line is passed over.
+
+    Raises:
+        UsageError: the file cannot be read, or holds no name.
+    """
+    try:
+        labels = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise UsageError(f"--labels takes a text file with one name a line; cannot read {path} ({error})") from None
+    while labels and not labels[-1].strip():
+        labels = labels[:-1]
+    if not labels:
+        raise UsageError(f"--labels takes a text file with one name a line; {path} is empty")
+    return labels
+
+
+def _read_labels(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> tuple[str, ...] | None:
+    return None if value is None else load_labels(value)
+
+
+#: MODEL, as a string: an ONNX file or any source.
+model_argument: Decorator[Any] = click.argument("model", metavar="MODEL")
+
+#: SOURCE, as a string.
+source_argument: Decorator[Any] = click.argument("source", metavar="SOURCE")
+
+#: ``device``: "cpu" or "cuda:N".
+device_option: Decorator[Any] = click.option(
+    "--device", default="cpu", show_default=True, callback=_check_device, help="cpu, cuda or cuda:N."
+)
+
+#: ``weights``: Path or None.
+weights_option: Decorator[Any] = click.option(
+    "--weights",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Checkpoint: .safetensors, or .pt/.pth that holds tensors only.",
+)
+
+#: ``input_shape``: tuple of strings, one an input, as the user wrote them ("1,28,28").
+input_shape_option: Decorator[Any] = click.option(
+    "--input-shape",
+    multiple=True,
+    metavar="C,H,W",
+    help="Shape of one sample, without the batch; repeat it for several inputs.",
+)
+
+#: ``preprocess``: the text, for ``Preprocess.parse`` or ``Preprocess.updated``; None when not given.
+preprocess_option: Decorator[Any] = click.option(
+    "--preprocess",
+    metavar="KEY=VALUE,...",
+    help="What an image means: grey or rgb, size=HxW, scale=1/255, mean=a:b:c, std=a:b:c.",
+)
+
+#: ``labels``: tuple of class names, read from the file given; None when not given.
+labels_option: Decorator[Any] = click.option(
+    "--labels",
+    type=click.Path(path_type=Path),
+    callback=_read_labels,
+    help="Text file with the name of each class, one a line.",
+)
+
+#: ``threads``: int or None (the runtime's own choice).
+threads_option: Decorator[Any] = click.option(
+    "--threads", type=click.IntRange(min=1), help="Threads on the CPU.  [default: all cores]"
+)
+
+#: ``seed``: int.
+seed_option: Decorator[Any] = click.option(
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random."
+)
+
+
+def backend_option(*names: str) -> Decorator[Any]:
+    """``backend``: one of ``names``; the first is the default."""
+    return click.option(
+        "--backend", type=click.Choice(names), default=names[0], show_default=True, help="What runs the model."
+    )
+
+
+def batch_size_option(default: int) -> Decorator[Any]:
+    """``batch_size``: int, at least 1."""
+    return click.option(
+        "--batch-size",
+        type=click.IntRange(min=1),
+        default=default,
+        show_default=True,
+        help="Samples given to the model at once.",
+    )
+
+
+def output_option(help: str, *, required: bool = True, folder: bool = False) -> Decorator[Any]:
+    """``output`` (``-o``): Path of the file or the folder to write; None when not required and not given."""
+    return click.option(
+        "-o",
+        "--output",
+        type=click.Path(path_type=Path, dir_okay=folder, file_okay=not folder),
+        required=required,
+        help=help,
+    )
