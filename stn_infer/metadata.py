@@ -7,7 +7,7 @@ copied to another machine still knows how its inputs are made. No torch, no onnx
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Literal
@@ -99,7 +99,7 @@ def _size(text: str) -> tuple[int, int] | None:
     return int(height), int(width)
 
 
-_PARSERS = {
+_PARSERS: dict[str, Callable[[str], object]] = {
     "colour": str,
     "size": _size,
     "scale": lambda text: float(Fraction(text)),

@@ -1,0 +1,211 @@
+"""Evaluate parts of a graph in float64, node by node, with onnx's reference operators.
+
+A tensor that is a quotient is carried as a pair (numerator, denominator), so that a projective grid's two linear
+forms can be measured apart; everything else is one array.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from stn_infer.graph.observe import Observation
+from stn_infer.graph.region import GraphView, Obstacle, attributes_of
+
+Array = NDArray[Any]
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """``numerator / denominator``, of one broadcast shape."""
+
+    numerator: Array
+    denominator: Array
+
+
+Value = Array | Quotient
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
+
+
+class Evaluator:
+    """Float64 values of a graph's constants and of what follows from values given at a cut."""
+
+    def __init__(self, view: GraphView, observed: Observation, opset: int) -> None:
+        self._view, self._observed, self._opset = view, observed, opset
+        self._constants: dict[tuple[str, int], Array] = {}
+
+    def constant(self, name: str, batch: int) -> Array:
+        """The value of a tensor that varies with no data, at a batch size; floats in float64.
+
+        Raises:
+            Obstacle: an operator behind it can't be evaluated.
+        """
+        stack = [name]
+        while stack:
+            top = stack[-1]
+            if (top, batch) in self._constants:
+                stack.pop()
+                continue
+            missing = [need for need in self._needs(top) if (need, batch) not in self._constants]
+            if missing:
+                stack.extend(missing)
+                continue
+            self._store(top, batch)
+        return self._constants[name, batch]
+
+    def _needs(self, name: str) -> list[str]:
+        if name in self._view.initialisers or name not in self._view.producer:
+            return []
+        node = self._view.nodes[self._view.producer[name]]
+        return [] if node.op_type in ("Shape", "Size") else [need for need in node.input if need]
+
+    def _store(self, name: str, batch: int) -> None:
+        if name in self._view.initialisers:
+            self._constants[name, batch] = _widened(numpy_helper.to_array(self._view.initialisers[name]))
+            return
+        if name not in self._view.producer:
+            raise Obstacle(name, "", "it is no constant")
+        node = self._view.nodes[self._view.producer[name]]
+        if node.op_type in ("Shape", "Size"):
+            self._constants[name, batch] = self._shape(node, batch)
+            return
+        inputs = [self._constants[need, batch] if need else None for need in node.input]
+        try:
+            outputs = self.apply(node, inputs)
+        except Obstacle:
+            if name not in self._observed.constants:
+                raise
+            self._constants[name, batch] = _widened(self._observed.constants[name])
+            return
+        self._constants.update(((output, batch), value) for output, value in zip(node.output, outputs, strict=False))
+
+    def _shape(self, node: onnx.NodeProto, batch: int) -> Array:
+        template = self._observed.shapes.get(node.input[0])
+        if template is None:
+            raise Obstacle(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
+        sizes = np.array([axis.at(batch) for axis in template], np.int64)
+        if node.op_type == "Size":
+            return np.array(sizes.prod(), np.int64)
+        attributes = attributes_of(node)
+        return sizes[attributes.get("start", 0) : attributes.get("end", len(sizes))]
+
+    def apply(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
+        """One node on float64 inputs; casts to a float type keep float64.
+
+        Raises:
+            Obstacle: onnx's reference implementation can't do it.
+        """
+        from onnx.reference import ReferenceEvaluator
+
+        if node.op_type == "Cast" and attributes_of(node)["to"] in _FLOATS and inputs[0] is not None:
+            return [inputs[0].astype(np.float64)]
+        if node.op_type == "Dropout" and inputs[0] is not None:
+            return [inputs[0]]
+        feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+        wanted = onnx.NodeProto()
+        wanted.CopyFrom(node)
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                evaluator = ReferenceEvaluator(wanted, opsets={"": self._opset, node.domain: self._opset})
+                results = evaluator.run(None, feeds)
+        except Exception as error:  # the reference operators raise anything
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {reason}") from error
+        return [_widened(np.asarray(result)) for result in results]
+
+    def forward(
+        self, sources: Mapping[str, Array], nodes: Sequence[int], quotients: frozenset[str], target: str, batch: int
+    ) -> Value:
+        """The value of ``target``, from values given for the cut's tensors, through ``nodes`` (ascending).
+
+        Args:
+            sources: name -> value with ``batch`` samples.
+            nodes: indices of the nodes between the cut and ``target``.
+            quotients: the tensors that the proof found to be quotients or reciprocals.
+            target: the tensor wanted.
+            batch: number of samples.
+
+        Raises:
+            Obstacle: an operator can't be evaluated.
+        """
+        values: dict[str, Value] = dict(sources)
+        for index in nodes:
+            node = self._view.nodes[index]
+            inputs: list[Value | None] = [
+                None if not name else values[name] if name in values else self.constant(name, batch)
+                for name in node.input
+            ]
+            if quotients.isdisjoint((*node.input, *node.output)):
+                outputs: Sequence[Value] = self.apply(node, cast("list[Array | None]", inputs))
+            else:
+                outputs = self._quotient(node, inputs)
+            for name, value in zip(node.output, outputs, strict=False):
+                values.setdefault(name, value)
+        return values[target]
+
+    def _quotient(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
+        """One node of which an input or the output is a quotient."""
+        pairs = [value if isinstance(value, Quotient) else _over_one(value) for value in inputs]
+        first = pairs[0]
+        if node.op_type == "Reciprocal":
+            return [Quotient(np.ones_like(first.numerator), first.numerator)]
+        if node.op_type == "Div":
+            second = pairs[1]
+            if isinstance(inputs[1], Quotient) or not isinstance(inputs[0], Quotient):
+                return [_broadcast(first.numerator, second.numerator)]
+            return [_broadcast(first.numerator / second.numerator, first.denominator)]
+        if node.op_type == "Mul":
+            second = pairs[1]
+            return [_broadcast(first.numerator * second.numerator, first.denominator * second.denominator)]
+        if node.op_type in ("Add", "Sub", "Sum", "Mean"):
+            varying = next(index for index, value in enumerate(inputs) if isinstance(value, Quotient))
+            bottom = pairs[varying].denominator
+            # one term is a quotient, the others are constants: a/b + c = (a + c b)/b
+            terms = [pair.numerator if i == varying else pair.numerator * bottom for i, pair in enumerate(pairs)]
+            return [_broadcast(self.apply(node, terms)[0], bottom)]
+        if node.op_type == "Neg":
+            return [Quotient(-first.numerator, first.denominator)]
+        # layout alone: what it does to the numerators it does to the denominators
+        data = _data_inputs(node)
+        tops = [pair.numerator if index in data else _plain(inputs[index]) for index, pair in enumerate(pairs)]
+        bottoms = [pair.denominator if index in data else _plain(inputs[index]) for index, pair in enumerate(pairs)]
+        below = self.apply(node, bottoms)
+        return [Quotient(top, bottom) for top, bottom in zip(self.apply(node, tops), below, strict=True)]
+
+
+def _over_one(value: Array | None) -> Quotient:
+    array = np.zeros(0) if value is None else value
+    return Quotient(array, np.ones(array.shape))
+
+
+def _plain(value: Value | None) -> Array | None:
+    return value.numerator if isinstance(value, Quotient) else value
+
+
+def _broadcast(numerator: Array, denominator: Array) -> Quotient:
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    return Quotient(np.broadcast_to(numerator, shape), np.broadcast_to(denominator, shape))
+
+
+def _data_inputs(node: onnx.NodeProto) -> frozenset[int]:
+    """Which inputs of a layout operator hold data, the others being shapes or indices."""
+    if node.op_type == "Concat":
+        return frozenset(range(len(node.input)))
+    if node.op_type == "Where":
+        return frozenset((1, 2))
+    if node.op_type == "ScatterElements":
+        return frozenset((0, 2))
+    return frozenset((0,))

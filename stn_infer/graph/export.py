@@ -1,0 +1,143 @@
+"""PyTorch module to plain ONNX, opset 18, through ``torch.onnx.export(dynamo=True)``: the only torch in graph/."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import onnx
+
+from stn_infer.errors import ExportError, UsageError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+OPSET = 18
+# onnxruntime 1.31 reads up to 13, TensorRT's parsers less; nothing here needs more than 10.
+IR_VERSION = 10
+_BATCH = 2
+
+
+def sample_batch(shapes: Sequence[tuple[int, ...]], batch: int = _BATCH) -> tuple[torch.Tensor, ...]:
+    """Normal random inputs [batch, *shape] in float32, the same each time."""
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn((batch, *shape), generator=generator) for shape in shapes)
+
+
+def export_plain(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], name: str = "model") -> onnx.ModelProto:
+    """What PyTorch itself exports, with a dynamic batch: the baseline, and the pass' input.
+
+    Args:
+        module: in evaluation mode, on the CPU, float32.
+        input_shapes: one shape an input, without the batch.
+        name: what messages call the model.
+
+    Returns:
+        A model of opset 18. Its outputs are named ``output``, or ``output_0``, ``output_1``, … where there are several.
+
+    Raises:
+        UsageError: the module does not take inputs of these shapes.
+        ExportError: torch.onnx.export can't export it, or not with a dynamic batch.
+    """
+    import torch
+
+    arguments = sample_batch(input_shapes)
+    count = len(_run(module, arguments, name))
+    outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    batch = torch.export.Dim("batch")
+    try:
+        with _quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                arguments,
+                dynamo=True,
+                opset_version=OPSET,
+                output_names=outputs,
+                dynamic_shapes=tuple({0: batch} for _ in arguments),
+                verbose=False,
+            )
+    except Exception as error:  # the exporter wraps whatever its stages raise, in several private types
+        raise ExportError(f"{name}: torch.onnx.export cannot export it: {_reason(error)}") from error
+    if program is None:
+        raise ExportError(f"{name}: torch.onnx.export returned no program")
+    model: onnx.ModelProto = program.model_proto
+    _strip(model)
+    _check_dynamic(model, name)
+    return model
+
+
+def _run(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> list[torch.Tensor]:
+    import torch
+    from torch.utils import _pytree as pytree
+
+    shapes = "; ".join(",".join(str(size) for size in argument.shape[1:]) for argument in arguments)
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            outputs = pytree.tree_leaves(module(*arguments))
+    except Exception as error:  # the user's forward may raise anything
+        raise UsageError(
+            f"{name} cannot be run on an input of shape {shapes} (batch {_BATCH}): {_one_line(error)}; "
+            "check --input-shape and the model"
+        ) from error
+    if not outputs or not all(isinstance(output, torch.Tensor) for output in outputs):
+        kinds = ", ".join(sorted({type(output).__name__ for output in outputs})) or "nothing"
+        raise ExportError(f"{name}: expected a model that returns tensors, it returns {kinds}")
+    return outputs
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """No exporter chatter: its warnings are about packages that are not needed and about its own future."""
+    previous = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(previous)
+
+
+def _reason(error: BaseException) -> str:
+    """The innermost cause in one line: the exporter's own text is a page of advice around it."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    text = str(error)
+    if "batch" in text and re.search(r"specializ|Constraints violated|marked .* as dynamic", text, re.IGNORECASE):
+        return (
+            f"the model ties the batch to a constant ({_one_line(error)}); "
+            "write it with x.shape[0] or -1 instead of a number"
+        )
+    return _one_line(error)
+
+
+def _one_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = lines[0] if lines else "no message"
+    return f"{type(error).__name__}: {text if len(text) <= 240 else text[:237] + '...'}"
+
+
+def _strip(model: onnx.ModelProto) -> None:
+    """Drop the exporter's debugging notes: stack traces with the paths of the machine it ran on."""
+    model.ir_version = min(model.ir_version, IR_VERSION)
+    graph = model.graph
+    for item in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        item.ClearField("metadata_props")
+        item.ClearField("doc_string")
+
+
+def _check_dynamic(model: onnx.ModelProto, name: str) -> None:
+    for value in model.graph.input:
+        dimensions = value.type.tensor_type.shape.dim
+        if not dimensions or dimensions[0].dim_value:
+            raise ExportError(
+                f"{name}: input {value.name!r} came out with a fixed batch; write the model with x.shape[0] or -1"
+            )
