@@ -107,18 +107,19 @@ def parse_input_shapes(texts: Iterable[str]) -> Shapes:
 
 def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
     """Weights, type, device and mode: what every kind of source has in common."""
-    from stn_infer.checkpoints import apply_weights, check_finite, one_line
+    from torch.nn.parameter import is_lazy
+
+    from stn_infer.checkpoints import apply_weights, check_finite
 
     module = loaded.module
     if weights is not None:
         apply_weights(module, weights)
-    try:
-        module = module.to("cpu").float()
-    except (RuntimeError, NotImplementedError, ValueError) as error:
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         raise SourceError(
-            f"{loaded.metadata.source}: expected a module whose weights are there and can be moved to the CPU; "
-            f"{type(error).__name__}: {one_line(error)}"
-        ) from None
+            f"{loaded.metadata.source}: expected a module whose shapes are known, it has lazy ones; "
+            "run it once in the factory, or give --weights"
+        )
+    module = module.to("cpu").float()
     if loaded.origin != "pt2":  # an exported program has its mode built in, and refuses to be told
         module.eval()
     check_finite(module, loaded.metadata.source)
@@ -133,21 +134,18 @@ def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> 
 
     if source in SHIPPED:
         model = shipped(source)
-        loaded = _from_recipe(source, model.recipe, shapes, "shipped", source)
-        if weights is None:
-            from stn_infer.checkpoints import apply_weights
-
-            apply_weights(loaded.module, model.weights_path)
-        return loaded
+        own = model.weights_path if weights is None else None
+        return replace(_from_recipe(model.recipe, source, own, shapes), origin="shipped")
     if source in NETWORKS:
-        note = "" if weights else f"{source} is a network, not a trained model: its weights are random (seed 0)"
+        default = tuple(NETWORKS[source].input_shape)
+        options = {"input_shape": shapes[0]} if shapes and shapes[0] != default else {}
         return LoadedModel(
             source,
-            _create(source, {}),
-            shapes or (tuple(NETWORKS[source].input_shape),),
+            _create(source, options),
+            shapes or (default,),
             ModelMetadata(source=source),
             "network",
-            note=note,
+            note="" if weights else f"{source} is a network, not a trained model: its weights are random (seed 0)",
         )
     raise SourceError(_not_a_source(source, [*SHIPPED, *NETWORKS]))
 
@@ -172,60 +170,78 @@ def _not_a_source(source: str, names: list[str]) -> str:
 
 
 def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
-    from stn_infer.checkpoints import apply_weights
     from stn_infer.recipes import load_recipe
 
     recipe = load_recipe(path)
-    loaded = _from_recipe(path.stem, recipe, shapes, "recipe", str(path))
-    if weights is not None:
-        return loaded
     beside = path.with_suffix(".safetensors")
-    if beside.is_file():
-        apply_weights(loaded.module, beside)
-        return loaded
-    return replace(loaded, note=f"there is no {beside} and no --weights: the weights are random (seed 0)")
+    has_own = weights is None and beside.is_file()
+    loaded = _from_recipe(recipe, str(path), beside if has_own else None, shapes)
+    if weights is None and not has_own:
+        return replace(loaded, note=f"there is no {beside} and no --weights: the weights are random (seed 0)")
+    return loaded
 
 
-def _from_recipe(name: str, recipe: Recipe, shapes: Shapes | None, origin: Origin, source: str) -> LoadedModel:
-    return LoadedModel(
-        name,
-        _create(recipe.network, dict(recipe.options)),
-        shapes or (tuple(recipe.input_shape),),
-        ModelMetadata(recipe.preprocess, recipe.labels, source),
-        origin,
-    )
+def _from_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    from stn_infer.checkpoints import apply_weights
+
+    options = dict(recipe.options)
+    if shapes and "input_shape" in options:
+        options["input_shape"] = shapes[0]
+    try:
+        module = _create(recipe.network, options)
+        if weights is not None:
+            apply_weights(module, weights)
+    except UsageError as error:  # an option that the network lacks: the recipe's mistake, not the command line's
+        raise SourceError(f"recipe {source}: {error}") from None
+    metadata = ModelMetadata(recipe.preprocess, recipe.labels, source)
+    return LoadedModel(recipe.name, module, shapes or (tuple(recipe.input_shape),), metadata, "recipe")
 
 
 def _create(network: str, options: dict[str, Any]) -> nn.Module:
-    """A network whose random weights are the same each time, without a trace in the caller's generator."""
+    """A network, or what a recipe's factory gives; random weights are the same each time.
+
+    The caller's random generator is left as it was.
+    """
     import torch
 
     from stn_infer.models import create
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        return create(network, **options)
+        return _made(network, options) if ":" in network else create(network, **options)
 
 
 # ---- factories ---------------------------------------------------------------------------------------------------
 
 
 def _from_factory(source: str, shapes: Shapes | None) -> LoadedModel:
-    from torch import nn
-
-    module_name, _, attribute = source.partition(":")
-    if not module_name or not attribute:
-        raise SourceError(f"expected package.module:factory, given {source!r}; e.g. mypackage.networks:make_net")
-    made = _called(source, _attribute(source, module_name, attribute))
-    if not isinstance(made, nn.Module):
-        raise SourceError(
-            f"{source}: expected a torch.nn.Module or a callable that returns one, got {type(made).__name__}"
-        )
+    made = _made(source, {})
     if shapes is None:
         raise UsageError(
             f"{source}: the shapes of a factory's inputs are not known; add --input-shape C,H,W (without the batch)"
         )
-    return LoadedModel(attribute.rpartition(".")[2], made, shapes, ModelMetadata(source=source), "factory")
+    return LoadedModel(source.rpartition(":")[2], made, shapes, ModelMetadata(source=source), "factory")
+
+
+def _made(source: str, options: dict[str, Any]) -> nn.Module:
+    from torch import nn
+
+    module_name, _, attribute = source.partition(":")
+    if not module_name or not attribute or module_name.endswith(".py"):
+        raise SourceError(f"expected package.module:factory, given {source!r}; e.g. mypackage.networks:make_net")
+    made = _attribute(source, module_name, attribute)
+    if callable(made) and not isinstance(made, nn.Module):
+        try:
+            made = made(**options)
+        except (Exception, SystemExit) as error:  # the user's code: anything may come
+            raise SourceError(
+                f"{source}: the factory, called with {options or 'no arguments'}, {_raised(error)}"
+            ) from None
+    if not isinstance(made, nn.Module):
+        raise SourceError(
+            f"{source}: expected a torch.nn.Module or a callable that returns one, got {type(made).__name__}"
+        )
+    return made
 
 
 def _attribute(source: str, module_name: str, attribute: str) -> Any:
@@ -244,17 +260,6 @@ def _attribute(source: str, module_name: str, attribute: str) -> Any:
             raise SourceError(f"{source}: {module_name} has no {attribute!r}{hint}")
         found = getattr(found, part)
     return found
-
-
-def _called(source: str, found: Any) -> Any:
-    from torch import nn
-
-    if isinstance(found, nn.Module) or not callable(found):
-        return found
-    try:
-        return found()
-    except (Exception, SystemExit) as error:
-        raise SourceError(f"{source}: the factory, called without arguments, {_raised(error)}") from None
 
 
 def _raised(error: BaseException) -> str:
@@ -283,8 +288,8 @@ def _from_pt2(path: Path, shapes: Shapes | None) -> LoadedModel:
     inputs = [values.get(name) for name in signature.user_inputs if isinstance(name, str)]
     if not inputs or not all(isinstance(value, torch.Tensor) and value.ndim > 0 for value in inputs):
         raise SourceError(f"{path}: expected a program whose inputs are all tensors with a batch axis")
-    batches = {value.shape[0] for value in inputs if isinstance(value, torch.Tensor)}
-    fixed = next((int(size) for size in batches if isinstance(size, int)), None)
+    batches = [value.shape[0] for value in inputs if isinstance(value, torch.Tensor)]
+    fixed = next((size for size in batches if isinstance(size, int)), None)
     return LoadedModel(
         path.stem,
         # the guards would be traced into the next export; that tells wrong shapes in its own words

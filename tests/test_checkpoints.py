@@ -180,7 +180,7 @@ def test_keys_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Pat
 
 def test_shapes_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(state | {"head.weight": torch.ones(3, 5)}, tmp_path / "net.pt")
-    with pytest.raises(WeightsError, match="1 of 10 tensors .*head.weight is 3x5 where the network has 3x2"):
+    with pytest.raises(WeightsError, match=r"1 of 10 tensors .*head.weight is 3x5 where the network has 3x2"):
         apply_weights(Net(), tmp_path / "net.pt")
 
 
