@@ -1,0 +1,156 @@
+"""PyTorch itself: a loaded module run eagerly or through ``torch.compile``."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
+from stn_infer.backends.device import Device
+from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from stn_infer.sources import LoadedModel
+
+
+class EagerBackend:
+    """A PyTorch module; a :class:`~stn_infer.backends.base.Backend`.
+
+    Inputs are float32. Names are those of the exported file: inputs are called as ``forward`` calls them, outputs
+    ``output``, or ``output_0``, ``output_1``… when there are several.
+
+    Args:
+        loaded: the module with its input shapes; it is copied before it is moved to a GPU.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        compile: run through ``torch.compile``; the first call of a batch size then compiles.
+        threads: threads inside one operator, for the whole process (PyTorch knows no other); None: leave as it is.
+
+    Raises:
+        ModelError: the module does not run on inputs of its own shapes, or returns something that is no tensor.
+        MissingDependencyError: CUDA was asked for and this PyTorch has none.
+    """
+
+    def __init__(
+        self, loaded: LoadedModel, device: str = "cpu", compile: bool = False, threads: int | None = None
+    ) -> None:
+        import torch
+
+        target = Device.parse(device)
+        self.name = "compile" if compile else "eager"
+        self.device = str(target)
+        self.metadata: ModelMetadata = loaded.metadata
+        self._label = loaded.name
+        self._fixed_batch = loaded.fixed_batch
+        if threads is not None:
+            torch.set_num_threads(threads)
+        module = loaded.module
+        if target.kind == "cuda":
+            _require_cuda(torch, target)
+            module = copy.deepcopy(module).to(self.device)
+        with warnings.catch_warnings():
+            # importing the compiler trips over PyTorch's own deprecations
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._module: Any = torch.compile(module) if compile else module
+
+        names = input_names(loaded.module, len(loaded.input_shapes))
+        self.inputs: tuple[TensorSpec, ...] = tuple(
+            TensorSpec(name, (None, *shape), np.dtype(np.float32))
+            for name, shape in zip(names, loaded.input_shapes, strict=True)
+        )
+        # Only a run tells the outputs' shapes; an eager one, since compiling is slow and may not be wanted yet.
+        batch = loaded.fixed_batch or 2
+        probe = [torch.zeros((batch, *shape), device=self.device) for shape in loaded.input_shapes]
+        outputs = self._call(module, probe)
+        self.outputs: tuple[TensorSpec, ...] = tuple(
+            TensorSpec(name, (None, *output.shape[1:]), output.dtype)
+            for name, output in zip(numbered("output", len(outputs)), outputs, strict=True)
+        )
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
+
+        Raises:
+            InputError: the inputs are not what ``self.inputs`` says.
+            ModelError: the module failed.
+        """
+        batch = check_inputs(self.inputs, inputs)
+        if self._fixed_batch is not None and batch != self._fixed_batch:
+            return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch)
+        return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        import torch
+
+        if self._module is None:
+            raise ModelError("this backend is closed; open it again")
+        tensors = [
+            torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self.device)
+            for spec in self.inputs
+        ]
+        outputs = self._call(self._module, tensors)
+        return dict(zip((spec.name for spec in self.outputs), outputs, strict=True))
+
+    def _call(self, module: Any, tensors: Sequence[torch.Tensor]) -> list[Array]:
+        import torch
+        from torch.utils import _pytree as pytree
+
+        try:
+            with torch.inference_mode():
+                outputs = pytree.tree_leaves(module(*tensors))
+        except Exception as error:
+            text = " ".join(str(error).split()) or "no message"
+            text = text if len(text) <= 300 else text[:297] + "..."
+            raise ModelError(f"{self._label} fails in PyTorch ({self.name}): {type(error).__name__}: {text}") from error
+        strange = [type(output).__name__ for output in outputs if not isinstance(output, torch.Tensor)]
+        if strange or not outputs:
+            raise ModelError(f"{self._label} returns {strange[0] if strange else 'nothing'}; expected tensors")
+        return [output.cpu().numpy() for output in outputs]
+
+    def describe(self) -> dict[str, str]:
+        """Runtime and version, device, threads."""
+        import torch
+
+        return {
+            "runtime": "torch.compile" if self.name == "compile" else "PyTorch",
+            "version": str(torch.__version__),
+            "device": self.device,
+            "threads": str(torch.get_num_threads()),
+        }
+
+    def close(self) -> None:
+        """Let go of the module."""
+        self._module = None
+
+
+def input_names(module: nn.Module, count: int) -> list[str]:
+    """The first ``count`` parameters of ``module.forward``; ``input``, or ``input_0``…, where it does not name them."""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind in positional]
+    return names[:count] if len(names) >= count else numbered("input", count)
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """``[name]``, or ``[name_0, name_1, …]`` for several."""
+    return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
+
+
+def _require_cuda(torch: Any, target: Device) -> None:
+    if not torch.cuda.is_available():
+        why = "is built without CUDA" if torch.version.cuda is None else "finds no usable GPU"
+        raise MissingDependencyError(f"device {target} was asked for, but this PyTorch {torch.__version__} {why}")
+    if target.index >= torch.cuda.device_count():
+        raise MissingDependencyError(f"device {target} was asked for, there are {torch.cuda.device_count()} GPUs")
+    # TF32 moves samples by a tenth of a pixel at width 1024; convolutions use it unless told otherwise.
+    torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cuda.matmul.allow_tf32 = False

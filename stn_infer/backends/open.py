@@ -1,0 +1,66 @@
+"""One call that opens a model, whatever it comes from, in the backend that was asked for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stn_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from stn_infer.backends.base import Backend
+    from stn_infer.sources import LoadedModel
+
+BACKENDS = ("ort", "eager", "compile")
+
+
+def open_backend(
+    model: str | Path | bytes | LoadedModel,
+    backend: str = "ort",
+    device: str = "cpu",
+    threads: int | None = None,
+) -> Backend:
+    """Open ``model`` in a backend.
+
+    Args:
+        model: an ``.onnx`` file, the bytes of one, a loaded model, or any source that ``stn-infer export`` takes
+            (a shipped model's name, a recipe, a ``.pt2``, ``package.module:factory``).
+        backend: ``ort``, ``eager`` or ``compile``. ``ort`` exports a source in memory first; the other two run
+            PyTorch and cannot take an ONNX file.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: threads inside one operator; None: the runtime's own choice.
+
+    Raises:
+        UsageError: an unknown backend or device, or an ONNX file for a PyTorch backend.
+        SourceError, ModelError, ExportError: the model cannot be had, or the runtime refuses it.
+    """
+    if backend not in BACKENDS:
+        raise UsageError(f"a backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+    is_onnx = isinstance(model, bytes) or (isinstance(model, (str, Path)) and str(model).endswith(".onnx"))
+    if is_onnx and backend != "ort":
+        raise UsageError(
+            f"backend {backend!r} runs PyTorch models, not an ONNX file; use --backend ort, or give the model's source"
+        )
+    if backend == "ort":
+        from stn_infer.backends.ort import OrtBackend
+
+        if isinstance(model, bytes):
+            return OrtBackend(model, device, threads)
+        if isinstance(model, (str, Path)) and is_onnx:
+            return OrtBackend(Path(model), device, threads)
+        from stn_infer.exporter import export_bytes
+
+        return OrtBackend(export_bytes(_loaded(model)), device, threads)
+
+    from stn_infer.backends.eager import EagerBackend
+
+    return EagerBackend(_loaded(model), device, compile=backend == "compile", threads=threads)
+
+
+def _loaded(model: str | Path | bytes | LoadedModel) -> LoadedModel:
+    if isinstance(model, (str, Path)):
+        from stn_infer.sources import load_source
+
+        return load_source(str(model))
+    assert not isinstance(model, bytes), "bytes are an ONNX file"
+    return model

@@ -1,0 +1,218 @@
+"""onnxruntime: any ONNX file, on the CPU or through the CUDA provider."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import io
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
+from stn_infer.backends.device import Device
+from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+_DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(double)": np.float64,
+    "tensor(float16)": np.float16,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(uint16)": np.uint16,
+    "tensor(int16)": np.int16,
+    "tensor(uint32)": np.uint32,
+    "tensor(int32)": np.int32,
+    "tensor(uint64)": np.uint64,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OrtBackend:
+    """An ONNX model in onnxruntime; a :class:`~stn_infer.backends.base.Backend`.
+
+    Args:
+        model: a file, or the bytes of one. A file may keep its weights in external data.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: threads inside one operator; None: one a core. With 1, ``run`` computes in the calling thread,
+            so that many callers may share one session.
+        spin: let waiting threads spin between operators. Faster alone, but two sessions in turns disturb each
+            other, so a benchmark turns it off.
+        profile: a path prefix; onnxruntime then writes a JSON trace of every operator when the backend is closed.
+
+    Raises:
+        ModelError: the file is missing or unreadable, or onnxruntime refuses it.
+        MissingDependencyError: CUDA was asked for and its provider cannot be loaded.
+    """
+
+    name = "ort"
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        device: str = "cpu",
+        threads: int | None = None,
+        *,
+        spin: bool = True,
+        profile: Path | None = None,
+    ) -> None:
+        ort = _import_onnxruntime()
+        target = Device.parse(device)
+        self.device = str(target)
+        self._threads = threads
+        self._label = model.name if isinstance(model, Path) else "the model"
+        if isinstance(model, Path) and not model.is_file():
+            raise ModelError(f"{model}: expected an ONNX file, found {'a folder' if model.is_dir() else 'nothing'}")
+
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = threads or 0
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        if profile is not None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(profile)
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if target.kind == "cuda":
+            _preload_cuda(ort)
+            providers.insert(0, ("CUDAExecutionProvider", {"device_id": target.index, "use_tf32": 0}))
+        try:
+            session = ort.InferenceSession(
+                str(model) if isinstance(model, Path) else model, options, providers=providers
+            )
+        except Exception as error:
+            raise ModelError(f"onnxruntime refuses {self._label}: {one_line(error)}") from error
+        self._session: onnxruntime.InferenceSession | None = session
+        self._providers: list[str] = session.get_providers()
+        if target.kind == "cuda" and "CUDAExecutionProvider" not in self._providers:
+            # onnxruntime falls back to the CPU with no more than a log line; whoever asked for a GPU wants to know.
+            reason = cuda_problem() or "onnxruntime does not say why"
+            raise MissingDependencyError(f"device {self.device} was asked for, onnxruntime cannot use it: {reason}")
+
+        specs = tuple(_spec(value) for value in session.get_inputs())
+        # A fixed batch is served in pieces, so that axis 0 is dynamic for whoever calls.
+        fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
+        if len(fixed) > 1:
+            raise ModelError(f"{self._label}: its inputs have different fixed batch sizes {sorted(fixed)}")
+        self._fixed_batch: int | None = fixed.pop() if fixed else None
+        self.inputs: tuple[TensorSpec, ...] = tuple(_free_batch(spec) for spec in specs)
+        self.outputs: tuple[TensorSpec, ...] = tuple(_free_batch(_spec(value)) for value in session.get_outputs())
+        self.metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
+
+        Raises:
+            InputError: the inputs are not what ``self.inputs`` says.
+            ModelError: onnxruntime failed while it ran.
+        """
+        batch = check_inputs(self.inputs, inputs)
+        if self._fixed_batch is not None and batch != self._fixed_batch:
+            return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch)
+        return self._run(inputs)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if self._session is None:
+            raise ModelError("this backend is closed; open it again")
+        names = [spec.name for spec in self.outputs]
+        try:
+            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
+        except Exception as error:
+            raise ModelError(f"onnxruntime failed while running {self._label}: {one_line(error)}") from error
+
+    def describe(self) -> dict[str, str]:
+        """Runtime and version, the providers in use, threads."""
+        ort = _import_onnxruntime()
+        return {
+            "runtime": "onnxruntime",
+            "version": str(ort.__version__),
+            "device": self.device,
+            "providers": ", ".join(self._providers),
+            "threads": str(self._threads or "one a core"),
+        }
+
+    def end_profiling(self) -> Path:
+        """Stop the trace that ``profile`` asked for and return its file."""
+        if self._session is None:
+            raise ModelError("this backend is closed; open it again")
+        return Path(self._session.end_profiling())
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self._session = None
+
+
+def one_line(error: BaseException) -> str:
+    """onnxruntime's message without its prefix and line breaks, cut at 300 characters."""
+    text = str(error).strip() or type(error).__name__
+    if text.startswith("[ONNXRuntimeError]"):
+        text = text.split(" : ", 2)[-1]
+    text = " ".join(text.split())
+    return text if len(text) <= 300 else text[:297] + "..."
+
+
+def cuda_problem() -> str | None:
+    """Why onnxruntime's CUDA provider cannot work here, or None when its library and a driver load."""
+    ort = _import_onnxruntime()
+    if "CUDAExecutionProvider" not in ort.get_available_providers():
+        return "this onnxruntime is built without CUDA; install onnxruntime-gpu"
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return "no NVIDIA driver (libcuda.so.1) on this machine"
+    count = ctypes.c_int(0)
+    status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
+    if status != 0 or count.value == 0:
+        return f"the NVIDIA driver finds no GPU (CUDA driver error {status})"
+    _preload_cuda(ort)
+    folder = Path(ort.__file__).parent / "capi"
+    try:
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
+        ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
+    except OSError as error:
+        return f"its CUDA provider does not load: {error}"
+    return None
+
+
+def _import_onnxruntime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"onnxruntime cannot be imported ({error}); pip install onnxruntime-gpu"
+        ) from error
+    # The session's severity does not cover providers that fail to load; what matters there we report ourselves.
+    onnxruntime.set_default_logger_severity(4)
+    return onnxruntime
+
+
+def _preload_cuda(ort: Any) -> None:
+    """Load CUDA's libraries from pip's packages; whatever is missing shows when the provider loads."""
+    preload = getattr(ort, "preload_dlls", None)
+    if preload is not None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot find
+            preload()
+
+
+def _spec(value: Any) -> TensorSpec:
+    if value.type == "tensor(bfloat16)":
+        raise ModelError(
+            f"{value.name!r} is bfloat16, which onnxruntime's Python interface cannot exchange; "
+            "give the model float32 inputs and outputs"
+        )
+    if value.type not in _DTYPES:
+        raise ModelError(f"{value.name!r} has type {value.type}; expected a tensor of numbers")
+    shape = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in value.shape)
+    return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]))
+
+
+def _free_batch(spec: TensorSpec) -> TensorSpec:
+    return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec
