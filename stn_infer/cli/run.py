@@ -1,0 +1,107 @@
+"""``stn-infer run``: batched predictions with a ledger."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import click
+
+from stn_infer.cli import options
+
+SOME_FAILED = 4
+
+
+@click.command()
+@options.model_argument
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@options.output_option("Folder for predictions and ledgers; new or empty, unless --resume.", folder=True)
+@options.backend_option("ort", "eager")
+@options.device_option
+@options.batch_size_option(64)
+@click.option(
+    "--format",
+    type=click.Choice(["csv", "jsonl", "parquet", "npz"]),
+    default="csv",
+    show_default=True,
+    help="Of the predictions; npz holds outputs of any shape.",
+)
+@click.option("--resume", is_flag=True, help="Go on with the interrupted job in the output folder.")
+@options.preprocess_option
+@options.labels_option
+@click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
+@click.option(
+    "--shard-rows", type=click.IntRange(min=1), help="Inputs a shard.  [default: 4096, fewer for large outputs]"
+)
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    inputs: tuple[str, ...],
+    output: Path,
+    backend: str,
+    device: str,
+    batch_size: int,
+    format: str,
+    resume: bool,
+    preprocess: str | None,
+    labels: tuple[str, ...] | None,
+    workers: int | None,
+    shard_rows: int | None,
+) -> None:
+    """Predict each INPUT with MODEL, an ONNX file or any source that export takes.
+
+    INPUT is an image, a folder, a glob pattern, an .npy or .npz file, @list.txt with one path a line, or - for such a
+    list on stdin. An input that cannot be read costs its own row in the ledger, and the exit code is 4.
+    """
+    from stn_infer.pipeline import run
+
+    with _progress_bar() as progress:
+        summary = run(
+            model,
+            inputs,
+            output,
+            backend=backend,
+            device=device,
+            batch_size=batch_size,
+            format=format,
+            resume=resume,
+            preprocess=preprocess,
+            labels=labels,
+            workers=workers,
+            shard_rows=shard_rows,
+            progress=progress,
+        )
+    resumed = f" ({summary.resumed} of them before)" if summary.resumed else ""
+    rate = (summary.total - summary.resumed) / max(summary.seconds, 1e-9)
+    click.echo(
+        f"{summary.total} inputs{resumed}: {summary.ok} predicted, {summary.failed} failed, in {summary.seconds:.2f} s "
+        f"({rate:.0f}/s); {summary.output}/predictions-*.{format}"
+    )
+    for name, error in summary.failures:
+        click.echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
+    if summary.failed > len(summary.failures):
+        click.echo(f"failed: and {summary.failed - len(summary.failures)} more, see the ledger", err=True)
+    if summary.failed:
+        ctx.exit(SOME_FAILED)
+
+
+@contextmanager
+def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
+    """A bar on a terminal, nothing in a pipe."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("predict", total=None)
+
+        def update(done: int, total: int) -> None:
+            bar.update(task, completed=done, total=total)
+
+        yield update

@@ -1,0 +1,112 @@
+"""Image files to 8-bit pixels, and pixels to a model's input."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+from stn_infer.errors import InputError
+from stn_infer.metadata import Preprocess
+
+Pixels = NDArray[np.uint8]
+
+
+def decode(path: str, preprocess: Preprocess, size: tuple[int | None, int | None] = (None, None)) -> Pixels:
+    """Read an image file.
+
+    An alpha channel is dropped, 16-bit greys are brought to 8 bits, of several frames the first is taken, and the
+    orientation is that of the stored pixels.
+
+    Args:
+        path: the file, in any format that Pillow reads.
+        preprocess: its ``colour`` and ``size`` are obeyed here, the rest by :func:`normalise`.
+        size: (height, width) that the model takes; None where any will do.
+
+    Returns:
+        uint8 [C, H, W], C being 1 for grey and 3 for rgb.
+
+    Raises:
+        InputError: the file is missing, empty, damaged or no image, or has another size than the model.
+    """
+    try:
+        with Image.open(path) as image:
+            if image.mode != ("L" if preprocess.colour == "grey" else "RGB"):
+                return from_image(_eight_bit(image, path), preprocess, size, path)
+            return from_image(image, preprocess, size, path)
+    except InputError:
+        raise
+    except Image.DecompressionBombError:
+        raise InputError(f"{path} has more pixels than Pillow thinks safe to decode") from None
+    except UnidentifiedImageError:
+        raise InputError(_unreadable(path)) from None
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, expected an image file") from None
+    # A damaged file makes Pillow's readers raise nearly anything.
+    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+        raise InputError(f"{path} is damaged or unreadable: {reason}") from None
+
+
+def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
+    """:func:`decode` for an image that Pillow holds already; ``name`` is for messages."""
+    mode = "L" if preprocess.colour == "grey" else "RGB"
+    if image.mode != mode:
+        image = image.convert(mode)
+    if preprocess.size is not None and (image.height, image.width) != preprocess.size:
+        height, width = preprocess.size
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    _check_size(image.height, image.width, size, name)
+    pixels: Pixels = np.asarray(image)
+    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+
+
+def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
+    """:func:`decode` for 8-bit pixels [H, W] or [H, W, C] that lie in an array, C being 1 or 3."""
+    if pixels.ndim == 3 and pixels.shape[2] == 1:
+        pixels = pixels[:, :, 0]
+    right_colour = (pixels.ndim == 2) == (preprocess.colour == "grey")
+    if right_colour and preprocess.size in (None, pixels.shape[:2]):
+        _check_size(pixels.shape[0], pixels.shape[1], size, name)
+        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+    return from_image(Image.fromarray(np.ascontiguousarray(pixels)), preprocess, size, name)
+
+
+def normalise(pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
+    """``(pixel * scale - mean) / std`` for pixels [N, C, H, W], in float32."""
+    values = pixels.astype(np.float32)
+    values *= np.float32(preprocess.scale)
+    if any(mean != 0 for mean in preprocess.mean):
+        values -= np.array(preprocess.mean, np.float32)[:, None, None]
+    if any(std != 1 for std in preprocess.std):
+        values /= np.array(preprocess.std, np.float32)[:, None, None]
+    return values
+
+
+def _eight_bit(image: Image.Image, name: str) -> Image.Image:
+    """Pillow clips deeper greys when it converts them to 8 bits, so they are scaled first."""
+    if image.mode.startswith("I;16"):
+        deep: NDArray[Any] = np.asarray(image).astype(np.uint16)
+        return Image.fromarray((deep >> 8).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise InputError(f"{name} holds {image.mode} pixels of no known range; store it as .npy, or as 8 or 16 bits")
+    return image
+
+
+def _check_size(height: int, width: int, size: tuple[int | None, int | None], name: str) -> None:
+    if size[0] not in (None, height) or size[1] not in (None, width):
+        wanted = "x".join("any" if axis is None else str(axis) for axis in size)
+        raise InputError(
+            f"{name} is {height}x{width} (height x width), the model takes {wanted}; --preprocess size={wanted} resizes"
+        )
+
+
+def _unreadable(path: str) -> str:
+    if os.path.getsize(path) == 0:
+        return f"{path} is empty (0 bytes), expected an image"
+    return f"{path} is not an image that Pillow can read"

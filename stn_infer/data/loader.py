@@ -1,0 +1,149 @@
+"""From the samples of one batch to the arrays that a model takes; a bad sample costs its own row only."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.data.arrays import ArrayFiles
+from stn_infer.data.images import decode, normalise
+from stn_infer.data.inputs import Sample
+from stn_infer.errors import InputError, UsageError
+from stn_infer.metadata import Preprocess
+
+
+@dataclass(frozen=True)
+class Group:
+    """Samples of one batch that can be stacked; more than one group only where a model takes several sizes.
+
+    Attributes:
+        rows: their positions in the batch.
+        inputs: by input name, [len(rows), ...].
+    """
+
+    rows: tuple[int, ...]
+    inputs: dict[str, Array]
+
+
+@dataclass(frozen=True)
+class LoadedBatch:
+    """What became of the samples of one batch.
+
+    Attributes:
+        groups: the arrays to run.
+        errors: by position in the batch, why a sample has no place in any group.
+    """
+
+    groups: tuple[Group, ...]
+    errors: dict[int, str]
+
+
+class Loader:
+    """Reads samples for the model inputs ``specs``; safe to share between threads.
+
+    Args:
+        specs: the model's inputs, batch on axis 0.
+        preprocess: how pixels become inputs, as :func:`resolve_preprocess` gives it.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None) -> None:
+        self._specs = tuple(specs)
+        self._preprocess = preprocess
+        self.arrays = ArrayFiles(specs, preprocess)
+        #: Whether an image file can be a sample: one input, [N, C, H, W].
+        self.takes_images = len(self._specs) == 1 and preprocess is not None
+
+    def load(self, samples: Sequence[Sample]) -> LoadedBatch:
+        """Read, decode and pre-process ``samples``; failures are told, not raised."""
+        errors: dict[int, str] = {}
+        groups: dict[object, list[tuple[int, dict[str, Array]]]] = {}
+        for position, sample in enumerate(samples):
+            try:
+                values = self._one(sample)
+            except InputError as error:
+                errors[position] = str(error)
+            else:
+                kind = tuple((array.shape, array.dtype.char) for array in values.values())
+                groups.setdefault(kind, []).append((position, values))
+        return LoadedBatch(tuple(self._stack(members) for members in groups.values()), errors)
+
+    def _one(self, sample: Sample) -> dict[str, Array]:
+        if sample.error:
+            raise InputError(sample.error)
+        if sample.row is not None or sample.path.lower().endswith((".npy", ".npz")):
+            return self.arrays.load(sample.path, sample.row)
+        spec = self._specs[0]
+        if not self.takes_images:
+            raise InputError(f"{sample.path}: the model takes no images; give .npy or .npz files")
+        assert self._preprocess is not None
+        return {spec.name: decode(sample.path, self._preprocess, (spec.shape[2], spec.shape[3]))}
+
+    def _stack(self, members: Sequence[tuple[int, dict[str, Array]]]) -> Group:
+        inputs = {}
+        for spec in self._specs:
+            stacked: Array = np.stack([values[spec.name] for _, values in members])
+            if stacked.dtype != spec.dtype:  # pixels; everything else has the input's type already
+                assert self._preprocess is not None
+                stacked = normalise(stacked, self._preprocess).astype(spec.dtype, copy=False)
+            inputs[spec.name] = stacked
+        return Group(tuple(position for position, _ in members), inputs)
+
+
+def resolve_preprocess(
+    specs: Sequence[TensorSpec], own: Preprocess | None, given: Preprocess | str | None
+) -> Preprocess | None:
+    """How pixels become inputs of a model.
+
+    Args:
+        specs: the model's inputs.
+        own: what the model's file says.
+        given: what the user says: all of it, or, as text, the fields to change.
+
+    Returns:
+        The pre-processing; None where no input is an image [N, C, H, W] of 1 or 3 channels. Where nobody says
+        anything: grey or rgb as the model has channels, scaled to 0..1.
+
+    Raises:
+        UsageError: it makes other channels or another size than the model takes, or the model takes no images.
+    """
+    image = next((spec for spec in specs if len(spec.shape) == 4 and spec.shape[1] in (1, 3, None)), None)
+    if image is None:
+        if given is not None:
+            raise UsageError("--preprocess was given, but the model takes no images [N, C, H, W] of 1 or 3 channels")
+        return None
+    if isinstance(given, Preprocess):
+        preprocess = given
+    else:
+        preprocess = own or Preprocess("grey" if image.shape[1] == 1 else "rgb")
+        if given is not None:
+            preprocess = _updated(preprocess, given)
+    channels, height, width = image.shape[1:]
+    if channels not in (None, preprocess.channels):
+        raise UsageError(
+            f"the model takes {channels} channels, the pre-processing makes {preprocess.colour}; "
+            f"use --preprocess {'grey' if channels == 1 else 'rgb'}"
+        )
+    if preprocess.size is not None and not all(
+        wanted in (None, got) for wanted, got in zip((height, width), preprocess.size, strict=True)
+    ):
+        raise UsageError(
+            f"the model takes images of {height}x{width}, the pre-processing resizes to "
+            f"{preprocess.size[0]}x{preprocess.size[1]}; use --preprocess size={height}x{width}"
+        )
+    return preprocess
+
+
+def _updated(preprocess: Preprocess, text: str) -> Preprocess:
+    """Change the fields that ``text`` names; values a channel of the old colour don't stand in the way of a new one."""
+    colour = Preprocess.parse(_only_colour(text)).colour if _only_colour(text) else preprocess.colour
+    if colour != preprocess.colour:
+        preprocess = replace(preprocess, colour=colour, mean=(0.0,), std=(1.0,))
+    return preprocess.updated(text)
+
+
+def _only_colour(text: str) -> str:
+    parts = [part.strip() for part in text.split(",")]
+    return ",".join(part for part in parts if part in ("grey", "rgb") or part.startswith("colour="))

@@ -1,0 +1,354 @@
+"""Batched inference over many inputs: read, run and write at the same time, in memory that does not grow.
+
+On a CPU every core has a worker that takes a batch, decodes it, runs the model on it with one thread and encodes the
+predictions, so that no core waits for another. On a GPU the workers decode, and one thread feeds the device. Either
+way the calling thread deals out batches and writes what comes back, in the order of the inputs.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stn_infer.backends.base import Array, Backend
+from stn_infer.data.inputs import Inputs, Sample
+from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
+from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.job import Folder, Job, LedgerRow, hash_model, read_ledger
+from stn_infer.metadata import Preprocess
+from stn_infer.outputs import Format, Rows, appearing, make_format, printable
+
+SHARD_ROWS = 4096
+SHARD_BYTES = 256 << 20  # a shard of large outputs has fewer rows, since it is held in memory
+_SHOWN_FAILURES = 5
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What became of a job.
+
+    Attributes:
+        output: the folder of predictions and ledgers.
+        total: samples; ``ok`` and ``failed`` add up to it.
+        resumed: how many of them an earlier, interrupted run had done.
+        seconds: wall time of this run, the model being open already.
+        failures: (input, error) of the first few that failed.
+        preprocess: how images became inputs; None where the model takes none.
+    """
+
+    output: Path
+    total: int
+    ok: int
+    failed: int
+    resumed: int
+    seconds: float
+    failures: tuple[tuple[str, str], ...]
+    preprocess: Preprocess | None
+
+
+def run(
+    model: str | Path | Backend,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    backend: str = "ort",
+    device: str = "cpu",
+    batch_size: int = 64,
+    format: str = "csv",
+    resume: bool = False,
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | None = None,
+    workers: int | None = None,
+    shard_rows: int | None = None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Predict ``inputs`` and write predictions and ledgers into the folder ``output``.
+
+    A sample that cannot be read, has the wrong size or makes the model answer NaN costs its own row: it stands in the
+    ledger with its reason, and the others go on.
+
+    Args:
+        model: an ``.onnx`` file, any source that ``stn-infer export`` takes, or a backend that is open already (then
+            ``backend`` and ``device`` are its own, and on a CPU it should use one thread).
+        inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
+        output: a folder, new or empty unless ``resume``.
+        backend: ``ort`` or ``eager``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_size: samples given to the model at once.
+        format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz holds outputs that are not one vector a sample.
+        resume: go on with the job in ``output``; shards that are done stay as they are.
+        preprocess: how images become inputs; as text, changes to what the model's file says.
+        labels: the name of each class; None: what the model's file says.
+        workers: threads; None: one a core.
+        shard_rows: samples a shard; None: 4096, or fewer where outputs are large.
+        progress: called with (samples done, samples in all) after each batch.
+
+    Raises:
+        UsageError: options that don't go together or don't fit the model.
+        InputError: there is nothing to read, or an input that was named outright is missing.
+        OutputError: the folder is taken by something else, or cannot be written.
+        SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be had or run.
+    """
+    for name, value in (("batch_size", batch_size), ("workers", workers), ("shard_rows", shard_rows)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is at least 1, not {value}")
+    with ExitStack() as stack:
+        if isinstance(model, (str, Path)):
+            from stn_infer.backends import open_backend
+
+            on_gpu = device.startswith("cuda")
+            runner = open_backend(model, backend, device, None if on_gpu else 1)
+            stack.callback(runner.close)
+        else:
+            runner = model
+        started = time.perf_counter()
+        if labels is None:
+            labels = runner.metadata.labels
+        how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
+        encoder = make_format(format, runner.outputs, labels)
+        loader = Loader(runner.inputs, how)
+        sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+        samples = Inputs(sources, loader.arrays.count_rows)
+        survey = samples.survey()
+        if survey.images and not loader.takes_images:
+            raise InputError(
+                "the model takes no single image [N, C, H, W] of 1 or 3 channels; give .npy or .npz files with "
+                + ", ".join(spec.name for spec in runner.inputs)
+            )
+        is_path = isinstance(model, (str, Path))
+        job = Job(
+            model=Path(str(model)).name if is_path else runner.metadata.source,
+            model_sha256=hash_model(str(model)) if is_path else "",
+            samples=survey.samples,
+            inputs_sha256=survey.fingerprint,
+            backend=runner.name,
+            device=runner.device,
+            batch_size=batch_size,
+            format=format,
+            shard_rows=shard_rows or _shard_rows(runner),
+            preprocess=how,
+            labels=None if labels is None else tuple(labels),
+            outputs=tuple(spec.name for spec in runner.outputs),
+        )
+        folder = Folder.open(Path(output), job, resume)
+        writer = _Writer(folder, encoder, progress)
+        writer.skip_done()
+        steps = _Steps(loader, runner, encoder)
+        _drive(steps, writer, _batches(samples, folder, batch_size), workers or len(os.sched_getaffinity(0)))
+        return writer.summary(time.perf_counter() - started, how)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Neighbouring samples of one shard."""
+
+    shard: int
+    samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class _Predicted:
+    """A batch after the model: the encoded rows, and the error of each sample ("" where it is among them)."""
+
+    batch: _Batch
+    part: Any
+    errors: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class _Steps:
+    """What happens to one batch, in whichever thread."""
+
+    loader: Loader
+    backend: Backend
+    encoder: Format
+
+    def load(self, batch: _Batch) -> LoadedBatch:
+        return self.loader.load(batch.samples)
+
+    def predict(self, batch: _Batch, loaded: LoadedBatch) -> _Predicted:
+        errors = dict(loaded.errors)
+        rows: list[int] = []
+        pieces: list[dict[str, Array]] = []
+        for group in loaded.groups:
+            answer = self.backend.run(group.inputs)
+            outputs = {spec.name: answer[spec.name] for spec in self.encoder.outputs}
+            good = _answered(group.rows, outputs, errors)
+            if good:
+                rows += [group.rows[i] for i in good]
+                everything = len(good) == len(group.rows)
+                pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
+        order = np.argsort(rows)
+        merged = {} if not pieces else _merge(pieces, order)
+        part = None
+        if rows:
+            names = tuple(printable(batch.samples[i].name) for i in sorted(rows))
+            classes = None
+            if self.encoder.classifies:
+                classes = merged[self.encoder.outputs[0].name].argmax(axis=1).astype(np.int64)
+            part = self.encoder.encode(Rows(names, merged, classes))
+        return _Predicted(batch, part, tuple(errors.get(i, "") for i in range(len(batch.samples))))
+
+    def both(self, batch: _Batch) -> _Predicted:
+        return self.predict(batch, self.load(batch))
+
+
+@dataclass
+class _Writer:
+    """Takes predicted batches in order and makes shards of them."""
+
+    folder: Folder
+    encoder: Format
+    progress: Progress | None
+    resumed: int = 0
+    ok: int = 0
+    failed: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    _parts: list[Any] = field(default_factory=list)
+    _ledger: list[LedgerRow] = field(default_factory=list)
+    _rows: int = 0
+
+    def skip_done(self) -> None:
+        """Count what an earlier run has done."""
+        job = self.folder.job
+        for shard in range(-(-job.samples // job.shard_rows)):
+            if self.folder.is_done(shard):
+                for row in read_ledger(self.folder.ledger(shard)):
+                    self._count(row)
+                    self.resumed += 1
+        self._report()
+
+    def take(self, predicted: _Predicted) -> None:
+        """Add a batch; the last one of a shard writes it."""
+        shard = predicted.batch.shard
+        if predicted.part is not None:
+            self._parts.append(predicted.part)
+        for sample, error in zip(predicted.batch.samples, predicted.errors, strict=True):
+            name = printable(sample.name)
+            if error:
+                row = LedgerRow(name, "failed", printable(" ".join(error.split())), shard, None)
+            else:
+                row = LedgerRow(name, "ok", "", shard, self._rows)
+                self._rows += 1
+            self._ledger.append(row)
+            self._count(row)
+        job = self.folder.job
+        if len(self._ledger) == min(job.shard_rows, job.samples - shard * job.shard_rows):
+            with appearing(self.folder.predictions(shard)) as temporary:
+                self.encoder.write(temporary, self._parts)
+            self.folder.write_ledger(shard, self._ledger)
+            self._parts, self._ledger, self._rows = [], [], 0
+        self._report()
+
+    def summary(self, seconds: float, preprocess: Preprocess | None) -> RunSummary:
+        total = self.ok + self.failed
+        if total != self.folder.job.samples:
+            raise InputError(
+                f"the inputs changed while they were read: {self.folder.job.samples} were counted, {total} came; "
+                "run it again into a new folder"
+            )
+        path, failures = self.folder.path, tuple(self.failures)
+        return RunSummary(path, total, self.ok, self.failed, self.resumed, seconds, failures, preprocess)
+
+    def _count(self, row: LedgerRow) -> None:
+        if row.status == "ok":
+            self.ok += 1
+        else:
+            self.failed += 1
+            if len(self.failures) < _SHOWN_FAILURES:
+                self.failures.append((row.input, row.error))
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(self.ok + self.failed, self.folder.job.samples)
+
+
+def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batch]:
+    """The batches that are still to do. A batch never spans two shards."""
+    rest = iter(samples)
+    shard = 0
+    while members := tuple(islice(rest, folder.job.shard_rows)):
+        if not folder.is_done(shard):
+            for start in range(0, len(members), batch_size):
+                yield _Batch(shard, members[start : start + batch_size])
+        shard += 1
+
+
+def _drive(steps: _Steps, writer: _Writer, batches: Iterator[_Batch], workers: int) -> None:
+    """Deal ``batches`` out to threads and give the results to ``writer`` in order, a bounded number being under way."""
+    on_gpu = steps.backend.device != "cpu"
+    pool = ThreadPoolExecutor(workers, "stn-worker")
+    feeder = ThreadPoolExecutor(1, "stn-feeder") if on_gpu else None
+
+    def submit(batch: _Batch) -> Future[_Predicted]:
+        if feeder is None:
+            return pool.submit(steps.both, batch)
+        loaded = pool.submit(steps.load, batch)
+        return feeder.submit(lambda: steps.predict(batch, loaded.result()))
+
+    # On a GPU, batches wait for the device as arrays; on a CPU, a batch that waits is a list of names.
+    limit = workers + 2 if on_gpu else 4 * workers
+    waiting: deque[Future[_Predicted]] = deque()
+    try:
+        for batch in batches:
+            waiting.append(submit(batch))
+            # Write what is ready, and wait only when enough is under way.
+            while waiting and (len(waiting) >= limit or waiting[0].done()):
+                writer.take(waiting.popleft().result())
+        while waiting:
+            writer.take(waiting.popleft().result())
+    finally:
+        # After an error or Ctrl-C nobody wants what is still waiting. The pool goes first: the feeder waits for it.
+        for future in waiting:
+            future.cancel()
+        pool.shutdown(wait=True, cancel_futures=True)
+        if feeder is not None:
+            feeder.shutdown(wait=True, cancel_futures=True)
+
+
+def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> list[int]:
+    """Positions in a group whose outputs hold no NaN; the others get an error."""
+    bad: dict[int, str] = {}
+    for name, values in outputs.items():
+        if values.ndim == 0 or len(values) != len(rows):
+            raise ModelError(
+                f"output {name!r} has shape {list(values.shape)} for {len(rows)} samples; expected the batch on axis 0"
+            )
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            for i in np.flatnonzero(np.isnan(values.reshape(len(rows), -1)).any(axis=1)).tolist():
+                bad.setdefault(i, f"the model's output {name!r} holds NaN for this input")
+    errors.update({rows[i]: reason for i, reason in bad.items()})
+    return [i for i in range(len(rows)) if i not in bad]
+
+
+def _merge(pieces: Sequence[dict[str, Array]], order: Array) -> dict[str, Array]:
+    """The outputs of all groups of a batch, in the order of its samples."""
+    if len(pieces) == 1:
+        return pieces[0]
+    try:
+        return {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
+    except ValueError:
+        raise ModelError(
+            "inputs of several sizes gave outputs of several sizes; give them to runs of their own"
+        ) from None
+
+
+def _shard_rows(backend: Backend) -> int:
+    """Rows a shard, from what is known of the outputs' sizes; the same for the same model."""
+    size = sum(
+        int(np.prod([axis or 256 for axis in spec.shape[1:]], dtype=np.int64)) * spec.dtype.itemsize
+        for spec in backend.outputs
+    )
+    return max(1, min(SHARD_ROWS, SHARD_BYTES // max(1, size)))
