@@ -8,7 +8,7 @@ of a batch, since an operator that mixes samples can't be written as one map a s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import IntEnum
 from math import prod
 
@@ -378,7 +378,9 @@ class Prover:
         """The form of a tensor where a cut goes through: affine in itself, samples on its one batch axis."""
         axes = [axis for axis, length in enumerate(self._shapes.get(tensor, ())) if length.batch]
         if len(axes) != 1:
-            raise Obstacle(tensor, self._op_type(tensor), "no single axis of it carries the batch")
+            raise Obstacle(
+                tensor, self._op_type(tensor), "the samples of a batch are mixed: no single axis carries them"
+            )
         return Form(Degree.AFFINE, axes[0])
 
     def constant(self, tensor: str) -> Form:
@@ -407,6 +409,21 @@ class Prover:
             if shape is None or form.axis is None or not shape[form.axis].batch:
                 raise Obstacle(output, node.op_type, "the samples' axis is lost")
         return form
+
+    def hopeless(self, index: int) -> Obstacle | None:
+        """Why node ``index`` can be part of no proof; None where some degrees of its inputs would pass."""
+        reason: Obstacle | None = None
+        names = self._view.varying_inputs(self._view.nodes[index])
+        for special in (None, *names):  # all affine, or one of them a reciprocal
+            try:
+                forms = {name: self.source(name) for name in names}
+                if special is not None:
+                    forms[special] = replace(forms[special], degree=Degree.RECIPROCAL)
+                self.step(index, forms)
+                return None
+            except Obstacle as obstacle:
+                reason = reason or obstacle
+        return reason
 
     def prove(self, sources: Sequence[str], nodes: Sequence[int], grid: str) -> dict[str, Form]:
         """The forms of all tensors from ``sources`` through ``nodes`` (ascending), ``grid`` among them.

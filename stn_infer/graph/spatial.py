@@ -1,7 +1,7 @@
 """The pass: every GridSample whose grid is provably ``theta · basis`` becomes one ``stn`` node.
 
 For each sampler, walk back from its grid while the operators may be linear, and note the cuts on the way; prove;
-choose; measure; rewrite. Whatever fails leaves the graph as it was, with a finding that names the tensor and the reason.
+choose; measure; rewrite. Whatever fails leaves the graph as it was, with a finding that names the tensor and why.
 """
 
 from __future__ import annotations
@@ -171,7 +171,9 @@ class _Planner:
             if cut is None or cut.size >= values or cut.size > _MOST_PARAMETERS or cut.size * values * 8 > _MOST_BYTES:
                 continue
             foldable = len(tensors) == 1 and self._maker(tensors[0]) == "Gemm"
-            found.append(_Candidate(cut, foldable, crossed))
+            candidate = _Candidate(cut, foldable, crossed)
+            if candidate not in found[-1:]:
+                found.append(candidate)
         return found, last
 
     def _walk(self, grid: str) -> Iterator[tuple[tuple[str, ...], list[int], int, Obstacle | None]]:
@@ -185,10 +187,10 @@ class _Planner:
             node = self.view.nodes[index]
             if frontier.isdisjoint(node.output):
                 continue
-            try:
-                self._prover.step(index, {name: self._prover.source(name) for name in self.view.varying_inputs(node)})
-            except Obstacle as reason:
+            reason = self._prover.hopeless(index)
+            if reason is not None:
                 obstacle = obstacle or reason
+                yield tuple(sorted(frontier)), list(passed), crossed, obstacle
                 continue
             frontier.difference_update(node.output)
             frontier.update(self.view.varying_inputs(node))
