@@ -16,6 +16,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from stn_infer.graph.mesh import canonical_basis
 from stn_infer.graph.observe import Observation
 from stn_infer.graph.region import GraphView, Obstacle, attributes_of
 
@@ -113,6 +114,8 @@ class Evaluator:
             return [inputs[0].astype(np.float64)]
         if node.op_type == "Dropout" and inputs[0] is not None:
             return [inputs[0]]
+        if node.op_type == "AffineGrid" and inputs[0] is not None and inputs[1] is not None:
+            return [_affine_grid(inputs[0], inputs[1], bool(attributes_of(node).get("align_corners", 0)))]
         feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
         wanted = onnx.NodeProto()
         wanted.CopyFrom(node)
@@ -184,6 +187,13 @@ class Evaluator:
         bottoms = [pair.denominator if index in data else _plain(inputs[index]) for index, pair in enumerate(pairs)]
         below = self.apply(node, bottoms)
         return [Quotient(top, bottom) for top, bottom in zip(self.apply(node, tops), below, strict=True)]
+
+
+def _affine_grid(theta: Array, size: Array, corners: bool) -> Array:
+    """ONNX's AffineGrid in float64; the reference operator computes in float32."""
+    output_size = [int(length) for length in size[2:]]
+    points = theta @ canonical_basis(output_size, corners)
+    return np.asarray(points.transpose(0, 2, 1).reshape(len(theta), *output_size, theta.shape[1]))
 
 
 def _over_one(value: Array | None) -> Quotient:

@@ -7,7 +7,6 @@ as many rows as control points for splines and piecewise affine meshes.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -16,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.graph.evaluate import Evaluator, Quotient
+from stn_infer.graph.mesh import canonical_basis
 from stn_infer.graph.observe import Template
 from stn_infer.graph.op import Kind
 from stn_infer.graph.region import Obstacle
@@ -84,13 +84,6 @@ class Factored:
     def rows(self) -> int:
         """D: 2 or 3; 3 for a projective theta."""
         return len(self.offset) // len(self.basis)
-
-
-def canonical_basis(output_size: Sequence[int]) -> Float64:
-    """Rows x, y(, z), 1 at the pixel centres, [D + 1, P], coordinates (2 i + 1) / size - 1."""
-    centres = [(2 * np.arange(size) + 1) / size - 1 for size in output_size]
-    mesh = np.meshgrid(*centres, indexing="ij")
-    return np.stack([*(axis.ravel() for axis in mesh[::-1]), np.ones(prod(output_size))])
 
 
 def factor(
