@@ -1,0 +1,29 @@
+"""Sampling grids by their definition, for the tests of the transformations: slow, obvious, float64."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from stn_infer.transforms import Transformation
+
+
+def grid_of(transformation: Transformation, parameters: Tensor, size: tuple[int, ...], corners: bool) -> Tensor:
+    """[D, P] float64: theta . basis, by the definition alone."""
+    matrix, offset = transformation.affine_map(size, corners)
+    theta = (matrix @ parameters + offset).reshape(transformation.theta_shape)
+    mapped = theta @ transformation.basis(size, corners)
+    return mapped[:2] / mapped[2] if transformation.kind == "projective" else mapped
+
+
+def targets(size: tuple[int, ...], corners: bool) -> Tensor:
+    """[D, P] float64, written as the formula says, pixel by pixel."""
+
+    def coordinate(index: int, length: int) -> float:
+        if corners:
+            return 2 * index / (length - 1) - 1 if length > 1 else 0.0
+        return (2 * index + 1) / length - 1
+
+    pixels = torch.cartesian_prod(*(torch.arange(length) for length in size)).reshape(-1, len(size)).tolist()
+    rows = [[coordinate(i, length) for i, length in zip(pixel, size, strict=True)][::-1] for pixel in pixels]
+    return torch.tensor(rows, dtype=torch.float64).T
