@@ -36,10 +36,11 @@ def check_writable(path: Path) -> None:
     """Fail before long work, not after it, where ``path`` can't be written.
 
     Raises:
-        OutputError: ``path`` is a folder, or its folder is missing or not writable.
+        OutputError: ``path`` is a folder or a device, or its folder is missing or not writable.
     """
-    if path.is_dir():
-        raise OutputError(f"cannot write {path}: it is a folder; name a file")
+    if path.exists() and not path.is_file():
+        what = "a folder" if path.is_dir() else "no regular file"
+        raise OutputError(f"cannot write {path}: it is {what}; name a file")
     if not path.parent.is_dir():
         raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
     if not os.access(path.parent, os.W_OK):

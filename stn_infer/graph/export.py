@@ -40,7 +40,8 @@ def export_plain(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], nam
         name: what messages call the model.
 
     Returns:
-        A model of opset 18. Its outputs are named ``output``, or ``output_0``, ``output_1``, … where there are several.
+        A model of opset 18. Its outputs are named by their keys where the module returns a dictionary, else ``output``,
+        or ``output_0``, ``output_1``, … where there are several.
 
     Raises:
         UsageError: the module does not take inputs of these shapes.
@@ -49,8 +50,7 @@ def export_plain(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], nam
     import torch
 
     arguments = sample_batch(input_shapes)
-    count = len(_run(module, arguments, name))
-    outputs = ["output"] if count == 1 else [f"output_{index}" for index in range(count)]
+    outputs = _output_names(module, arguments, name)
     batch = torch.export.Dim("batch")
     try:
         with _quiet(), torch.no_grad():
@@ -73,7 +73,8 @@ def export_plain(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], nam
     return model
 
 
-def _run(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> list[torch.Tensor]:
+def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> list[str]:
+    """Run the module once, to see that it takes the inputs and what it returns."""
     import torch
     from torch.utils import _pytree as pytree
 
@@ -81,16 +82,19 @@ def _run(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> l
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            outputs = pytree.tree_leaves(module(*arguments))
+            returned = module(*arguments)
     except Exception as error:  # the user's forward may raise anything
         raise UsageError(
             f"{name} cannot be run on an input of shape {shapes} (batch {_BATCH}): {_one_line(error)}; "
             "check --input-shape and the model"
         ) from error
+    outputs = pytree.tree_leaves(returned)
     if not outputs or not all(isinstance(output, torch.Tensor) for output in outputs):
         kinds = ", ".join(sorted({type(output).__name__ for output in outputs})) or "nothing"
         raise ExportError(f"{name}: expected a model that returns tensors, it returns {kinds}")
-    return outputs
+    if isinstance(returned, dict) and len(returned) == len(outputs):
+        return [str(key) for key in returned]
+    return ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
 
 
 @contextlib.contextmanager

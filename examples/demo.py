@@ -1,0 +1,73 @@
+"""The main job, end to end on real images: export, run, score, time, draw. `make demo` runs it.
+
+Every step is a command that you can type yourself; each is printed before it runs. Results are in demo-out/.
+"""
+
+from __future__ import annotations
+
+import csv
+import shlex
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+MODEL = "st-cnn-affine-rts"
+OUT = Path("demo-out")
+DIGITS = OUT / "digits"
+PREDICTIONS = OUT / "predictions"
+
+
+def main() -> None:
+    started = time.perf_counter()
+    shutil.rmtree(OUT, ignore_errors=True)
+    DIGITS.mkdir(parents=True)
+    count = write_digits()
+    say(f"{count} held-out MNIST digits, rotated, scaled and moved, are in {DIGITS}/")
+
+    command("export", MODEL, "-o", OUT / "model.onnx")
+    command("run", OUT / "model.onnx", DIGITS, "-o", PREDICTIONS)
+    say(score())
+    command("bench", MODEL, "--batch-size", 1, "--batch-size", 64, "--seconds", 1, "-o", OUT / "bench.json")
+    command("show", OUT / "model.onnx", DIGITS, "-o", OUT / "picture.png")
+    say(f"done in {time.perf_counter() - started:.0f} s; look at {OUT}/picture.png")
+
+
+def write_digits() -> int:
+    """Write the 1,000 digits that no shipped model has seen, distorted, as PNG; the class is in the name."""
+    import torch
+    from PIL import Image
+
+    from stn_infer.data.digits import split_digits
+    from stn_infer.data.distort import distort
+
+    _, held_out = split_digits()
+    images = distort(torch.tensor(held_out.images), "RTS", torch.Generator().manual_seed(2015), (42, 42))
+    for index, (image, label) in enumerate(zip(images.numpy(), held_out.labels, strict=True)):
+        Image.fromarray(image).save(DIGITS / f"{index:04d}_is_{label}.png")
+    return len(images)
+
+
+def score() -> str:
+    """The share of predictions that agree with the file names."""
+    rows = [row for shard in sorted(PREDICTIONS.glob("predictions-*.csv")) for row in csv.DictReader(shard.open())]
+    right = sum(row["prediction"] == Path(row["input"]).stem.rpartition("_")[2] for row in rows)
+    return f"{right} of {len(rows)} digits are right: {100 * right / len(rows):.1f} %"
+
+
+def say(text: str) -> None:
+    print(f"\n{text}", flush=True)
+
+
+def command(*words: object) -> None:
+    """Run one stn-infer command, after printing it."""
+    arguments = [str(word) for word in words]
+    say(f"$ stn-infer {shlex.join(arguments)}")
+    finished = subprocess.run([Path(sys.executable).parent / "stn-infer", *arguments], check=False)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+
+
+if __name__ == "__main__":
+    main()
