@@ -1,0 +1,73 @@
+/// \file tensorrt.cpp
+/// \brief The creators, and the two C functions by which TensorRT finds them: getCreators and setLoggerFinder.
+#include "../../abi/tensorrt.h"
+
+#include <array>
+#include <cstdint>
+#include <cstdio>
+#include <exception>
+#include <string>
+
+#include "stn/stn.h"
+#include "tensorrt_config.hpp"
+#include "tensorrt_plugin.hpp"
+
+namespace stn::trt {
+namespace {
+
+/// \brief Makes the plugins of one op, for building from an ONNX node's attributes and for running from an engine.
+class Creator final : public nvinfer1::IPluginCreatorV3One {
+ public:
+  explicit Creator(Op op) : op_(op), defaults_(default_config(op)) {}
+
+  nvinfer1::IPluginV3* createPlugin(nvinfer1::AsciiChar const* name, nvinfer1::PluginFieldCollection const* fc,
+                                    nvinfer1::TensorRTPhase /*phase*/) noexcept override {
+    try {
+      const std::string who = std::string(info(op_).name) + " '" + (name == nullptr ? "" : name) + "'";
+      if (stn_has_cuda() == 0 && !on_host()) {
+        // Not only with STN_LOG: TensorRT would crash reading device memory on the CPU, so this has to be said.
+        std::fprintf(stderr, "stn: %s: libstn_plugins was built without CUDA; build it with nvcc\n", who.c_str());
+        return nullptr;
+      }
+      Config config;
+      std::string reason;
+      if (!parse(op_, fc, config, reason)) {
+        log(who + " refused: " + reason);
+        return nullptr;
+      }
+      return new Plugin(config);
+    } catch (const std::exception&) {
+      return nullptr;
+    }
+  }
+
+  // The parser looks a node's attributes up by these names and types. Their data are the defaults.
+  nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return defaults_.collection(); }
+  nvinfer1::AsciiChar const* getPluginName() const noexcept override { return info(op_).name; }
+  nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return kVersion; }
+  nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return info(op_).name_space; }
+
+ private:
+  Op op_;
+  Fields defaults_;
+};
+
+}  // namespace
+}  // namespace stn::trt
+
+extern "C" {
+
+/// \brief TensorRT's entry: the creators, and how many they are.
+STN_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreators) {
+  static stn::trt::Creator spatial(stn::trt::Op::kSpatial);
+  static stn::trt::Creator projective(stn::trt::Op::kProjective);
+  static stn::trt::Creator grid_sample(stn::trt::Op::kGridSample);
+  static const std::array<nvinfer1::IPluginCreatorInterface*, 3> creators = {&spatial, &projective, &grid_sample};
+  nbCreators = static_cast<int32_t>(creators.size());
+  return creators.data();
+}
+
+/// \brief TensorRT offers its logger here. It is not used: ILogger's layout differs between TensorRT 10 and 11.
+STN_API void setLoggerFinder(nvinfer1::ILoggerFinder* /*finder*/) {}
+
+}  // extern "C"

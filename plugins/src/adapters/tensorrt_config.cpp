@@ -1,0 +1,192 @@
+#include "tensorrt_config.hpp"
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <limits>
+#include <optional>
+#include <string_view>
+
+namespace stn::trt {
+
+using nvinfer1::PluginField;
+using nvinfer1::PluginFieldType;
+
+namespace {
+
+struct Word {
+  const char* text;
+  int32_t value;
+};
+
+// ONNX spelled two of the modes anew in opset 20; the first spelling is the one written back.
+constexpr Word kModes[] = {{"bilinear", STN_BILINEAR},
+                           {"nearest", STN_NEAREST},
+                           {"bicubic", STN_BICUBIC},
+                           {"linear", STN_BILINEAR},
+                           {"cubic", STN_BICUBIC}};
+constexpr Word kPaddings[] = {{"zeros", STN_ZEROS}, {"border", STN_BORDER}, {"reflection", STN_REFLECTION}};
+constexpr Word kKinds[] = {{"affine", STN_AFFINE}, {"basis", STN_BASIS}};
+
+template <size_t N>
+const char* spell(const Word (&words)[N], int32_t value) {
+  for (const Word& word : words) {
+    if (word.value == value) return word.text;
+  }
+  return "";
+}
+
+std::string_view text_of(const PluginField& field) {
+  if (field.type != PluginFieldType::kCHAR || field.data == nullptr || field.length < 0) return {};
+  std::string_view text(static_cast<const char*>(field.data), static_cast<size_t>(field.length));
+  // Some callers count the terminating NUL, some don't.
+  while (!text.empty() && text.back() == '\0') text.remove_suffix(1);
+  return text;
+}
+
+template <size_t N>
+bool read_word(const PluginField& field, const Word (&words)[N], int32_t& value, std::string& reason) {
+  const std::string_view text = text_of(field);
+  for (const Word& word : words) {
+    if (text == word.text) {
+      value = word.value;
+      return true;
+    }
+  }
+  reason = std::string(field.name) + " is one of";
+  for (const Word& word : words) reason += std::string(" ") + word.text;
+  reason += ", not '" + std::string(text) + "'";
+  return false;
+}
+
+std::optional<std::vector<int64_t>> integers(const PluginField& field) {
+  if (field.data == nullptr || field.length < 1 || field.length > nvinfer1::Dims::MAX_DIMS) return std::nullopt;
+  std::vector<int64_t> values(static_cast<size_t>(field.length));
+  for (size_t i = 0; i < values.size(); ++i) {
+    // Fields come from a file's bytes, so their data need not be aligned.
+    if (field.type == PluginFieldType::kINT32) {
+      int32_t value = 0;
+      std::memcpy(&value, static_cast<const char*>(field.data) + i * sizeof value, sizeof value);
+      values[i] = value;
+    } else if (field.type == PluginFieldType::kINT64) {
+      std::memcpy(&values[i], static_cast<const char*>(field.data) + i * sizeof(int64_t), sizeof(int64_t));
+    } else {
+      return std::nullopt;
+    }
+  }
+  return values;
+}
+
+bool read_align_corners(const PluginField& field, Config& config, std::string& reason) {
+  const auto values = integers(field);
+  if (!values || values->size() != 1 || (values->front() != 0 && values->front() != 1)) {
+    reason = "align_corners is one integer, 0 or 1";
+    return false;
+  }
+  config.align_corners = static_cast<int32_t>(values->front());
+  return true;
+}
+
+// [0, Ho, Wo, 2] or [0, Do, Ho, Wo, 3], the 0 standing for the batch.
+bool read_grid_shape(const PluginField& field, Config& config, std::string& reason) {
+  const auto values = integers(field);
+  const bool right = values && (values->size() == 4 || values->size() == 5) && values->front() == 0 &&
+                     values->back() == static_cast<int64_t>(values->size()) - 2;
+  if (right) {
+    config.out_size.assign(values->begin() + 1, values->end() - 1);
+    bool fits = true;
+    for (const int64_t size : config.out_size) fits = fits && size >= 1 && size <= std::numeric_limits<int32_t>::max();
+    if (fits) return true;
+  }
+  reason = "grid_shape is [0, height, width, 2] or [0, depth, height, width, 3], all sizes at least 1";
+  return false;
+}
+
+bool read_field(const PluginField& field, Config& config, std::string& reason) {
+  const std::string_view name = field.name == nullptr ? "" : field.name;
+  if (name == "mode") return read_word(field, kModes, config.mode, reason);
+  if (name == "padding_mode") return read_word(field, kPaddings, config.padding, reason);
+  if (name == "align_corners") return read_align_corners(field, config, reason);
+  if (config.op == Op::kGridSample) return true;
+  if (name == "grid_shape") return read_grid_shape(field, config, reason);
+  if (config.op == Op::kSpatial && name == "kind") return read_word(field, kKinds, config.kind, reason);
+  return true;
+}
+
+}  // namespace
+
+const OpInfo& info(Op op) noexcept {
+  static constexpr OpInfo kTable[] = {
+      {"SpatialTransformer", "stn", 3}, {"ProjectiveTransformer", "stn", 3}, {"GridSample", "", 2}};
+  return kTable[static_cast<size_t>(op)];
+}
+
+std::string Config::text() const {
+  std::string line = info(op).name;
+  if (op == Op::kSpatial) line += std::string(" ") + spell(kKinds, kind);
+  line += std::string(" ") + spell(kModes, mode) + " " + spell(kPaddings, padding);
+  line += align_corners != 0 ? " align_corners" : " half_pixel";
+  for (size_t i = 0; i < out_size.size(); ++i) line += (i == 0 ? " " : "x") + std::to_string(out_size[i]);
+  return line;
+}
+
+Config default_config(Op op) {
+  Config config;
+  config.op = op;
+  if (op == Op::kProjective) config.kind = STN_PROJECTIVE;
+  if (op == Op::kGridSample) config.kind = STN_GRID;
+  if (op != Op::kGridSample) config.out_size = {1, 1};
+  return config;
+}
+
+bool parse(Op op, const nvinfer1::PluginFieldCollection* fields, Config& config, std::string& reason) {
+  Config read = default_config(op);
+  read.out_size.clear();
+  if (fields != nullptr && fields->nbFields > 0 && fields->fields == nullptr) {
+    reason = "the fields are missing";
+    return false;
+  }
+  for (int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i) {
+    if (!read_field(fields->fields[i], read, reason)) return false;
+  }
+  if (op != Op::kGridSample && read.out_size.empty()) {
+    reason = "grid_shape is missing";
+    return false;
+  }
+  if (op == Op::kProjective && read.rank() != 2) {
+    reason = "a projective transformer is two-dimensional, but grid_shape has three sizes";
+    return false;
+  }
+  if (read.mode == STN_BICUBIC && read.rank() == 3) {
+    reason = "bicubic is two-dimensional, but grid_shape has three sizes";
+    return false;
+  }
+  config = read;
+  return true;
+}
+
+Fields::Fields(const Config& config) : align_corners_(config.align_corners), collection_{} {
+  const auto add_word = [this](const char* name, const char* word) {
+    fields_.emplace_back(name, word, PluginFieldType::kCHAR, static_cast<int32_t>(std::strlen(word)));
+  };
+  if (config.op == Op::kSpatial) add_word("kind", spell(kKinds, config.kind));
+  add_word("mode", spell(kModes, config.mode));
+  add_word("padding_mode", spell(kPaddings, config.padding));
+  fields_.emplace_back("align_corners", &align_corners_, PluginFieldType::kINT32, 1);
+  if (config.op != Op::kGridSample) {
+    grid_shape_.push_back(0);
+    for (const int64_t size : config.out_size) grid_shape_.push_back(static_cast<int32_t>(size));
+    grid_shape_.push_back(config.rank());
+    fields_.emplace_back("grid_shape", grid_shape_.data(), PluginFieldType::kINT32,
+                         static_cast<int32_t>(grid_shape_.size()));
+  }
+  collection_.nbFields = static_cast<int32_t>(fields_.size());
+  collection_.fields = fields_.data();
+}
+
+void log(const std::string& line) noexcept {
+  static const bool wanted = std::getenv("STN_LOG") != nullptr;
+  if (wanted) std::fprintf(stderr, "stn: %s\n", line.c_str());
+}
+
+}  // namespace stn::trt

@@ -1,0 +1,181 @@
+#include "tensorrt_plugin.hpp"
+
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <utility>
+
+#include "stn/stn.h"
+#include "tensorrt_problem.hpp"
+
+namespace stn::trt {
+
+using nvinfer1::DataType;
+using nvinfer1::Dims;
+using nvinfer1::DimsExprs;
+using nvinfer1::DynamicPluginTensorDesc;
+using nvinfer1::PluginCapabilityType;
+using nvinfer1::PluginTensorDesc;
+
+namespace {
+
+constexpr int32_t kMaxInputs = 3;
+constexpr int32_t kOk = 0;
+constexpr int32_t kFailed = 1;
+
+int32_t refuse(const Config& config, const char* reason) noexcept {
+  try {
+    log(config.text() + ": " + reason);
+  } catch (const std::exception&) {
+    // Out of memory: the status alone has to do.
+  }
+  return kFailed;
+}
+
+const Dims& dims_of(const PluginTensorDesc& desc) noexcept {
+  return desc.dims;
+}
+const Dims& dims_of(const DynamicPluginTensorDesc& desc) noexcept {
+  return desc.desc.dims;
+}
+
+template <typename Desc>
+int32_t check(const Config& config, const Desc* in, int32_t inputs, const Desc* out, int32_t outputs) noexcept {
+  if (in == nullptr || out == nullptr || inputs != info(config.op).inputs || outputs != 1) {
+    return refuse(config, "a wrong number of inputs or outputs");
+  }
+  Dims shapes[kMaxInputs] = {};
+  for (int32_t i = 0; i < inputs; ++i) shapes[i] = dims_of(in[i]);
+  const char* reason = check_shapes(config, shapes, &dims_of(out[0]));
+  return reason == nullptr ? kOk : refuse(config, reason);
+}
+
+}  // namespace
+
+bool on_host() noexcept {
+  static const bool host = [] {
+    const char* device = std::getenv("STN_TENSORRT_DEVICE");
+    return device != nullptr && std::strcmp(device, "cpu") == 0;
+  }();
+  return host;
+}
+
+Plugin::Plugin(Config config) : config_(std::move(config)), text_(config_.text()), fields_(config_) {}
+
+nvinfer1::IPluginCapability* Plugin::getCapabilityInterface(PluginCapabilityType type) noexcept {
+  switch (type) {
+    case PluginCapabilityType::kCORE:
+      return static_cast<nvinfer1::IPluginV3OneCore*>(this);
+    case PluginCapabilityType::kBUILD:
+      return static_cast<nvinfer1::IPluginV3OneBuild*>(this);
+    case PluginCapabilityType::kRUNTIME:
+      return static_cast<nvinfer1::IPluginV3OneRuntime*>(this);
+  }
+  return nullptr;
+}
+
+nvinfer1::IPluginV3* Plugin::clone() noexcept {
+  try {
+    return new Plugin(config_);
+  } catch (const std::exception& error) {
+    refuse(config_, error.what());
+    return nullptr;
+  }
+}
+
+nvinfer1::AsciiChar const* Plugin::getPluginName() const noexcept {
+  return info(config_.op).name;
+}
+
+nvinfer1::AsciiChar const* Plugin::getPluginVersion() const noexcept {
+  return kVersion;
+}
+
+nvinfer1::AsciiChar const* Plugin::getPluginNamespace() const noexcept {
+  return info(config_.op).name_space;
+}
+
+int32_t Plugin::configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* out,
+                                int32_t nbOutputs) noexcept {
+  return check(config_, in, nbInputs, out, nbOutputs);
+}
+
+int32_t Plugin::getOutputDataTypes(DataType* outputTypes, int32_t nbOutputs, DataType const* inputTypes,
+                                   int32_t nbInputs) const noexcept {
+  if (outputTypes == nullptr || inputTypes == nullptr || nbInputs != info(config_.op).inputs || nbOutputs != 1) {
+    return refuse(config_, "a wrong number of inputs or outputs");
+  }
+  outputTypes[0] = inputTypes[0];
+  return kOk;
+}
+
+int32_t Plugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsExprs const* /*shapeInputs*/,
+                                int32_t /*nbShapeInputs*/, DimsExprs* outputs, int32_t nbOutputs,
+                                nvinfer1::IExprBuilder& exprBuilder) noexcept {
+  if (inputs == nullptr || outputs == nullptr || nbInputs != info(config_.op).inputs || nbOutputs != 1) {
+    return refuse(config_, "a wrong number of inputs or outputs");
+  }
+  const DimsExprs& image = inputs[0];
+  const int32_t rank = image.nbDims - 2;
+  if (rank != 2 && rank != 3) return refuse(config_, "the image must be [N, C, H, W] or [N, C, D, H, W]");
+  if (config_.op == Op::kGridSample && inputs[1].nbDims != image.nbDims) {
+    return refuse(config_, "the grid needs as many axes as the image");
+  }
+  if (config_.op != Op::kGridSample && config_.rank() != rank) {
+    return refuse(config_, "the image's rank is not grid_shape's");
+  }
+  outputs[0].nbDims = image.nbDims;
+  outputs[0].d[0] = image.d[0];
+  outputs[0].d[1] = image.d[1];
+  for (int32_t i = 0; i < rank; ++i) {
+    outputs[0].d[i + 2] = config_.op == Op::kGridSample
+                              ? inputs[1].d[i + 1]
+                              : exprBuilder.constant(config_.out_size[static_cast<size_t>(i)]);
+    if (outputs[0].d[i + 2] == nullptr) return refuse(config_, "no expression for the output's size");
+  }
+  return kOk;
+}
+
+bool Plugin::supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc const* inOut, int32_t nbInputs,
+                                       int32_t nbOutputs) noexcept {
+  if (inOut == nullptr || nbInputs != info(config_.op).inputs || nbOutputs != 1) return false;
+  if (pos < 0 || pos > nbInputs) return false;
+  const PluginTensorDesc& image = inOut[0].desc;
+  const PluginTensorDesc& desc = inOut[pos].desc;
+  stn_dtype dtype = STN_FP32;
+  stn_layout layout = STN_PLANAR;
+  if (pos == 0) return dtype_of(desc.type, dtype) && layout_of(desc, layout);
+  if (pos == nbInputs) return desc.type == image.type && layout_of(desc, layout);
+  // Coordinates: fp32 and planar always, for GridSample also in the image's type, as ONNX has it.
+  const bool plain_grid = config_.op == Op::kGridSample && desc.type == image.type;
+  return desc.format == nvinfer1::TensorFormat::kLINEAR && (desc.type == DataType::kFLOAT || plain_grid);
+}
+
+int32_t Plugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs, PluginTensorDesc const* out,
+                              int32_t nbOutputs) noexcept {
+  return check(config_, in, nbInputs, out, nbOutputs);
+}
+
+int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const* outputDesc,
+                        void const* const* inputs, void* const* outputs, void* /*workspace*/,
+                        cudaStream_t stream) noexcept {
+  if (inputs == nullptr || outputs == nullptr) return refuse(config_, "the buffers are missing");
+  if (check(config_, inputDesc, info(config_.op).inputs, outputDesc, 1) != kOk) return kFailed;
+  stn_problem problem;
+  const char* reason = fill(config_, inputDesc, outputDesc[0], problem);
+  if (reason != nullptr) return refuse(config_, reason);
+  problem.input = inputs[0];
+  problem.theta = inputs[1];
+  // Kind affine promises the canonical rows, so its basis need not be read.
+  const bool reads_basis = config_.kind == STN_BASIS || config_.kind == STN_PROJECTIVE;
+  problem.basis = reads_basis ? static_cast<const float*>(inputs[2]) : nullptr;
+  problem.output = outputs[0];
+  const int status = on_host() ? stn_run_cpu(&problem, 0) : stn_run_cuda(&problem, stream);
+  return status == STN_OK ? kOk : refuse(config_, stn_status_text(status));
+}
+
+nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept {
+  return clone();
+}
+
+}  // namespace stn::trt

@@ -1,0 +1,136 @@
+#include "tensorrt_problem.hpp"
+
+#include <cstring>
+
+namespace stn::trt {
+
+using nvinfer1::DataType;
+using nvinfer1::Dims;
+using nvinfer1::PluginTensorDesc;
+using nvinfer1::TensorFormat;
+
+namespace {
+
+constexpr int64_t kPaddedTo = 8;
+
+bool fits(int64_t a, int64_t b) noexcept {
+  return a < 0 || b < 0 || a == b;
+}
+
+const char* check_grid(const Dims& image, const Dims& grid, const Dims* out) noexcept {
+  const int32_t rank = image.nbDims - 2;
+  if (grid.nbDims != image.nbDims) return "the grid needs as many axes as the image";
+  if (!fits(grid.d[0], image.d[0])) return "the grid and the image have different batch sizes";
+  if (!fits(grid.d[rank + 1], rank)) return "the grid's last axis must hold one coordinate a spatial axis";
+  for (int32_t i = 0; out != nullptr && i < rank; ++i) {
+    if (!fits(out->d[i + 2], grid.d[i + 1])) return "the output's size is not the grid's";
+  }
+  return nullptr;
+}
+
+const char* check_theta(const Config& config, const Dims& image, const Dims& theta, const Dims& basis,
+                        const Dims* out) noexcept {
+  const int32_t rank = config.rank();
+  const int64_t rows = config.kind == STN_PROJECTIVE ? 3 : rank;
+  if (theta.nbDims != 3 || !fits(theta.d[1], rows)) return "theta must be [N, D, K] (projective: [N, 3, 3])";
+  if (!fits(theta.d[0], image.d[0])) return "theta and the image have different batch sizes";
+  if (basis.nbDims != 2 || !fits(basis.d[0], theta.d[2])) return "basis must be [K, P] with theta's K";
+  if (config.kind != STN_BASIS && !fits(theta.d[2], rank + 1)) return "this kind has D + 1 columns of theta";
+  int64_t points = 1;
+  for (int32_t i = 0; i < rank; ++i) {
+    const int64_t size = config.out_size[static_cast<size_t>(i)];
+    if (__builtin_mul_overflow(points, size, &points)) return "grid_shape has too many points";
+    if (out != nullptr && !fits(out->d[i + 2], size)) return "the output's size is not grid_shape's";
+  }
+  return fits(basis.d[1], points) ? nullptr : "basis must have one column for each point of grid_shape";
+}
+
+}  // namespace
+
+bool layout_of(const PluginTensorDesc& desc, stn_layout& layout) noexcept {
+  const bool half = desc.type == DataType::kHALF || desc.type == DataType::kBF16;
+  const int32_t rank = desc.dims.nbDims - 2;
+  layout = STN_CHANNELS_LAST;
+  switch (desc.format) {
+    case TensorFormat::kLINEAR:
+      layout = STN_PLANAR;
+      return true;
+    case TensorFormat::kHWC:
+      return rank == 2 && desc.type == DataType::kFLOAT;
+    case TensorFormat::kDHWC:
+      return rank == 3 && desc.type == DataType::kFLOAT;
+    case TensorFormat::kHWC8:
+      return rank == 2 && half && desc.dims.d[1] > 0 && desc.dims.d[1] % kPaddedTo == 0;
+    case TensorFormat::kDHWC8:
+      return rank == 3 && half && desc.dims.d[1] > 0 && desc.dims.d[1] % kPaddedTo == 0;
+    default:
+      return false;
+  }
+}
+
+bool dtype_of(DataType type, stn_dtype& dtype) noexcept {
+  switch (type) {
+    case DataType::kFLOAT:
+      dtype = STN_FP32;
+      return true;
+    case DataType::kHALF:
+      dtype = STN_FP16;
+      return true;
+    case DataType::kBF16:
+      dtype = STN_BF16;
+      return true;
+    default:
+      return false;
+  }
+}
+
+const char* check_shapes(const Config& config, const Dims* in, const Dims* out) noexcept {
+  const Dims& image = in[0];
+  const int32_t rank = image.nbDims - 2;
+  if (rank != 2 && rank != 3) return "the image must be [N, C, H, W] or [N, C, D, H, W]";
+  if (config.rank() != 0 && config.rank() != rank) return "the image's rank is not grid_shape's";
+  if (config.mode == STN_BICUBIC && rank != 2) return "bicubic needs an image [N, C, H, W]";
+  if (out != nullptr) {
+    if (out->nbDims != image.nbDims) return "the output needs as many axes as the image";
+    if (!fits(out->d[0], image.d[0])) return "the output and the image have different batch sizes";
+    if (!fits(out->d[1], image.d[1])) return "the output and the image have different channels";
+  }
+  if (config.op == Op::kGridSample) return check_grid(image, in[1], out);
+  return check_theta(config, image, in[1], in[2], out);
+}
+
+const char* fill(const Config& config, const PluginTensorDesc* in, const PluginTensorDesc& out,
+                 stn_problem& problem) noexcept {
+  std::memset(&problem, 0, sizeof problem);
+  stn_dtype dtype = STN_FP32;
+  stn_dtype coordinates = STN_FP32;
+  stn_layout input_layout = STN_PLANAR;
+  stn_layout output_layout = STN_PLANAR;
+  if (!dtype_of(in[0].type, dtype) || out.type != in[0].type) return "image and output must be fp32, fp16 or bf16";
+  if (!dtype_of(in[1].type, coordinates)) return "theta and grid must be floating point";
+  if (config.op != Op::kGridSample && coordinates != STN_FP32) return "theta must be fp32";
+  if (!layout_of(in[0], input_layout) || !layout_of(out, output_layout)) return "a tensor format is not known";
+
+  problem.struct_size = sizeof problem;
+  problem.rank = in[0].dims.nbDims - 2;
+  problem.kind = config.kind;
+  problem.mode = config.mode;
+  problem.padding = config.padding;
+  problem.align_corners = config.align_corners;
+  problem.dtype = dtype;
+  problem.grid_dtype = coordinates;
+  problem.input_layout = input_layout;
+  problem.output_layout = output_layout;
+  problem.batch = in[0].dims.d[0];
+  problem.channels = in[0].dims.d[1];
+  for (int32_t i = 0; i < problem.rank; ++i) {
+    problem.input_size[i] = in[0].dims.d[i + 2];
+    problem.output_size[i] = out.dims.d[i + 2];
+  }
+  problem.basis_rows = config.op == Op::kGridSample ? 0 : in[1].dims.d[2];
+  problem.theta_batch = problem.batch;
+  problem.input_batch = problem.batch;
+  return nullptr;
+}
+
+}  // namespace stn::trt
