@@ -1,0 +1,366 @@
+"""Who samples as the operators' definitions say: writes ``docs/conformance.md`` from tests of others.
+
+Two outside collections are run through the reference sampler (``tests/reference.py``), eager PyTorch, onnxruntime's own
+nodes and our op, as onnxruntime runs it from its function body:
+
+- the ONNX backend's node tests for GridSample and AffineGrid, by their own tolerance;
+- PyTorch's sample inputs for ``grid_sample``, whose truth is PyTorch in float64.
+
+Run from the root: ``python benchmarks/conformance.py [--output docs/conformance.md] [--json FILE]``.
+The exit code is 1 when a column that claims conformance (the reference or our op) fails a row.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+ROOT = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+
+import reference  # noqa: E402
+
+from stn_infer.backends.ort import OrtBackend  # noqa: E402
+from stn_infer.graph.op import SPATIAL, Kind, attach_functions, node_attributes, spell_mode  # noqa: E402
+from stn_infer.transforms import Affine  # noqa: E402
+
+Array = NDArray[Any]
+
+NODE_COLUMNS = ("reference", "PyTorch", "onnxruntime", "our op, opset 18", "our op, opset 22")
+SAMPLE_COLUMNS = ("reference", "onnxruntime", "our op, opset 18")
+CLAIMED = ("reference", "our op, opset 18", "our op, opset 22")
+"""The columns that are ours; a failure in any other is somebody else's and is only shown."""
+
+DOUBLE, SINGLE = 1e-12, 2e-4
+"""What PyTorch's samples allow in float64 and in float32, as a share of the image's range."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What one column made of one row: the largest absolute error, and whether that is within the row's tolerance."""
+
+    error: float
+    passed: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One test, and what each column made of it."""
+
+    name: str
+    cells: dict[str, Cell]
+
+
+# ---- the node tests of ONNX --------------------------------------------------------------------------------------
+
+
+def node_cases() -> list[Any]:
+    """The 26 node tests; only these two modules are imported, the whole collection takes half a minute."""
+    package = importlib.import_module("onnx.backend.test.case.node")
+    for module in ("gridsample", "affinegrid"):
+        importlib.import_module(f"{package.__name__}.{module}")
+    return [case for case in package._NodeTestCases if case.name.startswith(("test_gridsample", "test_affine_grid"))]
+
+
+def node_row(case: Any) -> Row:
+    """One node test through every column.
+
+    The expanded forms of AffineGrid differ in onnxruntime's column only; elsewhere they are the same test again.
+    """
+    inputs, outputs = case.data_sets[0]
+    given, expected = [_array(value) for value in inputs], _array(outputs[0])
+    plain = _session(case.model.SerializeToString()).run(
+        None, {value.name: array for value, array in zip(case.model.graph.input, given, strict=True)}
+    )[0]
+    run = _affine_columns if "affine_grid" in case.name else _sampler_columns
+    cells = {"onnxruntime": _cell(plain, expected, case.rtol, case.atol)}
+    for column, (result, truth) in run(case, given, expected).items():
+        cells[column] = _cell(result, truth, case.rtol, case.atol)
+    return Row(case.name, {column: cells[column] for column in NODE_COLUMNS})
+
+
+def _sampler_columns(case: Any, given: list[Array], expected: Array) -> dict[str, tuple[Array, Array]]:
+    image, grid = given
+    attributes = {entry.name: helper.get_attribute_value(entry) for entry in case.model.graph.node[0].attribute}
+    mode = spell_mode(attributes.get("mode", b"linear").decode(), 18)
+    padding_mode, align_corners = (
+        attributes.get("padding_mode", b"zeros").decode(),
+        bool(attributes.get("align_corners", 0)),
+    )
+    eager = F.grid_sample(
+        torch.tensor(image), torch.tensor(grid), mode=mode, padding_mode=padding_mode, align_corners=align_corners
+    )
+    # Any grid is theta · basis: theta holds its points and the basis is the unit matrix.
+    output_size = grid.shape[1:-1]
+    theta = np.moveaxis(grid.reshape(len(grid), -1, grid.shape[-1]), 1, 2)
+    basis = np.eye(theta.shape[2], dtype=np.float32)
+    ours = {
+        f"our op, opset {opset}": (
+            run_op("basis", image, theta, basis, output_size, mode, padding_mode, align_corners, opset),
+            expected,
+        )
+        for opset in (18, 22)
+    }
+    return {
+        "reference": (reference.grid_sample(image, grid, mode, padding_mode, align_corners), expected),
+        "PyTorch": (eager.numpy(), expected),
+        **ours,
+    }
+
+
+def _affine_columns(case: Any, given: list[Array], expected: Array) -> dict[str, tuple[Array, Array]]:
+    theta, size = given[0], [int(length) for length in given[1]][2:]
+    align_corners = "align_corners" in case.name
+    eager = F.affine_grid(torch.tensor(theta), [len(theta), 1, *size], align_corners=align_corners)
+    # Our op has no grid to show, so it samples an image, and is compared with that image sampled at the expected grid.
+    image = np.random.default_rng(0).normal(size=(len(theta), 2, *size)).astype(np.float32)
+    truth = reference.grid_sample(image, expected, "linear", "border", align_corners)
+    # The op's affine rows are pixel centres; the corner convention is folded into theta.
+    transformation = Affine(rank=len(size))
+    matrix, offset = (part.numpy() for part in transformation.affine_map(size, align_corners))
+    folded = (theta.reshape(len(theta), -1) @ matrix.T + offset).reshape(theta.shape)
+    basis = transformation.basis(size, align_corners).numpy().astype(np.float32)
+    ours = {
+        f"our op, opset {opset}": (
+            run_op("affine", image, folded, basis, tuple(size), "linear", "border", align_corners, opset),
+            truth,
+        )
+        for opset in (18, 22)
+    }
+    return {
+        "reference": (reference.affine_grid(theta, size, align_corners), expected),
+        "PyTorch": (eager.numpy(), expected),
+        **ours,
+    }
+
+
+# ---- PyTorch's sample inputs -------------------------------------------------------------------------------------
+
+
+def sample_rows() -> Iterator[Row]:
+    """PyTorch's reference inputs for ``grid_sample``; importing them freezes torch's global flags for the process."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of torch's test code
+        from torch.testing._internal.common_methods_invocations import reference_inputs_grid_sample
+
+    for sample in reference_inputs_grid_sample(None, "cpu", torch.float64, False):
+        grid, mode, padding_mode, align_corners = _sampler_arguments(sample)
+        truth = F.grid_sample(sample.input, grid, mode, padding_mode, align_corners).numpy()
+        image, points = sample.input.numpy(), grid.numpy()
+        # Nearest must agree to the last value in float64; the others within what rounding a coordinate can move.
+        scale = float(np.abs(image).max())
+        double = 0.0 if mode == "nearest" else DOUBLE * scale
+        name = f"{'x'.join(map(str, image.shape))} {mode}, {padding_mode}, align_corners={align_corners}"
+        plain = _plain_node(image, points, mode, padding_mode, align_corners)
+        cells = {
+            "reference": _cell(
+                reference.grid_sample(image, points, mode, padding_mode, align_corners), truth, 0, double
+            ),
+            "onnxruntime": _cell(plain, truth, 0, double),
+        }
+        theta = _affine_theta(points)
+        if theta is not None:
+            size = points.shape[1:-1]
+            basis = Affine(rank=len(size)).basis(size, False).numpy().astype(np.float32)
+            single = run_op("affine", image, theta, basis, size, mode, padding_mode, align_corners, 18)
+            cells["our op, opset 18"] = _single_cell(single, truth, mode, scale)
+        yield Row(name, cells)
+
+
+def _sampler_arguments(sample: Any) -> tuple[torch.Tensor, str, str, bool]:
+    grid, *positional = sample.args
+    named = {**dict(zip(("mode", "padding_mode", "align_corners"), positional, strict=False)), **sample.kwargs}
+    return grid, named.get("mode", "bilinear"), named.get("padding_mode", "zeros"), bool(named.get("align_corners"))
+
+
+def _affine_theta(grid: Array) -> Array | None:
+    """theta [N, D, D + 1] over pixel centres of an affine grid; None for another grid."""
+    size = grid.shape[1:-1]
+    centres = reference.affine_grid(np.eye(len(size), len(size) + 1)[None], size)[0].reshape(-1, len(size))
+    basis = np.concatenate([centres, np.ones((len(centres), 1))], axis=1)  # [P, K]
+    inverse = np.linalg.inv(basis.T @ basis) @ basis.T  # [K, P]; x, y and 1 are orthogonal, this is well conditioned
+    theta = np.moveaxis(inverse @ grid.reshape(len(grid), -1, len(size)), 1, 2)
+    fitted = (basis @ np.moveaxis(theta, 1, 2)).reshape(grid.shape)
+    return theta if np.abs(fitted - grid).max() < 1e-9 else None
+
+
+def _single_cell(result: Array, truth: Array, mode: str, scale: float) -> Cell:
+    """Float32 against float64: as a share of the image's range; nearest as the share of values that flipped."""
+    if mode == "nearest":
+        flips = float(np.mean(result != truth))
+        return Cell(flips, flips <= SINGLE)
+    error = float(np.abs(result - truth).max()) / scale
+    return Cell(error, error <= SINGLE)
+
+
+# ---- running -----------------------------------------------------------------------------------------------------
+
+
+def run_op(
+    kind: Kind,
+    image: Array,
+    theta: Array,
+    basis: Array,
+    output_size: tuple[int, ...],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    opset: int,
+) -> Array:
+    """``stn::SpatialTransformer`` in float32, from a portable file of ``opset``, in onnxruntime."""
+    attributes = node_attributes(kind, tuple(output_size), spell_mode(mode, opset), padding_mode, align_corners)
+    node = helper.make_node(SPATIAL, ["input", "theta", "basis"], ["output"], domain="stn", **attributes)
+    graph = helper.make_graph(
+        [node],
+        "conformance",
+        [
+            helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *image.shape[1:]]),
+            helper.make_tensor_value_info("theta", TensorProto.FLOAT, ["batch", *theta.shape[1:]]),
+        ],
+        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", image.shape[1], *output_size])],
+        [numpy_helper.from_array(np.ascontiguousarray(basis), "basis")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    attach_functions(model)
+    onnx.checker.check_model(model)
+    backend = OrtBackend(model.SerializeToString(), threads=1)
+    try:
+        return backend.run({"input": image.astype(np.float32), "theta": theta.astype(np.float32)})["output"]
+    finally:
+        backend.close()
+
+
+def _plain_node(image: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:
+    """The standard GridSample in onnxruntime, in float64."""
+    node = helper.make_node(
+        "GridSample",
+        ["image", "grid"],
+        ["output"],
+        mode=spell_mode(mode, 22),
+        padding_mode=padding_mode,
+        align_corners=int(align_corners),
+    )
+    values = [
+        helper.make_tensor_value_info(name, TensorProto.DOUBLE, None if shape is None else list(shape))
+        for name, shape in (("image", image.shape), ("grid", grid.shape), ("output", None))
+    ]
+    graph = helper.make_graph([node], "plain", values[:2], values[2:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
+    result: Array = _session(model.SerializeToString()).run(None, {"image": image, "grid": grid})[0]
+    return result
+
+
+def _session(model: bytes) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _cell(result: Array, expected: Array, rtol: float, atol: float) -> Cell:
+    if result.shape != expected.shape:
+        return Cell(float("inf"), False)
+    difference = np.abs(np.asarray(result, np.float64) - expected)
+    return Cell(float(difference.max()), bool((difference <= atol + rtol * np.abs(expected)).all()))
+
+
+def _array(value: Any) -> Array:
+    return numpy_helper.to_array(value) if isinstance(value, onnx.TensorProto) else np.asarray(value)
+
+
+# ---- the page ----------------------------------------------------------------------------------------------------
+
+
+def table(title: str, columns: tuple[str, ...], rows: list[Row]) -> str:
+    """A Markdown table: the error, and **fails** where it is more than the row allows."""
+
+    def text(row: Row, column: str) -> str:
+        cell = row.cells.get(column)
+        if cell is None:
+            return "-"
+        error = "0" if cell.error == 0 else f"{cell.error:.0e}"
+        return error if cell.passed else f"{error} **fails**"
+
+    passed = [
+        f"{sum(row.cells[column].passed for row in rows if column in row.cells)}"
+        f" of {sum(column in row.cells for row in rows)}"
+        for column in columns
+    ]
+    lines = [
+        f"| {title} | {' | '.join(columns)} |",
+        f"|---|{'---|' * len(columns)}",
+        *(f"| `{row.name}` | {' | '.join(text(row, column) for column in columns)} |" for row in rows),
+        f"| **passed** | {' | '.join(f'**{count}**' for count in passed)} |",
+    ]
+    return "\n".join(lines)
+
+
+def page(nodes: list[Row], samples: list[Row]) -> str:
+    """``docs/conformance.md``."""
+    versions = ", ".join(f"{name} {version(name)}" for name in ("onnx", "torch", "onnxruntime-gpu"))
+    return f"""# Conformance
+
+Written by `python benchmarks/conformance.py` with {versions}, on the CPU; a test runs it again.
+A number is the largest absolute error; **fails** stands beside one that is more than its row allows.
+
+*reference* is `tests/reference.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
+runs it from the function body in the file, float32.
+
+## ONNX's node tests
+
+Each by its own tolerance, {1e-7:g} + {1e-3:g} of the expected value. For GridSample our op gets the test's grid as
+theta, with the unit matrix as basis. AffineGrid has no op of ours: its theta goes into `stn::SpatialTransformer`, which
+samples a random image, and that is compared with the same image sampled at the expected grid. The `expanded` forms
+differ from the plain ones in onnxruntime's column only.
+
+{table("node test", NODE_COLUMNS, nodes)}
+
+## PyTorch's sample inputs for grid_sample
+
+Images of noise from 0 to 255, affine grids; the truth is PyTorch in float64. The reference and onnxruntime's own
+node run in float64 (allowed: {DOUBLE:g} of the range; for nearest, nothing). Our op runs in float32, where a coordinate
+near 456 is rounded by some 1e-4 pixel: its error is given as a share of the range, for nearest as the share of values
+that take the neighbouring pixel (allowed for both: {SINGLE:g}).
+
+{table("sample", SAMPLE_COLUMNS, samples)}
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Run the outside tests and write docs/conformance.md.")
+    parser.add_argument("--output", type=Path, default=ROOT / "docs" / "conformance.md")
+    parser.add_argument("--json", type=Path, help="also write the rows here")
+    arguments = parser.parse_args()
+    nodes, samples = [node_row(case) for case in node_cases()], list(sample_rows())
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(page(nodes, samples), encoding="utf-8")
+    if arguments.json:
+        rows = {"nodes": [asdict(row) for row in nodes], "samples": [asdict(row) for row in samples]}
+        arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    failed = [
+        f"{row.name}: {column}"
+        for row in (*nodes, *samples)
+        for column, cell in row.cells.items()
+        if column in CLAIMED and not cell.passed
+    ]
+    print(f"{len(nodes)} node tests, {len(samples)} samples -> {arguments.output}", *failed, sep="\n")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
