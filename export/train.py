@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from stn_infer.data.digits import Digits, split_digits
 from stn_infer.data.distort import distort, held_out_distorted
+from stn_infer.errors import SourceError, StnInferError
 from stn_infer.metadata import Preprocess
 from stn_infer.models import create
 from stn_infer.models.catalogue import FOLDER
@@ -83,7 +84,7 @@ def _runs(paths: list[Path]) -> Iterator[Run]:
 
 def _seeds(recipe: Recipe) -> tuple[int, ...]:
     if recipe.data is None or recipe.training is None:
-        raise SystemExit(f"recipe {recipe.name} has no [data] or no [training], which training needs")
+        raise SourceError(f"recipe {recipe.name} has no [data] or no [training], which training needs")
     return recipe.training.seeds
 
 
@@ -185,4 +186,7 @@ def _collect(path: Path, work: Path, output: Path) -> str:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except StnInferError as error:
+        raise SystemExit(f"error: {error}") from None

