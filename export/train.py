@@ -26,13 +26,15 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from stn_infer.data.digits import Digits, split_digits
+from stn_infer.data.digits import HELD_OUT_PER_CLASS, Digits, split_digits
 from stn_infer.data.distort import distort, held_out_distorted
 from stn_infer.errors import SourceError, StnInferError
 from stn_infer.metadata import Preprocess
 from stn_infer.models import create
 from stn_infer.models.catalogue import FOLDER
 from stn_infer.recipes import Recipe, load_recipe
+
+COPIES = 10  # distortions of each held-out digit that an error is measured on
 
 
 @dataclass(frozen=True)
@@ -64,10 +66,11 @@ def main() -> None:
     names = arguments.recipes or sorted(path.stem for path in FOLDER.glob("*.toml"))
     paths = [Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml" for name in names]
     arguments.work.mkdir(parents=True, exist_ok=True)
-    runs = list(_runs(paths))
-    with multiprocessing.get_context("spawn").Pool(arguments.jobs) as pool:
-        for line in pool.imap_unordered(_train_kept, [(run, arguments.work) for run in runs], chunksize=1):
-            print(line, flush=True)
+    tasks = [(run, arguments.work) for run in _runs(paths) if not (arguments.work / f"{run.name}.json").is_file()]
+    if tasks:
+        with multiprocessing.get_context("spawn").Pool(min(arguments.jobs, len(tasks))) as pool:
+            for line in pool.imap_unordered(_train_and_keep, tasks, chunksize=1):
+                print(line, flush=True)
     for path in paths:
         print(_collect(path, arguments.work, arguments.output or path.parent), flush=True)
 
@@ -88,20 +91,18 @@ def _seeds(recipe: Recipe) -> tuple[int, ...]:
     return recipe.training.seeds
 
 
-def _train_kept(task: tuple[Run, Path]) -> str:
+def _train_and_keep(task: tuple[Run, Path]) -> str:
     run, work = task
-    figures = work / f"{run.name}.json"
-    if not figures.is_file():
-        torch.set_num_threads(1)
-        started = time.perf_counter()
-        recipe = load_recipe(run.recipe)
-        network = run.network(recipe)
-        train(network, recipe, run.seed, run.name)
-        error = test_error(network, recipe)
-        save_file(network.state_dict(), work / f"{run.name}.safetensors")
-        figures.write_text(json.dumps({"error": error, "seconds": round(time.perf_counter() - started)}))
-    kept = json.loads(figures.read_text())
-    return f"{run.name}: {kept['error']:.2f} % error after {kept['seconds']} s"
+    torch.set_num_threads(1)
+    started = time.perf_counter()
+    recipe = load_recipe(run.recipe)
+    network = run.network(recipe)
+    train(network, recipe, run.seed, run.name)
+    error = test_error(network, recipe)
+    seconds = round(time.perf_counter() - started)
+    save_file(network.state_dict(), work / f"{run.name}.safetensors")
+    (work / f"{run.name}.json").write_text(json.dumps({"error": error, "seconds": seconds}))
+    return f"{run.name}: {error:.2f} % error after {seconds} s"
 
 
 def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
@@ -131,7 +132,7 @@ def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
     network.eval()
 
 
-def test_error(network: nn.Module, recipe: Recipe, copies: int = 10) -> float:
+def test_error(network: nn.Module, recipe: Recipe, copies: int = COPIES) -> float:
     """Error in percent over ``copies`` distortions of each held-out digit, as 8-bit images."""
     assert recipe.data is not None
     test: Digits = held_out_distorted(recipe.data.distortion, recipe.data.canvas, copies)
@@ -175,7 +176,7 @@ def _collect(path: Path, work: Path, output: Path) -> str:
         "twin": recipe.twin,
         "twin_errors": [round(error, 4) for error in errors(True)] if recipe.twin else [],
         "shipped_seed": seeds[0],
-        "images": 10 * len(split_digits()[1].labels),
+        "images": COPIES * 10 * HELD_OUT_PER_CLASS,
     }
     output.mkdir(parents=True, exist_ok=True)
     weights = (work / f"{Run(path, False, seeds[0]).name}.safetensors").read_bytes()
