@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
-from fractions import Fraction
+from math import isfinite
 from typing import Literal
 
 from stn_infer.errors import UsageError
@@ -88,8 +88,16 @@ class Preprocess:
         return cls().updated(text)
 
 
+def _number(text: str) -> float:
+    numerator, _, denominator = text.partition("/")
+    value = float(numerator) / float(denominator or 1)
+    if not isfinite(value):
+        raise ValueError(text)
+    return value
+
+
 def _numbers(text: str) -> tuple[float, ...]:
-    return tuple(float(Fraction(value)) for value in text.split(":"))
+    return tuple(_number(value) for value in text.split(":"))
 
 
 def _size(text: str) -> tuple[int, int] | None:
@@ -102,7 +110,7 @@ def _size(text: str) -> tuple[int, int] | None:
 _PARSERS: dict[str, Callable[[str], object]] = {
     "colour": str,
     "size": _size,
-    "scale": lambda text: float(Fraction(text)),
+    "scale": _number,
     "mean": _numbers,
     "std": _numbers,
 }

@@ -145,3 +145,8 @@ def _check_dynamic(model: onnx.ModelProto, name: str) -> None:
             raise ExportError(
                 f"{name}: input {value.name!r} came out with a fixed batch; write the model with x.shape[0] or -1"
             )
+    for value in model.graph.output:
+        dimensions = value.type.tensor_type.shape.dim
+        if not dimensions or dimensions[0].dim_value:
+            shape = [dimension.dim_param or dimension.dim_value for dimension in dimensions]
+            raise ExportError(f"{name}: output {value.name!r} has shape {shape}; expected the batch on axis 0")

@@ -1,0 +1,52 @@
+"""Pre-processing as text, and what travels in a file."""
+
+from __future__ import annotations
+
+import pytest
+
+from stn_infer.errors import UsageError
+from stn_infer.metadata import ModelMetadata, Preprocess
+
+
+def test_parse() -> None:
+    rule = Preprocess.parse("rgb,size=32x100,scale=1/127.5,mean=1,std=0.5:0.25:1/8")
+    assert rule == Preprocess("rgb", (32, 100), 1 / 127.5, (1.0,), (0.5, 0.25, 0.125))
+
+
+def test_an_update_keeps_what_it_does_not_name() -> None:
+    rule = Preprocess("rgb", (32, 100), mean=(0.5,))
+    assert rule.updated("size=model, std=2") == Preprocess("rgb", None, mean=(0.5,), std=(2.0,))
+    assert rule.updated("") == rule
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("colour=blue", "'grey' or 'rgb'"),
+        ("sise=3x3", "unknown preprocess key 'sise'"),
+        ("size=3", "is not understood"),
+        ("size=0x3", "at least 1"),
+        ("scale=1/0", "is not understood"),
+        ("scale=abc", "is not understood"),
+        ("std=0", "divide by zero"),
+        ("mean=1:2", "takes 1 or 1"),
+        ("rgb,mean=1:2", "takes 1 or 3"),
+    ],
+)
+def test_wrong_text(text: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        Preprocess.parse(text)
+
+
+def test_round_trip_through_a_file() -> None:
+    metadata = ModelMetadata(Preprocess.parse("rgb,size=8x9,mean=1:2:3"), ("zero", "one ÷"), "st-cnn-affine-rts")
+    assert ModelMetadata.from_props({**metadata.to_props(), "other": "kept apart"}) == metadata
+    assert ModelMetadata.from_props({}) == ModelMetadata()
+
+
+@pytest.mark.parametrize(
+    "value", ["not json", "[1]", '{"colour": "blue"}', '{"unknown": 1}', '{"size": 3}', '{"mean": null}', "null"]
+)
+def test_damaged_metadata(value: str) -> None:
+    with pytest.raises(UsageError):
+        ModelMetadata.from_props({"stn_infer.preprocess": value})

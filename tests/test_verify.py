@@ -1,0 +1,168 @@
+"""Verification: what it compares, and that it fails where it should."""
+
+from __future__ import annotations
+
+from functools import cache
+from math import inf, nan
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import numpy_helper
+from stn_styles import SHAPE, AffineGrid, TwoTransformers
+from torch import Tensor, nn
+
+from stn_infer.errors import ModelError, UsageError, VerificationError
+from stn_infer.graph.export import export_plain
+from stn_infer.graph.spatial import fuse
+from stn_infer.metadata import ModelMetadata
+from stn_infer.reference import Reference
+from stn_infer.sources import LoadedModel
+from stn_infer.verify import Batch, GridDeviation, OutputDeviation, Verification, sample_batches, verify, verify_model
+
+
+@cache
+def pair() -> tuple[LoadedModel, onnx.ModelProto]:
+    torch.manual_seed(0)
+    module = AffineGrid().eval()
+    model, _ = fuse(export_plain(module, [SHAPE]))
+    return LoadedModel("net", module, (SHAPE,), ModelMetadata(), "factory"), model
+
+
+def shifted(model: onnx.ModelProto, suffix: str, amount: float) -> onnx.ModelProto:
+    """A copy with ``amount`` added to the first value of one constant."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (tensor,) = [tensor for tensor in copy.graph.initializer if tensor.name.endswith(suffix)]
+    values = numpy_helper.to_array(tensor).copy()
+    values.flat[0] += amount
+    tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+    return copy
+
+
+def test_a_shifted_grid_is_measured_in_pixels() -> None:
+    loaded, model = pair()
+    width = SHAPE[2]
+    verification = verify_model(loaded, shifted(model, "stn_0_bias", 0.02))
+    assert not verification.passed
+    # theta[0, 0] scales x: its outermost point, half a pixel from the edge, moves furthest
+    expected = 0.02 * (width - 1) / width * width / 2
+    assert verification.grids[0].max_px == pytest.approx(expected, rel=1e-3)
+    with pytest.raises(VerificationError, match="net: "):
+        verification.check("net")
+
+
+def test_a_nan_in_the_file_fails() -> None:
+    loaded, model = pair()
+    assert not verify_model(loaded, shifted(model, "stn_0_bias", nan)).passed
+
+
+def test_unpaired_grids_are_said_so() -> None:
+    loaded, _ = pair()
+    plain = export_plain(loaded.module, [SHAPE])
+    grid = next(node for node in plain.graph.node if node.op_type == "GridSample")
+    twin = onnx.NodeProto()
+    twin.CopyFrom(grid)
+    twin.name, twin.output[0] = "twin", "unused"
+    plain.graph.node.append(twin)
+    verification = verify_model(loaded, plain)
+    assert verification.passed and verification.grids == ()
+    assert any("can't be paired" in note for note in verification.notes)
+
+
+def test_an_output_too_few() -> None:
+    _, model = pair()
+
+    class Twice(AffineGrid):
+        def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+            warped = super().forward(x)
+            return warped, warped
+
+    with pytest.raises(ModelError, match="1 outputs, its source 2"):
+        verify_model(LoadedModel("twice", Twice().eval(), (SHAPE,), ModelMetadata(), "factory"), model)
+
+
+def test_the_reference_is_double_and_changes_nothing() -> None:
+    module = TwoTransformers().eval()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    reference = Reference(module, [SHAPE])
+    (output,), samplings = reference.run([np.zeros((2, *SHAPE), np.float32)])
+    assert (reference.dtype, output.dtype) == ("float64", np.float64)
+    assert [sampling.mode for sampling in samplings] == ["bilinear", "bicubic", "bilinear"]
+    assert all(sampling.grid.shape == (2, *SHAPE[1:], 2) and sampling.size == SHAPE[1:] for sampling in samplings)
+    assert torch.get_default_dtype() == torch.float32
+    for name, value in module.state_dict().items():
+        assert value.dtype == torch.float32 and torch.equal(value, before[name])
+
+
+def test_nearest_flips_are_counted_and_their_samples_left_out() -> None:
+    class Nearest(nn.Module):
+        """Samples exactly between pixels, where the last bit decides."""
+
+        def __init__(self, size: int) -> None:
+            super().__init__()
+            mesh = torch.linspace(-1, 1, size + 1)[1:-1]
+            self.register_buffer("mesh", torch.stack(torch.meshgrid(mesh, mesh, indexing="ij")[::-1], -1)[None])
+            self.theta = nn.Linear(1, 1)
+            self.theta.weight.data.fill_(0)
+            self.theta.bias.data.fill_(1 + 1e-8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            scale = self.theta(x.mean((1, 2, 3))[:, None])[:, :, None, None]
+            return nn.functional.grid_sample(x, self.mesh * scale, mode="nearest", align_corners=False)
+
+    shape = (1, 12, 12)
+    module = Nearest(12).eval()
+    loaded = LoadedModel("nearest", module, (shape,), ModelMetadata(), "factory")
+    model, (finding,) = fuse(export_plain(module, [shape]))
+    assert finding.fused
+    verification = verify_model(loaded, model)
+    (grid,) = verification.grids
+    assert grid.mode == "nearest" and 0 < grid.flips < grid.points
+    assert verification.passed
+    assert f"{grid.flips} of {grid.points} nearest samples flipped" in verification.summary()
+
+
+@pytest.mark.parametrize(("error", "pixels", "passed"), [(1e-5, 1e-3, True), (2e-5, 0, False), (0, 2e-3, False)])
+def test_limits(error: float, pixels: float, passed: bool) -> None:
+    result = Verification(
+        "float64",
+        1e-5,
+        (OutputDeviation("output", 10 * error, 10.0),),
+        (GridDeviation(0, "bilinear", pixels, 0, 4),),
+        "1 random",
+        (),
+    )
+    assert result.passed is passed
+
+
+@pytest.mark.parametrize("value", [inf, nan])
+def test_what_is_no_number_never_passes(value: float) -> None:
+    assert not Verification("float64", 1e-5, (OutputDeviation("output", value, 1.0),), (), "", ()).passed
+    assert not Verification("float64", 1e-5, (), (GridDeviation(0, "bilinear", value, 0, 1),), "", ()).passed
+
+
+def test_sample_batches() -> None:
+    image = LoadedModel("net", nn.Identity(), ((3, 20, 30), (4,)), ModelMetadata(), "factory")
+    batches = sample_batches(image)
+    assert [(batch.kind, len(batch.inputs[0])) for batch in batches] == [("random", 3), ("random", 1), ("images", 8)]
+    assert [value.shape for value in batches[2].inputs] == [(8, 3, 20, 30), (8, 4)]
+    pictures = batches[2].inputs[0]
+    assert pictures.min() >= 0 and 0.5 < pictures.max() <= 1 and pictures.std() > 0.05
+    vector = LoadedModel("net", nn.Identity(), ((4,),), ModelMetadata(), "factory")
+    assert [batch.kind for batch in sample_batches(vector)] == ["random", "random"]
+
+
+def test_a_file_of_unknown_origin(tmp_path: object) -> None:
+    _, model = pair()
+    path = f"{tmp_path}/model.onnx"
+    onnx.save(model, path)
+    with pytest.raises(UsageError, match="--source"):
+        verify(path)
+
+
+def test_given_batches_are_what_is_run() -> None:
+    loaded, model = pair()
+    batch = Batch("zeros", (np.zeros((4, *SHAPE), np.float32),))
+    assert verify_model(loaded, model, batches=[batch]).inputs == "4 zeros"
