@@ -17,3 +17,19 @@ target_sources(
           ${CMAKE_CURRENT_LIST_DIR}/src/adapters/tensorrt_plugin.cpp
           ${CMAKE_CURRENT_LIST_DIR}/src/adapters/tensorrt_problem.cpp)
 stn_use_tensorrt_interface(stn_plugins)
+
+# Lies beside stn_plugins and loads it from there.
+add_library(stn_plugins_register SHARED ${CMAKE_CURRENT_LIST_DIR}/src/register/register.cpp)
+target_compile_features(stn_plugins_register PRIVATE cxx_std_17)
+target_compile_options(stn_plugins_register PRIVATE -Wall -Wextra -Werror)
+target_link_libraries(stn_plugins_register PRIVATE ${CMAKE_DL_LIBS})
+set_target_properties(stn_plugins_register PROPERTIES CXX_VISIBILITY_PRESET hidden)
+stn_use_tensorrt_interface(stn_plugins_register)
+install(TARGETS stn_plugins_register LIBRARY DESTINATION stn_infer/lib)
+
+add_executable(tensorrt_host ${CMAKE_CURRENT_LIST_DIR}/tests/tensorrt_host.cpp)
+target_compile_features(tensorrt_host PRIVATE cxx_std_17)
+target_compile_options(tensorrt_host PRIVATE -Wall -Wextra -Werror)
+target_include_directories(tensorrt_host PRIVATE ${CMAKE_CURRENT_LIST_DIR}/include)
+target_link_libraries(tensorrt_host PRIVATE ${CMAKE_DL_LIBS})
+stn_use_tensorrt_interface(tensorrt_host)

@@ -1,0 +1,337 @@
+/// \file tensorrt_host.cpp
+/// \brief Takes the plugins of a built library through the whole life that TensorRT gives them, without TensorRT.
+///
+///     tensorrt_host LIBRARY          computes in host memory
+///     tensorrt_host LIBRARY --cuda   computes on the first GPU
+///
+/// What enqueue writes is compared with stn_run_cpu on a problem that is filled in here and not by the adapter. Exit
+/// code 0: all checks passed, 1: some failed, 2: it could not run.
+#include <dlfcn.h>
+
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <memory>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "../abi/tensorrt.h"
+#include "stn/stn.h"
+#include "tensorrt_cases.hpp"
+#include "tensorrt_memory.hpp"
+#include "tensorrt_slots.hpp"
+
+using namespace nvinfer1;
+using namespace cases;
+using slots::call;
+
+namespace {
+
+int checks = 0;
+int failures = 0;
+
+#define CHECK(condition, where)                                                        \
+  do {                                                                                 \
+    ++checks;                                                                          \
+    if (!(condition)) {                                                                \
+      ++failures;                                                                      \
+      std::printf("FAILED %s:%d %s  (%s)\n", __FILE__, __LINE__, #condition, (where)); \
+    }                                                                                  \
+  } while (false)
+
+struct Library {
+  explicit Library(const char* path) : handle(dlopen(path, RTLD_NOW | RTLD_LOCAL)) {
+    if (handle == nullptr) {
+      std::fprintf(stderr, "%s\n", dlerror());
+      std::exit(2);
+    }
+  }
+  template <typename F>
+  F* get(const char* name) const {
+    void* symbol = dlsym(handle, name);
+    if (symbol == nullptr) {
+      std::fprintf(stderr, "the library does not export %s\n", name);
+      std::exit(2);
+    }
+    return reinterpret_cast<F*>(symbol);
+  }
+  void* handle;
+};
+
+bool is_interface(void* object, const char* kind) {
+  const auto found = call<InterfaceInfo>(object, slots::kInfo);
+  return std::strcmp(found.kind, kind) == 0 && found.major == 1 && found.minor == 0 &&
+         call<int32_t>(object, slots::kLanguage) == 0;
+}
+
+bool same(const char* a, const char* b) {
+  return a != nullptr && std::strcmp(a, b) == 0;
+}
+
+/// \brief stn_run_cpu's answer for a case, by a problem that is written from the case alone.
+std::vector<char> expected(const Library& library, const Case& c, const std::vector<PluginTensorDesc>& d,
+                           const std::vector<std::vector<char>>& data) {
+  std::vector<char> out(byte_size(d.back()));
+  stn_problem p;
+  std::memset(&p, 0, sizeof p);
+  p.struct_size = sizeof p;
+  p.rank = c.rank;
+  p.kind = c.kind;
+  p.mode = c.mode;
+  p.padding = c.padding;
+  p.align_corners = c.align_corners;
+  p.dtype = c.type == DataType::kFLOAT ? STN_FP32 : c.type == DataType::kHALF ? STN_FP16 : STN_BF16;
+  p.input_layout = c.input_format == TensorFormat::kLINEAR ? STN_PLANAR : STN_CHANNELS_LAST;
+  p.output_layout = c.output_format == TensorFormat::kLINEAR ? STN_PLANAR : STN_CHANNELS_LAST;
+  p.batch = p.theta_batch = p.input_batch = d[0].dims.d[0];
+  p.channels = c.channels;
+  for (int32_t i = 0; i < c.rank; ++i) {
+    p.input_size[i] = d[0].dims.d[i + 2];
+    p.output_size[i] = output_size(c)[static_cast<size_t>(i)];
+  }
+  p.basis_rows = c.creator == 2 ? 0 : columns(c);
+  p.input = data[0].data();
+  p.theta = data[1].data();
+  p.basis = c.kind == STN_BASIS || c.kind == STN_PROJECTIVE ? reinterpret_cast<const float*>(data[2].data()) : nullptr;
+  p.output = out.data();
+  const int status = library.get<int(const stn_problem*, int)>("stn_run_cpu")(&p, 1);
+  CHECK(status == STN_OK, c.name);
+  return out;
+}
+
+void check_creator(void* creator, const char* name, const char* name_space) {
+  CHECK(is_interface(creator, "PLUGIN CREATOR_V3ONE"), name);
+  CHECK(same(call<const char*>(creator, slots::kCreatorName), name), name);
+  CHECK(same(call<const char*>(creator, slots::kCreatorVersion), "1"), name);
+  CHECK(same(call<const char*>(creator, slots::kCreatorNamespace), name_space), name);
+}
+
+void* create(void* creator, const PluginFieldCollection* fields, TensorRTPhase phase) {
+  return call<void*>(creator, slots::kCreate, "node", fields, phase);
+}
+
+void check_refusals(void* const* creators) {
+  const auto refused = [&](int creator, Attributes attributes, const char* what) {
+    CHECK(create(creators[creator], attributes.collection(), TensorRTPhase::kBUILD) == nullptr, what);
+  };
+  const auto with = [&](int index, const char* name, const std::string& text) {
+    Attributes result = attributes(cases::all()[static_cast<size_t>(index)]);
+    result.word(name, text);
+    return result;
+  };
+  refused(0, {}, "grid_shape missing");
+  refused(0, with(0, "mode", "lanczos"), "unknown mode");
+  refused(0, with(0, "mode", ""), "empty mode");
+  refused(0, with(0, "padding_mode", "wrap"), "unknown padding");
+  refused(0, with(0, "kind", "projective"), "unknown kind");
+  refused(0, with(0, "align_corners", "1"), "align_corners as text");
+  for (const auto& shape : std::vector<std::vector<int32_t>>{
+           {}, {0, 5, 7}, {0, 5, 7, 3}, {1, 5, 7, 2}, {0, -5, 7, 2}, {0, 0, 7, 2}, {0, 1, 2, 3, 4, 5, 6, 7, 8}}) {
+    Attributes attributes;
+    attributes.integers("grid_shape", shape);
+    refused(0, std::move(attributes), "bad grid_shape");
+  }
+  Attributes volume;
+  volume.integers("grid_shape", {0, 3, 4, 5, 3});
+  refused(1, std::move(volume), "projective volume");
+  PluginFieldCollection broken{3, nullptr};
+  CHECK(create(creators[0], &broken, TensorRTPhase::kBUILD) == nullptr, "no fields behind the count");
+  CHECK(create(creators[0], nullptr, TensorRTPhase::kBUILD) == nullptr, "no collection");
+  // ONNX opset 20's words, 64-bit integers and a counted NUL are right.
+  Attributes fine;
+  fine.word("mode", std::string("linear\0", 7));
+  fine.long_integers("grid_shape", {0, 5, 7, 2});
+  void* plugin = create(creators[0], fine.collection(), TensorRTPhase::kBUILD);
+  CHECK(plugin != nullptr, "linear, 64-bit grid_shape");
+  if (plugin != nullptr) call<void>(plugin, slots::kDelete);
+}
+
+void check_build(const Case& c, void* build) {
+  CHECK(is_interface(build, "PLUGIN_V3ONE_BUILD"), c.name);
+  CHECK(call<int32_t>(build, slots::kOutputs) == 1, c.name);
+  CHECK(call<int32_t>(build, slots::kTactics) == 0, c.name);
+  CHECK((call<int32_t>(build, slots::kValidTactics, static_cast<int32_t*>(nullptr), 0) == 0), c.name);
+  CHECK(call<int32_t>(build, slots::kFormatLimit) == 100, c.name);
+  CHECK(call<const char*>(build, slots::kTimingId) != nullptr, c.name);
+  CHECK(call<const char*>(build, slots::kMetadata) != nullptr, c.name);
+
+  const int32_t inputs = inputs_of(c);
+  const std::vector<int64_t> image_size = c.rank == 2 ? std::vector<int64_t>{6, 9} : std::vector<int64_t>{4, 5, 6};
+  std::vector<DynamicPluginTensorDesc> all;
+  std::vector<DataType> types;
+  for (const PluginTensorDesc& d : descs(c, -1, image_size)) {
+    all.push_back(dynamic(d));
+    types.push_back(d.type);
+  }
+  DataType out_type{};
+  CHECK((call<int32_t>(build, slots::kOutputTypes, &out_type, 1, types.data(), inputs) == 0), c.name);
+  CHECK(out_type == c.type, c.name);
+
+  // The batch is a dimension that is not known yet: it must be handed on, and every other one be a constant.
+  std::vector<std::unique_ptr<HostDimension>> dimensions;
+  std::vector<DimsExprs> shapes;
+  for (const DynamicPluginTensorDesc& d : all) {
+    DimsExprs shape{};
+    shape.nbDims = d.desc.dims.nbDims;
+    for (int32_t i = 0; i < shape.nbDims; ++i) {
+      dimensions.push_back(std::make_unique<HostDimension>(d.desc.dims.d[i]));
+      shape.d[i] = dimensions.back().get();
+    }
+    shapes.push_back(shape);
+  }
+  HostExpressions expressions;
+  DimsExprs out{};
+  const auto status =
+      call<int32_t>(build, slots::kOutputShapes, static_cast<const DimsExprs*>(shapes.data()), inputs,
+                    static_cast<const DimsExprs*>(nullptr), 0, &out, 1, static_cast<IExprBuilder*>(&expressions));
+  CHECK(status == 0 && out.nbDims == c.rank + 2, c.name);
+  CHECK(out.d[0] == shapes[0].d[0] && out.d[1] == shapes[0].d[1], c.name);
+  for (int32_t i = 0; status == 0 && i < c.rank; ++i) {
+    CHECK(out.d[i + 2]->getConstantValue() == output_size(c)[static_cast<size_t>(i)], c.name);
+  }
+
+  const auto supports = [&](int32_t pos) {
+    return call<bool>(build, slots::kSupports, pos, static_cast<const DynamicPluginTensorDesc*>(all.data()), inputs, 1);
+  };
+  for (int32_t pos = 0; pos <= inputs; ++pos) CHECK(supports(pos), c.name);
+  CHECK(!supports(inputs + 1) && !supports(-1), c.name);
+  const auto kind = all[0].desc;
+  all[0].desc.format = c.rank == 2 ? TensorFormat::kDHWC : TensorFormat::kHWC;  // the other rank's
+  CHECK(!supports(0), c.name);
+  all[0].desc.format = c.rank == 2 ? TensorFormat::kHWC8 : TensorFormat::kDHWC8;
+  all[0].desc.type = DataType::kHALF;
+  all[0].desc.dims.d[1] = 12;  // would be padded to 16
+  CHECK(!supports(0), c.name);
+  all[0].desc = kind;
+  all[1].desc.type = c.type == DataType::kBF16 ? DataType::kHALF : DataType::kBF16;
+  CHECK(!supports(1), c.name);
+  all[1].desc.type = DataType::kFLOAT;
+
+  const auto configure = [&] {
+    return call<int32_t>(build, slots::kConfigure, static_cast<const DynamicPluginTensorDesc*>(all.data()), inputs,
+                         static_cast<const DynamicPluginTensorDesc*>(&all[static_cast<size_t>(inputs)]), 1);
+  };
+  CHECK(configure() == 0, c.name);
+  all[1].desc.dims.d[1] += 1;
+  CHECK(configure() != 0, c.name);
+  all[1].desc.dims.d[1] -= 1;
+  all[static_cast<size_t>(inputs)].desc.dims.d[3] += 1;
+  CHECK(configure() != 0, c.name);
+  const auto workspace = call<size_t>(build, slots::kWorkspace, static_cast<const DynamicPluginTensorDesc*>(all.data()),
+                                      inputs, static_cast<const DynamicPluginTensorDesc*>(all.data() + inputs), 1);
+  CHECK(workspace == 0, c.name);
+}
+
+void run(const Library& library, Device& device, const Case& c, void* runtime, int64_t batch,
+         const std::vector<int64_t>& image_size) {
+  std::mt19937 random(7);
+  const std::vector<PluginTensorDesc> d = descs(c, batch, image_size);
+  const int32_t inputs = inputs_of(c);
+  std::vector<std::vector<char>> data;
+  std::vector<void*> buffers;
+  for (int32_t i = 0; i < inputs; ++i) {
+    data.push_back(random_bytes(d[static_cast<size_t>(i)], i == 0, random));
+    buffers.push_back(device.upload(data.back()));
+  }
+  const size_t size = byte_size(d.back());
+  void* out = device.upload(std::vector<char>(size, 'x'));
+  const PluginTensorDesc* in_descs = d.data();
+  const PluginTensorDesc* out_descs = d.data() + inputs;
+  CHECK((call<int32_t>(runtime, slots::kShapeChange, in_descs, inputs, out_descs, 1) == 0), c.name);
+  const auto enqueue = [&](void* const* in, void* const* outs) {
+    return call<int32_t>(runtime, slots::kEnqueue, in_descs, out_descs, in, outs, static_cast<void*>(nullptr),
+                         device.stream());
+  };
+  CHECK(enqueue(buffers.data(), &out) == 0, c.name);
+  const std::vector<char> found = device.download(out, size);
+  const std::vector<char> wanted = expected(library, c, d, data);
+  const float tolerance = c.type == DataType::kFLOAT ? 2e-5F : c.type == DataType::kHALF ? 2e-3F : 1.6e-2F;
+  size_t wrong = 0;
+  for (size_t i = 0; i < size / element_size(c.type); ++i) {
+    const float difference = std::fabs(value_at(found, i, c.type) - value_at(wanted, i, c.type));
+    wrong += difference <= tolerance ? 0 : 1;  // so that NaN counts as wrong
+  }
+  // A nearest sample on an exact tie may go either way on another processor.
+  CHECK(wrong <= (c.mode == STN_NEAREST ? size / element_size(c.type) / 100 : 0), c.name);
+  CHECK(enqueue(nullptr, &out) != 0, c.name);
+  for (void* buffer : buffers) device.release(buffer);
+  device.release(out);
+}
+
+void check_life(const Library& library, Device& device, const Case& c, void* const* creators) {
+  void* creator = creators[c.creator];
+  void* plugin = create(creator, attributes(c).collection(), TensorRTPhase::kBUILD);
+  CHECK(plugin != nullptr && is_interface(plugin, "PLUGIN"), c.name);
+  if (plugin == nullptr) return;
+  const auto capability = [](void* object, PluginCapabilityType type) {
+    return call<void*>(object, slots::kCapability, type);
+  };
+  void* core = capability(plugin, PluginCapabilityType::kCORE);
+  CHECK(is_interface(core, "PLUGIN_V3ONE_CORE"), c.name);
+  CHECK(same(call<const char*>(core, slots::kName), call<const char*>(creator, slots::kCreatorName)), c.name);
+  CHECK(same(call<const char*>(core, slots::kVersion), "1"), c.name);
+  CHECK(same(call<const char*>(core, slots::kNamespace), c.creator == 2 ? "" : "stn"), c.name);
+  check_build(c, capability(plugin, PluginCapabilityType::kBUILD));
+
+  // Into the engine and out again; what was built goes before what it became is made.
+  void* copy = call<void*>(plugin, slots::kClone);
+  CHECK(copy != nullptr && copy != plugin, c.name);
+  call<void>(plugin, slots::kDelete);
+  Attributes stored;
+  stored.copy(*call<const PluginFieldCollection*>(capability(copy, PluginCapabilityType::kRUNTIME), slots::kSerialize));
+  const std::string built = call<const char*>(capability(copy, PluginCapabilityType::kBUILD), slots::kMetadata);
+  call<void>(copy, slots::kDelete);
+  void* loaded = create(creator, stored.collection(), TensorRTPhase::kRUNTIME);
+  CHECK(loaded != nullptr, c.name);
+  if (loaded == nullptr) return;
+  CHECK(built == call<const char*>(capability(loaded, PluginCapabilityType::kBUILD), slots::kMetadata), c.name);
+
+  void* in_context =
+      call<void*>(capability(loaded, PluginCapabilityType::kRUNTIME), slots::kAttach, static_cast<void*>(nullptr));
+  call<void>(loaded, slots::kDelete);
+  void* runtime = capability(in_context, PluginCapabilityType::kRUNTIME);
+  CHECK(is_interface(runtime, "PLUGIN_V3ONE_RUNTIME"), c.name);
+  CHECK((call<int32_t>(runtime, slots::kSetTactic, 0) == 0), c.name);
+  const bool flat = c.rank == 2;
+  run(library, device, c, runtime, 3, flat ? std::vector<int64_t>{6, 9} : std::vector<int64_t>{4, 5, 6});
+  run(library, device, c, runtime, 1, flat ? std::vector<int64_t>{1, 4} : std::vector<int64_t>{2, 1, 3});
+  run(library, device, c, runtime, 0, flat ? std::vector<int64_t>{6, 9} : std::vector<int64_t>{4, 5, 6});
+  call<void>(in_context, slots::kDelete);
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  if (argc < 2 || (argc == 3 && std::strcmp(argv[2], "--cuda") != 0) || argc > 3) {
+    std::fprintf(stderr, "usage: %s LIBRARY [--cuda]\n", argv[0]);
+    return 2;
+  }
+  const bool cuda = argc == 3;
+  setenv("STN_TENSORRT_DEVICE", cuda ? "gpu" : "cpu", 1);
+  const Library library(argv[1]);
+  if (cuda && library.get<int()>("stn_has_cuda")() == 0) {
+    std::fprintf(stderr, "%s was built without CUDA\n", argv[1]);
+    return 2;
+  }
+  std::unique_ptr<Device> device;
+  if (cuda) {
+    device = std::make_unique<CudaDevice>();
+  } else {
+    device = std::make_unique<HostDevice>();
+  }
+
+  library.get<void(void*)>("setLoggerFinder")(nullptr);
+  int32_t count = 0;
+  void* const* creators = library.get<void* const*(int32_t&)>("getCreators")(count);
+  CHECK(count == 3, "getCreators");
+  if (count != 3) return 1;
+  check_creator(creators[0], "SpatialTransformer", "stn");
+  check_creator(creators[1], "ProjectiveTransformer", "stn");
+  check_creator(creators[2], "GridSample", "");
+  check_refusals(creators);
+  for (const Case& c : cases::all()) check_life(library, *device, c, creators);
+  std::printf("%d checks, %d failed, %s\n", checks, failures, cuda ? "on the GPU" : "in host memory");
+  return failures == 0 ? 0 : 1;
+}

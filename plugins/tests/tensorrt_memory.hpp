@@ -1,0 +1,86 @@
+/// \file tensorrt_memory.hpp
+/// \brief Buffers for the TensorRT host: in host memory, or on a GPU through the driver, which is looked up at run
+/// time.
+#ifndef STN_TESTS_TENSORRT_MEMORY_HPP_
+#define STN_TESTS_TENSORRT_MEMORY_HPP_
+
+#include <dlfcn.h>
+
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <vector>
+
+/// \brief Where plugins compute.
+class Device {
+ public:
+  virtual ~Device() = default;
+  virtual void* upload(const std::vector<char>& bytes) = 0;
+  virtual std::vector<char> download(void* buffer, size_t size) = 0;
+  virtual void release(void* buffer) = 0;
+  virtual void* stream() = 0;
+};
+
+class HostDevice final : public Device {
+ public:
+  void* upload(const std::vector<char>& bytes) override {
+    void* buffer = std::malloc(bytes.size() + 1);
+    std::memcpy(buffer, bytes.data(), bytes.size());
+    return buffer;
+  }
+  std::vector<char> download(void* buffer, size_t size) override {
+    const char* bytes = static_cast<const char*>(buffer);
+    return std::vector<char>(bytes, bytes + size);
+  }
+  void release(void* buffer) override { std::free(buffer); }
+  void* stream() override { return nullptr; }
+};
+
+/// \brief The first GPU, by libcuda alone; any failure ends the program with exit code 2.
+class CudaDevice final : public Device {
+ public:
+  CudaDevice() : driver_(dlopen("libcuda.so.1", RTLD_NOW)) {
+    if (driver_ == nullptr) fail("libcuda.so.1 cannot be loaded", 0);
+    int device = 0;
+    void* context = nullptr;
+    run("cuInit", 0U);
+    run("cuDeviceGet", &device, 0);
+    run("cuDevicePrimaryCtxRetain", &context, device);
+    run("cuCtxSetCurrent", context);
+    run("cuStreamCreate", &stream_, 1U /* CU_STREAM_NON_BLOCKING */);
+  }
+  void* upload(const std::vector<char>& bytes) override {
+    unsigned long long address = 0;
+    run("cuMemAlloc_v2", &address, bytes.size() + 1);
+    if (!bytes.empty()) run("cuMemcpyHtoD_v2", address, static_cast<const void*>(bytes.data()), bytes.size());
+    return reinterpret_cast<void*>(address);
+  }
+  std::vector<char> download(void* buffer, size_t size) override {
+    std::vector<char> bytes(size);
+    run("cuStreamSynchronize", stream_);
+    if (size != 0) {
+      run("cuMemcpyDtoH_v2", static_cast<void*>(bytes.data()), reinterpret_cast<unsigned long long>(buffer), size);
+    }
+    return bytes;
+  }
+  void release(void* buffer) override { run("cuMemFree_v2", reinterpret_cast<unsigned long long>(buffer)); }
+  void* stream() override { return stream_; }
+
+ private:
+  [[noreturn]] static void fail(const char* what, int status) {
+    std::fprintf(stderr, "%s (CUDA driver status %d)\n", what, status);
+    std::exit(2);
+  }
+
+  template <typename... Args>
+  void run(const char* function, Args... args) {
+    auto call = reinterpret_cast<int (*)(Args...)>(dlsym(driver_, function));
+    const int status = call == nullptr ? -1 : call(args...);
+    if (status != 0) fail(function, status);
+  }
+
+  void* driver_;
+  void* stream_ = nullptr;
+};
+
+#endif  // STN_TESTS_TENSORRT_MEMORY_HPP_
