@@ -152,7 +152,7 @@ def _options(table: dict[str, Any], network: str, shape: tuple[int, ...]) -> dic
     options = table.get("options", {})
     if not isinstance(options, dict):
         raise _Wrong(f"options is a table such as {{ classes = 10 }}, not {options!r}")
-    fixed = ":" in network or network == "tutorial-stn"  # these take no input shape
+    fixed = ":" in network or network.startswith("tutorial-")  # these take no input shape
     return dict(options) if fixed else {"input_shape": shape, **options}
 
 

@@ -18,6 +18,7 @@ NAMES = [
     "fcn",
     "cnn",
     *(f"st-{base}-{family}" for base in ("fcn", "cnn") for family in ("affine", "projective", "tps", "attention")),
+    "tutorial-cnn",
     "tutorial-stn",
 ]
 
@@ -50,7 +51,7 @@ def test_every_parameter_that_should_learn_gets_a_gradient(name: str) -> None:
     assert without == []
     heads = [transformer.localisation[-1] for transformer in transformers(network)]  # type: ignore[index]
     heads = [network.head] if name == "tutorial-stn" else heads
-    assert len(heads) == name.startswith(("st-", "tutorial"))
+    assert len(heads) == name.startswith(("st-", "tutorial-stn"))
     assert all(bool(head.bias.grad.abs().sum() > 0) for head in heads)
 
 
@@ -110,6 +111,10 @@ def test_options_reach_the_network_and_its_transformation() -> None:
         ("st-cnn-affine", {"input_shape": (1, 24, 24)}, "at least 28 x 28 pixels, not 24 x 24"),
         ("st-cnn-affine", {"output_size": (8, 8)}, "at least 24 x 24"),
         ("st-cnn-tps", {"points": (1, 4)}, "at least 2 rows"),
+        ("st-cnn-affine", {"input_shape": (28, 28)}, "cannot be built with input_shape="),
+        ("fcn", {"hidden": "many"}, "cannot be built with hidden='many'"),
+        ("fcn", {"hidden": -4}, "cannot be built with hidden=-4"),
+        ("st-fcn-attention", {"scale": "half"}, "cannot be built with scale='half'"),
     ],
 )
 def test_what_cannot_be_built_is_one_line(name: str, options: dict[str, object], message: str) -> None:

@@ -121,4 +121,4 @@ def test_shipped_recipes_say_everything(path: Path) -> None:
     assert (1, *recipe.data.canvas) == recipe.input_shape
     assert recipe.training is not None
     assert len(recipe.training.seeds) == 3
-    assert recipe.twin in ("fcn", "cnn")
+    assert recipe.twin in ("fcn", "cnn", "tutorial-cnn")

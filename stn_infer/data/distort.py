@@ -1,4 +1,4 @@
-"""The distortions of the paper's digit experiments (appendix A.3): R, RTS, P and E.
+"""The distortions of the paper's digit experiments (its appendix): R, RTS, P and E.
 
 Each is a sampling grid from the canvas back to the digit, made with this package's own transformations. All draws
 come from the generator that is given, so that the same seed gives the same images.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Callable
 from dataclasses import dataclass, fields
+from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stn_infer.errors import UsageError
@@ -20,15 +20,41 @@ class Network:
 
     Attributes:
         name: as on the command line.
-        input_shape: (C, H, W) unless the option ``input_shape`` says otherwise.
         description: one line.
-        build: makes the module, with random weights, from its options.
+        function: ``module:function`` in ``stn_infer.models`` that makes it.
+        family: its transformation in ``stn_infer.transforms``, the function's first argument; empty when it takes none.
+        input_shape: (C, H, W) unless the option ``input_shape`` says otherwise.
     """
 
     name: str
-    input_shape: tuple[int, int, int]
     description: str
-    build: Callable[..., nn.Module]
+    function: str
+    family: str = ""
+    input_shape: tuple[int, int, int] = (1, 28, 28)
+
+    def build(self, **options: Any) -> nn.Module:
+        """The module, with random weights; options and errors as for :func:`create`."""
+        module, _, function = self.function.partition(":")
+        make = getattr(import_module(f"stn_infer.models.{module}"), function)
+        known = set(inspect.signature(make).parameters) - {"transformation"}
+        own: set[str] = set()
+        if self.family:
+            family = getattr(import_module("stn_infer.transforms"), self.family)
+            own = {field.name for field in fields(family) if field.name != "rank"}
+        unknown = [key for key in options if key not in known | own]
+        if unknown:
+            expected = ", ".join(sorted(known | own))
+            raise UsageError(f"network {self.name} has no option {unknown[0]!r}; its options: {expected}")
+        rest = {key: value for key, value in options.items() if key not in own}
+        try:
+            if not self.family:
+                return make(**rest)  # type: ignore[no-any-return]
+            transformation = family(**{key: value for key, value in options.items() if key in own})
+            return make(transformation, **rest)  # type: ignore[no-any-return]
+        except (TypeError, ValueError, RuntimeError) as error:
+            given = ", ".join(f"{key}={value!r}" for key, value in options.items())
+            reason = str(error).partition("\n")[0]
+            raise UsageError(f"network {self.name} cannot be built with {given}: {reason}") from None
 
 
 def create(name: str, **options: Any) -> nn.Module:
@@ -49,67 +75,27 @@ def create(name: str, **options: Any) -> nn.Module:
     return NETWORKS[name].build(**options)
 
 
-def _plain(name: str, function: str, module: str) -> Callable[..., nn.Module]:
-    def build(**options: Any) -> nn.Module:
-        target = _imported(module, function)
-        return _called(name, target, options)
+_FAMILIES = (
+    ("affine", "Affine", "an affine transformer"),
+    ("projective", "Projective", "a projective transformer"),
+    ("tps", "ThinPlateSpline", "a thin plate spline transformer of 4 x 4 points"),
+    ("attention", "Attention", "an attention transformer (scale and translation)"),
+)
 
-    return build
-
-
-def _spatial(name: str, function: str, family: str) -> Callable[..., nn.Module]:
-    def build(**options: Any) -> nn.Module:
-        transformation = _imported("stn_infer.transforms", family)
-        own = {field.name for field in fields(transformation) if field.name != "rank"}
-        chosen = {key: value for key, value in options.items() if key in own}
-        rest = {key: value for key, value in options.items() if key not in own}
-        target = _imported("stn_infer.models.spatial", function)
-        return _called(name, target, rest, own, transformation(**chosen))
-
-    return build
-
-
-def _imported(module: str, function: str) -> Any:
-    from importlib import import_module
-
-    return getattr(import_module(module), function)
-
-
-def _called(
-    name: str, target: Any, options: dict[str, Any], also: set[str] | None = None, *positional: Any
-) -> nn.Module:
-    known = list(inspect.signature(target).parameters)[len(positional) :]
-    unknown = [key for key in options if key not in known]
-    if unknown:
-        expected = ", ".join(sorted({*known, *(also or ())})) or "none"
-        raise UsageError(f"network {name} has no option {unknown[0]!r}; its options: {expected}")
-    return target(*positional, **options)  # type: ignore[no-any-return]
-
-
-_FAMILIES = {
-    "affine": ("Affine", "an affine transformer"),
-    "projective": ("Projective", "a projective transformer"),
-    "tps": ("ThinPlateSpline", "a thin plate spline transformer of 4 x 4 points"),
-    "attention": ("Attention", "an attention transformer (scale and translation)"),
-}
-
-
-def _networks() -> dict[str, Network]:
-    digits = (1, 28, 28)
-    networks = [
-        Network("fcn", digits, "two fully connected hidden layers", _plain("fcn", "fcn", "stn_infer.models.baselines")),
-        Network(
-            "cnn", digits, "conv 9x9, conv 7x7, one output layer", _plain("cnn", "cnn", "stn_infer.models.baselines")
+NETWORKS: dict[str, Network] = {
+    network.name: network
+    for network in (
+        Network("fcn", "two fully connected hidden layers", "baselines:fcn"),
+        Network("cnn", "conv 9x9, conv 7x7, one output layer", "baselines:cnn"),
+        *(
+            Network(f"st-fcn-{name}", f"{text} before the fcn", "spatial:st_fcn", family)
+            for name, family, text in _FAMILIES
         ),
-    ]
-    for base, function in (("fcn", "st_fcn"), ("cnn", "st_cnn")):
-        for family, (transformation, text) in _FAMILIES.items():
-            name = f"st-{base}-{family}"
-            build = _spatial(name, function, transformation)
-            networks.append(Network(name, digits, f"{text} before the {base}", build))
-    build = _plain("tutorial-stn", "TutorialSTN", "stn_infer.models.tutorial")
-    networks.append(Network("tutorial-stn", digits, "the two-convolution STN of tutorials, affine_grid inside", build))
-    return {network.name: network for network in networks}
-
-
-NETWORKS: dict[str, Network] = _networks()
+        *(
+            Network(f"st-cnn-{name}", f"{text} before the cnn", "spatial:st_cnn", family)
+            for name, family, text in _FAMILIES
+        ),
+        Network("tutorial-cnn", "the tutorial STN's classifier alone", "tutorial:tutorial_cnn"),
+        Network("tutorial-stn", "the two-convolution STN of tutorials, affine_grid inside", "tutorial:TutorialSTN"),
+    )
+}

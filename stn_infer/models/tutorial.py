@@ -10,8 +10,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def tutorial_cnn(classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
+    """The tutorial's classifier without its transformer: [N, 1, 28, 28] to logits [N, classes]."""
+    return nn.Sequential(
+        nn.Conv2d(1, 10, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Conv2d(10, 20, 5),
+        nn.MaxPool2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(20 * 4 * 4, 50),
+        nn.ReLU(),
+        nn.Dropout(dropout),
+        nn.Linear(50, classes),
+    )
+
+
 class TutorialSTN(nn.Module):
-    """Two-convolution localisation, affine grid, two-convolution classifier: [N, 1, 28, 28] to logits [N, classes]."""
+    """Two-convolution localisation, affine grid, :func:`tutorial_cnn`: [N, 1, 28, 28] to logits [N, classes]."""
 
     def __init__(self, classes: int = 10, dropout: float = 0.0) -> None:
         super().__init__()
@@ -30,19 +47,7 @@ class TutorialSTN(nn.Module):
         with torch.no_grad():
             self.head.weight.zero_()
             self.head.bias.copy_(torch.tensor([1.0, 0.0, 0.0, 0.0, 1.0, 0.0]))
-        self.classifier = nn.Sequential(
-            nn.Conv2d(1, 10, 5),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Conv2d(10, 20, 5),
-            nn.MaxPool2d(2),
-            nn.ReLU(),
-            nn.Flatten(),
-            nn.Linear(20 * 4 * 4, 50),
-            nn.ReLU(),
-            nn.Dropout(dropout),
-            nn.Linear(50, classes),
-        )
+        self.classifier = tutorial_cnn(classes, dropout)
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits [N, classes]."""
