@@ -32,7 +32,7 @@ class EagerBackend:
     Args:
         loaded: the module with its input shapes; it is copied before it is moved to a GPU.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        compile: run through ``torch.compile``; the first call of a batch size then compiles.
+        compile: run through ``torch.compile``, which compiles anew at the first call of each batch size.
         threads: threads inside one operator, for the whole process (PyTorch knows no other); None: leave as it is.
 
     Raises:
@@ -60,7 +60,7 @@ class EagerBackend:
         with warnings.catch_warnings():
             # importing the compiler trips over PyTorch's own deprecations
             warnings.simplefilter("ignore", DeprecationWarning)
-            self._module: Any = torch.compile(module) if compile else module
+            self._module: Any = torch.compile(module, dynamic=False) if compile else module
 
         names = input_names(loaded.module, len(loaded.input_shapes))
         self.inputs: tuple[TensorSpec, ...] = tuple(

@@ -8,7 +8,7 @@ import io
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -20,6 +20,8 @@ from stn_infer.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     import onnxruntime
+
+Spin = Literal["always", "while-running", "never"]
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -45,8 +47,8 @@ class OrtBackend:
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator; None: one a core. With 1, ``run`` computes in the calling thread,
             so that many callers may share one session.
-        spin: let waiting threads spin between operators. Faster alone, but two sessions in turns disturb each
-            other, so a benchmark turns it off.
+        spin: when threads that wait for work spin: ``always`` (onnxruntime's way, fastest alone), ``while-running``
+            (they sleep once no run is under way, so that sessions in turns don't disturb each other) or ``never``.
         profile: a path prefix; onnxruntime then writes a JSON trace of every operator when the backend is closed.
 
     Raises:
@@ -62,7 +64,7 @@ class OrtBackend:
         device: str = "cpu",
         threads: int | None = None,
         *,
-        spin: bool = True,
+        spin: Spin = "always",
         profile: Path | None = None,
     ) -> None:
         ort = _import_onnxruntime()
@@ -76,7 +78,8 @@ class OrtBackend:
         options = ort.SessionOptions()
         options.log_severity_level = 4
         options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if spin else "0")
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if spin == "never" else "1")
+        options.add_session_config_entry("session.force_spinning_stop", "1" if spin == "while-running" else "0")
         if profile is not None:
             options.enable_profiling = True
             options.profile_file_prefix = str(profile)
