@@ -41,11 +41,13 @@ class Observation:
 
     Attributes:
         shapes: name -> the shape as a function of the batch; tensors whose shape follows no such rule are absent.
+        dtypes: name -> numpy's type.
         constants: name -> value, for the tensors that were asked for as possible constants and had the same value
             and shape in both runs.
     """
 
     shapes: Mapping[str, Template]
+    dtypes: Mapping[str, np.dtype[Any]]
     constants: Mapping[str, Array]
 
 
@@ -119,7 +121,7 @@ def observe(model: onnx.ModelProto, tensors: Iterable[str], constants: Iterable[
             shapes[name] = template
         if name in keep and np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f"):
             values[name] = first[name]
-    return Observation(shapes, values)
+    return Observation(shapes, {name: value.dtype for name, value in first.items()}, values)
 
 
 def _template(first: tuple[int, ...], second: tuple[int, ...]) -> Template | None:

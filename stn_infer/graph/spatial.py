@@ -217,7 +217,7 @@ class _Planner:
             shape = self._observed.shapes.get(name)
             if shape is None or not shape or not shape[0].batch or shape[0].factor != 1:
                 return None
-            if any(axis.batch for axis in shape[1:]):
+            if any(axis.batch for axis in shape[1:]) or self._observed.dtypes[name] != "float32":
                 return None
             shapes.append(shape)
         return Cut(tensors, tuple(shapes), tuple(nodes))
