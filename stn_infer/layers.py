@@ -153,11 +153,11 @@ class SpatialTransformer(nn.Module):
         return {"basis": basis, "parameter_matrix": matrix, "parameter_offset": offset}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # .to(), .double(), .half(), .cuda() all come through here. A cast of a rounded constant stays rounded,
-        # so whenever the type changed the constants are made anew, and never in less than float32.
-        before = self.basis.dtype
+        # .to(), .double(), .half(), .cuda(), .to_empty() all come through here. A cast of a rounded constant stays
+        # rounded and to_empty() leaves rubbish, so the constants are made anew, and never in less than float32.
+        before = self.basis.dtype, self.basis.device
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.basis.dtype != before:
+        if (self.basis.dtype, self.basis.device) != before:
             dtype = torch.promote_types(self.basis.dtype, torch.float32)
             for name, constant in self._constants().items():
                 self._buffers[name] = constant.to(device=self.basis.device, dtype=dtype)

@@ -227,6 +227,12 @@ def test_double_is_a_true_float64_reference(family: Transformation) -> None:
     assert torch.equal(through_half.parameter_offset, offset)
 
 
+def test_a_module_without_storage_gets_its_constants_back() -> None:
+    layer = SpatialTransformer(None, ThinPlateSpline(), (5, 7))
+    basis = layer.basis
+    assert torch.equal(layer.to("meta").to_empty(device="cpu").basis, basis)
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_coordinates_stay_float32_in_a_half_model(dtype: torch.dtype) -> None:
     layer = SpatialTransformer(None, Affine(), (2, 1024)).to(dtype)
