@@ -35,9 +35,9 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
 
 import reference  # noqa: E402
+from helpers import run_op  # noqa: E402
 
-from stn_infer.backends.ort import OrtBackend  # noqa: E402
-from stn_infer.graph.op import SPATIAL, Kind, attach_functions, node_attributes, spell_mode  # noqa: E402
+from stn_infer.graph.op import spell_mode  # noqa: E402
 from stn_infer.transforms import Affine  # noqa: E402
 
 Array = NDArray[Any]
@@ -210,40 +210,6 @@ def _single_cell(result: Array, truth: Array, mode: str, scale: float) -> Cell:
 
 
 # ---- running -----------------------------------------------------------------------------------------------------
-
-
-def run_op(
-    kind: Kind,
-    image: Array,
-    theta: Array,
-    basis: Array,
-    output_size: tuple[int, ...],
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-    opset: int,
-) -> Array:
-    """``stn::SpatialTransformer`` in float32, from a portable file of ``opset``, in onnxruntime."""
-    attributes = node_attributes(kind, tuple(output_size), spell_mode(mode, opset), padding_mode, align_corners)
-    node = helper.make_node(SPATIAL, ["input", "theta", "basis"], ["output"], domain="stn", **attributes)
-    graph = helper.make_graph(
-        [node],
-        "conformance",
-        [
-            helper.make_tensor_value_info("input", TensorProto.FLOAT, ["batch", *image.shape[1:]]),
-            helper.make_tensor_value_info("theta", TensorProto.FLOAT, ["batch", *theta.shape[1:]]),
-        ],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["batch", image.shape[1], *output_size])],
-        [numpy_helper.from_array(np.ascontiguousarray(basis), "basis")],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    attach_functions(model)
-    onnx.checker.check_model(model)
-    backend = OrtBackend(model.SerializeToString(), threads=1)
-    try:
-        return backend.run({"input": image.astype(np.float32), "theta": theta.astype(np.float32)})["output"]
-    finally:
-        backend.close()
 
 
 def _plain_node(image: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:

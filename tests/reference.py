@@ -48,24 +48,17 @@ def grid_sample(
     out = grid.shape[1:-1]
     points = int(np.prod(out))
     # One array [N, P] of pixel coordinates an axis, in the input's axis order: the grid has x, the last axis, first.
-    coordinates = [
-        unnormalise(grid[..., rank - 1 - axis].reshape(batch, points), size, align_corners)
-        for axis, size in enumerate(sizes)
-    ]
+    with np.errstate(invalid="ignore", over="ignore"):
+        coordinates = [
+            unnormalise(grid[..., rank - 1 - axis].reshape(batch, points), size, align_corners)
+            for axis, size in enumerate(sizes)
+        ]
     coordinates = [np.where(np.isfinite(at), at, _outside(padding_mode)) for at in coordinates]
-    if MODES[mode] != "cubic":  # cubic pads each of its taps instead
-        coordinates = [pad(at, size, padding_mode, align_corners) for at, size in zip(coordinates, sizes, strict=True)]
-    taps = [_taps(at, MODES[mode]) for at in coordinates]  # an axis: [(index [N, P], weight [N, P]), ...]
-
     result = np.zeros((batch, channels, points))
-    for chosen in product(*taps):
-        indices = [index for index, _ in chosen]
-        weight = np.prod([weight for _, weight in chosen], axis=0)
-        if MODES[mode] == "cubic":
-            indices = [
-                pad(index, size, padding_mode, align_corners) for index, size in zip(indices, sizes, strict=True)
-            ]
-        result += weight[:, None] * _read(input, indices)
+    axes = [_taps(at, size, mode, padding_mode, align_corners) for at, size in zip(coordinates, sizes, strict=True)]
+    for taps in product(*axes):
+        weight = np.prod([weight for _, weight in taps], axis=0)
+        result += weight[:, None] * _read(input, [index for index, _ in taps])
     return result.reshape(batch, channels, *out)
 
 
@@ -125,14 +118,19 @@ def _outside(padding_mode: str) -> float:
     return -10.0 if padding_mode == "zeros" else 0.0
 
 
-def _taps(at: Float64, mode: str) -> list[tuple[Float64, Float64]]:
-    """The pixels that one axis reads at ``at``, with their weights."""
-    if mode == "nearest":
+def _taps(at: Float64, size: int, mode: str, padding_mode: str, align_corners: bool) -> list[tuple[Float64, Float64]]:
+    """The indices that one axis reads at pixel coordinates ``at``, with their weights."""
+    if MODES[mode] == "cubic":  # pads each of its taps
+        base = np.floor(at)
+        return [
+            (pad(base + tap, size, padding_mode, align_corners), _cubic(np.abs(at - base - tap)))
+            for tap in (-1, 0, 1, 2)
+        ]
+    at = pad(at, size, padding_mode, align_corners)
+    if MODES[mode] == "nearest":
         return [(np.rint(at), np.ones_like(at))]  # half to even
     base = np.floor(at)
-    if mode == "linear":
-        return [(base, 1 - (at - base)), (base + 1, at - base)]
-    return [(base + tap, _cubic(np.abs(at - base - tap))) for tap in (-1, 0, 1, 2)]
+    return [(base, 1 - (at - base)), (base + 1, at - base)]
 
 
 def _cubic(distance: Float64) -> Float64:

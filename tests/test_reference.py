@@ -128,6 +128,12 @@ def test_far_coordinates_stay_defined(mode: str, padding_mode: str) -> None:
     np.testing.assert_allclose(far, 0 if padding_mode == "zeros" else 1, rtol=0, atol=1e-12)
 
 
+def test_infinity_in_an_image_of_one_pixel() -> None:
+    grid = np.full((1, 1, 1, 2), np.inf)
+    assert grid_sample(np.ones((1, 1, 1, 1)), grid, padding_mode="border", align_corners=True).item() == 1
+    assert grid_sample(np.ones((1, 1, 1, 1)), grid, padding_mode="zeros", align_corners=True).item() == 0
+
+
 def test_an_empty_batch() -> None:
     assert grid_sample(np.ones((0, 2, 3, 4)), np.ones((0, 5, 6, 2)), "bicubic").shape == (0, 2, 5, 6)
 
