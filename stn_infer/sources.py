@@ -176,7 +176,7 @@ def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None) -
     beside = path.with_suffix(".safetensors")
     has_own = weights is None and beside.is_file()
     loaded = _from_recipe(recipe, str(path), beside if has_own else None, shapes)
-    if weights is None and not has_own:
+    if weights is None and not has_own and ":" not in recipe.network:  # a factory may load its own
         return replace(loaded, note=f"there is no {beside} and no --weights: the weights are random (seed 0)")
     return loaded
 

@@ -92,7 +92,6 @@ def test_a_network_takes_weights(tmp_path: Path) -> None:
     assert torch.equal(loaded.module(image), net.eval()(image))
 
 
-@pytest.mark.skipif(not SHIPPED, reason="no shipped checkpoints are there yet")
 def test_shipped_models_load_with_what_their_recipes_say() -> None:
     for name in SHIPPED:
         loaded, model = load_source(name), shipped(name)
@@ -142,7 +141,13 @@ def test_a_recipe_of_a_factory_hands_its_options_on(folder: Path) -> None:
     (folder / "wide.toml").write_text(
         '[model]\nnetwork = "factories_under_test:wide"\ninput_shape = [4]\noptions = { classes = 7 }\n'
     )
-    assert load_source("wide.toml").module(torch.zeros(2, 4)).shape == (2, 7)
+    loaded = load_source("wide.toml")
+    assert loaded.note == ""
+    assert loaded.module(torch.zeros(2, 4)).shape == (2, 7)
+
+
+def test_a_shipped_model_says_that_it_was_trained_for_another_shape() -> None:
+    assert "build the network with the options it was trained with" in error_of(SHIPPED[0], input_shapes=[(1, 30, 30)])
 
 
 def test_wrong_recipes_are_named(tmp_path: Path) -> None:
