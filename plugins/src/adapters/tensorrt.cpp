@@ -35,6 +35,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
         log(who + " refused: " + reason);
         return nullptr;
       }
+      log(who + " created: " + config.text());
       return new Plugin(config);
     } catch (const std::exception&) {
       return nullptr;

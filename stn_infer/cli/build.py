@@ -1,0 +1,95 @@
+"""``stn-infer build``: an ONNX file to a TensorRT engine."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stn_infer.cli import options
+from stn_infer.errors import UsageError
+
+if TYPE_CHECKING:
+    from stn_infer.building import Engine
+
+
+@click.command()
+@options.model_argument
+@options.output_option("The engine to write; beside it, OUTPUT.json says what it was built from.")
+@click.option(
+    "--runtime",
+    type=click.Choice(["tensorrt", "tensorrt-rtx"]),
+    default="tensorrt",
+    show_default=True,
+    help="For what.",
+)
+@click.option("--target", metavar="smNN", help="GPU architecture; TensorRT-RTX builds for one that is not there.")
+@click.option(
+    "--profile",
+    metavar="MIN:OPT:MAX",
+    help="Batch sizes, or whole shapes (1x3x64x64:...), of the dynamic inputs.  [default: 1:64:256]",
+)
+@click.option(
+    "--plugin/--native",
+    default=None,
+    help="Spatial transformers by our plugin or by TensorRT's own layers.  [default: the plugin where it is built]",
+)
+@click.option("--tf32", is_flag=True, help="Allow TF32; it moves samples by 0.1 pixels at a width of 1,000.")
+@click.option("--device", default="cuda", show_default=True, help="GPU to build on: cuda or cuda:N.")
+@click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of the engine cache.")
+@click.option("--rebuild", is_flag=True, help="Build even where the same engine is there already.")
+def command(
+    model: str,
+    output: Path,
+    runtime: str,
+    target: str | None,
+    profile: str | None,
+    plugin: bool | None,
+    tf32: bool,
+    device: str,
+    cache: Path | None,
+    rebuild: bool,
+) -> None:
+    """Build an engine from MODEL, an ONNX file or any source that `export` takes.
+
+    An engine that was built from the same model, for the same GPU and with the same runtime, plugin and options is not
+    built again; whenever one is, the reason is said.
+    """
+    from stn_infer.backends.device import Device
+    from stn_infer.building import BuildOptions, build
+    from stn_infer.profiles import Profile
+    from stn_infer.tensorrt_runtime import RUNTIMES
+
+    gpu = Device.parse(device)
+    if gpu.kind != "cuda":
+        raise UsageError(f"engines run on GPUs: --device is cuda or cuda:N, not {device!r}")
+    engine = build(
+        model,
+        output,
+        BuildOptions(
+            runtime=next(name for name in RUNTIMES if name == runtime),
+            target=target,
+            profile=None if profile is None else Profile.parse(profile),
+            plugin=plugin,
+            tf32=tf32,
+            device=gpu.index,
+        ),
+        cache=cache,
+        rebuild=rebuild,
+    )
+    click.echo(_text(engine, output))
+
+
+def _text(engine: Engine, output: Path) -> str:
+    sidecar, key = engine.sidecar, engine.sidecar.key
+    did = f"built in {sidecar.build_seconds:.1f} s" if engine.built else "not built again"
+    fused = f"{len(sidecar.fused)} by the plugin" if key.plugin_sha256 else "by native layers"
+    lines = [
+        *(f"note: {note}" for note in engine.notes),
+        f"{did}: {engine.reason}",
+        f"{key.runtime} {key.runtime_version} for {key.gpu or key.sm}, {key.precision}, spatial transformers {fused}",
+        *(f"profile {profile}" for profile in key.profiles),
+        f"{output} ({sidecar.engine_size / 1024:.0f} KiB)",
+    ]
+    return "\n".join(lines)
