@@ -2,9 +2,9 @@
 /// \brief The C interface of libstn_plugins: one fused spatial transformer, on the CPU and on CUDA.
 ///
 /// A problem says what to warp, how, and where the arrays are; `stn_run_cpu` and `stn_run_cuda` do it in one pass,
-/// without ever writing the sampling grid to memory. The meaning of every mode is ONNX GridSample's, with two additions:
-/// coordinates that are NaN or infinite sample outside (zeros: 0; border and reflection: index 0), and coordinates
-/// and weights are computed in fp32 whatever the images' type is.
+/// without ever writing the sampling grid to memory. The meaning of every mode is ONNX GridSample's, with two
+/// additions: coordinates that are NaN or infinite sample outside (zeros: 0; border and reflection: index 0), and
+/// coordinates and weights are computed in fp32 whatever the images' type is.
 #ifndef STN_STN_H_
 #define STN_STN_H_
 
@@ -25,10 +25,11 @@ enum stn_dtype { STN_FP32 = 0, STN_FP16 = 1, STN_BF16 = 2 };
 
 /// Where the sampling coordinates come from.
 enum stn_kind {
-  STN_AFFINE = 0,      ///< theta [N, D, D+1] times (x, y[, z], 1) at pixel centres
-  STN_BASIS = 1,       ///< theta [N, D, K] times basis [K, P]
-  STN_PROJECTIVE = 2,  ///< theta [N, 3, 3] times basis [3, P] (or pixel centres), then divided by the third row; 2-D only
-  STN_GRID = 3         ///< theta points at the coordinates themselves: [N, P, D] of grid_dtype (plain GridSample)
+  STN_AFFINE = 0,  ///< theta [N, D, D+1] times (x, y[, z], 1) at pixel centres
+  STN_BASIS = 1,   ///< theta [N, D, K] times basis [K, P]
+  STN_PROJECTIVE =
+      2,        ///< theta [N, 3, 3] times basis [3, P] (or pixel centres), then divided by the third row; 2-D only
+  STN_GRID = 3  ///< theta points at the coordinates themselves: [N, P, D] of grid_dtype (plain GridSample)
 };
 
 /// Interpolation; bicubic is 2-D only (A = -0.75).

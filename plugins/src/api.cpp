@@ -1,0 +1,79 @@
+#include <new>
+
+#include "kernels/cpu.hpp"
+#include "kernels/cuda.hpp"
+#include "kernels/thread_pool.hpp"
+#include "kernels/warp.hpp"
+#include "stn/stn.h"
+
+#ifndef STN_VERSION
+#define STN_VERSION "0.0.0"
+#endif
+
+extern "C" {
+
+int stn_check(const stn_problem* problem) {
+  return stn::make_warp(problem, nullptr);
+}
+
+int stn_run_cpu(const stn_problem* problem, int threads) {
+  stn::Warp warp;
+  if (int status = stn::make_warp(problem, &warp)) return status;
+  stn::CpuPlan plan = stn::plan_cpu(warp);
+  const stn::RangeTask task{[](void* context, int64_t begin, int64_t end) {
+                              const auto& work = *static_cast<const stn::CpuPlan*>(context);
+                              work.run(work, begin, end);
+                            },
+                            &plan};
+  try {
+    stn::parallel_for(task, plan.units, plan.grain, threads > 0 ? threads : stn::available_processors());
+  } catch (const std::bad_alloc&) {
+    return STN_ERROR_MEMORY;
+  }
+  return STN_OK;
+}
+
+int stn_run_cuda(const stn_problem* problem, void* cuda_stream) {
+  stn::Warp warp;
+  if (int status = stn::make_warp(problem, &warp)) return status;
+  return stn::run_cuda(warp, cuda_stream);
+}
+
+const char* stn_status_text(int status) {
+  switch (status) {
+    case STN_OK:
+      return "ok";
+    case STN_ERROR_STRUCT_SIZE:
+      return "struct_size is not this library's; build the caller and libstn_plugins from the same stn.h";
+    case STN_ERROR_VALUE:
+      return "rank, kind, mode, padding, dtype or layout is unknown, or they cannot go together";
+    case STN_ERROR_SIZE:
+      return "a size is negative, or two sizes contradict each other";
+    case STN_ERROR_OVERFLOW:
+      return "an array is larger than can be addressed";
+    case STN_ERROR_POINTER:
+      return "an array that is needed is missing";
+    case STN_ERROR_NO_CUDA:
+      return "libstn_plugins was built without CUDA";
+    case STN_ERROR_CUDA:
+      return "the CUDA launch failed; set STN_LOG=1 to see CUDA's own message";
+    case STN_ERROR_MEMORY:
+      return "out of memory";
+    default:
+      return "unknown status";
+  }
+}
+
+const char* stn_version(void) {
+  return STN_VERSION;
+}
+
+int stn_has_cuda(void) {
+  return stn::has_cuda() ? 1 : 0;
+}
+
+const char* stn_cpu_isa(void) {
+  return stn::cpu_isa();
+}
+
+}  // extern "C"

@@ -1,0 +1,81 @@
+#include "kernels/cpu.hpp"
+
+#include <cstdlib>
+#include <cstring>
+
+namespace stn {
+namespace {
+
+enum Isa { kPlain, kAvx2, kAvx512 };
+
+Isa detect() {
+#ifdef STN_HAVE_X86_SIMD
+  const char* limit = std::getenv("STN_CPU_ISA");  // for tests and measurements: plain, avx2 or avx512
+  const bool allow_avx2 = limit == nullptr || std::strcmp(limit, "plain") != 0;
+  const bool allow_avx512 = allow_avx2 && (limit == nullptr || std::strcmp(limit, "avx2") != 0);
+  const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  const bool avx512 = avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+                      __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
+  if (avx512 && allow_avx512) return kAvx512;
+  if (avx2 && allow_avx2) return kAvx2;
+#endif
+  return kPlain;
+}
+
+Isa isa() {
+  static const Isa found = detect();
+  return found;
+}
+
+CpuRun kernel_for(const Warp& warp) {
+  CpuRun run = nullptr;
+#ifdef STN_HAVE_X86_SIMD
+  if (isa() == kAvx512) run = avx512_kernel(warp);
+  if (isa() == kAvx2) run = avx2_kernel(warp);
+#endif
+  return run != nullptr ? run : plain_kernel(warp);
+}
+
+int64_t divide_up(int64_t a, int64_t b) {
+  return a / b + (a % b != 0);
+}
+
+}  // namespace
+
+const char* cpu_isa() {
+  switch (isa()) {
+    case kAvx512:
+      return "avx512";
+    case kAvx2:
+      return "avx2";
+    default:
+      return "plain";
+  }
+}
+
+CpuPlan plan_cpu(const Warp& warp) {
+  // Below this a unit of pixel-channels is not worth handing to another thread.
+  constexpr int64_t kTaskWork = 16384;
+  // With fewer units than this, few large channels stacks would leave threads idle.
+  constexpr int64_t kEnoughUnits = 64;
+
+  CpuPlan plan;
+  plan.warp = warp;
+  plan.run = kernel_for(warp);
+  plan.tile = kTilePixels;
+  plan.tiles = divide_up(warp.pixels, plan.tile);
+  const int64_t cuts = warp.batch * plan.tiles;
+  plan.channel_chunk = warp.channels > 0 ? warp.channels : 1;
+  if (cuts > 0 && cuts < kEnoughUnits && warp.channels > 16) {
+    plan.channel_chunk = divide_up(warp.channels, divide_up(kEnoughUnits, cuts));
+    if (plan.channel_chunk < 16) plan.channel_chunk = 16;
+  }
+  plan.channel_chunks = divide_up(warp.channels, plan.channel_chunk);
+  plan.units = cuts * plan.channel_chunks;
+  const int64_t pixels = warp.pixels < plan.tile ? warp.pixels : plan.tile;
+  const int64_t work = pixels * plan.channel_chunk;
+  plan.grain = work > 0 ? divide_up(kTaskWork, work) : 1;
+  return plan;
+}
+
+}  // namespace stn

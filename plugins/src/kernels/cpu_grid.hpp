@@ -1,0 +1,145 @@
+/// \file cpu_grid.hpp
+/// \brief Walks over the output pixels of one sample and gives the points at which to sample, a vector at a time.
+#ifndef STN_KERNELS_CPU_GRID_HPP_
+#define STN_KERNELS_CPU_GRID_HPP_
+
+#include "kernels/numbers.hpp"
+#include "kernels/warp.hpp"
+
+namespace stn {
+// Internal linkage: this code is compiled once for each instruction set, and no two of the results may be merged.
+namespace {
+
+template <class L>
+class GridWalk {
+  using F = typename L::F;
+  using I = typename L::I;
+
+ public:
+  /// Starts at pixel `first` of sample `n`.
+  GridWalk(const Warp& w, int64_t n, int64_t first) : w_(w), pixel_(first) {
+    const int64_t theta_at = n * w.theta_stride;
+    const int64_t element = w.kind == STN_GRID ? element_size(w.grid_dtype) : 4;
+    theta_ = static_cast<const char*>(w.theta) + theta_at * element;
+    if (w.kind == STN_BASIS || w.kind == STN_GRID || w.basis != nullptr) return;
+    // Lanes straddle rows, so that a vector is always full: column, row and slice of each lane, with carries.
+    const int64_t columns = w.out_size[0], rows = w.out_size[1];
+    x_ = I(static_cast<int32_t>(first % columns)) + L::iota();
+    y_ = I(static_cast<int32_t>(first / columns % rows));
+    z_ = I(static_cast<int32_t>(first / columns / rows));
+    for (int lane = 1; lane < L::width; lane += w.out_size[0]) carry();
+    step_x_ = static_cast<int32_t>(L::width % columns);
+    step_y_ = static_cast<int32_t>(L::width / columns % rows);
+    step_z_ = static_cast<int32_t>(L::width / columns / rows);
+  }
+
+  /// The points of the next `count` pixels (at most L::width); the other lanes hold anything.
+  STN_HD Point<L> next(int count) {
+    switch (w_.kind) {
+      case STN_AFFINE: {
+        const Point<L> point = affine_point<L>(theta<float>(), centre(), w_.rank);
+        advance();
+        return point;
+      }
+      case STN_BASIS:
+        return from_basis(count, w_.rank);
+      case STN_PROJECTIVE: {
+        if (w_.basis != nullptr) {
+          const Point<L> sums = from_basis(count, 3);
+          return divide<L>(sums, sums.at[2]);
+        }
+        const Point<L> at = centre();
+        Point<L> numerator = at;
+        for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<L>(theta<float>() + 3 * d, at, 2);
+        const Point<L> point = divide<L>(numerator, affine_row<L>(theta<float>() + 6, at, 2));
+        advance();
+        return point;
+      }
+      default:
+        return from_grid(count);
+    }
+  }
+
+ private:
+  template <class T>
+  STN_HD const T* theta() const {
+    return static_cast<const T*>(theta_);
+  }
+
+  STN_HD Point<L> centre() const {
+    Point<L> at;
+    at.at[0] = pixel_centre<L>(x_, w_.out_size[0], w_.inverse_out_size[0]);
+    at.at[1] = pixel_centre<L>(y_, w_.out_size[1], w_.inverse_out_size[1]);
+    at.at[2] = w_.rank == 3 ? pixel_centre<L>(z_, w_.out_size[2], w_.inverse_out_size[2]) : F(0.0f);
+    return at;
+  }
+
+  STN_HD void carry() {
+    const typename L::M over_x = vnot_less(x_, w_.out_size[0]);
+    x_ = vselect(over_x, x_ - I(w_.out_size[0]), x_);
+    y_ = vselect(over_x, y_ + I(1), y_);
+    const typename L::M over_y = vnot_less(y_, w_.out_size[1]);
+    y_ = vselect(over_y, y_ - I(w_.out_size[1]), y_);
+    z_ = vselect(over_y, z_ + I(1), z_);
+  }
+
+  STN_HD void advance() {
+    x_ = x_ + I(step_x_);
+    y_ = y_ + I(step_y_);
+    z_ = z_ + I(step_z_);
+    carry();
+  }
+
+  /// theta · basis: `rows` sums over K.
+  STN_HD Point<L> from_basis(int count, int rows) {
+    const float* basis = w_.basis + pixel_;
+    const float* t = theta<float>();
+    const int32_t k_count = w_.rows;
+    F s0(0.0f), s1(0.0f), s2(0.0f);
+    for (int32_t k = 0; k < k_count; ++k) {
+      const F b = L::load(basis + k * w_.pixels, count);
+      s0 = vfma(F(t[k]), b, s0);
+      s1 = vfma(F(t[k_count + k]), b, s1);
+      if (rows == 3) s2 = vfma(F(t[2 * k_count + k]), b, s2);
+    }
+    pixel_ += L::width;
+    return Point<L>{{s0, s1, s2}};
+  }
+
+  STN_HD Point<L> from_grid(int count) {
+    alignas(64) float lanes[3][L::width] = {};
+    switch (w_.grid_dtype) {
+      case STN_FP32:
+        split(theta<float>(), count, lanes);
+        break;
+      case STN_FP16:
+        split(theta<Half>(), count, lanes);
+        break;
+      default:
+        split(theta<BFloat>(), count, lanes);
+    }
+    Point<L> point;
+    for (int d = 0; d < 3; ++d) point.at[d] = L::load(lanes[d], L::width);
+    pixel_ += L::width;
+    return point;
+  }
+
+  template <class T>
+  STN_HD void split(const T* grid, int count, float (*lanes)[L::width]) {
+    const T* from = grid + pixel_ * w_.rank;
+    for (int lane = 0; lane < count; ++lane) {
+      for (int d = 0; d < w_.rank; ++d) lanes[d][lane] = to_float(from[lane * w_.rank + d]);
+    }
+  }
+
+  const Warp& w_;
+  const void* theta_;
+  int64_t pixel_;
+  I x_{0}, y_{0}, z_{0};
+  int32_t step_x_ = 0, step_y_ = 0, step_z_ = 0;
+};
+
+}  // namespace
+}  // namespace stn
+
+#endif  // STN_KERNELS_CPU_GRID_HPP_

@@ -1,0 +1,159 @@
+/// \file cpu_taps.hpp
+/// \brief Which pixels a vector of sampling points reads, and how one channel is read and weighted there.
+///
+/// A sampler's `Taps` are computed once for a vector of output pixels and applied to every channel. `coverage` lets the
+/// common cases go without masks: all pixels inside the image, or none.
+#ifndef STN_KERNELS_CPU_TAPS_HPP_
+#define STN_KERNELS_CPU_TAPS_HPP_
+
+#include "kernels/warp.hpp"
+
+namespace stn {
+namespace {
+
+enum class Coverage { kInside, kPartly, kOutside };
+
+template <class M>
+STN_HD Coverage coverage_of(M all_inside, M any_inside) {
+  if (vall(all_inside)) return Coverage::kInside;
+  return vany(any_inside) ? Coverage::kPartly : Coverage::kOutside;
+}
+
+/// Nearest, in two or three dimensions.
+template <class L>
+struct Nearest {
+  typename L::Offset at;
+  typename L::M valid;
+  Coverage coverage;
+
+  STN_HD void find(const Warp& w, const Point<L>& point) {
+    using I = typename L::I;
+    I index[3] = {I(0), I(0), I(0)};
+    valid = vequal(I(0), I(0));
+    for (int d = 0; d < w.rank; ++d) {
+      const NearestTap<L> tap = nearest_tap<L>(unnormalise(point.at[d], w.axis[d]), w.axis[d], w.padding);
+      index[d] = vmin(vmax(tap.index, I(0)), I(w.axis[d].size - 1));
+      valid = vand(valid, tap.valid);
+    }
+    at = L::offset(index[0], index[1], index[2], w);
+    coverage = coverage_of(valid, valid);
+  }
+
+  template <class T>
+  STN_HD typename L::F apply(const Warp&, const T* channel) const {
+    return coverage == Coverage::kOutside ? typename L::F(0.0f) : L::gather(channel, at, valid);
+  }
+};
+
+/// Bilinear (Rank 2) and trilinear (Rank 3): a pair of neighbours in each of 2^(Rank-1) rows.
+template <class L, int Rank>
+struct Linear {
+  static constexpr int kRows = Rank == 2 ? 2 : 4;
+  using F = typename L::F;
+  using I = typename L::I;
+  using M = typename L::M;
+
+  typename L::Offset first[kRows];  ///< the pair's left pixel
+  F left, right;                    ///< the pair's weights
+  F row[kRows];                     ///< each row's weight
+  M left_valid, right_valid, row_valid[kRows];
+  Coverage coverage;
+
+  STN_HD void find(const Warp& w, const Point<L>& point) {
+    const LinearTap<L> x = linear_tap<L>(unnormalise(point.at[0], w.axis[0]), w.axis[0], w.padding);
+    // The pair is moved inside the image at its left and right border; the weights follow their pixels.
+    const I pair = vmax(vmin(x.low, I(w.axis[0].size - 2)), I(0));
+    const M same = vequal(x.low, pair);
+    left = vselect(same, x.weight_low, x.weight_high);
+    right = vselect(same, x.weight_high, x.weight_low);
+    left_valid = vor(vand(same, x.valid_low), vand(vequal(x.low + I(1), pair), x.valid_high));
+    right_valid = vor(vand(same, x.valid_high), vand(vequal(x.low, pair + I(1)), x.valid_low));
+
+    M all_rows = find_rows(w, point, pair);
+    M any_row = vor(row_valid[0], row_valid[1]);
+    if (Rank == 3) any_row = vor(any_row, vor(row_valid[kRows - 2], row_valid[kRows - 1]));
+    coverage =
+        coverage_of(vand(all_rows, vand(x.valid_low, x.valid_high)), vand(any_row, vor(x.valid_low, x.valid_high)));
+  }
+
+  template <class T>
+  STN_HD F apply(const Warp& w, const T* channel) const {
+    if (coverage == Coverage::kOutside) return F(0.0f);
+    F sum(0.0f), a(0.0f), b(0.0f);
+    if (coverage == Coverage::kInside) {
+      for (int r = 0; r < kRows; ++r) {
+        L::gather_pair(channel, first[r], w, &a, &b);
+        const F line = vfma(b, right, a * left);
+        sum = r == 0 ? line * row[r] : vfma(line, row[r], sum);
+      }
+      return sum;
+    }
+    for (int r = 0; r < kRows; ++r) {
+      L::gather_pair(channel, first[r], w, vand(left_valid, row_valid[r]), vand(right_valid, row_valid[r]), &a, &b);
+      sum = vfma(vfma(b, right, a * left), row[r], sum);
+    }
+    return sum;
+  }
+
+ private:
+  /// Fills in the rows, and returns where all of them are valid.
+  STN_HD M find_rows(const Warp& w, const Point<L>& point, I pair) {
+    const I bottom(w.axis[1].size - 1);
+    const LinearTap<L> y = linear_tap<L>(unnormalise(point.at[1], w.axis[1]), w.axis[1], w.padding);
+    const I y0 = vmin(vmax(y.low, I(0)), bottom), y1 = vmin(vmax(y.low + I(1), I(0)), bottom);
+    const M both = vand(y.valid_low, y.valid_high);
+    if constexpr (Rank == 2) {
+      first[0] = L::offset(pair, y0, I(0), w);
+      first[1] = L::offset(pair, y1, I(0), w);
+      row[0] = y.weight_low;
+      row[1] = y.weight_high;
+      row_valid[0] = y.valid_low;
+      row_valid[1] = y.valid_high;
+      return both;
+    } else {
+      const I back(w.axis[2].size - 1);
+      const LinearTap<L> z = linear_tap<L>(unnormalise(point.at[2], w.axis[2]), w.axis[2], w.padding);
+      const I z0 = vmin(vmax(z.low, I(0)), back), z1 = vmin(vmax(z.low + I(1), I(0)), back);
+      for (int r = 0; r < 4; ++r) {
+        const bool low_y = r % 2 == 0, low_z = r < 2;
+        first[r] = L::offset(pair, low_y ? y0 : y1, low_z ? z0 : z1, w);
+        row[r] = (low_y ? y.weight_low : y.weight_high) * (low_z ? z.weight_low : z.weight_high);
+        row_valid[r] = vand(low_y ? y.valid_low : y.valid_high, low_z ? z.valid_low : z.valid_high);
+      }
+      return vand(both, vand(z.valid_low, z.valid_high));
+    }
+  }
+};
+
+/// Bicubic, in two dimensions: four by four pixels.
+template <class L>
+struct Cubic {
+  using F = typename L::F;
+  using I = typename L::I;
+
+  CubicTap<L> x, y;
+
+  STN_HD void find(const Warp& w, const Point<L>& point) {
+    x = cubic_tap<L>(unnormalise(point.at[0], w.axis[0]), w.axis[0], w.padding);
+    y = cubic_tap<L>(unnormalise(point.at[1], w.axis[1]), w.axis[1], w.padding);
+  }
+
+  template <class T>
+  STN_HD F apply(const Warp& w, const T* channel) const {
+    F sum(0.0f);
+    for (int r = 0; r < 4; ++r) {
+      F line(0.0f);
+      for (int c = 0; c < 4; ++c) {
+        const F value = L::gather(channel, L::offset(x.index[c], y.index[r], I(0), w), vand(x.valid[c], y.valid[r]));
+        line = vfma(value, x.weight[c], line);
+      }
+      sum = vfma(line, y.weight[r], sum);
+    }
+    return sum;
+  }
+};
+
+}  // namespace
+}  // namespace stn
+
+#endif  // STN_KERNELS_CPU_TAPS_HPP_

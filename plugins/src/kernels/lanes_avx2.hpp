@@ -1,0 +1,257 @@
+/// \file lanes_avx2.hpp
+/// \brief Eight lanes (AVX2, FMA, F16C). Include it only where those may be used.
+#ifndef STN_KERNELS_LANES_AVX2_HPP_
+#define STN_KERNELS_LANES_AVX2_HPP_
+
+#include <immintrin.h>
+
+#include "kernels/numbers.hpp"
+#include "kernels/warp.hpp"
+
+namespace stn {
+
+struct F8 {
+  __m256 v;
+  F8() = default;
+  STN_HD F8(__m256 value) : v(value) {}
+  STN_HD explicit F8(float value) : v(_mm256_set1_ps(value)) {}
+};
+
+struct I8 {
+  __m256i v;
+  I8() = default;
+  STN_HD I8(__m256i value) : v(value) {}
+  STN_HD explicit I8(int32_t value) : v(_mm256_set1_epi32(value)) {}
+};
+
+/// All bits of a lane, or none.
+struct M8 {
+  __m256i v;
+};
+
+STN_HD F8 operator+(F8 a, F8 b) {
+  return _mm256_add_ps(a.v, b.v);
+}
+STN_HD F8 operator-(F8 a, F8 b) {
+  return _mm256_sub_ps(a.v, b.v);
+}
+STN_HD F8 operator*(F8 a, F8 b) {
+  return _mm256_mul_ps(a.v, b.v);
+}
+STN_HD F8 operator/(F8 a, F8 b) {
+  return _mm256_div_ps(a.v, b.v);
+}
+STN_HD I8 operator+(I8 a, I8 b) {
+  return _mm256_add_epi32(a.v, b.v);
+}
+STN_HD I8 operator-(I8 a, I8 b) {
+  return _mm256_sub_epi32(a.v, b.v);
+}
+
+STN_HD F8 vfma(F8 a, F8 b, F8 c) {
+  return _mm256_fmadd_ps(a.v, b.v, c.v);
+}
+STN_HD F8 vfloor(F8 x) {
+  return _mm256_floor_ps(x.v);
+}
+STN_HD F8 vround(F8 x) {
+  return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
+}
+STN_HD F8 vabs(F8 x) {
+  return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.v);
+}
+// The instructions return their second operand where the first is NaN, as `Scalar` does.
+STN_HD F8 vmax(F8 x, F8 low) {
+  return _mm256_max_ps(x.v, low.v);
+}
+STN_HD F8 vmin(F8 x, F8 high) {
+  return _mm256_min_ps(x.v, high.v);
+}
+STN_HD F8 vmax(F8 x, float low) {
+  return vmax(x, F8(low));
+}
+STN_HD F8 vmin(F8 x, float high) {
+  return vmin(x, F8(high));
+}
+STN_HD M8 vgreater(F8 a, F8 b) {
+  return {_mm256_castps_si256(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ))};
+}
+STN_HD M8 vfinite(F8 x) {
+  return {_mm256_castps_si256(_mm256_cmp_ps(vabs(x).v, _mm256_set1_ps(3.402823466e+38f), _CMP_LE_OQ))};
+}
+STN_HD I8 vmax(I8 a, I8 b) {
+  return _mm256_max_epi32(a.v, b.v);
+}
+STN_HD I8 vmin(I8 a, I8 b) {
+  return _mm256_min_epi32(a.v, b.v);
+}
+STN_HD M8 vequal(I8 a, I8 b) {
+  return {_mm256_cmpeq_epi32(a.v, b.v)};
+}
+STN_HD M8 vnot_less(I8 a, int32_t b) {
+  return {_mm256_cmpgt_epi32(a.v, _mm256_set1_epi32(b - 1))};
+}
+STN_HD M8 vinside(I8 i, int32_t size) {
+  return {_mm256_andnot_si256(_mm256_srai_epi32(i.v, 31), _mm256_cmpgt_epi32(_mm256_set1_epi32(size), i.v))};
+}
+STN_HD I8 vint(F8 x) {
+  return _mm256_cvttps_epi32(x.v);
+}
+STN_HD F8 vfloat(I8 i) {
+  return _mm256_cvtepi32_ps(i.v);
+}
+STN_HD F8 vselect(M8 m, F8 a, F8 b) {
+  return _mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(m.v));
+}
+STN_HD I8 vselect(M8 m, I8 a, I8 b) {
+  return _mm256_blendv_epi8(b.v, a.v, m.v);
+}
+STN_HD M8 vand(M8 a, M8 b) {
+  return {_mm256_and_si256(a.v, b.v)};
+}
+STN_HD M8 vor(M8 a, M8 b) {
+  return {_mm256_or_si256(a.v, b.v)};
+}
+STN_HD bool vall(M8 m) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) == 0xff;
+}
+STN_HD bool vany(M8 m) {
+  return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) != 0;
+}
+/// x modulo period, for x >= 0 and finite.
+STN_HD F8 vmod(F8 x, float period) {
+  const F8 p(period), quotient = vfloor(x / p);
+  if (vany(vgreater(quotient, F8(4194304.0f)))) {  // beyond that the quotient itself is rounded
+    alignas(32) float lanes[8];
+    _mm256_store_ps(lanes, x.v);
+    for (float& lane : lanes) lane = fmodf(lane, period);
+    return _mm256_load_ps(lanes);
+  }
+  // The quotient may be one too large or too small, next to a multiple of the period.
+  const F8 rest = _mm256_fnmadd_ps(quotient.v, p.v, x.v);
+  const F8 low = vselect(vgreater(F8(0.0f), rest), rest + p, rest);
+  return vselect(vgreater(p, low), low, low - p);
+}
+
+struct Avx2Lanes {
+  using F = F8;
+  using I = I8;
+  using M = M8;
+  using Offset = I8;
+  static constexpr int width = 8;
+
+  static STN_HD I iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
+  static STN_HD __m256i first(int count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(count), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+  static STN_HD F load(const float* from, int count) {
+    return count == 8 ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, first(count));
+  }
+
+  static STN_HD Offset offset(I x, I y, I z, const Warp& w) {
+    I at = _mm256_add_epi32(x.v, _mm256_mullo_epi32(y.v, _mm256_set1_epi32(static_cast<int32_t>(w.in_row))));
+    if (w.rank == 3) {
+      at = at + I(_mm256_mullo_epi32(z.v, _mm256_set1_epi32(static_cast<int32_t>(w.in_plane))));
+    }
+    return at;
+  }
+
+  static STN_HD F gather(const float* base, Offset at, M mask) {
+    return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), base, at.v, _mm256_castsi256_ps(mask.v), 4);
+  }
+
+  template <class T>
+  static STN_HD F gather(const T* base, Offset at, M mask) {
+    alignas(32) int32_t index[8];
+    alignas(32) float value[8];
+    _mm256_store_si256(reinterpret_cast<__m256i*>(index), at.v);
+    const int valid = _mm256_movemask_ps(_mm256_castsi256_ps(mask.v));
+    for (int lane = 0; lane < 8; ++lane) value[lane] = valid >> lane & 1 ? to_float(base[index[lane]]) : 0.0f;
+    return _mm256_load_ps(value);
+  }
+
+  /// Two neighbours by one load: eight bytes of fp32, four of the 16-bit types.
+  static STN_HD void gather_pair(const float* base, Offset at, const Warp&, F* left, F* right) {
+    const double* pairs = reinterpret_cast<const double*>(base);
+    const __m256 low = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_castsi256_si128(at.v), 4));
+    const __m256 high = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_extracti128_si256(at.v, 1), 4));
+    // Within halves of 128 bits: pixels 0 1 4 5 | 2 3 6 7, put in order afterwards.
+    const __m256d a = _mm256_castps_pd(_mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)));
+    const __m256d b = _mm256_castps_pd(_mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1)));
+    *left = _mm256_castpd_ps(_mm256_permute4x64_pd(a, _MM_SHUFFLE(3, 1, 2, 0)));
+    *right = _mm256_castpd_ps(_mm256_permute4x64_pd(b, _MM_SHUFFLE(3, 1, 2, 0)));
+  }
+
+  static STN_HD void gather_pair(const Half* base, Offset at, const Warp&, F* left, F* right) {
+    const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(base), at.v, 2);
+    *left = _mm256_cvtph_ps(narrow(_mm256_and_si256(both, _mm256_set1_epi32(0xffff))));
+    *right = _mm256_cvtph_ps(narrow(_mm256_srli_epi32(both, 16)));
+  }
+
+  static STN_HD void gather_pair(const BFloat* base, Offset at, const Warp&, F* left, F* right) {
+    const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(base), at.v, 2);
+    *left = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
+    *right = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u))));
+  }
+
+  /// Both neighbours are read wherever they are; so the pair itself must lie inside the image.
+  template <class T>
+  static STN_HD void gather_pair(const T* base, Offset at, const Warp& w, M left_mask, M right_mask, F* left,
+                                 F* right) {
+    gather_pair(base, at, w, left, right);
+    *left = _mm256_and_ps(left->v, _mm256_castsi256_ps(left_mask.v));
+    *right = _mm256_and_ps(right->v, _mm256_castsi256_ps(right_mask.v));
+  }
+
+  static STN_HD void store(float* to, F value, int count) {
+    if (count == 8) {
+      _mm256_storeu_ps(to, value.v);
+    } else {
+      _mm256_maskstore_ps(to, first(count), value.v);
+    }
+  }
+  static STN_HD void store(Half* to, F value, int count) {
+    store_bits(to, _mm256_cvtps_ph(value.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC), count);
+  }
+  static STN_HD void store(BFloat* to, F value, int count) {
+    const __m256i bits = _mm256_castps_si256(value.v);
+    const __m256i odd = _mm256_and_si256(_mm256_srli_epi32(bits, 16), _mm256_set1_epi32(1));
+    const __m256i rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+    const __m256i quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x400000));
+    const __m256i nan = _mm256_castps_si256(_mm256_cmp_ps(value.v, value.v, _CMP_UNORD_Q));
+    store_bits(to, narrow(_mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16)), count);
+  }
+
+  /// `count` neighbouring values, as channels-last images have them.
+  static STN_HD F load_values(const float* from, int count) { return load(from, count); }
+  static STN_HD F load_values(const Half* from, int count) { return _mm256_cvtph_ps(load_bits(from, count)); }
+  static STN_HD F load_values(const BFloat* from, int count) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_bits(from, count)), 16));
+  }
+
+ private:
+  /// Eight 32-bit numbers below 2^16, in 16 bits each.
+  static STN_HD __m128i narrow(__m256i values) {
+    const __m256i packed = _mm256_packus_epi32(values, values);
+    return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));
+  }
+  static STN_HD void store_bits(void* to, __m128i bits, int count) {
+    if (count == 8) {
+      _mm_storeu_si128(static_cast<__m128i*>(to), bits);
+    } else {
+      alignas(16) uint16_t lanes[8];
+      _mm_store_si128(reinterpret_cast<__m128i*>(lanes), bits);
+      memcpy(to, lanes, static_cast<size_t>(count) * 2);
+    }
+  }
+  static STN_HD __m128i load_bits(const void* from, int count) {
+    if (count == 8) return _mm_loadu_si128(static_cast<const __m128i*>(from));
+    alignas(16) uint16_t lanes[8] = {};
+    memcpy(lanes, from, static_cast<size_t>(count) * 2);
+    return _mm_load_si128(reinterpret_cast<const __m128i*>(lanes));
+  }
+};
+
+}  // namespace stn
+
+#endif  // STN_KERNELS_LANES_AVX2_HPP_

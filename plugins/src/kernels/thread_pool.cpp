@@ -1,0 +1,152 @@
+#include "kernels/thread_pool.hpp"
+
+#include <sched.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <condition_variable>
+#include <deque>
+#include <mutex>
+#include <system_error>
+#include <thread>
+
+namespace stn {
+namespace {
+
+/// One call of parallel_for; lives on its caller's stack until every helper has left it.
+struct Job {
+  RangeTask task;
+  int64_t count;
+  int64_t piece;
+  int wanted;       ///< helpers that may still join; guarded by the pool's mutex
+  int helpers = 0;  ///< helpers inside; guarded by the pool's mutex
+  std::atomic<int64_t> next{0};
+
+  void work() {
+    for (;;) {
+      const int64_t begin = next.fetch_add(piece, std::memory_order_relaxed);
+      if (begin >= count) return;
+      task.run(task.context, begin, std::min(begin + piece, count));
+    }
+  }
+};
+
+class Pool {
+ public:
+  explicit Pool(int threads) : owner_(getpid()) {
+    for (int i = 0; i < threads; ++i) {
+      try {
+        std::thread([this] { serve(); }).detach();
+      } catch (const std::system_error&) {
+        break;  // fewer threads make it slower, not wrong
+      }
+    }
+  }
+
+  pid_t owner() const { return owner_; }
+
+  void run(Job& job) {
+    {
+      std::lock_guard<std::mutex> lock(mutex_);
+      jobs_.push_back(&job);
+      pending_.fetch_add(1, std::memory_order_release);
+    }
+    if (job.wanted == 1) {
+      work_.notify_one();
+    } else {
+      work_.notify_all();
+    }
+    job.work();
+    std::unique_lock<std::mutex> lock(mutex_);
+    remove(job);
+    left_.wait(lock, [&] { return job.helpers == 0; });
+  }
+
+ private:
+  void serve() {
+    std::unique_lock<std::mutex> lock(mutex_);
+    for (;;) {
+      if (jobs_.empty()) {
+        // A caller that warps again and again finds its helpers awake; a sleeping thread takes tens of microseconds.
+        lock.unlock();
+        spin();
+        lock.lock();
+        work_.wait(lock, [&] { return !jobs_.empty(); });
+      }
+      Job& job = *jobs_.front();
+      ++job.helpers;
+      if (--job.wanted == 0) remove(job);
+      lock.unlock();
+      job.work();
+      lock.lock();
+      remove(job);  // there is nothing left to join for
+      if (--job.helpers == 0) left_.notify_all();
+    }
+  }
+
+  void spin() const {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
+    while (pending_.load(std::memory_order_acquire) == 0 && std::chrono::steady_clock::now() < until) {
+      for (int i = 0; i < 32; ++i) relax();
+    }
+  }
+
+  static void relax() {
+#if defined(__x86_64__) || defined(__i386__)
+    __builtin_ia32_pause();
+#endif
+  }
+
+  void remove(Job& job) {
+    const auto found = std::find(jobs_.begin(), jobs_.end(), &job);
+    if (found == jobs_.end()) return;
+    jobs_.erase(found);
+    pending_.fetch_sub(1, std::memory_order_release);
+  }
+
+  const pid_t owner_;
+  std::mutex mutex_;
+  std::condition_variable work_, left_;
+  std::deque<Job*> jobs_;  ///< jobs that helpers may join
+  std::atomic<int> pending_{0};
+};
+
+/// The process's pool. A forked child has none of its parent's threads, so it gets a pool of its own.
+Pool& pool() {
+  static std::mutex mutex;
+  static Pool* current = nullptr;
+  std::lock_guard<std::mutex> lock(mutex);
+  if (current == nullptr || current->owner() != getpid()) current = new Pool(available_processors() - 1);
+  return *current;  // never deleted: its threads may outlive static destructors
+}
+
+}  // namespace
+
+int available_processors() {
+  static const int count = [] {
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    const int found = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
+    return std::max(1, found);
+  }();
+  return count;
+}
+
+void parallel_for(const RangeTask& task, int64_t count, int64_t grain, int threads) {
+  if (count <= 0) return;
+  grain = std::max<int64_t>(grain, 1);
+  const int64_t tasks = (count + grain - 1) / grain;
+  const int helpers = static_cast<int>(std::min<int64_t>({threads - 1, tasks - 1, available_processors() - 1}));
+  if (helpers <= 0) {
+    task.run(task.context, 0, count);
+    return;
+  }
+  // About eight pieces a thread: enough to even out a slow thread, too few to fight over the counter.
+  const int64_t piece = std::max(grain, count / (8 * (helpers + 1)));
+  Job job{task, count, piece, helpers};
+  pool().run(job);
+}
+
+}  // namespace stn

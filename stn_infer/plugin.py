@@ -1,0 +1,262 @@
+"""The plugin library ``libstn_plugins.so``: where it is, what it can do, how to build it, and its C interface.
+
+Nothing needs it: without a library every model runs through plain ONNX or PyTorch operators.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+
+ENVIRONMENT = "STN_PLUGIN_LIBRARY"
+"""The variable that names a library to use instead of the one that would be found."""
+
+FILE_NAME = "libstn_plugins.so"
+
+_PACKAGE = Path(__file__).resolve().parent
+_SOURCES = _PACKAGE.parent / "plugins"
+_BUILD = _PACKAGE.parent / "build" / "plugins"
+_HINT = "`stn-infer plugin build` makes it from the source tree"
+
+# The enumerations of plugins/include/stn/stn.h, in its order.
+DTYPES = ("float32", "float16", "bfloat16")
+KINDS = ("affine", "basis", "projective", "grid")
+MODES = ("bilinear", "nearest", "bicubic")
+PADDING_MODES = ("zeros", "border", "reflection")
+LAYOUTS = ("planar", "channels_last")
+
+
+class Problem(ctypes.Structure):
+    """``stn_problem`` of stn.h; ``struct_size`` is filled in."""
+
+    _fields_ = (
+        ("struct_size", ctypes.c_uint32),
+        ("rank", ctypes.c_int32),
+        ("kind", ctypes.c_int32),
+        ("mode", ctypes.c_int32),
+        ("padding", ctypes.c_int32),
+        ("align_corners", ctypes.c_int32),
+        ("dtype", ctypes.c_int32),
+        ("grid_dtype", ctypes.c_int32),
+        ("input_layout", ctypes.c_int32),
+        ("output_layout", ctypes.c_int32),
+        ("batch", ctypes.c_int64),
+        ("channels", ctypes.c_int64),
+        ("input_size", ctypes.c_int64 * 3),
+        ("output_size", ctypes.c_int64 * 3),
+        ("basis_rows", ctypes.c_int64),
+        ("theta_batch", ctypes.c_int64),
+        ("input_batch", ctypes.c_int64),
+        ("channel_pitch_in", ctypes.c_int64),
+        ("channel_pitch_out", ctypes.c_int64),
+        ("input", ctypes.c_void_p),
+        ("theta", ctypes.c_void_p),
+        ("basis", ctypes.c_void_p),
+        ("output", ctypes.c_void_p),
+    )
+
+    def __init__(self, **fields: object) -> None:
+        super().__init__(struct_size=ctypes.sizeof(Problem), **fields)
+
+
+@dataclass(frozen=True)
+class PluginInfo:
+    """What there is of the library on this machine.
+
+    Attributes:
+        path: the file, or None.
+        problem: why it cannot be used, or None.
+        version: the library's.
+        cuda: whether it holds the CUDA kernels.
+        cpu_isa: ``avx512``, ``avx2`` or ``plain``.
+        onnxruntime, tensorrt: whether it holds these adapters.
+        cmake, compiler, nvcc: the tools that ``build`` would use, or None.
+    """
+
+    path: Path | None
+    problem: str | None
+    version: str | None
+    cuda: bool
+    cpu_isa: str | None
+    onnxruntime: bool
+    tensorrt: bool
+    cmake: Path | None
+    compiler: Path | None
+    nvcc: Path | None
+
+
+def candidates() -> tuple[Path, ...]:
+    """Where the library is looked for, in order; ``STN_PLUGIN_LIBRARY`` alone where it is set."""
+    named = os.environ.get(ENVIRONMENT)
+    if named:
+        return (Path(named),)
+    return (_PACKAGE / "lib" / FILE_NAME, _BUILD / FILE_NAME)
+
+
+def library_path() -> Path:
+    """The library's file.
+
+    Raises:
+        MissingDependencyError: there is none.
+    """
+    for path in candidates():
+        if path.is_file():
+            return path.resolve()
+    looked = ", ".join(map(str, candidates()))
+    raise MissingDependencyError(f"the plugin library is not built (looked for {looked}); {_HINT}")
+
+
+def available() -> bool:
+    """Whether the library is there and loads."""
+    return _load(candidates())[0] is not None
+
+
+def load() -> ctypes.CDLL:
+    """The library with its C interface declared. A failure is remembered.
+
+    Raises:
+        MissingDependencyError: it is not there, or it does not load; the reason is in the message.
+    """
+    library, problem = _load(candidates())
+    if library is None:
+        raise MissingDependencyError(problem or "the plugin library does not load")
+    return library
+
+
+def run_cpu(problem: Problem, threads: int = 0) -> None:
+    """Run a problem whose arrays are in host memory; ``threads`` 0 means all.
+
+    Raises:
+        ModelError: the library refuses the problem.
+    """
+    _check(load().stn_run_cpu(ctypes.byref(problem), threads))
+
+
+def run_cuda(problem: Problem, stream: int) -> None:
+    """Launch a problem whose arrays are in device memory on a CUDA stream.
+
+    Raises:
+        ModelError: the library refuses the problem, or the launch failed.
+    """
+    _check(load().stn_run_cuda(ctypes.byref(problem), ctypes.c_void_p(stream)))
+
+
+def info() -> PluginInfo:
+    """What there is, what is not, and which tools could build it."""
+    library, problem = _load(candidates())
+    tools = {name: _which(name) for name in ("cmake", "c++", "nvcc")}
+    return PluginInfo(
+        path=None if library is None else library_path(),
+        problem=problem,
+        version=None if library is None else library.stn_version().decode(),
+        cuda=library is not None and bool(library.stn_has_cuda()),
+        cpu_isa=None if library is None else library.stn_cpu_isa().decode(),
+        onnxruntime=library is not None and hasattr(library, "RegisterCustomOps"),
+        tensorrt=library is not None and hasattr(library, "getCreators"),
+        cmake=tools["cmake"],
+        compiler=tools["c++"],
+        nvcc=tools["nvcc"],
+    )
+
+
+def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
+    """Compile the library from the source tree into its build folder.
+
+    Args:
+        arch: GPUs to compile for: ``native`` (the ones in this machine), ``all``, or names such as ``sm90,sm120``.
+        cuda: with the CUDA kernels; None: where nvcc is found.
+
+    Raises:
+        MissingDependencyError: the sources, cmake or a compiler are missing.
+        UsageError: ``arch`` is of another form.
+        ModelError: the compiler failed; the message is its first error.
+    """
+    architectures = parse_arch(arch)
+    if not (_SOURCES / "CMakeLists.txt").is_file():
+        raise MissingDependencyError(f"the sources are not at {_SOURCES}; build from a checkout of stn-infer")
+    cmake = _which("cmake")
+    if cmake is None or _which("c++") is None:
+        raise MissingDependencyError("cmake and a C++17 compiler are needed; pip install cmake ninja, and install g++")
+    nvcc = _which("nvcc")
+    if cuda is None:
+        # Without a GPU "native" has nothing to compile for.
+        cuda = nvcc is not None and (architectures != "native" or _has_gpu())
+    configure = [str(cmake), "-S", str(_SOURCES), "-B", str(_BUILD), "-DCMAKE_BUILD_TYPE=Release"]
+    configure.append(f"-DSTN_CUDA={'ON' if cuda else 'OFF'}")
+    if cuda:
+        configure.append(f"-DSTN_CUDA_ARCH={architectures}")
+        configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}"] if nvcc else []
+    if not (_BUILD / "CMakeCache.txt").is_file() and _which("ninja"):
+        configure += ["-G", "Ninja"]
+    for command in (configure, [str(cmake), "--build", str(_BUILD), "--parallel"]):
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode != 0:
+            raise ModelError(f"building the plugin library failed: {_first_error(done.stdout + done.stderr)}")
+    _load.cache_clear()
+    return _BUILD / FILE_NAME
+
+
+def parse_arch(arch: str) -> str:
+    """``native``, ``all`` or ``sm90,sm120`` in CMake's words.
+
+    Raises:
+        UsageError: anything else.
+    """
+    if arch in ("native", "all"):
+        return arch
+    numbers = [name.strip().lower().removeprefix("sm").removeprefix("_") for name in arch.split(",")]
+    if not all(number.isdigit() and len(number) in (2, 3) for number in numbers):
+        raise UsageError(f"expected native, all or GPU architectures such as sm90 or sm80,sm90; got {arch!r}")
+    return ";".join(numbers)
+
+
+@cache
+def _load(paths: tuple[Path, ...]) -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, or why there is none; found once for each list of places."""
+    path = next((path for path in paths if path.is_file()), None)
+    if path is None:
+        return None, f"the plugin library is not built (looked for {', '.join(map(str, paths))}); {_HINT}"
+    try:
+        library = ctypes.CDLL(str(path.resolve()))
+        library.stn_check.argtypes = [ctypes.POINTER(Problem)]
+        library.stn_run_cpu.argtypes = [ctypes.POINTER(Problem), ctypes.c_int]
+        library.stn_run_cuda.argtypes = [ctypes.POINTER(Problem), ctypes.c_void_p]
+        library.stn_status_text.argtypes = [ctypes.c_int]
+        for name in ("stn_status_text", "stn_version", "stn_cpu_isa"):
+            getattr(library, name).restype = ctypes.c_char_p
+    except (OSError, AttributeError) as error:
+        return None, f"the plugin library does not load: {error}; {_HINT} anew"
+    return library, None
+
+
+def _check(status: int) -> None:
+    if status != 0:
+        raise ModelError(f"the plugin library: {load().stn_status_text(status).decode()}")
+
+
+def _which(tool: str) -> Path | None:
+    # Tools that pip installed lie beside the interpreter, which need not be on the path.
+    found = shutil.which(tool) or shutil.which(tool, path=str(Path(sys.executable).parent))
+    return None if found is None else Path(found)
+
+
+def _has_gpu() -> bool:
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    count = ctypes.c_int(0)
+    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
+
+
+def _first_error(log: str) -> str:
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")[:300]
