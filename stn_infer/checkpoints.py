@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from stn_infer.errors import WeightsError
+from stn_infer.errors import WeightsError, one_line
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training loops keep the tensors, in the order in which they are tried."""
@@ -100,12 +100,6 @@ def check_finite(module: nn.Module, origin: str) -> None:
                 f"{origin}: {name} holds {what} ({count} of {tensor.numel()} values); "
                 "a run that diverged? take a checkpoint from before that"
             )
-
-
-def one_line(error: BaseException, limit: int = 300) -> str:
-    """An exception's message on one line, without colours, cut at ``limit`` characters."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
-    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _read(path: Path) -> dict[str, Tensor]:

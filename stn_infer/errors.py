@@ -1,18 +1,20 @@
 """The exception tree. A user's mistake becomes one line: what was expected, what was given, what to do.
 
-    StnInferError                  exit code 1
-    ├── UsageError                 2    arguments that cannot go together, a value of the wrong form
-    ├── MissingDependencyError     1    an optional package or a compiler is not installed
-    ├── SourceError                1    a model cannot be had from its source (file, recipe, factory)
-    │   └── WeightsError           1    a checkpoint is unreadable, or its keys or shapes do not fit
-    ├── ModelError                 1    an ONNX file is unreadable, or a runtime refuses it
-    ├── ExportError                1    torch.onnx.export or the spatial pass cannot go on
-    ├── VerificationError          3    outputs or grids differ by more than the tolerance
-    ├── InputError                 1    an input of `run` is missing, unreadable or of the wrong shape
-    └── OutputError                1    a result cannot be written (permission, disk full, would overwrite)
+StnInferError                  exit code 1
+├── UsageError                 2    arguments that cannot go together, a value of the wrong form
+├── MissingDependencyError     1    an optional package or a compiler is not installed
+├── SourceError                1    a model cannot be had from its source (file, recipe, factory)
+│   └── WeightsError           1    a checkpoint is unreadable, or its keys or shapes do not fit
+├── ModelError                 1    an ONNX file is unreadable, or a runtime refuses it
+├── ExportError                1    torch.onnx.export or the spatial pass cannot go on
+├── VerificationError          3    outputs or grids differ by more than the tolerance
+├── InputError                 1    an input of `run` is missing, unreadable or of the wrong shape
+└── OutputError                1    a result cannot be written (permission, disk full, would overwrite)
 """
 
 from __future__ import annotations
+
+import re
 
 
 class StnInferError(Exception):
@@ -59,3 +61,11 @@ class InputError(StnInferError):
 
 class OutputError(StnInferError):
     """A result cannot be written: no permission, disk full, or it would overwrite something."""
+
+
+def one_line(error: BaseException | str, limit: int = 300) -> str:
+    """A message on one line, without colours, cut at ``limit`` characters; an empty exception's is its type."""
+    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    if not text and isinstance(error, BaseException):
+        text = type(error).__name__
+    return text if len(text) <= limit else text[: limit - 1] + "…"

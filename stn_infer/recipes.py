@@ -4,7 +4,6 @@ The weights of ``mine.toml`` are ``mine.safetensors`` beside it.
 
 description = "one line"
 labels = ["0", "1"]
-weights = "mine.safetensors"        # optional, beside the recipe
 
 [model]
 network = "st-cnn-affine"           # a name of the registry, or package.module:factory

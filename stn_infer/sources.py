@@ -20,7 +20,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stn_infer.errors import SourceError, UsageError
+from stn_infer.errors import SourceError, UsageError, one_line
 from stn_infer.metadata import ModelMetadata
 
 if TYPE_CHECKING:
@@ -263,8 +263,6 @@ def _attribute(source: str, module_name: str, attribute: str) -> Any:
 
 
 def _raised(error: BaseException) -> str:
-    from stn_infer.checkpoints import one_line
-
     message = one_line(error)
     return f"raised {type(error).__name__}{f': {message}' if message else ''}"
 

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from stn_infer.backends import Backend, open_backend
-from stn_infer.backends.ort import OrtBackend, cuda_problem, one_line
+from stn_infer.backends.ort import OrtBackend, cuda_problem, failure_reason
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata, Preprocess
 
@@ -148,7 +148,7 @@ def test_unknown_backends_and_devices_are_usage_errors(tmp_path: Path) -> None:
         open_backend(tmp_path / "m.onnx", backend="eager")
 
 
-def test_one_line_drops_prefix_and_line_breaks() -> None:
-    assert one_line(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : two\n lines")) == "FAIL : two lines"
-    assert len(one_line(RuntimeError("x" * 1000))) == 300
-    assert one_line(ValueError()) == "ValueError"
+def test_failure_reason_drops_prefix_and_line_breaks() -> None:
+    assert failure_reason(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : two\n lines")) == "FAIL : two lines"
+    assert len(failure_reason(RuntimeError("x" * 1000))) == 300
+    assert failure_reason(ValueError()) == "ValueError"

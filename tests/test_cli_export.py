@@ -153,7 +153,6 @@ def test_weights(folder: Path, name: str, save: Callable[[Path], object], messag
             ["export_factories:Unexportable", *SHAPE],
             1,
             "Unexportable: torch.onnx.export cannot export it",
-            marks=pytest.mark.xfail(strict=True, reason="torch.export prints the graph to stderr before it raises"),
         ),
         ([NET], 2, "add --input-shape C,H,W"),
         ([NET, "--input-shape", "1x8x8"], 2, "--input-shape takes whole numbers"),

@@ -15,7 +15,7 @@ import numpy as np
 from stn_infer.backends.base import Array, TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
-from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ class OrtBackend:
                 str(model) if isinstance(model, Path) else model, options, providers=providers
             )
         except Exception as error:
-            raise ModelError(f"onnxruntime refuses {self._label}: {one_line(error)}") from error
+            raise ModelError(f"onnxruntime refuses {self._label}: {failure_reason(error)}") from error
         self._session: onnxruntime.InferenceSession | None = session
         self._providers: list[str] = session.get_providers()
         if target.kind == "cuda" and "CUDAExecutionProvider" not in self._providers:
@@ -129,7 +129,7 @@ class OrtBackend:
         try:
             return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
         except Exception as error:
-            raise ModelError(f"onnxruntime failed while running {self._label}: {one_line(error)}") from error
+            raise ModelError(f"onnxruntime failed while running {self._label}: {failure_reason(error)}") from error
 
     def describe(self) -> dict[str, str]:
         """Runtime and version, the providers in use, threads."""
@@ -153,13 +153,10 @@ class OrtBackend:
         self._session = None
 
 
-def one_line(error: BaseException) -> str:
-    """onnxruntime's message without its prefix and line breaks, cut at 300 characters."""
-    text = str(error).strip() or type(error).__name__
-    if text.startswith("[ONNXRuntimeError]"):
-        text = text.split(" : ", 2)[-1]
-    text = " ".join(text.split())
-    return text if len(text) <= 300 else text[:297] + "..."
+def failure_reason(error: BaseException) -> str:
+    """onnxruntime's message without its prefix, on one line."""
+    text = str(error).strip()
+    return one_line(text.split(" : ", 2)[-1] if text.startswith("[ONNXRuntimeError]") else error)
 
 
 def cuda_problem() -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import logging
 import re
 import warnings
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import onnx
 
-from stn_infer.errors import ExportError, UsageError
+from stn_infer.errors import ExportError, UsageError, one_line
 
 if TYPE_CHECKING:
     import torch
@@ -99,11 +100,11 @@ def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """No exporter chatter: its warnings are about packages that are not needed and about its own future."""
+    """No exporter chatter: warnings about packages that are not needed, and graphs printed before an error."""
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -124,9 +125,9 @@ def _reason(error: BaseException) -> str:
 
 
 def _one_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = lines[0] if lines else "no message"
-    return f"{type(error).__name__}: {text if len(text) <= 240 else text[:237] + '...'}"
+    """The exception's type and first line; the lines after it are the exporter's advice."""
+    first = next(filter(None, (line.strip() for line in str(error).splitlines())), "no message")
+    return f"{type(error).__name__}: {one_line(first, 240)}"
 
 
 def _strip(model: onnx.ModelProto) -> None:

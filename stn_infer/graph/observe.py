@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from stn_infer.errors import ModelError
+from stn_infer.errors import ModelError, one_line
 
 Array = NDArray[Any]
 BATCHES = (2, 3)
@@ -109,7 +109,7 @@ def observe(model: onnx.ModelProto, tensors: Iterable[str], constants: Iterable[
     except ModelError:
         raise
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        raise ModelError(f"onnxruntime cannot run the model: {_first_line(error)}") from error
+        raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
     shapes: dict[str, Template] = {
         tensor.name: tuple(Axis(int(size)) for size in tensor.dims) for tensor in model.graph.initializer
     }
@@ -136,7 +136,3 @@ def _template(first: tuple[int, ...], second: tuple[int, ...]) -> Template | Non
         else:
             return None
     return tuple(axes)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
