@@ -224,12 +224,11 @@ def _plugin_library(options: BuildOptions) -> tuple[Path | None, tuple[str, ...]
 def _cuda_library() -> Path:
     from stn_infer import plugin
 
-    path: Path | None = plugin.library_path()
-    if path is None:
-        raise MissingDependencyError("there is no plugin library; stn-infer plugin build, on a machine with nvcc")
     if not plugin.load().stn_has_cuda():
-        raise MissingDependencyError(f"{path} was built without CUDA; stn-infer plugin build, on a machine with nvcc")
-    return path
+        raise MissingDependencyError(
+            f"{plugin.library_path()} was built without CUDA; `stn-infer plugin build` where nvcc is installed"
+        )
+    return plugin.library_path()
 
 
 def _target(runtime: TensorRT, options: BuildOptions) -> Gpu:

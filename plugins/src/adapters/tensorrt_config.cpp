@@ -185,7 +185,10 @@ Fields::Fields(const Config& config) : align_corners_(config.align_corners), col
 }
 
 void log(const std::string& line) noexcept {
-  static const bool wanted = std::getenv("STN_LOG") != nullptr;
+  static const bool wanted = [] {
+    const char* value = std::getenv("STN_LOG");
+    return value != nullptr && *value != '\0' && std::strcmp(value, "0") != 0;
+  }();
   if (wanted) std::fprintf(stderr, "stn: %s\n", line.c_str());
 }
 

@@ -70,7 +70,7 @@ class Fields {
   nvinfer1::PluginFieldCollection collection_;
 };
 
-/// \brief Writes a line to stderr when the environment variable STN_LOG is set.
+/// \brief Writes a line to stderr when the environment variable STN_LOG is set (to anything but 0).
 void log(const std::string& line) noexcept;
 
 }  // namespace stn::trt

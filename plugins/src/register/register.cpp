@@ -10,6 +10,7 @@
 #include <cstdint>
 #include <cstdio>
 #include <cstdlib>
+#include <cstring>
 #include <string>
 
 #include "../../abi/tensorrt.h"
@@ -23,7 +24,9 @@ constexpr const char* kRuntimes[] = {"libnvinfer.so.11", "libnvinfer.so.10", "li
                                      "libnvinfer_lean.so.10"};
 
 void log(const std::string& line) {
-  if (std::getenv("STN_LOG") != nullptr) std::fprintf(stderr, "stn: register: %s\n", line.c_str());
+  const char* wanted = std::getenv("STN_LOG");
+  if (wanted == nullptr || *wanted == '\0' || std::strcmp(wanted, "0") == 0) return;
+  std::fprintf(stderr, "stn: register: %s\n", line.c_str());
 }
 
 /// \brief Slot of IPluginRegistry::registerCreator(IPluginCreatorInterface&, namespace); -1 where it is not known.
