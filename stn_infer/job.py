@@ -128,18 +128,21 @@ class Folder:
         """Whether a shard was written whole."""
         return self.ledger(shard).exists() and self.predictions(shard).exists()
 
-    def write_ledger(self, shard: int, rows: Sequence[LedgerRow]) -> None:
-        """Write the ledger of a shard, which marks it as done.
+    def write_ledger(self, shard: int, lines: Sequence[str]) -> None:
+        """Write the ledger of a shard, which marks it as done; its lines are those of :func:`ledger_line`.
 
         Raises:
             OutputError: it cannot be written.
         """
-        lines = [",".join(LEDGER_COLUMNS)]
-        lines += [
-            f"{quoted(row.input)},{row.status},{quoted(row.error)},{row.shard},{'' if row.row is None else row.row}"
-            for row in rows
-        ]
-        write_atomically(self.ledger(shard), ("\n".join(lines) + "\n").encode())
+        header = ",".join(LEDGER_COLUMNS) + "\n"
+        write_atomically(self.ledger(shard), (header + "".join(lines)).encode())
+
+
+def ledger_line(name: str, error: str, shard: int, row: int) -> str:
+    """A line of a ledger; ``row`` counts when there is no ``error``."""
+    if error:
+        return f"{quoted(name)},failed,{quoted(error)},{shard},\n"
+    return f"{quoted(name)},ok,,{shard},{row}\n"
 
 
 def read_ledger(path: Path) -> Iterator[LedgerRow]:

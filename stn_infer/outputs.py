@@ -10,6 +10,7 @@ import csv
 import io
 import json
 import os
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -22,6 +23,8 @@ from numpy.typing import NDArray
 
 from stn_infer.backends.base import Array, TensorSpec
 from stn_infer.errors import MissingDependencyError, OutputError, UsageError
+
+_SPECIAL = re.compile('[,"\r\n]')
 
 FORMATS = ("csv", "jsonl", "parquet", "npz")
 
@@ -246,11 +249,6 @@ def appearing(path: Path) -> Iterator[Path]:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
     finally:
@@ -260,18 +258,14 @@ def appearing(path: Path) -> Iterator[Path]:
 
 def quoted(text: str) -> str:
     """A csv field."""
-    if any(character in text for character in ',"\r\n'):
+    if _SPECIAL.search(text):
         return '"' + text.replace('"', '""') + '"'
     return text
 
 
 def printable(name: str) -> str:
     """A file name as valid Unicode: bytes that are not UTF-8 are written as escapes."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return name.encode("utf-8", "backslashreplace").decode()
-    return name
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
 def _vectors(rows: Rows) -> tuple[list[tuple[Any, ...]], list[str]]:

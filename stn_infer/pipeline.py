@@ -24,7 +24,7 @@ from stn_infer.backends.base import Array, Backend
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
 from stn_infer.errors import InputError, ModelError, UsageError
-from stn_infer.job import Folder, Job, LedgerRow, hash_model, read_ledger
+from stn_infer.job import Folder, Job, hash_model, ledger_line, read_ledger
 from stn_infer.metadata import Preprocess
 from stn_infer.outputs import Format, Rows, appearing, make_format, printable
 
@@ -160,11 +160,12 @@ class _Batch:
 
 @dataclass(frozen=True)
 class _Predicted:
-    """A batch after the model: the encoded rows, and the error of each sample ("" where it is among them)."""
+    """A batch after the model: its samples' names, the encoded rows, and why samples are not among them."""
 
-    batch: _Batch
+    shard: int
+    names: tuple[str, ...]
     part: Any
-    errors: tuple[str, ...]
+    errors: dict[int, str]
 
 
 @dataclass(frozen=True)
@@ -192,14 +193,14 @@ class _Steps:
                 pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
         order = np.argsort(rows)
         merged = {} if not pieces else _merge(pieces, order)
+        names = tuple([printable(sample.name) for sample in batch.samples])
         part = None
         if rows:
-            names = tuple(printable(batch.samples[i].name) for i in sorted(rows))
             classes = None
             if self.encoder.classifies:
                 classes = merged[self.encoder.outputs[0].name].argmax(axis=1).astype(np.int64)
-            part = self.encoder.encode(Rows(names, merged, classes))
-        return _Predicted(batch, part, tuple(errors.get(i, "") for i in range(len(batch.samples))))
+            part = self.encoder.encode(Rows(tuple(names[i] for i in sorted(rows)), merged, classes))
+        return _Predicted(batch.shard, names, part, errors)
 
     def both(self, batch: _Batch) -> _Predicted:
         return self.predict(batch, self.load(batch))
@@ -217,7 +218,7 @@ class _Writer:
     failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     _parts: list[Any] = field(default_factory=list)
-    _ledger: list[LedgerRow] = field(default_factory=list)
+    _ledger: list[str] = field(default_factory=list)
     _rows: int = 0
 
     def skip_done(self) -> None:
@@ -226,24 +227,20 @@ class _Writer:
         for shard in range(-(-job.samples // job.shard_rows)):
             if self.folder.is_done(shard):
                 for row in read_ledger(self.folder.ledger(shard)):
-                    self._count(row)
+                    self._count(row.input, row.error)
                     self.resumed += 1
         self._report()
 
     def take(self, predicted: _Predicted) -> None:
         """Add a batch; the last one of a shard writes it."""
-        shard = predicted.batch.shard
+        shard = predicted.shard
         if predicted.part is not None:
             self._parts.append(predicted.part)
-        for sample, error in zip(predicted.batch.samples, predicted.errors, strict=True):
-            name = printable(sample.name)
-            if error:
-                row = LedgerRow(name, "failed", printable(" ".join(error.split())), shard, None)
-            else:
-                row = LedgerRow(name, "ok", "", shard, self._rows)
-                self._rows += 1
-            self._ledger.append(row)
-            self._count(row)
+        for i, name in enumerate(predicted.names):
+            error = printable(" ".join(predicted.errors[i].split())) if i in predicted.errors else ""
+            self._ledger.append(ledger_line(name, error, shard, self._rows))
+            self._rows += not error
+            self._count(name, error)
         job = self.folder.job
         if len(self._ledger) == min(job.shard_rows, job.samples - shard * job.shard_rows):
             with appearing(self.folder.predictions(shard)) as temporary:
@@ -262,13 +259,13 @@ class _Writer:
         path, failures = self.folder.path, tuple(self.failures)
         return RunSummary(path, total, self.ok, self.failed, self.resumed, seconds, failures, preprocess)
 
-    def _count(self, row: LedgerRow) -> None:
-        if row.status == "ok":
+    def _count(self, name: str, error: str) -> None:
+        if not error:
             self.ok += 1
         else:
             self.failed += 1
             if len(self.failures) < _SHOWN_FAILURES:
-                self.failures.append((row.input, row.error))
+                self.failures.append((name, error))
 
     def _report(self) -> None:
         if self.progress is not None:

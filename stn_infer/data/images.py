@@ -2,55 +2,77 @@
 
 from __future__ import annotations
 
-import os
+import struct
+from io import BytesIO
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from stn_infer.data.png import open_plain_png
 from stn_infer.errors import InputError
 from stn_infer.metadata import Preprocess
 
 Pixels = NDArray[np.uint8]
 
 
-def decode(path: str, preprocess: Preprocess, size: tuple[int | None, int | None] = (None, None)) -> Pixels:
-    """Read an image file.
+def read(path: str) -> bytes:
+    """The bytes of an image file.
+
+    Raises:
+        InputError: it is missing, a folder, empty or cannot be read.
+    """
+    try:
+        with open(path, "rb", buffering=0) as file:
+            data = file.read()
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except IsADirectoryError:
+        raise InputError(f"{path} is a folder, expected an image file") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+    if not data:
+        raise InputError(f"{path} is empty (0 bytes), expected an image")
+    return data
+
+
+def decode(
+    data: bytes, preprocess: Preprocess, size: tuple[int | None, int | None] = (None, None), name: str = "the image"
+) -> Pixels:
+    """Decode the bytes of an image file.
 
     An alpha channel is dropped, 16-bit greys are brought to 8 bits, of several frames the first is taken, and the
     orientation is that of the stored pixels.
 
     Args:
-        path: the file, in any format that Pillow reads.
+        data: in any format that Pillow reads.
         preprocess: its ``colour`` and ``size`` are obeyed here, the rest by :func:`normalise`.
         size: (height, width) that the model takes; None where any will do.
+        name: what messages call it.
 
     Returns:
         uint8 [C, H, W], C being 1 for grey and 3 for rgb.
 
     Raises:
-        InputError: the file is missing, empty, damaged or no image, or has another size than the model.
+        InputError: it is damaged or no image, or has another size than the model takes.
     """
+    image = open_plain_png(data)
+    if image is not None:
+        return from_image(image, preprocess, size, name)
     try:
-        with Image.open(path) as image:
-            if image.mode != ("L" if preprocess.colour == "grey" else "RGB"):
-                return from_image(_eight_bit(image, path), preprocess, size, path)
-            return from_image(image, preprocess, size, path)
+        with Image.open(BytesIO(data)) as image:
+            image.load()
+            return from_image(_eight_bit(image, name), preprocess, size, name)
     except InputError:
         raise
-    except Image.DecompressionBombError:
-        raise InputError(f"{path} has more pixels than Pillow thinks safe to decode") from None
     except UnidentifiedImageError:
-        raise InputError(_unreadable(path)) from None
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}") from None
-    except IsADirectoryError:
-        raise InputError(f"{path} is a folder, expected an image file") from None
+        raise InputError(f"{name} is not an image that Pillow can read") from None
+    except Image.DecompressionBombError:
+        raise InputError(f"{name} has more pixels than Pillow thinks safe to decode") from None
     # A damaged file makes Pillow's readers raise nearly anything.
-    except (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, OverflowError) as error:
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
-        raise InputError(f"{path} is damaged or unreadable: {reason}") from None
+    except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error) as error:
+        raise InputError(f"{name} is damaged or unreadable: {_reason(error)}") from None
 
 
 def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
@@ -106,7 +128,5 @@ def _check_size(height: int, width: int, size: tuple[int | None, int | None], na
         )
 
 
-def _unreadable(path: str) -> str:
-    if os.path.getsize(path) == 0:
-        return f"{path} is empty (0 bytes), expected an image"
-    return f"{path} is not an image that Pillow can read"
+def _reason(error: Exception) -> str:
+    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -1,8 +1,8 @@
 """What `run` is given on its command line, as one lazy, ordered, repeatable list of samples.
 
-Nothing here opens an image or holds a list of all samples: a folder is walked, a list file is read line by line, and
-the walk can be repeated, so that a first pass may count and fingerprint what a second one reads. Only what arrives on
-stdin is kept, in an unnamed temporary file.
+Nothing here opens an image or holds a long list of samples: a folder is walked, a list file is read line by line, and
+the walk can be repeated, so that a first pass may count and fingerprint what a second one reads. What arrives on stdin
+is kept in an unnamed temporary file.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import IO, NamedTuple
 
@@ -21,9 +22,11 @@ from stn_infer.errors import InputError
 
 #: What a folder is searched for; a file that is named outright may be called anything.
 IMAGE_SUFFIXES = frozenset(
-    {".bmp", ".gif", ".jpeg", ".jpg", ".jp2", ".pbm", ".pgm", ".png", ".pnm", ".ppm", ".tif", ".tiff", ".webp"}
+    {"bmp", "gif", "jpeg", "jpg", "jp2", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"}
 )
-ARRAY_SUFFIXES = frozenset({".npy", ".npz"})
+ARRAY_SUFFIXES = frozenset({"npy", "npz"})
+_SUFFIXES = IMAGE_SUFFIXES | ARRAY_SUFFIXES
+_KEPT = 32768  # samples that a survey keeps (some 10 MB), so that a job of common size is walked once
 
 
 class Sample(NamedTuple):
@@ -80,6 +83,7 @@ class Inputs:
         self._sources = [os.fspath(source) for source in sources]
         self._count_rows = count_rows
         self._stdin: IO[bytes] | None = None
+        self._kept: list[Sample] | None = None
         if not self._sources:
             raise InputError("no inputs given; name files, folders, patterns, @list.txt or - for stdin")
         if self._sources.count("-") > 1:
@@ -91,6 +95,9 @@ class Inputs:
                 self._stdin.write(chunk)
 
     def __iter__(self) -> Iterator[Sample]:
+        return iter(self._kept) if self._kept is not None else self._walk_all()
+
+    def _walk_all(self) -> Iterator[Sample]:
         for source in self._sources:
             if source == "-":
                 assert self._stdin is not None
@@ -113,12 +120,17 @@ class Inputs:
         """
         digest = hashlib.sha256()
         samples, images = 0, False
-        for sample in self:
-            digest.update(os.fsencode(sample.name) + b"\0")
-            samples += 1
-            images = images or not _is_array(sample.path)
+        kept: list[Sample] = []
+        rest = self._walk_all()
+        while some := list(islice(rest, 4096)):
+            digest.update(b"".join([os.fsencode(sample.name) + b"\0" for sample in some]))
+            samples += len(some)
+            images = images or not all(is_array(sample.path) for sample in some)
+            if samples <= _KEPT:
+                kept += some
         if samples == 0:
             raise InputError(f"no inputs in {', '.join(self._sources)}; expected images or .npy/.npz files")
+        self._kept = kept if samples <= _KEPT else None
         return Survey(samples, images, digest.hexdigest())
 
     def _named(self, source: str) -> Iterator[Sample]:
@@ -160,7 +172,7 @@ class Inputs:
                 yield from self._file(path)
 
     def _file(self, path: str) -> Iterator[Sample]:
-        if not _is_array(path):
+        if not is_array(path):
             yield Sample(path, path)
             return
         try:
@@ -175,8 +187,9 @@ class Inputs:
                 yield Sample(f"{path}[{row}]", path, row)
 
 
-def _is_array(path: str) -> bool:
-    return os.path.splitext(path)[1].lower() in ARRAY_SUFFIXES
+def is_array(path: str) -> bool:
+    """Whether a path is called like an array file."""
+    return path.rpartition(".")[2].lower() in ARRAY_SUFFIXES
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
@@ -193,7 +206,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     if identity in above:
         return
     for entry in entries:
-        if os.path.splitext(entry.name)[1].lower() in IMAGE_SUFFIXES | ARRAY_SUFFIXES and entry.is_file():
+        if entry.name.rpartition(".")[2].lower() in _SUFFIXES and entry.is_file():
             yield entry.path
         elif entry.is_dir():
             yield from _walk(entry.path, (*above, identity))
