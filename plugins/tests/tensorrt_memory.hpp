@@ -25,7 +25,7 @@ class HostDevice final : public Device {
  public:
   void* upload(const std::vector<char>& bytes) override {
     void* buffer = std::malloc(bytes.size() + 1);
-    std::memcpy(buffer, bytes.data(), bytes.size());
+    if (!bytes.empty()) std::memcpy(buffer, bytes.data(), bytes.size());
     return buffer;
   }
   std::vector<char> download(void* buffer, size_t size) override {
