@@ -94,9 +94,7 @@ def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | Non
         height, width = preprocess.size
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     _check_size(image.height, image.width, size, name)
-    pixels: _ONE_READ = 1 << 16
-
-Pixels = np.asarray(image)
+    pixels: Pixels = np.asarray(image)
     return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
 
 
