@@ -1,0 +1,99 @@
+"""``stn-infer models``: the networks and the shipped checkpoints."""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from stn_infer.models import Network, ShippedModel
+
+
+@click.command()
+@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of tables.")
+def command(as_json: bool) -> None:
+    """List the trained models that are shipped, with their measured error, and the networks by name."""
+    from stn_infer.models import NETWORKS, SHIPPED, shipped
+
+    models = [shipped(name) for name in SHIPPED]
+    if as_json:
+        fields = {
+            "shipped": [_fields(model) for model in models],
+            "networks": [
+                {"name": network.name, "input_shape": network.input_shape, "description": network.description}
+                for network in NETWORKS.values()
+            ],
+        }
+        click.echo(json.dumps(fields, indent=1))
+        return
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # no terminal, no reason to wrap
+    console.print(_shipped_table(models), _networks_table(list(NETWORKS.values())))
+
+
+def _fields(model: ShippedModel) -> dict[str, object]:
+    results = model.results
+    return {
+        "name": model.name,
+        "network": model.recipe.network,
+        "input_shape": model.recipe.input_shape,
+        "description": model.recipe.description,
+        "error_percent": results.error,
+        "errors_percent": results.errors,
+        "seeds": results.seeds,
+        "shipped_seed": results.shipped_seed,
+        "shipped_error_percent": results.shipped_error,
+        "twin": results.twin,
+        "twin_error_percent": results.twin_error,
+        "test_images": results.images,
+        "bytes": model.weights_path.stat().st_size,
+    }
+
+
+def _shipped_table(models: list[ShippedModel]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Shipped models: error in %, mean over the seeds", title_justify="left")
+    for heading in ("name", "input"):
+        table.add_column(heading, no_wrap=True)
+    for heading in ("error", "this seed", "without transformer", "seeds", "test images", "KiB"):
+        table.add_column(heading, justify="right")
+    table.add_column("description")
+    for model in models:
+        results = model.results
+        twin = "" if results.twin_error is None else f"{results.twin_error:.2f} ({results.twin})"
+        table.add_row(
+            model.name,
+            _shape(model.recipe.input_shape),
+            f"{results.error:.2f}",
+            f"{results.shipped_error:.2f}",
+            twin,
+            str(len(results.seeds)),
+            f"{results.images:,}",
+            f"{model.weights_path.stat().st_size / 1024:.0f}",
+            model.recipe.description,
+        )
+    return table
+
+
+def _networks_table(networks: list[Network]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Networks, with random weights until --weights gives some", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("input", no_wrap=True)
+    table.add_column("description")
+    for network in networks:
+        table.add_row(network.name, _shape(network.input_shape), network.description)
+    return table
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return "x".join(str(size) for size in shape)

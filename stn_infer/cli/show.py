@@ -1,0 +1,39 @@
+"""``stn-infer show``: a picture of what a model looks at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from stn_infer.cli import options
+
+
+@click.command()
+@options.model_argument
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@options.output_option("The picture to write: .png, .svg or .pdf.")
+@click.option(
+    "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="At most this many inputs."
+)
+@options.preprocess_option
+@options.labels_option
+def command(
+    model: str,
+    inputs: tuple[str, ...],
+    output: Path,
+    count: int,
+    preprocess: str | None,
+    labels: tuple[str, ...] | None,
+) -> None:
+    """Draw each INPUT with the quadrilateral or mesh that MODEL samples, the warped output and the prediction.
+
+    MODEL is an ONNX file or any source that export takes; INPUT is as for run. The dot marks the corner that becomes
+    the top left.
+    """
+    from stn_infer.show import show
+
+    looks = show(model, inputs, output, count=count, preprocess=preprocess, labels=labels)
+    for look in looks:
+        click.echo(f"{look.name}: {look.prediction or 'no class'}")
+    click.echo(f"wrote {output}")

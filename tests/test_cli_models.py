@@ -1,0 +1,31 @@
+"""models: every network and shipped checkpoint, with the figures that were measured."""
+
+from __future__ import annotations
+
+import json
+
+from click.testing import CliRunner
+
+from stn_infer.cli.models import command
+from stn_infer.models import NETWORKS, SHIPPED, shipped
+
+
+def test_the_tables_name_everything_with_its_error() -> None:
+    done = CliRunner().invoke(command, [], catch_exceptions=False)
+    assert done.exit_code == 0
+    for name in (*NETWORKS, *SHIPPED):
+        assert f" {name} " in done.output
+    for name in SHIPPED:
+        line = next(line for line in done.output.splitlines() if f" {name} " in line)
+        assert f" {shipped(name).results.error:.2f} " in line
+
+
+def test_json_holds_the_figures() -> None:
+    fields = json.loads(CliRunner().invoke(command, ["--json"], catch_exceptions=False).output)
+    assert [network["name"] for network in fields["networks"]] == list(NETWORKS)
+    assert [model["name"] for model in fields["shipped"]] == list(SHIPPED)
+    for model in fields["shipped"]:
+        results = shipped(model["name"]).results
+        assert model["error_percent"] == results.error
+        assert model["twin_error_percent"] == results.twin_error
+        assert 0 < model["bytes"] <= 2 * 2**20
