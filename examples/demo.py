@@ -43,8 +43,10 @@ def write_digits() -> int:
     from stn_infer.data.distort import distort
 
     _, held_out = split_digits()
-    images = distort(torch.tensor(held_out.images), "RTS", torch.Generator().manual_seed(2015), (42, 42))
-    for index, (image, label) in enumerate(zip(images.numpy(), held_out.labels, strict=True)):
+    generator = torch.Generator().manual_seed(2015)
+    order = torch.randperm(len(held_out.labels), generator=generator)
+    images = distort(torch.tensor(held_out.images)[order], "RTS", generator, (42, 42))
+    for index, (image, label) in enumerate(zip(images.numpy(), held_out.labels[order], strict=True)):
         Image.fromarray(image).save(DIGITS / f"{index:04d}_is_{label}.png")
     return len(images)
 

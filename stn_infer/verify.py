@@ -268,21 +268,27 @@ class Batch:
 
 
 def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
-    """Normal random inputs at batch sizes 3 and 1, and 8 real images where the first input is an image."""
-    from stn_infer.data.samples import sample_images
+    """Random inputs at batch sizes 3 and 1, and 8 real images where the first input is an image.
+
+    Random images are noise over all pixel values, pre-processed as images are; other inputs are normal.
+    """
+    from stn_infer.data.samples import noise_images, sample_images
 
     generator = np.random.default_rng(7)
+    first, *others = loaded.input_shapes
+    is_image = len(first) == 3 and first[0] in (1, 3)
+    rule = loaded.metadata.preprocess
 
-    def random(batch: int) -> Batch:
-        values = tuple(generator.standard_normal((batch, *s)).astype(np.float32) for s in loaded.input_shapes)
-        return Batch("random", values)
+    def batch(kind: str, count: int, values: Array | None) -> Batch:
+        if values is None:
+            values = generator.standard_normal((count, *first)).astype(np.float32)
+        rest = tuple(generator.standard_normal((count, *shape)).astype(np.float32) for shape in others)
+        return Batch(kind, (values, *rest))
 
-    batches = [random(3), random(1)]
-    shape = loaded.input_shapes[0]
-    if len(shape) == 3 and shape[0] in (1, 3):
-        images = sample_images(8, shape, loaded.metadata.preprocess)
-        batches.append(Batch("images", (images, *random(8).inputs[1:])))
-    return tuple(batches)
+    batches = [
+        batch("random", count, noise_images(count, first, generator, rule) if is_image else None) for count in (3, 1)
+    ]
+    return (*batches, batch("images", 8, sample_images(8, first, rule))) if is_image else tuple(batches)
 
 
 def verify(

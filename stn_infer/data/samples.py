@@ -27,8 +27,6 @@ def sample_images(count: int, shape: tuple[int, ...], preprocess: Preprocess | N
     from PIL import Image
 
     channels, height, width = shape
-    rule = preprocess or Preprocess("rgb" if channels == 3 else "grey")
-    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
     generator = np.random.default_rng(_SEED)
     digits = _digits()
     side = max(1, min(height, width))
@@ -38,8 +36,22 @@ def sample_images(count: int, shape: tuple[int, ...], preprocess: Preprocess | N
         canvas = Image.new("L", (width, height))
         turned = digit.rotate(float(generator.uniform(-45, 45)), Image.Resampling.BILINEAR)
         canvas.paste(turned, ((width - side) // 2, (height - side) // 2))
-        images[index] = (np.asarray(canvas, np.float32)[None] * np.float32(rule.scale) - mean) / std
-    return images
+        images[index] = np.asarray(canvas, np.float32)
+    return _applied(images, preprocess)
+
+
+def noise_images(
+    count: int, shape: tuple[int, ...], generator: np.random.Generator, preprocess: Preprocess | None = None
+) -> NDArray[np.float32]:
+    """Images [count, C, H, W] of noise, every 8-bit pixel value alike likely, as a model takes them."""
+    return _applied(generator.integers(0, 256, (count, *shape)).astype(np.float32), preprocess)
+
+
+def _applied(pixels: NDArray[np.float32], preprocess: Preprocess | None) -> NDArray[np.float32]:
+    """Pixel values 0 to 255 as the model takes them."""
+    rule = preprocess or Preprocess("rgb" if pixels.shape[1] == 3 else "grey")
+    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
+    return ((pixels * np.float32(rule.scale) - mean) / std).astype(np.float32)
 
 
 def _digits() -> NDArray[np.uint8]:
