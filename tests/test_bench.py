@@ -18,7 +18,7 @@ from stn_infer.bench import variants as variants_module
 from stn_infer.bench.check import Expected, bench_inputs
 from stn_infer.bench.machine import cpu_share_in_use, this_machine, versions
 from stn_infer.bench.table import render
-from stn_infer.errors import UsageError, VerificationError
+from stn_infer.errors import MissingDependencyError, ModelError, UsageError, VerificationError
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.sources import LoadedModel
 
@@ -201,6 +201,17 @@ def test_the_verb_fails_when_a_variant_does(monkeypatch: pytest.MonkeyPatch) -> 
             [TINY, "--input-shape", "1,8,8", "--batch-sizes", "1", "--variant", "eager"],
             catch_exceptions=False,
         )
+
+
+def test_the_verb_fails_when_nothing_could_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stn_infer.cli.bench import command
+
+    def none(*arguments: object) -> object:
+        raise MissingDependencyError("no such runtime")
+
+    monkeypatch.setattr(variants_module, "_torch", none)
+    with pytest.raises(ModelError, match="nothing could be timed; eager: no such runtime"):
+        CliRunner().invoke(command, [TINY, "--input-shape", "1,8,8", "--variant", "eager"], catch_exceptions=False)
 
 
 def test_wrong_batch_sizes_are_usage_errors() -> None:

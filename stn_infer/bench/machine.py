@@ -75,11 +75,13 @@ def gpu_names() -> tuple[str, ...]:
 
 
 def cpu_share_in_use(seconds: float = 0.5) -> float:
-    """The share of all cores' time, 0 to 1, that is used while this process sleeps: what disturbs a measurement."""
+    """The share of all cores' time, 0 to 1, that other processes use: what would disturb a measurement made now."""
     busy, total = _cpu_times()
+    own = time.process_time()
     time.sleep(seconds)
     busy_after, total_after = _cpu_times()
-    return round((busy_after - busy) / max(1, total_after - total), 3)
+    own_ticks = (time.process_time() - own) * os.sysconf("SC_CLK_TCK")
+    return round(max(0.0, busy_after - busy - own_ticks) / max(1, total_after - total), 3)
 
 
 def _cpu_times() -> tuple[int, int]:

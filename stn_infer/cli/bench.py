@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from stn_infer.cli import options
-from stn_infer.errors import UsageError, VerificationError
+from stn_infer.errors import ModelError, UsageError, VerificationError
 
 
 def _batch_sizes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
@@ -76,6 +76,8 @@ def command(
     if output is not None:
         check_writable(output)
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # no terminal, no reason to wrap
     with Console(stderr=True).status("") as status:
         result = bench(
             model,
@@ -94,6 +96,8 @@ def command(
     if output is not None:
         write_atomically(output, result.to_json().encode())
         click.echo(f"wrote {output}")
+    if all(measurement.status == "unavailable" for measurement in result.measurements):
+        raise ModelError(f"nothing could be timed; {result.measurements[0].variant}: {result.measurements[0].reason}")
     failed = [measurement for measurement in result.measurements if measurement.status == "failed"]
     if failed:
         raise VerificationError(f"{failed[0].variant} at batch {failed[0].batch_size}: {failed[0].reason}")
