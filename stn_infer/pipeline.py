@@ -120,7 +120,7 @@ def run(
         encoder = make_format(format, runner.outputs, labels)
         loader = Loader(runner.inputs, how)
         sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-        samples = Inputs(sources, loader.arrays.count_rows)
+        samples = stack.enter_context(Inputs(sources, loader.arrays.count_rows))
         survey = samples.survey()
         if survey.images and not loader.takes_images:
             raise InputError(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -58,6 +59,8 @@ def command(
     """
     from stn_infer.pipeline import run
 
+    # What Pillow has to say about a file that it reads all the same; what it cannot read stands in the ledger.
+    warnings.filterwarnings("ignore", module="PIL")
     with _progress_bar() as progress:
         summary = run(
             model,

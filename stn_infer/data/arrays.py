@@ -124,13 +124,12 @@ class ArrayFiles:
                 self._opened.move_to_end(path)
                 return self._opened[path]
             try:
-                loaded = np.load(path, mmap_mode="r", allow_pickle=False)
-                if isinstance(loaded, np.ndarray):
-                    arrays: Mapping[str, Array] = {"": loaded}
+                if _is_npy(path):
+                    arrays: Mapping[str, Array] = {"": np.lib.format.open_memmap(path, mode="r")}
                 else:
-                    with loaded:
+                    with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
                         arrays = {name: loaded[name] for name in loaded.files}
-            except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
                 raise InputError(f"{path} is damaged or unreadable: {_reason(error)}") from None
             self._opened[path] = self._named(path, arrays)
             if len(self._opened) > _OPEN_FILES:
@@ -141,7 +140,7 @@ class ArrayFiles:
 def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     """(shape, dtype) of each array in a file, by name; the one array of a .npy file is called ""."""
     try:
-        if Path(path).suffix.lower() == ".npy":
+        if _is_npy(path):
             with open(path, "rb") as file:
                 return {"": _header(file)}
         with zipfile.ZipFile(path) as archive:
@@ -154,6 +153,10 @@ def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
         raise InputError(f"no such file: {path}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
         raise InputError(f"{path} is not a readable {Path(path).suffix} file: {_reason(error)}") from None
+
+
+def _is_npy(path: str) -> bool:
+    return path.lower().endswith(".npy")
 
 
 def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import IO, NamedTuple, Self
 
 from stn_infer.errors import InputError
 
@@ -63,6 +63,8 @@ class Survey:
 class Inputs:
     """The samples that ``sources`` name, in their order; iterate as often as needed. Duplicates are kept.
 
+    As a context manager, or by :meth:`close`, it lets go of what came from stdin.
+
     Args:
         sources: files, folders (searched recursively, sorted by name, hidden names and unknown suffixes passed
             over), glob patterns, ``@list.txt`` (one path a line) and ``-`` (the same on stdin).
@@ -89,10 +91,21 @@ class Inputs:
         if self._sources.count("-") > 1:
             raise InputError("'-' (stdin) was given twice; it can be read once")
         if "-" in self._sources:
-            self._stdin = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the inputs do
+            self._stdin = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
             source = stdin or sys.stdin.buffer
             while chunk := source.read(1 << 20):
                 self._stdin.write(chunk)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of what came from stdin; afterwards it cannot be iterated."""
+        if self._stdin is not None:
+            self._stdin.close()
 
     def __iter__(self) -> Iterator[Sample]:
         return iter(self._kept) if self._kept is not None else self._walk_all()

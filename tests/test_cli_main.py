@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+
+import click
+import pytest
+from click.testing import CliRunner, Result
+
+from stn_infer.cli.main import VERBS, LazyGroup, main
+from stn_infer.errors import InputError, OutputError, UsageError, VerificationError
+
+
+class OneVerb(LazyGroup):
+    """The real shell with a single verb, ``do``, that calls a function."""
+
+    def __init__(self, action: Callable[[], object]) -> None:
+        super().__init__("stn-infer")
+        self._action = action
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return ["do"]
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        debug = click.Option(["--debug"], is_flag=True, expose_value=False)
+        return click.Command("do", callback=self._action, params=[debug]) if cmd_name == "do" else None
+
+
+def invoke(action: Callable[[], object], *arguments: str) -> Result:
+    return CliRunner().invoke(OneVerb(action), ["do", *arguments])
+
+
+def raising(error: BaseException) -> Callable[[], object]:
+    def action() -> None:
+        raise error
+
+    return action
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (InputError("no file"), 1),
+        (UsageError("not so"), 2),
+        (VerificationError("off by 1 px"), 3),
+        (OutputError("x"), 1),
+    ],
+)
+def test_our_errors_are_one_line_and_their_exit_code(error: Exception, code: int) -> None:
+    result = invoke(raising(error))
+    assert result.stderr == f"error: {error}\n"
+    assert result.stdout == ""
+    assert result.exit_code == code
+
+
+def test_a_message_of_several_lines_becomes_one() -> None:
+    assert invoke(raising(InputError("first\n   second"))).stderr == "error: first second\n"
+
+
+def test_interrupted() -> None:
+    result = invoke(raising(KeyboardInterrupt()))
+    assert result.exit_code == 130
+    assert result.stderr.strip() == "error: interrupted"
+
+
+def test_disk_full_names_the_file() -> None:
+    result = invoke(raising(OSError(errno.ENOSPC, "No space left on device", "/x/y.csv")))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: no room to write /x/y.csv")
+    assert result.stderr.count("\n") == 1
+
+
+def test_an_os_error_names_its_file() -> None:
+    result = invoke(raising(PermissionError(errno.EACCES, "Permission denied", "/x/y")))
+    assert (result.stderr, result.exit_code) == ("error: /x/y: Permission denied\n", 1)
+
+
+def test_a_missing_package_is_named() -> None:
+    result = invoke(raising(ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")))
+    assert "'pyarrow' is needed and not installed" in result.stderr
+    assert result.exit_code == 1
+
+
+def test_a_missing_module_of_ours_is_our_fault() -> None:
+    result = invoke(raising(ModuleNotFoundError("No module named 'stn_infer.x'", name="stn_infer.x")))
+    assert result.stderr.startswith("error: internal error: ModuleNotFoundError")
+
+
+def test_a_bug_is_one_line_without_debug_and_a_traceback_with_it() -> None:
+    result = invoke(raising(ZeroDivisionError("oops")))
+    assert result.exit_code == 1
+    assert result.stderr.startswith("error: internal error: ZeroDivisionError: oops; run with --debug")
+    assert "Traceback" not in result.stderr
+    result = invoke(raising(ZeroDivisionError("oops")), "--debug")
+    assert result.exit_code == 1
+    assert "Traceback" in result.stderr
+    assert result.stderr.splitlines()[-1].startswith("error: internal error")
+
+
+def test_a_verb_may_end_with_a_code_of_its_own() -> None:
+    assert invoke(lambda: click.get_current_context().exit(4)).exit_code == 4
+    assert invoke(lambda: None).exit_code == 0
+
+
+def test_errors_pass_through_outside_standalone_mode() -> None:
+    with pytest.raises(InputError, match="no file"):
+        OneVerb(raising(InputError("no file"))).main(["do"], standalone_mode=False)
+
+
+def test_a_wrong_option_is_one_line() -> None:
+    result = CliRunner().invoke(OneVerb(lambda: None), ["do", "--colour"])
+    assert result.exit_code == 2
+    assert result.stderr.startswith("error: No such option")
+    assert result.stderr.count("\n") == 1
+    assert "do --help" in result.stderr
+
+
+def test_a_wrong_verb_suggests_the_near_one() -> None:
+    result = CliRunner().invoke(main, ["exprot"])
+    assert result.exit_code == 2
+    assert "no such verb: 'exprot'; did you mean 'export'?" in result.stderr
+    assert "--help" in CliRunner().invoke(main, ["zzz"]).stderr
+
+
+def test_help_lists_the_verbs_that_are_there() -> None:
+    result = CliRunner().invoke(main, ["--help"])
+    assert result.exit_code == 0
+    for verb in ("export", "run", "verify"):
+        assert VERBS[verb] in " ".join(result.stdout.split())
+
+
+def test_every_verb_has_help_and_takes_debug() -> None:
+    ctx = click.Context(main)
+    for verb in main.list_commands(ctx):
+        result = CliRunner().invoke(main, [verb, "--help"])
+        assert result.exit_code == 0, result.stderr
+        assert "--debug" in result.stdout
+
+
+def test_version() -> None:
+    result = CliRunner().invoke(main, ["--version"])
+    assert result.exit_code == 0
+    assert result.stdout.startswith("stn-infer ")
+
+
+def test_help_and_import_load_no_runtime() -> None:
+    code = (
+        "import sys, stn_infer\n"
+        "from stn_infer.cli.main import main\n"
+        "try: main(['--help'])\n"
+        "except SystemExit: pass\n"
+        "heavy = {'torch', 'onnx', 'onnxruntime', 'numpy', 'PIL', 'rich', 'pyarrow', 'matplotlib'} & set(sys.modules)\n"
+        "sys.exit(f'loaded: {heavy}' if heavy else 0)\n"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    assert "Usage: " in result.stdout
+
+
+def test_a_reader_that_leaves_is_no_error() -> None:
+    code = (
+        "import click\n"
+        "from tests.test_cli_main import OneVerb\n"
+        "OneVerb(lambda: [click.echo('x' * 100) for _ in range(10000)])(['do'])\n"
+    )
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert process.stdout is not None and process.stderr is not None
+    process.stdout.read(10)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    process.stderr.close()
+    assert process.wait(timeout=60) == 1

@@ -1,0 +1,141 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stn_infer.backends.base import TensorSpec
+from stn_infer.data.arrays import ArrayFiles
+from stn_infer.errors import InputError
+from stn_infer.metadata import Preprocess
+
+FLOAT32 = np.dtype(np.float32)
+IMAGE = TensorSpec("input", (None, 1, 4, 5), FLOAT32)
+COLOUR = TensorSpec("input", (None, 3, 4, 5), FLOAT32)
+VOLUME = TensorSpec("input", (None, 1, 2, 3, 4), FLOAT32)
+VECTOR = TensorSpec("scale", (None, 2), FLOAT32)
+TOKENS = TensorSpec("tokens", (None, None), np.dtype(np.int64))
+
+
+def files(*specs: TensorSpec) -> ArrayFiles:
+    image = next((spec for spec in specs if len(spec.shape) == 4), None)
+    preprocess = None if image is None else Preprocess("grey" if image.shape[1] == 1 else "rgb")
+    return ArrayFiles(specs, preprocess)
+
+
+def random(*shape: int, dtype: Any = np.float32) -> Any:
+    return np.random.default_rng(0).integers(0, 256, shape).astype(dtype)
+
+
+@pytest.mark.parametrize(
+    ("spec", "array", "rows"),
+    [
+        (IMAGE, random(7, 1, 4, 5), 7),
+        (IMAGE, random(1, 4, 5), None),
+        (IMAGE, random(7, 1, 4, 5, dtype=np.float64), 7),
+        (IMAGE, random(7, 4, 5, dtype=np.uint8), 7),
+        (IMAGE, random(4, 5, dtype=np.uint8), None),
+        (IMAGE, random(4, 5, 3, dtype=np.uint8), None),
+        (IMAGE, random(7, 4, 5, 3, dtype=np.uint8), 7),
+        (COLOUR, random(7, 4, 5, 1, dtype=np.uint8), 7),
+        (IMAGE, random(0, 1, 4, 5), 0),
+        (VOLUME, random(7, 1, 2, 3, 4), 7),
+        (TOKENS, random(7, 9, dtype=np.int32), 7),
+        (TOKENS, random(9, dtype=np.int64), None),
+    ],
+)
+def test_rows_are_counted_and_loaded(tmp_path: Path, spec: TensorSpec, array: Any, rows: int | None) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, array)
+    reader = files(spec)
+    assert reader.count_rows(str(path)) == rows
+    for row in [None] if rows is None else range(rows):
+        value = reader.load(str(path), row)[spec.name]
+        source = array if row is None else array[row]
+        if array.dtype == np.uint8:
+            assert value.dtype == np.uint8
+            assert value.shape == spec.shape[1:]
+            if source.ndim == 2 and spec is IMAGE:
+                assert np.array_equal(value[0], source)
+        else:
+            assert value.dtype == spec.dtype
+            assert np.array_equal(value, source)
+
+
+def test_npz_of_one_array_and_of_named_inputs(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, whatever=random(3, 1, 4, 5))
+    assert files(IMAGE).count_rows(str(path)) == 3
+    np.savez(path, scale=random(3, 2), input=random(3, 1, 4, 5), other=random(9))
+    reader = files(IMAGE, VECTOR)
+    assert reader.count_rows(str(path)) == 3
+    sample = reader.load(str(path), 2)
+    assert list(sample) == ["input", "scale"]
+    assert np.array_equal(sample["scale"], random(3, 2)[2])
+    assert np.array_equal(sample["input"], random(3, 1, 4, 5)[2])
+
+
+@pytest.mark.parametrize(
+    ("specs", "arrays", "message"),
+    [
+        ([IMAGE], {"a": random(3, 1, 5, 4)}, r"takes \[N, 1, 4, 5\], found \[3, 1, 5, 4\]"),
+        ([IMAGE], {"a": random(3, 4, 5)}, r"found \[3, 4, 5\]"),
+        ([IMAGE], {"a": random(3, 2, 4, 5, dtype=np.uint8)}, "uint8 pixels are"),
+        ([VOLUME], {"a": random(3, 1, 2, 3, 4, dtype=np.uint8)}, "takes float32 values, found uint8"),
+        ([TOKENS], {"a": random(3, 4)}, "takes int64 values, found float32"),
+        ([IMAGE], {"a": random(3, 1, 4, 5), "b": random(3, 1, 4, 5)}, "expected arrays named input, found a, b"),
+        ([IMAGE, VECTOR], {"input": random(3, 1, 4, 5)}, "expected arrays named input, scale, found input"),
+        ([IMAGE, VECTOR], {"input": random(3, 1, 4, 5), "scale": random(2, 2)}, "different numbers"),
+        ([IMAGE], {"a": np.array([{}], object)}, "Python objects"),
+        ([IMAGE], {"a": np.array(["x"])}, "takes float32 values"),
+    ],
+)
+def test_what_does_not_fit(tmp_path: Path, specs: list[TensorSpec], arrays: dict[str, Any], message: str) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, **arrays)
+    with pytest.raises(InputError, match=message) as caught:
+        files(*specs).count_rows(str(path))
+    assert "\n" not in str(caught.value)
+
+
+def test_several_inputs_need_npz(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", random(3, 1, 4, 5))
+    with pytest.raises(InputError, match=r"several inputs need an \.npz"):
+        files(IMAGE, VECTOR).count_rows(str(tmp_path / "x.npy"))
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_damaged_files(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    (np.save if suffix == "npy" else np.savez)(path, random(50, 1, 4, 5))
+    whole = path.read_bytes()
+    reader = files(IMAGE)
+    for content in (b"", b"hello", whole[:60]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"not a readable"):
+            reader.count_rows(str(path))
+        with pytest.raises(InputError, match="damaged or unreadable"):
+            reader.load(str(path), 0)
+    path.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError):
+        reader.load(str(path), 0)
+    with pytest.raises(InputError, match="no such file"):
+        reader.count_rows(str(tmp_path / f"none.{suffix}"))
+
+
+def test_only_a_few_files_stay_open(tmp_path: Path) -> None:
+    reader = files(IMAGE)
+    for i in range(20):
+        np.save(tmp_path / f"{i}.npy", random(2, 1, 4, 5) + i)
+    for i in [*range(20), 0]:
+        assert np.array_equal(reader.load(str(tmp_path / f"{i}.npy"), 1)["input"], random(2, 1, 4, 5)[1] + i)
+    assert len(reader._opened) == 4
+
+
+def test_a_file_that_shrank_after_it_was_counted(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, random(3, 1, 4, 5))
+    with pytest.raises(InputError, match="has changed"):
+        files(IMAGE).load(str(path), 3)

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from stn_infer.data.inputs import Inputs, Sample
+from stn_infer.errors import InputError
+
+
+def no_arrays(path: str) -> int | None:
+    raise AssertionError(f"{path} is no array file")
+
+
+def names(*sources: str | Path, stdin: bytes = b"") -> list[str]:
+    with Inputs(sources, no_arrays, io.BytesIO(stdin)) as inputs:
+        return [sample.name for sample in inputs]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """b.png, a.JPG, notes.txt, .hidden.png, sub/c.png, with the folder as the current one."""
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "sub/c.png", "sub/.git/d.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_a_folder_is_sorted_and_recursive_and_passes_over_the_rest(folder: Path) -> None:
+    assert names(".") == ["./a.JPG", "./b.png", "./sub/c.png"]
+
+
+def test_sources_keep_their_order_and_duplicates(folder: Path) -> None:
+    assert names("sub", "b.png", "b.png", Path("sub/c.png")) == ["sub/c.png", "b.png", "b.png", "sub/c.png"]
+
+
+def test_a_file_named_outright_may_be_called_anything(folder: Path) -> None:
+    assert names("notes.txt", ".hidden.png") == ["notes.txt", ".hidden.png"]
+
+
+def test_patterns(folder: Path) -> None:
+    assert names("*.png") == ["b.png"]
+    assert names("**/*.png") == ["b.png", "sub/c.png"]
+    assert names("su*") == ["sub/c.png"]
+    (folder / "x[1].png").touch()
+    assert names("x[1].png") == ["x[1].png"], "a file that is there is no pattern"
+
+
+def test_lists(folder: Path) -> None:
+    (folder / "list.txt").write_bytes(b"sub/c.png\r\n\nmissing.png\nb.png")
+    expected = ["sub/c.png", "missing.png", "b.png"]
+    assert names("@list.txt") == expected
+    assert names("-", stdin=(folder / "list.txt").read_bytes()) == expected
+    assert names("a.JPG", "-", "b.png", stdin=b"sub\n") == ["a.JPG", "sub/c.png", "b.png"]
+
+
+def test_a_file_whose_name_starts_with_at(folder: Path) -> None:
+    (folder / "@home.png").touch()
+    assert names("@home.png") == ["@home.png"]
+
+
+def test_it_can_be_repeated_stdin_too(folder: Path) -> None:
+    with Inputs(["-", "."], no_arrays, io.BytesIO(b"b.png\n")) as inputs:
+        assert list(inputs) == list(inputs)
+        survey = inputs.survey()
+        assert (survey.samples, survey.images) == (4, True)
+        assert len(list(inputs)) == 4
+
+
+def test_a_long_walk_is_repeated_and_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("stn_infer.data.inputs._KEPT", 2)
+    inputs = Inputs(["."], no_arrays)
+    assert inputs.survey().samples == 3
+    (folder / "z.png").touch()
+    assert len(list(inputs)) == 4
+
+
+def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
+    (folder / "sub" / "up").symlink_to(folder)
+    (folder / "again.png").symlink_to(folder / "b.png")
+    assert names(".") == ["./a.JPG", "./again.png", "./b.png", "./sub/c.png"]
+
+
+def test_pipes_and_folders_called_like_images(folder: Path) -> None:
+    os.mkfifo(folder / "pipe.png")
+    (folder / "dir.png").mkdir()
+    (folder / "dir.png" / "e.png").touch()
+    assert names(".") == ["./a.JPG", "./b.png", "./dir.png/e.png", "./sub/c.png"]
+
+
+def test_the_fingerprint_tells_order_and_names(folder: Path) -> None:
+    def fingerprint(*sources: str) -> str:
+        return Inputs(sources, no_arrays).survey().fingerprint
+
+    assert fingerprint("a.JPG", "b.png") == fingerprint("a.JPG", "b.png")
+    assert fingerprint("a.JPG", "b.png") != fingerprint("b.png", "a.JPG")
+    assert fingerprint("b.png") != fingerprint("b.png", "b.png")
+
+
+def test_array_files(folder: Path) -> None:
+    for name in ("one.npy", "three.npz", "bad.npy"):
+        (folder / name).touch()
+
+    def count(path: str) -> int | None:
+        if path == "bad.npy":
+            raise InputError("bad.npy is bad")
+        return {"one.npy": None, "three.npz": 3}[path]
+
+    inputs = Inputs(["one.npy", "three.npz", "bad.npy"], count)
+    assert list(inputs) == [
+        Sample("one.npy", "one.npy"),
+        Sample("three.npz[0]", "three.npz", 0),
+        Sample("three.npz[1]", "three.npz", 1),
+        Sample("three.npz[2]", "three.npz", 2),
+        Sample("bad.npy", "bad.npy", error="bad.npy is bad"),
+    ]
+    assert not inputs.survey().images
+
+
+def test_what_is_missing_or_empty_is_an_error_of_one_line(folder: Path) -> None:
+    (folder / "empty").mkdir()
+    cases: dict[tuple[str, ...], str] = {
+        (): "no inputs given",
+        ("none.png",): "no such file or folder: none.png",
+        ("*.gif",): "no file matches",
+        ("empty",): "nothing to read in the folder empty",
+        ("@none.txt",): "cannot read the list none.txt",
+        ("-", "-"): "given twice",
+        ("-",): "no inputs in -",
+    }
+    for sources, message in cases.items():
+        with (
+            pytest.raises(InputError, match=message) as caught,
+            Inputs(sources, no_arrays, io.BytesIO()) as inputs,
+        ):
+            inputs.survey()
+        assert "\n" not in str(caught.value)
+
+
+def test_binary_data_is_no_list(folder: Path) -> None:
+    with pytest.raises(InputError, match="not a list of paths"):
+        names("-", stdin=b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
+
+
+def test_names_that_are_not_utf8(folder: Path) -> None:
+    odd = os.fsdecode(b"caf\xe9.png")
+    (folder / odd).touch()
+    assert odd in names("-", stdin=b"caf\xe9.png\n")
+    assert Inputs([odd], no_arrays).survey().samples == 1

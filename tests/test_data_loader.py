@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stn_infer.backends.base import TensorSpec
+from stn_infer.data.inputs import Sample
+from stn_infer.data.loader import Loader, resolve_preprocess
+from stn_infer.errors import UsageError
+from stn_infer.metadata import Preprocess
+
+FLOAT32 = np.dtype(np.float32)
+GREY = TensorSpec("input", (None, 1, 4, 5), FLOAT32)
+RGB = TensorSpec("input", (None, 3, None, None), FLOAT32)
+VECTOR = TensorSpec("scale", (None, 2), FLOAT32)
+
+
+@pytest.fixture
+def pixels() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (60, 4, 5), dtype=np.uint8)
+
+
+def test_a_batch_keeps_its_order_and_loses_only_bad_rows(tmp_path: Path, pixels: np.ndarray) -> None:
+    samples = []
+    for i in range(6):
+        Image.fromarray(pixels[i]).save(tmp_path / f"{i}.png")
+        samples.append(Sample(f"{i}", str(tmp_path / f"{i}.png")))
+    Image.fromarray(pixels[:, :, 0]).save(tmp_path / "1.png")
+    (tmp_path / "4.png").write_bytes(b"")
+    samples[5] = Sample("5", "", error="known before")
+    batch = Loader([GREY], Preprocess()).load(samples)
+    assert {row: error.rpartition("/")[2][:5] for row, error in batch.errors.items()} == {
+        1: "1.png",
+        4: "4.png",
+        5: "known",
+    }
+    (group,) = batch.groups
+    assert group.rows == (0, 2, 3)
+    assert group.inputs["input"].dtype == np.float32
+    assert np.allclose(group.inputs["input"][:, 0], pixels[[0, 2, 3]] / 255.0)
+
+
+def test_large_and_small_files_come_in_order(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    spec = TensorSpec("input", (None, 1, 64, 64), FLOAT32)
+    pictures = [rng.integers(0, 256, (64, 64), dtype=np.uint8) if i % 2 else np.full((64, 64), i) for i in range(6)]
+    samples = []
+    for i, picture in enumerate(pictures):
+        path = tmp_path / f"{i}.png"
+        Image.fromarray(picture.astype(np.uint8)).save(path)
+        samples.append(Sample(str(i), str(path)))
+    assert {Path(sample.path).stat().st_size > 3000 for sample in samples} == {True, False}
+    (group,) = Loader([spec], Preprocess(scale=1.0)).load(samples).groups
+    assert np.array_equal(group.inputs["input"][:, 0], np.stack(pictures))
+
+
+def test_arrays_and_images_may_share_a_batch(tmp_path: Path, pixels: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", pixels[:3, None].astype(np.float32) / 255)
+    Image.fromarray(pixels[3]).save(tmp_path / "x.png")
+    samples = [
+        Sample("a", str(tmp_path / "x.npy"), 2),
+        Sample("b", str(tmp_path / "x.png")),
+        Sample("c", str(tmp_path / "x.npy"), 0),
+    ]
+    batch = Loader([GREY], Preprocess()).load(samples)
+    values = {row: group.inputs["input"][i, 0] for group in batch.groups for i, row in enumerate(group.rows)}
+    for row, source in ((0, 2), (1, 3), (2, 0)):
+        assert np.allclose(values[row], pixels[source] / 255.0)
+
+
+def test_images_of_several_sizes_make_groups(tmp_path: Path) -> None:
+    samples = []
+    for i, size in enumerate([(4, 5), (6, 7), (4, 5)]):
+        Image.new("RGB", size).save(tmp_path / f"{i}.png")
+        samples.append(Sample(str(i), str(tmp_path / f"{i}.png")))
+    batch = Loader([RGB], Preprocess("rgb")).load(samples)
+    assert [(group.rows, group.inputs["input"].shape) for group in batch.groups] == [
+        ((0, 2), (2, 3, 5, 4)),
+        ((1,), (1, 3, 7, 6)),
+    ]
+
+
+def test_a_half_precision_model_gets_half_precision(tmp_path: Path, pixels: np.ndarray) -> None:
+    spec = TensorSpec("input", (None, 1, 4, 5), np.dtype(np.float16))
+    Image.fromarray(pixels[0]).save(tmp_path / "x.png")
+    (group,) = Loader([spec], Preprocess()).load([Sample("x", str(tmp_path / "x.png"))]).groups
+    assert group.inputs["input"].dtype == np.float16
+
+
+def test_what_nobody_says_is_assumed() -> None:
+    assert resolve_preprocess([GREY], None, None) == Preprocess("grey")
+    assert resolve_preprocess([RGB], None, None) == Preprocess("rgb")
+    assert resolve_preprocess([VECTOR], None, None) is None
+    assert resolve_preprocess([VECTOR, GREY], None, None) == Preprocess("grey")
+
+
+def test_flags_override_the_file_and_the_file_the_default() -> None:
+    own = Preprocess("rgb", mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
+    assert resolve_preprocess([RGB], own, None) == own
+    assert resolve_preprocess([RGB], own, "scale=1") == Preprocess("rgb", None, 1.0, own.mean, own.std)
+    assert resolve_preprocess([RGB], own, Preprocess("rgb")) == Preprocess("rgb")
+    any_colour = TensorSpec("input", (None, None, None, None), FLOAT32)
+    assert resolve_preprocess([any_colour], own, "grey,size=8x9") == Preprocess("grey", (8, 9))
+
+
+@pytest.mark.parametrize(
+    ("spec", "given", "message"),
+    [
+        (GREY, "rgb", "takes 1 channels, the pre-processing makes rgb"),
+        (GREY, "size=5x4", "takes images of 4x5, the pre-processing resizes to 5x4"),
+        (VECTOR, "grey", "takes no images"),
+        (GREY, "colour=blue", "'grey' or 'rgb'"),
+        (GREY, "hue=3", "unknown preprocess key"),
+    ],
+)
+def test_what_does_not_fit_the_model(spec: TensorSpec, given: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        resolve_preprocess([spec], None, given)
