@@ -49,7 +49,6 @@ class OrtBackend:
             so that many callers may share one session.
         spin: when threads that wait for work spin: ``always`` (onnxruntime's way, fastest alone), ``while-running``
             (they sleep once no run is under way, so that sessions in turns don't disturb each other) or ``never``.
-        profile: a path prefix; onnxruntime then writes a JSON trace of every operator when the backend is closed.
 
     Raises:
         ModelError: the file is missing or unreadable, or onnxruntime refuses it.
@@ -65,7 +64,6 @@ class OrtBackend:
         threads: int | None = None,
         *,
         spin: Spin = "always",
-        profile: Path | None = None,
     ) -> None:
         ort = _import_onnxruntime()
         target = Device.parse(device)
@@ -80,9 +78,6 @@ class OrtBackend:
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if spin == "never" else "1")
         options.add_session_config_entry("session.force_spinning_stop", "1" if spin == "while-running" else "0")
-        if profile is not None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(profile)
         providers: list[Any] = ["CPUExecutionProvider"]
         if target.kind == "cuda":
             _preload_cuda(ort)
@@ -141,12 +136,6 @@ class OrtBackend:
             "providers": ", ".join(self._providers),
             "threads": str(self._threads or "one a core"),
         }
-
-    def end_profiling(self) -> Path:
-        """Stop the trace that ``profile`` asked for and return its file."""
-        if self._session is None:
-            raise ModelError("this backend is closed; open it again")
-        return Path(self._session.end_profiling())
 
     def close(self) -> None:
         """Let go of the session."""
