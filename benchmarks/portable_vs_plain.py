@@ -26,10 +26,10 @@ from torch import Tensor, nn
 
 from stn_infer.backends.base import Array
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.bench.check import Expected, bench_inputs
-from stn_infer.bench.machine import cpu_share_in_use, this_machine, versions
-from stn_infer.bench.stats import median
-from stn_infer.bench.timing import Plan, interleave
+from stn_infer.benchmarking.check import Expected, bench_inputs
+from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
+from stn_infer.benchmarking.stats import median
+from stn_infer.benchmarking.timing import Plan, interleave
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.op import spatial_nodes
 from stn_infer.graph.spatial import fuse

@@ -17,33 +17,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from stn_infer.backends import Backend, open_backend
-    from stn_infer.bench import BenchResult, bench
+    from stn_infer.benchmarking import BenchResult, bench
     from stn_infer.errors import StnInferError
     from stn_infer.exporter import ExportReport, export
     from stn_infer.layers import SpatialTransformer
     from stn_infer.metadata import Preprocess
     from stn_infer.pipeline import RunSummary, run
     from stn_infer.sources import LoadedModel, load_source
-    from stn_infer.verify import Verification, verify
+    from stn_infer.verification import Verification, verify
 
 __version__ = "0.1.0"
 
 _HOMES = {
     "Backend": "backends",
-    "BenchResult": "bench",
+    "BenchResult": "benchmarking",
     "ExportReport": "exporter",
     "LoadedModel": "sources",
     "Preprocess": "metadata",
     "RunSummary": "pipeline",
     "SpatialTransformer": "layers",
     "StnInferError": "errors",
-    "Verification": "verify",
-    "bench": "bench",
+    "Verification": "verification",
+    "bench": "benchmarking",
     "export": "exporter",
     "load_source": "sources",
     "open_backend": "backends",
     "run": "pipeline",
-    "verify": "verify",
+    "verify": "verification",
 }
 
 __all__ = [

@@ -56,7 +56,7 @@ def _missing(detail: str, advice: str = "") -> Check:
 
 
 def _machine() -> Check:
-    from stn_infer.bench.machine import this_machine
+    from stn_infer.benchmarking.machine import this_machine
 
     machine = this_machine()
     gpus = ", ".join(machine.gpus) or "no NVIDIA GPU"

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from stn_infer.graph.spatial import Finding
     from stn_infer.sources import LoadedModel
-    from stn_infer.verify import Verification
+    from stn_infer.verification import Verification
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ def export_bytes(loaded: LoadedModel) -> bytes:
 
 
 def _verified(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | None) -> Verification:
-    from stn_infer.verify import verify_model
+    from stn_infer.verification import verify_model
 
     verification = verify_model(loaded, model, tolerance=tolerance)
     verification.check(loaded.name)

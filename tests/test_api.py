@@ -56,3 +56,16 @@ def test_importing_is_light() -> None:
 def test_help_is_light() -> None:
     code = "from stn_infer.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass"
     assert not HEAVY & imported_by(code)
+
+
+def test_no_module_hides_a_public_function() -> None:
+    """Importing a submodule sets its name on the package: ``stn_infer.verify`` must stay the function."""
+    code = (
+        "import pkgutil, importlib, stn_infer\n"
+        "functions = {name for name in stn_infer.__all__ if callable(getattr(stn_infer, name))}\n"
+        "modules = {module.name for module in pkgutil.iter_modules(stn_infer.__path__)}\n"
+        "assert not functions & modules, functions & modules\n"
+        "import stn_infer.cli.verify, stn_infer.cli.bench, stn_infer.exporter, stn_infer.verification\n"
+        "assert callable(stn_infer.verify) and callable(stn_infer.bench)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

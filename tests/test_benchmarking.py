@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from click.testing import CliRunner
 from torch import nn
 
-from stn_infer.bench import BenchResult, Plan, bench
-from stn_infer.bench import variants as variants_module
-from stn_infer.bench.check import Expected, bench_inputs
-from stn_infer.bench.machine import cpu_share_in_use, this_machine, versions
-from stn_infer.bench.table import render
+from stn_infer.benchmarking import BenchResult, Plan, bench
+from stn_infer.benchmarking import variants as variants_module
+from stn_infer.benchmarking.check import Expected, bench_inputs
+from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
+from stn_infer.benchmarking.table import render
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError, VerificationError
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.sources import LoadedModel

@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stn_infer.bench.stats import FEWEST_FOR_P90, median, nearest_rank, p90
-from stn_infer.bench.timing import Plan, interleave, warm_up
+from stn_infer.benchmarking.stats import FEWEST_FOR_P90, median, nearest_rank, p90
+from stn_infer.benchmarking.timing import Plan, interleave, warm_up
 
 
 class Clock:

@@ -21,7 +21,7 @@ from stn_infer.transforms import (
     Transformation,
     Translation,
 )
-from stn_infer.verify import verify_model
+from stn_infer.verification import verify_model
 
 
 class Warp(nn.Module):

@@ -19,7 +19,15 @@ from stn_infer.graph.spatial import fuse
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference import Reference
 from stn_infer.sources import LoadedModel
-from stn_infer.verify import Batch, GridDeviation, OutputDeviation, Verification, sample_batches, verify, verify_model
+from stn_infer.verification import (
+    Batch,
+    GridDeviation,
+    OutputDeviation,
+    Verification,
+    sample_batches,
+    verify,
+    verify_model,
+)
 
 
 @cache

@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal
 
-from stn_infer.bench.machine import Machine
-from stn_infer.bench.stats import median, p90
-from stn_infer.bench.timing import Plan
+from stn_infer.benchmarking.machine import Machine
+from stn_infer.benchmarking.stats import median, p90
+from stn_infer.benchmarking.timing import Plan
 
 SCHEMA_VERSION = 1
 
@@ -21,13 +21,13 @@ class Measurement:
     """One variant at one batch size, from arrays in main memory to arrays in main memory.
 
     Attributes:
-        variant: its name, a key of :data:`stn_infer.bench.variants.VARIANTS`.
+        variant: its name, a key of :data:`stn_infer.benchmarking.variants.VARIANTS`.
         batch_size: samples a call.
         status: ``timed``; ``failed``: its outputs differ from the reference, so it was not timed; ``unavailable``.
         reason: why it was not timed; empty when it was.
         error: the largest difference from the reference over the largest magnitude in it (or 1); None: never run.
         samples_ms: one value a call, in the order they were made.
-        warmup_calls, settled: see :class:`stn_infer.bench.timing.Timing`.
+        warmup_calls, settled: see :class:`stn_infer.benchmarking.timing.Timing`.
         runs_on: what the backend says of itself: runtime, version, providers, threads.
     """
 

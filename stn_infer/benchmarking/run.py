@@ -8,14 +8,14 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.bench.machine import cpu_share_in_use, this_machine, versions
-from stn_infer.bench.result import BenchResult, Measurement
-from stn_infer.bench.timing import Plan, interleave
-from stn_infer.bench.variants import VARIANTS, Variant, open_variants
+from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
+from stn_infer.benchmarking.result import BenchResult, Measurement
+from stn_infer.benchmarking.timing import Plan, interleave
+from stn_infer.benchmarking.variants import VARIANTS, Variant, open_variants
 from stn_infer.errors import StnInferError, UsageError
 
 if TYPE_CHECKING:
-    from stn_infer.bench.check import Expected
+    from stn_infer.benchmarking.check import Expected
     from stn_infer.reference import Reference
     from stn_infer.sources import LoadedModel
 
@@ -48,13 +48,13 @@ def bench(
     Args:
         model: any source that ``export`` takes, or an ``.onnx`` file that it wrote.
         batch_sizes: samples a call, each measured on its own.
-        variants: names out of :data:`~stn_infer.bench.variants.VARIANTS`; None: all.
+        variants: names out of :data:`~stn_infer.benchmarking.variants.VARIANTS`; None: all.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator; None: each runtime's own choice.
         source: for an ``.onnx`` file, what it was exported from; None: what its metadata names.
         weights, input_shapes: as for ``export``.
         tolerance: on each output's error over its scale; None: 1e-5, or 1e-4 where float64 is not possible.
-        plan: how samples are taken; None: the default :class:`~stn_infer.bench.timing.Plan`.
+        plan: how samples are taken; None: the default :class:`~stn_infer.benchmarking.timing.Plan`.
         command: written into the result.
         say: told what is being done, for a progress display.
 
@@ -63,7 +63,7 @@ def bench(
         SourceError, ModelError: the model cannot be had.
     """
     from stn_infer.reference import Reference
-    from stn_infer.verify import TOLERANCE, TOLERANCE_FP32_REFERENCE
+    from stn_infer.verification import TOLERANCE, TOLERANCE_FP32_REFERENCE
 
     names = _checked(variants, batch_sizes)
     say(f"loading {model}")
@@ -140,7 +140,7 @@ def _load(
 
 
 def _expect(loaded: LoadedModel, reference: Reference, batch_size: int, seed: int) -> tuple[Expected, str]:
-    from stn_infer.bench.check import Expected, bench_inputs
+    from stn_infer.benchmarking.check import Expected, bench_inputs
 
     inputs, described = bench_inputs(loaded, batch_size, seed)
     outputs, samplings = reference.run(inputs)

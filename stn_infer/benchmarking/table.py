@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from stn_infer.bench.variants import VARIANTS
+from stn_infer.benchmarking.variants import VARIANTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from stn_infer.bench.result import BenchResult, Measurement
+    from stn_infer.benchmarking.result import BenchResult, Measurement
 
 
 def render(result: BenchResult) -> RenderableType:

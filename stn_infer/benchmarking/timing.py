@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from stn_infer.bench.stats import median
+from stn_infer.benchmarking.stats import median
 
 Call = Callable[[], object]
 Clock = Callable[[], float]

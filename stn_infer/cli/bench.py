@@ -68,8 +68,8 @@ def command(
     """
     from rich.console import Console
 
-    from stn_infer.bench import Plan, bench
-    from stn_infer.bench.table import render
+    from stn_infer.benchmarking import Plan, bench
+    from stn_infer.benchmarking.table import render
     from stn_infer.files import check_writable, write_atomically
     from stn_infer.sources import parse_input_shapes
 

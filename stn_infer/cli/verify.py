@@ -27,7 +27,7 @@ def command(
     Exit code 3 when it is off by more than the tolerance.
     """
     from stn_infer.sources import parse_input_shapes
-    from stn_infer.verify import verify
+    from stn_infer.verification import verify
 
     result = verify(
         model,
