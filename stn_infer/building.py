@@ -28,6 +28,8 @@ from stn_infer.tensorrt_runtime import Gpu, RuntimeName, TensorRT, current_gpu, 
 if TYPE_CHECKING:
     import onnx
 
+    from stn_infer.sources import LoadedModel
+
 _OLDEST = (10, 1)  # IPluginV3 in the parser, and this project's flags
 
 
@@ -102,8 +104,11 @@ def build(
     return engine
 
 
-def engine_for(model: str | Path, options: BuildOptions, *, cache: Path | None = None) -> Engine:
-    """The engine of ``model``, from the cache or built into it; raises as ``build`` does."""
+def engine_for(model: str | Path | bytes | LoadedModel, options: BuildOptions, *, cache: Path | None = None) -> Engine:
+    """The engine of ``model``, from the cache or built into it; raises as ``build`` does.
+
+    ``model`` may also be the bytes of an ONNX file, or a loaded model.
+    """
     return _from_cache(_request(model, options), EngineCache(cache or default_cache_folder()), False, None)
 
 
@@ -120,13 +125,13 @@ class _Request:
     notes: tuple[str, ...]
 
 
-def _request(source: str | Path, options: BuildOptions) -> _Request:
+def _request(source: str | Path | bytes | LoadedModel, options: BuildOptions) -> _Request:
     runtime = load_runtime(options.runtime)
     if runtime.name == "tensorrt" and runtime.release < _OLDEST:
         raise MissingDependencyError(f"TensorRT {runtime.version} is too old; 10.1 or newer is needed")
     plugin, notes = _plugin_library(options)
     gpu = _target(runtime, options)
-    model = _read(source)
+    name, model = _read(source)
     graph, weights = _hashes(model)
     key = EngineKey(
         graph_sha256=graph,
@@ -140,7 +145,7 @@ def _request(source: str | Path, options: BuildOptions) -> _Request:
         precision="+".join(_precisions(model)),
         flags=("tf32",) if options.tf32 else (),
     )
-    return _Request(str(source), model, runtime, options, plugin, key, notes)
+    return _Request(name, model, runtime, options, plugin, key, notes)
 
 
 def _from_cache(request: _Request, cache: EngineCache, rebuild: bool, previous: Sidecar | None) -> Engine:
@@ -183,17 +188,22 @@ def _build(request: _Request) -> tuple[bytes, Sidecar]:
     return plan.engine, sidecar
 
 
-def _read(source: str | Path) -> onnx.ModelProto:
-    if str(source).endswith(".onnx"):
+def _read(source: str | Path | bytes | LoadedModel) -> tuple[str, onnx.ModelProto]:
+    """(what to call it, the ONNX model)."""
+    if isinstance(source, (str, Path)) and str(source).endswith(".onnx"):
         from stn_infer.graph.load import load_model
 
-        return load_model(Path(source))
+        return str(source), load_model(Path(source))
     import onnx
 
+    if isinstance(source, bytes):
+        model = onnx.load_from_string(source)
+        return model.graph.name or "the model", model
     from stn_infer.exporter import export_bytes
     from stn_infer.sources import load_source
 
-    return onnx.load_from_string(export_bytes(load_source(str(source))))
+    loaded = load_source(str(source)) if isinstance(source, (str, Path)) else source
+    return loaded.name, onnx.load_from_string(export_bytes(loaded))
 
 
 def _previous(path: Path) -> Sidecar | None:

@@ -246,6 +246,14 @@ def test_an_engine_is_built_again_only_for_a_reason(rtx: TensorRT, tmp_path: Pat
     assert reason() == "built: the cached engine is damaged"
 
 
+def test_bytes_and_loaded_models_are_built_too(rtx: TensorRT, files: dict[str, Path], tmp_path: Path) -> None:
+    name = "st-cnn-affine-rts"
+    loaded = building.engine_for(load_source(name), RTX, cache=tmp_path)
+    assert loaded.built and loaded.sidecar.source == name
+    same = building.engine_for(files[name].read_bytes(), RTX, cache=tmp_path)
+    assert (same.built, same.data) == (False, loaded.data)
+
+
 def test_fixed_and_dynamic_shapes(rtx: TensorRT, tmp_path: Path) -> None:
     fixed = small_model(batch=3)
     assert _profiles(fixed) == ()

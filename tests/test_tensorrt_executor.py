@@ -14,7 +14,7 @@ import torch
 from tensorrt_parts import library_or_skip, module_or_skip
 from tensorrt_standin import Cuda, DataType, Module, Script
 
-from stn_infer import plugin
+from stn_infer import building, plugin
 from stn_infer.backends import Backend
 from stn_infer.backends import tensorrt as backend_module
 from stn_infer.backends.cuda_stream import CudaDevice
@@ -279,6 +279,22 @@ def test_a_whole_opening_and_a_foreign_file(
     assert backend.metadata.labels == ("0", "1")
     assert backend.describe()["spatial transformers"] == "2 by the plugin"
     assert (backend.name, backend.device) == ("tensorrt", "cuda:0")
+
+
+def test_a_model_is_built_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, asked = Script(), []
+
+    def engine_for(model: Any, options: building.BuildOptions) -> building.Engine:
+        asked.append((model, options))
+        return building.Engine(b"engine", sidecar_of(), True, "no engine is cached")
+
+    monkeypatch.setattr(building, "engine_for", engine_for)
+    monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
+    monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
+    monkeypatch.setattr("stn_infer.backends.cuda_stream.CudaDevice", lambda index: Cuda(script))
+    backend = open_tensorrt("m.onnx", device="cuda:1")
+    assert asked == [("m.onnx", building.BuildOptions(runtime="tensorrt", device=1))]
+    assert backend.describe()["engine"] == "m.onnx"
 
 
 @pytest.mark.gpu

@@ -23,15 +23,19 @@ if TYPE_CHECKING:
     import torch
 
     from stn_infer.backends.tensorrt_executor import Executor, IoTensor
+    from stn_infer.sources import LoadedModel
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
-def open_tensorrt(model: str | Path, runtime: str = "tensorrt", device: str = "cuda:0") -> TensorRTBackend:
+def open_tensorrt(
+    model: str | Path | bytes | LoadedModel, runtime: str = "tensorrt", device: str = "cuda:0"
+) -> TensorRTBackend:
     """Open an engine, or build one (or take it from the cache) and open that.
 
     Args:
-        model: an engine (``.engine``, ``.plan`` or ``.trt``), or whatever ``stn-infer build`` takes.
+        model: an engine (``.engine``, ``.plan`` or ``.trt``), or whatever ``stn-infer build`` takes, or the bytes of an
+            ONNX file, or a loaded model.
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cuda`` or ``cuda:N``.
 
@@ -46,13 +50,13 @@ def open_tensorrt(model: str | Path, runtime: str = "tensorrt", device: str = "c
     target = Device.parse(device)
     if target.kind != "cuda":
         raise UsageError(f"engines run on GPUs: the device is cuda or cuda:N, not {device!r}")
-    if str(model).endswith(ENGINE_SUFFIXES):
+    if isinstance(model, (str, Path)) and str(model).endswith(ENGINE_SUFFIXES):
         label, (engine, sidecar) = Path(model).name, load_engine(Path(model))
     else:
         from stn_infer.building import BuildOptions, engine_for
 
         built = engine_for(model, BuildOptions(runtime=name, device=target.index))
-        label, engine, sidecar = str(model), built.data, built.sidecar
+        label, engine, sidecar = built.sidecar.source, built.data, built.sidecar
     if sidecar is not None and sidecar.key.runtime != name:
         raise ModelError(f"{label} is an engine of {sidecar.key.runtime}, not of {name}; use that backend")
     loaded = load_runtime(name)
