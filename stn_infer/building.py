@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -167,14 +168,15 @@ def _build(request: _Request) -> tuple[bytes, Sidecar]:
     from stn_infer.engine_builder import build_plan, prepare
 
     start = time.perf_counter()
-    plan = build_plan(
-        request.runtime,
-        prepare(request.model, request.runtime, plugin=request.plugin is not None),
-        request.key.profiles,
-        target=request.options.target,
-        plugin=request.plugin,
-        tf32=request.options.tf32,
-    )
+    with _on_device(request):
+        plan = build_plan(
+            request.runtime,
+            prepare(request.model, request.runtime, plugin=request.plugin is not None),
+            request.key.profiles,
+            target=request.options.target if request.runtime.name == "tensorrt-rtx" else None,
+            plugin=request.plugin,
+            tf32=request.options.tf32,
+        )
     sidecar = Sidecar(
         key=request.key,
         engine_sha256=hashlib.sha256(plan.engine).hexdigest(),
@@ -186,6 +188,15 @@ def _build(request: _Request) -> tuple[bytes, Sidecar]:
         metadata={entry.key: entry.value for entry in request.model.metadata_props},
     )
     return plan.engine, sidecar
+
+
+def _on_device(request: _Request) -> AbstractContextManager[Any]:
+    """TensorRT builds for whichever GPU is the current one; a target that is named needs none."""
+    if not request.key.gpu:
+        return nullcontext()
+    import torch
+
+    return torch.cuda.device(request.options.device)
 
 
 def _read(source: str | Path | bytes | LoadedModel) -> tuple[str, onnx.ModelProto]:

@@ -246,12 +246,16 @@ def test_an_engine_is_built_again_only_for_a_reason(rtx: TensorRT, tmp_path: Pat
     assert reason() == "built: the cached engine is damaged"
 
 
-def test_bytes_and_loaded_models_are_built_too(rtx: TensorRT, files: dict[str, Path], tmp_path: Path) -> None:
+def test_bytes_and_loaded_models_are_built_too(
+    rtx: TensorRT, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     name = "st-cnn-affine-rts"
+    monkeypatch.setattr("stn_infer.exporter.export_bytes", lambda loaded: files[loaded.name].read_bytes())
     loaded = building.engine_for(load_source(name), RTX, cache=tmp_path)
     assert loaded.built and loaded.sidecar.source == name
-    same = building.engine_for(files[name].read_bytes(), RTX, cache=tmp_path)
-    assert (same.built, same.data) == (False, loaded.data)
+    for same in (files[name].read_bytes(), files[name], name):
+        engine = building.engine_for(same, RTX, cache=tmp_path)
+        assert (engine.built, engine.data) == (False, loaded.data)
 
 
 def test_fixed_and_dynamic_shapes(rtx: TensorRT, tmp_path: Path) -> None:

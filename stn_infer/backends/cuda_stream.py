@@ -20,7 +20,7 @@ class Cuda(Protocol):
         ...
 
     def ordered(self) -> AbstractContextManager[None]:
-        """A context: what runs inside comes after the caller's work and before what the caller does next."""
+        """A context on this device: what runs inside comes after the caller's work and before what it does next."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:

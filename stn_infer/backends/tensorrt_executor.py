@@ -67,7 +67,8 @@ class Executor:
     def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any) -> None:
         self._trt, self._cuda, self._logger = runtime.module, cuda, logger
         self._runtime = runtime.module.Runtime(logger)
-        self._engine = self._runtime.deserialize_cuda_engine(engine)
+        with cuda.ordered():  # TensorRT takes whichever GPU is the current one
+            self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
             raise ModelError(f"{runtime.title} {runtime.version} cannot load the engine: {last_error(logger)}")
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
@@ -90,9 +91,9 @@ class Executor:
         """
         given = [inputs[tensor.name] for tensor in self.inputs]
         key = tuple((tuple(it.shape), it.stride(), it.dtype, it.data_ptr()) for it in given)
-        plan = self._plans.pop(key, None) or self._make_plan(inputs)
-        self._plans[key] = plan  # the newest comes last
         with self._cuda.ordered():
+            plan = self._plans.pop(key, None) or self._make_plan(inputs)
+            self._plans[key] = plan  # the newest comes last
             if plan.replay is None and plan.warm and self.graph_problem is None:
                 try:
                     plan.replay = self._cuda.capture(lambda: self._enqueue(plan))
