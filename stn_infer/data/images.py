@@ -94,8 +94,11 @@ def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | Non
         height, width = preprocess.size
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     _check_size(image.height, image.width, size, name)
-    pixels: Pixels = np.asarray(image)
-    return pixels[None] if mode == "L" else pixels.transpose(2, 0, 1)
+    # Twice as fast as numpy.asarray(image), which asks for the same bytes by way of the array interface.
+    pixels: Pixels = np.frombuffer(image.tobytes(), np.uint8)
+    if mode == "L":
+        return pixels.reshape(1, image.height, image.width)
+    return pixels.reshape(image.height, image.width, 3).transpose(2, 0, 1)
 
 
 def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
