@@ -29,6 +29,9 @@ from stn_infer.tensorrt_runtime import Gpu, TensorRT, load_runtime
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")
 
+# One worker exports the models, once.
+pytestmark = pytest.mark.xdist_group("tensorrt_build")
+
 
 @pytest.fixture(scope="module")
 def rtx() -> TensorRT:
