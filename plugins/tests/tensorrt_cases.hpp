@@ -101,13 +101,9 @@ inline std::vector<int64_t> output_size(const Case& c) {
   return c.rank == 2 ? std::vector<int64_t>{5, 7} : std::vector<int64_t>{3, 4, 5};
 }
 
-inline int64_t columns(const Case& c) {
-  return c.kind == STN_BASIS ? 6 : c.kind == STN_PROJECTIVE ? 3 : c.rank + 1;
-}
+inline int64_t columns(const Case& c) { return c.kind == STN_BASIS ? 6 : c.kind == STN_PROJECTIVE ? 3 : c.rank + 1; }
 
-inline int32_t inputs_of(const Case& c) {
-  return c.creator == 2 ? 2 : 3;
-}
+inline int32_t inputs_of(const Case& c) { return c.creator == 2 ? 2 : 3; }
 
 inline Attributes attributes(const Case& c) {
   static const char* const kModes[] = {"bilinear", "nearest", "bicubic"};
@@ -167,9 +163,7 @@ inline std::vector<PluginTensorDesc> descs(const Case& c, int64_t batch, const s
   return result;
 }
 
-inline size_t element_size(DataType type) {
-  return type == DataType::kFLOAT ? 4 : 2;
-}
+inline size_t element_size(DataType type) { return type == DataType::kFLOAT ? 4 : 2; }
 
 inline size_t byte_size(const PluginTensorDesc& d) {
   size_t size = element_size(d.type);

@@ -66,9 +66,7 @@ bool is_interface(void* object, const char* kind) {
          call<int32_t>(object, slots::kLanguage) == 0;
 }
 
-bool same(const char* a, const char* b) {
-  return a != nullptr && std::strcmp(a, b) == 0;
-}
+bool same(const char* a, const char* b) { return a != nullptr && std::strcmp(a, b) == 0; }
 
 /// \brief stn_run_cpu's answer for a case, by a problem that is written from the case alone.
 std::vector<char> expected(const Library& library, const Case& c, const std::vector<PluginTensorDesc>& d,

@@ -32,12 +32,8 @@ int32_t refuse(const Config& config, const char* reason) noexcept {
   return kFailed;
 }
 
-const Dims& dims_of(const PluginTensorDesc& desc) noexcept {
-  return desc.dims;
-}
-const Dims& dims_of(const DynamicPluginTensorDesc& desc) noexcept {
-  return desc.desc.dims;
-}
+const Dims& dims_of(const PluginTensorDesc& desc) noexcept { return desc.dims; }
+const Dims& dims_of(const DynamicPluginTensorDesc& desc) noexcept { return desc.desc.dims; }
 
 template <typename Desc>
 int32_t check(const Config& config, const Desc* in, int32_t inputs, const Desc* out, int32_t outputs) noexcept {
@@ -83,17 +79,11 @@ nvinfer1::IPluginV3* Plugin::clone() noexcept {
   }
 }
 
-nvinfer1::AsciiChar const* Plugin::getPluginName() const noexcept {
-  return info(config_.op).name;
-}
+nvinfer1::AsciiChar const* Plugin::getPluginName() const noexcept { return info(config_.op).name; }
 
-nvinfer1::AsciiChar const* Plugin::getPluginVersion() const noexcept {
-  return kVersion;
-}
+nvinfer1::AsciiChar const* Plugin::getPluginVersion() const noexcept { return kVersion; }
 
-nvinfer1::AsciiChar const* Plugin::getPluginNamespace() const noexcept {
-  return info(config_.op).name_space;
-}
+nvinfer1::AsciiChar const* Plugin::getPluginNamespace() const noexcept { return info(config_.op).name_space; }
 
 int32_t Plugin::configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInputs, DynamicPluginTensorDesc const* out,
                                 int32_t nbOutputs) noexcept {
@@ -174,8 +164,6 @@ int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc cons
   return status == STN_OK ? kOk : refuse(config_, stn_status_text(status));
 }
 
-nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept {
-  return clone();
-}
+nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept { return clone(); }
 
 }  // namespace stn::trt

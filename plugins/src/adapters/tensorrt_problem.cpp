@@ -13,9 +13,7 @@ namespace {
 
 constexpr int64_t kPaddedTo = 8;
 
-bool fits(int64_t a, int64_t b) noexcept {
-  return a < 0 || b < 0 || a == b;
-}
+bool fits(int64_t a, int64_t b) noexcept { return a < 0 || b < 0 || a == b; }
 
 const char* check_grid(const Dims& image, const Dims& grid, const Dims* out) noexcept {
   const int32_t rank = image.nbDims - 2;
