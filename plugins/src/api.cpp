@@ -12,9 +12,7 @@
 
 extern "C" {
 
-int stn_check(const stn_problem* problem) {
-  return stn::make_warp(problem, nullptr);
-}
+int stn_check(const stn_problem* problem) { return stn::make_warp(problem, nullptr); }
 
 int stn_run_cpu(const stn_problem* problem, int threads) {
   stn::Warp warp;
@@ -64,16 +62,10 @@ const char* stn_status_text(int status) {
   }
 }
 
-const char* stn_version(void) {
-  return STN_VERSION;
-}
+const char* stn_version(void) { return STN_VERSION; }
 
-int stn_has_cuda(void) {
-  return stn::has_cuda() ? 1 : 0;
-}
+int stn_has_cuda(void) { return stn::has_cuda() ? 1 : 0; }
 
-const char* stn_cpu_isa(void) {
-  return stn::cpu_isa();
-}
+const char* stn_cpu_isa(void) { return stn::cpu_isa(); }
 
 }  // extern "C"

@@ -39,72 +39,32 @@ STN_HD float vfma(float a, float b, float c) {
   return a * b + c;
 #endif
 }
-STN_HD float vfloor(float x) {
-  return floorf(x);
-}
-STN_HD float vround(float x) {
-  return rintf(x);
-}  // half to even
-STN_HD float vabs(float x) {
-  return fabsf(x);
-}
+STN_HD float vfloor(float x) { return floorf(x); }
+STN_HD float vround(float x) { return rintf(x); }  // half to even
+STN_HD float vabs(float x) { return fabsf(x); }
 /// The larger; `low` where x is NaN.
-STN_HD float vmax(float x, float low) {
-  return x > low ? x : low;
-}
+STN_HD float vmax(float x, float low) { return x > low ? x : low; }
 /// The smaller; `high` where x is NaN.
-STN_HD float vmin(float x, float high) {
-  return x < high ? x : high;
-}
-STN_HD float vmod(float x, float period) {
-  return fmodf(x, period);
-}
-STN_HD bool vfinite(float x) {
-  return fabsf(x) <= 3.402823466e+38f;
-}
-STN_HD bool vgreater(float a, float b) {
-  return a > b;
-}
-STN_HD int32_t vmax(int32_t a, int32_t b) {
-  return a > b ? a : b;
-}
-STN_HD int32_t vmin(int32_t a, int32_t b) {
-  return a < b ? a : b;
-}
-STN_HD bool vequal(int32_t a, int32_t b) {
-  return a == b;
-}
-STN_HD bool vnot_less(int32_t a, int32_t b) {
-  return a >= b;
-}
+STN_HD float vmin(float x, float high) { return x < high ? x : high; }
+STN_HD float vmod(float x, float period) { return fmodf(x, period); }
+STN_HD bool vfinite(float x) { return fabsf(x) <= 3.402823466e+38f; }
+STN_HD bool vgreater(float a, float b) { return a > b; }
+/// 0 <= x < last; false for NaN.
+STN_HD bool vwithin(float x, float last) { return x >= 0.0f && x < last; }
+STN_HD int32_t vmax(int32_t a, int32_t b) { return a > b ? a : b; }
+STN_HD int32_t vmin(int32_t a, int32_t b) { return a < b ? a : b; }
+STN_HD bool vequal(int32_t a, int32_t b) { return a == b; }
+STN_HD bool vnot_less(int32_t a, int32_t b) { return a >= b; }
 /// 0 <= i < size.
-STN_HD bool vinside(int32_t i, int32_t size) {
-  return static_cast<uint32_t>(i) < static_cast<uint32_t>(size);
-}
-STN_HD int32_t vint(float x) {
-  return static_cast<int32_t>(x);
-}
-STN_HD float vfloat(int32_t i) {
-  return static_cast<float>(i);
-}
-STN_HD float vselect(bool m, float a, float b) {
-  return m ? a : b;
-}
-STN_HD int32_t vselect(bool m, int32_t a, int32_t b) {
-  return m ? a : b;
-}
-STN_HD bool vand(bool a, bool b) {
-  return a && b;
-}
-STN_HD bool vor(bool a, bool b) {
-  return a || b;
-}
-STN_HD bool vall(bool m) {
-  return m;
-}
-STN_HD bool vany(bool m) {
-  return m;
-}
+STN_HD bool vinside(int32_t i, int32_t size) { return static_cast<uint32_t>(i) < static_cast<uint32_t>(size); }
+STN_HD int32_t vint(float x) { return static_cast<int32_t>(x); }
+STN_HD float vfloat(int32_t i) { return static_cast<float>(i); }
+STN_HD float vselect(bool m, float a, float b) { return m ? a : b; }
+STN_HD int32_t vselect(bool m, int32_t a, int32_t b) { return m ? a : b; }
+STN_HD bool vand(bool a, bool b) { return a && b; }
+STN_HD bool vor(bool a, bool b) { return a || b; }
+STN_HD bool vall(bool m) { return m; }
+STN_HD bool vany(bool m) { return m; }
 
 // -------------------------------------------------------------------------------------------------------- one axis
 
@@ -254,19 +214,19 @@ STN_HD typename L::F pixel_centre(typename L::I i, int32_t size, float inverse_s
 }
 
 /// One row of theta, at the canonical rows x, y(, z), 1.
-template <class L>
-STN_HD typename L::F affine_row(const float* row, const Point<L>& centre, int rank) {
+template <class L, int Rank>
+STN_HD typename L::F affine_row(const float* row, const Point<L>& centre) {
   using F = typename L::F;
-  F sum(row[rank]);
-  for (int d = rank - 1; d >= 0; --d) sum = vfma(F(row[d]), centre.at[d], sum);
+  F sum(row[Rank]);
+  for (int d = Rank - 1; d >= 0; --d) sum = vfma(F(row[d]), centre.at[d], sum);
   return sum;
 }
 
-/// The sampling point of an affine transformation at a pixel centre; theta is [rank, rank + 1].
-template <class L>
-STN_HD Point<L> affine_point(const float* theta, const Point<L>& centre, int rank) {
+/// The sampling point of an affine transformation at a pixel centre; theta is [Rank, Rank + 1].
+template <class L, int Rank>
+STN_HD Point<L> affine_point(const float* theta, const Point<L>& centre) {
   Point<L> point = centre;
-  for (int d = 0; d < rank; ++d) point.at[d] = affine_row<L>(theta + d * (rank + 1), centre, rank);
+  for (int d = 0; d < Rank; ++d) point.at[d] = affine_row<L, Rank>(theta + d * (Rank + 1), centre);
   return point;
 }
 

@@ -36,9 +36,7 @@ CpuRun kernel_for(const Warp& warp) {
   return run != nullptr ? run : plain_kernel(warp);
 }
 
-int64_t divide_up(int64_t a, int64_t b) {
-  return a / b + (a % b != 0);
-}
+int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 }  // namespace
 
@@ -62,7 +60,7 @@ CpuPlan plan_cpu(const Warp& warp) {
   CpuPlan plan;
   plan.warp = warp;
   plan.run = kernel_for(warp);
-  plan.tile = kTilePixels;
+  plan.tile = warp.channels > 8 ? kBlockPixels : kTilePixels;
   plan.tiles = divide_up(warp.pixels, plan.tile);
   const int64_t cuts = warp.batch * plan.tiles;
   plan.channel_chunk = warp.channels > 0 ? warp.channels : 1;

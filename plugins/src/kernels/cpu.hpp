@@ -53,8 +53,11 @@ CpuPlan plan_cpu(const Warp& warp);
 /// The name of the instruction set in use.
 const char* cpu_isa();
 
-/// Tiles are so small that a tile's taps stay in the first-level cache while the channels go by.
-constexpr int kTilePixels = 256;
+/// Pixels of a unit at most: so many that setting one up costs little, so few that images can be shared out.
+constexpr int kTilePixels = 4096;
+
+/// Pixels whose taps are remembered: they stay in the first-level cache while the channels go by.
+constexpr int kBlockPixels = 256;
 
 }  // namespace stn
 

@@ -4,8 +4,6 @@
 
 namespace stn {
 
-CpuRun avx2_kernel(const Warp& warp) {
-  return simd_kernel<Avx2Lanes>(warp);
-}
+CpuRun avx2_kernel(const Warp& warp) { return simd_kernel<Avx2Lanes>(warp); }
 
 }  // namespace stn

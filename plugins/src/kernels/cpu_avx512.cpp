@@ -4,8 +4,6 @@
 
 namespace stn {
 
-CpuRun avx512_kernel(const Warp& warp) {
-  return simd_kernel<Avx512Lanes>(warp);
-}
+CpuRun avx512_kernel(const Warp& warp) { return simd_kernel<Avx512Lanes>(warp); }
 
 }  // namespace stn

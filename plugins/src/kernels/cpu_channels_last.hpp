@@ -25,15 +25,19 @@ struct PixelList {
   }
 };
 
-STN_HD void list_pixels(const Warp&, const Nearest<ScalarLanes>& taps, PixelList* list) {
+template <int Rank>
+STN_HD void list_pixels(const Warp&, const Nearest<ScalarLanes, Rank>& taps, PixelList* list) {
   list->add(taps.valid, taps.at, 1.0f);
 }
 
 template <int Rank>
 STN_HD void list_pixels(const Warp& w, const Linear<ScalarLanes, Rank>& taps, PixelList* list) {
+  const bool inside = taps.coverage == Coverage::kInside;
   for (int r = 0; r < taps.kRows; ++r) {
-    list->add(taps.left_valid && taps.row_valid[r], taps.first[r], taps.left * taps.row[r]);
-    list->add(taps.right_valid && taps.row_valid[r], taps.first[r] + w.in_pixel_stride, taps.right * taps.row[r]);
+    const int64_t row =
+        inside ? taps.first[0] + (r % 2 * w.in_row + r / 2 * w.in_plane) * w.in_pixel_stride : taps.first[r];
+    list->add(inside || (taps.left_valid && taps.row_valid[r]), row, taps.left * taps.row[r]);
+    list->add(inside || (taps.right_valid && taps.row_valid[r]), row + w.in_pixel_stride, taps.right * taps.row[r]);
   }
 }
 
@@ -41,7 +45,8 @@ STN_HD void list_pixels(const Warp& w, const Cubic<ScalarLanes>& taps, PixelList
   for (int r = 0; r < 4; ++r) {
     for (int c = 0; c < 4; ++c) {
       if (!(taps.x.valid[c] && taps.y.valid[r])) continue;
-      list->add(true, ScalarLanes::offset(taps.x.index[c], taps.y.index[r], 0, w), taps.x.weight[c] * taps.y.weight[r]);
+      list->add(true, ScalarLanes::offset<2>(taps.x.index[c], taps.y.index[r], 0, w),
+                taps.x.weight[c] * taps.y.weight[r]);
     }
   }
 }
@@ -60,11 +65,11 @@ STN_HD void blend(const T* input, T* output, int64_t channels, const PixelList& 
 }
 
 template <class L, class Taps, class T>
-void channels_last_unit(const Warp& w, const CpuUnit& unit) {
+STN_HD void channels_last_unit(const Warp& w, const CpuUnit& unit) {
   const T* input = static_cast<const T*>(w.input) + unit.sample * w.in_batch_stride + unit.first_channel;
   T* output = static_cast<T*>(w.output) + unit.sample * w.out_batch_stride + unit.first_channel +
               unit.first_pixel * w.out_pixel_stride;
-  GridWalk<ScalarLanes> walk(w, unit.sample, unit.first_pixel);
+  GridWalk<ScalarLanes, Taps::kRank> walk(w, unit.sample, unit.first_pixel);
   for (int64_t i = 0; i < unit.pixels; ++i, output += w.out_pixel_stride) {
     Taps taps;
     taps.find(w, walk.next(1));
@@ -76,14 +81,16 @@ void channels_last_unit(const Warp& w, const CpuUnit& unit) {
 
 template <class L, class Taps, class T>
 void channels_last_run(const CpuPlan& plan, int64_t begin, int64_t end) {
-  for (int64_t index = begin; index < end; ++index) channels_last_unit<L, Taps, T>(plan.warp, unit_of(plan, index));
+  const Warp warp = plan.warp;
+  for (int64_t index = begin; index < end; ++index) channels_last_unit<L, Taps, T>(warp, unit_of(plan, index));
 }
 
 template <class L, class T>
 CpuRun channels_last_kernel_of(const Warp& w) {
   switch (w.mode) {
     case STN_NEAREST:
-      return channels_last_run<L, Nearest<ScalarLanes>, T>;
+      return w.rank == 2 ? channels_last_run<L, Nearest<ScalarLanes, 2>, T>
+                         : channels_last_run<L, Nearest<ScalarLanes, 3>, T>;
     case STN_BICUBIC:
       return channels_last_run<L, Cubic<ScalarLanes>, T>;
     default:

@@ -10,7 +10,7 @@ namespace stn {
 // Internal linkage: this code is compiled once for each instruction set, and no two of the results may be merged.
 namespace {
 
-template <class L>
+template <class L, int Rank>
 class GridWalk {
   using F = typename L::F;
   using I = typename L::I;
@@ -23,26 +23,29 @@ class GridWalk {
     theta_ = static_cast<const char*>(w.theta) + theta_at * element;
     if (w.kind == STN_BASIS || w.kind == STN_GRID || w.basis != nullptr) return;
     // Lanes straddle rows, so that a vector is always full: column, row and slice of each lane, with carries.
-    const int64_t columns = w.out_size[0], rows = w.out_size[1];
-    x_ = I(static_cast<int32_t>(first % columns)) + L::iota();
-    y_ = I(static_cast<int32_t>(first / columns % rows));
-    z_ = I(static_cast<int32_t>(first / columns / rows));
-    for (int lane = 1; lane < L::width; lane += w.out_size[0]) carry();
-    step_x_ = static_cast<int32_t>(L::width % columns);
-    step_y_ = static_cast<int32_t>(L::width / columns % rows);
-    step_z_ = static_cast<int32_t>(L::width / columns / rows);
+    const int32_t columns = w.out_size[0], rows = w.out_size[1];
+    if (first != 0) {
+      x_ = I(static_cast<int32_t>(first % columns));
+      y_ = I(static_cast<int32_t>(first / columns % rows));
+      z_ = I(static_cast<int32_t>(first / columns / rows));
+    }
+    x_ = x_ + L::iota();
+    for (int lane = 1; lane < L::width; lane += columns) carry();
+    step_x_ = L::width % columns;
+    step_y_ = L::width / columns % rows;
+    step_z_ = L::width / columns / rows;
   }
 
   /// The points of the next `count` pixels (at most L::width); the other lanes hold anything.
   STN_HD Point<L> next(int count) {
     switch (w_.kind) {
       case STN_AFFINE: {
-        const Point<L> point = affine_point<L>(theta<float>(), centre(), w_.rank);
+        const Point<L> point = affine_point<L, Rank>(theta<float>(), centre());
         advance();
         return point;
       }
       case STN_BASIS:
-        return from_basis(count, w_.rank);
+        return from_basis(count, Rank);
       case STN_PROJECTIVE: {
         if (w_.basis != nullptr) {
           const Point<L> sums = from_basis(count, 3);
@@ -50,8 +53,8 @@ class GridWalk {
         }
         const Point<L> at = centre();
         Point<L> numerator = at;
-        for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<L>(theta<float>() + 3 * d, at, 2);
-        const Point<L> point = divide<L>(numerator, affine_row<L>(theta<float>() + 6, at, 2));
+        for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<L, 2>(theta<float>() + 3 * d, at);
+        const Point<L> point = divide<L>(numerator, affine_row<L, 2>(theta<float>() + 6, at));
         advance();
         return point;
       }
@@ -70,7 +73,7 @@ class GridWalk {
     Point<L> at;
     at.at[0] = pixel_centre<L>(x_, w_.out_size[0], w_.inverse_out_size[0]);
     at.at[1] = pixel_centre<L>(y_, w_.out_size[1], w_.inverse_out_size[1]);
-    at.at[2] = w_.rank == 3 ? pixel_centre<L>(z_, w_.out_size[2], w_.inverse_out_size[2]) : F(0.0f);
+    at.at[2] = Rank == 3 ? pixel_centre<L>(z_, w_.out_size[2], w_.inverse_out_size[2]) : F(0.0f);
     return at;
   }
 
@@ -78,6 +81,7 @@ class GridWalk {
     const typename L::M over_x = vnot_less(x_, w_.out_size[0]);
     x_ = vselect(over_x, x_ - I(w_.out_size[0]), x_);
     y_ = vselect(over_x, y_ + I(1), y_);
+    if (Rank == 2) return;
     const typename L::M over_y = vnot_less(y_, w_.out_size[1]);
     y_ = vselect(over_y, y_ - I(w_.out_size[1]), y_);
     z_ = vselect(over_y, z_ + I(1), z_);
@@ -86,7 +90,7 @@ class GridWalk {
   STN_HD void advance() {
     x_ = x_ + I(step_x_);
     y_ = y_ + I(step_y_);
-    z_ = z_ + I(step_z_);
+    if (Rank == 3) z_ = z_ + I(step_z_);
     carry();
   }
 
@@ -126,9 +130,9 @@ class GridWalk {
 
   template <class T>
   STN_HD void split(const T* grid, int count, float (*lanes)[L::width]) {
-    const T* from = grid + pixel_ * w_.rank;
+    const T* from = grid + pixel_ * Rank;
     for (int lane = 0; lane < count; ++lane) {
-      for (int d = 0; d < w_.rank; ++d) lanes[d][lane] = to_float(from[lane * w_.rank + d]);
+      for (int d = 0; d < Rank; ++d) lanes[d][lane] = to_float(from[lane * Rank + d]);
     }
   }
 

@@ -4,8 +4,6 @@
 namespace stn {
 
 // Strides make one kernel serve both layouts.
-CpuRun plain_kernel(const Warp& warp) {
-  return planar_kernel<ScalarLanes>(warp);
-}
+CpuRun plain_kernel(const Warp& warp) { return planar_kernel<ScalarLanes>(warp); }
 
 }  // namespace stn

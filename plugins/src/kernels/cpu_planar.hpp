@@ -1,5 +1,5 @@
 /// \file cpu_planar.hpp
-/// \brief The CPU kernel for planar images: vectors over pixels, taps once a tile, then channel after channel.
+/// \brief The CPU kernel for planar images: vectors over pixels, taps once a block, then channel after channel.
 #ifndef STN_KERNELS_CPU_PLANAR_HPP_
 #define STN_KERNELS_CPU_PLANAR_HPP_
 
@@ -10,40 +10,55 @@
 namespace stn {
 namespace {
 
+/// Lanes of vector `v` that hold pixels, where there are `pixels` from its block's start.
+template <class L>
+STN_HD int lanes_used(int pixels, int v) {
+  const int rest = pixels - v * L::width;
+  return rest < L::width ? rest : L::width;
+}
+
 template <class L, class Taps, class T>
-void planar_unit(const Warp& w, const CpuUnit& unit) {
-  constexpr int kVectors = kTilePixels / L::width;
-  Taps taps[kVectors];
-  const int pixels = static_cast<int>(unit.pixels), vectors = (pixels + L::width - 1) / L::width;
-  GridWalk<L> walk(w, unit.sample, unit.first_pixel);
-  for (int v = 0; v < vectors; ++v) {
-    const int rest = pixels - v * L::width;
-    taps[v].find(w, walk.next(rest < L::width ? rest : L::width));
-  }
+STN_HD void planar_unit(const Warp& w, const CpuUnit& unit) {
   const T* input =
       static_cast<const T*>(w.input) + unit.sample * w.in_batch_stride + unit.first_channel * w.in_channel_stride;
   T* output = static_cast<T*>(w.output) + unit.sample * w.out_batch_stride + unit.first_channel * w.out_channel_stride +
               unit.first_pixel * w.out_pixel_stride;
   const int64_t step = L::width * w.out_pixel_stride;
-  for (int64_t c = 0; c < unit.channels; ++c, input += w.in_channel_stride, output += w.out_channel_stride) {
-    T* to = output;
-    for (int v = 0; v < vectors; ++v, to += step) {
-      const int rest = pixels - v * L::width;
-      L::store(to, taps[v].apply(w, input), rest < L::width ? rest : L::width);
+  GridWalk<L, Taps::kRank> walk(w, unit.sample, unit.first_pixel);
+  if (unit.channels == 1) {  // nothing to remember
+    const int pixels = static_cast<int>(unit.pixels);
+    for (int v = 0; v * L::width < pixels; ++v, output += step) {
+      Taps taps;
+      taps.find(w, walk.next(lanes_used<L>(pixels, v)));
+      L::store(output, taps.apply(w, input), lanes_used<L>(pixels, v));
+    }
+    return;
+  }
+  Taps taps[kBlockPixels / L::width];
+  for (int64_t first = 0; first < unit.pixels; first += kBlockPixels) {
+    const int pixels = static_cast<int>(unit.pixels - first < kBlockPixels ? unit.pixels - first : kBlockPixels);
+    const int vectors = (pixels + L::width - 1) / L::width;
+    for (int v = 0; v < vectors; ++v) taps[v].find(w, walk.next(lanes_used<L>(pixels, v)));
+    for (int64_t c = 0; c < unit.channels; ++c) {
+      T* to = output + first * w.out_pixel_stride + c * w.out_channel_stride;
+      const T* from = input + c * w.in_channel_stride;
+      for (int v = 0; v < vectors; ++v, to += step) L::store(to, taps[v].apply(w, from), lanes_used<L>(pixels, v));
     }
   }
 }
 
 template <class L, class Taps, class T>
 void planar_run(const CpuPlan& plan, int64_t begin, int64_t end) {
-  for (int64_t index = begin; index < end; ++index) planar_unit<L, Taps, T>(plan.warp, unit_of(plan, index));
+  // A copy: the compiler may keep its members in registers, as nothing that is stored can alias them.
+  const Warp warp = plan.warp;
+  for (int64_t index = begin; index < end; ++index) planar_unit<L, Taps, T>(warp, unit_of(plan, index));
 }
 
 template <class L, class T>
 CpuRun planar_kernel_of(const Warp& w) {
   switch (w.mode) {
     case STN_NEAREST:
-      return planar_run<L, Nearest<L>, T>;
+      return w.rank == 2 ? planar_run<L, Nearest<L, 2>, T> : planar_run<L, Nearest<L, 3>, T>;
     case STN_BICUBIC:
       return planar_run<L, Cubic<L>, T>;
     default:

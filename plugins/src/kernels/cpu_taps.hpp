@@ -13,41 +13,38 @@ namespace {
 
 enum class Coverage { kInside, kPartly, kOutside };
 
-template <class M>
-STN_HD Coverage coverage_of(M all_inside, M any_inside) {
-  if (vall(all_inside)) return Coverage::kInside;
-  return vany(any_inside) ? Coverage::kPartly : Coverage::kOutside;
-}
-
 /// Nearest, in two or three dimensions.
-template <class L>
+template <class L, int Rank>
 struct Nearest {
+  static constexpr int kRank = Rank;
+
   typename L::Offset at;
   typename L::M valid;
-  Coverage coverage;
+  bool outside;
 
   STN_HD void find(const Warp& w, const Point<L>& point) {
     using I = typename L::I;
     I index[3] = {I(0), I(0), I(0)};
     valid = vequal(I(0), I(0));
-    for (int d = 0; d < w.rank; ++d) {
+    for (int d = 0; d < Rank; ++d) {
       const NearestTap<L> tap = nearest_tap<L>(unnormalise(point.at[d], w.axis[d]), w.axis[d], w.padding);
       index[d] = vmin(vmax(tap.index, I(0)), I(w.axis[d].size - 1));
       valid = vand(valid, tap.valid);
     }
-    at = L::offset(index[0], index[1], index[2], w);
-    coverage = coverage_of(valid, valid);
+    at = L::template offset<Rank>(index[0], index[1], index[2], w);
+    outside = !vany(valid);
   }
 
   template <class T>
   STN_HD typename L::F apply(const Warp&, const T* channel) const {
-    return coverage == Coverage::kOutside ? typename L::F(0.0f) : L::gather(channel, at, valid);
+    return outside ? typename L::F(0.0f) : L::gather(channel, at, valid);
   }
 };
 
 /// Bilinear (Rank 2) and trilinear (Rank 3): a pair of neighbours in each of 2^(Rank-1) rows.
 template <class L, int Rank>
 struct Linear {
+  static constexpr int kRank = Rank;
   static constexpr int kRows = Rank == 2 ? 2 : 4;
   using F = typename L::F;
   using I = typename L::I;
@@ -60,20 +57,17 @@ struct Linear {
   Coverage coverage;
 
   STN_HD void find(const Warp& w, const Point<L>& point) {
-    const LinearTap<L> x = linear_tap<L>(unnormalise(point.at[0], w.axis[0]), w.axis[0], w.padding);
-    // The pair is moved inside the image at its left and right border; the weights follow their pixels.
-    const I pair = vmax(vmin(x.low, I(w.axis[0].size - 2)), I(0));
-    const M same = vequal(x.low, pair);
-    left = vselect(same, x.weight_low, x.weight_high);
-    right = vselect(same, x.weight_high, x.weight_low);
-    left_valid = vor(vand(same, x.valid_low), vand(vequal(x.low + I(1), pair), x.valid_high));
-    right_valid = vor(vand(same, x.valid_high), vand(vequal(x.low, pair + I(1)), x.valid_low));
-
-    M all_rows = find_rows(w, point, pair);
-    M any_row = vor(row_valid[0], row_valid[1]);
-    if (Rank == 3) any_row = vor(any_row, vor(row_valid[kRows - 2], row_valid[kRows - 1]));
-    coverage =
-        coverage_of(vand(all_rows, vand(x.valid_low, x.valid_high)), vand(any_row, vor(x.valid_low, x.valid_high)));
+    F at[Rank];
+    M inside = vequal(I(0), I(0));
+    for (int d = 0; d < Rank; ++d) {
+      at[d] = unnormalise(point.at[d], w.axis[d]);
+      inside = vand(inside, vwithin(at[d], w.axis[d].last));
+    }
+    if (vall(inside)) {
+      find_inside(w, at);
+    } else {
+      find_partly(w, at);
+    }
   }
 
   template <class T>
@@ -82,7 +76,8 @@ struct Linear {
     F sum(0.0f), a(0.0f), b(0.0f);
     if (coverage == Coverage::kInside) {
       for (int r = 0; r < kRows; ++r) {
-        L::gather_pair(channel, first[r], w, &a, &b);
+        // The rows of an inner pixel are where the first one is, one row and one plane further.
+        L::gather_pair(channel + (r % 2 * w.in_row + r / 2 * w.in_plane) * w.in_pixel_stride, first[0], w, &a, &b);
         const F line = vfma(b, right, a * left);
         sum = r == 0 ? line * row[r] : vfma(line, row[r], sum);
       }
@@ -96,31 +91,64 @@ struct Linear {
   }
 
  private:
-  /// Fills in the rows, and returns where all of them are valid.
-  STN_HD M find_rows(const Warp& w, const Point<L>& point, I pair) {
+  /// For points that all have their pixels inside the image: padding has nothing to do there.
+  STN_HD void find_inside(const Warp& w, const F* at) {
+    F low[3] = {F(0.0f), F(0.0f), F(0.0f)}, high[3] = {F(0.0f), F(0.0f), F(0.0f)};
+    I index[3] = {I(0), I(0), I(0)};
+    for (int d = 0; d < Rank; ++d) {
+      const F floor = vfloor(at[d]);
+      index[d] = vint(floor);
+      high[d] = at[d] - floor;
+      low[d] = F(1.0f) - high[d];
+    }
+    first[0] = L::template offset<Rank>(index[0], index[1], index[2], w);
+    left = low[0];
+    right = high[0];
+    for (int r = 0; r < kRows; ++r) {
+      row[r] = r % 2 == 0 ? low[1] : high[1];
+      if (Rank == 3) row[r] = row[r] * (r < 2 ? low[2] : high[2]);
+    }
+    coverage = Coverage::kInside;
+  }
+
+  STN_HD void find_partly(const Warp& w, const F* at) {
+    const LinearTap<L> x = linear_tap<L>(at[0], w.axis[0], w.padding);
+    // The pair is moved inside the image at its left and right border; the weights follow their pixels.
+    const I pair = vmax(vmin(x.low, I(w.axis[0].size - 2)), I(0));
+    const M same = vequal(x.low, pair);
+    left = vselect(same, x.weight_low, x.weight_high);
+    right = vselect(same, x.weight_high, x.weight_low);
+    left_valid = vor(vand(same, x.valid_low), vand(vequal(x.low + I(1), pair), x.valid_high));
+    right_valid = vor(vand(same, x.valid_high), vand(vequal(x.low, pair + I(1)), x.valid_low));
+    const M any_row = find_rows(w, at, pair);
+    coverage = vany(vand(any_row, vor(x.valid_low, x.valid_high))) ? Coverage::kPartly : Coverage::kOutside;
+  }
+
+  /// Fills in the rows, and returns where any of them is valid.
+  STN_HD M find_rows(const Warp& w, const F* at, I pair) {
     const I bottom(w.axis[1].size - 1);
-    const LinearTap<L> y = linear_tap<L>(unnormalise(point.at[1], w.axis[1]), w.axis[1], w.padding);
+    const LinearTap<L> y = linear_tap<L>(at[1], w.axis[1], w.padding);
     const I y0 = vmin(vmax(y.low, I(0)), bottom), y1 = vmin(vmax(y.low + I(1), I(0)), bottom);
-    const M both = vand(y.valid_low, y.valid_high);
+    const M any_y = vor(y.valid_low, y.valid_high);
     if constexpr (Rank == 2) {
-      first[0] = L::offset(pair, y0, I(0), w);
-      first[1] = L::offset(pair, y1, I(0), w);
+      first[0] = L::template offset<2>(pair, y0, I(0), w);
+      first[1] = L::template offset<2>(pair, y1, I(0), w);
       row[0] = y.weight_low;
       row[1] = y.weight_high;
       row_valid[0] = y.valid_low;
       row_valid[1] = y.valid_high;
-      return both;
+      return any_y;
     } else {
       const I back(w.axis[2].size - 1);
-      const LinearTap<L> z = linear_tap<L>(unnormalise(point.at[2], w.axis[2]), w.axis[2], w.padding);
+      const LinearTap<L> z = linear_tap<L>(at[2], w.axis[2], w.padding);
       const I z0 = vmin(vmax(z.low, I(0)), back), z1 = vmin(vmax(z.low + I(1), I(0)), back);
       for (int r = 0; r < 4; ++r) {
         const bool low_y = r % 2 == 0, low_z = r < 2;
-        first[r] = L::offset(pair, low_y ? y0 : y1, low_z ? z0 : z1, w);
+        first[r] = L::template offset<3>(pair, low_y ? y0 : y1, low_z ? z0 : z1, w);
         row[r] = (low_y ? y.weight_low : y.weight_high) * (low_z ? z.weight_low : z.weight_high);
         row_valid[r] = vand(low_y ? y.valid_low : y.valid_high, low_z ? z.valid_low : z.valid_high);
       }
-      return vand(both, vand(z.valid_low, z.valid_high));
+      return vand(any_y, vor(z.valid_low, z.valid_high));
     }
   }
 };
@@ -128,6 +156,7 @@ struct Linear {
 /// Bicubic, in two dimensions: four by four pixels.
 template <class L>
 struct Cubic {
+  static constexpr int kRank = 2;
   using F = typename L::F;
   using I = typename L::I;
 
@@ -144,7 +173,8 @@ struct Cubic {
     for (int r = 0; r < 4; ++r) {
       F line(0.0f);
       for (int c = 0; c < 4; ++c) {
-        const F value = L::gather(channel, L::offset(x.index[c], y.index[r], I(0), w), vand(x.valid[c], y.valid[r]));
+        const F value =
+            L::gather(channel, L::template offset<2>(x.index[c], y.index[r], I(0), w), vand(x.valid[c], y.valid[r]));
         line = vfma(value, x.weight[c], line);
       }
       sum = vfma(line, y.weight[r], sum);

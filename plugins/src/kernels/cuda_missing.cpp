@@ -3,12 +3,8 @@
 
 namespace stn {
 
-bool has_cuda() {
-  return false;
-}
+bool has_cuda() { return false; }
 
-int run_cuda(const Warp&, void*) {
-  return STN_ERROR_NO_CUDA;
-}
+int run_cuda(const Warp&, void*) { return STN_ERROR_NO_CUDA; }
 
 }  // namespace stn

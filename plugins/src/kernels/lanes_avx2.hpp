@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/lanes_loads.hpp"
 #include "kernels/numbers.hpp"
 #include "kernels/warp.hpp"
 
@@ -29,95 +30,45 @@ struct M8 {
   __m256i v;
 };
 
-STN_HD F8 operator+(F8 a, F8 b) {
-  return _mm256_add_ps(a.v, b.v);
-}
-STN_HD F8 operator-(F8 a, F8 b) {
-  return _mm256_sub_ps(a.v, b.v);
-}
-STN_HD F8 operator*(F8 a, F8 b) {
-  return _mm256_mul_ps(a.v, b.v);
-}
-STN_HD F8 operator/(F8 a, F8 b) {
-  return _mm256_div_ps(a.v, b.v);
-}
-STN_HD I8 operator+(I8 a, I8 b) {
-  return _mm256_add_epi32(a.v, b.v);
-}
-STN_HD I8 operator-(I8 a, I8 b) {
-  return _mm256_sub_epi32(a.v, b.v);
-}
+STN_HD F8 operator+(F8 a, F8 b) { return _mm256_add_ps(a.v, b.v); }
+STN_HD F8 operator-(F8 a, F8 b) { return _mm256_sub_ps(a.v, b.v); }
+STN_HD F8 operator*(F8 a, F8 b) { return _mm256_mul_ps(a.v, b.v); }
+STN_HD F8 operator/(F8 a, F8 b) { return _mm256_div_ps(a.v, b.v); }
+STN_HD I8 operator+(I8 a, I8 b) { return _mm256_add_epi32(a.v, b.v); }
+STN_HD I8 operator-(I8 a, I8 b) { return _mm256_sub_epi32(a.v, b.v); }
 
-STN_HD F8 vfma(F8 a, F8 b, F8 c) {
-  return _mm256_fmadd_ps(a.v, b.v, c.v);
-}
-STN_HD F8 vfloor(F8 x) {
-  return _mm256_floor_ps(x.v);
-}
-STN_HD F8 vround(F8 x) {
-  return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-STN_HD F8 vabs(F8 x) {
-  return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.v);
-}
+STN_HD F8 vfma(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+STN_HD F8 vfloor(F8 x) { return _mm256_floor_ps(x.v); }
+STN_HD F8 vround(F8 x) { return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+STN_HD F8 vabs(F8 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.v); }
 // The instructions return their second operand where the first is NaN, as `Scalar` does.
-STN_HD F8 vmax(F8 x, F8 low) {
-  return _mm256_max_ps(x.v, low.v);
-}
-STN_HD F8 vmin(F8 x, F8 high) {
-  return _mm256_min_ps(x.v, high.v);
-}
-STN_HD F8 vmax(F8 x, float low) {
-  return vmax(x, F8(low));
-}
-STN_HD F8 vmin(F8 x, float high) {
-  return vmin(x, F8(high));
-}
-STN_HD M8 vgreater(F8 a, F8 b) {
-  return {_mm256_castps_si256(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ))};
-}
+STN_HD F8 vmax(F8 x, F8 low) { return _mm256_max_ps(x.v, low.v); }
+STN_HD F8 vmin(F8 x, F8 high) { return _mm256_min_ps(x.v, high.v); }
+STN_HD F8 vmax(F8 x, float low) { return vmax(x, F8(low)); }
+STN_HD F8 vmin(F8 x, float high) { return vmin(x, F8(high)); }
+STN_HD M8 vgreater(F8 a, F8 b) { return {_mm256_castps_si256(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ))}; }
 STN_HD M8 vfinite(F8 x) {
   return {_mm256_castps_si256(_mm256_cmp_ps(vabs(x).v, _mm256_set1_ps(3.402823466e+38f), _CMP_LE_OQ))};
 }
-STN_HD I8 vmax(I8 a, I8 b) {
-  return _mm256_max_epi32(a.v, b.v);
+STN_HD M8 vwithin(F8 x, float last) {
+  const __m256 above = _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_GE_OQ);
+  return {_mm256_castps_si256(_mm256_and_ps(above, _mm256_cmp_ps(x.v, _mm256_set1_ps(last), _CMP_LT_OQ)))};
 }
-STN_HD I8 vmin(I8 a, I8 b) {
-  return _mm256_min_epi32(a.v, b.v);
-}
-STN_HD M8 vequal(I8 a, I8 b) {
-  return {_mm256_cmpeq_epi32(a.v, b.v)};
-}
-STN_HD M8 vnot_less(I8 a, int32_t b) {
-  return {_mm256_cmpgt_epi32(a.v, _mm256_set1_epi32(b - 1))};
-}
+STN_HD I8 vmax(I8 a, I8 b) { return _mm256_max_epi32(a.v, b.v); }
+STN_HD I8 vmin(I8 a, I8 b) { return _mm256_min_epi32(a.v, b.v); }
+STN_HD M8 vequal(I8 a, I8 b) { return {_mm256_cmpeq_epi32(a.v, b.v)}; }
+STN_HD M8 vnot_less(I8 a, int32_t b) { return {_mm256_cmpgt_epi32(a.v, _mm256_set1_epi32(b - 1))}; }
 STN_HD M8 vinside(I8 i, int32_t size) {
   return {_mm256_andnot_si256(_mm256_srai_epi32(i.v, 31), _mm256_cmpgt_epi32(_mm256_set1_epi32(size), i.v))};
 }
-STN_HD I8 vint(F8 x) {
-  return _mm256_cvttps_epi32(x.v);
-}
-STN_HD F8 vfloat(I8 i) {
-  return _mm256_cvtepi32_ps(i.v);
-}
-STN_HD F8 vselect(M8 m, F8 a, F8 b) {
-  return _mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(m.v));
-}
-STN_HD I8 vselect(M8 m, I8 a, I8 b) {
-  return _mm256_blendv_epi8(b.v, a.v, m.v);
-}
-STN_HD M8 vand(M8 a, M8 b) {
-  return {_mm256_and_si256(a.v, b.v)};
-}
-STN_HD M8 vor(M8 a, M8 b) {
-  return {_mm256_or_si256(a.v, b.v)};
-}
-STN_HD bool vall(M8 m) {
-  return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) == 0xff;
-}
-STN_HD bool vany(M8 m) {
-  return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) != 0;
-}
+STN_HD I8 vint(F8 x) { return _mm256_cvttps_epi32(x.v); }
+STN_HD F8 vfloat(I8 i) { return _mm256_cvtepi32_ps(i.v); }
+STN_HD F8 vselect(M8 m, F8 a, F8 b) { return _mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(m.v)); }
+STN_HD I8 vselect(M8 m, I8 a, I8 b) { return _mm256_blendv_epi8(b.v, a.v, m.v); }
+STN_HD M8 vand(M8 a, M8 b) { return {_mm256_and_si256(a.v, b.v)}; }
+STN_HD M8 vor(M8 a, M8 b) { return {_mm256_or_si256(a.v, b.v)}; }
+STN_HD bool vall(M8 m) { return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) == 0xff; }
+STN_HD bool vany(M8 m) { return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) != 0; }
 /// x modulo period, for x >= 0 and finite.
 STN_HD F8 vmod(F8 x, float period) {
   const F8 p(period), quotient = vfloor(x / p);
@@ -148,55 +99,48 @@ struct Avx2Lanes {
     return count == 8 ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, first(count));
   }
 
+  template <int Rank>
   static STN_HD Offset offset(I x, I y, I z, const Warp& w) {
     I at = _mm256_add_epi32(x.v, _mm256_mullo_epi32(y.v, _mm256_set1_epi32(static_cast<int32_t>(w.in_row))));
-    if (w.rank == 3) {
+    if (Rank == 3) {
       at = at + I(_mm256_mullo_epi32(z.v, _mm256_set1_epi32(static_cast<int32_t>(w.in_plane))));
     }
     return at;
   }
 
-  static STN_HD F gather(const float* base, Offset at, M mask) {
-    return _mm256_mask_i32gather_ps(_mm256_setzero_ps(), base, at.v, _mm256_castsi256_ps(mask.v), 4);
-  }
-
+  /// The values at offsets inside the image, 0 where `mask` is false.
   template <class T>
-  static STN_HD F gather(const T* base, Offset at, M mask) {
-    alignas(32) int32_t index[8];
-    alignas(32) float value[8];
-    _mm256_store_si256(reinterpret_cast<__m256i*>(index), at.v);
-    const int valid = _mm256_movemask_ps(_mm256_castsi256_ps(mask.v));
-    for (int lane = 0; lane < 8; ++lane) value[lane] = valid >> lane & 1 ? to_float(base[index[lane]]) : 0.0f;
-    return _mm256_load_ps(value);
+  static STN_HD F gather(const T* base, const Offset& at, M mask) {
+    return _mm256_and_ps(values_at(base, lanes(at)), _mm256_castsi256_ps(mask.v));
   }
 
   /// Two neighbours by one load: eight bytes of fp32, four of the 16-bit types.
-  static STN_HD void gather_pair(const float* base, Offset at, const Warp&, F* left, F* right) {
-    const double* pairs = reinterpret_cast<const double*>(base);
-    const __m256 low = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_castsi256_si128(at.v), 4));
-    const __m256 high = _mm256_castpd_ps(_mm256_i32gather_pd(pairs, _mm256_extracti128_si256(at.v, 1), 4));
-    // Within halves of 128 bits: pixels 0 1 4 5 | 2 3 6 7, put in order afterwards.
-    const __m256d a = _mm256_castps_pd(_mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0)));
-    const __m256d b = _mm256_castps_pd(_mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1)));
-    *left = _mm256_castpd_ps(_mm256_permute4x64_pd(a, _MM_SHUFFLE(3, 1, 2, 0)));
-    *right = _mm256_castpd_ps(_mm256_permute4x64_pd(b, _MM_SHUFFLE(3, 1, 2, 0)));
+  static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
+    // Loaded as pixels 0 1 4 5 and 2 3 6 7, so that the shuffle within 128 bits leaves them in order.
+    const int32_t* from = lanes(at);
+    const __m256 low =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, from)), load_2x64(base, from + 4), 1);
+    const __m256 high =
+        _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, from + 2)), load_2x64(base, from + 6), 1);
+    *left = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0));
+    *right = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1));
   }
 
-  static STN_HD void gather_pair(const Half* base, Offset at, const Warp&, F* left, F* right) {
-    const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(base), at.v, 2);
+  static STN_HD void gather_pair(const Half* base, const Offset& at, const Warp&, F* left, F* right) {
+    const __m256i both = load_8x32(base, lanes(at));
     *left = _mm256_cvtph_ps(narrow(_mm256_and_si256(both, _mm256_set1_epi32(0xffff))));
     *right = _mm256_cvtph_ps(narrow(_mm256_srli_epi32(both, 16)));
   }
 
-  static STN_HD void gather_pair(const BFloat* base, Offset at, const Warp&, F* left, F* right) {
-    const __m256i both = _mm256_i32gather_epi32(reinterpret_cast<const int*>(base), at.v, 2);
+  static STN_HD void gather_pair(const BFloat* base, const Offset& at, const Warp&, F* left, F* right) {
+    const __m256i both = load_8x32(base, lanes(at));
     *left = _mm256_castsi256_ps(_mm256_slli_epi32(both, 16));
     *right = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u))));
   }
 
   /// Both neighbours are read wherever they are; so the pair itself must lie inside the image.
   template <class T>
-  static STN_HD void gather_pair(const T* base, Offset at, const Warp& w, M left_mask, M right_mask, F* left,
+  static STN_HD void gather_pair(const T* base, const Offset& at, const Warp& w, M left_mask, M right_mask, F* left,
                                  F* right) {
     gather_pair(base, at, w, left, right);
     *left = _mm256_and_ps(left->v, _mm256_castsi256_ps(left_mask.v));
@@ -230,6 +174,14 @@ struct Avx2Lanes {
   }
 
  private:
+  static STN_HD const int32_t* lanes(const I& at) { return reinterpret_cast<const int32_t*>(&at.v); }
+  static STN_HD __m256 values_at(const float* base, const int32_t* at) {
+    return _mm256_castsi256_ps(load_8x32(base, at));
+  }
+  static STN_HD __m256 values_at(const Half* base, const int32_t* at) { return _mm256_cvtph_ps(load_8x16(base, at)); }
+  static STN_HD __m256 values_at(const BFloat* base, const int32_t* at) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_8x16(base, at)), 16));
+  }
   /// Eight 32-bit numbers below 2^16, in 16 bits each.
   static STN_HD __m128i narrow(__m256i values) {
     const __m256i packed = _mm256_packus_epi32(values, values);

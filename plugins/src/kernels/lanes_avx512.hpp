@@ -5,6 +5,7 @@
 
 #include <immintrin.h>
 
+#include "kernels/lanes_loads.hpp"
 #include "kernels/numbers.hpp"
 #include "kernels/warp.hpp"
 
@@ -28,95 +29,43 @@ struct M16 {
   __mmask16 v;
 };
 
-STN_HD F16 operator+(F16 a, F16 b) {
-  return _mm512_add_ps(a.v, b.v);
-}
-STN_HD F16 operator-(F16 a, F16 b) {
-  return _mm512_sub_ps(a.v, b.v);
-}
-STN_HD F16 operator*(F16 a, F16 b) {
-  return _mm512_mul_ps(a.v, b.v);
-}
-STN_HD F16 operator/(F16 a, F16 b) {
-  return _mm512_div_ps(a.v, b.v);
-}
-STN_HD I16 operator+(I16 a, I16 b) {
-  return _mm512_add_epi32(a.v, b.v);
-}
-STN_HD I16 operator-(I16 a, I16 b) {
-  return _mm512_sub_epi32(a.v, b.v);
-}
+STN_HD F16 operator+(F16 a, F16 b) { return _mm512_add_ps(a.v, b.v); }
+STN_HD F16 operator-(F16 a, F16 b) { return _mm512_sub_ps(a.v, b.v); }
+STN_HD F16 operator*(F16 a, F16 b) { return _mm512_mul_ps(a.v, b.v); }
+STN_HD F16 operator/(F16 a, F16 b) { return _mm512_div_ps(a.v, b.v); }
+STN_HD I16 operator+(I16 a, I16 b) { return _mm512_add_epi32(a.v, b.v); }
+STN_HD I16 operator-(I16 a, I16 b) { return _mm512_sub_epi32(a.v, b.v); }
 
-STN_HD F16 vfma(F16 a, F16 b, F16 c) {
-  return _mm512_fmadd_ps(a.v, b.v, c.v);
-}
-STN_HD F16 vfloor(F16 x) {
-  return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC);
-}
-STN_HD F16 vround(F16 x) {
-  return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
-}
-STN_HD F16 vabs(F16 x) {
-  return _mm512_abs_ps(x.v);
-}
+STN_HD F16 vfma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+STN_HD F16 vfloor(F16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+STN_HD F16 vround(F16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+STN_HD F16 vabs(F16 x) { return _mm512_abs_ps(x.v); }
 // The instructions return their second operand where the first is NaN, as `Scalar` does.
-STN_HD F16 vmax(F16 x, F16 low) {
-  return _mm512_max_ps(x.v, low.v);
-}
-STN_HD F16 vmin(F16 x, F16 high) {
-  return _mm512_min_ps(x.v, high.v);
-}
-STN_HD F16 vmax(F16 x, float low) {
-  return vmax(x, F16(low));
-}
-STN_HD F16 vmin(F16 x, float high) {
-  return vmin(x, F16(high));
-}
+STN_HD F16 vmax(F16 x, F16 low) { return _mm512_max_ps(x.v, low.v); }
+STN_HD F16 vmin(F16 x, F16 high) { return _mm512_min_ps(x.v, high.v); }
+STN_HD F16 vmax(F16 x, float low) { return vmax(x, F16(low)); }
+STN_HD F16 vmin(F16 x, float high) { return vmin(x, F16(high)); }
 STN_HD M16 vfinite(F16 x) {
   return {_mm512_cmp_ps_mask(_mm512_abs_ps(x.v), _mm512_set1_ps(3.402823466e+38f), _CMP_LE_OQ)};
 }
-STN_HD M16 vgreater(F16 a, F16 b) {
-  return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)};
+STN_HD M16 vgreater(F16 a, F16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+STN_HD M16 vwithin(F16 x, float last) {
+  const __mmask16 above = _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GE_OQ);
+  return {_mm512_mask_cmp_ps_mask(above, x.v, _mm512_set1_ps(last), _CMP_LT_OQ)};
 }
-STN_HD I16 vmax(I16 a, I16 b) {
-  return _mm512_max_epi32(a.v, b.v);
-}
-STN_HD I16 vmin(I16 a, I16 b) {
-  return _mm512_min_epi32(a.v, b.v);
-}
-STN_HD M16 vequal(I16 a, I16 b) {
-  return {_mm512_cmpeq_epi32_mask(a.v, b.v)};
-}
-STN_HD M16 vnot_less(I16 a, int32_t b) {
-  return {_mm512_cmpge_epi32_mask(a.v, _mm512_set1_epi32(b))};
-}
-STN_HD M16 vinside(I16 i, int32_t size) {
-  return {_mm512_cmplt_epu32_mask(i.v, _mm512_set1_epi32(size))};
-}
-STN_HD I16 vint(F16 x) {
-  return _mm512_cvttps_epi32(x.v);
-}
-STN_HD F16 vfloat(I16 i) {
-  return _mm512_cvtepi32_ps(i.v);
-}
-STN_HD F16 vselect(M16 m, F16 a, F16 b) {
-  return _mm512_mask_blend_ps(m.v, b.v, a.v);
-}
-STN_HD I16 vselect(M16 m, I16 a, I16 b) {
-  return _mm512_mask_blend_epi32(m.v, b.v, a.v);
-}
-STN_HD M16 vand(M16 a, M16 b) {
-  return {static_cast<__mmask16>(a.v & b.v)};
-}
-STN_HD M16 vor(M16 a, M16 b) {
-  return {static_cast<__mmask16>(a.v | b.v)};
-}
-STN_HD bool vall(M16 m) {
-  return m.v == 0xffff;
-}
-STN_HD bool vany(M16 m) {
-  return m.v != 0;
-}
+STN_HD I16 vmax(I16 a, I16 b) { return _mm512_max_epi32(a.v, b.v); }
+STN_HD I16 vmin(I16 a, I16 b) { return _mm512_min_epi32(a.v, b.v); }
+STN_HD M16 vequal(I16 a, I16 b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
+STN_HD M16 vnot_less(I16 a, int32_t b) { return {_mm512_cmpge_epi32_mask(a.v, _mm512_set1_epi32(b))}; }
+STN_HD M16 vinside(I16 i, int32_t size) { return {_mm512_cmplt_epu32_mask(i.v, _mm512_set1_epi32(size))}; }
+STN_HD I16 vint(F16 x) { return _mm512_cvttps_epi32(x.v); }
+STN_HD F16 vfloat(I16 i) { return _mm512_cvtepi32_ps(i.v); }
+STN_HD F16 vselect(M16 m, F16 a, F16 b) { return _mm512_mask_blend_ps(m.v, b.v, a.v); }
+STN_HD I16 vselect(M16 m, I16 a, I16 b) { return _mm512_mask_blend_epi32(m.v, b.v, a.v); }
+STN_HD M16 vand(M16 a, M16 b) { return {static_cast<__mmask16>(a.v & b.v)}; }
+STN_HD M16 vor(M16 a, M16 b) { return {static_cast<__mmask16>(a.v | b.v)}; }
+STN_HD bool vall(M16 m) { return m.v == 0xffff; }
+STN_HD bool vany(M16 m) { return m.v != 0; }
 /// x modulo period, for x >= 0 and finite.
 STN_HD F16 vmod(F16 x, float period) {
   const F16 p(period), quotient = vfloor(x / p);
@@ -143,52 +92,47 @@ struct Avx512Lanes {
   static STN_HD __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
   static STN_HD F load(const float* from, int count) { return _mm512_maskz_loadu_ps(first(count), from); }
 
+  template <int Rank>
   static STN_HD Offset offset(I x, I y, I z, const Warp& w) {
     I at = _mm512_add_epi32(x.v, _mm512_mullo_epi32(y.v, _mm512_set1_epi32(static_cast<int32_t>(w.in_row))));
-    if (w.rank == 3) {
+    if (Rank == 3) {
       at = at + I(_mm512_mullo_epi32(z.v, _mm512_set1_epi32(static_cast<int32_t>(w.in_plane))));
     }
     return at;
   }
 
-  static STN_HD F gather(const float* base, Offset at, M mask) {
-    return _mm512_mask_i32gather_ps(_mm512_setzero_ps(), mask.v, at.v, base, 4);
-  }
-
+  /// The values at offsets inside the image, 0 where `mask` is false.
   template <class T>
-  static STN_HD F gather(const T* base, Offset at, M mask) {
-    alignas(64) int32_t index[16];
-    alignas(64) float value[16];
-    _mm512_store_si512(index, at.v);
-    for (int lane = 0; lane < 16; ++lane) value[lane] = mask.v >> lane & 1 ? to_float(base[index[lane]]) : 0.0f;
-    return _mm512_load_ps(value);
+  static STN_HD F gather(const T* base, const Offset& at, M mask) {
+    return _mm512_maskz_mov_ps(mask.v, values_at(base, lanes(at)));
   }
 
   /// Two neighbours by one load: eight bytes of fp32, four of the 16-bit types.
-  static STN_HD void gather_pair(const float* base, Offset at, const Warp&, F* left, F* right) {
-    const __m512 low = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_castsi512_si256(at.v), base, 4));
-    const __m512 high = _mm512_castpd_ps(_mm512_i32gather_pd(_mm512_extracti64x4_epi64(at.v, 1), base, 4));
+  static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
+    const int32_t* from = lanes(at);
+    const __m512 low = join(load_4x64(base, from), load_4x64(base, from + 4));
+    const __m512 high = join(load_4x64(base, from + 8), load_4x64(base, from + 12));
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     *left = _mm512_permutex2var_ps(low, even, high);
     *right = _mm512_permutex2var_ps(low, odd, high);
   }
 
-  static STN_HD void gather_pair(const Half* base, Offset at, const Warp&, F* left, F* right) {
-    const __m512i both = _mm512_i32gather_epi32(at.v, base, 2);
+  static STN_HD void gather_pair(const Half* base, const Offset& at, const Warp&, F* left, F* right) {
+    const __m512i both = pairs_at(base, lanes(at));
     *left = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(both));
     *right = _mm512_cvtph_ps(_mm512_cvtepi32_epi16(_mm512_srli_epi32(both, 16)));
   }
 
-  static STN_HD void gather_pair(const BFloat* base, Offset at, const Warp&, F* left, F* right) {
-    const __m512i both = _mm512_i32gather_epi32(at.v, base, 2);
+  static STN_HD void gather_pair(const BFloat* base, const Offset& at, const Warp&, F* left, F* right) {
+    const __m512i both = pairs_at(base, lanes(at));
     *left = _mm512_castsi512_ps(_mm512_slli_epi32(both, 16));
     *right = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
   }
 
   /// Both neighbours are read wherever they are; so the pair itself must lie inside the image.
   template <class T>
-  static STN_HD void gather_pair(const T* base, Offset at, const Warp& w, M left_mask, M right_mask, F* left,
+  static STN_HD void gather_pair(const T* base, const Offset& at, const Warp& w, M left_mask, M right_mask, F* left,
                                  F* right) {
     gather_pair(base, at, w, left, right);
     *left = _mm512_maskz_mov_ps(left_mask.v, left->v);
@@ -216,6 +160,30 @@ struct Avx512Lanes {
   static STN_HD F load_values(const BFloat* from, int count) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), from)), 16));
+  }
+
+ private:
+  static STN_HD const int32_t* lanes(const I& at) { return reinterpret_cast<const int32_t*>(&at.v); }
+  static STN_HD __m512 join(__m256 low, __m256 high) {
+    return _mm512_castpd_ps(
+        _mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(low)), _mm256_castps_pd(high), 1));
+  }
+  static STN_HD __m512 values_at(const float* base, const int32_t* at) {
+    return join(_mm256_castsi256_ps(load_8x32(base, at)), _mm256_castsi256_ps(load_8x32(base, at + 8)));
+  }
+  template <class T>
+  static STN_HD __m512 values_at(const T* base, const int32_t* at) {
+    const __m256i bits =
+        _mm256_inserti128_si256(_mm256_castsi128_si256(load_8x16(base, at)), load_8x16(base, at + 8), 1);
+    return widen(base, bits);
+  }
+  static STN_HD __m512 widen(const Half*, __m256i bits) { return _mm512_cvtph_ps(bits); }
+  static STN_HD __m512 widen(const BFloat*, __m256i bits) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
+  }
+  template <class T>
+  static STN_HD __m512i pairs_at(const T* base, const int32_t* at) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load_8x32(base, at)), load_8x32(base, at + 8), 1);
   }
 };
 

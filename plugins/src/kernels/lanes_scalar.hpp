@@ -16,11 +16,12 @@ struct ScalarLanes : Scalar {
   static STN_HD I iota() { return 0; }
   static STN_HD F load(const float* from, int) { return *from; }
 
+  template <int Rank>
   static STN_HD Offset offset(I x, I y, I z, const Warp& w) {
-    return (x + y * w.in_row + z * w.in_plane) * w.in_pixel_stride;
+    return (x + y * w.in_row + (Rank == 3 ? z * w.in_plane : 0)) * w.in_pixel_stride;
   }
 
-  /// The value at an offset, 0 where `mask` is false; nothing is read there.
+  /// The value at an offset, 0 where `mask` is false.
   template <class T>
   static STN_HD F gather(const T* base, Offset at, M mask) {
     return mask ? to_float(base[at]) : 0.0f;

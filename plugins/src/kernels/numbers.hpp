@@ -45,13 +45,9 @@ STN_HD uint32_t bits_of(float value) {
 #endif
 }
 
-STN_HD float to_float(float value) {
-  return value;
-}
+STN_HD float to_float(float value) { return value; }
 
-STN_HD float to_float(BFloat value) {
-  return float_of(static_cast<uint32_t>(value.bits) << 16);
-}
+STN_HD float to_float(BFloat value) { return float_of(static_cast<uint32_t>(value.bits) << 16); }
 
 STN_HD float to_float(Half value) {
 #ifdef __CUDA_ARCH__
@@ -66,9 +62,7 @@ STN_HD float to_float(Half value) {
 #endif
 }
 
-STN_HD void from_float(float value, float* to) {
-  *to = value;
-}
+STN_HD void from_float(float value, float* to) { *to = value; }
 
 STN_HD void from_float(float value, BFloat* to) {
   const uint32_t bits = bits_of(value);

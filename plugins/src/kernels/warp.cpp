@@ -8,9 +8,7 @@ namespace {
 // Pixel indices are 32-bit integers and, on their way there, floats a little beyond the image.
 constexpr int64_t kLargestSide = int64_t{1} << 30;
 
-bool within(int32_t value, int32_t last) {
-  return value >= 0 && value <= last;
-}
+bool within(int32_t value, int32_t last) { return value >= 0 && value <= last; }
 
 /// The product of sizes, or -1 where it does not fit.
 template <class... Sizes>

@@ -45,9 +45,7 @@ struct Warp {
 int make_warp(const stn_problem* problem, Warp* warp);
 
 /// Bytes of one element of a stn_dtype.
-STN_HD int64_t element_size(int32_t dtype) {
-  return dtype == STN_FP32 ? 4 : 2;
-}
+STN_HD int64_t element_size(int32_t dtype) { return dtype == STN_FP32 ? 4 : 2; }
 
 }  // namespace stn
 

@@ -1,0 +1,132 @@
+/// \file onnxruntime.h
+/// \brief The slice of onnxruntime's C interface that a custom op needs, written out by position.
+///
+/// onnxruntime's wheel ships no headers, but its interface is an array of functions that only grows: a position, once
+/// given, keeps its meaning. The positions below were counted in the public headers of version 1.17 and later ones;
+/// nothing later than 1.17 is used.
+#ifndef STN_ABI_ONNXRUNTIME_H_
+#define STN_ABI_ONNXRUNTIME_H_
+
+#include <cstddef>
+#include <cstdint>
+
+namespace stn::ort {
+
+constexpr uint32_t kApiVersion = 17;
+
+// Objects of onnxruntime, seen through pointers only.
+struct Status;
+struct SessionOptions;
+struct CustomOpDomain;
+struct KernelInfo;
+struct KernelContext;
+struct ShapeInferContext;
+struct Value;
+struct TensorInfo;
+
+enum ElementType : int { kUndefined = 0, kFloat = 1, kFloat16 = 10, kBFloat16 = 16 };
+enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
+enum Characteristic : int { kRequired = 0 };
+enum MemoryType : int { kMemoryDefault = 0 };
+
+/// OrtApi: a table of functions, called by position.
+struct Api {
+  using Function = void (*)();
+  Function slots[276];  // up to the last of version 1.17
+
+  template <class Signature>
+  Signature* at(size_t position) const {
+    return reinterpret_cast<Signature*>(slots[position]);
+  }
+
+  Status* create_status(ErrorCode code, const char* message) const {
+    return at<Status*(ErrorCode, const char*)>(0)(code, message);
+  }
+  Status* create_domain(const char* name, CustomOpDomain** domain) const {
+    return at<Status*(const char*, CustomOpDomain**)>(26)(name, domain);
+  }
+  Status* add_op(CustomOpDomain* domain, const struct CustomOp* op) const {
+    return at<Status*(CustomOpDomain*, const CustomOp*)>(27)(domain, op);
+  }
+  Status* add_domain(SessionOptions* options, CustomOpDomain* domain) const {
+    return at<Status*(SessionOptions*, CustomOpDomain*)>(28)(options, domain);
+  }
+  Status* tensor_data(Value* value, void** data) const { return at<Status*(Value*, void**)>(51)(value, data); }
+  Status* element_type(const TensorInfo* info, ElementType* type) const {
+    return at<Status*(const TensorInfo*, ElementType*)>(60)(info, type);
+  }
+  Status* dimensions_count(const TensorInfo* info, size_t* count) const {
+    return at<Status*(const TensorInfo*, size_t*)>(61)(info, count);
+  }
+  Status* dimensions(const TensorInfo* info, int64_t* sizes, size_t count) const {
+    return at<Status*(const TensorInfo*, int64_t*, size_t)>(62)(info, sizes, count);
+  }
+  Status* tensor_info(const Value* value, TensorInfo** info) const {
+    return at<Status*(const Value*, TensorInfo**)>(65)(value, info);
+  }
+  Status* attribute_int(const KernelInfo* info, const char* name, int64_t* value) const {
+    return at<Status*(const KernelInfo*, const char*, int64_t*)>(86)(info, name, value);
+  }
+  Status* attribute_string(const KernelInfo* info, const char* name, char* value, size_t* size) const {
+    return at<Status*(const KernelInfo*, const char*, char*, size_t*)>(87)(info, name, value, size);
+  }
+  Status* input(const KernelContext* context, size_t index, const Value** value) const {
+    return at<Status*(const KernelContext*, size_t, const Value**)>(90)(context, index, value);
+  }
+  Status* output(KernelContext* context, size_t index, const int64_t* sizes, size_t rank, Value** value) const {
+    return at<Status*(KernelContext*, size_t, const int64_t*, size_t, Value**)>(91)(context, index, sizes, rank, value);
+  }
+  void release(Status* status) const { at<void(Status*)>(93)(status); }
+  void release(TensorInfo* info) const { at<void(TensorInfo*)>(99)(info); }
+  /// \param values may be NULL: then only the size is given.
+  Status* attribute_ints(const KernelInfo* info, const char* name, int64_t* values, size_t* size) const {
+    return at<Status*(const KernelInfo*, const char*, int64_t*, size_t*)>(163)(info, name, values, size);
+  }
+  Status* gpu_stream(const KernelContext* context, void** stream) const {
+    return at<Status*(const KernelContext*, void**)>(193)(context, stream);
+  }
+  /// Calls `function(data, i)` for i in [0, total) on the session's own threads.
+  Status* parallel_for(const KernelContext* context, void (*function)(void*, size_t), size_t total, size_t batches,
+                       void* data) const {
+    return at<Status*(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>(274)(context, function,
+                                                                                                  total, batches, data);
+  }
+};
+
+/// OrtApiBase: how a library gets at the table.
+struct ApiBase {
+  const Api* (*get_api)(uint32_t version);
+  const char* (*version_string)();
+};
+
+/// OrtCustomOp of version 17: what onnxruntime asks an op.
+struct CustomOp {
+  uint32_t version;
+  void* (*create_kernel)(const CustomOp*, const Api*, const KernelInfo*);
+  const char* (*name)(const CustomOp*);
+  const char* (*execution_provider)(const CustomOp*);
+  ElementType (*input_type)(const CustomOp*, size_t);
+  size_t (*input_count)(const CustomOp*);
+  ElementType (*output_type)(const CustomOp*, size_t);
+  size_t (*output_count)(const CustomOp*);
+  void (*compute)(void*, KernelContext*);
+  void (*destroy_kernel)(void*);
+  Characteristic (*input_characteristic)(const CustomOp*, size_t);
+  Characteristic (*output_characteristic)(const CustomOp*, size_t);
+  MemoryType (*input_memory)(const CustomOp*, size_t);
+  int (*variadic_input_min)(const CustomOp*);
+  int (*variadic_input_same)(const CustomOp*);
+  int (*variadic_output_min)(const CustomOp*);
+  int (*variadic_output_same)(const CustomOp*);
+  Status* (*create_kernel_status)(const CustomOp*, const Api*, const KernelInfo*, void**);
+  Status* (*compute_status)(void*, KernelContext*);
+  Status* (*infer_shape)(const CustomOp*, ShapeInferContext*);
+  int (*start_version)(const CustomOp*);
+  int (*end_version)(const CustomOp*);
+};
+
+static_assert(sizeof(CustomOp) == 22 * sizeof(void*), "a field of OrtCustomOp is missing");
+
+}  // namespace stn::ort
+
+#endif  // STN_ABI_ONNXRUNTIME_H_
