@@ -133,6 +133,8 @@ def _request(source: str | Path | bytes | LoadedModel, options: BuildOptions) ->
     plugin, notes = _plugin_library(options)
     gpu = _target(runtime, options)
     name, model = _read(source)
+    if plugin is not None and not _has_sampler(model):
+        plugin, notes = None, ("the model has no spatial transformer for the plugin",)
     graph, weights = _hashes(model)
     key = EngineKey(
         graph_sha256=graph,
@@ -217,6 +219,12 @@ def _read(source: str | Path | bytes | LoadedModel) -> tuple[str, onnx.ModelProt
     return loaded.name, onnx.load_from_string(export_bytes(loaded))
 
 
+def _has_sampler(model: onnx.ModelProto) -> bool:
+    from stn_infer.graph.op import DOMAIN
+
+    return any(node.domain == DOMAIN or node.op_type == "GridSample" for node in model.graph.node)
+
+
 def _previous(path: Path) -> Sidecar | None:
     try:
         return read_sidecar(path)
@@ -259,15 +267,17 @@ def _target(runtime: TensorRT, options: BuildOptions) -> Gpu:
         if options.target not in (None, gpu.sm):
             raise UsageError(f"TensorRT builds for the GPU it runs on, {gpu}, not for {options.target}")
         return gpu
-    if options.target is None:
+    targets = sorted(name.lower() for name in dir(runtime.module.ComputeCapability) if re.fullmatch(r"SM\d+", name))
+    if options.target is not None:
+        gpu = Gpu("", options.target)
+    else:
         try:
-            return current_gpu(options.device)
+            gpu = current_gpu(options.device)
         except MissingDependencyError as error:
             raise MissingDependencyError(f"{error}; or name the GPU to build for: --target sm89") from None
-    targets = sorted(name.lower() for name in dir(runtime.module.ComputeCapability) if re.fullmatch(r"SM\d+", name))
-    if options.target not in targets:
-        raise UsageError(f"TensorRT-RTX {runtime.version} has the targets {', '.join(targets)}, not {options.target!r}")
-    return Gpu("", options.target)
+    if gpu.sm not in targets:
+        raise UsageError(f"TensorRT-RTX {runtime.version} has the targets {', '.join(targets)}, not {gpu}")
+    return gpu
 
 
 def _hashes(model: onnx.ModelProto) -> tuple[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -291,7 +292,7 @@ def test_options_that_do_not_go_together(rtx: TensorRT, files: dict[str, Path], 
     model, output = files["st-cnn-affine-rts"], tmp_path / "x.engine"
     with pytest.raises(UsageError, match=r"takes no plugins of users; build with --native"):
         build(model, output, BuildOptions("tensorrt-rtx", "sm89", plugin=True))
-    with pytest.raises(UsageError, match=r"has the targets .*sm89.*, not 'sm90'"):
+    with pytest.raises(UsageError, match=r"has the targets .*sm89.*, not sm90"):
         build(model, output, BuildOptions("tensorrt-rtx", "sm90"))
     with pytest.raises(OutputError, match="no folder"):
         build(model, tmp_path / "none" / "x.engine", RTX)
@@ -305,6 +306,46 @@ def test_without_a_gpu_the_target_has_to_be_named(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     with pytest.raises(MissingDependencyError, match=r"a GPU is needed .*--target sm89"):
         build(files["st-cnn-affine-rts"], tmp_path / "x.engine", BuildOptions("tensorrt-rtx"))
+
+
+def test_a_gpu_that_is_no_target_is_refused(
+    rtx: TensorRT, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
+    with pytest.raises(UsageError, match=r"has the targets .*, not a GPU \(sm90\)"):
+        build(files["st-cnn-affine-rts"], tmp_path / "x.engine", BuildOptions("tensorrt-rtx"))
+
+
+def test_the_plugin_is_part_of_the_key_only_where_it_has_something_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    library = tmp_path / "libstn_plugins.so"
+    library.write_bytes(b"library")
+    monkeypatch.setattr(building, "load_runtime", lambda name: TensorRT("tensorrt", None, "11.1.0.106"))
+    monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
+    monkeypatch.setattr(building, "_cuda_library", lambda: library)
+    with_sampler = building._request(small_model().SerializeToString(), BuildOptions())
+    assert with_sampler.plugin == library and len(with_sampler.key.plugin_sha256) == 64
+    plain = small_model()
+    del plain.graph.node[0]
+    without = building._request(plain.SerializeToString(), BuildOptions())
+    assert without.plugin is None and without.key.plugin_sha256 == ""
+    assert without.notes == ("the model has no spatial transformer for the plugin",)
+    native = building._request(small_model().SerializeToString(), BuildOptions(plugin=False))
+    assert native.plugin is None and native.notes == ()
+
+
+def test_a_library_without_cuda_means_native_layers_or_an_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(building, "load_runtime", lambda name: TensorRT("tensorrt", None, "11.1.0.106"))
+    monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
+    monkeypatch.setattr("stn_infer.plugin.load", lambda: SimpleNamespace(stn_has_cuda=lambda: 0))
+    monkeypatch.setattr("stn_infer.plugin.library_path", lambda: tmp_path / "lib.so")
+    request = building._request(small_model().SerializeToString(), BuildOptions())
+    assert request.plugin is None and "was built without CUDA" in request.notes[0]
+    with pytest.raises(MissingDependencyError, match="was built without CUDA"):
+        building._request(small_model().SerializeToString(), BuildOptions(plugin=True))
 
 
 def test_tensorrt_builds_for_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
