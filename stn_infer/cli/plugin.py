@@ -1,0 +1,54 @@
+"""``stn-infer plugin``: what there is of the plugin library, where, and how to build the rest."""
+
+from __future__ import annotations
+
+import click
+
+
+@click.group()
+def command() -> None:
+    """Inspect or build the plugin library, which runs spatial transformers fused."""
+
+
+@command.command()
+def info() -> None:
+    """Say what the library can do here, what it cannot, and how to get it."""
+    from stn_infer import plugin
+
+    found = plugin.info()
+    if found.path is None:
+        click.echo(f"library      none: {found.problem}")
+        click.echo("             models run without it, through plain ONNX and PyTorch operators")
+    else:
+        click.echo(f"library      {found.path}")
+        click.echo(f"version      {found.version}")
+        click.echo(f"CPU kernels  {found.cpu_isa}")
+        click.echo(f"CUDA kernels {'yes' if found.cuda else 'no: `stn-infer plugin build --arch all` with nvcc'}")
+        click.echo(f"onnxruntime  {'yes' if found.onnxruntime else 'no'}")
+        click.echo(f"TensorRT     {'yes' if found.tensorrt else 'no'}")
+    for name, tool in (("cmake", found.cmake), ("c++", found.compiler), ("nvcc", found.nvcc)):
+        click.echo(f"{name:<12} {tool or 'not found'}")
+
+
+@command.command()
+def path() -> None:
+    """Print the library's path, for onnxruntime's register_custom_ops_library or trtexec --dynamicPlugins."""
+    from stn_infer import plugin
+
+    click.echo(plugin.library_path())
+
+
+@command.command()
+@click.option(
+    "--arch",
+    default="native",
+    show_default=True,
+    metavar="native|all|smNN,...",
+    help="The GPUs to compile for; native means those in this machine, and none where there are none.",
+)
+@click.option("--cuda/--no-cuda", default=None, help="With or without the CUDA kernels.  [default: where nvcc is]")
+def build(arch: str, cuda: bool | None) -> None:
+    """Compile the library from the source tree."""
+    from stn_infer import plugin
+
+    click.echo(plugin.build(arch, cuda=cuda))

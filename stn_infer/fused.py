@@ -1,0 +1,219 @@
+"""The fused spatial transformer as a PyTorch operator: theta to warped image in one pass, without a sampling grid.
+
+Importing this module defines ``torch.ops.stn.spatial_transformer``, on the plugin library's C interface. It works in
+eager mode, under ``torch.compile`` and ``torch.export``, and in CUDA graphs; its gradient is that of the composition
+of ordinary operators, which is also what runs where the library has no kernel.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stn_infer import plugin
+from stn_infer.errors import UsageError
+
+_DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_OP = "stn::spatial_transformer"
+_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
+
+torch.library.define(
+    _OP,
+    "(Tensor input, Tensor theta, Tensor basis, str kind, SymInt[] output_size, str mode, str padding_mode, "
+    "bool align_corners) -> Tensor",
+)
+
+
+def spatial_transformer(
+    input: Tensor,
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool = False,
+) -> Tensor:
+    """Sample ``input`` at the grid ``theta · basis``, by the fused kernel where there is one.
+
+    Args:
+        input: [N, C, H, W] or [N, C, D, H, W].
+        theta: [N, D, K]; projective: [N, 3, 3].
+        basis: [K, P], P = prod(output_size). Kind ``affine`` stands for the rows x, y(, z), 1 at pixel centres.
+        kind: ``affine``, ``basis`` or ``projective``.
+        output_size: (H, W) or (D, H, W).
+        mode: bilinear, nearest or bicubic (images only).
+        padding_mode: zeros, border or reflection.
+        align_corners: the sampler's convention, as ``torch.nn.functional.grid_sample``.
+
+    Returns:
+        [N, C, *output_size], in the input's dtype and memory format.
+
+    Raises:
+        UsageError: an unknown kind, mode or padding mode, or shapes that contradict each other.
+    """
+    _check(input, theta, basis, kind, output_size, mode, padding_mode)
+    arguments = (input, theta, basis, kind, list(output_size), mode, padding_mode, align_corners)
+    if not usable(input):
+        return composed(*arguments)
+    return torch.ops.stn.spatial_transformer(*arguments)  # type: ignore[no-any-return]
+
+
+def usable(input: Tensor) -> bool:
+    """Whether there is a kernel for tensors like ``input``: the library loads, and knows its dtype and device."""
+    return input.dtype in _DTYPES and _library_serves(input.device.type)
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _library_serves(device: str) -> bool:
+    """Whether the library has kernels for a device; it neither comes nor goes while a process runs."""
+    if device not in ("cpu", "cuda") or not plugin.available():
+        return False
+    return device == "cpu" or bool(plugin.load().stn_has_cuda())
+
+
+def composed(
+    input: Tensor,
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> Tensor:
+    """The same from ordinary operators: a product, and ``grid_sample``; coordinates in float32 at least."""
+    dtype = torch.promote_types(input.dtype, theta.dtype)
+    points = torch.matmul(theta, basis.to(theta.dtype))  # [N, D, P]
+    if kind == "projective":
+        points = points[:, :2] / points[:, 2:]
+    grid = points.transpose(1, 2).reshape(theta.shape[0], *output_size, len(output_size))
+    sampled = F.grid_sample(
+        input.to(dtype), grid.to(dtype), mode=mode, padding_mode=padding_mode, align_corners=align_corners
+    )
+    return sampled.to(input.dtype)
+
+
+def _check(
+    input: Tensor,
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+) -> None:
+    rank = len(output_size)
+    for name, value, choices in (
+        ("kind", kind, plugin.KINDS[:3]),
+        ("mode", mode, plugin.MODES),
+        ("padding_mode", padding_mode, plugin.PADDING_MODES),
+    ):
+        if value not in choices:
+            raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+    if rank not in (2, 3) or input.dim() != rank + 2:
+        raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
+    if rank == 3 and (mode == "bicubic" or kind == "projective"):
+        raise UsageError("bicubic sampling and projective transformations are for images only")
+    rows = 3 if kind == "projective" else rank
+    if theta.dim() != 3 or theta.shape[0] != input.shape[0] or theta.shape[1] != rows:
+        raise UsageError(
+            f"expected theta of {rows} rows for a batch of {input.shape[0]}, got the shape {tuple(theta.shape)}"
+        )
+    if basis.dim() != 2 or basis.shape[0] != theta.shape[2]:
+        raise UsageError(f"expected a basis of {theta.shape[2]} rows as theta has columns, got {tuple(basis.shape)}")
+
+
+def _is_channels_last(input: Tensor) -> bool:
+    return not input.is_contiguous() and input.is_contiguous(memory_format=_LAST[input.dim()])
+
+
+def _empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
+    format = _LAST[input.dim()] if _is_channels_last(input) else torch.contiguous_format
+    shape = (*input.shape[:2], *output_size)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
+
+
+@torch.library.register_fake(_OP)  # type: ignore[untyped-decorator]
+def _fake(
+    input: Tensor,
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> Tensor:
+    return _empty_output(input, output_size)
+
+
+@torch.library.impl(_OP, ("CPU", "CUDA"))
+def _run(
+    input: Tensor,
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+) -> Tensor:
+    layout = 1 if _is_channels_last(input) else 0
+    if not layout:
+        input = input.contiguous()
+    theta = theta.to(torch.float32).contiguous()
+    basis = basis.to(torch.float32).contiguous()
+    output = _empty_output(input, output_size)
+    rank = len(output_size)
+    problem = plugin.Problem(
+        rank=rank,
+        kind=plugin.KINDS.index(kind),
+        mode=plugin.MODES.index(mode),
+        padding=plugin.PADDING_MODES.index(padding_mode),
+        align_corners=int(align_corners),
+        dtype=_DTYPES[input.dtype],
+        input_layout=layout,
+        output_layout=layout,
+        batch=input.shape[0],
+        channels=input.shape[1],
+        input_size=(ctypes.c_int64 * 3)(*input.shape[2:]),
+        output_size=(ctypes.c_int64 * 3)(*output_size),
+        basis_rows=theta.shape[2],
+        theta_batch=theta.shape[0],
+        input_batch=input.shape[0],
+        input=input.data_ptr(),
+        theta=theta.data_ptr(),
+        basis=basis.data_ptr(),
+        output=output.data_ptr(),
+    )
+    if input.device.type == "cpu":
+        plugin.run_cpu(problem, torch.get_num_threads())
+    else:
+        with torch.cuda.device(input.device):
+            plugin.run_cuda(problem, torch.cuda.current_stream(input.device).cuda_stream)
+    return output
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, theta, basis, *ctx.options = inputs
+    ctx.save_for_backward(input, theta, basis)
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    with torch.enable_grad():
+        tensors = [
+            tensor.detach().requires_grad_(ctx.needs_input_grad[i]) for i, tensor in enumerate(ctx.saved_tensors)
+        ]
+        warped = composed(*tensors, *ctx.options)
+    wanted = [tensor for tensor in tensors if tensor.requires_grad]
+    found = iter(torch.autograd.grad(warped, wanted, gradient))
+    return (*(next(found) if tensor.requires_grad else None for tensor in tensors), *[None] * 5)
+
+
+torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)
