@@ -152,3 +152,16 @@ def test_failure_reason_drops_prefix_and_line_breaks() -> None:
     assert failure_reason(RuntimeError("[ONNXRuntimeError] : 1 : FAIL : two\n lines")) == "FAIL : two lines"
     assert len(failure_reason(RuntimeError("x" * 1000))) == 300
     assert failure_reason(ValueError()) == "ValueError"
+
+
+def test_the_plugin_library_is_used_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stn_infer import plugin
+
+    content = tiny_model()
+    assert OrtBackend(content, plugin=False).describe()["plugin"] == "none"
+    if plugin.available():
+        assert OrtBackend(content).describe()["plugin"] == plugin.FILE_NAME
+    monkeypatch.setenv(plugin.ENVIRONMENT, "/nowhere/libstn_plugins.so")
+    assert OrtBackend(content).describe()["plugin"] == "none"
+    with pytest.raises(MissingDependencyError, match="not built"):
+        OrtBackend(content, plugin=True)

@@ -49,10 +49,13 @@ class OrtBackend:
             so that many callers may share one session.
         spin: when threads that wait for work spin: ``always`` (onnxruntime's way, fastest alone), ``while-running``
             (they sleep once no run is under way, so that sessions in turns don't disturb each other) or ``never``.
+        plugin: whether the plugin library's op runs the file's spatial transformers, instead of the functions that the
+            file carries; None: where the library is built and has kernels for the device.
 
     Raises:
         ModelError: the file is missing or unreadable, or onnxruntime refuses it.
-        MissingDependencyError: CUDA was asked for and its provider cannot be loaded.
+        MissingDependencyError: CUDA was asked for and its provider cannot be loaded, or the plugin library was asked
+            for and is not there or has no kernels for the device.
     """
 
     name = "ort"
@@ -64,6 +67,7 @@ class OrtBackend:
         threads: int | None = None,
         *,
         spin: Spin = "always",
+        plugin: bool | None = None,
     ) -> None:
         ort = _import_onnxruntime()
         target = Device.parse(device)
@@ -78,11 +82,15 @@ class OrtBackend:
         options.intra_op_num_threads = threads or 0
         options.add_session_config_entry("session.intra_op.allow_spinning", "0" if spin == "never" else "1")
         options.add_session_config_entry("session.force_spinning_stop", "1" if spin == "while-running" else "0")
+        # A registered op takes every node of its name: it is registered only where it has a kernel for all of them.
+        self._plugin = None if plugin is False else _plugin_library(target.kind, required=plugin is True)
         providers: list[Any] = ["CPUExecutionProvider"]
         if target.kind == "cuda":
             _preload_cuda(ort)
             providers.insert(0, ("CUDAExecutionProvider", {"device_id": target.index, "use_tf32": 0}))
         try:
+            if self._plugin is not None:
+                options.register_custom_ops_library(str(self._plugin))
             session = ort.InferenceSession(
                 str(model) if isinstance(model, Path) else model, options, providers=providers
             )
@@ -135,6 +143,7 @@ class OrtBackend:
             "device": self.device,
             "providers": ", ".join(self._providers),
             "threads": str(self._threads or "one a core"),
+            "plugin": "none" if self._plugin is None else self._plugin.name,
         }
 
     def close(self) -> None:
@@ -146,6 +155,24 @@ def failure_reason(error: BaseException) -> str:
     """onnxruntime's message without its prefix, on one line."""
     text = str(error).strip()
     return one_line(text.split(" : ", 2)[-1] if text.startswith("[ONNXRuntimeError]") else error)
+
+
+def _plugin_library(kind: str, required: bool) -> Path | None:
+    """The plugin library, where it can serve this kind of device.
+
+    Raises:
+        MissingDependencyError: it is required and can't.
+    """
+    from stn_infer import plugin
+
+    if required:
+        plugin.load()  # raises with the reason
+    found = plugin.info()
+    if found.path is not None and found.onnxruntime and (kind == "cpu" or found.cuda):
+        return found.path
+    if required:
+        raise MissingDependencyError(f"{found.path} has no onnxruntime op for {kind}; stn-infer plugin build")
+    return None
 
 
 def cuda_problem() -> str | None:

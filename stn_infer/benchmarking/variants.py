@@ -21,7 +21,8 @@ VARIANTS = {
     "eager": "PyTorch as it is",
     "compile": "torch.compile, compiled for each batch size",
     "ort-plain": "onnxruntime on the file that torch.onnx.export writes",
-    "ort": "onnxruntime on the file that stn-infer writes",
+    "ort": "onnxruntime on the file that stn-infer writes, its spatial transformers as plain ONNX",
+    "ort-fused": "onnxruntime on the same file, its spatial transformers by the plugin library's op",
 }
 
 
@@ -49,8 +50,9 @@ def open_variants(
     openers: dict[str, Callable[[], Backend]] = {
         "eager": lambda: _torch(loaded, device, threads, False),
         "compile": lambda: _torch(loaded, device, threads, True),
-        "ort-plain": lambda: _ort(files.plain.SerializeToString(), device, threads),
-        "ort": lambda: _ort(portable or files.portable(), device, threads),
+        "ort-plain": lambda: _ort(files.plain.SerializeToString(), device, threads, False),
+        "ort": lambda: _ort(portable or files.portable, device, threads, False),
+        "ort-fused": lambda: _ort(portable or files.portable, device, threads, True),
     }
     return tuple(_open(name, openers[name]) for name in names)
 
@@ -67,6 +69,7 @@ class _Files:
 
         return export_plain(self._loaded.module, self._loaded.input_shapes, self._loaded.name)
 
+    @cached_property
     def portable(self) -> bytes:
         from stn_infer.graph.spatial import fuse
 
@@ -87,8 +90,8 @@ def _torch(loaded: LoadedModel, device: str, threads: int | None, compile: bool)
     return EagerBackend(loaded, device, compile=compile, threads=threads)
 
 
-def _ort(model: Path | bytes, device: str, threads: int | None) -> Backend:
+def _ort(model: Path | bytes, device: str, threads: int | None, plugin: bool) -> Backend:
     from stn_infer.backends.ort import OrtBackend
 
     # Threads of a session that is not running must sleep: they would take the cores of the next variant.
-    return OrtBackend(model, device, threads, spin="while-running")
+    return OrtBackend(model, device, threads, spin="while-running", plugin=plugin)

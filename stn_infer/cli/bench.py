@@ -30,7 +30,11 @@ def _batch_sizes(ctx: click.Context, parameter: click.Parameter, value: str) -> 
     help="Samples a call, each measured on its own.",
 )
 @click.option(
-    "--variant", "variants", multiple=True, metavar="NAME", help="eager, compile, ort-plain or ort; repeat it.  [all]"
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME",
+    help="eager, compile, ort-plain, ort or ort-fused; repeat it.  [all]",
 )
 @options.device_option
 @options.threads_option
