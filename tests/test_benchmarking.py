@@ -119,7 +119,7 @@ def test_what_is_not_there_is_listed_with_its_reason() -> None:
 
 
 def test_wrong_arguments_are_usage_errors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="variants are eager, compile, ort-plain, ort; given tvm"):
+    with pytest.raises(UsageError, match="variants are eager, compile, ort-plain, ort, ort-fused; given tvm"):
         bench(TINY, variants=("tvm",), input_shapes=[(1, 8, 8)])
     with pytest.raises(UsageError, match="at least 1, given 0"):
         bench(TINY, batch_sizes=(0,), input_shapes=[(1, 8, 8)])
