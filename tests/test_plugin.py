@@ -1,0 +1,135 @@
+"""Finding, loading and building the plugin library, and the ``plugin`` verb."""
+
+from __future__ import annotations
+
+import ctypes
+import subprocess
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from stn_infer import plugin
+from stn_infer.cli.plugin import command
+from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+
+needs_library = pytest.mark.skipif(
+    not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
+)
+
+
+def test_the_named_library_is_the_only_candidate(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(plugin.ENVIRONMENT, str(tmp_path / "none.so"))
+    assert plugin.candidates() == (tmp_path / "none.so",)
+    assert not plugin.available()
+    with pytest.raises(MissingDependencyError, match="is not built"):
+        plugin.library_path()
+    with pytest.raises(MissingDependencyError, match="plugin build"):
+        plugin.load()
+    found = plugin.info()
+    assert found.path is None and found.problem is not None and not found.cuda
+
+
+@pytest.mark.parametrize("content", [b"", b"no library at all"])
+def test_a_file_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+    broken = tmp_path / "libstn_plugins.so"
+    broken.write_bytes(content)
+    monkeypatch.setenv(plugin.ENVIRONMENT, str(broken))
+    assert not plugin.available()
+    with pytest.raises(MissingDependencyError, match="does not load"):
+        plugin.load()
+
+
+def test_a_foreign_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    name = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so" in line)
+    monkeypatch.setenv(plugin.ENVIRONMENT, name)
+    with pytest.raises(MissingDependencyError, match="stn_check"):
+        plugin.load()
+
+
+@needs_library
+def test_the_problem_is_laid_out_as_the_library_has_it() -> None:
+    """struct_size is checked by the library: the two must agree to the byte."""
+    assert ctypes.sizeof(plugin.Problem) == 176
+    value = (ctypes.c_float * 1)(2.0)
+    theta = (ctypes.c_float * 6)(1, 0, 0, 0, 1, 0)
+    output = (ctypes.c_float * 1)()
+    fields = {
+        "rank": 2, "batch": 1, "channels": 1, "input_size": (ctypes.c_int64 * 3)(1, 1, 0), "theta_batch": 1,
+        "output_size": (ctypes.c_int64 * 3)(1, 1, 0), "basis_rows": 3, "input_batch": 1,
+        "input": ctypes.addressof(value), "theta": ctypes.addressof(theta), "output": ctypes.addressof(output),
+    }  # fmt: skip
+    plugin.run_cpu(plugin.Problem(**fields))
+    assert output[0] == 2.0
+    with pytest.raises(ModelError, match="rank, kind, mode"):
+        plugin.run_cpu(plugin.Problem(**fields | {"rank": 5}))
+    if not plugin.load().stn_has_cuda():
+        with pytest.raises(ModelError, match="built without CUDA"):
+            plugin.run_cuda(plugin.Problem(**fields), 0)
+
+
+@needs_library
+def test_the_library_needs_nothing_but_the_c_and_cpp_runtimes() -> None:
+    """No onnxruntime, no TensorRT, no shared CUDA runtime; and it exports its three interfaces and nothing else."""
+    path = str(plugin.library_path())
+    needed = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
+    libraries = {line.split("[")[1].rstrip("]") for line in needed.splitlines() if "(NEEDED)" in line}
+    stems = {name.split(".")[0] for name in libraries}
+    assert stems <= {"libstdc++", "libm", "libgcc_s", "libc", "ld-linux-x86-64", "libpthread", "libdl", "librt"}
+    symbols = subprocess.run(["nm", "-D", "--defined-only", path], capture_output=True, text=True, check=True).stdout
+    names = {line.split()[-1] for line in symbols.splitlines()}
+    interfaces = {"RegisterCustomOps", "getCreators", "setLoggerFinder"}
+    assert {name for name in names if not name.startswith(("stn_", "_Z"))} <= interfaces
+    assert not any(name.startswith("_ZN3stn") for name in names)
+    assert "RegisterCustomOps" in names
+
+
+@pytest.mark.parametrize(
+    ("arch", "expected"), [("all", "all"), ("native", "native"), ("sm90", "90"), ("80, sm_120", "80;120")]
+)
+def test_architectures(arch: str, expected: str) -> None:
+    assert plugin.parse_arch(arch) == expected
+
+
+@pytest.mark.parametrize("arch", ["", "hopper", "sm9", "90;80", "sm90,"])
+def test_wrong_architectures(arch: str) -> None:
+    with pytest.raises(UsageError, match="expected native, all or"):
+        plugin.parse_arch(arch)
+
+
+def test_building_without_sources_or_tools_says_what_is_missing(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin, "_SOURCES", tmp_path)
+        with pytest.raises(MissingDependencyError, match="build from a checkout"):
+            plugin.build()
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin, "_which", lambda tool: None)
+        with pytest.raises(MissingDependencyError, match="cmake and a C\\+\\+17 compiler"):
+            plugin.build()
+
+
+def test_a_failed_build_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "CMakeLists.txt").write_text('message(FATAL_ERROR "no way")\n')
+    monkeypatch.setattr(plugin, "_SOURCES", tmp_path)
+    monkeypatch.setattr(plugin, "_BUILD", tmp_path / "build")
+    if plugin.info().cmake is None or plugin.info().compiler is None:
+        pytest.skip("no cmake or C++ compiler")
+    with pytest.raises(ModelError, match="building the plugin library failed") as caught:
+        plugin.build(cuda=False)
+    assert "\n" not in str(caught.value)
+
+
+@needs_library
+def test_the_verb() -> None:
+    runner = CliRunner()
+    assert runner.invoke(command, ["path"]).output.strip() == str(plugin.library_path())
+    output = runner.invoke(command, ["info"]).output
+    assert "CPU kernels" in output and "onnxruntime  yes" in output
+
+
+def test_the_verb_without_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(plugin.ENVIRONMENT, str(tmp_path / "none.so"))
+    output = CliRunner().invoke(command, ["info"]).output
+    assert "library      none" in output and "models run without it" in output
