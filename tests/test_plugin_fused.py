@@ -11,6 +11,8 @@ from torch import Tensor, nn
 from stn_infer import plugin
 from stn_infer.errors import UsageError
 from stn_infer.fused import composed, spatial_transformer, usable
+from stn_infer.layers import SpatialTransformer
+from stn_infer.transforms import Affine, Attention, PiecewiseAffine, Projective, ThinPlateSpline, Transformation
 
 pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
@@ -38,6 +40,24 @@ def test_equals_the_composition(rank: int, kind: str) -> None:
     for mode, padding_mode, align_corners in product(modes, ("zeros", "border", "reflection"), (False, True)):
         arguments = (image, theta, basis, kind, (6, 8, 4)[:rank], mode, padding_mode, align_corners)
         torch.testing.assert_close(spatial_transformer(*arguments), composed(*arguments), atol=3e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("grid_align_corners", [False, True])
+@pytest.mark.parametrize(
+    "transformation",
+    [Affine(), Affine(rank=3), Attention(), Projective(8), ThinPlateSpline((3, 3)), PiecewiseAffine((3, 3))],
+    ids=lambda transformation: f"{type(transformation).__name__}-{transformation.rank}",
+)
+def test_equals_the_layer(transformation: Transformation, grid_align_corners: bool) -> None:
+    """Every family's theta and basis, in both grid conventions."""
+    size = (6, 8, 4)[: transformation.rank]
+    layer = SpatialTransformer(None, transformation, size, grid_align_corners=grid_align_corners)
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randn(2, 3, *(7, 9, 5)[: transformation.rank], generator=generator)
+    parameters = transformation.identity() + 0.1 * torch.randn(2, transformation.num_parameters, generator=generator)
+    theta = layer.theta(parameters.float())
+    answer = spatial_transformer(image, theta, layer.basis, transformation.kind, size)
+    torch.testing.assert_close(answer, layer(image, parameters.float()), atol=3e-5, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
