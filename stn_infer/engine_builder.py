@@ -15,9 +15,9 @@ import onnx
 from onnx import helper, inliner
 
 from stn_infer.engine_cache import InputProfile
-from stn_infer.errors import ModelError
+from stn_infer.errors import ModelError, one_line
 from stn_infer.graph.op import DOMAIN, OP_TYPES, VERSION
-from stn_infer.tensorrt_runtime import TensorRT, last_error, make_logger, one_line
+from stn_infer.tensorrt_runtime import TensorRT, last_error, make_logger
 
 # The parser takes a plugin over a local function of the same name from 10.7, and 10.8 mended functions' tensor names.
 _FUNCTIONS_FROM = (10, 8)

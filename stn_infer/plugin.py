@@ -10,6 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -94,11 +95,15 @@ class PluginInfo:
 
 
 def candidates() -> tuple[Path, ...]:
-    """Where the library is looked for, in order; ``STN_PLUGIN_LIBRARY`` alone where it is set."""
+    """Where the library is looked for, in order; ``STN_PLUGIN_LIBRARY`` alone where it is set.
+
+    In a checkout, what ``stn-infer plugin build`` made goes before what was installed.
+    """
     named = os.environ.get(ENVIRONMENT)
     if named:
         return (Path(named),)
-    return (_PACKAGE / "lib" / FILE_NAME, _BUILD / FILE_NAME)
+    installed = (_PACKAGE, Path(sysconfig.get_path("platlib")) / _PACKAGE.name)  # the same, but for an editable install
+    return (_BUILD / FILE_NAME, *dict.fromkeys(folder / "lib" / FILE_NAME for folder in installed))
 
 
 def library_path() -> Path:

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from stn_infer.errors import MissingDependencyError, UsageError
+from stn_infer.errors import MissingDependencyError, UsageError, one_line
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
 
 _TITLES = {"tensorrt": "TensorRT", "tensorrt-rtx": "TensorRT-RTX"}
-_MESSAGE_LENGTH = 300
 
 
 @dataclass(frozen=True)
@@ -70,7 +69,7 @@ def load_runtime(name: str) -> TensorRT:
                 module = importlib.import_module(known.replace("-", "_"))
             except (ImportError, OSError) as error:
                 raise MissingDependencyError(
-                    f"{_TITLES[known]} cannot be imported ({one_line(str(error))}); pip install 'stn-infer[{known}]'"
+                    f"{_TITLES[known]} cannot be imported ({one_line(error)}); pip install 'stn-infer[{known}]'"
                 ) from error
             return TensorRT(known, module, version_of(module))
     raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {name!r}")
@@ -99,12 +98,6 @@ def make_logger(module: Any) -> Any:
 def last_error(logger: Any) -> str:
     """The first error that was logged, in one line: the later ones are mostly its consequences."""
     return one_line(logger.errors[0]) if logger.errors else "it does not say why"
-
-
-def one_line(text: str) -> str:
-    """``text`` without line breaks, cut to a length that a terminal shows."""
-    text = " ".join(text.split())
-    return text if len(text) <= _MESSAGE_LENGTH else text[: _MESSAGE_LENGTH - 3] + "..."
 
 
 def current_gpu(index: int = 0) -> Gpu:

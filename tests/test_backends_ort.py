@@ -142,7 +142,7 @@ def test_runs_on_the_gpu_that_was_asked_for() -> None:
 def test_unknown_backends_and_devices_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'cpu', 'cuda' or 'cuda:N', not 'gpu'"):
         open_backend(tiny_model(), device="gpu")
-    with pytest.raises(UsageError, match="one of ort, eager, compile, not 'tvm'"):
+    with pytest.raises(UsageError, match="one of ort, eager, compile, tensorrt, tensorrt-rtx, not 'tvm'"):
         open_backend(tiny_model(), backend="tvm")
     with pytest.raises(UsageError, match="not an ONNX file"):
         open_backend(tmp_path / "m.onnx", backend="eager")

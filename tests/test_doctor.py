@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from click.testing import CliRunner
@@ -27,7 +28,12 @@ def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check = doctor._package("matplotlib", "report")
     assert (check.status, check.advice) == ("missing", "pip install 'stn-infer[report]'")
-    assert doctor._tensorrt("tensorrt", "tensorrt").status == "missing"
+
+
+def test_a_missing_tensorrt_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    check = doctor._tensorrt("tensorrt")
+    assert check.status == "missing" and "pip install 'stn-infer[tensorrt]'" in check.detail
 
 
 def test_no_compiler_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:

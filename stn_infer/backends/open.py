@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from stn_infer.backends.base import Backend
     from stn_infer.sources import LoadedModel
 
-BACKENDS = ("ort", "eager", "compile")
+BACKENDS = ("ort", "eager", "compile", "tensorrt", "tensorrt-rtx")
 
 
 def open_backend(
@@ -25,8 +25,9 @@ def open_backend(
     Args:
         model: an ``.onnx`` file, the bytes of one, a loaded model, or any source that ``stn-infer export`` takes
             (a shipped model's name, a recipe, a ``.pt2``, ``package.module:factory``).
-        backend: ``ort``, ``eager`` or ``compile``. ``ort`` exports a source in memory first; the other two run
-            PyTorch and cannot take an ONNX file.
+        backend: ``ort``, ``eager``, ``compile``, ``tensorrt`` or ``tensorrt-rtx``. ``eager`` and ``compile`` run
+            PyTorch and cannot take an ONNX file; the others export a source in memory first. TensorRT also takes
+            engines.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator; None: the runtime's own choice.
 
@@ -36,6 +37,10 @@ def open_backend(
     """
     if backend not in BACKENDS:
         raise UsageError(f"a backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+    if backend in ("tensorrt", "tensorrt-rtx"):
+        from stn_infer.backends.tensorrt import open_tensorrt
+
+        return open_tensorrt(model, backend, device)
     is_onnx = isinstance(model, bytes) or (isinstance(model, (str, Path)) and str(model).endswith(".onnx"))
     if is_onnx and backend != "ort":
         raise UsageError(

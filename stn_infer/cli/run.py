@@ -19,7 +19,7 @@ SOME_FAILED = 4
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.output_option("Folder for predictions and ledgers; new or empty, unless --resume.", folder=True)
-@options.backend_option("ort", "eager")
+@options.backend_option("ort", "eager", "tensorrt", "tensorrt-rtx")
 @options.device_option
 @options.batch_size_option(64)
 @click.option(
