@@ -27,9 +27,18 @@ struct CpuUnit {
 };
 
 STN_HD CpuUnit unit_of(const CpuPlan& plan, int64_t index) {
-  const int64_t chunk = index % plan.channel_chunks, tile = index / plan.channel_chunks % plan.tiles;
+  int64_t chunk = 0, tile = 0;
   CpuUnit unit;
-  unit.sample = index / plan.channel_chunks / plan.tiles;
+  unit.sample = index;
+  // Small images come one to a unit, and divisions would be a tenth of their time.
+  if (plan.channel_chunks != 1) {
+    chunk = unit.sample % plan.channel_chunks;
+    unit.sample /= plan.channel_chunks;
+  }
+  if (plan.tiles != 1) {
+    tile = unit.sample % plan.tiles;
+    unit.sample /= plan.tiles;
+  }
   unit.first_pixel = tile * plan.tile;
   unit.pixels = plan.warp.pixels - unit.first_pixel < plan.tile ? plan.warp.pixels - unit.first_pixel : plan.tile;
   unit.first_channel = chunk * plan.channel_chunk;

@@ -31,9 +31,12 @@ class GridWalk {
     }
     x_ = x_ + L::iota();
     for (int lane = 1; lane < L::width; lane += columns) carry();
-    step_x_ = L::width % columns;
-    step_y_ = L::width / columns % rows;
-    step_z_ = L::width / columns / rows;
+    step_x_ = L::width;
+    if (columns <= L::width) {
+      step_x_ = L::width % columns;
+      step_y_ = L::width / columns % rows;
+      step_z_ = L::width / columns / rows;
+    }
   }
 
   /// The points of the next `count` pixels (at most L::width); the other lanes hold anything.
