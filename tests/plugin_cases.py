@@ -127,3 +127,14 @@ def warp(
     if output_layout == "channels_last":
         output = np.moveaxis(output[..., :channels], -1, 1)
     return from_bits(output, dtype)
+
+
+def random_grid(shape: tuple[int, ...], size: tuple[int, ...], align_corners: bool) -> Array:
+    """Points [..., D] in and around an image, in float32, a hundredth of a pixel away from where nearest changes."""
+    grid = np.random.default_rng(len(size)).uniform(-1.5, 1.5, shape)
+    for d, length in enumerate(reversed(size)):
+        scale = max(length - 1, 1) if align_corners else length
+        at = ((grid[..., d] + 1) * scale - (0 if align_corners else 1)) / 2
+        tie = np.abs(at - np.floor(at) - 0.5) < 1e-2
+        grid[..., d] += np.where(tie, 0.06 / scale, 0)
+    return grid.astype(np.float32)

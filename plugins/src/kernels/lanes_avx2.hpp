@@ -117,11 +117,11 @@ struct Avx2Lanes {
   /// Two neighbours by one load: eight bytes of fp32, four of the 16-bit types.
   static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
     // Loaded as pixels 0 1 4 5 and 2 3 6 7, so that the shuffle within 128 bits leaves them in order.
-    const int32_t* from = lanes(at);
+    const LaneIndices from = lanes(at);
     const __m256 low =
-        _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, from)), load_2x64(base, from + 4), 1);
+        _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, from)), load_2x64(base, from.from(4)), 1);
     const __m256 high =
-        _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, from + 2)), load_2x64(base, from + 6), 1);
+        _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, from.from(2))), load_2x64(base, from.from(6)), 1);
     *left = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0));
     *right = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1));
   }
@@ -174,12 +174,10 @@ struct Avx2Lanes {
   }
 
  private:
-  static STN_HD const int32_t* lanes(const I& at) { return reinterpret_cast<const int32_t*>(&at.v); }
-  static STN_HD __m256 values_at(const float* base, const int32_t* at) {
-    return _mm256_castsi256_ps(load_8x32(base, at));
-  }
-  static STN_HD __m256 values_at(const Half* base, const int32_t* at) { return _mm256_cvtph_ps(load_8x16(base, at)); }
-  static STN_HD __m256 values_at(const BFloat* base, const int32_t* at) {
+  static STN_HD LaneIndices lanes(const I& at) { return LaneIndices(&at.v); }
+  static STN_HD __m256 values_at(const float* base, LaneIndices at) { return _mm256_castsi256_ps(load_8x32(base, at)); }
+  static STN_HD __m256 values_at(const Half* base, LaneIndices at) { return _mm256_cvtph_ps(load_8x16(base, at)); }
+  static STN_HD __m256 values_at(const BFloat* base, LaneIndices at) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_8x16(base, at)), 16));
   }
   /// Eight 32-bit numbers below 2^16, in 16 bits each.

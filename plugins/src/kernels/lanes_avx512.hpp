@@ -109,9 +109,9 @@ struct Avx512Lanes {
 
   /// Two neighbours by one load: eight bytes of fp32, four of the 16-bit types.
   static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
-    const int32_t* from = lanes(at);
-    const __m512 low = join(load_4x64(base, from), load_4x64(base, from + 4));
-    const __m512 high = join(load_4x64(base, from + 8), load_4x64(base, from + 12));
+    const LaneIndices from = lanes(at);
+    const __m512 low = join(load_4x64(base, from), load_4x64(base, from.from(4)));
+    const __m512 high = join(load_4x64(base, from.from(8)), load_4x64(base, from.from(12)));
     const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     const __m512i odd = _mm512_add_epi32(even, _mm512_set1_epi32(1));
     *left = _mm512_permutex2var_ps(low, even, high);
@@ -163,18 +163,18 @@ struct Avx512Lanes {
   }
 
  private:
-  static STN_HD const int32_t* lanes(const I& at) { return reinterpret_cast<const int32_t*>(&at.v); }
+  static STN_HD LaneIndices lanes(const I& at) { return LaneIndices(&at.v); }
   static STN_HD __m512 join(__m256 low, __m256 high) {
     return _mm512_castpd_ps(
         _mm512_insertf64x4(_mm512_castps_pd(_mm512_castps256_ps512(low)), _mm256_castps_pd(high), 1));
   }
-  static STN_HD __m512 values_at(const float* base, const int32_t* at) {
-    return join(_mm256_castsi256_ps(load_8x32(base, at)), _mm256_castsi256_ps(load_8x32(base, at + 8)));
+  static STN_HD __m512 values_at(const float* base, LaneIndices at) {
+    return join(_mm256_castsi256_ps(load_8x32(base, at)), _mm256_castsi256_ps(load_8x32(base, at.from(8))));
   }
   template <class T>
-  static STN_HD __m512 values_at(const T* base, const int32_t* at) {
+  static STN_HD __m512 values_at(const T* base, LaneIndices at) {
     const __m256i bits =
-        _mm256_inserti128_si256(_mm256_castsi128_si256(load_8x16(base, at)), load_8x16(base, at + 8), 1);
+        _mm256_inserti128_si256(_mm256_castsi128_si256(load_8x16(base, at)), load_8x16(base, at.from(8)), 1);
     return widen(base, bits);
   }
   static STN_HD __m512 widen(const Half*, __m256i bits) { return _mm512_cvtph_ps(bits); }
@@ -182,8 +182,8 @@ struct Avx512Lanes {
     return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(bits), 16));
   }
   template <class T>
-  static STN_HD __m512i pairs_at(const T* base, const int32_t* at) {
-    return _mm512_inserti64x4(_mm512_castsi256_si512(load_8x32(base, at)), load_8x32(base, at + 8), 1);
+  static STN_HD __m512i pairs_at(const T* base, LaneIndices at) {
+    return _mm512_inserti64x4(_mm512_castsi256_si512(load_8x32(base, at)), load_8x32(base, at.from(8)), 1);
   }
 };
 

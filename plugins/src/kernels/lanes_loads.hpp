@@ -12,15 +12,32 @@
 
 namespace stn {
 
+/// The 32-bit integers in the lanes of a vector, where it lies in memory. Read as bytes: a vector is not an array of
+/// integers to the compiler, which would otherwise drop the store of the one before the load of the other.
+class LaneIndices {
+ public:
+  STN_HD explicit LaneIndices(const void* vector, int first = 0)
+      : bytes_(static_cast<const char*>(vector) + 4 * first) {}
+  STN_HD int32_t operator[](int lane) const {
+    int32_t value;
+    memcpy(&value, bytes_ + 4 * lane, sizeof value);
+    return value;
+  }
+  STN_HD LaneIndices from(int lane) const { return LaneIndices(bytes_, lane); }
+
+ private:
+  const char* bytes_;
+};
+
 /// Two eight-byte values, from `base + at[0]` and `base + at[1]`.
-STN_HD __m128 load_2x64(const float* base, const int32_t* at) {
-  const __m128d low = _mm_load_sd(reinterpret_cast<const double*>(base + at[0]));
-  return _mm_castpd_ps(_mm_loadh_pd(low, reinterpret_cast<const double*>(base + at[1])));
+STN_HD __m128 load_2x64(const float* base, LaneIndices at) {
+  const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(base + at[0]));
+  return _mm_loadh_pi(_mm_castsi128_ps(low), reinterpret_cast<const __m64*>(base + at[1]));
 }
 
 /// Four eight-byte values.
-STN_HD __m256 load_4x64(const float* base, const int32_t* at) {
-  return _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, at)), load_2x64(base, at + 2), 1);
+STN_HD __m256 load_4x64(const float* base, LaneIndices at) {
+  return _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, at)), load_2x64(base, at.from(2)), 1);
 }
 
 STN_HD int32_t load_32(const void* from) {
@@ -31,7 +48,7 @@ STN_HD int32_t load_32(const void* from) {
 
 /// Four four-byte values; T is what `at` counts in.
 template <class T>
-STN_HD __m128i load_4x32(const T* base, const int32_t* at) {
+STN_HD __m128i load_4x32(const T* base, LaneIndices at) {
   const __m128i low = _mm_insert_epi32(_mm_cvtsi32_si128(load_32(base + at[0])), load_32(base + at[1]), 1);
   const __m128i high = _mm_insert_epi32(_mm_cvtsi32_si128(load_32(base + at[2])), load_32(base + at[3]), 1);
   return _mm_unpacklo_epi64(low, high);
@@ -39,13 +56,13 @@ STN_HD __m128i load_4x32(const T* base, const int32_t* at) {
 
 /// Eight four-byte values.
 template <class T>
-STN_HD __m256i load_8x32(const T* base, const int32_t* at) {
-  return _mm256_inserti128_si256(_mm256_castsi128_si256(load_4x32(base, at)), load_4x32(base, at + 4), 1);
+STN_HD __m256i load_8x32(const T* base, LaneIndices at) {
+  return _mm256_inserti128_si256(_mm256_castsi128_si256(load_4x32(base, at)), load_4x32(base, at.from(4)), 1);
 }
 
 /// Eight two-byte values.
 template <class T>
-STN_HD __m128i load_8x16(const T* base, const int32_t* at) {
+STN_HD __m128i load_8x16(const T* base, LaneIndices at) {
   __m128i v = _mm_cvtsi32_si128(base[at[0]].bits);
   v = _mm_insert_epi16(v, base[at[1]].bits, 1);
   v = _mm_insert_epi16(v, base[at[2]].bits, 2);
