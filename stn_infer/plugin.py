@@ -121,7 +121,7 @@ def library_path() -> Path:
 
 def available() -> bool:
     """Whether the library is there and loads."""
-    return _load(candidates())[0] is not None
+    return _load(os.environ.get(ENVIRONMENT))[0] is not None
 
 
 def load() -> ctypes.CDLL:
@@ -130,7 +130,7 @@ def load() -> ctypes.CDLL:
     Raises:
         MissingDependencyError: it is not there, or it does not load; the reason is in the message.
     """
-    library, problem = _load(candidates())
+    library, problem = _load(os.environ.get(ENVIRONMENT))
     if library is None:
         raise MissingDependencyError(problem or "the plugin library does not load")
     return library
@@ -156,7 +156,7 @@ def run_cuda(problem: Problem, stream: int) -> None:
 
 def info() -> PluginInfo:
     """What there is, what is not, and which tools could build it."""
-    library, problem = _load(candidates())
+    library, problem = _load(os.environ.get(ENVIRONMENT))
     tools = {name: _which(name) for name in ("cmake", "c++", "nvcc")}
     return PluginInfo(
         path=None if library is None else library_path(),
@@ -224,8 +224,9 @@ def parse_arch(arch: str) -> str:
 
 
 @cache
-def _load(paths: tuple[Path, ...]) -> tuple[ctypes.CDLL | None, str | None]:
-    """The library, or why there is none; found once for each list of places."""
+def _load(named: str | None) -> tuple[ctypes.CDLL | None, str | None]:
+    """The library, or why there is none; found once for each value of ``STN_PLUGIN_LIBRARY``."""
+    paths = candidates()
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
         return None, f"the plugin library is not built (looked for {', '.join(map(str, paths))}); {_HINT}"

@@ -20,8 +20,8 @@ struct Job {
   RangeTask task;
   int64_t count;
   int64_t piece;
-  int wanted;       ///< helpers that may still join; guarded by the pool's mutex
-  int helpers = 0;  ///< helpers inside; guarded by the pool's mutex
+  int wanted;                   ///< helpers that may still join; guarded by the pool's mutex
+  std::atomic<int> helpers{0};  ///< helpers inside; changed under the mutex of the pool only
   std::atomic<int64_t> next{0};
 
   void work() {
@@ -60,7 +60,12 @@ class Pool {
     }
     job.work();
     std::unique_lock<std::mutex> lock(mutex_);
-    remove(job);
+    remove(job);  // from here on no helper joins
+    if (job.helpers == 0) return;
+    // They are at their last pieces: most often it is not worth going to sleep for that.
+    lock.unlock();
+    spin_until([&] { return job.helpers.load(std::memory_order_acquire) == 0; });
+    lock.lock();
     left_.wait(lock, [&] { return job.helpers == 0; });
   }
 
@@ -71,7 +76,7 @@ class Pool {
       if (jobs_.empty()) {
         // A caller that warps again and again finds its helpers awake; a sleeping thread takes tens of microseconds.
         lock.unlock();
-        spin();
+        spin_until([this] { return pending_.load(std::memory_order_acquire) != 0; });
         lock.lock();
         work_.wait(lock, [&] { return !jobs_.empty(); });
       }
@@ -86,9 +91,10 @@ class Pool {
     }
   }
 
-  void spin() const {
-    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(50);
-    while (pending_.load(std::memory_order_acquire) == 0 && std::chrono::steady_clock::now() < until) {
+  template <class Condition>
+  static void spin_until(Condition condition) {
+    const auto until = std::chrono::steady_clock::now() + std::chrono::microseconds(100);
+    while (!condition() && std::chrono::steady_clock::now() < until) {
       for (int i = 0; i < 32; ++i) relax();
     }
   }
