@@ -269,6 +269,27 @@ class BentGrid(AffineGrid):
         return F.grid_sample(x, torch.tanh(grid), align_corners=False)
 
 
+class BatchSized(AffineGrid):
+    """Scales by the number of samples, up to sixteen: constant in every small batch."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = torch.ones(x.shape[0]).cumsum(0)[-1]
+        grid = F.affine_grid(self.loc(x).view(-1, 2, 3), list(x.size()), align_corners=False)
+        return F.grid_sample(x, grid * (count / 16).clamp(min=1.0), align_corners=False)
+
+
+class LearntGrid(nn.Module):
+    """One theta for all inputs: a parameter, not a prediction."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.theta = nn.Parameter(torch.tensor([IDENTITY]).view(1, 2, 3) * 0.9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.theta.expand(x.shape[0], -1, -1)
+        return F.grid_sample(x, F.affine_grid(theta, list(x.size()), align_corners=False), align_corners=False)
+
+
 LEFT_ALONE = {
     # style: what the finding names
     ClampedGrid: "Clip",
@@ -277,4 +298,6 @@ LEFT_ALONE = {
     DenseFlow: "Conv",
     MixedSamples: "samples of a batch",
     BentGrid: "Tanh",
+    BatchSized: "computed from the batch size",
+    LearntGrid: "depends on no input",
 }

@@ -198,3 +198,70 @@ def test_a_basis_of_few_rows_for_many_parameters() -> None:
     finding = check(made, (12,))
     assert finding.fused, finding.message
     assert (finding.kind, finding.basis_rows) == ("basis", 4)
+
+
+BEHIND = {
+    "rounding to half": ("h = Cast<to=10>(p) q = Cast<to=1>(h)", {}),
+    "rounding to integers": ("i = Cast<to=7>(p) q = Cast<to=1>(i)", {}),
+    "dropout": ("q = Dropout(p, ratio, training)", {"ratio": np.float32(0.5), "training": np.array(True)}),
+}
+
+
+@pytest.mark.parametrize("case", BEHIND)
+def test_what_rounds_or_drops_is_not_crossed(case: str) -> None:
+    before, constants = BEHIND[case]
+    _, (finding,) = fuse(model(f"{before} {PRODUCT.replace('MatMul(p', 'MatMul(q')}", **constants))
+    assert finding.fused and finding.cut == ("q",)
+
+
+AFTER = {
+    "a number computed from the batch size": (
+        "n = Shape<start=0, end=1>(p) m = Min(n, most) f = Cast<to=1>(m) d = Cast<to=1>(n) r = Div(d, f)"
+        " grid = Mul(g, r)",
+        {"most": np.array([16])},
+        "computed from the batch size",
+    ),
+    "a shape that is data": (
+        "b = Greater(p, low) z = NonZero(b) n = Shape<start=1, end=2>(z) f = Cast<to=1>(n) r = Div(f, f)"
+        " grid = Mul(g, r)",
+        {"low": np.float32(-1e9)},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AFTER)
+def test_what_only_looks_constant_ends_a_proof(case: str) -> None:
+    after, constants, reason = AFTER[case]
+    finding = check(model(f"{PRODUCT.replace('grid =', 'g =')} {after}", **constants), (2, 3))
+    assert not finding.fused
+    assert reason in finding.message
+
+
+def test_a_slice_of_the_batch_is_not_the_batch() -> None:
+    constants = {"zero": np.array([0]), "sixteen": np.array([16])}
+    body = f"q = Slice(p, zero, sixteen, zero) {PRODUCT.replace('MatMul(p', 'MatMul(q')}"
+    _, (finding,) = fuse(model(body, **constants))
+    assert finding.cut == ("q",)
+
+
+def test_small_responses_of_large_parameters_are_kept() -> None:
+    """Identity plus 1e-7 of a field for each of four parameters of about a million."""
+    fields = 1e-7 * np.random.default_rng(2).standard_normal((4, HEIGHT * WIDTH * 2)).astype(np.float32)
+    identity = mesh()[:2].T.reshape(1, HEIGHT, WIDTH, 2)
+    made = model(
+        "d = MatMul(p, fields) r = Reshape(d, shape) grid = Add(r, identity)", "N, 4", fields=fields, identity=identity
+    )
+    rewritten, (finding,) = fuse(made)
+    assert finding.fused and finding.kind == "basis"
+    values = 1e6 * np.random.default_rng(6).standard_normal((3, 4)).astype(np.float32)
+    np.testing.assert_allclose(outputs(rewritten, values), outputs(made, values), atol=2e-5)
+
+
+def test_a_default_that_a_caller_may_override_is_no_constant() -> None:
+    made = model(PRODUCT)
+    made.graph.input.append(onnx.helper.make_tensor_value_info("mesh", onnx.TensorProto.FLOAT, [3, HEIGHT * WIDTH]))
+    rewritten, (finding,) = fuse(made)
+    assert not finding.fused
+    values = np.random.default_rng(6).standard_normal((3, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(outputs(rewritten, values), outputs(made, values))

@@ -16,12 +16,22 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from stn_infer.errors import one_line
 from stn_infer.graph.mesh import canonical_basis
-from stn_infer.graph.observe import Observation
+from stn_infer.graph.observe import BATCHES, Observation
 from stn_infer.graph.region import GraphView, Obstacle, attributes_of
 
 Array = NDArray[Any]
 
+# Input 0 holds the values, input 1 a shape.
+SHAPED_BY_SECOND = frozenset({"Expand", "Reshape", "Tile"})
+# What only picks or arranges the elements of a shape.
+_PICKS = frozenset({"Shape", "Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Concat", "Identity", "Reshape"})
+# What makes each element from single elements, so that a constant that is repeated over the batch stays repeated.
+_EACH_ELEMENT = _PICKS | frozenset(
+    {"Expand", "Tile", "Transpose", "Flatten", "Split", "GatherElements", "ScatterElements", "Where", "Neg", "Sqrt"}
+    | {"Add", "Sub", "Mul", "Div", "Pow", "Exp", "Log", "Abs", "Reciprocal", "Sum", "Mean"}
+)
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
@@ -46,6 +56,48 @@ class Evaluator:
     def __init__(self, view: GraphView, observed: Observation, opset: int) -> None:
         self._view, self._observed, self._opset = view, observed, opset
         self._constants: dict[tuple[str, int], Array] = {}
+        self._sized: dict[str, bool] = {}
+
+    def depends_on_batch_size(self, name: str) -> bool:
+        """Whether the values (not the shape alone) of a tensor that varies with no data follow from the batch size.
+
+        The shape arguments of what expands or reshapes don't count: the values stay the same, only more often. Picks
+        from a shape are linear in the batch, so that two sizes decide; anything else computed from it is presumed to
+        depend on it.
+        """
+        stack = [name]
+        while stack:
+            top = stack[-1]
+            if top in self._sized:
+                stack.pop()
+                continue
+            needs = [need for need in self._value_inputs(top) if need not in self._sized]
+            if needs:
+                stack.extend(needs)
+                continue
+            self._sized[top] = self._is_sized(top)
+        return self._sized[name]
+
+    def _value_inputs(self, name: str) -> list[str]:
+        needs = self._needs(name)
+        if name in self._view.producer and self._view.nodes[self._view.producer[name]].op_type in SHAPED_BY_SECOND:
+            return needs[:1]
+        if name in self._view.producer and self._view.nodes[self._view.producer[name]].op_type == "ConstantOfShape":
+            return []
+        return needs
+
+    def _is_sized(self, name: str) -> bool:
+        if name not in self._view.producer:
+            return False
+        node = self._view.nodes[self._view.producer[name]]
+        needs = self._value_inputs(name)
+        sized = node.op_type in ("Shape", "Size") or any(self._sized[need] for need in needs)
+        # a sum along the batch of a repeated constant counts the samples
+        sized = sized or (node.op_type not in _EACH_ELEMENT and any(map(self._carries_batch, needs)))
+        if not sized or node.op_type not in _PICKS:
+            return sized
+        first, second = (self.constant(name, batch) for batch in BATCHES)
+        return not np.array_equal(first, second)
 
     def constant(self, name: str, batch: int) -> Array:
         """The value of a tensor that varies with no data, at a batch size; floats in float64.
@@ -65,6 +117,9 @@ class Evaluator:
                 continue
             self._store(top, batch)
         return self._constants[name, batch]
+
+    def _carries_batch(self, name: str) -> bool:
+        return any(axis.batch for axis in self._observed.shapes.get(name, ()))
 
     def _needs(self, name: str) -> list[str]:
         if name in self._view.initialisers or name not in self._view.producer:
@@ -125,8 +180,7 @@ class Evaluator:
                 evaluator = ReferenceEvaluator(wanted, opsets={"": self._opset, node.domain: self._opset})
                 results = evaluator.run(None, feeds)
         except Exception as error:  # the reference operators raise anything
-            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-            raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {reason}") from error
+            raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
         return [_widened(np.asarray(result)) for result in results]
 
     def forward(

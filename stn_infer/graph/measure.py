@@ -105,14 +105,15 @@ def factor(
     dimensions = top.shape[2]
     mesh = canonical_basis(output_size)
     columns = top.transpose(1, 2, 0).reshape(len(top[0]), -1)  # [P, D * (Q + 1)]
+    scale = _scales(top)
     if bottom is not None:
-        return _projective(grid, columns, bottom, mesh, output_size)
+        return _projective(grid, columns, bottom, scale, mesh, output_size)
     kind: Kind = "affine"
-    basis, coefficients = mesh, _fit(mesh, columns)
+    basis, coefficients = mesh, _fit(mesh, columns, scale)
     if coefficients is None:
         kind = "basis"
-        basis = _spanning_rows(columns)
-        coefficients = _fit(basis, columns)
+        basis = _spanning_rows(columns, scale)
+        coefficients = _fit(basis, columns, scale)
         if coefficients is None or 2 * len(basis) > columns.shape[0]:
             raise Obstacle(grid, "", f"its span has about {len(basis)} dimensions, too many to pay")
     theta = coefficients.reshape(len(basis), dimensions, -1).transpose(1, 0, 2)  # [D, K, Q + 1]
@@ -124,12 +125,14 @@ def _factored(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int
     return Factored(kind, basis, flat[:, :-1], flat[:, -1], output_size)
 
 
-def _projective(grid: str, columns: Float64, bottom: Float64, mesh: Float64, output_size: tuple[int, ...]) -> Factored:
+def _projective(
+    grid: str, columns: Float64, bottom: Float64, scale: Float64, mesh: Float64, output_size: tuple[int, ...]
+) -> Factored:
     if len(output_size) != 2:
         raise Obstacle(grid, "", "a projective map in 3-D has no operator")
     if np.any(np.ptp(bottom, axis=2) > _ROUNDING * max(1.0, float(np.abs(bottom).max()))):
         raise Obstacle(grid, "", "x and y are divided by different values")
-    upper, lower = _fit(mesh, columns), _fit(mesh, bottom[:, :, 0].T)
+    upper, lower = _fit(mesh, columns, scale), _fit(mesh, bottom[:, :, 0].T, _scales(bottom[:, :, :1]))
     if upper is None or lower is None:
         raise Obstacle(grid, "", "a quotient of forms that are not linear in x and y has no operator")
     theta = np.concatenate([upper.reshape(3, 2, -1).transpose(1, 0, 2), lower[None]])  # [3, 3, Q + 1]
@@ -168,28 +171,42 @@ def _check(at: Any, measured: Float64, cut: Cut, grid: str) -> None:
             raise Obstacle(grid, "", "the measured map does not hold at random points")
 
 
-def _fit(basis: Float64, columns: Float64) -> Float64 | None:
+def _scales(responses: Float64) -> Float64:
+    """What rounding is measured against, for each of the D * (Q + 1) columns of [Q + 1, P, D] responses.
+
+    A parameter's response has its own scale, however small: its parameter may be large. It is at least a thousandth of
+    the largest response, so that what cancelled to nearly nothing is not taken for a direction. The constant part is a
+    grid: its scale is at least 1.
+    """
+    largest = np.abs(responses).max(axis=1).T  # [D, Q + 1]
+    floor = np.full(largest.shape[1], largest[:, :-1].max(initial=0.0) * 1e-3)
+    floor[-1] = 1.0
+    scales: Float64 = np.maximum(largest, np.maximum(floor, np.finfo(np.float64).tiny)).ravel()
+    return scales
+
+
+def _fit(basis: Float64, columns: Float64, scale: Float64) -> Float64 | None:
     """Coefficients [K, C] with ``basis.T @ coefficients = columns`` [P, C]; None where more than rounding is left."""
     if not np.all(np.isfinite(columns)):
         return None
-    coefficients: Float64 = np.linalg.lstsq(basis.T, columns, rcond=None)[0].astype(np.float64)
-    error = np.abs(basis.T @ coefficients - columns).max(axis=0)
-    scale = np.maximum(1.0, np.abs(columns).max(axis=0))
-    return coefficients if np.all(error <= _ROUNDING * scale) else None
+    coefficients: Float64 = np.linalg.lstsq(basis.T, columns / scale, rcond=None)[0].astype(np.float64)
+    error = np.abs(basis.T @ coefficients - columns / scale)
+    return coefficients * scale if np.all(error <= _ROUNDING) else None
 
 
-def _spanning_rows(columns: Float64) -> Float64:
+def _spanning_rows(columns: Float64, scale: Float64) -> Float64:
     """A basis [K, P] of the columns' span, made of columns themselves where that is well conditioned.
 
     Columns are taken in the parameters' order, so that a spline's basis is its control points' own responses and theta
     is their positions; where such a choice is badly conditioned, the singular vectors serve.
     """
-    norms = np.linalg.norm(columns, axis=0)
+    scaled = columns / scale
+    norms = np.linalg.norm(scaled, axis=0)
     order = [index for index in range(columns.shape[1]) if norms[index] > _ROUNDING]
     chosen: list[int] = []
     orthonormal = np.zeros((columns.shape[0], 0))
     for index in order:
-        rest = columns[:, index] - orthonormal @ (orthonormal.T @ columns[:, index])
+        rest = scaled[:, index] - orthonormal @ (orthonormal.T @ scaled[:, index])
         rest -= orthonormal @ (orthonormal.T @ rest)  # twice is enough
         if np.linalg.norm(rest) > 1e-4 * norms[index]:
             chosen.append(index)
@@ -197,15 +214,16 @@ def _spanning_rows(columns: Float64) -> Float64:
         if 2 * len(chosen) > columns.shape[0]:
             break
     basis = columns[:, chosen].T
-    if _fit(basis, columns) is not None:
+    if _fit(basis, columns, scale) is not None:
         return basis
-    left, singular, _ = np.linalg.svd(columns, full_matrices=False)
+    left, singular, _ = np.linalg.svd(scaled, full_matrices=False)
     rank = int(np.sum(singular > _ROUNDING * singular[0]))
     rows: Float64 = left[:, :rank].T * np.sqrt(columns.shape[0])
     return rows
 
 
 def _snap(values: Float64) -> Float64:
-    """Values that are an integer but for rounding, made that integer."""
+    """Coefficients [D * K, Q + 1] that are an integer but for rounding, made that; a column has its own scale."""
     nearest = np.round(values)
-    return np.where(np.abs(values - nearest) <= _ROUNDING / 2, nearest, values)
+    tolerance = _ROUNDING / 2 * np.minimum(1.0, np.abs(values).max(axis=0, initial=0.0))
+    return np.where(np.abs(values - nearest) <= tolerance, nearest, values)

@@ -14,8 +14,9 @@ from math import prod
 
 import numpy as np
 import onnx
+from onnx import TensorProto
 
-from stn_infer.graph.evaluate import Evaluator
+from stn_infer.graph.evaluate import SHAPED_BY_SECOND, Evaluator
 from stn_infer.graph.observe import BATCHES, Template
 from stn_infer.graph.region import GraphView, Obstacle, attributes_of
 
@@ -143,6 +144,20 @@ def _reciprocal(context: Context) -> Form:
 
 def _same(context: Context) -> Form:
     return context.only_first()
+
+
+def _cast(context: Context) -> Form:
+    target = attributes_of(context.node)["to"]
+    if target not in (TensorProto.FLOAT, TensorProto.DOUBLE):
+        raise context.fail(f"it rounds to {TensorProto.DataType.Name(target).lower()}")
+    return context.only_first()
+
+
+def _dropout(context: Context) -> Form:
+    form = context.only_first()
+    if len(context.node.input) > 2 and context.integers(2) != [0]:
+        raise context.fail("it drops values at random")
+    return form
 
 
 def _where(context: Context) -> Form:
@@ -288,10 +303,9 @@ def _slice(context: Context) -> Form:
     axes = context.integers(3) or list(range(len(starts)))
     steps = context.integers(4) or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        if axis % rank == form.axis:
-            length = context.shape(context.node.input[0])[form.axis].at(BATCHES[0])
-            if len(range(*slice(start, end, step).indices(length))) != length or step != 1:
-                raise context.fail("it takes part of the batch")
+        # "to the end" is written as the largest number; any other end may be short of some batch
+        if axis % rank == form.axis and (start, step, end >= 2**31 - 1) != (0, 1, True):
+            raise context.fail("it takes part of the batch")
     return form
 
 
@@ -343,12 +357,14 @@ def _affine_grid(context: Context) -> Form:
 
 
 RULES: dict[str, Rule] = {
-    **dict.fromkeys(("Identity", "Cast", "Neg", "Dropout"), _same),
+    **dict.fromkeys(("Identity", "Neg"), _same),
     **dict.fromkeys(("Add", "Sub", "Sum", "Mean"), _sum),
     **dict.fromkeys(("ReduceSum", "ReduceMean"), _reduce),
     **dict.fromkeys(("Reshape", "Flatten", "Squeeze", "Unsqueeze"), _reshape),
     **dict.fromkeys(("Expand", "Tile"), _stretch),
     **dict.fromkeys(("GatherElements", "ScatterElements"), _pick_elements),
+    "Cast": _cast,
+    "Dropout": _dropout,
     "Mul": _multiply,
     "Div": _divide,
     "Reciprocal": _reciprocal,
@@ -403,6 +419,10 @@ class Prover:
         inputs = tuple(
             None if not name else forms[name] if name in forms else self.constant(name) for name in node.input
         )
+        for position, name in enumerate(node.input):
+            is_shape = position == 1 and node.op_type in (*SHAPED_BY_SECOND, "AffineGrid")
+            if name and name not in forms and not is_shape and self._evaluator.depends_on_batch_size(name):
+                raise Obstacle(node.output[0], node.op_type, f"{name!r} is computed from the batch size")
         form = rule(Context(node, inputs, self._shapes, self._evaluator))
         for output in filter(None, node.output):
             shape = self._shapes.get(output)

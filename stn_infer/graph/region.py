@@ -11,6 +11,12 @@ from onnx import helper
 
 # Their outputs tell a shape, not data: constant once the batch size is known.
 _SHAPE_OPS = frozenset({"Shape", "Size"})
+# The shape of what they make is data itself.
+_DATA_SHAPED_OPS = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Loop", "Scan", "If"})
+# Input 0 is data; the others give the shape of the output, or a part of it.
+_RESHAPING_OPS = frozenset(
+    {"Reshape", "Expand", "Tile", "ConstantOfShape", "Slice", "Range", "Resize", "Pad", "OneHot", "TopK", "Squeeze"}
+)
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
@@ -63,15 +69,26 @@ class GraphView:
     def __init__(self, model: onnx.ModelProto) -> None:
         graph = model.graph
         self.nodes: list[onnx.NodeProto] = list(graph.node)
-        self.initialisers = {tensor.name: tensor for tensor in graph.initializer}
+        inputs = {value.name for value in graph.input}
+        # an initialiser that is an input too is a default, which a caller may override
+        self.initialisers = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
         self.producer = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
-        self.varying = {value.name for value in graph.input if value.name not in self.initialisers}
+        self.varying = inputs
+        data_shaped: set[str] = set()
         for node in self.nodes:
-            if node.op_type in _SHAPE_OPS:
-                continue
+            outputs = [name for name in node.output if name]
             sources = (*node.input, *_captured(node))
-            if node.op_type in _RANDOM_OPS or any(name in self.varying for name in sources):
-                self.varying.update(name for name in node.output if name)
+            if node.op_type in _SHAPE_OPS:
+                if node.input[0] in data_shaped:
+                    self.varying.update(outputs)
+                continue
+            varies = node.op_type in _RANDOM_OPS or any(name in self.varying for name in sources)
+            if varies:
+                self.varying.update(outputs)
+            shape_sources = node.input[0 if node.op_type in ("Range", "ConstantOfShape") else 1 :]
+            reshaped = node.op_type in _RESHAPING_OPS and any(name in self.varying for name in shape_sources)
+            if reshaped or (varies and node.op_type in _DATA_SHAPED_OPS) or not data_shaped.isdisjoint(sources):
+                data_shaped.update(outputs)
 
     def varying_inputs(self, node: onnx.NodeProto) -> list[str]:
         """The inputs of ``node`` that vary with data, without repeats."""

@@ -54,13 +54,13 @@ class Rewriter:
         kept: list[onnx.NodeProto] = []
         for index, node in enumerate(self._view.nodes):
             kept.extend(self._new.get(index, [node]))
-        needed = {value.name for value in self._model.graph.output}
+        graph = self._model.graph
+        needed = {value.name for value in (*graph.output, *graph.input)}
         alive = []
         for node in reversed(kept):
             if needed.intersection(node.output) or not node.output:
                 alive.append(node)
                 needed.update(_inputs(node))
-        graph = self._model.graph
         nodes = [_copy(node) for node in reversed(alive)]
         del graph.node[:]
         graph.node.extend(nodes)

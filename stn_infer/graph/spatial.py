@@ -13,7 +13,7 @@ import onnx
 
 from stn_infer.graph.evaluate import Evaluator
 from stn_infer.graph.measure import Cut, Factored, factor
-from stn_infer.graph.observe import Observation, observe
+from stn_infer.graph.observe import Observation, Template, observe
 from stn_infer.graph.op import Kind, attach_functions, opset_of
 from stn_infer.graph.proof import LINEAR_OPS, Degree, Prover
 from stn_infer.graph.region import GraphView, Obstacle
@@ -137,6 +137,8 @@ class _Planner:
             Obstacle: there is none.
         """
         grid = node.input[1]
+        if grid not in self.view.varying:
+            raise Obstacle(grid, self._maker(grid), "it depends on no input, so that there is no theta to compute")
         shape = self._observed.shapes.get(grid)
         if shape is None or not shape[0].batch or any(axis.batch for axis in shape[1:]) or shape[0].factor != 1:
             raise Obstacle(grid, self._maker(grid), "its shape is not [N, *output_size, D] with N the batch")
@@ -212,7 +214,7 @@ class _Planner:
         return Obstacle(tensor, self.view.nodes[index].op_type, "the operator is not known to be linear")
 
     def _cut(self, tensors: tuple[str, ...], nodes: list[int]) -> Cut | None:
-        shapes = []
+        shapes: list[Template] = []
         for name in tensors:
             shape = self._observed.shapes.get(name)
             if shape is None or not shape or not shape[0].batch or shape[0].factor != 1:
@@ -220,7 +222,7 @@ class _Planner:
             if any(axis.batch for axis in shape[1:]) or self._observed.dtypes[name] != "float32":
                 return None
             shapes.append(shape)
-        return Cut(tensors, tuple(shapes), tuple(nodes))
+        return Cut(tensors, tuple(shapes), tuple(nodes)) if shapes else None
 
 
 def _values(observed: Observation, grid: str) -> int:
