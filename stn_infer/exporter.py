@@ -66,7 +66,7 @@ def export(
 
     Raises:
         SourceError, WeightsError: the model cannot be had.
-        UsageError: it does not take inputs of these shapes.
+        UsageError: it does not take inputs of these shapes, or ``preprocess`` or ``labels`` do not fit it.
         ExportError: it cannot be exported.
         VerificationError: the file would not compute what the model does; nothing is written.
         OutputError: the file cannot be written.
@@ -88,8 +88,9 @@ def export(
             raise ExportError(f"{loaded.name}: no spatial transformer was fused, so that there is no theta to add")
         model = add_theta(model)
     _describe(model, metadata)
-    verification = _verified(loaded, model, tolerance)
     content = model.SerializeToString()
+    _check_metadata(content, metadata)
+    verification = _verified(loaded, model, tolerance)
     write_atomically(path, content)
     notes = tuple(filter(None, (loaded.note, *verification.notes)))
     return ExportReport(
@@ -135,6 +136,18 @@ def _verified(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | No
     verification = verify_model(loaded, model, tolerance=tolerance)
     verification.check(loaded.name)
     return verification
+
+
+def _check_metadata(content: bytes, metadata: ModelMetadata) -> None:
+    """Refuse what every later ``run`` of the file would refuse."""
+    from stn_infer.backends.ort import OrtBackend
+    from stn_infer.data.loader import resolve_preprocess
+    from stn_infer.outputs import make_format
+
+    backend = OrtBackend(content, threads=1)
+    if metadata.preprocess is not None:
+        resolve_preprocess(backend.inputs, None, metadata.preprocess)
+    make_format("npz", backend.outputs, metadata.labels)
 
 
 def _describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:

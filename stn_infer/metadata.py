@@ -123,7 +123,8 @@ class ModelMetadata:
     Attributes:
         preprocess: how images become inputs; None when the exporter was not told.
         labels: one name a class, in the order of the first output's last axis; None when not told.
-        source: the shipped model's name, the factory or the file that was exported; empty when unknown.
+        source: the shipped model's name, or of a loaded model its SOURCE; empty when unknown. A file keeps a shipped
+            model's name only: a factory or a path would mean nothing on another machine.
     """
 
     preprocess: Preprocess | None = None

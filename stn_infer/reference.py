@@ -33,6 +33,18 @@ class Sampling:
     mode: str
     align_corners: bool
 
+    def pixels(self, grid: Array) -> Array:
+        """Coordinates [-1, 1] of a grid on the same image as fractional pixel indices, (x, y[, z]), in grid's type."""
+        sizes = np.array(self.size[::-1], grid.dtype)
+        return np.asarray((grid + 1) / 2 * (sizes - 1) if self.align_corners else ((grid + 1) * sizes - 1) / 2)
+
+    def at_pixels(self, indices: Array) -> Array:
+        """The grid whose points lie at these pixel indices: :meth:`pixels` backwards, in float64."""
+        sizes = np.array(self.size[::-1], np.float64)
+        if self.align_corners:
+            return np.asarray(2 * indices / np.maximum(sizes - 1, 1) - 1)
+        return np.asarray((2 * indices + 1) / sizes - 1)
+
 
 class Reference:
     """A model in eager PyTorch, in float64 where it can be run so, that notes each sampling grid.
@@ -56,8 +68,15 @@ class Reference:
                 continue
         self._module, self.dtype, self._default = module, "float32", "float32"
 
-    def run(self, inputs: Sequence[Array]) -> tuple[list[Array], list[Sampling]]:
-        """Outputs and samplings for float inputs [N, ...]."""
+    def run(
+        self, inputs: Sequence[Array], grids: Sequence[Array | None] | None = None
+    ) -> tuple[list[Array], list[Sampling]]:
+        """Outputs and samplings for float inputs [N, ...].
+
+        Args:
+            inputs: one array an input.
+            grids: sampling grids to use instead of the model's own, in the samplers' order; None keeps one.
+        """
         import torch
         from torch.utils import _pytree as pytree
 
@@ -69,7 +88,7 @@ class Reference:
         before = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, self._default))
         try:
-            with torch.no_grad(), warnings.catch_warnings(), _recorder() as samplings:
+            with torch.no_grad(), warnings.catch_warnings(), _recorder(grids or ()) as samplings:
                 warnings.simplefilter("ignore")
                 outputs = pytree.tree_leaves(self._module(*tensors))
         finally:
@@ -77,8 +96,8 @@ class Reference:
         return [output.numpy() for output in outputs], samplings.calls
 
 
-def _recorder() -> Any:
-    """A context in which every grid sampler's arguments are noted, in ``calls``."""
+def _recorder(grids: Sequence[Array | None]) -> Any:
+    """A context in which every grid sampler's arguments are noted, in ``calls``, and ``grids`` replace its grids."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -98,6 +117,9 @@ def _recorder() -> Any:
                 # the tensors are owned by the run: copied, since a later operator may write in place
                 values = grid.detach().clone().numpy()
                 self.calls.append(Sampling(values, tuple(image.shape[2:]), modes[mode], bool(align_corners)))
+                given = grids[len(self.calls) - 1] if grids else None
+                if given is not None:
+                    args = (image, torch.from_numpy(given).to(grid), *args[2:])
             return func(*args, **(kwargs or {}))
 
     return Recorder()

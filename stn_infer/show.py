@@ -8,11 +8,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.errors import InputError, ModelError
 from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.reference import Sampling
 
 if TYPE_CHECKING:
     import onnx
@@ -202,7 +202,6 @@ def _predictions(output: Array, labels: tuple[str, ...] | None) -> list[str]:
 
 
 def _glimpse(node: SpatialNode, source: Array, theta: Array, warped: Array) -> Glimpse:
-    sizes = np.array(source.shape[:0:-1], np.float64)  # (W, H)
     grid = node.grid(theta[None])[0]
-    points = (grid + 1) / 2 * (sizes - 1) if node.align_corners else ((grid + 1) * sizes - 1) / 2
+    points = Sampling(grid, source.shape[1:], node.mode, node.align_corners).pixels(grid)
     return Glimpse(source, points, warped, straight=node.kind != "basis")

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stn_infer.errors import SourceError, UsageError, one_line
 from stn_infer.metadata import ModelMetadata
+from stn_infer.quiet import quiet
 
 if TYPE_CHECKING:
     from torch import nn
@@ -276,7 +277,8 @@ def _from_pt2(path: Path, shapes: Shapes | None) -> LoadedModel:
     if not path.is_file():
         raise SourceError(f"{path}: expected a file that torch.export.save wrote, but it does not exist")
     try:
-        program = torch.export.load(path)
+        with quiet():
+            program = torch.export.load(path)
     except Exception as error:  # zip, JSON, schema version, unknown operator: torch has no common type for these
         raise SourceError(
             f"{path}: expected a file that torch.export.save wrote; torch.export.load {_raised(error)}"
@@ -286,12 +288,17 @@ def _from_pt2(path: Path, shapes: Shapes | None) -> LoadedModel:
     inputs = [values.get(name) for name in signature.user_inputs if isinstance(name, str)]
     if not inputs or not all(isinstance(value, torch.Tensor) and value.ndim > 0 for value in inputs):
         raise SourceError(f"{path}: expected a program whose inputs are all tensors with a batch axis")
+    wrong = {str(value.dtype) for value in inputs if isinstance(value, torch.Tensor) and value.dtype != torch.float32}
+    if wrong:
+        raise SourceError(f"{path}: expected inputs of type torch.float32, it takes {', '.join(sorted(wrong))}")
+    with quiet():
+        # the guards would be traced into the next export; that tells wrong shapes in its own words
+        module = program.module(check_guards=False)
     batches = [value.shape[0] for value in inputs if isinstance(value, torch.Tensor)]
     fixed = next((size for size in batches if isinstance(size, int)), None)
     return LoadedModel(
         path.stem,
-        # the guards would be traced into the next export; that tells wrong shapes in its own words
-        program.module(check_guards=False),
+        module,
         shapes or _sample_shapes(path, inputs, program.example_inputs),
         ModelMetadata(source=str(path)),
         "pt2",

@@ -17,30 +17,40 @@ import stn_infer
 from stn_infer import exporter
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.cli.main import main
-from stn_infer.errors import ExportError, VerificationError
+from stn_infer.errors import ExportError, UsageError, VerificationError
 from stn_infer.graph.op import spatial_nodes
 from stn_infer.metadata import Preprocess
 
 FACTORY = "stn_styles:AffineGrid"
 
 
+class Classifier(AffineGrid):
+    """Grey images [N, 1, 9, 7] to two scores."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x.expand(-1, 2, -1, -1)).flatten(2).amax(2) * torch.tensor([1.0, -1.0])
+
+
+GREY = (1, *SHAPE[1:])
+
+
 def test_export_writes_a_file_that_says_what_it_is(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     torch.manual_seed(11)
-    module = AffineGrid().eval()
+    module = Classifier().eval()
     save_file({f"module.{name}": value for name, value in module.state_dict().items()}, weights)
     path = tmp_path / "model.onnx"
     report = stn_infer.export(
-        FACTORY,
+        "test_exporter:Classifier",
         path,
         weights=weights,
-        input_shapes=[SHAPE],
+        input_shapes=[GREY],
         with_theta=True,
         preprocess=Preprocess.parse("grey,mean=0.1"),
         labels=["a", "b"],
     )
     assert report.size == path.stat().st_size
-    assert report.outputs == ("output [batch, 2, 9, 7]", "theta [batch, 2, 3]")
+    assert report.outputs == ("output [batch, 2]", "theta [batch, 2, 3]")
     assert report.verification.passed and report.verification.reference == "float64"
     assert [entry.name for entry in tmp_path.iterdir() if entry.suffix == ".part"] == []
 
@@ -48,12 +58,38 @@ def test_export_writes_a_file_that_says_what_it_is(tmp_path: Path) -> None:
     backend = OrtBackend(path)
     assert backend.metadata.labels == ("a", "b")
     assert backend.metadata.preprocess == Preprocess("grey", mean=(0.1,))
-    images = np.random.default_rng(0).standard_normal((5, *SHAPE)).astype(np.float32)
+    images = np.random.default_rng(0).standard_normal((5, *GREY)).astype(np.float32)
     result = backend.run({"x": images})
     with torch.no_grad():
         np.testing.assert_allclose(result["output"], module(torch.from_numpy(images)).numpy(), atol=1e-5)
-        theta = module.loc(torch.from_numpy(images)).view(-1, 2, 3).numpy()
+        theta = module.loc(torch.from_numpy(images).expand(-1, 2, -1, -1)).view(-1, 2, 3).numpy()
     np.testing.assert_allclose(result["theta"], theta, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"preprocess": Preprocess("rgb")}, "channel"),
+        ({"preprocess": Preprocess("grey", size=(5, 5))}, "5"),
+        ({"labels": ["only one"]}, "1 labels were given for the 2 classes"),
+    ],
+)
+def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        exporter.export("test_exporter:Classifier", tmp_path / "m.onnx", input_shapes=[GREY], **options)  # type: ignore[arg-type]
+    assert list(tmp_path.iterdir()) == []
+
+
+class BatchOfOne(nn.Module):
+    """Takes one sample, and no other number."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.view(1, *SHAPE).relu()
+
+
+def test_a_batch_of_one_is_told_from_a_wrong_shape(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="takes a batch of 1 and not of 2"):
+        exporter.export("test_exporter:BatchOfOne", tmp_path / "m.onnx", input_shapes=[SHAPE])
 
 
 def test_what_fails_verification_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

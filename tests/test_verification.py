@@ -174,3 +174,28 @@ def test_given_batches_are_what_is_run() -> None:
     loaded, model = pair()
     batch = Batch("zeros", (np.zeros((4, *SHAPE), np.float32),))
     assert verify_model(loaded, model, batches=[batch]).inputs == "4 zeros"
+
+
+def test_wrong_outputs_are_seen_behind_flipped_samples() -> None:
+    """Every sample has flips here; an output of the wrong sign must not hide behind them."""
+
+    class Halved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.theta = nn.Linear(1, 6)
+            self.theta.weight.data.fill_(1e-9)
+            self.theta.bias.data = torch.tensor([1.0, 0, 0, 0, 1, 0])
+
+        def forward(self, x: Tensor) -> Tensor:
+            theta = self.theta(x.mean((1, 2, 3))[:, None]).view(-1, 2, 3)
+            grid = nn.functional.affine_grid(theta, [x.shape[0], 1, 8, 8], align_corners=False)
+            return nn.functional.grid_sample(x, grid, mode="nearest", align_corners=False)
+
+    shape = (1, 16, 16)
+    loaded = LoadedModel("halved", Halved().eval(), (shape,), ModelMetadata(), "factory")
+    model, _ = fuse(export_plain(loaded.module, [shape]))
+    right = verify_model(loaded, model)
+    assert right.passed and right.grids[0].flips > 0
+    model.graph.node[-1].output[0] = "positive"
+    model.graph.node.append(onnx.helper.make_node("Neg", ["positive"], ["output"]))
+    assert not verify_model(loaded, model).passed

@@ -51,6 +51,7 @@ class EagerBackend:
         self.metadata: ModelMetadata = loaded.metadata
         self._label = loaded.name
         self._fixed_batch = loaded.fixed_batch
+        self._threads_before = torch.get_num_threads()
         if threads is not None:
             torch.set_num_threads(threads)
         module = loaded.module
@@ -128,8 +129,11 @@ class EagerBackend:
         }
 
     def close(self) -> None:
-        """Let go of the module."""
+        """Let go of the module, and give PyTorch back the number of threads it had."""
+        import torch
+
         self._module = None
+        torch.set_num_threads(self._threads_before)
 
 
 def input_names(module: nn.Module, count: int) -> list[str]:

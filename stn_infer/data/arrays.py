@@ -74,6 +74,8 @@ class ArrayFiles:
                 sample[spec.name] = from_array(values, self._preprocess, (height, width), path)
             else:
                 sample[spec.name] = np.asarray(values, dtype=spec.dtype)
+                if spec.dtype.kind == "f" and not np.isfinite(sample[spec.name]).all():
+                    raise InputError(f"{path}: expected finite numbers, it holds NaN or infinity")
         return sample
 
     def _is_pixels(self, spec: TensorSpec, dtype: np.dtype[Any]) -> bool:

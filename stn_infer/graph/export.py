@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
-import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import onnx
 
 from stn_infer.errors import ExportError, UsageError, one_line
+from stn_infer.quiet import quiet
 
 if TYPE_CHECKING:
     import torch
@@ -54,7 +52,7 @@ def export_plain(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], nam
     outputs = _output_names(module, arguments, name)
     batch = torch.export.Dim("batch")
     try:
-        with _quiet(), torch.no_grad():
+        with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 arguments,
@@ -85,6 +83,11 @@ def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: 
             warnings.simplefilter("ignore")
             returned = module(*arguments)
     except Exception as error:  # the user's forward may raise anything
+        if _takes_one(module, arguments):
+            raise ExportError(
+                f"{name}: the model takes a batch of 1 and not of {_BATCH} ({_one_line(error)}); "
+                "write it with x.shape[0] or -1 instead of a number"
+            ) from error
         raise UsageError(
             f"{name} cannot be run on an input of shape {shapes} (batch {_BATCH}): {_one_line(error)}; "
             "check --input-shape and the model"
@@ -98,17 +101,15 @@ def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: 
     return ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
 
 
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """No exporter chatter: warnings about packages that are not needed, and graphs printed before an error."""
-    previous = logging.root.manager.disable
-    logging.disable(logging.WARNING)
+def _takes_one(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> bool:
+    import torch
+
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(previous)
+        with torch.no_grad():
+            module(*(argument[:1] for argument in arguments))
+    except Exception:  # it does not run at all, then
+        return False
+    return True
 
 
 def _reason(error: BaseException) -> str:
