@@ -48,12 +48,13 @@ class Pool {
   pid_t owner() const { return owner_; }
 
   void run(Job& job) {
+    const bool one_helper = job.wanted == 1;
     {
       std::lock_guard<std::mutex> lock(mutex_);
       jobs_.push_back(&job);
       pending_.fetch_add(1, std::memory_order_release);
     }
-    if (job.wanted == 1) {
+    if (one_helper) {
       work_.notify_one();
     } else {
       work_.notify_all();
