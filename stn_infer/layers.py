@@ -29,6 +29,8 @@ class SpatialTransformer(nn.Module):
         align_corners: the sampler's convention, as ``torch.nn.functional.grid_sample``.
         grid_align_corners: the grid's convention; None takes the sampler's. They differ in some known checkpoints.
         identity_init: start at the identity: the last linear layer's weights are zeroed, its bias is the identity.
+        fused: sample by the plugin library's kernel, which never writes a grid, where it is built and has one for the
+            input's type and device; else, and whenever the module is exported, by ordinary operators.
 
     The constants are buffers that no checkpoint holds. They stay in float32 when the module is cast to a half type
     (a half grid would be off by pixels) and are solved anew in float64 for ``.double()``.
@@ -52,6 +54,7 @@ class SpatialTransformer(nn.Module):
         align_corners: bool = False,
         grid_align_corners: bool | None = None,
         identity_init: bool = True,
+        fused: bool = False,
     ) -> None:
         super().__init__()
         for name, value, choices in (
@@ -68,6 +71,7 @@ class SpatialTransformer(nn.Module):
         self.mode = mode
         self.padding_mode = padding_mode
         self.align_corners = align_corners
+        self.fused = fused
         self.grid_align_corners = align_corners if grid_align_corners is None else grid_align_corners
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         for name, constant in self._constants().items():
@@ -94,7 +98,10 @@ class SpatialTransformer(nn.Module):
             if self.localisation is None:
                 raise UsageError("this SpatialTransformer has no localisation network; pass parameters [N, Q]")
             parameters = self.localisation(input)
-        grid = self.grid(self.theta(parameters))
+        theta = self.theta(parameters)
+        if self.fused and not torch.compiler.is_exporting():
+            return self._fused(input, theta)
+        grid = self.grid(theta)
         dtype = torch.promote_types(input.dtype, grid.dtype)
         warped = F.grid_sample(
             _cast(input, dtype),
@@ -104,6 +111,12 @@ class SpatialTransformer(nn.Module):
             align_corners=self.align_corners,
         )
         return _cast(warped, input.dtype)
+
+    def _fused(self, input: Tensor, theta: Tensor) -> Tensor:
+        from stn_infer.fused import spatial_transformer
+
+        kind, sampler = self.transformation.kind, (self.mode, self.padding_mode, self.align_corners)
+        return spatial_transformer(input, theta, self.basis, kind, self.output_size, *sampler)
 
     def theta(self, parameters: Tensor) -> Tensor:
         """The network's parameters [N, Q] as theta [N, D, K] (projective: [N, 3, 3]), float32 or float64."""
@@ -144,7 +157,7 @@ class SpatialTransformer(nn.Module):
         return (
             f"{type(self.transformation).__name__}, output_size={self.output_size}, mode={self.mode!r}, "
             f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, "
-            f"grid_align_corners={self.grid_align_corners}"
+            f"grid_align_corners={self.grid_align_corners}, fused={self.fused}"
         )
 
     def _constants(self) -> dict[str, Tensor]:

@@ -161,3 +161,26 @@ def test_cuda_and_a_cuda_graph() -> None:
     graph.replay()
     expected = composed(image, theta, basis, "affine", (6, 8), "bilinear", "zeros", False)
     torch.testing.assert_close(captured, expected, atol=1e-4, rtol=1e-4)
+
+
+def test_the_layer_takes_the_operator_and_exports_without_it() -> None:
+    from torch import nn
+
+    from stn_infer.graph.export import export_plain
+    from stn_infer.layers import SpatialTransformer
+    from stn_infer.transforms import Affine
+
+    torch.manual_seed(0)
+    localisation = nn.Sequential(nn.Flatten(), nn.Linear(3 * 9 * 7, 6))
+    layers = [SpatialTransformer(localisation, Affine(), (5, 6), identity_init=False, fused=f) for f in (True, False)]
+    images = torch.randn(4, 3, 9, 7)
+    with torch.profiler.profile() as profile:
+        fused = layers[0](images)
+    names = {event.name for event in profile.events()}
+    assert "stn::spatial_transformer" in names and "aten::grid_sampler_2d" not in names
+    torch.testing.assert_close(fused, layers[1](images), atol=1e-5, rtol=0)
+    torch.testing.assert_close(layers[0].double()(images.double()), layers[1].double()(images.double()))
+    model = export_plain(layers[0].float().eval(), [(3, 9, 7)])
+    assert "GridSample" in {node.op_type for node in model.graph.node}
+    compiled = torch.compile(layers[0].float(), backend="aot_eager")(images)
+    torch.testing.assert_close(compiled, fused)
