@@ -42,7 +42,7 @@ def test_the_mean_error_is_within_the_target_and_below_the_twins(name: str) -> N
     assert results.error < results.twin_error
 
 
-@pytest.mark.parametrize("name", LIMITS)
+@pytest.mark.parametrize("name", SHIPPED)
 def test_the_measured_error_can_be_had_again(name: str) -> None:
     model = shipped(name)
     recipe = model.recipe
