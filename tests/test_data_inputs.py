@@ -120,6 +120,12 @@ def test_array_files(folder: Path) -> None:
     assert not inputs.survey().images
 
 
+def test_an_array_file_without_samples_is_told(folder: Path) -> None:
+    (folder / "none.npy").touch()
+    (sample,) = Inputs(["none.npy"], lambda path: 0)
+    assert sample.error == "none.npy: expected at least one sample, it holds none"
+
+
 def test_what_is_missing_or_empty_is_an_error_of_one_line(folder: Path) -> None:
     (folder / "empty").mkdir()
     cases: dict[tuple[str, ...], str] = {

@@ -195,6 +195,8 @@ class Inputs:
             return
         if rows is None:
             yield Sample(path, path)
+        elif rows == 0:
+            yield Sample(path, path, error=f"{path}: expected at least one sample, it holds none")
         else:
             for row in range(rows):
                 yield Sample(f"{path}[{row}]", path, row)
