@@ -11,7 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from typing import Literal
 
-from stn_infer.errors import MissingDependencyError
+from stn_infer.errors import MissingDependencyError, one_line
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -45,8 +45,7 @@ def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return replace(check(), name=name)
     except Exception as error:  # a broken installation may fail in any way, and saying so is the point
-        text = " ".join(str(error).split())[:200]
-        return Check(name, "broken", f"{type(error).__name__}: {text}", "reinstall it")
+        return Check(name, "broken", f"{type(error).__name__}: {one_line(error, 200)}", "reinstall it")
 
 
 def _ok(detail: str) -> Check:

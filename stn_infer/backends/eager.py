@@ -13,7 +13,7 @@ import numpy as np
 from stn_infer.backends.base import Array, TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
-from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
 
 if TYPE_CHECKING:
@@ -109,8 +109,7 @@ class EagerBackend:
             with torch.inference_mode():
                 outputs = pytree.tree_leaves(module(*tensors))
         except Exception as error:
-            text = " ".join(str(error).split()) or "no message"
-            text = text if len(text) <= 300 else text[:297] + "..."
+            text = one_line(str(error)) or "no message"
             raise ModelError(f"{self._label} fails in PyTorch ({self.name}): {type(error).__name__}: {text}") from error
         strange = [type(output).__name__ for output in outputs if not isinstance(output, torch.Tensor)]
         if strange or not outputs:

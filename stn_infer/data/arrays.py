@@ -19,7 +19,7 @@ from typing import IO, Any
 import numpy as np
 
 from stn_infer.backends.base import Array, TensorSpec
-from stn_infer.data.images import from_array
+from stn_infer.data.images import from_array, reason_of
 from stn_infer.errors import InputError
 from stn_infer.metadata import Preprocess
 
@@ -132,7 +132,7 @@ class ArrayFiles:
                     with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
                         arrays = {name: loaded[name] for name in loaded.files}
             except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise InputError(f"{path} is damaged or unreadable: {_reason(error)}") from None
+                raise InputError(f"{path} is damaged or unreadable: {reason_of(error)}") from None
             self._opened[path] = self._named(path, arrays)
             if len(self._opened) > _OPEN_FILES:
                 self._opened.popitem(last=False)
@@ -154,7 +154,7 @@ def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
     except FileNotFoundError:
         raise InputError(f"no such file: {path}") from None
     except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise InputError(f"{path} is not a readable {Path(path).suffix} file: {_reason(error)}") from None
+        raise InputError(f"{path} is not a readable {Path(path).suffix} file: {reason_of(error)}") from None
 
 
 def _is_npy(path: str) -> bool:
@@ -174,7 +174,3 @@ def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
     return len(shape) == len(wanted) and all(
         length is None or length == given for length, given in zip(wanted, shape, strict=True)
     )
-
-
-def _reason(error: Exception) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

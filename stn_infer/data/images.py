@@ -41,7 +41,7 @@ def read(path: str) -> bytes:
     except IsADirectoryError:
         raise InputError(f"{path} is a folder, expected an image file") from None
     except (OSError, ValueError) as error:
-        raise InputError(f"cannot read {path}: {_reason(error)}") from None
+        raise InputError(f"cannot read {path}: {reason_of(error)}") from None
     if not data:
         raise InputError(f"{path} is empty (0 bytes), expected an image")
     return data
@@ -82,7 +82,7 @@ def decode(
         raise InputError(f"{name} has more pixels than Pillow thinks safe to decode") from None
     # A damaged file makes Pillow's readers raise nearly anything.
     except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error) as error:
-        raise InputError(f"{name} is damaged or unreadable: {_reason(error)}") from None
+        raise InputError(f"{name} is damaged or unreadable: {reason_of(error)}") from None
 
 
 def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
@@ -141,5 +141,6 @@ def _check_size(height: int, width: int, size: tuple[int | None, int | None], na
         )
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """The system's words for an ``OSError``, else the exception's own, else its type."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

@@ -7,7 +7,7 @@ from pathlib import Path
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
-from stn_infer.errors import ModelError
+from stn_infer.errors import ModelError, one_line
 
 
 def load_model(path: Path) -> onnx.ModelProto:
@@ -24,7 +24,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     except DecodeError:
         raise ModelError(f"{path} is no ONNX file, or it is truncated") from None
     except (OSError, ValueError, onnx.checker.ValidationError) as error:
-        raise ModelError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
+        raise ModelError(f"{path} cannot be read: {one_line(error)}") from None
     if not model.graph.node:
         raise ModelError(f"{path} is no ONNX file, or it is truncated: it holds no graph")
     return model

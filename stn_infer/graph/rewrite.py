@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
+from typing import Any
+
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
 from stn_infer.graph.measure import Cut, Factored
-from stn_infer.graph.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes, spell_mode
+from stn_infer.graph.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes, opset_of, spell_mode
 from stn_infer.graph.region import GraphView, attributes_of
 
 
@@ -42,7 +45,7 @@ class Rewriter:
         values = node_attributes(
             factored.kind,
             factored.output_size,
-            spell_mode(mode, _opset(self._model)),
+            spell_mode(mode, opset_of(self._model)),
             attributes.get("padding_mode", "zeros"),
             bool(attributes.get("align_corners", 0)),
         )
@@ -61,18 +64,11 @@ class Rewriter:
             if needed.intersection(node.output) or not node.output:
                 alive.append(node)
                 needed.update(_inputs(node))
-        nodes = [_copy(node) for node in reversed(alive)]
-        del graph.node[:]
-        graph.node.extend(nodes)
-        initialisers = [tensor for tensor in graph.initializer if tensor.name in needed]
-        constants = [_copy_tensor(tensor) for tensor in initialisers]
-        del graph.initializer[:]
-        graph.initializer.extend(constants)
+        nodes = list(reversed(alive))
         made = {name for node in nodes for name in node.output}
-        infos = [info for info in graph.value_info if info.name in made]
-        descriptions = [_copy_info(info) for info in infos]
-        del graph.value_info[:]
-        graph.value_info.extend(descriptions)
+        _keep(graph.node, nodes)
+        _keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
+        _keep(graph.value_info, [info for info in graph.value_info if info.name in made])
         return self._model
 
     def _fresh(self, name: str) -> str:
@@ -168,10 +164,6 @@ class Rewriter:
         return output
 
 
-def _opset(model: onnx.ModelProto) -> int:
-    return next(int(entry.version) for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-
-
 def _inputs(node: onnx.NodeProto) -> set[str]:
     """What a node reads, its subgraphs included."""
     names = set(node.input)
@@ -183,19 +175,8 @@ def _inputs(node: onnx.NodeProto) -> set[str]:
     return names
 
 
-def _copy(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy
-
-
-def _copy_tensor(tensor: onnx.TensorProto) -> onnx.TensorProto:
-    copy = onnx.TensorProto()
-    copy.CopyFrom(tensor)
-    return copy
-
-
-def _copy_info(info: onnx.ValueInfoProto) -> onnx.ValueInfoProto:
-    copy = onnx.ValueInfoProto()
-    copy.CopyFrom(info)
-    return copy
+def _keep(field: Any, items: list[Any]) -> None:
+    """Make ``items`` a repeated field's content; copied, since emptying the field invalidates its own."""
+    copies = [copy.deepcopy(item) for item in items]
+    del field[:]
+    field.extend(copies)
