@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -89,15 +90,15 @@ class CsvFormat(Format):
 
     def encode(self, rows: Rows) -> bytes:
         """Lines of UTF-8."""
-        vectors, number = _vectors(rows)
+        if not rows.names:
+            return b""
         start = [quoted(name) for name in rows.names]
         if rows.classes is not None:
             start = [f"{name},{index}" for name, index in zip(start, rows.classes.tolist(), strict=True)]
             if self.labels is not None:
                 labels = [quoted(label) for label in self.labels]
                 start = [f"{text},{labels[index]}" for text, index in zip(start, rows.classes.tolist(), strict=True)]
-        line = ",".join(["%s", *number]) + "\n"
-        return "".join([line % (text, *vector) for text, vector in zip(start, vectors, strict=True)]).encode()
+        return "".join([text + numbers for text, numbers in zip(start, _number_lines(rows), strict=True)]).encode()
 
     def write(self, path: Path, parts: Sequence[bytes]) -> None:
         """The header and the lines."""
@@ -268,14 +269,13 @@ def printable(name: str) -> str:
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
-def _vectors(rows: Rows) -> tuple[list[tuple[Any, ...]], list[str]]:
-    """All outputs side by side, a tuple a sample; and how each number of it is written."""
-    if not rows.names:
-        return [], []
+def _number_lines(rows: Rows) -> list[str]:
+    """All outputs side by side, for each sample the end of its line. All lines in one go: that takes half the time."""
     parts = [values.reshape(len(rows.names), -1) for values in rows.outputs.values()]
-    number = [_number(part.dtype) for part in parts for _ in range(part.shape[1])]
-    lists = [part.tolist() for part in parts]
-    return [tuple(value for part in row for value in part) for row in zip(*lists, strict=True)], number
+    line = "".join(f",{_number(part.dtype)}" * part.shape[1] for part in parts) + "\n"
+    samples = zip(*[part.tolist() for part in parts], strict=True)
+    numbers = chain.from_iterable(chain.from_iterable(samples))
+    return ((line * len(rows.names)) % tuple(numbers)).splitlines(keepends=True)
 
 
 def _number(dtype: np.dtype[Any]) -> str:

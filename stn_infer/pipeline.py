@@ -1,17 +1,14 @@
 """Batched inference over many inputs: read, run and write at the same time, in memory that does not grow.
 
-On a CPU every core has a worker that takes a batch, decodes it, runs the model on it with one thread and encodes the
-predictions, so that no core waits for another. On a GPU the workers decode, and one thread feeds the device. Either
-way the calling thread deals out batches and writes what comes back, in the order of the inputs.
+On a CPU there is a worker a core, and each runs the model with one thread; on a GPU one of them feeds the device and
+the others decode. Which worker does what is the business of `schedule.py`; here are the steps: load, predict, write.
 """
 
 from __future__ import annotations
 
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
@@ -27,6 +24,7 @@ from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.job import Folder, Job, hash_model, ledger_line, read_ledger
 from stn_infer.metadata import Preprocess
 from stn_infer.outputs import Format, Rows, appearing, make_format, printable
+from stn_infer.schedule import Schedule
 
 SHARD_ROWS = 4096
 SHARD_BYTES = 256 << 20  # a shard of large outputs has fewer rows, since it is held in memory
@@ -93,7 +91,7 @@ def run(
         labels: the name of each class; None: what the model's file says.
         workers: threads; None: one a core.
         shard_rows: samples a shard; None: 4096, or fewer where outputs are large.
-        progress: called with (samples done, samples in all) after each batch.
+        progress: called with (samples done, samples in all) after each batch, by one worker at a time.
 
     Raises:
         UsageError: options that don't go together or don't fit the model.
@@ -145,8 +143,7 @@ def run(
         folder = Folder.open(Path(output), job, resume)
         writer = _Writer(folder, encoder, progress)
         writer.skip_done()
-        steps = _Steps(loader, runner, encoder)
-        _drive(steps, writer, _batches(samples, folder, batch_size), workers or len(os.sched_getaffinity(0)))
+        _schedule(loader, runner, writer, _batches(samples, folder, batch_size), workers).run()
         return writer.summary(time.perf_counter() - started, how)
 
 
@@ -158,52 +155,8 @@ class _Batch:
     samples: tuple[Sample, ...]
 
 
-@dataclass(frozen=True)
-class _Predicted:
-    """A batch after the model: its samples' names, the encoded rows, and why samples are not among them."""
-
-    shard: int
-    names: tuple[str, ...]
-    part: Any
-    errors: dict[int, str]
-
-
-@dataclass(frozen=True)
-class _Steps:
-    """What happens to one batch, in whichever thread."""
-
-    loader: Loader
-    backend: Backend
-    encoder: Format
-
-    def load(self, batch: _Batch) -> LoadedBatch:
-        return self.loader.load(batch.samples)
-
-    def predict(self, batch: _Batch, loaded: LoadedBatch) -> _Predicted:
-        errors = dict(loaded.errors)
-        rows: list[int] = []
-        pieces: list[dict[str, Array]] = []
-        for group in loaded.groups:
-            answer = self.backend.run(group.inputs)
-            outputs = {spec.name: answer[spec.name] for spec in self.encoder.outputs}
-            good = _answered(group.rows, outputs, errors)
-            if good:
-                rows += [group.rows[i] for i in good]
-                everything = len(good) == len(group.rows)
-                pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
-        order = np.argsort(rows)
-        merged = {} if not pieces else _merge(pieces, order)
-        names = tuple([printable(sample.name) for sample in batch.samples])
-        part = None
-        if rows:
-            classes = None
-            if self.encoder.classifies:
-                classes = merged[self.encoder.outputs[0].name].argmax(axis=1).astype(np.int64)
-            part = self.encoder.encode(Rows(tuple(names[i] for i in sorted(rows)), merged, classes))
-        return _Predicted(batch.shard, names, part, errors)
-
-    def both(self, batch: _Batch) -> _Predicted:
-        return self.predict(batch, self.load(batch))
+# What the model answered to the groups of a batch, each by output name.
+_Answers = list[dict[str, Array]]
 
 
 @dataclass
@@ -231,21 +184,27 @@ class _Writer:
                     self.resumed += 1
         self._report()
 
-    def take(self, predicted: _Predicted) -> None:
-        """Add a batch; the last one of a shard writes it."""
-        shard = predicted.shard
-        if predicted.part is not None:
-            self._parts.append(predicted.part)
-        for i, name in enumerate(predicted.names):
-            error = printable(" ".join(predicted.errors[i].split())) if i in predicted.errors else ""
-            self._ledger.append(ledger_line(name, error, shard, self._rows))
-            self._rows += not error
-            self._count(name, error)
+    def take(self, batch: _Batch, loaded: LoadedBatch, answers: _Answers) -> None:
+        """Encode and add a batch; the last one of a shard writes it."""
+        errors = dict(loaded.errors)
+        names = [printable(sample.name) for sample in batch.samples]
+        rows, outputs = _merged(loaded, answers, errors)
+        if rows:
+            classes = outputs[self.encoder.outputs[0].name].argmax(axis=1) if self.encoder.classifies else None
+            good = names if len(rows) == len(names) else [names[i] for i in rows]
+            self._parts.append(self.encoder.encode(Rows(tuple(good), outputs, classes)))
+        reasons = {i: printable(" ".join(reason.split())) for i, reason in errors.items()}
+        for i, name in enumerate(names):
+            self._ledger.append(ledger_line(name, reasons.get(i, ""), batch.shard, self._rows))
+            self._rows += i not in reasons
+        self.ok += len(names) - len(reasons)
+        for i in sorted(reasons):
+            self._count(names[i], reasons[i])
         job = self.folder.job
-        if len(self._ledger) == min(job.shard_rows, job.samples - shard * job.shard_rows):
-            with appearing(self.folder.predictions(shard)) as temporary:
+        if len(self._ledger) == min(job.shard_rows, job.samples - batch.shard * job.shard_rows):
+            with appearing(self.folder.predictions(batch.shard)) as temporary:
                 self.encoder.write(temporary, self._parts)
-            self.folder.write_ledger(shard, self._ledger)
+            self.folder.write_ledger(batch.shard, self._ledger)
             self._parts, self._ledger, self._rows = [], [], 0
         self._report()
 
@@ -283,36 +242,49 @@ def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batc
         shard += 1
 
 
-def _drive(steps: _Steps, writer: _Writer, batches: Iterator[_Batch], workers: int) -> None:
-    """Deal ``batches`` out to threads and give the results to ``writer`` in order, a bounded number being under way."""
-    on_gpu = steps.backend.device != "cpu"
-    pool = ThreadPoolExecutor(workers, "stn-worker")
-    feeder = ThreadPoolExecutor(1, "stn-feeder") if on_gpu else None
+def _schedule(
+    loader: Loader, backend: Backend, writer: _Writer, batches: Iterator[_Batch], workers: int | None
+) -> Schedule[_Batch, LoadedBatch, _Answers]:
+    """The three steps, and how many threads take them."""
+    wanted = [spec.name for spec in writer.encoder.outputs]
 
-    def submit(batch: _Batch) -> Future[_Predicted]:
-        if feeder is None:
-            return pool.submit(steps.both, batch)
-        loaded = pool.submit(steps.load, batch)
-        return feeder.submit(lambda: steps.predict(batch, loaded.result()))
+    def infer(loaded: LoadedBatch) -> _Answers:
+        answers = [backend.run(group.inputs) for group in loaded.groups]
+        return [{name: answer[name] for name in wanted} for answer in answers]
 
-    # On a GPU, batches wait for the device as arrays; on a CPU, a batch that waits is a list of names.
-    limit = workers + 2 if on_gpu else 4 * workers
-    waiting: deque[Future[_Predicted]] = deque()
+    threads = workers or len(os.sched_getaffinity(0))
+    on_gpu = backend.device != "cpu"
+    return Schedule(
+        batches,
+        lambda batch: loader.load(batch.samples),
+        infer,
+        writer.take,
+        workers=threads + on_gpu,
+        inferring=1 if on_gpu else threads,
+        ahead=threads + 1,
+    )
+
+
+def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:
+    """The positions of a batch's samples that were answered, and the outputs in that order; others get an error."""
+    rows: list[int] = []
+    pieces: list[dict[str, Array]] = []
+    for group, outputs in zip(loaded.groups, answers, strict=True):
+        good = _answered(group.rows, outputs, errors)
+        if good:
+            rows += [group.rows[i] for i in good]
+            everything = len(good) == len(group.rows)
+            pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
+    if len(pieces) <= 1:
+        return rows, pieces[0] if pieces else {}
+    order = np.argsort(rows)
     try:
-        for batch in batches:
-            waiting.append(submit(batch))
-            # Write what is ready, and wait only when enough is under way.
-            while waiting and (len(waiting) >= limit or waiting[0].done()):
-                writer.take(waiting.popleft().result())
-        while waiting:
-            writer.take(waiting.popleft().result())
-    finally:
-        # After an error or Ctrl-C nobody wants what is still waiting. The pool goes first: the feeder waits for it.
-        for future in waiting:
-            future.cancel()
-        pool.shutdown(wait=True, cancel_futures=True)
-        if feeder is not None:
-            feeder.shutdown(wait=True, cancel_futures=True)
+        merged = {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
+    except ValueError:
+        raise ModelError(
+            "inputs of several sizes gave outputs of several sizes; give them to runs of their own"
+        ) from None
+    return sorted(rows), merged
 
 
 def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> list[int]:
@@ -328,18 +300,6 @@ def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, 
                 bad.setdefault(i, f"the model's output {name!r} holds NaN for this input")
     errors.update({rows[i]: reason for i, reason in bad.items()})
     return [i for i in range(len(rows)) if i not in bad]
-
-
-def _merge(pieces: Sequence[dict[str, Array]], order: Array) -> dict[str, Array]:
-    """The outputs of all groups of a batch, in the order of its samples."""
-    if len(pieces) == 1:
-        return pieces[0]
-    try:
-        return {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
-    except ValueError:
-        raise ModelError(
-            "inputs of several sizes gave outputs of several sizes; give them to runs of their own"
-        ) from None
 
 
 def _shard_rows(backend: Backend) -> int:

@@ -136,7 +136,7 @@ class Inputs:
         kept: list[Sample] = []
         rest = self._walk_all()
         while some := list(islice(rest, 4096)):
-            digest.update(b"".join([os.fsencode(sample.name) + b"\0" for sample in some]))
+            digest.update(os.fsencode("\0".join([sample.name for sample in some]) + "\0"))
             samples += len(some)
             images = images or not all(is_array(sample.path) for sample in some)
             if samples <= _KEPT:
@@ -152,7 +152,10 @@ class Inputs:
             found = False
             for path in _walk(source, ()):
                 found = True
-                yield from self._file(path)
+                if is_array(path):
+                    yield from self._file(path)
+                else:  # the common case, of which there may be millions
+                    yield Sample(path, path)
             if not found:
                 raise InputError(f"nothing to read in the folder {source}; expected images or .npy/.npz files")
         elif os.path.exists(source):

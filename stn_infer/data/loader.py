@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -16,8 +15,7 @@ from stn_infer.errors import InputError, UsageError
 from stn_infer.metadata import Preprocess
 
 # Decoding a small image is mostly Python code, which only one thread can run: threads that try at once take twice as
-# long as one after the other (measured with 0.8 kB: 117 us alone, 227 us in two threads), so they take turns, and the
-# others run the model meanwhile. From 3 kB on two threads are faster.
+# long as one after the other (measured with 0.8 kB: 117 us alone, 227 us in two threads). From 3 kB on two are faster.
 _SMALL = 3000
 
 
@@ -41,10 +39,12 @@ class LoadedBatch:
     Attributes:
         groups: the arrays to run.
         errors: by position in the batch, why a sample has no place in any group.
+        holds_the_lock: whether loading it was mostly Python code: its images were small.
     """
 
     groups: tuple[Group, ...]
     errors: dict[int, str]
+    holds_the_lock: bool = True
 
 
 class Loader:
@@ -58,7 +58,6 @@ class Loader:
     def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None) -> None:
         self._specs = tuple(specs)
         self._preprocess = preprocess
-        self._turn = threading.Lock()
         self.arrays = ArrayFiles(specs, preprocess)
         #: Whether an image file can be a sample: one input, [N, C, H, W].
         self.takes_images = len(self._specs) == 1 and preprocess is not None
@@ -67,7 +66,7 @@ class Loader:
         """Read, decode and pre-process ``samples``; failures are told, not raised."""
         errors: dict[int, str] = {}
         ready: dict[int, dict[str, Array]] = {}
-        small: list[tuple[int, bytes]] = []
+        images, size = 0, 0
         for position, sample in enumerate(samples):
             try:
                 if sample.error:
@@ -76,23 +75,15 @@ class Loader:
                     ready[position] = self.arrays.load(sample.path, sample.row)
                     continue
                 data = read(sample.path)
-                if len(data) < _SMALL:
-                    small.append((position, data))
-                else:
-                    ready[position] = self._decode(data, sample)
+                images, size = images + 1, size + len(data)
+                ready[position] = self._decode(data, sample)
             except InputError as error:
                 errors[position] = str(error)
-        with self._turn:
-            for position, data in small:
-                try:
-                    ready[position] = self._decode(data, samples[position])
-                except InputError as error:
-                    errors[position] = str(error)
         groups: dict[object, list[int]] = {}
         for position in sorted(ready):
             kind = tuple([(array.shape, array.dtype.char) for array in ready[position].values()])
             groups.setdefault(kind, []).append(position)
-        return LoadedBatch(tuple(self._stack(rows, ready) for rows in groups.values()), errors)
+        return LoadedBatch(tuple(self._stack(rows, ready) for rows in groups.values()), errors, size <= images * _SMALL)
 
     def _decode(self, data: bytes, sample: Sample) -> dict[str, Array]:
         if not self.takes_images:
