@@ -10,11 +10,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from stn_infer.conventions import Order, PaddingMode, resolve
 from stn_infer.errors import UsageError
 from stn_infer.transforms import Transformation
+from stn_infer.transforms.base import reorder_axes, shrink
 
 Mode = Literal["bilinear", "nearest", "bicubic"]
-PaddingMode = Literal["zeros", "border", "reflection"]
 
 
 class SpatialTransformer(nn.Module):
@@ -25,19 +26,27 @@ class SpatialTransformer(nn.Module):
         transformation: the family of grids.
         output_size: (H, W), or (D, H, W) for volumes; smaller or larger than the input's.
         mode: the sampler's interpolation; ``bilinear`` is trilinear for volumes, which have no ``bicubic``.
-        padding_mode: what a sample outside the input reads.
-        align_corners: the sampler's convention, as ``torch.nn.functional.grid_sample``.
-        grid_align_corners: the grid's convention; None takes the sampler's. They differ in some known checkpoints.
+        padding_mode: what a sample outside the input reads; None: as the convention, else zeros.
+        align_corners: the sampler's convention, as ``torch.nn.functional.grid_sample``; None: as the convention, else
+            False.
+        grid_align_corners: the grid's convention; None: as the convention, else the sampler's. They differ in some
+            known checkpoints.
         identity_init: start at the identity: the last linear layer's weights are zeroed, its bias is the identity.
         fused: sample by the plugin library's kernel, which never writes a grid, where it is built and has one for the
             input's type and device; else, and whenever the module is exported, by ordinary operators.
+        convention: a name in :data:`stn_infer.conventions.CONVENTIONS` for the fields that are not given.
+        order: whether parameters have x or y first; None: as the convention, else ``xy``. Control points are always
+            written (x, y).
+        input_size: (H, W) or (D, H, W) of the input, needed where the convention's sampler stops short of the last
+            pixel (``kevinzakka``): how far depends on it.
 
     The constants are buffers that no checkpoint holds. They stay in float32 when the module is cast to a half type
     (a half grid would be off by pixels) and are solved anew in float64 for ``.double()``.
 
     Raises:
-        UsageError: an unknown mode or padding mode, an output size of the wrong rank, or ``identity_init`` with a
-            localisation network that does not end in a linear layer of Q outputs.
+        UsageError: an unknown mode, padding mode, order or convention, an output size of the wrong rank, a missing
+            ``input_size``, or ``identity_init`` with a localisation network that does not end in a linear layer of
+            Q outputs.
     """
 
     basis: Tensor  # [K, P]
@@ -50,29 +59,32 @@ class SpatialTransformer(nn.Module):
         transformation: Transformation,
         output_size: Sequence[int],
         mode: Mode = "bilinear",
-        padding_mode: PaddingMode = "zeros",
-        align_corners: bool = False,
+        padding_mode: PaddingMode | None = None,
+        align_corners: bool | None = None,
         grid_align_corners: bool | None = None,
         identity_init: bool = True,
         fused: bool = False,
+        convention: str | None = None,
+        order: Order | None = None,
+        input_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        for name, value, choices in (
-            ("mode", mode, get_args(Mode)),
-            ("padding_mode", padding_mode, get_args(PaddingMode)),
-        ):
-            if value not in choices:
-                raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+        if mode not in get_args(Mode):
+            raise UsageError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
         if mode == "bicubic" and transformation.rank == 3:
             raise UsageError("bicubic sampling is defined for images only; use bilinear or nearest for volumes")
+        chosen = resolve(convention, align_corners, grid_align_corners, padding_mode, order)
         self.localisation = localisation
         self.transformation = transformation
         self.output_size = transformation.check_output_size(output_size)
         self.mode = mode
-        self.padding_mode = padding_mode
-        self.align_corners = align_corners
+        self.padding_mode: PaddingMode = chosen.padding_mode
+        self.align_corners = chosen.align_corners
+        self.grid_align_corners = chosen.grid_align_corners
+        self.order: Order = chosen.order
         self.fused = fused
-        self.grid_align_corners = align_corners if grid_align_corners is None else grid_align_corners
+        self.short = chosen.short
+        self.input_size = self._checked(input_size, chosen.name)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         for name, constant in self._constants().items():
             self.register_buffer(name, constant.to(dtype), persistent=False)
@@ -93,6 +105,11 @@ class SpatialTransformer(nn.Module):
             raise UsageError(
                 f"SpatialTransformer with {type(self.transformation).__name__} takes an input of "
                 f"{self.transformation.rank + 2} axes, not {input.dim()} (shape {tuple(input.shape)})"
+            )
+        if self.short and self.input_size != tuple(input.shape[2:]):
+            raise UsageError(
+                f"this SpatialTransformer was made for inputs of size {self.input_size}, not {tuple(input.shape[2:])}; "
+                "its convention needs the input's size: build it with input_size"
             )
         if parameters is None:
             if self.localisation is None:
@@ -150,19 +167,42 @@ class SpatialTransformer(nn.Module):
             )
         with torch.no_grad():
             last.weight.zero_()
-            last.bias.copy_(self.transformation.identity())
+            last.bias.copy_(self._identity())
 
     def extra_repr(self) -> str:
         """The fields that no submodule shows."""
         return (
             f"{type(self.transformation).__name__}, output_size={self.output_size}, mode={self.mode!r}, "
             f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, "
-            f"grid_align_corners={self.grid_align_corners}, fused={self.fused}"
+            f"grid_align_corners={self.grid_align_corners}, order={self.order!r}, fused={self.fused}"
         )
 
+    def _checked(self, input_size: Sequence[int] | None, convention: str) -> tuple[int, ...] | None:
+        if input_size is not None:
+            return self.transformation.check_output_size(input_size, "input_size")
+        if self.short:
+            raise UsageError(f"the convention {convention} depends on the input's size; give input_size, e.g. (28, 28)")
+        return None
+
+    def _identity(self) -> Tensor:
+        """The identity's parameters [Q], float64, in the order that the network gives them."""
+        identity = self.transformation.identity()
+        swap = self.order == "yx" and self.transformation.kind == "basis"
+        return identity.reshape(-1, self.transformation.rank).flip(1).reshape(-1) if swap else identity
+
     def _constants(self) -> dict[str, Tensor]:
-        matrix, offset = self.transformation.affine_map(self.output_size, self.grid_align_corners)
+        kind, shape = self.transformation.kind, self.transformation.theta_shape
+        # the family does not know of the order: its first axis is y then
+        axes = self.output_size if self.order == "xy" else self.output_size[::-1]
+        matrix, offset = self.transformation.affine_map(axes, self.grid_align_corners)
         basis = self.transformation.basis(self.output_size, self.grid_align_corners)
+        if self.order == "yx":
+            matrix = reorder_axes(matrix, kind, shape)
+            offset = offset if kind == "basis" else reorder_axes(offset, kind, shape)  # control points are (x, y)
+        if self.short and self.input_size is not None:
+            last = torch.tensor([size - 1 for size in reversed(self.input_size)], dtype=torch.float64)
+            factors = torch.where(last > 0, (last - self.short) / last.clamp(min=1), 1.0)
+            matrix, offset = shrink(matrix, offset, kind, shape, factors)
         return {"basis": basis, "parameter_matrix": matrix, "parameter_offset": offset}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:

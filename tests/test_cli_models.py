@@ -7,6 +7,7 @@ import json
 from click.testing import CliRunner
 
 from stn_infer.cli.models import command
+from stn_infer.conventions import CONVENTIONS
 from stn_infer.models import NETWORKS, SHIPPED, shipped
 
 
@@ -29,3 +30,16 @@ def test_json_holds_the_figures() -> None:
         assert model["error_percent"] == results.error
         assert model["twin_error_percent"] == results.twin_error
         assert 0 < model["bytes"] <= 2 * 2**20
+
+
+def test_conventions_are_listed_with_the_error_of_the_identity() -> None:
+    done = CliRunner().invoke(command, ["--conventions", "--width", "50"], catch_exceptions=False)
+    assert done.exit_code == 0
+    for name, convention in CONVENTIONS.items():
+        line = next(line for line in done.output.splitlines() if f" {name} " in line)
+        assert " / ".join(f"{error:+.3f}" for error in convention.identity_error(50)) in line
+    asked = CliRunner().invoke(command, ["--conventions", "--json"], catch_exceptions=False)
+    rows = {row["name"]: row for row in json.loads(asked.output)["conventions"]}
+    assert rows["dtrb"]["identity_error_px"] == list(CONVENTIONS["dtrb"].identity_error(100))
+    assert rows["stnbhwd"]["order"] == "yx"
+    assert rows["kevinzakka"]["difference"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -14,9 +15,20 @@ if TYPE_CHECKING:
 
 
 @click.command()
+@click.option("--conventions", is_flag=True, help="List the pixel conventions of known implementations instead.")
+@click.option(
+    "--width",
+    type=click.IntRange(min=2),
+    default=100,
+    show_default=True,
+    help="With --conventions: the image width for which the identity's error is told.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Write JSON instead of tables.")
-def command(as_json: bool) -> None:
+def command(conventions: bool, width: int, as_json: bool) -> None:
     """List the trained models that are shipped, with their measured error, and the networks by name."""
+    if conventions:
+        _list_conventions(width, as_json)
+        return
     from stn_infer.models import NETWORKS, SHIPPED, shipped
 
     models = [shipped(name) for name in SHIPPED]
@@ -30,12 +42,51 @@ def command(as_json: bool) -> None:
         }
         click.echo(json.dumps(fields, indent=1))
         return
+    _print(_shipped_table(models), _networks_table(list(NETWORKS.values())))
+
+
+def _print(*tables: Table) -> None:
     from rich.console import Console
 
     console = Console(highlight=False)
     if not console.is_terminal:
         console.width = 160  # no terminal, no reason to wrap
-    console.print(_shipped_table(models), _networks_table(list(NETWORKS.values())))
+    console.print(*tables)
+
+
+def _list_conventions(width: int, as_json: bool) -> None:
+    from stn_infer.conventions import CONVENTIONS
+
+    if as_json:
+        rows = [
+            {**asdict(convention), "width": width, "identity_error_px": convention.identity_error(width)}
+            for convention in CONVENTIONS.values()
+        ]
+        click.echo(json.dumps({"conventions": rows}, indent=1))
+        return
+    from rich.table import Table
+
+    title = f"Conventions (corners: align_corners=True, centres: False) and the identity's error at width {width}"
+    table = Table(title=title, title_justify="left")
+    for heading in ("name", "grid", "sampler", "order", "padding"):
+        table.add_column(heading, no_wrap=True)
+    table.add_column("left / middle / right, px", justify="right", no_wrap=True)
+    table.add_column("description")
+    for convention in CONVENTIONS.values():
+        grid, sampler = (
+            "corners" if corners else "centres" for corners in (convention.grid_align_corners, convention.align_corners)
+        )
+        difference = f" (the original: {convention.difference})" if convention.difference else ""
+        table.add_row(
+            convention.name,
+            grid,
+            sampler + (f", short by {convention.short}" if convention.short else ""),
+            ", ".join(convention.order),
+            convention.padding_mode,
+            " / ".join(f"{error:+.3f}" for error in convention.identity_error(width)),
+            convention.description + difference,
+        )
+    _print(table)
 
 
 def _fields(model: ShippedModel) -> dict[str, object]:

@@ -7,8 +7,9 @@ from math import prod
 
 from torch import Tensor, nn
 
+from stn_infer.conventions import PaddingMode
 from stn_infer.errors import UsageError
-from stn_infer.layers import Mode, PaddingMode, SpatialTransformer
+from stn_infer.layers import Mode, SpatialTransformer
 from stn_infer.models.baselines import cnn, fcn
 from stn_infer.transforms import Transformation
 
@@ -34,8 +35,10 @@ def st_fcn(
     hidden: int = 128,
     localisation_hidden: int = 32,
     mode: Mode = "bilinear",
-    padding_mode: PaddingMode = "zeros",
-    align_corners: bool = False,
+    padding_mode: PaddingMode | None = None,
+    align_corners: bool | None = None,
+    grid_align_corners: bool | None = None,
+    convention: str | None = None,
 ) -> SpatialClassifier:
     """A transformer steered by three fully connected layers, before an :func:`fcn`.
 
@@ -46,7 +49,8 @@ def st_fcn(
         classes: the number of logits.
         hidden: width of the classifier's two hidden layers.
         localisation_hidden: width of the localisation network's two hidden layers.
-        mode, padding_mode, align_corners: the sampler's, see :class:`SpatialTransformer`.
+        mode, padding_mode, align_corners, grid_align_corners, convention: the sampler's and the grid's, see
+            :class:`SpatialTransformer`.
     """
     localisation = nn.Sequential(
         nn.Flatten(),
@@ -58,7 +62,17 @@ def st_fcn(
     )
     channels, *size = input_shape
     output_size = tuple(output_size or size)
-    transformer = SpatialTransformer(localisation, transformation, output_size, mode, padding_mode, align_corners)
+    transformer = SpatialTransformer(
+        localisation,
+        transformation,
+        output_size,
+        mode,
+        padding_mode,
+        align_corners,
+        grid_align_corners,
+        convention=convention,
+        input_size=size,
+    )
     return SpatialClassifier(transformer, fcn((channels, *output_size), classes, hidden))
 
 
@@ -70,8 +84,10 @@ def st_cnn(
     filters: int = 32,
     localisation_filters: int = 20,
     mode: Mode = "bilinear",
-    padding_mode: PaddingMode = "zeros",
-    align_corners: bool = False,
+    padding_mode: PaddingMode | None = None,
+    align_corners: bool | None = None,
+    grid_align_corners: bool | None = None,
+    convention: str | None = None,
 ) -> SpatialClassifier:
     """A transformer steered by a small convolutional network on the halved input, before a :func:`cnn`.
 
@@ -82,7 +98,8 @@ def st_cnn(
         classes: the number of logits.
         filters: of the classifier's first convolution; its second has twice as many.
         localisation_filters: of both convolutions of the localisation network, and the width of its hidden layer.
-        mode, padding_mode, align_corners: the sampler's, see :class:`SpatialTransformer`.
+        mode, padding_mode, align_corners, grid_align_corners, convention: the sampler's and the grid's, see
+            :class:`SpatialTransformer`.
 
     Raises:
         UsageError: an input or output size too small for the convolutions.
@@ -104,5 +121,15 @@ def st_cnn(
         nn.Linear(localisation_filters, transformation.num_parameters),
     )
     output_size = tuple(output_size or size)
-    transformer = SpatialTransformer(localisation, transformation, output_size, mode, padding_mode, align_corners)
+    transformer = SpatialTransformer(
+        localisation,
+        transformation,
+        output_size,
+        mode,
+        padding_mode,
+        align_corners,
+        grid_align_corners,
+        convention=convention,
+        input_size=size,
+    )
     return SpatialClassifier(transformer, cnn((channels, *output_size), classes, filters))

@@ -72,8 +72,8 @@ class Transformation(ABC):
     def identity(self) -> Tensor:
         """Parameters [Q], float64, that give the identity grid (or this family's nearest to it)."""
 
-    def check_output_size(self, output_size: Sequence[int]) -> tuple[int, ...]:
-        """``output_size`` as a tuple.
+    def check_output_size(self, output_size: Sequence[int], name: str = "output_size") -> tuple[int, ...]:
+        """``output_size`` as a tuple; ``name`` is what the message calls it.
 
         Raises:
             UsageError: it does not have ``rank`` axes, or one of them is below 1.
@@ -81,7 +81,7 @@ class Transformation(ABC):
         size = tuple(int(length) for length in output_size)
         if len(size) != self.rank or min(size) < 1:
             raise UsageError(
-                f"output_size of {type(self).__name__} has {self.rank} axes of at least 1, not {tuple(output_size)}"
+                f"{name} of {type(self).__name__} has {self.rank} axes of at least 1, not {tuple(output_size)}"
             )
         return size
 
@@ -119,3 +119,46 @@ def centre_to_grid(output_size: Sequence[int], grid_align_corners: bool) -> Tens
     """
     factors = [length / (length - 1) if grid_align_corners and length > 1 else 1.0 for length in reversed(output_size)]
     return torch.tensor([*factors, 1.0], dtype=torch.float64)
+
+
+def reorder_axes(values: Tensor, kind: Kind, theta_shape: Sequence[int]) -> Tensor:
+    """Rows of M or m of parameters whose coordinates come as (z, )y, x, for theta with x, y(, z).
+
+    Affine and projective: the matrix' rows and columns are reversed, but for the last one, which belongs to the 1.
+    Control points: the two coordinates change places.
+
+    Args:
+        values: M [D * K, Q] or m [D * K].
+        kind, theta_shape: the transformation's.
+    """
+    rows, cols = theta_shape
+    axes = rows - (kind == "projective")
+    row_order = [*reversed(range(axes)), *range(axes, rows)]
+    col_order = list(range(cols)) if kind == "basis" else [*reversed(range(axes)), *range(axes, cols)]
+    return values.reshape(rows, cols, -1)[row_order][:, col_order].reshape(values.shape)
+
+
+def shrink(
+    matrix: Tensor, offset: Tensor, kind: Kind, theta_shape: Sequence[int], factors: Tensor
+) -> tuple[Tensor, Tensor]:
+    """(M, m) of the grid whose axis d is ``factors[d] * (grid + 1) - 1``.
+
+    A basis of control points sums to 1 at every pixel, so the constant goes to all points alike.
+
+    Args:
+        matrix, offset: (M, m), [D * K, Q] and [D * K].
+        kind, theta_shape: the transformation's.
+        factors: [D] float64, x first.
+    """
+    rows, cols = theta_shape
+    theta = torch.cat([matrix, offset[:, None]], dim=1).reshape(rows, cols, -1).clone()
+    for axis, factor in enumerate(factors):
+        theta[axis] *= factor
+        if kind == "projective":
+            theta[axis] += (factor - 1) * theta[2]
+        elif kind == "basis":
+            theta[axis, :, -1] += factor - 1
+        else:
+            theta[axis, -1, -1] += factor - 1
+    theta = theta.reshape(rows * cols, -1)
+    return theta[:, :-1], theta[:, -1]
