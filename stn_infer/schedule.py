@@ -57,6 +57,7 @@ class Schedule(Generic[Batch, Loaded, Answered]):
     _finished: int = field(default=0, init=False)
     _loading: int = field(default=0, init=False)
     _running: int = field(default=0, init=False)
+    _ended: int = field(default=0, init=False)
     _in_turn: bool = field(default=False, init=False)  # some thread is loading alone, or finishing
     _alone: bool = field(default=True, init=False)  # loading is for one thread at a time
     _exhausted: bool = field(default=False, init=False)
@@ -73,17 +74,31 @@ class Schedule(Generic[Batch, Loaded, Answered]):
         try:
             for thread in threads:
                 thread.start()
-            for thread in threads:
-                thread.join()
+            self._wait(threads)
         except BaseException as error:
             self._stop(error)
-            for thread in threads:
-                if thread.ident is not None:
-                    thread.join()
+            self._wait([thread for thread in threads if thread.ident is not None])
+        for thread in threads:
+            if thread.ident is not None:
+                thread.join()
         if self._error is not None:
             raise self._error
 
+    def _wait(self, threads: list[threading.Thread]) -> None:
+        """Until all have ended. Not by joining them: Python takes a thread for ended when Ctrl-C comes then."""
+        with self._changed:
+            while self._ended < len(threads):
+                self._changed.wait()
+
     def _work(self) -> None:
+        try:
+            self._take_steps()
+        finally:
+            with self._changed:
+                self._ended += 1
+                self._changed.notify_all()
+
+    def _take_steps(self) -> None:
         while True:
             with self._changed:
                 while (step := self._next()) is None:
