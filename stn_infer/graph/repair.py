@@ -1,0 +1,253 @@
+"""Repairs of ONNX files: each a pure function from a model to (a changed copy, what was done).
+
+They are made one after the other, some before the pass, so that it can run, some after it, since it takes operators
+away. Each result is checked on its own: one that onnx's checker or onnxruntime refuses is left out and named. What the
+whole computes is compared with the original afterwards.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import TensorProto, helper
+
+from stn_infer.errors import ModelError, one_line
+from stn_infer.graph.compare import Stored, open_session
+from stn_infer.graph.op import opset_of
+from stn_infer.graph.opset import Refused, every_node, lower_opset, raise_opset
+from stn_infer.graph.samplers import (
+    CUSTOM,
+    UNKNOWN,
+    find_samplers,
+    infer_facts,
+    reads_nearest,
+    sampler_settings,
+    small_constants,
+)
+from stn_infer.graph.structure import tensors_of
+
+#: The newest that onnxruntime 1.31 reads.
+NEWEST_OPSET, NEWEST_IR = 26, 13
+_TRAP_FREE_OPSET = 19
+_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+@dataclass(frozen=True)
+class Repair:
+    """One thing that was mended, or that could not be.
+
+    Attributes:
+        code: of the finding that it answers.
+        message: one clause: what was done; or why it was not.
+        done: which of the two.
+    """
+
+    code: str
+    message: str
+    done: bool = True
+
+
+Step = Callable[[onnx.ModelProto], tuple[onnx.ModelProto, list[Repair]]]
+
+
+def repair(model: onnx.ModelProto, steps: Mapping[str, Step]) -> tuple[onnx.ModelProto, tuple[Repair, ...]]:
+    """Make each of ``steps`` (``BEFORE`` or ``AFTER`` the pass) that applies and passes its check.
+
+    Returns:
+        (a changed copy, or ``model`` itself where there was nothing to do; what was done and what was not).
+    """
+    report: list[Repair] = []
+    for code, step in steps.items():
+        try:
+            changed, done = step(model)
+            if done:
+                check(changed)
+        except Refused as refusal:
+            report.append(Repair(code, str(refusal), done=False))
+            continue
+        model = changed if done else model
+        report += done
+    return model, tuple(report)
+
+
+def check(model: onnx.ModelProto) -> None:
+    """Refuse what onnx's checker or onnxruntime refuses.
+
+    Raises:
+        Refused: with the reason.
+    """
+    try:
+        onnx.checker.check_model(model)
+        open_session(Stored(model))
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ModelError, ValueError) as error:
+        raise Refused(f"the result would not be valid: {one_line(error, 160)}") from None
+
+
+def drop_default_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """Weights that are listed as inputs too, as IR versions before 4 had to, become constants."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    listed = [value for value in model.graph.input if value.name in weights]
+    if not listed or model.ir_version >= 4:
+        return model, []
+    changed = _copy(model)
+    kept = [value for value in model.graph.input if value.name not in weights]
+    del changed.graph.input[:]
+    changed.graph.input.extend(kept)
+    changed.ir_version = 4
+    return changed, [Repair("weights-as-inputs", f"{len(listed)} weights are no longer inputs; IR version 4")]
+
+
+def standard_samplers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """Custom samplers become GridSample, and the file's opset at least 16.
+
+    Raises:
+        Refused: mmdeploy's runtime samples bicubic as bilinear, or the opset can't be raised.
+    """
+    constants = small_constants(model)
+    changed = _copy(model)
+    count = 0
+    for node in every_node(changed):
+        settings = sampler_settings(node, constants)
+        old = node.domain in ("", "ai.onnx") and opset_of(model) < 16
+        if settings is None or not (old or (node.domain, node.op_type) in CUSTOM):
+            continue
+        mode, padding, aligned, _ = settings
+        if node.domain == "mmdeploy" and mode == "bicubic":
+            raise Refused(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
+        count += 1
+        inputs = list(node.input[:2])
+        node.op_type, node.domain = "GridSample", ""
+        del node.attribute[:], node.input[:]
+        node.input.extend(inputs)
+        mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode) if opset_of(model) >= 20 else mode
+        for key, value in (("mode", mode), ("padding_mode", padding), ("align_corners", int(aligned))):
+            node.attribute.append(helper.make_attribute(key, value))
+    if not count:
+        return model, []
+    done = [Repair("custom-sampler", f"{count} custom samplers are the standard GridSample now")]
+    if opset_of(model) < 16:
+        changed = raise_opset(changed, 16)
+        done.append(Repair("custom-sampler", f"opset {opset_of(model)} raised to 16, the first that has GridSample"))
+    _drop_unused_domains(changed)
+    return changed, done
+
+
+def lower_ir(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """An IR version that onnxruntime doesn't read yet is lowered where the file uses nothing of it.
+
+    Raises:
+        Refused: it holds tensors of a type that is newer.
+    """
+    if model.ir_version <= NEWEST_IR:
+        return model, []
+    newest = max((tensor.data_type for tensor in tensors_of(model)), default=0)
+    if newest > TensorProto.INT2:
+        raise Refused(f"it holds tensors of type {TensorProto.DataType.Name(newest)}, new in IR 14")
+    changed = _copy(model)
+    changed.ir_version = NEWEST_IR
+    return changed, [Repair("ir-too-new", f"IR version {model.ir_version} lowered to {NEWEST_IR}")]
+
+
+def lower_new_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """An opset that onnxruntime doesn't read yet is lowered where every operator is the same there.
+
+    Raises:
+        Refused: an operator isn't.
+    """
+    present = opset_of(model)
+    if present <= NEWEST_OPSET:
+        return model, []
+    return lower_opset(model, NEWEST_OPSET), [
+        Repair("opset-too-new", f"opset {present} lowered to {NEWEST_OPSET}, where every operator in it is the same")
+    ]
+
+
+def leave_trap(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """A file whose samplers TensorRT up to 11.1 takes for nearest is brought to opset 19, where they are ``bilinear``.
+
+    Raises:
+        Refused: an operator in it is newer, or means something else there.
+    """
+    if opset_of(model) < 20:
+        return model, []
+    facts = infer_facts(model)
+    caught = [sampler for sampler in find_samplers(model) if reads_nearest(model, sampler, facts)]
+    if not caught:
+        return model, []
+    lowered = lower_opset(model, _TRAP_FREE_OPSET)
+    return lowered, [
+        Repair("opset-20-trap", f"opset {opset_of(model)} lowered to {_TRAP_FREE_OPSET}, which spells mode 'bilinear'")
+    ]
+
+
+def one_type(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """Image and grid of a sampler get one type, the wider of the two; the output keeps its own."""
+    facts = infer_facts(model)
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    changed = _copy(model)
+    nodes: list[onnx.NodeProto] = []
+    done: list[Repair] = []
+    for node in changed.graph.node:
+        image, grid = (facts.get(name, UNKNOWN).elem_type for name in (*node.input[:2], "", "")[:2])
+        floats = (TensorProto.FLOAT, *_HALVES)
+        plain = node.op_type == "GridSample" and node.domain in ("", "ai.onnx") and len(node.input) > 1
+        if not plain or image == grid or image not in floats or grid not in floats:
+            nodes.append(node)
+            continue
+        before, after = [], []
+        for index, kind in enumerate((image, grid)):
+            if kind != TensorProto.FLOAT:
+                name = _fresh(names, f"{node.input[index]}_float")
+                before.append(helper.make_node("Cast", [node.input[index]], [name], to=TensorProto.FLOAT))
+                node.input[index] = name
+        if image != TensorProto.FLOAT:
+            output, name = node.output[0], _fresh(names, f"{node.output[0]}_float")
+            node.output[0] = name
+            after.append(helper.make_node("Cast", [name], [output], to=image))
+        nodes += [*before, node, *after]
+        done.append(Repair("mixed-types", f"{node.name or node.output[0]!r} samples in float32, image and grid"))
+    if not done:
+        return model, []
+    copies = [_copied(node) for node in nodes]
+    del changed.graph.node[:], changed.graph.value_info[:]
+    changed.graph.node.extend(copies)
+    return changed, done
+
+
+#: What is repaired before the pass and after it, in this order, by the code of the finding.
+BEFORE: dict[str, Step] = {
+    "ir-too-new": lower_ir,
+    "opset-too-new": lower_new_opset,
+    "weights-as-inputs": drop_default_inputs,
+    "custom-sampler": standard_samplers,
+}
+AFTER: dict[str, Step] = {"opset-20-trap": leave_trap, "mixed-types": one_type}
+
+
+def _fresh(names: set[str], name: str) -> str:
+    while name in names:
+        name += "_"
+    names.add(name)
+    return name
+
+
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    used = {node.domain for node in every_node(model)}
+    for entry in [
+        entry for entry in model.opset_import if entry.domain not in ("", "ai.onnx") and entry.domain not in used
+    ]:
+        model.opset_import.remove(entry)
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
