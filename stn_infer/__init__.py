@@ -21,7 +21,9 @@ if TYPE_CHECKING:
     from stn_infer.errors import StnInferError
     from stn_infer.exporter import ExportReport, export
     from stn_infer.layers import SpatialTransformer
+    from stn_infer.linting import LintFinding, LintReport, lint
     from stn_infer.metadata import Preprocess
+    from stn_infer.optimizer import OptimizeReport, optimize
     from stn_infer.pipeline import RunSummary, run
     from stn_infer.sources import LoadedModel, load_source
     from stn_infer.verification import Verification, verify
@@ -32,7 +34,10 @@ _HOMES = {
     "Backend": "backends",
     "BenchResult": "benchmarking",
     "ExportReport": "exporter",
+    "LintFinding": "linting",
+    "LintReport": "linting",
     "LoadedModel": "sources",
+    "OptimizeReport": "optimizer",
     "Preprocess": "metadata",
     "RunSummary": "pipeline",
     "SpatialTransformer": "layers",
@@ -40,8 +45,10 @@ _HOMES = {
     "Verification": "verification",
     "bench": "benchmarking",
     "export": "exporter",
+    "lint": "linting",
     "load_source": "sources",
     "open_backend": "backends",
+    "optimize": "optimizer",
     "run": "pipeline",
     "verify": "verification",
 }
@@ -50,7 +57,10 @@ __all__ = [
     "Backend",
     "BenchResult",
     "ExportReport",
+    "LintFinding",
+    "LintReport",
     "LoadedModel",
+    "OptimizeReport",
     "Preprocess",
     "RunSummary",
     "SpatialTransformer",
@@ -59,8 +69,10 @@ __all__ = [
     "__version__",
     "bench",
     "export",
+    "lint",
     "load_source",
     "open_backend",
+    "optimize",
     "run",
     "verify",
 ]

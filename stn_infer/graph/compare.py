@@ -231,9 +231,10 @@ class _Judge:
         if not isinstance(want, np.ndarray):
             raise VerificationError(f"output {name!r} is no tensor, so that it cannot be compared")
         if not isinstance(got, np.ndarray) or got.dtype != want.dtype or got.shape != want.shape:
+            other = f"{got.dtype} {list(got.shape)}" if isinstance(got, np.ndarray) else type(got).__name__
             raise VerificationError(
-                f"output {name!r} is {want.dtype} {list(want.shape)} in the original, "
-                f"and {getattr(got, 'dtype', type(got).__name__)} {list(getattr(got, 'shape', ()))} in the rewritten model"
+                f"output {name!r} is {want.dtype} {list(want.shape)} in the original, and {other} in the "
+                "rewritten model"
             )
         if want.size == 0:
             return OutputDifference(name, 0.0, self.tolerance)

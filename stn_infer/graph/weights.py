@@ -267,3 +267,31 @@ def _stream(place: External, file: BinaryIO) -> None:
             else:
                 file.write(block)
             left -= len(block)
+
+
+def light_copy(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A copy of ``model`` with everything in memory but large weights that no grid is computed from.
+
+    For who looks at the graph alone: the weights that are stood in for don't come back.
+
+    Raises:
+        ModelError: external data can't be read.
+    """
+    copy = onnx.ModelProto()
+    if bytes_of_weights(model) < SMALL_MODEL:
+        copy.CopyFrom(model)
+        pull_in(copy, folder)
+        return copy
+    near = set(_near_grids(model.graph))
+    far = []
+    _copy_without_initializers(model, copy)
+    for tensor in model.graph.initializer:
+        length = 0 if tensor.data_type == TensorProto.STRING else tensor_bytes(tensor)
+        if length > _LARGE_TENSOR and tensor.data_type in _FLOATS and tensor.name not in near:
+            far.append(_reference(tensor, "-", 0, length))
+        else:
+            copy.graph.initializer.append(tensor)
+    pull_in(copy, folder)
+    copy.graph.initializer.extend(far)
+    light, _ = stand_in(copy)
+    return light

@@ -1,0 +1,99 @@
+"""Run every rule over one model. A rule is a function from the context to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import onnx
+
+from stn_infer.errors import ModelError
+from stn_infer.graph.lint_finding import SEVERITIES, LintFinding
+from stn_infer.graph.op import opset_of
+from stn_infer.graph.repair import AFTER, BEFORE, Repair, repair
+from stn_infer.graph.samplers import UNKNOWN, Facts, Sampler, TensorFacts, find_samplers, infer_facts
+from stn_infer.graph.spatial import Finding, fuse
+
+
+@dataclass(frozen=True)
+class Context:
+    """What rules look at.
+
+    Attributes:
+        model: the file, its large weights stood in for.
+        weights: the file with its weights, to look at these alone.
+        folder: where external data lie.
+        opset: of the default domain.
+        samplers: all of them.
+        facts: types and shapes, by tensor.
+        findings: what the pass would make of each sampler.
+        repairs: what ``optimize`` would mend, and what it couldn't.
+        obstacle: why the pass could not run; "" where it could.
+    """
+
+    model: onnx.ModelProto
+    weights: onnx.ModelProto
+    folder: Path
+    opset: int
+    samplers: tuple[Sampler, ...]
+    facts: Facts
+    findings: tuple[Finding, ...]
+    repairs: tuple[Repair, ...]
+    obstacle: str
+
+    def fact(self, tensor: str) -> TensorFacts:
+        """What is known of a tensor."""
+        return self.facts.get(tensor, UNKNOWN)
+
+    def fixable(self, code: str) -> bool:
+        """Whether ``optimize`` mends findings of this code here."""
+        return any(entry.code == code and entry.done for entry in self.repairs)
+
+    def unfixable(self, code: str) -> str:
+        """Why not, as a clause to add to a message; "" where it does, or has nothing to say."""
+        reasons = [entry.message for entry in self.repairs if entry.code == code and not entry.done]
+        return f" (not repaired: {reasons[0]})" if reasons else ""
+
+    def pass_finding(self, sampler: Sampler) -> Finding | None:
+        """What the pass would make of a sampler."""
+        return next((finding for finding in self.findings if finding.node == sampler.node), None)
+
+
+Rule = Callable[[Context], Iterator[LintFinding]]
+
+
+def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> Context:
+    """Find out everything that the rules ask for: a dry run of the repairs and of the pass.
+
+    Args:
+        model: with large weights stood in for.
+        weights: the file as it was read, external data in ``folder``.
+    """
+    repaired, before = repair(model, BEFORE)
+    findings: tuple[Finding, ...] = ()
+    obstacle = ""
+    fused = repaired
+    if opset_of(repaired) >= 16:
+        try:
+            fused, findings = fuse(repaired)
+        except ModelError as error:
+            obstacle = str(error)
+    _, after = repair(fused, AFTER)
+    return Context(
+        model,
+        weights,
+        folder,
+        opset_of(model),
+        find_samplers(model),
+        infer_facts(model),
+        findings,
+        (*before, *after),
+        obstacle,
+    )
+
+
+def apply_rules(context: Context, rules: tuple[Rule, ...]) -> tuple[LintFinding, ...]:
+    """The rules' findings, the gravest first."""
+    found = [finding for rule in rules for finding in rule(context)]
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
