@@ -4,6 +4,7 @@
 |---|---|
 | ``st-cnn-affine-rts`` | a shipped model: network, trained weights, pre-processing, labels |
 | ``st-cnn-affine`` | a network of the registry, with random weights unless ``weights`` are given |
+| ``dtrb``, ``aster`` | a published text rectifier, imported from the checkpoint that ``weights`` names |
 | ``mine.toml`` | a recipe |
 | ``mine.pt2`` | what ``torch.export.save`` wrote |
 | ``package.module:factory`` | a callable that returns a module, or a module; the current folder is importable |
@@ -20,7 +21,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from stn_infer.errors import SourceError, UsageError, one_line
+from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.quiet import quiet
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from stn_infer.recipes import Recipe
 
 Shapes = tuple[tuple[int, ...], ...]
-Origin = Literal["shipped", "network", "recipe", "factory", "pt2"]
+Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "pt2"]
 
 _CHECKPOINTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
@@ -64,7 +65,8 @@ def load_source(
     """The model that SOURCE names (see the module's table).
 
     Args:
-        source: a shipped model, a network, a ``.toml``, a ``.pt2``, or ``package.module:factory``.
+        source: a shipped model, a network, a published rectifier, a ``.toml``, a ``.pt2``, or
+            ``package.module:factory``.
         weights: a checkpoint to load instead of the source's own weights.
         input_shapes: the inputs' shapes without batch; needed for a factory, else they override the source's.
 
@@ -113,7 +115,7 @@ def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
     from stn_infer.checkpoints import apply_weights, check_finite
 
     module = loaded.module
-    if weights is not None:
+    if weights is not None and loaded.origin != "foreign":  # which was made from them
         apply_weights(module, weights)
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         raise SourceError(
@@ -131,8 +133,11 @@ def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
 
 
 def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    from stn_infer.foreign import FOREIGN
     from stn_infer.models import NETWORKS, SHIPPED, shipped
 
+    if source in FOREIGN:
+        return _from_foreign(source, source, {}, weights, shapes)
     if source in SHIPPED:
         model = shipped(source)
         own = model.weights_path if weights is None else None
@@ -148,7 +153,7 @@ def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> 
             "network",
             note="" if weights else f"{source} is a network, not a trained model: its weights are random (seed 0)",
         )
-    raise SourceError(_not_a_source(source, [*SHIPPED, *NETWORKS]))
+    raise SourceError(_not_a_source(source, [*SHIPPED, *NETWORKS, *FOREIGN]))
 
 
 def _not_a_source(source: str, names: list[str]) -> str:
@@ -165,17 +170,20 @@ def _not_a_source(source: str, names: list[str]) -> str:
     near = difflib.get_close_matches(source, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "'stn-infer models' lists the names"
     return (
-        f"no source {source!r}: expected a shipped model, a network, a recipe .toml, a .pt2 or "
+        f"no source {source!r}: expected a shipped model, a network, a published rectifier, a recipe .toml, a .pt2 or "
         f"package.module:factory; {hint}"
     )
 
 
 def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    from stn_infer.foreign import FOREIGN
     from stn_infer.recipes import load_recipe
 
     recipe = load_recipe(path)
     beside = path.with_suffix(".safetensors")
     has_own = weights is None and beside.is_file()
+    if recipe.network in FOREIGN:
+        return _from_foreign_recipe(recipe, str(path), beside if has_own else weights, shapes)
     loaded = _from_recipe(recipe, str(path), beside if has_own else None, shapes)
     if weights is None and not has_own and ":" not in recipe.network:  # a factory may load its own
         return replace(loaded, note=f"there is no {beside} and no --weights: the weights are random (seed 0)")
@@ -210,6 +218,47 @@ def _create(network: str, options: dict[str, Any]) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         return _made(network, options) if ":" in network else create(network, **options)
+
+
+# ---- published models ---------------------------------------------------------------------------------------------
+
+
+def _from_foreign(
+    source: str, network: str, options: dict[str, Any], weights: Path | None, shapes: Shapes | None
+) -> LoadedModel:
+    from torch import nn
+
+    from stn_infer.checkpoints import load_weights
+    from stn_infer.foreign import FOREIGN
+
+    if weights is None:
+        raise SourceError(f"{source}: {network} is imported from a checkpoint; name it with --weights FILE")
+    foreign = FOREIGN[network]
+    tensors = load_weights(weights)
+    try:
+        module = foreign.load(tensors, **options)
+    except WeightsError as error:
+        raise WeightsError(f"{weights}: {error}") from None
+    channels = next(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    shape = shapes[0] if shapes else foreign.input_shape(channels)
+    preprocess = foreign.preprocess(channels)
+    if preprocess is not None and len(shape) == 3:
+        preprocess = replace(preprocess, size=(shape[1], shape[2]))
+    metadata = ModelMetadata(preprocess, source=source)
+    note = foreign.note if "align_corners" not in options else ""
+    return LoadedModel(network, module, shapes or (shape,), metadata, "foreign", note=note)
+
+
+def _from_foreign_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    options = {key: value for key, value in recipe.options.items() if key != "input_shape"}
+    try:
+        loaded = _from_foreign(source, recipe.network, options, weights, shapes or (tuple(recipe.input_shape),))
+    except UsageError as error:  # the recipe's mistake, not the command line's
+        raise SourceError(f"recipe {source}: {error}") from None
+    metadata = replace(
+        loaded.metadata, preprocess=recipe.preprocess or loaded.metadata.preprocess, labels=recipe.labels
+    )
+    return replace(loaded, name=recipe.name, metadata=metadata)
 
 
 # ---- factories ---------------------------------------------------------------------------------------------------

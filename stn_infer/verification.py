@@ -157,10 +157,10 @@ def verify_model(
     runner = _Runner(model)
     batches = sample_batches(loaded) if batches is None else batches
     if tolerance is None and reference.dtype == "float64":
-        deviation = float32_deviation(loaded.module, reference, [batch.inputs for batch in batches])
-        limit = attainable(limit, deviation)
+        own = float32_deviation(loaded.module, reference, [batch.inputs for batch in batches])
+        limit = attainable(limit, own)
         if limit > TOLERANCE:
-            notes.append(f"float32 PyTorch itself is off by {deviation:.1e} here: held to {limit:.1e}")
+            notes.append(f"float32 PyTorch itself is off by {own:.1e} here: held to {limit:.1e}")
     outputs: dict[str, OutputDeviation] = {}
     grids: dict[int, GridDeviation] = {}
     for batch in batches:

@@ -8,13 +8,14 @@ from click.testing import CliRunner
 
 from stn_infer.cli.models import command
 from stn_infer.conventions import CONVENTIONS
+from stn_infer.foreign import FOREIGN
 from stn_infer.models import NETWORKS, SHIPPED, shipped
 
 
 def test_the_tables_name_everything_with_its_error() -> None:
     done = CliRunner().invoke(command, [], catch_exceptions=False)
     assert done.exit_code == 0
-    for name in (*NETWORKS, *SHIPPED):
+    for name in (*NETWORKS, *SHIPPED, *FOREIGN):
         assert f" {name} " in done.output
     for name in SHIPPED:
         line = next(line for line in done.output.splitlines() if f" {name} " in line)
@@ -25,6 +26,7 @@ def test_json_holds_the_figures() -> None:
     fields = json.loads(CliRunner().invoke(command, ["--json"], catch_exceptions=False).output)
     assert [network["name"] for network in fields["networks"]] == list(NETWORKS)
     assert [model["name"] for model in fields["shipped"]] == list(SHIPPED)
+    assert [model["name"] for model in fields["published"]] == list(FOREIGN)
     for model in fields["shipped"]:
         results = shipped(model["name"]).results
         assert model["error_percent"] == results.error

@@ -11,6 +11,7 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from stn_infer.foreign import Foreign
     from stn_infer.models import Network, ShippedModel
 
 
@@ -25,10 +26,11 @@ if TYPE_CHECKING:
 )
 @click.option("--json", "as_json", is_flag=True, help="Write JSON instead of tables.")
 def command(conventions: bool, width: int, as_json: bool) -> None:
-    """List the trained models that are shipped, with their measured error, and the networks by name."""
+    """List the trained models that are shipped, with their measured error, and all other networks by name."""
     if conventions:
         _list_conventions(width, as_json)
         return
+    from stn_infer.foreign import FOREIGN
     from stn_infer.models import NETWORKS, SHIPPED, shipped
 
     models = [shipped(name) for name in SHIPPED]
@@ -39,10 +41,14 @@ def command(conventions: bool, width: int, as_json: bool) -> None:
                 {"name": network.name, "input_shape": network.input_shape, "description": network.description}
                 for network in NETWORKS.values()
             ],
+            "published": [
+                {"name": foreign.name, "description": foreign.description, "note": foreign.note}
+                for foreign in FOREIGN.values()
+            ],
         }
         click.echo(json.dumps(fields, indent=1))
         return
-    _print(_shipped_table(models), _networks_table(list(NETWORKS.values())))
+    _print(_shipped_table(models), _networks_table(list(NETWORKS.values())), _foreign_table(list(FOREIGN.values())))
 
 
 def _print(*tables: Table) -> None:
@@ -143,6 +149,18 @@ def _networks_table(networks: list[Network]) -> Table:
     table.add_column("description")
     for network in networks:
         table.add_row(network.name, _shape(network.input_shape), network.description)
+    return table
+
+
+def _foreign_table(models: list[Foreign]) -> Table:
+    from rich.table import Table
+
+    table = Table(title="Published models, imported from the checkpoint that --weights names", title_justify="left")
+    table.add_column("name", no_wrap=True)
+    table.add_column("images", no_wrap=True)
+    table.add_column("description")
+    for model in models:
+        table.add_row(model.name, f"{model.input_height}x{model.input_width}", model.description)
     return table
 
 

@@ -2,6 +2,7 @@
 
 from stn_infer.transforms.affine import Affine, Attention, Translation
 from stn_infer.transforms.base import Kind, Transformation
+from stn_infer.transforms.fixed import FixedBasis
 from stn_infer.transforms.piecewise import PiecewiseAffine
 from stn_infer.transforms.projective import Projective
 from stn_infer.transforms.tps import ThinPlateSpline
@@ -9,6 +10,7 @@ from stn_infer.transforms.tps import ThinPlateSpline
 __all__ = [
     "Affine",
     "Attention",
+    "FixedBasis",
     "Kind",
     "PiecewiseAffine",
     "Projective",

@@ -1,0 +1,80 @@
+"""The published models by name. Importing this needs no torch; importing a checkpoint does."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+from stn_infer.errors import UsageError
+from stn_infer.metadata import Preprocess
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class Foreign:
+    """A published model that a checkpoint is imported into.
+
+    Attributes:
+        name: as on the command line.
+        description: one line.
+        function: ``module:function`` in ``stn_infer.foreign`` that imports a state dict.
+        input_height, input_width: of the images that the published code feeds it.
+        note: what a user should know of the import; empty where there is nothing.
+    """
+
+    name: str
+    description: str
+    function: str
+    input_height: int
+    input_width: int
+    note: str = ""
+
+    def load(self, state_dict: Mapping[str, Tensor], **options: Any) -> nn.Module:
+        """The module; options are the importing function's keyword arguments.
+
+        Raises:
+            UsageError: an option that there is not.
+            WeightsError: the checkpoint does not hold such a model.
+        """
+        module, _, function = self.function.partition(":")
+        load = getattr(import_module(f"stn_infer.foreign.{module}"), function)
+        known = [name for name in inspect.signature(load).parameters if name != "state_dict"]
+        unknown = [name for name in options if name not in known]
+        if unknown:
+            raise UsageError(f"{self.name} has no option {unknown[0]!r}; its options: {', '.join(known)}")
+        return load(state_dict, **options)  # type: ignore[no-any-return]
+
+    def input_shape(self, channels: int) -> tuple[int, int, int]:
+        """(C, H, W)."""
+        return channels, self.input_height, self.input_width
+
+    def preprocess(self, channels: int) -> Preprocess | None:
+        """The published pre-processing, pixels to -1..1; None for images of neither 1 nor 3 channels."""
+        if channels not in (1, 3):
+            return None
+        size = self.input_height, self.input_width
+        return Preprocess("grey" if channels == 1 else "rgb", size=size, mean=(0.5,), std=(0.5,))
+
+
+FOREIGN: Mapping[str, Foreign] = {
+    foreign.name: foreign
+    for foreign in (
+        Foreign(
+            "dtrb", "the TPS rectifier of RARE as deep-text-recognition-benchmark has it", "dtrb:import_dtrb", 32, 100
+        ),
+        Foreign(
+            "aster",
+            "the TPS rectifier of ASTER's PyTorch port",
+            "aster:import_aster",
+            64,
+            256,
+            note="aster samples as the published code does on torch >= 1.3 and clamps its grid, which stays unfused; a "
+            "checkpoint trained on torch <= 1.2 wants align_corners = true in a recipe's options",
+        ),
+    )
+}

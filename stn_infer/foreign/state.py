@@ -1,0 +1,111 @@
+"""Finding a known part in the state dict of a larger model, and loading it; what does not fit is named."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from stn_infer.errors import WeightsError
+
+
+@dataclass(frozen=True)
+class Part:
+    """The tensors below one prefix.
+
+    Attributes:
+        what: what messages call it.
+        prefix: in the whole state dict, with its dot.
+        tensors: by name without the prefix, float32 or float64.
+    """
+
+    what: str
+    prefix: str
+    tensors: Mapping[str, Tensor]
+
+    def take(self, name: str, axes: int) -> Tensor:
+        """The tensor called ``name``.
+
+        Raises:
+            WeightsError: it is missing, or does not have this many axes.
+        """
+        tensor = self.tensors.get(name)
+        if tensor is None or tensor.dim() != axes:
+            state = "is missing" if tensor is None else f"has shape {list(tensor.shape)}, expected {axes} axes"
+            raise WeightsError(
+                f"{self.prefix}{name} of the {self.what} {state}; give a checkpoint of the published network"
+            )
+        return tensor
+
+    def load(self, module: nn.Module) -> None:
+        """Load the tensors that ``module`` has; others are passed over.
+
+        Raises:
+            WeightsError: one is missing or has another shape.
+        """
+        own = module.state_dict()
+        counters = [name for name in own if name.endswith("num_batches_tracked") and name not in self.tensors]
+        for name in own:
+            if name in counters:  # old checkpoints lack it
+                continue
+            found = self.take(name, own[name].dim())
+            if found.shape != own[name].shape:
+                raise WeightsError(
+                    f"{self.prefix}{name} of the {self.what} has shape {list(found.shape)}, "
+                    f"expected {list(own[name].shape)}; the network is not the published one"
+                )
+        module.load_state_dict({name: self.tensors[name] for name in own if name not in counters}, strict=False)
+
+
+def find_part(state_dict: Mapping[str, Tensor], anchor: str, what: str, prefix: str | None = None) -> Part:
+    """The part of a state dict that holds ``anchor``.
+
+    Args:
+        state_dict: of the part alone or of a larger model.
+        anchor: a tensor's name that tells the part from all others.
+        what: what messages call the part.
+        prefix: where the part is, in a model that holds several.
+
+    Raises:
+        WeightsError: no such part, or several.
+    """
+    prefixes = sorted(key.removesuffix(anchor) for key in state_dict if key == anchor or key.endswith("." + anchor))
+    if prefix is not None:
+        prefix = f"{prefix.rstrip('.')}." if prefix.rstrip(".") else ""
+        prefixes = [found for found in prefixes if found.startswith(prefix)]
+    if not prefixes:
+        below = f" below {prefix!r}" if prefix else ""
+        some = ", ".join(list(state_dict)[:3])
+        raise WeightsError(
+            f"the checkpoint holds no {what}: no {anchor!r}{below} among {len(state_dict)} tensors ({some}, …)"
+        )
+    if len(prefixes) > 1:
+        raise WeightsError(
+            f"the checkpoint holds more than one {what}, at {', '.join(map(repr, prefixes))}; name one with prefix"
+        )
+    return part_below(state_dict, prefixes[0], what)
+
+
+def part_below(state_dict: Mapping[str, Tensor], prefix: str, what: str) -> Part:
+    """All tensors whose names begin with ``prefix``, which ends in a dot or is empty."""
+    tensors = {key.removeprefix(prefix): value for key, value in state_dict.items() if key.startswith(prefix)}
+    return Part(what, prefix, {key: _full(value) for key, value in tensors.items()})
+
+
+def image_size(x: Tensor, y: Tensor, name: str) -> tuple[int, int]:
+    """(H, W) of the pixels, row-major, whose coordinates are ``x`` [P] and ``y`` [P].
+
+    Raises:
+        WeightsError: they are not those of an image.
+    """
+    width, height = (int(torch.unique(values).numel()) for values in (x, y))
+    if width * height != x.numel() or not bool((x.reshape(height, width) == x[:width]).all()):
+        raise WeightsError(f"{name} has {x.numel()} rows for {width} x and {height} y; expected a row a pixel")
+    return height, width
+
+
+def _full(tensor: Tensor) -> Tensor:
+    """Half precision in float32; everything else as it is."""
+    return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor

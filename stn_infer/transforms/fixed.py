@@ -1,0 +1,108 @@
+"""A transformation whose constants are given: how a checkpoint that carries its own is taken over."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import prod
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from stn_infer.errors import UsageError
+from stn_infer.transforms.base import Kind, Transformation, check_rank, target_coordinates
+
+
+@dataclass(frozen=True, eq=False)
+class FixedBasis(Transformation):
+    """Grids ``(matrix @ parameters + offset) . values``, whatever the grid's convention: it is in ``values``.
+
+    Attributes:
+        values: the basis [K, P], kept in float64.
+        size: (H, W) or (D, H, W) of the grid, P pixels row-major.
+        matrix: [D * K, Q], row d * K + k for theta[d, k]; None: the identity, so that parameters are theta itself.
+        offset: [D * K]; None: zeros.
+
+    Raises:
+        UsageError: shapes that do not fit each other, or values that are not finite.
+    """
+
+    values: Tensor
+    size: tuple[int, ...]
+    matrix: Tensor | None = None
+    offset: Tensor | None = None
+
+    kind: ClassVar[Kind] = "basis"
+
+    def __post_init__(self) -> None:
+        check_rank(len(self.size), "FixedBasis")
+        values = self.values.detach().double()
+        if values.dim() != 2 or values.shape[1] != prod(self.size):
+            raise UsageError(
+                f"the basis of a grid of {'x'.join(map(str, self.size))} is [K, {prod(self.size)}], "
+                f"not {list(values.shape)}"
+            )
+        count = len(self.size) * len(values)
+        matrix = torch.eye(count, dtype=torch.float64) if self.matrix is None else self.matrix.detach().double()
+        offset = torch.zeros(count, dtype=torch.float64) if self.offset is None else self.offset.detach().double()
+        if matrix.dim() != 2 or len(matrix) != count or offset.shape != (count,):
+            raise UsageError(
+                f"theta has {count} values here: matrix is [{count}, Q] and offset [{count}], "
+                f"not {list(matrix.shape)} and {list(offset.shape)}"
+            )
+        if not all(bool(constant.isfinite().all()) for constant in (values, matrix, offset)):
+            raise UsageError("the constants of a FixedBasis hold NaN or infinity")
+        for name, constant in (("values", values), ("matrix", matrix), ("offset", offset)):
+            object.__setattr__(self, name, constant)
+
+    @property
+    def rank(self) -> int:
+        """D: the number of axes of ``size``."""
+        return len(self.size)
+
+    @property
+    def num_basis(self) -> int:
+        """K: the rows of ``values``."""
+        return len(self.values)
+
+    @property
+    def num_parameters(self) -> int:
+        """Q: the columns of ``matrix``."""
+        return self._map()[0].shape[1]
+
+    def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
+        """See :meth:`Transformation.affine_map`: as given."""
+        return self._map()
+
+    def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
+        """As given, [K, P] float64."""
+        self.check_output_size(output_size)
+        return self.values
+
+    def identity(self) -> Tensor:
+        """The parameters whose grid is nearest to the pixel centres, in the least squares sense."""
+        matrix, offset = self._map()
+        # [D * P, Q]: how each coordinate of the grid depends on each parameter
+        response, start = (
+            torch.einsum("dkq,kp->dpq", part.reshape(self.rank, self.num_basis, -1), self.values).flatten(0, 1)
+            for part in (matrix, offset)
+        )
+        wanted = target_coordinates(self.size, align_corners=False).reshape(-1, 1)
+        solution: Tensor = torch.linalg.lstsq(response, wanted - start, driver="gelsd").solution
+        return solution[:, 0]
+
+    def check_output_size(self, output_size: Sequence[int], name: str = "output_size") -> tuple[int, ...]:
+        """``output_size`` as a tuple.
+
+        Raises:
+            UsageError: it is not the grid's.
+        """
+        size = super().check_output_size(output_size, name)
+        if name == "output_size" and size != tuple(self.size):
+            raise UsageError(f"this FixedBasis makes grids of {self.size}, not {size}; its constants hold the size")
+        return size
+
+    def _map(self) -> tuple[Tensor, Tensor]:
+        assert self.matrix is not None and self.offset is not None  # made in __post_init__
+        return self.matrix, self.offset
