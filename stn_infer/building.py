@@ -210,7 +210,9 @@ def _read(source: str | Path | bytes | LoadedModel) -> tuple[str, onnx.ModelProt
     import onnx
 
     if isinstance(source, bytes):
-        model = onnx.load_from_string(source)
+        from stn_infer.graph.load import parse_model
+
+        model = parse_model(source)
         return model.graph.name or "the model", model
     from stn_infer.exporter import export_bytes
     from stn_infer.sources import load_source

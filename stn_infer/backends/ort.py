@@ -76,6 +76,10 @@ class OrtBackend:
         self._label = model.name if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model}: expected an ONNX file, found {'a folder' if model.is_dir() else 'nothing'}")
+        if isinstance(model, Path):
+            from stn_infer.graph.load import check_file
+
+            check_file(model)  # a damaged file ends here, and not in native code
 
         options = ort.SessionOptions()
         options.log_severity_level = 4
