@@ -9,6 +9,8 @@ from pathlib import Path
 
 from stn_infer.graph.lint_finding import SEVERITIES, LintFinding
 
+__all__ = ["LintFinding", "LintReport", "lint"]
+
 SCHEMA = 1
 
 

@@ -70,17 +70,19 @@ def unknown_samplers(context: Context) -> Iterator[LintFinding]:
     constants = small_constants(context.model)
     known = {sampler.output for sampler in context.samplers}
     for sampler in context.samplers:
-        name = f"{sampler.domain}::{sampler.op_type}" if sampler.domain else f"GridSample at opset {context.opset}"
-        if not sampler.custom and (context.opset >= 16 or sampler.fused):
+        if sampler.custom:
+            name = f"{sampler.domain}::{sampler.op_type}"
+            where = "onnxruntime" if sampler.domain == "com.microsoft" else "its own runtime"
+            what = f"{name} runs in {where} only"
+        elif context.opset < 16 and not sampler.fused:
+            what = f"no runtime has GridSample at opset {context.opset}"
+        else:
             continue
-        runs = sampler.domain == "com.microsoft"
         yield _finding(
             "custom-sampler",
-            "warning" if runs else "error",
+            "warning" if sampler.domain == "com.microsoft" else "error",
             sampler,
-            f"{name} runs in {'onnxruntime' if runs else 'its own runtime'} only; the standard GridSample (opset "
-            "16) runs "
-            "everywhere" + context.unfixable("custom-sampler"),
+            f"{what}; from opset 16 on the standard GridSample runs everywhere" + context.unfixable("custom-sampler"),
             context.fixable("custom-sampler"),
         )
     for node in context.model.graph.node:

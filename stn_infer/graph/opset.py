@@ -15,6 +15,8 @@ from stn_infer.graph.structure import subgraphs
 _DEFAULT = ("", "ai.onnx")
 # Same signature, another meaning: GroupNormalization's scale is per group up to 20, per channel from 21 on.
 _REDEFINED = {"GroupNormalization": 21}
+# Their new attributes default to what they did without them, or concern types that the older version lacks.
+_EXTENDED = ("QuantizeLinear", "DequantizeLinear", "Cast", "CastLike")
 _PENDING = "stn.pending"
 
 
@@ -32,12 +34,12 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         Refused: an operator is newer, or was revised, or a function takes a sampler's mode as an attribute.
     """
     present = opset_of(model)
-    for node in every_node(model):
-        if node.domain in _DEFAULT:
-            _check_same(node, present, version)
     lowered = onnx.ModelProto()
     lowered.CopyFrom(model)
     _drop_own_functions(lowered)
+    for node in every_node(lowered):
+        if node.domain in _DEFAULT:
+            _check_same(node, present, version)
     for node in every_node(lowered):
         if (node.op_type == "GridSample" and node.domain in _DEFAULT) or is_spatial(node):
             _respell(node, version)
@@ -140,11 +142,7 @@ def _uses_only(node: onnx.NodeProto, now: Any, then: Any) -> bool:
     given = {attribute.name for attribute in node.attribute}
     extra = after[2].keys() - before[2].keys()
     common = {key: value for key, value in after[2].items() if key not in extra}
-    # the quantisers' new attributes default to what they did without them
-    return before[:2] == after[:2] and common == before[2] and not extra & given and node.op_type in _QUANTISERS
-
-
-_QUANTISERS = ("QuantizeLinear", "DequantizeLinear")
+    return before[:2] == after[:2] and common == before[2] and not extra & given and node.op_type in _EXTENDED
 
 
 def _signature(schema: Any) -> tuple[Any, Any, dict[str, Any]]:

@@ -134,34 +134,28 @@ def standard_samplers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Rep
     return changed, done
 
 
-def lower_ir(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
-    """An IR version that onnxruntime doesn't read yet is lowered where the file uses nothing of it.
+def lower_versions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """An opset or IR version that onnxruntime doesn't read yet is lowered where the file means the same there.
 
     Raises:
-        Refused: it holds tensors of a type that is newer.
+        Refused: an operator is newer or was revised, or there are tensors of a type that is newer.
     """
-    if model.ir_version <= NEWEST_IR:
-        return model, []
-    newest = max((tensor.data_type for tensor in tensors_of(model)), default=0)
-    if newest > TensorProto.INT2:
-        raise Refused(f"it holds tensors of type {TensorProto.DataType.Name(newest)}, new in IR 14")
-    changed = _copy(model)
-    changed.ir_version = NEWEST_IR
-    return changed, [Repair("ir-too-new", f"IR version {model.ir_version} lowered to {NEWEST_IR}")]
-
-
-def lower_new_opset(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
-    """An opset that onnxruntime doesn't read yet is lowered where every operator is the same there.
-
-    Raises:
-        Refused: an operator isn't.
-    """
-    present = opset_of(model)
-    if present <= NEWEST_OPSET:
-        return model, []
-    return lower_opset(model, NEWEST_OPSET), [
-        Repair("opset-too-new", f"opset {present} lowered to {NEWEST_OPSET}, where every operator in it is the same")
-    ]
+    opset, ir_version = opset_of(model), model.ir_version
+    done: list[Repair] = []
+    changed = model
+    if opset > NEWEST_OPSET:
+        changed = lower_opset(changed, NEWEST_OPSET)
+        done.append(
+            Repair("opset-too-new", f"opset {opset} lowered to {NEWEST_OPSET}: every operator is the same there")
+        )
+    if ir_version > NEWEST_IR:
+        newest = max((tensor.data_type for tensor in tensors_of(model)), default=0)
+        if newest > TensorProto.INT2:
+            raise Refused(f"it holds tensors of type {TensorProto.DataType.Name(newest)}, new in IR version 14")
+        changed = _copy(changed)
+        changed.ir_version = NEWEST_IR
+        done.append(Repair("ir-too-new", f"IR version {ir_version} lowered to {NEWEST_IR}"))
+    return changed, done
 
 
 def leave_trap(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
@@ -218,8 +212,7 @@ def one_type(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
 
 #: What is repaired before the pass and after it, in this order, by the code of the finding.
 BEFORE: dict[str, Step] = {
-    "ir-too-new": lower_ir,
-    "opset-too-new": lower_new_opset,
+    "opset-too-new": lower_versions,
     "weights-as-inputs": drop_default_inputs,
     "custom-sampler": standard_samplers,
 }
