@@ -153,6 +153,32 @@ def test_a_library_serves_many_sessions() -> None:
         np.testing.assert_allclose(one.run(None, feeds)[0], feeds["input"], atol=1e-6)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize(
+    ("kind", "output_size"), [("affine", (6, 8)), ("affine", (4, 5, 6)), ("basis", (6, 8)), ("projective", (6, 8))]
+)
+def test_the_output_has_a_shape_before_anything_runs(kind: str, output_size: tuple[int, ...], dtype: str) -> None:
+    """The file says nothing about it: batch and channels come from the input, the rest from grid_shape."""
+    model = one_node(kind, canonical(output_size), output_size, dtype=dtype)
+    assert not model.graph.value_info and not model.graph.output[0].type.tensor_type.HasField("shape")
+    assert session(model, True).get_outputs()[0].shape == ["n", "s1", *output_size]
+    for index, size in enumerate((2, 3)):
+        model.graph.input[0].type.tensor_type.shape.dim[index].dim_value = size
+    assert session(model, True).get_outputs()[0].shape == [2, 3, *output_size]
+
+
+@pytest.mark.parametrize("rank", [None, 4])
+def test_an_input_of_unknown_shape_is_no_obstacle(rank: int | None) -> None:
+    model = one_node("affine", canonical((4, 4)), (4, 4))
+    known = model.graph.input[0].type.tensor_type
+    known.ClearField("shape")
+    for _ in range(rank or 0):
+        known.shape.dim.add()
+    image = np.random.default_rng(0).random((2, 1, 5, 5), np.float32)
+    plain, fused = both(model, {"input": image, "theta": random_theta(np.random.default_rng(1), 2, 3, 2)})
+    np.testing.assert_allclose(fused, plain, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

@@ -23,11 +23,13 @@ struct KernelContext;
 struct ShapeInferContext;
 struct Value;
 struct TensorInfo;
+struct OpAttribute;
 
 enum ElementType : int { kUndefined = 0, kFloat = 1, kFloat16 = 10, kBFloat16 = 16 };
 enum ErrorCode : int { kFail = 1, kInvalidArgument = 2, kNotImplemented = 9 };
 enum Characteristic : int { kRequired = 0 };
 enum MemoryType : int { kMemoryDefault = 0 };
+enum AttributeType : int { kAttributeInts = 2 };
 
 /// OrtApi: a table of functions, called by position.
 struct Api {
@@ -52,6 +54,13 @@ struct Api {
     return at<Status*(SessionOptions*, CustomOpDomain*)>(28)(options, domain);
   }
   Status* tensor_data(Value* value, void** data) const { return at<Status*(Value*, void**)>(51)(value, data); }
+  Status* create_tensor_info(TensorInfo** info) const { return at<Status*(TensorInfo**)>(57)(info); }
+  Status* set_element_type(TensorInfo* info, ElementType type) const {
+    return at<Status*(TensorInfo*, ElementType)>(58)(info, type);
+  }
+  Status* set_dimensions(TensorInfo* info, const int64_t* sizes, size_t count) const {
+    return at<Status*(TensorInfo*, const int64_t*, size_t)>(59)(info, sizes, count);
+  }
   Status* element_type(const TensorInfo* info, ElementType* type) const {
     return at<Status*(const TensorInfo*, ElementType*)>(60)(info, type);
   }
@@ -60,6 +69,10 @@ struct Api {
   }
   Status* dimensions(const TensorInfo* info, int64_t* sizes, size_t count) const {
     return at<Status*(const TensorInfo*, int64_t*, size_t)>(62)(info, sizes, count);
+  }
+  /// The names of axes without a known size; empty for the others. They belong to `info`.
+  Status* symbolic_dimensions(const TensorInfo* info, const char** names, size_t count) const {
+    return at<Status*(const TensorInfo*, const char**, size_t)>(63)(info, names, count);
   }
   Status* tensor_info(const Value* value, TensorInfo** info) const {
     return at<Status*(const Value*, TensorInfo**)>(65)(value, info);
@@ -84,6 +97,26 @@ struct Api {
   }
   Status* gpu_stream(const KernelContext* context, void** stream) const {
     return at<Status*(const KernelContext*, void**)>(193)(context, stream);
+  }
+  /// \param info belongs to the context.
+  Status* inferred_input(const ShapeInferContext* context, size_t index, TensorInfo** info) const {
+    return at<Status*(const ShapeInferContext*, size_t, TensorInfo**)>(268)(context, index, info);
+  }
+  /// \param attribute belongs to the context.
+  Status* inferred_attribute(const ShapeInferContext* context, const char* name, const OpAttribute** attribute) const {
+    return at<Status*(const ShapeInferContext*, const char*, const OpAttribute**)>(269)(context, name, attribute);
+  }
+  Status* infer_output(const ShapeInferContext* context, size_t index, const TensorInfo* info) const {
+    return at<Status*(const ShapeInferContext*, size_t, const TensorInfo*)>(270)(context, index, info);
+  }
+  Status* set_symbolic_dimensions(TensorInfo* info, const char** names, size_t count) const {
+    return at<Status*(TensorInfo*, const char**, size_t)>(271)(info, names, count);
+  }
+  /// \param bytes what `data` holds; \param used what the attribute took of it, or would.
+  Status* read_attribute(const OpAttribute* attribute, AttributeType type, void* data, size_t bytes,
+                         size_t* used) const {
+    return at<Status*(const OpAttribute*, AttributeType, void*, size_t, size_t*)>(272)(attribute, type, data, bytes,
+                                                                                       used);
   }
   /// Calls `function(data, i)` for i in [0, total) on the session's own threads.
   Status* parallel_for(const KernelContext* context, void (*function)(void*, size_t), size_t total, size_t batches,

@@ -28,8 +28,9 @@ struct Settings {
 
 /// One op: a name, a type of images, a provider.
 struct Op : CustomOp {
-  Op(const char* op_name, bool on_cuda, int32_t image_dtype);
+  Op(const Api* api, const char* op_name, bool on_cuda, int32_t image_dtype);
 
+  const Api* api;
   const char* op_name;
   bool cuda;
   int32_t dtype;
@@ -228,8 +229,54 @@ Status* compute(void* kernel, KernelContext* context) {
   return result == STN_OK ? nullptr : refuse(api, stn_status_text(result));
 }
 
-Op::Op(const char* new_name, bool on_cuda, int32_t image_dtype)
-    : CustomOp{}, op_name(new_name), cuda(on_cuda), dtype(image_dtype) {
+/// Fills in `info` for the output: the input's batch and channels, then the sizes in grid_shape; `known` is whether all
+/// of that is known.
+Status* describe_output(const Api& api, const ShapeInferContext* context, TensorInfo* info, bool* known) {
+  TensorInfo* image = nullptr;
+  const OpAttribute* attribute = nullptr;
+  if (Status* status = api.inferred_input(context, 0, &image)) return status;
+  if (Status* status = api.inferred_attribute(context, "grid_shape", &attribute)) return status;
+  int64_t grid_shape[5] = {};
+  size_t bytes = 0, rank = 0;
+  if (Status* status = api.read_attribute(attribute, kAttributeInts, grid_shape, sizeof grid_shape, &bytes)) {
+    return status;
+  }
+  if (Status* status = api.dimensions_count(image, &rank)) return status;
+  // An input of unknown shape has no axes here. What does not fit together is refused when the kernel is made.
+  if ((rank != 4 && rank != 5) || bytes != rank * sizeof(int64_t)) return nullptr;
+  int64_t sizes[5] = {};
+  const char* names[5] = {};
+  ElementType type = kUndefined;
+  if (Status* status = api.dimensions(image, sizes, rank)) return status;
+  if (Status* status = api.symbolic_dimensions(image, names, rank)) return status;
+  *known = true;
+  for (size_t d = 0; d < rank; ++d) {
+    if (d >= 2) sizes[d] = grid_shape[d - 1];
+    if (d >= 2 || names[d] == nullptr) names[d] = "";
+    *known = *known && (sizes[d] >= 0 || names[d][0] != '\0');
+  }
+  if (Status* status = api.element_type(image, &type)) return status;
+  if (Status* status = api.set_element_type(info, type)) return status;
+  if (Status* status = api.set_dimensions(info, sizes, rank)) return status;
+  return api.set_symbolic_dimensions(info, names, rank);
+}
+
+/// Tells onnxruntime the output's shape when a model is loaded. Where it isn't known, nothing is said: that is no
+/// error.
+Status* infer_shape(const CustomOp* op, ShapeInferContext* context) {
+  const Api& api = *self(op).api;
+  TensorInfo* info = nullptr;
+  bool known = false;
+  if (Status* status = api.create_tensor_info(&info)) return status;
+  Status* status = describe_output(api, context, info, &known);
+  if (status == nullptr && known) status = api.infer_output(context, 0, info);
+  api.release(info);
+  if (status != nullptr) api.release(status);
+  return nullptr;
+}
+
+Op::Op(const Api* new_api, const char* new_name, bool on_cuda, int32_t image_dtype)
+    : CustomOp{}, api(new_api), op_name(new_name), cuda(on_cuda), dtype(image_dtype) {
   version = kApiVersion;
   name = [](const CustomOp* op) { return self(op).op_name; };
   execution_provider = [](const CustomOp* op) {
@@ -247,6 +294,7 @@ Op::Op(const char* new_name, bool on_cuda, int32_t image_dtype)
   create_kernel_status = ort::create_kernel;
   compute_status = ort::compute;
   destroy_kernel = ort::destroy_kernel;
+  infer_shape = ort::infer_shape;
   start_version = [](const CustomOp*) { return 1; };
   end_version = [](const CustomOp*) { return 1; };
 }
@@ -254,12 +302,12 @@ Op::Op(const char* new_name, bool on_cuda, int32_t image_dtype)
 /// Adds every op to a domain. The ops live as long as the process, as onnxruntime keeps pointers to them.
 Status* add_ops(const Api& api, CustomOpDomain* domain) {
   static const Op ops[] = {
-      {"SpatialTransformer", false, STN_FP32},    {"SpatialTransformer", false, STN_FP16},
-      {"SpatialTransformer", false, STN_BF16},    {"ProjectiveTransformer", false, STN_FP32},
-      {"ProjectiveTransformer", false, STN_FP16}, {"ProjectiveTransformer", false, STN_BF16},
-      {"SpatialTransformer", true, STN_FP32},     {"SpatialTransformer", true, STN_FP16},
-      {"SpatialTransformer", true, STN_BF16},     {"ProjectiveTransformer", true, STN_FP32},
-      {"ProjectiveTransformer", true, STN_FP16},  {"ProjectiveTransformer", true, STN_BF16},
+      {&api, "SpatialTransformer", false, STN_FP32},    {&api, "SpatialTransformer", false, STN_FP16},
+      {&api, "SpatialTransformer", false, STN_BF16},    {&api, "ProjectiveTransformer", false, STN_FP32},
+      {&api, "ProjectiveTransformer", false, STN_FP16}, {&api, "ProjectiveTransformer", false, STN_BF16},
+      {&api, "SpatialTransformer", true, STN_FP32},     {&api, "SpatialTransformer", true, STN_FP16},
+      {&api, "SpatialTransformer", true, STN_BF16},     {&api, "ProjectiveTransformer", true, STN_FP32},
+      {&api, "ProjectiveTransformer", true, STN_FP16},  {&api, "ProjectiveTransformer", true, STN_BF16},
   };
   for (const Op& op : ops) {
     if (op.cuda && !has_cuda()) continue;
