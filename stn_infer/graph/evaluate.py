@@ -148,14 +148,16 @@ class Evaluator:
         self._constants.update(((output, batch), value) for output, value in zip(node.output, outputs, strict=False))
 
     def _shape(self, node: onnx.NodeProto, batch: int) -> Array:
-        template = self._observed.shapes.get(node.input[0])
+        name = node.input[0]
+        template = self._observed.shapes.get(name, self._observed.open_shapes.get(name))
         if template is None:
-            raise Obstacle(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
-        sizes = np.array([axis.at(batch) for axis in template], np.int64)
-        if node.op_type == "Size":
-            return np.array(sizes.prod(), np.int64)
+            raise Obstacle(node.output[0], node.op_type, f"the shape of {name!r} follows no simple rule")
         attributes = attributes_of(node)
-        return sizes[attributes.get("start", 0) : attributes.get("end", len(sizes))]
+        asked = template[attributes.get("start", 0) : attributes.get("end", len(template))]
+        sizes = np.array([-1 if axis is None else axis.at(batch) for axis in asked], np.int64)
+        if -1 in sizes:
+            raise Obstacle(node.output[0], node.op_type, "it follows the size of the images, which is open")
+        return np.array(sizes.prod(), np.int64) if node.op_type == "Size" else sizes
 
     def apply(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
         """One node on float64 inputs; casts to a float type keep float64.

@@ -6,8 +6,8 @@ both batch sizes is static; one that grows in proportion carries the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -33,6 +33,8 @@ class Axis:
 
 
 Template = tuple[Axis, ...]
+Shapes = Mapping[str, tuple[int, ...]]
+"""Sizes of inputs by name, without the batch."""
 
 
 @dataclass(frozen=True)
@@ -43,19 +45,26 @@ class Observation:
         shapes: name -> the shape as a function of the batch; tensors whose shape follows no such rule are absent.
         dtypes: name -> numpy's type.
         constants: name -> value, for the tensors that were asked for as possible constants and had the same value
-            and shape in both runs.
+            and shape in all runs.
+        open_shapes: name -> the same for tensors of which some axes follow an open size of an input, None there.
     """
 
     shapes: Mapping[str, Template]
     dtypes: Mapping[str, np.dtype[Any]]
     constants: Mapping[str, Array]
+    open_shapes: Mapping[str, tuple[Axis | None, ...]] = field(default_factory=dict)
 
 
-def random_inputs(model: onnx.ModelProto, batch: int, generator: np.random.Generator) -> dict[str, Array]:
+def random_inputs(
+    model: onnx.ModelProto, batch: int, generator: np.random.Generator, shapes: Shapes | None = None
+) -> dict[str, Array]:
     """Normal random numbers for the float inputs of ``model`` (integers: zeros), ``batch`` on axis 0.
 
+    Args:
+        shapes: of inputs that have open sizes besides the batch.
+
     Raises:
-        ModelError: an input has a dynamic axis other than the batch, so its size is not known.
+        ModelError: an input has such a size, and ``shapes`` does not name it.
     """
     initialised = {tensor.name for tensor in model.graph.initializer}
     feeds: dict[str, Array] = {}
@@ -63,7 +72,9 @@ def random_inputs(model: onnx.ModelProto, batch: int, generator: np.random.Gener
         if value.name in initialised:
             continue
         tensor = value.type.tensor_type
-        shape = [batch if i == 0 and not d.dim_value else d.dim_value for i, d in enumerate(tensor.shape.dim)]
+        given = (batch, *(shapes or {}).get(value.name, ()))
+        sizes = given if len(given) == len(tensor.shape.dim) else (batch, *[0] * len(tensor.shape.dim))
+        shape = [d.dim_value or size for d, size in zip(tensor.shape.dim, sizes, strict=False)]
         if any(size < 1 for size in shape[1:]):
             raise ModelError(f"input {value.name!r} has a dynamic axis besides the batch; its size is not known")
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
@@ -74,13 +85,17 @@ def random_inputs(model: onnx.ModelProto, batch: int, generator: np.random.Gener
     return feeds
 
 
-def observe(model: onnx.ModelProto, tensors: Iterable[str], constants: Iterable[str]) -> Observation:
+def observe(
+    model: onnx.ModelProto, tensors: Iterable[str], constants: Iterable[str], shapes: Sequence[Shapes] = ()
+) -> Observation:
     """Run ``model`` in onnxruntime on the CPU at two batch sizes, and note ``tensors``' shapes.
 
     Args:
         model: a valid model with a dynamic batch.
         tensors: names of the tensors to observe.
         constants: those of them that depend on no input, so that their values are worth keeping.
+        shapes: of inputs with open sizes. Where there are several, the model runs with each, and whatever differs
+            between them follows the inputs' size.
 
     Raises:
         ModelError: onnxruntime refuses the model, or it fails at one of the batch sizes.
@@ -103,25 +118,47 @@ def observe(model: onnx.ModelProto, tensors: Iterable[str], constants: Iterable[
     runs: list[dict[str, Array]] = []
     try:
         session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        for batch in BATCHES:
-            feeds = random_inputs(model, batch, generator)
+        plan = [(batch, shapes[0] if shapes else None) for batch in BATCHES]
+        for batch, sizes in (*plan, *((BATCHES[0], others) for others in shapes[1:])):
+            feeds = random_inputs(model, batch, generator, sizes)
             runs.append({**dict(zip(fetched, session.run(fetched, feeds), strict=True)), **feeds})
     except ModelError:
         raise
     except Exception as error:  # onnxruntime's exceptions share no base class of their own
         raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
-    shapes: dict[str, Template] = {
+    found: dict[str, Template] = {
         tensor.name: tuple(Axis(int(size)) for size in tensor.dims) for tensor in model.graph.initializer
     }
     values: dict[str, Array] = {}
-    first, second = runs
+    loose: dict[str, tuple[Axis | None, ...]] = {}
+    first, second, *others = runs
     for name in (*fetched, *(name for name in first if name not in fetched)):
         template = _template(first[name].shape, second[name].shape)
         if template is not None:
-            shapes[name] = template
-        if name in keep and np.array_equal(first[name], second[name], equal_nan=first[name].dtype.kind == "f"):
+            fixed = _loosened(template, first[name].shape, [run[name].shape for run in others])
+            if fixed is None:
+                found[name] = template
+            else:
+                loose[name] = fixed
+        if name in keep and all(_equal(first[name], run[name]) for run in runs[1:]):
             values[name] = first[name]
-    return Observation(shapes, {name: value.dtype for name, value in first.items()}, values)
+    return Observation(found, {name: value.dtype for name, value in first.items()}, values, loose)
+
+
+def _equal(one: Array, other: Array) -> bool:
+    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+
+
+def _loosened(
+    template: Template, shape: tuple[int, ...], others: Sequence[tuple[int, ...]]
+) -> tuple[Axis | None, ...] | None:
+    """None where ``shape`` is the same in all runs of one batch size; else the template without what differs."""
+    if all(other == shape for other in others):
+        return None
+    same = [
+        all(len(other) == len(shape) and other[axis] == shape[axis] for other in others) for axis in range(len(shape))
+    ]
+    return tuple(axis if kept else None for axis, kept in zip(template, same, strict=True))
 
 
 def _template(first: tuple[int, ...], second: tuple[int, ...]) -> Template | None:

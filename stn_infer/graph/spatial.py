@@ -6,7 +6,7 @@ choose; measure; rewrite. Whatever fails leaves the graph as it was, with a find
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import onnx
@@ -48,11 +48,15 @@ class Finding:
     cut: tuple[str, ...] = ()
 
 
-def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
+def fuse(
+    model: onnx.ModelProto, shapes: Sequence[Mapping[str, tuple[int, ...]]] = ()
+) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
     """Rewrite what can be proven; the given model is not changed.
 
     Args:
         model: a valid model with a dynamic batch, opset 16 or later.
+        shapes: of inputs with open sizes besides the batch, by name and without the batch; two of them or more, so
+            that what follows an open size is seen to.
 
     Returns:
         The rewritten copy (with the functions of the ops it uses) and one finding a GridSample, in graph order.
@@ -65,7 +69,7 @@ def fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
     samplers = [node for node in copy.graph.node if node.op_type == "GridSample" and node.domain in ("", "ai.onnx")]
     if not samplers:
         return copy, ()
-    planner = _Planner(copy, samplers)
+    planner = _Planner(copy, samplers, shapes)
     rewriter = Rewriter(copy, planner.view)
     findings = []
     for node in samplers:
@@ -117,7 +121,9 @@ class _Candidate:
 class _Planner:
     """Finds, proves and measures cuts in one model."""
 
-    def __init__(self, model: onnx.ModelProto, samplers: list[onnx.NodeProto]) -> None:
+    def __init__(
+        self, model: onnx.ModelProto, samplers: list[onnx.NodeProto], shapes: Sequence[Mapping[str, tuple[int, ...]]]
+    ) -> None:
         self.view = GraphView(model)
         self._regions = {node.input[1]: self.view.region(node.input[1], LINEAR_OPS) for node in samplers}
         nodes = sorted(set().union(*self._regions.values()))
@@ -126,7 +132,7 @@ class _Planner:
         # a sampler's own input and grid too, whose shapes say what it makes
         tensors |= {name for node in samplers for name in node.input} | constants | shaped
         tensors.discard("")
-        self._observed: Observation = observe(model, sorted(tensors), constants)
+        self._observed: Observation = observe(model, sorted(tensors), constants, shapes)
         self._evaluator = Evaluator(self.view, self._observed, opset_of(model))
         self._prover = Prover(self.view, self._observed.shapes, self._evaluator)
 
