@@ -83,12 +83,17 @@ def optimize(
     path, source = Path(output), Path(model)
     check_writable(path)
     prepared = _Prepared(source, path)
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stn-infer-") as scratch:
-        prepared.load(Path(scratch))
-        try_model(source, prepared.original, prepared.folder, input_shapes)
-        rewritten = _rewrite(prepared, fix)
-        comparison, notes = _verified(prepared, rewritten, tolerance or TOLERANCE, input_shapes)
-        size = _write(prepared, rewritten.model, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stn-infer-") as scratch:
+            prepared.load(Path(scratch))
+            try_model(source, prepared.original, prepared.folder, input_shapes)
+            rewritten = _rewrite(prepared, fix)
+            comparison, notes = _verified(prepared, rewritten, tolerance or TOLERANCE, input_shapes)
+            size = _write(prepared, rewritten.model, path)
+    except (ModelError, VerificationError) as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error
     return OptimizeReport(
         path,
         size,
@@ -320,5 +325,7 @@ def describe(report: OptimizeReport) -> str:
     opset = f"opset {report.opset}"
     if report.opset != report.original_opset:
         opset += f", was {report.original_opset}"
-    lines.append(f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {report.fused} of {len(report.findings)} samplers fused")
+    lines.append(
+        f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {report.fused} of {len(report.findings)} samplers fused"
+    )
     return "\n".join(lines)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import onnx
 
-from stn_infer.errors import ModelError
+from stn_infer.errors import ModelError, one_line
+from stn_infer.graph.compare import Stored, open_session
 from stn_infer.graph.lint_finding import SEVERITIES, LintFinding
 from stn_infer.graph.op import opset_of
 from stn_infer.graph.repair import AFTER, BEFORE, Repair, repair
@@ -30,6 +31,8 @@ class Context:
         findings: what the pass would make of each sampler.
         repairs: what ``optimize`` would mend, and what it couldn't.
         obstacle: why the pass could not run; "" where it could.
+        invalid: why onnx's checker refuses the file as it will be repaired; "" where it doesn't.
+        refusal: why onnxruntime refuses that; "" where it doesn't.
     """
 
     model: onnx.ModelProto
@@ -41,6 +44,8 @@ class Context:
     findings: tuple[Finding, ...]
     repairs: tuple[Repair, ...]
     obstacle: str
+    invalid: str
+    refusal: str
 
     def fact(self, tensor: str) -> TensorFacts:
         """What is known of a tensor."""
@@ -90,7 +95,25 @@ def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> C
         findings,
         (*before, *after),
         obstacle,
+        _invalid(repaired),
+        _refusal(repaired),
     )
+
+
+def _invalid(model: onnx.ModelProto) -> str:
+    try:
+        onnx.checker.check_model(model)
+    except Exception as error:  # the checker's C++ raises several classes
+        return one_line(error)
+    return ""
+
+
+def _refusal(model: onnx.ModelProto) -> str:
+    try:
+        open_session(Stored(model))
+    except ModelError as error:
+        return str(error)
+    return ""
 
 
 def apply_rules(context: Context, rules: tuple[Rule, ...]) -> tuple[LintFinding, ...]:

@@ -152,8 +152,12 @@ def obstacles(context: Context) -> Iterator[LintFinding]:
     """That there is nothing to do, or that the pass could not be run."""
     if not context.samplers and not any(node.op_type == "AffineGrid" for node in context.model.graph.node):
         yield LintFinding("no-sampler", "info", "", "", "there is no sampler in the file: nothing to rewrite")
-    if context.obstacle:
+    if context.refusal:
+        yield LintFinding("does-not-run", "error", "", "", f"{context.refusal}; export the model again")
+    elif context.obstacle:
         yield LintFinding("not-examined", "warning", "", "", f"the grids could not be examined: {context.obstacle}")
+    if context.invalid:
+        yield LintFinding("invalid", "warning", "", "", f"onnx's checker refuses it: {context.invalid}")
 
 
 RULES: tuple[Rule, ...] = (versions, inputs, weights, obstacles)

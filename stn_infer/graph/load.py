@@ -137,8 +137,6 @@ def check_model(model: onnx.ModelProto, folder: Path | None, name: str) -> None:
         sort_nodes(model.graph)
         check_structure(model)
         external_tensors(model, folder)
-    except UnicodeDecodeError:
-        raise ModelError(f"{name} is damaged: a name in it is not valid UTF-8") from None
     except RecursionError:
         raise ModelError(f"{name} is damaged: its subgraphs are nested too deeply") from None
     except ModelError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import onnx
 from onnx import AttributeProto, TensorProto
@@ -58,9 +59,8 @@ def check_structure(model: onnx.ModelProto) -> None:
         ModelError: one sentence without the file's name: what is wrong, and at which node or tensor.
     """
     try:
+        _check_text(model)
         _Checker(model).run()
-    except UnicodeDecodeError:
-        raise ModelError("a name in it is not valid UTF-8") from None
     except RecursionError:
         raise ModelError("its subgraphs are nested too deeply") from None
 
@@ -128,6 +128,25 @@ def subgraphs(attribute: AttributeProto) -> Iterator[onnx.GraphProto]:
     yield from attribute.graphs
 
 
+def _check_text(message: Any) -> None:
+    """Every string is text: protobuf hands out bytes that are no UTF-8 as bytes."""
+    if isinstance(message, TensorProto):
+        # its data are not to be copied for this
+        texts = [message.name, *(text for entry in message.external_data for text in (entry.key, entry.value))]
+        if not all(isinstance(text, str) for text in texts):
+            raise ModelError(f"the name {texts[0]!r} in it is not valid UTF-8")
+        return
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING:
+            for text in values:
+                if not isinstance(text, str):
+                    raise ModelError(f"the name {bytes(text[:40])!r} in it is not valid UTF-8")
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in values:
+                _check_text(inner)
+
+
 class _Checker:
     """Walks one model; counts nodes as they would be with every function inlined."""
 
@@ -147,6 +166,8 @@ class _Checker:
             domain = "" if entry.domain == "ai.onnx" else entry.domain
             if entry.version < 1 or versions.setdefault(domain, entry.version) != entry.version:
                 raise ModelError(f"it imports operator set {domain or 'ai.onnx'!r} version {entry.version}")
+        if "" not in versions and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
+            raise ModelError("it imports no version of the default operator set")
         for function in model.functions:
             key = (function.domain, function.name, function.overload)
             if key in self._functions:

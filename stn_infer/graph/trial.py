@@ -22,7 +22,9 @@ import onnx
 
 from stn_infer.errors import ModelError, UsageError, one_line
 
-_SPARE_BYTES = 6 << 30  # address space: libraries and threads take 3 GB of it without using them
+# Address space: libraries and threads take 3 GB of it without using them.
+_LEAST_BYTES = 6 << 30
+_SHARE_OF_MACHINE = 0.75
 _SECONDS = 600
 _RESULT = "stn-infer-trial:"
 
@@ -53,7 +55,7 @@ def try_model(
             "model": file.name,
             "folder": None if folder is None else str(folder),
             "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
-            "memory": _SPARE_BYTES + 3 * _bytes(model),
+            "memory": _limit(model),
         }
         environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         try:
@@ -77,10 +79,12 @@ def try_model(
     raise ModelError(f"{source}: {one_line(reason)}")
 
 
-def _bytes(model: onnx.ModelProto) -> int:
+def _limit(model: onnx.ModelProto) -> int:
+    """Bytes of address space that the child may have: most of the machine's memory, and room for the weights."""
     from stn_infer.graph.weights import bytes_of_weights
 
-    return bytes_of_weights(model)
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(_LEAST_BYTES, int(_SHARE_OF_MACHINE * machine)) + 3 * bytes_of_weights(model)
 
 
 def _child(job: dict[str, object]) -> int:

@@ -1,0 +1,135 @@
+"""Every verb that opens an ONNX file, on damaged and hostile ones: one line, exit code 1, nothing written or read."""
+
+from __future__ import annotations
+
+import os
+import random
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from hostile_files import HOSTILE
+from onnx import helper
+from onnx_files import F32, affine_grid_model, affine_model, constant, make
+
+from stn_infer.cli.main import main
+from stn_infer.errors import ModelError
+from stn_infer.graph.trial import try_model
+
+# structurally sound: only onnxruntime sees what is wrong
+NATIVE = {"wrong attribute type"}
+VERBS = {
+    "optimize": ["optimize", "{model}", "-o", "{out}/result.onnx"],
+    "lint": ["lint", "{model}"],
+    "run": ["run", "{model}", "{inputs}", "-o", "{out}/predictions"],
+    "verify": ["verify", "{model}", "--source", "st-cnn-affine-rts"],
+    "show": ["show", "{model}", "{inputs}", "-o", "{out}/picture.png"],
+    "build": ["build", "{model}", "-o", "{out}/engine", "--runtime", "tensorrt-rtx", "--target", "sm89"],
+}
+
+_opened: list[str] | None = None
+
+
+def _listen(event: str, arguments: tuple[object, ...]) -> None:
+    if event == "open" and _opened is not None and isinstance(arguments[0], (str, bytes, os.PathLike)):
+        _opened.append(os.fsdecode(arguments[0]))
+
+
+sys.addaudithook(_listen)
+
+
+@pytest.fixture
+def opened() -> Iterator[list[str]]:
+    """The files that Python opens meanwhile."""
+    global _opened
+    _opened = []
+    yield _opened
+    _opened = None
+
+
+def call(verb: str, model: Path, out: Path, inputs: Path) -> tuple[int, str]:
+    arguments = [part.format(model=model, out=out, inputs=inputs) for part in VERBS[verb]]
+    result = CliRunner().invoke(main, arguments)
+    return result.exit_code, result.stderr
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    path = tmp_path / "inputs.npy"
+    np.save(path, np.zeros((2, 1, 8, 8), np.float32))
+    return path
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_files_end_in_one_line(name: str, tmp_path: Path, inputs: Path, opened: list[str]) -> None:
+    folder, out = tmp_path / "model", tmp_path / "out"
+    folder.mkdir()
+    out.mkdir()
+    model = HOSTILE[name][0](folder)
+    opened.clear()
+    before = sorted(folder.iterdir())
+    for verb in VERBS:
+        code, stderr = call(verb, model, out, inputs)
+        assert code == 1, (verb, stderr)
+        if name in NATIVE and verb == "lint":
+            continue  # it says what is wrong in its findings
+        assert stderr.startswith("error: ") and stderr.count("\n") == 1, (verb, stderr)
+        assert "internal error" not in stderr, (verb, stderr)
+        assert name in NATIVE or str(model) in stderr, (verb, stderr)
+        assert not list(out.iterdir()), verb
+    assert sorted(folder.iterdir()) == before
+    assert not [path for path in opened if "secret-" in path]
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_flipped_bits_end_well_or_in_one_line(seed: int, tmp_path: Path, inputs: Path) -> None:
+    """Sound or damaged, whatever the flip made of it: no crash, no traceback, and only a verified file is written."""
+    content = (affine_model() if seed % 2 else affine_grid_model()).SerializeToString()
+    generator = random.Random(seed)
+    out = tmp_path / "out"
+    out.mkdir()
+    structure = len(content) - 400 if seed % 2 else len(content)
+    while True:
+        damaged = bytearray(content)
+        for _ in range(generator.choice([1, 2])):
+            damaged[generator.randrange(structure)] ^= 1 << generator.randrange(8)
+        model = tmp_path / "model.onnx"
+        model.write_bytes(damaged)
+        from stn_infer.graph.load import read_graph
+
+        try:
+            read_graph(model)
+            break
+        except ModelError:
+            continue
+    for verb in ("optimize", "lint", "run"):
+        code, stderr = call(verb, model, out, inputs)
+        assert code in (0, 1, 2, 3, 4), stderr
+        assert "internal error" not in stderr, (verb, stderr)
+        assert (out / "result.onnx").exists() == (code == 0) or verb != "optimize"
+        assert code in (0, 4) or stderr.startswith("error: ") or verb == "lint", stderr
+
+
+def test_a_model_that_asks_for_too_much_memory(tmp_path: Path, inputs: Path) -> None:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["big"], name="big"),
+        helper.make_node("ReduceSum", ["big"], ["sum"], name="sum", keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"], name="add"),
+    ]
+    model = make(nodes, {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [constant([2**36], "size")])
+    onnx.save(model, tmp_path / "model.onnx")
+    code, stderr = call("optimize", tmp_path / "model.onnx", tmp_path, inputs)
+    assert code == 1 and "asks for more memory than" in stderr
+    assert not (tmp_path / "result.onnx").exists()
+
+
+def test_a_crash_of_a_native_library_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child that tries a model ends by a signal; the parent says so and goes on."""
+    (tmp_path / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    with pytest.raises(ModelError, match=r"m\.onnx: a native library crashed on it \(SIGSEGV\)"):
+        try_model(Path("m.onnx"), affine_model(), None)
