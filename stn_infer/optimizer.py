@@ -325,7 +325,6 @@ def describe(report: OptimizeReport) -> str:
     opset = f"opset {report.opset}"
     if report.opset != report.original_opset:
         opset += f", was {report.original_opset}"
-    lines.append(
-        f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {report.fused} of {len(report.findings)} samplers fused"
-    )
+    fused = f"{report.fused} of {len(report.findings)} samplers fused"
+    lines.append(f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {fused}")
     return "\n".join(lines)

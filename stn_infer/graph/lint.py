@@ -8,11 +8,11 @@ from pathlib import Path
 
 import onnx
 
-from stn_infer.errors import ModelError, one_line
+from stn_infer.errors import ModelError
 from stn_infer.graph.compare import Stored, open_session
 from stn_infer.graph.lint_finding import SEVERITIES, LintFinding
 from stn_infer.graph.op import opset_of
-from stn_infer.graph.repair import AFTER, BEFORE, Repair, repair
+from stn_infer.graph.repair import AFTER, BEFORE, Repair, checker_problem, repair
 from stn_infer.graph.samplers import UNKNOWN, Facts, Sampler, TensorFacts, find_samplers, infer_facts
 from stn_infer.graph.spatial import Finding, fuse
 
@@ -95,17 +95,9 @@ def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> C
         findings,
         (*before, *after),
         obstacle,
-        _invalid(repaired),
+        checker_problem(repaired),
         _refusal(repaired),
     )
-
-
-def _invalid(model: onnx.ModelProto) -> str:
-    try:
-        onnx.checker.check_model(model)
-    except Exception as error:  # the checker's C++ raises several classes
-        return one_line(error)
-    return ""
 
 
 def _refusal(model: onnx.ModelProto) -> str:
