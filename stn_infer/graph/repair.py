@@ -96,6 +96,55 @@ def checker_problem(model: onnx.ModelProto) -> str:
     return ""
 
 
+def drop_default_inputs(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """Weights that are listed as inputs too, as IR versions before 4 had to, become constants."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    listed = [value for value in model.graph.input if value.name in weights]
+    if not listed or model.ir_version >= 4:
+        return model, []
+    changed = _copy(model)
+    kept = [value for value in model.graph.input if value.name not in weights]
+    del changed.graph.input[:]
+    changed.graph.input.extend(kept)
+    changed.ir_version = 4
+    return changed, [Repair("weights-as-inputs", f"{len(listed)} weights are no longer inputs; IR version 4")]
+
+
+def standard_samplers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """Custom samplers become GridSample, and the file's opset at least 16.
+
+    Raises:
+        Refused: mmdeploy's runtime samples bicubic as bilinear, or the opset can't be raised.
+    """
+    constants = small_constants(model)
+    changed = _copy(model)
+    count = 0
+    for node in every_node(changed):
+        settings = sampler_settings(node, constants)
+        old = node.domain in ("", "ai.onnx") and opset_of(model) < 16
+        if settings is None or not (old or (node.domain, node.op_type) in CUSTOM):
+            continue
+        mode, padding, aligned, _ = settings
+        if node.domain == "mmdeploy" and mode == "bicubic":
+            raise Refused(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
+        count += 1
+        inputs = list(node.input[:2])
+        node.op_type, node.domain = "GridSample", ""
+        del node.attribute[:], node.input[:]
+        node.input.extend(inputs)
+        mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode) if opset_of(model) >= 20 else mode
+        for key, value in (("mode", mode), ("padding_mode", padding), ("align_corners", int(aligned))):
+            node.attribute.append(helper.make_attribute(key, value))
+    if not count:
+        return model, []
+    done = [Repair("custom-sampler", f"{count} custom samplers are the standard GridSample now")]
+    if opset_of(model) < 16:
+        changed = raise_opset(changed, 16)
+        done.append(Repair("custom-sampler", f"opset {opset_of(model)} raised to 16, the first that has GridSample"))
+    _drop_unused_domains(changed)
+    return changed, done
+
+
 def lower_versions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
     """An opset or IR version that onnxruntime doesn't read yet is lowered where the file means the same there.
 
