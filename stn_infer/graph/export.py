@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import onnx
 
@@ -17,9 +17,12 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 18
+# The first with bfloat16 convolutions.
+BF16_OPSET = 22
 # onnxruntime 1.31 reads up to 13, TensorRT's parsers less; nothing here needs more than 10.
 IR_VERSION = 10
 _BATCH = 2
+_GROWTH = {3: 32, 4: 16}  # by the axes of an image or a volume without its batch
 
 
 def sample_batch(shapes: Sequence[tuple[int, ...]], batch: int = _BATCH) -> tuple[torch.Tensor, ...]:
@@ -30,36 +33,61 @@ def sample_batch(shapes: Sequence[tuple[int, ...]], batch: int = _BATCH) -> tupl
     return tuple(torch.randn((batch, *shape), generator=generator) for shape in shapes)
 
 
-def export_plain(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], name: str = "model") -> onnx.ModelProto:
+def other_shapes(input_shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
+    """The same inputs with images of another size: [C, H, W] and [C, D, H, W] grow, by another length each axis.
+
+    By multiples of 32 (volumes: 16), because networks that halve their features pass nothing else.
+    """
+    return tuple(
+        (shape[0], *(size + _GROWTH[len(shape)] * axis for axis, size in enumerate(shape[1:], 1)))
+        if len(shape) in _GROWTH
+        else shape
+        for shape in input_shapes
+    )
+
+
+def export_plain(
+    module: nn.Module,
+    input_shapes: Sequence[tuple[int, ...]],
+    name: str = "model",
+    dynamic_size: bool = False,
+    *,
+    opset: int = OPSET,
+) -> onnx.ModelProto:
     """What PyTorch itself exports, with a dynamic batch: the baseline, and the pass' input.
 
     Args:
         module: in evaluation mode, on the CPU, float32.
         input_shapes: one shape an input, without the batch.
         name: what messages call the model.
+        dynamic_size: leave height and width (and depth) of images [C, H, W] and volumes [C, D, H, W] open too;
+            ``input_shapes`` are examples then.
+        opset: 18, or what a type needs that 18 lacks.
 
     Returns:
-        A model of opset 18. Its outputs are named by their keys where the module returns a dictionary, else ``output``,
-        or ``output_0``, ``output_1``, … where there are several.
+        A model of that opset. Its outputs are named by their keys where the module returns a dictionary, else
+        ``output``, or ``output_0``, ``output_1``, … where there are several.
 
     Raises:
         UsageError: the module does not take inputs of these shapes.
-        ExportError: torch.onnx.export can't export it, or not with a dynamic batch.
+        ExportError: torch.onnx.export can't export it, or not with a dynamic batch or size.
     """
     import torch
 
     arguments = sample_batch(input_shapes)
     outputs = _output_names(module, arguments, name)
-    batch = torch.export.Dim("batch")
+    if dynamic_size:
+        _try_other_sizes(module, input_shapes, name)
+    axes = _dynamic_axes(input_shapes, dynamic_size)
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
                 module,
                 arguments,
                 dynamo=True,
-                opset_version=OPSET,
+                opset_version=opset,
                 output_names=outputs,
-                dynamic_shapes=tuple({0: batch} for _ in arguments),
+                dynamic_shapes=axes,
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever its stages raise, in several private types
@@ -69,7 +97,63 @@ def export_plain(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], nam
     model: onnx.ModelProto = program.model_proto
     _strip(model)
     _check_dynamic(model, name)
+    if dynamic_size:
+        _check_open(model, axes, name)
     return model
+
+
+def _dynamic_axes(input_shapes: Sequence[tuple[int, ...]], dynamic_size: bool) -> tuple[dict[int, Any], ...]:
+    """The open axes of each input; images of one size have one pair of symbols, as a network may join them."""
+    from torch.export import Dim
+
+    batch = Dim("batch")
+    known: dict[tuple[int, ...], tuple[Any, ...]] = {}
+    axes: list[dict[int, Any]] = []
+    for shape in input_shapes:
+        open_axes: dict[int, Any] = {0: batch}
+        if dynamic_size and len(shape) in _GROWTH:
+            suffix = f"_{len(known)}" if known and shape[1:] not in known else ""
+            names = ("depth", "height", "width")[-len(shape) + 1 :]
+            symbols = known.setdefault(shape[1:], tuple(Dim(f"{name}{suffix}") for name in names))
+            open_axes |= dict(enumerate(symbols, 2))
+        axes.append(open_axes)
+    return tuple(axes)
+
+
+def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], name: str) -> None:
+    """Raise unless the module itself takes images of another size."""
+    import torch
+
+    others = other_shapes(input_shapes)
+    if others == tuple(input_shapes):
+        raise UsageError(f"{name} takes no images [C, H, W] or [C, D, H, W]; export it without a dynamic size")
+    try:
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            module(*sample_batch(others))
+    except Exception as error:  # the user's forward may raise anything
+        own, other = (_sizes(shapes) for shapes in (input_shapes, others))
+        raise ExportError(
+            f"{name}: the network takes images of {own} and not of {other} ({_one_line(error)}); pool its features to "
+            "a fixed size, or export it without a dynamic size"
+        ) from error
+
+
+def _check_open(model: onnx.ModelProto, axes: Sequence[Mapping[int, Any]], name: str) -> None:
+    """Raise where the exporter took a size for a number without a word."""
+    for value, wanted in zip(model.graph.input, axes, strict=False):
+        dimensions = value.type.tensor_type.shape.dim
+        frozen = [dimensions[axis].dim_value for axis in wanted if axis and dimensions[axis].dim_value]
+        if frozen:
+            raise ExportError(
+                f"{name}: the exporter froze the size of input {value.name!r} at {'x'.join(map(str, frozen))}, as it "
+                "does with affine_grid(theta, x.shape) and int(x.shape[2]); give the grid a size of its own, or export "
+                "it without a dynamic size"
+            )
+
+
+def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
+    return "; ".join("x".join(map(str, shape[1:])) for shape in shapes if len(shape) in _GROWTH)
 
 
 def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> list[str]:
@@ -117,7 +201,14 @@ def _reason(error: BaseException) -> str:
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error)
-    if "batch" in text and re.search(r"specializ|Constraints violated|marked .* as dynamic", text, re.IGNORECASE):
+    ties = re.search(r"specializ|Constraints violated|marked .* as dynamic", text, re.IGNORECASE)
+    if ties and re.search(r"\b(depth|height|width)(_\d+)?\b", text):
+        constraint = re.search(r"^\s*(?:-\s*)?(.*\b(?:depth|height|width)\b.*)$", text, re.MULTILINE)
+        return (
+            f"the model ties the image's size to constants ({one_line(constraint[1] if constraint else text, 200)}); "
+            "export it without a dynamic size"
+        )
+    if ties and "batch" in text:
         return (
             f"the model ties the batch to a constant ({_one_line(error)}); "
             "write it with x.shape[0] or -1 instead of a number"
