@@ -7,6 +7,7 @@ from itertools import product
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounterWithBackend
 
 from stn_infer import plugin
 from stn_infer.errors import UsageError
@@ -85,8 +86,25 @@ def test_opcheck(kind: str) -> None:
     image, theta, basis = case(kind=kind)
     image.requires_grad_()
     theta.requires_grad_()
+    opcheck(image, theta, basis, kind)
+
+
+def opcheck(image: Tensor, theta: Tensor, basis: Tensor, kind: str = "affine") -> None:
     arguments = (image, theta, basis, kind, [6, 8], "bilinear", "border", False)
     torch.library.opcheck(torch.ops.stn.spatial_transformer.default, arguments)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_opcheck_of_half_types(dtype: torch.dtype) -> None:
+    image, theta, basis = case(dtype=dtype)
+    opcheck(image, theta.to(dtype), basis)
+
+
+def test_opcheck_of_layouts() -> None:
+    image, theta, basis = case()
+    opcheck(image.to(memory_format=torch.channels_last), theta, basis)
+    opcheck(image[:, :1].to(memory_format=torch.channels_last), theta, basis)  # one channel is both layouts
+    opcheck(torch.cat([image, image], dim=3)[..., : image.shape[3]], theta.mT.contiguous().mT, basis.T.contiguous().T)
 
 
 def test_gradient_is_the_compositions() -> None:
@@ -101,16 +119,37 @@ def test_gradient_is_the_compositions() -> None:
         torch.testing.assert_close(fused, plain, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 def test_compiled_with_a_changing_batch() -> None:
-    class Warp(nn.Module):
-        def forward(self, image: Tensor, theta: Tensor, basis: Tensor) -> Tensor:
-            return spatial_transformer(image * 2, theta, basis, "affine", (6, 8)) + 1
+    """Inductor takes the operator into one graph, which serves every batch and leaves coordinates in float32."""
+    torch.manual_seed(0)
+    localisation = nn.Sequential(nn.Flatten(), nn.Linear(3 * 7 * 9, 6))
+    layer = SpatialTransformer(localisation, Affine(), (6, 8), identity_init=False, fused=True)
+    plain = SpatialTransformer(localisation, Affine(), (6, 8), identity_init=False)
 
-    compiled = torch.compile(Warp(), fullgraph=True, backend="aot_eager", dynamic=True)
-    for batch in (2, 5):
-        image, theta, basis = case(batch=batch)
-        expected = composed(image * 2, theta, basis, "affine", (6, 8), "bilinear", "zeros", False) + 1
-        torch.testing.assert_close(compiled(image, theta, basis), expected, atol=3e-5, rtol=1e-5)
+    def warp(image: Tensor) -> Tensor:
+        warped: Tensor = layer(image * 2) + 1
+        return warped
+
+    counter = CompileCounterWithBackend("inductor")
+    compiled = torch.compile(warp, fullgraph=True, backend=counter, dynamic=True)
+    for batch in (4, 7):
+        image = case(batch=batch)[0]
+        torch.testing.assert_close(compiled(image), plain(image * 2) + 1, atol=3e-5, rtol=1e-5)
+    assert counter.frame_count == 1
+    assert any("spatial_transformer" in str(node.target) for node in counter.graphs[0].graph.nodes)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_autocast_leaves_coordinates_alone(dtype: torch.dtype) -> None:
+    """Of a model under autocast, the localisation network rounds its answer; the transformer rounds no coordinate."""
+    layer = SpatialTransformer(None, Affine(), (6, 8), fused=True)
+    image, theta, _ = case(dtype=dtype)
+    expected = layer(image, theta.flatten(1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        warped = layer(image, theta.flatten(1))
+    assert warped.dtype == dtype
+    torch.testing.assert_close(warped, expected, atol=0, rtol=0)
 
 
 def test_float64_goes_through_the_composition() -> None:
