@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -26,6 +27,15 @@ _PACKAGE = Path(__file__).resolve().parent
 _SOURCES = _PACKAGE.parent / "plugins"
 _BUILD = _PACKAGE.parent / "build" / "plugins"
 _HINT = "`stn-infer plugin build` makes it from the source tree"
+
+# PyPI's packages that make up a CUDA compiler, each with a file by which it is known.
+_NVCC_PACKAGES = {
+    "nvidia-cuda-nvcc": "bin/nvcc",
+    "nvidia-cuda-crt": "include/crt/host_config.h",
+    "nvidia-nvvm": "nvvm/bin/cicc",
+    "nvidia-cuda-runtime": "lib/libcudart_static.a",
+    "nvidia-cuda-cccl": "include/cccl/nv/target",
+}
 
 # The enumerations of plugins/include/stn/stn.h, in its order.
 DTYPES = ("float32", "float16", "bfloat16")
@@ -80,6 +90,7 @@ class PluginInfo:
         cpu_isa: ``avx512``, ``avx2`` or ``plain``.
         onnxruntime, tensorrt: whether it holds these adapters.
         cmake, compiler, nvcc: the tools that ``build`` would use, or None.
+        nvcc_packages: PyPI's packages that would bring what nvcc lacks here; empty where nothing is missing.
     """
 
     path: Path | None
@@ -92,6 +103,7 @@ class PluginInfo:
     cmake: Path | None
     compiler: Path | None
     nvcc: Path | None
+    nvcc_packages: tuple[str, ...]
 
 
 def candidates() -> tuple[Path, ...]:
@@ -157,7 +169,7 @@ def run_cuda(problem: Problem, stream: int) -> None:
 def info() -> PluginInfo:
     """What there is, what is not, and which tools could build it."""
     library, problem = _load(os.environ.get(ENVIRONMENT))
-    tools = {name: _which(name) for name in ("cmake", "c++", "nvcc")}
+    nvcc, nvcc_packages = _find_nvcc()
     return PluginInfo(
         path=None if library is None else library_path(),
         problem=problem,
@@ -166,9 +178,10 @@ def info() -> PluginInfo:
         cpu_isa=None if library is None else library.stn_cpu_isa().decode(),
         onnxruntime=library is not None and hasattr(library, "RegisterCustomOps"),
         tensorrt=library is not None and hasattr(library, "getCreators"),
-        cmake=tools["cmake"],
-        compiler=tools["c++"],
-        nvcc=tools["nvcc"],
+        cmake=_which("cmake"),
+        compiler=_which("c++"),
+        nvcc=nvcc,
+        nvcc_packages=nvcc_packages,
     )
 
 
@@ -190,16 +203,22 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     cmake = _which("cmake")
     if cmake is None or _which("c++") is None:
         raise MissingDependencyError("cmake and a C++17 compiler are needed; pip install cmake ninja, and install g++")
-    nvcc = _which("nvcc")
+    nvcc, nvcc_packages = _find_nvcc()
+    if cuda and nvcc is None:
+        raise MissingDependencyError(f"nvcc is needed for CUDA kernels; pip install {' '.join(nvcc_packages)}")
     if cuda is None:
         # Without a GPU "native" has nothing to compile for.
         cuda = nvcc is not None and (architectures != "native" or _has_gpu())
     configure = [str(cmake), "-S", str(_SOURCES), "-B", str(_BUILD), "-DCMAKE_BUILD_TYPE=Release"]
     configure.append(f"-DSTN_CUDA={'ON' if cuda else 'OFF'}")
     if cuda:
-        configure.append(f"-DSTN_CUDA_ARCH={architectures}")
-        configure += [f"-DCMAKE_CUDA_COMPILER={nvcc}"] if nvcc else []
-    if not (_BUILD / "CMakeCache.txt").is_file() and _which("ninja"):
+        configure += [f"-DSTN_CUDA_ARCH={architectures}", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
+    # CMake can't change the CUDA compiler of a build folder.
+    cache = _BUILD / "CMakeCache.txt"
+    known = re.search(r"^CMAKE_CUDA_COMPILER:\w+=(.*)$", cache.read_text() if cache.is_file() else "", re.MULTILINE)
+    if cuda and known is not None and known[1] != str(nvcc):
+        configure.append("--fresh")
+    if ("--fresh" in configure or not cache.is_file()) and _which("ninja"):
         configure += ["-G", "Ninja"]
     for command in (configure, [str(cmake), "--build", str(_BUILD), "--parallel"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -252,6 +271,24 @@ def _which(tool: str) -> Path | None:
     # Tools that pip installed lie beside the interpreter, which need not be on the path.
     found = shutil.which(tool) or shutil.which(tool, path=str(Path(sys.executable).parent))
     return None if found is None else Path(found)
+
+
+def _find_nvcc() -> tuple[Path | None, tuple[str, ...]]:
+    """nvcc of the system, or else of PyPI's compiler packages, and those of these packages that are missing."""
+    home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
+    found = _which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
+    if found is not None:
+        return Path(found), ()
+    incomplete = tuple(_NVCC_PACKAGES)
+    for folder in dict.fromkeys(sys.path):
+        # nvidia/cu13 from CUDA 13 on: every package puts its part there
+        for nvcc in sorted(Path(folder).glob("nvidia/*/bin/nvcc"), reverse=True):
+            root = nvcc.parent.parent
+            missing = tuple(name for name, part in _NVCC_PACKAGES.items() if not (root / part).exists())
+            if not missing:
+                return nvcc, ()
+            incomplete = min(incomplete, missing, key=len)
+    return None, incomplete
 
 
 def _has_gpu() -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -119,6 +120,58 @@ def test_a_failed_build_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     with pytest.raises(ModelError, match="building the plugin library failed") as caught:
         plugin.build(cuda=False)
     assert "\n" not in str(caught.value)
+
+
+def compiler_packages(folder: Path, without: str = "") -> Path:
+    """What PyPI's compiler packages put into site-packages, as far as it is looked at."""
+    for package, part in plugin._NVCC_PACKAGES.items():
+        if package != without:
+            path = folder / "nvidia" / "cu13" / part
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch(mode=0o755)
+    return folder
+
+
+@pytest.fixture
+def no_system_nvcc(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    find = shutil.which
+    monkeypatch.setattr(shutil, "which", lambda tool, path=None: None if tool == "nvcc" else find(tool, path=path))
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+
+
+@pytest.mark.usefixtures("no_system_nvcc")
+def test_nvcc_of_pypi_packages_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiler_packages(tmp_path)
+    found = plugin.info()
+    assert found.nvcc == tmp_path / "nvidia" / "cu13" / "bin" / "nvcc" and found.nvcc_packages == ()
+    commands: list[list[str]] = []
+
+    def record(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(plugin, "_BUILD", tmp_path / "build")
+    monkeypatch.setattr(subprocess, "run", record)
+    plugin.build("sm90")
+    assert f"-DCMAKE_CUDA_COMPILER={found.nvcc}" in commands[0] and "-DSTN_CUDA_ARCH=90" in commands[0]
+    assert "--fresh" not in commands[0]
+    (tmp_path / "build").mkdir()
+    (tmp_path / "build" / "CMakeCache.txt").write_text("A:BOOL=ON\nCMAKE_CUDA_COMPILER:FILEPATH=/old/nvcc\n")
+    plugin.build("sm90")
+    assert "--fresh" in commands[2]
+
+
+@pytest.mark.usefixtures("no_system_nvcc")
+@pytest.mark.parametrize("without", ["nvidia-nvvm", "nvidia-cuda-runtime", "nvidia-cuda-nvcc"])
+def test_what_nvcc_lacks_is_named(tmp_path: Path, without: str) -> None:
+    compiler_packages(tmp_path, without)
+    found = plugin.info()
+    assert found.nvcc is None
+    # without nvcc itself it is not known which folder the others belong to
+    assert found.nvcc_packages == (tuple(plugin._NVCC_PACKAGES) if without == "nvidia-cuda-nvcc" else (without,))
+    with pytest.raises(MissingDependencyError, match=f"nvcc is needed.*pip install.*{without}"):
+        plugin.build(cuda=True)
+    assert f"not found: pip install {' '.join(found.nvcc_packages)}" in CliRunner().invoke(command, ["info"]).output
 
 
 @needs_library

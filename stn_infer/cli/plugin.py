@@ -23,11 +23,17 @@ def info() -> None:
         click.echo(f"library      {found.path}")
         click.echo(f"version      {found.version}")
         click.echo(f"CPU kernels  {found.cpu_isa}")
-        click.echo(f"CUDA kernels {'yes' if found.cuda else 'no: `stn-infer plugin build --arch all` with nvcc'}")
+        click.echo(
+            f"CUDA kernels {'yes' if found.cuda else 'no: `stn-infer plugin build --arch all` makes them, with nvcc'}"
+        )
         click.echo(f"onnxruntime  {'yes' if found.onnxruntime else 'no'}")
         click.echo(f"TensorRT     {'yes' if found.tensorrt else 'no'}")
-    for name, tool in (("cmake", found.cmake), ("c++", found.compiler), ("nvcc", found.nvcc)):
-        click.echo(f"{name:<12} {tool or 'not found'}")
+    for name, tool, remedy in (
+        ("cmake", found.cmake, "pip install cmake ninja"),
+        ("c++", found.compiler, "install g++ or clang++"),
+        ("nvcc", found.nvcc, f"pip install {' '.join(found.nvcc_packages)}"),
+    ):
+        click.echo(f"{name:<12} {tool or f'not found: {remedy}'}")
 
 
 @command.command()
