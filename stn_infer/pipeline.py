@@ -19,7 +19,7 @@ import numpy as np
 
 from stn_infer.backends.base import Array, Backend
 from stn_infer.data.inputs import Inputs, Sample
-from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
+from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.job import Folder, Job, hash_model, ledger_line, read_ledger
 from stn_infer.metadata import Preprocess
@@ -155,8 +155,8 @@ class _Batch:
     samples: tuple[Sample, ...]
 
 
-# What the model answered to the groups of a batch, each by output name.
-_Answers = list[dict[str, Array]]
+# What the model answered to the groups of a batch, each by output name, or why it could not.
+_Answers = list[dict[str, Array] | str]
 
 
 @dataclass
@@ -248,9 +248,19 @@ def _schedule(
     """The three steps, and how many threads take them."""
     wanted = [spec.name for spec in writer.encoder.outputs]
 
+    any_size = any(None in spec.shape[1:] for spec in backend.inputs)
+
+    def answer(group: Group) -> dict[str, Array] | str:
+        try:
+            outputs = backend.run(group.inputs)
+        except ModelError as error:
+            if not any_size:  # it would fail for all others too
+                raise
+            return str(error)
+        return {name: outputs[name] for name in wanted}
+
     def infer(loaded: LoadedBatch) -> _Answers:
-        answers = [backend.run(group.inputs) for group in loaded.groups]
-        return [{name: answer[name] for name in wanted} for answer in answers]
+        return [answer(group) for group in loaded.groups]
 
     threads = workers or len(os.sched_getaffinity(0))
     on_gpu = backend.device != "cpu"
@@ -270,6 +280,9 @@ def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> t
     rows: list[int] = []
     pieces: list[dict[str, Array]] = []
     for group, outputs in zip(loaded.groups, answers, strict=True):
+        if isinstance(outputs, str):  # a size that the network can't take
+            errors.update(dict.fromkeys(group.rows, outputs))
+            continue
         good = _answered(group.rows, outputs, errors)
         if good:
             rows += [group.rows[i] for i in good]

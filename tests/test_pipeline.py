@@ -264,6 +264,23 @@ def test_several_inputs(tmp_path: Path) -> None:
         run(Fake(function, inputs=specs), tmp_path / "in", tmp_path / "out2")
 
 
+def test_a_size_that_the_network_cannot_take_costs_its_own_row(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 3)
+    Image.new("L", (2, 2)).save(paths[1])
+
+    def at_least_four(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        if inputs["input"].shape[3] < 4:
+            raise ModelError("the model failed: the kernel is larger than the image")
+        return Fake._mean(inputs)
+
+    fake = Fake(at_least_four, [TensorSpec("input", (None, 1, None, None), FLOAT32)])
+    summary = run(fake, paths, tmp_path / "out")
+    assert (summary.ok, summary.failed) == (2, 1)
+    assert summary.failures == ((str(paths[1]), "the model failed: the kernel is larger than the image"),)
+    with pytest.raises(ModelError, match="kernel is larger"):  # of one fixed size, it fails for all
+        run(Fake(at_least_four, [TensorSpec("input", (None, 1, 2, 2), FLOAT32)]), [paths[1]], tmp_path / "fixed")
+
+
 def test_sizes_may_differ_where_the_model_takes_any(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(6):
