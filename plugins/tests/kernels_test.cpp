@@ -1,24 +1,33 @@
 /// \file kernels_test.cpp
-/// \brief Runs every combination of the CPU kernels on arrays of exactly the right size, with coordinates from hell.
+/// \brief Runs every combination of the kernels on arrays of exactly the right size, with coordinates from hell.
 ///
-/// Made for AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer: nothing may be read or written out of
-/// bounds, and no float may be turned into an integer that cannot hold it. What comes out must lie within the image's
-/// range (bicubic: a little beyond), whatever the coordinates were; the exact values are tested from Python.
+///     kernels_test [--cuda] [--every N]
+///
+/// Made for AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and with --cuda for compute-sanitizer:
+/// nothing may be read or written out of bounds, and no float may be turned into an integer that cannot hold it. What
+/// comes out must lie within the image's range (bicubic: a little beyond), whatever the coordinates were; the exact
+/// values are tested from Python. --every N takes each Nth combination only.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
+#include <cstdlib>
+#include <cstring>
 #include <limits>
 #include <memory>
 #include <random>
 #include <thread>
 #include <vector>
 
+#include "device_memory.hpp"
 #include "stn/stn.h"
 
 namespace {
 
 int failures = 0;
 int64_t checks = 0;
+int64_t combinations = 0;
+int64_t every = 1;
+std::unique_ptr<CudaDevice> gpu;  // none: the CPU kernels are run
 
 void expect(bool ok, const char* what, const stn_problem& p) {
   ++checks;
@@ -65,10 +74,30 @@ struct Array {
     return half & 0x8000 ? -magnitude : magnitude;
   }
 
+  int64_t size() const { return count * (dtype == STN_FP32 ? 4 : 2); }
+
   int dtype;
   int64_t count;
   std::unique_ptr<char[]> bytes;
 };
+
+/// Runs a problem on copies of its arrays on the GPU, and brings the output back.
+int run_on_gpu(stn_problem p, const Array& input, const Array& theta, const Array& basis, Array* output) {
+  std::vector<void*> buffers;
+  const Array* arrays[] = {&input, &theta, &basis, output};
+  for (const Array* array : arrays) {
+    buffers.push_back(gpu->upload(std::vector<char>(array->bytes.get(), array->bytes.get() + array->size())));
+  }
+  p.input = buffers[0];
+  p.theta = buffers[1];
+  if (p.basis != nullptr) p.basis = static_cast<const float*>(buffers[2]);
+  p.output = buffers[3];
+  const int status = stn_run_cuda(&p, gpu->stream());
+  const std::vector<char> answer = gpu->download(p.output, output->size());
+  std::copy(answer.begin(), answer.end(), output->bytes.get());
+  for (void* buffer : buffers) gpu->release(buffer);
+  return status;
+}
 
 struct Shape {
   int64_t batch, channels, in[3], out[3];
@@ -135,7 +164,9 @@ void run_one(stn_problem p, const Shape& s, std::mt19937& random) {
   p.basis = p.kind == STN_BASIS ? reinterpret_cast<const float*>(basis.bytes.get()) : nullptr;
   p.output = output.bytes.get();
   expect(stn_check(&p) == STN_OK, "check", p);
-  expect(stn_run_cpu(&p, 1 + static_cast<int>(random() % 3)) == STN_OK, "run", p);
+  const int threads = 1 + static_cast<int>(random() % 3);
+  const int status = gpu ? run_on_gpu(p, input, theta, basis, &output) : stn_run_cpu(&p, threads);
+  expect(status == STN_OK, "run", p);
   const float slack = p.mode == STN_BICUBIC ? 1.0f : 1e-2f;
   bool inside = true;
   for (int64_t i = 0; i < output.count; ++i) inside = inside && output.get(i) >= -slack && output.get(i) <= 1 + slack;
@@ -150,6 +181,7 @@ void run_all(const Shape& shape, int rank, std::mt19937& random) {
           for (int dtype : {STN_FP32, STN_FP16, STN_BF16})
             for (int layouts = 0; layouts < 4; ++layouts) {
               if (rank == 3 && (mode == STN_BICUBIC || kind == STN_PROJECTIVE)) continue;
+              if (combinations++ % every != 0) continue;
               stn_problem p{};
               p.rank = rank;
               p.kind = kind;
@@ -208,7 +240,8 @@ void refuse_nonsense() {
   const auto refuse = [&good](int status, const char* what, auto change) {
     stn_problem bad = good;
     change(bad);
-    expect(stn_check(&bad) == status && stn_run_cpu(&bad, 1) == status, what, bad);
+    expect(stn_check(&bad) == status && stn_run_cpu(&bad, 1) == status && stn_run_cuda(&bad, nullptr) == status, what,
+           bad);
   };
   refuse(STN_ERROR_STRUCT_SIZE, "struct size", [](stn_problem& p) { p.struct_size = 8; });
   refuse(STN_ERROR_VALUE, "rank", [](stn_problem& p) { p.rank = 4; });
@@ -233,7 +266,17 @@ void refuse_nonsense() {
 
 }  // namespace
 
-int main() {
+int main(int count, char** arguments) {
+  for (int i = 1; i < count; ++i) {
+    if (std::strcmp(arguments[i], "--cuda") == 0) {
+      gpu = std::make_unique<CudaDevice>();
+    } else if (std::strcmp(arguments[i], "--every") == 0 && i + 1 < count) {
+      every = std::max(1, std::atoi(arguments[++i]));
+    } else {
+      std::fprintf(stderr, "usage: %s [--cuda] [--every N]\n", arguments[0]);
+      return 2;
+    }
+  }
   std::mt19937 random(7);
   const Shape images[] = {{2, 3, {5, 7, 0}, {4, 11, 0}}, {1, 17, {1, 1, 0}, {3, 3, 0}}, {1, 1, {1, 6, 0}, {1, 37, 0}},
                           {1, 2, {6, 1, 0}, {20, 1, 0}}, {3, 1, {2, 2, 0}, {9, 33, 0}}, {1, 70, {3, 4, 0}, {17, 19, 0}},
@@ -244,8 +287,8 @@ int main() {
                            {1, 9, {2, 1, 6}, {5, 1, 7}}};
   for (const Shape& shape : images) run_all(shape, 2, random);
   for (const Shape& shape : volumes) run_all(shape, 3, random);
-  run_together();
+  if (!gpu) run_together();
   refuse_nonsense();
-  std::printf("%s: %lld checks, %d failed\n", stn_cpu_isa(), static_cast<long long>(checks), failures);
+  std::printf("%s: %lld checks, %d failed\n", gpu ? "cuda" : stn_cpu_isa(), static_cast<long long>(checks), failures);
   return failures == 0 ? 0 : 1;
 }

@@ -18,9 +18,9 @@
 #include <vector>
 
 #include "../abi/tensorrt.h"
+#include "device_memory.hpp"
 #include "stn/stn.h"
 #include "tensorrt_cases.hpp"
-#include "tensorrt_memory.hpp"
 #include "tensorrt_slots.hpp"
 
 using namespace nvinfer1;

@@ -1,8 +1,7 @@
-/// \file tensorrt_memory.hpp
-/// \brief Buffers for the TensorRT host: in host memory, or on a GPU through the driver, which is looked up at run
-/// time.
-#ifndef STN_TESTS_TENSORRT_MEMORY_HPP_
-#define STN_TESTS_TENSORRT_MEMORY_HPP_
+/// \file device_memory.hpp
+/// \brief Buffers for the tests: in host memory, or on a GPU through the driver, which is looked up at run time.
+#ifndef STN_TESTS_DEVICE_MEMORY_HPP_
+#define STN_TESTS_DEVICE_MEMORY_HPP_
 
 #include <dlfcn.h>
 
@@ -53,6 +52,7 @@ class CudaDevice final : public Device {
     unsigned long long address = 0;
     run("cuMemAlloc_v2", &address, bytes.size() + 1);
     if (!bytes.empty()) run("cuMemcpyHtoD_v2", address, static_cast<const void*>(bytes.data()), bytes.size());
+    run("cuCtxSynchronize");  // a copy from pageable memory may still be under way, and the stream doesn't wait for it
     return reinterpret_cast<void*>(address);
   }
   std::vector<char> download(void* buffer, size_t size) override {
@@ -83,4 +83,4 @@ class CudaDevice final : public Device {
   void* stream_ = nullptr;
 };
 
-#endif  // STN_TESTS_TENSORRT_MEMORY_HPP_
+#endif  // STN_TESTS_DEVICE_MEMORY_HPP_
