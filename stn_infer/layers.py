@@ -118,6 +118,9 @@ class SpatialTransformer(nn.Module):
         theta = self.theta(parameters)
         if self.fused and not torch.compiler.is_exporting():
             return self._fused(input, theta)
+        return self._sampled(input, theta)
+
+    def _sampled(self, input: Tensor, theta: Tensor) -> Tensor:
         grid = self.grid(theta)
         dtype = torch.promote_types(input.dtype, grid.dtype)
         warped = F.grid_sample(

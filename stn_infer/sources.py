@@ -232,7 +232,7 @@ def _from_foreign(
     from stn_infer.foreign import FOREIGN
 
     if weights is None:
-        raise SourceError(f"{source}: {network} is imported from a checkpoint; name it with --weights FILE")
+        raise SourceError(f"{source} is a network that is imported from a checkpoint; name it with --weights FILE")
     foreign = FOREIGN[network]
     tensors = load_weights(weights)
     try:

@@ -71,7 +71,8 @@ class RareGrid(nn.Module):
         self.register_buffer("P_hat", features.float())
 
     def forward(self, points: Tensor) -> Tensor:
-        mapping = self.inv_delta_C @ F.pad(points, (0, 0, 0, 3))  # type: ignore[operator]
+        padded = torch.cat([points, points.new_zeros(points.shape[0], 3, 2)], 1)
+        mapping = self.inv_delta_C @ padded  # type: ignore[operator]
         return self.P_hat @ mapping  # type: ignore[operator, no-any-return]
 
 
@@ -115,6 +116,11 @@ class Rare(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         grid = self.GridGenerator(self.LocalizationNetwork(image)).unflatten(1, self.size)
         return F.grid_sample(image, grid, padding_mode="border", align_corners=True)
+
+
+def small_rare() -> Rare:
+    """A factory, as a user of the published code would write it."""
+    return Rare(widths=(16, 24, 32, 48))
 
 
 class Recogniser(nn.Module):

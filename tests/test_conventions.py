@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -330,3 +331,16 @@ def test_mistakes_are_told_in_one_line() -> None:
         layer(torch.zeros(1, 1, 9, 9), torch.zeros(1, 6))
     with pytest.raises(UsageError, match="from 2 pixels on"):
         CONVENTIONS["dtrb"].identity_error(1)
+
+
+def test_the_documentation_has_the_table_as_it_is() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "foreign-checkpoints.md").read_text(encoding="utf-8")
+    rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7}
+    assert list(rows) == list(CONVENTIONS)
+    for name, convention in CONVENTIONS.items():
+        cells = [cell.strip() for cell in rows[name].split("|")[2:-1]]
+        places = [
+            "corners" if corners else "centres" for corners in (convention.grid_align_corners, convention.align_corners)
+        ]
+        errors = " / ".join(f"{error:+.3f}" for error in convention.identity_error(100))
+        assert cells == [*places, convention.padding_mode, ", ".join(convention.order), errors]

@@ -104,6 +104,15 @@ def test_aster_with_points_far_outside_the_image(corners: bool) -> None:
     check_equal(original, ours, batch)
 
 
+def test_asking_for_the_fused_kernel_does_not_lose_the_clamp() -> None:
+    ours = import_aster(Aster(8, (16, 40)).state_dict())
+    batch, far = pictures(12, 2, 3, 48, 100), torch.full((2, 16), 1.3)
+    plain = ours(batch, far)
+    ours.fused = True
+    assert torch.equal(ours(batch, far), plain)
+    assert float(plain.abs().max()) > 0
+
+
 def test_aster_within_a_larger_model() -> None:
     original = Aster(8, (16, 40))
     wrapped = nn.ModuleDict({"module": nn.ModuleDict({"recogniser": original, "decoder": nn.Linear(2, 3)})})
@@ -189,6 +198,12 @@ def test_a_checkpoint_is_exported_fused_and_verified_on_the_command_line(tmp_pat
     metadata = OrtBackend(path, threads=1).metadata
     assert metadata.preprocess is not None
     assert (metadata.preprocess.colour, metadata.preprocess.size) == ("grey", (32, 100))
+
+
+def test_the_published_code_itself_is_fused_by_way_of_a_factory(tmp_path: Path) -> None:
+    report = stn_infer.export("published_rectifiers:small_rare", tmp_path / "rare.onnx", input_shapes=[(1, 32, 100)])
+    (finding,) = report.findings
+    assert finding.fused and (finding.kind, finding.basis_rows) == ("basis", 20)
 
 
 @pytest.mark.parametrize("corners", [False, True])

@@ -38,6 +38,9 @@ class ClampedSpatialTransformer(SpatialTransformer):
         """The clamped sampling grid [N, *output_size, D] of theta [N, D, K]."""
         return super().grid(theta).clamp(-1, 1)
 
+    def _fused(self, input: Tensor, theta: Tensor) -> Tensor:
+        return self._sampled(input, theta)  # the kernel never has a grid to clamp
+
 
 class _Resize(nn.Module):
     """Bilinear, the corners' centres staying where they are."""
