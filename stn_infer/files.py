@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import BinaryIO
 
 from stn_infer.errors import OutputError
 
@@ -15,11 +18,22 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full; nothing is left behind.
     """
+    with open_atomically(path) as file:
+        file.write(content)
+
+
+@contextlib.contextmanager
+def open_atomically(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which takes ``path``'s place once the block has ended without an exception.
+
+    Raises:
+        OutputError: the folder is missing or not writable, or the disk is full; nothing is left behind.
+    """
     temporary: str | None = None
     try:
         handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
         with os.fdopen(handle, "wb") as file:
-            file.write(content)
+            yield file
             file.flush()
             os.fsync(file.fileno())
         os.chmod(temporary, 0o666 & ~_umask())

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.errors import ModelError, OutputError, UsageError, VerificationError, one_line
-from stn_infer.files import check_writable, write_atomically
+from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
+from stn_infer.files import check_writable, open_atomically
 
 if TYPE_CHECKING:
     import onnx
@@ -125,7 +124,7 @@ class _Prepared:
         """Read the source; ``scratch`` takes the large weights of a file that holds them itself."""
         from stn_infer.graph.load import external_tensors, read_graph
         from stn_infer.graph.op import opset_of
-        from stn_infer.graph.weights import SMALL_MODEL, bytes_of_weights, pull_in, spill
+        from stn_infer.graph.weights import LARGE_TENSOR, SMALL_MODEL, bytes_of_weights, pull_in, spill
 
         model = read_graph(self._source)
         self.opset = opset_of(model)
@@ -141,7 +140,7 @@ class _Prepared:
             pull_in(model, self._source.parent)
         elif places:
             self.folder = self._source.parent
-            pull_in(model, self.folder, above=1 << 20)
+            pull_in(model, self.folder, above=LARGE_TENSOR)
         else:
             self.folder = scratch
             model = spill(model, scratch)
@@ -256,37 +255,18 @@ def external_path(path: Path) -> Path:
 
 def _write(prepared: _Prepared, model: onnx.ModelProto, path: Path) -> int:
     """Write ``model``, its data first where they are external; the size of both."""
-    from stn_infer.graph.weights import pull_in, write_external
+    from stn_infer.graph.weights import write_embedded, write_external
 
     beside = external_path(path)
     if not prepared.external and prepared.weights < _MOST_IN_ONE_FILE:
-        if prepared.folder is not None:
-            pull_in(model, prepared.folder)
-        content = model.SerializeToString()
-        write_atomically(path, content)
-        return len(content)
-    temporary: Path | None = None
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{beside.name}.", suffix=".part")
-        temporary = Path(name)
-        with os.fdopen(handle, "wb") as file:
-            write_external(model, prepared.folder, file, beside.name)
-            file.flush()
-            os.fsync(file.fileno())
-        content = model.SerializeToString()
-        size = temporary.stat().st_size + len(content)
-        mask = os.umask(0)
-        os.umask(mask)
-        temporary.chmod(0o666 & ~mask)
-        os.replace(temporary, beside)
-        temporary = None
-        write_atomically(path, content)
-        return size
-    except OSError as error:
-        raise OutputError(f"cannot write {beside}: {error.strerror or error}") from error
-    finally:
-        if temporary is not None:
-            temporary.unlink(missing_ok=True)
+        with open_atomically(path) as file:
+            write_embedded(model, prepared.folder, file)
+        return path.stat().st_size
+    with open_atomically(beside) as file:
+        write_external(model, prepared.folder, file, beside.name)
+    with open_atomically(path) as file:
+        file.write(model.SerializeToString())
+    return path.stat().st_size + beside.stat().st_size
 
 
 def _opens(model: onnx.ModelProto) -> bool:

@@ -89,7 +89,9 @@ def _limit(model: onnx.ModelProto) -> int:
 
 def _child(job: dict[str, object]) -> int:
     """Run every native step once; 0 whatever they say, 1 where memory did not suffice."""
-    resource.setrlimit(resource.RLIMIT_AS, (int(str(job["memory"])),) * 2)
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = int(str(job["memory"]))
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from stn_infer.graph.compare import Stored, run_at_plausible_sizes
     from stn_infer.graph.inputs import plan_inputs
@@ -113,8 +115,7 @@ def _child(job: dict[str, object]) -> int:
         try:
             _raise_out_of_memory(error)
         except MemoryError:
-            limit = int(str(job["memory"])) >> 30
-            print(f"{_RESULT}it asks for more memory than {limit} GiB ({one_line(error, 160)})", flush=True)
+            print(f"{_RESULT}it asks for more memory than {limit >> 30} GiB ({one_line(error, 160)})", flush=True)
             return 1
     return 0
 

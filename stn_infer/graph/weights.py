@@ -20,7 +20,7 @@ from stn_infer.graph.structure import subgraphs, tensor_bytes
 
 #: Models with fewer bytes of weights than this are handled in memory.
 SMALL_MODEL = 64 << 20
-_LARGE_TENSOR = 1 << 20
+LARGE_TENSOR = 64 << 10
 _EXTERNAL_TENSOR = 1 << 10
 _ALIGNMENT = 4096
 _BLOCK = 16 << 20
@@ -81,7 +81,7 @@ def spill(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def _moved(tensor: TensorProto, file: BinaryIO, name: str) -> TensorProto:
-    if tensor.data_type not in _FLOATS or not tensor.HasField("raw_data") or tensor_bytes(tensor) <= _LARGE_TENSOR:
+    if tensor.data_type not in _FLOATS or not tensor.HasField("raw_data") or tensor_bytes(tensor) <= LARGE_TENSOR:
         return tensor
     file.seek(-file.tell() % _ALIGNMENT, 1)
     offset = file.tell()
@@ -253,6 +253,58 @@ def write_external(model: onnx.ModelProto, folder: Path | None, file: BinaryIO, 
     file.truncate(file.tell())
 
 
+def write_embedded(model: onnx.ModelProto, folder: Path | None, file: BinaryIO) -> None:
+    """Write ``model`` as one file, the data that it refers to in place of the references, without holding them.
+
+    Args:
+        folder: where references point; None: there are none.
+        file: open for writing.
+
+    Raises:
+        ModelError: data that ``model`` refers to can't be read.
+        OSError: ``file`` can't be written.
+    """
+    if folder is None:
+        file.write(model.SerializeToString())
+        return
+    places = {tensor.name: place for tensor, place in external_tensors(model, folder)}
+    head, graph = onnx.ModelProto(), onnx.GraphProto()
+    _copy_fields(model, head, "graph")
+    _copy_fields(model.graph, graph, "initializer")
+    parts: list[tuple[bytes, External]] = []
+    for tensor in model.graph.initializer:
+        if tensor.name not in places:
+            graph.initializer.append(tensor)
+            continue
+        place = places[tensor.name]
+        known = TensorProto(
+            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
+        )
+        start = known.SerializeToString() + _field(TensorProto, "raw_data", place.length)
+        parts.append((_field(onnx.GraphProto, "initializer", len(start) + place.length) + start, place))
+    small = graph.SerializeToString()
+    length = len(small) + sum(len(start) + place.length for start, place in parts)
+    file.write(head.SerializeToString() + _field(onnx.ModelProto, "graph", length) + small)
+    for start, place in parts:
+        file.write(start)
+        _stream(place, file)
+    file.truncate(file.tell())
+
+
+def _field(message: Any, name: str, length: int) -> bytes:
+    """The wire format's opening of a field of ``length`` bytes: its number and type, and the length, as varints."""
+    number = message.DESCRIPTOR.fields_by_name[name].number
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
 def _stream(place: External, file: BinaryIO) -> None:
     """Copy a region block by block; blocks of zeros become holes."""
     left = place.length
@@ -287,7 +339,7 @@ def light_copy(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     _copy_without_initializers(model, copy)
     for tensor in model.graph.initializer:
         length = 0 if tensor.data_type == TensorProto.STRING else tensor_bytes(tensor)
-        if length > _LARGE_TENSOR and tensor.data_type in _FLOATS and tensor.name not in near:
+        if length > LARGE_TENSOR and tensor.data_type in _FLOATS and tensor.name not in near:
             far.append(_reference(tensor, "-", 0, length))
         else:
             copy.graph.initializer.append(tensor)
