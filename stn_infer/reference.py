@@ -1,4 +1,4 @@
-"""The reference that everything is compared with: a model in eager float64 PyTorch, and the grids it samples."""
+"""The reference that everything is compared with: a model in eager float64 PyTorch, and what its samplers do."""
 
 from __future__ import annotations
 
@@ -6,10 +6,12 @@ import copy
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stn_infer.sampling import PADDING_MODES, Sampler
 
 if TYPE_CHECKING:
     from torch import nn
@@ -19,35 +21,51 @@ Array = NDArray[Any]
 
 @dataclass(frozen=True)
 class Sampling:
-    """One call of grid_sample as eager PyTorch made it.
+    """One call of a grid sampler.
 
     Attributes:
         grid: [N, *out, D].
         size: the sampled image's spatial size.
         mode: bilinear, nearest or bicubic.
         align_corners: the sampler's convention.
+        padding_mode: zeros, border or reflection.
     """
 
     grid: Array
     size: tuple[int, ...]
     mode: str
     align_corners: bool
+    padding_mode: str = "zeros"
+
+    @property
+    def sampler(self) -> Sampler:
+        """How the grid is read."""
+        return Sampler.of(self.mode, self.padding_mode, self.align_corners)
 
     def pixels(self, grid: Array) -> Array:
         """Coordinates [-1, 1] of a grid on the same image as fractional pixel indices, (x, y[, z]), in grid's type."""
-        sizes = np.array(self.size[::-1], grid.dtype)
-        return np.asarray((grid + 1) / 2 * (sizes - 1) if self.align_corners else ((grid + 1) * sizes - 1) / 2)
+        return self.sampler.pixels(grid, self.size)
 
-    def at_pixels(self, indices: Array) -> Array:
-        """The grid whose points lie at these pixel indices: :meth:`pixels` backwards, in float64."""
-        sizes = np.array(self.size[::-1], np.float64)
-        if self.align_corners:
-            return np.asarray(2 * indices / np.maximum(sizes - 1, 1) - 1)
-        return np.asarray((2 * indices + 1) / sizes - 1)
+
+class ReferenceModel(Protocol):
+    """A model that is right by definition."""
+
+    dtype: str
+
+    @property
+    def title(self) -> str:
+        """What it is, for a report."""
+        ...
+
+    def run(
+        self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
+    ) -> tuple[list[Array], list[Sampling]]:
+        """Outputs and samplings; ``warps`` replaces what the samplers return, None keeping one."""
+        ...
 
 
 class Reference:
-    """A model in eager PyTorch, in float64 where it can be run so, that notes each sampling grid.
+    """A model in eager PyTorch, in float64 where it can be run so, that notes each sampling.
 
     Args:
         module: in evaluation mode; it is copied, not changed.
@@ -60,7 +78,9 @@ class Reference:
         for default in ("float64", "float32"):
             try:
                 # mesh code often creates tensors of the default type in forward
-                candidate = copy.deepcopy(module).double()
+                with warnings.catch_warnings():  # an exported program's own classes warn of themselves when copied
+                    warnings.simplefilter("ignore")
+                    candidate = copy.deepcopy(module).double()
                 self._module, self.dtype, self._default = candidate, "float64", default
                 self.run(probe)
                 return
@@ -68,14 +88,20 @@ class Reference:
                 continue
         self._module, self.dtype, self._default = module, "float32", "float32"
 
+    @property
+    def title(self) -> str:
+        """For a report."""
+        return f"{self.dtype} eager PyTorch"
+
     def run(
-        self, inputs: Sequence[Array], grids: Sequence[Array | None] | None = None
+        self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
     ) -> tuple[list[Array], list[Sampling]]:
         """Outputs and samplings for float inputs [N, ...].
 
         Args:
             inputs: one array an input.
-            grids: sampling grids to use instead of the model's own, in the samplers' order; None keeps one.
+            warps: what the samplers return instead of their own [N, C, *out], in the order in which they run; None
+                keeps one.
         """
         import torch
         from torch.utils import _pytree as pytree
@@ -88,7 +114,7 @@ class Reference:
         before = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, self._default))
         try:
-            with torch.no_grad(), warnings.catch_warnings(), _recorder(grids or ()) as samplings:
+            with torch.no_grad(), warnings.catch_warnings(), _recorder(warps or ()) as samplings:
                 warnings.simplefilter("ignore")
                 outputs = pytree.tree_leaves(self._module(*tensors))
         finally:
@@ -96,8 +122,8 @@ class Reference:
         return [output.numpy() for output in outputs], samplings.calls
 
 
-def _recorder(grids: Sequence[Array | None]) -> Any:
-    """A context in which every grid sampler's arguments are noted, in ``calls``, and ``grids`` replace its grids."""
+def _recorder(warps: Sequence[Array | None]) -> Any:
+    """A context in which every grid sampler's arguments are noted, in ``calls``, and ``warps`` replace its results."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -112,14 +138,18 @@ def _recorder(grids: Sequence[Array | None]) -> Any:
             self.calls: list[Sampling] = []
 
         def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
             if func in samplers:
-                image, grid, mode, _, align_corners = args[:5]
+                image, grid, mode, padding, align_corners = args[:5]
                 # the tensors are owned by the run: copied, since a later operator may write in place
                 values = grid.detach().clone().numpy()
-                self.calls.append(Sampling(values, tuple(image.shape[2:]), modes[mode], bool(align_corners)))
-                given = grids[len(self.calls) - 1] if grids else None
-                if given is not None:
-                    args = (image, torch.from_numpy(given).to(grid), *args[2:])
-            return func(*args, **(kwargs or {}))
+                self.calls.append(
+                    Sampling(values, tuple(image.shape[2:]), modes[mode], bool(align_corners), PADDING_MODES[padding])
+                )
+                index = len(self.calls) - 1
+                given = warps[index] if index < len(warps) else None
+                if given is not None and given.shape == tuple(result.shape):
+                    return torch.from_numpy(np.ascontiguousarray(given)).to(result)
+            return result
 
     return Recorder()

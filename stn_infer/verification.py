@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from stn_infer.sources import LoadedModel
 
-__all__ = ["Batch", "BackendReport", "GridDeviation", "OutputDeviation", "Verification", "verify", "verify_model"]
+__all__ = ["BackendReport", "Batch", "GridDeviation", "OutputDeviation", "Verification", "verify", "verify_model"]
 
 Array = NDArray[Any]
 
@@ -88,9 +88,7 @@ def verify(
     else:
         batches = _file_batches(proto, input_shapes)
         right = proto if against is None else load_model(Path(against))
-        reference, problem = _file_reference(right, batches)
-        if against is not None:
-            reference.title = f"{reference.title.replace('the file', Path(against).name)}"
+        reference, problem = _file_reference(right, "the file" if against is None else Path(against).name, batches)
         notes += [f"the file can't be evaluated in float64: {problem}"] if problem else []
     limits, more = _limits(proto, reference, loaded, batches, tolerance)
     found = expect(reference, batches)
@@ -189,7 +187,9 @@ def _limits(
     half = _half_weights(model)
     if half:
         usual = _HALF[half]
-        notes.append(f"{half} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px")
+        notes.append(
+            f"{half} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px"
+        )
         return Limits(tolerance or usual.output, usual.grid_px), notes
     if tolerance is not None:
         return Limits(tolerance, grid_px), notes
@@ -231,7 +231,7 @@ def _source(
         if weights is not None:
             raise UsageError("--weights belong to a source; name it with --source SOURCE")
         return None
-    return load_source(source, weights=weights, input_shapes=input_shapes or _shapes(proto))
+    return load_source(source, weights=weights, input_shapes=input_shapes or _shapes(proto) or None)
 
 
 def _exported(
@@ -245,21 +245,23 @@ def _exported(
 
 
 def _shapes(model: onnx.ModelProto) -> tuple[tuple[int, ...], ...]:
-    return tuple(
+    """The inputs' shapes without batch; empty where a size is open, so that the source's own example is taken."""
+    shapes = tuple(
         tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim[1:]) for value in model.graph.input
     )
+    return shapes if all(all(shape) for shape in shapes) else ()
 
 
-def _file_reference(model: onnx.ModelProto, batches: Sequence[Batch]) -> tuple[ReferenceModel, str]:
-    """The file in float64, or, with the reason, in float32."""
+def _file_reference(model: onnx.ModelProto, name: str, batches: Sequence[Batch]) -> tuple[ReferenceModel, str]:
+    """An ONNX file in float64, or, with the reason, in float32."""
     from stn_infer.onnx_reference import OnnxReference, OrtReference
 
     try:
-        exact = OnnxReference(model)
+        exact = OnnxReference(model, name)
         exact.run([value[:1] for value in batches[-1].inputs])
         return exact, ""
     except ModelError as error:
-        return OrtReference(model), str(error)
+        return OrtReference(model, name), str(error)
 
 
 def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
@@ -304,7 +306,7 @@ def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]
     constants = {tensor.name for tensor in model.graph.initializer}
     names = [name for name in names if name not in constants]
     if input_shapes is not None and len(input_shapes) != len(names):
-        raise UsageError(f"the model has the inputs {', '.join(names)}; --input-shape is given {len(input_shapes)} times")
+        raise UsageError(f"--input-shape is given {len(input_shapes)} times; the inputs are {', '.join(names)}")
     plans = plan_inputs(model, dict(zip(names, input_shapes, strict=True)) if input_shapes else None)
     if size_symbols(plans):
         open_sizes = ", ".join(plan.name for plan in plans if any(isinstance(size, str) for size in plan.dims[1:]))
@@ -315,6 +317,4 @@ def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]
         metadata = ModelMetadata.from_props({prop.key: prop.value for prop in model.metadata_props})
         return _batches(shapes, metadata)
     generator = np.random.default_rng(7)
-    return tuple(
-        Batch("random", tuple(random_feeds(plans, count, 1, generator).values())) for count in (3, 1)
-    )
+    return tuple(Batch("random", tuple(random_feeds(plans, count, 1, generator).values())) for count in (3, 1))

@@ -13,21 +13,14 @@ from onnx import numpy_helper
 from stn_styles import SHAPE, AffineGrid, TwoTransformers
 from torch import Tensor, nn
 
-from stn_infer.errors import ModelError, UsageError, VerificationError
+from stn_infer.errors import ModelError, VerificationError
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.spatial import fuse
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference import Reference
 from stn_infer.sources import LoadedModel
-from stn_infer.verification import (
-    Batch,
-    GridDeviation,
-    OutputDeviation,
-    Verification,
-    sample_batches,
-    verify,
-    verify_model,
-)
+from stn_infer.verdict import BackendReport, GridDeviation, Verification, failures
+from stn_infer.verification import Batch, OutputDeviation, sample_batches, verify_model
 
 
 @cache
@@ -57,7 +50,7 @@ def test_a_shifted_grid_is_measured_in_pixels() -> None:
     # theta[0, 0] scales x: its outermost point, half a pixel from the edge, moves furthest
     expected = 0.02 * (width - 1) / width * width / 2
     assert verification.grids[0].max_px == pytest.approx(expected, rel=1e-3)
-    with pytest.raises(VerificationError, match="net: "):
+    with pytest.raises(VerificationError, match="net: ort: sampler 0 is off by"):
         verification.check("net")
 
 
@@ -132,23 +125,30 @@ def test_nearest_flips_are_counted_and_their_samples_left_out() -> None:
     assert f"{grid.flips} of {grid.points} nearest samples flipped" in verification.summary()
 
 
+def report(error: float = 0.0, pixels: float = 0.0) -> Verification:
+    outputs, grids = (OutputDeviation("output", 10 * error, 10.0),), (GridDeviation(0, "bilinear", pixels),)
+    found = failures(outputs, grids, (), 1e-5, 1e-3)
+    backend = BackendReport("ort", "failed" if found else "passed", found, "", outputs, grids)
+    return Verification("float64", "float64 eager PyTorch", 1e-5, (backend,), "1 random")
+
+
 @pytest.mark.parametrize(("error", "pixels", "passed"), [(1e-5, 1e-3, True), (2e-5, 0, False), (0, 2e-3, False)])
 def test_limits(error: float, pixels: float, passed: bool) -> None:
-    result = Verification(
-        "float64",
-        1e-5,
-        (OutputDeviation("output", 10 * error, 10.0),),
-        (GridDeviation(0, "bilinear", pixels, 0, 4),),
-        "1 random",
-        (),
-    )
-    assert result.passed is passed
+    assert report(error, pixels).passed is passed
 
 
 @pytest.mark.parametrize("value", [inf, nan])
 def test_what_is_no_number_never_passes(value: float) -> None:
-    assert not Verification("float64", 1e-5, (OutputDeviation("output", value, 1.0),), (), "", ()).passed
-    assert not Verification("float64", 1e-5, (), (GridDeviation(0, "bilinear", value, 0, 1),), "", ()).passed
+    assert not report(error=value).passed
+    assert not report(pixels=value).passed
+
+
+def test_where_nothing_ran_nothing_passed() -> None:
+    missing = BackendReport("tensorrt", "unavailable", ("no GPU",))
+    result = Verification("float64", "", 1e-5, (missing,), "")
+    assert not result.passed
+    with pytest.raises(VerificationError, match="no backend"):
+        result.check("net")
 
 
 def test_sample_batches() -> None:
@@ -160,14 +160,6 @@ def test_sample_batches() -> None:
     assert pictures.min() >= 0 and 0.5 < pictures.max() <= 1 and pictures.std() > 0.05
     vector = LoadedModel("net", nn.Identity(), ((4,),), ModelMetadata(), "factory")
     assert [batch.kind for batch in sample_batches(vector)] == ["random", "random"]
-
-
-def test_a_file_of_unknown_origin(tmp_path: object) -> None:
-    _, model = pair()
-    path = f"{tmp_path}/model.onnx"
-    onnx.save(model, path)
-    with pytest.raises(UsageError, match="--source"):
-        verify(path)
 
 
 def test_given_batches_are_what_is_run() -> None:

@@ -1,30 +1,60 @@
-"""``stn-infer verify``: an ONNX file against its source in float64."""
+"""``stn-infer verify``: every backend against a float64 reference."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stn_infer.cli import options
 
+if TYPE_CHECKING:
+    from stn_infer.verdict import BackendReport, Verification
+
+_COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants", "output error", "runtime, or why not")
+
 
 @click.command()
-@click.argument("model", metavar="MODEL.onnx", type=click.Path(path_type=Path))
-@click.option("--source", help="What it was exported from; known already for shipped models.")
+@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
+@click.option("--source", help="What the file was exported from; known already for shipped models.")
+@click.option(
+    "--against",
+    type=click.Path(path_type=Path),
+    metavar="FILE.onnx",
+    help="Compare with this file, which is right, instead of the source.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    multiple=True,
+    metavar="NAME",
+    help="eager, eager-fused, ort, ort-fused, tensorrt or tensorrt-rtx; repeat it.  [all]",
+)
+@options.device_option
 @options.weights_option
 @options.input_shape_option
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="On the outputs' error over their scale.  [default: 1e-5]",
+    help="On the outputs' error over their scale.  [default: 1e-5 with a source, 1e-4 without]",
 )
+@click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
 def command(
-    model: Path, source: str | None, weights: Path | None, input_shape: tuple[str, ...], tolerance: float | None
+    model: Path,
+    source: str | None,
+    against: Path | None,
+    backends: tuple[str, ...],
+    device: str,
+    weights: Path | None,
+    input_shape: tuple[str, ...],
+    tolerance: float | None,
+    as_json: bool,
 ) -> None:
-    """Compare MODEL.onnx in onnxruntime with its PyTorch source in float64: outputs, and grids in pixels.
+    """Compare every backend that is here with a float64 reference: grids in pixels, samplers, outputs.
 
-    Exit code 3 when it is off by more than the tolerance.
+    MODEL is an ONNX file, or a source that export takes. The reference is its PyTorch source in float64; for a file of
+    unknown origin, the file itself evaluated in float64. Exit code 3 when a backend is wrong.
     """
     from stn_infer.sources import parse_input_shapes
     from stn_infer.verification import verify
@@ -35,16 +65,59 @@ def command(
         weights=weights,
         input_shapes=parse_input_shapes(input_shape) or None,
         tolerance=tolerance,
+        backends=backends or None,
+        device=device,
+        against=against,
     )
+    if as_json:
+        click.echo(result.to_json())
+    else:
+        _print(result)
+    result.check(str(model))
+    if not as_json:
+        click.echo("passed")
+
+
+def _print(result: Verification) -> None:
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False)
+    if not console.is_terminal:
+        console.width = 160  # no terminal, no reason to wrap
     for note in result.notes:
         click.echo(f"note: {note}")
-    click.echo(
-        f"reference: {result.reference} eager PyTorch; inputs: {result.inputs}; tolerance {result.tolerance:.0e}"
+    click.echo(f"reference: {result.title}; inputs: {result.inputs}; tolerance {result.tolerance:.0e}")
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    for column in _COLUMNS:
+        table.add_column(column, overflow="fold")
+    for report in result.backends:
+        table.add_row(*(Text(text) for text in _row(report)))
+    console.print(table)
+    for report in result.ran:
+        for failure in report.failures:
+            click.echo(f"{report.backend}: {failure}")
+
+
+def _row(report: BackendReport) -> tuple[str, ...]:
+    if report.status == "unavailable" or not report.outputs:
+        what = "-" if report.status == "unavailable" else "failed"
+        return (report.backend, what, "", "", "", "", "", report.reason)
+    grids, checks = report.grids, report.checks
+    flips = sum(grid.flips for grid in grids)
+    sampler = f"{max((check.deviation.max_error for check in checks), default=0.0):.1e}" if checks else "-"
+    if any(grid.mode == "nearest" for grid in grids):
+        sampler += f", {flips} of {sum(grid.points for grid in grids)} samples flipped"
+    held = [held for check in checks for held in check.invariants.values()]
+    return (
+        report.backend,
+        report.status,
+        f"{max(grid.theta_px for grid in grids):.1e}" if grids else "-",
+        f"{max(grid.max_px for grid in grids):.1e}" if grids else "-",
+        sampler,
+        f"{sum(held)} of {len(held)}" if held else "-",
+        f"{max(output.max_error for output in report.outputs):.1e}",
+        report.about,
     )
-    for output in result.outputs:
-        click.echo(f"output {output.name}: max error {output.max_error:.2e} (scale {output.scale:.3g})")
-    for grid in result.grids:
-        flips = f", {grid.flips} of {grid.points} samples flipped" if grid.mode == "nearest" else ""
-        click.echo(f"sampler {grid.sampler} ({grid.mode}): grid within {grid.max_px:.2e} px{flips}")
-    result.check(str(model))
-    click.echo("passed")
