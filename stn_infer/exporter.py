@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.errors import ExportError
+from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
 from stn_infer.files import check_writable, write_atomically
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import PRECISIONS, ModelMetadata, Precision, Preprocess
 
 if TYPE_CHECKING:
     import onnx
 
+    from stn_infer.calibration import Calibration
     from stn_infer.graph.spatial import Finding
+    from stn_infer.precision import PrecisionReport
     from stn_infer.sources import LoadedModel
     from stn_infer.verification import Verification
 
@@ -27,9 +29,10 @@ class ExportReport:
         path: the file written.
         size: its size in bytes.
         findings: what became of each GridSample.
-        verification: the comparison with eager PyTorch that it passed.
+        verification: the comparison with eager PyTorch that it passed; in a lower precision, that the float32 file did.
         inputs, outputs: name and shape of each, ``batch`` standing for the dynamic axis.
         notes: what the user should know, such as random weights.
+        precision: what a lower precision costs against float32; None in float32.
     """
 
     path: Path
@@ -39,6 +42,7 @@ class ExportReport:
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
     notes: tuple[str, ...]
+    precision: PrecisionReport | None = None
 
 
 def export(
@@ -51,8 +55,15 @@ def export(
     preprocess: Preprocess | None = None,
     labels: Sequence[str] | None = None,
     tolerance: float | None = None,
+    precision: Precision = "fp32",
+    calibration: Sequence[str | Path] | None = None,
+    grid_tolerance: float | None = None,
+    dynamic_size: bool = False,
 ) -> ExportReport:
     """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
+
+    A lower precision has float32 inputs, outputs, theta and sampling arithmetic all the same, and is compared with the
+    float32 file, verified before. A ``bf16`` file is of opset 22, and no onnxruntime runs it on a CPU.
 
     Args:
         source: a shipped model's name, a recipe, a ``.pt2``, or ``package.module:factory``.
@@ -62,12 +73,21 @@ def export(
         with_theta: add theta [N, D, K] of every spatial transformer as outputs.
         preprocess: how images become inputs, written into the file; None: as the source says.
         labels: one name a class, written into the file; None: as the source says.
-        tolerance: on the outputs' scaled error; None: 1e-5 against float64.
+        tolerance: on the outputs' scaled error; None: 1e-5 against float64, and in a lower precision, against float32,
+            what ``stn_infer.precision.TOLERANCES`` says.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        calibration: images or array files, as ``run`` takes them: int8 gets its ranges from them, and every lower
+            precision is compared on them.
+        grid_tolerance: in pixels, how far a lower precision may sample from where float32 does; None: as above.
+        dynamic_size: leave height and width of image inputs open too; ``input_shapes`` are examples then, and the
+            float32 file is verified at a second size as well.
 
     Raises:
         SourceError, WeightsError: the model cannot be had.
-        UsageError: it does not take inputs of these shapes, or ``preprocess`` or ``labels`` do not fit it.
+        UsageError: it does not take inputs of these shapes, ``preprocess`` or ``labels`` do not fit it, or int8 without
+            calibration.
         ExportError: it cannot be exported.
+        InputError: the calibration samples can't be read.
         VerificationError: the file would not compute what the model does; nothing is written.
         OutputError: the file cannot be written.
     """
@@ -75,37 +95,63 @@ def export(
     from stn_infer.sources import load_source
 
     path = Path(output)
+    _check_precision(precision, calibration, grid_tolerance)
     check_writable(path)
     loaded = load_source(source, weights=None if weights is None else Path(weights), input_shapes=input_shapes)
     metadata = ModelMetadata(
         preprocess or loaded.metadata.preprocess,
         tuple(labels) if labels is not None else loaded.metadata.labels,
         loaded.name if loaded.origin == "shipped" and weights is None else "",
+        precision,
     )
-    model, findings = build_portable(loaded)
+    model, findings = build_portable(loaded, precision, dynamic_size)
     if with_theta:
         if not any(finding.fused for finding in findings):
             raise ExportError(f"{loaded.name}: no spatial transformer was fused, so that there is no theta to add")
         model = add_theta(model)
+    samples = _checked_metadata(model, metadata, calibration)
+    verification = _verified(loaded, model, tolerance if precision == "fp32" else None)
+    if dynamic_size:
+        _verify_other_size(loaded, model, tolerance if precision == "fp32" else None)
+    notes = [loaded.note, *verification.notes]
+    lowered: PrecisionReport | None = None
+    if precision != "fp32":
+        from stn_infer.precision import lower
+
+        _describe(model, metadata)
+        model, lowered = lower(loaded, model, precision, samples, tolerance=tolerance, grid_tolerance=grid_tolerance)
+        lowered.check(loaded.name)
+        notes += lowered.notes
     _describe(model, metadata)
     content = model.SerializeToString()
-    _check_metadata(content, metadata)
-    verification = _verified(loaded, model, tolerance)
     write_atomically(path, content)
-    notes = tuple(filter(None, (loaded.note, *verification.notes)))
     return ExportReport(
-        path, len(content), findings, verification, _shapes(model.graph.input), _shapes(model.graph.output), notes
+        path,
+        len(content),
+        findings,
+        verification,
+        _shapes(model.graph.input),
+        _shapes(model.graph.output),
+        tuple(filter(None, notes)),
+        lowered,
     )
 
 
-def build_portable(loaded: LoadedModel) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
-    """The portable model in memory, not yet verified, and what became of each GridSample.
+def build_portable(
+    loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False
+) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
+    """The portable float32 model in memory, not yet verified, and what became of each GridSample.
+
+    Args:
+        loaded: the source.
+        precision: the file's opset is what this needs.
+        dynamic_size: leave height and width of image inputs open.
 
     Raises:
         ExportError: it cannot be exported.
         UsageError: it does not take inputs of the shapes that ``loaded`` names.
     """
-    from stn_infer.graph.export import export_plain
+    from stn_infer.graph.export import BF16_OPSET, OPSET, export_plain, other_shapes
     from stn_infer.graph.spatial import fuse
 
     if loaded.fixed_batch is not None:
@@ -113,7 +159,13 @@ def build_portable(loaded: LoadedModel) -> tuple[onnx.ModelProto, tuple[Finding,
             f"{loaded.name}: the .pt2 is tied to batch size {loaded.fixed_batch}; "
             "make it with torch.export.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},))"
         )
-    return fuse(export_plain(loaded.module, loaded.input_shapes, loaded.name))
+    opset = BF16_OPSET if precision == "bf16" else OPSET
+    plain = export_plain(loaded.module, loaded.input_shapes, loaded.name, dynamic_size, opset=opset)
+    if not dynamic_size:
+        return fuse(plain)
+    names = [value.name for value in plain.graph.input]
+    sizes = (loaded.input_shapes, other_shapes(loaded.input_shapes))
+    return fuse(plain, [dict(zip(names, shapes, strict=True)) for shapes in sizes])
 
 
 def export_bytes(loaded: LoadedModel) -> bytes:
@@ -138,16 +190,53 @@ def _verified(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | No
     return verification
 
 
-def _check_metadata(content: bytes, metadata: ModelMetadata) -> None:
-    """Refuse what every later ``run`` of the file would refuse."""
+def _verify_other_size(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | None) -> None:
+    """Verify at a size that the exporter never saw: what it froze shows as another result, or as a refusal."""
+    from stn_infer.graph.export import other_shapes
+
+    metadata = loaded.metadata
+    if metadata.preprocess is not None:  # its size is the example's
+        metadata = replace(metadata, preprocess=replace(metadata.preprocess, size=None))
+    other = replace(loaded, input_shapes=other_shapes(loaded.input_shapes), metadata=metadata)
+    sizes = "; ".join("x".join(map(str, shape[1:])) for shape in other.input_shapes if len(shape) > 2)
+    try:
+        _verified(other, model, tolerance)
+    except (ModelError, VerificationError) as error:
+        raise VerificationError(
+            f"the file is right at the example's size and wrong at {sizes}, so that a size was frozen ({error}); "
+            "export it without a dynamic size"
+        ) from error
+
+
+def _check_precision(
+    precision: Precision, calibration: Sequence[str | Path] | None, grid_tolerance: float | None
+) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "int8" and not calibration:
+        raise UsageError("int8 takes its ranges from images of yours; add --calibrate PATH")
+    if precision == "fp32" and calibration:
+        raise UsageError("--calibrate is for lower precisions; add --precision int8")
+    if precision == "fp32" and grid_tolerance is not None:
+        raise UsageError("--grid-tolerance is for lower precisions; a float32 file's grid is held to 1e-3 px")
+
+
+def _checked_metadata(
+    model: onnx.ModelProto, metadata: ModelMetadata, calibration: Sequence[str | Path] | None
+) -> Calibration | None:
+    """Refuse what every later ``run`` of the file would refuse; read the calibration samples as ``run`` would."""
     from stn_infer.backends.ort import OrtBackend
+    from stn_infer.calibration import load_calibration
     from stn_infer.data.loader import resolve_preprocess
     from stn_infer.outputs import make_format
 
-    backend = OrtBackend(content, threads=1)
+    backend = OrtBackend(model.SerializeToString(), threads=1)
     if metadata.preprocess is not None:
         resolve_preprocess(backend.inputs, None, metadata.preprocess)
     make_format("npz", backend.outputs, metadata.labels)
+    if not calibration:
+        return None
+    return load_calibration(calibration, backend.inputs, resolve_preprocess(backend.inputs, metadata.preprocess, None))
 
 
 def _describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:

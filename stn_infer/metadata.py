@@ -10,13 +10,15 @@ import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from math import isfinite
-from typing import Literal
+from typing import Literal, get_args
 
 from stn_infer.errors import UsageError
 
 PREFIX = "stn_infer."
 
 ColourMode = Literal["grey", "rgb"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
+PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 @dataclass(frozen=True)
@@ -125,11 +127,13 @@ class ModelMetadata:
         labels: one name a class, in the order of the first output's last axis; None when not told.
         source: the shipped model's name, or of a loaded model its SOURCE; empty when unknown. A file keeps a shipped
             model's name only: a factory or a path would mean nothing on another machine.
+        precision: what the file's weights and features are in.
     """
 
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] | None = None
     source: str = ""
+    precision: Precision = "fp32"
 
     def to_props(self) -> dict[str, str]:
         """The ``metadata_props`` of an ONNX file, string to string."""
@@ -140,6 +144,8 @@ class ModelMetadata:
             props[PREFIX + "labels"] = json.dumps(list(self.labels))
         if self.source:
             props[PREFIX + "source"] = self.source
+        if self.precision != "fp32":
+            props[PREFIX + "precision"] = self.precision
         return props
 
     @classmethod
@@ -150,11 +156,15 @@ class ModelMetadata:
             UsageError: an ``stn_infer.`` key holds something that is not what this version writes.
         """
         preprocess, labels = props.get(PREFIX + "preprocess"), props.get(PREFIX + "labels")
+        precision = next((name for name in PRECISIONS if name == props.get(PREFIX + "precision", "fp32")), None)
         try:
+            if precision is None:
+                raise ValueError(f"precision {props[PREFIX + 'precision']!r}")
             return cls(
                 None if preprocess is None else _preprocess_from_json(json.loads(preprocess)),
                 None if labels is None else tuple(str(label) for label in json.loads(labels)),
                 props.get(PREFIX + "source", ""),
+                precision,
             )
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None

@@ -251,7 +251,8 @@ class _Converter:
             half = self._halves[name] = self._fresh(f"{name}.{self._half}")
             if name in self._constants:
                 values = self._rounded(numpy_helper.to_array(self._constants[name]))
-                self._graph.initializer.append(numpy_helper.from_array(values, half))
+                tensor = helper.make_tensor(half, _TYPES[self._half], values.shape, values.tobytes(), raw=True)
+                self._graph.initializer.append(tensor)
             else:
                 self._nodes.append(helper.make_node("Cast", [name], [half], name=f"cast_{half}", to=_TYPES[self._half]))
         return self._halves[name]
