@@ -15,10 +15,14 @@ test: $(VENV)/.test
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
 
-# On a machine with a GPU, from the source tree with its own PyTorch: nothing is downloaded.
+# On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
+# A library with CUDA kernels that was built beforehand is used as it is; without one it is built, which needs nvcc.
+gpu-check: export PYTHONPATH := .
 gpu-check:
-	PYTHONPATH=. $(PYTHON) -m stn_infer.cli.main plugin build --arch native
-	PYTHONPATH=. $(PYTHON) -m pytest -m gpu
+	$(PYTHON) -c "from stn_infer import plugin; raise SystemExit(not plugin.info().cuda)" || \
+	    $(PYTHON) -m stn_infer.cli.main plugin build --cuda
+	$(PYTHON) -m pytest -m gpu $(shell grep -l 'mark\.gpu' tests/*.py)
+	$(PYTHON) benchmarks/gpu.py
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

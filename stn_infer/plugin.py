@@ -206,6 +206,8 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     nvcc, nvcc_packages = _find_nvcc()
     if cuda and nvcc is None:
         raise MissingDependencyError(f"nvcc is needed for CUDA kernels; pip install {' '.join(nvcc_packages)}")
+    if cuda and architectures == "native" and not _has_gpu():
+        raise MissingDependencyError("there is no NVIDIA GPU here to compile for; name one: --arch sm90, or --arch all")
     if cuda is None:
         # Without a GPU "native" has nothing to compile for.
         cuda = nvcc is not None and (architectures != "native" or _has_gpu())
@@ -223,7 +225,7 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     for command in (configure, [str(cmake), "--build", str(_BUILD), "--parallel"]):
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise ModelError(f"building the plugin library failed: {_first_error(done.stdout + done.stderr)}")
+            raise ModelError(f"building the plugin library failed: {_first_error(done.stderr + done.stdout)}")
     _load.cache_clear()
     return _BUILD / FILE_NAME
 
@@ -302,4 +304,7 @@ def _has_gpu() -> bool:
 
 def _first_error(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
-    return next((line for line in lines if "error" in line.lower()), lines[-1] if lines else "no output")[:300]
+    at = next((index for index, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
+    # CMake says only on the next line what is wrong.
+    length = 2 if lines and lines[at].startswith("CMake Error") else 1
+    return " ".join(lines[at : at + length])[:300] or "no output"

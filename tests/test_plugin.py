@@ -117,7 +117,7 @@ def test_a_failed_build_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     (tmp_path / "CMakeLists.txt").write_text('message(FATAL_ERROR "no way")\n')
     monkeypatch.setattr(plugin, "_SOURCES", tmp_path)
     monkeypatch.setattr(plugin, "_BUILD", tmp_path / "build")
-    with pytest.raises(ModelError, match="building the plugin library failed") as caught:
+    with pytest.raises(ModelError, match=r"building the plugin library failed: CMake Error.*no way") as caught:
         plugin.build(cuda=False)
     assert "\n" not in str(caught.value)
 
@@ -159,6 +159,13 @@ def test_nvcc_of_pypi_packages_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     (tmp_path / "build" / "CMakeCache.txt").write_text("A:BOOL=ON\nCMAKE_CUDA_COMPILER:FILEPATH=/old/nvcc\n")
     plugin.build("sm90")
     assert "--fresh" in commands[2]
+
+
+def test_without_a_gpu_native_has_nothing_to_compile_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plugin, "_find_nvcc", lambda: (Path("nvcc"), ()))
+    monkeypatch.setattr(plugin, "_has_gpu", lambda: False)
+    with pytest.raises(MissingDependencyError, match=r"no NVIDIA GPU here.*--arch sm90"):
+        plugin.build(cuda=True)
 
 
 @pytest.mark.usefixtures("no_system_nvcc")
