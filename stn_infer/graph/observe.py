@@ -6,7 +6,7 @@ both batch sizes is static; one that grows in proportion carries the batch.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 
 from stn_infer.errors import ModelError, one_line
+from stn_infer.graph.sizes import Shapes, plausible_shapes
 
 Array = NDArray[Any]
 BATCHES = (2, 3)
@@ -33,8 +34,6 @@ class Axis:
 
 
 Template = tuple[Axis, ...]
-Shapes = Mapping[str, tuple[int, ...]]
-"""Sizes of inputs by name, without the batch."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +94,7 @@ def observe(
         tensors: names of the tensors to observe.
         constants: those of them that depend on no input, so that their values are worth keeping.
         shapes: of inputs with open sizes. Where there are several, the model runs with each, and whatever differs
-            between them follows the inputs' size.
+            between them follows the inputs' size. None: at the first plausible ones at which it runs.
 
     Raises:
         ModelError: onnxruntime refuses the model, or it fails at one of the batch sizes.
@@ -114,18 +113,25 @@ def observe(
     options.log_severity_level = 4
     # Unoptimised: otherwise onnxruntime could fuse away the very tensors that are asked for.
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    generator = np.random.default_rng(0)
-    runs: list[dict[str, Array]] = []
     try:
         session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
+
+    def run_at(shapes: Sequence[Shapes]) -> list[dict[str, Array]]:
+        generator = np.random.default_rng(0)
+        runs = []
         plan = [(batch, shapes[0] if shapes else None) for batch in BATCHES]
         for batch, sizes in (*plan, *((BATCHES[0], others) for others in shapes[1:])):
             feeds = random_inputs(model, batch, generator, sizes)
-            runs.append({**dict(zip(fetched, session.run(fetched, feeds), strict=True)), **feeds})
-    except ModelError:
-        raise
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
+            try:
+                answers = session.run(fetched, feeds)
+            except Exception as error:
+                raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
+            runs.append({**dict(zip(fetched, answers, strict=True)), **feeds})
+        return runs
+
+    runs = _first_that_runs(run_at, [shapes] if shapes else [*plausible_shapes(model)] or [()])
     found: dict[str, Template] = {
         tensor.name: tuple(Axis(int(size)) for size in tensor.dims) for tensor in model.graph.initializer
     }
@@ -143,6 +149,17 @@ def observe(
         if name in keep and all(_equal(first[name], run[name]) for run in runs[1:]):
             values[name] = first[name]
     return Observation(found, {name: value.dtype for name, value in first.items()}, values, loose)
+
+
+def _first_that_runs(
+    run_at: Callable[[Sequence[Shapes]], list[dict[str, Array]]], choices: Sequence[Sequence[Shapes]]
+) -> list[dict[str, Array]]:
+    for shapes in choices[:-1]:
+        try:
+            return run_at(shapes)
+        except ModelError:
+            continue
+    return run_at(choices[-1])
 
 
 def _equal(one: Array, other: Array) -> bool:

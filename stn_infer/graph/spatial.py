@@ -56,7 +56,7 @@ def fuse(
     Args:
         model: a valid model with a dynamic batch, opset 16 or later.
         shapes: of inputs with open sizes besides the batch, by name and without the batch; two of them or more, so
-            that what follows an open size is seen to.
+            that what follows an open size is seen to. None: plausible ones.
 
     Returns:
         The rewritten copy (with the functions of the ops it uses) and one finding a GridSample, in graph order.
