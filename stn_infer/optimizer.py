@@ -170,7 +170,7 @@ def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
         pull_in_near_grids(light, prepared.folder)
         light, aside = stand_in(light)
     repaired, repairs = repair(light, BEFORE) if fix else (light, ())
-    fused, findings, notes = fuse_or_say(repaired)
+    fused, findings, notes = _fuse(repaired)
     mended, more = repair(fused, AFTER) if fix else (fused, ())
     changed = mended is not light
     if changed:
@@ -185,17 +185,16 @@ def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
     return _Rewritten(result, reference, opset_of(mended), findings, (*repairs, *more), notes)
 
 
-def fuse_or_say(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...], tuple[str, ...]]:
+def _fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...], tuple[str, ...]]:
     """The pass's result, its findings, and why it could not be run where it could not."""
+    from stn_infer.graph.lint import fuse_or_say
     from stn_infer.graph.op import opset_of
-    from stn_infer.graph.spatial import fuse
 
     if opset_of(model) < 16:
         return model, (), (f"opset {opset_of(model)} has no GridSample: nothing to fuse",)
-    try:
-        fused, findings = fuse(model)
-    except ModelError as error:
-        return model, (), (f"nothing was fused: {error}",)
+    fused, findings, obstacle = fuse_or_say(model)
+    if obstacle:
+        return model, (), (f"nothing was fused: {obstacle}",)
     if not any(finding.fused for finding in findings):
         return model, findings, ()
     fused.ir_version = max(fused.ir_version, 8)  # the first with functions

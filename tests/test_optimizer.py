@@ -26,6 +26,12 @@ from stn_infer.optimizer import describe, optimize
 MIB = 1 << 20
 
 
+@pytest.fixture(autouse=True)
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """These files are our own: no trial in a process of its own, which takes half a second."""
+    monkeypatch.setattr("stn_infer.graph.trial.try_model", lambda *arguments: None)
+
+
 def save(model: onnx.ModelProto, folder: Path, **options: Any) -> Path:
     path = folder / "in.onnx"
     copy = onnx.ModelProto()
@@ -204,7 +210,7 @@ WRONG: dict[str, Callable[[onnx.ModelProto], None]] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_rewrite_is_not_written(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stn_infer.graph.spatial.fuse", _nudged(WRONG[what]))
+    monkeypatch.setattr("stn_infer.graph.lint.fuse", _nudged(WRONG[what]))
     path = save(affine_model(), tmp_path)
     output = tmp_path / "out.onnx"
     output.write_bytes(b"kept")
@@ -229,7 +235,7 @@ def test_a_wrong_rewrite_of_a_half_precision_model_is_not_written(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, "mesh"))
         return copy, (Finding("sample", "grid", True, "", "affine"),)
 
-    monkeypatch.setattr("stn_infer.graph.spatial.fuse", wrong)
+    monkeypatch.setattr("stn_infer.graph.lint.fuse", wrong)
     with pytest.raises(VerificationError):
         optimize(save(half_model(), tmp_path), tmp_path / "out.onnx")
 

@@ -6,9 +6,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import onnx
 
-from stn_infer.errors import ModelError
+from stn_infer.errors import ModelError, one_line
 from stn_infer.graph.compare import Stored, open_session
 from stn_infer.graph.lint_finding import SEVERITIES, LintFinding
 from stn_infer.graph.op import opset_of
@@ -80,10 +81,7 @@ def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> C
     obstacle = ""
     fused = repaired
     if opset_of(repaired) >= 16:
-        try:
-            fused, findings = fuse(repaired)
-        except ModelError as error:
-            obstacle = str(error)
+        fused, findings, obstacle = fuse_or_say(repaired)
     _, after = repair(fused, AFTER)
     return Context(
         model,
@@ -98,6 +96,18 @@ def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> C
         checker_problem(repaired),
         _refusal(repaired),
     )
+
+
+def fuse_or_say(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...], str]:
+    """The pass's result and findings, and why it could not be run; the model itself where it could not."""
+    try:
+        with np.errstate(all="ignore"):  # weights may be infinite, or no numbers
+            return *fuse(model), ""
+    except ModelError as error:
+        return model, (), str(error)
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, onnx.checker.ValidationError) as error:
+        # a damaged file may hold what no operator's definition allows; nothing is changed then
+        return model, (), f"the pass cannot take it apart ({type(error).__name__}: {one_line(error, 120)})"
 
 
 def _refusal(model: onnx.ModelProto) -> str:

@@ -23,7 +23,7 @@ SMALL_MODEL = 64 << 20
 LARGE_TENSOR = 64 << 10
 _EXTERNAL_TENSOR = 1 << 10
 _ALIGNMENT = 4096
-_BLOCK = 16 << 20
+_BLOCK = 64 << 10
 _STAND_IN = "stn_stands_in_for_"
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 # Behind them nothing is linear any more, so that no grid's map is measured through them.
