@@ -18,7 +18,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError, one_line
 from stn_infer.graph.mesh import canonical_basis
-from stn_infer.graph.op import DOMAIN, OP_TYPES, opset_of
+from stn_infer.graph.op import DOMAIN, OP_TYPES
 from stn_infer.graph.structure import subgraphs
 from stn_infer.reference import Sampling
 from stn_infer.sampling import Sampler
@@ -49,7 +49,7 @@ class OnnxReference:
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                self._evaluator = ReferenceEvaluator(wide, new_ops=_operators(self._state, opset_of(wide)))
+                self._evaluator = ReferenceEvaluator(wide, new_ops=_operators(self._state))
         except Exception as error:  # onnx raises anything
             raise ModelError(f"the graph cannot be evaluated in float64: {one_line(error)}") from error
 
@@ -197,7 +197,7 @@ class _State:
         return given.astype(np.float64) if given is not None and given.shape == warped.shape else warped
 
 
-def _operators(state: _State, opset: int) -> list[Any]:
+def _operators(state: _State) -> list[Any]:
     """Operators that take the place of onnx's own, or are not among them."""
     from onnx.reference.op_run import OpRun
     from onnx.reference.ops._op_list import load_op
@@ -219,7 +219,7 @@ def _operators(state: _State, opset: int) -> list[Any]:
 
     found: list[Any] = [GridSample, AffineGrid]
     found += [_transformer(OpRun, name, state) for name in OP_TYPES]
-    found += [_by_torch(load_op("", name, opset), name) for name in ("Conv", "MaxPool", "AveragePool")]
+    found += [_by_torch(load_op("", name, None), name) for name in ("Conv", "MaxPool", "AveragePool")]
     return found
 
 

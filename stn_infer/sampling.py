@@ -100,8 +100,8 @@ class Sampler:
 
     def _taps(self, at: Doubles, length: int) -> list[tuple[Doubles, Doubles]]:
         """What is read along one axis at pixel indices ``at``: index (maybe outside) and weight of each tap."""
-        finite = np.isfinite(at) & (np.abs(at) < 2.0**52)
-        at = np.where(finite, at, -8.0 if self.padding_mode == "zeros" else 0.0)
+        at = np.where(np.isfinite(at), at, -8.0 if self.padding_mode == "zeros" else 0.0)
+        at = np.clip(at, -(2.0**51), 2.0**51)  # beyond, neighbours can't be told apart
         if self.mode == "bicubic":  # each tap is padded by itself
             first = np.floor(at)
             t = at - first

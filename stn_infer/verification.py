@@ -31,8 +31,9 @@ Array = NDArray[Any]
 TOLERANCE = 1e-5
 TOLERANCE_FP32_REFERENCE = 1e-4
 _TOLERANCE_FILE = 1e-4  # without the source, nothing says how exact float32 can be on the model
-# Features in half precision move theta; what the samplers make of it is held to float32 all the same.
-_HALF = {"float16": Limits(2e-2, 0.5), "bfloat16": Limits(1e-1, 4.0)}
+# Twice what export allows a lower precision against float32: what moves is theta and the features; what the samplers
+# make of them is held to float32 all the same.
+_LOWER = {"float16": Limits(1e-2, 0.1), "bfloat16": Limits(1e-1, 0.5), "int8": Limits(2e-1, 1.0)}
 
 
 def verify(
@@ -59,7 +60,7 @@ def verify(
         weights: the checkpoint it was exported with, where it was not the source's own.
         input_shapes: as for ``export``; for a file, shapes [C, H, W] without batch where it leaves sizes open.
         tolerance: on each output's error over its scale; None: 1e-5, more where float32 itself needs it, 1e-4 without
-            a source, 2e-2 for float16 and 1e-1 for bfloat16 weights.
+            a source, 1e-2 for float16, 1e-1 for bfloat16 and 2e-1 for int8 weights.
         backends: names in :data:`stn_infer.runners.RUNNERS`; each must be there. None: all that are.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         against: another ONNX file that is right; ``model`` is compared with it.
@@ -184,11 +185,11 @@ def _limits(
     grid_px = GRID_TOLERANCE_PX * (10 if single else 1)
     if single:
         notes.append("the model can't be run in float64: compared with float32")
-    half = _half_weights(model)
-    if half:
-        usual = _HALF[half]
+    lower = _lower_precision(model)
+    if lower:
+        usual = _LOWER[lower]
         notes.append(
-            f"{half} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px"
+            f"{lower} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px"
         )
         return Limits(tolerance or usual.output, usual.grid_px), notes
     if tolerance is not None:
@@ -203,17 +204,15 @@ def _limits(
     return Limits(limit, grid_px), notes
 
 
-def _half_weights(model: onnx.ModelProto) -> str | None:
-    """``float16`` or ``bfloat16`` where a constant of more than a few values has that type."""
+def _lower_precision(model: onnx.ModelProto) -> str | None:
+    """``float16`` or ``bfloat16`` where a constant that is no mere number has that type; ``int8`` for Q/DQ files."""
     import onnx
 
     names = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
-    found = {
-        names[tensor.data_type]
-        for tensor in model.graph.initializer
-        if tensor.data_type in names and int(np.prod(tensor.dims)) > 4
-    }
-    return "bfloat16" if "bfloat16" in found else next(iter(found), None)
+    found = {names.get(tensor.data_type) for tensor in model.graph.initializer if int(np.prod(tensor.dims)) > 4}
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8"
+    return next((name for name in ("bfloat16", "float16") if name in found), None)
 
 
 def _source(
