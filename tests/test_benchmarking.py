@@ -1,32 +1,39 @@
-"""bench: verification comes before timing, whatever cannot be had is named, and the JSON holds every sample."""
+"""bench with real runtimes: verified first, whatever cannot be had is named, and the file holds every sample."""
 
 from __future__ import annotations
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from click.testing import CliRunner
 from torch import nn
 
-from stn_infer.benchmarking import BenchResult, Plan, bench
-from stn_infer.benchmarking import variants as variants_module
+from stn_infer.benchmarking import BenchResult, Method, bench
+from stn_infer.benchmarking import torch_variants as torch_module
 from stn_infer.benchmarking.check import Expected, bench_inputs
+from stn_infer.benchmarking.codec import read_result
 from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
+from stn_infer.benchmarking.monitor import MachineMonitor, Reading, busy_processes
+from stn_infer.benchmarking.session import Crashed, run_request
 from stn_infer.benchmarking.table import render
-from stn_infer.errors import MissingDependencyError, ModelError, UsageError, VerificationError
+from stn_infer.errors import UsageError
+from stn_infer.layers import SpatialTransformer
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.sources import LoadedModel
+from stn_infer.transforms import Affine
 
-QUICK = Plan(samples=6, burst=2, seconds=5, warmup_seconds=0.1)
+TINY_METHOD = Method(
+    rounds=2, seconds=0.01, samples=6, turns=1, warmup_seconds=0.0, warmup_limit=0.1, row_limit=1.0, isolate=False
+)
 
 
 class Tiny(nn.Module):
-    """A spatial transformer with hardly anything around it."""
+    """A spatial transformer with hardly anything around it; its weights are other ones each time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,104 +45,243 @@ class Tiny(nn.Module):
         return F.grid_sample(x, grid, align_corners=False).mean((2, 3))
 
 
-def tiny() -> Tiny:
-    torch.manual_seed(0)
-    return Tiny()
+class Layered(nn.Module):
+    """The same by the project's layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        localisation = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+        self.transformer = SpatialTransformer(localisation, Affine(), (8, 8), identity_init=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.transformer(x).mean((2, 3))
 
 
-TINY = f"{__name__}:tiny"
+TINY, LAYERED = f"{__name__}:Tiny", f"{__name__}:Layered"
+SHAPE = [(1, 8, 8)]
 
 
 @pytest.fixture(scope="module")
 def result() -> BenchResult:
-    return bench(TINY, batch_sizes=(1, 3), variants=("eager", "ort-plain", "ort"), input_shapes=[(1, 8, 8)], plan=QUICK)
+    variants = ("eager", "fused", "ort-plain", "ort", "ort-fused", "ort-binding", "graph")
+    return bench(LAYERED, batch_sizes=(1, 3), variants=variants, input_shapes=SHAPE, method=TINY_METHOD)
 
 
 def test_every_variant_is_verified_and_timed_at_each_batch_size(result: BenchResult) -> None:
-    assert result.passed
-    assert [(row.variant, row.batch_size, row.status) for row in result.measurements] == [
-        (variant, batch, "timed") for batch in (1, 3) for variant in ("eager", "ort-plain", "ort")
-    ]
-    for row in result.measurements:
-        assert row.error is not None and row.error <= result.tolerance == 1e-5
-        assert len(row.samples_ms) == 6 and min(row.samples_ms) > 0
-        assert row.p90_ms is None
-        assert row.throughput == pytest.approx(row.batch_size / row.median_ms * 1e3)
-    assert result.reference == "float64"
-    assert result.inputs == "handwritten digits"
+    assert result.passed and result.complete
+    timed = [row for row in result.measurements if row.status == "timed"]
+    assert {(row.variant, row.batch_size) for row in timed} >= {
+        (variant, batch) for batch in (1, 3) for variant in ("eager", "ort-plain", "ort", "ort-binding")
+    }
+    for row in timed:
+        assert row.error is not None and row.error <= 1e-5
+        assert len(row.samples_ms) >= 6 and min(row.samples_ms) > 0
+        assert [each.round for each in row.rounds] == [0, 1]
+        assert row.p90_ms is None or len(row.samples_ms) >= 64
+        assert row.items == row.batch_size and row.throughput and row.throughput > 0
+        assert row.runs_on["threads"] == str(result.request.threads)  # the same for every runtime
+    assert result.models[0].reference == "float64 eager"
+    assert result.models[0].inputs == "handwritten digits"
+    assert set(result.models[0].inputs_sha256) == {"1", "3"}
 
 
-def test_json_holds_the_samples_and_where_they_come_from(result: BenchResult) -> None:
-    fields = json.loads(result.to_json())
-    assert next(iter(fields)) == "schema_version" and fields["schema_version"] == 1
-    assert fields["machine"]["cores"] >= 1 and fields["versions"]["torch"]
-    assert fields["plan"]["samples"] == 6
-    first = fields["measurements"][0]
-    assert first["samples_ms"] == list(result.measurements[0].samples_ms)
-    assert first["median_ms"] == result.measurements[0].median_ms
-    assert first["runs_on"]["runtime"] == "PyTorch"
+def test_who_ran_the_samplers_and_for_how_long(result: BenchResult) -> None:
+    by_variant = {row.variant: row for row in result.measurements if row.batch_size == 3}
+    (eager,), (plain,) = by_variant["eager"].samplers, by_variant["ort-plain"].samplers
+    assert eager.op.startswith("aten.grid_sampler") and eager.place == "cpu"
+    assert (plain.op, plain.place) == ("GridSample", "CPUExecutionProvider")
+    stages = by_variant["ort-plain"].stages
+    assert stages is not None and stages["grid"] > 0 and stages["sampling"] > 0 and stages["rest"] > 0
+    portable = by_variant["ort"].stages
+    assert portable is not None and portable["grid"] > 0
 
 
-def test_the_table_shows_each_row_and_the_comparison(result: BenchResult) -> None:
+def test_with_the_library_its_op_runs_and_no_grid_is_computed(result: BenchResult) -> None:
+    fused = result.get("ort-fused", 3)
+    if fused.status == "unavailable":
+        pytest.skip(f"no plugin library: {fused.reason}")
+    assert [sampler.op for sampler in fused.samplers] == ["SpatialTransformer"]
+    assert fused.stages is not None and fused.stages["grid"] == 0 and fused.stages["sampling"] > 0
+    (layer,) = result.get("fused", 3).samplers
+    assert layer.op == "stn.spatial_transformer"
+    assert "plugin library" in result.models[0].sha256
+
+
+def test_what_needs_a_gpu_is_listed_with_its_reason(result: BenchResult) -> None:
+    row = result.get("graph", 1)
+    assert (row.status, row.reason) == ("unavailable", "CUDA graphs need a GPU, the device is cpu")
+
+
+def test_the_table_shows_each_row_and_says_what_the_difference_is_due_to(result: BenchResult) -> None:
     from rich.console import Console
 
-    console = Console(width=200, record=True, file=io.StringIO())
+    console = Console(width=240, record=True, file=io.StringIO())
     console.print(render(result))
     text = console.export_text()
-    assert text.count("ort-plain") == 3  # two rows, one explanation
-    assert "1.00x" in text
-    assert "verified against float64 eager to 1e-05" in text
+    assert text.count("ort-plain") >= 4  # two rows, one explanation, one comparison
+    assert "outputs verified against float64 eager to 1e-05" in text
+    assert "computing the sampling grid" in text
+    assert "a quick look (2 rounds" in text
+
+
+def test_a_fresh_process_a_round_gets_the_same_weights_and_its_file_can_be_gone_on_with(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    done = bench(
+        TINY,
+        batch_sizes=(2,),
+        variants=("eager", "fused"),
+        input_shapes=SHAPE,
+        method=replace(TINY_METHOD, isolate=True),
+        output=output,
+    )
+    assert done.get("eager", 2).status == "timed"
+    assert "no stn_infer.SpatialTransformer layer" in done.get("fused", 2).reason
+    assert read_result(output) == done
+    # an interrupted run: its second round is missing, and comes back
+    half = replace(
+        done, log=done.log[:1], measurements=tuple(replace(row, rounds=row.rounds[:1]) for row in done.measurements)
+    )
+    whole = run_request(replace(done.request, method=TINY_METHOD), earlier=half)
+    assert whole.complete and [each.round for each in whole.get("eager", 2).rounds] == [0, 1]
+    assert whole.get("eager", 2).rounds[0] == done.get("eager", 2).rounds[0]
+
+
+def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from stn_infer.benchmarking.session import Processes, run_apart
+    from stn_infer.benchmarking.worker import Task
+
+    module = tmp_path / "dying_module.py"
+    module.write_text(
+        "import os, torch\n"
+        "class Dying(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        if 'stn_infer.benchmarking.worker' in getattr(__import__('__main__').__spec__, 'name', ''):\n"
+        "            os.abort()\n"
+        "        return x.mean((2, 3))\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from stn_infer.benchmarking.result import Case
+    from stn_infer.benchmarking.run import make_request
+
+    case = Case("dying_module:Dying", input_shapes=((1, 4, 4),), batch_sizes=(2,))
+    request = make_request([case], ["eager"], "cpu", 1, None, TINY_METHOD)
+    folder = tmp_path / "work"
+    folder.mkdir()
+    processes = Processes(request, folder)
+    (model,) = processes.prepare(request, lambda text: None)
+    task = Task(processes.prepared[0], 0, ("eager",), model.tolerance, "cpu", 1, request.method)
+    with pytest.raises(Crashed) as caught:
+        run_apart(task, folder, lambda text: None)
+    assert (caught.value.variant, caught.value.how) == ("eager", "signal 6")
 
 
 def test_a_variant_that_computes_something_else_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    class Off(Tiny):
-        def forward(self, x: torch.Tensor) -> torch.Tensor:
-            return super().forward(x) + 1e-3
-
-    def wrong(loaded: LoadedModel, device: str, threads: int | None, compile: bool) -> object:
-        from stn_infer.backends.eager import EagerBackend
-
-        module = Off()
-        module.load_state_dict(loaded.module.state_dict())
-        return EagerBackend(LoadedModel("off", module.eval(), loaded.input_shapes, ModelMetadata(), "factory"))
-
-    monkeypatch.setattr(variants_module, "_torch", wrong)
-    off = bench(TINY, batch_sizes=(2,), variants=("eager", "ort-plain"), input_shapes=[(1, 8, 8)], plan=QUICK)
+    run = torch_module.TorchRunner.run
+    monkeypatch.setattr(torch_module.TorchRunner, "run", lambda self, *given: [out + 1e-3 for out in run(self, *given)])
+    off = bench(TINY, batch_sizes=(2,), variants=("eager",), input_shapes=SHAPE, method=TINY_METHOD)
     assert not off.passed
     eager = off.get("eager", 2)
     assert (eager.status, eager.samples_ms, eager.median_ms) == ("failed", (), None)
     assert eager.error == pytest.approx(1e-3, rel=1e-2)
-    assert "expected at most 1e-05" in eager.reason
-    assert off.get("ort-plain", 2).status == "timed"
+    assert "expected at most 1e-05: not timed" in eager.reason
 
 
-def test_what_is_not_there_is_listed_with_its_reason() -> None:
-    if torch.cuda.is_available():
-        pytest.skip("this machine has a GPU")
-    nothing = bench(TINY, batch_sizes=(1,), variants=("eager",), device="cuda", input_shapes=[(1, 8, 8)], plan=QUICK)
-    assert nothing.measurements[0].status == "unavailable"
-    assert "this PyTorch" in nothing.measurements[0].reason
-    assert nothing.passed
-
-
-def test_wrong_arguments_are_usage_errors(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="variants are eager, compile, ort-plain, ort, ort-fused; given tvm"):
-        bench(TINY, variants=("tvm",), input_shapes=[(1, 8, 8)])
-    with pytest.raises(UsageError, match="at least 1, given 0"):
-        bench(TINY, batch_sizes=(0,), input_shapes=[(1, 8, 8)])
-    with pytest.raises(UsageError, match="--source goes with an ONNX file"):
-        bench(TINY, source="cnn", input_shapes=[(1, 8, 8)])
-
-
-def test_an_onnx_file_of_unknown_source_asks_for_it(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A plain file that says nothing of where it comes from."""
     from stn_infer.graph.export import export_plain
 
-    path = tmp_path / "tiny.onnx"
-    path.write_bytes(export_plain(tiny().eval(), [(1, 8, 8)]).SerializeToString())
-    with pytest.raises(UsageError, match="--source SOURCE"):
-        bench(path)
-    known = bench(path, source=TINY, batch_sizes=(1,), variants=("ort",), plan=QUICK)
-    assert known.get("ort", 1).status == "timed"
+    path = tmp_path_factory.mktemp("bare") / "tiny.onnx"
+    path.write_bytes(export_plain(Tiny().eval(), SHAPE).SerializeToString())
+    return path
+
+
+def test_a_bare_onnx_file_is_measured_where_it_can_run(bare: Path) -> None:
+    variants = ("eager", "ort-plain", "ort")
+    done = bench(bare, batch_sizes=(2,), variants=variants, method=TINY_METHOD)
+    assert "name it with --source" in done.get("eager", 2).reason
+    assert done.get("ort-plain", 2).status == done.get("ort", 2).status == "timed"
+    assert done.models[0].reference == "float32 onnxruntime without optimisations"
+    assert done.models[0].tolerance == 1e-4
+
+
+def test_the_device_boundary_binds_and_load_is_measured_where_asked(bare: Path) -> None:
+    method = replace(TINY_METHOD, boundary="device", concurrency=(1, 2), rates=(200.0,), traffic_seconds=0.05)
+    row = bench(bare, batch_sizes=(2,), variants=("ort-plain",), method=method).get("ort-plain", 2)
+    assert row.status == "timed" and row.runs_on["IO binding"] == "yes"
+    (alone,) = row.rounds[0].throughput  # one binding is not for two callers
+    assert alone.callers == 1 and alone.calls > 0
+    assert len(row.rounds[0].paced[0].latencies_ms) == 5
+    both = bench(bare, batch_sizes=(2,), variants=("ort-plain",), method=replace(method, boundary="host"))
+    assert [it.callers for it in both.get("ort-plain", 2).rounds[0].throughput] == [1, 2]
+
+
+def test_end_to_end_goes_from_files_to_a_file() -> None:
+    method = replace(TINY_METHOD, boundary="end-to-end", rounds=1, samples=2)
+    files = bench(TINY, batch_sizes=(16,), variants=("eager", "fused"), input_shapes=SHAPE, method=method)
+    assert (files.get("eager", 16).items, files.get("eager", 16).status) == (64, "timed")
+    assert "no such backend" in files.get("fused", 16).reason
+
+
+def test_half_precision_runs_in_pytorch_and_says_so_elsewhere() -> None:
+    done = bench(
+        LAYERED,
+        batch_sizes=(2,),
+        variants=("eager", "ort-plain"),
+        input_shapes=SHAPE,
+        precision="bf16",
+        method=replace(TINY_METHOD, rounds=1),
+    )
+    assert done.get("eager", 2).status == "timed" and done.models[0].tolerance == 5e-2
+    assert done.get("eager", 2).error > 1e-5  # type: ignore[operator]
+    assert done.get("ort-plain", 2).reason == "there is no bf16 ONNX file of this model; PyTorch's variants run it"
+
+
+def test_wrong_arguments_are_usage_errors() -> None:
+    with pytest.raises(UsageError, match=r"variants are eager, compile, .*; given tvm"):
+        bench(TINY, variants=("tvm",), input_shapes=SHAPE)
+    with pytest.raises(UsageError, match="at least 1, given 0"):
+        bench(TINY, batch_sizes=(0,), input_shapes=SHAPE)
+    with pytest.raises(UsageError, match="--source goes with an ONNX file"):
+        bench(TINY, source="cnn", input_shapes=SHAPE)
+    with pytest.raises(UsageError, match="a boundary is one of host, device, end-to-end"):
+        Method(boundary="kernel")  # type: ignore[arg-type]
+
+
+def test_a_file_that_is_no_result_is_refused(tmp_path: Path, result: BenchResult) -> None:
+    path = tmp_path / "result.json"
+    with pytest.raises(UsageError, match="No such file"):
+        read_result(path)
+    for text, message in (
+        ("{", "this is not"),
+        ("[]", "no schema_version"),
+        ('{"schema_version": 1}', "expected schema version 2, it is 1"),
+        ('{"schema_version": 2}', "damaged"),
+    ):
+        path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_result(path)
+    path.write_text(result.to_json())
+    assert read_result(path) == result
+
+
+def test_the_file_fits_the_published_schema(result: BenchResult) -> None:
+    jsonschema = pytest.importorskip("jsonschema", reason="jsonschema is in the test extra")
+    schema = Path(__file__).parents[1] / "benchmarks" / "schema" / "bench-result.schema.json"
+    validator = jsonschema.Draft202012Validator(json.loads(schema.read_text()))
+    content = json.loads(result.to_json())
+    validator.validate(content)
+    assert next(iter(content)) == "schema_version"
+    assert content["measurements"][0]["figures"]["percentiles_ms"]["p50"] == result.measurements[0].median_ms
+    for damage in (
+        lambda it: it.pop("machine"),
+        lambda it: it["measurements"][0].update(status="fast"),
+        lambda it: it["measurements"][0]["rounds"][0].update(samples_ms=["1"]),
+        lambda it: it.update(extra=1),
+    ):
+        broken = json.loads(result.to_json())
+        damage(broken)
+        assert not validator.is_valid(broken)
 
 
 def test_expected_measures_the_error_over_the_scale() -> None:
@@ -171,58 +317,19 @@ def test_inputs_are_digits_for_images_and_never_constant() -> None:
     np.testing.assert_array_equal(again, bench_inputs(vector, 4, seed=1)[0][0])
 
 
-def test_the_machine_is_described() -> None:
+def test_the_machine_is_described_and_watched() -> None:
     machine = this_machine()
     assert machine.cores >= 1 and machine.memory_gib > 0.1 and machine.cpu
-    assert 0 <= cpu_share_in_use(0.05) <= 1
+    assert 0 <= cpu_share_in_use(0.05) <= 1 and busy_processes(0.05) >= 0
     assert versions()["numpy"] == np.__version__
-
-
-def test_the_verb_writes_json_and_prints_a_table(tmp_path: Path) -> None:
-    from stn_infer.cli.bench import command
-
-    output = tmp_path / "bench.json"
-    arguments = [TINY, "--input-shape", "1,8,8", "--batch-sizes", "2", "--variant", "eager", "--samples", "4"]
-    done = CliRunner().invoke(command, [*arguments, "-o", str(output)], catch_exceptions=False)
-    assert done.exit_code == 0
-    assert "eager" in done.output and "wrote" in done.output
-    fields = json.loads(output.read_text())
-    assert len(fields["measurements"][0]["samples_ms"]) == 4
-    assert fields["command"].split()[0] == "stn-infer"
-
-
-def test_the_verb_fails_when_a_variant_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stn_infer.cli.bench import command
-
-    monkeypatch.setattr(Expected, "error", lambda self, outputs: 0.5)
-    with pytest.raises(VerificationError, match="eager at batch 1: outputs are off"):
-        CliRunner().invoke(
-            command,
-            [TINY, "--input-shape", "1,8,8", "--batch-sizes", "1", "--variant", "eager"],
-            catch_exceptions=False,
-        )
-
-
-def test_the_verb_fails_when_nothing_could_be_timed(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stn_infer.cli.bench import command
-
-    def none(*arguments: object) -> object:
-        raise MissingDependencyError("no such runtime")
-
-    monkeypatch.setattr(variants_module, "_torch", none)
-    with pytest.raises(ModelError, match="nothing could be timed; eager: no such runtime"):
-        CliRunner().invoke(command, [TINY, "--input-shape", "1,8,8", "--variant", "eager"], catch_exceptions=False)
-
-
-def test_wrong_batch_sizes_are_usage_errors() -> None:
-    from stn_infer.cli.bench import command
-
-    with pytest.raises(UsageError, match="joined by commas"):
-        CliRunner().invoke(command, [TINY, "--batch-sizes", "1;2"], catch_exceptions=False)
+    reading = MachineMonitor("cpu").read(1.0)
+    assert reading.at_s == 1.0 and reading.gpu_watts is None and not reading.throttled_since(reading)
+    assert Reading(0.0, cpu_throttles=3).throttled_since(Reading(0.0, cpu_throttles=2))
+    assert Reading(0.0, gpu_throttle=("hardware slowdown",)).throttled_since(Reading(0.0))
 
 
 @pytest.mark.slow
 def test_torch_compile_is_one_of_them() -> None:
-    compiled = bench(TINY, batch_sizes=(2,), variants=("compile",), input_shapes=[(1, 8, 8)], plan=QUICK)
+    compiled = bench(TINY, batch_sizes=(2,), variants=("compile",), input_shapes=SHAPE, method=TINY_METHOD)
     assert compiled.get("compile", 2).status == "timed"
-    assert dict(compiled.get("compile", 2).runs_on)["runtime"] == "torch.compile"
+    assert compiled.get("compile", 2).runs_on["runtime"] == "torch.compile"

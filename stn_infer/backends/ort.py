@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -51,6 +51,8 @@ class OrtBackend:
             (they sleep once no run is under way, so that sessions in turns don't disturb each other) or ``never``.
         plugin: whether the plugin library's op runs the file's spatial transformers, instead of the functions that the
             file carries; None: where the library is built and has kernels for the device.
+        configure: given onnxruntime's session options before the session is made, to profile it, say.
+        cuda_options: options of the CUDA provider, on top of this backend's own.
 
     Raises:
         ModelError: the file is missing or unreadable, or onnxruntime refuses it.
@@ -68,6 +70,8 @@ class OrtBackend:
         *,
         spin: Spin = "always",
         plugin: bool | None = None,
+        configure: Callable[[Any], None] | None = None,
+        cuda_options: Mapping[str, Any] | None = None,
     ) -> None:
         ort = _import_onnxruntime()
         target = Device.parse(device)
@@ -91,7 +95,11 @@ class OrtBackend:
         providers: list[Any] = ["CPUExecutionProvider"]
         if target.kind == "cuda":
             _preload_cuda(ort)
-            providers.insert(0, ("CUDAExecutionProvider", {"device_id": target.index, "use_tf32": 0}))
+            providers.insert(
+                0, ("CUDAExecutionProvider", {"device_id": target.index, "use_tf32": 0, **(cuda_options or {})})
+            )
+        if configure is not None:
+            configure(options)
         try:
             if self._plugin is not None:
                 options.register_custom_ops_library(str(self._plugin))
@@ -99,7 +107,10 @@ class OrtBackend:
                 str(model) if isinstance(model, Path) else model, options, providers=providers
             )
         except Exception as error:
-            raise ModelError(f"onnxruntime refuses {self._label}: {failure_reason(error)}") from error
+            reason = failure_reason(error)
+            if target.kind == "cpu" and "NOT_IMPLEMENTED" in reason and _holds_bfloat16(model):
+                reason = "its CPU provider has no bfloat16 operators; run it on a GPU, or export with --precision fp16"
+            raise ModelError(f"onnxruntime refuses {self._label}: {reason}") from error
         self._session: onnxruntime.InferenceSession | None = session
         self._providers: list[str] = session.get_providers()
         if target.kind == "cuda" and "CUDAExecutionProvider" not in self._providers:
@@ -116,6 +127,17 @@ class OrtBackend:
         self.inputs: tuple[TensorSpec, ...] = tuple(_free_batch(spec) for spec in specs)
         self.outputs: tuple[TensorSpec, ...] = tuple(_free_batch(_spec(value)) for value in session.get_outputs())
         self.metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map)
+
+    @property
+    def session(self) -> Any:
+        """onnxruntime's own session, for what this class does not wrap (bindings, profiles).
+
+        Raises:
+            ModelError: the backend is closed.
+        """
+        if self._session is None:
+            raise ModelError("this backend is closed; open it again")
+        return self._session
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
@@ -177,6 +199,14 @@ def _plugin_library(kind: str, required: bool) -> Path | None:
     if required:
         raise MissingDependencyError(f"{found.path} has no onnxruntime op for {kind}; stn-infer plugin build")
     return None
+
+
+def _holds_bfloat16(model: Path | bytes) -> bool:
+    """Whether a file that could not be loaded has weights in bfloat16."""
+    import onnx
+
+    loaded = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
+    return any(tensor.data_type == onnx.TensorProto.BFLOAT16 for tensor in loaded.graph.initializer)
 
 
 def cuda_problem() -> str | None:

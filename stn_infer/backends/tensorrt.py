@@ -23,13 +23,17 @@ if TYPE_CHECKING:
     import torch
 
     from stn_infer.backends.tensorrt_executor import Executor, IoTensor
+    from stn_infer.building import BuildOptions
     from stn_infer.sources import LoadedModel
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
 
 def open_tensorrt(
-    model: str | Path | bytes | LoadedModel, runtime: str = "tensorrt", device: str = "cuda:0"
+    model: str | Path | bytes | LoadedModel,
+    runtime: str = "tensorrt",
+    device: str = "cuda:0",
+    options: BuildOptions | None = None,
 ) -> TensorRTBackend:
     """Open an engine, or build one (or take it from the cache) and open that.
 
@@ -38,6 +42,7 @@ def open_tensorrt(
             ONNX file, or a loaded model.
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cuda`` or ``cuda:N``.
+        options: how to build what is no engine yet; None: as ``build`` does by itself.
 
     Raises:
         UsageError: an unknown runtime, or a device that is no GPU.
@@ -55,7 +60,7 @@ def open_tensorrt(
     else:
         from stn_infer.building import BuildOptions, engine_for
 
-        built = engine_for(model, BuildOptions(runtime=name, device=target.index))
+        built = engine_for(model, options or BuildOptions(runtime=name, device=target.index))
         label, engine, sidecar = built.sidecar.source, built.data, built.sidecar
     if sidecar is not None and sidecar.key.runtime != name:
         raise ModelError(f"{label} is an engine of {sidecar.key.runtime}, not of {name}; use that backend")

@@ -1,121 +1,306 @@
-"""What a benchmark found, and how it is written down: JSON with every raw sample."""
+"""What a benchmark found: rows with every raw sample, and what they were measured on. `codec.py` writes it as JSON."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Literal
 
+from stn_infer.benchmarking import stats
 from stn_infer.benchmarking.machine import Machine
-from stn_infer.benchmarking.stats import median, p90
-from stn_infer.benchmarking.timing import Plan
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.monitor import Reading
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 Status = Literal["timed", "failed", "unavailable"]
+Precision = Literal["fp32", "fp16", "bf16"]
+Stages = Mapping[str, float]  # "grid", "sampling", "rest" (and "end" where nothing is known), milliseconds a call
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model as it was asked for.
+
+    Attributes:
+        model: a source, or an ONNX file.
+        source: what an ONNX file was exported from, where it was named.
+        weights: a checkpoint, where one was named.
+        input_shapes: shapes without batch, where they were named.
+        precision: of the model's weights and images.
+        batch_sizes: samples a call.
+    """
+
+    model: str
+    source: str | None = None
+    weights: str | None = None
+    input_shapes: tuple[tuple[int, ...], ...] | None = None
+    precision: Precision = "fp32"
+    batch_sizes: tuple[int, ...] = (1, 64)
+
+
+@dataclass(frozen=True)
+class Request:
+    """All that was asked for: enough to go on with an interrupted run.
+
+    Attributes:
+        cases: models.
+        variants: names, keys of :data:`stn_infer.benchmarking.variants.VARIANTS`.
+        device: ``cpu`` or ``cuda:N``.
+        threads: threads inside one operator, the same for every runtime.
+        tolerance: on each output's error over its scale; None: chosen by the reference.
+        method: how.
+    """
+
+    cases: tuple[Case, ...]
+    variants: tuple[str, ...]
+    device: str
+    threads: int
+    tolerance: float | None
+    method: Method
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """Who ran one sampler of a model: the node or call, its operator, and the provider or device."""
+
+    node: str
+    op: str
+    place: str
+
+
+@dataclass(frozen=True)
+class Throughput:
+    """Callers at once in a closed loop: how many calls were done in how much wall time."""
+
+    callers: int
+    calls: int
+    wall_s: float
+
+
+@dataclass(frozen=True)
+class Paced:
+    """Calls that arrive evenly at ``rate`` a second; each latency counts from when its call was due."""
+
+    rate: float
+    latencies_ms: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Round:
+    """What one round found for one row.
+
+    Attributes:
+        round: its number, from 0.
+        load_s: opening the variant: reading the file, building the session or the engine.
+        first_call_ms: the first call after that; for torch.compile it holds the compilation.
+        warmup_calls, settled: until times were stable; False: they were not within the limit.
+        samples_ms: one value a call, in the order they were made.
+        wall_s: wall time of all recorded calls.
+        throttled: indices of the samples that were taken while the processor or the GPU held its clocks back.
+        cut_short: whether the row's time limit ended it.
+        throughput, paced: figures under load, where asked for.
+    """
+
+    round: int
+    load_s: float
+    first_call_ms: float
+    warmup_calls: int
+    settled: bool
+    samples_ms: tuple[float, ...]
+    wall_s: float
+    throttled: tuple[int, ...] = ()
+    cut_short: bool = False
+    throughput: tuple[Throughput, ...] = ()
+    paced: tuple[Paced, ...] = ()
 
 
 @dataclass(frozen=True)
 class Measurement:
-    """One variant at one batch size, from arrays in main memory to arrays in main memory.
+    """One variant of one model at one batch size: a row.
 
     Attributes:
-        variant: its name, a key of :data:`stn_infer.benchmarking.variants.VARIANTS`.
+        model: the name of its case.
+        precision: of its case.
+        variant: a key of :data:`stn_infer.benchmarking.variants.VARIANTS`.
         batch_size: samples a call.
-        status: ``timed``; ``failed``: its outputs differ from the reference, so it was not timed; ``unavailable``.
+        status: ``timed``; ``failed``: outputs differ from the reference or a sampler ran elsewhere, so that it has no
+            figures; ``unavailable``.
         reason: why it was not timed; empty when it was.
-        error: the largest difference from the reference over the largest magnitude in it (or 1); None: never run.
-        samples_ms: one value a call, in the order they were made.
-        warmup_calls, settled: see :class:`stn_infer.benchmarking.timing.Timing`.
-        runs_on: what the backend says of itself: runtime, version, providers, threads.
+        error: the largest error over its scale in any round; None: never run.
+        items: samples a call, which at the end-to-end boundary are more than the batch.
+        runs_on: what the runtime says of itself: version, providers, threads, how copies are made.
+        samplers: who ran each sampler.
+        stages: milliseconds a call in the grid's computation, in sampling and in the rest, by the runtime's profiler,
+            which slows it down: shares are to be trusted, sums are not.
+        rounds: what was measured.
     """
 
+    model: str
+    precision: Precision
     variant: str
     batch_size: int
     status: Status
     reason: str = ""
     error: float | None = None
-    samples_ms: tuple[float, ...] = ()
-    warmup_calls: int = 0
-    settled: bool = False
-    runs_on: tuple[tuple[str, str], ...] = ()
+    items: int = 0
+    runs_on: Mapping[str, str] = field(default_factory=dict)
+    samplers: tuple[Sampler, ...] = ()
+    stages: Stages | None = None
+    rounds: tuple[Round, ...] = ()
+
+    @property
+    def key(self) -> tuple[str, str, int, str]:
+        """What tells it from the others of a result: model, precision, batch size, variant."""
+        return self.model, self.precision, self.batch_size, self.variant
+
+    @cached_property
+    def samples_ms(self) -> tuple[float, ...]:
+        """Every sample of every round."""
+        return tuple(sample for each in self.rounds for sample in each.samples_ms)
+
+    @property
+    def by_round(self) -> tuple[tuple[float, ...], ...]:
+        """The samples of each round."""
+        return tuple(each.samples_ms for each in self.rounds)
+
+    @cached_property
+    def percentiles(self) -> Mapping[float, float]:
+        """Percentile to milliseconds, those that there are enough samples for; empty when it was not timed."""
+        return stats.percentiles(self.samples_ms) if self.samples_ms else {}
 
     @property
     def median_ms(self) -> float | None:
         """Median time of a call, milliseconds; None when it was not timed."""
-        return median(self.samples_ms) if self.samples_ms else None
+        return self.percentiles.get(50)
 
     @property
     def p90_ms(self) -> float | None:
         """90th percentile by nearest rank; None with fewer than 64 samples."""
-        return p90(self.samples_ms) if self.samples_ms else None
+        return self.percentiles.get(90)
 
     @property
     def throughput(self) -> float | None:
-        """Samples a second at the median time; None when it was not timed."""
-        return None if self.median_ms is None else self.batch_size / self.median_ms * 1e3
+        """Samples a second of one caller, from wall time; None when it was not timed."""
+        wall = sum(each.wall_s for each in self.rounds)
+        return len(self.samples_ms) * self.items / wall if self.samples_ms and wall > 0 else None
+
+    @property
+    def spread(self) -> float | None:
+        """(slowest - fastest) / median of the rounds' medians; None with fewer than two rounds."""
+        medians = [stats.median(samples) for samples in self.by_round if samples]
+        return (max(medians) - min(medians)) / stats.median(medians) if len(medians) > 1 else None
+
+    @cached_property
+    def outliers(self) -> int:
+        """Samples more than five scaled MADs from the median of their round."""
+        return sum(stats.count_outliers(samples) for samples in self.by_round)
+
+
+@dataclass(frozen=True)
+class Model:
+    """What a case turned out to be.
+
+    Attributes:
+        name: what it is called in the table; two cases of one result never share a name and a precision.
+        case: the request for it.
+        input_shapes: of its inputs, without batch.
+        inputs: what was fed, e.g. ``handwritten digits``.
+        inputs_sha256: batch size (as text) to the hash of all input bytes.
+        reference: what outputs were verified against.
+        tolerance: on each output's error over its scale.
+        sha256: file or weights to its hash: ``weights``, ``plain``, ``portable``, ``plugin library``.
+        build_s: seconds to make each file.
+        notes: what a reader must know of it.
+    """
+
+    name: str
+    case: Case
+    input_shapes: tuple[tuple[int, ...], ...]
+    inputs: str
+    inputs_sha256: Mapping[str, str]
+    reference: str
+    tolerance: float
+    sha256: Mapping[str, str]
+    build_s: Mapping[str, float]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class RoundLog:
+    """One finished round of one model: what the machine did meanwhile, and who else used it.
+
+    Attributes:
+        model, precision: its case.
+        round: its number.
+        seconds: wall time, opening and warming up included.
+        others: the share of all cores that other processes used, just before.
+        busy_processes: how many other processes used more than 5 % of a core just before.
+        readings: the machine, between turns.
+    """
+
+    model: str
+    precision: Precision
+    round: int
+    seconds: float
+    others: float
+    busy_processes: int
+    readings: tuple[Reading, ...] = ()
 
 
 @dataclass(frozen=True)
 class BenchResult:
-    """A benchmark of one model.
+    """A benchmark, finished or not.
 
     Attributes:
-        model: its name.
-        device: where all variants ran.
-        inputs: what was fed, e.g. ``handwritten digits``.
-        reference: ``float64`` or ``float32``, the type of the eager run that outputs were verified against.
-        tolerance: on each output's error over its scale.
-        plan: how samples were taken.
-        machine, versions: where.
-        cpu_share_in_use: of all cores, by others, just before each batch size was measured; the largest.
-        measurements: one for each variant and batch size.
-        notes: what a reader must know, such as that the machine was busy.
         command: the command line that made it; empty when it was made through the Python API.
+        created: when it began, UTC.
+        request: what was asked for.
+        machine, versions: where; ``versions`` holds packages, driver and CUDA.
+        settings: what else times depend on: TF32, environment variables of thread pools.
+        models: one a case.
+        log: the finished rounds.
+        measurements: one row for each model, batch size and variant.
     """
 
-    model: str
-    device: str
-    inputs: str
-    reference: str
-    tolerance: float
-    plan: Plan
+    command: str
+    created: str
+    request: Request
     machine: Machine
     versions: Mapping[str, str]
-    cpu_share_in_use: float
-    measurements: tuple[Measurement, ...]
-    notes: tuple[str, ...] = ()
-    command: str = ""
+    settings: Mapping[str, str]
+    models: tuple[Model, ...]
+    log: tuple[RoundLog, ...] = ()
+    measurements: tuple[Measurement, ...] = ()
     schema_version: int = SCHEMA_VERSION
 
     @property
     def passed(self) -> bool:
-        """Whether every variant that could be run gave the reference's outputs."""
+        """Whether every variant that could be run gave the reference's outputs, where it was asked to."""
         return all(measurement.status != "failed" for measurement in self.measurements)
 
-    def get(self, variant: str, batch_size: int) -> Measurement:
-        """The measurement of ``variant`` at ``batch_size``.
+    @property
+    def complete(self) -> bool:
+        """Whether all rounds are in it."""
+        return len(self.log) == len(self.models) * self.request.method.rounds
+
+    def get(self, variant: str, batch_size: int, model: str | None = None) -> Measurement:
+        """The measurement of ``variant`` at ``batch_size``; of the first model unless one is named.
 
         Raises:
             KeyError: it was not asked for.
         """
         for measurement in self.measurements:
-            if (measurement.variant, measurement.batch_size) == (variant, batch_size):
+            if (measurement.variant, measurement.batch_size) == (variant, batch_size) and model in (
+                None,
+                measurement.model,
+            ):
                 return measurement
         raise KeyError(f"{variant} at batch size {batch_size}")
 
     def to_json(self) -> str:
-        """All of it as JSON, with the figures that follow from the samples beside them; times in milliseconds."""
-        fields = asdict(self)
-        fields["measurements"] = [
-            {
-                **asdict(measurement),
-                "runs_on": dict(measurement.runs_on),
-                "median_ms": measurement.median_ms,
-                "p90_ms": measurement.p90_ms,
-                "throughput": measurement.throughput,
-            }
-            for measurement in self.measurements
-        ]
-        return json.dumps({"schema_version": fields.pop("schema_version"), **fields}, indent=1) + "\n"
+        """All of it, with the figures that follow from the samples beside them; times in milliseconds."""
+        from stn_infer.benchmarking.codec import to_json
+
+        return to_json(self)

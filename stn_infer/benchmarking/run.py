@@ -1,28 +1,16 @@
-"""``bench``: open every variant, verify it, time them in turns."""
+"""``bench``: a model's latency in every way it can be run here."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
-from stn_infer.benchmarking.result import BenchResult, Measurement
-from stn_infer.benchmarking.timing import Plan, interleave
-from stn_infer.benchmarking.variants import VARIANTS, Variant, open_variants
-from stn_infer.errors import StnInferError, UsageError
-
-if TYPE_CHECKING:
-    from stn_infer.benchmarking.check import Expected
-    from stn_infer.reference import Reference
-    from stn_infer.sources import LoadedModel
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.result import BenchResult, Case, Precision, Request
+from stn_infer.benchmarking.variants import VARIANTS
+from stn_infer.errors import UsageError
 
 Say = Callable[[str], None]
-
-# Of all cores' time, by others: above this, times are not to be quoted.
-_DISTURBED = 0.1
 
 
 def bench(
@@ -35,163 +23,81 @@ def bench(
     source: str | None = None,
     weights: Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
+    precision: Precision = "fp32",
     tolerance: float | None = None,
-    plan: Plan | None = None,
+    method: Method | None = None,
+    output: Path | None = None,
     command: str = "",
     say: Say = lambda text: None,
 ) -> BenchResult:
     """Measure a model's latency in every way it can be run, after verifying each against eager PyTorch in float64.
 
-    Times are from arrays in main memory to arrays in main memory. All variants of a batch size get the same inputs and
-    take turns in one process. A variant whose outputs are off is not timed.
+    All variants get the same inputs and take turns; each round is made in a fresh process. A variant whose outputs
+    are off, or whose samplers run elsewhere than on the device, is not timed. benchmarks/METHOD.md has the rest.
 
     Args:
-        model: any source that ``export`` takes, or an ``.onnx`` file that it wrote.
+        model: any source that ``export`` takes, or an ``.onnx`` file; of one that does not say where it comes from,
+            only the runtimes that take ONNX files are measured, verified against onnxruntime without optimisations.
         batch_sizes: samples a call, each measured on its own.
         variants: names out of :data:`~stn_infer.benchmarking.variants.VARIANTS`; None: all.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: threads inside one operator; None: each runtime's own choice.
+        threads: threads inside one operator, in every runtime; None: one a physical core.
         source: for an ``.onnx`` file, what it was exported from; None: what its metadata names.
         weights, input_shapes: as for ``export``.
-        tolerance: on each output's error over its scale; None: 1e-5, or 1e-4 where float64 is not possible.
-        plan: how samples are taken; None: the default :class:`~stn_infer.benchmarking.timing.Plan`.
+        precision: of weights and images.
+        tolerance: on each output's error over its scale; None: 1e-5, 1e-4 where float64 is not possible, 1e-2 for
+            fp16 and 5e-2 for bf16.
+        method: how samples are taken; None: the default :class:`~stn_infer.benchmarking.method.Method`.
+        output: a JSON file that holds all finished rounds after each one.
         command: written into the result.
         say: told what is being done, for a progress display.
 
     Raises:
-        UsageError: an unknown variant, a batch size below 1, or an ``.onnx`` file of unknown source.
+        UsageError: an unknown variant, a batch size below 1.
         SourceError, ModelError: the model cannot be had.
     """
-    from stn_infer.reference import Reference
-    from stn_infer.verification import TOLERANCE, TOLERANCE_FP32_REFERENCE
+    shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
+    checkpoint = str(weights) if weights else None
+    case = Case(str(model), source, checkpoint, shapes, precision, check_batch_sizes(batch_sizes))
+    request = make_request((case,), variants, device, threads, tolerance, method)
+    from stn_infer.benchmarking.session import run_request
 
-    names = _checked(variants, batch_sizes)
-    say(f"loading {model}")
-    loaded, portable = _load(str(model), source, weights, input_shapes)
-    reference = Reference(loaded.module, loaded.input_shapes)
-    limit = tolerance or (TOLERANCE if reference.dtype == "float64" else TOLERANCE_FP32_REFERENCE)
-    notes = [note for note in (loaded.note,) if note]
-    say("opening " + ", ".join(names))
-    opened = open_variants(names, loaded, portable, device, threads)
-    chosen = plan or Plan()
-    measurements: list[Measurement] = []
-    shares: list[float] = []
-    for batch_size in batch_sizes:
-        expected, described = _expect(loaded, reference, batch_size, chosen.seed)
-        say(f"batch {batch_size}")
-        shares.append(cpu_share_in_use())
-        measurements += _measure(opened, expected, batch_size, limit, chosen)
-    for variant in opened:
-        if variant.backend is not None:
-            variant.backend.close()
-    if max(shares) > _DISTURBED:
-        notes.append(f"others used up to {max(shares):.0%} of the cores: measure again when the machine is idle")
-    if any(not measurement.settled for measurement in measurements if measurement.status == "timed"):
-        notes.append(f"a warm-up did not become stable in {chosen.warmup_seconds:g} s: see 'settled' in the JSON")
-    return BenchResult(
-        model=loaded.name,
-        device=device,
-        inputs=described,
-        reference=reference.dtype,
-        tolerance=limit,
-        plan=chosen,
-        machine=this_machine(),
-        versions=versions(),
-        cpu_share_in_use=max(shares),
-        measurements=tuple(measurements),
-        notes=tuple(notes),
-        command=command,
-    )
+    return run_request(request, output=output, command=command, say=say)
 
 
-def _checked(variants: Sequence[str] | None, batch_sizes: Sequence[int]) -> tuple[str, ...]:
+def make_request(
+    cases: Sequence[Case],
+    variants: Sequence[str] | None,
+    device: str,
+    threads: int | None,
+    tolerance: float | None,
+    method: Method | None,
+) -> Request:
+    """A request whose defaults are filled in.
+
+    Raises:
+        UsageError: an unknown variant or device.
+    """
+    from stn_infer.backends.device import Device
+    from stn_infer.benchmarking.session import default_threads
+
     names = tuple(dict.fromkeys(VARIANTS if variants is None else variants))
-    unknown = [name for name in names if name not in VARIANTS]
+    unknown = [name for name in names if name not in VARIANTS and ":" not in name]
     if unknown or not names:
-        raise UsageError(f"variants are {', '.join(VARIANTS)}; given {', '.join(unknown) or 'none'}")
-    if not batch_sizes or min(batch_sizes) < 1:
         raise UsageError(
-            f"batch sizes are whole numbers of at least 1, given {', '.join(map(str, batch_sizes)) or 'none'}"
+            f"variants are {', '.join(VARIANTS)} or package.module:function; given {', '.join(unknown) or 'none'}"
         )
-    return names
+    target = str(Device.parse(device))
+    return Request(tuple(cases), names, target, threads or default_threads(), tolerance, method or Method())
 
 
-def _load(
-    model: str, source: str | None, weights: Path | None, shapes: Sequence[tuple[int, ...]] | None
-) -> tuple[LoadedModel, Path | None]:
-    """The model in PyTorch, and the portable file if that is what was given."""
-    from stn_infer.sources import load_source
+def check_batch_sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:
+    """Batch sizes, each once.
 
-    if not model.endswith(".onnx"):
-        if source is not None:
-            raise UsageError(f"--source goes with an ONNX file; {model} is a source itself")
-        return load_source(model, weights=weights, input_shapes=shapes), None
-    from stn_infer.backends.ort import OrtBackend
-
-    path = Path(model)
-    backend = OrtBackend(path, threads=1)
-    source = source or backend.metadata.source
-    if not source:
-        raise UsageError(f"{model} does not say what it was exported from; name it with --source SOURCE")
-    if shapes is None and all(axis is not None for spec in backend.inputs for axis in spec.shape[1:]):
-        shapes = [tuple(axis for axis in spec.shape[1:] if axis is not None) for spec in backend.inputs]
-    backend.close()
-    return load_source(source, weights=weights, input_shapes=shapes), path
-
-
-def _expect(loaded: LoadedModel, reference: Reference, batch_size: int, seed: int) -> tuple[Expected, str]:
-    from stn_infer.benchmarking.check import Expected, bench_inputs
-
-    inputs, described = bench_inputs(loaded, batch_size, seed)
-    outputs, samplings = reference.run(inputs)
-    return Expected(inputs, tuple(outputs), any(call.mode == "nearest" for call in samplings)), described
-
-
-def _measure(
-    variants: Sequence[Variant], expected: Expected, batch_size: int, limit: float, plan: Plan
-) -> list[Measurement]:
-    """One measurement for each variant: those that give the reference's outputs are timed, in turns."""
-    untimed: dict[str, Measurement] = {}
-    errors: dict[str, float] = {}
-    calls: dict[str, Callable[[], object]] = {}
-    for variant in variants:
-        if variant.backend is None:
-            untimed[variant.name] = Measurement(variant.name, batch_size, "unavailable", variant.reason)
-            continue
-        backend = variant.backend
-        feeds = dict(zip((spec.name for spec in backend.inputs), expected.inputs, strict=True))
-        try:
-            error = expected.error(list(backend.run(feeds).values()))
-        except StnInferError as failure:
-            untimed[variant.name] = Measurement(variant.name, batch_size, "unavailable", str(failure))
-            continue
-        if not error <= limit:
-            reason = f"outputs are off by {error:.1e} of their scale, expected at most {limit:.0e}: not timed"
-            untimed[variant.name] = Measurement(variant.name, batch_size, "failed", reason, error)
-            continue
-        errors[variant.name] = error
-        calls[variant.name] = partial(backend.run, feeds)
-    gc.collect()
-    gc.disable()
-    try:
-        timings = interleave(calls, plan)
-    finally:
-        gc.enable()
-    return [
-        untimed.get(variant.name)
-        or Measurement(
-            variant.name,
-            batch_size,
-            "timed",
-            error=errors[variant.name],
-            samples_ms=timings[variant.name].samples_ms,
-            warmup_calls=timings[variant.name].warmup_calls,
-            settled=timings[variant.name].settled,
-            runs_on=_describe(variant),
-        )
-        for variant in variants
-    ]
-
-
-def _describe(variant: Variant) -> tuple[tuple[str, str], ...]:
-    return () if variant.backend is None else tuple(sorted(variant.backend.describe().items()))
+    Raises:
+        UsageError: there is none, or one is below 1.
+    """
+    if not batch_sizes or min(batch_sizes) < 1:
+        given = ", ".join(map(str, batch_sizes)) or "none"
+        raise UsageError(f"batch sizes are whole numbers of at least 1, given {given}")
+    return tuple(dict.fromkeys(batch_sizes))

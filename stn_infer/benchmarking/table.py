@@ -4,72 +4,110 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from stn_infer.benchmarking.explain import baseline, explanation, ratio_text, rows_of, speed_up
+from stn_infer.benchmarking.judge import flags, notes
+from stn_infer.benchmarking.method import BOUNDARIES
 from stn_infer.benchmarking.variants import VARIANTS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
+    from rich.table import Table
 
-    from stn_infer.benchmarking.result import BenchResult, Measurement
+    from stn_infer.benchmarking.result import BenchResult, Measurement, Model
+
+HEADINGS = ("median ms", "p90 ms", "p99 ms", "samples/s", "spread", "error")
 
 
 def render(result: BenchResult) -> RenderableType:
-    """A table with one row a variant and batch size, and below it why some were not timed."""
+    """A table a model with one row a variant and batch size, and below it why some were not timed."""
     from rich.console import Group
-    from rich.table import Table
     from rich.text import Text
 
-    table = Table(title=f"{result.model} on {result.device}", title_justify="left")
-    table.add_column("batch", justify="right")
-    table.add_column("variant")
-    for heading in ("median ms", "p90 ms", "samples/s", "against eager", "error"):
-        table.add_column(heading, justify="right")
-    last = None
-    for measurement in result.measurements:
-        if last is not None and last != measurement.batch_size:
-            table.add_section()
-        last = measurement.batch_size
-        table.add_row(*_row(result, measurement))
+    tables = [_table(result, model) for model in result.models]
+    return Group(*tables, *(Text(line) for line in lines_below(result)))
+
+
+def lines_below(result: BenchResult) -> list[str]:
+    """What a reader of the figures must know: machine, inputs, boundary, what was not timed, what is not steady."""
+    request = result.request
+    gpus = "".join(f", {gpu}" for gpu in result.machine.gpus if request.device != "cpu")
+    first = result.models[0]
     lines = [
-        f"{result.machine.cpu}, {result.machine.cores} cores"
-        + "".join(f", {gpu}" for gpu in result.machine.gpus if result.device != "cpu"),
-        f"inputs: {result.inputs}; arrays in main memory to arrays in main memory; outputs verified against "
-        f"{result.reference} eager to {result.tolerance:.0e} before timing",
+        f"{result.machine.cpu}, {result.machine.cores} cores, {request.threads} threads{gpus}",
+        f"{request.method.boundary}: {BOUNDARIES[request.method.boundary]}",
+        f"inputs: {first.inputs}; outputs verified against {first.reference} to {first.tolerance:.0e} before timing",
+        "spread: how far the rounds' medians lie apart; in brackets the 95 % interval of a ratio",
     ]
-    reasons = {
-        (measurement.variant, measurement.reason): None
-        for measurement in result.measurements
-        if measurement.status != "timed"
-    }
-    lines += [f"{variant}: {reason}" for variant, reason in reasons]
-    lines += [f"note: {note}" for note in result.notes]
-    names = dict.fromkeys(measurement.variant for measurement in result.measurements)
-    lines += [f"{name}: {VARIANTS[name]}" for name in names]
-    return Group(table, *(Text(line) for line in lines))
+    reasons: dict[str, list[str]] = {}
+    for row in result.measurements:
+        if row.status != "timed" and row.variant not in (names := reasons.setdefault(row.reason, [])):
+            names.append(row.variant)
+    lines += [f"not timed: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    several = len(result.models) > 1
+    for row in result.measurements:
+        found = flags(row)
+        if found:
+            name = f"{row.model}, {row.variant}" if several else row.variant
+            lines.append(f"not steady: {name} at batch {row.batch_size}: {'; '.join(found)}")
+    lines += [f"note: {note}" for note in notes(result)]
+    timed = dict.fromkeys(row.variant for row in result.measurements if row.status == "timed")
+    lines += [f"{name}: {VARIANTS.get(name, name)}" for name in timed]
+    return lines + explanation(result)
 
 
-def _row(result: BenchResult, measurement: Measurement) -> tuple[str, ...]:
-    head = (str(measurement.batch_size), measurement.variant)
-    if measurement.median_ms is None:
-        return (*head, measurement.status, "", "", "", _number(measurement.error, ".0e"))
+def figures(row: Measurement) -> tuple[str, ...]:
+    """A row's figures under :data:`HEADINGS`; its status instead of a median where it has none."""
+    if row.median_ms is None:
+        return (row.status, "", "", "", "", number(row.error, ".0e"))
     return (
-        *head,
-        _number(measurement.median_ms, ".3f"),
-        _number(measurement.p90_ms, ".3f"),
-        _number(measurement.throughput, ",.0f"),
-        _speed_up(result, measurement),
-        _number(measurement.error, ".0e"),
+        number(row.median_ms, ".3f"),
+        number(row.p90_ms, ".3f"),
+        number(row.percentiles.get(99), ".3f"),
+        number(row.throughput, ",.0f"),
+        number(row.spread, ".0%"),
+        number(row.error, ".0e"),
     )
 
 
-def _speed_up(result: BenchResult, measurement: Measurement) -> str:
-    try:
-        eager = result.get("eager", measurement.batch_size).median_ms
-    except KeyError:
+def against(result: BenchResult, model: Model, row: Measurement) -> str:
+    """How many times faster a row is than its batch size's baseline."""
+    other = baseline(rows_of(result, model, row.batch_size))
+    if other is None or row.status != "timed":
         return ""
-    if eager is None or measurement.median_ms is None:
-        return ""
-    return f"{eager / measurement.median_ms:.2f}x"
+    return "1x" if other is row else ratio_text(speed_up(row, other))
 
 
-def _number(value: float | None, form: str) -> str:
+def compared_with(result: BenchResult, model: Model) -> str:
+    """The name of what a model's rows are compared with."""
+    other = baseline(rows_of(result, model))
+    return other.variant if other else "nothing"
+
+
+def title(result: BenchResult, model: Model) -> str:
+    """A model's name, its precision and the device."""
+    precision = "" if model.case.precision == "fp32" else f", {model.case.precision}"
+    return f"{model.name}{precision} on {result.request.device}"
+
+
+def number(value: float | None, form: str) -> str:
+    """A figure, or nothing where there is none."""
     return "" if value is None else format(value, form)
+
+
+def _table(result: BenchResult, model: Model) -> Table:
+    from rich.table import Table
+
+    table = Table(title=title(result, model), title_justify="left")
+    table.add_column("batch", justify="right")
+    table.add_column("variant")
+    for heading in (*HEADINGS[:4], f"against {compared_with(result, model)}", *HEADINGS[4:]):
+        table.add_column(heading, justify="right")
+    for batch in model.case.batch_sizes:
+        for row in rows_of(result, model, batch):
+            if row.status == "unavailable":
+                continue
+            cells = figures(row)
+            mark = " *" if flags(row) else ""
+            table.add_row(str(batch), row.variant + mark, *cells[:4], against(result, model, row), *cells[4:])
+        table.add_section()
+    return table

@@ -72,8 +72,12 @@ def interleave(calls: Mapping[str, Call], plan: Plan, clock: Clock = time.perf_c
     return {name: Timing(tuple(samples[name]), *warm[name]) for name in calls}
 
 
-def warm_up(call: Call, limit_seconds: float, clock: Clock = time.perf_counter) -> tuple[int, bool]:
+def warm_up(
+    call: Call, limit_seconds: float, clock: Clock = time.perf_counter, least_seconds: float = 0.0
+) -> tuple[int, bool]:
     """Call until the medians of the last two windows of five calls lie within 10 %, or the time is up.
+
+    It goes on for ``least_seconds`` at least, whatever the times are.
 
     Returns:
         How many calls it took, and whether they became stable.
@@ -82,7 +86,7 @@ def warm_up(call: Call, limit_seconds: float, clock: Clock = time.perf_counter) 
     start = clock()
     while True:
         times.append(_timed(call, clock))
-        if len(times) >= 2 * _WINDOW:
+        if len(times) >= 2 * _WINDOW and clock() - start >= least_seconds:
             before, now = median(times[-2 * _WINDOW : -_WINDOW]), median(times[-_WINDOW:])
             if abs(now - before) <= _STEADY * before:
                 return len(times), True

@@ -3,95 +3,117 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from stn_infer.errors import StnInferError
-
-if TYPE_CHECKING:
-    import onnx
-
-    from stn_infer.backends.base import Backend
-    from stn_infer.sources import LoadedModel
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.benchmarking.runner import Runner
+from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 #: Name to what it is.
 VARIANTS = {
     "eager": "PyTorch as it is",
     "compile": "torch.compile, compiled for each batch size",
+    "fused": "PyTorch, its SpatialTransformer layers by the plugin library's kernel",
+    "compile-fused": "torch.compile of that",
+    "graph": "PyTorch as it is, in a CUDA graph",
+    "fused-graph": "PyTorch with the plugin library's kernel, in a CUDA graph",
     "ort-plain": "onnxruntime on the file that torch.onnx.export writes",
     "ort": "onnxruntime on the file that stn-infer writes, its spatial transformers as plain ONNX",
     "ort-fused": "onnxruntime on the same file, its spatial transformers by the plugin library's op",
+    "ort-binding": "onnxruntime as in ort-fused (ort where there is no library), inputs and outputs bound beforehand",
+    "ort-graph": "onnxruntime as in ort, in a CUDA graph",
+    "ort-fused-graph": "onnxruntime as in ort-fused, in a CUDA graph",
+    "trt": "TensorRT with its own layers",
+    "trt-fused": "TensorRT with the plugin",
+    "trt-rtx": "TensorRT-RTX with its own layers",
 }
 
+_GPU_ONLY = {
+    "graph": "CUDA graphs",
+    "fused-graph": "CUDA graphs",
+    "ort-graph": "CUDA graphs",
+    "ort-fused-graph": "CUDA graphs",
+    "trt": "TensorRT",
+    "trt-fused": "TensorRT",
+    "trt-rtx": "TensorRT-RTX",
+}
+_END_TO_END = ("eager", "compile", "ort", "ort-fused", "ort-plain", "trt", "trt-fused", "trt-rtx")
 
-@dataclass(frozen=True)
-class Variant:
-    """One way of running the model: an open backend, or the reason why there is none."""
 
-    name: str
-    backend: Backend | None
-    reason: str = ""
-
-
-def open_variants(
-    names: tuple[str, ...], loaded: LoadedModel, portable: Path | None, device: str, threads: int | None
-) -> tuple[Variant, ...]:
-    """Open each of ``names``; one that fails keeps its reason instead.
+def open_variant(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    """Open one.
 
     Args:
-        names: keys of :data:`VARIANTS`.
-        loaded: the model in PyTorch.
-        portable: a file that stn-infer wrote; None: it is made from ``loaded`` in memory.
-        device, threads: as for :func:`stn_infer.backends.open_backend`.
+        name: a key of :data:`VARIANTS`, or ``package.module:function`` of a function that takes the other four
+            arguments and opens a runner of one's own.
+        prepared: the model on disk.
+        device: ``cpu`` or ``cuda:N``.
+        threads: threads inside one operator.
+        method: boundary and cache.
+
+    Raises:
+        StnInferError: it cannot be had here; the message says why.
     """
-    files = _Files(loaded)
-    openers: dict[str, Callable[[], Backend]] = {
-        "eager": lambda: _torch(loaded, device, threads, False),
-        "compile": lambda: _torch(loaded, device, threads, True),
-        "ort-plain": lambda: _ort(files.plain.SerializeToString(), device, threads, False),
-        "ort": lambda: _ort(portable or files.portable, device, threads, False),
-        "ort-fused": lambda: _ort(portable or files.portable, device, threads, True),
-    }
-    return tuple(_open(name, openers[name]) for name in names)
+    if ":" in name:
+        return _brought(name)(prepared, device, threads, method)
+    if device == "cpu" and name in _GPU_ONLY:
+        raise MissingDependencyError(f"{_GPU_ONLY[name]} need a GPU, the device is cpu")
+    if method.boundary == "end-to-end":
+        if name not in _END_TO_END:
+            raise ModelError(f"`run` has no such backend; end to end there are {', '.join(_END_TO_END)}")
+        from stn_infer.benchmarking.end_to_end import EndToEnd
+
+        return EndToEnd(name, prepared, device, threads)
+    if name.startswith("ort"):
+        from stn_infer.benchmarking.ort_variants import open_ort
+
+        return open_ort(name, prepared, device, threads, method)
+    if name.startswith("trt"):
+        from stn_infer.benchmarking.trt_variants import TrtRunner
+
+        return TrtRunner(name, prepared, device, method)
+    from stn_infer.benchmarking.torch_variants import TorchRunner
+
+    return TorchRunner(name, prepared, device, threads, method)
 
 
-class _Files:
-    """The exported files in memory; the export, which takes seconds, is made once."""
+def _brought(name: str) -> Callable[[Prepared, str, int, Method], Runner]:
+    """What a name with a colon names."""
+    import importlib
 
-    def __init__(self, loaded: LoadedModel) -> None:
-        self._loaded = loaded
-
-    @cached_property
-    def plain(self) -> onnx.ModelProto:
-        from stn_infer.graph.export import export_plain
-
-        return export_plain(self._loaded.module, self._loaded.input_shapes, self._loaded.name)
-
-    @cached_property
-    def portable(self) -> bytes:
-        from stn_infer.graph.spatial import fuse
-
-        content: bytes = fuse(self.plain)[0].SerializeToString()
-        return content
-
-
-def _open(name: str, opener: Callable[[], Backend]) -> Variant:
+    module, _, function = name.partition(":")
     try:
-        return Variant(name, opener())
-    except StnInferError as error:
-        return Variant(name, None, str(error))
+        opener: Callable[[Prepared, str, int, Method], Runner] = getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError) as error:
+        raise ModelError(f"the variant {name} cannot be imported: {one_line(error)}") from None
+    return opener
 
 
-def _torch(loaded: LoadedModel, device: str, threads: int | None, compile: bool) -> Backend:
-    from stn_infer.backends.eager import EagerBackend
+def quick_variants(device: str) -> tuple[str, ...]:
+    """What a quick look measures: nothing that compiles or builds for longer than the rest takes together."""
+    names = ("eager", "ort-plain", "ort", "ort-fused")
+    return names if device == "cpu" else ("eager", "fused-graph", *names[1:], "ort-fused-graph")
 
-    return EagerBackend(loaded, device, compile=compile, threads=threads)
+
+def files_of(name: str) -> tuple[str, ...]:
+    """Which ONNX files a variant may need, of ``plain`` and ``portable``."""
+    if ":" in name:
+        return ("plain", "portable")
+    if not name.startswith(("ort", "trt")):
+        return ()
+    return ("plain",) if name == "ort-plain" else ("portable",)
 
 
-def _ort(model: Path | bytes, device: str, threads: int | None, plugin: bool) -> Backend:
-    from stn_infer.backends.ort import OrtBackend
+def onnx_file(name: str, prepared: Prepared) -> str:
+    """The file that an onnxruntime or TensorRT variant runs.
 
-    # Threads of a session that is not running must sleep: they would take the cores of the next variant.
-    return OrtBackend(model, device, threads, spin="while-running", plugin=plugin)
+    Raises:
+        ModelError: there is none.
+    """
+    (which,) = files_of(name)
+    if prepared.precision != "fp32":
+        raise ModelError(f"there is no {prepared.precision} ONNX file of this model; PyTorch's variants run it")
+    file = prepared.plain if which == "plain" else prepared.portable
+    if file is None:
+        raise ModelError(prepared.problems.get(which, f"there is no {which} file"))
+    return file

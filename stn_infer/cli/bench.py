@@ -1,107 +1,273 @@
-"""``stn-infer bench``: a latency table."""
+"""``stn-infer bench``: a latency table; ``bench compare`` and ``bench report`` work on what it wrote."""
 
 from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from stn_infer.cli import options
 from stn_infer.errors import ModelError, UsageError, VerificationError
 
+if TYPE_CHECKING:
+    from stn_infer.benchmarking.method import Method
+    from stn_infer.benchmarking.result import BenchResult, Request
 
-def _batch_sizes(ctx: click.Context, parameter: click.Parameter, value: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(text) for text in value.split(","))
-    except ValueError:
-        raise UsageError(f"--batch-sizes takes whole numbers joined by commas, such as 1,64; given {value!r}") from None
+_RESULT = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
-@options.model_argument
+class _Verb(click.Command):
+    """A command whose first word may name another one; anything else is MODEL."""
+
+    others: dict[str, click.Command]
+
+    def make_context(
+        self, info_name: str | None, args: list[str], parent: click.Context | None = None, **extra: Any
+    ) -> click.Context:
+        other = self.others.get(args[0]) if args else None
+        if other is None:
+            return super().make_context(info_name, args, parent, **extra)
+        known = {option for parameter in other.params for option in parameter.opts}
+        other.params += [it for it in self.params if "--debug" in it.opts and "--debug" not in known]
+        return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
+
+
+def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None], tuple[Any, ...]]:
+    def parse(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(text) for text in value.split(",")) if value else ()
+        except ValueError:
+            what = "whole numbers" if kind is int else "numbers"
+            raise UsageError(
+                f"{parameter.opts[0]} takes {what} joined by commas, such as 1,64; given {value!r}"
+            ) from None
+
+    return parse
+
+
+@click.command(
+    cls=_Verb,
+    epilog="Two more forms: `bench compare A.json B.json` and `bench report RESULT.json -o FOLDER`; each has --help.",
+)
+@click.argument("model", metavar="MODEL", required=False)
 @click.option(
     "--batch-sizes",
     default="1,64",
     show_default=True,
-    callback=_batch_sizes,
+    callback=_numbers(int),
     metavar="N,...",
     help="Samples a call, each measured on its own.",
 )
-@click.option(
-    "--variant",
-    "variants",
-    multiple=True,
-    metavar="NAME",
-    help="eager, compile, ort-plain, ort or ort-fused; repeat it.  [all]",
-)
+@click.option("--variant", "variants", multiple=True, metavar="NAME", help="Repeat it; --list-variants.  [all]")
+@click.option("--list-variants", is_flag=True, help="Say what the variants are, and stop.")
+@click.option("--quick", is_flag=True, help="A look in half a minute: fewer variants and rounds, no intervals.")
 @options.device_option
 @options.threads_option
 @click.option("--source", help="What an ONNX file was exported from; known already for shipped models.")
 @options.weights_option
 @options.input_shape_option
-@click.option("--samples", type=click.IntRange(min=1), default=96, show_default=True, help="Calls timed a variant.")
+@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True)
 @click.option(
-    "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
-    default=30.0,
-    show_default=True,
-    help="Stop timing a batch size after this long; three rounds are always made.",
+    "--boundary",
+    type=click.Choice(["host", "device", "end-to-end"]),
+    help="What a call is: arrays to arrays, on the device alone, or image files to predictions.  [default: host]",
 )
+@click.option("--rounds", type=click.IntRange(min=1), help="Fresh processes.  [default: 6]")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Timed a row, at least.  [default: 3]")
+@click.option("--samples", type=click.IntRange(min=1), help="Calls timed a row, at least.  [default: 132]")
+@click.option("--l2", type=click.Choice(["warm", "flushed"]), help="A GPU's cache, at the device boundary.")
+@click.option("--concurrency", callback=_numbers(int), metavar="N,...", help="Also throughput with N callers at once.")
+@click.option("--rate", "rates", callback=_numbers(float), metavar="R,...", help="Also latency at R calls a second.")
+@click.option("--tolerance", type=click.FloatRange(min=0, min_open=True), help="Of outputs, over their scale.")
 @options.seed_option
-@options.output_option("Write the result with all samples to this JSON file.", required=False)
+@click.option("--suite", type=_RESULT, help="A TOML file of several models, instead of MODEL.")
+@click.option("--resume", type=_RESULT, help="Go on with an interrupted result, instead of MODEL.")
+@options.output_option("Write the result with all samples to this JSON file, after every round.", required=False)
 def command(
-    model: str,
+    model: str | None,
     batch_sizes: tuple[int, ...],
     variants: tuple[str, ...],
+    list_variants: bool,
+    quick: bool,
     device: str,
     threads: int | None,
     source: str | None,
     weights: Path | None,
     input_shape: tuple[str, ...],
-    samples: int,
-    seconds: float,
+    precision: str,
+    boundary: str | None,
+    rounds: int | None,
+    seconds: float | None,
+    samples: int | None,
+    l2: str | None,
+    concurrency: tuple[int, ...],
+    rates: tuple[float, ...],
+    tolerance: float | None,
     seed: int,
+    suite: Path | None,
+    resume: Path | None,
     output: Path | None,
 ) -> None:
-    """Measure MODEL in every runtime there is, verified first and interleaved in one process.
+    """Measure MODEL in every runtime there is, verified first and interleaved in rounds.
 
-    MODEL is a shipped model's name, a recipe (.toml), a .pt2, package.module:factory, or an ONNX file that export
-    wrote. Exit code 3 when a variant's outputs differ from float64 PyTorch's; it is not timed then.
+    MODEL is a shipped model's name, a recipe (.toml), a .pt2, package.module:factory, or an ONNX file. Exit code 3
+    when a variant's outputs differ from the reference's; it is not timed then. benchmarks/METHOD.md says how all of
+    this is measured.
+    """
+    from stn_infer.benchmarking.method import QUICK, Method
+    from stn_infer.benchmarking.variants import VARIANTS, quick_variants
+
+    if list_variants:
+        width = max(map(len, VARIANTS))
+        click.echo("\n".join(f"{name:<{width}}  {what}" for name, what in VARIANTS.items()))
+        return
+    if sum(given is not None for given in (model, suite, resume)) != 1:
+        raise UsageError("bench takes one of MODEL, --suite FILE and --resume RESULT")
+    if resume is not None:
+        _show(*_resumed(resume, output))
+        return
+    given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
+    changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    method = replace(QUICK if quick else Method(), **changes, concurrency=concurrency, rates=rates, seed=seed)
+    names = variants or (quick_variants(device) if quick else None)
+    if suite is not None:
+        request = _suite_request(suite, method, names, device, threads, tolerance)
+    else:
+        from stn_infer.benchmarking.result import Case
+        from stn_infer.benchmarking.run import check_batch_sizes, make_request
+        from stn_infer.sources import parse_input_shapes
+
+        assert model is not None
+        checkpoint = str(weights) if weights else None
+        shapes = parse_input_shapes(input_shape) or None
+        sizes = check_batch_sizes(batch_sizes)
+        case = Case(model, source, checkpoint, shapes, precision, sizes)  # type: ignore[arg-type]
+        request = make_request([case], names, device, threads, tolerance, method)
+    _show(_measure(request, output), output)
+
+
+@click.command()
+@click.argument("before", metavar="A.json", type=_RESULT)
+@click.argument("after", metavar="B.json", type=_RESULT)
+@click.option(
+    "--threshold", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Smallest change flagged, in %."
+)
+@click.option(
+    "--relative-to",
+    metavar="VARIANT",
+    help="Compare ratios to this variant, which another machine or hour leaves alone.",
+)
+@click.pass_context
+def compare(ctx: click.Context, before: Path, after: Path, threshold: float, relative_to: str | None) -> None:
+    """Compare two results row by row; exit code 1 when B is slower.
+
+    A row is slower when the 95 % interval of time B / time A lies above 1 and the change is above the threshold, or
+    when it was timed in A and could not be in B.
     """
     from rich.console import Console
+    from rich.table import Table
 
-    from stn_infer.benchmarking import Plan, bench
-    from stn_infer.benchmarking.table import render
-    from stn_infer.files import check_writable, write_atomically
-    from stn_infer.sources import parse_input_shapes
+    from stn_infer.benchmarking.codec import read_result
+    from stn_infer.benchmarking.compare import compare as compare_results
+
+    found = compare_results(read_result(before), read_result(after), threshold=threshold / 100, relative_to=relative_to)
+    table = Table(title=f"{before.name} (A) and {after.name} (B)", title_justify="left")
+    several = len({change.model for change in found.changes}) > 1
+    for heading in ("batch", "variant", "A ms", "B ms", "B / A", "95 % interval", "", "remark"):
+        table.add_column(heading, justify="left" if heading in ("variant", "", "remark") else "right")
+    for it in found.changes:
+        times = ["" if value is None else f"{value:.3f}" for value in (it.before_ms, it.after_ms)]
+        ratio = "" if it.ratio is None else f"{it.ratio.value:.3f}"
+        bounds = "" if it.ratio is None or it.ratio.low is None else f"{it.ratio.low:.3f} to {it.ratio.high:.3f}"
+        name = f"{it.model}, {it.variant}" if several else it.variant
+        table.add_row(str(it.batch_size), name, *times, ratio, bounds, it.verdict, it.remark)
+    console = _console(Console)
+    console.print(table)
+    for warning in found.warnings:
+        click.echo(f"warning: {warning}", err=True)
+    if found.regressions:
+        names = ", ".join(f"{change.variant} at batch {change.batch_size}" for change in found.regressions)
+        click.echo(f"slower: {names}")
+        ctx.exit(1)
+
+
+@click.command()
+@click.argument("result", metavar="RESULT.json", type=_RESULT)
+@options.output_option("The folder for report.md, report.csv and report.html.", folder=True)
+def report(result: Path, output: Path) -> None:
+    """Write RESULT as Markdown, CSV and a self-contained HTML page with plots."""
+    from stn_infer.benchmarking.codec import read_result
+    from stn_infer.benchmarking.report import write_report
+
+    for path in write_report(read_result(result), output):
+        click.echo(f"wrote {path}")
+
+
+command.others = {"compare": compare, "report": report}
+
+
+def _suite_request(
+    path: Path, method: Method, names: tuple[str, ...] | None, device: str, threads: int | None, tolerance: float | None
+) -> Request:
+    """What a suite asks for; the command line's variants, device, threads and tolerance go before its own."""
+    from stn_infer.benchmarking.run import make_request
+    from stn_infer.benchmarking.suite import read_suite
+
+    suite = read_suite(path, method)
+    chosen = suite.device if device == "cpu" and suite.device else device
+    limit = suite.tolerance if tolerance is None else tolerance
+    return make_request(suite.cases, names or suite.variants, chosen, threads or suite.threads, limit, suite.method)
+
+
+def _resumed(path: Path, output: Path | None) -> tuple[BenchResult, Path]:
+    from stn_infer.benchmarking.codec import read_result
+
+    earlier = read_result(path)
+    target = output or path
+    return _measure(earlier.request, target, earlier), target
+
+
+def _measure(request: Request, output: Path | None, earlier: BenchResult | None = None) -> BenchResult:
+    """Measure with a status line on a terminal, after saying how long it will take."""
+    from rich.console import Console
+
+    from stn_infer.benchmarking.session import describe_request, run_request
+    from stn_infer.files import check_writable
 
     if output is not None:
         check_writable(output)
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # no terminal, no reason to wrap
+    click.echo(describe_request(request, earlier), err=True)
+    command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
     with Console(stderr=True).status("") as status:
-        result = bench(
-            model,
-            batch_sizes=batch_sizes,
-            variants=variants or None,
-            device=device,
-            threads=threads,
-            source=source,
-            weights=weights,
-            input_shapes=parse_input_shapes(input_shape) or None,
-            plan=Plan(samples=samples, seconds=seconds, seed=seed),
-            command=shlex.join(["stn-infer", *sys.argv[1:]]),
-            say=status.update,
-        )
-    console.print(render(result))
+        return run_request(request, output=output, earlier=earlier, command=command, say=status.update)
+
+
+def _show(result: BenchResult, output: Path | None) -> None:
+    """Print the table; fail where a variant did, or where nothing could be timed."""
+    from rich.console import Console
+
+    from stn_infer.benchmarking.table import render
+
+    _console(Console).print(render(result))
     if output is not None:
-        write_atomically(output, result.to_json().encode())
         click.echo(f"wrote {output}")
-    if all(measurement.status == "unavailable" for measurement in result.measurements):
+    if all(row.status == "unavailable" for row in result.measurements):
         raise ModelError(f"nothing could be timed; {result.measurements[0].variant}: {result.measurements[0].reason}")
-    failed = [measurement for measurement in result.measurements if measurement.status == "failed"]
+    failed = [row for row in result.measurements if row.status == "failed"]
     if failed:
         raise VerificationError(f"{failed[0].variant} at batch {failed[0].batch_size}: {failed[0].reason}")
+
+
+def _console(kind: Any) -> Any:
+    console = kind(highlight=False)
+    if not console.is_terminal:
+        console.width = 180  # no terminal, no reason to wrap
+    return console

@@ -1,0 +1,69 @@
+"""What makes a row doubtful, in words: a figure that is not steady says so."""
+
+from __future__ import annotations
+
+from stn_infer.benchmarking import stats
+from stn_infer.benchmarking.result import BenchResult, Measurement
+
+_SPREAD = 0.1  # between rounds
+_DRIFT = 0.05  # from the first to the last third of a round
+_OUTLIERS = 0.05
+_DISTURBED = 0.1  # of all cores, by others
+
+
+def flags(row: Measurement) -> tuple[str, ...]:
+    """Each reason why a row's figures are not steady, one phrase each; empty for a row to be trusted."""
+    samples = row.samples_ms
+    if row.status != "timed" or not samples:
+        return ()
+    found = []
+    if row.spread is not None and row.spread > _SPREAD:
+        found.append(f"rounds differ by {row.spread:.0%}")
+    modes = stats.two_modes(samples)
+    if modes is not None:
+        found.append(f"two modes, {modes[0]:.3g} and {modes[1]:.3g} ms")
+    drift = _drift(row)
+    if modes is None and abs(drift) > _DRIFT:
+        found.append(f"drifts by {drift:+.0%} within a round")
+    if row.outliers > _OUTLIERS * len(samples):
+        found.append(f"{row.outliers / len(samples):.0%} outliers")
+    unsettled = sum(not each.settled for each in row.rounds)
+    if unsettled:
+        found.append(f"warm-up did not settle in {unsettled} of {len(row.rounds)} rounds")
+    if any(each.cut_short for each in row.rounds):
+        found.append("cut short by the row's time limit")
+    throttled = sum(len(each.throttled) for each in row.rounds)
+    if throttled:
+        found.append(f"{throttled / len(samples):.0%} taken while throttled")
+    return tuple(found)
+
+
+def notes(result: BenchResult) -> tuple[str, ...]:
+    """What a reader must know before the figures: of the models, the method and the machine."""
+    found = [
+        f"{model.name}: {note}" if len(result.models) > 1 else note for model in result.models for note in model.notes
+    ]
+    method = result.request.method
+    if not result.complete:
+        found.append(f"not finished: {len(result.log)} of {len(result.models) * method.rounds} rounds; see --resume")
+    if method.quick:
+        found.append(
+            f"a quick look ({method.rounds} rounds, {method.seconds:g} s a row): nothing to quote; "
+            f"6 rounds and 3 s are the least for that"
+        )
+    if not method.isolate:
+        found.append("all rounds were made in one process")
+    share = max((log.others for log in result.log), default=0.0)
+    if share > _DISTURBED:
+        found.append(f"others used up to {share:.0%} of the cores: measure again when the machine is idle")
+    return tuple(found)
+
+
+def _drift(row: Measurement) -> float:
+    """The median over the rounds of how much slower the last third of a round is than its first."""
+    changes = []
+    for samples in row.by_round:
+        third = len(samples) // 3
+        if third >= 4:
+            changes.append(stats.median(samples[-third:]) / stats.median(samples[:third]) - 1)
+    return stats.median(changes) if changes else 0.0

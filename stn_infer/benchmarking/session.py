@@ -1,0 +1,387 @@
+"""A benchmark from its request to its result: cases prepared, rounds run in turn, each kept when it is done."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
+from stn_infer.benchmarking.monitor import busy_processes, cpu_facts, gpu_facts
+from stn_infer.benchmarking.prepare import Prepared, prepare
+from stn_infer.benchmarking.result import BenchResult, Measurement, Model, Request, RoundLog
+from stn_infer.benchmarking.round import RoundReport, RowRound
+from stn_infer.benchmarking.variants import files_of
+from stn_infer.benchmarking.worker import Task, work
+from stn_infer.errors import ModelError, UsageError
+from stn_infer.files import write_atomically
+
+Say = Callable[[str], None]
+
+# Opening a variant in a fresh process: seconds, for the estimate before anything is known.
+_OPENING_S = 4.0
+_PREPARING_S = 8.0
+_POOLS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
+
+
+class Executor(Protocol):
+    """Runs rounds; tests have one without processes, on a virtual clock."""
+
+    def prepare(self, request: Request, say: Say) -> tuple[Model, ...]:
+        """Make every case ready; what they turned out to be."""
+        ...
+
+    def run(self, case: int, number: int, variants: tuple[str, ...], say: Say) -> RoundReport:
+        """One round of one case.
+
+        Raises:
+            Crashed: the process died.
+        """
+        ...
+
+    def disturbance(self) -> tuple[float, int]:
+        """The share of all cores that others use now, and how many processes that are."""
+        ...
+
+
+class Crashed(Exception):
+    """A round's process died; ``variant`` is what it was at, empty where that is not known."""
+
+    def __init__(self, variant: str, how: str) -> None:
+        super().__init__(how)
+        self.variant, self.how = variant, how
+
+
+def measure(
+    request: Request,
+    executor: Executor,
+    *,
+    earlier: BenchResult | None = None,
+    save: Callable[[BenchResult], None] = lambda result: None,
+    command: str = "",
+    say: Say = lambda text: None,
+) -> BenchResult:
+    """Run what a request asks for, or what of it is missing in ``earlier``.
+
+    Args:
+        request: what to measure.
+        executor: runs it.
+        earlier: an interrupted result of the same request.
+        save: given the result after each round.
+        command: written into the result.
+        say: told what is being done, and how long it will take.
+
+    Raises:
+        UsageError: ``earlier`` was measured on something else.
+        StnInferError: a model cannot be had.
+    """
+    models = executor.prepare(request, say)
+    result = BenchResult(
+        command,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        request,
+        this_machine(),
+        {**versions(), **gpu_facts(request.device)},
+        settings(request),
+        models,
+    )
+    if earlier is not None:
+        check_same(earlier, result)
+        result = earlier
+    done = {(log.model, log.precision, log.round) for log in result.log}
+    todo = [
+        (number, case)
+        for number in range(request.method.rounds)
+        for case in _order(len(models), number, request.method.seed)
+        if (models[case].name, models[case].case.precision, number) not in done
+    ]
+    estimate = len(todo) * expected_seconds(request) / max(1, len(models))
+    began = time.monotonic()
+    for index, (number, case) in enumerate(todo):
+        left = (time.monotonic() - began) / index * (len(todo) - index) if index else estimate
+        title = f"round {number + 1} of {request.method.rounds}"
+        if len(models) > 1:
+            title = f"{models[case].name}, {title}"
+        tell = partial(_tell, say, title, f"about {_duration(left)} to go")
+        result = _one(executor, result, case, number, tell)
+        save(result)
+    return result
+
+
+def expected_seconds(request: Request) -> float:
+    """The least that one round of every case takes: what its rows ask for, warm-up and opening."""
+    method = request.method
+    rows = sum(len(case.batch_sizes) for case in request.cases) * len(request.variants)
+    load = method.traffic_seconds * (len(method.concurrency) + len(method.rates))
+    per_row = (method.seconds + load) / method.rounds + method.warmup_seconds
+    return rows * per_row + len(request.cases) * _OPENING_S
+
+
+def describe_request(request: Request, earlier: BenchResult | None = None) -> str:
+    """What will be measured and how long that takes at least, in one line."""
+    method = request.method
+    rows = sum(len(case.batch_sizes) for case in request.cases) * len(request.variants)
+    rounds = method.rounds - len(earlier.log) / max(1, len(request.cases)) if earlier else method.rounds
+    least = rounds * expected_seconds(request) + _PREPARING_S * len(request.cases)
+    return (
+        f"{rows} rows in {method.rounds} rounds, {method.seconds:g} s and {method.samples} samples each at least: "
+        f"about {_duration(least)}, more where calls are slow or something has to be compiled"
+    )
+
+
+def settings(request: Request) -> dict[str, str]:
+    """What times depend on besides versions: TF32, threads, pools' variables, the CPU's governor."""
+    pools = {name: os.environ[name] for name in _POOLS if name in os.environ}
+    return {"threads": str(request.threads), "TF32": "off", **cpu_facts(), **pools}
+
+
+def check_same(earlier: BenchResult, now: BenchResult) -> None:
+    """Raise unless what is here now is what ``earlier`` measured.
+
+    Raises:
+        UsageError: another machine, other versions, weights, inputs or plugin library.
+    """
+    for what, before, after in (
+        ("machine", earlier.machine, now.machine),
+        ("versions", dict(earlier.versions), dict(now.versions)),
+        ("models", [_identity(model) for model in earlier.models], [_identity(model) for model in now.models]),
+    ):
+        if before != after:
+            raise UsageError(f"--resume goes on with the same {what}; they have changed since, so measure anew")
+
+
+def merge(result: BenchResult, case: int, number: int, report: RoundReport, log: RoundLog) -> BenchResult:
+    """``result`` with a round more; a row that failed once has no figures left."""
+    model = result.models[case]
+    rows = {row.key: row for row in result.measurements}
+    for found in report.rows:
+        head = Measurement(model.name, model.case.precision, found.variant, found.batch_size, "unavailable")
+        rows[head.key] = _merged(rows.get(head.key), head, found)
+    order = {
+        Measurement(each.name, each.case.precision, variant, batch, "unavailable").key: index
+        for index, (each, batch, variant) in enumerate(
+            (each, batch, variant)
+            for each in result.models
+            for batch in each.case.batch_sizes
+            for variant in result.request.variants
+        )
+    }
+    ordered = tuple(sorted(rows.values(), key=lambda row: order[row.key]))
+    return replace(result, measurements=ordered, log=(*result.log, log))
+
+
+class Processes:
+    """The real executor: a fresh process a round, or this one where the method says so.
+
+    Args:
+        request: its device, threads and method are those of every round.
+        folder: an empty one, for the models' files.
+    """
+
+    def __init__(self, request: Request, folder: Path) -> None:
+        self._request, self._folder = request, folder
+        self.prepared: list[Prepared] = []
+        self._models: tuple[Model, ...] = ()
+
+    def prepare(self, request: Request, say: Say) -> tuple[Model, ...]:
+        """See :class:`Executor`."""
+        files = frozenset(which for name in request.variants for which in files_of(name))
+        made = []
+        for index, case in enumerate(request.cases):
+            folder = self._folder / str(index)
+            folder.mkdir()
+            prepared, model = prepare(
+                case, folder, files=files, tolerance=request.tolerance, seed=request.method.seed, say=say
+            )
+            self.prepared.append(prepared)
+            made.append(_with_library(model, request))
+        names = [(model.name, model.case.precision) for model in made]
+        if len(set(names)) < len(names):
+            made = [replace(model, name=model.case.model) for model in made]
+        if len({(model.name, model.case.precision) for model in made}) < len(made):
+            raise UsageError("a suite measures each model once a precision; put its batch sizes into one entry")
+        self._models = tuple(made)
+        return self._models
+
+    def run(self, case: int, number: int, variants: tuple[str, ...], say: Say) -> RoundReport:
+        """See :class:`Executor`."""
+        request = self._request
+        task = Task(
+            self.prepared[case],
+            number,
+            variants,
+            self._models[case].tolerance,
+            request.device,
+            request.threads,
+            request.method,
+        )
+        return run_apart(task, self._folder, say) if request.method.isolate else work(task, say)
+
+    def disturbance(self) -> tuple[float, int]:
+        """See :class:`Executor`."""
+        return cpu_share_in_use(0.3), busy_processes()
+
+
+def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
+    """Run a round in a process of its own.
+
+    Raises:
+        Crashed: it died; says at which variant, and how.
+    """
+    from stn_infer.benchmarking.codec import decode
+
+    question, answer, errors = folder / "task.json", folder / "answer.json", folder / "stderr.txt"
+    answer.unlink(missing_ok=True)
+    question.write_text(json.dumps(asdict(task)), encoding="utf-8")
+    command = [sys.executable, "-m", "stn_infer.benchmarking.worker", str(question), str(answer)]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, task.prepared.sys_path))),
+    }
+    at = ""
+    with (
+        errors.open("w") as sink,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True, env=environment) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                at = line.strip()
+                say(at)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode != 0 or not answer.exists():
+        tail = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        code = process.returncode
+        how = f"signal {-code}" if code < 0 else f"exit code {code}" + (f": {tail[-1]}" if tail else "")
+        variant = at.partition(",")[0]
+        raise Crashed(variant if variant in task.variants else "", how)
+    return decode(RoundReport, json.loads(answer.read_text(encoding="utf-8")))
+
+
+def run_request(
+    request: Request,
+    *,
+    output: Path | None = None,
+    earlier: BenchResult | None = None,
+    command: str = "",
+    say: Say = lambda text: None,
+) -> BenchResult:
+    """Measure with real runtimes; with ``output``, the result is there after every round. Raises as :func:`measure`."""
+
+    def save(result: BenchResult) -> None:
+        if output is not None:
+            write_atomically(output, result.to_json().encode())
+
+    with tempfile.TemporaryDirectory(prefix="stn-bench-") as folder:
+        executor = Processes(request, Path(folder))
+        result = measure(request, executor, earlier=earlier, save=save, command=command, say=say)
+    save(result)
+    return result
+
+
+def _one(executor: Executor, result: BenchResult, case: int, number: int, say: Say) -> BenchResult:
+    """One round, again without a variant that crashes it."""
+    model = result.models[case]
+    given_up = {
+        row.variant
+        for row in result.measurements
+        if (row.model, row.precision) == (model.name, model.case.precision)
+        and all(
+            other.status != "timed"
+            for other in result.measurements
+            if (other.model, other.precision, other.variant) == (row.model, row.precision, row.variant)
+        )
+    }
+    variants = [name for name in result.request.variants if name not in given_up]
+    crashed: list[RowRound] = []
+    began = time.monotonic()
+    others, busy = executor.disturbance()
+    while True:
+        try:
+            report = executor.run(case, number, tuple(variants), say)
+            break
+        except Crashed as crash:
+            if not crash.variant:
+                raise ModelError(f"a round of {model.name} died ({crash.how}); run with fewer --variant") from None
+            variants.remove(crash.variant)
+            reason = f"it crashed its process ({crash.how})"
+            crashed += [RowRound(crash.variant, batch, "failed", reason) for batch in model.case.batch_sizes]
+    report = replace(report, rows=(*report.rows, *crashed))
+    seconds = round(time.monotonic() - began, 3)
+    log = RoundLog(model.name, model.case.precision, number, seconds, others, busy, report.readings)
+    return merge(result, case, number, report, log)
+
+
+def _merged(known: Measurement | None, head: Measurement, found: RowRound) -> Measurement:
+    if known is not None and known.status != "timed":
+        return known
+    if found.round is None:
+        return replace(
+            head,
+            status=found.status,
+            reason=found.reason,
+            error=found.error,
+            runs_on=found.runs_on,
+            samplers=found.samplers,
+        )
+    if known is None:
+        return replace(
+            head,
+            status="timed",
+            error=found.error,
+            items=found.items,
+            runs_on=found.runs_on,
+            samplers=found.samplers,
+            stages=found.stages,
+            rounds=(found.round,),
+        )
+    error = max(known.error or 0.0, found.error or 0.0)
+    return replace(known, error=error, rounds=(*known.rounds, found.round))
+
+
+def _with_library(model: Model, request: Request) -> Model:
+    """``model`` with the plugin library's hash, where a variant may use it."""
+    import hashlib
+
+    from stn_infer import plugin
+
+    path = plugin.info().path if any("fused" in name or name == "ort-binding" for name in request.variants) else None
+    if path is None:
+        return model
+    return replace(model, sha256={**model.sha256, "plugin library": hashlib.sha256(path.read_bytes()).hexdigest()})
+
+
+def _identity(model: Model) -> object:
+    known = {name: value for name, value in model.sha256.items() if name in ("weights", "plugin library")}
+    return model.name, model.case.precision, model.inputs_sha256, known
+
+
+def _tell(say: Say, title: str, left: str, text: str) -> None:
+    say(f"{title}: {text} ({left})")
+
+
+def _order(count: int, number: int, seed: int) -> Sequence[int]:
+    return random.Random(f"cases/{seed}/{number}").sample(range(count), count)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def default_threads() -> int:
+    """What PyTorch takes by itself: one a physical core, which every other runtime then gets too."""
+    import torch
+
+    return int(torch.get_num_threads())

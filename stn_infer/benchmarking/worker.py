@@ -1,0 +1,67 @@
+"""A round in a process of its own: ``python -m stn_infer.benchmarking.worker TASK.json ANSWER.json``.
+
+What is being done is told on standard output, a line each; whatever a runtime prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import os
+import signal
+import sys
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.benchmarking.round import RoundReport, RoundTask, Say, run_round
+from stn_infer.benchmarking.runner import RealClock, Runner
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A round of one case, as it is handed to a process; see :class:`stn_infer.benchmarking.round.RoundTask`."""
+
+    prepared: Prepared
+    number: int
+    variants: tuple[str, ...]
+    tolerance: float
+    device: str
+    threads: int
+    method: Method
+
+
+def work(task: Task, say: Say) -> RoundReport:
+    """Run a round with the real runtimes, clock and machine, in this process."""
+    from stn_infer.benchmarking.monitor import MachineMonitor
+    from stn_infer.benchmarking.variants import open_variant
+
+    def opener(name: str) -> Runner:
+        return open_variant(name, task.prepared, task.device, task.threads, task.method)
+
+    expected = {batch: task.prepared.expected(batch) for batch in task.prepared.batch_sizes}
+    round_task = RoundTask(task.number, task.variants, expected, task.tolerance, task.device, task.method)
+    return run_round(round_task, opener, RealClock(), MachineMonitor(task.device), say)
+
+
+def main() -> None:
+    """Read the task, run it, write the answer."""
+    from stn_infer.benchmarking.codec import decode
+
+    # killed with the process that started it, however that ends; Ctrl-C ends it without a traceback
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    task = decode(Task, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    sys.path[:] = task.prepared.sys_path
+    report = work(task, partial(print, file=out, flush=True))
+    Path(sys.argv[2]).write_text(json.dumps(asdict(report)), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
