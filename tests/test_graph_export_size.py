@@ -162,7 +162,7 @@ def test_plausible_sizes(relation: str) -> None:
     assert finding.fused, finding.message
 
 
-def test_a_file_that_runs_at_no_plausible_size_is_told() -> None:
+def test_a_file_that_runs_at_no_plausible_size_is_left_alone() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 18]>
         net (float[n, 1, h, 7] x) => (float[n, 1, h, 7] y)
@@ -172,8 +172,8 @@ def test_a_file_that_runs_at_no_plausible_size_is_told() -> None:
             y = GridSample(x, flat)
         }
     """)
-    with pytest.raises(StnInferError, match="onnxruntime cannot run the model"):
-        fuse(model)
+    _, (finding,) = fuse(model)
+    assert not finding.fused
 
 
 @pytest.mark.parametrize(

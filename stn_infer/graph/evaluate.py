@@ -17,9 +17,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from stn_infer.errors import one_line
-from stn_infer.graph.mesh import canonical_basis
-from stn_infer.graph.observe import BATCHES, Observation
-from stn_infer.graph.region import GraphView, Obstacle, attributes_of
+from stn_infer.graph.observe import Observation, Sizes
+from stn_infer.graph.operators import OPERATORS
+from stn_infer.graph.region import SHAPE_OPS, GraphView, Obstacle, attributes_of
 
 Array = NDArray[Any]
 
@@ -30,9 +30,15 @@ _PICKS = frozenset({"Shape", "Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", 
 # What makes each element from single elements, so that a constant that is repeated over the batch stays repeated.
 _EACH_ELEMENT = _PICKS | frozenset(
     {"Expand", "Tile", "Transpose", "Flatten", "Split", "GatherElements", "ScatterElements", "Where", "Neg", "Sqrt"}
-    | {"Add", "Sub", "Mul", "Div", "Pow", "Exp", "Log", "Abs", "Reciprocal", "Sum", "Mean"}
+    | {"Add", "Sub", "Mul", "Div", "Pow", "Exp", "Log", "Abs", "Reciprocal", "Sum", "Mean", "Pad", "CastLike"}
+)
+# What exporters compute the index of every sample with; what it makes of two batch sizes it makes of all.
+_INDEX_OPS = _PICKS | frozenset(
+    {"Size", "Range", "Expand", "Tile", "Transpose", "ConstantOfShape", "Constant", "Where", "Equal", "Mul", "Add"}
 )
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+# A constant larger than this is computed again for each batch size rather than kept.
+_KEPT_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -55,11 +61,17 @@ class Evaluator:
 
     def __init__(self, view: GraphView, observed: Observation, opset: int) -> None:
         self._view, self._observed, self._opset = view, observed, opset
-        self._constants: dict[tuple[str, int], Array] = {}
+        self._constants: dict[tuple[str, Sizes], Array] = {}
         self._sized: dict[str, bool] = {}
+        self._references: dict[int, Any] = {}
 
-    def depends_on_batch_size(self, name: str) -> bool:
-        """Whether the values (not the shape alone) of a tensor that varies with no data follow from the batch size.
+    @property
+    def settings(self) -> tuple[Sizes, ...]:
+        """The sizes at which constants differ if they depend on what the file leaves open."""
+        return self._observed.settings
+
+    def depends_on_open_sizes(self, name: str) -> bool:
+        """Whether the values (not the shape alone) of a tensor that varies with no data follow from an open size.
 
         The shape arguments of what expands or reshapes don't count: the values stay the same, only more often. Picks
         from a shape are linear in the batch, so that two sizes decide; anything else computed from it is presumed to
@@ -80,84 +92,124 @@ class Evaluator:
 
     def _value_inputs(self, name: str) -> list[str]:
         needs = self._needs(name)
-        if name in self._view.producer and self._view.nodes[self._view.producer[name]].op_type in SHAPED_BY_SECOND:
+        maker = self._view.maker(name)
+        if maker in SHAPED_BY_SECOND or (maker == "AffineGrid" and not self._varies(name)):
             return needs[:1]
-        if name in self._view.producer and self._view.nodes[self._view.producer[name]].op_type == "ConstantOfShape":
-            return []
-        return needs
+        return [] if maker == "ConstantOfShape" else needs
 
     def _is_sized(self, name: str) -> bool:
         if name not in self._view.producer:
             return False
         node = self._view.nodes[self._view.producer[name]]
         needs = self._value_inputs(name)
-        sized = node.op_type in ("Shape", "Size") or any(self._sized[need] for need in needs)
+        sized = node.op_type in SHAPE_OPS or any(self._sized[need] for need in needs)
         # a sum along the batch of a repeated constant counts the samples
-        sized = sized or (node.op_type not in _EACH_ELEMENT and any(map(self._carries_batch, needs)))
+        sized = sized or (node.op_type not in _EACH_ELEMENT and any(map(self._carries_open_size, needs)))
         if not sized or node.op_type not in _PICKS:
             return sized
-        first, second = (self.constant(name, batch) for batch in BATCHES)
-        return not np.array_equal(first, second)
+        first, *others = (self.constant(name, sizes) for sizes in self.settings)
+        return any(not np.array_equal(first, other) for other in others)
 
-    def constant(self, name: str, batch: int) -> Array:
-        """The value of a tensor that varies with no data, at a batch size; floats in float64.
+    def numbers_samples(self, name: str) -> Array | None:
+        """The value, at the first setting, of an index [N, ..., R] whose first component is each sample's number.
+
+        None where the tensor is none, or is computed in a way that may be another at other sizes.
+        """
+        stack, seen = [name], set[str]()
+        while stack:
+            top = stack.pop()
+            if top in seen or top not in self._view.producer:
+                continue
+            seen.add(top)
+            node = self._view.nodes[self._view.producer[top]]
+            if node.op_type not in _INDEX_OPS:
+                return None
+            # exporters ask of a shape whether it is -1, which it never is; any other number might be a size
+            if node.op_type == "Equal" and not any(
+                need in self._view.producer and np.all(self.constant(need, self.settings[0]) < 0) for need in node.input
+            ):
+                return None
+            stack.extend([] if node.op_type in SHAPE_OPS else self._needs(top))
+        values = [self.constant(name, sizes) for sizes in self.settings]
+        for value, sizes in zip(values, self.settings, strict=True):
+            if value.ndim < 2 or len(value) != sizes.batch or value.shape[1:] != values[0].shape[1:]:
+                return None
+            number = np.arange(sizes.batch).reshape(-1, *[1] * (value.ndim - 2))
+            if np.any(value[..., 0] != number) or np.any(value[..., 1:] != values[0][:1, ..., 1:]):
+                return None
+        return values[0]
+
+    def constant(self, name: str, sizes: Sizes) -> Array:
+        """The value of a tensor that varies with no data, at some sizes; floats in float64.
 
         Raises:
             Obstacle: an operator behind it can't be evaluated.
         """
+        local: dict[str, Array] = {}
         stack = [name]
         while stack:
             top = stack[-1]
-            if (top, batch) in self._constants:
+            if top in local or (top, sizes) in self._constants:
                 stack.pop()
                 continue
-            missing = [need for need in self._needs(top) if (need, batch) not in self._constants]
+            missing = [need for need in self._needs(top) if need not in local and (need, sizes) not in self._constants]
             if missing:
                 stack.extend(missing)
                 continue
-            self._store(top, batch)
-        return self._constants[name, batch]
+            self._store(top, sizes, local)
+        return local[name] if name in local else self._constants[name, sizes]
 
-    def _carries_batch(self, name: str) -> bool:
-        return any(axis.batch for axis in self._observed.shapes.get(name, ()))
+    def _varies(self, name: str) -> bool:
+        return any(axis.varied is not None for axis in self._observed.shapes.get(name, ()))
+
+    def _carries_open_size(self, name: str) -> bool:
+        return any(axis.batch or axis.varied is not None for axis in self._observed.shapes.get(name, ()))
 
     def _needs(self, name: str) -> list[str]:
         if name in self._view.initialisers or name not in self._view.producer:
             return []
         node = self._view.nodes[self._view.producer[name]]
-        return [] if node.op_type in ("Shape", "Size") else [need for need in node.input if need]
+        return [] if node.op_type in SHAPE_OPS else [need for need in node.input if need]
 
-    def _store(self, name: str, batch: int) -> None:
+    def _store(self, name: str, sizes: Sizes, local: dict[str, Array]) -> None:
+        for output, value in self._outputs(name, sizes, local):
+            # views of few numbers cost nothing, however large they look
+            if _held_bytes(value) <= _KEPT_BYTES:
+                self._constants[output, sizes] = value
+            else:
+                local[output] = value
+
+    def _outputs(self, name: str, sizes: Sizes, local: dict[str, Array]) -> list[tuple[str, Array]]:
         if name in self._view.initialisers:
-            self._constants[name, batch] = _widened(numpy_helper.to_array(self._view.initialisers[name]))
-            return
+            tensor = self._view.initialisers[name]
+            if tensor.data_location == TensorProto.EXTERNAL:
+                raise Obstacle(name, "", "its data are in another file, which was not read")
+            return [(name, _widened(numpy_helper.to_array(tensor)))]
         if name not in self._view.producer:
             raise Obstacle(name, "", "it is no constant")
         node = self._view.nodes[self._view.producer[name]]
-        if node.op_type in ("Shape", "Size"):
-            self._constants[name, batch] = self._shape(node, batch)
-            return
-        inputs = [self._constants[need, batch] if need else None for need in node.input]
+        if node.op_type in SHAPE_OPS:
+            return [(name, self._shape(node, sizes))]
+        inputs = [
+            None if not need else local[need] if need in local else self._constants[need, sizes] for need in node.input
+        ]
         try:
             outputs = self.apply(node, inputs)
         except Obstacle:
             if name not in self._observed.constants:
                 raise
-            self._constants[name, batch] = _widened(self._observed.constants[name])
-            return
-        self._constants.update(((output, batch), value) for output, value in zip(node.output, outputs, strict=False))
+            return [(name, _widened(self._observed.constants[name]))]
+        return [(output, value) for output, value in zip(node.output, outputs, strict=False) if output]
 
-    def _shape(self, node: onnx.NodeProto, batch: int) -> Array:
-        name = node.input[0]
-        template = self._observed.shapes.get(name, self._observed.open_shapes.get(name))
+    def _shape(self, node: onnx.NodeProto, sizes: Sizes) -> Array:
+        template = self._observed.shapes.get(node.input[0])
         if template is None:
-            raise Obstacle(node.output[0], node.op_type, f"the shape of {name!r} follows no simple rule")
+            raise Obstacle(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
+        lengths = np.array([axis.at(sizes) for axis in template], np.int64)
+        if node.op_type == "Size":
+            return np.array(lengths.prod(), np.int64)
         attributes = attributes_of(node)
-        asked = template[attributes.get("start", 0) : attributes.get("end", len(template))]
-        sizes = np.array([-1 if axis is None else axis.at(batch) for axis in asked], np.int64)
-        if -1 in sizes:
-            raise Obstacle(node.output[0], node.op_type, "it follows the size of the images, which is open")
-        return np.array(sizes.prod(), np.int64) if node.op_type == "Size" else sizes
+        return lengths[attributes.get("start", 0) : attributes.get("end", len(lengths))]
 
     def apply(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
         """One node on float64 inputs; casts to a float type keep float64.
@@ -165,54 +217,65 @@ class Evaluator:
         Raises:
             Obstacle: onnx's reference implementation can't do it.
         """
-        from onnx.reference import ReferenceEvaluator
-
         if node.op_type == "Cast" and attributes_of(node)["to"] in _FLOATS and inputs[0] is not None:
             return [inputs[0].astype(np.float64)]
-        if node.op_type == "Dropout" and inputs[0] is not None:
-            return [inputs[0]]
-        if node.op_type == "AffineGrid" and inputs[0] is not None and inputs[1] is not None:
-            return [_affine_grid(inputs[0], inputs[1], bool(attributes_of(node).get("align_corners", 0)))]
+        operator = OPERATORS.get(node.op_type)
+        if operator is not None:
+            try:
+                return operator({"num_outputs": len(node.output), **attributes_of(node)}, inputs)
+            except (ValueError, TypeError, IndexError, KeyError, np.linalg.LinAlgError) as error:
+                raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
         feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
-        wanted = onnx.NodeProto()
-        wanted.CopyFrom(node)
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                evaluator = ReferenceEvaluator(wanted, opsets={"": self._opset, node.domain: self._opset})
-                results = evaluator.run(None, feeds)
+                results = self._reference(node).run(None, feeds)
         except Exception as error:  # the reference operators raise anything
             raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
         return [_widened(np.asarray(result)) for result in results]
 
+    def _reference(self, node: onnx.NodeProto) -> Any:
+        from onnx.reference import ReferenceEvaluator
+
+        if id(node) not in self._references:
+            single = onnx.NodeProto()
+            single.CopyFrom(node)
+            self._references[id(node)] = ReferenceEvaluator(single, opsets={"": self._opset, node.domain: self._opset})
+        return self._references[id(node)]
+
     def forward(
-        self, sources: Mapping[str, Array], nodes: Sequence[int], quotients: frozenset[str], target: str, batch: int
+        self, sources: Mapping[str, Array], nodes: Sequence[int], quotients: frozenset[str], target: str, sizes: Sizes
     ) -> Value:
         """The value of ``target``, from values given for the cut's tensors, through ``nodes`` (ascending).
 
         Args:
-            sources: name -> value with ``batch`` samples.
+            sources: name -> value, in the shape that it has at ``sizes``.
             nodes: indices of the nodes between the cut and ``target``.
             quotients: the tensors that the proof found to be quotients or reciprocals.
             target: the tensor wanted.
-            batch: number of samples.
+            sizes: what the open sizes are.
 
         Raises:
             Obstacle: an operator can't be evaluated.
         """
+        last = {name: position for position, index in enumerate(nodes) for name in self._view.nodes[index].input}
         values: dict[str, Value] = dict(sources)
-        for index in nodes:
+        for position, index in enumerate(nodes):
             node = self._view.nodes[index]
             inputs: list[Value | None] = [
-                None if not name else values[name] if name in values else self.constant(name, batch)
+                None if not name else values[name] if name in values else self.constant(name, sizes)
                 for name in node.input
             ]
             if quotients.isdisjoint((*node.input, *node.output)):
                 outputs: Sequence[Value] = self.apply(node, cast("list[Array | None]", inputs))
             else:
                 outputs = self._quotient(node, inputs)
+            del inputs
             for name, value in zip(node.output, outputs, strict=False):
                 values.setdefault(name, value)
+            for name in node.input:
+                if last[name] == position and name != target:
+                    values.pop(name, None)
         return values[target]
 
     def _quotient(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
@@ -245,11 +308,12 @@ class Evaluator:
         return [Quotient(top, bottom) for top, bottom in zip(self.apply(node, tops), below, strict=True)]
 
 
-def _affine_grid(theta: Array, size: Array, corners: bool) -> Array:
-    """ONNX's AffineGrid in float64; the reference operator computes in float32."""
-    output_size = [int(length) for length in size[2:]]
-    points = theta @ canonical_basis(output_size, corners)
-    return np.asarray(points.transpose(0, 2, 1).reshape(len(theta), *output_size, theta.shape[1]))
+def _held_bytes(value: Array) -> int:
+    """What an array takes; for a view that repeats values, what these take."""
+    elements = 1
+    for size, stride in zip(value.shape, value.strides, strict=True):
+        elements *= size if stride else 1
+    return elements * value.itemsize
 
 
 def _over_one(value: Array | None) -> Quotient:
@@ -272,6 +336,6 @@ def _data_inputs(node: onnx.NodeProto) -> frozenset[int]:
         return frozenset(range(len(node.input)))
     if node.op_type == "Where":
         return frozenset((1, 2))
-    if node.op_type == "ScatterElements":
+    if node.op_type in ("ScatterElements", "ScatterND"):
         return frozenset((0, 2))
     return frozenset((0,))

@@ -1,192 +1,380 @@
-"""Run a model at two batch sizes and note how each tensor's shape depends on the batch.
+"""How each tensor's shape depends on what a file leaves open: the batch, and sizes that its inputs name.
 
-Shape inference leaves gaps (old exporters, contrib operators); a run has none. An axis whose length is the same at
-both batch sizes is static; one that grows in proportion carries the batch.
+Shape inference tells most of it. What it leaves open (old exporters, contrib operators) a run tells: of those nodes
+alone, from tensors whose shape is known, at two batch sizes. An axis whose length is the same in both is static; one
+that grows in proportion carries the batch.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
+from onnx import TensorProto, helper
 
 from stn_infer.errors import ModelError, one_line
+from stn_infer.graph.region import GraphView
+from stn_infer.graph.scopes import names_read
 from stn_infer.graph.sizes import Shapes, plausible_shapes
 
 Array = NDArray[Any]
-BATCHES = (2, 3)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """One choice for what a file leaves open: the batch, and which of two trial values its other open axes have."""
+
+    batch: int
+    variant: int = 0
+
+
+#: Two batches, then other values of the open axes.
+SETTINGS = (Sizes(2), Sizes(3), Sizes(3, 1))
+_TRIAL = (32, 48)
+_LARGE = 2**16
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis' length: ``factor`` alone, or ``factor`` times the batch size."""
+    """An axis' length: ``factor``, times the batch size where it carries the batch.
+
+    ``varied`` is the factor at the other value of the file's open sizes, where it is another one.
+    """
 
     factor: int
     batch: bool = False
+    varied: int | None = None
 
-    def at(self, batch: int) -> int:
-        """The length at a batch size."""
-        return self.factor * batch if self.batch else self.factor
+    def at(self, sizes: Sizes) -> int:
+        """The length."""
+        factor = self.varied if sizes.variant and self.varied is not None else self.factor
+        return factor * sizes.batch if self.batch else factor
 
 
 Template = tuple[Axis, ...]
+ALONE = Axis(1)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What two runs showed of a graph's tensors.
+    """What is known of a graph's tensors.
 
     Attributes:
-        shapes: name -> the shape as a function of the batch; tensors whose shape follows no such rule are absent.
-        dtypes: name -> numpy's type.
-        constants: name -> value, for the tensors that were asked for as possible constants and had the same value
-            and shape in all runs.
-        open_shapes: name -> the same for tensors of which some axes follow an open size of an input, None there.
+        shapes: name -> the shape as a function of the open sizes; tensors whose shape follows no such rule are absent.
+        dtypes: name -> numpy's name of the type.
+        constants: name -> value, for constants that onnx's reference operators may lack.
+        settings: the sizes at which to try: all of ``SETTINGS``, or fewer where a file leaves less open.
+        batches: how many names the inputs give to their first axis: two may differ at run time.
     """
 
     shapes: Mapping[str, Template]
-    dtypes: Mapping[str, np.dtype[Any]]
+    dtypes: Mapping[str, str]
     constants: Mapping[str, Array]
-    open_shapes: Mapping[str, tuple[Axis | None, ...]] = field(default_factory=dict)
+    settings: tuple[Sizes, ...]
+    batches: int
 
 
-def random_inputs(
-    model: onnx.ModelProto, batch: int, generator: np.random.Generator, shapes: Shapes | None = None
-) -> dict[str, Array]:
-    """Normal random numbers for the float inputs of ``model`` (integers: zeros), ``batch`` on axis 0.
+class Symbols:
+    """The names of a model's open input axes, and their trial lengths."""
 
-    Args:
-        shapes: of inputs that have open sizes besides the batch.
+    def __init__(self, inputs: Sequence[onnx.ValueInfoProto], shapes: Sequence[Shapes], frozen: bool) -> None:
+        self._trials: dict[str, tuple[int, int]] = {}
+        self._shapes: dict[str, list[int | str]] = {}
+        batches: set[str] = set()
+        named: set[str] = set()
+        for value in inputs:
+            tensor = value.type.tensor_type
+            if not tensor.HasField("shape"):
+                continue
+            shape: list[int | str] = []
+            for axis, dim in enumerate(tensor.shape.dim):
+                if dim.dim_value > 0:
+                    shape.append(dim.dim_value)
+                elif axis == 0 and frozen:
+                    shape.append(1)
+                else:
+                    name = dim.dim_param or f"{value.name}/{axis}"
+                    shape.append(name)
+                    (named if axis else batches).add(name)
+                    given = [chosen[value.name] for chosen in shapes if len(chosen.get(value.name, ())) >= axis > 0]
+                    if given or name not in self._trials:
+                        self._trials[name] = (given[0][axis - 1], given[-1][axis - 1]) if given else _TRIAL
+            self._shapes[value.name] = shape
+        self._batches = batches
+        # an anonymous axis is taken for the one batch
+        self.batches = len({name if "/" not in name else "" for name in batches})
+        self.open = bool(named - batches)
 
-    Raises:
-        ModelError: an input has such a size, and ``shapes`` does not name it.
-    """
-    initialised = {tensor.name for tensor in model.graph.initializer}
-    feeds: dict[str, Array] = {}
-    for value in model.graph.input:
-        if value.name in initialised:
-            continue
-        tensor = value.type.tensor_type
-        given = (batch, *(shapes or {}).get(value.name, ()))
-        sizes = given if len(given) == len(tensor.shape.dim) else (batch, *[0] * len(tensor.shape.dim))
-        shape = [d.dim_value or size for d, size in zip(tensor.shape.dim, sizes, strict=False)]
-        if any(size < 1 for size in shape[1:]):
-            raise ModelError(f"input {value.name!r} has a dynamic axis besides the batch; its size is not known")
-        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        if np.issubdtype(dtype, np.floating):
-            feeds[value.name] = generator.standard_normal(shape).astype(dtype)
-        else:
-            feeds[value.name] = np.zeros(shape, dtype)
-    return feeds
+    @property
+    def settings(self) -> tuple[Sizes, ...]:
+        """The sizes worth a try."""
+        if not self._batches:
+            return (Sizes(1), Sizes(1, 1)) if self.open else (Sizes(1),)
+        return SETTINGS if self.open else SETTINGS[:2]
+
+    def shape(self, name: str) -> list[int | str] | None:
+        """An input's shape, each open axis named; None where the file gives no rank."""
+        return self._shapes.get(name)
+
+    def axis(self, dim: int | str | None) -> Axis | None:
+        """An inferred dimension; None where it is neither a number nor an input's name."""
+        if isinstance(dim, int):
+            return Axis(dim)
+        if dim is None or dim not in self._trials:
+            return None
+        return Axis(1, batch=True) if dim in self._batches else Axis(self._trials[dim][0], varied=self._trials[dim][1])
 
 
 def observe(
-    model: onnx.ModelProto, tensors: Iterable[str], constants: Iterable[str], shapes: Sequence[Shapes] = ()
+    view: GraphView, tensors: Iterable[str], needed: Callable[[str], bool], shapes: Sequence[Shapes] = ()
 ) -> Observation:
-    """Run ``model`` in onnxruntime on the CPU at two batch sizes, and note ``tensors``' shapes.
+    """What shapes ``tensors`` have.
 
     Args:
-        model: a valid model with a dynamic batch.
-        tensors: names of the tensors to observe.
-        constants: those of them that depend on no input, so that their values are worth keeping.
-        shapes: of inputs with open sizes. Where there are several, the model runs with each, and whatever differs
-            between them follows the inputs' size. None: at the first plausible ones at which it runs.
+        view: the graph.
+        tensors: names.
+        needed: whether a constant's value should be had by running it.
+        shapes: sizes of inputs that have open ones besides the batch, by name and without the batch; two choices.
+            Without them plausible ones are tried.
 
     Raises:
-        ModelError: onnxruntime refuses the model, or it fails at one of the batch sizes.
+        ModelError: onnxruntime refuses the part of the model that tells, or it fails at every size tried.
     """
-    import onnxruntime as ort
-
     wanted = list(dict.fromkeys(tensors))
-    keep = set(constants)
-    graph_outputs = {value.name for value in model.graph.output}
-    known = {value.name for value in model.graph.input} | {tensor.name for tensor in model.graph.initializer}
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
-    fetched = [name for name in wanted if name not in known]
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched if name not in graph_outputs)
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    # Unoptimised: otherwise onnxruntime could fuse away the very tensors that are asked for.
-    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    try:
-        session = ort.InferenceSession(probe.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's exceptions share no base class of their own
-        raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
-
-    def run_at(shapes: Sequence[Shapes]) -> list[dict[str, Array]]:
-        generator = np.random.default_rng(0)
-        runs = []
-        plan = [(batch, shapes[0] if shapes else None) for batch in BATCHES]
-        for batch, sizes in (*plan, *((BATCHES[0], others) for others in shapes[1:])):
-            feeds = random_inputs(model, batch, generator, sizes)
+    error: ModelError | None = None
+    choices: list[Sequence[Shapes]] = [shapes] if shapes else [*plausible_shapes(view.scope.model)] or [()]
+    for frozen in (False, True):
+        for choice in choices:
+            observer = _Observer(view, Symbols(list(view.scope.model.graph.input), choice, frozen))
             try:
-                answers = session.run(fetched, feeds)
-            except Exception as error:
-                raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
-            runs.append({**dict(zip(fetched, answers, strict=True)), **feeds})
+                return observer.observe(wanted, needed)
+            except ModelError as failure:
+                error = error or failure
+    assert error is not None
+    raise error
+
+
+class _Observer:
+    def __init__(self, view: GraphView, symbols: Symbols) -> None:
+        self._view, self.symbols = view, symbols
+        self._scope = view.scope
+        self._shapes: dict[str, Template] = {}
+        self._types: dict[str, int] = {}
+
+    def observe(self, wanted: Sequence[str], needed: Callable[[str], bool]) -> Observation:
+        self._infer()
+        initialisers = self._scope.initialisers
+        fetched = [
+            name
+            for name in wanted
+            if name not in initialisers
+            and (name not in self._shapes or name not in self._types or (name in self._view.producer and needed(name)))
+        ]
+        settings = self.symbols.settings
+        constants: dict[str, Array] = {}
+        if fetched:
+            runs = self._run(fetched, settings)
+            for name in fetched:
+                values = [run[name] for run in runs]
+                template = _template([value.shape for value in values], settings)
+                self._shapes.pop(name, None)
+                if template is not None:
+                    self._shapes[name] = template
+                self._types[name] = _type_number(values[0].dtype)
+                if name not in self._view.varying and all(
+                    np.array_equal(values[0], value, equal_nan=value.dtype.kind == "f") for value in values[1:]
+                ):
+                    constants[name] = values[0]
+        dtypes = {name: _type_name(number) for name, number in self._types.items() if number}
+        return Observation(self._shapes, dtypes, constants, settings, self.symbols.batches)
+
+    def _infer(self) -> None:
+        """Shapes and types that follow from the inputs' by onnx's own inference."""
+        for name, tensor in self._scope.initialisers.items():
+            self._shapes[name] = tuple(Axis(int(size)) for size in tensor.dims)
+            self._types[name] = tensor.data_type
+        skeleton = self._skeleton()
+        try:
+            graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
+        except Exception:  # whatever it finds wrong, a run says better
+            graph = skeleton.graph
+        for value in (*graph.input, *graph.value_info):
+            tensor_type = value.type.tensor_type
+            if value.name in self._scope.initialisers or not value.type.HasField("tensor_type"):
+                continue
+            if tensor_type.elem_type:
+                self._types[value.name] = tensor_type.elem_type
+            if tensor_type.HasField("shape"):
+                axes = [self.symbols.axis(_dimension(dim)) for dim in tensor_type.shape.dim]
+                if all(axis is not None for axis in axes):
+                    self._shapes[value.name] = tuple(axis for axis in axes if axis is not None)
+
+    def _skeleton(self) -> onnx.ModelProto:
+        """The scope as a model for inference: without large data, its open axes named."""
+        model = self._empty()
+        initialisers = self._scope.initialisers
+        for value in self._scope.model.graph.input:
+            if value.name not in initialisers:
+                shape = self.symbols.shape(value.name)
+                model.graph.input.append(_tensor_info(value.name, value.type.tensor_type.elem_type, shape))
+        for name, tensor in initialisers.items():
+            if _bytes(tensor) <= 1024 and name not in self._scope.defaults:
+                model.graph.initializer.append(tensor)
+            else:
+                model.graph.input.append(_tensor_info(name, tensor.data_type, list(tensor.dims)))
+        for node in self._scope.nodes:
+            value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
+            if node.op_type == "Constant" and value is not None and _bytes(value) > 1024:
+                model.graph.input.append(_tensor_info(node.output[0], value.data_type, list(value.dims)))
+            else:
+                model.graph.node.append(node)
+        return model
+
+    def _empty(self) -> onnx.ModelProto:
+        source = self._scope.model
+        model = onnx.ModelProto(ir_version=source.ir_version)
+        model.opset_import.extend(source.opset_import)
+        model.functions.extend(source.functions)
+        model.graph.name = "observed"
+        return model
+
+    def _run(self, fetched: Sequence[str], settings: Sequence[Sizes]) -> list[dict[str, Array]]:
+        """The values of ``fetched`` at each setting; from tensors with a known shape, random numbers in them."""
+        import onnxruntime as ort
+
+        fed, nodes, read = self._behind(fetched)
+        model = self._empty()
+        for name in fed:
+            model.graph.input.append(_tensor_info(name, self._types[name], None))
+        for name in read:
+            tensor = self._scope.initialisers[name]
+            if tensor.data_type in _FLOATS and _bytes(tensor) > _LARGE and name in self._large_layers(nodes):
+                model.graph.node.extend(_filled(tensor))
+            else:
+                model.graph.initializer.append(tensor)
+        model.graph.node.extend(self._view.nodes[index] for index in nodes)
+        # an initialiser may itself be asked for, a fed tensor not
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched if name not in fed)
+        options = ort.SessionOptions()
+        options.log_severity_level = 4
+        # Unoptimised: otherwise onnxruntime could fuse away the very tensors that are asked for.
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+        options.enable_cpu_mem_arena = False
+        generator = np.random.default_rng(0)
+        names = [output.name for output in model.graph.output]
+        runs = []
+        try:
+            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+            for sizes in settings:
+                feeds = {name: self._value(name, sizes, generator) for name in fed}
+                runs.append({**feeds, **dict(zip(names, session.run(names, feeds), strict=True))})
+        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+            raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
         return runs
 
-    runs = _first_that_runs(run_at, [shapes] if shapes else [*plausible_shapes(model)] or [()])
-    found: dict[str, Template] = {
-        tensor.name: tuple(Axis(int(size)) for size in tensor.dims) for tensor in model.graph.initializer
-    }
-    values: dict[str, Array] = {}
-    loose: dict[str, tuple[Axis | None, ...]] = {}
-    first, second, *others = runs
-    for name in (*fetched, *(name for name in first if name not in fetched)):
-        template = _template(first[name].shape, second[name].shape)
-        if template is not None:
-            fixed = _loosened(template, first[name].shape, [run[name].shape for run in others])
-            if fixed is None:
-                found[name] = template
-            else:
-                loose[name] = fixed
-        if name in keep and all(_equal(first[name], run[name]) for run in runs[1:]):
-            values[name] = first[name]
-    return Observation(found, {name: value.dtype for name, value in first.items()}, values, loose)
+    def _behind(self, fetched: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
+        """What to feed, run and read so as to have ``fetched``."""
+        fed: dict[str, None] = {}
+        nodes: set[int] = set()
+        read: dict[str, None] = {}
+        made = {name: i for i, node in enumerate(self._view.nodes) for name in node.output if name}
+        inputs = {value.name for value in self._scope.model.graph.input}
+        stack, asked, seen = list(fetched), set(fetched), set()
+        while stack:
+            name = stack.pop()
+            if not name or name in seen:
+                continue
+            seen.add(name)
+            floats = self._types.get(name) in _FLOATS
+            if name in self._scope.initialisers:
+                read[name] = None
+            elif name in inputs or (
+                floats and name in self._shapes and name in self._view.varying and name not in asked
+            ):
+                if name not in self._shapes or name not in self._types:
+                    raise ModelError(f"input {name!r} has no shape, or is no tensor")
+                fed[name] = None
+            elif name in made:
+                nodes.add(made[name])
+                stack.extend(names_read(self._view.nodes[made[name]]))
+        return list(fed), sorted(nodes), list(read)
+
+    def _large_layers(self, nodes: Sequence[int]) -> set[str]:
+        """Weights that a layer multiplies its input with: their values decide no shape."""
+        layers = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        return {
+            name
+            for index in nodes
+            if self._view.nodes[index].op_type in layers
+            for name in self._view.nodes[index].input[1:]
+        }
+
+    def _value(self, name: str, sizes: Sizes, generator: np.random.Generator) -> Array:
+        shape = [axis.at(sizes) for axis in self._shapes[name]]
+        dtype = helper.tensor_dtype_to_np_dtype(self._types[name])
+        if self._types[name] in _FLOATS:
+            return generator.standard_normal(shape).astype(dtype)
+        return np.zeros(shape, dtype)
 
 
-def _first_that_runs(
-    run_at: Callable[[Sequence[Shapes]], list[dict[str, Array]]], choices: Sequence[Sequence[Shapes]]
-) -> list[dict[str, Array]]:
-    for shapes in choices[:-1]:
-        try:
-            return run_at(shapes)
-        except ModelError:
-            continue
-    return run_at(choices[-1])
+def _dimension(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:
+    if dim.HasField("dim_value"):
+        return int(dim.dim_value) if dim.dim_value >= 0 else None
+    return dim.dim_param or None
 
 
-def _equal(one: Array, other: Array) -> bool:
-    return np.array_equal(one, other, equal_nan=one.dtype.kind == "f")
+def _tensor_info(name: str, kind: int, shape: Sequence[int | str] | None) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
 
 
-def _loosened(
-    template: Template, shape: tuple[int, ...], others: Sequence[tuple[int, ...]]
-) -> tuple[Axis | None, ...] | None:
-    """None where ``shape`` is the same in all runs of one batch size; else the template without what differs."""
-    if all(other == shape for other in others):
-        return None
-    same = [
-        all(len(other) == len(shape) and other[axis] == shape[axis] for other in others) for axis in range(len(shape))
+def _bytes(tensor: TensorProto) -> int:
+    size = int(np.prod(list(tensor.dims), dtype=np.float64))
+    return size * 8
+
+
+def _filled(tensor: TensorProto) -> list[onnx.NodeProto]:
+    """Nodes that give a tensor of this shape, its values small and all the same."""
+    shape = f"{tensor.name}/shape"
+    value = helper.make_tensor("", tensor.data_type, [1], [0.01])
+    return [
+        helper.make_node("Constant", [], [shape], value_ints=list(tensor.dims)),
+        helper.make_node("ConstantOfShape", [shape], [tensor.name], value=value),
     ]
-    return tuple(axis if kept else None for axis, kept in zip(template, same, strict=True))
 
 
-def _template(first: tuple[int, ...], second: tuple[int, ...]) -> Template | None:
-    if len(first) != len(second):
+def _template(lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> Template | None:
+    """The rule behind a shape seen at each setting."""
+    if len({len(shape) for shape in lengths}) > 1:
         return None
-    axes = []
-    for one, two in zip(first, second, strict=True):
-        if one == two:
-            axes.append(Axis(one))
-        elif one * BATCHES[1] == two * BATCHES[0] and one % BATCHES[0] == 0:
-            axes.append(Axis(one // BATCHES[0], batch=True))
-        else:
-            return None
-    return tuple(axes)
+    axes = [_rule(axis, settings) for axis in zip(*lengths, strict=True)]
+    return None if any(axis is None for axis in axes) else tuple(axis for axis in axes if axis is not None)
+
+
+def _rule(lengths: tuple[int, ...], settings: Sequence[Sizes]) -> Axis | None:
+    first = lengths[0]
+    by_batch = [length for length, sizes in zip(lengths, settings, strict=True) if not sizes.variant]
+    batch = len(set(by_batch)) > 1
+    factor = first // settings[0].batch if batch else first
+    axis = Axis(factor, batch)
+    if any(axis.at(sizes) != length for length, sizes in zip(lengths, settings, strict=True) if not sizes.variant):
+        return None
+    for length, sizes in zip(lengths, settings, strict=True):
+        if sizes.variant:
+            varied = length // sizes.batch if batch else length
+            axis = Axis(factor, batch, varied if varied != factor else None)
+            if axis.at(sizes) != length:
+                return None
+    return axis
+
+
+def _type_number(dtype: np.dtype[Any]) -> int:
+    return int(helper.np_dtype_to_tensor_dtype(dtype))
+
+
+def _type_name(number: int) -> str:
+    return str(TensorProto.DataType.Name(number)).lower()

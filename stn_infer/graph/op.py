@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError
+from stn_infer.graph.scopes import all_nodes
 
 DOMAIN = "stn"
 VERSION = 1
@@ -143,7 +144,8 @@ def opset_of(model: onnx.ModelProto) -> int:
 
 def attach_functions(model: onnx.ModelProto) -> None:
     """Give ``model``, in place, the functions of the ops its nodes use, and the import of domain ``stn``."""
-    used = [op_type for op_type in OP_TYPES if any(_is(node, op_type) for node in model.graph.node)]
+    nodes = list(all_nodes(model.graph.node))
+    used = [op_type for op_type in OP_TYPES if any(_is(node, op_type) for node in nodes)]
     present = {(function.domain, function.name) for function in model.functions}
     opset = opset_of(model)
     model.functions.extend(function_proto(name, opset) for name in used if (DOMAIN, name) not in present)

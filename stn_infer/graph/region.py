@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import onnx
 from onnx import helper
 
+from stn_infer.graph.scopes import STANDARD_DOMAINS, Scope, all_nodes, bodies, names_read
+
 # Their outputs tell a shape, not data: constant once the batch size is known.
-_SHAPE_OPS = frozenset({"Shape", "Size"})
+SHAPE_OPS = frozenset({"Shape", "Size"})
 # The shape of what they make is data itself.
 _DATA_SHAPED_OPS = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Loop", "Scan", "If"})
 # Input 0 is data; the others give the shape of the output, or a part of it.
@@ -20,6 +21,8 @@ _RESHAPING_OPS = frozenset(
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
+# Operators of other domains that are known to compute the same from the same; the rest might be random.
+_OTHER_CONSTANT_OPS = frozenset({("com.microsoft", "Inverse")})
 
 
 @dataclass(frozen=True)
@@ -46,49 +49,48 @@ def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
-def _captured(node: onnx.NodeProto) -> Iterator[str]:
-    """Names that a node's subgraphs take from the graph around them."""
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
-            for inner in graph.node:
-                yield from (name for name in (*inner.input, *_captured(inner)) if name not in own)
-                own.update(inner.output)
-
-
 class GraphView:
-    """Producers, constants and data dependence of a model's main graph.
+    """Producers, constants and data dependence in one scope of a model.
 
     Attributes:
-        nodes: the nodes, in topological order (ONNX demands it).
-        initialisers: name -> tensor.
-        producer: tensor -> index of the node that makes it.
+        scope: the scope.
+        nodes: its nodes, in topological order (ONNX demands it).
+        initialisers: name -> tensor, but for those that a caller may override.
+        producer: tensor -> index of the node that makes it; what the scope is given has none.
         varying: the tensors that depend on the data of an input; a shape is no data.
     """
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graph = model.graph
-        self.nodes: list[onnx.NodeProto] = list(graph.node)
-        inputs = {value.name for value in graph.input}
-        # an initialiser that is an input too is a default, which a caller may override
-        self.initialisers = {tensor.name: tensor for tensor in graph.initializer if tensor.name not in inputs}
-        self.producer = {name: index for index, node in enumerate(self.nodes) for name in node.output if name}
-        self.varying = inputs
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.nodes = scope.nodes
+        self.initialisers = {n: tensor for n, tensor in scope.initialisers.items() if n not in scope.defaults}
+        self.producer = {
+            name: index
+            for index, node in enumerate(self.nodes)
+            for name in node.output
+            if name and name not in scope.given
+        }
+        self.varying = {value.name for value in scope.model.graph.input} | scope.defaults | scope.given
         data_shaped: set[str] = set()
         for node in self.nodes:
             outputs = [name for name in node.output if name]
-            sources = (*node.input, *_captured(node))
-            if node.op_type in _SHAPE_OPS:
+            sources = tuple(names_read(node))
+            if node.op_type in SHAPE_OPS:
                 if node.input[0] in data_shaped:
                     self.varying.update(outputs)
                 continue
-            varies = node.op_type in _RANDOM_OPS or any(name in self.varying for name in sources)
+            varies = _is_random(node) or not self.varying.isdisjoint(sources)
             if varies:
                 self.varying.update(outputs)
             shape_sources = node.input[0 if node.op_type in ("Range", "ConstantOfShape") else 1 :]
             reshaped = node.op_type in _RESHAPING_OPS and any(name in self.varying for name in shape_sources)
             if reshaped or (varies and node.op_type in _DATA_SHAPED_OPS) or not data_shaped.isdisjoint(sources):
                 data_shaped.update(outputs)
+
+    def maker(self, tensor: str) -> str:
+        """The operator that makes a tensor; empty for inputs and initialisers."""
+        index = self.producer.get(tensor)
+        return "" if index is None else self.nodes[index].op_type
 
     def varying_inputs(self, node: onnx.NodeProto) -> list[str]:
         """The inputs of ``node`` that vary with data, without repeats."""
@@ -100,7 +102,7 @@ class GraphView:
         stack = [grid]
         while stack:
             index = self.producer.get(stack.pop())
-            if index is None or index in found or self.nodes[index].op_type not in op_types:
+            if index is None or index in found or not follows(self.nodes[index], op_types):
                 continue
             found.add(index)
             stack.extend(self.varying_inputs(self.nodes[index]))
@@ -119,8 +121,22 @@ class GraphView:
             if name not in self.producer:
                 continue
             node = self.nodes[self.producer[name]]
-            if node.op_type in _SHAPE_OPS:
+            if node.op_type in SHAPE_OPS:
                 shaped.add(node.input[0])
             else:
                 stack.extend(node.input)
         return constants, shaped
+
+
+def follows(node: onnx.NodeProto, op_types: frozenset[str]) -> bool:
+    """Whether a node is one of ONNX's own ``op_types``."""
+    return node.op_type in op_types and node.domain in STANDARD_DOMAINS
+
+
+def _is_random(node: onnx.NodeProto) -> bool:
+    """Whether a node may compute something else each time."""
+    if node.domain not in STANDARD_DOMAINS:
+        return (node.domain, node.op_type) not in _OTHER_CONSTANT_OPS
+    if node.op_type in _RANDOM_OPS:
+        return True
+    return any(_is_random(inner) for _, graph in bodies(node) for inner in all_nodes(graph.node))

@@ -2,84 +2,95 @@
 
 from __future__ import annotations
 
-import copy
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import helper, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.graph.measure import Cut, Factored
+from stn_infer.graph.observe import ALONE, Observation
 from stn_infer.graph.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes, opset_of, spell_mode
 from stn_infer.graph.region import GraphView, attributes_of
+from stn_infer.graph.scopes import all_nodes, bodies, names_read
+
+Constants = NDArray[np.float32] | NDArray[np.int64]
+
+
+class Names:
+    """Names that are free in a whole model, bodies included."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        graphs = [model.graph, *(graph for node in all_nodes(model.graph.node) for _, graph in bodies(node))]
+        self._taken = {name for graph in graphs for node in graph.node for name in (*node.input, *node.output)}
+        for graph in graphs:
+            self._taken.update(tensor.name for tensor in graph.initializer)
+            self._taken.update(value.name for value in (*graph.input, *graph.output))
+        self.transformers = 0
+
+    def fresh(self, name: str) -> str:
+        """``name``, or one like it."""
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
+
+    def prefix(self) -> str:
+        """What the names of one transformer's tensors begin with."""
+        self.transformers += 1
+        return f"stn_{self.transformers - 1}"
 
 
 class Rewriter:
-    """Edits one model in place; :meth:`finish` drops what is no longer used and gives it back."""
+    """Edits one graph of a model in place; :meth:`finish` puts the new nodes in."""
 
-    def __init__(self, model: onnx.ModelProto, view: GraphView) -> None:
-        self._model, self._view = model, view
-        self._names = {name for node in view.nodes for name in (*node.input, *node.output)} | set(view.initialisers)
+    def __init__(self, view: GraphView, observed: Observation, names: Names) -> None:
+        self._view, self._observed, self._names = view, observed, names
+        self._graph = view.scope.graph
+        self._opset = opset_of(view.scope.model)
         self._thetas: dict[tuple[object, ...], str] = {}
         self._bases: dict[bytes, str] = {}
-        self._new: dict[int, list[onnx.NodeProto]] = {}  # sampler's index -> nodes that take its place
-        self._index = {node.output[0]: index for index, node in enumerate(view.nodes)}
-        self._count = 0
+        self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that take its place
 
     def replace(self, sampler: onnx.NodeProto, cut: Cut, factored: Factored) -> None:
         """Replace one GridSample by the op on ``theta`` and ``basis``."""
-        prefix = f"stn_{self._count}"
-        self._count += 1
+        prefix = self._names.prefix()
         before: list[onnx.NodeProto] = []
-        theta = self._theta(prefix, cut, factored, before)
+        theta = self._theta(prefix, sampler.input[0], cut, factored, before)
         attributes = attributes_of(sampler)
         mode = spell_mode(attributes.get("mode", "linear"), 16)
         node = helper.make_node(
             PROJECTIVE if factored.kind == "projective" else SPATIAL,
             [sampler.input[0], theta, self._basis(prefix, factored)],
             list(sampler.output),
-            name=sampler.name or self._fresh(prefix),
+            name=sampler.name or self._names.fresh(prefix),
             domain=DOMAIN,
         )
         values = node_attributes(
             factored.kind,
             factored.output_size,
-            spell_mode(mode, opset_of(self._model)),
+            spell_mode(mode, self._opset),
             attributes.get("padding_mode", "zeros"),
             bool(attributes.get("align_corners", 0)),
         )
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(values.items()))
-        self._new[self._index[sampler.output[0]]] = [*before, node]
+        self._new[sampler.output[0]] = [*before, node]
 
-    def finish(self) -> onnx.ModelProto:
-        """The model with the new nodes in, and without nodes and constants that nothing uses."""
-        kept: list[onnx.NodeProto] = []
-        for index, node in enumerate(self._view.nodes):
-            kept.extend(self._new.get(index, [node]))
-        graph = self._model.graph
-        needed = {value.name for value in (*graph.output, *graph.input)}
-        alive = []
-        for node in reversed(kept):
-            if needed.intersection(node.output) or not node.output:
-                alive.append(node)
-                needed.update(_inputs(node))
-        nodes = list(reversed(alive))
-        made = {name for node in nodes for name in node.output}
-        _keep(graph.node, nodes)
-        _keep(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in needed])
-        _keep(graph.value_info, [info for info in graph.value_info if info.name in made])
-        return self._model
+    def finish(self) -> None:
+        """Put the new nodes where the samplers are."""
+        graph = self._graph
+        for index in reversed(range(len(graph.node))):
+            outputs = graph.node[index].output
+            if outputs and outputs[0] in self._new:
+                new = self._new[outputs[0]]
+                graph.node[index].CopyFrom(new[-1])
+                for node in reversed(new[:-1]):
+                    graph.node.insert(index, node)
 
-    def _fresh(self, name: str) -> str:
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
-        return name
-
-    def _constant(self, name: str, values: NDArray[np.float32] | NDArray[np.int64]) -> str:
-        name = self._fresh(name)
-        self._model.graph.initializer.append(numpy_helper.from_array(values, name))
+    def _constant(self, name: str, values: Constants) -> str:
+        name = self._names.fresh(name)
+        self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
     def _basis(self, prefix: str, factored: Factored) -> str:
@@ -89,19 +100,45 @@ class Rewriter:
             self._bases[key] = self._constant(f"{prefix}_basis", values)
         return self._bases[key]
 
-    def _theta(self, prefix: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str:
+    def _theta(self, prefix: str, image: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str:
         """The name of theta [N, D, K]; the nodes that compute it are added to ``before``."""
-        key = (cut.tensors, factored.matrix.tobytes(), factored.offset.tobytes(), len(factored.basis))
+        alone = all(cut.shared)
+        # an input may have a batch of its own, to be repeated for the images
+        repeated = self._observed.batches > 1 or (alone and cut.units != ALONE)
+        key = (
+            cut.tensors,
+            factored.matrix.tobytes(),
+            factored.offset.tobytes(),
+            len(factored.basis),
+            image if repeated else "",
+        )
         if key in self._thetas:
             return self._thetas[key]
-        shape = np.array([0, factored.rows, len(factored.basis)], np.int64)
         values = self._fold(prefix, cut, factored, before)
         if values is None:
             values = self._apply(prefix, cut, factored, before)
-        theta = self._fresh(f"{prefix}_theta")
-        before.append(helper.make_node("Reshape", [values, self._constant(f"{prefix}_theta_shape", shape)], [theta]))
+        # a unit's rows lie side by side in the values
+        leading = 0 if cut.rows == 1 else -1
+        shape = np.array([leading, factored.dimensions, len(factored.basis)], np.int64)
+        theta = self._node(
+            before, "Reshape", [values, self._constant(f"{prefix}_theta_shape", shape)], f"{prefix}_theta"
+        )
+        if repeated:
+            theta = self._repeat(prefix, theta, image, 3, before)
         self._thetas[key] = theta
         return theta
+
+    def _node(self, before: list[onnx.NodeProto], op: str, inputs: list[str], output: str, **attributes: Any) -> str:
+        output = self._names.fresh(output)
+        before.append(helper.make_node(op, inputs, [output], **attributes))
+        return output
+
+    def _repeat(self, prefix: str, values: str, like: str, rank: int, before: list[onnx.NodeProto]) -> str:
+        """``values`` [1 or N, ...] repeated as often as ``like`` [N, ...] has samples."""
+        size = self._node(before, "Shape", [like], f"{prefix}_batch", start=0, end=1)
+        ones = self._constant(f"{prefix}_ones", np.ones(rank - 1, np.int64))
+        shape = self._node(before, "Concat", [size, ones], f"{prefix}_repeats", axis=0)
+        return self._node(before, "Expand", [values, shape], f"{prefix}_repeated")
 
     def _fold(self, prefix: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str | None:
         """A Gemm that gives theta straight from the layer's input: weights M·W, bias M·b + m."""
@@ -111,10 +148,14 @@ class Rewriter:
         layer = self._view.nodes[index]
         attributes = attributes_of(layer)
         parts = [self._view.initialisers.get(name) for name in layer.input[1:] if name]
-        if attributes.get("transA", 0) or any(part is None for part in parts):
+        if attributes.get("transA", 0) or cut.sizes[0] != cut.shapes[0][-1].factor:
             return None
-        arrays = [numpy_helper.to_array(part) for part in parts if part is not None]
-        if any(array.dtype != np.float32 for array in arrays):
+        arrays = [
+            numpy_helper.to_array(part)
+            for part in parts
+            if part is not None and part.data_location != TensorProto.EXTERNAL
+        ]
+        if len(arrays) != len(parts):
             return None
         weight = arrays[0].astype(np.float64) * attributes.get("alpha", 1.0)
         weight = weight if attributes.get("transB", 0) else weight.T  # [Q, features]
@@ -122,25 +163,36 @@ class Rewriter:
         if bias.size not in (1, len(weight)):
             return None
         bias = np.broadcast_to(bias.ravel(), len(weight))
-        return self._gemm(
-            prefix, layer.input[0], factored.matrix @ weight, factored.matrix @ bias + factored.offset, before
-        )
+        features = self._single(prefix, layer.input[0], self._observed.dtypes.get(cut.tensors[0]), before)
+        return self._gemm(prefix, features, factored.matrix @ weight, factored.matrix @ bias + factored.offset, before)
+
+    def _single(self, prefix: str, tensor: str, dtype: str | None, before: list[onnx.NodeProto]) -> str:
+        """``tensor`` in float32."""
+        if dtype == "float":
+            return tensor
+        return self._node(before, "Cast", [tensor], f"{prefix}_single", to=TensorProto.FLOAT)
 
     def _apply(self, prefix: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str:
         """theta = M · p + m on the cut's values; nothing but a reshape where M is the identity and m is zero."""
         flat = []
         for number, (tensor, shape, size) in enumerate(zip(cut.tensors, cut.shapes, cut.sizes, strict=True)):
-            if len(shape) == 2:
-                flat.append(tensor)
-                continue
-            name = self._fresh(f"{prefix}_parameters_{number}")
-            size_name = self._constant(f"{prefix}_size_{number}", np.array([0, size], np.int64))
-            before.append(helper.make_node("Reshape", [tensor, size_name], [name]))
+            name = self._single(prefix, tensor, self._observed.dtypes.get(tensor), before)
+            one = cut.shared[number] or cut.units == ALONE
+            whole = len(shape) == 2 and shape[1].factor == size and not (one and shape[0].factor != 1)
+            if not whole:
+                leading = 1 if one else 0 if shape[0] == cut.units else -1
+                sizes = self._constant(f"{prefix}_size_{number}", np.array([leading, size], np.int64))
+                name = self._node(before, "Reshape", [name, sizes], f"{prefix}_parameters_{number}")
             flat.append(name)
+        if any(cut.shared) and not all(cut.shared):
+            sample = flat[cut.shared.index(False)]
+            flat = [
+                self._repeat(prefix, name, sample, 2, before) if shared else name
+                for name, shared in zip(flat, cut.shared, strict=True)
+            ]
         values = flat[0]
         if len(flat) > 1:
-            values = self._fresh(f"{prefix}_parameters")
-            before.append(helper.make_node("Concat", flat, [values], axis=1))
+            values = self._node(before, "Concat", flat, f"{prefix}_parameters", axis=1)
         square = factored.matrix.shape[0] == factored.matrix.shape[1]
         if square and np.array_equal(factored.matrix, np.eye(cut.size)) and not factored.offset.any():
             return values
@@ -159,24 +211,23 @@ class Rewriter:
             self._constant(f"{prefix}_weight", matrix.astype(np.float32)),
             self._constant(f"{prefix}_bias", offset.astype(np.float32)),
         ]
-        output = self._fresh(f"{prefix}_theta_values")
-        before.append(helper.make_node("Gemm", inputs, [output], name=self._fresh(f"{prefix}_gemm"), transB=1))
-        return output
+        name = self._names.fresh(f"{prefix}_gemm")
+        return self._node(before, "Gemm", inputs, f"{prefix}_theta_values", name=name, transB=1)
 
 
-def _inputs(node: onnx.NodeProto) -> set[str]:
-    """What a node reads, its subgraphs included."""
-    names = set(node.input)
-    for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            names.update(value.name for value in graph.output)
-            for inner in graph.node:
-                names |= _inputs(inner)
-    return names
-
-
-def _keep(field: Any, items: list[Any]) -> None:
-    """Make ``items`` a repeated field's content; copied, since emptying the field invalidates its own."""
-    copies = [copy.deepcopy(item) for item in items]
-    del field[:]
-    field.extend(copies)
+def drop_unused(graph: onnx.GraphProto) -> None:
+    """Remove, in place, the nodes and constants that nothing uses, in bodies too; bodies keep their interface."""
+    needed = {value.name for value in (*graph.output, *graph.input)}
+    for index in reversed(range(len(graph.node))):
+        node = graph.node[index]
+        if node.output and needed.isdisjoint(node.output):
+            del graph.node[index]
+            continue
+        for _, body in bodies(node):
+            drop_unused(body)
+        needed.update(names_read(node))
+    made = {name for node in graph.node for name in node.output}
+    for field, names in ((graph.initializer, needed), (graph.value_info, made)):
+        for index in reversed(range(len(field))):
+            if field[index].name not in names:
+                del field[index]

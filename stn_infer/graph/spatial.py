@@ -6,21 +6,24 @@ choose; measure; rewrite. Whatever fails leaves the graph as it was, with a find
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import onnx
 
+from stn_infer.graph.cuts import Candidate, Cutter
 from stn_infer.graph.evaluate import Evaluator
+from stn_infer.graph.forms import FLOATS, Degree
+from stn_infer.graph.functions import sampling_functions, with_functions_inlined
 from stn_infer.graph.measure import Cut, Factored, factor
-from stn_infer.graph.observe import Observation, Template, observe
+from stn_infer.graph.observe import Observation, observe
 from stn_infer.graph.op import Kind, attach_functions, opset_of
-from stn_infer.graph.proof import LINEAR_OPS, Degree, Prover
-from stn_infer.graph.region import GraphView, Obstacle
-from stn_infer.graph.rewrite import Rewriter
-
-_MOST_PARAMETERS = 1024
-_MOST_BYTES = 2**29
+from stn_infer.graph.operators import OPERATORS
+from stn_infer.graph.proof import LINEAR_OPS, Prover
+from stn_infer.graph.region import SHAPE_OPS, GraphView, Obstacle
+from stn_infer.graph.rewrite import Names, Rewriter, drop_unused
+from stn_infer.graph.scopes import Scope, scopes
+from stn_infer.graph.sizes import Shapes
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,9 @@ class Finding:
         parameters: Q, values a sample at the cut; 0 where not fused.
         basis_rows: K; 0 where not fused.
         cut: the tensors that theta is computed from.
+        precision: the narrowest type in which the file computed the grid: float16, bfloat16, float32 or float64. The
+            op computes it in float32, so that it is not the file's own within half precision's rounding, but better.
+        scope: the body of an If, Loop or Scan, or the function, that the node is in; empty for the main graph.
     """
 
     node: str
@@ -46,221 +52,171 @@ class Finding:
     parameters: int = 0
     basis_rows: int = 0
     cut: tuple[str, ...] = ()
+    precision: str = "float32"
+    scope: str = ""
 
 
-def fuse(
-    model: onnx.ModelProto, shapes: Sequence[Mapping[str, tuple[int, ...]]] = ()
-) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
+def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
     """Rewrite what can be proven; the given model is not changed.
 
     Args:
-        model: a valid model with a dynamic batch, opset 16 or later.
-        shapes: of inputs with open sizes besides the batch, by name and without the batch; two of them or more, so
-            that what follows an open size is seen to. None: plausible ones.
+        model: a valid model of opset 16 or later. Samplers are found in the bodies of If, Loop and Scan too, and in the
+            model's own functions.
+        shapes: sizes for inputs that have open ones besides the batch, by name and without the batch; two choices, so
+            that what follows an open size is seen to. Without them plausible ones are tried.
 
     Returns:
-        The rewritten copy (with the functions of the ops it uses) and one finding a GridSample, in graph order.
+        The rewritten copy (with the functions of the ops it uses; just a copy where nothing was fused) and one finding
+        a GridSample, in graph order. Inputs, outputs and the opset stay.
 
     Raises:
         ModelError: onnxruntime can't run the model.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    samplers = [node for node in copy.graph.node if node.op_type == "GridSample" and node.domain in ("", "ai.onnx")]
-    if not samplers:
-        return copy, ()
-    planner = _Planner(copy, samplers, shapes)
-    rewriter = Rewriter(copy, planner.view)
+    copy = with_functions_inlined(model)
+    names = Names(copy)
+    findings: list[Finding] = []
+    rewriters = []
+    for scope in scopes(copy):
+        rewriter, found = _plan(scope, names, shapes)
+        rewriters.append(rewriter)
+        findings += found
+    for function in sampling_functions(copy):
+        reason = "it is in a function that could not be put in place of its calls"
+        for node in function.node:
+            if node.op_type == "GridSample":
+                findings.append(_left(node, Obstacle(node.input[1], "", reason), f"function {function.name!r}"))
+    if not any(finding.fused for finding in findings):
+        copy.CopyFrom(model)
+        return copy, tuple(findings)
+    for rewriter in rewriters:
+        rewriter.finish()
+    drop_unused(copy.graph)
+    attach_functions(copy)
+    return copy, tuple(findings)
+
+
+def _plan(scope: Scope, names: Names, shapes: Sequence[Shapes]) -> tuple[Rewriter, list[Finding]]:
+    """Decide on every sampler of one graph; nothing is changed yet."""
+    planner = _Planner(scope, shapes)
+    rewriter = Rewriter(planner.view, planner.observed, names)
     findings = []
-    for node in samplers:
+    for node in scope.samplers:
         try:
-            cut, factored = planner.plan(node)
+            cut, factored, precision = planner.plan(node)
         except Obstacle as obstacle:
-            findings.append(_left(node, obstacle))
+            findings.append(_left(node, obstacle, scope.label))
             continue
         rewriter.replace(node, cut, factored)
-        findings.append(_fused(node, cut, factored))
-    rewritten = rewriter.finish()
-    attach_functions(rewritten)
-    return rewritten, tuple(findings)
+        findings.append(_fused(node, cut, factored, precision, scope.label))
+    return rewriter, findings
 
 
 def _name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def _left(node: onnx.NodeProto, obstacle: Obstacle) -> Finding:
+def _left(node: onnx.NodeProto, obstacle: Obstacle, scope: str) -> Finding:
     maker = f" ({obstacle.op_type})" if obstacle.op_type else ""
     message = (
         f"left as it was: grid {node.input[1]!r} is not provably linear: {obstacle.tensor!r}{maker}: {obstacle.reason}"
     )
-    return Finding(_name(node), node.input[1], False, message)
+    return Finding(_name(node), node.input[1], False, message, scope=scope)
 
 
-def _fused(node: onnx.NodeProto, cut: Cut, factored: Factored) -> Finding:
+def _fused(node: onnx.NodeProto, cut: Cut, factored: Factored, precision: str, scope: str) -> Finding:
     rows = len(factored.basis)
     where = ", ".join(repr(name) for name in cut.tensors)
     message = f"fused: {factored.kind}, K = {rows}, theta from {cut.size} values a sample at {where}"
-    return Finding(_name(node), node.input[1], True, message, factored.kind, cut.size, rows, cut.tensors)
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A cut that may be proven, whether a linear layer stands right before it, and how many were crossed on the way."""
-
-    cut: Cut
-    foldable: bool
-    layers_crossed: int
-
-    @property
-    def tidiness(self) -> tuple[bool, int]:
-        """What decides between cuts of one size: the map folds into the layer before; no reshapes are needed."""
-        return self.foldable, -sum(len(shape) != 2 for shape in self.cut.shapes)
+    if precision in ("float16", "bfloat16"):
+        message += f"; its coordinates were {precision} and are float32 now"
+    return Finding(
+        _name(node), node.input[1], True, message, factored.kind, cut.size, rows, cut.tensors, precision, scope
+    )
 
 
 class _Planner:
-    """Finds, proves and measures cuts in one model."""
+    """Finds, proves and measures cuts in one graph.
 
-    def __init__(
-        self, model: onnx.ModelProto, samplers: list[onnx.NodeProto], shapes: Sequence[Mapping[str, tuple[int, ...]]]
-    ) -> None:
-        self.view = GraphView(model)
+    Attributes:
+        view: the graph.
+        observed: its tensors' shapes and types.
+    """
+
+    def __init__(self, scope: Scope, shapes: Sequence[Shapes]) -> None:
+        self.view = GraphView(scope)
+        samplers = scope.samplers
         self._regions = {node.input[1]: self.view.region(node.input[1], LINEAR_OPS) for node in samplers}
         nodes = sorted(set().union(*self._regions.values()))
         constants, shaped = self.view.constants_behind(nodes)
         tensors = {name for index in nodes for name in (*self.view.nodes[index].input, *self.view.nodes[index].output)}
         # a sampler's own input and grid too, whose shapes say what it makes
         tensors |= {name for node in samplers for name in node.input} | constants | shaped
+        tensors |= {name for pair in scope.carried for name in pair}
         tensors.discard("")
-        self._observed: Observation = observe(model, sorted(tensors), constants, shapes)
-        self._evaluator = Evaluator(self.view, self._observed, opset_of(model))
-        self._prover = Prover(self.view, self._observed.shapes, self._evaluator)
+        self.observed: Observation = observe(self.view, sorted(tensors), self._needs_a_run, shapes)
+        opset = opset_of(scope.model)
+        self._evaluator = Evaluator(self.view, self.observed, opset)
+        self._provers = {
+            samplewise: Prover(self.view, self.observed, self._evaluator, samplewise) for samplewise in (True, False)
+        }
 
-    def plan(self, node: onnx.NodeProto) -> tuple[Cut, Factored]:
-        """The cut and the map for one sampler.
+    def plan(self, node: onnx.NodeProto) -> tuple[Cut, Factored, str]:
+        """The cut and the map for one sampler, and the precision in which the file computed its grid.
 
         Raises:
             Obstacle: there is none.
         """
-        grid = node.input[1]
-        if grid not in self.view.varying:
-            raise Obstacle(grid, self._maker(grid), "it depends on no input, so that there is no theta to compute")
-        shape = self._observed.shapes.get(grid)
-        if shape is None or not shape[0].batch or any(axis.batch for axis in shape[1:]) or shape[0].factor != 1:
-            raise Obstacle(grid, self._maker(grid), "its shape is not [N, *output_size, D] with N the batch")
+        image, grid = node.input[0], node.input[1]
+        self._check(image, grid)
+        shape = self.observed.shapes[grid]
         output_size = tuple(axis.factor for axis in shape[1:-1])
-        candidates, last = self._candidates(grid)
+        prover = self._provers[shape[0].batch]
+        cutter = Cutter(self.view, self.observed, prover, grid, self._regions[grid])
+        candidates, last = cutter.candidates()
         tried: list[Obstacle] = []
-        for candidate in _preferred(candidates):
+        for candidate in candidates:
             try:
-                quotients = self._prove(candidate.cut, grid)
-                return candidate.cut, factor(self._evaluator, candidate.cut, grid, output_size, quotients)
+                quotients = self._prove(prover, candidate, grid)
             except Obstacle as obstacle:
                 tried.append(obstacle)
+                continue
+            for cut in cutter.cuts(candidate):
+                try:
+                    factored = factor(self._evaluator, cut, grid, output_size, quotients)
+                    return cut, factored, cutter.precision(cut)
+                except Obstacle as obstacle:
+                    tried.append(obstacle)
         raise tried[0] if tried else last
 
-    def _maker(self, tensor: str) -> str:
-        index = self.view.producer.get(tensor)
-        return "" if index is None else self.view.nodes[index].op_type
+    def _check(self, image: str, grid: str) -> None:
+        """Refuse what has no op, whatever the grid is computed from."""
+        scope, maker = self.view.scope, self.view.maker(grid)
+        if scope.shadowed is not None:
+            raise Obstacle(grid, maker, f"its graph has a second {scope.shadowed!r} beside an outer graph's")
+        for before, after in scope.carried:
+            if self.observed.shapes.get(before) != self.observed.shapes.get(after):
+                raise Obstacle(grid, maker, f"the shape of {before!r} may change from one iteration to the next")
+        if grid not in self.view.varying:
+            raise Obstacle(grid, maker, "it depends on no input, so that there is no theta to compute")
+        shape = self.observed.shapes.get(grid, ())
+        dimensions = len(shape) - 2
+        if dimensions not in (2, 3) or any(axis.batch for axis in shape[1:]) or shape[-1].factor != dimensions:
+            raise Obstacle(grid, maker, "its shape is not [N, *output_size, D] with N the batch")
+        if any(axis.varied is not None for axis in shape):
+            raise Obstacle(grid, maker, "its size follows an input's open size, so that there is no one basis")
+        kind = self.observed.dtypes.get(image, "unknown")
+        if kind not in FLOATS - {"double"}:
+            raise Obstacle(image, self.view.maker(image), f"the image is {kind}, for which the op has no type")
 
-    def _prove(self, cut: Cut, grid: str) -> frozenset[str]:
+    def _needs_a_run(self, constant: str) -> bool:
+        """Whether a constant's value may have to come from onnxruntime: no operator of ours computes it."""
+        known = {*OPERATORS, *SHAPE_OPS, "Cast", "Constant", "ConstantOfShape"}
+        return constant not in self.view.varying and self.view.maker(constant) not in known
+
+    def _prove(self, prover: Prover, candidate: Candidate, grid: str) -> frozenset[str]:
         """The tensors between that are quotients."""
-        forms = self._prover.prove(cut.tensors, cut.nodes, grid)
+        forms = prover.prove(candidate.tensors, candidate.nodes, grid)
         return frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
-
-    def _candidates(self, grid: str) -> tuple[list[_Candidate], Obstacle]:
-        """Cuts small enough to be worth a try, from the grid backwards, and what ended the walk."""
-        values = _values(self._observed, grid)
-        found: list[_Candidate] = []
-        last = Obstacle(grid, self._maker(grid), "the operator is not known to be linear")
-        for tensors, nodes, crossed, obstacle in self._walk(grid):
-            last = obstacle or last
-            cut = self._cut(tensors, nodes)
-            if cut is None or cut.size >= values or cut.size > _MOST_PARAMETERS or cut.size * values * 8 > _MOST_BYTES:
-                continue
-            foldable = len(tensors) == 1 and self._maker(tensors[0]) == "Gemm"
-            candidate = _Candidate(cut, foldable, crossed)
-            if candidate not in found[-1:]:
-                found.append(candidate)
-        return found, last
-
-    def _walk(self, grid: str) -> Iterator[tuple[tuple[str, ...], list[int], int, Obstacle | None]]:
-        """Sweep a cut backwards through the grid's region, one node at a time, latest node first."""
-        frontier = {grid}
-        passed: list[int] = []
-        crossed = 0
-        obstacle: Obstacle | None = None
-        yield tuple(frontier), [], 0, self._end_of(grid)
-        for index in reversed(self._regions[grid]):
-            node = self.view.nodes[index]
-            if frontier.isdisjoint(node.output):
-                continue
-            reason = self._prover.hopeless(index)
-            if reason is not None:
-                obstacle = obstacle or reason
-                yield tuple(sorted(frontier)), list(passed), crossed, obstacle
-                continue
-            frontier.difference_update(node.output)
-            frontier.update(self.view.varying_inputs(node))
-            passed.insert(0, index)
-            crossed += node.op_type in ("Gemm", "MatMul") and self._is_layer(node)
-            ends = [self._end_of(name) for name in sorted(frontier)]
-            yield tuple(sorted(frontier)), list(passed), crossed, obstacle or next(filter(None, ends), None)
-
-    def _is_layer(self, node: onnx.NodeProto) -> bool:
-        """Whether it multiplies a matrix of samples by a constant one, as a linear layer does."""
-        shape = self._observed.shapes.get(node.input[0], ())
-        return len(shape) == 2 and shape[0].batch and node.input[1] in self.view.initialisers
-
-    def _end_of(self, tensor: str) -> Obstacle | None:
-        """Why a walk can't pass ``tensor``; None where it can."""
-        index = self.view.producer.get(tensor)
-        if index is None or self.view.nodes[index].op_type in LINEAR_OPS:
-            return None
-        return Obstacle(tensor, self.view.nodes[index].op_type, "the operator is not known to be linear")
-
-    def _cut(self, tensors: tuple[str, ...], nodes: list[int]) -> Cut | None:
-        shapes: list[Template] = []
-        for name in tensors:
-            shape = self._observed.shapes.get(name)
-            if shape is None or not shape or not shape[0].batch or shape[0].factor != 1:
-                return None
-            if any(axis.batch for axis in shape[1:]) or self._observed.dtypes[name] != "float32":
-                return None
-            shapes.append(shape)
-        return Cut(tensors, tuple(shapes), tuple(nodes)) if shapes else None
-
-
-def _values(observed: Observation, grid: str) -> int:
-    """Values a sample in the grid."""
-    size = 1
-    for axis in observed.shapes[grid][1:]:
-        size *= axis.factor
-    return size
-
-
-def _preferred(candidates: list[_Candidate]) -> list[_Candidate]:
-    """Candidates, best first.
-
-    Fewest values a sample; in a tie the output of a linear layer, into which the map can be folded, then tensors [N, q]
-    that need no reshape, then what is nearest the grid. The output of a linear layer also goes before that layer's
-    input, unless the layer expands fourfold or more: theta then stays what the network predicts.
-    """
-    rest, order = list(candidates), []
-    while rest:
-        best = rest[0]
-        for other in rest[1:]:
-            fewer = other.cut.size < best.cut.size
-            if other.layers_crossed > best.layers_crossed and not other.foldable:
-                fewer = 4 * other.cut.size < best.cut.size
-            tied = other.cut.size == best.cut.size
-            # of two linear layers in a row, the map folds into the first, and the second goes
-            tidier = other.tidiness > best.tidiness or (other.foldable and best.foldable)
-            if fewer or (tied and tidier):
-                best = other
-        order.append(best)
-        rest.remove(best)
-    return order
 
 
 def describe(findings: tuple[Finding, ...]) -> str:
