@@ -114,22 +114,22 @@ def _plugin() -> Check:
     found = plugin.info()
     if found.path is None:
         return _missing(found.problem or "not built", "stn-infer plugin build, where there is a C++ compiler")
-    kernels = f"CPU kernels ({found.cpu_isa})" + (", CUDA kernels" if found.cuda else ", no CUDA kernels")
+    kernels = f"CPU kernels ({found.cpu_isa}), {'CUDA kernels' if found.cuda else 'no CUDA kernels'}"
     return _ok(f"{found.version}, {kernels}; {_run_portable_node('cpu', plugin=True)}")
 
 
 def _tensorrt(name: str) -> Check:
     from stn_infer.tensorrt_runtime import current_gpu, load_runtime
 
+    untried = "" if name == "tensorrt-rtx" else "; stn-infer's authors had no GPU with full TensorRT to run engines on"
     try:
         runtime = load_runtime(name)
     except MissingDependencyError as error:
-        return _missing(str(error))
+        return _missing(f"{error}{untried}")
     try:
         where = f"runs them on {current_gpu()}"
     except MissingDependencyError as error:
         where = f"can't run them here: {error}"
-    untried = "" if name == "tensorrt-rtx" else "; stn-infer's authors had no GPU with full TensorRT to run engines on"
     return _ok(f"{runtime.version} builds engines, {where}{untried}")
 
 

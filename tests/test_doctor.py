@@ -34,6 +34,7 @@ def test_a_missing_tensorrt_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     check = doctor._tensorrt("tensorrt")
     assert check.status == "missing" and "pip install 'stn-infer[tensorrt]'" in check.detail
+    assert "no GPU with full TensorRT to run engines on" in check.detail
 
 
 def test_no_compiler_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,11 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_parts import library_or_skip, module_or_skip
 
+from stn_infer import building
 from stn_infer.engine_builder import build_plan, load_plugins
 from stn_infer.engine_cache import InputProfile
 from stn_infer.errors import ModelError
 from stn_infer.graph.op import attach_functions, node_attributes
-from stn_infer.tensorrt_runtime import TensorRT, make_logger
+from stn_infer.tensorrt_runtime import Gpu, TensorRT, make_logger
 
 PROFILES = (InputProfile("input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),)
 LIBRARY = Path("/somewhere/libstn_plugins.so")
@@ -55,6 +56,7 @@ class Recorder:
         self, *, layers: list[str], newest: bool = True, takes_library: bool = True, builds: bool = True
     ) -> None:
         self.calls: list[Any] = []
+        self.parsed: list[onnx.ModelProto] = []
         self.registered = False
         self.layers, self.takes_library, self.builds = layers, takes_library, builds
         self.ILogger = type(
@@ -96,10 +98,11 @@ class Recorder:
         return SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
 
     def OnnxParser(self, network: Any, logger: Any) -> Any:
-        return SimpleNamespace(
-            set_flag=lambda flag: self.calls.append(("parser.set_flag", flag.name)),
-            parse=lambda data: bool(onnx.load_from_string(data).graph.node),
-        )
+        def parse(data: bytes) -> bool:
+            self.parsed.append(onnx.load_from_string(data))
+            return True
+
+        return SimpleNamespace(set_flag=lambda flag: self.calls.append(("parser.set_flag", flag.name)), parse=parse)
 
 
 def runtime(module: Recorder, version: str = "11.4.0.106") -> TensorRT:
@@ -150,6 +153,24 @@ def test_a_refused_library_and_a_failed_build_are_one_line() -> None:
         build_plan(runtime(Recorder(layers=[], takes_library=False)), model(), (), plugin=LIBRARY)
     with pytest.raises(ModelError, match=r"TensorRT 11\.4\.0\.106 cannot build the model"):
         build_plan(runtime(Recorder(layers=[], builds=False)), model(), ())
+
+
+@pytest.mark.parametrize(("version", "functions"), [("10.1.0.27", 0), ("10.7.0.23", 0), ("10.8.0.43", 1)])
+def test_a_build_gives_old_parsers_no_functions(
+    version: str, functions: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The whole verb, but for TensorRT and the GPU: the plugin has to take nodes that carry no function."""
+    module, library = Recorder(layers=["PLUGIN_V3"], newest=False), tmp_path / "libstn_plugins.so"
+    library.write_bytes(b"a library")
+    onnx.save(model(), tmp_path / "m.onnx")
+    monkeypatch.setattr(building, "load_runtime", lambda name: runtime(module, version))
+    monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("", "sm89"))
+    monkeypatch.setattr(building, "_cuda_library", lambda: library)
+    engine = building.build(tmp_path / "m.onnx", tmp_path / "m.engine", cache=tmp_path / "cache")
+    assert (engine.data, engine.sidecar.fused) == (b"engine", ("layer_0",))
+    (parsed,) = module.parsed
+    assert len(parsed.functions) == functions
+    assert [node.op_type for node in parsed.graph.node] == ["SpatialTransformer"]
 
 
 def test_load_plugins_with_a_real_registry(tmp_path: Path) -> None:
