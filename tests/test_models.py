@@ -69,6 +69,20 @@ def test_a_transformer_starts_as_the_classifier_alone(base: str, family: str, tr
     torch.testing.assert_close(network(images), classifier(images), atol=1e-4, rtol=0)
 
 
+def test_the_tutorial_network_has_the_convention_of_old_checkpoints_on_request() -> None:
+    images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    old = create("tutorial-stn", align_corners=True).eval()
+    new = create("tutorial-stn").eval()
+    with torch.no_grad():
+        old.head.bias.copy_(torch.tensor([0.8, 0.1, 0.0, -0.1, 0.9, 0.1]))
+        new.load_state_dict(old.state_dict())
+        theta = old.head.bias.reshape(1, 2, 3).expand(2, -1, -1)
+        grid = torch.nn.functional.affine_grid(theta, [2, 1, 28, 28], align_corners=True)
+        warped = torch.nn.functional.grid_sample(images, grid, align_corners=True)
+        torch.testing.assert_close(old(images), old.classifier(warped))
+        assert not torch.allclose(new(images), old(images), atol=1e-3)
+
+
 def test_the_tutorial_network_is_plain_torch_and_starts_as_its_classifier() -> None:
     network = create("tutorial-stn").eval()
     assert not any(type(module).__module__.startswith("stn_infer.layers") for module in network.modules())
