@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,6 +16,7 @@ from click.testing import CliRunner
 from torch import nn
 
 from stn_infer.benchmarking import Method, session
+from stn_infer.benchmarking.codec import read_result
 from stn_infer.benchmarking.result import BenchResult, Request
 from stn_infer.cli.bench import command
 from stn_infer.cli.main import main
@@ -148,3 +152,22 @@ def test_the_variants_can_be_listed_and_help_names_the_other_forms() -> None:
     text = CliRunner().invoke(main, ["bench", "--help"], catch_exceptions=False).stdout
     assert "bench compare A.json B.json" in text and "bench report RESULT.json" in text
     assert "--threshold" in CliRunner().invoke(main, ["bench", "compare", "--help"], catch_exceptions=False).stdout
+
+
+@pytest.mark.slow
+def test_killed_for_real_it_goes_on_where_it_was(tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+    arguments = ["bench", "fcn", "--batch-sizes", "2", "--variant", "eager", "--rounds", "3", "--seconds", "0.05"]
+    program = [sys.executable, "-m", "stn_infer.cli.main"]
+    process = subprocess.Popen([*program, *arguments, "-o", str(output)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 300
+    while not output.exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.kill()
+    process.wait()
+    half = read_result(output)
+    assert 1 <= len(half.log) < 3
+    subprocess.run([*program, "bench", "--resume", str(output)], check=True, stdout=subprocess.DEVNULL)
+    whole = read_result(output)
+    assert whole.complete and len(whole.measurements[0].rounds) == 3
+    assert whole.measurements[0].rounds[: len(half.log)] == half.measurements[0].rounds

@@ -56,6 +56,9 @@ def notes(result: BenchResult) -> tuple[str, ...]:
     share = max((log.others for log in result.log), default=0.0)
     if share > _DISTURBED:
         found.append(f"others used up to {share:.0%} of the cores: measure again when the machine is idle")
+    on_gpu = max((reading.gpu_others or 0 for log in result.log for reading in log.readings), default=0)
+    if on_gpu:
+        found.append(f"up to {on_gpu} other processes were on the GPU")
     return tuple(found)
 
 

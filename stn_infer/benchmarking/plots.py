@@ -29,7 +29,8 @@ def plots(result: BenchResult, model: Model) -> list[str]:
     if not rows:
         return []
     variants = list(dict.fromkeys(row.variant for row in rows))
-    colours = {name: matplotlib.colormaps["tab20"](index % 20) for index, name in enumerate(variants)}
+    palette = matplotlib.colormaps["tab10" if len(variants) <= 10 else "tab20"]
+    colours = {name: palette(index % palette.N) for index, name in enumerate(variants)}
     drawn = []
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -41,8 +42,8 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         right.plot(batches, [row.throughput for row in mine], "o-", color=colours[name], label=name)
     for axes, title, unit in ((left, "Latency: median", "ms a call"), (right, "Throughput", "samples/s")):
         axes.set(title=title, xlabel="batch size", ylabel=unit, xscale="log", yscale="log")
+        axes.xaxis.minorticks_off()
         axes.set_xticks(list(model.case.batch_sizes), labels=[str(batch) for batch in model.case.batch_sizes])
-        axes.minorticks_off()
         axes.grid(True, alpha=0.3)
     left.legend(fontsize="small")
     drawn.append(_svg(figure))

@@ -27,6 +27,7 @@ Say = Callable[[str], None]
 # Of the scale: a half type has 11 or 8 bits, and a network adds up many of their roundings.
 _HALF_TOLERANCE: dict[Precision, float] = {"fp16": 1e-2, "bf16": 5e-2}
 _WEIGHTS = "weights.pt"
+_LEAST_SPREAD_PX = 0.5
 
 
 @dataclass(frozen=True)
@@ -115,20 +116,18 @@ def prepare(
         problems["torch"] = problem
     hashes |= {name: _sha256(path) for name, path in made.items()}
     if loaded is not None:
-        run, kind, may_flip_of = _torch_reference(loaded)
+        run, kind, seen = _torch_reference(loaded)
         shapes, name, rule = loaded.input_shapes, loaded.name, loaded
     else:
         assert given is not None
-        run, kind, may_flip_of, rule = _file_reference(given, case)
+        run, kind, seen, rule = _file_reference(given, case)
         shapes, name = rule.input_shapes, given.stem
     say(f"reference outputs of {name}")
-    may_flip = False
     inputs_sha256 = {}
     described = ""
     for batch in case.batch_sizes:
         inputs, described = bench_inputs(rule, batch, seed)
         outputs = run(inputs)
-        may_flip |= may_flip_of()
         arrays: dict[str, Any] = {f"input_{index}": value for index, value in enumerate(inputs)}
         arrays |= {f"output_{index}": value for index, value in enumerate(outputs)}
         np.savez(folder / f"batch-{batch}.npz", **arrays)
@@ -145,12 +144,16 @@ def prepare(
         str(made["portable"]) if "portable" in made else None,
         problems,
         case.batch_sizes,
-        may_flip,
+        seen.nearest,
         cuts,
         tuple(sys.path),
     )
-    notes = (loaded.note,) if loaded is not None and loaded.note else ()
-    model = Model(name, case, shapes, described, inputs_sha256, kind, limit, hashes, build_s, notes)
+    notes = [loaded.note] if loaded is not None and loaded.note else []
+    if seen.alike:
+        notes.append(
+            "all samples of a batch have the same sampling grid, which caches like: train it, or give --weights"
+        )
+    model = Model(name, case, shapes, described, inputs_sha256, kind, limit, hashes, build_s, tuple(notes))
     return prepared, model
 
 
@@ -268,24 +271,33 @@ def _write(model: onnx.ModelProto, path: Path) -> Path:
     return path
 
 
-def _torch_reference(loaded: LoadedModel) -> tuple[Callable[[Sequence[Array]], list[Array]], str, Callable[[], bool]]:
-    """Eager PyTorch in float64 where that works: how to run it, what it is, and whether its last run had a nearest."""
+@dataclass
+class _Seen:
+    """What the reference's samplers showed: whether one is ``nearest``, and whether grids differ between samples."""
+
+    nearest: bool = False
+    alike: bool = False
+
+
+def _torch_reference(loaded: LoadedModel) -> tuple[Callable[[Sequence[Array]], list[Array]], str, _Seen]:
+    """Eager PyTorch in float64 where that works: how to run it, what it is, and what is seen on the way."""
     from stn_infer.reference import Reference
 
     reference = Reference(loaded.module, loaded.input_shapes)
-    flips = [False]
+    seen = _Seen()
 
     def run(inputs: Sequence[Array]) -> list[Array]:
         outputs, samplings = reference.run(inputs)
-        flips[0] = any(call.mode == "nearest" for call in samplings)
+        seen.nearest |= any(call.mode == "nearest" for call in samplings)
+        if len(inputs[0]) > 1:
+            spreads = [float(np.ptp(call.pixels(call.grid), axis=0).max(initial=0.0)) for call in samplings]
+            seen.alike |= any(spread < _LEAST_SPREAD_PX for spread in spreads)
         return outputs
 
-    return run, f"{reference.dtype} eager", lambda: flips[0]
+    return run, f"{reference.dtype} eager", seen
 
 
-def _file_reference(
-    path: Path, case: Case
-) -> tuple[Callable[[Sequence[Array]], list[Array]], str, Callable[[], bool], LoadedModel]:
+def _file_reference(path: Path, case: Case) -> tuple[Callable[[Sequence[Array]], list[Array]], str, _Seen, LoadedModel]:
     """onnxruntime without optimisations, for a file of which nothing else is known."""
     import onnxruntime
     from torch import nn
@@ -316,7 +328,7 @@ def _file_reference(
         return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
 
     stand_in = LoadedModel(path.stem, nn.Identity(), shapes, metadata, "factory")
-    return run, "float32 onnxruntime without optimisations", lambda: nearest, stand_in
+    return run, "float32 onnxruntime without optimisations", _Seen(nearest), stand_in
 
 
 def _tolerance(reference: str) -> float:

@@ -21,7 +21,7 @@ from stn_infer.benchmarking.monitor import busy_processes, cpu_facts, gpu_facts
 from stn_infer.benchmarking.prepare import Prepared, prepare
 from stn_infer.benchmarking.result import BenchResult, Measurement, Model, Request, RoundLog
 from stn_infer.benchmarking.round import RoundReport, RowRound
-from stn_infer.benchmarking.variants import files_of
+from stn_infer.benchmarking.variants import files_of, possible
 from stn_infer.benchmarking.worker import Task, work
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.files import write_atomically
@@ -121,7 +121,7 @@ def measure(
 def expected_seconds(request: Request) -> float:
     """The least that one round of every case takes: what its rows ask for, warm-up and opening."""
     method = request.method
-    rows = sum(len(case.batch_sizes) for case in request.cases) * len(request.variants)
+    rows = sum(len(case.batch_sizes) for case in request.cases) * len(possible(request.variants, request.device))
     load = method.traffic_seconds * (len(method.concurrency) + len(method.rates))
     per_row = (method.seconds + load) / method.rounds + method.warmup_seconds
     return rows * per_row + len(request.cases) * _OPENING_S
@@ -130,7 +130,7 @@ def expected_seconds(request: Request) -> float:
 def describe_request(request: Request, earlier: BenchResult | None = None) -> str:
     """What will be measured and how long that takes at least, in one line."""
     method = request.method
-    rows = sum(len(case.batch_sizes) for case in request.cases) * len(request.variants)
+    rows = sum(len(case.batch_sizes) for case in request.cases) * len(possible(request.variants, request.device))
     rounds = method.rounds - len(earlier.log) / max(1, len(request.cases)) if earlier else method.rounds
     least = rounds * expected_seconds(request) + _PREPARING_S * len(request.cases)
     return (

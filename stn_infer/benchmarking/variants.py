@@ -29,13 +29,13 @@ VARIANTS = {
 }
 
 _GPU_ONLY = {
-    "graph": "CUDA graphs",
-    "fused-graph": "CUDA graphs",
-    "ort-graph": "CUDA graphs",
-    "ort-fused-graph": "CUDA graphs",
-    "trt": "TensorRT",
-    "trt-fused": "TensorRT",
-    "trt-rtx": "TensorRT-RTX",
+    "graph": "CUDA graphs need",
+    "fused-graph": "CUDA graphs need",
+    "ort-graph": "CUDA graphs need",
+    "ort-fused-graph": "CUDA graphs need",
+    "trt": "TensorRT needs",
+    "trt-fused": "TensorRT needs",
+    "trt-rtx": "TensorRT-RTX needs",
 }
 _END_TO_END = ("eager", "compile", "ort", "ort-fused", "ort-plain", "trt", "trt-fused", "trt-rtx")
 
@@ -57,7 +57,7 @@ def open_variant(name: str, prepared: Prepared, device: str, threads: int, metho
     if ":" in name:
         return _brought(name)(prepared, device, threads, method)
     if device == "cpu" and name in _GPU_ONLY:
-        raise MissingDependencyError(f"{_GPU_ONLY[name]} need a GPU, the device is cpu")
+        raise MissingDependencyError(f"{_GPU_ONLY[name]} a GPU, the device is cpu")
     if method.boundary == "end-to-end":
         if name not in _END_TO_END:
             raise ModelError(f"`run` has no such backend; end to end there are {', '.join(_END_TO_END)}")
@@ -87,6 +87,11 @@ def _brought(name: str) -> Callable[[Prepared, str, int, Method], Runner]:
     except (ImportError, AttributeError) as error:
         raise ModelError(f"the variant {name} cannot be imported: {one_line(error)}") from None
     return opener
+
+
+def possible(variants: tuple[str, ...], device: str) -> tuple[str, ...]:
+    """Those that the kind of device does not rule out."""
+    return tuple(name for name in variants if device != "cpu" or name not in _GPU_ONLY)
 
 
 def quick_variants(device: str) -> tuple[str, ...]:
