@@ -1,12 +1,13 @@
-"""Who samples as the operators' definitions say: writes ``docs/conformance.md`` from tests of others.
+"""Who samples as the operators' definitions say: writes ``docs/conformance.md``.
 
-Two outside collections are run through the reference sampler (``tests/reference.py``), eager PyTorch, onnxruntime's own
-nodes and our op, as onnxruntime runs it from its function body:
+First every sampler in every runtime (``conformance_matrix.py``). Then two outside collections are run through the
+reference sampler (``tests/reference.py``), eager PyTorch, onnxruntime's own nodes and our op, as onnxruntime runs it
+from its function body:
 
 - the ONNX backend's node tests for GridSample and AffineGrid, by their own tolerance;
 - PyTorch's sample inputs for ``grid_sample``, whose truth is PyTorch in float64.
 
-Run from the root: ``python benchmarks/conformance.py [--output docs/conformance.md] [--json FILE]``.
+Run from the root: ``python benchmarks/conformance.py [--output docs/conformance.md] [--json FILE] [--without-matrix]``.
 The exit code is 1 when a column that claims conformance (the reference or our op) fails a row.
 """
 
@@ -19,7 +20,7 @@ import sys
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
 
+import conformance_matrix  # noqa: E402
 import reference  # noqa: E402
 from helpers import run_op  # noqa: E402
 
@@ -276,13 +278,48 @@ def table(title: str, columns: tuple[str, ...], rows: list[Row]) -> str:
     return "\n".join(lines)
 
 
-def page(nodes: list[Row], samples: list[Row]) -> str:
+def matrix_section() -> str:
+    """Every sampler in every runtime."""
+    rtx, lean = _version("tensorrt-rtx"), _version("tensorrt-lean")
+    return f"""## Every sampler in every runtime
+
+Noise in [0, 1] read at affine grids that leave the image, against a float64 sampler (`stn_infer/sampling.py`, which is
+held to `tests/reference.py`). The file casts the image to the type; theta and the grid are float32.
+
+- *exact*: equal to the last bit. *≤ 1e-5*: the largest error, rounded up to a power of ten; no value is off by more
+  than float32 coordinates and the rounding of the result to its type explain.
+- **off**: wrong by more than that, with the largest error. PyTorch wants image and grid in one type, so that with a
+  half-precision image its coordinates are in half precision too.
+- *unsupported*: the runtime refuses the file. There is no bicubic sampling of volumes, so it has no rows.
+- *builds*: TensorRT-RTX {rtx}'s parser and builder make an engine for sm_89 from the file's function,
+  native layers, and read no other mode as nearest. *accepted*: TensorRT {lean}'s own registry makes our plugin with
+  these attributes. Neither was run, since there is no GPU here; the plugin's kernels are those of the library's other
+  two columns.
+- A fallback to the CPU can show on a GPU only, and no CUDA provider was run here.
+
+"onnxruntime GridSample" is the standard operator. A float16 image it samples in float32, and drops the casts around it,
+so that the result is not even rounded to float16.
+
+{conformance_matrix.table(conformance_matrix.rows(conformance_matrix.cases()))}
+
+"""
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"
+
+
+def page(nodes: list[Row], samples: list[Row], matrix: str) -> str:
     """``docs/conformance.md``."""
     versions = ", ".join(f"{name} {version(name)}" for name in ("onnx", "torch", "onnxruntime-gpu"))
     return f"""# Conformance
 
 Written by `python benchmarks/conformance.py` with {versions}, on the CPU; a test runs it again.
-A number is the largest absolute error; **fails** stands beside one that is more than its row allows.
+
+{matrix}A number below is the largest absolute error; **fails** stands beside one that is more than its row allows.
 
 *reference* is `tests/reference.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
 runs it from the function body in the file, float32.
@@ -311,10 +348,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the outside tests and write docs/conformance.md.")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "conformance.md")
     parser.add_argument("--json", type=Path, help="also write the rows here")
+    parser.add_argument("--without-matrix", action="store_true", help="leave the first section out; it takes a minute")
     arguments = parser.parse_args()
+    # first, since PyTorch's test code freezes torch's global flags
+    matrix = "" if arguments.without_matrix else matrix_section()
     nodes, samples = [node_row(case) for case in node_cases()], list(sample_rows())
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(page(nodes, samples), encoding="utf-8")
+    arguments.output.write_text(page(nodes, samples, matrix), encoding="utf-8")
     if arguments.json:
         rows = {"nodes": [asdict(row) for row in nodes], "samples": [asdict(row) for row in samples]}
         arguments.json.write_text(json.dumps(rows, indent=1), encoding="utf-8")

@@ -1,0 +1,358 @@
+"""What each runtime makes of each sampler: mode x padding x align_corners x rank x type, against the float64 sampler.
+
+Every cell is measured here, on this machine's CPU, with noise in [0, 1] and grids that leave the image. A runtime that
+needs a GPU is asked as far as it answers without one: TensorRT-RTX builds an engine, TensorRT's registry makes our
+plugin; neither is run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+from stn_infer import plugin
+from stn_infer.comparison import compare_warp
+from stn_infer.errors import StnInferError, one_line
+from stn_infer.graph.mesh import canonical_basis
+from stn_infer.graph.op import DOMAIN, SPATIAL, SpatialNode, attach_functions, node_attributes, spell_mode
+from stn_infer.sampling import MODES, PADDING_MODES, Sampler
+from stn_infer.taps import theta_points
+
+Array = NDArray[Any]
+
+DTYPES = ("float32", "float16", "bfloat16")
+SIZES = {2: ((24, 32), (20, 28)), 3: ((6, 10, 12), (5, 8, 10))}
+RUNTIMES = (
+    "PyTorch",
+    "PyTorch, fused",
+    "onnxruntime GridSample",
+    "onnxruntime, function",
+    "onnxruntime, library",
+    "TensorRT-RTX",
+    "TensorRT, plugin",
+)
+_BATCH, _CHANNELS, _OPSET = 4, 2, 22
+_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+
+
+@dataclass(frozen=True)
+class Case:
+    """One combination."""
+
+    rank: int
+    dtype: str
+    sampler: Sampler
+
+    @property
+    def possible(self) -> bool:
+        """Whether ONNX and PyTorch define it: there is no bicubic sampling of volumes."""
+        return not (self.rank == 3 and self.sampler.mode == "bicubic")
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a combination in one runtime.
+
+    Attributes:
+        verdict: ``exact``, ``within`` (what float32 explains), ``off``, ``unsupported``, ``builds`` or ``accepted``
+            (not run), or ``absent`` where the runtime is not installed.
+        error: the largest absolute error, of values in [0, 1].
+    """
+
+    verdict: str
+    error: float = 0.0
+
+    def text(self) -> str:
+        """For a table; an error is rounded up to a power of ten."""
+        if self.verdict == "within":
+            return f"≤ 1e{math.ceil(math.log10(max(self.error, 1e-8)))}"
+        if self.verdict == "off":
+            return f"**off by {self.error:.0e}**"
+        return {"absent": "-", "builds": "builds", "accepted": "accepted"}.get(self.verdict, self.verdict)
+
+
+def cases(dtypes: Sequence[str] = DTYPES) -> list[Case]:
+    """All combinations that are defined."""
+    found = (
+        Case(rank, dtype, Sampler(mode, padding_mode, align_corners))
+        for rank, dtype, mode, padding_mode, align_corners in product(
+            SIZES, dtypes, MODES, PADDING_MODES, (False, True)
+        )
+    )
+    return [case for case in found if case.possible]
+
+
+@dataclass(frozen=True)
+class Data:
+    """What a case is tried on.
+
+    Attributes:
+        image: [N, C, *in] float32 values that the case's type holds.
+        theta: [N, D, D + 1] float32.
+        grid: the exact grid, float64.
+        bound: what float32 coordinates may be off, in pixels.
+    """
+
+    image: Array
+    theta: Array
+    grid: Array
+    bound: Array
+
+
+def data(case: Case) -> Data:
+    """Noise, and affine transformations that leave the image."""
+    size, _ = SIZES[case.rank]
+    generator = torch.Generator().manual_seed(11)
+    image = torch.rand((_BATCH, _CHANNELS, *size), generator=generator)
+    image = image.to(getattr(torch, case.dtype)).float()
+    theta = torch.eye(case.rank, case.rank + 1) + 0.3 * torch.randn(
+        (_BATCH, case.rank, case.rank + 1), generator=generator
+    )
+    points = theta_points(_node(case), theta.numpy(), size)
+    return Data(image.numpy(), theta.numpy(), points.grid, points.bound)
+
+
+def _node(case: Case) -> SpatialNode:
+    output_size = SIZES[case.rank][1]
+    basis = canonical_basis(output_size).astype(np.float32)
+    sampler = case.sampler
+    return SpatialNode(
+        "", "affine", "", "", "", basis, output_size, sampler.mode, sampler.padding_mode, sampler.align_corners
+    )
+
+
+def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
+    """Run a case and judge it."""
+    given = data(case)
+    try:
+        found = run(case, given)
+    except Exception as error:  # a runtime may refuse in any way
+        known = isinstance(error, (RuntimeError, StnInferError, ValueError)) or "onnxruntime" in type(error).__module__
+        if not known:
+            raise
+        return Outcome("unsupported")
+    expected = case.sampler.sample(given.image, given.grid)
+    deviation = compare_warp(found, given.image, given.grid, given.bound, case.sampler, case.dtype)
+    error = float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
+    if deviation.problem() is not None:
+        return Outcome("off", error)
+    if case.sampler.mode == "nearest" and not deviation.flips.flipped:
+        return Outcome("exact")
+    return Outcome("within", error)
+
+
+# ---- runtimes ----------------------------------------------------------------------------------------------------
+
+
+def run_pytorch(case: Case, given: Data) -> Array:
+    """affine grid in float32, then grid_sample in the image's type, which wants the grid in that type too."""
+    dtype = getattr(torch, case.dtype)
+    points = torch.from_numpy(given.theta) @ torch.from_numpy(_node(case).basis)
+    output_size = SIZES[case.rank][1]
+    grid = points.transpose(1, 2).reshape(_BATCH, *output_size, case.rank).to(dtype)
+    image = torch.from_numpy(given.image).to(dtype)
+    sampler = case.sampler
+    warped = F.grid_sample(image, grid, sampler.mode, sampler.padding_mode, sampler.align_corners)
+    return np.asarray(warped.float().numpy())
+
+
+def run_fused(case: Case, given: Data) -> Array:
+    """The plugin library's kernel as a PyTorch operator."""
+    from stn_infer.fused import spatial_transformer
+
+    plugin.load()
+    sampler, output_size = case.sampler, SIZES[case.rank][1]
+    image = torch.from_numpy(given.image).to(getattr(torch, case.dtype))
+    theta, basis = torch.from_numpy(given.theta), torch.from_numpy(_node(case).basis)
+    warped = spatial_transformer(
+        image, theta, basis, "affine", output_size, sampler.mode, sampler.padding_mode, sampler.align_corners
+    )
+    return np.asarray(warped.float().numpy())
+
+
+def model_of(case: Case, *, standard: bool, opset: int = _OPSET, batch: str | int = "batch") -> onnx.ModelProto:
+    """A file with one sampler: inputs ``image`` and ``theta`` in float32, the sampler in the case's type."""
+    (size, output_size), sampler = SIZES[case.rank], case.sampler
+    mode = spell_mode(sampler.mode, opset)
+    constants = {"basis": _node(case).basis}
+    cast = [helper.make_node("Cast", ["image"], ["typed"], to=_TYPES[case.dtype])]
+    if standard:
+        constants["shape"] = np.array([-1, *output_size, case.rank], np.int64)
+        cast += [
+            helper.make_node("MatMul", ["theta", "basis"], ["points"]),
+            helper.make_node("Transpose", ["points"], ["transposed"], perm=[0, 2, 1]),
+            helper.make_node("Reshape", ["transposed", "shape"], ["grid"]),
+            helper.make_node(
+                "GridSample",
+                ["typed", "grid"],
+                ["sampled"],
+                mode=mode,
+                padding_mode=sampler.padding_mode,
+                align_corners=int(sampler.align_corners),
+            ),
+        ]
+    else:
+        attributes = node_attributes("affine", output_size, mode, sampler.padding_mode, sampler.align_corners)
+        cast.append(
+            helper.make_node(
+                SPATIAL, ["typed", "theta", "basis"], ["sampled"], name="transformer", domain=DOMAIN, **attributes
+            )
+        )
+    cast.append(helper.make_node("Cast", ["sampled"], ["warped"], to=TensorProto.FLOAT))
+    graph = helper.make_graph(
+        cast,
+        "conformance",
+        [
+            helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, _CHANNELS, *size]),
+            helper.make_tensor_value_info("theta", TensorProto.FLOAT, [batch, case.rank, case.rank + 1]),
+        ],
+        [helper.make_tensor_value_info("warped", TensorProto.FLOAT, [batch, _CHANNELS, *output_size])],
+        [numpy_helper.from_array(value, name) for name, value in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    attach_functions(model)
+    return model
+
+
+def _ort(standard: bool, library: bool) -> Callable[[Case, Data], Array]:
+    def run(case: Case, given: Data) -> Array:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        if library:
+            options.register_custom_ops_library(str(plugin.library_path()))
+        content = model_of(case, standard=standard).SerializeToString()
+        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        return np.asarray(session.run(None, {"image": given.image, "theta": given.theta})[0])
+
+    return run
+
+
+MEASURED: dict[str, Callable[[Case, Data], Array]] = {
+    "PyTorch": run_pytorch,
+    "PyTorch, fused": run_fused,
+    "onnxruntime GridSample": _ort(True, False),
+    "onnxruntime, function": _ort(False, False),
+    "onnxruntime, library": _ort(False, True),
+}
+
+
+def builds(case: Case) -> Outcome:
+    """Whether TensorRT-RTX parses and builds the portable file, at the opset of its type, into native layers."""
+    from stn_infer.engine_builder import build_plan, prepare
+    from stn_infer.profiles import resolve_profiles
+    from stn_infer.tensorrt_runtime import load_runtime
+
+    try:
+        runtime = load_runtime("tensorrt-rtx")
+    except StnInferError:
+        return Outcome("absent")
+    opset = _OPSET if case.dtype == "bfloat16" else 18
+    model = model_of(case, standard=False, opset=opset)
+    try:
+        prepared = prepare(model, runtime, plugin=False)
+        build_plan(runtime, prepared, resolve_profiles(prepared, None), target="sm89")
+    except StnInferError as error:
+        print(case, one_line(error), file=sys.stderr)
+        return Outcome("unsupported")
+    return Outcome("builds")
+
+
+_IN_REGISTRY = """
+import json, sys
+sys.path.insert(0, sys.argv[1])
+import lean_registry as lean
+registry = lean.trt.get_plugin_registry()
+registry.load_library(sys.argv[2])
+creator = registry.get_creator("SpatialTransformer", "1", "stn")
+build = lean.trt.TensorRTPhase.BUILD
+print(json.dumps([lean.create(creator, fields, build) is not None for fields in json.loads(sys.argv[3])]))
+"""
+
+
+def accepted(wanted: Sequence[Case]) -> list[Outcome]:
+    """Whether the real plugin registry of TensorRT (lean) makes our plugin with these fields."""
+    tests = Path(__file__).resolve().parent.parent / "tests"
+    fields = [
+        {
+            "mode": case.sampler.mode,
+            "padding_mode": case.sampler.padding_mode,
+            "align_corners": [int(case.sampler.align_corners)],
+            "grid_shape": [0, *SIZES[case.rank][1], case.rank],
+        }
+        for case in wanted
+    ]
+    done = subprocess.run(
+        [sys.executable, "-c", _IN_REGISTRY, str(tests), str(plugin.library_path()), json.dumps(fields)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+        env={**os.environ, "STN_TENSORRT_DEVICE": "cpu"},
+    )
+    if done.returncode != 0:
+        print(done.stderr, file=sys.stderr)
+        return [Outcome("absent")] * len(wanted)
+    return [Outcome("accepted" if made else "unsupported") for made in json.loads(done.stdout)]
+
+
+Row = tuple[Case, dict[str, Outcome]]
+
+
+def rows(wanted: Sequence[Case], runtimes: Sequence[str] = RUNTIMES) -> list[Row]:
+    """Every case in every runtime."""
+    found: list[Row] = [
+        (case, {name: outcome(case, MEASURED[name]) for name in runtimes if name in MEASURED}) for case in wanted
+    ]
+    if "TensorRT-RTX" in runtimes:
+        for case, cells in found:
+            cells["TensorRT-RTX"] = builds(case)
+    if "TensorRT, plugin" in runtimes:
+        for (_, cells), made in zip(found, accepted(wanted), strict=True):
+            cells["TensorRT, plugin"] = made
+    return found
+
+
+# ---- the table ---------------------------------------------------------------------------------------------------
+
+
+def table(found: Sequence[Row]) -> str:
+    """Markdown: one line for all paddings and conventions of a mode that are judged alike, with their largest error."""
+    lines = [
+        f"| rank | type | mode | padding | align_corners | {' | '.join(RUNTIMES)} |",
+        f"|---|---|---|---|---|{'---|' * len(RUNTIMES)}",
+    ]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for case, cells in found:
+        verdicts = tuple(cells[name].verdict for name in RUNTIMES)
+        groups.setdefault((case.rank, case.dtype, case.sampler.mode, verdicts), []).append((case, cells))
+    for (rank, dtype, mode, _), members in groups.items():
+        paddings = [name for name in PADDING_MODES if any(case.sampler.padding_mode == name for case, _ in members)]
+        corners = sorted({case.sampler.align_corners for case, _ in members})
+        full = len(members) == len(paddings) * len(corners)
+        worst = [max((cells[name] for _, cells in members), key=lambda cell: cell.error) for name in RUNTIMES]
+        which = [
+            "any" if full and len(paddings) == 3 else ", ".join(paddings),
+            "any" if full and len(corners) == 2 else ", ".join(map(str, corners)),
+        ]
+        if not full:
+            which = ["; ".join(f"{c.sampler.padding_mode} {c.sampler.align_corners}" for c, _ in members), "(as named)"]
+        cells_text = " | ".join(cell.text() for cell in worst)
+        lines.append(f"| {rank}-D | {dtype} | {mode} | {which[0]} | {which[1]} | {cells_text} |")
+    return "\n".join(lines)
