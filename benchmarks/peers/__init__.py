@@ -1,0 +1,1 @@
+"""Other people's tools beside ours, in one run; see README.md in this folder."""

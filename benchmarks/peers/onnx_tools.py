@@ -1,0 +1,71 @@
+"""onnxruntime on what public optimisers make of the file that ``torch.onnx.export`` writes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+
+import onnx
+
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.ort_variants import OrtRunner
+from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.benchmarking.runner import Runner
+from stn_infer.errors import MissingDependencyError, ModelError, one_line
+
+
+def onnxslim(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    """``onnxslim.slim``.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+        ModelError: there is no plain file, or the tool fails on it.
+    """
+
+    def tool(model: onnx.ModelProto) -> onnx.ModelProto:
+        import onnxslim as package
+
+        slimmed: onnx.ModelProto = package.slim(model)
+        return slimmed
+
+    return _optimised("onnxslim", tool, prepared, device, threads, method)
+
+
+def onnxsim(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    """``onnxsim.simplify``; raises as :func:`onnxslim`."""
+
+    def tool(model: onnx.ModelProto) -> onnx.ModelProto:
+        import onnxsim as package
+
+        simplified, checked = package.simplify(model)
+        if not checked:
+            raise ModelError("onnxsim's own check of its result failed")
+        return simplified  # type: ignore[no-any-return]
+
+    return _optimised("onnxsim", tool, prepared, device, threads, method)
+
+
+def _optimised(
+    name: str,
+    tool: Callable[[onnx.ModelProto], onnx.ModelProto],
+    prepared: Prepared,
+    device: str,
+    threads: int,
+    method: Method,
+) -> Runner:
+    if prepared.plain is None:
+        raise ModelError(prepared.problems.get("plain", "there is no plain file"))
+    path = Path(prepared.folder) / f"{name}.onnx"
+    if not path.exists():
+        try:
+            onnx.save(tool(onnx.load(prepared.plain)), path)
+        except ImportError:
+            raise MissingDependencyError(f"{name} is not installed; pip install 'stn-infer[peers]'") from None
+        except Exception as error:  # whatever a tool raises is its answer
+            raise ModelError(f"{name} fails on the plain file: {one_line(error)}") from error
+    runner = OrtRunner("ort-plain", replace(prepared, plain=str(path)), device, threads, method)
+    describe = runner.describe
+    runner.describe = lambda: {**describe(), "optimised by": f"{name} {version(name)}"}  # type: ignore[method-assign]
+    return runner
