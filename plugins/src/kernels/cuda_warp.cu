@@ -29,6 +29,21 @@ struct Pixel {
   int64_t index;
 };
 
+struct Parts {
+  int64_t quotient;
+  int64_t remainder;
+};
+
+/// Quotient and remainder of what is less than `limit`: 32-bit division is several times faster, and mostly enough.
+__device__ __forceinline__ Parts split(int64_t dividend, int64_t divisor, int64_t limit) {
+  if (limit < (int64_t{1} << 31)) {
+    // Divisors here are factors of the limit, so they fit as well.
+    const uint32_t quotient = static_cast<uint32_t>(dividend) / static_cast<uint32_t>(divisor);
+    return {quotient, dividend - static_cast<int64_t>(quotient) * divisor};
+  }
+  return {dividend / divisor, dividend % divisor};
+}
+
 template <int Rank>
 __device__ __forceinline__ Point<Scalar> pixel_centre_of(const Warp& w, int64_t pixel) {
   Point<Scalar> at;
@@ -178,13 +193,8 @@ __global__ void __launch_bounds__(kThreads) planar_kernel(const Warp w, int64_t 
   const int64_t first_channel = blockIdx.y * channel_chunk;
   const int64_t channels = min(channel_chunk, w.channels - first_channel);
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < total; i += step) {
-    Pixel pixel;
-    if (total < (int64_t{1} << 31)) {
-      const uint32_t sample = static_cast<uint32_t>(i) / static_cast<uint32_t>(w.pixels);
-      pixel = {sample, i - static_cast<int64_t>(sample) * w.pixels};
-    } else {
-      pixel = {i / w.pixels, i % w.pixels};
-    }
+    const Parts parts = split(i, w.pixels, total);
+    const Pixel pixel{parts.quotient, parts.remainder};
     Taps<Count, Offset> taps;
     find_taps<Rank, Offset>(w, point_of<Rank>(w, pixel), &taps);
     const T* input =
@@ -211,8 +221,9 @@ template <class T, int Rank, int Count, int Width>
 __global__ void __launch_bounds__(kThreads) channels_last_kernel(const Warp w, int64_t total, int64_t groups) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
   for (int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x; i < total; i += step) {
-    const int64_t at = i / groups, channel = (i - at * groups) * Width;
-    const Pixel pixel{at / w.pixels, at % w.pixels};
+    const Parts group = split(i, groups, total), at = split(group.quotient, w.pixels, total);
+    const int64_t channel = group.remainder * Width;
+    const Pixel pixel{at.quotient, at.remainder};
     Taps<Count, int64_t> taps;
     find_taps<Rank, int64_t>(w, point_of<Rank>(w, pixel), &taps);
     const T* input = static_cast<const T*>(w.input) + pixel.sample * w.in_batch_stride + channel;

@@ -7,6 +7,8 @@ namespace {
 
 // Pixel indices are 32-bit integers and, on their way there, floats a little beyond the image.
 constexpr int64_t kLargestSide = int64_t{1} << 30;
+// A sample's theta, of up to three rows, is indexed in 32 bits.
+constexpr int64_t kMostRows = int64_t{1} << 28;
 
 bool within(int32_t value, int32_t last) { return value >= 0 && value <= last; }
 
@@ -42,7 +44,7 @@ int check_sizes(const stn_problem& p) {
   if (p.kind == STN_AFFINE && p.basis_rows != p.rank + 1) return STN_ERROR_SIZE;
   if (p.kind == STN_PROJECTIVE && p.basis == nullptr && p.basis_rows != 3) return STN_ERROR_SIZE;
   if ((p.kind == STN_BASIS || p.kind == STN_PROJECTIVE) && p.basis_rows < 1) return STN_ERROR_SIZE;
-  if (p.kind != STN_GRID && p.basis_rows > kLargestSide) return STN_ERROR_OVERFLOW;
+  if (p.kind != STN_GRID && p.basis_rows > kMostRows) return STN_ERROR_OVERFLOW;
   const bool bad_pitch = (p.channel_pitch_in != 0 && p.channel_pitch_in < p.channels) ||
                          (p.channel_pitch_out != 0 && p.channel_pitch_out < p.channels);
   return bad_pitch ? STN_ERROR_SIZE : STN_OK;
