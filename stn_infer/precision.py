@@ -135,6 +135,8 @@ def lower(
         converted = to_half(model, half, peaks=activation_peaks(model, feeds) if half == "fp16" else None)
         lowered = converted.model
         notes += [finding.message for finding in converted.findings]
+        if converted.half_nodes == 0:
+            notes.append(f"nothing became {half}: every layer makes a sampling grid, or is out of range")
         probes = [Probe(rounded_in_float32(lowered))]
         if half == "fp16":
             probes.append(Probe(lowered))
