@@ -109,7 +109,7 @@ class OrtBackend:
         except Exception as error:
             reason = failure_reason(error)
             if target.kind == "cpu" and "NOT_IMPLEMENTED" in reason and _holds_bfloat16(model):
-                reason = "its CPU provider has no bfloat16 operators; run it on a GPU, or export with --precision fp16"
+                reason = "its CPU provider has no bfloat16 operators; build it for TensorRT, or export as fp16"
             raise ModelError(f"onnxruntime refuses {self._label}: {reason}") from error
         self._session: onnxruntime.InferenceSession | None = session
         self._providers: list[str] = session.get_providers()
