@@ -223,6 +223,14 @@ def test_json(tmp_path: Path) -> None:
     assert json.loads(failed.stdout)["backends"][0]["failures"]
 
 
+def test_the_source_alone_is_not_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, shipped()[1])
+    result = CliRunner().invoke(main, ["verify", str(path), "--source", SHIPPED, "--backend", "eager"])
+    assert result.exit_code == 0, result.output
+    assert "note: no backend here runs the file itself" in result.output
+    assert result.output.endswith("passed in PyTorch alone: no backend here runs the file\n")
+
+
 def test_an_unknown_backend(tmp_path: Path) -> None:
     path = written(tmp_path, one_transformer())
     result = CliRunner().invoke(main, ["verify", str(path), "--backend", "caffe"])

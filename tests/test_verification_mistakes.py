@@ -18,7 +18,7 @@ from stn_infer.backends.ort import OrtBackend
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.spatial import fuse
 from stn_infer.invariants import SamplerCheck, check_sampler
-from stn_infer.judging import Limits, expect, judge
+from stn_infer.judging import Batch, Limits, expect, judge
 from stn_infer.metadata import ModelMetadata
 from stn_infer.onnx_reference import OnnxReference
 from stn_infer.runners import OnnxRunner
@@ -212,3 +212,15 @@ def test_an_identity_head_hides_nothing() -> None:
     result = verify_model(still, with_attribute(padding_mode="border")(model))
     assert np.max([output.scaled for output in result.outputs]) <= 1e-5, "the outputs are right"
     assert not result.passed and "border padding instead of zeros" in result.backends[0].reason
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+def test_no_false_alarm_in_a_model_over_twenty_seeds(mode: str) -> None:
+    loaded, portable, _ = pair()
+    model = with_attribute(mode=mode)(portable)
+    reference, tested = OnnxReference(model), runner(model)
+    for seed in range(20):
+        images = np.random.default_rng(seed).random((8, *loaded.input_shapes[0]), dtype=np.float32)
+        expectations = expect(reference, [Batch("random", (images,))])
+        report = judge(tested, reference, expectations, Limits(1e-5, 1e-3), seed=seed).report
+        assert report.status == "passed", report.failures
