@@ -235,6 +235,34 @@ def test_image_and_grid_get_one_type(image: int, grid: int) -> None:
 
 
 def test_what_needs_no_repair_is_given_back_itself() -> None:
-    for model in (affine_model(), flow_model(), affine_grid_model()):
+    for model in (affine_model(), flow_model()):
         assert repair(model, BEFORE) == (model, ())
     assert repair(affine_model(), AFTER) == (affine_model(), ())
+
+
+@pytest.mark.parametrize("volume", [False, True])
+@pytest.mark.parametrize("align_corners", [0, 1])
+def test_affine_grid_as_a_matrix_product(volume: bool, align_corners: int) -> None:
+    """The grid is an output too, so that the pass can't take it away."""
+    model = affine_grid_model(volume=volume)
+    next(node for node in model.graph.node if node.op_type == "AffineGrid").attribute[0].i = align_corners
+    sizes = [4, 6, 8] if volume else [6, 8]
+    model.graph.output.insert(0, helper.make_tensor_value_info("grid", F32, ["n", *sizes, len(sizes)]))
+    fused, _ = fuse(model)
+    mended, done = repair(fused, AFTER)
+    assert {"affine-grid"} <= {entry.code for entry in done if entry.done}
+    assert "AffineGrid" not in {node.op_type for node in mended.graph.node}
+    assert opset_of(mended) == (20 if volume else 19)
+    theta = np.random.default_rng(4).uniform(-2, 2, (3, len(sizes), len(sizes) + 1)).astype(np.float32)
+    x = images((3, 1, *sizes))
+    np.testing.assert_allclose(run(mended, x=x, theta=theta), run(model, x=x, theta=theta), atol=1e-6)
+
+
+def test_an_affine_grid_of_open_size_is_refused() -> None:
+    model = affine_grid_model()
+    (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "rest")
+    model.graph.initializer.remove(tensor)
+    model.graph.input.append(helper.make_tensor_value_info("rest", TensorProto.INT64, [3]))
+    mended, done = repair(model, AFTER)
+    assert mended is model
+    assert not done[0].done and "size of AffineGrid 'affine' is not fixed" in done[0].message

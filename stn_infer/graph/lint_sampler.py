@@ -54,14 +54,16 @@ def affine_grids(context: Context) -> Iterator[LintFinding]:
     for node in context.model.graph.node:
         if node.op_type == "AffineGrid" and node.domain in ("", "ai.onnx"):
             found = context.pass_finding(users[node.output[0]]) if node.output[0] in users else None
+            mended = bool(found and found.fused) or context.fixable("affine-grid")
             yield LintFinding(
                 "affine-grid",
                 "warning",
                 node.name or node.output[0],
                 node.output[0],
                 "AffineGrid has no importer in TensorRT, whatever its version; "
-                + ("optimize replaces it" if found and found.fused else "export at opset 18, which decomposes it"),
-                bool(found and found.fused),
+                + ("optimize replaces it" if mended else "export at opset 18, which decomposes it")
+                + context.unfixable("affine-grid"),
+                mended,
             )
 
 

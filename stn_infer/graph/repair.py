@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import onnx
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError, one_line
 from stn_infer.graph.compare import Stored, open_session
+from stn_infer.graph.mesh import canonical_basis
 from stn_infer.graph.op import opset_of
 from stn_infer.graph.opset import Refused, every_node, lower_opset, raise_opset
 from stn_infer.graph.samplers import (
@@ -169,6 +171,55 @@ def lower_versions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair
     return changed, done
 
 
+def plain_affine_grids(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
+    """AffineGrid nodes that the pass left become theta · mesh, which every runtime has and every opset.
+
+    Raises:
+        Refused: the size of the grid is not fixed, or one pixel along an axis.
+    """
+    nodes = [node for node in model.graph.node if node.op_type == "AffineGrid" and node.domain in ("", "ai.onnx")]
+    if not nodes:
+        return model, []
+    facts = infer_facts(model)
+    names = {name for node in model.graph.node for name in (*node.input, *node.output)}
+    changed = _copy(model)
+    kept: list[onnx.NodeProto] = []
+    for node in changed.graph.node:
+        if node.op_type != "AffineGrid" or node.domain not in ("", "ai.onnx"):
+            kept.append(node)
+            continue
+        grid, theta = facts.get(node.output[0], UNKNOWN), facts.get(node.input[0], UNKNOWN)
+        sizes = (grid.dims or ())[1:-1]
+        if not sizes or any(size is None or size < 2 for size in sizes) or theta.elem_type != TensorProto.FLOAT:
+            raise Refused(f"the size of AffineGrid {node.name or node.output[0]!r} is not fixed in the file")
+        kept += _product(node, [size for size in sizes if size is not None], changed, names)
+    copies = [_copied(node) for node in kept]
+    del changed.graph.node[:]
+    changed.graph.node.extend(copies)
+    return changed, [Repair("affine-grid", f"{len(nodes)} AffineGrid written as a matrix product with a constant mesh")]
+
+
+def _product(node: onnx.NodeProto, sizes: list[int], model: onnx.ModelProto, names: set[str]) -> list[onnx.NodeProto]:
+    """The nodes that compute what AffineGrid does; their constants go into ``model``."""
+    corners = any(attribute.name == "align_corners" and attribute.i for attribute in node.attribute)
+    mesh = canonical_basis(sizes, corners).astype(np.float32)
+    output = node.output[0]
+    names_of = {part: _fresh(names, f"{output}_{part}") for part in ("mesh", "shape", "points", "moved")}
+    model.graph.initializer.extend(
+        [
+            numpy_helper.from_array(mesh, names_of["mesh"]),
+            numpy_helper.from_array(np.array([0, *sizes, len(sizes)]), names_of["shape"]),
+        ]
+    )
+    return [
+        helper.make_node("MatMul", [node.input[0], names_of["mesh"]], [names_of["points"]], name=names_of["points"]),
+        helper.make_node(
+            "Transpose", [names_of["points"]], [names_of["moved"]], name=names_of["moved"], perm=[0, 2, 1]
+        ),
+        helper.make_node("Reshape", [names_of["moved"], names_of["shape"]], [output], name=node.name),
+    ]
+
+
 def leave_trap(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
     """A file whose samplers TensorRT up to 11.1 takes for nearest is brought to opset 19, where they are ``bilinear``.
 
@@ -227,7 +278,7 @@ BEFORE: dict[str, Step] = {
     "weights-as-inputs": drop_default_inputs,
     "custom-sampler": standard_samplers,
 }
-AFTER: dict[str, Step] = {"opset-20-trap": leave_trap, "mixed-types": one_type}
+AFTER: dict[str, Step] = {"affine-grid": plain_affine_grids, "opset-20-trap": leave_trap, "mixed-types": one_type}
 
 
 def _fresh(names: set[str], name: str) -> str:
