@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import Any
 
 import torch
@@ -134,9 +135,10 @@ def _is_channels_last(input: Tensor) -> bool:
 
 
 def _empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
-    format = _LAST[input.dim()] if _is_channels_last(input) else torch.contiguous_format
     shape = (*input.shape[:2], *output_size)
-    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=format)
+    if not _is_channels_last(input):
+        return input.new_empty(shape)
+    return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=_LAST[input.dim()])
 
 
 @torch.library.register_fake(_OP)  # type: ignore[untyped-decorator]
@@ -153,6 +155,38 @@ def _fake(
     return _empty_output(input, output_size)
 
 
+@lru_cache(maxsize=256)
+def _settings(
+    kind: str,
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    dtype: torch.dtype,
+    layout: int,
+    shape: tuple[int, ...],
+    output_size: tuple[int, ...],
+    rows: int,
+) -> plugin.Problem:
+    """A problem without its arrays. Filling one in takes longer than warping a small image, so they are kept."""
+    return plugin.Problem(
+        rank=len(output_size),
+        kind=plugin.KINDS.index(kind),
+        mode=plugin.MODES.index(mode),
+        padding=plugin.PADDING_MODES.index(padding_mode),
+        align_corners=int(align_corners),
+        dtype=_DTYPES[dtype],
+        input_layout=layout,
+        output_layout=layout,
+        batch=shape[0],
+        channels=shape[1],
+        input_size=(ctypes.c_int64 * 3)(*shape[2:]),
+        output_size=(ctypes.c_int64 * 3)(*output_size),
+        basis_rows=rows,
+        theta_batch=shape[0],
+        input_batch=shape[0],
+    )
+
+
 @torch.library.impl(_OP, ("CPU", "CUDA"))
 def _run(
     input: Tensor,
@@ -167,31 +201,17 @@ def _run(
     layout = 1 if _is_channels_last(input) else 0
     if not layout:
         input = input.contiguous()
-    theta = theta.to(torch.float32).contiguous()
-    basis = basis.to(torch.float32).contiguous()
+    if theta.dtype != torch.float32 or not theta.is_contiguous():
+        theta = theta.to(torch.float32).contiguous()
+    if basis.dtype != torch.float32 or not basis.is_contiguous():
+        basis = basis.to(torch.float32).contiguous()
     output = _empty_output(input, output_size)
-    rank = len(output_size)
-    problem = plugin.Problem(
-        rank=rank,
-        kind=plugin.KINDS.index(kind),
-        mode=plugin.MODES.index(mode),
-        padding=plugin.PADDING_MODES.index(padding_mode),
-        align_corners=int(align_corners),
-        dtype=_DTYPES[input.dtype],
-        input_layout=layout,
-        output_layout=layout,
-        batch=input.shape[0],
-        channels=input.shape[1],
-        input_size=(ctypes.c_int64 * 3)(*input.shape[2:]),
-        output_size=(ctypes.c_int64 * 3)(*output_size),
-        basis_rows=theta.shape[2],
-        theta_batch=theta.shape[0],
-        input_batch=input.shape[0],
-        input=input.data_ptr(),
-        theta=theta.data_ptr(),
-        basis=basis.data_ptr(),
-        output=output.data_ptr(),
+    settings = _settings(
+        kind, mode, padding_mode, align_corners, input.dtype, layout, input.shape, tuple(output_size), theta.shape[2]
     )
+    problem = plugin.Problem.from_buffer_copy(settings)
+    problem.input, problem.theta = input.data_ptr(), theta.data_ptr()
+    problem.basis, problem.output = basis.data_ptr(), output.data_ptr()
     if input.device.type == "cpu":
         plugin.run_cpu(problem, torch.get_num_threads())
     else:
