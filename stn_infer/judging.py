@@ -95,7 +95,7 @@ def judge(
             raise ModelError(f"the model has {len(run.outputs)} outputs, its source {len(expectation.outputs)}")
         paired = _paired(run.traces, expectation.samplings)
         if not paired and (run.traces or expectation.samplings):
-            notes["the grids of the file and of its source can't be paired: outputs alone were compared"] = None
+            notes["the samplers can't be paired with the reference's: outputs alone were compared"] = None
         found, deviations = _compare(runner, run, reference, expectation, paired, limits)
         for deviation in deviations:
             known = grids.get(deviation.sampler)
