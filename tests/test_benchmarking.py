@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -20,6 +21,7 @@ from stn_infer.benchmarking import BenchResult, Method, bench
 from stn_infer.benchmarking import torch_variants as torch_module
 from stn_infer.benchmarking.check import Expected, bench_inputs
 from stn_infer.benchmarking.codec import read_result
+from stn_infer.benchmarking.cuda import EventTimer
 from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
 from stn_infer.benchmarking.monitor import MachineMonitor, Reading, busy_processes
 from stn_infer.benchmarking.session import Crashed, run_request
@@ -29,6 +31,9 @@ from stn_infer.layers import SpatialTransformer
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.sources import LoadedModel
 from stn_infer.transforms import Affine
+
+# its fixtures take long: all of them in one of the processes that tests are spread over
+pytestmark = pytest.mark.xdist_group("benchmarking")
 
 TINY_METHOD = Method(
     rounds=2, seconds=0.01, samples=6, turns=1, warmup_seconds=0.0, warmup_limit=0.1, row_limit=1.0, isolate=False
@@ -127,26 +132,21 @@ def test_the_table_shows_each_row_and_says_what_the_difference_is_due_to(result:
     assert "a quick look (2 rounds" in text
 
 
-def test_a_fresh_process_a_round_gets_the_same_weights_and_its_file_can_be_gone_on_with(tmp_path: Path) -> None:
-    output = tmp_path / "result.json"
-    done = bench(
-        TINY,
-        batch_sizes=(2,),
-        variants=("eager", "fused"),
-        input_shapes=SHAPE,
-        method=replace(TINY_METHOD, isolate=True),
-        output=output,
-    )
+def test_an_interrupted_run_is_completed_by_a_fresh_process_with_the_same_weights(tmp_path: Path) -> None:
+    arguments = {"batch_sizes": (2,), "variants": ("eager", "fused"), "input_shapes": SHAPE}
+    done = bench(TINY, **arguments, method=TINY_METHOD)  # type: ignore[arg-type]
     assert done.get("eager", 2).status == "timed"
     assert "no stn_infer.SpatialTransformer layer" in done.get("fused", 2).reason
-    assert read_result(output) == done
-    # an interrupted run: its second round is missing, and comes back
     half = replace(
         done, log=done.log[:1], measurements=tuple(replace(row, rounds=row.rounds[:1]) for row in done.measurements)
     )
-    whole = run_request(replace(done.request, method=TINY_METHOD), earlier=half)
-    assert whole.complete and [each.round for each in whole.get("eager", 2).rounds] == [0, 1]
-    assert whole.get("eager", 2).rounds[0] == done.get("eager", 2).rounds[0]
+    output = tmp_path / "result.json"
+    apart = replace(done.request, method=replace(TINY_METHOD, isolate=True))
+    whole = run_request(apart, earlier=half, output=output)
+    assert read_result(output) == whole and whole.complete
+    row = whole.get("eager", 2)
+    assert row.status == "timed"  # the factory's weights are random: without those of the reference it would be off
+    assert [each.round for each in row.rounds] == [0, 1] and row.rounds[0] == done.get("eager", 2).rounds[0]
 
 
 def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -377,6 +377,31 @@ def test_a_gpu_is_read_through_nvml_where_there_is_one(monkeypatch: pytest.Monke
     assert reading.throttled_since(Reading(0.0))
     MachineMonitor("cuda:1").read(0.5)
     assert nvml.asked == [3, "GPU-abc"]  # CUDA's numbers, not NVML's
+
+
+def test_events_surround_each_call_and_the_cache_is_flushed_outside_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    order: list[str] = []
+
+    class Event:
+        def __init__(self, enable_timing: bool) -> None:
+            self.at = 0
+
+        def record(self) -> None:
+            order.append("event")
+            self.at = len(order)
+
+        def elapsed_time(self, end: Event) -> float:
+            return float(end.at - self.at)
+
+    nothing = contextlib.nullcontext()
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "device", lambda device: nothing)
+    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nothing)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
+    timer = EventTimer("cuda:0", flush=False)
+    timer._filler = types.SimpleNamespace(zero_=lambda: order.append("flush"))
+    assert timer.burst(lambda: order.append("call"), 2) == [2.0, 2.0]
+    assert order == ["flush", "event", "call", "event"] * 2 + ["wait"]
 
 
 def test_grids_that_are_all_alike_are_told() -> None:

@@ -239,6 +239,12 @@ def test_a_warm_up_that_never_settles_is_flagged() -> None:
     assert any("warm-up did not settle in 6 of 6 rounds" in flag for flag in flags(row))
 
 
+def test_a_comparison_with_a_row_that_is_not_steady_says_so() -> None:
+    shaky = Simulated(lambda index, generator: 4.0 if generator.random() < 0.5 else 8.0)
+    told = explanation(Simulation({"eager": shaky, "ort": Simulated(fixed(1.0))}).go(SHORT))[0]
+    assert told.endswith("(to be taken with care: eager not steady)")
+
+
 def test_others_on_the_machine_are_told() -> None:
     result = Simulation({"ort": Simulated(fixed(1.0))}, others=0.4).go(SHORT)
     assert any("others used up to 40%" in note for note in notes(result))

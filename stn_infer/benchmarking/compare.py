@@ -77,7 +77,7 @@ def compare(
     keys = [key for key in dict.fromkeys((*old, *new)) if key[3] != relative_to]
     changes = [_change(old, new, key, threshold, relative_to) for key in keys]
     kept = tuple(change for change in changes if change is not None)
-    return Comparison(kept, _warnings(before, after, relative_to), threshold, relative_to)
+    return Comparison(kept, _warnings(before, after), threshold, relative_to)
 
 
 Key = tuple[str, str, int, str]
@@ -126,7 +126,7 @@ def _is_timed(row: Measurement | None) -> bool:
     return row is not None and row.status == "timed"
 
 
-def _warnings(before: BenchResult, after: BenchResult, relative_to: str | None) -> tuple[str, ...]:
+def _warnings(before: BenchResult, after: BenchResult) -> tuple[str, ...]:
     found = []
     if before.machine != after.machine:
         found.append(f"another machine: A on {_machine(before)}, B on {_machine(after)}")
@@ -157,7 +157,7 @@ def _warnings(before: BenchResult, after: BenchResult, relative_to: str | None) 
     if changed:
         found.append("versions: " + ", ".join(changed))
     for name, result in (("A", before), ("B", after)):
-        if result.request.method.rounds < FEWEST_ROUNDS and not relative_to:
+        if result.request.method.rounds < FEWEST_ROUNDS:
             found.append(f"{name} has {result.request.method.rounds} rounds; an interval needs {FEWEST_ROUNDS}")
         if not result.complete:
             found.append(f"{name} is not finished")

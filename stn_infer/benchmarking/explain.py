@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from stn_infer.benchmarking.judge import flags
 from stn_infer.benchmarking.result import BenchResult, Measurement, Model
 from stn_infer.benchmarking.stats import Interval, paired_ratio
 
@@ -65,7 +66,8 @@ def _fastest(rows: Sequence[Measurement], batch: int) -> str:
     ratio = speed_up(fastest, against)
     if ratio.low is not None and not ratio.excludes_one:
         return f"at batch {batch} no variant can be told apart from {against.variant} for certain"
-    return f"at batch {batch} {fastest.variant} is the fastest: {ratio_text(ratio)} {against.variant}"
+    text = f"at batch {batch} {fastest.variant} is the fastest: {ratio_text(ratio)} {against.variant}"
+    return text + _doubt(fastest, against)
 
 
 def _grid(rows: Sequence[Measurement]) -> str:
@@ -81,7 +83,7 @@ def _grid(rows: Sequence[Measurement]) -> str:
         )
     return (
         f"ort is {ratio_text(ratio)} ort-plain, because computing the sampling grid took {shares[0]:.0%} of "
-        f"ort-plain's time and takes {shares[1]:.0%} of ort's"
+        f"ort-plain's time and takes {shares[1]:.0%} of ort's{_doubt(ours, plain)}"
     )
 
 
@@ -94,7 +96,14 @@ def _fused(rows: Sequence[Measurement]) -> str:
     ratio = speed_up(fused, ours)
     certain = ratio.low is None or ratio.excludes_one
     verb = f"is {ratio_text(ratio)} ort" if certain else "cannot be told apart from ort"
-    return f"ort-fused {verb}: the plugin's op takes {after:.2g} ms where grid and GridSample take {before:.2g} ms"
+    text = f"ort-fused {verb}: the plugin's op takes {after:.2g} ms where grid and GridSample take {before:.2g} ms"
+    return text + _doubt(fused, ours)
+
+
+def _doubt(*rows: Measurement) -> str:
+    """What goes behind a comparison of rows that are not all steady."""
+    doubtful = [row.variant for row in rows if flags(row)]
+    return f" (to be taken with care: {' and '.join(doubtful)} not steady)" if doubtful else ""
 
 
 def _timed(rows: Sequence[Measurement], variant: str) -> Measurement | None:

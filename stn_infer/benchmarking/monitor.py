@@ -90,15 +90,20 @@ class MachineMonitor:
 
 
 def gpu_facts(device: str) -> dict[str, str]:
-    """The driver, and the GPU's name, identity and limits, for a result; empty without a GPU or NVML."""
+    """CUDA, cuDNN, the driver, and the GPU's name and limits, for a result; what is not known is left out."""
     if not device.startswith("cuda"):
         return {}
+    found: dict[str, str] = {}
+    with suppress(Exception):
+        import torch
+
+        found |= {"CUDA of PyTorch": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
     try:
         import pynvml
 
         pynvml.nvmlInit()
         handle = _handle(pynvml, int(device.partition(":")[2] or 0))
-        found = {
+        found |= {
             "NVIDIA driver": str(pynvml.nvmlSystemGetDriverVersion()),
             "GPU": str(pynvml.nvmlDeviceGetName(handle)),
             "GPU memory": f"{pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30:.0f} GiB",
@@ -108,7 +113,7 @@ def gpu_facts(device: str) -> dict[str, str]:
             found["GPU power limit"] = f"{pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000:.0f} W"
         return found
     except Exception:  # whatever NVML raises, or its absence
-        return {}
+        return found
 
 
 def cpu_facts() -> dict[str, str]:
