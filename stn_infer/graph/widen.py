@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 import numpy as np
 import onnx
-from onnx import AttributeProto, TensorProto, numpy_helper
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from stn_infer.graph.structure import subgraphs
 
@@ -28,11 +28,21 @@ def has_halves(model: onnx.ModelProto) -> bool:
 def widen(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every float16 and bfloat16 is a float32; values keep their stored precision.
 
-    Tensors in external data are left as they are.
+    Initialisers in external data stay as they are there, and are cast where the graph begins.
     """
     wide = onnx.ModelProto()
     wide.CopyFrom(model)
     _widen_graph(wide.graph)
+    casts = []
+    for tensor in wide.graph.initializer:
+        if tensor.data_type in HALF_TYPES:
+            stored = f"{tensor.name}__stored"
+            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
+            tensor.name = stored
+    if casts:
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in wide.graph.node]
+        del wide.graph.node[:]
+        wide.graph.node.extend([*casts, *nodes])
     for function in wide.functions:
         _widen_nodes(function.node)
         del function.value_info[:]
