@@ -101,10 +101,24 @@ class Cutter:
         return size < values and size <= _MOST_PARAMETERS and size * values <= _MOST_RESPONSES
 
     def _widest(self, candidate: Candidate) -> int:
-        """Elements, for a batch of one, of the largest tensor between."""
-        names = {name for i in candidate.nodes for name in (*self._view.nodes[i].input, *self._view.nodes[i].output)}
-        shapes = (self._observed.shapes.get(name, ()) for name in names)
-        return max((prod(axis.factor for axis in shape) for shape in shapes), default=1)
+        """Elements, for a batch of one, of all tensors that have to be held at once on the way to the grid."""
+        nodes = [self._view.nodes[index] for index in candidate.nodes]
+        last = {name: position for position, node in enumerate(nodes) for name in node.input}
+        held = {name: self._elements(name) for name in candidate.tensors}
+        total = most = sum(held.values())
+        for position, node in enumerate(nodes):
+            constants = sum(self._elements(name) for name in node.input if name not in self._view.varying)
+            for name in node.output:
+                held[name] = self._elements(name)
+                total += held[name]
+            most = max(most, total + constants)
+            for name in {*node.input, *node.output}:
+                if last.get(name, position) <= position:
+                    total -= held.pop(name, 0)
+        return most
+
+    def _elements(self, name: str) -> int:
+        return prod(axis.factor for axis in self._observed.shapes.get(name, ()))
 
     def _shared(self, shapes: tuple[Template, ...], unit: Axis) -> tuple[bool, ...] | None:
         """Which tensors are one for all units; None where the shapes don't fit such units."""

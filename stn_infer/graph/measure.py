@@ -46,7 +46,7 @@ class Cut:
         nodes: indices of the nodes between them and the grid, ascending.
         units: how many units there are.
         rows: T, the grid's rows a unit.
-        widest: elements a unit of the largest tensor between.
+        widest: elements a unit of all tensors that are held at once on the way.
     """
 
     tensors: tuple[str, ...]

@@ -35,6 +35,7 @@ class Sizes:
 #: Two batches, then other values of the open axes.
 SETTINGS = (Sizes(2), Sizes(3), Sizes(3, 1))
 _TRIAL = (32, 48)
+_SHAPE_OF = "stn_shape_of_"
 _LARGE = 2**16
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
@@ -169,29 +170,34 @@ class _Observer:
     def observe(self, wanted: Sequence[str], needed: Callable[[str], bool]) -> Observation:
         self._infer()
         initialisers = self._scope.initialisers
-        fetched = [
+        values = {
             name
             for name in wanted
-            if name not in initialisers
-            and (name not in self._shapes or name not in self._types or (name in self._view.producer and needed(name)))
-        ]
+            if name not in initialisers and (name not in self._types or (name in self._view.producer and needed(name)))
+        }
+        shapes = {name for name in wanted if name not in self._shapes and name not in values}
         settings = self.symbols.settings
         constants: dict[str, Array] = {}
-        if fetched:
-            runs = self._run(fetched, settings)
-            for name in fetched:
-                values = [run[name] for run in runs]
-                template = _template([value.shape for value in values], settings)
-                self._shapes.pop(name, None)
-                if template is not None:
-                    self._shapes[name] = template
-                self._types[name] = _type_number(values[0].dtype)
+        if values or shapes:
+            runs = self._run(values, shapes, settings)
+            for name in sorted(values):
+                found = [run[name] for run in runs]
+                self._learn(name, [value.shape for value in found], settings)
+                self._types[name] = _type_number(found[0].dtype)
                 if name not in self._view.varying and all(
-                    np.array_equal(values[0], value, equal_nan=value.dtype.kind == "f") for value in values[1:]
+                    np.array_equal(found[0], value, equal_nan=value.dtype.kind == "f") for value in found[1:]
                 ):
-                    constants[name] = values[0]
+                    constants[name] = found[0]
+            for name in sorted(shapes):
+                self._learn(name, [tuple(map(int, run[_SHAPE_OF + name])) for run in runs], settings)
         dtypes = {name: _type_name(number) for name, number in self._types.items() if number}
         return Observation(self._shapes, dtypes, constants, settings, self.symbols.batches)
+
+    def _learn(self, name: str, lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> None:
+        template = _template(lengths, settings)
+        self._shapes.pop(name, None)
+        if template is not None:
+            self._shapes[name] = template
 
     def _infer(self) -> None:
         """Shapes and types that follow from the inputs' by onnx's own inference."""
@@ -243,11 +249,11 @@ class _Observer:
         model.graph.name = "observed"
         return model
 
-    def _run(self, fetched: Sequence[str], settings: Sequence[Sizes]) -> list[dict[str, Array]]:
-        """The values of ``fetched`` at each setting; from tensors with a known shape, random numbers in them."""
+    def _run(self, values: set[str], shapes: set[str], settings: Sequence[Sizes]) -> list[dict[str, Array]]:
+        """Values, and shapes alone, at each setting; from tensors with a known shape, random numbers in them."""
         import onnxruntime as ort
 
-        fed, nodes, read = self._behind(fetched)
+        fed, nodes, read = self._behind(sorted(values | shapes))
         model = self._empty()
         for name in fed:
             model.graph.input.append(_tensor_info(name, self._types[name], None))
@@ -257,22 +263,28 @@ class _Observer:
                 model.graph.node.extend(_filled(tensor))
             else:
                 model.graph.initializer.append(tensor)
-        model.graph.node.extend(self._view.nodes[index] for index in nodes)
-        # an initialiser may itself be asked for, a fed tensor not
-        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched if name not in fed)
+        # only their shapes are fetched where these will do: values would have to be held until the end
+        for index in nodes:
+            node = self._view.nodes[index]
+            model.graph.node.append(node)
+            for name in shapes.intersection(node.output):
+                model.graph.node.append(helper.make_node("Shape", [name], [_SHAPE_OF + name]))
+        for name in shapes.intersection(fed):
+            model.graph.node.append(helper.make_node("Shape", [name], [_SHAPE_OF + name]))
+        fetched = [*sorted(values - set(fed)), *(_SHAPE_OF + name for name in sorted(shapes))]
+        model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched)
         options = ort.SessionOptions()
         options.log_severity_level = 4
         # Unoptimised: otherwise onnxruntime could fuse away the very tensors that are asked for.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False
         generator = np.random.default_rng(0)
-        names = [output.name for output in model.graph.output]
         runs = []
         try:
             session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
             for sizes in settings:
                 feeds = {name: self._value(name, sizes, generator) for name in fed}
-                runs.append({**feeds, **dict(zip(names, session.run(names, feeds), strict=True))})
+                runs.append({**feeds, **dict(zip(fetched, session.run(fetched, feeds), strict=True))})
         except Exception as error:  # onnxruntime's exceptions share no base class of their own
             raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
         return runs
