@@ -14,7 +14,7 @@ from stn_infer.files import check_writable, open_atomically
 if TYPE_CHECKING:
     import onnx
 
-    from stn_infer.graph.compare import Comparison
+    from stn_infer.graph.compare import Comparison, Stored
     from stn_infer.graph.repair import Repair
     from stn_infer.graph.spatial import Finding
 
@@ -73,7 +73,8 @@ def optimize(
     Raises:
         ModelError: the file is unreadable or damaged, or onnxruntime can't run it.
         UsageError: ``input_shapes`` does not fit it.
-        VerificationError: the result would not compute what the original does; nothing is written.
+        VerificationError: the result would not compute what the original does, or that could not be tried; nothing is
+            written.
         OutputError: the file can't be written.
     """
     from stn_infer.graph.compare import TOLERANCE
@@ -160,6 +161,7 @@ class _Rewritten:
 
 
 def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
+    from stn_infer.graph.compare import Stored
     from stn_infer.graph.op import opset_of
     from stn_infer.graph.repair import AFTER, BEFORE, repair
     from stn_infer.graph.weights import pull_in_near_grids, put_back, stand_in
@@ -176,7 +178,7 @@ def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
     if changed:
         _credit(mended)
     reference = prepared.original
-    if any(entry.done for entry in repairs) and not _opens(light):
+    if any(entry.done for entry in repairs) and not _opens(Stored(light)):
         reference = _copy(repaired)
         if aside:
             reference = put_back(reference, aside)
@@ -218,12 +220,13 @@ def _verified(
 
     _check_interface(rewritten.reference, rewritten.model)
     plans = plan_inputs(rewritten.reference, shapes)
-    comparison = compare(
-        Stored(rewritten.reference, prepared.folder),
-        Stored(rewritten.model, prepared.folder),
-        plans,
-        tolerance=tolerance,
-    )
+    reference = Stored(rewritten.reference, prepared.folder)
+    try:
+        comparison = compare(reference, Stored(rewritten.model, prepared.folder), plans, tolerance=tolerance)
+    except ModelError as error:
+        if not _opens(reference):
+            raise
+        raise VerificationError(f"the result cannot be verified and was not written: {error}") from error
     notes: tuple[str, ...] = ()
     if comparison.widened:
         how = "cannot run it as it is" if comparison.rounding is None else "differs from the original as it is by "
@@ -268,11 +271,11 @@ def _write(prepared: _Prepared, model: onnx.ModelProto, path: Path) -> int:
     return path.stat().st_size + beside.stat().st_size
 
 
-def _opens(model: onnx.ModelProto) -> bool:
-    from stn_infer.graph.compare import Stored, open_session
+def _opens(stored: Stored) -> bool:
+    from stn_infer.graph.compare import open_session
 
     try:
-        open_session(Stored(model))
+        open_session(stored)
     except ModelError:
         return False
     return True

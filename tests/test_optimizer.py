@@ -142,6 +142,20 @@ def test_open_sizes_are_tried_and_can_be_given(tmp_path: Path) -> None:
         optimize(save(model, tmp_path), tmp_path / "out.onnx", input_shapes={"z": (2, 5, 7)})
 
 
+def test_open_sizes_that_cannot_be_guessed(tmp_path: Path) -> None:
+    model = make(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        {"x": (F32, ["n", 1, "h", "w"])},
+        {"y": (F32, None)},
+        [constant([0, 37, 41], "shape")],
+    )
+    path = save(model, tmp_path)
+    with pytest.raises(VerificationError, match=r"cannot be verified and was not written: .*--input-shape NAME="):
+        optimize(path, tmp_path / "out.onnx")
+    assert not (tmp_path / "out.onnx").exists()
+    assert optimize(path, tmp_path / "out.onnx", input_shapes={"": (1, 41, 37)}).fused == 0
+
+
 def test_indices_among_the_inputs(tmp_path: Path) -> None:
     model = affine_model()
     model.graph.node[-1].output[0] = "sampled"
