@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -220,3 +221,14 @@ def test_json_has_a_fixed_layout(tmp_path: Path) -> None:
 def test_half_precision_throughout(tmp_path: Path) -> None:
     report = examined(half_model(1024), tmp_path)
     assert "0.25 px at width 1024" in find(report, "half-grid").message
+
+
+def test_every_code_is_in_the_documentation() -> None:
+    root = Path(__file__).resolve().parent.parent
+    text = (root / "docs" / "optimize-and-lint.md").read_text()
+    documented = {
+        code for line in text.splitlines() if line.startswith("| `") for code in re.findall(r"`([\w-]+)`", line)
+    }
+    source = "".join((root / "stn_infer" / "graph" / name).read_text() for name in ("lint_file.py", "lint_sampler.py"))
+    used = set(re.findall(r'(?:LintFinding|_finding)\(\s*"([a-z0-9-]+)"', source))
+    assert len(used) > 20 and used <= documented
