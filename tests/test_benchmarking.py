@@ -226,18 +226,23 @@ def test_end_to_end_goes_from_files_to_a_file() -> None:
     assert "no such backend" in files.get("fused", 16).reason
 
 
-def test_half_precision_runs_in_pytorch_and_says_so_elsewhere() -> None:
-    done = bench(
-        LAYERED,
-        batch_sizes=(2,),
-        variants=("eager", "ort-plain"),
-        input_shapes=SHAPE,
-        precision="bf16",
-        method=replace(TINY_METHOD, rounds=1),
-    )
-    assert done.get("eager", 2).status == "timed" and done.models[0].tolerance == 5e-2
-    assert done.get("eager", 2).error > 1e-5  # type: ignore[operator]
-    assert done.get("ort-plain", 2).reason == "there is no bf16 ONNX file of this model; PyTorch's variants run it"
+def test_a_file_that_is_not_of_its_source_gets_no_number(bare: Path) -> None:
+    done = bench(bare, source=TINY, batch_sizes=(2,), variants=("eager", "ort-plain"), method=TINY_METHOD)
+    assert done.get("eager", 2).status == "timed"
+    assert done.get("ort-plain", 2).status == "failed"  # other random weights
+
+
+def test_half_precision_has_a_tolerance_and_files_of_its_own() -> None:
+    method = replace(TINY_METHOD, rounds=1)
+    arguments = {"batch_sizes": (2,), "variants": ("eager", "ort-plain"), "method": method}
+    done = bench("fcn", precision="fp16", **arguments)  # type: ignore[arg-type]
+    assert done.models[0].tolerance == 1e-2
+    for variant in ("eager", "ort-plain"):
+        row = done.get(variant, 2)
+        assert row.status == "timed" and row.error is not None and 1e-5 < row.error < 1e-2
+    brain = bench("fcn", precision="bf16", **arguments)  # type: ignore[arg-type]
+    assert brain.models[0].tolerance == 5e-2 and brain.get("eager", 2).status == "timed"
+    assert "no bfloat16 operators" in brain.get("ort-plain", 2).reason
 
 
 def test_wrong_arguments_are_usage_errors() -> None:

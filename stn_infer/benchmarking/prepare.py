@@ -111,7 +111,7 @@ def prepare(
     if loaded is not None:
         hashes["weights"] = _save_weights(loaded, folder / _WEIGHTS)
     say(f"exporting {case.model}")
-    made, problems, cuts = _files(loaded, given, folder, files, build_s) if files else ({}, {}, ())
+    made, problems, cuts = _files(loaded, given, folder, files, case.precision, build_s) if files else ({}, {}, ())
     if problem:
         problems["torch"] = problem
     hashes |= {name: _sha256(path) for name, path in made.items()}
@@ -220,15 +220,21 @@ def _save_weights(loaded: LoadedModel, path: Path) -> str:
 
 
 def _files(
-    loaded: LoadedModel | None, given: Path | None, folder: Path, wanted: frozenset[str], build_s: dict[str, float]
+    loaded: LoadedModel | None,
+    given: Path | None,
+    folder: Path,
+    wanted: frozenset[str],
+    precision: Precision,
+    build_s: dict[str, float],
 ) -> tuple[dict[str, Path], dict[str, str], tuple[str, ...]]:
     """The plain and the portable file, why one of them is missing, and what their grids are computed from.
 
     Seconds go into ``build_s``.
     """
-    from stn_infer.graph.export import export_plain
+    from stn_infer.graph.export import BF16_OPSET, OPSET, export_plain
     from stn_infer.graph.load import load_model
     from stn_infer.graph.op import spatial_nodes
+    from stn_infer.graph.precision import to_half
     from stn_infer.graph.spatial import fuse
 
     made: dict[str, Path] = {}
@@ -239,16 +245,15 @@ def _files(
         file = load_model(given)
         if spatial_nodes(file):
             made["portable"] = given.resolve()
-        elif loaded is None:
-            plain, made["plain"] = file, given.resolve()
         else:
-            made["portable"] = given.resolve()
+            plain, made["plain"] = file, given.resolve()
     if loaded is None and plain is None:
         problems["plain"] = "the file holds spatial-transformer nodes; what it was before them is not known"
     try:
         if plain is None and loaded is not None and ("plain" in wanted or "portable" not in made):
             began = time.perf_counter()
-            plain = export_plain(loaded.module, loaded.input_shapes, loaded.name)
+            opset = BF16_OPSET if precision == "bf16" else OPSET
+            plain = export_plain(loaded.module, loaded.input_shapes, loaded.name, opset=opset)
             made["plain"] = _write(plain, folder / "plain.onnx")
             build_s["plain"] = round(time.perf_counter() - began, 3)
         if plain is not None and "portable" in wanted and "portable" not in made:
@@ -263,6 +268,15 @@ def _files(
                 problems[name] = str(error)
     if "portable" in made:
         cuts += [node.theta for node in spatial_nodes(load_model(made["portable"]))]
+    if precision != "fp32":
+        for name in list(made):
+            try:
+                made[name] = _write(
+                    to_half(load_model(made[name]), precision).model, folder / f"{name}-{precision}.onnx"
+                )
+            except StnInferError as error:
+                del made[name]
+                problems[name] = str(error)
     return made, problems, tuple(dict.fromkeys(cuts))
 
 

@@ -116,8 +116,6 @@ def onnx_file(name: str, prepared: Prepared) -> str:
         ModelError: there is none.
     """
     (which,) = files_of(name)
-    if prepared.precision != "fp32":
-        raise ModelError(f"there is no {prepared.precision} ONNX file of this model; PyTorch's variants run it")
     file = prepared.plain if which == "plain" else prepared.portable
     if file is None:
         raise ModelError(prepared.problems.get(which, f"there is no {which} file"))
