@@ -146,6 +146,15 @@ def _wrong_attribute_type(model: onnx.ModelProto) -> None:
     node.attribute.append(helper.make_attribute("mode", 3))
 
 
+def _too_few_inputs(model: onnx.ModelProto) -> None:
+    del _node(model, "sample").input[1:]
+
+
+def _invalid_value(model: onnx.ModelProto) -> None:
+    (mode,) = (attribute for attribute in _node(model, "sample").attribute if attribute.name == "mode")
+    mode.s = b"wild"
+
+
 def _attribute_without_graph(model: onnx.ModelProto) -> None:
     node = helper.make_node("If", ["t"], ["z"], name="if")
     node.attribute.append(onnx.AttributeProto(name="then_branch", type=onnx.AttributeProto.GRAPH))
@@ -278,7 +287,9 @@ HOSTILE: dict[str, tuple[Writer, str]] = {
     "no opset": (_edited(_no_opset), "default operator set"),
     "negative opset": (_edited(_negative_opset), "operator set"),
     "output from nowhere": (_edited(_nothing_makes_output), "nothing makes the output"),
-    "wrong attribute type": (_edited(_wrong_attribute_type), "mode"),
+    "wrong attribute type": (_edited(_wrong_attribute_type), "attribute 'mode' is no STRING"),
+    "too few inputs": (_edited(_too_few_inputs), "has 1 inputs, expected 2"),
+    "invalid attribute value": (_edited(_invalid_value), "mode"),
     "attribute without its graph": (_edited(_attribute_without_graph), "lacks its value"),
     "name that is no text": (_bad_name, "UTF-8"),
     "data above the folder": (_external("../{name}"), "own folder"),

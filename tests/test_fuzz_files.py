@@ -21,7 +21,7 @@ from stn_infer.errors import ModelError
 from stn_infer.graph.trial import try_model
 
 # structurally sound: only onnxruntime sees what is wrong
-NATIVE = {"wrong attribute type"}
+NATIVE = {"invalid attribute value"}
 VERBS = {
     "optimize": ["optimize", "{model}", "-o", "{out}/result.onnx"],
     "lint": ["lint", "{model}"],

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, TensorProto
+from onnx import AttributeProto, TensorProto, defs
 
 from stn_infer.errors import ModelError
 
@@ -173,7 +173,10 @@ class _Checker:
             if key in self._functions:
                 raise ModelError(f"function {_called(key)} is defined twice")
             self._functions[key] = function
+        _check_signatures(model.graph.node, versions.get("", 1), {})
         for function in model.functions:
+            own = [entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")]
+            _check_signatures(function.node, own[0] if own else versions.get("", 1), {})
             self._check_function(function)
         self._size_of_functions()
         self._check_graph(model.graph, (), 0)
@@ -297,6 +300,39 @@ class _Checker:
                 tensors += [sparse.values, sparse.indices]
             for tensor in tensors:
                 check_tensor(tensor, at=_label(node))
+
+
+def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int, schemas: dict[str, Any]) -> None:
+    """Standard operators have as many inputs as they take, and attributes of the right type."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in subgraphs(attribute):
+                _check_signatures(graph.node, version, schemas)
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type not in schemas:
+            try:
+                schemas[node.op_type] = defs.get_schema(node.op_type, version, "")
+            except defs.SchemaError:  # custom, or of another version: whoever runs it has the say
+                schemas[node.op_type] = None
+        schema = schemas[node.op_type]
+        if schema is None:
+            continue
+        if not schema.min_input <= len(node.input) <= schema.max_input:
+            raise ModelError(f"node {_label(node)} has {len(node.input)} inputs, expected {_range(schema)}")
+        if len(node.output) > schema.max_output:
+            raise ModelError(
+                f"node {_label(node)} has {len(node.output)} outputs, expected {schema.max_output} at most"
+            )
+        for attribute in node.attribute:
+            known = schema.attributes.get(attribute.name)
+            if known is not None and attribute.type and int(known.type) != attribute.type:
+                raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is no {known.type.name}")
+
+
+def _range(schema: Any) -> str:
+    low, high = schema.min_input, schema.max_input
+    return str(low) if low == high else f"{low} to {high}" if high < _MOST_NODES else f"{low} or more"
 
 
 def check_tensor(tensor: TensorProto, at: str = "") -> None:
