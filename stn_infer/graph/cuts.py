@@ -107,7 +107,7 @@ class Cutter:
         held = {name: self._elements(name) for name in candidate.tensors}
         total = most = sum(held.values())
         for position, node in enumerate(nodes):
-            constants = sum(self._elements(name) for name in node.input if name not in self._view.varying)
+            constants = sum(self._elements(name) for name in node.input if self._is_repeated(name))
             for name in node.output:
                 held[name] = self._elements(name)
                 total += held[name]
@@ -116,6 +116,10 @@ class Cutter:
                 if last.get(name, position) <= position:
                     total -= held.pop(name, 0)
         return most
+
+    def _is_repeated(self, name: str) -> bool:
+        """Whether a constant is as large as the batch."""
+        return name not in self._view.varying and any(axis.batch for axis in self._observed.shapes.get(name, ()))
 
     def _elements(self, name: str) -> int:
         return prod(axis.factor for axis in self._observed.shapes.get(name, ()))

@@ -26,10 +26,10 @@ Float64 = NDArray[np.float64]
 Fit = Callable[[Float64, Float64], "Float64 | None"]
 
 # A run's intermediate values, in elements: chunks of unit vectors are as long as this allows.
-_MOST_VALUES = 2**21
+_MOST_VALUES = 2**19
 _MOST_UNITS = 64
 # Responses of fewer elements are kept rather than measured a second time.
-_KEPT_VALUES = 2**22
+_KEPT_VALUES = 2**21
 _SEED = 20150605
 
 

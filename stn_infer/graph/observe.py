@@ -36,6 +36,9 @@ class Sizes:
 SETTINGS = (Sizes(2), Sizes(3), Sizes(3, 1))
 _TRIAL = (32, 48)
 _SHAPE_OF = "stn_shape_of_"
+# So many unknown shapes are better inferred from the first of them than all fetched from a run.
+_MANY = 32
+_ROUNDS = 4
 _LARGE = 2**16
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
@@ -85,6 +88,7 @@ class Symbols:
 
     def __init__(self, inputs: Sequence[onnx.ValueInfoProto], shapes: Sequence[Shapes], frozen: bool) -> None:
         self._trials: dict[str, tuple[int, int]] = {}
+        self._made: dict[str | None, Axis] = {}
         self._shapes: dict[str, list[int | str]] = {}
         batches: set[str] = set()
         named: set[str] = set()
@@ -122,10 +126,22 @@ class Symbols:
         """An input's shape, each open axis named; None where the file gives no rank."""
         return self._shapes.get(name)
 
+    def name(self, axis: Axis) -> int | str:
+        """A dimension that stands for an axis."""
+        if axis == Axis(axis.factor):
+            return axis.factor
+        if axis == Axis(1, batch=True):
+            return min(self._batches)
+        name = f"stn_axis_{axis.factor}_{axis.batch}_{axis.varied}"
+        self._made[name] = axis
+        return name
+
     def axis(self, dim: int | str | None) -> Axis | None:
         """An inferred dimension; None where it is neither a number nor an input's name."""
         if isinstance(dim, int):
             return Axis(dim)
+        if dim in self._made:
+            return self._made[dim]
         if dim is None or dim not in self._trials:
             return None
         return Axis(1, batch=True) if dim in self._batches else Axis(self._trials[dim][0], varied=self._trials[dim][1])
@@ -166,6 +182,7 @@ class _Observer:
         self._scope = view.scope
         self._shapes: dict[str, Template] = {}
         self._types: dict[str, int] = {}
+        self._known: dict[str, Template] = {}
 
     def observe(self, wanted: Sequence[str], needed: Callable[[str], bool]) -> Observation:
         self._infer()
@@ -177,6 +194,11 @@ class _Observer:
         }
         shapes = {name for name in wanted if name not in self._shapes and name not in values}
         settings = self.symbols.settings
+        for _ in range(_ROUNDS):
+            if len(shapes) < _MANY:
+                break
+            # one unknown length makes all that follows unknown; learn it, and infer the rest
+            shapes = self._infer_behind(self._first_of(shapes), shapes, settings)
         constants: dict[str, Array] = {}
         if values or shapes:
             runs = self._run(values, shapes, settings)
@@ -192,6 +214,35 @@ class _Observer:
                 self._learn(name, [tuple(map(int, run[_SHAPE_OF + name])) for run in runs], settings)
         dtypes = {name: _type_name(number) for name, number in self._types.items() if number}
         return Observation(self._shapes, dtypes, constants, settings, self.symbols.batches)
+
+    def _first_of(self, shapes: set[str]) -> set[str]:
+        """Tensors of unknown shape that are made from tensors of known ones, and lead to ``shapes``."""
+        first: set[str] = set()
+        stack, seen = list(shapes), set[str]()
+        while stack:
+            name = stack.pop()
+            if name in seen or name not in self._view.producer:
+                continue
+            seen.add(name)
+            unknown = [
+                need
+                for need in names_read(self._view.nodes[self._view.producer[name]])
+                if need and need not in self._shapes
+            ]
+            stack.extend(unknown)
+            if not unknown:
+                first.add(name)
+        return {name for name in first if name in self._types}
+
+    def _infer_behind(self, first: set[str], shapes: set[str], settings: Sequence[Sizes]) -> set[str]:
+        """Run for the shapes of ``first`` and infer again; which of ``shapes`` are still unknown."""
+        if first:
+            runs = self._run(set(), first, settings)
+            for name in sorted(first):
+                self._learn(name, [tuple(map(int, run[_SHAPE_OF + name])) for run in runs], settings)
+            self._known |= {name: self._shapes[name] for name in first if name in self._shapes}
+            self._infer()
+        return {name for name in shapes if name not in self._shapes}
 
     def _learn(self, name: str, lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> None:
         template = _template(lengths, settings)
@@ -234,6 +285,11 @@ class _Observer:
             else:
                 model.graph.input.append(_tensor_info(name, tensor.data_type, list(tensor.dims)))
         for node in self._scope.nodes:
+            if node.output and all(name in self._known or not name for name in node.output):
+                for name in filter(None, node.output):
+                    shape = [self.symbols.name(axis) for axis in self._known[name]]
+                    model.graph.input.append(_tensor_info(name, self._types[name], shape))
+                continue
             value = next((a.t for a in node.attribute if a.name == "value" and a.HasField("t")), None)
             if node.op_type == "Constant" and value is not None and _bytes(value) > 1024:
                 model.graph.input.append(_tensor_info(node.output[0], value.data_type, list(value.dims)))

@@ -15,6 +15,8 @@ from stn_infer.graph.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes, ops
 from stn_infer.graph.region import GraphView, attributes_of
 from stn_infer.graph.scopes import all_nodes, bodies, names_read
 
+_PIECE = 4096
+
 Constants = NDArray[np.float32] | NDArray[np.int64]
 
 
@@ -157,14 +159,14 @@ class Rewriter:
         ]
         if len(arrays) != len(parts):
             return None
-        weight = arrays[0].astype(np.float64) * attributes.get("alpha", 1.0)
-        weight = weight if attributes.get("transB", 0) else weight.T  # [Q, features]
+        weight = arrays[0] if attributes.get("transB", 0) else arrays[0].T  # [Q, features]
         bias = np.zeros(1) if len(arrays) < 2 else arrays[1].astype(np.float64) * attributes.get("beta", 1.0)
         if bias.size not in (1, len(weight)):
             return None
         bias = np.broadcast_to(bias.ravel(), len(weight))
         features = self._single(prefix, layer.input[0], self._observed.dtypes.get(cut.tensors[0]), before)
-        return self._gemm(prefix, features, factored.matrix @ weight, factored.matrix @ bias + factored.offset, before)
+        folded = _product(factored.matrix * attributes.get("alpha", 1.0), weight)
+        return self._gemm(prefix, features, folded, factored.matrix @ bias + factored.offset, before)
 
     def _single(self, prefix: str, tensor: str, dtype: str | None, before: list[onnx.NodeProto]) -> str:
         """``tensor`` in float32."""
@@ -202,17 +204,25 @@ class Rewriter:
         self,
         prefix: str,
         values: str,
-        matrix: NDArray[np.float64],
+        matrix: NDArray[Any],
         offset: NDArray[np.float64],
         before: list[onnx.NodeProto],
     ) -> str:
         inputs = [
             values,
-            self._constant(f"{prefix}_weight", matrix.astype(np.float32)),
+            self._constant(f"{prefix}_weight", np.asarray(matrix, np.float32)),
             self._constant(f"{prefix}_bias", offset.astype(np.float32)),
         ]
         name = self._names.fresh(f"{prefix}_gemm")
         return self._node(before, "Gemm", inputs, f"{prefix}_theta_values", name=name, transB=1)
+
+
+def _product(matrix: NDArray[np.float64], weight: NDArray[Any]) -> NDArray[np.float32]:
+    """``matrix @ weight`` in float64, rounded at the end; in pieces, since a layer may have many features."""
+    product = np.empty((len(matrix), weight.shape[1]), np.float32)
+    for start in range(0, weight.shape[1], _PIECE):
+        product[:, start : start + _PIECE] = matrix @ weight[:, start : start + _PIECE].astype(np.float64)
+    return product
 
 
 def drop_unused(graph: onnx.GraphProto) -> None:
