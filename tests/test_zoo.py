@@ -7,6 +7,7 @@ import onnx
 import onnxruntime as ort
 import pytest
 from zoo import ANIMALS, Animal, Fused, Left, load
+from zoo_graphs import HALF_MESH, POINTS, Graph
 
 from stn_infer.graph.op import DOMAIN
 from stn_infer.graph.spatial import Finding, fuse
@@ -112,3 +113,14 @@ def test_theta_of_a_shared_input_is_computed_once() -> None:
     expands = [node for node in rewritten.graph.node if node.op_type == "Expand"]
     assert len(expands) == 1
     assert isinstance(animal.expected[0], Fused)
+
+
+def test_half_precision_is_the_single_precision_of_the_constants_as_stored() -> None:
+    """onnxruntime can't run the original; a float32 model with the same constants says what is right."""
+    halves, _ = fuse(Graph(POINTS, types=("float16", "float16"), constants={"mesh": HALF_MESH})())
+    singles = Graph(POINTS, constants={"mesh": HALF_MESH.astype(np.float32)})()
+    feeds = inputs(halves, 3)
+    (expected,) = session(singles).run(None, {name: value.astype(np.float32) for name, value in feeds.items()})
+    (found,) = session(halves).run(None, feeds)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=1e-3, atol=1e-3)
