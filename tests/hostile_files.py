@@ -155,6 +155,15 @@ def _invalid_value(model: onnx.ModelProto) -> None:
     mode.s = b"wild"
 
 
+def _unheard_of_operator(model: onnx.ModelProto) -> None:
+    _node(model, "relu").op_type = "Relux"
+
+
+def _attribute_without_type(model: onnx.ModelProto) -> None:
+    (mode,) = (attribute for attribute in _node(model, "sample").attribute if attribute.name == "mode")
+    mode.ClearField("type")
+
+
 def _attribute_without_graph(model: onnx.ModelProto) -> None:
     node = helper.make_node("If", ["t"], ["z"], name="if")
     node.attribute.append(onnx.AttributeProto(name="then_branch", type=onnx.AttributeProto.GRAPH))
@@ -289,7 +298,9 @@ HOSTILE: dict[str, tuple[Writer, str]] = {
     "output from nowhere": (_edited(_nothing_makes_output), "nothing makes the output"),
     "wrong attribute type": (_edited(_wrong_attribute_type), "attribute 'mode' is no STRING"),
     "too few inputs": (_edited(_too_few_inputs), "has 1 inputs, expected 2"),
-    "invalid attribute value": (_edited(_invalid_value), "mode"),
+    "unknown mode": (_edited(_invalid_value), "mode 'wild' is none of"),
+    "attribute without a type": (_edited(_attribute_without_type), "attribute 'mode' is no STRING"),
+    "unknown operator": (_edited(_unheard_of_operator), ""),
     "attribute without its graph": (_edited(_attribute_without_graph), "lacks its value"),
     "name that is no text": (_bad_name, "UTF-8"),
     "data above the folder": (_external("../{name}"), "own folder"),

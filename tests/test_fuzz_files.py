@@ -21,7 +21,7 @@ from stn_infer.errors import ModelError
 from stn_infer.graph.trial import try_model
 
 # structurally sound: only onnxruntime sees what is wrong
-NATIVE = {"invalid attribute value"}
+NATIVE = {"unknown operator"}
 VERBS = {
     "optimize": ["optimize", "{model}", "-o", "{out}/result.onnx"],
     "lint": ["lint", "{model}"],

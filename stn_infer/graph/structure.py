@@ -48,6 +48,10 @@ _PAYLOADS = {
     AttributeProto.SPARSE_TENSOR: "sparse_tensor",
     AttributeProto.TYPE_PROTO: "tp",
 }
+_SAMPLER_WORDS = {
+    "mode": ("linear", "bilinear", "nearest", "cubic", "bicubic"),
+    "padding_mode": ("zeros", "border", "reflection"),
+}
 _Function = tuple[str, str, str]  # domain, name, overload
 _Scope = tuple[set[str], ...]
 
@@ -326,8 +330,20 @@ def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int, schemas: di
             )
         for attribute in node.attribute:
             known = schema.attributes.get(attribute.name)
-            if known is not None and attribute.type and int(known.type) != attribute.type:
+            if known is not None and int(known.type) != attribute.type:
                 raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is no {known.type.name}")
+            if attribute.type == AttributeProto.STRING and not attribute.ref_attr_name:
+                _check_word(node, attribute)
+
+
+def _check_word(node: onnx.NodeProto, attribute: AttributeProto) -> None:
+    try:
+        word = attribute.s.decode()
+    except UnicodeDecodeError:
+        raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is not valid UTF-8") from None
+    if node.op_type == "GridSample" and word not in _SAMPLER_WORDS.get(attribute.name, (word,)):
+        words = ", ".join(_SAMPLER_WORDS[attribute.name])
+        raise ModelError(f"node {_label(node)}: {attribute.name} {word[:20]!r} is none of {words}")
 
 
 def _range(schema: Any) -> str:
