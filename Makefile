@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check gpu-check clean
+.PHONY: demo test test-slow check bench-quick gpu-check clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -14,6 +14,10 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow
+
+# Ratios and instruction counts (with valgrind) against benchmarks/baselines/quick.json.
+bench-quick: $(VENV)/.test
+	$(BIN)/python benchmarks/quick.py
 
 # On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
 # A library with CUDA kernels that was built beforehand is used as it is; without one it is built, which needs nvcc.

@@ -1,0 +1,155 @@
+"""The README's figures, from the result files: nobody types a number.
+
+    python benchmarks/readme.py            # writes them into README.md and docs/latency.svg
+    python benchmarks/readme.py --check    # says whether they are there already
+
+A block between ``<!-- figures: NAME -->`` and ``<!-- end -->`` is replaced by what :data:`BLOCKS` makes for its name.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from stn_infer.benchmarking.codec import read_result
+from stn_infer.benchmarking.explain import ratio_text, speed_up
+from stn_infer.benchmarking.plots import plots
+from stn_infer.benchmarking.result import BenchResult, Measurement
+from stn_infer.models.catalogue import SHIPPED, shipped
+
+ROOT = Path(__file__).resolve().parent.parent
+README = ROOT / "README.md"
+PLOT = ROOT / "docs" / "latency.svg"
+RESULTS = ROOT / "benchmarks" / "results"
+MACHINE = "xeon-2.5ghz-2-cores"
+_BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# Variant to how the README calls it.
+NAMES = {
+    "ort-plain": "onnxruntime, the file that `torch.onnx.export` writes",
+    "benchmarks.peers.onnx_tools:onnxslim": "the same after onnxslim",
+    "benchmarks.peers.onnx_tools:onnxsim": "the same after onnxsim",
+    "eager": "eager PyTorch",
+    "compile": "torch.compile",
+    "ort": "onnxruntime, our file, its function inlined",
+    "ort-fused": "onnxruntime, our file, with the plugin library",
+}
+WARPS = {
+    "warp_digits": "256 x 1 x 28 x 28",
+    "warp_photos": "64 x 3 x 224 x 224",
+    "warp_features": "64 x 32 x 28 x 28",
+}
+WARP_COLUMNS = {
+    "eager": "PyTorch",
+    "compile": "torch.compile",
+    "benchmarks.peers.kornia_warps:homography_warp": "kornia",
+    "ort-plain": "onnxruntime, plain export",
+    "ort": "onnxruntime, our function",
+    "ort-fused": "onnxruntime, fused",
+}
+
+
+def peers() -> BenchResult:
+    """The run of ``benchmarks/peers/compare.py`` that the README speaks of."""
+    return read_result(RESULTS / f"peers-{MACHINE}.json")
+
+
+def tutorial() -> str:
+    """The whole tutorial STN at batch 256."""
+    result = peers()
+    plain = result.get("ort-plain", 256, "tutorial-stn")
+    lines = ["| tutorial STN, batch 256 | ms | times as fast (95 % interval) |", "|---|---:|---:|"]
+    for variant, name in NAMES.items():
+        row = result.get(variant, 256, "tutorial-stn")
+        ratio = "1" if row is plain else ratio_text(speed_up(row, plain))
+        lines.append(f"| {name} | {_ms(row)} | {ratio} |")
+    return "\n".join(lines)
+
+
+def warps() -> str:
+    """The warp alone, beside what a copy of as many bytes takes."""
+    result = peers()
+    bounds = _json(f"peers-{MACHINE}-bounds.json")["bounds"]
+    least = {bound["model"]: bound["ms"] for bound in bounds}
+    names = {model.case.model.partition(":")[2]: model.name for model in result.models}
+    lines = [f"| warp alone, ms | {' | '.join(WARP_COLUMNS.values())} | bound |", "|---|" + "---:|" * 7]
+    for factory, shape in WARPS.items():
+        name = names[factory]
+        rows = [row for row in result.measurements if row.model == name]
+        found = {row.variant: row for row in rows}
+        lines.append(
+            f"| {shape} | {' | '.join(_ms(found[variant]) for variant in WARP_COLUMNS)} | {_digits(least[name])} |"
+        )
+    return "\n".join(lines)
+
+
+def models() -> str:
+    """The shipped models' errors, as they were measured when they were trained."""
+    lines = ["| shipped model | error | twin without transformer |", "|---|---:|---:|"]
+    for model in map(shipped, SHIPPED):
+        twin = model.results.twin_error
+        told = "" if twin is None else f"{twin:.2f} %"
+        lines.append(f"| `{model.name}`: {model.recipe.description} | {model.results.error:.2f} % | {told} |")
+    return "\n".join(lines)
+
+
+def running() -> str:
+    """Memory and throughput of ``run``."""
+    memory = max(_json(f"run_memory-{MACHINE}.json")["runs"], key=lambda run: run["images"])  # type: ignore[no-any-return]
+    throughput = _json(f"run_throughput-{MACHINE}.json")
+    return (
+        f"`run` predicts {memory['images']:,} small images in {memory['peak_mb']:.0f} MB of memory, and takes "
+        f"{throughput['ratio_within']:.2f} times what decoding and inference alone would keep the cores busy for."
+    )
+
+
+BLOCKS: dict[str, Callable[[], str]] = {"tutorial": tutorial, "warps": warps, "models": models, "running": running}
+
+
+def filled(text: str) -> str:
+    """``text`` with all its blocks made anew.
+
+    Raises:
+        KeyError: a block of a name that there is not.
+    """
+    return _BLOCK.sub(lambda found: f"{found[1]}{BLOCKS[found[2]]()}\n{found[3]}", text)
+
+
+def plot() -> str:
+    """Latency and throughput of the tutorial STN against batch size, as SVG."""
+    result = peers()
+    model = next(model for model in result.models if model.name == "tutorial-stn")
+    return plots(result, model)[0] + "\n"
+
+
+def _ms(row: Measurement) -> str:
+    return "not to be had" if row.median_ms is None else _digits(row.median_ms)
+
+
+def _digits(ms: float) -> str:
+    """Three significant digits."""
+    return f"{ms:.3g}" if ms < 100 else f"{ms:.0f}"
+
+
+def _json(name: str) -> Any:
+    return json.loads((RESULTS / name).read_text(encoding="utf-8"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    check = parser.parse_args().check
+    before = README.read_text(encoding="utf-8")
+    after = filled(before)
+    if check:
+        raise SystemExit("README.md is not what the results say; run benchmarks/readme.py" if before != after else 0)
+    README.write_text(after, encoding="utf-8")
+    PLOT.write_text(plot(), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
