@@ -144,6 +144,13 @@ def test_mistakes_are_told_in_one_line() -> None:
         (WeightsError, "more than one DTRB rectifier, at 'a.L.*name one with prefix", lambda: import_dtrb(two())),
         (WeightsError, "no 'stn_fc2.weight'", lambda: import_aster(small())),
         (WeightsError, "512 features, a head on 64x64 gives 1024", lambda: import_aster(aster(), input_size=(64, 64))),
+        (WeightsError, "P_hat holds NaN", lambda: import_dtrb(changed("GridGenerator.P_hat", lambda t: t * torch.nan))),
+        (
+            UsageError,
+            "input_size is height and width, .* not '32x64'",
+            lambda: import_aster(aster(), input_size="32x64"),
+        ),  # type: ignore[arg-type]
+        (UsageError, r"output_size is height and width, .* not \[32\]", lambda: import_dtrb(small(), output_size=[32])),
         (UsageError, "activation is one of none, sigmoid", lambda: import_aster(aster(), activation="relu")),  # type: ignore[arg-type]
     ]
     for kind, message, call in cases:

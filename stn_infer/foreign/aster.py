@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn_infer.errors import UsageError, WeightsError
-from stn_infer.foreign.state import Part, find_part, image_size
+from stn_infer.foreign.state import Part, find_part, image_size, pair_of_sizes
 from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import FixedBasis
 
@@ -80,13 +80,13 @@ def import_aster(
 
     Raises:
         WeightsError: the state dict holds no such rectifier, or parts that do not fit each other.
-        UsageError: an unknown activation.
+        UsageError: an unknown activation, or an input_size that is no size.
     """
     if activation not in ("none", "sigmoid"):
         raise UsageError(f"activation is one of none, sigmoid, not {activation!r}")
     head = find_part(state_dict, "stn_fc2.weight", _WHAT, prefix)
     spline = find_part(state_dict, "target_coordinate_repr", _WHAT, prefix)
-    localisation = _localisation(head, (int(input_size[0]), int(input_size[1])), activation)
+    localisation = _localisation(head, pair_of_sizes(input_size, "input_size"), activation)
     points = head.take("stn_fc2.bias", 1).numel() // 2
     features, inverse = spline.take("target_coordinate_repr", 2), spline.take("inverse_kernel", 2)
     if inverse.shape != (points + 3, points + 3) or features.shape[1] != points + 3:

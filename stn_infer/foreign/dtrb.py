@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from stn_infer.errors import WeightsError
-from stn_infer.foreign.state import Part, find_part, image_size, part_below
+from stn_infer.foreign.state import Part, find_part, image_size, pair_of_sizes, part_below
 from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import FixedBasis
 from stn_infer.transforms.base import target_coordinates
@@ -45,7 +45,9 @@ def import_dtrb(
 
     Raises:
         WeightsError: the state dict holds no such rectifier, or parts that do not fit each other.
+        UsageError: an ``output_size`` that is no size, or an unknown padding mode.
     """
+    wanted = None if output_size is None else pair_of_sizes(output_size, "output_size")
     points = find_part(state_dict, "localization_fc2.weight", _WHAT, prefix)
     localisation = _localisation(points)
     fiducials = points.take("localization_fc2.bias", 1).numel() // 2
@@ -53,9 +55,9 @@ def import_dtrb(
     grid = part_below(state_dict, home, _WHAT)
     if "GridGenerator.P_hat" in grid.tensors:
         features, inverse = grid.take("GridGenerator.P_hat", 2), grid.take("GridGenerator.inv_delta_C", 2)
-        size = _size(features, output_size)
+        size = _size(features, wanted)
     else:
-        size = (int((output_size or (32, 100))[0]), int((output_size or (32, 100))[1]))
+        size = wanted or (32, 100)
         features, inverse = _buffers(fiducials, size)
     if inverse.shape != (fiducials + 3, fiducials + 3) or features.shape[1] != fiducials + 3:
         raise WeightsError(

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
-from stn_infer.errors import WeightsError
+from stn_infer.errors import UsageError, WeightsError
 
 
 @dataclass(frozen=True)
@@ -100,10 +100,24 @@ def image_size(x: Tensor, y: Tensor, name: str) -> tuple[int, int]:
     Raises:
         WeightsError: they are not those of an image.
     """
+    if not bool(x.isfinite().all() & y.isfinite().all()):
+        raise WeightsError(f"{name} holds NaN or infinity; take a checkpoint that is whole")
     width, height = (int(torch.unique(values).numel()) for values in (x, y))
     if width * height != x.numel() or not bool((x.reshape(height, width) == x[:width]).all()):
         raise WeightsError(f"{name} has {x.numel()} rows for {width} x and {height} y; expected a row a pixel")
     return height, width
+
+
+def pair_of_sizes(value: object, name: str) -> tuple[int, int]:
+    """(H, W) as a caller or a recipe gives it.
+
+    Raises:
+        UsageError: it is not two whole numbers from 1 on.
+    """
+    sizes = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
+    if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
+        raise UsageError(f"{name} is height and width, such as [32, 64], not {value!r}")
+    return sizes[0], sizes[1]
 
 
 def _full(tensor: Tensor) -> Tensor:
