@@ -103,13 +103,27 @@ def check_sampler(
     deviation = WarpDeviation(0.0, 0.0, 0, Flips())
     for trial in trials:
         deviation = deviation + _judge(trial, expected, node.dtype)
-    problem = deviation.problem() or ""
+    problem = deviation.problem() or _basis_problem(node) or ""
     broken = [name for name, held in invariants.items() if not held]
     if problem or broken:
-        cause = _cause(trials, expected, node)
+        cause = _cause(trials, expected, node) if deviation.problem() or broken else None
         problem = problem or f"{broken[0]} does not hold"
         problem = f"sampler {index} ({expected}): {problem}" + (f"; it looks like {cause}" if cause else "")
     return SamplerCheck(index, expected, deviation, invariants, problem)
+
+
+def _basis_problem(node: SamplerNode) -> str | None:
+    """What is wrong with a file's basis whatever a runtime makes of it; None where nothing is."""
+    transformer = node.transformer
+    if transformer is None:
+        return None
+    if not np.isfinite(transformer.basis).all():
+        return "its basis holds NaN or infinity"
+    if transformer.kind == "affine":
+        rows = canonical_basis(transformer.output_size)
+        if rows.shape != transformer.basis.shape or np.abs(rows - transformer.basis).max(initial=0.0) > 1e-6:
+            return "its kind is affine, and its basis is not x, y(, z), 1 at the pixels' centres, which kernels take"
+    return None
 
 
 def _wide(size: tuple[int, ...]) -> tuple[int, ...]:

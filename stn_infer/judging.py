@@ -11,7 +11,7 @@ An output is what remains of three things, and each is held to its own limit, so
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,10 +58,14 @@ class Limits:
     Attributes:
         output: on each output's error over its scale.
         grid_px: on a sampling point's distance, in pixels, for images up to 1,024 pixels wide.
+        rest: on each output's error over its scale where the reference is given the backend's own warped images; None:
+            that is not looked at. Where ``output`` is wide because a coordinate's last digits move the warped image,
+            this one need not be.
     """
 
     output: float
     grid_px: float
+    rest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,7 @@ def judge(
         ModelError: it fails, or its outputs are not the reference's in number or shape.
     """
     outputs: dict[str, OutputDeviation] = {}
+    rests: dict[str, OutputDeviation] = {}
     grids: dict[int, GridDeviation] = {}
     notes: dict[str, None] = {}
     last: tuple[Run, list[Sampling] | None] | None = None
@@ -96,19 +101,22 @@ def judge(
         paired = _paired(run.traces, expectation.samplings)
         if not paired and (run.traces or expectation.samplings):
             notes["the samplers can't be paired with the reference's: outputs alone were compared"] = None
-        found, deviations = _compare(runner, run, reference, expectation, paired, limits)
+        found, rest, deviations = _compare(runner, run, reference, expectation, paired, limits)
         for deviation in deviations:
             known = grids.get(deviation.sampler)
             grids[deviation.sampler] = deviation if known is None else known.worse(deviation)
-        for output in found:
-            outputs[output.name] = max(outputs.get(output.name, output), output, key=lambda item: item.scaled)
+        for known_outputs, new in ((outputs, found), (rests, rest)):
+            for output in new:
+                worst = known_outputs.get(output.name, output)
+                known_outputs[output.name] = max(worst, output, key=lambda item: item.scaled)
         last = run, expectation.samplings if paired else None
     checks = _check_samplers(runner, *last, seed) if last is not None else ()
-    worst = tuple(grids.values())
-    found_failures = failures(outputs.values(), worst, checks, limits.output, limits.grid_px)
+    worst_grids = tuple(grids.values())
+    found_failures = failures(outputs.values(), worst_grids, checks, limits.output, limits.grid_px)
+    found_failures += _unknown(expectations) + _rest_failures(rests.values(), limits.rest)
     status: Status = "failed" if found_failures else "passed"
     report = BackendReport(
-        runner.name, status, found_failures, runner.describe(), tuple(outputs.values()), worst, checks
+        runner.name, status, found_failures, runner.describe(), tuple(outputs.values()), worst_grids, checks
     )
     return Judgement(report, tuple(notes))
 
@@ -127,8 +135,11 @@ def _compare(
     expectation: Expectation,
     paired: bool,
     limits: Limits,
-) -> tuple[list[OutputDeviation], list[GridDeviation]]:
-    """One batch: outputs, and one deviation a sampler where they can be paired."""
+) -> tuple[list[OutputDeviation], list[OutputDeviation], list[GridDeviation]]:
+    """One batch: outputs, outputs by the backend's warped images where ``limits.rest`` asks, and the samplers.
+
+    Samplers are compared where they can be paired.
+    """
 
     def all_outputs(expected: Sequence[Array]) -> list[OutputDeviation]:
         return [
@@ -138,24 +149,46 @@ def _compare(
 
     outputs = all_outputs(expectation.outputs)
     if not paired:
-        return outputs, []
+        return outputs, [], []
     grids = _grids(runner, run, expectation.samplings)
     # a sampler that is right by itself may have moved what comes after it
     off = not all(output.scaled <= limits.output for output in outputs) or any(grid.flips for grid in grids)
     warps = [
         trace.warped if grid.warp.problem() is None else None for trace, grid in zip(run.traces, grids, strict=True)
     ]
-    if off and any(warp is not None for warp in warps):
-        again, samplings = reference.run(expectation.batch.inputs, warps)
+    whole = limits.rest is not None and all(warp is not None for warp in warps)
+    if not (off or whole) or not any(warp is not None for warp in warps):
+        return outputs, [], grids
+    again, samplings = reference.run(expectation.batch.inputs, warps)
+    given = all_outputs(again)
+    if off:
         outputs = [
-            min(first, second, key=lambda item: item.scaled)
-            for first, second in zip(outputs, all_outputs(again), strict=True)
+            min(first, second, key=lambda item: item.scaled) for first, second in zip(outputs, given, strict=True)
         ]
         grids = [
             min(first, second, key=lambda item: item.max_px)
             for first, second in zip(grids, _grids(runner, run, samplings), strict=True)
         ]
-    return outputs, grids
+    return outputs, given if whole else [], grids
+
+
+def _rest_failures(rests: Iterable[OutputDeviation], limit: float | None) -> tuple[str, ...]:
+    return tuple(
+        f"output {output.name!r} is off by {output.max_error:.2e} ({output.scaled:.2e} of its scale) from what its own "
+        f"warped images give, expected at most {limit:.0e}"
+        for output in rests
+        if limit is not None and not output.scaled <= limit
+    )
+
+
+def _unknown(expectations: Sequence[Expectation]) -> tuple[str, ...]:
+    """The outputs that hold no number in the reference: what has nothing to be compared with is not right."""
+    found = []
+    for index, values in enumerate(zip(*(expectation.outputs for expectation in expectations), strict=False)):
+        floats = [value for value in values if value.dtype.kind == "f" and value.size]
+        if floats and not any(bool(np.isfinite(value).any()) for value in floats):
+            found.append(f"output {index} holds no finite number in the reference either: nothing can be compared")
+    return tuple(found)
 
 
 def _grids(runner: Runner, run: Run, samplings: Sequence[Sampling]) -> list[GridDeviation]:

@@ -32,6 +32,7 @@ RUNNERS = {
     "eager-fused": "PyTorch, its spatial transformers by the plugin library",
     "ort": "onnxruntime, the file's own functions",
     "ort-fused": "onnxruntime, its spatial transformers by the plugin library",
+    "ort-rounded": "onnxruntime, half-precision files in float32 with every half value rounded",
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT-RTX",
 }
@@ -318,17 +319,33 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
         return EagerRunner(loaded, device, fused=name == "eager-fused")
     if name.startswith("ort"):
         from stn_infer.backends.ort import OrtBackend
+        from stn_infer.graph.rounding import half_types
 
         fused = name == "ort-fused"
         if fused and not _has_our_ops(model):
             raise UsageError("the file has no spatial transformer of domain stn; stn-infer optimize")
-        return OnnxRunner(
-            name, model, lambda content: OrtBackend(content, device, spin="never", plugin=fused), inlined=not fused
-        )
+        if name == "ort-rounded" and not half_types(model):
+            raise UsageError("the file has no float16 or bfloat16 values; take ort")
+
+        def open_ort(content: bytes) -> OrtBackend:
+            if name == "ort-rounded":
+                content = _rounded(content)
+            return OrtBackend(content, device, spin="never", plugin=fused)
+
+        return OnnxRunner(name, model, open_ort, inlined=not fused)
     from stn_infer.backends import tensorrt
 
     gpu = "cuda:0" if device == "cpu" else device
     return OnnxRunner(name, model, lambda content: tensorrt.open_tensorrt(content, name, gpu), inlined=False)
+
+
+def _rounded(content: bytes) -> bytes:
+    import onnx
+
+    from stn_infer.graph.rounding import rounded_in_float32
+
+    rounded: bytes = rounded_in_float32(onnx.ModelProto.FromString(content)).SerializeToString()
+    return rounded
 
 
 def _has_our_ops(model: onnx.ModelProto) -> bool:

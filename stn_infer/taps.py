@@ -247,6 +247,8 @@ def alone(model: onnx.ModelProto, sampler: SamplerNode, image_shape: tuple[int, 
 def theta_for(node: SpatialNode, grid: Array) -> Array | None:
     """theta [N, D, K] float32 whose grid is ``grid`` [N, *out, D], or None where the family has no such grid."""
     basis = node.basis.astype(np.float64)
+    if not np.isfinite(basis).all():
+        return None
     if node.output_size and basis.shape[1] != prod(node.output_size):
         raise ModelError(
             f"node {node.name!r}: its basis has {basis.shape[1]} points for an output of {node.output_size}"

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stn_infer.reference import Reference
+    from stn_infer.sources import LoadedModel
 
 Array = NDArray[Any]
 
@@ -56,6 +57,24 @@ def float32_deviation(module: nn.Module, reference: Reference, batches: Sequence
             if not np.isfinite(difference):
                 return 0.0
             worst = max(worst, float(difference / max(1.0, float(np.abs(wanted).max()))))
+    return worst
+
+
+def rest_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[Sequence[Array]]) -> float:
+    """As :func:`float32_deviation`, the reference being given eager float32's own warped images.
+
+    That leaves out what the last digits of a coordinate do to a warped image: it is what the rest of the network needs.
+    """
+    from stn_infer.runners import EagerRunner
+
+    runner, worst = EagerRunner(loaded, "cpu", fused=False), 0.0
+    for inputs in batches:
+        run = runner.run(inputs)
+        expected, _ = reference.run(inputs, [trace.warped for trace in run.traces])
+        for output, wanted in zip(run.outputs.values(), expected, strict=True):
+            if wanted.dtype.kind == "f" and wanted.size:
+                difference = np.abs(output.astype(np.float64) - wanted).max()
+                worst = max(worst, float(difference / max(1.0, float(np.abs(wanted).max()))))
     return worst
 
 

@@ -122,6 +122,12 @@ class Verification:
         return any(not report.backend.startswith("eager") for report in self.ran)
 
     @property
+    def emulated(self) -> bool:
+        """Whether the file ran with its half-precision values rounded in float32, and in no other way."""
+        ran = [report.backend for report in self.ran if not report.backend.startswith("eager")]
+        return ran == ["ort-rounded"]
+
+    @property
     def passed(self) -> bool:
         """Whether a backend ran, and every one that did passed."""
         return bool(self.ran) and all(report.status == "passed" for report in self.ran)

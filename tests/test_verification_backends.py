@@ -13,7 +13,7 @@ import pytest
 import tensorrt_standin as standin
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
-from wrong_files import one_transformer, with_attribute
+from wrong_files import Mutation, one_transformer, with_attribute
 
 import stn_infer
 from stn_infer import plugin
@@ -22,6 +22,7 @@ from stn_infer.backends.tensorrt_executor import Executor
 from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.exporter import build_portable
+from stn_infer.graph.precision import to_half
 from stn_infer.metadata import ModelMetadata
 from stn_infer.onnx_reference import OnnxReference, OrtReference
 from stn_infer.reference import Reference
@@ -139,6 +140,54 @@ def test_open_sizes_need_a_shape(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="--input-shape"):
         verify(path, backends=["ort"])
     assert verify(path, backends=["ort"], input_shapes=[(2, 12, 20), (2, 3)]).passed
+
+
+@cache
+def bfloat16_file() -> onnx.ModelProto:
+    return to_half(build_portable(shipped()[0], "bf16")[0], "bf16").model
+
+
+@pytest.mark.parametrize("mistake", [None, with_attribute(mode="nearest"), with_attribute(align_corners=1)])
+def test_a_bfloat16_file_is_run_rounded_in_float32(tmp_path: Path, mistake: Mutation | None) -> None:
+    """onnxruntime's CPU has no bfloat16: the source's being right would say nothing of the file."""
+    path = written(tmp_path, mistake(bfloat16_file()) if mistake else bfloat16_file())
+    result = verify(path, source=SHIPPED)
+    rows = {report.backend: report for report in result.backends}
+    assert rows["ort"].status == "unavailable" and "no bfloat16" in rows["ort"].reason
+    assert rows["ort-rounded"].status == ("failed" if mistake else "passed"), rows["ort-rounded"].failures
+    assert result.passed == (mistake is None) and result.emulated
+    assert "in float32 with every half" in result.notes[0]
+
+
+def test_rounding_is_for_half_precision_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, one_transformer())
+    assert "ort-rounded" not in [report.backend for report in verify(path).backends]
+    with pytest.raises(UsageError, match="no float16 or bfloat16 values"):
+        verify(path, backends=["ort-rounded"])
+
+
+def test_a_file_that_nothing_runs_is_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("no such operator")
+
+    monkeypatch.setattr("stn_infer.backends.ort.OrtBackend.__init__", refuse)
+    path = written(tmp_path, shipped()[1])
+    result = CliRunner().invoke(main, ["verify", str(path), "--source", SHIPPED])
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr == f"error: {path} is not verified: no backend here runs it; ort: no such operator\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"against": "model.onnx", "weights": Path("w.pt")}, "--weights belong to a source"),
+        ({"source": SHIPPED, "input_shapes": [(1, 32, 32)]}, "the file's inputs are 1x42x42, not 1x32x32"),
+        ({"backends": ["ort", "onnx"]}, "a backend is one of .*, not 'onnx'"),
+    ],
+)
+def test_arguments_that_do_not_go_together(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        verify(written(tmp_path, shipped()[1]), **options)
 
 
 # ---- TensorRT, by the stand-in that computes y = 2 x -------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache, partial
 from itertools import product
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from wrong_files import Mutation, one_transformer, rounded_grid, rounding_up, swapped_axes, with_attribute
 
@@ -25,6 +27,8 @@ from stn_infer.runners import OnnxRunner
 from stn_infer.sampling import Sampler
 from stn_infer.sources import LoadedModel
 from stn_infer.verification import sample_batches, verify_model
+
+Array = NDArray[Any]
 
 MISTAKES: dict[str, tuple[Mutation, str]] = {
     "nearest for bilinear": (with_attribute(mode="nearest"), "nearest sampling instead of bilinear"),
@@ -212,6 +216,67 @@ def test_an_identity_head_hides_nothing() -> None:
     result = verify_model(still, with_attribute(padding_mode="border")(model))
     assert np.max([output.scaled for output in result.outputs]) <= 1e-5, "the outputs are right"
     assert not result.passed and "border padding instead of zeros" in result.backends[0].reason
+
+
+def scaled_output(factor: float) -> Mutation:
+    def mutate(model: onnx.ModelProto) -> onnx.ModelProto:
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(model)
+        name = wrong.graph.output[0].name
+        for node in wrong.graph.node:
+            for index, output in enumerate(node.output):
+                node.output[index] = "unscaled" if output == name else output
+        wrong.graph.initializer.append(onnx.numpy_helper.from_array(np.float32(factor), "factor"))
+        wrong.graph.node.append(onnx.helper.make_node("Mul", ["unscaled", "factor"], [name]))
+        return wrong
+
+    return mutate
+
+
+def test_a_scaled_output_does_not_hide_behind_a_sensitive_warp() -> None:
+    """At width 1024 float32 moves noise by a ten-thousandth; what follows the sampler is exact all the same."""
+    loaded, portable, _ = pair(1024)
+    right = verify_model(loaded, portable)
+    assert right.passed and right.tolerance > 1.2e-4
+    result = verify_model(loaded, scaled_output(1.0001)(portable))
+    (failure,) = result.backends[0].failures
+    assert "from what its own warped images give, expected at most 1e-05" in failure
+
+
+def with_basis(change: Callable[[Array], Array]) -> Mutation:
+    def mutate(model: onnx.ModelProto) -> onnx.ModelProto:
+        wrong = onnx.ModelProto()
+        wrong.CopyFrom(model)
+        basis = next(tensor for tensor in wrong.graph.initializer if tensor.name == "basis")
+        values = change(onnx.numpy_helper.to_array(basis)).astype(np.float32)
+        basis.CopyFrom(onnx.numpy_helper.from_array(values, "basis"))
+        return wrong
+
+    return mutate
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda basis: basis * np.float32("nan"), "its basis holds NaN"),
+        (lambda basis: basis * 0.99, "its kind is affine, and its basis is not x, y"),
+    ],
+)
+def test_a_basis_that_kernels_would_not_read(change: Callable[[Array], Array], message: str, capfd: Any) -> None:
+    """The function in the file reads the basis, a kernel of kind affine makes the rows itself."""
+    model = with_basis(change)(one_transformer())
+    check = alone(model, Sampler(), 0)
+    assert not check.passed and message in check.problem
+    assert capfd.readouterr() == ("", "")  # LAPACK writes of NaN to stdout
+
+
+def test_nothing_but_nan_is_no_agreement() -> None:
+    _, portable, _ = pair()
+    wrong = scaled_output(float("nan"))(portable)
+    reference, tested = OnnxReference(wrong), runner(wrong)
+    images = np.random.default_rng(0).random((2, 1, 20, 24), dtype=np.float32)
+    report = judge(tested, reference, expect(reference, [Batch("random", (images,))]), Limits(1e-5, 1e-3)).report
+    assert report.status == "failed" and "no finite number in the reference either" in report.reason
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])

@@ -10,7 +10,13 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
-_HALVES = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def half_types(model: onnx.ModelProto) -> frozenset[int]:
+    """Which of the half-precision types the main graph's constants have, or its casts give."""
+    casts = (attribute.i for node in model.graph.node if node.op_type == "Cast" for attribute in node.attribute)
+    return HALVES.intersection((*(tensor.data_type for tensor in model.graph.initializer), *casts))
 
 
 def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -28,21 +34,21 @@ def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     wide.CopyFrom(plain)
     graph = wide.graph
     for tensor in graph.initializer:
-        if tensor.data_type in _HALVES:
+        if tensor.data_type in HALVES:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
         for index, name in enumerate(node.output):
             kind = types.get(name)
-            if kind in _HALVES:
+            if kind in HALVES:
                 exact, narrow = f"{name}.exact", f"{name}.rounded"
                 node.output[index] = exact
                 nodes.append(helper.make_node("Cast", [exact], [narrow], to=kind))
                 nodes.append(helper.make_node("Cast", [narrow], [name], to=TensorProto.FLOAT))
         if node.op_type == "Cast":
             for attribute in node.attribute:
-                if attribute.name == "to" and attribute.i in _HALVES:
+                if attribute.name == "to" and attribute.i in HALVES:
                     attribute.i = TensorProto.FLOAT
     copies = []
     for node in nodes:  # copied, since emptying the field invalidates its own
