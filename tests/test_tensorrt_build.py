@@ -327,7 +327,7 @@ def test_the_plugin_is_part_of_the_key_only_where_it_has_something_to_do(
     with_sampler = building._request(small_model().SerializeToString(), BuildOptions())
     assert with_sampler.plugin == library and len(with_sampler.key.plugin_sha256) == 64
     plain = small_model()
-    del plain.graph.node[0]
+    plain.graph.node[0].CopyFrom(helper.make_node("AveragePool", ["x"], ["sampled"], kernel_shape=[3, 3]))
     without = building._request(plain.SerializeToString(), BuildOptions())
     assert without.plugin is None and without.key.plugin_sha256 == ""
     assert without.notes == ("the model has no spatial transformer for the plugin",)
