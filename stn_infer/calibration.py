@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from stn_infer.errors import InputError
 
 if TYPE_CHECKING:
+    import onnx
+
     from stn_infer.backends.base import TensorSpec
     from stn_infer.metadata import Preprocess
 
@@ -35,17 +37,38 @@ class Calibration:
     notes: tuple[str, ...]
 
 
+def check_sources(sources: Sequence[str | Path]) -> None:
+    """Look for ``sources`` before long work; what is in the files, and stdin, is left to :func:`load_calibration`.
+
+    Raises:
+        InputError: one is missing, or holds nothing to read.
+    """
+    from stn_infer.data.inputs import Inputs
+
+    named = [source for source in sources if str(source) != "-"]
+    if named:
+        with Inputs(named, lambda path: None) as inputs:
+            inputs.survey()
+
+
 def load_calibration(
-    sources: Sequence[str | Path], specs: Sequence[TensorSpec], preprocess: Preprocess | None
+    sources: Sequence[str | Path],
+    specs: Sequence[TensorSpec],
+    preprocess: Preprocess | None,
+    *,
+    most: int | None = None,
+    what: str = "calibration",
 ) -> Calibration:
     """Read and pre-process ``sources`` as ``run`` does.
 
-    Of more than 1,024 samples, 1,024 are taken at even distances, since folders are often sorted by class.
+    Of more than ``most`` samples, so many are taken at even distances, since folders are often sorted by class.
 
     Args:
         sources: files, folders, patterns, array files, ``@list.txt``.
         specs: the model's inputs.
         preprocess: how pixels become inputs; None where the model takes no images.
+        most: None: 1,024.
+        what: what messages call the samples.
 
     Raises:
         InputError: there is nothing to read, or nothing of it can be read.
@@ -56,7 +79,7 @@ def load_calibration(
     loader = Loader(specs, preprocess)
     with Inputs(sources, loader.arrays.count_rows) as inputs:
         total = inputs.survey().samples
-        count = min(total, MOST_SAMPLES)
+        count = min(total, most or MOST_SAMPLES)
         wanted = set((np.arange(count) * total // count).tolist())
         chosen = [sample for index, sample in enumerate(inputs) if index in wanted]
     batches: list[dict[str, NDArray[Any]]] = []
@@ -67,8 +90,34 @@ def load_calibration(
         errors += loaded.errors.values()
     samples = count - len(errors)
     if not samples:
-        raise InputError(f"no calibration sample can be read: {errors[0]}")
-    notes = [f"{len(errors)} of {count} calibration samples were left out; the first: {errors[0]}"] if errors else []
+        raise InputError(f"no {what} sample can be read: {errors[0]}")
+    notes = [f"{len(errors)} of {count} {what} samples were left out; the first: {errors[0]}"] if errors else []
     if total > count:
-        notes.append(f"{count} of {total} calibration samples were taken, at even distances")
+        notes.append(f"{count} of {total} {what} samples were taken, at even distances")
     return Calibration(tuple(batches), samples, tuple(notes))
+
+
+def load_for_file(
+    sources: Sequence[str | Path], model: onnx.ModelProto, preprocess: Preprocess | None, *, most: int
+) -> Calibration:
+    """As :func:`load_calibration`, for an ONNX file that no runtime need be able to open.
+
+    Raises:
+        InputError: there is nothing to read, or nothing of it can be read.
+        UsageError: ``preprocess`` does not fit the file.
+    """
+    from onnx import TensorProto, helper
+
+    from stn_infer.backends.base import TensorSpec
+    from stn_infer.data.loader import resolve_preprocess
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    specs = []
+    for value in model.graph.input:
+        if value.name not in constants:
+            kind = value.type.tensor_type
+            sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+            bits = kind.elem_type == TensorProto.BFLOAT16
+            dtype = np.dtype(np.uint16) if bits else np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+            specs.append(TensorSpec(value.name, (None, *sizes[1:]), dtype))
+    return load_calibration(sources, specs, resolve_preprocess(specs, preprocess, None), most=most, what="given")

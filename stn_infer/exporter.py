@@ -77,7 +77,7 @@ def export(
             what ``stn_infer.precision.TOLERANCES`` says.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         calibration: images or array files, as ``run`` takes them: int8 gets its ranges from them, and every lower
-            precision is compared on them.
+            precision is compared on them alone.
         grid_tolerance: in pixels, how far a lower precision may sample from where float32 does; None: as above.
         dynamic_size: leave height and width of image inputs open too; ``input_shapes`` are examples then, and the
             float32 file is verified at a second size as well.
@@ -91,12 +91,15 @@ def export(
         VerificationError: the file would not compute what the model does; nothing is written.
         OutputError: the file cannot be written.
     """
+    from stn_infer.calibration import check_sources
     from stn_infer.graph.op import with_theta as add_theta
     from stn_infer.sources import load_source
 
     path = Path(output)
     _check_precision(precision, calibration, grid_tolerance)
     check_writable(path)
+    if calibration:
+        check_sources(calibration)
     loaded = load_source(source, weights=None if weights is None else Path(weights), input_shapes=input_shapes)
     metadata = ModelMetadata(
         preprocess or loaded.metadata.preprocess,

@@ -50,6 +50,7 @@ class PrecisionReport:
         inputs: what was run.
         tolerance, grid_tolerance: what output_error (and eager_error) and grid_px are held to.
         notes: values out of range, and what the user should know.
+        on_own: whether ``inputs`` are the user's own.
     """
 
     precision: Precision
@@ -64,6 +65,7 @@ class PrecisionReport:
     tolerance: float
     grid_tolerance: float
     notes: tuple[str, ...]
+    on_own: bool = False
 
     def check(self, name: str) -> None:
         """Raise unless every error is within tolerance; not-a-number never is.
@@ -75,13 +77,19 @@ class PrecisionReport:
             if value is not None and not value <= self.tolerance:
                 raise VerificationError(
                     f"{name} in {self.precision}: {what} are off by {value:.2e} of their scale from fp32, expected at "
-                    f"most {self.tolerance:.2g}; keep a higher precision, or allow it with --tolerance"
+                    f"most {self.tolerance:.2g}; {self._advice} or allow it with --tolerance"
                 )
         if self.grid_px is not None and not self.grid_px <= self.grid_tolerance:
             raise VerificationError(
                 f"{name} in {self.precision}: it samples {self.grid_px:.2g} px away from where fp32 does, expected at "
-                f"most {self.grid_tolerance:.2g} px; keep a higher precision, or allow it with --grid-tolerance"
+                f"most {self.grid_tolerance:.2g} px; {self._advice} or allow it with --grid-tolerance"
             )
+
+    @property
+    def _advice(self) -> str:
+        if self.on_own:
+            return "keep a higher precision,"
+        return "keep a higher precision, compare on images of yours instead of noise with --calibrate,"
 
     def table(self) -> str:
         """The two files side by side, for a terminal."""
@@ -111,7 +119,8 @@ def lower(
         loaded: the source; says what inputs look like.
         model: the portable float32 file, verified, of opset 22 for bf16.
         precision: fp16, bf16 or int8.
-        calibration: the user's samples; needed for int8.
+        calibration: the user's samples, on which alone the two are compared; needed for int8. None: noise, and images
+            of the package's.
         tolerance, grid_tolerance: see :data:`TOLERANCES`, whose values are the defaults.
 
     Raises:
@@ -121,7 +130,8 @@ def lower(
 
     if precision not in TOLERANCES:
         raise UsageError(f"expected one of {', '.join(TOLERANCES)}, not {precision!r}")
-    feeds, scored, described = _samples(loaded, model, calibration, made_up=precision != "int8")
+    # the user's own samples say what it costs; of noise, half precision makes more than of any image
+    feeds, scored, described = _samples(loaded, model, calibration, made_up=calibration is None)
     notes = list(calibration.notes) if calibration is not None else []
     expected, deviation = Probe(model, plain=True), Deviation()
     eager: _Eager | None = None
@@ -132,7 +142,10 @@ def lower(
         probes = [Probe(lowered)]
     else:
         half: Half = "fp16" if precision == "fp16" else "bf16"
-        converted = to_half(model, half, peaks=activation_peaks(model, feeds) if half == "fp16" else None)
+        peaks = None
+        if half == "fp16":
+            peaks = activation_peaks(model, _samples(loaded, model, calibration, made_up=True)[0])
+        converted = to_half(model, half, peaks=peaks)
         lowered = converted.model
         notes += [finding.message for finding in converted.findings]
         if converted.half_nodes == 0:
@@ -172,6 +185,7 @@ def lower(
         tolerance=default if tolerance is None else tolerance,
         grid_tolerance=default_px if grid_tolerance is None else grid_tolerance,
         notes=tuple(notes),
+        on_own=calibration is not None,
     )
     return lowered, report
 

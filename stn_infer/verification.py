@@ -31,6 +31,7 @@ Array = NDArray[Any]
 TOLERANCE = 1e-5
 TOLERANCE_FP32_REFERENCE = 1e-4
 _TOLERANCE_FILE = 1e-4  # without the source, nothing says how exact float32 can be on the model
+_OWN_SAMPLES = 32  # float64 is slow
 # Twice what export allows a lower precision against float32: what moves is theta and the features; what the samplers
 # make of them is held to float32 all the same.
 _LOWER = {"float16": Limits(1e-2, 0.1), "bfloat16": Limits(1e-1, 0.5), "int8": Limits(2e-1, 1.0)}
@@ -46,6 +47,7 @@ def verify(
     backends: Sequence[str] | None = None,
     device: str = "cpu",
     against: str | Path | None = None,
+    inputs: Sequence[str | Path] | None = None,
 ) -> Verification:
     """Compare a model in every backend with a float64 reference.
 
@@ -65,10 +67,14 @@ def verify(
             run the file itself; ``ort-rounded`` stands in for a bfloat16 file.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         against: another ONNX file that is right; ``model`` is compared with it.
+        inputs: images, folders or array files to compare on, as ``run`` takes them, 32 samples at most; None: noise and
+            images of the package's for a model that takes images. An int8 file is right on images like those it was
+            calibrated on alone.
 
     Raises:
         UsageError: arguments that don't go together, or an unknown backend.
         ModelError: the file is unreadable, does not belong to the source, or no backend takes it.
+        InputError: ``inputs`` can't be read.
         MissingDependencyError: one of ``backends`` is not there.
     """
     from stn_infer.graph.load import load_model
@@ -88,15 +94,23 @@ def verify(
             raise UsageError(f"--source is for ONNX files; {model} is a source itself")
         loaded, proto = _exported(str(model), weights, input_shapes)
     notes: list[str] = []
+    own: tuple[Batch, ...] | None = None
+    if inputs:
+        own, notes = _own_batches(proto, inputs, None if loaded is None else loaded.metadata)
     reference: ReferenceModel
     if loaded is not None and against is None:
         reference = Reference(loaded.module, loaded.input_shapes)
-        batches = sample_batches(loaded)
+        batches = own or sample_batches(loaded)
     else:
-        batches = _file_batches(proto, input_shapes)
+        batches = own or _file_batches(proto, input_shapes)
         right = proto if against is None else load_model(Path(against))
         reference, problem = _file_reference(right, "the file" if against is None else Path(against).name, batches)
         notes += [f"the file can't be evaluated in float64: {problem}"] if problem else []
+    if (
+        _lower_precision(proto) == "int8" and not own
+    ):  # its ranges come from images; noise leaves them, in a right file too
+        batches = tuple(batch for batch in batches if batch.kind == "images") or batches
+        notes.append("an int8 file is right on images like those it was calibrated on; give such with --inputs")
     limits, more = _limits(proto, reference, loaded, batches, tolerance)
     found = expect(reference, batches)
     names = list(dict.fromkeys(backends)) if backends is not None else _backends_for(proto)
@@ -321,6 +335,17 @@ def _batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tupl
         batch("random", count, noise_images(count, first, generator, rule) if is_image else None) for count in (3, 1)
     ]
     return (*batches, batch("images", 8, sample_images(8, first, rule))) if is_image else tuple(batches)
+
+
+def _own_batches(
+    model: onnx.ModelProto, sources: Sequence[str | Path], metadata: ModelMetadata | None
+) -> tuple[tuple[Batch, ...], list[str]]:
+    """The user's samples, and what to say of them; pre-processed as the source says, else as the file does."""
+    from stn_infer.calibration import load_for_file
+
+    metadata = metadata or ModelMetadata.from_props({prop.key: prop.value for prop in model.metadata_props})
+    found = load_for_file(sources, model, metadata.preprocess, most=_OWN_SAMPLES)
+    return tuple(Batch("of yours", tuple(batch.values())) for batch in found.batches), list(found.notes)
 
 
 def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]] | None) -> tuple[Batch, ...]:

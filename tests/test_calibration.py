@@ -10,7 +10,7 @@ from PIL import Image
 
 from stn_infer import calibration
 from stn_infer.backends.base import TensorSpec
-from stn_infer.calibration import load_calibration
+from stn_infer.calibration import check_sources, load_calibration
 from stn_infer.errors import InputError
 from stn_infer.metadata import Preprocess
 
@@ -55,6 +55,14 @@ def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"no calibration sample can be read: .*a\.png"):
         load_calibration([tmp_path], SPECS, Preprocess("grey"))
+
+
+def test_sources_are_looked_for_before_long_work(tmp_path: Path) -> None:
+    for sources in ([tmp_path], [tmp_path / "none.png"], [f"{tmp_path}/*.png"], [f"@{tmp_path}/list.txt"]):
+        with pytest.raises(InputError):
+            check_sources(sources)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    check_sources([tmp_path, "-"])
 
 
 def test_arrays_serve_models_that_take_no_images(tmp_path: Path) -> None:

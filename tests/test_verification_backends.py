@@ -13,6 +13,7 @@ import pytest
 import tensorrt_standin as standin
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
 from wrong_files import Mutation, one_transformer, with_attribute
 
 import stn_infer
@@ -20,15 +21,16 @@ from stn_infer import plugin
 from stn_infer.backends import tensorrt
 from stn_infer.backends.tensorrt_executor import Executor
 from stn_infer.cli.main import main
-from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.exporter import build_portable
 from stn_infer.graph.precision import to_half
+from stn_infer.graph.quantize import quantize
 from stn_infer.metadata import ModelMetadata
 from stn_infer.onnx_reference import OnnxReference, OrtReference
 from stn_infer.reference import Reference
 from stn_infer.sources import LoadedModel, load_source
 from stn_infer.tensorrt_runtime import Gpu, TensorRT, make_logger
-from stn_infer.verification import verify
+from stn_infer.verification import sample_batches, verify
 
 SHIPPED = "st-cnn-affine-rts"
 
@@ -157,6 +159,29 @@ def test_a_bfloat16_file_is_run_rounded_in_float32(tmp_path: Path, mistake: Muta
     assert rows["ort-rounded"].status == ("failed" if mistake else "passed"), rows["ort-rounded"].failures
     assert result.passed == (mistake is None) and result.emulated
     assert "in float32 with every half" in result.notes[0]
+
+
+def test_own_inputs_are_what_is_run(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(34):
+        Image.fromarray(np.full((42, 42), 7 * index, np.uint8)).save(folder / f"{index:02}.png")
+    path = written(tmp_path, shipped()[1])
+    result = verify(path, source=SHIPPED, backends=["ort"], inputs=[folder])
+    assert result.passed and result.inputs == "32 of yours"
+    assert "32 of 34 given samples were taken, at even distances" in result.notes
+    with pytest.raises(InputError, match="no such file or folder"):
+        verify(path, source=SHIPPED, inputs=[tmp_path / "none"])
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 3, 5, 5), np.float32))
+    with pytest.raises(InputError, match=r"no given sample can be read: .*takes \[N, 1, 42, 42\]"):
+        verify(path, source=SHIPPED, inputs=[tmp_path / "wrong.npy"])
+
+
+def test_an_int8_file_is_compared_on_images_alone(tmp_path: Path) -> None:
+    loaded, model = shipped()
+    samples = [{"input": batch.inputs[0]} for batch in sample_batches(loaded) if batch.kind == "images"]
+    result = verify(written(tmp_path, quantize(model, samples)), source=SHIPPED, backends=["ort"])
+    assert result.passed and result.inputs == "8 images" and any("--inputs" in note for note in result.notes)
 
 
 def test_rounding_is_for_half_precision_alone(tmp_path: Path) -> None:

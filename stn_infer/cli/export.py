@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Images, folders or array files for int8's ranges; lower precisions are compared on them.  [repeatable]",
+    help="Images, folders or array files for int8's ranges; lower precisions are compared on them alone.  [repeatable]",
 )
 @click.option(
     "--tolerance",

@@ -25,6 +25,13 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
     help="Compare with this file, which is right, instead of the source.",
 )
 @click.option(
+    "--inputs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images, folders or array files to compare on; repeat it.  [noise, and images of the package's]",
+)
+@click.option(
     "--backend",
     "backends",
     multiple=True,
@@ -44,6 +51,7 @@ def command(
     model: Path,
     source: str | None,
     against: Path | None,
+    inputs: tuple[Path, ...],
     backends: tuple[str, ...],
     device: str,
     weights: Path | None,
@@ -69,6 +77,7 @@ def command(
         backends=backends or None,
         device=device,
         against=against,
+        inputs=inputs or None,
     )
     if as_json:
         click.echo(result.to_json())
