@@ -149,30 +149,37 @@ def test_an_interrupted_run_is_completed_by_a_fresh_process_with_the_same_weight
     assert [each.round for each in row.rounds] == [0, 1] and row.rounds[0] == done.get("eager", 2).rounds[0]
 
 
-def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+@pytest.mark.parametrize("end", ["abort", "interrupt"])
+def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str) -> None:
     from stn_infer.benchmarking.session import Processes, run_apart
     from stn_infer.benchmarking.worker import Task
 
-    module = tmp_path / "dying_module.py"
+    name = f"dying_by_{end}"
+    module = tmp_path / f"{name}.py"
+    call = "os.abort()" if end == "abort" else "os.kill(os.getpid(), 2)"
     module.write_text(
         "import os, torch\n"
         "class Dying(torch.nn.Module):\n"
         "    def forward(self, x):\n"
         "        if 'stn_infer.benchmarking.worker' in getattr(__import__('__main__').__spec__, 'name', ''):\n"
-        "            os.abort()\n"
+        f"            {call}\n"
         "        return x.mean((2, 3))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
     from stn_infer.benchmarking.result import Case
     from stn_infer.benchmarking.run import make_request
 
-    case = Case("dying_module:Dying", input_shapes=((1, 4, 4),), batch_sizes=(2,))
+    case = Case(f"{name}:Dying", input_shapes=((1, 4, 4),), batch_sizes=(2,))
     request = make_request([case], ["eager"], "cpu", 1, None, TINY_METHOD)
     folder = tmp_path / "work"
     folder.mkdir()
     processes = Processes(request, folder)
     (model,) = processes.prepare(request, lambda text: None)
     task = Task(processes.prepared[0], 0, ("eager",), model.tolerance, "cpu", 1, request.method)
+    if end == "interrupt":  # somebody's Ctrl-C is no fault of the variant
+        with pytest.raises(KeyboardInterrupt):
+            run_apart(task, folder, lambda text: None)
+        return
     with pytest.raises(Crashed) as caught:
         run_apart(task, folder, lambda text: None)
     assert (caught.value.variant, caught.value.how) == ("eager", "signal 6")
@@ -252,8 +259,15 @@ def test_wrong_arguments_are_usage_errors() -> None:
         bench(TINY, batch_sizes=(0,), input_shapes=SHAPE)
     with pytest.raises(UsageError, match="--source goes with an ONNX file"):
         bench(TINY, source="cnn", input_shapes=SHAPE)
+    with pytest.raises(UsageError, match="a precision is one of fp32, fp16, bf16, not 'fp8'"):
+        bench(TINY, precision="fp8", input_shapes=SHAPE)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="threads are a whole number of at least 1, given 0"):
+        bench(TINY, threads=0, input_shapes=SHAPE)
     with pytest.raises(UsageError, match="a boundary is one of host, device, end-to-end"):
         Method(boundary="kernel")  # type: ignore[arg-type]
+    for wrong in ({"seconds": float("inf")}, {"rates": (float("inf"),)}, {"concurrency": (0,)}):
+        with pytest.raises(UsageError, match="finite"):
+            Method(**wrong)  # type: ignore[arg-type]
 
 
 def test_a_file_that_is_no_result_is_refused(tmp_path: Path, result: BenchResult) -> None:
@@ -265,8 +279,25 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, result: BenchResult
         ("[]", "no schema_version"),
         ('{"schema_version": 1}', "expected schema version 2, it is 1"),
         ('{"schema_version": 2}', "damaged"),
+        ("[" * 100_000, "this is not"),
     ):
         path.write_text(text)
+        with pytest.raises(UsageError, match=message):
+            read_result(path)
+    for damage, message in (
+        (lambda it: it.pop("machine"), "lacks 'machine'"),
+        (lambda it: it.update(versions=[]), "expected an object, found list"),
+        (lambda it: it.update(models=[]), "holds no model"),
+        (lambda it: it["request"]["method"].update(rounds=0), "result.json.*rounds is at least 1"),
+        (lambda it: it["measurements"][0].update(model="other"), "none of its models"),
+        (lambda it: it["measurements"][0].update(rounds=[]), "lacks samples"),
+        (lambda it: it["measurements"][0]["rounds"][0].update(samples_ms=[0.0]), "no time"),
+        (lambda it: it["measurements"][0]["rounds"][0].update(samples_ms=["1"]), "expected float, found str"),
+        (lambda it: it["measurements"][0].update(batch_size=True), "expected int, found bool"),
+    ):
+        broken = json.loads(result.to_json())
+        damage(broken)
+        path.write_text(json.dumps(broken))
         with pytest.raises(UsageError, match=message):
             read_result(path)
     path.write_text(result.to_json())

@@ -83,8 +83,11 @@ def test_a_suite_is_read_and_the_command_line_goes_first(asked: list[Request], t
     path = tmp_path / "suite.toml"
     path.write_text('variants = ["ort"]\nrounds = 8\n[[model]]\nsource = "cnn"\n[[model]]\nsource = "fcn"\n')
     CliRunner().invoke(main, ["bench", "--suite", str(path)], catch_exceptions=False)
-    CliRunner().invoke(main, ["bench", "--suite", str(path), "--variant", "eager"], catch_exceptions=False)
-    assert [request.variants for request in asked] == [("ort",), ("eager",)]
+    line = ["bench", "--suite", str(path), "--variant", "eager", "--rounds", "2", "--device", "cpu"]
+    CliRunner().invoke(main, line, catch_exceptions=False)
+    CliRunner().invoke(main, ["bench", "--suite", str(path), "--quick"], catch_exceptions=False)
+    assert [request.variants for request in asked[:2]] == [("ort",), ("eager",)]
+    assert [request.method.rounds for request in asked] == [8, 2, 3]
     assert [case.model for case in asked[0].cases] == ["cnn", "fcn"] and asked[0].method.rounds == 8
 
 
@@ -92,8 +95,36 @@ def test_resume_takes_the_request_from_the_file(asked: list[Request], tmp_path: 
     path = tmp_path / "half.json"
     half = simulated(ort=Simulated(noisy(1.0)))
     path.write_text(replace(half, log=half.log[:3]).to_json())
-    CliRunner().invoke(main, ["bench", "--resume", str(path)], catch_exceptions=False)
+    CliRunner().invoke(main, ["bench", "--resume", str(path), "--debug"], catch_exceptions=False)
     assert asked == [half.request]
+
+
+def test_what_would_have_no_effect_is_refused(asked: list[Request], tmp_path: Path) -> None:
+    for line, message in (
+        ("--resume half.json --rounds 9", "--rounds has no effect beside --resume"),
+        ("--resume half.json --variant ort", "--variant has no effect beside --resume"),
+        ("--suite suite.toml --batch-sizes 8", "--batch-sizes has no effect beside --suite: say it in the file"),
+    ):
+        done = CliRunner().invoke(main, ["bench", *line.split()])
+        assert done.exit_code == 2 and message in done.stderr
+    assert not asked
+
+
+def test_an_interruption_names_the_file_to_go_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    output = tmp_path / "result.json"
+
+    def interrupted(request: Request, **extra: object) -> BenchResult:
+        if written:
+            output.write_text("{}")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(session, "run_request", interrupted)
+    written = False
+    done = CliRunner().invoke(main, ["bench", "cnn", "-o", str(output)])
+    assert done.exit_code == 130 and "--resume" not in done.stderr
+    written = True
+    done = CliRunner().invoke(main, ["bench", "cnn", "-o", str(output)])
+    assert done.exit_code == 130 and f"stn-infer bench --resume {output}" in done.stderr
 
 
 def test_compare_exits_with_1_on_a_regression(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import types
 import typing
 from collections.abc import Mapping
@@ -49,7 +50,7 @@ def read_result(path: Path) -> BenchResult:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"{path}: expected a result of `bench -o`; {error.strerror or error}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         raise UsageError(f"{path}: expected a result of `bench -o`, which is JSON; this is not") from None
     if not isinstance(content, dict) or "schema_version" not in content:
         raise UsageError(f"{path}: expected a result of `bench -o`; it has no schema_version")
@@ -58,9 +59,28 @@ def read_result(path: Path) -> BenchResult:
             f"{path}: expected schema version {SCHEMA_VERSION}, it is {content['schema_version']}; measure again"
         )
     try:
-        return decode(BenchResult, content)
-    except (KeyError, TypeError, ValueError) as error:
+        result = decode(BenchResult, content)
+        _check(result)
+        return result
+    except KeyError as error:
+        raise UsageError(f"{path}: expected a result of `bench -o`; it is damaged (it lacks {error})") from None
+    except (TypeError, ValueError, UsageError) as error:
         raise UsageError(f"{path}: expected a result of `bench -o`; it is damaged ({error})") from None
+
+
+def _check(result: BenchResult) -> None:
+    """Raise ValueError where figures could not be made of a result that has the right form."""
+    models = {(model.name, model.case.precision) for model in result.models}
+    if not models:
+        raise ValueError("it holds no model")
+    for row in result.measurements:
+        name = f"{row.variant} at batch {row.batch_size}"
+        if (row.model, row.precision) not in models:
+            raise ValueError(f"{name} is of {row.model!r}, which is none of its models")
+        if row.status == "timed" and not (row.rounds and all(row.by_round)):
+            raise ValueError(f"{name} is timed and lacks samples")
+        if not all(0 < sample < math.inf for sample in row.samples_ms):
+            raise ValueError(f"{name} has a sample that is no time")
 
 
 def decode(kind: type[T], value: Any) -> T:
@@ -87,14 +107,16 @@ def _decode(kind: Any, value: Any) -> Any:
         if not isinstance(value, list):
             raise TypeError(f"expected a list, found {type(value).__name__}")
         return tuple(_decode(arguments[0], each) for each in value)
-    if origin is not None and issubclass(origin, Mapping) if isinstance(origin, type) else False:
+    if isinstance(origin, type) and issubclass(origin, Mapping):
+        if not isinstance(value, dict):
+            raise TypeError(f"expected an object, found {type(value).__name__}")
         return {key: _decode(arguments[1], each) for key, each in value.items()}
     if origin is typing.Literal:
         if value not in arguments:
             raise ValueError(f"expected one of {', '.join(map(str, arguments))}, found {value!r}")
         return value
-    if kind is float:
+    if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
-    if not isinstance(value, kind):
+    if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
     return value

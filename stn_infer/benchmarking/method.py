@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -59,14 +60,17 @@ class Method:
             if getattr(self, name) < 1:
                 raise UsageError(f"{name} is at least 1, not {getattr(self, name)}")
         for name in ("seconds", "row_limit", "traffic_seconds"):
-            if not getattr(self, name) > 0:
-                raise UsageError(f"{name} is above 0, not {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise UsageError(f"{name} is above 0 and finite, not {getattr(self, name)}")
         if self.boundary not in get_args(Boundary):
             raise UsageError(f"a boundary is one of {', '.join(get_args(Boundary))}, not {self.boundary!r}")
         if self.l2 not in get_args(L2):
             raise UsageError(f"l2 is one of {', '.join(get_args(L2))}, not {self.l2!r}")
-        if any(callers < 1 for callers in self.concurrency) or any(not rate > 0 for rate in self.rates):
-            raise UsageError("concurrency is whole numbers of at least 1, and rates are above 0")
+        if any(callers < 1 for callers in self.concurrency) or any(not 0 < rate < math.inf for rate in self.rates):
+            raise UsageError(
+                "concurrency is whole numbers of at least 1, and rates are above 0 and finite; "
+                f"given {self.concurrency} and {self.rates}"
+            )
 
     @property
     def quick(self) -> bool:

@@ -107,7 +107,7 @@ class _BoundArrays(_Arrays):
         place = (kind, int(index or 0))
         names = [spec.name for spec in runner.backend.outputs]
         try:
-            shaped = self._session.run(names, self._feeds) if not runner.graph else _shapes(runner, self._feeds, names)
+            shaped = _shapes(runner, self._feeds, names)
             self._inputs = {
                 name: ort.OrtValue.ortvalue_from_numpy(array, *place) for name, array in self._feeds.items()
             }
@@ -157,7 +157,7 @@ class _BoundArrays(_Arrays):
 
 
 def _shapes(runner: OrtRunner, feeds: dict[str, Array], names: list[str]) -> list[Any]:
-    """Outputs of a run without a CUDA graph: one that is captured cannot make its own."""
+    """Outputs of another session: a captured graph cannot make its own, and the first call is still to be timed."""
     backend = runner.open(runner.file)
     try:
         found: list[Any] = backend.session.run(names, feeds)

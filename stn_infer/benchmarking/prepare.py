@@ -15,7 +15,7 @@ import numpy as np
 from stn_infer.backends.base import Array
 from stn_infer.benchmarking.check import Expected, bench_inputs
 from stn_infer.benchmarking.result import Case, Model, Precision
-from stn_infer.errors import SourceError, StnInferError, UsageError
+from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -115,6 +115,8 @@ def prepare(
     if problem:
         problems["torch"] = problem
     hashes |= {name: _sha256(path) for name, path in made.items()}
+    if given is not None:
+        hashes["file"] = _sha256(given)
     if loaded is not None:
         run, kind, seen = _torch_reference(loaded)
         shapes, name, rule = loaded.input_shapes, loaded.name, loaded
@@ -127,7 +129,13 @@ def prepare(
     described = ""
     for batch in case.batch_sizes:
         inputs, described = bench_inputs(rule, batch, seed)
-        outputs = run(inputs)
+        try:
+            outputs = run(inputs)
+        except StnInferError:
+            raise
+        except Exception as error:  # whatever the model's own code or its runtime raises
+            fed = " and ".join(str(list(value.shape)) for value in inputs)
+            raise ModelError(f"{name} fails on float32 inputs {fed}: {one_line(error)}") from error
         arrays: dict[str, Any] = {f"input_{index}": value for index, value in enumerate(inputs)}
         arrays |= {f"output_{index}": value for index, value in enumerate(outputs)}
         np.savez(folder / f"batch-{batch}.npz", **arrays)
@@ -324,9 +332,14 @@ def _file_reference(path: Path, case: Case) -> tuple[Callable[[Sequence[Array]],
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     options.log_severity_level = 4
     session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    wrong = [value.name for value in session.get_inputs() if value.type != "tensor(float)"]
+    if not session.get_inputs():
+        raise ModelError(f"{path}: expected a model with inputs; it has none")
+    wrong = [value for value in session.get_inputs() if value.type != "tensor(float)"]
     if wrong:
-        raise UsageError(f"{path}: bench feeds float32; input {wrong[0]!r} is of another type")
+        raise UsageError(
+            f"{path}: bench feeds float32, input {wrong[0].name!r} takes {wrong[0].type}; "
+            "put a Cast before it, or leave it to a variant of your own"
+        )
     names = [value.name for value in session.get_inputs()]
     shapes = case.input_shapes or tuple(tuple(value.shape[1:]) for value in session.get_inputs())
     if any(not isinstance(axis, int) for shape in shapes for axis in shape):

@@ -210,7 +210,8 @@ class Model:
         inputs_sha256: batch size (as text) to the hash of all input bytes.
         reference: what outputs were verified against.
         tolerance: on each output's error over its scale.
-        sha256: file or weights to its hash: ``weights``, ``plain``, ``portable``, ``plugin library``.
+        sha256: file or weights to its hash: ``weights``, ``plain``, ``portable``, ``plugin library``, and ``file``:
+            the ONNX file that was given.
         build_s: seconds to make each file.
         notes: what a reader must know of it.
     """

@@ -256,7 +256,11 @@ def _take_turns(
             readings.append(monitor.read(clock.now() - start))
             turn += 1
             if turn >= method.turns:
-                waiting = [row for row in waiting if row.lacks(method) and turn < _MOST_TURNS * method.turns]
+                waiting = [row for row in waiting if row.lacks(method)]
+            if turn >= _MOST_TURNS * method.turns:
+                for row in waiting:
+                    row.cut_short = True
+                break
         for row in rows:
             if not row.problem:
                 row.under_load(method, clock)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import get_args
 
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.result import BenchResult, Case, Precision, Request
@@ -52,10 +53,17 @@ def bench(
         command: written into the result.
         say: told what is being done, for a progress display.
 
+    Returns:
+        The result: a row for each variant and batch size, also for those that could not be timed, with the reason.
+        ``result.get("ort", 64).median_ms`` is a figure, ``result.passed`` whether all outputs were right.
+
     Raises:
-        UsageError: an unknown variant, a batch size below 1.
+        UsageError: an unknown variant or precision, a batch size or a number of threads below 1.
         SourceError, ModelError: the model cannot be had.
+        OutputError: ``output`` cannot be written; said before anything is measured.
     """
+    if precision not in get_args(Precision):
+        raise UsageError(f"a precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
     shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
     checkpoint = str(weights) if weights else None
     case = Case(str(model), source, checkpoint, shapes, precision, check_batch_sizes(batch_sizes))
@@ -76,7 +84,7 @@ def make_request(
     """A request whose defaults are filled in.
 
     Raises:
-        UsageError: an unknown variant or device.
+        UsageError: an unknown variant or device, or fewer than one thread.
     """
     from stn_infer.backends.device import Device
     from stn_infer.benchmarking.session import default_threads
@@ -87,6 +95,8 @@ def make_request(
         raise UsageError(
             f"variants are {', '.join(VARIANTS)} or package.module:function; given {', '.join(unknown) or 'none'}"
         )
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads are a whole number of at least 1, given {threads}")
     target = str(Device.parse(device))
     return Request(tuple(cases), names, target, threads or default_threads(), tolerance, method or Method())
 

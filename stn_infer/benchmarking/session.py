@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,7 +25,7 @@ from stn_infer.benchmarking.round import RoundReport, RowRound
 from stn_infer.benchmarking.variants import files_of, possible
 from stn_infer.benchmarking.worker import Task, work
 from stn_infer.errors import ModelError, UsageError
-from stn_infer.files import write_atomically
+from stn_infer.files import check_writable, write_atomically
 
 Say = Callable[[str], None]
 
@@ -149,11 +150,12 @@ def check_same(earlier: BenchResult, now: BenchResult) -> None:
     """Raise unless what is here now is what ``earlier`` measured.
 
     Raises:
-        UsageError: another machine, other versions, weights, inputs or plugin library.
+        UsageError: another machine, other versions, settings, weights, file, inputs or plugin library.
     """
     for what, before, after in (
         ("machine", earlier.machine, now.machine),
         ("versions", dict(earlier.versions), dict(now.versions)),
+        ("settings", dict(earlier.settings), dict(now.settings)),
         ("models", [_identity(model) for model in earlier.models], [_identity(model) for model in now.models]),
     ):
         if before != after:
@@ -237,6 +239,7 @@ def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
 
     Raises:
         Crashed: it died; says at which variant, and how.
+        KeyboardInterrupt: somebody ended it, which is nothing that a variant did.
     """
     from stn_infer.benchmarking.codec import decode
 
@@ -261,6 +264,8 @@ def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
         except BaseException:
             process.kill()
             raise
+    if process.returncode in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
+        raise KeyboardInterrupt
     if process.returncode != 0 or not answer.exists():
         tail = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         code = process.returncode
@@ -278,7 +283,13 @@ def run_request(
     command: str = "",
     say: Say = lambda text: None,
 ) -> BenchResult:
-    """Measure with real runtimes; with ``output``, the result is there after every round. Raises as :func:`measure`."""
+    """Measure with real runtimes; with ``output``, the result is there after every round. Raises as :func:`measure`.
+
+    Raises:
+        OutputError: ``output`` cannot be written; said before anything is measured.
+    """
+    if output is not None:
+        check_writable(output)
 
     def save(result: BenchResult) -> None:
         if output is not None:
@@ -364,7 +375,7 @@ def _with_library(model: Model, request: Request) -> Model:
 
 
 def _identity(model: Model) -> object:
-    known = {name: value for name, value in model.sha256.items() if name in ("weights", "plugin library")}
+    known = {name: value for name, value in model.sha256.items() if name in ("weights", "file", "plugin library")}
     return model.name, model.case.precision, model.inputs_sha256, known
 
 

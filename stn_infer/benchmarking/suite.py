@@ -28,7 +28,9 @@ from stn_infer.benchmarking.run import check_batch_sizes
 from stn_infer.errors import UsageError
 
 _MODEL_KEYS = ("source", "file", "batch_sizes", "precisions", "input_shapes", "weights")
-_METHOD_KEYS = {
+# A list of one type stands for a list whose items are of it.
+_OTHER_KEYS: dict[str, Any] = {"variants": [str], "device": str, "threads": int, "tolerance": float}
+_METHOD_KEYS: dict[str, Any] = {
     "rounds": int,
     "seconds": float,
     "samples": int,
@@ -36,8 +38,8 @@ _METHOD_KEYS = {
     "row_limit": float,
     "boundary": str,
     "l2": str,
-    "concurrency": list,
-    "rates": list,
+    "concurrency": [int],
+    "rates": [float],
     "traffic_seconds": float,
     "seed": int,
 }
@@ -71,61 +73,76 @@ def read_suite(path: Path, method: Method) -> Suite:
         raise UsageError(f"{path}: expected a suite; {error.strerror or error}") from None
     except ValueError as error:
         raise UsageError(f"{path}: expected a suite in TOML; {error}") from None
-    known = ("model", "variants", "device", "threads", "tolerance", *_METHOD_KEYS)
+    known = ("model", *_OTHER_KEYS, *_METHOD_KEYS)
     _only(path, "the suite", content, known)
+    found = {key: _typed(path, key, content[key], kind) for key, kind in _OTHER_KEYS.items() if key in content}
     models = content.get("model", [])
     if not isinstance(models, list) or not models:
         raise UsageError(f"{path}: expected at least one [[model]]")
     cases = tuple(case for model in models for case in _cases(path, model))
-    changes: dict[str, Any] = {}
-    for key, kind in _METHOD_KEYS.items():
-        if key in content:
-            value = _typed(path, key, content[key], kind)
-            changes[key] = tuple(value) if kind is list else value
-    variants = content.get("variants")
-    return Suite(
-        cases,
-        None if variants is None else tuple(_typed(path, "variants", variants, list)),
-        content.get("device"),
-        content.get("threads"),
-        content.get("tolerance"),
-        replace(method, **changes),
-    )
+    changes = {key: _typed(path, key, content[key], kind) for key, kind in _METHOD_KEYS.items() if key in content}
+    if not found.get("tolerance", 1.0) > 0 or found.get("threads", 1) < 1:
+        raise UsageError(f"{path}: expected a tolerance above 0 and threads of at least 1")
+    try:
+        changed = replace(method, **changes)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from None
+    variants, device, threads, tolerance = (found.get(key) for key in _OTHER_KEYS)
+    return Suite(cases, variants, device, threads, tolerance, changed)
 
 
 def _cases(path: Path, model: Any) -> list[Case]:
     if not isinstance(model, dict) or not ("source" in model or "file" in model):
         raise UsageError(f'{path}: a [[model]] has a source = "..." or a file = "..."')
     _only(path, "a [[model]]", model, _MODEL_KEYS)
-    file, source = model.get("file"), model.get("source")
-    weights = model.get("weights")
-    shapes = model.get("input_shapes")
-    precisions = _typed(path, "precisions", model.get("precisions", ["fp32"]), list)
+    file, source, weights = (
+        _typed(path, key, model[key], str) if key in model else None for key in ("file", "source", "weights")
+    )
+    batch_sizes = _typed(path, "batch_sizes", model.get("batch_sizes", [1, 64]), [int])
+    shapes = _typed(path, "input_shapes", model.get("input_shapes", []), [[int]])
+    precisions = _typed(path, "precisions", model.get("precisions", ["fp32"]), [str])
     wrong = [each for each in precisions if each not in get_args(Precision)]
     if wrong:
         raise UsageError(f"{path}: precisions are {', '.join(get_args(Precision))}; given {wrong[0]!r}")
+    return [
+        Case(
+            str(path.parent / file) if file else str(source),
+            source if file else None,
+            str(path.parent / weights) if weights else None,
+            shapes or None,
+            precision,
+            check_batch_sizes(batch_sizes),
+        )
+        for precision in precisions
+    ]
+
+
+def _typed(path: Path, key: str, value: Any, kind: Any) -> Any:
+    """``value``, a float made of a whole number and a tuple of a list; UsageError where it is of another type."""
     try:
-        return [
-            Case(
-                str(path.parent / file) if file else str(source),
-                source if file else None,
-                str(path.parent / weights) if weights else None,
-                tuple(tuple(int(size) for size in shape) for shape in shapes) if shapes else None,
-                precision,
-                check_batch_sizes([int(size) for size in model.get("batch_sizes", (1, 64))]),
-            )
-            for precision in precisions
-        ]
-    except (TypeError, ValueError):
-        raise UsageError(f"{path}: batch_sizes and input_shapes are lists of whole numbers") from None
+        return _cast(value, kind)
+    except TypeError:
+        raise UsageError(f"{path}: expected {key} as {_in_words(kind)}, given {value!r}") from None
 
 
-def _typed(path: Path, key: str, value: Any, kind: type) -> Any:
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
+def _cast(value: Any, kind: Any) -> Any:
+    if isinstance(kind, list):
+        if not isinstance(value, list):
+            raise TypeError
+        return tuple(_cast(each, kind[0]) for each in value)
+    if kind is float and type(value) is int:
         return float(value)
-    if not isinstance(value, kind) or isinstance(value, bool):
-        raise UsageError(f"{path}: expected {key} as {kind.__name__}, given {value!r}")
+    if type(value) is not kind:
+        raise TypeError
     return value
+
+
+def _in_words(kind: Any) -> str:
+    words = {int: "a whole number", float: "a number", str: "a text"}
+    many = {int: "whole numbers", float: "numbers", str: "texts"}
+    if not isinstance(kind, list):
+        return words[kind]
+    return "a list of lists of whole numbers" if isinstance(kind[0], list) else f"a list of {many[kind[0]]}"
 
 
 def _only(path: Path, what: str, given: dict[str, Any], known: tuple[str, ...]) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from stn_infer.cli import options
 from stn_infer.errors import ModelError, UsageError, VerificationError
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from stn_infer.benchmarking.result import BenchResult, Request
 
 _RESULT = click.Path(path_type=Path, dir_okay=False)
+_CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision")
+_QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
 class _Verb(click.Command):
@@ -91,7 +94,9 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 @click.option("--suite", type=_RESULT, help="A TOML file of several models, instead of MODEL.")
 @click.option("--resume", type=_RESULT, help="Go on with an interrupted result, instead of MODEL.")
 @options.output_option("Write the result with all samples to this JSON file, after every round.", required=False)
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str | None,
     batch_sizes: tuple[int, ...],
     variants: tuple[str, ...],
@@ -132,14 +137,27 @@ def command(
     if sum(given is not None for given in (model, suite, resume)) != 1:
         raise UsageError("bench takes one of MODEL, --suite FILE and --resume RESULT")
     if resume is not None:
+        others = [
+            parameter.name or ""
+            for parameter in ctx.command.params
+            if parameter.name not in ("resume", "output", "debug")
+        ]
+        _refuse(ctx, others, "--resume", "it goes on with what the file says; measure anew for anything else")
         _show(*_resumed(resume, output))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    method = replace(QUICK if quick else Method(), **changes, concurrency=concurrency, rates=rates, seed=seed)
+    changes |= {name: value for name, value in (("concurrency", concurrency), ("rates", rates)) if value}
+    if _is_given(ctx, "seed"):
+        changes["seed"] = seed
+    method = QUICK if quick else Method()
     names = variants or (quick_variants(device) if quick else None)
     if suite is not None:
-        request = _suite_request(suite, method, names, device, threads, tolerance)
+        _refuse(ctx, _CASE_OPTIONS, "--suite", "say it in the file")
+        if quick:
+            changes = {name: getattr(QUICK, name) for name in _QUICK_LENGTHS} | changes
+        target = device if _is_given(ctx, "device") else None
+        request = _suite_request(suite, method, changes, names, target, threads, tolerance)
     else:
         from stn_infer.benchmarking.result import Case
         from stn_infer.benchmarking.run import check_batch_sizes, make_request
@@ -150,7 +168,7 @@ def command(
         shapes = parse_input_shapes(input_shape) or None
         sizes = check_batch_sizes(batch_sizes)
         case = Case(model, source, checkpoint, shapes, precision, sizes)  # type: ignore[arg-type]
-        request = make_request([case], names, device, threads, tolerance, method)
+        request = make_request([case], names, device, threads, tolerance, replace(method, **changes))
     _show(_measure(request, output), output)
 
 
@@ -214,17 +232,36 @@ def report(result: Path, output: Path) -> None:
 command.others = {"compare": compare, "report": report}
 
 
+def _is_given(ctx: click.Context, name: str) -> bool:
+    """Whether the command line has it, rather than a default."""
+    return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
+
+
+def _refuse(ctx: click.Context, names: Iterable[str], beside: str, advice: str) -> None:
+    for parameter in ctx.command.params:
+        if parameter.name in names and parameter.opts and _is_given(ctx, parameter.name):
+            raise UsageError(f"{parameter.opts[0]} has no effect beside {beside}: {advice}")
+
+
 def _suite_request(
-    path: Path, method: Method, names: tuple[str, ...] | None, device: str, threads: int | None, tolerance: float | None
+    path: Path,
+    method: Method,
+    changes: dict[str, Any],
+    names: tuple[str, ...] | None,
+    device: str | None,
+    threads: int | None,
+    tolerance: float | None,
 ) -> Request:
-    """What a suite asks for; the command line's variants, device, threads and tolerance go before its own."""
+    """What a suite asks for; what the command line says goes before it."""
     from stn_infer.benchmarking.run import make_request
     from stn_infer.benchmarking.suite import read_suite
 
     suite = read_suite(path, method)
-    chosen = suite.device if device == "cpu" and suite.device else device
     limit = suite.tolerance if tolerance is None else tolerance
-    return make_request(suite.cases, names or suite.variants, chosen, threads or suite.threads, limit, suite.method)
+    changed = replace(suite.method, **changes)
+    return make_request(
+        suite.cases, names or suite.variants, device or suite.device or "cpu", threads or suite.threads, limit, changed
+    )
 
 
 def _resumed(path: Path, output: Path | None) -> tuple[BenchResult, Path]:
@@ -240,14 +277,22 @@ def _measure(request: Request, output: Path | None, earlier: BenchResult | None 
     from rich.console import Console
 
     from stn_infer.benchmarking.session import describe_request, run_request
-    from stn_infer.files import check_writable
 
-    if output is not None:
-        check_writable(output)
     click.echo(describe_request(request, earlier), err=True)
     command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
-    with Console(stderr=True).status("") as status:
-        return run_request(request, output=output, earlier=earlier, command=command, say=status.update)
+    before = _written(output)
+    try:
+        with Console(stderr=True).status("") as status:
+            return run_request(request, output=output, earlier=earlier, command=command, say=status.update)
+    except KeyboardInterrupt:
+        if output is not None and (earlier is not None or _written(output) != before):
+            click.echo(f"the finished rounds are in {output}; go on with: stn-infer bench --resume {output}", err=True)
+        raise
+
+
+def _written(path: Path | None) -> int:
+    """When a file was written last; 0 where there is none."""
+    return path.stat().st_mtime_ns if path is not None and path.exists() else 0
 
 
 def _show(result: BenchResult, output: Path | None) -> None:

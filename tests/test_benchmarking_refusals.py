@@ -1,0 +1,78 @@
+"""What a benchmark refuses in one line, and what it leaves to be timed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import onnx.parser
+import pytest
+import torch
+from torch import nn
+
+from stn_infer.benchmarking import Case, Method, bench
+from stn_infer.errors import ModelError, OutputError, UsageError
+
+HEAD = '<ir_version: 9, opset_import: ["" : 17]> '
+SHAPE = [(1, 8, 8)]
+
+
+def test_an_output_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="there is no folder"):
+        bench("no-such-model", output=tmp_path / "nowhere" / "result.json")
+
+
+class Raising(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        raise ValueError("always")
+
+
+def test_a_model_that_fails_or_takes_something_else_is_named(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match=r"Raising fails on float32 inputs \[2, 1, 8, 8\]: always"):
+        bench(f"{__name__}:Raising", batch_sizes=(2,), variants=("eager",), input_shapes=SHAPE)
+    for text, message in (
+        ("g (int64[N, 4] x) => (float[N, 4] y) { y = Cast<to = 1>(x) }", r"input 'x' takes tensor\(int64\)"),
+        ("g (float[1, 4] x) => (float[1, 4] y) { y = Relu(x) }", r"fixed fails on float32 inputs \[2, 4\]"),
+        (
+            "g () => (float[4] y) { y = Constant<value_floats = [1.0, 2.0, 3.0, 4.0]>() }",
+            "expected a model with inputs",
+        ),
+    ):
+        path = tmp_path / "fixed.onnx"
+        onnx.save(onnx.parser.parse_model(HEAD + text), path)
+        with pytest.raises((ModelError, UsageError), match=message):
+            bench(path, batch_sizes=(2,), variants=("ort-plain",))
+
+
+def test_binding_leaves_the_first_call_to_be_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from stn_infer.benchmarking import ort_variants
+    from stn_infer.benchmarking.prepare import prepare
+
+    path = tmp_path / "model.onnx"
+    onnx.save(onnx.parser.parse_model(HEAD + "g (float[N, 4] x) => (float[N, 4] y) { y = Relu(x) }"), path)
+    prepared, _ = prepare(
+        Case(str(path), batch_sizes=(2,)),
+        tmp_path,
+        files=frozenset(("plain", "portable")),
+        tolerance=None,
+        seed=0,
+        say=lambda text: None,
+    )
+    runner = ort_variants.OrtRunner("ort-binding", prepared, "cpu", 1, Method())
+    ran: list[str] = []
+    session = runner.backend.session
+
+    class Watched:
+        def run(self, *arguments: object) -> object:
+            ran.append("run")
+            return session.run(*arguments)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(session, name)
+
+    monkeypatch.setattr(runner.backend, "_session", Watched())
+    expected = prepared.expected(2)
+    bound = runner.bind(expected.inputs)
+    assert not ran
+    assert expected.error(bound.outputs()) < 1e-4
+    runner.close()
