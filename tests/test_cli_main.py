@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import contextlib
 import errno
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -63,6 +65,18 @@ def test_interrupted() -> None:
     result = invoke(raising(KeyboardInterrupt()))
     assert result.exit_code == 130
     assert result.stderr.strip() == "error: interrupted"
+
+
+def test_an_interrupt_that_a_library_caught_is_one_all_the_same() -> None:
+    def half_done() -> None:
+        with contextlib.suppress(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+        raise AttributeError("partially initialized module")
+
+    before = signal.getsignal(signal.SIGINT)
+    result = invoke(half_done)
+    assert result.exit_code == 130 and result.stderr.strip() == "error: interrupted"
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 def test_disk_full_names_the_file() -> None:

@@ -12,7 +12,9 @@ import difflib
 import errno
 import importlib
 import os
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
@@ -89,12 +91,48 @@ class LazyGroup(click.Group):
         name = prog_name or "stn-infer"
         if not standalone_mode:
             return super().main(arguments, name, complete_var, False, **extra)
-        try:
-            code = super().main(arguments, name, complete_var, False, **extra)
-            sys.stdout.flush()  # so that a closed pipe shows up here and not at the interpreter's exit
-        except Exception as error:
-            _fail(error, name, "--debug" in arguments)
+        with _Interrupts() as interrupts:
+            try:
+                code = super().main(arguments, name, complete_var, False, **extra)
+                sys.stdout.flush()  # so that a closed pipe shows up here and not at the interpreter's exit
+            except Exception as error:
+                if interrupts.seen and not isinstance(error, click.exceptions.Abort):
+                    error = Interrupted(error)
+                _fail(error, name, "--debug" in arguments)
         sys.exit(code if type(code) is int else 0)
+
+
+class Interrupted(click.exceptions.Abort):
+    """What became of Ctrl-C where a library caught it on its way, such as an import that was half done."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.__cause__ = error
+
+
+class _Interrupts:
+    """A context that remembers Ctrl-C, which raises KeyboardInterrupt as ever."""
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._before: Any = None
+
+    def __enter__(self) -> _Interrupts:
+        # a caller's own handler is left alone, and only the main thread may set one
+        if (
+            threading.current_thread() is threading.main_thread()
+            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
+        ):
+            self._before = signal.signal(signal.SIGINT, self._note)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._before is not None:
+            signal.signal(signal.SIGINT, self._before)
+
+    def _note(self, number: int, frame: Any) -> Never:
+        self.seen = True
+        raise KeyboardInterrupt
 
 
 def _fail(error: Exception, prog_name: str, debug: bool) -> Never:
