@@ -78,15 +78,20 @@ import sys
 import onnx, onnxruntime
 from stn_infer.graph.spatial import fuse
 
+def memory(which):
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith(which))
+
+imports = memory("VmRSS")
 model = onnx.load(sys.argv[1])
 _, (finding,) = fuse(model)
 assert finding.fused, finding.message
-with open("/proc/self/status") as status:
-    print(next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM")))
+print(memory("VmHWM") - imports)
 """
 
 
 def peak(made: onnx.ModelProto, path: Path) -> int:
+    """The most memory that loading and fusing take, beside what the imported packages take."""
     path.write_bytes(made.SerializeToString())
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
