@@ -234,6 +234,13 @@ def test_a_row_that_is_too_slow_is_cut_short_and_says_so() -> None:
     assert len(row.samples_ms) == 6 * 4
 
 
+def test_a_row_that_never_gets_its_seconds_is_cut_short_and_says_so() -> None:
+    sped_up = Simulated(lambda index, generator: 100.0 if index < 25 else 0.001)  # after its calls a turn were settled
+    row = only(Simulation({"ort": sped_up}).go(replace(SHORT, seconds=600.0, row_limit=1000.0)))
+    assert all(each.cut_short for each in row.rounds)
+    assert "cut short by the row's time limit" in flags(row)
+
+
 def test_a_warm_up_that_never_settles_is_flagged() -> None:
     row = only(Simulation({"ort": Simulated(lambda index, generator: 1 + 0.5 * (index // 5 % 2))}).go(SHORT))
     assert any("warm-up did not settle in 6 of 6 rounds" in flag for flag in flags(row))

@@ -38,6 +38,7 @@ def test_every_peer_is_verified_and_timed(tmp_path: Path) -> None:
     assert least.by == "bytes" and least.ms > 0
     text = compare.table(result, [least])
     assert "| kornia |" in text and text.count("x |") == len(peers)
+    assert text.count("(ort) |") == len(compare.PEERS)  # the fastest of ours is named
 
 
 def test_a_variant_of_ones_own_that_is_not_there_says_so() -> None:

@@ -27,6 +27,8 @@ import torch
 
 sys.path.insert(0, os.getcwd())
 
+from stn_infer.benchmarking.explain import ratio_text, speed_up
+from stn_infer.benchmarking.judge import flags
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.result import BenchResult, Case, Measurement
 from stn_infer.benchmarking.run import make_request
@@ -38,7 +40,7 @@ CASES = (
     Case(f"{_WARPS}:warp_digits", input_shapes=((1, 28, 28), (6,)), batch_sizes=(256,)),
     Case(f"{_WARPS}:warp_photos", input_shapes=((3, 224, 224), (6,)), batch_sizes=(64,)),
     Case(f"{_WARPS}:warp_features", input_shapes=((32, 28, 28), (6,)), batch_sizes=(64,)),
-    Case("tutorial-stn", batch_sizes=(1, 64, 256)),
+    Case("tutorial-stn-r", batch_sizes=(1, 64, 256)),
     Case("st-cnn-affine-rts", batch_sizes=(1, 64)),
 )
 OURS = ("ort", "ort-fused", "fused")
@@ -124,24 +126,36 @@ def bound(case: Case, name: str, batch_size: int, rates: Rates) -> Bound:
 
 
 def table(result: BenchResult, bounds: list[Bound]) -> str:
-    """Markdown: a row a case and peer, with ours, theirs, the ratio, and how far ours is from the bound."""
-    lines = ["| case | bound, ms | ours, ms | peer | theirs, ms | ratio |", "|---|---|---|---|---|---|"]
+    """Markdown: a row a case and peer: the bound, the fastest of ours by name, theirs, and the ratio with its interval.
+
+    The ratio is paired within the rounds, as in the result's own table; a row that is not steady bears a star.
+    """
+    lines = [
+        "| case | bound, ms | fastest of ours, ms | peer | theirs, ms | theirs / ours |",
+        "|---|---|---|---|---|---|",
+    ]
     for least in bounds:
         rows = {
             row.variant: row
             for row in result.measurements
             if (row.model, row.batch_size) == (least.model, least.batch_size)
         }
-        ours = min((_median(rows[name]) for name in OURS if name in rows), default=float("inf"))
+        timed = [rows[name] for name in OURS if name in rows and rows[name].status == "timed"]
+        ours = min(timed, key=_median, default=None)
+        own = "none was timed" if ours is None else f"{_figure(ours)} ({ours.variant})"
         for variant, peer in PEERS.items():
             row = rows.get(variant)
             if row is None or row.status != "timed":
                 theirs, ratio = (row.reason if row else "not run"), ""
             else:
-                theirs, ratio = f"{_median(row):.3g}", f"{_median(row) / ours:.2f}x"
+                theirs, ratio = _figure(row), "" if ours is None else ratio_text(speed_up(ours, row))
             case = f"{least.model}, batch {least.batch_size}"
-            lines.append(f"| {case} | {least.ms:.3g} ({least.by}) | {ours:.3g} | {peer} | {theirs} | {ratio} |")
+            lines.append(f"| {case} | {least.ms:.3g} ({least.by}) | {own} | {peer} | {theirs} | {ratio} |")
     return "\n".join(lines)
+
+
+def _figure(row: Measurement) -> str:
+    return f"{_median(row):.3g}{' *' if flags(row) else ''}"
 
 
 def _median(row: Measurement) -> float:
@@ -150,7 +164,7 @@ def _median(row: Measurement) -> float:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("-o", "--output", type=Path, help="the result, as `stn-infer bench --json` writes it")
+    parser.add_argument("-o", "--output", type=Path, help="the result, as `stn-infer bench -o` writes it")
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=2)

@@ -77,7 +77,10 @@ class TorchRunner(Runner):
             found["CUDA graph"] = "yes" if self.graph else "no"
             found["TF32"] = "off"
             if self.method.boundary == "host":
-                found["copies"] = "pinned"
+                cast = (
+                    "" if self.dtype == torch.float32 else f", images already {str(self.dtype).removeprefix('torch.')}"
+                )
+                found["copies"] = f"pinned{cast}"
         return found
 
     def close(self) -> None:
