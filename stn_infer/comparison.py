@@ -67,7 +67,7 @@ def compare_outputs(name: str, expected: Array, actual: Array) -> OutputDeviatio
         ModelError: the shapes differ.
     """
     if expected.shape != actual.shape:
-        raise ModelError(f"output {name!r} has shape {list(actual.shape)}, its source gives {list(expected.shape)}")
+        raise ModelError(f"output {name!r} has shape {list(actual.shape)}, expected {list(expected.shape)}")
     if expected.size == 0:
         return OutputDeviation(name, 0.0, 1.0)
     wanted, found = expected.astype(np.float64), actual.astype(np.float64)

@@ -96,6 +96,9 @@ def export(
     from stn_infer.sources import load_source
 
     path = Path(output)
+    for limit in (tolerance, grid_tolerance):
+        if limit is not None and not 0 < limit < float("inf"):
+            raise UsageError(f"a tolerance is a number above 0, not {limit}")
     _check_precision(precision, calibration, grid_tolerance)
     check_writable(path)
     if calibration:

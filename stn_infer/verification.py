@@ -86,7 +86,9 @@ def verify(
     unknown = next((name for name in backends or () if name not in RUNNERS), None)
     if unknown is not None:
         raise UsageError(f"a backend is one of {', '.join(RUNNERS)}, not {unknown!r}")
-    if str(model).endswith(".onnx"):
+    if tolerance is not None and not 0 < tolerance < float("inf"):
+        raise UsageError(f"a tolerance is a number above 0, not {tolerance}")
+    if _is_onnx(Path(model)):
         proto = load_model(Path(model))
         loaded = None if against is not None else _source(proto, source, weights, input_shapes)
     else:
@@ -184,6 +186,12 @@ def _judge_one(name: str, proto: onnx.ModelProto, loaded: LoadedModel | None, de
         raise _Failed(str(error)) from error
     finally:
         runner.close()
+
+
+def _is_onnx(path: Path) -> bool:
+    """Whether a path is meant as an ONNX file: by its suffix, or a file of none that a source has."""
+    suffix = path.suffix.lower()
+    return suffix == ".onnx" or (suffix not in (".toml", ".pt2") and path.is_file())
 
 
 def _noted(result: Verification, note: str) -> Verification:

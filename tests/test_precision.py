@@ -124,7 +124,7 @@ def test_the_command_line_shows_size_and_errors(tmp_path: Path, digits: Path) ->
     header = next(index for index, line in enumerate(lines) if "output error" in line)
     assert lines[header + 1].split()[:3] == ["fp32", "121", "KiB"]
     assert lines[header + 2].split()[:2] == ["fp16", "68"] and " px " in lines[header + 2]
-    assert lines[header + 3].startswith("compared with the fp32 file on") and "40 of yours" in lines[header + 3]
+    assert lines[header + 3] == "compared with the fp32 file on 40 of yours", "and on no noise"
 
 
 @pytest.mark.parametrize(
@@ -134,6 +134,7 @@ def test_the_command_line_shows_size_and_errors(tmp_path: Path, digits: Path) ->
         (["--calibrate", "."], "--calibrate is for lower precisions; add --precision int8"),
         (["--grid-tolerance", "1"], "--grid-tolerance is for lower precisions"),
         (["--precision", "fp8"], "fp8"),
+        (["--precision", "fp16", "--tolerance", "inf"], "a tolerance is a number above 0, not inf"),
     ],
 )
 def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], message: str) -> None:
@@ -184,7 +185,7 @@ REPORT = PrecisionReport(
     agreement=0.995,
     compared=200,
     eager_error=None,
-    inputs="200 of yours",
+    inputs="200 random",
     tolerance=5e-3,
     grid_tolerance=0.05,
     notes=(),
@@ -204,8 +205,12 @@ REPORT = PrecisionReport(
 def test_each_error_is_held_to_its_tolerance(change: dict[str, Any], message: str) -> None:
     REPORT.check("m")
     replace(REPORT, grid_px=None, agreement=None).check("m")
-    with pytest.raises(VerificationError, match=message):
+    with pytest.raises(VerificationError, match=message) as caught:
         replace(REPORT, **change).check("m")
+    assert "--calibrate" in str(caught.value), "it was measured on noise"
+    with pytest.raises(VerificationError) as caught:
+        replace(REPORT, **change, on_own=True).check("m")
+    assert "--calibrate" not in str(caught.value)
 
 
 def test_the_table_says_none_where_there_is_none() -> None:

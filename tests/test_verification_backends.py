@@ -69,6 +69,14 @@ def test_a_file_alone_is_compared_with_itself_in_float64(tmp_path: Path) -> None
         verify(tmp_path / "model.onnx", backends=["eager"])
 
 
+def test_an_onnx_file_may_be_called_anything(tmp_path: Path) -> None:
+    for name in ("model.ONNX", "model.pb", "model"):
+        assert verify(written(tmp_path, one_transformer(), name), backends=["ort"]).passed
+    (tmp_path / "image.png").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"image\.png is no ONNX file"):
+        verify(tmp_path / "image.png")
+
+
 def test_two_files(tmp_path: Path) -> None:
     right = written(tmp_path, one_transformer(), "right.onnx")
     wrong = written(tmp_path, with_attribute(padding_mode="border")(one_transformer()), "wrong.onnx")
@@ -207,6 +215,7 @@ def test_a_file_that_nothing_runs_is_not_verified(tmp_path: Path, monkeypatch: p
     [
         ({"against": "model.onnx", "weights": Path("w.pt")}, "--weights belong to a source"),
         ({"source": SHIPPED, "input_shapes": [(1, 32, 32)]}, "the file's inputs are 1x42x42, not 1x32x32"),
+        ({"tolerance": float("nan")}, "a tolerance is a number above 0, not nan"),
         ({"backends": ["ort", "onnx"]}, "a backend is one of .*, not 'onnx'"),
     ],
 )
