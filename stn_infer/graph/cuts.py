@@ -83,6 +83,8 @@ class Cutter:
                 continue
             seen.add(unit)
             count = rows.factor // unit.factor
+            if count > 1 and self._observed.batches > 1 and shared.count(False) > 1:
+                continue  # batches of their own: what is broadcast can't be told from the images' number
             cut = Cut(
                 candidate.tensors, shapes, shared, candidate.nodes, unit, count, self._widest(candidate) // unit.factor
             )

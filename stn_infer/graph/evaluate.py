@@ -37,6 +37,10 @@ _INDEX_OPS = _PICKS | frozenset(
     {"Size", "Range", "Expand", "Tile", "Transpose", "ConstantOfShape", "Constant", "Where", "Equal", "Mul", "Add"}
 )
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+# To what a size can be cast and stay what it is.
+_NUMBERS = (*_FLOATS, TensorProto.INT32, TensorProto.INT64)
+# Where a shape must go on as it began.
+_BATCHES = (1, 4, 5, 8, 16, 17, 33, 64, 100, 128)
 # A constant larger than this is computed again for each batch size rather than kept.
 _KEPT_BYTES = 2**22
 
@@ -63,6 +67,7 @@ class Evaluator:
         self._view, self._observed, self._opset = view, observed, opset
         self._constants: dict[tuple[str, Sizes], Array] = {}
         self._sized: dict[str, bool] = {}
+        self._linear: set[str] = set()  # what only picks from shapes, so that it is linear in the open sizes
         self._references: dict[int, Any] = {}
 
     @property
@@ -73,9 +78,9 @@ class Evaluator:
     def depends_on_open_sizes(self, name: str) -> bool:
         """Whether the values (not the shape alone) of a tensor that varies with no data follow from an open size.
 
-        The shape arguments of what expands or reshapes don't count: the values stay the same, only more often. Picks
-        from a shape are linear in the batch, so that two sizes decide; anything else computed from it is presumed to
-        depend on it.
+        The shape arguments of what expands or reshapes don't count, as long as they grow with the batch: the values
+        stay the same, only more often. Picks from a shape are linear in the batch, so that two sizes decide; anything
+        else computed from it is presumed to depend on it.
         """
         stack = [name]
         while stack:
@@ -83,7 +88,7 @@ class Evaluator:
             if top in self._sized:
                 stack.pop()
                 continue
-            needs = [need for need in self._value_inputs(top) if need not in self._sized]
+            needs = [need for need in self._needs(top) if need not in self._sized]
             if needs:
                 stack.extend(needs)
                 continue
@@ -102,13 +107,42 @@ class Evaluator:
             return False
         node = self._view.nodes[self._view.producer[name]]
         needs = self._value_inputs(name)
+        if not all(self.grows_with_batch(need) for need in self._needs(name) if need not in needs):
+            return True
         sized = node.op_type in SHAPE_OPS or any(self._sized[need] for need in needs)
         # a sum along the batch of a repeated constant counts the samples
         sized = sized or (node.op_type not in _EACH_ELEMENT and any(map(self._carries_open_size, needs)))
-        if not sized or node.op_type not in _PICKS:
+        if not sized or not self._only_picks(node):
             return sized
+        self._linear.add(name)
         first, *others = (self.constant(name, sizes) for sizes in self.settings)
         return any(not np.array_equal(first, other) for other in others)
+
+    def grows_with_batch(self, name: str) -> bool:
+        """Whether a shape is linear in the batch: by the way it is made, or else at a number of sizes.
+
+        Exporters ask of shapes whether they are -1, and multiply and add; no rule tells that from a threshold.
+        """
+        batches = [sizes for sizes in self.settings if not sizes.variant]
+        if not self.depends_on_open_sizes(name) or name in self._linear or len(batches) < 2:
+            return True
+        first, second = (self.constant(name, sizes) for sizes in batches)
+        if first.shape != second.shape or first.dtype.kind not in "iu":
+            return False
+        start, step = batches[0].batch, second - first
+        return all(
+            np.array_equal(self.constant(name, Sizes(batch)), first + (batch - start) * step) for batch in _BATCHES
+        )
+
+    def _only_picks(self, node: onnx.NodeProto) -> bool:
+        """Whether a node picks from shapes, at places that are the same for every size."""
+        if node.op_type not in _PICKS or (node.op_type == "Cast" and attributes_of(node)["to"] not in _NUMBERS):
+            return False
+        picked = len(node.input) if node.op_type == "Concat" else 1
+        if node.op_type in SHAPE_OPS:
+            return True
+        values_are = all(name in self._linear or not self._sized[name] for name in node.input[:picked] if name)
+        return values_are and not any(self._sized.get(name, False) for name in node.input[picked:])
 
     def numbers_samples(self, name: str) -> Array | None:
         """The value, at the first setting, of an index [N, ..., R] whose first component is each sample's number.

@@ -26,7 +26,7 @@ Float64 = NDArray[np.float64]
 Fit = Callable[[Float64, Float64], "Float64 | None"]
 
 # A run's intermediate values, in elements: chunks of unit vectors are as long as this allows.
-_MOST_VALUES = 2**19
+_MOST_VALUES = 2**18
 _MOST_UNITS = 64
 # Responses of fewer elements are kept rather than measured a second time.
 _KEPT_VALUES = 2**21
@@ -208,7 +208,7 @@ class _Measured:
         if not self._cut.units.batch:
             return list(settings)
         # other batches than those from which shapes were learnt
-        return [Sizes(3), Sizes(5 if self._cut.widest * 5 <= 8 * _MOST_VALUES else 2), *settings[2:]]
+        return [Sizes(3), Sizes(5 if self._cut.widest * 5 <= 16 * _MOST_VALUES else 2), *settings[2:]]
 
     def _measure(self) -> Iterator[Float64]:
         shared = self._cut.shared_columns

@@ -90,7 +90,11 @@ class Prover:
         for position, name in enumerate(node.input):
             # the rule of ScatterND looks at its indices itself
             is_shape = position == 1 and node.op_type in (*SHAPED_BY_SECOND, "AffineGrid", "ScatterND")
-            if name and name not in forms and not is_shape and self._evaluator.depends_on_open_sizes(name):
+            if not name or name in forms:
+                continue
+            if position == 1 and node.op_type in SHAPED_BY_SECOND and not self._evaluator.grows_with_batch(name):
+                raise Obstacle(node.output[0], node.op_type, f"the shape {name!r} follows no simple rule")
+            if not is_shape and self._evaluator.depends_on_open_sizes(name):
                 reason = f"{name!r} is computed from the batch size, or follows the size of the images"
                 raise Obstacle(node.output[0], node.op_type, reason)
         shapes, dtypes = self._observed.shapes, self._observed.dtypes

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,16 +14,27 @@ from stn_infer.graph.scopes import STANDARD_DOMAINS, Scope, all_nodes, bodies, n
 # Their outputs tell a shape, not data: constant once the batch size is known.
 SHAPE_OPS = frozenset({"Shape", "Size"})
 # The shape of what they make is data itself.
-_DATA_SHAPED_OPS = frozenset({"NonZero", "Compress", "Unique", "NonMaxSuppression", "Loop", "Scan", "If"})
-# Input 0 is data; the others give the shape of the output, or a part of it.
-_RESHAPING_OPS = frozenset(
-    {"Reshape", "Expand", "Tile", "ConstantOfShape", "Slice", "Range", "Resize", "Pad", "OneHot", "TopK", "Squeeze"}
+_DATA_SHAPED_OPS = frozenset(
+    {"NonZero", "Compress", "Unique", "NonMaxSuppression", "Loop", "Scan", "If", "SequenceMap", "StringSplit"}
+    | {"ImageDecoder"}
 )
+# The inputs from this one on give the shape of the output, or a part of it; those before are data.
+_SHAPE_INPUTS = {
+    **dict.fromkeys(
+        ("Range", "ConstantOfShape", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"), 0
+    ),
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Slice", "Resize", "Upsample", "Pad", "CenterCropPad", "OneHot"), 1),
+    **dict.fromkeys(("TopK", "Squeeze", "Unsqueeze", "Split", "AffineGrid", "Col2Im", "DFT", "STFT"), 1),
+    **dict.fromkeys(("SequenceAt", "SequenceInsert", "SequenceErase", "SplitToSequence"), 1),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare"), 1),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"), 1),
+    "MaxUnpool": 2,
+}
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
 # Operators of other domains that are known to compute the same from the same; the rest might be random.
-_OTHER_CONSTANT_OPS = frozenset({("com.microsoft", "Inverse")})
+OTHER_CONSTANT_OPS = frozenset({("com.microsoft", "Inverse")})
 
 
 @dataclass(frozen=True)
@@ -71,26 +83,13 @@ class GraphView:
             if name and name not in scope.given
         }
         self.varying = {value.name for value in scope.model.graph.input} | scope.defaults | scope.given
-        data_shaped: set[str] = set()
-        for node in self.nodes:
-            outputs = [name for name in node.output if name]
-            sources = tuple(names_read(node))
-            if node.op_type in SHAPE_OPS:
-                if node.input[0] in data_shaped:
-                    self.varying.update(outputs)
-                continue
-            varies = _is_random(node) or not self.varying.isdisjoint(sources)
-            if varies:
-                self.varying.update(outputs)
-            shape_sources = node.input[0 if node.op_type in ("Range", "ConstantOfShape") else 1 :]
-            reshaped = node.op_type in _RESHAPING_OPS and any(name in self.varying for name in shape_sources)
-            if reshaped or (varies and node.op_type in _DATA_SHAPED_OPS) or not data_shaped.isdisjoint(sources):
-                data_shaped.update(outputs)
+        functions = {(f.domain, f.name): f for f in scope.model.functions if f.domain not in STANDARD_DOMAINS}
+        _trace(self.nodes, self.varying, functions)
 
     def maker(self, tensor: str) -> str:
-        """The operator that makes a tensor; empty for inputs and initialisers."""
+        """The operator that makes a tensor, with its domain unless it is ONNX's own; empty for what has no maker."""
         index = self.producer.get(tensor)
-        return "" if index is None else self.nodes[index].op_type
+        return "" if index is None else _operator(self.nodes[index])
 
     def varying_inputs(self, node: onnx.NodeProto) -> list[str]:
         """The inputs of ``node`` that vary with data, without repeats."""
@@ -121,7 +120,7 @@ class GraphView:
             if name not in self.producer:
                 continue
             node = self.nodes[self.producer[name]]
-            if node.op_type in SHAPE_OPS:
+            if follows(node, SHAPE_OPS):
                 shaped.add(node.input[0])
             else:
                 stack.extend(node.input)
@@ -133,10 +132,42 @@ def follows(node: onnx.NodeProto, op_types: frozenset[str]) -> bool:
     return node.op_type in op_types and node.domain in STANDARD_DOMAINS
 
 
+def _operator(node: onnx.NodeProto) -> str:
+    plain = node.domain in STANDARD_DOMAINS or (node.domain, node.op_type) in OTHER_CONSTANT_OPS
+    return node.op_type if plain else f"{node.domain}::{node.op_type}"
+
+
+def _trace(
+    nodes: Iterable[onnx.NodeProto], varying: set[str], functions: Mapping[tuple[str, str], onnx.FunctionProto]
+) -> set[str]:
+    """Add to ``varying``, in place, what depends on the data of what is in it; the tensors whose shape does."""
+    data_shaped: set[str] = set()
+    for node in nodes:
+        outputs = [name for name in node.output if name]
+        sources = tuple(names_read(node))
+        if follows(node, SHAPE_OPS):
+            if node.input[0] in data_shaped:
+                varying.update(outputs)
+            continue
+        varies = _is_random(node) or not varying.isdisjoint(sources)
+        if varies:
+            varying.update(outputs)
+        shaped_by_data = varies and node.op_type in _DATA_SHAPED_OPS
+        if node.op_type in _SHAPE_INPUTS:
+            shaped_by_data = not varying.isdisjoint(node.input[_SHAPE_INPUTS[node.op_type] :])
+        function = functions.get((node.domain, node.op_type))
+        if function is not None:
+            given = zip(function.input, node.input, strict=False)
+            shaped_by_data = bool(_trace(function.node, {inner for inner, name in given if name in varying}, functions))
+        if shaped_by_data or not data_shaped.isdisjoint(sources):
+            data_shaped.update(outputs)
+    return data_shaped
+
+
 def _is_random(node: onnx.NodeProto) -> bool:
     """Whether a node may compute something else each time."""
     if node.domain not in STANDARD_DOMAINS:
-        return (node.domain, node.op_type) not in _OTHER_CONSTANT_OPS
-    if node.op_type in _RANDOM_OPS:
-        return True
+        return (node.domain, node.op_type) not in OTHER_CONSTANT_OPS
+    if node.op_type in _RANDOM_OPS or (node.op_type == "Dropout" and any(node.input[2:])):
+        return True  # the third input of Dropout switches it on
     return any(_is_random(inner) for _, graph in bodies(node) for inner in all_nodes(graph.node))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from hashlib import sha256
 from typing import Any
 
 import numpy as np
@@ -97,7 +98,7 @@ class Rewriter:
 
     def _basis(self, prefix: str, factored: Factored) -> str:
         values = np.ascontiguousarray(factored.basis, np.float32)
-        key = values.shape[0].to_bytes(8) + values.tobytes()
+        key = values.shape[0].to_bytes(8) + sha256(values).digest()
         if key not in self._bases:
             self._bases[key] = self._constant(f"{prefix}_basis", values)
         return self._bases[key]
@@ -118,7 +119,7 @@ class Rewriter:
             return self._thetas[key]
         values = self._fold(prefix, cut, factored, before)
         if values is None:
-            values = self._apply(prefix, cut, factored, before)
+            values = self._apply(prefix, image, cut, factored, before)
         # a unit's rows lie side by side in the values
         leading = 0 if cut.rows == 1 else -1
         shape = np.array([leading, factored.dimensions, len(factored.basis)], np.int64)
@@ -174,7 +175,7 @@ class Rewriter:
             return tensor
         return self._node(before, "Cast", [tensor], f"{prefix}_single", to=TensorProto.FLOAT)
 
-    def _apply(self, prefix: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str:
+    def _apply(self, prefix: str, image: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str:
         """theta = M · p + m on the cut's values; nothing but a reshape where M is the identity and m is zero."""
         flat = []
         for number, (tensor, shape, size) in enumerate(zip(cut.tensors, cut.shapes, cut.sizes, strict=True)):
@@ -186,7 +187,10 @@ class Rewriter:
                 sizes = self._constant(f"{prefix}_size_{number}", np.array([leading, size], np.int64))
                 name = self._node(before, "Reshape", [name, sizes], f"{prefix}_parameters_{number}")
             flat.append(name)
-        if any(cut.shared) and not all(cut.shared):
+        if len(flat) > 1 and self._observed.batches > 1 and cut.rows == 1 and not all(cut.shared):
+            # inputs with batches of their own: one of them may be 1 and broadcast
+            flat = [self._repeat(prefix, name, image, 2, before) for name in flat]
+        elif any(cut.shared) and not all(cut.shared):
             sample = flat[cut.shared.index(False)]
             flat = [
                 self._repeat(prefix, name, sample, 2, before) if shared else name

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import onnx
 
+from stn_infer.errors import ModelError
 from stn_infer.graph.cuts import Candidate, Cutter
 from stn_infer.graph.evaluate import Evaluator
 from stn_infer.graph.forms import FLOATS, Degree
@@ -20,9 +21,9 @@ from stn_infer.graph.observe import Observation, observe
 from stn_infer.graph.op import Kind, attach_functions, opset_of
 from stn_infer.graph.operators import OPERATORS
 from stn_infer.graph.proof import LINEAR_OPS, Prover
-from stn_infer.graph.region import SHAPE_OPS, GraphView, Obstacle
+from stn_infer.graph.region import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, Obstacle
 from stn_infer.graph.rewrite import Names, Rewriter, drop_unused
-from stn_infer.graph.scopes import Scope, scopes
+from stn_infer.graph.scopes import STANDARD_DOMAINS, Scope, scopes
 from stn_infer.graph.sizes import Shapes
 
 
@@ -70,8 +71,9 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
         a GridSample, in graph order. Inputs, outputs and the opset stay.
 
     Raises:
-        ModelError: onnxruntime can't run the model.
+        ModelError: onnxruntime can't run the model, or it defines an operator of ONNX's own anew.
     """
+    _refuse_own_operators(model)
     copy = with_functions_inlined(model)
     names = Names(copy)
     findings: list[Finding] = []
@@ -93,6 +95,13 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
     drop_unused(copy.graph)
     attach_functions(copy)
     return copy, tuple(findings)
+
+
+def _refuse_own_operators(model: onnx.ModelProto) -> None:
+    """ONNX lets a file's function stand for an operator of the same name; onnxruntime takes its own all the same."""
+    for function in model.functions:
+        if function.domain in STANDARD_DOMAINS or (function.domain, function.name) in OTHER_CONSTANT_OPS:
+            raise ModelError(f"the file has a function of the name of the standard operator {function.name!r}")
 
 
 def _plan(scope: Scope, names: Names, shapes: Sequence[Shapes]) -> tuple[Rewriter, list[Finding]]:
