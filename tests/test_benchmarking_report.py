@@ -12,6 +12,7 @@ from xml.etree import ElementTree
 import pytest
 from benchmarking_sim import Simulated, Simulation, fixed, noisy
 
+from stn_infer.benchmarking import table
 from stn_infer.benchmarking.explain import explanation
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.report import as_csv, markdown, page, write_report
@@ -86,3 +87,16 @@ def test_three_files_are_written(result: BenchResult, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot make the folder"):
         write_report(result, tmp_path / "file")
+
+
+def test_every_row_is_compared_with_what_the_heading_names(result: BenchResult) -> None:
+    """A baseline that could be timed at one batch size only is not replaced by another at the next."""
+    rows = tuple(
+        replace(row, status="unavailable", rounds=()) if row.key[2:] == (8, "eager") else row
+        for row in result.measurements
+    )
+    partial = replace(result, measurements=rows)
+    (model,) = partial.models
+    assert table.compared_with(partial, model) == "eager"
+    assert table.against(partial, model, partial.get("ort", 1)) != ""
+    assert table.against(partial, model, partial.get("ort", 8)) == ""

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stn_infer.benchmarking.stats import FEWEST_FOR_P90, median, nearest_rank, p90
+from stn_infer.benchmarking.stats import FLOORS, median, nearest_rank, percentiles
 from stn_infer.benchmarking.timing import Plan, interleave, warm_up
 
 
@@ -50,8 +50,8 @@ def test_known_percentiles() -> None:
 
 
 def test_a_p90_needs_enough_samples() -> None:
-    assert p90([1.0] * (FEWEST_FOR_P90 - 1)) is None
-    assert p90([1.0] * FEWEST_FOR_P90) == 1.0
+    assert 90 not in percentiles([1.0] * (FLOORS[90] - 1))
+    assert percentiles([1.0] * FLOORS[90])[90] == 1.0
 
 
 def test_warm_up_ends_when_times_are_stable() -> None:

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 #: Percentile to the fewest samples that it is given for: below, it is a handful of calls and not repeatable.
 FLOORS: dict[float, int] = {50: 1, 90: 64, 95: 130, 99: 662, 99.9: 6636}
-FEWEST_FOR_P90 = FLOORS[90]
 
 #: Fewer rounds than this have no 95 % interval: even the range of five medians covers only 94 %.
 FEWEST_ROUNDS = 6
@@ -40,11 +39,6 @@ def nearest_rank(samples: Sequence[float], percent: float) -> float:
 def median(samples: Sequence[float]) -> float:
     """The 50th percentile by nearest rank."""
     return nearest_rank(samples, 50)
-
-
-def p90(samples: Sequence[float]) -> float | None:
-    """The 90th percentile; None with fewer than :data:`FEWEST_FOR_P90` samples."""
-    return nearest_rank(samples, 90) if len(samples) >= FEWEST_FOR_P90 else None
 
 
 def percentiles(samples: Sequence[float]) -> dict[float, float]:
@@ -103,13 +97,6 @@ class Interval:
     def excludes_one(self) -> bool:
         """Whether a ratio's whole interval lies on one side of 1."""
         return self.low is not None and self.high is not None and not self.low <= 1 <= self.high
-
-    @property
-    def inverse(self) -> Interval:
-        """The interval of 1 / value."""
-        if self.low is None or self.high is None:
-            return Interval(1 / self.value, None, None)
-        return Interval(1 / self.value, 1 / self.high, 1 / self.low)
 
 
 def paired_ratio(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], seed: int = 0) -> Interval:

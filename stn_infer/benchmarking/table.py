@@ -70,8 +70,10 @@ def figures(row: Measurement) -> tuple[str, ...]:
 
 
 def against(result: BenchResult, model: Model, row: Measurement) -> str:
-    """How many times faster a row is than its batch size's baseline."""
-    other = baseline(rows_of(result, model, row.batch_size))
+    """How many times faster a row is than what the model's rows are compared with; empty where that was not timed."""
+    name = compared_with(result, model)
+    rivals = rows_of(result, model, row.batch_size)
+    other = next((each for each in rivals if each.variant == name and each.status == "timed"), None)
     if other is None or row.status != "timed":
         return ""
     return "1x" if other is row else ratio_text(speed_up(row, other))
