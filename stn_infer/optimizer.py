@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -72,7 +73,7 @@ def optimize(
 
     Raises:
         ModelError: the file is unreadable or damaged, or onnxruntime can't run it.
-        UsageError: ``input_shapes`` does not fit it.
+        UsageError: ``input_shapes`` does not fit it, or ``tolerance`` is no positive number.
         VerificationError: the result would not compute what the original does, or that could not be tried; nothing is
             written.
         OutputError: the file can't be written.
@@ -80,6 +81,9 @@ def optimize(
     from stn_infer.graph.compare import TOLERANCE
     from stn_infer.graph.trial import try_model
 
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    if not 0 < tolerance < inf:
+        raise UsageError(f"--tolerance takes a positive number, not {tolerance}")
     path, source = Path(output), Path(model)
     check_writable(path)
     prepared = _Prepared(source, path)
@@ -88,7 +92,7 @@ def optimize(
             prepared.load(Path(scratch))
             try_model(source, prepared.original, prepared.folder, input_shapes)
             rewritten = _rewrite(prepared, fix)
-            comparison, notes = _verified(prepared, rewritten, tolerance or TOLERANCE, input_shapes)
+            comparison, notes = _verified(prepared, rewritten, tolerance, input_shapes)
             size = _write(prepared, rewritten.model, path)
     except (ModelError, VerificationError) as error:
         if str(source) in str(error):
@@ -264,10 +268,11 @@ def _write(prepared: _Prepared, model: onnx.ModelProto, path: Path) -> int:
         with open_atomically(path) as file:
             write_embedded(model, prepared.folder, file)
         return path.stat().st_size
-    with open_atomically(beside) as file:
-        write_external(model, prepared.folder, file, beside.name)
-    with open_atomically(path) as file:
+    # the data take their place only once the graph is written, so that an older pair is kept where either fails
+    with open_atomically(path) as file, open_atomically(beside) as data:
+        write_external(model, prepared.folder, data, beside.name)
         file.write(model.SerializeToString())
+        file.flush()
     return path.stat().st_size + beside.stat().st_size
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from onnx import TensorProto, helper
 from onnx_files import F32, affine_grid_model, affine_model, constant, flow_model, half_model, make
 
 from stn_infer.errors import ModelError, OutputError, UsageError, VerificationError
+from stn_infer.files import open_atomically
 from stn_infer.graph.compare import TOLERANCE
 from stn_infer.graph.load import load_model
 from stn_infer.graph.op import opset_of, spatial_nodes
@@ -371,3 +374,33 @@ def test_a_model_over_two_gigabytes(tmp_path: Path) -> None:
 def test_nothing_stays_behind(tmp_path: Path) -> None:
     optimize(save(affine_model(), tmp_path), tmp_path / "out.onnx")
     assert sorted(os.listdir(tmp_path)) == ["in.onnx", "out.onnx"]
+
+
+def test_an_older_pair_is_kept_where_the_graph_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, output = save(affine_model(), tmp_path, **EXTERNAL), tmp_path / "out.onnx"
+    older = {output: b"graph", tmp_path / "out.onnx.data": b"data"}
+    for file, content in older.items():
+        file.write_bytes(content)
+
+    class Full(io.BytesIO):
+        def write(self, content: Any) -> int:
+            raise OSError(28, "No space left on device")
+
+    @contextlib.contextmanager
+    def opened(target: Path) -> Iterator[Any]:
+        with open_atomically(target) as file:
+            yield Full() if target == output else file
+
+    monkeypatch.setattr("stn_infer.optimizer.open_atomically", opened)
+    with pytest.raises(OutputError, match="No space left"):
+        optimize(path, output)
+    assert {file: file.read_bytes() for file in older} == older
+    assert sorted(os.listdir(tmp_path)) == ["in.onnx", "out.onnx", "out.onnx.data", "weights.bin"]
+
+
+@pytest.mark.parametrize("tolerance", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_tolerance_is_a_positive_number(tolerance: float, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="positive number"):
+        optimize(save(affine_model(), tmp_path), tmp_path / "out.onnx", tolerance=tolerance)

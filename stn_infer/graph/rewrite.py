@@ -98,7 +98,7 @@ class Rewriter:
 
     def _basis(self, prefix: str, factored: Factored) -> str:
         values = np.ascontiguousarray(factored.basis, np.float32)
-        key = values.shape[0].to_bytes(8) + sha256(values).digest()
+        key = values.shape[0].to_bytes(8) + sha256(values.data).digest()
         if key not in self._bases:
             self._bases[key] = self._constant(f"{prefix}_basis", values)
         return self._bases[key]
