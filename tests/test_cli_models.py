@@ -6,6 +6,7 @@ import json
 
 from click.testing import CliRunner
 
+from stn_infer.cli.main import main
 from stn_infer.cli.models import command
 from stn_infer.conventions import CONVENTIONS
 from stn_infer.foreign import FOREIGN
@@ -45,3 +46,10 @@ def test_conventions_are_listed_with_the_error_of_the_identity() -> None:
     assert rows["dtrb"]["identity_error_px"] == list(CONVENTIONS["dtrb"].identity_error(100))
     assert rows["stnbhwd"]["order"] == "yx"
     assert rows["kevinzakka"]["difference"]
+
+
+def test_a_width_without_conventions_is_a_usage_error() -> None:
+    result = CliRunner().invoke(main, ["models", "--width", "50"])
+    assert result.exit_code == 2 and result.stderr == (
+        "error: --width is for the table of conventions; add --conventions\n"
+    )

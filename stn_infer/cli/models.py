@@ -7,6 +7,9 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
+
+from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -30,6 +33,8 @@ def command(conventions: bool, width: int, as_json: bool) -> None:
     if conventions:
         _list_conventions(width, as_json)
         return
+    if click.get_current_context().get_parameter_source("width") is ParameterSource.COMMANDLINE:
+        raise UsageError("--width is for the table of conventions; add --conventions")
     from stn_infer.foreign import FOREIGN
     from stn_infer.models import NETWORKS, SHIPPED, shipped
 
