@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, parser
 from onnx_files import F16, F32, affine_grid_model, affine_model, constant, flow_model, make
 
 from stn_infer.graph.op import opset_of
@@ -266,3 +266,53 @@ def test_an_affine_grid_of_open_size_is_refused() -> None:
     mended, done = repair(model, AFTER)
     assert mended is model
     assert not done[0].done and "size of AffineGrid 'affine' is not fixed" in done[0].message
+
+
+def test_an_affine_grid_whose_size_a_caller_may_override_is_refused() -> None:
+    """The file's value for it is a default only."""
+    model = affine_grid_model()
+    model.graph.input.append(helper.make_tensor_value_info("rest", TensorProto.INT64, [3]))
+    mended, done = repair(model, AFTER)
+    assert mended is model
+    assert not done[0].done and "size of AffineGrid 'affine' is not fixed" in done[0].message
+
+
+def in_a_function(sampler: str, domain: str, more: str = "") -> onnx.ModelProto:
+    return parser.parse_model(
+        f"""
+        <ir_version: 10, opset_import: ["" : 18, "pkg" : 1, "{domain}" : 1]>
+        warp (float[N, 1, 8, 8] x, float[N, 8, 8, 2] grid) => (float[N, 1, 8, 8] y)
+        {more} {{ y = pkg.sample <how = "nearest"> (x, grid) }}
+        <domain: "pkg", opset_import: ["" : 18, "{domain}" : 1]>
+        sample <how> (x, g) => (y) {{ {sampler} }}
+        """
+    )
+
+
+def test_a_mode_that_a_function_takes_as_an_attribute_is_kept() -> None:
+    model = in_a_function("y = com.microsoft.GridSample <mode: string = @how> (x, g)", "com.microsoft")
+    mended, done = repair(model, BEFORE)
+    assert mended is model
+    assert [(entry.code, entry.done) for entry in done] == [("custom-sampler", False)]
+
+
+def test_constants_of_the_main_graph_mean_nothing_in_a_function() -> None:
+    sampler = (
+        "zero = Constant <value_int = 0> () one = Constant <value_int = 1> () "
+        "y = aten.grid_sampler (x, g, one, zero, zero)"
+    )
+    model = in_a_function(sampler, "aten", "<int64 one = {0}, int64 zero = {0}>")
+    mended, done = repair(model, BEFORE)
+    assert mended is model and done == ()
+
+
+def test_settings_that_a_caller_may_override_are_no_constants() -> None:
+    model = parser.parse_model(
+        """
+        <ir_version: 10, opset_import: ["" : 18, "aten" : 1]>
+        warp (float[N, 1, 8, 8] x, float[N, 8, 8, 2] grid, int64 mode) => (float[N, 1, 8, 8] y)
+        <int64 mode = {0}, int64 zero = {0}> { y = aten.grid_sampler (x, grid, mode, zero, zero) }
+        """
+    )
+    mended, done = repair(model, BEFORE)
+    assert mended is model and done == ()

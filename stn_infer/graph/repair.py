@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import onnx
@@ -18,7 +19,7 @@ from stn_infer.errors import ModelError, one_line
 from stn_infer.graph.compare import Stored, open_session
 from stn_infer.graph.mesh import canonical_basis
 from stn_infer.graph.op import opset_of
-from stn_infer.graph.opset import Refused, every_node, lower_opset, raise_opset
+from stn_infer.graph.opset import Refused, every_node, lower_opset, nested_nodes, raise_opset
 from stn_infer.graph.samplers import (
     CUSTOM,
     UNKNOWN,
@@ -116,17 +117,22 @@ def standard_samplers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Rep
     """Custom samplers become GridSample, and the file's opset at least 16.
 
     Raises:
-        Refused: mmdeploy's runtime samples bicubic as bilinear, or the opset can't be raised.
+        Refused: mmdeploy's runtime samples bicubic as bilinear, a function takes a sampler's settings as attributes, or
+            the opset can't be raised.
     """
-    constants = small_constants(model)
     changed = _copy(model)
     count = 0
-    for node in every_node(changed):
-        settings = sampler_settings(node, constants)
+    constants = small_constants(model)
+    graphs: list[tuple[Any, dict[str, int]]] = [(changed.graph.node, constants)]
+    graphs += [(function.node, {}) for function in changed.functions]  # where the main graph's names mean nothing
+    for node, known in ((node, known) for nodes, known in graphs for node in nested_nodes(nodes)):
+        settings = sampler_settings(node, known)
         old = node.domain in ("", "ai.onnx") and opset_of(model) < 16
         if settings is None or not (old or (node.domain, node.op_type) in CUSTOM):
             continue
         mode, padding, aligned, _ = settings
+        if any(attribute.ref_attr_name for attribute in node.attribute):
+            raise Refused(f"a function takes the settings of {node.name or node.output[0]!r} as attributes")
         if node.domain == "mmdeploy" and mode == "bicubic":
             raise Refused(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
         count += 1
@@ -180,7 +186,7 @@ def plain_affine_grids(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Re
     nodes = [node for node in model.graph.node if node.op_type == "AffineGrid" and node.domain in ("", "ai.onnx")]
     if not nodes:
         return model, []
-    facts = infer_facts(model)
+    facts = infer_facts(_without_defaults(model))
     names = {name for node in model.graph.node for name in (*node.input, *node.output)}
     changed = _copy(model)
     kept: list[onnx.NodeProto] = []
@@ -197,6 +203,16 @@ def plain_affine_grids(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Re
     del changed.graph.node[:]
     changed.graph.node.extend(copies)
     return changed, [Repair("affine-grid", f"{len(nodes)} AffineGrid written as a matrix product with a constant mesh")]
+
+
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which what a caller may override has no value."""
+    copy = _copy(model)
+    inputs = {value.name for value in model.graph.input}
+    for index in reversed(range(len(copy.graph.initializer))):
+        if copy.graph.initializer[index].name in inputs:
+            del copy.graph.initializer[index]
+    return copy
 
 
 def _product(node: onnx.NodeProto, sizes: list[int], model: onnx.ModelProto, names: set[str]) -> list[onnx.NodeProto]:

@@ -92,7 +92,7 @@ def find_samplers(model: onnx.ModelProto) -> tuple[Sampler, ...]:
     for function in model.functions:
         if function.domain != "stn":
             for inner in nested_nodes(function.node):
-                found += _in_nodes([inner], f"the function {function.domain}::{function.name}", constants)
+                found += _in_nodes([inner], f"the function {function.domain}::{function.name}", {})
     return tuple(found)
 
 
@@ -161,8 +161,10 @@ def known_attributes(node: onnx.NodeProto) -> dict[str, Any]:
 def small_constants(model: onnx.ModelProto) -> dict[str, int]:
     """By name, the whole numbers and truth values that stand in the file as scalars."""
     found: dict[str, int] = {}
+    # from IR version 4 on a caller may override them
+    inputs = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
     kinds = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
-    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer]
+    tensors = [(tensor.name, tensor) for tensor in model.graph.initializer if tensor.name not in inputs]
     for node in model.graph.node:
         if node.op_type == "Constant" and node.output:
             for attribute in node.attribute:
