@@ -15,11 +15,11 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import orjson
 from numpy.typing import NDArray
 
 from stn_infer.backends.base import Array, TensorSpec
@@ -270,12 +270,27 @@ def printable(name: str) -> str:
 
 
 def _number_lines(rows: Rows) -> list[str]:
-    """All outputs side by side, for each sample the end of its line. All lines in one go: that takes half the time."""
-    parts = [values.reshape(len(rows.names), -1) for values in rows.outputs.values()]
-    line = "".join(f",{_number(part.dtype)}" * part.shape[1] for part in parts) + "\n"
-    samples = zip(*[part.tolist() for part in parts], strict=True)
-    numbers = chain.from_iterable(chain.from_iterable(samples))
-    return ((line * len(rows.names)) % tuple(numbers)).splitlines(keepends=True)
+    """All outputs side by side, for each sample the end of its line."""
+    columns = [_joined(values.reshape(len(rows.names), -1)) for values in rows.outputs.values()]
+    return ["," + ",".join(sample) + "\n" for sample in zip(*columns, strict=True)]
+
+
+def _joined(values: Array) -> list[str]:
+    """Each row's numbers, commas between them, with as few digits as bring them back in their own type."""
+    if values.dtype.char not in "fdil" or not values.size:
+        line = ",".join([_number(values.dtype)] * values.shape[1])
+        return [line % tuple(row) for row in values.tolist()]
+    # orjson takes a tenth of the time of formatting in Python, but JSON has no word for infinity
+    finite = np.isfinite(values)
+    known = values if finite.all() else np.where(finite, values, values.dtype.type(0))
+    text = orjson.dumps(np.ascontiguousarray(known), option=orjson.OPT_SERIALIZE_NUMPY)
+    lines = text[2:-2].decode().split("],[")
+    for row in np.flatnonzero(~finite.all(axis=1)).tolist():
+        numbers = lines[row].split(",")
+        for column in np.flatnonzero(~finite[row]).tolist():
+            numbers[column] = str(float(values[row, column]))
+        lines[row] = ",".join(numbers)
+    return lines
 
 
 def _number(dtype: np.dtype[Any]) -> str:
