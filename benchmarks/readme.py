@@ -94,8 +94,8 @@ def photos() -> str:
         _digits(ms[name]) for name in ("onnxruntime, fused", "PyTorch, grid_sample", "onnxruntime, function")
     )
     return (
-        f"At 64 x 3 x 224 x 224 (`benchmarks/warp.py`, one process): fused {fused} ms, PyTorch {torch} ms, onnxruntime\n"
-        f"with our function {function} ms."
+        f"At 64 x 3 x 224 x 224 (`benchmarks/warp.py`, one process): fused {fused} ms, PyTorch {torch} ms,\n"
+        f"onnxruntime with our function {function} ms."
     )
 
 
