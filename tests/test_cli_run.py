@@ -103,7 +103,7 @@ def test_flags_override_what_the_file_says(model: Path, images: Path, tmp_path: 
     assert result.exit_code == 0, result.output
     rows = table(tmp_path / "out" / "predictions-00000.csv")
     assert {row["label"] for row in rows} == {"x"}
-    assert {row["scores_2"] for row in rows} == {"0"}
+    assert {float(row["scores_2"]) for row in rows} == {0.0}
 
 
 def test_some_inputs_failed(model: Path, images: Path, tmp_path: Path) -> None:

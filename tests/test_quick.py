@@ -76,6 +76,7 @@ def test_the_counted_kernels_run() -> None:
 
 
 @pytest.mark.skipif(not plugin.available(), reason="the plugin library is not built")
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
 def test_instructions_are_counted_case_by_case() -> None:
     counts = quick.count_instructions()
