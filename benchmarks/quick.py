@@ -213,6 +213,8 @@ def count_instructions() -> dict[str, int]:
 
 
 def _total(dump: Path) -> int:
+    if not dump.exists():
+        raise SystemExit(f"valgrind wrote no {dump.name}: is stn_run_cpu still the library's entry?")
     found = re.search(r"^(?:totals|summary): (\d+)", dump.read_text(), re.MULTILINE)
     if found is None or int(found[1]) == 0:
         raise SystemExit(f"valgrind counted nothing in {dump.name}: is stn_run_cpu still the library's entry?")
