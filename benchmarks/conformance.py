@@ -283,8 +283,8 @@ def matrix_section() -> str:
     rtx, lean = _version("tensorrt-rtx"), _version("tensorrt-lean")
     return f"""## Every sampler in every runtime
 
-Noise in [0, 1] read at affine grids that leave the image, against a float64 sampler (`stn_infer/sampling.py`, which is
-held to `tests/reference.py`). The file casts the image to the type; theta and the grid are float32.
+Noise in [0, 1] read at affine grids that leave the image, against a float64 sampler (`stn_infer/reference/sampling.py`,
+which is held to `tests/reference.py`). The file casts the image to the type; theta and the grid are float32.
 
 - *exact*: equal to the last bit. *≤ 1e-5*: the largest error, rounded up to a power of ten; no value is off by more
   than float32 coordinates and the rounding of the result to its type explain.

@@ -27,12 +27,12 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer import plugin
-from stn_infer.comparison import compare_warp
 from stn_infer.errors import StnInferError, one_line
 from stn_infer.graph.mesh import canonical_basis
 from stn_infer.graph.op import DOMAIN, SPATIAL, SpatialNode, attach_functions, node_attributes, spell_mode
-from stn_infer.sampling import MODES, PADDING_MODES, Sampler
-from stn_infer.taps import theta_points
+from stn_infer.reference.sampling import MODES, PADDING_MODES, Sampler
+from stn_infer.reference.taps import theta_points
+from stn_infer.verification.comparison import compare_warp
 
 Array = NDArray[Any]
 
@@ -255,9 +255,9 @@ MEASURED: dict[str, Callable[[Case, Data], Array]] = {
 
 def builds(case: Case) -> Outcome:
     """Whether TensorRT-RTX parses and builds the portable file, at the opset of its type, into native layers."""
-    from stn_infer.engine_builder import build_plan, prepare
-    from stn_infer.profiles import resolve_profiles
-    from stn_infer.tensorrt_runtime import load_runtime
+    from stn_infer.engines.builder import build_plan, prepare
+    from stn_infer.engines.profiles import resolve_profiles
+    from stn_infer.engines.runtime import load_runtime
 
     try:
         runtime = load_runtime("tensorrt-rtx")

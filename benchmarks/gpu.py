@@ -228,7 +228,7 @@ def bandwidth(shape: Shape, device: torch.device, dtype: torch.dtype) -> Work:
 
 def whole(batch: int, device: torch.device, compiled: bool = True) -> Work:
     """The trained tutorial STN as a whole: eager as PyTorch runs it, fused, compiled, and fused in a CUDA graph."""
-    from stn_infer.sources import load_source
+    from stn_infer.sources.load import load_source
 
     loaded = load_source("tutorial-stn-r")
     plain: Any = loaded.module.eval()

@@ -35,8 +35,8 @@ from stn_infer.graph.op import spatial_nodes
 from stn_infer.graph.spatial import fuse
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models import SHIPPED
-from stn_infer.reference import Reference
-from stn_infer.sources import LoadedModel, load_source
+from stn_infer.reference.model import Reference
+from stn_infer.sources.load import LoadedModel, load_source
 
 _TOLERANCE = 1e-5
 _GRID_TOLERANCE = 1e-5

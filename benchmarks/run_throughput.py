@@ -33,7 +33,7 @@ from typing import Any
 from stn_infer.backends import Array, Backend, open_backend
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
-from stn_infer.pipeline import run
+from stn_infer.pipeline.inference import run
 
 
 @dataclass(frozen=True)

@@ -31,7 +31,7 @@ from stn_infer.fused import spatial_transformer
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.op import DOMAIN, SPATIAL, attach_functions, node_attributes
 from stn_infer.graph.spatial import fuse
-from stn_infer.sources import load_source
+from stn_infer.sources.load import load_source
 
 SHAPES = ((256, 1, 28, 28), (64, 3, 224, 224), (64, 32, 28, 28))
 # fp32 coordinates are off by 1e-7 of the image's width, which random neighbours turn into that of their difference.

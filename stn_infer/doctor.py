@@ -119,7 +119,7 @@ def _plugin() -> Check:
 
 
 def _tensorrt(name: str) -> Check:
-    from stn_infer.tensorrt_runtime import current_gpu, load_runtime
+    from stn_infer.engines.runtime import current_gpu, load_runtime
 
     untried = "" if name == "tensorrt-rtx" else "; stn-infer's authors had no GPU with full TensorRT to run engines on"
     try:

@@ -14,11 +14,11 @@ from stn_infer.metadata import PRECISIONS, ModelMetadata, Precision, Preprocess
 if TYPE_CHECKING:
     import onnx
 
-    from stn_infer.calibration import Calibration
     from stn_infer.graph.spatial import Finding
-    from stn_infer.precision import PrecisionReport
-    from stn_infer.sources import LoadedModel
-    from stn_infer.verification import Verification
+    from stn_infer.precision.calibration import Calibration
+    from stn_infer.precision.lowering import PrecisionReport
+    from stn_infer.sources.load import LoadedModel
+    from stn_infer.verification.run import Verification
 
 
 @dataclass(frozen=True)
@@ -74,7 +74,7 @@ def export(
         preprocess: how images become inputs, written into the file; None: as the source says.
         labels: one name a class, written into the file; None: as the source says.
         tolerance: on the outputs' scaled error; None: 1e-5 against float64, and in a lower precision, against float32,
-            what ``stn_infer.precision.TOLERANCES`` says.
+            what ``stn_infer.precision.lowering.TOLERANCES`` says.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         calibration: images or array files, as ``run`` takes them: int8 gets its ranges from them, and every lower
             precision is compared on them alone.
@@ -91,9 +91,9 @@ def export(
         VerificationError: the file would not compute what the model does; nothing is written.
         OutputError: the file cannot be written.
     """
-    from stn_infer.calibration import check_sources
     from stn_infer.graph.op import with_theta as add_theta
-    from stn_infer.sources import load_source
+    from stn_infer.precision.calibration import check_sources
+    from stn_infer.sources.load import load_source
 
     path = Path(output)
     for limit in (tolerance, grid_tolerance):
@@ -122,7 +122,7 @@ def export(
     notes = [loaded.note, *verification.notes]
     lowered: PrecisionReport | None = None
     if precision != "fp32":
-        from stn_infer.precision import lower
+        from stn_infer.precision.lowering import lower
 
         _describe(model, metadata)
         model, lowered = lower(loaded, model, precision, samples, tolerance=tolerance, grid_tolerance=grid_tolerance)
@@ -189,7 +189,7 @@ def export_bytes(loaded: LoadedModel) -> bytes:
 
 
 def _verified(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | None) -> Verification:
-    from stn_infer.verification import verify_model
+    from stn_infer.verification.run import verify_model
 
     verification = verify_model(loaded, model, tolerance=tolerance)
     verification.check(loaded.name)
@@ -232,9 +232,9 @@ def _checked_metadata(
 ) -> Calibration | None:
     """Refuse what every later ``run`` of the file would refuse; read the calibration samples as ``run`` would."""
     from stn_infer.backends.ort import OrtBackend
-    from stn_infer.calibration import load_calibration
     from stn_infer.data.loader import resolve_preprocess
-    from stn_infer.outputs import make_format
+    from stn_infer.pipeline.outputs import make_format
+    from stn_infer.precision.calibration import load_calibration
 
     backend = OrtBackend(model.SerializeToString(), threads=1)
     if metadata.preprocess is not None:

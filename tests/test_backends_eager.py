@@ -13,7 +13,7 @@ from stn_infer.backends import Backend, open_backend
 from stn_infer.backends.eager import EagerBackend, numbered
 from stn_infer.errors import InputError, MissingDependencyError, ModelError
 from stn_infer.metadata import ModelMetadata
-from stn_infer.sources import LoadedModel
+from stn_infer.sources.load import LoadedModel
 
 
 def loaded(module: nn.Module, *input_shapes: tuple[int, ...], fixed_batch: int | None = None) -> LoadedModel:

@@ -29,7 +29,7 @@ from stn_infer.benchmarking.table import render
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.metadata import ModelMetadata, Preprocess
-from stn_infer.sources import LoadedModel
+from stn_infer.sources.load import LoadedModel
 from stn_infer.transforms import Affine
 
 # its fixtures take long: all of them in one of the processes that tests are spread over

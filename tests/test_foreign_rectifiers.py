@@ -19,7 +19,7 @@ from stn_infer.errors import SourceError, StnInferError, UsageError, WeightsErro
 from stn_infer.foreign import FOREIGN, import_aster, import_dtrb
 from stn_infer.graph.op import spatial_nodes
 from stn_infer.layers import SpatialTransformer
-from stn_infer.sources import load_source
+from stn_infer.sources.load import load_source
 
 
 def points_spread(model: nn.Module, batch: Tensor) -> float:

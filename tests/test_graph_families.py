@@ -11,7 +11,7 @@ from stn_infer.graph.op import spatial_nodes
 from stn_infer.graph.spatial import fuse
 from stn_infer.layers import SpatialTransformer
 from stn_infer.metadata import ModelMetadata
-from stn_infer.sources import LoadedModel
+from stn_infer.sources.load import LoadedModel
 from stn_infer.transforms import (
     Affine,
     Attention,
@@ -21,7 +21,7 @@ from stn_infer.transforms import (
     Transformation,
     Translation,
 )
-from stn_infer.verification import verify_model
+from stn_infer.verification.run import verify_model
 
 
 class Warp(nn.Module):

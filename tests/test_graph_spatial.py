@@ -16,8 +16,8 @@ from stn_infer.graph.export import export_plain
 from stn_infer.graph.op import DOMAIN, spatial_nodes, with_theta
 from stn_infer.graph.spatial import Finding, fuse
 from stn_infer.metadata import ModelMetadata
-from stn_infer.sources import LoadedModel
-from stn_infer.verification import verify_model
+from stn_infer.sources.load import LoadedModel
+from stn_infer.verification.run import verify_model
 
 
 @cache

@@ -138,5 +138,5 @@ def test_what_cannot_be_built_is_one_line(name: str, options: dict[str, object],
 
 
 def test_the_registry_is_read_without_torch() -> None:
-    code = "import sys, stn_infer.models, stn_infer.recipes; sys.exit('torch' in sys.modules)"
+    code = "import sys, stn_infer.models, stn_infer.sources.recipes; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

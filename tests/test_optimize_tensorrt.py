@@ -10,11 +10,11 @@ import pytest
 from onnx_files import F16, affine_grid_model, affine_model, flow_model, half_model
 from tensorrt_parts import module_or_skip
 
-from stn_infer.engine_builder import build_plan, prepare, sampling_layers
-from stn_infer.engine_cache import InputProfile
+from stn_infer.engines.builder import build_plan, prepare, sampling_layers
+from stn_infer.engines.cache import InputProfile
+from stn_infer.engines.runtime import TensorRT, load_runtime
 from stn_infer.errors import ModelError
 from stn_infer.optimizer import optimize
-from stn_infer.tensorrt_runtime import TensorRT, load_runtime
 
 
 @pytest.fixture(scope="module")

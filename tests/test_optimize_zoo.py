@@ -10,9 +10,9 @@ from tensorrt_parts import module_or_skip
 from test_optimize_tensorrt import build
 from zoo import ANIMALS, Animal, Fused, load
 
+from stn_infer.engines.runtime import load_runtime
 from stn_infer.linting import lint
 from stn_infer.optimizer import optimize
-from stn_infer.tensorrt_runtime import load_runtime
 
 # exported models take seconds to export, and test_zoo.py compares their outputs
 BUILT = [animal for animal in ANIMALS if not animal.name.startswith(("dynamo", "script"))]

@@ -14,7 +14,7 @@ from PIL import Image
 from stn_infer.backends.base import Array, Backend, TensorSpec
 from stn_infer.errors import InputError, ModelError, OutputError, UsageError
 from stn_infer.metadata import ModelMetadata, Preprocess
-from stn_infer.pipeline import RunSummary, run
+from stn_infer.pipeline.inference import RunSummary, run
 
 FLOAT32 = np.dtype(np.float32)
 PIXELS = (TensorSpec("input", (None, 1, 4, 4), FLOAT32),)
@@ -358,7 +358,7 @@ def test_few_batches_are_under_way_at_once(tmp_path: Path) -> None:
 
 def test_shards_of_large_outputs_have_fewer_rows(tmp_path: Path) -> None:
     def rows_of(*axes: int | None) -> int:
-        from stn_infer.pipeline import _shard_rows
+        from stn_infer.pipeline.inference import _shard_rows
 
         return _shard_rows(Fake(outputs=[TensorSpec("x", (None, *axes), FLOAT32)]))
 

@@ -13,7 +13,7 @@ from stn_infer.exporter import export_bytes
 from stn_infer.graph.op import DOMAIN
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models import SHIPPED
-from stn_infer.sources import load_source
+from stn_infer.sources.load import load_source
 
 pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"

@@ -20,13 +20,13 @@ from stn_infer import exporter
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.cli.main import main
 from stn_infer.data.samples import sample_images
-from stn_infer.eager_bf16 import EagerBf16
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.exporter import export
 from stn_infer.graph.op import spatial_nodes
 from stn_infer.models import create
-from stn_infer.precision import PrecisionReport
-from stn_infer.sources import LoadedModel
+from stn_infer.precision.eager_bf16 import EagerBf16
+from stn_infer.precision.lowering import PrecisionReport
+from stn_infer.sources.load import LoadedModel
 
 MODEL = "tutorial-stn-r"
 

@@ -10,8 +10,8 @@ import pytest
 from onnx import helper, numpy_helper
 from precision_models import images, model_of, small_stn
 
-from stn_infer.precision_probe import Deviation, Probe, Run, activation_peaks
-from stn_infer.reference import Sampling
+from stn_infer.precision.probe import Deviation, Probe, Run, activation_peaks
+from stn_infer.reference.model import Sampling
 
 
 def changed(model: onnx.ModelProto, name: str, add: float) -> onnx.ModelProto:

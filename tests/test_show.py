@@ -15,12 +15,12 @@ from onnx import TensorProto, helper
 from PIL import Image
 from torch import nn
 
-from stn_infer.drawing import draw, mesh_lines
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, OutputError
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.spatial import fuse
 from stn_infer.layers import SpatialTransformer
-from stn_infer.show import Glimpse, Look, look, show
+from stn_infer.show.drawing import draw, mesh_lines
+from stn_infer.show.run import Glimpse, Look, look, show
 from stn_infer.transforms import Projective, ThinPlateSpline, Translation
 
 

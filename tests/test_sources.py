@@ -14,7 +14,7 @@ from torch import nn
 from stn_infer.errors import SourceError, StnInferError, UsageError, WeightsError
 from stn_infer.metadata import Preprocess
 from stn_infer.models import NETWORKS, SHIPPED, create, shipped
-from stn_infer.sources import load_source, parse_input_shapes
+from stn_infer.sources.load import load_source, parse_input_shapes
 
 FACTORIES = """
 import torch

@@ -15,17 +15,17 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_parts import library_or_skip, module_or_skip, run_script
 
-from stn_infer import building
-from stn_infer.building import BuildOptions, build
 from stn_infer.cli.main import main
-from stn_infer.engine_builder import build_plan, prepare, sampling_layers
-from stn_infer.engine_cache import InputProfile, load_engine, sidecar_path
+from stn_infer.engines import building
+from stn_infer.engines.builder import build_plan, prepare, sampling_layers
+from stn_infer.engines.building import BuildOptions, build
+from stn_infer.engines.cache import InputProfile, load_engine, sidecar_path
+from stn_infer.engines.profiles import Profile
+from stn_infer.engines.runtime import Gpu, TensorRT, load_runtime
 from stn_infer.errors import MissingDependencyError, ModelError, OutputError, UsageError
 from stn_infer.exporter import export_bytes
 from stn_infer.models import SHIPPED
-from stn_infer.profiles import Profile
-from stn_infer.sources import load_source
-from stn_infer.tensorrt_runtime import Gpu, TensorRT, load_runtime
+from stn_infer.sources.load import load_source
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")

@@ -14,12 +14,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from tensorrt_parts import library_or_skip, module_or_skip
 
-from stn_infer import building
-from stn_infer.engine_builder import build_plan, load_plugins
-from stn_infer.engine_cache import InputProfile
+from stn_infer.engines import building
+from stn_infer.engines.builder import build_plan, load_plugins
+from stn_infer.engines.cache import InputProfile
+from stn_infer.engines.runtime import Gpu, TensorRT, make_logger
 from stn_infer.errors import ModelError
 from stn_infer.graph.op import attach_functions, node_attributes
-from stn_infer.tensorrt_runtime import Gpu, TensorRT, make_logger
 
 PROFILES = (InputProfile("input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),)
 LIBRARY = Path("/somewhere/libstn_plugins.so")

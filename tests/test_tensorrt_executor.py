@@ -14,16 +14,17 @@ import torch
 from tensorrt_parts import library_or_skip, module_or_skip
 from tensorrt_standin import Cuda, DataType, Module, Script
 
-from stn_infer import building, plugin
+from stn_infer import plugin
 from stn_infer.backends import Backend
 from stn_infer.backends import tensorrt as backend_module
 from stn_infer.backends.cuda_stream import CudaDevice
 from stn_infer.backends.tensorrt import Opened, TensorRTBackend, check_usable, load_plugin_of, open_tensorrt
 from stn_infer.backends.tensorrt_executor import Executor
-from stn_infer.engine_cache import EngineKey, Sidecar, write_engine
+from stn_infer.engines import building
+from stn_infer.engines.cache import EngineKey, Sidecar, write_engine
+from stn_infer.engines.runtime import Gpu, TensorRT, make_logger
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
-from stn_infer.tensorrt_runtime import Gpu, TensorRT, make_logger
 
 GPU = Gpu("a GPU", "sm89")
 

@@ -11,15 +11,15 @@ import pytest
 from precision_models import images, small_stn
 from tensorrt_parts import module_or_skip
 
-from stn_infer.building import BuildOptions, build
-from stn_infer.engine_builder import sampling_layers
+from stn_infer.engines.builder import sampling_layers
+from stn_infer.engines.building import BuildOptions, build
+from stn_infer.engines.profiles import Profile
+from stn_infer.engines.runtime import TensorRT, load_runtime
 from stn_infer.exporter import build_portable
 from stn_infer.graph.precision import Half, to_half
 from stn_infer.graph.quantize import quantize
 from stn_infer.models import SHIPPED
-from stn_infer.profiles import Profile
-from stn_infer.sources import load_source
-from stn_infer.tensorrt_runtime import TensorRT, load_runtime
+from stn_infer.sources.load import load_source
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")

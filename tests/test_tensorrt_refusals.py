@@ -13,8 +13,8 @@ from tensorrt_standin import Cuda, Module, Script
 
 from stn_infer.backends import tensorrt as backend_module
 from stn_infer.cli.main import main
-from stn_infer.engine_cache import EngineKey, Sidecar, sidecar_path, write_engine
-from stn_infer.tensorrt_runtime import Gpu, TensorRT
+from stn_infer.engines.cache import EngineKey, Sidecar, sidecar_path, write_engine
+from stn_infer.engines.runtime import Gpu, TensorRT
 
 ENGINE = b"an engine, as far as its sidecar can tell"
 GPU = Gpu("a GPU", "sm89")

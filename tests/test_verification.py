@@ -17,10 +17,10 @@ from stn_infer.errors import ModelError, VerificationError
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.spatial import fuse
 from stn_infer.metadata import ModelMetadata
-from stn_infer.reference import Reference
-from stn_infer.sources import LoadedModel
-from stn_infer.verdict import BackendReport, GridDeviation, Verification, failures
-from stn_infer.verification import Batch, OutputDeviation, sample_batches, verify_model
+from stn_infer.reference.model import Reference
+from stn_infer.sources.load import LoadedModel
+from stn_infer.verification.run import Batch, OutputDeviation, sample_batches, verify_model
+from stn_infer.verification.verdict import BackendReport, GridDeviation, Verification, failures
 
 
 @cache

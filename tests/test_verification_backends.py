@@ -21,16 +21,16 @@ from stn_infer import plugin
 from stn_infer.backends import tensorrt
 from stn_infer.backends.tensorrt_executor import Executor
 from stn_infer.cli.main import main
+from stn_infer.engines.runtime import Gpu, TensorRT, make_logger
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.exporter import build_portable
 from stn_infer.graph.precision import to_half
 from stn_infer.graph.quantize import quantize
 from stn_infer.metadata import ModelMetadata
-from stn_infer.onnx_reference import OnnxReference, OrtReference
-from stn_infer.reference import Reference
-from stn_infer.sources import LoadedModel, load_source
-from stn_infer.tensorrt_runtime import Gpu, TensorRT, make_logger
-from stn_infer.verification import sample_batches, verify
+from stn_infer.reference.model import Reference
+from stn_infer.reference.onnx_file import OnnxReference, OrtReference
+from stn_infer.sources.load import LoadedModel, load_source
+from stn_infer.verification.run import sample_batches, verify
 
 SHIPPED = "st-cnn-affine-rts"
 
@@ -137,7 +137,7 @@ def test_where_float64_cannot_be_had_float32_is_said(tmp_path: Path, monkeypatch
     def refuse(*_: object) -> None:
         raise ModelError("no such operator")
 
-    monkeypatch.setattr("stn_infer.onnx_reference.OnnxReference.__init__", refuse)
+    monkeypatch.setattr("stn_infer.reference.onnx_file.OnnxReference.__init__", refuse)
     result = verify(written(tmp_path, one_transformer()), backends=["ort"])
     assert result.passed and result.reference == "float32"
     assert any("can't be evaluated in float64: no such operator" in note for note in result.notes)

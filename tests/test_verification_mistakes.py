@@ -19,14 +19,14 @@ from stn_infer import plugin
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.spatial import fuse
-from stn_infer.invariants import SamplerCheck, check_sampler
-from stn_infer.judging import Batch, Limits, expect, judge
 from stn_infer.metadata import ModelMetadata
-from stn_infer.onnx_reference import OnnxReference
-from stn_infer.runners import OnnxRunner
-from stn_infer.sampling import Sampler
-from stn_infer.sources import LoadedModel
-from stn_infer.verification import sample_batches, verify_model
+from stn_infer.reference.onnx_file import OnnxReference
+from stn_infer.reference.sampling import Sampler
+from stn_infer.sources.load import LoadedModel
+from stn_infer.verification.invariants import SamplerCheck, check_sampler
+from stn_infer.verification.judging import Batch, Limits, expect, judge
+from stn_infer.verification.run import sample_batches, verify_model
+from stn_infer.verification.runners import OnnxRunner
 
 Array = NDArray[Any]
 

@@ -33,7 +33,7 @@ from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.result import BenchResult, Case, Measurement
 from stn_infer.benchmarking.run import make_request
 from stn_infer.benchmarking.session import run_request
-from stn_infer.sources import load_source
+from stn_infer.sources.load import load_source
 
 _WARPS = "benchmarks.peers.warps"
 CASES = (

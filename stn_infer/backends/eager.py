@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from stn_infer.sources import LoadedModel
+    from stn_infer.sources.load import LoadedModel
 
 
 class EagerBackend:

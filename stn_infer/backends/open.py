@@ -9,7 +9,7 @@ from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from stn_infer.backends.base import Backend
-    from stn_infer.sources import LoadedModel
+    from stn_infer.sources.load import LoadedModel
 
 BACKENDS = ("ort", "eager", "compile", "tensorrt", "tensorrt-rtx")
 
@@ -64,7 +64,7 @@ def open_backend(
 
 def _loaded(model: str | Path | bytes | LoadedModel) -> LoadedModel:
     if isinstance(model, (str, Path)):
-        from stn_infer.sources import load_source
+        from stn_infer.sources.load import load_source
 
         return load_source(str(model))
     assert not isinstance(model, bytes), "bytes are an ONNX file"

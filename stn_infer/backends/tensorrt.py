@@ -14,17 +14,17 @@ import numpy as np
 from stn_infer.backends.base import Array, TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
-from stn_infer.engine_cache import Sidecar, load_engine
+from stn_infer.engines.cache import Sidecar, load_engine
+from stn_infer.engines.runtime import RUNTIMES, Gpu, TensorRT, current_gpu, load_runtime, make_logger
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
-from stn_infer.tensorrt_runtime import RUNTIMES, Gpu, TensorRT, current_gpu, load_runtime, make_logger
 
 if TYPE_CHECKING:
     import torch
 
     from stn_infer.backends.tensorrt_executor import Executor, IoTensor
-    from stn_infer.building import BuildOptions
-    from stn_infer.sources import LoadedModel
+    from stn_infer.engines.building import BuildOptions
+    from stn_infer.sources.load import LoadedModel
 
 ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
 
@@ -58,7 +58,7 @@ def open_tensorrt(
     if isinstance(model, (str, Path)) and str(model).endswith(ENGINE_SUFFIXES):
         label, (engine, sidecar) = Path(model).name, load_engine(Path(model))
     else:
-        from stn_infer.building import BuildOptions, engine_for
+        from stn_infer.engines.building import BuildOptions, engine_for
 
         built = engine_for(model, options or BuildOptions(runtime=name, device=target.index))
         label, engine, sidecar = built.sidecar.source, built.data, built.sidecar
@@ -104,7 +104,7 @@ def load_plugin_of(label: str, sidecar: Sidecar, runtime: TensorRT, logger: Any)
         ModelError: it is not the one that the engine was built with, or TensorRT refuses it.
     """
     from stn_infer import plugin
-    from stn_infer.engine_builder import load_plugins
+    from stn_infer.engines.builder import load_plugins
 
     library: Path = plugin.library_path()
     if hashlib.sha256(library.read_bytes()).hexdigest() != sidecar.key.plugin_sha256:

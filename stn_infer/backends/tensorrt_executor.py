@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from stn_infer.backends.cuda_stream import Cuda
+from stn_infer.engines.runtime import TensorRT, last_error
 from stn_infer.errors import InputError, ModelError
-from stn_infer.tensorrt_runtime import TensorRT, last_error
 
 Shape = tuple[int, ...]
 

@@ -11,7 +11,7 @@ import numpy as np
 from stn_infer.backends.base import Array
 
 if TYPE_CHECKING:
-    from stn_infer.sources import LoadedModel
+    from stn_infer.sources.load import LoadedModel
 
 # Rounding may flip a nearest sampler's pixel, which changes that sample's outputs at will.
 _FLIPPED_SHARE = 0.02

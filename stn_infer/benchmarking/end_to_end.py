@@ -70,7 +70,7 @@ class _Folder(Bound):
             )
 
     def call(self) -> object:
-        from stn_infer.pipeline import run
+        from stn_infer.pipeline.inference import run
 
         runner = self._runner
         shutil.rmtree(self._output, ignore_errors=True)
@@ -108,7 +108,7 @@ def _open(name: str, prepared: Prepared, device: str, threads: int) -> Backend:
 
         return OrtBackend(path, device, threads, plugin=name == "ort-fused")
     from stn_infer.backends.tensorrt import open_tensorrt
-    from stn_infer.building import BuildOptions
+    from stn_infer.engines.building import BuildOptions
 
     runtime = "tensorrt-rtx" if name == "trt-rtx" else "tensorrt"
     index = int(device.partition(":")[2] or 0)

@@ -20,7 +20,7 @@ from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError,
 if TYPE_CHECKING:
     import onnx
 
-    from stn_infer.sources import LoadedModel
+    from stn_infer.sources.load import LoadedModel
 
 Say = Callable[[str], None]
 
@@ -76,7 +76,7 @@ class Prepared:
         """
         import torch
 
-        from stn_infer.sources import load_source
+        from stn_infer.sources.load import load_source
 
         if self.source is None:
             raise SourceError(self.problems["torch"])
@@ -178,7 +178,7 @@ def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str]:
     """The model in PyTorch, the ONNX file if that is what was given, and why there is no model in PyTorch."""
     import torch
 
-    from stn_infer.sources import load_source
+    from stn_infer.sources.load import load_source
 
     weights = Path(case.weights) if case.weights else None
     if not case.model.endswith(".onnx"):
@@ -303,7 +303,7 @@ class _Seen:
 
 def _torch_reference(loaded: LoadedModel) -> tuple[Callable[[Sequence[Array]], list[Array]], str, _Seen]:
     """Eager PyTorch in float64 where that works: how to run it, what it is, and what is seen on the way."""
-    from stn_infer.reference import Reference
+    from stn_infer.reference.model import Reference
 
     reference = Reference(loaded.module, loaded.input_shapes)
     seen = _Seen()
@@ -326,7 +326,7 @@ def _file_reference(path: Path, case: Case) -> tuple[Callable[[Sequence[Array]],
 
     from stn_infer.graph.load import load_model
     from stn_infer.metadata import ModelMetadata
-    from stn_infer.sources import LoadedModel
+    from stn_infer.sources.load import LoadedModel
 
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
@@ -359,7 +359,7 @@ def _file_reference(path: Path, case: Case) -> tuple[Callable[[Sequence[Array]],
 
 
 def _tolerance(reference: str) -> float:
-    from stn_infer.verification import TOLERANCE, TOLERANCE_FP32_REFERENCE
+    from stn_infer.verification.run import TOLERANCE, TOLERANCE_FP32_REFERENCE
 
     return TOLERANCE if reference.startswith("float64") else TOLERANCE_FP32_REFERENCE
 

@@ -19,7 +19,7 @@ class TrtRunner(Runner):
 
     def __init__(self, name: str, prepared: Prepared, device: str, method: Method) -> None:
         from stn_infer.backends.tensorrt import open_tensorrt
-        from stn_infer.building import BuildOptions
+        from stn_infer.engines.building import BuildOptions
 
         options = BuildOptions(
             runtime="tensorrt-rtx" if name == "trt-rtx" else "tensorrt",

@@ -161,7 +161,7 @@ def command(
     else:
         from stn_infer.benchmarking.result import Case
         from stn_infer.benchmarking.run import check_batch_sizes, make_request
-        from stn_infer.sources import parse_input_shapes
+        from stn_infer.sources.load import parse_input_shapes
 
         assert model is not None
         checkpoint = str(weights) if weights else None

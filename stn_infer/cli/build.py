@@ -11,7 +11,7 @@ from stn_infer.cli import options
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
-    from stn_infer.building import Engine
+    from stn_infer.engines.building import Engine
 
 
 @click.command()
@@ -57,9 +57,9 @@ def command(
     built again; whenever one is, the reason is said.
     """
     from stn_infer.backends.device import Device
-    from stn_infer.building import BuildOptions, build
-    from stn_infer.profiles import Profile
-    from stn_infer.tensorrt_runtime import RUNTIMES
+    from stn_infer.engines.building import BuildOptions, build
+    from stn_infer.engines.profiles import Profile
+    from stn_infer.engines.runtime import RUNTIMES
 
     gpu = Device.parse(device)
     if gpu.kind != "cuda":

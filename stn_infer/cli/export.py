@@ -74,7 +74,7 @@ def command(
     """
     from stn_infer.exporter import export
     from stn_infer.metadata import Preprocess
-    from stn_infer.sources import parse_input_shapes
+    from stn_infer.sources.load import parse_input_shapes
 
     report = export(
         source,

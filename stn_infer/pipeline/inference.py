@@ -1,0 +1,324 @@
+"""Batched inference over many inputs: read, run and write at the same time, in memory that does not grow.
+
+On a CPU there is a worker a core, and each runs the model with one thread; on a GPU one of them feeds the device and
+the others decode. Which worker does what is the business of `schedule.py`; here are the steps: load, predict, write.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stn_infer.backends.base import Array, Backend
+from stn_infer.data.inputs import Inputs, Sample
+from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
+from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.metadata import Preprocess
+from stn_infer.pipeline.job import Folder, Job, hash_model, ledger_line, read_ledger
+from stn_infer.pipeline.outputs import Format, Rows, appearing, make_format, printable
+from stn_infer.pipeline.schedule import Schedule
+
+SHARD_ROWS = 4096
+SHARD_BYTES = 256 << 20  # a shard of large outputs has fewer rows, since it is held in memory
+_SHOWN_FAILURES = 5
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class RunSummary:
+    """What became of a job.
+
+    Attributes:
+        output: the folder of predictions and ledgers.
+        total: samples; ``ok`` and ``failed`` add up to it.
+        resumed: how many of them an earlier, interrupted run had done.
+        seconds: wall time of this run, the model being open already.
+        failures: (input, error) of the first few that failed.
+        preprocess: how images became inputs; None where the model takes none.
+    """
+
+    output: Path
+    total: int
+    ok: int
+    failed: int
+    resumed: int
+    seconds: float
+    failures: tuple[tuple[str, str], ...]
+    preprocess: Preprocess | None
+
+
+def run(
+    model: str | Path | Backend,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    backend: str = "ort",
+    device: str = "cpu",
+    batch_size: int = 64,
+    format: str = "csv",
+    resume: bool = False,
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | None = None,
+    workers: int | None = None,
+    shard_rows: int | None = None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Predict ``inputs`` and write predictions and ledgers into the folder ``output``.
+
+    A sample that cannot be read, has the wrong size or makes the model answer NaN costs its own row: it stands in the
+    ledger with its reason, and the others go on.
+
+    Args:
+        model: an ``.onnx`` file, any source that ``stn-infer export`` takes, or a backend that is open already (then
+            ``backend`` and ``device`` are its own, and on a CPU it should use one thread).
+        inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
+        output: a folder, new or empty unless ``resume``.
+        backend: ``ort`` or ``eager``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_size: samples given to the model at once.
+        format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz holds outputs that are not one vector a sample.
+        resume: go on with the job in ``output``; shards that are done stay as they are.
+        preprocess: how images become inputs; as text, changes to what the model's file says.
+        labels: the name of each class; None: what the model's file says.
+        workers: threads; None: one a core.
+        shard_rows: samples a shard; None: 4096, or fewer where outputs are large.
+        progress: called with (samples done, samples in all) after each batch, by one worker at a time.
+
+    Raises:
+        UsageError: options that don't go together or don't fit the model.
+        InputError: there is nothing to read, or an input that was named outright is missing.
+        OutputError: the folder is taken by something else, or cannot be written.
+        SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be had or run.
+    """
+    for name, value in (("batch_size", batch_size), ("workers", workers), ("shard_rows", shard_rows)):
+        if value is not None and value < 1:
+            raise UsageError(f"{name} is at least 1, not {value}")
+    with ExitStack() as stack:
+        if isinstance(model, (str, Path)):
+            from stn_infer.backends import open_backend
+
+            on_gpu = device.startswith("cuda")
+            runner = open_backend(model, backend, device, None if on_gpu else 1)
+            stack.callback(runner.close)
+        else:
+            runner = model
+        started = time.perf_counter()
+        if labels is None:
+            labels = runner.metadata.labels
+        how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
+        encoder = make_format(format, runner.outputs, labels)
+        loader = Loader(runner.inputs, how)
+        sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+        samples = stack.enter_context(Inputs(sources, loader.arrays.count_rows))
+        survey = samples.survey()
+        if survey.images and not loader.takes_images:
+            raise InputError(
+                "the model takes no single image [N, C, H, W] of 1 or 3 channels; give .npy or .npz files with "
+                + ", ".join(spec.name for spec in runner.inputs)
+            )
+        is_path = isinstance(model, (str, Path))
+        job = Job(
+            model=Path(str(model)).name if is_path else runner.metadata.source,
+            model_sha256=hash_model(str(model)) if is_path else "",
+            samples=survey.samples,
+            inputs_sha256=survey.fingerprint,
+            backend=runner.name,
+            device=runner.device,
+            batch_size=batch_size,
+            format=format,
+            shard_rows=shard_rows or _shard_rows(runner),
+            preprocess=how,
+            labels=None if labels is None else tuple(labels),
+            outputs=tuple(spec.name for spec in runner.outputs),
+        )
+        folder = Folder.open(Path(output), job, resume)
+        writer = _Writer(folder, encoder, progress)
+        writer.skip_done()
+        _schedule(loader, runner, writer, _batches(samples, folder, batch_size), workers).run()
+        return writer.summary(time.perf_counter() - started, how)
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """Neighbouring samples of one shard."""
+
+    shard: int
+    samples: tuple[Sample, ...]
+
+
+# What the model answered to the groups of a batch, each by output name, or why it could not.
+_Answers = list[dict[str, Array] | str]
+
+
+@dataclass
+class _Writer:
+    """Takes predicted batches in order and makes shards of them."""
+
+    folder: Folder
+    encoder: Format
+    progress: Progress | None
+    resumed: int = 0
+    ok: int = 0
+    failed: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    _parts: list[Any] = field(default_factory=list)
+    _ledger: list[str] = field(default_factory=list)
+    _rows: int = 0
+
+    def skip_done(self) -> None:
+        """Count what an earlier run has done."""
+        job = self.folder.job
+        for shard in range(-(-job.samples // job.shard_rows)):
+            if self.folder.is_done(shard):
+                for row in read_ledger(self.folder.ledger(shard)):
+                    self._count(row.input, row.error)
+                    self.resumed += 1
+        self._report()
+
+    def take(self, batch: _Batch, loaded: LoadedBatch, answers: _Answers) -> None:
+        """Encode and add a batch; the last one of a shard writes it."""
+        errors = dict(loaded.errors)
+        names = [printable(sample.name) for sample in batch.samples]
+        rows, outputs = _merged(loaded, answers, errors)
+        if rows:
+            classes = outputs[self.encoder.outputs[0].name].argmax(axis=1) if self.encoder.classifies else None
+            good = names if len(rows) == len(names) else [names[i] for i in rows]
+            self._parts.append(self.encoder.encode(Rows(tuple(good), outputs, classes)))
+        reasons = {i: printable(" ".join(reason.split())) for i, reason in errors.items()}
+        for i, name in enumerate(names):
+            self._ledger.append(ledger_line(name, reasons.get(i, ""), batch.shard, self._rows))
+            self._rows += i not in reasons
+        self.ok += len(names) - len(reasons)
+        for i in sorted(reasons):
+            self._count(names[i], reasons[i])
+        job = self.folder.job
+        if len(self._ledger) == min(job.shard_rows, job.samples - batch.shard * job.shard_rows):
+            with appearing(self.folder.predictions(batch.shard)) as temporary:
+                self.encoder.write(temporary, self._parts)
+            self.folder.write_ledger(batch.shard, self._ledger)
+            self._parts, self._ledger, self._rows = [], [], 0
+        self._report()
+
+    def summary(self, seconds: float, preprocess: Preprocess | None) -> RunSummary:
+        total = self.ok + self.failed
+        if total != self.folder.job.samples:
+            raise InputError(
+                f"the inputs changed while they were read: {self.folder.job.samples} were counted, {total} came; "
+                "run it again into a new folder"
+            )
+        path, failures = self.folder.path, tuple(self.failures)
+        return RunSummary(path, total, self.ok, self.failed, self.resumed, seconds, failures, preprocess)
+
+    def _count(self, name: str, error: str) -> None:
+        if not error:
+            self.ok += 1
+        else:
+            self.failed += 1
+            if len(self.failures) < _SHOWN_FAILURES:
+                self.failures.append((name, error))
+
+    def _report(self) -> None:
+        if self.progress is not None:
+            self.progress(self.ok + self.failed, self.folder.job.samples)
+
+
+def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batch]:
+    """The batches that are still to do. A batch never spans two shards."""
+    rest = iter(samples)
+    shard = 0
+    while members := tuple(islice(rest, folder.job.shard_rows)):
+        if not folder.is_done(shard):
+            for start in range(0, len(members), batch_size):
+                yield _Batch(shard, members[start : start + batch_size])
+        shard += 1
+
+
+def _schedule(
+    loader: Loader, backend: Backend, writer: _Writer, batches: Iterator[_Batch], workers: int | None
+) -> Schedule[_Batch, LoadedBatch, _Answers]:
+    """The three steps, and how many threads take them."""
+    wanted = [spec.name for spec in writer.encoder.outputs]
+
+    any_size = any(None in spec.shape[1:] for spec in backend.inputs)
+
+    def answer(group: Group) -> dict[str, Array] | str:
+        try:
+            outputs = backend.run(group.inputs)
+        except ModelError as error:
+            if not any_size:  # it would fail for all others too
+                raise
+            return str(error)
+        return {name: outputs[name] for name in wanted}
+
+    def infer(loaded: LoadedBatch) -> _Answers:
+        return [answer(group) for group in loaded.groups]
+
+    threads = workers or len(os.sched_getaffinity(0))
+    on_gpu = backend.device != "cpu"
+    return Schedule(
+        batches,
+        lambda batch: loader.load(batch.samples),
+        infer,
+        writer.take,
+        workers=threads + on_gpu,
+        inferring=1 if on_gpu else threads,
+        ahead=threads + 1,
+    )
+
+
+def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:
+    """The positions of a batch's samples that were answered, and the outputs in that order; others get an error."""
+    rows: list[int] = []
+    pieces: list[dict[str, Array]] = []
+    for group, outputs in zip(loaded.groups, answers, strict=True):
+        if isinstance(outputs, str):  # a size that the network can't take
+            errors.update(dict.fromkeys(group.rows, outputs))
+            continue
+        good = _answered(group.rows, outputs, errors)
+        if good:
+            rows += [group.rows[i] for i in good]
+            everything = len(good) == len(group.rows)
+            pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
+    if len(pieces) <= 1:
+        return rows, pieces[0] if pieces else {}
+    order = np.argsort(rows)
+    try:
+        merged = {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
+    except ValueError:
+        raise ModelError(
+            "inputs of several sizes gave outputs of several sizes; give them to runs of their own"
+        ) from None
+    return sorted(rows), merged
+
+
+def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> list[int]:
+    """Positions in a group whose outputs hold no NaN; the others get an error."""
+    bad: dict[int, str] = {}
+    for name, values in outputs.items():
+        if values.ndim == 0 or len(values) != len(rows):
+            raise ModelError(
+                f"output {name!r} has shape {list(values.shape)} for {len(rows)} samples; expected the batch on axis 0"
+            )
+        if values.dtype.kind == "f" and np.isnan(values).any():
+            for i in np.flatnonzero(np.isnan(values.reshape(len(rows), -1)).any(axis=1)).tolist():
+                bad.setdefault(i, f"the model's output {name!r} holds NaN for this input")
+    errors.update({rows[i]: reason for i, reason in bad.items()})
+    return [i for i in range(len(rows)) if i not in bad]
+
+
+def _shard_rows(backend: Backend) -> int:
+    """Rows a shard, from what is known of the outputs' sizes; the same for the same model."""
+    size = sum(
+        int(np.prod([axis or 256 for axis in spec.shape[1:]], dtype=np.int64)) * spec.dtype.itemsize
+        for spec in backend.outputs
+    )
+    return max(1, min(SHARD_ROWS, SHARD_BYTES // max(1, size)))

@@ -1,0 +1,1 @@
+"""What everything is held to: a model or a file in float64, with a record of every sampling grid."""

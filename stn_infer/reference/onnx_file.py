@@ -1,0 +1,334 @@
+"""The reference for an ONNX file without its source: the graph evaluated in float64, with our own samplers.
+
+Every float32, float16 and bfloat16 in the file becomes a double, so that no cast rounds; the nodes are evaluated by
+onnx's reference operators, convolutions and pooling by PyTorch in float64 (onnx's are Python loops), and samplers by
+:mod:`stn_infer.reference.sampling`. The ops of domain ``stn`` are computed by their definition, not by the functions in
+the file.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from stn_infer.errors import ModelError, one_line
+from stn_infer.graph.mesh import canonical_basis
+from stn_infer.graph.op import DOMAIN, OP_TYPES
+from stn_infer.graph.structure import subgraphs
+from stn_infer.reference.model import Sampling
+from stn_infer.reference.sampling import Sampler
+from stn_infer.reference.taps import tap, without_other_functions
+
+Array = NDArray[Any]
+
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "stash_type"})
+
+
+class OnnxReference:
+    """An ONNX graph in float64 that notes each sampling; a :class:`~stn_infer.reference.model.ReferenceModel`.
+
+    Raises:
+        ModelError: an operator in it has no float64 implementation, or fails.
+    """
+
+    dtype = "float64"
+
+    def __init__(self, model: onnx.ModelProto, name: str = "the file") -> None:
+        from onnx.reference import ReferenceEvaluator
+
+        self._name = name
+        self._inputs = [value.name for value in _given(model)]
+        self._state = _State()
+        wide = _doubled(without_other_functions(model))
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                self._evaluator = ReferenceEvaluator(wide, new_ops=_operators(self._state))
+        except Exception as error:  # onnx raises anything
+            raise ModelError(f"the graph cannot be evaluated in float64: {one_line(error)}") from error
+
+    @property
+    def title(self) -> str:
+        """For a report."""
+        return f"{self._name} evaluated in float64"
+
+    def run(
+        self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
+    ) -> tuple[list[Array], list[Sampling]]:
+        """Outputs and samplings; see :meth:`stn_infer.reference.model.Reference.run`.
+
+        Raises:
+            ModelError: an operator fails.
+        """
+        self._state.calls, self._state.warps = [], list(warps or ())
+        wide = [value.astype(np.float64) if value.dtype.kind == "f" else value for value in inputs]
+        try:
+            with warnings.catch_warnings(), np.errstate(all="ignore"):
+                warnings.simplefilter("ignore")
+                outputs = self._evaluator.run(None, dict(zip(self._inputs, wide, strict=True)))
+        except Exception as error:
+            raise ModelError(f"the graph cannot be evaluated in float64: {one_line(error)}") from error
+        return [np.asarray(output) for output in outputs], list(self._state.calls)
+
+
+class OrtReference:
+    """Where float64 cannot be had: onnxruntime in float32, without optimisations, on one thread."""
+
+    dtype = "float32"
+
+    def __init__(self, model: onnx.ModelProto, name: str = "the file") -> None:
+        import onnxruntime
+
+        self._name = name
+        self._tapped = tap(model, inlined=True)
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 4
+        options.intra_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+        try:
+            self._session = onnxruntime.InferenceSession(
+                self._tapped.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+            )
+        except Exception as error:
+            raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
+
+    @property
+    def title(self) -> str:
+        """For a report."""
+        return f"{self._name} in float32 onnxruntime without optimisations"
+
+    def run(
+        self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
+    ) -> tuple[list[Array], list[Sampling]]:
+        """Outputs and samplings; ``warps`` can't be put into a session and are passed over."""
+        names = [value.name for value in self._session.get_inputs()]
+        found = dict(
+            zip(
+                [value.name for value in self._session.get_outputs()],
+                self._session.run(None, dict(zip(names, inputs, strict=True))),
+                strict=True,
+            )
+        )
+        samplings = [
+            Sampling(
+                found[taps["grid"]],
+                found[taps["image"]].shape[2:],
+                node.sampler.mode,
+                node.sampler.align_corners,
+                node.sampler.padding_mode,
+            )
+            for node, taps in zip(self._tapped.samplers, self._tapped.taps, strict=True)
+            if "grid" in taps
+        ]
+        return [found[name] for name in self._tapped.outputs], samplings
+
+
+def _given(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
+    constants = {tensor.name for tensor in model.graph.initializer}
+    return [value for value in model.graph.input if value.name not in constants]
+
+
+# ---- float64 -----------------------------------------------------------------------------------------------------
+
+
+def _doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every floating-point number is a double."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    del wide.functions[:]  # only those of our ops are left, which are computed by their definition
+    _double_graph(wide.graph)
+    return wide
+
+
+def _double_graph(graph: onnx.GraphProto) -> None:
+    for tensor in graph.initializer:
+        _double_tensor(tensor)
+    for value in (*graph.input, *graph.output):
+        if value.type.tensor_type.elem_type in _FLOATS:
+            value.type.tensor_type.elem_type = TensorProto.DOUBLE
+    del graph.value_info[:]
+    _double_nodes(graph.node)
+
+
+def _double_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        if node.op_type == "ConstantOfShape" and not node.attribute:
+            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
+        for attribute in node.attribute:
+            if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
+                value = np.float64(attribute.f) if attribute.name == "value_float" else np.float64(attribute.floats)
+                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(np.asarray(value))))
+            if attribute.HasField("t"):
+                _double_tensor(attribute.t)
+            if attribute.name in _TYPE_ATTRIBUTES and attribute.type == AttributeProto.INT and attribute.i in _FLOATS:
+                attribute.i = TensorProto.DOUBLE
+            for graph in subgraphs(attribute):
+                _double_graph(graph)
+
+
+def _double_tensor(tensor: TensorProto) -> None:
+    if tensor.data_type in _FLOATS:
+        values = numpy_helper.to_array(tensor).astype(np.float64)
+        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+# ---- operators ---------------------------------------------------------------------------------------------------
+
+
+class _State:
+    """What the samplers note, and what they are told to return."""
+
+    def __init__(self) -> None:
+        self.calls: list[Sampling] = []
+        self.warps: list[Array | None] = []
+
+    def sample(self, image: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:
+        sampler = Sampler.of(mode, padding_mode, align_corners)
+        index = len(self.calls)
+        self.calls.append(Sampling(grid, image.shape[2:], sampler.mode, sampler.align_corners, padding_mode))
+        given = self.warps[index] if index < len(self.warps) else None
+        warped = sampler.sample(image, grid)
+        return given.astype(np.float64) if given is not None and given.shape == warped.shape else warped
+
+
+def _operators(state: _State) -> list[Any]:
+    """Operators that take the place of onnx's own, or are not among them."""
+    from onnx.reference.op_run import OpRun
+    from onnx.reference.ops._op_list import load_op
+
+    class GridSample(OpRun):
+        op_domain = ""
+
+        def _run(self, image: Array, grid: Array, mode: Any = None, padding_mode: Any = None, **rest: Any) -> Any:
+            corners = bool(rest.get("align_corners") or 0)
+            return (state.sample(image, grid, mode or "linear", padding_mode or "zeros", corners),)
+
+    class AffineGrid(OpRun):
+        op_domain = ""
+
+        def _run(self, theta: Array, size: Array, align_corners: Any = None) -> Any:
+            output_size = [int(length) for length in size[2:]]
+            points = theta @ canonical_basis(output_size, bool(align_corners))
+            return (points.transpose(0, 2, 1).reshape(len(theta), *output_size, theta.shape[1]),)
+
+    found: list[Any] = [GridSample, AffineGrid]
+    found += [_transformer(OpRun, name, state) for name in OP_TYPES]
+    found += [_by_torch(load_op("", name, None), name) for name in ("Conv", "MaxPool", "AveragePool")]
+    return found
+
+
+def _transformer(base: Any, name: str, state: _State) -> Any:
+    projective = name == "ProjectiveTransformer"
+
+    def _run(self: Any, image: Array, theta: Array, basis: Array, **attributes: Any) -> Any:
+        size = [int(length) for length in attributes["grid_shape"][1:-1]]
+        exact = canonical_basis(size)
+        if attributes.get("kind") == "affine" and exact.shape == basis.shape:
+            basis = exact
+        points = theta @ basis
+        if projective:
+            points = points[:, :-1] / points[:, -1:]
+        grid = points.transpose(0, 2, 1).reshape(len(theta), *size, -1)
+        mode, padding = attributes["mode"], attributes["padding_mode"]
+        return (state.sample(image, grid, mode, padding, bool(attributes["align_corners"])),)
+
+    # onnx's evaluator reads the parameters' names from the signature; for an op without a schema it passes attributes
+    return type(name, (base,), {"op_domain": DOMAIN, "_run": _run, "op_schema": _schema(name)})
+
+
+def _schema(name: str) -> Any:
+    from onnx.defs import OpSchema
+
+    kinds = OpSchema.AttrType
+    attributes = {
+        "kind": kinds.STRING,
+        "mode": kinds.STRING,
+        "padding_mode": kinds.STRING,
+        "align_corners": kinds.INT,
+        "grid_shape": kinds.INTS,
+        "plugin_namespace": kinds.STRING,
+        "plugin_version": kinds.STRING,
+    }
+    return OpSchema(
+        name,
+        DOMAIN,
+        1,
+        inputs=[OpSchema.FormalParameter(item, "tensor(double)") for item in ("input", "theta", "basis")],
+        outputs=[OpSchema.FormalParameter("output", "tensor(double)")],
+        attributes=[OpSchema.Attribute(key, kind, required=False) for key, kind in attributes.items()],
+    )
+
+
+def _by_torch(base: Any, name: str) -> Any:
+    """``Conv`` or a pooling in PyTorch's float64; what it can't express is left to onnx's loops."""
+
+    class Operator(base):  # type: ignore[misc]
+        op_domain = ""
+
+        def _run(self, x: Array, *others: Any, **attributes: Any) -> Any:
+            found = None
+            if x.dtype == np.float64 and len(self.output) == 1:
+                found = _convolve(x, others, attributes) if name == "Conv" else _pool(name, x, attributes)
+            return super()._run(x, *others, **attributes) if found is None else (found,)
+
+    Operator.__name__ = name
+    return Operator
+
+
+def _padding(attributes: Any, rank: int) -> list[int] | None:
+    """Zeros before and after each axis as torch wants them, last axis first; None where they are worked out by size."""
+    if (attributes.get("auto_pad") or "NOTSET") not in ("NOTSET", "VALID"):
+        return None
+    pads = list(attributes.get("pads") or [0] * 2 * rank)
+    return [int(pads[axis + side]) for axis in reversed(range(rank)) for side in (0, rank)]
+
+
+def _convolve(x: Array, others: Any, attributes: Any) -> Array | None:
+    import torch
+    import torch.nn.functional as F
+
+    rank = x.ndim - 2
+    padding = _padding(attributes, rank)
+    if padding is None or rank not in (1, 2, 3):
+        return None
+    function = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    weight, *rest = others
+    bias = torch.from_numpy(rest[0]) if rest and rest[0] is not None else None
+    result = function(
+        F.pad(torch.from_numpy(np.ascontiguousarray(x)), padding),
+        torch.from_numpy(np.ascontiguousarray(weight)),
+        bias,
+        stride=tuple(attributes.get("strides") or [1] * rank),
+        dilation=tuple(attributes.get("dilations") or [1] * rank),
+        groups=int(attributes.get("group") or 1),
+    )
+    return np.asarray(result.numpy())
+
+
+def _pool(name: str, x: Array, attributes: Any) -> Array | None:
+    import torch
+    import torch.nn.functional as F
+
+    rank = x.ndim - 2
+    padding = _padding(attributes, rank)
+    plain = not attributes.get("ceil_mode") and not attributes.get("storage_order")
+    dilations = tuple(attributes.get("dilations") or [1] * rank)
+    if padding is None or rank not in (1, 2, 3) or not plain:
+        return None
+    image = torch.from_numpy(np.ascontiguousarray(x))
+    kernel, stride = tuple(attributes["kernel_shape"]), tuple(attributes.get("strides") or [1] * rank)
+    if name == "MaxPool":
+        padded = F.pad(image, padding, value=-float("inf"))
+        functions = (F.max_pool1d, F.max_pool2d, F.max_pool3d)
+        return np.asarray(functions[rank - 1](padded, kernel, stride, dilation=dilations).numpy())
+    if any(padding) or any(size != 1 for size in dilations):
+        return None
+    averages = (F.avg_pool1d, F.avg_pool2d, F.avg_pool3d)
+    return np.asarray(averages[rank - 1](image, kernel, stride).numpy())

@@ -1,0 +1,112 @@
+"""Looks drawn with matplotlib: a column a sample; under each source, with its mesh, what was sampled from it."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stn_infer.errors import MissingDependencyError, OutputError
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+    from stn_infer.show.run import Glimpse, Look
+
+Array = NDArray[Any]
+
+_MESH = "#ff8c1a"
+_LINES = 8
+_INCHES = 1.35
+# How far beyond the source, in source sizes, a picture reaches to show a mesh that leaves it.
+_MARGIN = 0.3
+
+
+def require_matplotlib() -> None:
+    """Raise before any work when matplotlib is missing.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise MissingDependencyError("pictures need matplotlib; pip install 'stn-infer[report]'")
+
+
+def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
+    """A picture of ``looks`` as the bytes of a file.
+
+    Raises:
+        OutputError: matplotlib writes no files of this suffix.
+    """
+    from matplotlib.figure import Figure
+
+    transformers = len(looks[0].glimpses)
+    figure = Figure(figsize=(_INCHES * len(looks) + 0.5, _INCHES * 2 * transformers + 0.6), dpi=150)
+    axes = figure.subplots(2 * transformers, len(looks), squeeze=False)
+    extents = [_extent([look.glimpses[number] for look in looks]) for number in range(transformers)]
+    for column, look in enumerate(looks):
+        for number, glimpse in enumerate(look.glimpses):
+            above, below = axes[2 * number][column], axes[2 * number + 1][column]
+            _draw_source(above, glimpse, *extents[number])
+            _draw_image(below, glimpse.warped)
+            if column == 0:
+                which = f" {number + 1}" if transformers > 1 else ""
+                above.set_ylabel(f"input{which}", fontsize=8)
+                below.set_ylabel(f"warped{which}", fontsize=8)
+        axes[0][column].set_title(_short(look.name), fontsize=6, color="0.4")
+        if look.prediction:
+            axes[-1][column].set_xlabel(look.prediction, fontsize=10)
+    figure.tight_layout(pad=0.4)
+    content = io.BytesIO()
+    kind = suffix.lstrip(".").lower() or "png"
+    if kind not in figure.canvas.get_supported_filetypes():
+        raise OutputError(f"a picture cannot be written as .{kind}; name a .png, .svg or .pdf file")
+    figure.savefig(content, format=kind)
+    return content.getvalue()
+
+
+def _draw_image(axes: Axes, image: Array) -> None:
+    """[C, H, W] in grey or colour, stretched to its own range: inputs are normalised, and features are anything."""
+    finite = np.where(np.isfinite(image), image, 0.0).astype(np.float64)
+    shown = finite.transpose(1, 2, 0) if len(finite) == 3 else finite.mean(axis=0)
+    low, high = shown.min(), shown.max()
+    axes.imshow((shown - low) / (high - low if high > low else 1.0), cmap="gray", vmin=0, vmax=1)
+    axes.set_xticks([])
+    axes.set_yticks([])
+
+
+def _draw_source(axes: Axes, glimpse: Glimpse, low: Array, high: Array) -> None:
+    _draw_image(axes, glimpse.source)
+    axes.set_facecolor("0.85")
+    points = np.where(np.isfinite(glimpse.points), glimpse.points, np.nan)
+    for line in mesh_lines(points, 2 if glimpse.straight else _LINES):
+        axes.plot(line[:, 0], line[:, 1], color=_MESH, linewidth=0.8, solid_joinstyle="round")
+    # the corner that becomes the output's top left, so that turns and flips can be told
+    axes.plot(*points[0, 0], marker="o", markersize=3, color=_MESH)
+    axes.set_xlim(low[0], high[0])
+    axes.set_ylim(high[1], low[1])
+
+
+def mesh_lines(points: Array, count: int) -> list[Array]:
+    """``count`` rows and as many columns of ``points`` [H, W, 2], first and last among them, each [L, 2]."""
+    rows = np.unique(np.linspace(0, points.shape[0] - 1, count).round().astype(int))
+    columns = np.unique(np.linspace(0, points.shape[1] - 1, count).round().astype(int))
+    return [points[row] for row in rows] + [points[:, column] for column in columns]
+
+
+def _extent(glimpses: Sequence[Glimpse]) -> tuple[Array, Array]:
+    """Lowest and highest (x, y) to show of one transformer: all of the source, and of the meshes what is near it."""
+    size = np.array(glimpses[0].source.shape[:0:-1], np.float64)  # (W, H)
+    points = np.concatenate([glimpse.points.reshape(-1, 2) for glimpse in glimpses])
+    points = np.clip(points[np.isfinite(points).all(axis=1)], -_MARGIN * size, (1 + _MARGIN) * size)
+    corners = np.array([[0.0, 0.0], size]) - 0.5
+    around = np.concatenate([points - 0.02 * size, points + 0.02 * size, corners])
+    return around.min(axis=0), around.max(axis=0)
+
+
+def _short(name: str, most: int = 18) -> str:
+    return name if len(name) <= most else name[: most - 1] + "…"

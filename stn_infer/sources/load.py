@@ -1,0 +1,365 @@
+"""Where a model comes from: one string, SOURCE, becomes a PyTorch module with the shapes of its inputs.
+
+| SOURCE | what it is |
+|---|---|
+| ``st-cnn-affine-rts`` | a shipped model: network, trained weights, pre-processing, labels |
+| ``st-cnn-affine`` | a network of the registry, with random weights unless ``weights`` are given |
+| ``dtrb``, ``aster`` | a published text rectifier, imported from the checkpoint that ``weights`` names |
+| ``mine.toml`` | a recipe |
+| ``mine.pt2`` | what ``torch.export.save`` wrote |
+| ``package.module:factory`` | a callable that returns a module, or a module; the current folder is importable |
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import os
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
+from stn_infer.metadata import ModelMetadata
+from stn_infer.quiet import quiet
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from stn_infer.sources.recipes import Recipe
+
+Shapes = tuple[tuple[int, ...], ...]
+Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "pt2"]
+
+_CHECKPOINTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A module that is ready to be exported or run.
+
+    Attributes:
+        name: what to call its files.
+        module: on the CPU, fp32, in evaluation mode.
+        input_shapes: one shape an input, without the batch axis.
+        metadata: pre-processing and labels, as far as the source knows them.
+        origin: which of the kinds of SOURCE it was.
+        fixed_batch: the batch size that a ``.pt2`` is tied to; None where the batch is free.
+        note: something the user should be told, such as that the weights are random; empty otherwise.
+    """
+
+    name: str
+    module: nn.Module
+    input_shapes: Shapes
+    metadata: ModelMetadata
+    origin: Origin
+    fixed_batch: int | None = None
+    note: str = ""
+
+
+def load_source(
+    source: str, *, weights: Path | None = None, input_shapes: Sequence[tuple[int, ...]] | None = None
+) -> LoadedModel:
+    """The model that SOURCE names (see the module's table).
+
+    Args:
+        source: a shipped model, a network, a published rectifier, a ``.toml``, a ``.pt2``, or
+            ``package.module:factory``.
+        weights: a checkpoint to load instead of the source's own weights.
+        input_shapes: the inputs' shapes without batch; needed for a factory, else they override the source's.
+
+    Raises:
+        SourceError: there is no such source, or it cannot be made into a module.
+        WeightsError: the checkpoint is unreadable, does not fit, or holds NaN.
+        UsageError: a factory without ``input_shapes``.
+    """
+    shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
+    path = Path(source)
+    if path.suffix == ".toml":
+        loaded = _from_recipe_file(path, weights, shapes)
+    elif path.suffix == ".pt2":
+        loaded = _from_pt2(path, shapes)
+    elif ":" in source:
+        loaded = _from_factory(source, shapes)
+    else:
+        loaded = _from_registry(source, weights, shapes)
+    return _finish(loaded, weights)
+
+
+def parse_input_shapes(texts: Iterable[str]) -> Shapes:
+    """Shapes from ``--input-shape``: ``3,32,100``; several inputs by repeating it or as ``3,32,100;20``.
+
+    Raises:
+        UsageError: anything but whole numbers of at least 1 between the commas.
+    """
+    shapes = []
+    for text in (piece for value in texts for piece in value.split(";")):
+        try:
+            shape = tuple(int(size) for size in text.split(","))
+        except ValueError:
+            shape = ()
+        if not shape or min(shape) < 1:
+            raise UsageError(
+                f"--input-shape takes whole numbers of at least 1 without the batch, such as 1,28,28; given {text!r}"
+            )
+        shapes.append(shape)
+    return tuple(shapes)
+
+
+def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
+    """Weights, type, device and mode: what every kind of source has in common."""
+    from torch.nn.parameter import is_lazy
+
+    from stn_infer.sources.checkpoints import apply_weights, check_finite
+
+    module = loaded.module
+    if weights is not None and loaded.origin != "foreign":  # which was made from them
+        apply_weights(module, weights)
+    if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
+        raise SourceError(
+            f"{loaded.metadata.source}: expected a module whose shapes are known, it has lazy ones; "
+            "run it once in the factory, or give --weights"
+        )
+    module = module.to("cpu").float()
+    if loaded.origin != "pt2":  # an exported program has its mode built in, and refuses to be told
+        module.eval()
+    check_finite(module, loaded.metadata.source)
+    return replace(loaded, module=module)
+
+
+# ---- shipped models, networks, recipes ---------------------------------------------------------------------------
+
+
+def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    from stn_infer.foreign import FOREIGN
+    from stn_infer.models import NETWORKS, SHIPPED, shipped
+
+    if source in FOREIGN:
+        return _from_foreign(source, source, {}, weights, shapes)
+    if source in SHIPPED:
+        model = shipped(source)
+        own = model.weights_path if weights is None else None
+        return replace(_from_recipe(model.recipe, source, own, shapes), origin="shipped")
+    if source in NETWORKS:
+        default = tuple(NETWORKS[source].input_shape)
+        options = {"input_shape": shapes[0]} if shapes and shapes[0] != default else {}
+        return LoadedModel(
+            source,
+            _create(source, options),
+            shapes or (default,),
+            ModelMetadata(source=source),
+            "network",
+            note="" if weights else f"{source} is a network, not a trained model: its weights are random (seed 0)",
+        )
+    raise SourceError(_not_a_source(source, [*SHIPPED, *NETWORKS, *FOREIGN]))
+
+
+def _not_a_source(source: str, names: list[str]) -> str:
+    path = Path(source)
+    if path.suffix == ".onnx":
+        return f"{source} is an ONNX file already; expected a PyTorch source (run, verify and optimize take ONNX files)"
+    if path.suffix in _CHECKPOINTS:
+        return (
+            f"{source} is a checkpoint, which holds weights and no network; name the network as SOURCE "
+            f"(e.g. package.module:factory) and give this file with --weights"
+        )
+    if path.suffix == ".py":
+        return f"{source} is a Python file; name the factory in it as {path.stem}:FACTORY, run from its folder"
+    near = difflib.get_close_matches(source, names, n=3, cutoff=0.5)
+    hint = f"did you mean {' or '.join(near)}?" if near else "'stn-infer models' lists the names"
+    return (
+        f"no source {source!r}: expected a shipped model, a network, a published rectifier, a recipe .toml, a .pt2 or "
+        f"package.module:factory; {hint}"
+    )
+
+
+def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    from stn_infer.foreign import FOREIGN
+    from stn_infer.sources.recipes import load_recipe
+
+    recipe = load_recipe(path)
+    beside = path.with_suffix(".safetensors")
+    has_own = weights is None and beside.is_file()
+    if recipe.network in FOREIGN:
+        return _from_foreign_recipe(recipe, str(path), beside if has_own else weights, shapes)
+    loaded = _from_recipe(recipe, str(path), beside if has_own else None, shapes)
+    if weights is None and not has_own and ":" not in recipe.network:  # a factory may load its own
+        return replace(loaded, note=f"there is no {beside} and no --weights: the weights are random (seed 0)")
+    return loaded
+
+
+def _from_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    from stn_infer.sources.checkpoints import apply_weights
+
+    options = dict(recipe.options)
+    if shapes and "input_shape" in options:
+        options["input_shape"] = shapes[0]
+    try:
+        module = _create(recipe.network, options)
+        if weights is not None:
+            apply_weights(module, weights)
+    except UsageError as error:  # an option that the network lacks: the recipe's mistake, not the command line's
+        raise SourceError(f"recipe {source}: {error}") from None
+    metadata = ModelMetadata(recipe.preprocess, recipe.labels, source)
+    return LoadedModel(recipe.name, module, shapes or (tuple(recipe.input_shape),), metadata, "recipe")
+
+
+def _create(network: str, options: dict[str, Any]) -> nn.Module:
+    """A network, or what a recipe's factory gives; random weights are the same each time.
+
+    The caller's random generator is left as it was.
+    """
+    import torch
+
+    from stn_infer.models import create
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return _made(network, options) if ":" in network else create(network, **options)
+
+
+# ---- published models ---------------------------------------------------------------------------------------------
+
+
+def _from_foreign(
+    source: str, network: str, options: dict[str, Any], weights: Path | None, shapes: Shapes | None
+) -> LoadedModel:
+    from torch import nn
+
+    from stn_infer.foreign import FOREIGN
+    from stn_infer.sources.checkpoints import load_weights
+
+    if weights is None:
+        raise SourceError(f"{source} is a network that is imported from a checkpoint; name it with --weights FILE")
+    foreign = FOREIGN[network]
+    tensors = load_weights(weights)
+    try:
+        module = foreign.load(tensors, **options)
+    except WeightsError as error:
+        raise WeightsError(f"{weights}: {error}") from None
+    channels = next(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
+    shape = shapes[0] if shapes else foreign.input_shape(channels)
+    preprocess = foreign.preprocess(channels)
+    if preprocess is not None and len(shape) == 3:
+        preprocess = replace(preprocess, size=(shape[1], shape[2]))
+    metadata = ModelMetadata(preprocess, source=source)
+    note = foreign.note if "align_corners" not in options else ""
+    return LoadedModel(network, module, shapes or (shape,), metadata, "foreign", note=note)
+
+
+def _from_foreign_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    options = {key: value for key, value in recipe.options.items() if key != "input_shape"}
+    try:
+        loaded = _from_foreign(source, recipe.network, options, weights, shapes or (tuple(recipe.input_shape),))
+    except UsageError as error:  # the recipe's mistake, not the command line's
+        raise SourceError(f"recipe {source}: {error}") from None
+    metadata = replace(
+        loaded.metadata, preprocess=recipe.preprocess or loaded.metadata.preprocess, labels=recipe.labels
+    )
+    return replace(loaded, name=recipe.name, metadata=metadata)
+
+
+# ---- factories ---------------------------------------------------------------------------------------------------
+
+
+def _from_factory(source: str, shapes: Shapes | None) -> LoadedModel:
+    made = _made(source, {})
+    if shapes is None:
+        raise UsageError(
+            f"{source}: the shapes of a factory's inputs are not known; add --input-shape C,H,W (without the batch)"
+        )
+    return LoadedModel(source.rpartition(":")[2], made, shapes, ModelMetadata(source=source), "factory")
+
+
+def _made(source: str, options: dict[str, Any]) -> nn.Module:
+    from torch import nn
+
+    module_name, _, attribute = source.partition(":")
+    if not module_name or not attribute or module_name.endswith(".py"):
+        raise SourceError(f"expected package.module:factory, given {source!r}; e.g. mypackage.networks:make_net")
+    made = _attribute(source, module_name, attribute)
+    if callable(made) and not isinstance(made, nn.Module):
+        try:
+            made = made(**options)
+        except (Exception, SystemExit) as error:  # the user's code: anything may come
+            raise SourceError(
+                f"{source}: the factory, called with {options or 'no arguments'}, {_raised(error)}"
+            ) from None
+    if not isinstance(made, nn.Module):
+        raise SourceError(
+            f"{source}: expected a torch.nn.Module or a callable that returns one, got {type(made).__name__}"
+        )
+    return made
+
+
+def _attribute(source: str, module_name: str, attribute: str) -> Any:
+    """``module:a.b`` imported; the current folder comes first, as for ``python -m``, and stays importable."""
+    folder = os.getcwd()
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        found: Any = importlib.import_module(module_name)
+    except (Exception, SystemExit) as error:  # importing runs the user's code: anything may come
+        raise SourceError(f"{source}: importing {module_name} (from {folder} or installed) {_raised(error)}") from None
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            near = difflib.get_close_matches(part, [name for name in dir(found) if not name.startswith("_")], n=3)
+            hint = f"; did you mean {' or '.join(near)}?" if near else ""
+            raise SourceError(f"{source}: {module_name} has no {attribute!r}{hint}")
+        found = getattr(found, part)
+    return found
+
+
+def _raised(error: BaseException) -> str:
+    message = one_line(error)
+    return f"raised {type(error).__name__}{f': {message}' if message else ''}"
+
+
+# ---- exported programs -------------------------------------------------------------------------------------------
+
+
+def _from_pt2(path: Path, shapes: Shapes | None) -> LoadedModel:
+    import torch
+
+    if not path.is_file():
+        raise SourceError(f"{path}: expected a file that torch.export.save wrote, but it does not exist")
+    try:
+        with quiet():
+            program = torch.export.load(path)
+    except Exception as error:  # zip, JSON, schema version, unknown operator: torch has no common type for these
+        raise SourceError(
+            f"{path}: expected a file that torch.export.save wrote; torch.export.load {_raised(error)}"
+        ) from None
+    signature = program.graph_signature
+    values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
+    inputs = [values.get(name) for name in signature.user_inputs if isinstance(name, str)]
+    if not inputs or not all(isinstance(value, torch.Tensor) and value.ndim > 0 for value in inputs):
+        raise SourceError(f"{path}: expected a program whose inputs are all tensors with a batch axis")
+    wrong = {str(value.dtype) for value in inputs if isinstance(value, torch.Tensor) and value.dtype != torch.float32}
+    if wrong:
+        raise SourceError(f"{path}: expected inputs of type torch.float32, it takes {', '.join(sorted(wrong))}")
+    with quiet():
+        # the guards would be traced into the next export; that tells wrong shapes in its own words
+        module = program.module(check_guards=False)
+    batches = [value.shape[0] for value in inputs if isinstance(value, torch.Tensor)]
+    fixed = next((size for size in batches if isinstance(size, int)), None)
+    return LoadedModel(
+        path.stem,
+        module,
+        shapes or _sample_shapes(path, inputs, program.example_inputs),
+        ModelMetadata(source=str(path)),
+        "pt2",
+        fixed_batch=fixed,
+    )
+
+
+def _sample_shapes(path: Path, inputs: Sequence[Any], examples: Any) -> Shapes:
+    """Shapes without batch from the program's inputs; where another axis is free too, from its example inputs."""
+    if all(isinstance(size, int) for value in inputs for size in value.shape[1:]):
+        return tuple(tuple(value.shape[1:]) for value in inputs)
+    tensors = [] if examples is None else [*examples[0], *examples[1].values()]
+    if len(tensors) != len(inputs):
+        raise UsageError(f"{path}: it has free axes besides the batch and no example inputs; add --input-shape C,H,W")
+    return tuple(tuple(tensor.shape[1:]) for tensor in tensors)

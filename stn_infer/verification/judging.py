@@ -1,0 +1,265 @@
+"""Run a backend beside the reference and judge it, stage by stage.
+
+An output is what remains of three things, and each is held to its own limit, so that none can hide behind another:
+
+1. *theta and the grid*, in pixels of the input, against the reference's;
+2. *each sampler*, given its own image and its own grid, against the float64 sampler (see ``comparison``);
+3. *the outputs*. Where they are off, the reference runs once more with the backend's own warped images (those that
+   stage 2 found right) in place of its own: a coordinate that is right to a thousandth of a pixel, or a nearest
+   sample that flipped at a tie, may change the rest of the network at will, and that is no error of the rest.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stn_infer.errors import ModelError
+from stn_infer.graph.mesh import canonical_basis
+from stn_infer.reference.model import ReferenceModel, Sampling
+from stn_infer.verification.comparison import OutputDeviation, compare_outputs, compare_warp, grid_distance
+from stn_infer.verification.invariants import SamplerCheck, check_sampler
+from stn_infer.verification.runners import Alone, Run, Runner, Trace
+from stn_infer.verification.verdict import BackendReport, GridDeviation, Status, failures
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs to run.
+
+    Attributes:
+        kind: what they are, for a report.
+        inputs: one array an input, [N, ...].
+    """
+
+    kind: str
+    inputs: tuple[Array, ...]
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A batch, and what the reference makes of it."""
+
+    batch: Batch
+    outputs: list[Array]
+    samplings: list[Sampling]
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What is tolerated.
+
+    Attributes:
+        output: on each output's error over its scale.
+        grid_px: on a sampling point's distance, in pixels, for images up to 1,024 pixels wide.
+        rest: on each output's error over its scale where the reference is given the backend's own warped images; None:
+            that is not looked at. Where ``output`` is wide because a coordinate's last digits move the warped image,
+            this one need not be.
+    """
+
+    output: float
+    grid_px: float
+    rest: float | None = None
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A backend's report, and what a reader should know of how it was come by."""
+
+    report: BackendReport
+    notes: tuple[str, ...]
+
+
+def expect(reference: ReferenceModel, batches: Sequence[Batch]) -> list[Expectation]:
+    """Run the reference."""
+    return [Expectation(batch, *reference.run(batch.inputs)) for batch in batches]
+
+
+def judge(
+    runner: Runner, reference: ReferenceModel, expectations: Sequence[Expectation], limits: Limits, *, seed: int = 0
+) -> Judgement:
+    """Run a backend on all batches, and its samplers on their own.
+
+    Raises:
+        ModelError: it fails, or its outputs are not the reference's in number or shape.
+    """
+    outputs: dict[str, OutputDeviation] = {}
+    rests: dict[str, OutputDeviation] = {}
+    grids: dict[int, GridDeviation] = {}
+    notes: dict[str, None] = {}
+    last: tuple[Run, list[Sampling] | None] | None = None
+    for expectation in expectations:
+        run = runner.run(expectation.batch.inputs)
+        if len(run.outputs) < len(expectation.outputs):
+            raise ModelError(f"the model has {len(run.outputs)} outputs, its source {len(expectation.outputs)}")
+        paired = _paired(run.traces, expectation.samplings)
+        if not paired and (run.traces or expectation.samplings):
+            notes["the samplers can't be paired with the reference's: outputs alone were compared"] = None
+        found, rest, deviations = _compare(runner, run, reference, expectation, paired, limits)
+        for deviation in deviations:
+            known = grids.get(deviation.sampler)
+            grids[deviation.sampler] = deviation if known is None else known.worse(deviation)
+        for known_outputs, new in ((outputs, found), (rests, rest)):
+            for output in new:
+                worst = known_outputs.get(output.name, output)
+                known_outputs[output.name] = max(worst, output, key=lambda item: item.scaled)
+        last = run, expectation.samplings if paired else None
+    checks = _check_samplers(runner, *last, seed) if last is not None else ()
+    worst_grids = tuple(grids.values())
+    found_failures = failures(outputs.values(), worst_grids, checks, limits.output, limits.grid_px)
+    found_failures += _unknown(expectations) + _rest_failures(rests.values(), limits.rest)
+    status: Status = "failed" if found_failures else "passed"
+    report = BackendReport(
+        runner.name, status, found_failures, runner.describe(), tuple(outputs.values()), worst_grids, checks
+    )
+    return Judgement(report, tuple(notes))
+
+
+def _paired(traces: Sequence[Trace], samplings: Sequence[Sampling]) -> bool:
+    return len(traces) == len(samplings) and all(
+        trace.points.grid.shape == sampling.grid.shape and trace.image.shape[2:] == tuple(sampling.size)
+        for trace, sampling in zip(traces, samplings, strict=True)
+    )
+
+
+def _compare(
+    runner: Runner,
+    run: Run,
+    reference: ReferenceModel,
+    expectation: Expectation,
+    paired: bool,
+    limits: Limits,
+) -> tuple[list[OutputDeviation], list[OutputDeviation], list[GridDeviation]]:
+    """One batch: outputs, outputs by the backend's warped images where ``limits.rest`` asks, and the samplers.
+
+    Samplers are compared where they can be paired.
+    """
+
+    def all_outputs(expected: Sequence[Array]) -> list[OutputDeviation]:
+        return [
+            compare_outputs(name, wanted, value)
+            for (name, value), wanted in zip(run.outputs.items(), expected, strict=False)
+        ]
+
+    outputs = all_outputs(expectation.outputs)
+    if not paired:
+        return outputs, [], []
+    grids = _grids(runner, run, expectation.samplings)
+    # a sampler that is right by itself may have moved what comes after it
+    off = not all(output.scaled <= limits.output for output in outputs) or any(grid.flips for grid in grids)
+    warps = [
+        trace.warped if grid.warp.problem() is None else None for trace, grid in zip(run.traces, grids, strict=True)
+    ]
+    whole = limits.rest is not None and all(warp is not None for warp in warps)
+    if not (off or whole) or not any(warp is not None for warp in warps):
+        return outputs, [], grids
+    again, samplings = reference.run(expectation.batch.inputs, warps)
+    given = all_outputs(again)
+    if off:
+        outputs = [
+            min(first, second, key=lambda item: item.scaled) for first, second in zip(outputs, given, strict=True)
+        ]
+        grids = [
+            min(first, second, key=lambda item: item.max_px)
+            for first, second in zip(grids, _grids(runner, run, samplings), strict=True)
+        ]
+    return outputs, given if whole else [], grids
+
+
+def _rest_failures(rests: Iterable[OutputDeviation], limit: float | None) -> tuple[str, ...]:
+    return tuple(
+        f"output {output.name!r} is off by {output.max_error:.2e} ({output.scaled:.2e} of its scale) from what its own "
+        f"warped images give, expected at most {limit:.0e}"
+        for output in rests
+        if limit is not None and not output.scaled <= limit
+    )
+
+
+def _unknown(expectations: Sequence[Expectation]) -> tuple[str, ...]:
+    """The outputs that hold no number in the reference: what has nothing to be compared with is not right."""
+    found = []
+    for index, values in enumerate(zip(*(expectation.outputs for expectation in expectations), strict=False)):
+        floats = [value for value in values if value.dtype.kind == "f" and value.size]
+        if floats and not any(bool(np.isfinite(value).any()) for value in floats):
+            found.append(f"output {index} holds no finite number in the reference either: nothing can be compared")
+    return tuple(found)
+
+
+def _grids(runner: Runner, run: Run, samplings: Sequence[Sampling]) -> list[GridDeviation]:
+    found = []
+    for index, (trace, sampling) in enumerate(zip(run.traces, samplings, strict=True)):
+        sampler, size = sampling.sampler, sampling.size
+        actual = trace.points.grid
+        distance, corner = grid_distance(sampler, sampling.grid, actual, size)
+        dtype = runner.samplers[index].dtype
+        warp = compare_warp(trace.warped, trace.image, actual, trace.points.bound, sampler, dtype)
+        hint = _grid_hint(sampling, actual, distance)
+        flips = 0
+        if sampler.mode == "nearest" and trace.warped.size:
+            elsewhere = np.nan_to_num(trace.warped) != np.nan_to_num(sampler.sample(trace.image, sampling.grid))
+            flips = int(elsewhere.any(axis=1).sum())
+        found.append(GridDeviation(index, sampler.mode, distance, corner, max(size, default=1), warp, hint, flips))
+    return found
+
+
+def _grid_hint(sampling: Sampling, actual: Array, distance: float) -> str:
+    """What explains a grid that is off by ``distance`` pixels; empty where nothing does."""
+
+    def explains(grid: Array) -> bool:
+        return grid_distance(sampling.sampler, grid, actual, sampling.size)[0] <= 0.02 * distance
+
+    if distance <= 1e-6 or not np.isfinite(distance) or not actual.size:
+        return ""
+    if explains(sampling.grid[..., ::-1]):
+        return "swapped x and y"
+    with np.errstate(over="ignore"):
+        if np.array_equal(actual, actual.astype(np.float16)):
+            return "a sampling grid in float16"
+    if np.array_equal(actual, _bfloat16(actual)):
+        return "a sampling grid in bfloat16"
+    for corners, way in ((False, "True instead of False"), (True, "False instead of True")):
+        other = _other_corners(sampling.grid, corners)
+        if other is not None and explains(other):
+            return f"align_corners={way} in the grid"
+    return ""
+
+
+def _bfloat16(values: Array) -> Array:
+    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
+    return (bits & np.uint32(0xFFFF0000)).view(np.float32)
+
+
+def _other_corners(grid: Array, corners: bool) -> Array | None:
+    """An affine grid over pixel centres (or corners) as it would be over the other; None where it is not affine."""
+    size = grid.shape[1:-1]
+    before, after = canonical_basis(size, corners), canonical_basis(size, not corners)
+    points = grid.reshape(len(grid), -1, grid.shape[-1]).astype(np.float64)  # [N, P, D]
+    theta = np.linalg.pinv(before.T) @ points  # [N, K, D]
+    if not np.abs(before.T @ theta - points).max(initial=0.0) < 1e-4:
+        return None
+    return np.asarray((after.T @ theta).reshape(grid.shape))
+
+
+def _check_samplers(runner: Runner, run: Run, samplings: list[Sampling] | None, seed: int) -> tuple[SamplerCheck, ...]:
+    """Each sampler on its own; the reference says how it should sample, where its samplers can be paired."""
+    checks = []
+    opened: dict[Any, Alone] = {}  # a runtime may take a second to build one
+    for index, (node, trace) in enumerate(zip(runner.samplers, run.traces, strict=True)):
+
+        def open_alone(image: tuple[int, ...], placed: tuple[int, ...], index: int = index) -> Alone:
+            key = (index, image, placed)
+            if key not in opened:
+                opened[key] = runner.alone(index, image, placed)
+            return opened[key]
+
+        expected = node.sampler if samplings is None else samplings[index].sampler
+        size, output_size = trace.image.shape[2:], trace.points.grid.shape[1:-1]
+        if min((*size, *output_size), default=0) > 0:
+            checks.append(check_sampler(index, node, expected, size, output_size, open_alone, seed))
+    return tuple(checks)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stn_infer.errors import OutputError
+from stn_infer.metadata import Preprocess
+from stn_infer.pipeline.job import Folder, Job, LedgerRow, hash_model, ledger_line, read_ledger
+
+JOB = Job(
+    model="model.onnx",
+    model_sha256="abc",
+    samples=5,
+    inputs_sha256="def",
+    backend="ort",
+    device="cpu",
+    batch_size=64,
+    format="csv",
+    shard_rows=2,
+    preprocess=Preprocess(size=(8, 9)),
+    labels=("a", "ü"),
+    outputs=("scores",),
+)
+
+
+def test_a_new_folder_gets_a_manifest(tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path / "deep" / "out", JOB, resume=False)
+    manifest = json.loads((folder.path / "run.json").read_text(encoding="utf-8"))
+    assert manifest["model_sha256"] == "abc"
+    assert manifest["preprocess"]["size"] == [8, 9]
+    assert manifest["labels"] == ["a", "ü"]
+    assert manifest["schema_version"] == 1
+
+
+def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").touch()
+    with pytest.raises(OutputError, match="not empty; name a new folder, or --resume"):
+        Folder.open(tmp_path, JOB, resume=False)
+    with pytest.raises(OutputError, match="no job to resume"):
+        Folder.open(tmp_path, JOB, resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+
+
+def test_resuming_in_a_new_folder_starts(tmp_path: Path) -> None:
+    assert not Folder.open(tmp_path / "new", JOB, resume=True).is_done(0)
+
+
+def test_the_same_job_resumes_elsewhere_and_in_other_batches(tmp_path: Path) -> None:
+    Folder.open(tmp_path, JOB, resume=False)
+    (tmp_path / ".predictions-00000.csv.77.part").write_text("half")
+    Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1, stn_infer_version="9"), resume=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"], "what a killed run left is gone"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"model_sha256": "xyz"},
+        {"samples": 6},
+        {"inputs_sha256": "xyz"},
+        {"backend": "eager"},
+        {"format": "npz"},
+        {"shard_rows": 3},
+        {"preprocess": Preprocess()},
+        {"preprocess": None},
+        {"labels": None},
+        {"outputs": ("scores", "theta")},
+    ],
+)
+def test_another_job_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
+    Folder.open(tmp_path, JOB, resume=False)
+    before = (tmp_path / "run.json").read_bytes()
+    with pytest.raises(OutputError, match=f"cannot resume another job: {next(iter(change))} was ") as caught:
+        Folder.open(tmp_path, replace(JOB, **change), resume=True)  # type: ignore[arg-type]
+    assert "\n" not in str(caught.value)
+    assert (tmp_path / "run.json").read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
+def test_a_damaged_manifest(tmp_path: Path, content: str) -> None:
+    (tmp_path / "run.json").write_text(content)
+    with pytest.raises(OutputError, match=r"run\.json is damaged"):
+        Folder.open(tmp_path, JOB, resume=True)
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(OutputError, match="cannot make the output folder"):
+        Folder.open(tmp_path / "file" / "out", JOB, resume=False)
+    with pytest.raises(OutputError, match="cannot make the output folder"):
+        Folder.open(tmp_path / "file", JOB, resume=False)
+
+
+def test_ledgers_come_back(tmp_path: Path) -> None:
+    folder = Folder.open(tmp_path, JOB, resume=False)
+    names = ['a "b", c.png', "line\nbreak.png", "ünï.png"]
+    lines = [ledger_line(names[0], "", 1, 0), ledger_line(names[1], 'said "no", twice', 1, 1)]
+    folder.write_ledger(1, [*lines, ledger_line(names[2], "", 1, 1)])
+    assert list(read_ledger(folder.ledger(1))) == [
+        LedgerRow(names[0], "ok", "", 1, 0),
+        LedgerRow(names[1], "failed", 'said "no", twice', 1, None),
+        LedgerRow(names[2], "ok", "", 1, 1),
+    ]
+    assert not folder.is_done(1), "predictions are missing"
+    folder.predictions(1).touch()
+    assert folder.is_done(1)
+
+
+@pytest.mark.parametrize("content", [b"", b"a,b\n", b"input,status,error,shard,row\nx,ok\n", b"\xff\xfe"])
+def test_a_file_that_is_no_ledger(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "ledger-00000.csv").write_bytes(content)
+    with pytest.raises(OutputError, match="ledger"):
+        list(read_ledger(tmp_path / "ledger-00000.csv"))
+
+
+def test_the_hash_covers_external_data(tmp_path: Path) -> None:
+    model = tmp_path / "m.onnx"
+    assert hash_model("st-cnn-affine") == ""
+    model.write_bytes(b"graph")
+    alone = hash_model(model)
+    (tmp_path / "m.onnx.data").write_bytes(b"weights")
+    with_data = hash_model(str(model))
+    (tmp_path / "m.onnx.data").write_bytes(b"others!")
+    assert len({alone, with_data, hash_model(model)}) == 3

@@ -1,0 +1,152 @@
+from __future__ import annotations
+
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from stn_infer.pipeline.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Item:
+    number: int
+    holds_the_lock: bool
+
+
+class Busy:
+    """How many threads are in each step now, and how many at most ever were."""
+
+    def __init__(self) -> None:
+        self.most: dict[str, int] = {}
+        self._now: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def enter(self, *steps: str) -> None:
+        with self._lock:
+            for step in steps:
+                self._now[step] = self._now.get(step, 0) + 1
+                self.most[step] = max(self.most.get(step, 0), self._now[step])
+
+    def leave(self, *steps: str) -> None:
+        with self._lock:
+            for step in steps:
+                self._now[step] -= 1
+
+
+def make(
+    count: int, *, workers: int, inferring: int, small: bool = True, seed: int = 0, ahead: int = 3
+) -> tuple[Schedule[int, Item, int], Busy, list[int], list[int]]:
+    """A schedule of ``count`` batches whose steps take some random time; what ran at once; what was dealt, finished."""
+    chance, busy = random.Random(seed), Busy()
+    pauses = [[chance.uniform(0, 0.002) for _ in range(3)] for _ in range(count)]
+    dealt: list[int] = []
+    finished: list[int] = []
+
+    def batches() -> Iterator[int]:
+        for number in range(count):
+            dealt.append(number)
+            busy.most["under way"] = max(busy.most.get("under way", 0), len(dealt) - len(finished))
+            yield number
+
+    def load(number: int) -> Item:
+        busy.enter("load", "python")
+        time.sleep(pauses[number][0])
+        busy.leave("load", "python")
+        return Item(number, small)
+
+    def infer(item: Item) -> int:
+        busy.enter("infer")
+        time.sleep(pauses[item.number][1])
+        busy.leave("infer")
+        return -item.number
+
+    def finish(number: int, item: Item, answer: int) -> None:
+        assert number == item.number == -answer
+        busy.enter("finish", "python")
+        time.sleep(pauses[number][2])
+        finished.append(number)
+        busy.leave("finish", "python")
+
+    return Schedule(batches(), load, infer, finish, workers, inferring, ahead), busy, dealt, finished
+
+
+@pytest.mark.parametrize("workers, inferring", [(1, 1), (2, 2), (4, 4), (4, 1)])
+@pytest.mark.parametrize("small", [True, False])
+def test_everything_is_finished_in_order(workers: int, inferring: int, small: bool) -> None:
+    schedule, busy, dealt, finished = make(60, workers=workers, inferring=inferring, small=small, seed=workers)
+    schedule.run()
+    assert dealt == finished == list(range(60))
+    assert busy.most["infer"] <= inferring
+    assert busy.most["finish"] == 1
+    # what waits before the model, in it, and behind it for its turn
+    assert busy.most["under way"] <= 2 * (3 + workers)
+
+
+def test_small_images_are_loaded_one_batch_at_a_time_and_large_ones_at_once() -> None:
+    schedule, busy, *_ = make(60, workers=4, inferring=4, small=True)
+    schedule.run()
+    assert busy.most["python"] == 1
+    schedule, busy, *_ = make(60, workers=4, inferring=4, small=False)
+    schedule.run()
+    assert busy.most["load"] > 1
+
+
+def test_no_thread_waits_while_there_is_something_to_do() -> None:
+    """The model runs in both threads at once, although loading is for one at a time."""
+    clock = threading.Barrier(2, timeout=5)
+
+    def together(_: object) -> int:
+        clock.wait()  # passes only if both threads are here at once
+        return 0
+
+    Schedule(iter(range(8)), lambda n: Item(n, True), together, lambda *_: None, 2, 2, 3).run()
+
+
+def test_no_batches() -> None:
+    schedule, _, _, finished = make(0, workers=3, inferring=3)
+    schedule.run()
+    assert finished == []
+
+
+@pytest.mark.parametrize("step", ["batches", "load", "infer", "finish"])
+@pytest.mark.parametrize("workers", [1, 3])
+def test_the_first_error_ends_it(step: str, workers: int) -> None:
+    schedule, _, dealt, finished = make(1000, workers=workers, inferring=workers)
+    original = getattr(schedule, step)
+
+    def batches() -> Iterator[int]:
+        for number in original:
+            if number == 7:
+                raise OSError("the disk is gone")
+            yield number
+
+    def failing(first: int | Item, *rest: object) -> object:
+        if (first.number if isinstance(first, Item) else first) == 7:
+            raise OSError("the disk is gone")
+        return original(first, *rest)
+
+    setattr(schedule, step, batches() if step == "batches" else failing)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="the disk is gone"):
+        schedule.run()
+    assert threading.active_count() == before
+    assert finished == list(range(len(finished))) and len(finished) <= 7
+    assert len(dealt) < 40
+
+
+def test_ctrl_c_ends_it() -> None:
+    schedule, _, _, finished = make(100_000, workers=2, inferring=2)
+    timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
+    before = threading.active_count()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        schedule.run()
+    timer.join()
+    assert threading.active_count() == before
+    assert 0 < len(finished) < 100_000

@@ -1,0 +1,203 @@
+"""Checkpoints: what loads, and the one line that says why something does not."""
+
+from __future__ import annotations
+
+import pickle
+from collections import OrderedDict
+from collections.abc import Callable
+from fractions import Fraction
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from stn_infer.errors import WeightsError
+from stn_infer.sources.checkpoints import apply_weights, check_finite, load_weights
+
+
+class Net(nn.Module):
+    """Small, but with everything a checkpoint meets: nesting, BatchNorm's counter, a buffer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        self.head = nn.Linear(2, 3)
+        self.register_buffer("mask", torch.zeros(2))
+
+
+@pytest.fixture
+def state() -> dict[str, Tensor]:
+    torch.manual_seed(3)
+    return dict(Net().state_dict())
+
+
+def prefixed(prefix: str) -> Callable[[dict[str, Tensor]], dict[str, Tensor]]:
+    return lambda state: {prefix + key: value for key, value in state.items()}
+
+
+WRAPPERS: dict[str, Callable[[dict[str, Tensor]], object]] = {
+    "bare": dict,
+    "ordered": OrderedDict,
+    "state_dict": lambda state: {"epoch": 3, "state_dict": state, "optimizer": {"lr": 0.1}},
+    "model": lambda state: {"model": state},
+    "nested": lambda state: {"model": {"state_dict": state}},
+    "data parallel": prefixed("module."),
+    "compiled": prefixed("_orig_mod."),
+    "compiled, then data parallel": prefixed("module._orig_mod."),
+    "compiled body": lambda state: {key.replace("body.", "body._orig_mod."): value for key, value in state.items()},
+    "lightning": lambda state: {"state_dict": prefixed("model.")(state)},
+    "deep": prefixed("network.inner."),
+}
+
+
+@pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS.keys())
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_wrappers_come_off(
+    wrapper: Callable[[dict[str, Tensor]], object], zipped: bool, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    path = tmp_path / "net.pt"
+    torch.save(wrapper(state), path, _use_new_zipfile_serialization=zipped)
+    net = Net()
+    apply_weights(net, path)
+    for key, value in net.state_dict().items():
+        assert torch.equal(value, state[key]), key
+
+
+def test_safetensors(state: dict[str, Tensor], tmp_path: Path) -> None:
+    path = tmp_path / "net.safetensors"
+    save_file(prefixed("module.")(state), path)
+    loaded = load_weights(path)
+    assert loaded.keys() == state.keys()
+    assert all(torch.equal(loaded[key], state[key]) for key in state)
+
+
+def test_a_submodule_called_module_keeps_its_name(tmp_path: Path) -> None:
+    class Wrapping(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = nn.Linear(2, 2)
+
+    saved, loaded = Wrapping(), Wrapping()
+    torch.save(saved.state_dict(), tmp_path / "net.pt")
+    apply_weights(loaded, tmp_path / "net.pt")
+    assert torch.equal(loaded.module.weight, saved.module.weight)
+
+
+def test_half_weights_are_cast_and_a_missing_batch_counter_is_let_go(state: dict[str, Tensor], tmp_path: Path) -> None:
+    half = {
+        key: value.half() if value.is_floating_point() else value
+        for key, value in state.items()
+        if not key.endswith("num_batches_tracked")
+    }
+    torch.save(half, tmp_path / "net.pt")
+    net = Net()
+    apply_weights(net, tmp_path / "net.pt")
+    assert net.head.weight.dtype == torch.float32
+    assert torch.equal(net.head.weight, state["head.weight"].half().float())
+
+
+def write_truncated(path: Path, state: dict[str, Tensor]) -> None:
+    torch.save(state, path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def write_truncated_safetensors(path: Path, state: dict[str, Tensor]) -> None:
+    save_file(state, path)
+    path.write_bytes(path.read_bytes()[:-5])
+
+
+def write_pickle(content: object) -> Callable[[Path, dict[str, Tensor]], None]:
+    return lambda path, state: path.write_bytes(pickle.dumps(content)) and None
+
+
+def write_torch(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path, dict[str, Tensor]], None]:
+    return lambda path, state: torch.save(change(state), path)
+
+
+UNREADABLE: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], object], str]] = {
+    "missing": ("net.pt", lambda path, state: None, "does not exist"),
+    "folder": ("net.pt", lambda path, state: path.mkdir(), "is a folder"),
+    "truncated": ("net.pt", write_truncated, "not a whole checkpoint"),
+    "truncated safetensors": ("net.safetensors", write_truncated_safetensors, "not a whole safetensors file"),
+    "empty": ("net.pt", lambda path, state: path.touch(), "not a whole checkpoint"),
+    "empty safetensors": ("net.safetensors", lambda path, state: path.touch(), "not a whole safetensors file"),
+    "text": ("net.pt", lambda path, state: path.write_text("hello world"), "not a whole checkpoint"),
+    "other pickle": ("net.pt", write_pickle(Fraction(1, 3)), "expected nothing but tensors"),
+    "plain list": ("net.pt", write_torch(lambda state: [1, 2]), "expected a dictionary of tensors, found a list"),
+    "whole module": ("net.pt", write_torch(lambda state: Net()), r"other pickled objects \(\S*Net\)"),
+    "numbers": ("net.pt", write_torch(lambda state: {"lr": 0.5}), "found a float under 'lr'"),
+    "no tensors": ("net.pt", write_torch(lambda state: {"state_dict": {}}), "no tensors at all"),
+}
+
+
+@pytest.mark.parametrize(("name", "write", "message"), UNREADABLE.values(), ids=UNREADABLE.keys())
+def test_an_unreadable_file_is_one_line(
+    name: str,
+    write: Callable[[Path, dict[str, Tensor]], object],
+    message: str,
+    state: dict[str, Tensor],
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / name
+    write(path, state)
+    with pytest.raises(WeightsError, match=message) as caught:
+        load_weights(path)
+    assert str(caught.value).startswith(f"{path}: ")
+    assert "\n" not in str(caught.value)
+
+
+def test_unpickling_never_runs_code(tmp_path: Path) -> None:
+    class Trap:
+        def __reduce__(self) -> tuple[Callable[..., object], tuple[Path]]:
+            return Path.touch, (tmp_path / "sprung",)
+
+    (tmp_path / "net.pt").write_bytes(pickle.dumps({"weight": Trap()}))
+    with pytest.raises(WeightsError, match="other pickled objects"):
+        load_weights(tmp_path / "net.pt")
+    assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+def test_a_torchscript_archive_is_named(tmp_path: Path) -> None:
+    torch.jit.save(torch.jit.script(nn.Linear(2, 2)), tmp_path / "net.pt")
+    with pytest.raises(WeightsError, match="TorchScript"):
+        load_weights(tmp_path / "net.pt")
+
+
+def test_keys_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(
+        {"other." + key: value for key, value in list(state.items())[:4]} | {"odd": torch.ones(1)},
+        p := tmp_path / "net.pt",
+    )
+    with pytest.raises(WeightsError) as caught:
+        apply_weights(Net(), p)
+    message = str(caught.value)
+    assert "9 missing (mask, body.0.weight, body.0.bias, …)" in message
+    assert "5 unexpected (other.mask, other.body.0.weight, other.body.0.bias, …)" in message
+
+
+def test_shapes_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
+    torch.save(state | {"head.weight": torch.ones(3, 5)}, tmp_path / "net.pt")
+    with pytest.raises(WeightsError, match=r"1 of 10 tensors .*head.weight is 3x5 where the network has 3x2"):
+        apply_weights(Net(), tmp_path / "net.pt")
+
+
+@pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("-inf"), "infinity")])
+def test_weights_that_are_not_numbers_are_named(
+    value: float, what: str, state: dict[str, Tensor], tmp_path: Path
+) -> None:
+    state["head.bias"][1] = value
+    torch.save(state, tmp_path / "net.pt")
+    with pytest.raises(WeightsError, match=rf"head.bias holds {what} \(1 of 3 values\)"):
+        apply_weights(Net(), tmp_path / "net.pt")
+
+
+def test_infinity_is_allowed_in_a_buffer_and_nan_is_not() -> None:
+    net = Net()
+    net.mask[0] = float("-inf")
+    check_finite(net, "net")
+    net.mask[1] = float("nan")
+    with pytest.raises(WeightsError, match="mask holds NaN"):
+        check_finite(net, "net")

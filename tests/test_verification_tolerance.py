@@ -1,0 +1,65 @@
+"""What float32 can hold, and how far that may loosen a comparison."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stn_infer.reference.model import Reference
+from stn_infer.verification.tolerance import CEILING, MARGIN, attainable, float32_deviation
+
+
+class Function(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.function(x)
+
+
+def deviation(function: Callable[[Tensor], Tensor], *shape: int) -> float:
+    module = Function(function)
+    inputs = [np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)]
+    return float32_deviation(module, Reference(module, [shape]), [inputs])
+
+
+def grid(x: Tensor, width: int) -> Tensor:
+    theta = (x.mean((1, 2, 3))[:, None] * 0.1 + torch.tensor([1.0, 0, 0, 0, 1, 0], dtype=x.dtype)).reshape(-1, 2, 3)
+    return torch.nn.functional.affine_grid(theta, [len(x), 1, 8, width], align_corners=False)
+
+
+def test_cancellation_in_float32_is_seen_and_plain_arithmetic_is_not() -> None:
+    assert deviation(lambda x: (x + 4096) - 4096, 3) == pytest.approx(2e-4, rel=0.5)
+    assert deviation(lambda x: 2 * x, 3) == 0
+
+
+def test_a_warp_deviates_with_its_width() -> None:
+    narrow, wide = (
+        deviation(lambda x: torch.nn.functional.grid_sample(x, grid(x, x.shape[3]), align_corners=False), 1, 8, width)
+        for width in (16, 1024)
+    )
+    assert narrow < 1e-5 < wide < CEILING
+
+
+def test_a_nearest_sampler_says_nothing_of_rounding() -> None:
+    def warp(x: Tensor) -> Tensor:
+        return (
+            torch.nn.functional.grid_sample(x, grid(x, 64), mode="nearest", align_corners=False) + (x * 0 + 4096) - 4096
+        )
+
+    assert deviation(warp, 1, 8, 64) == 0
+
+
+def test_what_is_not_finite_loosens_nothing() -> None:
+    assert deviation(lambda x: x * 1e30 * 1e30, 3) == 0  # infinite in float32 alone
+
+
+def test_the_tolerance_is_bounded_on_both_sides() -> None:
+    assert attainable(1e-5, 0.0) == attainable(1e-5, 1e-7) == 1e-5
+    assert attainable(1e-5, 1e-5) == pytest.approx(MARGIN * 1e-5)
+    assert attainable(1e-5, 1.0) == CEILING
