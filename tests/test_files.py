@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stn_infer.errors import OutputError
-from stn_infer.files import check_writable, write_atomically
+from stn_infer.files import appearing, check_writable, write_atomically
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -35,6 +35,18 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.Mo
         write_atomically(path, b"new")
     assert path.read_bytes() == b"old"
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
+
+
+def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+    with appearing(tmp_path / "x") as temporary:
+        temporary.write_text("new")
+        assert not (tmp_path / "x").exists()
+    assert (tmp_path / "x").read_text() == "new"
+    with pytest.raises(OutputError, match="No space left"), appearing(tmp_path / "x") as temporary:
+        temporary.write_text("half")
+        raise OSError(28, "No space left on device")
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_text() == "new"
 
 
 @pytest.mark.parametrize(("name", "reason"), [(".", "a folder"), ("none/x", "no folder"), ("/dev/null", "no regular")])

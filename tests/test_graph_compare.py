@@ -13,7 +13,7 @@ from onnx_files import F16, F32, affine_model, constant, half_model, make
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.graph.compare import Comparison, Stored, compare, open_session
 from stn_infer.graph.inputs import parse_named_shapes, plan_inputs, random_feeds
-from stn_infer.graph.widen import has_halves, widen
+from stn_infer.graph.retype import has_halves, widen
 
 
 def compared(original: onnx.ModelProto, rewritten: onnx.ModelProto, **options: Any) -> Comparison:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from stn_infer.backends.base import TensorSpec
-from stn_infer.errors import OutputError, UsageError
-from stn_infer.pipeline.outputs import FORMATS, Rows, appearing, make_format, printable
+from stn_infer.errors import UsageError
+from stn_infer.pipeline.outputs import FORMATS, Rows, make_format, printable
 
 FLOAT32 = np.dtype(np.float32)
 SCORES = TensorSpec("scores", (None, 3), FLOAT32)
@@ -147,18 +147,6 @@ def test_a_class_without_a_label() -> None:
     encoder = make_format("npz", [TensorSpec("x", (None, None), FLOAT32)], ("a", "b"))
     with pytest.raises(UsageError, match="predicts class 7, but only 2 labels"):
         encoder.label_of(7)
-
-
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
-    with appearing(tmp_path / "x") as temporary:
-        temporary.write_text("new")
-        assert not (tmp_path / "x").exists()
-    assert (tmp_path / "x").read_text() == "new"
-    with pytest.raises(OutputError, match="No space left"), appearing(tmp_path / "x") as temporary:
-        temporary.write_text("half")
-        raise OSError(28, "No space left on device")
-    assert [path.name for path in tmp_path.iterdir()] == ["x"]
-    assert (tmp_path / "x").read_text() == "new"
 
 
 def test_printable() -> None:

@@ -27,9 +27,9 @@ from stn_infer.errors import ModelError, VerificationError, one_line
 from stn_infer.graph.inputs import InputPlan, batch_symbols, random_feeds, size_symbols
 from stn_infer.graph.op import opset_of
 from stn_infer.graph.opset import every_node
+from stn_infer.graph.retype import has_halves, widen
 from stn_infer.graph.samplers import known_attributes
 from stn_infer.graph.structure import subgraphs
-from stn_infer.graph.widen import has_halves, widen
 
 Array = NDArray[Any]
 Errors = NDArray[np.float64]

@@ -21,9 +21,10 @@ from stn_infer.backends.base import Array, Backend
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.files import appearing
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.job import Folder, Job, hash_model, ledger_line, read_ledger
-from stn_infer.pipeline.outputs import Format, Rows, appearing, make_format, printable
+from stn_infer.pipeline.outputs import Format, Rows, make_format, printable
 from stn_infer.pipeline.schedule import Schedule
 
 SHARD_ROWS = 4096

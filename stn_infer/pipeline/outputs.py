@@ -9,11 +9,9 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ import orjson
 from numpy.typing import NDArray
 
 from stn_infer.backends.base import Array, TensorSpec
-from stn_infer.errors import MissingDependencyError, OutputError, UsageError
+from stn_infer.errors import MissingDependencyError, UsageError
 
 _SPECIAL = re.compile('[,"\r\n]')
 
@@ -235,26 +233,6 @@ def has_classes(outputs: Sequence[TensorSpec]) -> bool:
     """Whether the first output is a vector of two scores or more, so that its argmax is a prediction."""
     first = outputs[0]
     return len(first.shape) == 2 and first.shape[1] != 1 and first.dtype.kind in "fiu"
-
-
-@contextmanager
-def appearing(path: Path) -> Iterator[Path]:
-    """A temporary path to write; on success its bytes reach the disk and it is renamed to ``path``.
-
-    Raises:
-        OutputError: it cannot be written; the temporary file is removed.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink(missing_ok=True)
 
 
 def quoted(text: str) -> str:

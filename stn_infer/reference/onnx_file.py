@@ -9,26 +9,22 @@ the file.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError, one_line
 from stn_infer.graph.mesh import canonical_basis
 from stn_infer.graph.op import DOMAIN, OP_TYPES
-from stn_infer.graph.structure import subgraphs
+from stn_infer.graph.retype import doubled
 from stn_infer.reference.model import Sampling
 from stn_infer.reference.sampling import Sampler
 from stn_infer.reference.taps import tap, without_other_functions
 
 Array = NDArray[Any]
-
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16})
-_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "stash_type"})
 
 
 class OnnxReference:
@@ -46,7 +42,7 @@ class OnnxReference:
         self._name = name
         self._inputs = [value.name for value in _given(model)]
         self._state = _State()
-        wide = _doubled(without_other_functions(model))
+        wide = doubled(without_other_functions(model))  # our ops' functions go: they are computed by their definition
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
@@ -133,50 +129,6 @@ class OrtReference:
 def _given(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
     constants = {tensor.name for tensor in model.graph.initializer}
     return [value for value in model.graph.input if value.name not in constants]
-
-
-# ---- float64 -----------------------------------------------------------------------------------------------------
-
-
-def _doubled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every floating-point number is a double."""
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
-    del wide.functions[:]  # only those of our ops are left, which are computed by their definition
-    _double_graph(wide.graph)
-    return wide
-
-
-def _double_graph(graph: onnx.GraphProto) -> None:
-    for tensor in graph.initializer:
-        _double_tensor(tensor)
-    for value in (*graph.input, *graph.output):
-        if value.type.tensor_type.elem_type in _FLOATS:
-            value.type.tensor_type.elem_type = TensorProto.DOUBLE
-    del graph.value_info[:]
-    _double_nodes(graph.node)
-
-
-def _double_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
-    for node in nodes:
-        if node.op_type == "ConstantOfShape" and not node.attribute:
-            node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1))))
-        for attribute in node.attribute:
-            if node.op_type == "Constant" and attribute.name in ("value_float", "value_floats"):
-                value = np.float64(attribute.f) if attribute.name == "value_float" else np.float64(attribute.floats)
-                attribute.CopyFrom(helper.make_attribute("value", numpy_helper.from_array(np.asarray(value))))
-            if attribute.HasField("t"):
-                _double_tensor(attribute.t)
-            if attribute.name in _TYPE_ATTRIBUTES and attribute.type == AttributeProto.INT and attribute.i in _FLOATS:
-                attribute.i = TensorProto.DOUBLE
-            for graph in subgraphs(attribute):
-                _double_graph(graph)
-
-
-def _double_tensor(tensor: TensorProto) -> None:
-    if tensor.data_type in _FLOATS:
-        values = numpy_helper.to_array(tensor).astype(np.float64)
-        tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
 # ---- operators ---------------------------------------------------------------------------------------------------
