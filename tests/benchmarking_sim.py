@@ -12,10 +12,11 @@ from numpy.typing import NDArray
 from stn_infer.benchmarking.check import Expected
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.monitor import Reading
+from stn_infer.benchmarking.processes import Crashed
 from stn_infer.benchmarking.result import BenchResult, Case, Model, Request, Sampler
 from stn_infer.benchmarking.round import RoundReport, RoundTask, run_round
 from stn_infer.benchmarking.runner import Bound, Inspection, Runner
-from stn_infer.benchmarking.session import Crashed, measure
+from stn_infer.benchmarking.session import measure
 from stn_infer.errors import StnInferError
 
 #: (number of the call since the backend was opened, random numbers) to milliseconds.

@@ -24,7 +24,8 @@ from stn_infer.benchmarking.codec import read_result
 from stn_infer.benchmarking.cuda import EventTimer
 from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
 from stn_infer.benchmarking.monitor import MachineMonitor, Reading, busy_processes
-from stn_infer.benchmarking.session import Crashed, run_request
+from stn_infer.benchmarking.processes import Crashed
+from stn_infer.benchmarking.session import run_request
 from stn_infer.benchmarking.table import render
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
@@ -151,7 +152,7 @@ def test_an_interrupted_run_is_completed_by_a_fresh_process_with_the_same_weight
 
 @pytest.mark.parametrize("end", ["abort", "interrupt"])
 def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str) -> None:
-    from stn_infer.benchmarking.session import Processes, run_apart
+    from stn_infer.benchmarking.processes import Processes, run_apart
     from stn_infer.benchmarking.worker import Task
 
     name = f"dying_by_{end}"
