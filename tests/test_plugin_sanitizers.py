@@ -30,8 +30,11 @@ def run(*command: str | Path, isa: str = "") -> str:
 
 
 def build(folder: Path, *options: str) -> None:
-    """The library and its C++ tests, not optimised: with sanitizers the optimiser takes many minutes."""
-    flags = ["-DSTN_CUDA=OFF", "-DSTN_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", *options]
+    """The library and its C++ tests, not optimised: with sanitizers the optimiser takes many minutes.
+
+    The CUDA kernels are compiled for the CPU.
+    """
+    flags = ["-DSTN_CUDA=CPU", "-DSTN_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", *options]
     subprocess.run(["cmake", "-S", str(PLUGINS), "-B", str(folder), *flags], check=True, capture_output=True)
     targets = ["--target", "kernels_test", "tensorrt_host"]
     subprocess.run(["cmake", "--build", str(folder), "--parallel", *targets], check=True, capture_output=True)
@@ -60,9 +63,11 @@ def test_every_combination_of_the_kernels(tmp_path: Path) -> None:
 
 @needs_compiler
 def test_plain_kernels_and_plugins_under_sanitizers(tmp_path: Path) -> None:
-    """A fifth of the combinations without SIMD, and TensorRT's lifecycle; the slow test below does the rest."""
+    """Some of the combinations, without SIMD and in the CUDA kernels, and TensorRT's lifecycle; the slow test below
+    does the rest."""
     build(tmp_path, "-DSTN_SANITIZE=address,undefined,float-cast-overflow", "-DSTN_SIMD=OFF")
     assert run(tmp_path / "tests" / "kernels_test", "--every", "5").startswith("plain")
+    assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "13")
     run(tmp_path / "tensorrt_host", tmp_path / "libstn_plugins.so")
 
 
@@ -73,6 +78,7 @@ def test_kernels_under_sanitizers(sanitizers: str, tmp_path: Path) -> None:
     build(tmp_path, f"-DSTN_SANITIZE={sanitizers}")
     for isa in ISAS:
         run(tmp_path / "tests" / "kernels_test", isa=isa)
+    run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu")
     run(tmp_path / "tensorrt_host", tmp_path / "libstn_plugins.so")
 
 

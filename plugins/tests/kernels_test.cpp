@@ -1,12 +1,13 @@
 /// \file kernels_test.cpp
 /// \brief Runs every combination of the kernels on arrays of exactly the right size, with coordinates from hell.
 ///
-///     kernels_test [--cuda] [--every N]
+///     kernels_test [--cuda | --cuda-on-cpu] [--every N]
 ///
 /// Made for AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and with --cuda for compute-sanitizer:
 /// nothing may be read or written out of bounds, and no float may be turned into an integer that cannot hold it. What
-/// comes out must lie within the image's range (bicubic: a little beyond), whatever the coordinates were; the exact
-/// values are tested from Python. --every N takes each Nth combination only.
+/// comes out must lie within the image's range (bicubic: a little beyond), whatever the coordinates were. The CPU
+/// kernels' exact values are tested from Python; those of the CUDA kernels, on a GPU or compiled for the CPU, must
+/// equal theirs wherever the coordinates are ordinary. --every N takes each Nth combination only.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -27,7 +28,14 @@ int failures = 0;
 int64_t checks = 0;
 int64_t combinations = 0;
 int64_t every = 1;
-std::unique_ptr<CudaDevice> gpu;  // none: the CPU kernels are run
+std::unique_ptr<Device> device;  // where the CUDA kernels run; none: the CPU kernels are run
+
+/// Answers of the CUDA kernels beside the CPU's. A nearest sampler may take the neighbour where rounding decides.
+struct Comparison {
+  int64_t values = 0;
+  int64_t off = 0;
+};
+Comparison nearest, interpolated;
 
 void expect(bool ok, const char* what, const stn_problem& p) {
   ++checks;
@@ -81,21 +89,21 @@ struct Array {
   std::unique_ptr<char[]> bytes;
 };
 
-/// Runs a problem on copies of its arrays on the GPU, and brings the output back.
-int run_on_gpu(stn_problem p, const Array& input, const Array& theta, const Array& basis, Array* output) {
+/// Runs a problem on copies of its arrays on the device, and brings the output back.
+int run_on_device(stn_problem p, const Array& input, const Array& theta, const Array& basis, Array* output) {
   std::vector<void*> buffers;
   const Array* arrays[] = {&input, &theta, &basis, output};
   for (const Array* array : arrays) {
-    buffers.push_back(gpu->upload(std::vector<char>(array->bytes.get(), array->bytes.get() + array->size())));
+    buffers.push_back(device->upload(std::vector<char>(array->bytes.get(), array->bytes.get() + array->size())));
   }
   p.input = buffers[0];
   p.theta = buffers[1];
   if (p.basis != nullptr) p.basis = static_cast<const float*>(buffers[2]);
   p.output = buffers[3];
-  const int status = stn_run_cuda(&p, gpu->stream());
-  const std::vector<char> answer = gpu->download(p.output, output->size());
+  const int status = stn_run_cuda(&p, device->stream());
+  const std::vector<char> answer = device->download(p.output, output->size());
   std::copy(answer.begin(), answer.end(), output->bytes.get());
-  for (void* buffer : buffers) gpu->release(buffer);
+  for (void* buffer : buffers) device->release(buffer);
   return status;
 }
 
@@ -130,34 +138,66 @@ float nasty(std::mt19937& random) {
   return std::uniform_real_distribution<float>(-2.5f, 2.5f)(random);
 }
 
-void run_one(stn_problem p, const Shape& s, std::mt19937& random) {
+/// A coordinate, or an element of theta, that no rounding turns into another place.
+float ordinary(std::mt19937& random) { return std::uniform_real_distribution<float>(-1.3f, 1.3f)(random); }
+
+/// Compares what the CUDA kernels gave with the CPU kernels' answer, channel by channel: what lies behind the channels
+/// of a pixel may be anything.
+void compare(stn_problem p, const Array& output) {
+  Array expected(output.count, output.dtype);
+  for (int64_t i = 0; i < expected.count; ++i) expected.set(i, 0.25f);
+  p.output = expected.bytes.get();
+  expect(stn_run_cpu(&p, 1) == STN_OK, "run on the CPU", p);
+  const float tolerance = p.dtype == STN_FP32 ? 1e-4f : p.dtype == STN_FP16 ? 2e-3f : 1.6e-2f;
+  const int64_t pitch = p.output_layout == STN_CHANNELS_LAST ? p.channel_pitch_out : 1;
+  Comparison here;
+  for (int64_t i = 0; i < output.count; ++i) {
+    if (pitch != 1 && i % pitch >= p.channels) continue;
+    ++here.values;
+    here.off += !(std::fabs(output.get(i) - expected.get(i)) <= tolerance);
+  }
+  Comparison& sum = p.mode == STN_NEAREST ? nearest : interpolated;
+  sum.values += here.values;
+  sum.off += here.off;
+  expect(p.mode == STN_NEAREST || here.off == 0, "the CPU kernels' values", p);
+}
+
+/// One combination, at coordinates that are `tame` or not.
+void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   const int64_t in_pixels = product(s.in, p.rank), pixels = product(s.out, p.rank);
   const int64_t pitch = s.channels + 3;
   const int64_t in_width = p.input_layout == STN_PLANAR ? s.channels : pitch;
   const int64_t out_width = p.output_layout == STN_PLANAR ? s.channels : pitch;
   const int64_t rows = p.kind == STN_AFFINE ? p.rank + 1 : p.kind == STN_PROJECTIVE ? 3 : 5;
   p.struct_size = sizeof p;
-  p.batch = p.theta_batch = p.input_batch = s.batch;
+  p.batch = s.batch;
+  // Now and then one theta serves the whole batch, or one image.
+  p.theta_batch = random() % 4 == 0 ? 1 : s.batch;
+  p.input_batch = random() % 4 == 0 ? 1 : s.batch;
   p.channels = s.channels;
   p.channel_pitch_in = p.channel_pitch_out = pitch;
   std::copy_n(s.in, 3, p.input_size);
   std::copy_n(s.out, 3, p.output_size);
   p.basis_rows = rows;
 
-  Array input(s.batch * in_width * in_pixels, p.dtype), output(s.batch * out_width * pixels, p.dtype);
+  Array input(p.input_batch * in_width * in_pixels, p.dtype), output(s.batch * out_width * pixels, p.dtype);
   for (int64_t i = 0; i < input.count; ++i) input.set(i, static_cast<float>(random() % 256) / 256);
   for (int64_t i = 0; i < output.count; ++i) output.set(i, 0.25f);
   const int64_t theta_count = p.kind == STN_GRID         ? pixels * p.rank
                               : p.kind == STN_PROJECTIVE ? 3 * rows
                                                          : p.rank * rows;
-  Array theta(s.batch * theta_count, p.kind == STN_GRID ? p.grid_dtype : STN_FP32);
+  Array theta(p.theta_batch * theta_count, p.kind == STN_GRID ? p.grid_dtype : STN_FP32);
   for (int64_t i = 0; i < theta.count; ++i) {
-    const float value = nasty(random);
+    const float value = tame ? ordinary(random) : nasty(random);
     const bool narrow = theta.dtype != STN_FP32 && !(std::fabs(value) < 100);
     theta.set(i, narrow ? 0.5f : value);
+    // A third row whose quotient is never near 0 / 0.
+    if (tame && p.kind == STN_PROJECTIVE && i % 9 >= 6) theta.set(i, i % 9 == 8 ? 3.0f : value);
   }
   Array basis(rows * pixels, STN_FP32);
-  for (int64_t i = 0; i < basis.count; ++i) basis.set(i, random() % 50 == 0 ? nasty(random) : 0.01f * (random() % 100));
+  for (int64_t i = 0; i < basis.count; ++i) {
+    basis.set(i, !tame && random() % 50 == 0 ? nasty(random) : 0.01f * (random() % 100));
+  }
 
   p.input = input.bytes.get();
   p.theta = theta.bytes.get();
@@ -165,12 +205,51 @@ void run_one(stn_problem p, const Shape& s, std::mt19937& random) {
   p.output = output.bytes.get();
   expect(stn_check(&p) == STN_OK, "check", p);
   const int threads = 1 + static_cast<int>(random() % 3);
-  const int status = gpu ? run_on_gpu(p, input, theta, basis, &output) : stn_run_cpu(&p, threads);
+  const int status = device ? run_on_device(p, input, theta, basis, &output) : stn_run_cpu(&p, threads);
   expect(status == STN_OK, "run", p);
   const float slack = p.mode == STN_BICUBIC ? 1.0f : 1e-2f;
   bool inside = true;
   for (int64_t i = 0; i < output.count; ++i) inside = inside && output.get(i) >= -slack && output.get(i) <= 1 + slack;
   expect(inside, "values within the image's range", p);
+  if (device && tame) compare(p, output);
+}
+
+/// The last corner of an image of more than 2^28 pixels, beyond what 32-bit byte offsets reach; only that corner's
+/// memory is ever touched.
+void run_far_corner(std::mt19937& random) {
+  constexpr int64_t kSide = 33000, kCorner = 12;
+  const std::unique_ptr<void, decltype(&std::free)> image(std::calloc(kSide * kSide, 4), std::free);
+  auto* pixels = static_cast<float*>(image.get());
+  for (int64_t y = kSide - 2 * kCorner; y < kSide; ++y)
+    for (int64_t x = kSide - 2 * kCorner; x < kSide; ++x)
+      pixels[y * kSide + x] = static_cast<float>(random() % 256) / 256;
+  const float scale = static_cast<float>(kCorner) / kSide;
+  const float theta[] = {scale, 0.0f, 1.0f - scale, 0.0f, scale, 1.0f - scale};
+  Array output(kCorner * kCorner, STN_FP32);
+  stn_problem p{};
+  p.struct_size = sizeof p;
+  p.rank = 2;
+  p.batch = p.theta_batch = p.input_batch = p.channels = 1;
+  for (int d = 0; d < 2; ++d) p.input_size[d] = kSide, p.output_size[d] = kCorner;
+  p.basis_rows = 3;
+  p.input = pixels;
+  p.theta = theta;
+  p.output = output.bytes.get();
+  for (int mode : {STN_NEAREST, STN_BICUBIC, STN_BILINEAR}) {
+    p.mode = mode;
+    expect(stn_run_cuda(&p, nullptr) == STN_OK, "run", p);
+    double sum = 0;
+    for (int64_t i = 0; i < output.count; ++i) sum += output.get(i);
+    expect(sum > 0.3 * output.count, "a corner that is not empty", p);
+    // Coordinates of 33000 pixels are off by 0.004 in fp32, and no two compilers' alike.
+    Array on_cpu(output.count, STN_FP32);
+    p.output = on_cpu.bytes.get();
+    expect(stn_run_cpu(&p, 1) == STN_OK, "run on the CPU", p);
+    int64_t off = 0;
+    for (int64_t i = 0; i < output.count; ++i) off += std::fabs(output.get(i) - on_cpu.get(i)) > 0.02f;
+    expect(off == 0 || (mode == STN_NEAREST && off < 3), "the CPU kernels' values far out", p);
+    p.output = output.bytes.get();
+  }
 }
 
 void run_all(const Shape& shape, int rank, std::mt19937& random) {
@@ -192,7 +271,8 @@ void run_all(const Shape& shape, int rank, std::mt19937& random) {
               p.grid_dtype = dtype;
               p.input_layout = layouts & 1;
               p.output_layout = layouts >> 1;
-              run_one(p, shape, random);
+              run_one(p, shape, false, random);
+              if (device) run_one(p, shape, true, random);
             }
 }
 
@@ -269,16 +349,18 @@ void refuse_nonsense() {
 int main(int count, char** arguments) {
   for (int i = 1; i < count; ++i) {
     if (std::strcmp(arguments[i], "--cuda") == 0) {
-      gpu = std::make_unique<CudaDevice>();
+      device = std::make_unique<CudaDevice>();
+    } else if (std::strcmp(arguments[i], "--cuda-on-cpu") == 0) {
+      device = std::make_unique<HostDevice>();
     } else if (std::strcmp(arguments[i], "--every") == 0 && i + 1 < count) {
       every = std::max(1, std::atoi(arguments[++i]));
     } else {
-      std::fprintf(stderr, "usage: %s [--cuda] [--every N]\n", arguments[0]);
+      std::fprintf(stderr, "usage: %s [--cuda | --cuda-on-cpu] [--every N]\n", arguments[0]);
       return 2;
     }
   }
   std::mt19937 random(7);
-  const Shape images[] = {{2, 3, {5, 7, 0}, {4, 11, 0}}, {1, 17, {1, 1, 0}, {3, 3, 0}}, {1, 1, {1, 6, 0}, {1, 37, 0}},
+  const Shape images[] = {{2, 3, {5, 7, 0}, {4, 11, 0}}, {1, 21, {1, 1, 0}, {3, 3, 0}}, {1, 1, {1, 6, 0}, {1, 37, 0}},
                           {1, 2, {6, 1, 0}, {20, 1, 0}}, {3, 1, {2, 2, 0}, {9, 33, 0}}, {1, 70, {3, 4, 0}, {17, 19, 0}},
                           {0, 2, {3, 3, 0}, {2, 2, 0}}};
   const Shape volumes[] = {{2, 3, {3, 5, 4}, {2, 4, 5}},
@@ -287,8 +369,16 @@ int main(int count, char** arguments) {
                            {1, 9, {2, 1, 6}, {5, 1, 7}}};
   for (const Shape& shape : images) run_all(shape, 2, random);
   for (const Shape& shape : volumes) run_all(shape, 3, random);
-  if (!gpu) run_together();
+  if (device) {
+    if (device->stream() == nullptr) run_far_corner(random);
+    expect(nearest.off * 200 <= nearest.values, "nearest: the CPU kernels' values", stn_problem{});
+    std::printf("compared: %lld values; nearest: %lld of %lld off\n", static_cast<long long>(interpolated.values),
+                static_cast<long long>(nearest.off), static_cast<long long>(nearest.values));
+  } else {
+    run_together();
+  }
   refuse_nonsense();
-  std::printf("%s: %lld checks, %d failed\n", gpu ? "cuda" : stn_cpu_isa(), static_cast<long long>(checks), failures);
+  std::printf("%s: %lld checks, %d failed\n", device ? "cuda" : stn_cpu_isa(), static_cast<long long>(checks),
+              failures);
   return failures == 0 ? 0 : 1;
 }

@@ -13,7 +13,9 @@
 
 #include "stn/stn.h"
 
-#ifdef __CUDACC__
+#if defined(STN_HD)
+// The tests' own.
+#elif defined(__CUDACC__)
 #define STN_HD __host__ __device__ __forceinline__
 #else
 // Forced, so that no out-of-line copy with one instruction set's code can stand in for another's.

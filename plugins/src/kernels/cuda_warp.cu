@@ -254,6 +254,16 @@ int check(cudaError_t error, const char* file, int line) {
 }
 #define STN_CHECK_CUDA(call) check((call), __FILE__, __LINE__)
 
+/// Launches a kernel of kThreads threads a block. (Not by <<<>>>, so that tests/cuda_on_cpu can take the call's place.)
+template <class... Parameters>
+int launch(void (*kernel)(Parameters...), dim3 blocks, cudaStream_t stream, Parameters... arguments) {
+  cudaLaunchConfig_t config{};
+  config.gridDim = blocks;
+  config.blockDim = dim3(kThreads);
+  config.stream = stream;
+  return STN_CHECK_CUDA(cudaLaunchKernelEx(&config, kernel, arguments...));
+}
+
 int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
 /// Blocks of a grid-stride loop: all that `items` need, as far as CUDA lets one ask for them.
@@ -274,15 +284,13 @@ int launch_planar(const Warp& w, cudaStream_t stream) {
   chunks = chunks < 65535 ? chunks : 65535;
   const int64_t chunk = divide_up(w.channels, chunks);
   const dim3 blocks(blocks_for(total), static_cast<unsigned>(divide_up(w.channels, chunk)));
-  planar_kernel<T, Rank, Count, Offset><<<blocks, kThreads, 0, stream>>>(w, total, chunk);
-  return STN_CHECK_CUDA(cudaGetLastError());
+  return launch(planar_kernel<T, Rank, Count, Offset>, blocks, stream, w, total, chunk);
 }
 
 template <class T, int Rank, int Count, int Width>
 int launch_channels_last(const Warp& w, cudaStream_t stream) {
   const int64_t groups = divide_up(w.channels, Width), total = w.batch * w.pixels * groups;
-  channels_last_kernel<T, Rank, Count, Width><<<blocks_for(total), kThreads, 0, stream>>>(w, total, groups);
-  return STN_CHECK_CUDA(cudaGetLastError());
+  return launch(channels_last_kernel<T, Rank, Count, Width>, dim3(blocks_for(total)), stream, w, total, groups);
 }
 
 /// Whether every pixel of both images starts where a pack of `width` elements may.

@@ -1,0 +1,78 @@
+/// \file cuda_runtime.h
+/// \brief Stands in for CUDA's header of this name, so that a C++ compiler builds the CUDA kernels for the CPU.
+///
+/// A launch runs every thread of every block in turn, on the caller's thread. That is what the kernels here mean,
+/// because their threads share nothing: no shared memory, no barrier, no atomics, no exchange within a warp. It finds
+/// what is wrong with indices, bounds and arithmetic, with the sanitizers' help; it says nothing about speed. Only what
+/// the kernels use is here; what they come to use beyond that does not compile until it is written down.
+#ifndef STN_TESTS_CUDA_RUNTIME_H_
+#define STN_TESTS_CUDA_RUNTIME_H_
+
+#define STN_HD inline
+
+#include <math.h>
+#include <stdint.h>
+
+#include <algorithm>
+#include <cstddef>
+
+#define __global__
+#define __device__
+#define __host__
+#define __forceinline__ inline
+#define __launch_bounds__(...)
+#define __restrict__
+
+struct dim3 {
+  unsigned x, y, z;
+  constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+inline thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
+
+using std::max;
+using std::min;
+
+template <class T>
+T __ldg(const T* from) {
+  return *from;
+}
+
+// ---------------------------------------------------------------------------------------------------------- runtime
+
+enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+inline const char* cudaGetErrorName(cudaError_t error) {
+  return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidConfiguration";
+}
+inline const char* cudaGetErrorString(cudaError_t) { return "a launch that CUDA would refuse"; }
+
+using cudaStream_t = struct CUstream_st*;
+
+struct cudaLaunchConfig_t {
+  dim3 gridDim, blockDim;
+  size_t dynamicSmemBytes = 0;
+  cudaStream_t stream = nullptr;
+  void* attrs = nullptr;
+  unsigned numAttrs = 0;
+};
+
+/// Runs a kernel; its limits on the sizes of grid and block are those of every GPU.
+template <class... Parameters, class... Arguments>
+cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
+                               Arguments&&... arguments) {
+  const dim3 grid = config->gridDim, block = config->blockDim;
+  const bool fits = grid.x - 1 < 0x7fffffffu && grid.y - 1 < 65535u && grid.z - 1 < 65535u && block.x - 1 < 1024u &&
+                    block.y - 1 < 1024u && block.z - 1 < 64u && block.x * block.y * block.z <= 1024u;
+  if (!fits) return cudaErrorInvalidConfiguration;
+  gridDim = grid;
+  blockDim = block;
+  for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)
+    for (blockIdx.y = 0; blockIdx.y < grid.y; ++blockIdx.y)
+      for (blockIdx.x = 0; blockIdx.x < grid.x; ++blockIdx.x)
+        for (threadIdx.z = 0; threadIdx.z < block.z; ++threadIdx.z)
+          for (threadIdx.y = 0; threadIdx.y < block.y; ++threadIdx.y)
+            for (threadIdx.x = 0; threadIdx.x < block.x; ++threadIdx.x) kernel(Parameters(arguments)...);
+  return cudaSuccess;
+}
+
+#endif  // STN_TESTS_CUDA_RUNTIME_H_
