@@ -1,15 +1,17 @@
 """Ours and other people's tools, in one run of the project's own benchmark, beside what the machine could do at best.
 
-    pip install 'stn-infer[peers]'
+    pip install 'stn-infer[peers]'           # and [peers-gpu] for DALI and CV-CUDA
     python benchmarks/peers/compare.py -o benchmarks/results/peers-MACHINE.json
+    python benchmarks/peers/compare.py --device cuda --boundary device -o benchmarks/results/peers-GPU.json
 
-Warps (image and theta in, image out): PyTorch, torch.compile, kornia, onnxruntime on the plain export and on
-what onnxslim and onnxsim make of it, and ours. Networks: the same without kornia, which has none. The method is
-METHOD.md's: verified first, in turns, fresh processes.
+Warps (image and theta in, image out): PyTorch, torch.compile, kornia, DALI, on a GPU CV-CUDA, onnxruntime on the plain
+export and on what onnxslim and onnxsim make of it, and ours. Networks: the same without kornia, DALI and CV-CUDA, which
+have none. The method is METHOD.md's: verified first, in turns, fresh processes.
 
 The **bound** is what no implementation can beat: the bytes that must be read and written once, over the bandwidth of a
-copy of as many bytes; or the floating-point operations over the rate of a matrix product; whichever takes longer. Both
-rates are measured before and after the run, by the same number of threads, and the better one counts.
+copy of as many bytes; or the floating-point operations over the rate of a matrix product; or, between a GPU and main
+memory, inputs and outputs over the bus; whichever takes longest. Rates are measured on the same device before and
+after the run, with the same number of threads, and the better ones count; see bounds.py.
 """
 
 from __future__ import annotations
@@ -18,22 +20,21 @@ import argparse
 import json
 import os
 import sys
-import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, os.getcwd())
 
+from benchmarks.peers.bounds import Bound, bound, measure_rates
+from stn_infer.backends.device import Device
 from stn_infer.benchmarking.explain import ratio_text, speed_up
 from stn_infer.benchmarking.judge import flags
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.result import BenchResult, Case, Measurement
 from stn_infer.benchmarking.run import make_request
 from stn_infer.benchmarking.session import run_request
-from stn_infer.sources.load import load_source
 
 _WARPS = "benchmarks.peers.warps"
 CASES = (
@@ -45,86 +46,31 @@ CASES = (
 )
 # float32 coordinates are off by 1e-7 of the width: on photos that is 1.2e-5 of a grey value in every runtime.
 _TOLERANCE = 5e-5
-OURS = ("ort", "ort-fused", "fused")
-PEERS = {
+_OURS = ("ort", "ort-fused", "fused", "benchmarks.peers.ours:fused_warp")
+_OURS_ON_A_GPU = ("ort-fused-graph", "fused-graph", "benchmarks.peers.ours:fused_warp_graph")
+_PEERS = {
     "eager": "PyTorch",
     "compile": "torch.compile",
     "benchmarks.peers.kornia_warps:homography_warp": "kornia",
+    "benchmarks.peers.dali_warps:warp_affine": "DALI",
     "ort-plain": "onnxruntime, plain export",
     "benchmarks.peers.onnx_tools:onnxslim": "onnxruntime, onnxslim",
     "benchmarks.peers.onnx_tools:onnxsim": "onnxruntime, onnxsim",
 }
+_PEERS_ON_A_GPU = {
+    "graph": "PyTorch in a CUDA graph",
+    "benchmarks.peers.cvcuda_warps:warp_affine": "CV-CUDA",
+}
 
 
-@dataclass(frozen=True)
-class Rates:
-    """What the machine does at best: bytes a second of a copy, read and written; operations a second of a product."""
-
-    bytes_per_s: float
-    flops_per_s: float
-
-    def better(self, other: Rates) -> Rates:
-        """The higher of each."""
-        return Rates(max(self.bytes_per_s, other.bytes_per_s), max(self.flops_per_s, other.flops_per_s))
+def ours(device: str) -> tuple[str, ...]:
+    """Variants of this project on ``cpu`` or ``cuda:N``."""
+    return _OURS if device == "cpu" else _OURS + _OURS_ON_A_GPU
 
 
-@dataclass(frozen=True)
-class Bound:
-    """The least a case needs.
-
-    Attributes:
-        model, batch_size: the case.
-        bytes: inputs, outputs and weights, once.
-        flops: of convolutions and products; a multiplication and an addition are two.
-        ms: what these take at the machine's rates, the longer of both.
-        by: ``bytes`` or ``flops``.
-    """
-
-    model: str
-    batch_size: int
-    bytes: int
-    flops: int
-    ms: float
-    by: str
-
-
-def measure_rates(threads: int, size: int = 1 << 24) -> Rates:
-    """A copy of ``size`` floats, and a product of matrices that fit into the cache; the best of ten."""
-    torch.set_num_threads(threads)
-    source = torch.rand(size)
-    target = torch.empty_like(source)
-    side = 768
-    a, b = torch.rand(side, side), torch.rand(side, side)
-    product = torch.empty(side, side)
-    copy = _best(lambda: target.copy_(source))
-    multiply = _best(lambda: torch.mm(a, b, out=product))
-    return Rates(2 * source.nbytes / copy, 2 * side**3 / multiply)
-
-
-def _best(call: Callable[[], object], repeats: int = 10) -> float:
-    call()
-    times = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        call()
-        times.append(time.perf_counter() - start)
-    return min(times)
-
-
-def bound(case: Case, name: str, batch_size: int, rates: Rates) -> Bound:
-    """The bound of one case, counted on the model in PyTorch."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    loaded = load_source(case.model, input_shapes=case.input_shapes)
-    inputs = [torch.rand(batch_size, *shape) for shape in loaded.input_shapes]
-    with torch.inference_mode(), FlopCounterMode(display=False) as counter:
-        outputs = loaded.module(*inputs)
-    found = outputs if isinstance(outputs, (tuple, list)) else [outputs]
-    count = sum(tensor.nbytes for tensor in (*inputs, *found, *loaded.module.parameters()))
-    flops = int(counter.get_total_flops())
-    by_bytes, by_flops = count / rates.bytes_per_s * 1e3, flops / rates.flops_per_s * 1e3
-    longer = "bytes" if by_bytes >= by_flops else "flops"
-    return Bound(name, batch_size, count, flops, max(by_bytes, by_flops), longer)
+def peers(device: str) -> dict[str, str]:
+    """Variants of others there, and what a table calls them."""
+    return _PEERS if device == "cpu" else _PEERS | _PEERS_ON_A_GPU
 
 
 def table(result: BenchResult, bounds: list[Bound]) -> str:
@@ -142,15 +88,15 @@ def table(result: BenchResult, bounds: list[Bound]) -> str:
             for row in result.measurements
             if (row.model, row.batch_size) == (least.model, least.batch_size)
         }
-        timed = [rows[name] for name in OURS if name in rows and rows[name].status == "timed"]
-        ours = min(timed, key=_median, default=None)
-        own = "none was timed" if ours is None else f"{_figure(ours)} ({ours.variant})"
-        for variant, peer in PEERS.items():
+        timed = [rows[name] for name in ours(result.request.device) if name in rows and rows[name].status == "timed"]
+        best = min(timed, key=_median, default=None)
+        own = "none was timed" if best is None else f"{_figure(best)} ({best.variant.rpartition(':')[2]})"
+        for variant, peer in peers(result.request.device).items():
             row = rows.get(variant)
             if row is None or row.status != "timed":
                 theirs, ratio = (row.reason if row else "not run"), ""
             else:
-                theirs, ratio = _figure(row), "" if ours is None else ratio_text(speed_up(ours, row))
+                theirs, ratio = _figure(row), "" if best is None else ratio_text(speed_up(best, row))
             case = f"{least.model}, batch {least.batch_size}"
             lines.append(f"| {case} | {least.ms:.3g} ({least.by}) | {own} | {peer} | {theirs} | {ratio} |")
     return "\n".join(lines)
@@ -170,23 +116,31 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=6)
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
+    parser.add_argument("--boundary", choices=["host", "device"], default="host", help="what a call is; METHOD.md")
     parser.add_argument("--case", type=int, action="append", help="only these, by number")
     arguments = parser.parse_args()
     cases = [CASES[index] for index in arguments.case] if arguments.case else list(CASES)
-    method = Method(rounds=arguments.rounds, seconds=arguments.seconds)
-    request = make_request(cases, (*OURS, *PEERS), "cpu", arguments.threads, _TOLERANCE, method)
-    rates = measure_rates(arguments.threads)
+    method = Method(rounds=arguments.rounds, seconds=arguments.seconds, boundary=arguments.boundary)
+    device, threads = str(Device.parse(arguments.device)), arguments.threads
+    if device != "cpu" and not torch.cuda.is_available():
+        raise SystemExit(f"{device} was asked for, PyTorch {torch.__version__} finds no usable GPU")
+    request = make_request(cases, (*ours(device), *peers(device)), device, threads, _TOLERANCE, method)
+    rates = measure_rates(device, threads)
     command = " ".join(["python", *sys.argv])
     result = run_request(request, output=arguments.output, command=command, say=lambda text: print(text, flush=True))
-    rates = rates.better(measure_rates(arguments.threads))
+    rates = rates.better(measure_rates(device, threads))
     bounds = [
-        bound(model.case, model.name, batch, rates) for model in result.models for batch in model.case.batch_sizes
+        bound(model.case, model.name, batch, rates, arguments.boundary)
+        for model in result.models
+        for batch in model.case.batch_sizes
     ]
     if arguments.output is not None:
         beside = arguments.output.with_name(f"{arguments.output.stem}-bounds.json")
-        content = {"schema_version": 1, "rates": asdict(rates), "bounds": [asdict(least) for least in bounds]}
+        content = {"schema_version": 2, "rates": asdict(rates), "bounds": [asdict(least) for least in bounds]}
         beside.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    print(f"copy {rates.bytes_per_s / 1e9:.1f} GB/s, product {rates.flops_per_s / 1e9:.0f} GFLOP/s")
+    bandwidths = ", ".join(f"{rate / 1e9:.0f} at {moved / 2**20:.3g} MiB" for moved, rate in rates.copies)
+    print(f"copies, GB/s: {bandwidths}; product: {rates.flops_per_s / 1e9:.0f} GFLOP/s")
     print(table(result, bounds))
 
 

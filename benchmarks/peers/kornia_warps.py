@@ -5,12 +5,12 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.peers.warps import theta_of
+from benchmarks.peers.warps import require_warp, theta_of
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.prepare import Prepared
 from stn_infer.benchmarking.runner import Runner
 from stn_infer.benchmarking.torch_variants import TorchRunner
-from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.errors import MissingDependencyError
 
 
 def homography_warp(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
@@ -24,8 +24,7 @@ def homography_warp(prepared: Prepared, device: str, threads: int, method: Metho
         from kornia.geometry.transform import homography_warp as warp
     except ImportError:
         raise MissingDependencyError("kornia is not installed; pip install 'stn-infer[peers]'") from None
-    if len(prepared.input_shapes) != 2 or prepared.input_shapes[1] != (6,):
-        raise ModelError("kornia has warps, no networks: it runs benchmarks.peers.warps only")
+    require_warp(prepared, "kornia")
     runner = TorchRunner("eager", prepared, device, threads, method)
 
     def forward(image: Any, change: Any) -> Any:
@@ -35,7 +34,7 @@ def homography_warp(prepared: Prepared, device: str, threads: int, method: Metho
         last = torch.tensor([0.0, 0.0, 1.0], dtype=theta.dtype, device=theta.device).expand(len(theta), 1, 3)
         return warp(image, torch.cat([theta, last], dim=1), tuple(image.shape[2:]), align_corners=True)
 
-    runner.module = forward
+    runner.module = runner.plain = forward
     describe = runner.describe
     runner.describe = lambda: {**describe(), "runtime": f"kornia {version('kornia')}"}  # type: ignore[method-assign]
     return runner

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.errors import ModelError
 
 
 class AffineWarp(nn.Module):
@@ -23,6 +28,29 @@ def theta_of(change: Tensor) -> Tensor:
     """theta [N, 2, 3]: the identity and up to ±0.2 beside it."""
     identity = torch.eye(2, 3, dtype=change.dtype, device=change.device)
     return identity + 0.4 * (change.view(-1, 2, 3) - 0.5)
+
+
+def folded(matrix_of: Callable[[Tensor], Tensor]) -> tuple[Tensor, Tensor]:
+    """A matrix that is affine in ``change``, as one product: ``change @ scale + shift``.
+
+    Args:
+        matrix_of: changes [N, 6] to matrices [N, 2, 3], in float64.
+
+    Returns:
+        scale [6, 6] and shift [6], float32; a matrix's rows one after the other.
+    """
+    found = matrix_of(torch.cat([torch.zeros(1, 6), torch.eye(6)]).double()).flatten(1)
+    return (found[1:] - found[0]).float(), found[0].float()
+
+
+def require_warp(prepared: Prepared, library: str) -> None:
+    """Refuse what is not a warp of this folder.
+
+    Raises:
+        ModelError: the model's inputs are others, or are not float32.
+    """
+    if len(prepared.input_shapes) != 2 or prepared.input_shapes[1] != (6,) or prepared.precision != "fp32":
+        raise ModelError(f"{library} has warps, no networks: it runs benchmarks.peers.warps in fp32 only")
 
 
 # A suite tells models apart by name: one factory a size.

@@ -1,0 +1,92 @@
+"""CV-CUDA's warp of the same images by the same matrices, on a GPU; see :mod:`benchmarks.peers.pixels`.
+
+A matrix for each image means a batch of variable shape, whose images have 1, 3 or 4 channels. With the flag
+``WARP_INVERSE_MAP`` matrices lead from output pixels to image pixels; coordinate 0 is the first pixel's centre, as in
+OpenCV. With a constant border each neighbour that lies outside counts as its value, as with ``padding_mode="zeros"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.peers.pixels import PixelRunner, Warp
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.benchmarking.runner import Runner
+from stn_infer.errors import MissingDependencyError, ModelError
+
+_CHANNELS = (1, 3, 4)
+
+
+def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    """``cvcuda.warp_affine_into`` on PyTorch's stream, from PyTorch's memory to PyTorch's memory.
+
+    Raises:
+        MissingDependencyError: the device is a CPU, or CV-CUDA cannot be imported.
+        ModelError: the model is not a warp of :mod:`benchmarks.peers.warps`, or of more channels.
+    """
+    if device == "cpu":
+        raise MissingDependencyError("CV-CUDA needs a GPU, the device is cpu")
+    try:
+        import cvcuda
+    except ImportError as error:
+        raise MissingDependencyError(
+            f"CV-CUDA cannot be imported ({error}); pip install 'stn-infer[peers-gpu]', or cvcuda-cu12 for CUDA 12"
+        ) from None
+    channels = prepared.input_shapes[0][0]
+    if channels not in _CHANNELS:
+        raise ModelError(f"CV-CUDA warps by a matrix an image with 1, 3 or 4 channels, these images have {channels}")
+
+    class CvCudaRunner(PixelRunner):
+        library = f"CV-CUDA {cvcuda.__version__}"
+        op = "cvcuda.warp_affine"
+        origin = 0.0
+
+        def make(self, shape: torch.Size) -> Warp:
+            def stream() -> int:
+                return int(torch.cuda.current_stream(self.device).cuda_stream)
+
+            return batch_warp(cvcuda, shape, self.device, stream)
+
+    return CvCudaRunner(prepared, device, threads, method)
+
+
+def batch_warp(cvcuda: Any, shape: torch.Size, device: str, stream_of: Callable[[], int]) -> Warp:
+    """The warp of batches of one shape.
+
+    Images and the memory for outputs are wrapped when they are seen first, as a program whose data stays would do: to
+    wrap hundreds of images in Python takes longer than to warp them.
+
+    Args:
+        cvcuda: the module.
+        shape: [N, H, W, C].
+        device: where PyTorch's tensors are.
+        stream_of: the handle of the CUDA stream to run on.
+    """
+    flags = int(cvcuda.Interp.LINEAR) | int(cvcuda.Interp.WARP_INVERSE_MAP)
+    border = np.zeros(shape[-1], dtype=np.float32)
+    output = torch.empty(shape, device=device)
+    target = cvcuda.as_images(list(output))
+    sources: dict[int, Any] = {}
+
+    def warp(image: Tensor, matrices: Tensor) -> Tensor:
+        if image.data_ptr() not in sources:
+            sources.clear()
+            sources[image.data_ptr()] = cvcuda.as_images(list(image))
+        cvcuda.warp_affine_into(
+            dst=target,
+            src=sources[image.data_ptr()],
+            xform=cvcuda.as_tensor(matrices.view(-1, 6), "NC"),
+            flags=flags,
+            border_mode=cvcuda.Border.CONSTANT,
+            border_value=border,
+            stream=cvcuda.as_stream(stream_of()),
+        )
+        return output
+
+    return warp

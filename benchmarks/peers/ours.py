@@ -1,0 +1,56 @@
+"""This project's warp in a PyTorch program, for :mod:`benchmarks.peers.warps`: those models hold no layer to fuse."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from benchmarks.peers.warps import folded, require_warp, theta_of
+from stn_infer import plugin
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.benchmarking.runner import Runner
+from stn_infer.benchmarking.torch_variants import TorchRunner
+from stn_infer.errors import MissingDependencyError
+from stn_infer.transforms.base import canonical_basis, centre_to_grid
+
+
+def fused_warp(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    """``stn_infer.fused.spatial_transformer``, called as any operator.
+
+    Raises:
+        MissingDependencyError: the plugin library has no kernels for the device.
+        ModelError: the model is not a warp of this folder.
+    """
+    return _open("eager", prepared, device, threads, method)
+
+
+def fused_warp_graph(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    """The same in a CUDA graph; raises as :func:`fused_warp`, and on a CPU."""
+    if device == "cpu":
+        raise MissingDependencyError("CUDA graphs need a GPU, the device is cpu")
+    return _open("graph", prepared, device, threads, method)
+
+
+def _open(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    from stn_infer.fused import spatial_transformer, usable
+
+    require_warp(prepared, "the fused warp")
+    plugin.load()  # raises with the reason
+    if not usable(torch.empty(0, device=device)):
+        raise MissingDependencyError(f"the plugin library has no kernels for {device}; stn-infer plugin build")
+    size = prepared.input_shapes[0][1:]
+    # The kernel's basis is at pixel centres, the models' meshes end at the last ones': theta makes up for it.
+    factors = centre_to_grid(size, grid_align_corners=True)
+    scale, shift = (it.to(device) for it in folded(lambda change: theta_of(change) * factors))
+    basis = canonical_basis(size).float().to(device)
+    runner = TorchRunner(name, prepared, device, threads, method)
+
+    def forward(image: Tensor, change: Tensor) -> Tensor:
+        theta = torch.addmm(shift, change, scale).view(-1, 2, 3)
+        return spatial_transformer(image, theta, basis, "affine", image.shape[2:], align_corners=True)
+
+    runner.module = runner.plain = forward
+    describe = runner.describe
+    runner.describe = lambda: {**describe(), "plugin": "libstn_plugins.so"}  # type: ignore[method-assign]
+    return runner

@@ -1,0 +1,106 @@
+"""Libraries of image transforms as variants: their matrices are in pixels, their images have the channels last.
+
+What lies inside the timer: the product that makes each sample's matrix of its six numbers, and the library's warp.
+What does not: the layout. These libraries' images are [N, H, W, C] from the decoder on, so inputs are laid out so
+beforehand, and outputs are laid out as [N, C, H, W] afterwards, for the comparison with the reference. Copies to and
+from a GPU are the same as PyTorch's: pinned, and inside the host boundary.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from benchmarks.peers.warps import folded, require_warp, theta_of
+from stn_infer.backends.base import Array
+from stn_infer.benchmarking.method import Method
+from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.benchmarking.result import Sampler
+from stn_infer.benchmarking.runner import Bound, Inspection
+from stn_infer.benchmarking.torch_variants import TorchRunner
+
+#: Warps images [N, H, W, C] by matrices [N, 2, 3] from output pixels to image pixels, both where PyTorch has them.
+Warp = Callable[[Tensor, Tensor], Tensor]
+
+
+class PixelRunner(TorchRunner):
+    """A library's affine warp of the images of :mod:`benchmarks.peers.warps`.
+
+    Attributes:
+        library: its name and version.
+        op: its function, by name.
+        origin: the coordinate of the first pixel's centre: 0, or 0.5 where 0 is that pixel's edge.
+    """
+
+    library: str
+    op: str
+    origin: float
+
+    def __init__(self, prepared: Prepared, device: str, threads: int, method: Method) -> None:
+        require_warp(prepared, self.library)
+        super().__init__("eager", prepared, device, threads, method)
+        self.threads = threads
+        self.module = self._forward
+        self._label = f"{prepared.name} fails in {self.library}"
+        self._ready: dict[torch.Size, tuple[Tensor, Tensor, Warp]] = {}
+
+    @abstractmethod
+    def make(self, shape: torch.Size) -> Warp:
+        """A warp of images of ``shape`` [N, H, W, C], float32, on ``self.device``; made in the first call."""
+
+    def _forward(self, image: Tensor, change: Tensor) -> Tensor:
+        if image.shape not in self._ready:
+            scale, shift = (it.to(image.device) for it in pixel_map(*image.shape[1:3], self.origin))
+            self._ready[image.shape] = (scale, shift, self.make(image.shape))
+        scale, shift, warp = self._ready[image.shape]
+        return warp(image, torch.addmm(shift, change, scale).view(-1, 2, 3))
+
+    def bind(self, inputs: Sequence[Array]) -> Bound:
+        """See :class:`stn_infer.benchmarking.runner.Runner`."""
+        bound = super().bind([np.ascontiguousarray(np.moveaxis(inputs[0], 1, 3)), inputs[1]])
+        outputs = bound.outputs
+        bound.outputs = lambda: [np.moveaxis(output, 3, 1) for output in outputs()]  # type: ignore[method-assign]
+        sampler = Sampler("warp", self.op, self.device)
+        bound.inspect = lambda: Inspection((sampler,))  # type: ignore[method-assign]
+        bound.concurrent = False
+        return bound
+
+    def describe(self) -> dict[str, str]:
+        """See :class:`stn_infer.benchmarking.runner.Runner`."""
+        return {**super().describe(), "runtime": self.library, "images": "channels last, laid out so beforehand"}
+
+    def close(self) -> None:
+        """Let go of the library's buffers, too."""
+        self._ready.clear()
+        super().close()
+
+
+def pixel_map(height: int, width: int, origin: float) -> tuple[Tensor, Tensor]:
+    """How six numbers a sample become its matrix in pixels: scale [6, 6] and shift [6] of :func:`folded`.
+
+    theta maps between coordinates that are -1 and 1 at the corner pixels' centres; with the same ``pixels`` of both
+    images, the matrix between their pixels is ``pixels · theta · pixels⁻¹``.
+    """
+    half = torch.tensor([width - 1, height - 1]).double() / 2
+    pixels = torch.diag(torch.cat([half, torch.ones(1)]))
+    pixels[:2, 2] = half + origin
+
+    def matrix(change: Tensor) -> Tensor:
+        return pixels[:2, :2] @ theta_of(change) @ pixels.inverse() + pixels[:2, 2:] @ pixels.inverse()[2:]
+
+    return folded(matrix)
+
+
+def device_index(device: str) -> int | None:
+    """N of ``cuda:N``; None for the CPU."""
+    return None if device == "cpu" else int(device.partition(":")[2] or 0)
+
+
+def as_fed(tensor: Tensor) -> Any:
+    """A tensor as libraries take it without a GPU's PyTorch: an array in main memory, the tensor itself on a GPU."""
+    return tensor if tensor.is_cuda else tensor.numpy()
