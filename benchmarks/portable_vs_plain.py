@@ -23,13 +23,13 @@ import onnx
 import torch.nn.functional as F
 from onnx import TensorProto, helper, inliner
 from torch import Tensor, nn
+from turns import Plan, interleave
 
 from stn_infer.backends.base import Array
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.benchmarking.check import Expected, bench_inputs
 from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
 from stn_infer.benchmarking.stats import median
-from stn_infer.benchmarking.timing import Plan, interleave
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.op import spatial_nodes
 from stn_infer.graph.spatial import fuse
@@ -84,12 +84,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", nargs="*", default=["tutorial-stn", *SHIPPED])
     parser.add_argument("--batch-sizes", default="64,256")
-    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=Plan.rounds)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--threads", type=int)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
-    plan = Plan(samples=arguments.samples, seconds=arguments.seconds)
+    plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
     rows: list[Row] = []
     shares = []
     for name in arguments.models:

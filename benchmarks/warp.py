@@ -13,6 +13,7 @@ import json
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,17 +22,17 @@ import onnxruntime as ort
 import torch
 import torch.nn.functional as F
 from onnx import TensorProto, helper, numpy_helper
+from turns import Plan, interleave
 
 from stn_infer import plugin
 from stn_infer.backends.base import Array
 from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
 from stn_infer.benchmarking.stats import median
-from stn_infer.benchmarking.timing import Plan, interleave
 from stn_infer.fused import spatial_transformer
 from stn_infer.graph.export import export_plain
 from stn_infer.graph.op import DOMAIN, SPATIAL, attach_functions, node_attributes
 from stn_infer.graph.spatial import fuse
-from stn_infer.sources.load import load_source
+from stn_infer.sources.load import LoadedModel, load_source
 
 SHAPES = ((256, 1, 28, 28), (64, 3, 224, 224), (64, 32, 28, 28))
 # fp32 coordinates are off by 1e-7 of the image's width, which random neighbours turn into that of their difference.
@@ -54,12 +55,12 @@ class Row:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--samples", type=int, default=96)
+    parser.add_argument("--rounds", type=int, default=Plan.rounds)
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("-o", "--output", type=Path)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    plan = Plan(samples=arguments.samples, seconds=arguments.seconds)
+    plan = Plan(rounds=arguments.rounds, seconds=arguments.seconds)
     share = cpu_share_in_use()
     rows: list[Row] = []
     for shape in SHAPES:
@@ -84,10 +85,7 @@ def main() -> None:
 
 def measure(case: str, calls: Calls, expected: Array, ours: str, plan: Plan) -> list[Row]:
     """Check, time and print the variants of one case; ``ours`` is the one that the others are set against."""
-    errors = {name: float(np.abs(call() - expected).max()) for name, call in calls.items()}
-    for name, error in errors.items():
-        if not error <= _TOLERANCE:
-            raise SystemExit(f"{case}, {name}: off by {error:.1e}, no time is taken")
+    errors = verify(case, calls, expected)
     times = interleave(calls, plan)
     medians = {name: median(timing.samples_ms) for name, timing in times.items()}
     for name, ms in medians.items():
@@ -95,6 +93,15 @@ def measure(case: str, calls: Calls, expected: Array, ours: str, plan: Plan) -> 
             f"{case:24} {name:28} {ms:9.3f} ms  {ms / medians[ours]:6.2f}x ours  error {errors[name]:.1e}", flush=True
         )
     return [Row(case, name, medians[name], errors[name], times[name].samples_ms) for name in calls]
+
+
+def verify(case: str, calls: Calls, expected: Array) -> dict[str, float]:
+    """Each variant's largest error; ends the script where it is too large."""
+    errors = {name: float(np.abs(call() - expected).max()) for name, call in calls.items()}
+    for name, error in errors.items():
+        if not error <= _TOLERANCE:
+            raise SystemExit(f"{case}, {name}: off by {error:.1e}, no time is taken")
+    return errors
 
 
 def warps(shape: tuple[int, int, int, int], threads: int) -> tuple[Calls, Array, str]:
@@ -124,16 +131,8 @@ def warps(shape: tuple[int, int, int, int], threads: int) -> tuple[Calls, Array,
 def tutorial(threads: int, batch: int = 256) -> tuple[Calls, Array, str]:
     """The tutorial STN as a whole: torch.onnx.export's file, ours without and with the library, and eager PyTorch."""
     loaded = load_source("tutorial-stn")
-    plain = export_plain(loaded.module, loaded.input_shapes, loaded.name)
-    portable, _ = fuse(plain)
     image = torch.rand(batch, *loaded.input_shapes[0], generator=torch.Generator().manual_seed(0))
-    feeds = {plain.graph.input[0].name: image.numpy()}
-    sessions = {
-        "onnxruntime, plain export": session(plain, False, threads),
-        "onnxruntime, function": session(portable, False, threads),
-        "onnxruntime, fused": session(portable, True, threads),
-    }
-    calls: Calls = {name: lambda one=one: first_output(one, feeds) for name, one in sessions.items()}  # type: ignore[misc]
+    calls = whole_files(*plain_and_portable(loaded), image.numpy(), threads)
 
     def eager() -> Array:
         with torch.inference_mode():
@@ -144,6 +143,23 @@ def tutorial(threads: int, batch: int = 256) -> tuple[Calls, Array, str]:
         expected = loaded.module.double()(image.double()).numpy()
         loaded.module.float()
     return calls, expected, "onnxruntime, fused"
+
+
+def plain_and_portable(loaded: LoadedModel) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The file that torch.onnx.export writes, and ours."""
+    plain = export_plain(loaded.module, loaded.input_shapes, loaded.name)
+    return plain, fuse(plain)[0]
+
+
+def whole_files(plain: onnx.ModelProto, portable: onnx.ModelProto, image: Array, threads: int) -> Calls:
+    """onnxruntime on both files, and on ours with the library."""
+    feeds = {plain.graph.input[0].name: image}
+    sessions = {
+        "onnxruntime, plain export": session(plain, False, threads),
+        "onnxruntime, function": session(portable, False, threads),
+        "onnxruntime, fused": session(portable, True, threads),
+    }
+    return {name: partial(first_output, one, feeds) for name, one in sessions.items()}
 
 
 def affine_node(shape: tuple[int, int, int, int]) -> onnx.ModelProto:

@@ -1,0 +1,80 @@
+"""Time several callables fairly in one process: warmed up until stable, then in turns, in random order.
+
+For the scripts beside this one, which compare parts that `stn-infer bench` has no variants for. A model's latency is
+measured by that: its rounds are processes, and it verifies before it times.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from stn_infer.benchmarking.timing import Call, Clock, warm_up
+
+_FEWEST_ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How samples are taken.
+
+    Attributes:
+        rounds: turns of each variant, at most.
+        calls: calls recorded in a turn, at least. One more goes before them unrecorded: the variant before has filled
+            the caches, and its threads may still be awake.
+        turn_seconds: a turn goes on until its recorded calls have taken this long.
+        seconds: no new round begins after this long; at least three rounds are made.
+        warmup_seconds: the longest warm-up of one variant.
+        seed: of the order of variants in each round.
+    """
+
+    rounds: int = 16
+    calls: int = 6
+    turn_seconds: float = 0.0
+    seconds: float = 30.0
+    warmup_seconds: float = 5.0
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What one variant took.
+
+    Attributes:
+        samples_ms: one value a recorded call, milliseconds, in the order they were made.
+        warmup_calls: calls before that.
+        settled: whether the warm-up ended because times had become stable, rather than by its limit.
+    """
+
+    samples_ms: tuple[float, ...]
+    warmup_calls: int
+    settled: bool
+
+
+def interleave(calls: Mapping[str, Call], plan: Plan, clock: Clock = time.perf_counter) -> dict[str, Timing]:
+    """Time each of ``calls``; all see the same conditions, since they take turns in rounds of random order."""
+    warm = {name: warm_up(call, plan.warmup_seconds, clock) for name, call in calls.items()}
+    samples: dict[str, list[float]] = {name: [] for name in calls}
+    generator = random.Random(plan.seed)
+    order = list(calls)
+    start = clock()
+    for index in range(plan.rounds):
+        if index >= _FEWEST_ROUNDS and clock() - start > plan.seconds:
+            break
+        generator.shuffle(order)
+        for name in order:
+            samples[name] += _turn(calls[name], plan, clock)
+    return {name: Timing(tuple(samples[name]), *warm[name]) for name in calls}
+
+
+def _turn(call: Call, plan: Plan, clock: Clock) -> list[float]:
+    call()
+    taken: list[float] = []
+    start = clock()
+    while len(taken) < plan.calls or clock() - start < plan.turn_seconds:
+        begin = clock()
+        call()
+        taken.append((clock() - begin) * 1e3)
+    return taken
