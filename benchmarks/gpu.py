@@ -6,7 +6,7 @@
 Affine, bilinear, zeros. Every answer is checked against float64 before anything is timed. What is compared takes
 turns in random order in one process. Two times are taken of each call: on the device, between CUDA events, with the
 queue filled beforehand so that launches cost nothing, and the level-2 cache overwritten before; and as its caller
-sees it, from the call to the end of its work.
+sees it, from the call to the end of its work. Other people's warps on a GPU are in benchmarks/peers/compare.py.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -94,6 +95,9 @@ def test_every_peer_is_verified_and_timed() -> None:
     text = compare.table(result, [least])
     assert "| kornia |" in text and text.count("x |") == len(peers)
     assert text.count("(ort) |") == len(compare.peers("cpu"))  # the fastest of ours is named
+    network = replace(result, models=(replace(result.models[0], case=Case("tutorial-stn-r")),))
+    text = compare.table(network, [least])
+    assert "| kornia |" not in text and "| DALI |" not in text and "| PyTorch |" in text
 
 
 def test_a_variant_of_ones_own_that_is_not_there_says_so() -> None:

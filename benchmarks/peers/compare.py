@@ -20,14 +20,16 @@ import argparse
 import json
 import os
 import sys
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 sys.path.insert(0, os.getcwd())
 
-from benchmarks.peers.bounds import Bound, bound, measure_rates
+from benchmarks.peers.bounds import Bound, Rates, bound, measure_rates
 from stn_infer.backends.device import Device
 from stn_infer.benchmarking.explain import ratio_text, speed_up
 from stn_infer.benchmarking.judge import flags
@@ -61,6 +63,7 @@ _PEERS_ON_A_GPU = {
     "graph": "PyTorch in a CUDA graph",
     "benchmarks.peers.cvcuda_warps:warp_affine": "CV-CUDA",
 }
+_WARPS_ALONE = ("kornia_warps:homography_warp", "dali_warps:warp_affine", "cvcuda_warps:warp_affine")
 
 
 def ours(device: str) -> tuple[str, ...]:
@@ -77,11 +80,13 @@ def table(result: BenchResult, bounds: list[Bound]) -> str:
     """Markdown: a row a case and peer: the bound, the fastest of ours by name, theirs, and the ratio with its interval.
 
     The ratio is paired within the rounds, as in the result's own table; a row that is not steady bears a star.
+    Libraries of warps have no row for networks.
     """
     lines = [
         "| case | bound, ms | fastest of ours, ms | peer | theirs, ms | theirs / ours |",
         "|---|---|---|---|---|---|",
     ]
+    networks = {model.name for model in result.models if not model.case.model.startswith(_WARPS)}
     for least in bounds:
         rows = {
             row.variant: row
@@ -92,6 +97,8 @@ def table(result: BenchResult, bounds: list[Bound]) -> str:
         best = min(timed, key=_median, default=None)
         own = "none was timed" if best is None else f"{_figure(best)} ({best.variant.rpartition(':')[2]})"
         for variant, peer in peers(result.request.device).items():
+            if least.model in networks and variant.removeprefix("benchmarks.peers.") in _WARPS_ALONE:
+                continue
             row = rows.get(variant)
             if row is None or row.status != "timed":
                 theirs, ratio = (row.reason if row else "not run"), ""
@@ -110,6 +117,12 @@ def _median(row: Measurement) -> float:
     return float("inf") if row.median_ms is None else row.median_ms
 
 
+def _rates(device: str, threads: int) -> Rates:
+    """In a process of its own: what it takes of a GPU and of threads is given back."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure_rates, device, threads).result()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("-o", "--output", type=Path, help="the result, as `stn-infer bench -o` writes it")
@@ -126,10 +139,10 @@ def main() -> None:
     if device != "cpu" and not torch.cuda.is_available():
         raise SystemExit(f"{device} was asked for, PyTorch {torch.__version__} finds no usable GPU")
     request = make_request(cases, (*ours(device), *peers(device)), device, threads, _TOLERANCE, method)
-    rates = measure_rates(device, threads)
+    rates = _rates(device, threads)
     command = " ".join(["python", *sys.argv])
     result = run_request(request, output=arguments.output, command=command, say=lambda text: print(text, flush=True))
-    rates = rates.better(measure_rates(device, threads))
+    rates = rates.better(_rates(device, threads))
     bounds = [
         bound(model.case, model.name, batch, rates, arguments.boundary)
         for model in result.models

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib.metadata import version
 from typing import Any
 
-from benchmarks.peers.warps import require_warp, theta_of
+from benchmarks.peers.warps import Call, require_warp, theta_of
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.prepare import Prepared
 from stn_infer.benchmarking.runner import Runner
@@ -34,7 +34,7 @@ def homography_warp(prepared: Prepared, device: str, threads: int, method: Metho
         last = torch.tensor([0.0, 0.0, 1.0], dtype=theta.dtype, device=theta.device).expand(len(theta), 1, 3)
         return warp(image, torch.cat([theta, last], dim=1), tuple(image.shape[2:]), align_corners=True)
 
-    runner.module = runner.plain = forward
+    runner.module = runner.plain = Call(forward)
     describe = runner.describe
     runner.describe = lambda: {**describe(), "runtime": f"kornia {version('kornia')}"}  # type: ignore[method-assign]
     return runner

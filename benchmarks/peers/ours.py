@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.peers.warps import folded, require_warp, theta_of
+from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer import plugin
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.prepare import Prepared
@@ -50,7 +50,7 @@ def _open(name: str, prepared: Prepared, device: str, threads: int, method: Meth
         theta = torch.addmm(shift, change, scale).view(-1, 2, 3)
         return spatial_transformer(image, theta, basis, "affine", image.shape[2:], align_corners=True)
 
-    runner.module = runner.plain = forward
+    runner.module = runner.plain = Call(forward)
     describe = runner.describe
     runner.describe = lambda: {**describe(), "plugin": "libstn_plugins.so"}  # type: ignore[method-assign]
     return runner

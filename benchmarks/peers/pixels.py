@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.warps import folded, require_warp, theta_of
+from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer.backends.base import Array
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.prepare import Prepared
@@ -45,7 +45,7 @@ class PixelRunner(TorchRunner):
         require_warp(prepared, self.library)
         super().__init__("eager", prepared, device, threads, method)
         self.threads = threads
-        self.module = self._forward
+        self.module = self.plain = Call(self._forward)
         self._label = f"{prepared.name} fails in {self.library}"
         self._ready: dict[torch.Size, tuple[Tensor, Tensor, Warp]] = {}
 

@@ -24,6 +24,18 @@ class AffineWarp(nn.Module):
         return F.grid_sample(image, grid, align_corners=True)
 
 
+class Call(nn.Module):
+    """A function of the same two tensors, as a module without weights."""
+
+    def __init__(self, function: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, image: Tensor, change: Tensor) -> Tensor:
+        """What the function gives."""
+        return self.function(image, change)
+
+
 def theta_of(change: Tensor) -> Tensor:
     """theta [N, 2, 3]: the identity and up to ±0.2 beside it."""
     identity = torch.eye(2, 3, dtype=change.dtype, device=change.device)
