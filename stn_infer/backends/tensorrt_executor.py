@@ -106,6 +106,23 @@ class Executor:
                 plan.warm = True
         return plan.outputs
 
+    @property
+    def module(self) -> Any:
+        """TensorRT's Python module."""
+        return self._trt
+
+    def profile(self, inputs: Mapping[str, torch.Tensor], reporter: Any, runs: int) -> None:
+        """Run in a context of its own that tells ``reporter``, an ``IProfiler``, every layer's time; raises as ``run``.
+
+        No CUDA graph is recorded; with a profiler, each run waits for its end.
+        """
+        with self._cuda.ordered():
+            plan = self._make_plan(inputs)
+            plan.context.profiler = reporter
+            for _ in range(runs):
+                self._enqueue(plan)
+        self._cuda.synchronize()
+
     def close(self) -> None:
         """Wait for what runs and let go of everything on the device."""
         self._cuda.synchronize()

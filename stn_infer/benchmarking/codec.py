@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
+from dataclasses import asdict, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,6 +15,8 @@ from stn_infer.benchmarking.result import SCHEMA_VERSION, BenchResult, Measureme
 from stn_infer.errors import UsageError
 
 T = TypeVar("T")
+
+_OLDEST = 2  # what it lacks has defaults that mean the same
 
 
 def to_json(result: BenchResult) -> str:
@@ -44,7 +46,7 @@ def read_result(path: Path) -> BenchResult:
     """The result in a file that ``bench -o`` wrote.
 
     Raises:
-        UsageError: there is no such file, or it is not a result of this version.
+        UsageError: there is no such file, or it is not a result of this version or the one before.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -54,12 +56,13 @@ def read_result(path: Path) -> BenchResult:
         raise UsageError(f"{path}: expected a result of `bench -o`, which is JSON; this is not") from None
     if not isinstance(content, dict) or "schema_version" not in content:
         raise UsageError(f"{path}: expected a result of `bench -o`; it has no schema_version")
-    if content["schema_version"] != SCHEMA_VERSION:
-        raise UsageError(
-            f"{path}: expected schema version {SCHEMA_VERSION}, it is {content['schema_version']}; measure again"
-        )
+    version = content["schema_version"]
+    if type(version) is not int or not _OLDEST <= version <= SCHEMA_VERSION:
+        newer = type(version) is int and version > SCHEMA_VERSION
+        advice = "a newer stn-infer wrote it, which can read it" if newer else "measure again"
+        raise UsageError(f"{path}: expected schema version {_OLDEST} to {SCHEMA_VERSION}, it is {version!r}; {advice}")
     try:
-        result = decode(BenchResult, content)
+        result = replace(decode(BenchResult, content), schema_version=SCHEMA_VERSION)
         _check(result)
         return result
     except KeyError as error:
@@ -98,7 +101,9 @@ def _decode(kind: Any, value: Any) -> Any:
         if not isinstance(value, dict):
             raise TypeError(f"{kind.__name__} is an object, not {type(value).__name__}")
         hints = typing.get_type_hints(kind)
-        return kind(**{each.name: _decode(hints[each.name], value[each.name]) for each in fields(kind)})
+        # what an older version did not have keeps its default
+        known = [each for each in fields(kind) if each.name in value or "since" not in each.metadata]
+        return kind(**{each.name: _decode(hints[each.name], value[each.name]) for each in known})
     origin, arguments = typing.get_origin(kind), typing.get_args(kind)
     if origin in (typing.Union, types.UnionType):
         inner = next(each for each in arguments if each is not type(None))

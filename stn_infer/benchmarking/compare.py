@@ -68,7 +68,8 @@ def compare(
             the machines or the hours have to do with it. None: times themselves.
 
     Raises:
-        UsageError: they have no row in common, or one of them lacks ``relative_to``.
+        UsageError: they have no row in common, were measured at different boundaries or caches, or one of them lacks
+            ``relative_to``.
     """
     old = {row.key: row for row in before.measurements}
     new = {row.key: row for row in after.measurements}
@@ -143,6 +144,13 @@ def _warnings(before: BenchResult, after: BenchResult) -> tuple[str, ...]:
             f"A was measured at the {before.request.method.boundary} boundary, B at "
             f"{after.request.method.boundary}: these are never compared"
         )
+    if before.request.method.l2 != after.request.method.l2:
+        raise UsageError(
+            f"A was measured with the level-2 cache {before.request.method.l2}, B with it "
+            f"{after.request.method.l2}: these are never compared"
+        )
+    if any(it.request.method.concurrency or it.request.method.rates for it in (before, after)):
+        found.append("figures under load are not compared; `bench report` shows each result's")
     others = {(model.name, model.case.precision): model for model in after.models}
     for model in before.models:
         other = others.get((model.name, model.case.precision))

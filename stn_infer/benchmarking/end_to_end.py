@@ -5,13 +5,15 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from stn_infer.backends.base import Array, Backend
 from stn_infer.benchmarking.prepare import Prepared
-from stn_infer.benchmarking.runner import Bound, Runner
+from stn_infer.benchmarking.result import Sampler
+from stn_infer.benchmarking.runner import Bound, Inspection, Runner
 from stn_infer.errors import ModelError
 from stn_infer.metadata import Preprocess
 
@@ -26,9 +28,12 @@ class EndToEnd(Runner):
         shape = prepared.input_shapes[0]
         if len(prepared.input_shapes) != 1 or len(shape) != 3 or shape[0] not in (1, 3):
             raise ModelError("end to end means image files, and the model takes no single image of 1 or 3 channels")
-        if prepared.precision != "fp32":
-            raise ModelError("`run` feeds float32 only")
+        if prepared.precision != "fp32" and name in ("eager", "compile"):
+            raise ModelError(
+                "`run` has PyTorch in float32 only; a file in a lower precision runs in the other runtimes"
+            )
         self.shape: tuple[int, ...] = shape
+        self.name, self.prepared, self.device, self.cuts = name, prepared, device, prepared.cuts
         # `run` has a worker a core, each with one thread
         self.workers = threads
         self.backend = _open(name, prepared, device, 1 if device == "cpu" else threads)
@@ -40,6 +45,39 @@ class EndToEnd(Runner):
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
         return _Folder(self, inputs)
 
+    def file(self) -> Path:
+        """The ONNX file that the backend runs."""
+        from stn_infer.benchmarking.variants import onnx_file
+
+        return Path(onnx_file(self.name, self.prepared))
+
+    def inspect(self, inputs: Sequence[Array]) -> Inspection:
+        """Who runs the samplers in the open backend, or in one like it."""
+        from stn_infer.backends.ort import OrtBackend
+
+        if isinstance(self.backend, OrtBackend):
+            from stn_infer.benchmarking.stages import inspect_session, named_nodes
+
+            fused = self.backend.describe()["plugin"] != "none"
+            feeds = dict(zip((spec.name for spec in self.backend.inputs), inputs, strict=True))
+            again = partial(OrtBackend, device=self.device, threads=1, plugin=fused)
+            return inspect_session(again, named_nodes(self.file(), fused), feeds, self.cuts)
+        described = self.backend.describe()
+        if "spatial transformers" in described:
+            sampler = Sampler("all", described["spatial transformers"], f"TensorRT on {self.device}")
+            return Inspection((sampler,))
+        return self._inspect_module(inputs)
+
+    def _inspect_module(self, inputs: Sequence[Array]) -> Inspection:
+        import torch
+
+        from stn_infer.benchmarking.torch_stages import inspect_module
+
+        module = self.prepared.load().module.to(self.device)
+        tensors = [torch.from_numpy(array).to(self.device) for array in inputs]
+        with torch.inference_mode():
+            return inspect_module(partial(module, *tensors), module, tensors, compiled=self.backend.name == "compile")
+
     def describe(self) -> dict[str, str]:
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
         return {**self.backend.describe(), "workers": str(self.workers)}
@@ -50,6 +88,8 @@ class EndToEnd(Runner):
 
 
 class _Folder(Bound):
+    alone = "`run` has workers of its own"
+
     def __init__(self, runner: EndToEnd, inputs: Sequence[Array]) -> None:
         from PIL import Image
 
@@ -90,6 +130,12 @@ class _Folder(Bound):
     def outputs(self) -> Sequence[Array]:
         feeds = dict(zip((spec.name for spec in self._runner.backend.inputs), self._inputs, strict=True))
         return list(self._runner.backend.run(feeds).values())
+
+    def inspect(self) -> Inspection:
+        """Of the model on one batch; stages are a part of a call that reads and writes files besides."""
+        found = self._runner.inspect(self._inputs)
+        reason = "a call reads, decodes and writes files besides"
+        return Inspection(found.samplers, left_out={**found.left_out, "stages": reason})
 
     def close(self) -> None:
         shutil.rmtree(self._folder, ignore_errors=True)

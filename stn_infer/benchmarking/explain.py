@@ -11,6 +11,9 @@ from stn_infer.benchmarking.stats import Interval, paired_ratio
 #: What the others are compared with: the first of these that was timed.
 BASELINES = ("eager", "ort-plain", "ort")
 
+_NAMES = {"grid": "in the sampling grid", "sampling": "in the sampling", "rest": "in the rest of the network"}
+_LEAST_PART = 0.05  # of what is saved, for a stage to be named
+
 
 def rows_of(result: BenchResult, model: Model, batch_size: int | None = None) -> list[Measurement]:
     """A model's rows, at one batch size or at all."""
@@ -49,7 +52,8 @@ def explanation(result: BenchResult) -> list[str]:
     for model in result.models:
         batch = max(model.case.batch_sizes)
         rows = rows_of(result, model, batch)
-        told = [_fastest(rows, batch), _grid(rows), _fused(rows)]
+        told = [_fastest(rows, batch), _grid(rows), _pair(rows, "ort", "ort-fused"), _pair(rows, "eager", "fused")]
+        told.append(_pair(rows, "trt", "trt-fused"))
         title = f"{model.name}: " if len(result.models) > 1 else ""
         found += [title + text for text in told if text]
     return found
@@ -67,7 +71,7 @@ def _fastest(rows: Sequence[Measurement], batch: int) -> str:
     if ratio.low is not None and not ratio.excludes_one:
         return f"at batch {batch} no variant can be told apart from {against.variant} for certain"
     text = f"at batch {batch} {fastest.variant} is the fastest: {ratio_text(ratio)} {against.variant}"
-    return text + _doubt(fastest, against)
+    return text + _due_to(fastest, against) + _doubt(fastest, against)
 
 
 def _grid(rows: Sequence[Measurement]) -> str:
@@ -87,17 +91,44 @@ def _grid(rows: Sequence[Measurement]) -> str:
     )
 
 
-def _fused(rows: Sequence[Measurement]) -> str:
-    ours, fused = _timed(rows, "ort"), _timed(rows, "ort-fused")
-    if ours is None or fused is None or not ours.stages or not fused.stages:
+def _pair(rows: Sequence[Measurement], before: str, after: str) -> str:
+    """What the plugin library's op does to a runtime, where the shares of both are known."""
+    ours, fused = _timed(rows, before), _timed(rows, after)
+    if ours is None or fused is None or not ours.shares or not fused.shares:
         return ""
-    before = ours.stages["grid"] + ours.stages["sampling"]
-    after = fused.stages["grid"] + fused.stages["sampling"]
     ratio = speed_up(fused, ours)
     certain = ratio.low is None or ratio.excludes_one
-    verb = f"is {ratio_text(ratio)} ort" if certain else "cannot be told apart from ort"
-    text = f"ort-fused {verb}: the plugin's op takes {after:.2g} ms where grid and GridSample take {before:.2g} ms"
+    verb = f"is {ratio_text(ratio)} {before}" if certain else f"cannot be told apart from {before}"
+    was, now = (sum(_stages_ms(row).get(stage, 0.0) for stage in ("grid", "sampling")) for row in (ours, fused))
+    text = f"{after} {verb}: the plugin's op takes {now:.2g} ms where grid and sampler take {was:.2g} ms"
     return text + _doubt(fused, ours)
+
+
+def _due_to(fast: Measurement, slow: Measurement) -> str:
+    """Which stages a difference comes from, where a profile of both says how their time is shared out."""
+    if not fast.shares or not slow.shares:
+        return ""
+    stages = [stage for stage in _NAMES if stage in fast.shares and stage in slow.shares]
+    before, after = (_stages_ms(row, "grid" in stages) for row in (slow, fast))
+    saved = {stage: before[stage] - after[stage] for stage in stages}
+    total = sum(before.values()) - sum(after.values())
+    if total <= 0:
+        return ""
+    names = _NAMES if "grid" in stages else {**_NAMES, "rest": "in the grid and the rest of the network"}
+    parts = [
+        f"{saved[stage]:.2g} ms {names[stage]} ({before[stage]:.2g} to {after[stage]:.2g})"
+        for stage in sorted(stages, key=lambda stage: -saved[stage])
+        if saved[stage] >= _LEAST_PART * total
+    ]
+    return f"; of {total:.2g} ms saved, {', '.join(parts)}" if parts else ""
+
+
+def _stages_ms(row: Measurement, grid: bool = True) -> dict[str, float]:
+    """A profile's shares of the median that was measured without it, milliseconds."""
+    found = {stage: share * (row.median_ms or 0.0) for stage, share in (row.shares or {}).items()}
+    if not grid:
+        found["rest"] = found.get("rest", 0.0) + found.pop("grid", 0.0)
+    return found
 
 
 def _doubt(*rows: Measurement) -> str:
@@ -111,7 +142,4 @@ def _timed(rows: Sequence[Measurement], variant: str) -> Measurement | None:
 
 
 def _share(row: Measurement | None, stage: str) -> float | None:
-    if row is None or not row.stages:
-        return None
-    total = sum(row.stages.values())
-    return row.stages[stage] / total if total else None
+    return None if row is None or row.shares is None else row.shares.get(stage)

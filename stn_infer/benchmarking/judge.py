@@ -56,10 +56,27 @@ def notes(result: BenchResult) -> tuple[str, ...]:
     share = max((log.others for log in result.log), default=0.0)
     if share > _DISTURBED:
         found.append(f"others used up to {share:.0%} of the cores: measure again when the machine is idle")
+    found += _unknown(result)
     on_gpu = max((reading.gpu_others or 0 for log in result.log for reading in log.readings), default=0)
     if on_gpu:
         found.append(f"up to {on_gpu} other processes were on the GPU")
     return tuple(found)
+
+
+def _unknown(result: BenchResult) -> list[str]:
+    """What of the machine could not be seen, so that nobody takes silence for a good sign."""
+    readings = [reading for log in result.log for reading in log.readings]
+    if not readings:
+        return []
+    if result.request.device == "cpu":
+        if all(reading.cpu_throttles is None for reading in readings):
+            return ["whether the processor was throttled is not known: the system does not say"]
+        return []
+    if all(reading.gpu_sm_mhz is None for reading in readings):
+        return ["the GPU's clocks, throttling and other users could not be read: pip install nvidia-ml-py"]
+    if all(reading.gpu_others is None for reading in readings):
+        return ["whether others were on the GPU is not known: NVML does not list this benchmark's own process either"]
+    return []
 
 
 def _drift(row: Measurement) -> float:

@@ -1,28 +1,23 @@
 """What the machine does while it is measured: clocks, power, temperature, reasons for throttling, other users.
 
-Everything is only read. GPUs are read through NVML (``nvidia-ml-py``, optional).
+Everything is only read. GPUs are read through NVML (``nvml.py``).
 """
 
 from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
+
+from stn_infer.benchmarking.nvml import Gpu, watch_gpu
 
 _CPUS = Path("/sys/devices/system/cpu")
 _BUSY = 0.05  # of a core
-
-# NVML's clock event reasons that hold a clock back; idle and settings of applications are not among them.
-_REASONS = {
-    0x4: "software power cap",
-    0x8: "hardware slowdown",
-    0x20: "software thermal slowdown",
-    0x40: "hardware thermal slowdown",
-    0x80: "hardware power brake",
-}
+_HELD_BACK = 0.01  # of the time between two readings
 
 
 @dataclass(frozen=True)
@@ -36,7 +31,9 @@ class Reading:
         load: load average of the last minute.
         gpu_sm_mhz, gpu_memory_mhz, gpu_watts, gpu_celsius: the GPU's; None without one, or without NVML.
         gpu_throttle: why its clocks are held back; empty when they are not.
-        gpu_others: processes on it besides this one.
+        gpu_others: processes on it besides this benchmark's own; None where they cannot be told apart.
+        gpu_held_back_ns: for how long power or heat held its clocks back since its driver was loaded; None where it
+            does not say.
     """
 
     at_s: float
@@ -49,12 +46,16 @@ class Reading:
     gpu_celsius: int | None = None
     gpu_throttle: tuple[str, ...] = ()
     gpu_others: int | None = None
+    gpu_held_back_ns: int | None = field(default=None, metadata={"since": 3})
 
     def throttled_since(self, before: Reading) -> bool:
         """Whether clocks are held back now, or were at some time since ``before``."""
-        if self.gpu_throttle:
+        if None not in (self.cpu_throttles, before.cpu_throttles) and self.cpu_throttles != before.cpu_throttles:
             return True
-        return None not in (self.cpu_throttles, before.cpu_throttles) and self.cpu_throttles != before.cpu_throttles
+        if self.gpu_held_back_ns is not None and before.gpu_held_back_ns is not None:
+            held_s = (self.gpu_held_back_ns - before.gpu_held_back_ns) / 1e9
+            return bool(self.gpu_throttle) or held_s > _HELD_BACK * (self.at_s - before.at_s)
+        return bool(self.gpu_throttle)
 
 
 class Monitor(Protocol):
@@ -70,50 +71,18 @@ class MachineMonitor:
 
     Args:
         device: ``cpu`` or ``cuda:N``; a GPU is read only where it is measured.
+        open_gpu: opens that GPU in this process; who is on it is asked before and after.
     """
 
-    def __init__(self, device: str) -> None:
-        self._gpu: Any = None
-        self._nvml: Any = None
+    def __init__(self, device: str, open_gpu: Callable[[], None] = lambda: None) -> None:
+        self._gpu: Gpu | None = None
         if device.startswith("cuda"):
-            with suppress(Exception):  # no NVML, no driver, a container that hides it: figures stay None
-                import pynvml
-
-                pynvml.nvmlInit()
-                self._nvml = pynvml
-                self._gpu = _handle(pynvml, int(device.partition(":")[2] or 0))
+            self._gpu = watch_gpu(int(device.partition(":")[2] or 0), open_gpu)
 
     def read(self, at_s: float) -> Reading:
         """See :class:`Monitor`."""
-        gpu = _read_gpu(self._nvml, self._gpu) if self._gpu is not None else {}
+        gpu = self._gpu.read() if self._gpu is not None else {}
         return Reading(round(at_s, 3), _cpu_mhz(), _cpu_throttles(), round(os.getloadavg()[0], 2), **gpu)
-
-
-def gpu_facts(device: str) -> dict[str, str]:
-    """CUDA, cuDNN, the driver, and the GPU's name and limits, for a result; what is not known is left out."""
-    if not device.startswith("cuda"):
-        return {}
-    found: dict[str, str] = {}
-    with suppress(Exception):
-        import torch
-
-        found |= {"CUDA of PyTorch": str(torch.version.cuda), "cuDNN": str(torch.backends.cudnn.version())}  # type: ignore[no-untyped-call]
-    try:
-        import pynvml
-
-        pynvml.nvmlInit()
-        handle = _handle(pynvml, int(device.partition(":")[2] or 0))
-        found |= {
-            "NVIDIA driver": str(pynvml.nvmlSystemGetDriverVersion()),
-            "GPU": str(pynvml.nvmlDeviceGetName(handle)),
-            "GPU memory": f"{pynvml.nvmlDeviceGetMemoryInfo(handle).total / 2**30:.0f} GiB",
-            "GPU largest SM clock": f"{pynvml.nvmlDeviceGetMaxClockInfo(handle, pynvml.NVML_CLOCK_SM)} MHz",
-        }
-        with suppress(Exception):
-            found["GPU power limit"] = f"{pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000:.0f} W"
-        return found
-    except Exception:  # whatever NVML raises, or its absence
-        return found
 
 
 def cpu_facts() -> dict[str, str]:
@@ -171,32 +140,3 @@ def _cpu_throttles() -> int | None:
         with suppress(OSError, ValueError):
             counts.append(int(path.read_text(encoding="utf-8")))
     return sum(counts) if counts else None
-
-
-def _handle(nvml: Any, index: int) -> Any:
-    """The GPU that CUDA calls ``index``, which ``CUDA_VISIBLE_DEVICES`` may renumber."""
-    visible = [text.strip() for text in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if text.strip()]
-    if index < len(visible):
-        if not visible[index].isdigit():
-            return nvml.nvmlDeviceGetHandleByUUID(visible[index])
-        index = int(visible[index])
-    return nvml.nvmlDeviceGetHandleByIndex(index)
-
-
-def _read_gpu(nvml: Any, handle: Any) -> dict[str, Any]:
-    """The GPU's fields of a :class:`Reading`; one that this GPU does not have stays None."""
-    found: dict[str, Any] = {}
-    with suppress(Exception):
-        found["gpu_sm_mhz"] = int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))
-        found["gpu_memory_mhz"] = int(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_MEM))
-    with suppress(Exception):
-        found["gpu_watts"] = nvml.nvmlDeviceGetPowerUsage(handle) / 1000
-    with suppress(Exception):
-        found["gpu_celsius"] = int(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))
-    with suppress(Exception):
-        bits = int(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))
-        found["gpu_throttle"] = tuple(reason for bit, reason in _REASONS.items() if bits & bit)
-    with suppress(Exception):
-        running = {process.pid for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle)}
-        found["gpu_others"] = len(running - {os.getpid()})
-    return found

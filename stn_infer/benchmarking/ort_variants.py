@@ -33,6 +33,7 @@ class OrtRunner(Runner):
         self.bound = self.graph or name == "ort-binding" or method.boundary == "device"
         self.stream: Any = None
         self.cuts = prepared.cuts
+        self._bindings = 0
         cuda_options: dict[str, Any] = {"enable_cuda_graph": "1"} if self.graph else {}
         if device != "cpu" and method.boundary == "device":
             self.stream = _stream(device)
@@ -52,6 +53,15 @@ class OrtRunner(Runner):
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
         return _BoundArrays(self, inputs) if self.bound else _Arrays(self, inputs)
 
+    def graph_number(self) -> str:
+        """A number for the CUDA graph of one binding.
+
+        A session keeps a graph a number and replays it whatever is bound: another batch size would get the outputs of
+        the first. 0 is onnxruntime's own.
+        """
+        self._bindings += 1
+        return str(self._bindings)
+
     def describe(self) -> dict[str, str]:
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
         found = {**self.backend.describe(), "IO binding": "yes" if self.bound else "no"}
@@ -59,6 +69,8 @@ class OrtRunner(Runner):
             found |= {"TF32": "off", "CUDA graph": "yes" if self.graph else "no"}
             if self.method.boundary == "host":
                 found["copies"] = "by onnxruntime, from memory that is not pinned"
+            elif self.graph:
+                found["waits"] = "onnxruntime may wait after each replay, which is then between the events"
         return found
 
     def close(self) -> None:
@@ -102,6 +114,7 @@ class _BoundArrays(_Arrays):
 
         super().__init__(runner, inputs)
         self.concurrent = False
+        self.alone = "inputs and outputs that are bound serve one caller"
         self._session = runner.backend.session
         kind, _, index = runner.device.partition(":")
         place = (kind, int(index or 0))
@@ -123,6 +136,8 @@ class _BoundArrays(_Arrays):
         except Exception as error:
             raise ModelError(f"onnxruntime cannot bind inputs and outputs: {failure_reason(error)}") from error
         self._options = ort.RunOptions()
+        if runner.graph:
+            self._options.add_run_config_entry("gpu_graph_id", runner.graph_number())
         self._timer: EventTimer | None = None
         if runner.stream is not None:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")

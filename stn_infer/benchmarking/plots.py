@@ -59,16 +59,16 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         axes.grid(True, alpha=0.3)
     drawn.append(_svg(figure))
 
-    staged = [row for row in rows if row.stages and row.batch_size == max(batches)]
+    staged = [row for row in rows if row.shares and row.batch_size == max(batches)]
     if staged:
         figure = Figure(figsize=(10, 0.6 * len(staged) + 1.2), layout="constrained")
         axes = figure.subplots()
         lefts = [0.0] * len(staged)
         for stage, colour in _STAGES.items():
-            widths = [float(row.stages[stage]) if row.stages else 0.0 for row in staged]
+            widths = [(row.median_ms or 0.0) * (row.shares or {}).get(stage, 0.0) for row in staged]
             axes.barh([row.variant for row in staged], widths, left=lefts, color=colour, label=stage)
             lefts = [start + width for start, width in zip(lefts, widths, strict=True)]
-        axes.set(title=f"Stages by the runtime's profiler, batch {max(batches)}", xlabel="ms a call")
+        axes.set(title=f"Where the time goes, batch {max(batches)}: shares of the median", xlabel="ms a call")
         axes.invert_yaxis()
         axes.legend(fontsize="small")
         drawn.append(_svg(figure))

@@ -4,30 +4,29 @@ from __future__ import annotations
 
 import hashlib
 import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stn_infer.backends.base import Array
-from stn_infer.benchmarking.check import Expected, bench_inputs
-from stn_infer.benchmarking.result import Case, Model, Precision
+from stn_infer.benchmarking.check import Expected
+from stn_infer.benchmarking.feeds import Feeds
+from stn_infer.benchmarking.model_files import ModelFiles, make_files
+from stn_infer.benchmarking.references import file_reference, tolerance_of, torch_reference
+from stn_infer.benchmarking.result import Case, Model
 from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError, one_line
+from stn_infer.metadata import ModelMetadata, Precision
 
 if TYPE_CHECKING:
-    import onnx
-
     from stn_infer.sources.load import LoadedModel
 
 Say = Callable[[str], None]
 
-# Of the scale: a half type has 11 or 8 bits, and a network adds up many of their roundings.
-_HALF_TOLERANCE: dict[Precision, float] = {"fp16": 1e-2, "bf16": 5e-2}
 _WEIGHTS = "weights.pt"
-_LEAST_SPREAD_PX = 0.5
 
 
 @dataclass(frozen=True)
@@ -94,7 +93,7 @@ def prepare(
     """Load a case's model, make its files, inputs and expected outputs, and write them into ``folder``.
 
     Args:
-        case: what is asked for.
+        case: what is asked for; a file that is in a lower precision already makes that the case's.
         folder: empty.
         files: which ONNX files are needed, of ``plain`` and ``portable``.
         tolerance: on each output's error over its scale; None: chosen by reference and precision.
@@ -103,32 +102,35 @@ def prepare(
 
     Raises:
         UsageError, SourceError, ModelError: the model cannot be had.
+        InputError: the user's inputs cannot be read.
     """
     say(f"loading {case.model}")
-    loaded, given, problem = _load(case)
+    loaded, given, problem, own = _load(case)
+    case = replace(case, precision=own) if own != "fp32" else case
     hashes: dict[str, str] = {}
-    build_s: dict[str, float] = {}
     if loaded is not None:
         hashes["weights"] = _save_weights(loaded, folder / _WEIGHTS)
-    say(f"exporting {case.model}")
-    made, problems, cuts = _files(loaded, given, folder, files, case.precision, build_s) if files else ({}, {}, ())
-    if problem:
-        problems["torch"] = problem
-    hashes |= {name: _sha256(path) for name, path in made.items()}
-    if given is not None:
-        hashes["file"] = _sha256(given)
-    if loaded is not None:
-        run, kind, seen = _torch_reference(loaded)
+        run, kind, seen = torch_reference(loaded)
         shapes, name, rule = loaded.input_shapes, loaded.name, loaded
     else:
         assert given is not None
-        run, kind, seen, rule = _file_reference(given, case)
+        run, kind, seen, rule = file_reference(given, case)
         shapes, name = rule.input_shapes, given.stem
+    feeds = Feeds(rule, given, case.inputs, seed)
+    say(f"exporting {case.model}")
+    made = ModelFiles()
+    if files:
+        samples = partial(feeds.samples, max(case.batch_sizes))
+        made = make_files(loaded, given, folder, files, case.precision, samples, given_is_lowered=own != "fp32")
+    if problem:
+        made.problems["torch"] = problem
+    hashes |= {name: _sha256(path) for name, path in made.made.items()}
+    if given is not None:
+        hashes["file"] = _sha256(given)
     say(f"reference outputs of {name}")
     inputs_sha256 = {}
-    described = ""
     for batch in case.batch_sizes:
-        inputs, described = bench_inputs(rule, batch, seed)
+        inputs = feeds.batch(batch)
         try:
             outputs = run(inputs)
         except StnInferError:
@@ -140,7 +142,6 @@ def prepare(
         arrays |= {f"output_{index}": value for index, value in enumerate(outputs)}
         np.savez(folder / f"batch-{batch}.npz", **arrays)
         inputs_sha256[str(batch)] = hash_arrays(inputs)
-    limit = tolerance or _HALF_TOLERANCE.get(case.precision) or _tolerance(kind)
     prepared = Prepared(
         str(folder),
         name,
@@ -148,20 +149,29 @@ def prepare(
         case.weights,
         shapes,
         case.precision,
-        str(made["plain"]) if "plain" in made else None,
-        str(made["portable"]) if "portable" in made else None,
-        problems,
+        str(made.made["plain"]) if "plain" in made.made else None,
+        str(made.made["portable"]) if "portable" in made.made else None,
+        made.problems,
         case.batch_sizes,
         seen.nearest,
-        cuts,
+        made.cuts,
         tuple(sys.path),
     )
     notes = [loaded.note] if loaded is not None and loaded.note else []
+    notes += feeds.notes(max(case.batch_sizes))
+    if own != "fp32":
+        notes.append(f"the file that was given is in {own}, and so is everything else")
+    elif case.precision == "int8" and not case.inputs and files:
+        notes.append(
+            "int8 ranges come from the samples that are fed: right for timing; a file to keep takes them from images "
+            "of yours (bench --inputs, export --calibrate)"
+        )
     if seen.alike:
         notes.append(
             "all samples of a batch have the same sampling grid, which caches like: train it, or give --weights"
         )
-    model = Model(name, case, shapes, described, inputs_sha256, kind, limit, hashes, build_s, tuple(notes))
+    limit = tolerance or tolerance_of(kind, case.precision)
+    model = Model(name, case, shapes, feeds.described, inputs_sha256, kind, limit, hashes, made.build_s, tuple(notes))
     return prepared, model
 
 
@@ -174,8 +184,8 @@ def hash_arrays(arrays: Sequence[Array]) -> str:
     return digest.hexdigest()
 
 
-def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str]:
-    """The model in PyTorch, the ONNX file if that is what was given, and why there is no model in PyTorch."""
+def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str, Precision]:
+    """The model in PyTorch, the ONNX file if one was given, why there is no model in PyTorch, the file's precision."""
     import torch
 
     from stn_infer.sources.load import load_source
@@ -186,26 +196,44 @@ def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str]:
             raise UsageError(f"--source goes with an ONNX file; {case.model} is a source itself")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return load_source(case.model, weights=weights, input_shapes=case.input_shapes), None, ""
-    from stn_infer.backends.ort import OrtBackend
-
+            return load_source(case.model, weights=weights, input_shapes=case.input_shapes), None, "", "fp32"
     path = Path(case.model)
-    backend = OrtBackend(path, threads=1)
-    shapes = case.input_shapes
-    if shapes is None and all(axis is not None for spec in backend.inputs for axis in spec.shape[1:]):
-        shapes = tuple(tuple(axis for axis in spec.shape[1:] if axis is not None) for spec in backend.inputs)
-    named = backend.metadata.source
-    backend.close()
+    metadata, fixed = _read_file(path)
+    if case.precision not in ("fp32", metadata.precision) and metadata.precision != "fp32":
+        raise UsageError(f"{path.name} is in {metadata.precision} already; leave --precision out")
+    shapes, named = case.input_shapes or fixed, metadata.source
     if not (case.source or named):
-        return None, path, f"{path.name} does not say what it was exported from; name it with --source SOURCE"
+        problem = f"{path.name} does not say what it was exported from; name it with --source SOURCE"
+        return None, path, problem, metadata.precision
     try:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            return load_source(case.source or named, weights=weights, input_shapes=shapes), path, ""
+            loaded = load_source(case.source or named, weights=weights, input_shapes=shapes)
+            return loaded, path, "", metadata.precision
     except StnInferError as error:
         if case.source or weights:
             raise
-        return None, path, f"{path.name} says that it comes from {named}, which is not to be had here: {error}"
+        problem = f"{path.name} says that it comes from {named}, which is not to be had here: {error}"
+        return None, path, problem, metadata.precision
+
+
+def _read_file(path: Path) -> tuple[ModelMetadata, tuple[tuple[int, ...], ...] | None]:
+    """What an ONNX file says of itself, and its inputs' shapes without batch; None where one is open.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    from stn_infer.graph.load import read_graph
+
+    graph = read_graph(path)
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    shapes: list[tuple[int, ...]] = []
+    for value in graph.graph.input:
+        if value.name not in constants:
+            sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in value.type.tensor_type.shape.dim]
+            shapes.append(tuple(sizes[1:]))
+    metadata = ModelMetadata.from_props({entry.key: entry.value for entry in graph.metadata_props})
+    return metadata, None if any(size < 1 for shape in shapes for size in shape) else tuple(shapes)
 
 
 def _source(case: Case, loaded: LoadedModel) -> str:
@@ -225,143 +253,6 @@ def _save_weights(loaded: LoadedModel, path: Path) -> str:
             digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _files(
-    loaded: LoadedModel | None,
-    given: Path | None,
-    folder: Path,
-    wanted: frozenset[str],
-    precision: Precision,
-    build_s: dict[str, float],
-) -> tuple[dict[str, Path], dict[str, str], tuple[str, ...]]:
-    """The plain and the portable file, why one of them is missing, and what their grids are computed from.
-
-    Seconds go into ``build_s``.
-    """
-    from stn_infer.graph.export import BF16_OPSET, OPSET, export_plain
-    from stn_infer.graph.load import load_model
-    from stn_infer.graph.op import spatial_nodes
-    from stn_infer.graph.precision import to_half
-    from stn_infer.graph.spatial import fuse
-
-    made: dict[str, Path] = {}
-    problems: dict[str, str] = {}
-    cuts: list[str] = []
-    plain: onnx.ModelProto | None = None
-    if given is not None:
-        file = load_model(given)
-        if spatial_nodes(file):
-            made["portable"] = given.resolve()
-        else:
-            plain, made["plain"] = file, given.resolve()
-    if loaded is None and plain is None:
-        problems["plain"] = "the file holds spatial-transformer nodes; what it was before them is not known"
-    try:
-        if plain is None and loaded is not None and ("plain" in wanted or "portable" not in made):
-            began = time.perf_counter()
-            opset = BF16_OPSET if precision == "bf16" else OPSET
-            plain = export_plain(loaded.module, loaded.input_shapes, loaded.name, opset=opset)
-            made["plain"] = _write(plain, folder / "plain.onnx")
-            build_s["plain"] = round(time.perf_counter() - began, 3)
-        if plain is not None and "portable" in wanted and "portable" not in made:
-            began = time.perf_counter()
-            portable, findings = fuse(plain)
-            made["portable"] = _write(portable, folder / "portable.onnx")
-            cuts += [name for finding in findings for name in finding.cut]
-            build_s["portable"] = round(time.perf_counter() - began, 3)
-    except StnInferError as error:
-        for name in ("plain", "portable"):
-            if name not in made:
-                problems[name] = str(error)
-    if "portable" in made:
-        cuts += [node.theta for node in spatial_nodes(load_model(made["portable"]))]
-    if precision != "fp32":
-        for name in list(made):
-            try:
-                made[name] = _write(
-                    to_half(load_model(made[name]), precision).model, folder / f"{name}-{precision}.onnx"
-                )
-            except StnInferError as error:
-                del made[name]
-                problems[name] = str(error)
-    return made, problems, tuple(dict.fromkeys(cuts))
-
-
-def _write(model: onnx.ModelProto, path: Path) -> Path:
-    path.write_bytes(model.SerializeToString())
-    return path
-
-
-@dataclass
-class _Seen:
-    """What the reference's samplers showed: whether one is ``nearest``, and whether grids differ between samples."""
-
-    nearest: bool = False
-    alike: bool = False
-
-
-def _torch_reference(loaded: LoadedModel) -> tuple[Callable[[Sequence[Array]], list[Array]], str, _Seen]:
-    """Eager PyTorch in float64 where that works: how to run it, what it is, and what is seen on the way."""
-    from stn_infer.reference.model import Reference
-
-    reference = Reference(loaded.module, loaded.input_shapes)
-    seen = _Seen()
-
-    def run(inputs: Sequence[Array]) -> list[Array]:
-        outputs, samplings = reference.run(inputs)
-        seen.nearest |= any(call.mode == "nearest" for call in samplings)
-        if len(inputs[0]) > 1:
-            spreads = [float(np.ptp(call.pixels(call.grid), axis=0).max(initial=0.0)) for call in samplings]
-            seen.alike |= any(spread < _LEAST_SPREAD_PX for spread in spreads)
-        return outputs
-
-    return run, f"{reference.dtype} eager", seen
-
-
-def _file_reference(path: Path, case: Case) -> tuple[Callable[[Sequence[Array]], list[Array]], str, _Seen, LoadedModel]:
-    """onnxruntime without optimisations, for a file of which nothing else is known."""
-    import onnxruntime
-    from torch import nn
-
-    from stn_infer.graph.load import load_model
-    from stn_infer.metadata import ModelMetadata
-    from stn_infer.sources.load import LoadedModel
-
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    if not session.get_inputs():
-        raise ModelError(f"{path}: expected a model with inputs; it has none")
-    wrong = [value for value in session.get_inputs() if value.type != "tensor(float)"]
-    if wrong:
-        raise UsageError(
-            f"{path}: bench feeds float32, input {wrong[0].name!r} takes {wrong[0].type}; "
-            "put a Cast before it, or leave it to a variant of your own"
-        )
-    names = [value.name for value in session.get_inputs()]
-    shapes = case.input_shapes or tuple(tuple(value.shape[1:]) for value in session.get_inputs())
-    if any(not isinstance(axis, int) for shape in shapes for axis in shape):
-        raise UsageError(f"{path}: it has free axes besides the batch; add --input-shape C,H,W")
-    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map)
-    nearest = any(
-        attribute.name == "mode" and attribute.s == b"nearest"
-        for node in load_model(path).graph.node
-        for attribute in node.attribute
-    )
-
-    def run(inputs: Sequence[Array]) -> list[Array]:
-        return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
-
-    stand_in = LoadedModel(path.stem, nn.Identity(), shapes, metadata, "factory")
-    return run, "float32 onnxruntime without optimisations", _Seen(nearest), stand_in
-
-
-def _tolerance(reference: str) -> float:
-    from stn_infer.verification.run import TOLERANCE, TOLERANCE_FP32_REFERENCE
-
-    return TOLERANCE if reference.startswith("float64") else TOLERANCE_FP32_REFERENCE
 
 
 def _sha256(path: Path) -> str:

@@ -117,8 +117,12 @@ def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
     answer.unlink(missing_ok=True)
     question.write_text(json.dumps(asdict(task)), encoding="utf-8")
     command = [sys.executable, "-m", "stn_infer.benchmarking.worker", str(question), str(answer)]
+    # The compiler's cache is this benchmark's own: the first round really compiles, the others take what it made.
+    compiled = folder / "compiled"
     environment = {
         **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+        "TRITON_CACHE_DIR": str(compiled / "triton"),
         "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, task.prepared.sys_path))),
     }
     at = ""

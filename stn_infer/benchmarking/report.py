@@ -8,7 +8,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from stn_infer.benchmarking import table
+from stn_infer.benchmarking import details, table
 from stn_infer.benchmarking.compare import Comparison
 from stn_infer.benchmarking.explain import rows_of
 from stn_infer.benchmarking.judge import flags
@@ -20,6 +20,7 @@ from stn_infer.files import write_atomically
 _CSV = (
     *("model", "precision", "device", "boundary", "batch_size", "variant", "status", "reason", "error", "samples"),
     *("samples_per_second", "spread", "outliers", "flags", "load_s", "first_call_ms"),
+    *("share_grid", "share_sampling", "share_rest", "left_out"),
 )
 _STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }
@@ -47,34 +48,66 @@ def write_report(result: BenchResult, folder: Path) -> tuple[Path, ...]:
 
 
 def markdown(result: BenchResult) -> str:
-    """A table a model, and what a reader must know below."""
+    """The tables of each model, and what a reader must know below."""
     parts = ["# Benchmark\n"]
     for model in result.models:
         headings, rows = _cells(result, model)
         parts.append(f"## {table.title(result, model)}\n")
-        parts.append("| " + " | ".join(headings) + " |")
-        parts.append("|" + "|".join("---" if name == "variant" else "---:" for name in headings) + "|")
-        parts += ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        parts.append("")
+        parts += [*_markdown_table(headings, rows), ""]
+        for caption, found in _beside(result, model):
+            parts += [f"{caption}:\n", *_markdown_table(*found), ""]
+        parts += [*_built(model), ""]
     parts += [f"- {line}" for line in table.lines_below(result)]
     parts += ["", *_origin(result)]
     return "\n".join(parts) + "\n"
 
 
+def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    return [
+        "| " + " | ".join(headings) + " |",
+        "|" + "|".join("---" if name == "variant" else "---:" for name in headings) + "|",
+        *("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows),
+    ]
+
+
+def _beside(result: BenchResult, model: Model) -> list[tuple[str, details.Table]]:
+    """Captions and tables beside a model's main one; those without rows are left out."""
+    found = [
+        ("Under load", details.under_load(result, model)),
+        ("Where the time goes", details.stages(result, model)),
+        ("Cold: before anything is warm, by round", details.cold(result, model)),
+        ("Who ran the samplers", details.samplers(result, model)),
+    ]
+    return [(caption, it) for caption, it in found if it[1]]
+
+
+def _built(model: Model) -> list[str]:
+    made = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.build_s.items())
+    return [f"Files made beforehand: {made}."] if made else []
+
+
 def as_csv(result: BenchResult) -> str:
-    """One line a row, figures in full; milliseconds, samples a second."""
+    """One line a row, figures in full; milliseconds, samples a second; figures under load in columns of their own."""
     percentiles = [f"p{percent:g}_ms" for percent in FLOORS]
+    method = result.request.method
+    load = [f"samples_per_second_{callers}_callers" for callers in method.concurrency]
+    load += [f"p{percent:g}_ms_at_{rate:g}_per_s" for rate in method.rates for percent in FLOORS]
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
-    writer.writerow([*_CSV[:10], *percentiles, *_CSV[10:]])
+    writer.writerow([*_CSV[:10], *percentiles, *_CSV[10:], *load])
     for row in result.measurements:
         first = row.rounds[0] if row.rounds else None
+        shares, throughputs, paced = row.shares or {}, details.throughputs(row), details.paced_latencies(row)
         writer.writerow(
             [row.model, row.precision, result.request.device, result.request.method.boundary, row.batch_size]
             + [row.variant, row.status, row.reason, row.error, len(row.samples_ms)]
             + [row.percentiles.get(percent) for percent in FLOORS]
             + [row.throughput, row.spread, row.outliers if row.rounds else None, "; ".join(flags(row))]
             + [first.load_s if first else None, first.first_call_ms if first else None]
+            + [shares.get(stage) for stage in details.STAGES]
+            + ["; ".join(f"{what}: {reason}" for what, reason in row.left_out.items())]
+            + [throughputs.get(callers) for callers in method.concurrency]
+            + [paced.get(rate, {}).get(percent) for rate in method.rates for percent in FLOORS]
         )
     return out.getvalue()
 
@@ -93,11 +126,8 @@ def page(result: BenchResult) -> str:
         parts.append(f"<h2>{html.escape(table.title(result, model))}</h2>")
         parts.append(_html_table(*_cells(result, model)))
         parts += [f"<figure>{svg}</figure>" for svg in plots(result, model)]
-        parts.append(_html_table(*_cold(result, model), caption="Cold: before anything is warm, by round"))
-        parts.append(_html_table(*_samplers(result, model), caption="Who ran the samplers"))
-        load = _under_load(result, model)
-        if load[1]:
-            parts.append(_html_table(*load, caption="Under load"))
+        parts += [_html_table(*found, caption=caption) for caption, found in _beside(result, model)]
+        parts += [f"<p>{html.escape(line)}</p>" for line in _built(model)]
     parts += [f"<p>{html.escape(line)}</p>" for line in _origin(result)]
     body = "\n".join(parts)
     return (
@@ -131,50 +161,6 @@ def _cells(result: BenchResult, model: Model) -> tuple[list[str], list[list[str]
         name = row.variant + (" \\*" if flags(row) else "")
         rows.append([str(row.batch_size), name, *cells[:4], table.against(result, model, row), *cells[4:]])
     return headings, rows
-
-
-def _cold(result: BenchResult, model: Model) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [
-            str(row.batch_size),
-            row.variant,
-            ", ".join(f"{each.load_s:.2f}" for each in row.rounds),
-            ", ".join(f"{each.first_call_ms:.1f}" for each in row.rounds),
-        ]
-        for row in rows_of(result, model)
-        if row.rounds
-    ]
-    return ["batch", "variant", "load s", "first call ms"], rows
-
-
-def _samplers(result: BenchResult, model: Model) -> tuple[list[str], list[list[str]]]:
-    rows = [
-        [str(row.batch_size), row.variant, sampler.node, sampler.op, sampler.place]
-        for row in rows_of(result, model)
-        for sampler in row.samplers
-    ]
-    return ["batch", "variant", "sampler", "operator", "ran on"], rows
-
-
-def _under_load(result: BenchResult, model: Model) -> tuple[list[str], list[list[str]]]:
-    from stn_infer.benchmarking import stats
-
-    rows = []
-    for row in rows_of(result, model):
-        for callers in result.request.method.concurrency:
-            found = [it for each in row.rounds for it in each.throughput if it.callers == callers]
-            if found:
-                rate = sum(it.calls for it in found) * row.items / sum(it.wall_s for it in found)
-                rows.append([str(row.batch_size), row.variant, f"{callers} callers", f"{rate:,.0f} samples/s", ""])
-        for rate in result.request.method.rates:
-            latencies = [
-                value for each in row.rounds for it in each.paced if it.rate == rate for value in it.latencies_ms
-            ]
-            if latencies:
-                tail = stats.percentiles(latencies)
-                text = ", ".join(f"p{percent:g} {value:.2f} ms" for percent, value in tail.items())
-                rows.append([str(row.batch_size), row.variant, f"{rate:g} calls/s", "", text])
-    return ["batch", "variant", "load", "throughput", "latency from the due time"], rows
 
 
 def _html_table(headings: Sequence[str], rows: Sequence[Sequence[str]], caption: str = "") -> str:

@@ -11,12 +11,14 @@ from stn_infer.benchmarking import stats
 from stn_infer.benchmarking.machine import Machine
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.monitor import Reading
+from stn_infer.metadata import Precision
 
-SCHEMA_VERSION = 2
+#: 3 has int8, ``inputs`` of a case, ``left_out`` of a row and ``gpu_held_back_ns`` of a reading.
+SCHEMA_VERSION = 3
 
 Status = Literal["timed", "failed", "unavailable"]
-Precision = Literal["fp32", "fp16", "bf16"]
-Stages = Mapping[str, float]  # "grid", "sampling", "rest" (and "end" where nothing is known), milliseconds a call
+#: Milliseconds a call in "sampling", in "rest" and, where it can be told from these, in the computation of the "grid".
+Stages = Mapping[str, float]
 
 
 @dataclass(frozen=True)
@@ -30,6 +32,7 @@ class Case:
         input_shapes: shapes without batch, where they were named.
         precision: of the model's weights and images.
         batch_sizes: samples a call.
+        inputs: images, folders or array files that are fed, where they were named.
     """
 
     model: str
@@ -38,6 +41,7 @@ class Case:
     input_shapes: tuple[tuple[int, ...], ...] | None = None
     precision: Precision = "fp32"
     batch_sizes: tuple[int, ...] = (1, 64)
+    inputs: tuple[str, ...] | None = field(default=None, metadata={"since": 3})
 
 
 @dataclass(frozen=True)
@@ -135,6 +139,8 @@ class Measurement:
         stages: milliseconds a call in the grid's computation, in sampling and in the rest, by the runtime's profiler,
             which slows it down: shares are to be trusted, sums are not.
         rounds: what was measured.
+        left_out: what was asked for and not measured, to the reason: ``stages``, ``samplers``,
+            ``throughput with N callers``.
     """
 
     model: str
@@ -149,6 +155,7 @@ class Measurement:
     samplers: tuple[Sampler, ...] = ()
     stages: Stages | None = None
     rounds: tuple[Round, ...] = ()
+    left_out: Mapping[str, str] = field(default_factory=dict, metadata={"since": 3})
 
     @property
     def key(self) -> tuple[str, str, int, str]:
@@ -179,6 +186,12 @@ class Measurement:
     def p90_ms(self) -> float | None:
         """90th percentile by nearest rank; None with fewer than 64 samples."""
         return self.percentiles.get(90)
+
+    @property
+    def shares(self) -> Mapping[str, float] | None:
+        """The stages as shares of their sum; None where they are not known."""
+        total = sum(self.stages.values()) if self.stages else 0.0
+        return {stage: value / total for stage, value in self.stages.items()} if self.stages and total > 0 else None
 
     @property
     def throughput(self) -> float | None:

@@ -39,6 +39,7 @@ class RowRound:
     samplers: tuple[Sampler, ...] = ()
     stages: Stages | None = None
     round: Round | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -116,7 +117,8 @@ class _Row:
         self._load_s, self._first_call_ms = load_s, first_call_ms
         self.samples: list[float] = []
         self.throttled: list[int] = []
-        self.wall_s = 0.0
+        self.wall_s = self._spent_s = 0.0
+        self.left_out = dict(head.left_out)
         self.cut_short = False
         self.problem = ""
         self._warm = (0, False)
@@ -141,7 +143,7 @@ class _Row:
         """Whether this round's share of seconds or samples is not there yet, and there is time left."""
         enough = len(self.samples) * method.rounds >= method.samples
         enough &= sum(self.samples) / 1e3 * method.rounds >= method.seconds
-        if not enough and self.wall_s >= method.row_limit:
+        if not enough and self._spent_s >= method.row_limit:
             self.cut_short = True
         return not enough and not self.cut_short
 
@@ -150,11 +152,18 @@ class _Row:
         self.bound.call()
         start = clock.now()
         self.samples += self.bound.burst(self.calls_a_turn(method), clock)
-        self.wall_s += clock.now() - start
+        self._spent_s += clock.now() - start
+        if method.l2 == "flushed":
+            self.left_out["throughput"] = "flushing the level-2 cache takes wall time of its own"
+        else:
+            self.wall_s = self._spent_s
 
     def under_load(self, method: Method, clock: Clock) -> None:
         """Throughput and latency under load, where asked for; after the turns, since it disturbs them."""
         seconds = method.traffic_seconds / method.rounds
+        if not self.bound.concurrent:
+            others = (callers for callers in method.concurrency if callers > 1)
+            self.left_out |= {f"throughput with {callers} callers": self.bound.alone for callers in others}
         self._throughput = tuple(
             closed_loop(self.bound, callers, seconds, clock)
             for callers in method.concurrency
@@ -189,6 +198,7 @@ class _Row:
             head.samplers,
             head.stages,
             found,
+            self.left_out,
         )
 
 
@@ -212,12 +222,9 @@ def _prepare(name: str, runner: Runner, load_s: float, batch: int, task: RoundTa
             reason = "; ".join(f"sampler {it.node} ({it.op}) ran on {it.place}" for it in elsewhere)
             reason += f", not on {task.device}: not timed"
             return RowRound(name, batch, "failed", reason, error, runs_on=runs_on, samplers=samplers)
-        row = _Row(
-            RowRound(name, batch, "timed", "", error, 0, runs_on, samplers, seen.stages if seen else None),
-            bound,
-            load_s,
-            first_call_ms,
-        )
+        stages, left_out = (seen.stages, seen.left_out) if seen else (None, {})
+        head = RowRound(name, batch, "timed", "", error, 0, runs_on, samplers, stages, None, left_out)
+        row = _Row(head, bound, load_s, first_call_ms)
         row.warm(task.method, clock)
         return row
     except StnInferError as failure:

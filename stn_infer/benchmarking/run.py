@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import get_args
 
 from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.result import BenchResult, Case, Precision, Request
+from stn_infer.benchmarking.result import BenchResult, Case, Request
 from stn_infer.benchmarking.variants import VARIANTS
 from stn_infer.errors import UsageError
+from stn_infer.metadata import Precision
 
 Say = Callable[[str], None]
 
@@ -25,6 +26,7 @@ def bench(
     weights: Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     precision: Precision = "fp32",
+    inputs: Sequence[str | Path] | None = None,
     tolerance: float | None = None,
     method: Method | None = None,
     output: Path | None = None,
@@ -45,9 +47,11 @@ def bench(
         threads: threads inside one operator, in every runtime; None: one a physical core.
         source: for an ``.onnx`` file, what it was exported from; None: what its metadata names.
         weights, input_shapes: as for ``export``.
-        precision: of weights and images.
+        precision: of weights and images. ``int8`` is for the runtimes that take ONNX files.
+        inputs: images, folders or array files to feed, and for int8 to take ranges from; None: the package's digits
+            where the model takes images, else noise.
         tolerance: on each output's error over its scale; None: 1e-5, 1e-4 where float64 is not possible, 1e-2 for
-            fp16 and 5e-2 for bf16.
+            fp16, 5e-2 for bf16 and 1e-1 for int8.
         method: how samples are taken; None: the default :class:`~stn_infer.benchmarking.method.Method`.
         output: a JSON file that holds all finished rounds after each one.
         command: written into the result.
@@ -60,13 +64,15 @@ def bench(
     Raises:
         UsageError: an unknown variant or precision, a batch size or a number of threads below 1.
         SourceError, ModelError: the model cannot be had.
+        InputError: ``inputs`` cannot be read.
         OutputError: ``output`` cannot be written; said before anything is measured.
     """
     if precision not in get_args(Precision):
         raise UsageError(f"a precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
     shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
     checkpoint = str(weights) if weights else None
-    case = Case(str(model), source, checkpoint, shapes, precision, check_batch_sizes(batch_sizes))
+    fed = tuple(map(str, inputs)) if inputs else None
+    case = Case(str(model), source, checkpoint, shapes, precision, check_batch_sizes(batch_sizes), fed)
     request = make_request((case,), variants, device, threads, tolerance, method)
     from stn_infer.benchmarking.session import run_request
 
@@ -84,10 +90,12 @@ def make_request(
     """A request whose defaults are filled in.
 
     Raises:
-        UsageError: an unknown variant or device, or fewer than one thread.
+        UsageError: an unknown variant or device, fewer than one thread, or a cache that is not there to be flushed.
+        InputError: inputs that are not there.
     """
     from stn_infer.backends.device import Device
     from stn_infer.benchmarking.session import default_threads
+    from stn_infer.precision.calibration import check_sources
 
     names = tuple(dict.fromkeys(VARIANTS if variants is None else variants))
     unknown = [name for name in names if name not in VARIANTS and ":" not in name]
@@ -97,8 +105,15 @@ def make_request(
         )
     if threads is not None and threads < 1:
         raise UsageError(f"threads are a whole number of at least 1, given {threads}")
-    target = str(Device.parse(device))
-    return Request(tuple(cases), names, target, threads or default_threads(), tolerance, method or Method())
+    target, method = str(Device.parse(device)), method or Method()
+    if method.l2 == "flushed" and (target == "cpu" or method.boundary != "device"):
+        raise UsageError(
+            "l2 is flushed on a GPU at the device boundary, where calls are timed by its events; "
+            f"given {target} at the {method.boundary} boundary"
+        )
+    for case in cases:
+        check_sources(case.inputs or ())
+    return Request(tuple(cases), names, target, threads or default_threads(), tolerance, method)
 
 
 def check_batch_sizes(batch_sizes: Sequence[int]) -> tuple[int, ...]:

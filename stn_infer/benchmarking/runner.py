@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from stn_infer.backends.base import Array
@@ -40,10 +40,14 @@ class RealClock:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Who ran the samplers, and where the time goes; what a runtime cannot tell is empty."""
+    """Who ran the samplers, and where the time goes; of what a runtime cannot tell, ``left_out`` says why.
+
+    ``left_out`` has the keys ``samplers`` and ``stages``, and a phrase for each.
+    """
 
     samplers: tuple[Sampler, ...] = ()
     stages: Stages | None = None
+    left_out: Mapping[str, str] = field(default_factory=dict)
 
 
 class Bound(ABC):
@@ -52,10 +56,12 @@ class Bound(ABC):
     Attributes:
         items: samples that a call gives.
         concurrent: whether several threads may call at once.
+        alone: why they may not.
     """
 
     items: int
     concurrent: bool = False
+    alone: str = "it takes one call at a time"
 
     @abstractmethod
     def call(self) -> object:
@@ -76,7 +82,7 @@ class Bound(ABC):
 
     def inspect(self) -> Inspection:
         """Who runs the samplers for these inputs; outside all timing."""
-        return Inspection()
+        return Inspection(left_out=dict.fromkeys(("samplers", "stages"), "the variant does not tell"))
 
     def close(self) -> None:
         """Let go of the inputs' buffers."""

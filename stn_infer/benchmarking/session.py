@@ -13,7 +13,8 @@ from functools import partial
 from pathlib import Path
 
 from stn_infer.benchmarking.machine import this_machine, versions
-from stn_infer.benchmarking.monitor import cpu_facts, gpu_facts
+from stn_infer.benchmarking.monitor import cpu_facts
+from stn_infer.benchmarking.nvml import gpu_facts
 from stn_infer.benchmarking.processes import Crashed, Executor, Processes
 from stn_infer.benchmarking.result import BenchResult, Measurement, Model, Request, RoundLog
 from stn_infer.benchmarking.round import RoundReport, RowRound
@@ -26,6 +27,8 @@ Say = Callable[[str], None]
 # Opening a variant in a fresh process: seconds, for the estimate before anything is known.
 _OPENING_S = 4.0
 _PREPARING_S = 8.0
+_COMPILING_S = 15.0  # torch.compile at one batch size, on two cores
+_COMPILED_S = 1.0  # the same out of its cache
 _POOLS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
 
 
@@ -72,7 +75,7 @@ def measure(
         for case in _order(len(models), number, request.method.seed)
         if (models[case].name, models[case].case.precision, number) not in done
     ]
-    estimate = len(todo) * expected_seconds(request) / max(1, len(models))
+    estimate = len(todo) * expected_seconds(request) / max(1, len(models)) + _compiled(request) * _COMPILING_S
     began = time.monotonic()
     for index, (number, case) in enumerate(todo):
         left = (time.monotonic() - began) / index * (len(todo) - index) if index else estimate
@@ -88,22 +91,33 @@ def measure(
 def expected_seconds(request: Request) -> float:
     """The least that one round of every case takes: what its rows ask for, warm-up and opening."""
     method = request.method
-    rows = sum(len(case.batch_sizes) for case in request.cases) * len(possible(request.variants, request.device))
     load = method.traffic_seconds * (len(method.concurrency) + len(method.rates))
     per_row = (method.seconds + load) / method.rounds + method.warmup_seconds
-    return rows * per_row + len(request.cases) * _OPENING_S
+    return _rows(request) * per_row + len(request.cases) * _OPENING_S + _compiled(request) * _COMPILED_S
 
 
 def describe_request(request: Request, earlier: BenchResult | None = None) -> str:
     """What will be measured and how long that takes at least, in one line."""
     method = request.method
-    rows = sum(len(case.batch_sizes) for case in request.cases) * len(possible(request.variants, request.device))
     rounds = method.rounds - len(earlier.log) / max(1, len(request.cases)) if earlier else method.rounds
-    least = rounds * expected_seconds(request) + _PREPARING_S * len(request.cases)
+    compiling = _compiled(request) * _COMPILING_S
+    least = rounds * expected_seconds(request) + _PREPARING_S * len(request.cases) + compiling
+    rows = f"{_rows(request)} rows in {method.rounds} rounds"
     return (
-        f"{rows} rows in {method.rounds} rounds, {method.seconds:g} s and {method.samples} samples each at least: "
-        f"about {_duration(least)}, more where calls are slow or something has to be compiled"
+        f"{rows}, {method.seconds:g} s and {method.samples} samples each at least: about {_duration(least)}, "
+        + (f"of which torch.compile takes some {_duration(compiling)}, " if compiling else "")
+        + "more where calls are slow or the machine is busy"
     )
+
+
+def _rows(request: Request) -> int:
+    return sum(len(case.batch_sizes) for case in request.cases) * len(possible(request.variants, request.device))
+
+
+def _compiled(request: Request) -> int:
+    """How many rows torch.compile has to compile for."""
+    variants = sum(name.startswith("compile") for name in request.variants)
+    return variants * sum(len(case.batch_sizes) for case in request.cases if case.precision != "int8")
 
 
 def settings(request: Request) -> dict[str, str]:
@@ -230,9 +244,11 @@ def _merged(known: Measurement | None, head: Measurement, found: RowRound) -> Me
             samplers=found.samplers,
             stages=found.stages,
             rounds=(found.round,),
+            left_out=found.left_out,
         )
     error = max(known.error or 0.0, found.error or 0.0)
-    return replace(known, error=error, rounds=(*known.rounds, found.round))
+    left_out = {**known.left_out, **found.left_out}
+    return replace(known, error=error, rounds=(*known.rounds, found.round), left_out=left_out)
 
 
 def _identity(model: Model) -> object:

@@ -58,7 +58,14 @@ def inspect_session(
 
             grid = grid_nodes(onnx.load(optimised, load_external_data=False), cuts)
     samplers = tuple(Sampler(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS)
-    return Inspection(samplers, None if grid is None else split(nodes, grid))
+    if not samplers:
+        return Inspection(left_out={"stages": "it has no sampler"})
+    if grid is not None:
+        return Inspection(samplers, split(nodes, grid))
+    stages = split(nodes, set())
+    del stages["grid"]
+    unknown = "what the sampling grid is computed from cannot be told from the optimised graph"
+    return Inspection(samplers, stages, {"the grid's share": unknown})
 
 
 def named_nodes(file: Path, fused: bool) -> Path | bytes:

@@ -13,6 +13,7 @@ batch_sizes = [1, 64]
 precisions = ["fp32"]
 input_shapes = [[1, 42, 42]]
 weights = "checkpoint.safetensors"
+inputs = ["images"]                # fed instead of the package's digits, and where int8 takes its ranges from
 """
 
 from __future__ import annotations
@@ -23,11 +24,12 @@ from pathlib import Path
 from typing import Any, get_args
 
 from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.result import Case, Precision
+from stn_infer.benchmarking.result import Case
 from stn_infer.benchmarking.run import check_batch_sizes
 from stn_infer.errors import UsageError
+from stn_infer.metadata import Precision
 
-_MODEL_KEYS = ("source", "file", "batch_sizes", "precisions", "input_shapes", "weights")
+_MODEL_KEYS = ("source", "file", "batch_sizes", "precisions", "input_shapes", "weights", "inputs")
 # A list of one type stands for a list whose items are of it.
 _OTHER_KEYS: dict[str, Any] = {"variants": [str], "device": str, "threads": int, "tolerance": float}
 _METHOD_KEYS: dict[str, Any] = {
@@ -61,7 +63,7 @@ def read_suite(path: Path, method: Method) -> Suite:
     """The suite in a file.
 
     Args:
-        path: TOML, as in this module's text; weights and files are relative to it.
+        path: TOML, as in this module's text; weights, files and inputs are relative to it.
         method: what holds where the file says nothing.
 
     Raises:
@@ -100,6 +102,7 @@ def _cases(path: Path, model: Any) -> list[Case]:
     )
     batch_sizes = _typed(path, "batch_sizes", model.get("batch_sizes", [1, 64]), [int])
     shapes = _typed(path, "input_shapes", model.get("input_shapes", []), [[int]])
+    inputs = _typed(path, "inputs", model.get("inputs", []), [str])
     precisions = _typed(path, "precisions", model.get("precisions", ["fp32"]), [str])
     wrong = [each for each in precisions if each not in get_args(Precision)]
     if wrong:
@@ -112,6 +115,7 @@ def _cases(path: Path, model: Any) -> list[Case]:
             shapes or None,
             precision,
             check_batch_sizes(batch_sizes),
+            tuple(str(path.parent / each) for each in inputs) or None,
         )
         for precision in precisions
     ]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stn_infer.benchmarking.details import left_out, stages, under_load
 from stn_infer.benchmarking.explain import baseline, explanation, ratio_text, rows_of, speed_up
 from stn_infer.benchmarking.judge import flags, notes
 from stn_infer.benchmarking.method import BOUNDARIES
+from stn_infer.benchmarking.stats import FLOORS
 from stn_infer.benchmarking.variants import VARIANTS
 
 if TYPE_CHECKING:
@@ -19,30 +22,48 @@ HEADINGS = ("median ms", "p90 ms", "p99 ms", "samples/s", "spread", "error")
 
 
 def render(result: BenchResult) -> RenderableType:
-    """A table a model with one row a variant and batch size, and below it why some were not timed."""
+    """A table a model with one row a variant and batch size, what was asked for besides, and below what to know."""
     from rich.console import Group
     from rich.text import Text
 
-    tables = [_table(result, model) for model in result.models]
+    tables = []
+    for model in result.models:
+        tables.append(_table(result, model))
+        largest = str(max(model.case.batch_sizes))
+        headings, rows = stages(result, model)
+        found = [
+            ("under load", under_load(result, model)),
+            (f"where the time goes at batch {largest}", (headings, [row for row in rows if row[0] == largest])),
+        ]
+        tables += [_small_table(caption, *it) for caption, it in found if it[1]]
     return Group(*tables, *(Text(line) for line in lines_below(result)))
+
+
+def _small_table(caption: str, headings: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    from rich.table import Table
+
+    table = Table(title=caption, title_justify="left")
+    for heading in headings:
+        table.add_column(heading, justify="left" if heading == "variant" else "right")
+    for row in rows:
+        table.add_row(*row)
+    return table
 
 
 def lines_below(result: BenchResult) -> list[str]:
     """What a reader of the figures must know: machine, inputs, boundary, what was not timed, what is not steady."""
     request = result.request
     gpus = "".join(f", {gpu}" for gpu in result.machine.gpus if request.device != "cpu")
-    first = result.models[0]
     lines = [
         f"{result.machine.cpu}, {result.machine.cores} cores, {request.threads} threads{gpus}",
         f"{request.method.boundary}: {BOUNDARIES[request.method.boundary]}",
-        f"inputs: {first.inputs}; outputs verified against {first.reference} to {first.tolerance:.0e} before timing",
+        *_verified(result),
         "spread: how far the rounds' medians lie apart; in brackets the 95 % interval of a ratio",
     ]
-    reasons: dict[str, list[str]] = {}
-    for row in result.measurements:
-        if row.status != "timed" and row.variant not in (names := reasons.setdefault(row.reason, [])):
-            names.append(row.variant)
-    lines += [f"not timed: {', '.join(names)}: {reason}" for reason, names in reasons.items()]
+    if any(row.samples_ms and 99 not in row.percentiles for row in result.measurements):
+        floors = " and ".join(f"p{percent:g} {FLOORS[percent]}" for percent in (90, 99))
+        lines.append(f"a percentile is given from so many samples on: {floors}")
+    lines += left_out(result)
     several = len(result.models) > 1
     for row in result.measurements:
         found = flags(row)
@@ -53,6 +74,18 @@ def lines_below(result: BenchResult) -> list[str]:
     timed = dict.fromkeys(row.variant for row in result.measurements if row.status == "timed")
     lines += [f"{name}: {VARIANTS.get(name, name)}" for name in timed]
     return lines + explanation(result)
+
+
+def _verified(result: BenchResult) -> list[str]:
+    """What was fed, and what outputs were compared with: a line for all models that are alike in that."""
+    found: dict[str, list[str]] = {}
+    for model in result.models:
+        text = (
+            f"inputs: {model.inputs}; outputs verified against {model.reference} to {model.tolerance:.0e} before timing"
+        )
+        precision = "" if model.case.precision == "fp32" else f" in {model.case.precision}"
+        found.setdefault(text, []).append(f"{model.name}{precision}")
+    return [text if len(found) == 1 else f"{', '.join(names)}: {text}" for text, names in found.items()]
 
 
 def figures(row: Measurement) -> tuple[str, ...]:

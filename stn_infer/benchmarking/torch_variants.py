@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from stn_infer.backends.base import Array
 from stn_infer.benchmarking.cuda import EventTimer, Staging, as_arrays
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.prepare import Prepared
-from stn_infer.benchmarking.result import Sampler
 from stn_infer.benchmarking.runner import Bound, Clock, Inspection, Runner
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
@@ -22,6 +22,11 @@ class TorchRunner(Runner):
     def __init__(self, name: str, prepared: Prepared, device: str, threads: int, method: Method) -> None:
         import torch
 
+        if prepared.precision == "int8":
+            raise ModelError(
+                "int8 is an ONNX file with quantised layers, of which PyTorch has no module; "
+                "a suite measures fp32 in PyTorch beside it"
+            )
         if device != "cpu":
             _require_cuda(device)
         self._threads_before = torch.get_num_threads()
@@ -36,11 +41,10 @@ class TorchRunner(Runner):
         # an exported program cannot be cast, but it needs no cast to float32 either
         self.plain: Any = module.to(device) if self.dtype == torch.float32 else module.to(device, self.dtype)
         self.module: Any = self.plain
+        self.compiler: Compiler | None = None
         if self.compiled:
-            with warnings.catch_warnings():
-                # importing the compiler trips over PyTorch's own deprecations
-                warnings.simplefilter("ignore", DeprecationWarning)
-                self.module = torch.compile(self.plain, dynamic=False)
+            self.compiler = Compiler(len(prepared.batch_sizes))
+            self.module = torch.compile(self.plain, dynamic=False)
         self._label = f"{prepared.name} fails in PyTorch ({name})"
 
     def bind(self, inputs: Sequence[Array]) -> Bound:
@@ -59,7 +63,7 @@ class TorchRunner(Runner):
         try:
             with torch.inference_mode():
                 return list(pytree.tree_leaves((module or self.module)(*tensors)))
-        except Exception as error:
+        except Exception as error:  # whatever the model's own code raises
             raise ModelError(f"{self._label}: {type(error).__name__}: {one_line(error)}") from error
 
     def describe(self) -> dict[str, str]:
@@ -73,6 +77,8 @@ class TorchRunner(Runner):
             "threads": str(torch.get_num_threads()),
             "plugin": "libstn_plugins.so" if self.fused else "none",
         }
+        if self.compiler is not None:
+            found |= self.compiler.describe()
         if self.device != "cpu":
             found["CUDA graph"] = "yes" if self.graph else "no"
             found["TF32"] = "off"
@@ -88,7 +94,56 @@ class TorchRunner(Runner):
         import torch
 
         self.module = self.plain = None
+        if self.compiler is not None:
+            self.compiler.close()
         torch.set_num_threads(self._threads_before)
+
+
+class Compiler:
+    """The settings under which every batch size is compiled, and what the compiler did since they were made.
+
+    Args:
+        batch_sizes: how many there are; a compiler that gives up after some would run the rest eagerly and not say so.
+    """
+
+    def __init__(self, batch_sizes: int) -> None:
+        with warnings.catch_warnings():
+            # importing the compiler trips over PyTorch's own deprecations
+            warnings.simplefilter("ignore", DeprecationWarning)
+            from torch._dynamo import config
+        limit = max(config.recompile_limit, 2 * batch_sizes + 2)
+        self._settings = config.patch(recompile_limit=limit, fail_on_recompile_limit_hit=True)
+        self._settings.__enter__()
+        self._counts = {"compiled": 0, "from its cache": 0, "graph breaks": 0}
+
+    def watch(self, call: Callable[[], object]) -> object:
+        """What a call gives that may compile; what that does is counted."""
+        before = self._now()
+        found = call()
+        after = self._now()
+        self._counts = {name: count + after[name] - before[name] for name, count in self._counts.items()}
+        return found
+
+    def describe(self) -> dict[str, str]:
+        """What was compiled, and where the compiler left parts of the model to Python."""
+        breaks = self._counts["graph breaks"]
+        made = f"{self._counts['compiled']} graphs compiled, {self._counts['from its cache']} taken from its cache"
+        return {"compiler": made, "graph breaks": f"{breaks}: parts of the model run eagerly" if breaks else "none"}
+
+    def close(self) -> None:
+        """Give PyTorch its settings back."""
+        self._settings.__exit__(None, None, None)
+
+    @staticmethod
+    def _now() -> dict[str, int]:
+        from torch._dynamo.utils import counters
+
+        made = counters["inductor"]
+        return {
+            "compiled": made["fxgraph_cache_miss"] + made["fxgraph_cache_bypass"],
+            "from its cache": made["fxgraph_cache_hit"],
+            "graph breaks": sum(counters["graph_break"].values()),
+        }
 
 
 class _TorchBound(Bound):
@@ -100,11 +155,13 @@ class _TorchBound(Bound):
         self._resident = runner.method.boundary == "device"
         self.items = len(inputs[0])
         self.concurrent = not self._on_gpu and not runner.compiled
+        self.alone = "its buffers on the GPU serve one caller" if self._on_gpu else "torch.compile serves one caller"
         self._arrays = list(inputs)
         tensors = [torch.from_numpy(array).to(runner.dtype) for array in inputs]
         self._staging = Staging(tensors, runner.device) if self._on_gpu else None
         self._tensors = self._staging.resident if self._staging else tensors
         self._timer = EventTimer(runner.device, runner.method.l2 == "flushed") if self._on_gpu else None
+        self._compiler = runner.compiler
         self._replay: Any = None
         self._static: list[Any] = []
         if runner.graph:
@@ -117,6 +174,12 @@ class _TorchBound(Bound):
         return self._static
 
     def call(self) -> object:
+        if self._compiler is not None:  # the first call of this batch size
+            compiler, self._compiler = self._compiler, None
+            return compiler.watch(self._call)
+        return self._call()
+
+    def _call(self) -> object:
         if self._staging is None:
             if self._resident:
                 return self._runner.run(self._tensors)
@@ -147,14 +210,12 @@ class _TorchBound(Bound):
         return as_arrays(self._compute())
 
     def inspect(self) -> Inspection:
-        """Each sampler that PyTorch dispatches in one eager run; the compiler generates its own code for them."""
-        samplers = [
-            Sampler(f"call {index}", op, place)
-            for index, (op, place) in enumerate(_samplers(self._runner, self._tensors))
-        ]
-        if self._runner.compiled and not self._runner.fused:
-            samplers = [Sampler(it.node, "generated by the compiler", it.place) for it in samplers]
-        return Inspection(tuple(samplers))
+        """What PyTorch dispatches in eager runs; the compiler generates its own code for it."""
+        from stn_infer.benchmarking.torch_stages import inspect_module
+
+        runner = self._runner
+        plain = partial(runner.run, self._tensors, runner.plain)
+        return inspect_module(plain, runner.plain, self._tensors, compiled=runner.compiled)
 
 
 def _capture(runner: TorchRunner, tensors: Sequence[Any]) -> tuple[Any, list[Any]]:
@@ -166,37 +227,20 @@ def _capture(runner: TorchRunner, tensors: Sequence[Any]) -> tuple[Any, list[Any
     import torch
 
     try:
-        side = torch.cuda.Stream(runner.device)  # type: ignore[no-untyped-call]
-        side.wait_stream(torch.cuda.current_stream(runner.device))
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                runner.run(tensors)
-        torch.cuda.current_stream(runner.device).wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            outputs = runner.run(tensors)
+        with torch.cuda.device(runner.device):
+            side = torch.cuda.Stream(runner.device)  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream(runner.device))
+            with torch.cuda.stream(side):
+                for _ in range(3):
+                    runner.run(tensors)
+            torch.cuda.current_stream(runner.device).wait_stream(side)
+            graph = torch.cuda.CUDAGraph()
+            # other runtimes in this process have threads of their own, whose calls are none of the capture's business
+            with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
+                outputs = runner.run(tensors)
         return graph.replay, outputs
     except RuntimeError as error:
         raise ModelError(f"the model cannot be captured in a CUDA graph: {one_line(error)}") from error
-
-
-def _samplers(runner: TorchRunner, tensors: Sequence[Any]) -> list[tuple[str, str]]:
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    found: list[tuple[str, str]] = []
-
-    class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Notes samplers and where their images are."""
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            name = str(func)
-            if "grid_sampler" in name or name.startswith("stn."):
-                found.append((name.removesuffix(".default"), str(args[0].device)))
-            return func(*args, **(kwargs or {}))
-
-    with Watch():  # type: ignore[no-untyped-call]
-        runner.run(tensors, runner.plain)
-    return found
 
 
 def _fuse(module: Any, dtype: Any, device: str) -> None:

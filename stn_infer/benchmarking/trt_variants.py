@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stn_infer.backends.base import Array
 from stn_infer.benchmarking.cuda import EventTimer, Staging, as_arrays
@@ -11,23 +12,41 @@ from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.prepare import Prepared
 from stn_infer.benchmarking.result import Sampler
 from stn_infer.benchmarking.runner import Bound, Clock, Inspection, Runner
+from stn_infer.benchmarking.trt_stages import (
+    RECORDED,
+    UNRECORDED,
+    engine_stages,
+    layer_times,
+    names_of,
+    with_sampler,
+)
 from stn_infer.benchmarking.variants import onnx_file
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stn_infer.backends.tensorrt import TensorRTBackend
+    from stn_infer.engines.building import BuildOptions
 
 
 class TrtRunner(Runner):
-    """An engine out of the cache, or built into it: opening says how long that took."""
+    """An engine a batch size, tuned for it, as torch.compile compiles for each; out of the engine cache, or into it."""
 
     def __init__(self, name: str, prepared: Prepared, device: str, method: Method) -> None:
         from stn_infer.backends.tensorrt import open_tensorrt
-        from stn_infer.engines.building import BuildOptions
+        from stn_infer.engines.building import engine_for
+        from stn_infer.graph.load import load_model
 
-        options = BuildOptions(
-            runtime="tensorrt-rtx" if name == "trt-rtx" else "tensorrt",
-            plugin=name == "trt-fused",
-            device=int(device.partition(":")[2] or 0),
-        )
-        self.device, self.method = device, method
-        self.backend = open_tensorrt(Path(onnx_file(name, prepared)), options.runtime, device, options=options)
+        self.device, self.method, self.cuts = device, method, prepared.cuts
+        self.fused = name == "trt-fused"
+        file = Path(onnx_file(name, prepared))
+        self.model = load_model(file)
+        self.backends: dict[int, TensorRTBackend] = {}
+        self._built = []
+        for batch in prepared.batch_sizes:
+            options = build_options(name, device, self.model, batch)
+            self._built.append(engine_for(file, options).built)  # the next line finds it in the cache
+            self.backends[batch] = open_tensorrt(file, options.runtime, device, options=options)
 
     def bind(self, inputs: Sequence[Array]) -> Bound:
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
@@ -36,11 +55,27 @@ class TrtRunner(Runner):
     def describe(self) -> dict[str, str]:
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
         copies = {"copies": "pinned"} if self.method.boundary == "host" else {}
-        return {**self.backend.describe(), "TF32": "off", **copies}
+        built = f"{sum(self._built)} engines built, {len(self._built) - sum(self._built)} taken from the engine cache"
+        described = self.backends[max(self.backends)].describe()
+        return {**described, "TF32": "off", "engines": "one a batch size", "compiler": built, **copies}
 
     def close(self) -> None:
-        """Let go of the engine."""
-        self.backend.close()
+        """Let go of the engines."""
+        for backend in self.backends.values():
+            backend.close()
+
+
+def build_options(name: str, device: str, model: onnx.ModelProto, batch: int) -> BuildOptions:
+    """How a variant's engine is built for a batch size; a file of fixed shapes takes no profile."""
+    from stn_infer.engines.building import BuildOptions
+    from stn_infer.engines.profiles import Profile, resolve_profiles
+
+    return BuildOptions(
+        runtime="tensorrt-rtx" if name == "trt-rtx" else "tensorrt",
+        profile=Profile((batch,), (batch,), (batch,)) if resolve_profiles(model, None) else None,
+        plugin=name == "trt-fused",
+        device=int(device.partition(":")[2] or 0),
+    )
 
 
 class _TrtBound(Bound):
@@ -49,7 +84,9 @@ class _TrtBound(Bound):
 
         self._runner = runner
         self.items = len(inputs[0])
-        self._executor = runner.backend.executor
+        self.alone = "its buffers on the GPU serve one caller"
+        self._backend = runner.backends[self.items]
+        self._executor = self._backend.executor
         tensors = [
             torch.from_numpy(array).to(it.dtype) for array, it in zip(inputs, self._executor.inputs, strict=True)
         ]
@@ -82,6 +119,12 @@ class _TrtBound(Bound):
         return as_arrays(self._staging.download(self._compute()))
 
     def inspect(self) -> Inspection:
-        """TensorRT runs everything on the GPU; what the sidecar says of the spatial transformers."""
-        described = self._runner.backend.describe()
-        return Inspection((Sampler("all", described["spatial transformers"], f"TensorRT on {self._runner.device}"),))
+        """TensorRT runs everything on the GPU: what the sidecar says of the samplers, and what its profiler reports."""
+        runner = self._runner
+        described = self._backend.describe()
+        sampler = Sampler("all", described["spatial transformers"], f"TensorRT on {runner.device}")
+        reporter = layer_times(self._executor.module)
+        runs = UNRECORDED + RECORDED
+        self._executor.profile(self._feeds, reporter, runs)
+        names = names_of(runner.model, runner.fused, runner.cuts)
+        return with_sampler(engine_stages(reporter.layers, runs, names), sampler)

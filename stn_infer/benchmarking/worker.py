@@ -6,10 +6,14 @@ What is being done is told on standard output, a line each; whatever a runtime p
 from __future__ import annotations
 
 import ctypes
+import importlib
 import json
 import os
 import signal
 import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -43,9 +47,32 @@ def work(task: Task, say: Say) -> RoundReport:
     def opener(name: str) -> Runner:
         return open_variant(name, task.prepared, task.device, task.threads, task.method)
 
+    open_runtimes(task.variants)
     expected = {batch: task.prepared.expected(batch) for batch in task.prepared.batch_sizes}
     round_task = RoundTask(task.number, task.variants, expected, task.tolerance, task.device, task.method)
-    return run_round(round_task, opener, RealClock(), MachineMonitor(task.device), say)
+    return run_round(round_task, opener, RealClock(), MachineMonitor(task.device, partial(open_gpu, task.device)), say)
+
+
+def open_runtimes(variants: Sequence[str]) -> None:
+    """Import what variants need, or the one that comes first would have its runtime's import among its own seconds."""
+    needed = {"torch" for name in variants if not name.startswith("ort")}
+    needed |= {"torch._inductor.compile_fx" for name in variants if name.startswith("compile")}
+    needed |= {"onnxruntime" for name in variants if name.startswith("ort")}
+    for name in sorted(needed):
+        with suppress(ImportError), warnings.catch_warnings():
+            # the compiler trips over PyTorch's own deprecations; what is missing is told by the variant
+            warnings.simplefilter("ignore", DeprecationWarning)
+            importlib.import_module(name)
+
+
+def open_gpu(device: str) -> None:
+    """Make the GPU's context in this process, and the GPU the current one; nothing where PyTorch cannot."""
+    with suppress(ImportError, RuntimeError, AssertionError):
+        import torch
+
+        torch.cuda.set_device(device)
+        torch.empty(1, device=device)
+        torch.cuda.synchronize(device)
 
 
 def main() -> None:

@@ -14,13 +14,14 @@ from click.core import ParameterSource
 
 from stn_infer.cli import options
 from stn_infer.errors import ModelError, UsageError, VerificationError
+from stn_infer.metadata import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from stn_infer.benchmarking.method import Method
     from stn_infer.benchmarking.result import BenchResult, Request
 
 _RESULT = click.Path(path_type=Path, dir_okay=False)
-_CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision")
+_CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision", "inputs")
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
@@ -77,7 +78,14 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 @click.option("--source", help="What an ONNX file was exported from; known already for shipped models.")
 @options.weights_option
 @options.input_shape_option
-@click.option("--precision", type=click.Choice(["fp32", "fp16", "bf16"]), default="fp32", show_default=True)
+@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option(
+    "--inputs",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Images, folders or array files to feed, and to take int8's ranges from; repeat it.  [digits, or noise]",
+)
 @click.option(
     "--boundary",
     type=click.Choice(["host", "device", "end-to-end"]),
@@ -107,7 +115,8 @@ def command(
     source: str | None,
     weights: Path | None,
     input_shape: tuple[str, ...],
-    precision: str,
+    precision: Precision,
+    inputs: tuple[Path, ...],
     boundary: str | None,
     rounds: int | None,
     seconds: float | None,
@@ -128,7 +137,7 @@ def command(
     this is measured.
     """
     from stn_infer.benchmarking.method import QUICK, Method
-    from stn_infer.benchmarking.variants import VARIANTS, quick_variants
+    from stn_infer.benchmarking.variants import VARIANTS
 
     if list_variants:
         width = max(map(len, VARIANTS))
@@ -151,13 +160,12 @@ def command(
     if _is_given(ctx, "seed"):
         changes["seed"] = seed
     method = QUICK if quick else Method()
-    names = variants or (quick_variants(device) if quick else None)
     if suite is not None:
         _refuse(ctx, _CASE_OPTIONS, "--suite", "say it in the file")
         if quick:
             changes = {name: getattr(QUICK, name) for name in _QUICK_LENGTHS} | changes
         target = device if _is_given(ctx, "device") else None
-        request = _suite_request(suite, method, changes, names, target, threads, tolerance)
+        request = _suite_request(suite, method, changes, variants, target, threads, tolerance, quick)
     else:
         from stn_infer.benchmarking.result import Case
         from stn_infer.benchmarking.run import check_batch_sizes, make_request
@@ -167,7 +175,9 @@ def command(
         checkpoint = str(weights) if weights else None
         shapes = parse_input_shapes(input_shape) or None
         sizes = check_batch_sizes(batch_sizes)
-        case = Case(model, source, checkpoint, shapes, precision, sizes)  # type: ignore[arg-type]
+        fed = tuple(map(str, inputs)) or None
+        case = Case(model, source, checkpoint, shapes, precision, sizes, fed)
+        names = variants or (_told_quick_variants(device) if quick else None)
         request = make_request([case], names, device, threads, tolerance, replace(method, **changes))
     _show(_measure(request, output), output)
 
@@ -247,10 +257,11 @@ def _suite_request(
     path: Path,
     method: Method,
     changes: dict[str, Any],
-    names: tuple[str, ...] | None,
+    variants: tuple[str, ...],
     device: str | None,
     threads: int | None,
     tolerance: float | None,
+    quick: bool,
 ) -> Request:
     """What a suite asks for; what the command line says goes before it."""
     from stn_infer.benchmarking.run import make_request
@@ -259,9 +270,19 @@ def _suite_request(
     suite = read_suite(path, method)
     limit = suite.tolerance if tolerance is None else tolerance
     changed = replace(suite.method, **changes)
-    return make_request(
-        suite.cases, names or suite.variants, device or suite.device or "cpu", threads or suite.threads, limit, changed
-    )
+    target = device or suite.device or "cpu"
+    names = variants or suite.variants or (_told_quick_variants(target) if quick else None)
+    return make_request(suite.cases, names, target, threads or suite.threads, limit, changed)
+
+
+def _told_quick_variants(device: str) -> tuple[str, ...]:
+    """What a quick look measures, after saying what it does not."""
+    from stn_infer.benchmarking.variants import VARIANTS, possible, quick_variants
+
+    names = quick_variants(device)
+    left_out = [name for name in possible(tuple(VARIANTS), device) if name not in names]
+    click.echo(f"--quick leaves out {', '.join(left_out)}; ask for one with --variant", err=True)
+    return names
 
 
 def _resumed(path: Path, output: Path | None) -> tuple[BenchResult, Path]:
