@@ -20,6 +20,7 @@ from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference
 from stn_infer.sources.load import LoadedModel
 from stn_infer.verification.run import Batch, OutputDeviation, sample_batches, verify_model
+from stn_infer.verification.runners import EagerRunner
 from stn_infer.verification.verdict import BackendReport, GridDeviation, Verification, failures
 
 
@@ -191,3 +192,60 @@ def test_wrong_outputs_are_seen_behind_flipped_samples() -> None:
     model.graph.node[-1].output[0] = "positive"
     model.graph.node.append(onnx.helper.make_node("Neg", ["positive"], ["output"]))
     assert not verify_model(loaded, model).passed
+
+
+class Stem(nn.Module):
+    """A convolution whose result is what is sampled, and nothing else; theta comes from the image itself."""
+
+    def __init__(self, dropout: bool = False) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(SHAPE[0], 3, 3, padding=1)
+        self.head = nn.Linear(SHAPE[0], 6)
+        self.head.bias.data = torch.tensor([1.0, 0.1, 0, 0, 0.9, 0.1])
+        self.dropout = dropout
+
+    def forward(self, x: Tensor) -> Tensor:
+        features = self.stem(x)
+        if self.dropout:
+            features = nn.functional.dropout(features, 0.5)  # active in evaluation mode too, as it is written here
+        theta = self.head(x.mean((2, 3))).view(-1, 2, 3)
+        grid = nn.functional.affine_grid(theta, list(features.shape), align_corners=False)
+        return nn.functional.grid_sample(features, grid, align_corners=False)
+
+
+def stem(dropout: bool = False) -> tuple[LoadedModel, onnx.ModelProto]:
+    torch.manual_seed(0)
+    module = Stem(dropout).eval()
+    return LoadedModel("stem", module, (SHAPE,), ModelMetadata(), "factory"), fuse(export_plain(module, [SHAPE]))[0]
+
+
+def test_what_a_sampler_reads_is_compared_too() -> None:
+    """Theta, the sampler and all that comes after it are right here; the sampled features are not."""
+    loaded, model = stem()
+    right = verify_model(loaded, model)
+    assert right.passed and 0 < right.grids[0].image < 1e-6
+    wrong = verify_model(loaded, shifted(model, "stem.weight", 0.01))
+    assert 1e-3 < wrong.grids[0].image < 0.1
+    with pytest.raises(VerificationError, match="the image that sampler 0 reads is off by"):
+        wrong.check("stem")
+
+
+def test_a_model_that_is_random_before_its_sampler_fails() -> None:
+    assert not verify_model(*stem(dropout=True)).passed
+
+
+def test_a_forward_that_writes_into_its_input_leaves_the_inputs_alone() -> None:
+    class InPlace(AffineGrid):
+        def forward(self, x: Tensor) -> Tensor:
+            x.sub_(0.5).mul_(2)
+            return super().forward(x)
+
+    torch.manual_seed(0)
+    module = InPlace().eval()
+    loaded = LoadedModel("in-place", module, (SHAPE,), ModelMetadata(), "factory")
+    model, _ = fuse(export_plain(module, [SHAPE]))
+    batch = Batch("noise", (np.random.default_rng(0).random((3, *SHAPE), np.float32),))
+    before = batch.inputs[0].copy()
+    assert verify_model(loaded, model, batches=[batch]).passed
+    EagerRunner(loaded, "cpu", fused=False).run(batch.inputs)
+    assert np.array_equal(batch.inputs[0], before)

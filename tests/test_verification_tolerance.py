@@ -9,7 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference
+from stn_infer.sources.load import LoadedModel
 from stn_infer.verification.tolerance import CEILING, MARGIN, attainable, float32_deviation
 
 
@@ -25,7 +27,8 @@ class Function(nn.Module):
 def deviation(function: Callable[[Tensor], Tensor], *shape: int) -> float:
     module = Function(function)
     inputs = [np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)]
-    return float32_deviation(module, Reference(module, [shape]), [inputs])
+    loaded = LoadedModel("function", module, (shape,), ModelMetadata(), "factory")
+    return float32_deviation(loaded, Reference(module, [shape]), [inputs]).outputs
 
 
 def grid(x: Tensor, width: int) -> Tensor:

@@ -39,7 +39,7 @@ class EagerBf16:
         import torch
         from torch.utils import _pytree as pytree
 
-        tensors = [torch.from_numpy(value) for value in inputs]
+        tensors = [torch.tensor(value) for value in inputs]  # copies: a forward may write in place
         tensors = [tensor.bfloat16() if tensor.is_floating_point() else tensor for tensor in tensors]
         context = _at_grids([torch.from_numpy(np.ascontiguousarray(grid, np.float32)) for grid in grids])
         try:

@@ -29,6 +29,7 @@ class Sampling:
         mode: bilinear, nearest or bicubic.
         align_corners: the sampler's convention.
         padding_mode: zeros, border or reflection.
+        image: [N, C, *in], what is sampled; None where that is not noted.
     """
 
     grid: Array
@@ -36,6 +37,7 @@ class Sampling:
     mode: str
     align_corners: bool
     padding_mode: str = "zeros"
+    image: Array | None = None
 
     @property
     def sampler(self) -> Sampler:
@@ -107,10 +109,8 @@ class Reference:
         from torch.utils import _pytree as pytree
 
         dtype = getattr(torch, self.dtype)
-        tensors = [
-            torch.from_numpy(value).to(dtype) if value.dtype.kind == "f" else torch.from_numpy(value)
-            for value in inputs
-        ]
+        # copied, since a forward may write in place
+        tensors = [torch.tensor(value, dtype=dtype if value.dtype.kind == "f" else None) for value in inputs]
         before = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, self._default))
         try:
@@ -142,9 +142,10 @@ def _recorder(warps: Sequence[Array | None]) -> Any:
             if func in samplers:
                 image, grid, mode, padding, align_corners = args[:5]
                 # the tensors are owned by the run: copied, since a later operator may write in place
-                values = grid.detach().clone().numpy()
+                values, source = grid.detach().clone().numpy(), image.detach().clone().numpy()
+                size = tuple(image.shape[2:])
                 self.calls.append(
-                    Sampling(values, tuple(image.shape[2:]), modes[mode], bool(align_corners), PADDING_MODES[padding])
+                    Sampling(values, size, modes[mode], bool(align_corners), PADDING_MODES[padding], source)
                 )
                 index = len(self.calls) - 1
                 given = warps[index] if index < len(warps) else None

@@ -119,6 +119,7 @@ class OrtReference:
                 node.sampler.mode,
                 node.sampler.align_corners,
                 node.sampler.padding_mode,
+                found[taps["image"]],
             )
             for node, taps in zip(self._tapped.samplers, self._tapped.taps, strict=True)
             if "grid" in taps
@@ -144,7 +145,7 @@ class _State:
     def sample(self, image: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:
         sampler = Sampler.of(mode, padding_mode, align_corners)
         index = len(self.calls)
-        self.calls.append(Sampling(grid, image.shape[2:], sampler.mode, sampler.align_corners, padding_mode))
+        self.calls.append(Sampling(grid, image.shape[2:], sampler.mode, sampler.align_corners, padding_mode, image))
         given = self.warps[index] if index < len(self.warps) else None
         warped = sampler.sample(image, grid)
         return given.astype(np.float64) if given is not None and given.shape == warped.shape else warped

@@ -1,18 +1,19 @@
 """Run a backend beside the reference and judge it, stage by stage.
 
-An output is what remains of three things, and each is held to its own limit, so that none can hide behind another:
+An output is what remains of four things, and each is held to its own limit, so that none can hide behind another:
 
 1. *theta and the grid*, in pixels of the input, against the reference's;
-2. *each sampler*, given its own image and its own grid, against the float64 sampler (see ``comparison``);
-3. *the outputs*. Where they are off, the reference runs once more with the backend's own warped images (those that
-   stage 2 found right) in place of its own: a coordinate that is right to a thousandth of a pixel, or a nearest
+2. *the image* that each sampler reads, against the reference's;
+3. *each sampler*, given its own image and its own grid, against the float64 sampler (see ``comparison``);
+4. *the outputs*. Where they are off, the reference runs once more with the backend's own warped images (those that
+   stage 3 found right) in place of its own: a coordinate that is right to a thousandth of a pixel, or a nearest
    sample that flipped at a tie, may change the rest of the network at will, and that is no error of the rest.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -61,11 +62,18 @@ class Limits:
         rest: on each output's error over its scale where the reference is given the backend's own warped images; None:
             that is not looked at. Where ``output`` is wide because a coordinate's last digits move the warped image,
             this one need not be.
+        image: on the error of what a sampler reads, over its scale; None: as ``output``.
     """
 
     output: float
     grid_px: float
     rest: float | None = None
+    image: float | None = None
+
+    @property
+    def of_image(self) -> float:
+        """The limit for what a sampler reads."""
+        return self.output if self.image is None else self.image
 
 
 @dataclass(frozen=True)
@@ -112,7 +120,7 @@ def judge(
         last = run, expectation.samplings if paired else None
     checks = _check_samplers(runner, *last, seed) if last is not None else ()
     worst_grids = tuple(grids.values())
-    found_failures = failures(outputs.values(), worst_grids, checks, limits.output, limits.grid_px)
+    found_failures = failures(outputs.values(), worst_grids, checks, limits.output, limits.grid_px, limits.of_image)
     found_failures += _unknown(expectations) + _rest_failures(rests.values(), limits.rest)
     status: Status = "failed" if found_failures else "passed"
     report = BackendReport(
@@ -123,7 +131,9 @@ def judge(
 
 def _paired(traces: Sequence[Trace], samplings: Sequence[Sampling]) -> bool:
     return len(traces) == len(samplings) and all(
-        trace.points.grid.shape == sampling.grid.shape and trace.image.shape[2:] == tuple(sampling.size)
+        trace.points.grid.shape == sampling.grid.shape
+        and trace.image.shape[2:] == tuple(sampling.size)
+        and (sampling.image is None or trace.image.shape == sampling.image.shape)
         for trace, sampling in zip(traces, samplings, strict=True)
     )
 
@@ -151,8 +161,10 @@ def _compare(
     if not paired:
         return outputs, [], []
     grids = _grids(runner, run, expectation.samplings)
-    # a sampler that is right by itself may have moved what comes after it
-    off = not all(output.scaled <= limits.output for output in outputs) or any(grid.flips for grid in grids)
+    # a sampler that is right by itself may have moved what comes after it, the image of the next one included
+    off = not all(output.scaled <= limits.output for output in outputs) or any(
+        grid.flips or not grid.image <= limits.of_image for grid in grids
+    )
     warps = [
         trace.warped if grid.warp.problem() is None else None for trace, grid in zip(run.traces, grids, strict=True)
     ]
@@ -166,7 +178,10 @@ def _compare(
             min(first, second, key=lambda item: item.scaled) for first, second in zip(outputs, given, strict=True)
         ]
         grids = [
-            min(first, second, key=lambda item: item.max_px)
+            replace(
+                min(first, second, key=lambda item: item.max_px),
+                image=min(first.image, second.image),
+            )
             for first, second in zip(grids, _grids(runner, run, samplings), strict=True)
         ]
     return outputs, given if whole else [], grids
@@ -204,7 +219,9 @@ def _grids(runner: Runner, run: Run, samplings: Sequence[Sampling]) -> list[Grid
         if sampler.mode == "nearest" and trace.warped.size:
             elsewhere = np.nan_to_num(trace.warped) != np.nan_to_num(sampler.sample(trace.image, sampling.grid))
             flips = int(elsewhere.any(axis=1).sum())
-        found.append(GridDeviation(index, sampler.mode, distance, corner, max(size, default=1), warp, hint, flips))
+        width = max(size, default=1)
+        image = 0.0 if sampling.image is None else compare_outputs("image", sampling.image, trace.image).scaled
+        found.append(GridDeviation(index, sampler.mode, distance, corner, width, warp, hint, flips, image))
     return found
 
 

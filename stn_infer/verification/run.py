@@ -228,20 +228,25 @@ def _limits(
         notes.append(
             f"{lower} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px"
         )
-        return Limits(tolerance or usual.output, usual.grid_px), notes
-    if tolerance is not None:
-        return Limits(tolerance, grid_px), notes
+        limit = tolerance or usual.output
+        return Limits(limit, usual.grid_px, image=max(limit, usual.output)), notes
     if single or loaded is None:
-        return Limits(TOLERANCE_FP32_REFERENCE if single else _TOLERANCE_FILE, grid_px), notes
+        usual_limit = TOLERANCE_FP32_REFERENCE if single else _TOLERANCE_FILE
+        limit = tolerance or usual_limit
+        return Limits(limit, grid_px, image=max(limit, usual_limit)), notes
     assert isinstance(reference, Reference)
     inputs = [batch.inputs for batch in batches]
-    deviation = float32_deviation(loaded.module, reference, inputs)
-    limit = attainable(TOLERANCE, deviation)
+    deviation = float32_deviation(loaded, reference, inputs)
+    image = attainable(TOLERANCE, deviation.images)
+    if tolerance is not None:
+        return Limits(tolerance, grid_px, image=max(tolerance, image)), notes
+    limit = attainable(TOLERANCE, deviation.outputs)
     if limit <= TOLERANCE:
-        return Limits(limit, grid_px), notes
-    notes.append(f"float32 PyTorch itself is off by {deviation:.1e} here: held to {limit:.1e}")
+        return Limits(limit, grid_px, image=image), notes
+    notes.append(f"float32 PyTorch itself is off by {deviation.outputs:.1e} here: held to {limit:.1e}")
     # what comes after the samplers is seldom as sensitive as they are
-    return Limits(limit, grid_px, attainable(TOLERANCE, rest_deviation(loaded, reference, inputs))), notes
+    rest = attainable(TOLERANCE, rest_deviation(loaded, reference, inputs))
+    return Limits(limit, grid_px, rest, image), notes
 
 
 def _backends_for(model: onnx.ModelProto) -> list[str]:

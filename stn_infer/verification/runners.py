@@ -174,7 +174,7 @@ class EagerRunner:
 
         from stn_infer.backends.eager import numbered
 
-        tensors = [torch.from_numpy(np.ascontiguousarray(value)).to(self._device) for value in inputs]
+        tensors = [torch.tensor(value, device=self._device) for value in inputs]  # copies: a forward may write in place
         with torch.no_grad(), warnings.catch_warnings(), _observer() as observer:
             warnings.simplefilter("ignore")
             outputs = pytree.tree_leaves(self._module(*tensors))

@@ -7,14 +7,13 @@ an edge between black and white is a hundred-thousandth of the output.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from torch import nn
-
     from stn_infer.reference.model import Reference
     from stn_infer.sources.load import LoadedModel
 
@@ -26,38 +25,55 @@ CEILING = 1e-3
 """Beyond this a tolerance finds nothing; a model whose float32 is worse needs one that its user has chosen."""
 
 
-def float32_deviation(module: nn.Module, reference: Reference, batches: Sequence[Sequence[Array]]) -> float:
-    """The largest difference between eager float32 and the float64 reference, over each output's scale.
+@dataclass(frozen=True)
+class Deviation:
+    """The largest differences between eager float32 and the float64 reference, each over its array's scale.
+
+    0 where nothing can be said: the reference is no float64, a sampler reads the nearest pixel (where a rounding error
+    moves a whole pixel, and all that comes after), or a value is not finite.
+
+    Attributes:
+        outputs: of the outputs.
+        images: of what samplers read.
+    """
+
+    outputs: float
+    images: float
+
+
+def float32_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[Sequence[Array]]) -> Deviation:
+    """How far eager float32 is from the float64 reference.
 
     Args:
-        module: the model in float32.
+        loaded: the model in float32.
         reference: the same model in float64.
         batches: inputs to run.
-
-    Returns:
-        0 where nothing can be said: the reference is no float64, a sampler reads the nearest pixel (where a rounding
-        error moves a whole pixel), or a value is not finite.
     """
-    import torch
-    from torch.utils import _pytree as pytree
+    from stn_infer.verification.runners import EagerRunner
 
-    worst = 0.0
     if reference.dtype != "float64":
-        return worst
+        return Deviation(0.0, 0.0)
+    runner, outputs, images = EagerRunner(loaded, "cpu", fused=False), [0.0], [0.0]
     for inputs in batches:
         expected, samplings = reference.run(inputs)
-        if any(sampling.mode == "nearest" for sampling in samplings):
-            return 0.0
-        with torch.no_grad():
-            outputs = pytree.tree_leaves(module(*(torch.from_numpy(value) for value in inputs)))
-        for output, wanted in zip(outputs, expected, strict=True):
-            if wanted.dtype.kind != "f" or not wanted.size:
-                continue
-            difference = np.abs(output.numpy().astype(np.float64) - wanted).max()
-            if not np.isfinite(difference):
-                return 0.0
-            worst = max(worst, float(difference / max(1.0, float(np.abs(wanted).max()))))
-    return worst
+        run = runner.run(inputs)
+        for trace, sampling in zip(run.traces, samplings, strict=False):
+            if sampling.image is not None and sampling.image.shape == trace.image.shape:
+                images.append(_scaled(trace.image, sampling.image))
+            if sampling.mode == "nearest":
+                outputs.append(np.inf)
+                break
+        outputs += [_scaled(output, wanted) for output, wanted in zip(run.outputs.values(), expected, strict=True)]
+    return Deviation(*(max(errors) if np.isfinite(errors).all() else 0.0 for errors in (outputs, images)))
+
+
+def _scaled(actual: Array, expected: Array) -> float:
+    """The largest difference over the scale; 0 where there are no floats, infinite where one is not finite."""
+    if expected.dtype.kind != "f" or not expected.size:
+        return 0.0
+    with np.errstate(invalid="ignore"):
+        difference = np.abs(actual.astype(np.float64) - expected).max()
+    return float(difference / max(1.0, float(np.abs(expected).max()))) if np.isfinite(difference) else float("inf")
 
 
 def rest_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[Sequence[Array]]) -> float:
@@ -72,9 +88,8 @@ def rest_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[
         run = runner.run(inputs)
         expected, _ = reference.run(inputs, [trace.warped for trace in run.traces])
         for output, wanted in zip(run.outputs.values(), expected, strict=True):
-            if wanted.dtype.kind == "f" and wanted.size:
-                difference = np.abs(output.astype(np.float64) - wanted).max()
-                worst = max(worst, float(difference / max(1.0, float(np.abs(wanted).max()))))
+            error = _scaled(output, wanted)
+            worst = max(worst, error if np.isfinite(error) else 0.0)
     return worst
 
 

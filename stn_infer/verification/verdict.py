@@ -33,6 +33,7 @@ class GridDeviation:
         hint: what an error of the grid looks like; empty where it looks like nothing.
         flips: with mode nearest, how many output points read another pixel than at the reference's grid; both grids
             are within the tolerance of each other, so they lie on two sides of a tie.
+        image: the largest difference of the sampled image from the reference's, over its scale.
     """
 
     sampler: int
@@ -43,6 +44,7 @@ class GridDeviation:
     warp: WarpDeviation = NOTHING
     hint: str = ""
     flips: int = 0
+    image: float = 0.0
 
     @property
     def points(self) -> int:
@@ -60,6 +62,7 @@ class GridDeviation:
             self.warp + other.warp,
             self.hint or other.hint,
             self.flips + other.flips,
+            max(self.image, other.image),
         )
 
 
@@ -190,6 +193,7 @@ def failures(
     checks: Sequence[SamplerCheck],
     tolerance: float,
     grid_tolerance: float,
+    image_tolerance: float | None = None,
 ) -> tuple[str, ...]:
     """What is out of tolerance, the most telling first; written so that not-a-number fails."""
     found = [check.problem for check in checks if check.problem]
@@ -199,6 +203,12 @@ def failures(
             found.append(
                 f"sampler {grid.sampler} is off by {max(grid.max_px, grid.theta_px):.2e} px, expected at most "
                 f"{limit:.0e} px" + (f"; it looks like {grid.hint}" if grid.hint else "")
+            )
+        image_limit = tolerance if image_tolerance is None else image_tolerance
+        if not grid.image <= image_limit:
+            found.append(
+                f"the image that sampler {grid.sampler} reads is off by {grid.image:.2e} of its scale, "
+                f"expected at most {image_limit:.0e}"
             )
         problem = grid.warp.problem()
         if problem:
