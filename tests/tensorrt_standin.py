@@ -40,6 +40,16 @@ class ILogger:
         pass
 
 
+class IProfiler:
+    """Told the time of each layer after a run."""
+
+    def __init__(self) -> None:
+        pass
+
+    def report_layer_time(self, layer_name: str, ms: float) -> None:
+        raise NotImplementedError
+
+
 @dataclass
 class Script:
     """What the engine is, what goes wrong, and what was called."""
@@ -63,6 +73,7 @@ class Context:
         self.script = script
         self.shape: Shape | None = None
         self.addresses: dict[str, int] = {}
+        self.profiler: IProfiler | None = None
 
     def set_input_shape(self, name: str, shape: Shape) -> bool:
         self.script.calls.append(("set_input_shape", name, shape))
@@ -87,6 +98,9 @@ class Context:
             self.script.recording.append(self._compute)
         elif self.script.runs:
             self._compute()
+            if self.profiler is not None:
+                self.profiler.report_layer_time("first", 0.25)
+                self.profiler.report_layer_time("second", 0.5)
         return self.script.runs
 
     def _compute(self) -> None:
@@ -133,6 +147,7 @@ class Module:
     TensorIOMode = TensorIOMode
     DataType = DataType
     ILogger = ILogger
+    IProfiler = IProfiler
 
     def __init__(self, script: Script) -> None:
         self.script = script

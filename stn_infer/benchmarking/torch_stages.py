@@ -203,11 +203,11 @@ def _grid_of(operators: Sequence[Operator], sampler: Operator) -> set[int] | Non
     sources = ends | {index for index in data if operators[index].reads_input}
     # one tensor that all data come through, and that has the fewest values; the earliest where several have as few
     through = [index for index in data if not sources - {index} & _back(operators, first, without=index)]
-    if not through:
-        return reached - ends if sources == ends else None
-    cut = min(through, key=lambda index: (operators[index].values, index))
-    if not ends and operators[cut].values >= operators[first[-1]].values:
-        return None  # the input itself, and nothing narrower after it
+    cut = min(through, key=lambda index: (operators[index].values, index), default=None)
+    if sources == ends and (cut is None or operators[cut].values >= sum(operators[index].values for index in ends)):
+        return reached - ends
+    if cut is None or (not ends and operators[cut].values >= operators[first[-1]].values):
+        return None  # several inputs, or the input itself and nothing narrower after it
     return _back(operators, first, without=cut)
 
 
