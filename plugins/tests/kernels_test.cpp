@@ -276,6 +276,16 @@ void run_all(const Shape& shape, int rank, std::mt19937& random) {
             }
 }
 
+/// Sizes that shape a CUDA launch: threads that compute several pixels, and more samples than a grid has blocks.
+void run_large(std::mt19937& random) {
+  stn_problem p{};
+  p.rank = 2;
+  run_one(p, {1, 1, {30, 20, 0}, {800, 700, 0}}, true, random);
+  p.padding = STN_BORDER;
+  p.dtype = STN_FP16;
+  run_one(p, {70000, 2, {2, 3, 0}, {1, 2, 0}}, true, random);
+}
+
 /// Many callers at once share one pool.
 void run_together() {
   std::vector<std::thread> callers;
@@ -370,6 +380,7 @@ int main(int count, char** arguments) {
   for (const Shape& shape : images) run_all(shape, 2, random);
   for (const Shape& shape : volumes) run_all(shape, 3, random);
   if (device) {
+    run_large(random);
     if (device->stream() == nullptr) run_far_corner(random);
     expect(nearest.off * 200 <= nearest.values, "nearest: the CPU kernels' values", stn_problem{});
     std::printf("compared: %lld values; nearest: %lld of %lld off\n", static_cast<long long>(interpolated.values),

@@ -38,6 +38,18 @@ T __ldg(const T* from) {
   return *from;
 }
 
+template <class T>
+void __stwb(T* to, T value) {
+  *to = value;
+}
+
+/// a + b, rounded towards minus infinity.
+inline float __fadd_rd(float a, float b) {
+  const double sum = static_cast<double>(a) + b;
+  const float nearest = static_cast<float>(sum);
+  return nearest > sum ? nextafterf(nearest, -INFINITY) : nearest;
+}
+
 // ---------------------------------------------------------------------------------------------------------- runtime
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
@@ -56,6 +68,27 @@ struct cudaLaunchConfig_t {
   unsigned numAttrs = 0;
 };
 
+#ifdef STN_RECORD_LAUNCHES
+/// Is told of a launch instead: the kernel's address here, sizes of grid and block, and the parameters as CUDA lays
+/// them out. For benchmarks/sass, which runs the GPU's own machine code.
+extern "C" __attribute__((visibility("default"))) inline void (*stn_record_launch)(const void* kernel, const dim3* grid,
+                                                                                   const dim3* block, const char* bytes,
+                                                                                   size_t count) = nullptr;
+
+template <class... Parameters>
+void record(void (*kernel)(Parameters...), const dim3& grid, const dim3& block, const Parameters&... parameters) {
+  char bytes[4096] = {};
+  size_t at = 0;
+  const auto put = [&](const auto& parameter) {
+    at = (at + alignof(decltype(parameter)) - 1) / alignof(decltype(parameter)) * alignof(decltype(parameter));
+    std::copy_n(reinterpret_cast<const char*>(&parameter), sizeof parameter, bytes + at);
+    at += sizeof parameter;
+  };
+  (put(parameters), ...);
+  stn_record_launch(reinterpret_cast<const void*>(kernel), &grid, &block, bytes, at);
+}
+#endif
+
 /// Runs a kernel; its limits on the sizes of grid and block are those of every GPU.
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
@@ -64,6 +97,10 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const bool fits = grid.x - 1 < 0x7fffffffu && grid.y - 1 < 65535u && grid.z - 1 < 65535u && block.x - 1 < 1024u &&
                     block.y - 1 < 1024u && block.z - 1 < 64u && block.x * block.y * block.z <= 1024u;
   if (!fits) return cudaErrorInvalidConfiguration;
+#ifdef STN_RECORD_LAUNCHES
+  record<Parameters...>(kernel, grid, block, arguments...);
+  return cudaSuccess;
+#endif
   gridDim = grid;
   blockDim = block;
   for (blockIdx.z = 0; blockIdx.z < grid.z; ++blockIdx.z)

@@ -1,0 +1,197 @@
+/// \file cuda_affine.hpp
+/// \brief The CUDA kernel for the common case: affine, bilinear, planar images of fewer than 2^28 pixels.
+///
+/// It gives what planar_kernel gives, in a quarter of the instructions (benchmarks/NOTES.md): a block stays within one
+/// sample, so that theta and pointers are its own; a thread walks down a column, which leaves one multiplication a
+/// coordinate; and pixels whose four neighbours lie in the image need no padding, clamps or masks.
+#ifndef STN_KERNELS_CUDA_AFFINE_HPP_
+#define STN_KERNELS_CUDA_AFFINE_HPP_
+
+#include <cuda_runtime.h>
+
+#include "kernels/cuda_kernels.hpp"
+#include "kernels/cuda_taps.hpp"
+
+namespace stn {
+namespace {
+
+/// How the work is shared out, and what else is the same for every thread: a block has a tile of columns and rows
+/// (blockIdx.x and y) and, of every gridDim.z-th item, a sample's chunk of channels.
+struct AffineTiles {
+  int32_t log_width;      ///< a tile has 2^log_width columns
+  int32_t rows;           ///< that threads stand on: kThreads / 2^log_width
+  int32_t height;         ///< of a tile: a multiple of `rows`
+  int32_t chunks;         ///< of channels
+  int32_t chunk;          ///< channels in a chunk
+  int32_t items;          ///< batch * chunks
+  int32_t in_channel;     ///< elements from one channel to the next
+  int32_t out_channel;    ///< likewise
+  int32_t out_step;       ///< elements from one of a thread's rows to its next
+  float position_step;    ///< 2 * rows
+  uint32_t inner_width;   ///< the input's width - 1: so many columns have a right neighbour
+  uint32_t inner_height;  ///< likewise
+};
+
+/// The same pointer, of which the compiler knows nothing: it then keeps it, instead of working it out at each use.
+template <class T>
+__device__ __forceinline__ T* kept(T* pointer) {
+#ifdef __CUDA_ARCH__
+  asm("" : "+l"(pointer));
+  __builtin_assume(__isGlobal(pointer));
+#endif
+  return pointer;
+}
+
+// Reads through the read-only path, so that all of a pixel's may go before its first write; the pointers' memory is
+// global.
+__device__ __forceinline__ float load(const float* from) { return __ldg(from); }
+template <class T>
+__device__ __forceinline__ float load(const T* from) {
+  return to_float(T{__ldg(&from->bits)});
+}
+
+/// A pixel coordinate along one axis of the image, as a function of an output row's position 2 row + 1 - height.
+struct AlongColumn {
+  float start;
+  float step;
+};
+
+__device__ __forceinline__ AlongColumn along_column(const float* theta_row, float x_centre, const Axis& axis,
+                                                    float inverse_height) {
+  const float start = vfma(__ldg(theta_row), x_centre, __ldg(theta_row + 2));
+  return {vfma(start, axis.half, axis.centre), __ldg(theta_row + 1) * inverse_height * axis.half};
+}
+
+/// A coordinate's integer and fractional part. Adding 1.5 * 2^23, rounded down, leaves the integer in the last bits:
+/// two additions instead of two conversions, which are slower. What is not within 2^22, or not a number, gives an index
+/// far outside of any image that comes here, and any weight.
+struct FloorParts {
+  int32_t index;
+  float weight;  ///< of the pixel after `index`
+};
+
+__device__ __forceinline__ FloorParts floor_parts(float x) {
+  constexpr float kShift = 12582912.0f;
+  const float shifted = __fadd_rd(x, kShift);
+  return {static_cast<int32_t>(bits_of(shifted) - 0x4b400000u), x - (shifted - kShift)};
+}
+
+/// The channels of one sample that a thread works on: `Channels` of them, or `count` where that is 0.
+template <class T, int Channels>
+struct Planes {
+  const T* in[Channels == 0 ? 1 : Channels];
+  T* out[Channels == 0 ? 1 : Channels];
+  int32_t count;
+
+  /// Calls `apply` with each channel's start.
+  template <class Apply>
+  __device__ __forceinline__ void each(const AffineTiles& tiles, Apply apply) const {
+    if constexpr (Channels != 0) {
+#pragma unroll
+      for (int32_t c = 0; c < Channels; ++c) apply(in[c], out[c]);
+    } else {
+      const T* from = in[0];
+      T* to = out[0];
+#pragma unroll 4
+      for (int32_t c = 0; c < count; ++c, from += tiles.in_channel, to += tiles.out_channel) apply(from, to);
+    }
+  }
+};
+
+/// A pixel's four neighbours, weighted; those that are not `valid`, where that is asked (`Masked`), count as zeros.
+template <bool Masked, class T, int Channels>
+__device__ __forceinline__ void weigh(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
+                                      FloorParts x, FloorParts y, const bool* valid, int32_t to) {
+  const float right = x.weight, left = 1.0f - right, bottom = y.weight, top = 1.0f - bottom;
+  const float weight[4] = {left * top, right * top, left * bottom, right * bottom};
+  const int32_t above = y.index * w.axis[0].size + x.index, below = above + w.axis[0].size;
+  planes.each(tiles, [&](const T* in, T* out) {
+    const float a = !Masked || valid[0] ? load(in + above) : 0.0f,
+                b = !Masked || valid[1] ? load(in + above + 1) : 0.0f;
+    const float c = !Masked || valid[2] ? load(in + below) : 0.0f,
+                d = !Masked || valid[3] ? load(in + below + 1) : 0.0f;
+    from_float(vfma(d, weight[3], vfma(c, weight[2], vfma(b, weight[1], a * weight[0]))), out + to);
+  });
+}
+
+/// A pixel that has neighbours outside of the image, with zeros there.
+template <class T, int Channels>
+__device__ __forceinline__ void zeros_pixel(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
+                                            FloorParts x, FloorParts y, int32_t to) {
+  const bool left = vinside(x.index, w.axis[0].size), right = vinside(x.index + 1, w.axis[0].size);
+  const bool top = vinside(y.index, w.axis[1].size), bottom = vinside(y.index + 1, w.axis[1].size);
+  if ((left || right) && (top || bottom)) {
+    const bool valid[4] = {left && top, right && top, left && bottom, right && bottom};
+    weigh<true>(w, tiles, planes, x, y, valid, to);
+  } else {
+    planes.each(tiles, [&](const T*, T* out) { from_float(0.0f, out + to); });
+  }
+}
+
+/// A pixel under any padding, at normalised coordinates.
+template <class T, int Channels>
+__device__ __forceinline__ void padded_pixel(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
+                                             const Point<Scalar>& point, int32_t to) {
+  Taps<4, int32_t> taps;
+  find_taps<2, int32_t>(w, point, &taps);
+  planes.each(tiles, [&](const T* in, T* out) {
+    float sum = 0.0f;
+#pragma unroll
+    for (int t = 0; t < 4; ++t) sum = vfma(taps.valid[t] ? load(in + taps.at[t]) : 0.0f, taps.weight[t], sum);
+    from_float(sum, out + to);
+  });
+}
+
+template <class T, int Channels>
+__global__ void __launch_bounds__(kThreads) affine_kernel(const Warp w, const AffineTiles tiles) {
+  const int32_t thread = static_cast<int32_t>(threadIdx.x);
+  const int32_t column = static_cast<int32_t>(blockIdx.x << tiles.log_width) + (thread & ((1 << tiles.log_width) - 1));
+  const int32_t tile_row = static_cast<int32_t>(blockIdx.y) * tiles.height;
+  const int32_t row = tile_row + (thread >> tiles.log_width), after_rows = min(w.out_size[1], tile_row + tiles.height);
+  if (column >= w.out_size[0] || row >= after_rows) return;
+  const float x_centre = pixel_centre<Scalar>(column, w.out_size[0], w.inverse_out_size[0]);
+  // A row's position is 2 row + 1 - height: numbers below 2^24, which floats count exactly.
+  const float first = vfloat(2 * row + 1 - w.out_size[1]), after = vfloat(2 * after_rows + 1 - w.out_size[1]);
+  for (int32_t item = static_cast<int32_t>(blockIdx.z); item < tiles.items; item += static_cast<int32_t>(gridDim.z)) {
+    int32_t sample = item;
+    const T* input = static_cast<const T*>(w.input);
+    T* output = static_cast<T*>(w.output);
+    Planes<T, Channels> planes;
+    planes.count = tiles.chunk;
+    if (Channels == 0 && tiles.chunks != 1) {
+      sample = item / tiles.chunks;
+      const int32_t first_channel = (item - sample * tiles.chunks) * tiles.chunk;
+      planes.count = min(tiles.chunk, static_cast<int32_t>(w.channels) - first_channel);
+      input += static_cast<int64_t>(first_channel) * tiles.in_channel;
+      output += static_cast<int64_t>(first_channel) * tiles.out_channel;
+    }
+    planes.in[0] = kept(input + sample * w.in_batch_stride);
+    planes.out[0] = kept(output + sample * w.out_batch_stride);
+#pragma unroll
+    for (int32_t c = 1; c < Channels; ++c) {
+      planes.in[c] = kept(planes.in[c - 1] + tiles.in_channel);
+      planes.out[c] = kept(planes.out[c - 1] + tiles.out_channel);
+    }
+    const float* theta = static_cast<const float*>(w.theta) + sample * w.theta_stride;
+    const AlongColumn along_x = along_column(theta, x_centre, w.axis[0], w.inverse_out_size[1]);
+    const AlongColumn along_y = along_column(theta + 3, x_centre, w.axis[1], w.inverse_out_size[1]);
+    int32_t to = row * w.out_size[0] + column;
+    for (float position = first; position < after; position += tiles.position_step, to += tiles.out_step) {
+      const FloorParts x = floor_parts(vfma(along_x.step, position, along_x.start));
+      const FloorParts y = floor_parts(vfma(along_y.step, position, along_y.start));
+      if (static_cast<uint32_t>(x.index) < tiles.inner_width && static_cast<uint32_t>(y.index) < tiles.inner_height) {
+        weigh<false>(w, tiles, planes, x, y, nullptr, to);
+      } else if (w.padding == STN_ZEROS) {
+        zeros_pixel(w, tiles, planes, x, y, to);
+      } else {
+        const Point<Scalar> centre{{x_centre, position * w.inverse_out_size[1], 0.0f}};
+        padded_pixel(w, tiles, planes, affine_point<Scalar, 2>(theta, centre), to);
+      }
+    }
+  }
+}
+
+}  // namespace
+}  // namespace stn
+
+#endif  // STN_KERNELS_CUDA_AFFINE_HPP_
