@@ -67,12 +67,13 @@ def open_runtimes(variants: Sequence[str]) -> None:
 
 def open_gpu(device: str) -> None:
     """Make the GPU's context in this process, and the GPU the current one; nothing where PyTorch cannot."""
-    with suppress(ImportError, RuntimeError, AssertionError):
+    with suppress(ImportError, RuntimeError):
         import torch
 
-        torch.cuda.set_device(device)
-        torch.empty(1, device=device)
-        torch.cuda.synchronize(device)
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device)
+            torch.empty(1, device=device)
+            torch.cuda.synchronize(device)
 
 
 def main() -> None:
