@@ -192,8 +192,31 @@ def _verified(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | No
     from stn_infer.verification.run import verify_model
 
     verification = verify_model(loaded, model, tolerance=tolerance)
-    verification.check(loaded.name)
+    try:
+        verification.check(loaded.name)
+    except VerificationError as error:
+        if _changes(loaded):
+            raise VerificationError(
+                f"{error}; the model itself answers otherwise each time it is run: dropout, random numbers or a state "
+                "in its forward?"
+            ) from None
+        raise
     return verification
+
+
+def _changes(loaded: LoadedModel) -> bool:
+    """Whether the model gives other outputs for the same inputs when it is run again."""
+    import numpy as np
+
+    from stn_infer.reference.model import Reference
+    from stn_infer.verification.run import sample_batches
+
+    reference = Reference(loaded.module, loaded.input_shapes)
+    inputs = sample_batches(loaded)[0].inputs
+    first, again = reference.run(inputs)[0], reference.run(inputs)[0]
+    return not all(
+        np.array_equal(*pair, equal_nan=pair[0].dtype.kind == "f") for pair in zip(first, again, strict=True)
+    )
 
 
 def _verify_other_size(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | None) -> None:

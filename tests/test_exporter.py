@@ -170,7 +170,23 @@ def test_command_line(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["export", FACTORY, "--input-shape", "2,9,7", "-o", str(path)])
     assert result.exit_code == 0, result.output
     assert "fused: affine, K = 3" in result.output and "verified: output within" in result.output
-    checked = CliRunner().invoke(main, ["verify", str(path), "--source", FACTORY])
-    # the factory draws new weights each time it is called, so that this file is not its export any more
+    assert CliRunner().invoke(main, ["verify", str(path), "--source", FACTORY]).exit_code == 0
+    torch.save({key: value * 1.01 for key, value in AffineGrid().state_dict().items()}, tmp_path / "other.pt")
+    others = ["--weights", str(tmp_path / "other.pt")]
+    checked = CliRunner().invoke(main, ["verify", str(path), "--source", FACTORY, *others])
     assert checked.exit_code == 3
     assert checked.stderr.startswith("error: ")
+
+
+class Random(AffineGrid):
+    """Dropout as it is often written: on in evaluation mode too."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(nn.functional.dropout(x, 0.5))
+
+
+def test_a_model_that_answers_otherwise_each_time_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    with pytest.raises(VerificationError, match="answers otherwise each time it is run: dropout"):
+        stn_infer.export("test_exporter:Random", path, input_shapes=[SHAPE])
+    assert not path.exists()

@@ -42,6 +42,9 @@ def raises(): raise RuntimeError("no such GPU\\nsecond line")
 def leaves(): raise SystemExit("usage: train.py DATA")
 def nothing(): return None
 def lazy(): return nn.LazyLinear(3)
+def parallel(): return nn.DataParallel(Net())
+def compiled(): return torch.compile(Net())
+def both(): return torch.compile(nn.DataParallel(Net()))
 """
 
 
@@ -173,12 +176,29 @@ def test_a_module_instance_is_taken_as_it_is_and_made_fp32(folder: Path) -> None
     assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float32}
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, where its compiler is imported
+@pytest.mark.parametrize("wrapped", ["parallel", "compiled", "both"])
+def test_what_trains_a_network_is_taken_off(folder: Path, wrapped: str) -> None:
+    loaded = load_source(f"factories_under_test:{wrapped}", input_shapes=[(4,)])
+    assert type(loaded.module).__name__ == "Net"
+    torch.save({f"module.{key}": torch.ones_like(value) for key, value in loaded.module.state_dict().items()}, "w.pt")
+    loaded = load_source(f"factories_under_test:{wrapped}", weights=Path("w.pt"), input_shapes=[(4,)])
+    assert loaded.module(torch.ones(1, 4)).tolist() == [[5.0, 5.0, 5.0]]
+
+
+def test_a_factory_has_the_same_random_weights_each_time(folder: Path) -> None:
+    before = torch.random.get_rng_state()
+    first, second = (load_source("factories_under_test:make", input_shapes=[(4,)]).module for _ in range(2))
+    assert torch.equal(first.head.weight, second.head.weight)  # type: ignore[union-attr, arg-type]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
 @pytest.mark.parametrize(
     ("source", "message"),
     [
         ("factories_under_test:raises", "called with no arguments, raised RuntimeError: no such GPU second line"),
         ("factories_under_test:leaves", "raised SystemExit: usage: train.py DATA"),
-        ("factories_under_test:wide", "raised TypeError: "),
+        ("factories_under_test:wide", "argument: 'classes'; a recipe's options are handed to it"),
         ("factories_under_test:nothing", "callable that returns one, got NoneType"),
         ("factories_under_test:number", "callable that returns one, got int"),
         ("factories_under_test:mak", "has no 'mak'; did you mean make"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 import warnings
 from collections.abc import Mapping, Sequence
@@ -10,6 +11,8 @@ from typing import TYPE_CHECKING, Any
 import onnx
 
 from stn_infer.errors import ExportError, UsageError, one_line
+from stn_infer.graph.rewrite import Names
+from stn_infer.graph.scopes import all_nodes, bodies
 from stn_infer.quiet import quiet
 
 if TYPE_CHECKING:
@@ -79,6 +82,7 @@ def export_plain(
     if dynamic_size:
         _try_other_sizes(module, input_shapes, name)
     axes = _dynamic_axes(input_shapes, dynamic_size)
+    unique = [f"stn_export_{index}" for index in range(len(outputs))]  # the exporter lets an output shadow a tensor
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -86,8 +90,8 @@ def export_plain(
                 arguments,
                 dynamo=True,
                 opset_version=opset,
-                output_names=outputs,
-                dynamic_shapes=axes,
+                output_names=unique,
+                dynamic_shapes=_by_parameter(module, axes),
                 verbose=False,
             )
     except Exception as error:  # the exporter wraps whatever its stages raise, in several private types
@@ -96,6 +100,7 @@ def export_plain(
         raise ExportError(f"{name}: torch.onnx.export returned no program")
     model: onnx.ModelProto = program.model_proto
     _strip(model)
+    _name_outputs(model, outputs)
     _check_dynamic(model, name)
     if dynamic_size:
         _check_open(model, axes, name)
@@ -118,6 +123,15 @@ def _dynamic_axes(input_shapes: Sequence[tuple[int, ...]], dynamic_size: bool) -
             open_axes |= dict(enumerate(symbols, 2))
         axes.append(open_axes)
     return tuple(axes)
+
+
+def _by_parameter(module: nn.Module, axes: tuple[Any, ...]) -> tuple[Any, ...]:
+    """``axes`` in the structure of ``module.forward``'s parameters: those that ``*args`` takes are one tuple."""
+    kinds = [parameter.kind for parameter in inspect.signature(module.forward).parameters.values()]
+    if inspect.Parameter.VAR_POSITIONAL not in kinds:
+        return axes
+    named = kinds.index(inspect.Parameter.VAR_POSITIONAL)
+    return (*axes[:named], axes[named:]) if len(axes) > named else axes
 
 
 def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], name: str) -> None:
@@ -180,8 +194,10 @@ def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: 
     if not outputs or not all(isinstance(output, torch.Tensor) for output in outputs):
         kinds = ", ".join(sorted({type(output).__name__ for output in outputs})) or "nothing"
         raise ExportError(f"{name}: expected a model that returns tensors, it returns {kinds}")
+    if any(output.is_complex() for output in outputs):
+        raise ExportError(f"{name}: ONNX has no complex numbers; let the model return torch.view_as_real(...) of them")
     if isinstance(returned, dict) and len(returned) == len(outputs):
-        return [str(key) for key in returned]
+        return [str(key) or f"output_{index}" for index, key in enumerate(returned)]
     return ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
 
 
@@ -229,6 +245,25 @@ def _strip(model: onnx.ModelProto) -> None:
     for item in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
         item.ClearField("metadata_props")
         item.ClearField("doc_string")
+
+
+def _name_outputs(model: onnx.ModelProto, wanted: Sequence[str]) -> None:
+    """Call the outputs as ``wanted``; a tensor or weight of that name gets another, an input keeps it."""
+    names = Names(model)
+    kept = {value.name for value in model.graph.input}
+    renamed: dict[str, str] = {}
+    for value, name in zip(model.graph.output, wanted, strict=True):
+        while name in kept:
+            name += "_out"
+        kept.add(name)
+        renamed |= {name: names.fresh(name), value.name: name}
+    graphs = [model.graph, *(graph for node in all_nodes(model.graph.node) for _, graph in bodies(node))]
+    for graph in graphs:
+        for node in graph.node:
+            node.input[:] = [renamed.get(tensor, tensor) for tensor in node.input]
+            node.output[:] = [renamed.get(tensor, tensor) for tensor in node.output]
+        for value in (*graph.output, *graph.value_info, *graph.initializer):
+            value.name = renamed.get(value.name, value.name)
 
 
 def _check_dynamic(model: onnx.ModelProto, name: str) -> None:

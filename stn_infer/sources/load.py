@@ -114,7 +114,7 @@ def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
 
     from stn_infer.sources.checkpoints import apply_weights, check_finite
 
-    module = loaded.module
+    module = _unwrapped(loaded.module)
     if weights is not None and loaded.origin != "foreign":  # which was made from them
         apply_weights(module, weights)
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
@@ -127,6 +127,19 @@ def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
         module.eval()
     check_finite(module, loaded.metadata.source)
     return replace(loaded, module=module)
+
+
+def _unwrapped(module: nn.Module) -> nn.Module:
+    """The network within what trains it on several GPUs or compiles it, neither of which can be exported."""
+    from torch import nn
+
+    while True:
+        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
+            module = module.module
+        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile's
+            module = inner
+        else:
+            return module
 
 
 # ---- shipped models, networks, recipes ---------------------------------------------------------------------------
@@ -265,7 +278,7 @@ def _from_foreign_recipe(recipe: Recipe, source: str, weights: Path | None, shap
 
 
 def _from_factory(source: str, shapes: Shapes | None) -> LoadedModel:
-    made = _made(source, {})
+    made = _create(source, {})
     if shapes is None:
         raise UsageError(
             f"{source}: the shapes of a factory's inputs are not known; add --input-shape C,H,W (without the batch)"
@@ -274,6 +287,7 @@ def _from_factory(source: str, shapes: Shapes | None) -> LoadedModel:
 
 
 def _made(source: str, options: dict[str, Any]) -> nn.Module:
+    import torch
     from torch import nn
 
     module_name, _, attribute = source.partition(":")
@@ -281,11 +295,13 @@ def _made(source: str, options: dict[str, Any]) -> nn.Module:
         raise SourceError(f"expected package.module:factory, given {source!r}; e.g. mypackage.networks:make_net")
     made = _attribute(source, module_name, attribute)
     if callable(made) and not isinstance(made, nn.Module):
+        torch.manual_seed(0)  # again, since importing may have drawn numbers
         try:
             made = made(**options)
         except (Exception, SystemExit) as error:  # the user's code: anything may come
+            hint = "; a recipe's options are handed to it" if isinstance(error, TypeError) and not options else ""
             raise SourceError(
-                f"{source}: the factory, called with {options or 'no arguments'}, {_raised(error)}"
+                f"{source}: the factory, called with {options or 'no arguments'}, {_raised(error)}{hint}"
             ) from None
     if not isinstance(made, nn.Module):
         raise SourceError(
