@@ -116,6 +116,12 @@ def write_torch(change: Callable[[dict[str, Tensor]], object]) -> Callable[[Path
     return lambda path, state: torch.save(change(state), path)
 
 
+def within_itself() -> dict[str, object]:
+    content: dict[str, object] = {}
+    content["state_dict"] = content
+    return content
+
+
 UNREADABLE: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], object], str]] = {
     "missing": ("net.pt", lambda path, state: None, "does not exist"),
     "folder": ("net.pt", lambda path, state: path.mkdir(), "is a folder"),
@@ -128,6 +134,7 @@ UNREADABLE: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], object], st
     "plain list": ("net.pt", write_torch(lambda state: [1, 2]), "expected a dictionary of tensors, found a list"),
     "whole module": ("net.pt", write_torch(lambda state: Net()), r"other pickled objects \(\S*Net\)"),
     "numbers": ("net.pt", write_torch(lambda state: {"lr": 0.5}), "found a float under 'lr'"),
+    "itself": ("net.pt", write_torch(lambda state: within_itself()), "found a dict under 'state_dict'"),
     "no tensors": ("net.pt", write_torch(lambda state: {"state_dict": {}}), "no tensors at all"),
 }
 
@@ -192,6 +199,12 @@ def test_weights_that_are_not_numbers_are_named(
     torch.save(state, tmp_path / "net.pt")
     with pytest.raises(WeightsError, match=rf"head.bias holds {what} \(1 of 3 values\)"):
         apply_weights(Net(), tmp_path / "net.pt")
+
+
+def test_complex_numbers_do_not_lose_their_imaginary_part(tmp_path: Path, state: dict[str, Tensor]) -> None:
+    save_file({**state, "head.weight": state["head.weight"] + 1j}, tmp_path / "net.safetensors")
+    with pytest.raises(WeightsError, match=r"head\.weight holds complex numbers"):
+        apply_weights(Net(), tmp_path / "net.safetensors")
 
 
 def test_infinity_is_allowed_in_a_buffer_and_nan_is_not() -> None:

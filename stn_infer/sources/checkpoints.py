@@ -24,6 +24,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training loops keep the tensors, in the order in which they are tried."""
 
 _SHOWN = 3  # keys named in an error
+_NESTED = 8
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -67,6 +68,9 @@ def apply_weights(module: nn.Module, path: Path) -> None:
             f"{path}: {len(misfits)} of {len(tensors)} tensors have another shape: {'; '.join(misfits[:_SHOWN])}"
             f"{'; …' if len(misfits) > _SHOWN else ''}; build the network with the options it was trained with"
         )
+    for key, tensor in tensors.items():
+        if tensor.is_complex() and not expected[key].is_complex():
+            raise WeightsError(f"{path}: {key} holds complex numbers where the network has real ones")
     try:
         module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # a module's own loading hook has objections
@@ -157,11 +161,10 @@ def _read_torch(path: Path) -> Any:
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
     """The dictionary of tensors within what ``torch.load`` gave."""
-    while isinstance(content, Mapping):
-        inner = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), None)
-        if inner is None:
+    for _ in range(_NESTED):  # a pickle may hold itself
+        if not isinstance(content, Mapping):
             break
-        content = inner
+        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
     if not isinstance(content, Mapping):
         raise WeightsError(
             f"{path}: expected a dictionary of tensors, found {_article(content)}; "
