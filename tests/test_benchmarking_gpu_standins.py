@@ -175,7 +175,7 @@ def test_the_compiler_may_not_give_up_on_a_batch_size() -> None:
 
     assert compiler.watch(call) == "done"
     assert compiler.describe() == {
-        "compiler": "2 graphs compiled, 0 taken from its cache",
+        "compiler": "2 compiled, 0 from its cache",
         "graph breaks": "1: parts of the model run eagerly",
     }
     compiler.close()

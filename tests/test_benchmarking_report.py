@@ -79,6 +79,23 @@ def test_the_sentence_says_what_the_difference_is_due_to(result: BenchResult) ->
     assert "because computing the sampling grid took 67% of ort-plain's time and takes 10% of ort's" in because
 
 
+def test_a_difference_between_runtimes_is_told_stage_by_stage(result: BenchResult) -> None:
+    def told(**stages: dict[str, float]) -> str:
+        rows = tuple(replace(row, stages=stages.get(row.variant.replace("-", "_"))) for row in result.measurements)
+        return explanation(replace(result, measurements=rows))[0]
+
+    known = told(eager={"grid": 1.0, "sampling": 2.0, "rest": 1.0}, ort={"grid": 0.1, "sampling": 0.5, "rest": 0.4})
+    # of medians of 2 ms and 1 ms: shares of a quarter, a half and a quarter, and of 10, 50 and 40 %
+    found = re.findall(r"([\d.]+) ms (in [a-z ]+) \(([\d.]+) to ([\d.]+)\)", known)
+    assert [it[1] for it in found] == ["in the sampling", "in the sampling grid", "in the rest of the network"]
+    wanted = [(0.5, 1.0, 0.5), (0.4, 0.5, 0.1), (0.1, 0.5, 0.4)]
+    for figures, (saved, _, before, after) in zip(wanted, found, strict=True):
+        assert (float(saved), float(before), float(after)) == pytest.approx(figures, rel=0.05)
+    merged = told(eager={"sampling": 2.0, "rest": 2.0}, ort={"grid": 0.1, "sampling": 0.5, "rest": 0.4})
+    assert "in the grid and the rest of the network" in merged and "in the sampling grid" not in merged
+    assert "saved" not in told(eager={"grid": 1.0, "sampling": 2.0, "rest": 1.0})
+
+
 def test_three_files_are_written(result: BenchResult, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is in the report extra")
     paths = write_report(result, tmp_path / "new")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -130,11 +131,13 @@ def prepare(
     say(f"reference outputs of {name}")
     inputs_sha256 = {}
     for batch in case.batch_sizes:
-        inputs = feeds.batch(batch)
         try:
+            inputs = feeds.batch(batch)
             outputs = run(inputs)
         except StnInferError:
             raise
+        except MemoryError:
+            raise ModelError(f"batch size {batch} of {name} does not fit into memory; use a smaller one") from None
         except Exception as error:  # whatever the model's own code or its runtime raises
             fed = " and ".join(str(list(value.shape)) for value in inputs)
             raise ModelError(f"{name} fails on float32 inputs {fed}: {one_line(error)}") from error
@@ -245,7 +248,9 @@ def _save_weights(loaded: LoadedModel, path: Path) -> str:
     import torch
 
     state = loaded.module.state_dict()
-    torch.save(state, path)
+    content = io.BytesIO()
+    torch.save(state, content)
+    path.write_bytes(content.getbuffer())  # a full disk is an OSError here, and a RuntimeError in torch.save
     digest = hashlib.sha256()
     for name in sorted(state):
         tensor = state[name]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -18,8 +19,8 @@ from stn_infer.benchmarking.prepare import Prepared, prepare
 from stn_infer.benchmarking.result import Model, Request
 from stn_infer.benchmarking.round import RoundReport
 from stn_infer.benchmarking.variants import files_of
-from stn_infer.benchmarking.worker import Task, work
-from stn_infer.errors import UsageError
+from stn_infer.benchmarking.worker import CANNOT_WRITE, Task, work
+from stn_infer.errors import OutputError, UsageError
 
 Say = Callable[[str], None]
 
@@ -72,9 +73,14 @@ class Processes:
         for index, case in enumerate(request.cases):
             folder = self._folder / str(index)
             folder.mkdir()
-            prepared, model = prepare(
-                case, folder, files=files, tolerance=request.tolerance, seed=request.method.seed, say=say
-            )
+            try:
+                prepared, model = prepare(
+                    case, folder, files=files, tolerance=request.tolerance, seed=request.method.seed, say=say
+                )
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise no_room(self._folder, str(error.strerror)) from error
             self.prepared.append(prepared)
             made.append(_with_library(model, request))
         names = [(model.name, model.case.precision) for model in made]
@@ -104,11 +110,19 @@ class Processes:
         return cpu_share_in_use(0.3), busy_processes()
 
 
+def no_room(folder: Path, why: str) -> OutputError:
+    """What to say where a benchmark's own files cannot be written."""
+    return OutputError(
+        f"cannot write the benchmark's own files to {folder.parent}: {why}; set TMPDIR to another folder"
+    )
+
+
 def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
     """Run a round in a process of its own.
 
     Raises:
         Crashed: it died; says at which variant, and how.
+        OutputError: the folder's disk is full.
         KeyboardInterrupt: somebody ended it, which is nothing that a variant did.
     """
     from stn_infer.benchmarking.codec import decode
@@ -143,6 +157,8 @@ def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
     if process.returncode != 0 or not answer.exists():
         tail = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         code = process.returncode
+        if code == CANNOT_WRITE:
+            raise no_room(folder, tail[-1] if tail else "a file cannot be written")
         how = f"signal {-code}" if code < 0 else f"exit code {code}" + (f": {tail[-1]}" if tail else "")
         variant = at.partition(",")[0]
         raise Crashed(variant if variant in task.variants else "", how)

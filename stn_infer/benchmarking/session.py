@@ -206,7 +206,8 @@ def _one(executor: Executor, result: BenchResult, case: int, number: int, say: S
     crashed: list[RowRound] = []
     began = time.monotonic()
     others, busy = executor.disturbance()
-    while True:
+    report = RoundReport((), ())
+    while variants:  # of a model that nothing here can run, later rounds are over at once
         try:
             report = executor.run(case, number, tuple(variants), say)
             break

@@ -100,7 +100,7 @@ class TorchRunner(Runner):
 
 
 class Compiler:
-    """The settings under which every batch size is compiled, and what the compiler did since they were made.
+    """The settings under which every batch size is compiled, and what the compiler did for it.
 
     Args:
         batch_sizes: how many there are; a compiler that gives up after some would run the rest eagerly and not say so.
@@ -121,13 +121,13 @@ class Compiler:
         before = self._now()
         found = call()
         after = self._now()
-        self._counts = {name: count + after[name] - before[name] for name, count in self._counts.items()}
+        self._counts = {name: after[name] - before[name] for name in after}
         return found
 
     def describe(self) -> dict[str, str]:
-        """What was compiled, and where the compiler left parts of the model to Python."""
+        """What was made in the call that was watched last, and where parts of the model were left to Python."""
         breaks = self._counts["graph breaks"]
-        made = f"{self._counts['compiled']} graphs compiled, {self._counts['from its cache']} taken from its cache"
+        made = f"{self._counts['compiled']} compiled, {self._counts['from its cache']} from its cache"
         return {"compiler": made, "graph breaks": f"{breaks}: parts of the model run eagerly" if breaks else "none"}
 
     def close(self) -> None:

@@ -55,7 +55,7 @@ class TrtRunner(Runner):
     def describe(self) -> dict[str, str]:
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
         copies = {"copies": "pinned"} if self.method.boundary == "host" else {}
-        built = f"{sum(self._built)} engines built, {len(self._built) - sum(self._built)} taken from the engine cache"
+        built = f"{sum(self._built)} built, {len(self._built) - sum(self._built)} from the engine cache"
         described = self.backends[max(self.backends)].describe()
         return {**described, "TF32": "off", "engines": "one a batch size", "compiler": built, **copies}
 

@@ -23,6 +23,9 @@ from stn_infer.benchmarking.prepare import Prepared
 from stn_infer.benchmarking.round import RoundReport, RoundTask, Say, run_round
 from stn_infer.benchmarking.runner import RealClock, Runner
 
+#: The exit code of a worker whose answer cannot be written: sysexits.h's EX_IOERR.
+CANNOT_WRITE = 74
+
 _PR_SET_PDEATHSIG = 1
 
 
@@ -88,7 +91,11 @@ def main() -> None:
     task = decode(Task, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
     sys.path[:] = task.prepared.sys_path
     report = work(task, partial(print, file=out, flush=True))
-    Path(sys.argv[2]).write_text(json.dumps(asdict(report)), encoding="utf-8")
+    try:
+        Path(sys.argv[2]).write_text(json.dumps(asdict(report)), encoding="utf-8")
+    except OSError as error:  # no fault of a variant's
+        print(error.strerror or error, file=sys.stderr)
+        sys.exit(CANNOT_WRITE)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import click
 from click.core import ParameterSource
 
 from stn_infer.cli import options
+from stn_infer.cli.bench_results import RESULT, compare, report, wide_console
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
 
@@ -20,7 +21,6 @@ if TYPE_CHECKING:
     from stn_infer.benchmarking.method import Method
     from stn_infer.benchmarking.result import BenchResult, Request
 
-_RESULT = click.Path(path_type=Path, dir_okay=False)
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision", "inputs")
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
@@ -99,8 +99,8 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 @click.option("--rate", "rates", callback=_numbers(float), metavar="R,...", help="Also latency at R calls a second.")
 @click.option("--tolerance", type=click.FloatRange(min=0, min_open=True), help="Of outputs, over their scale.")
 @options.seed_option
-@click.option("--suite", type=_RESULT, help="A TOML file of several models, instead of MODEL.")
-@click.option("--resume", type=_RESULT, help="Go on with an interrupted result, instead of MODEL.")
+@click.option("--suite", type=RESULT, help="A TOML file of several models, instead of MODEL.")
+@click.option("--resume", type=RESULT, help="Go on with an interrupted result, instead of MODEL.")
 @options.output_option("Write the result with all samples to this JSON file, after every round.", required=False)
 @click.pass_context
 def command(
@@ -182,63 +182,6 @@ def command(
     _show(_measure(request, output), output)
 
 
-@click.command()
-@click.argument("before", metavar="A.json", type=_RESULT)
-@click.argument("after", metavar="B.json", type=_RESULT)
-@click.option(
-    "--threshold", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Smallest change flagged, in %."
-)
-@click.option(
-    "--relative-to",
-    metavar="VARIANT",
-    help="Compare ratios to this variant, which another machine or hour leaves alone.",
-)
-@click.pass_context
-def compare(ctx: click.Context, before: Path, after: Path, threshold: float, relative_to: str | None) -> None:
-    """Compare two results row by row; exit code 1 when B is slower.
-
-    A row is slower when the 95 % interval of time B / time A lies above 1 and the change is above the threshold, or
-    when it was timed in A and could not be in B.
-    """
-    from rich.console import Console
-    from rich.table import Table
-
-    from stn_infer.benchmarking.codec import read_result
-    from stn_infer.benchmarking.compare import compare as compare_results
-
-    found = compare_results(read_result(before), read_result(after), threshold=threshold / 100, relative_to=relative_to)
-    table = Table(title=f"{before.name} (A) and {after.name} (B)", title_justify="left")
-    several = len({change.model for change in found.changes}) > 1
-    for heading in ("batch", "variant", "A ms", "B ms", "B / A", "95 % interval", "", "remark"):
-        table.add_column(heading, justify="left" if heading in ("variant", "", "remark") else "right")
-    for it in found.changes:
-        times = ["" if value is None else f"{value:.3f}" for value in (it.before_ms, it.after_ms)]
-        ratio = "" if it.ratio is None else f"{it.ratio.value:.3f}"
-        bounds = "" if it.ratio is None or it.ratio.low is None else f"{it.ratio.low:.3f} to {it.ratio.high:.3f}"
-        name = f"{it.model}, {it.variant}" if several else it.variant
-        table.add_row(str(it.batch_size), name, *times, ratio, bounds, it.verdict, it.remark)
-    console = _console(Console)
-    console.print(table)
-    for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
-    if found.regressions:
-        names = ", ".join(f"{change.variant} at batch {change.batch_size}" for change in found.regressions)
-        click.echo(f"slower: {names}")
-        ctx.exit(1)
-
-
-@click.command()
-@click.argument("result", metavar="RESULT.json", type=_RESULT)
-@options.output_option("The folder for report.md, report.csv and report.html.", folder=True)
-def report(result: Path, output: Path) -> None:
-    """Write RESULT as Markdown, CSV and a self-contained HTML page with plots."""
-    from stn_infer.benchmarking.codec import read_result
-    from stn_infer.benchmarking.report import write_report
-
-    for path in write_report(read_result(result), output):
-        click.echo(f"wrote {path}")
-
-
 command.others = {"compare": compare, "report": report}
 
 
@@ -318,11 +261,9 @@ def _written(path: Path | None) -> int:
 
 def _show(result: BenchResult, output: Path | None) -> None:
     """Print the table; fail where a variant did, or where nothing could be timed."""
-    from rich.console import Console
-
     from stn_infer.benchmarking.table import render
 
-    _console(Console).print(render(result))
+    wide_console().print(render(result))
     if output is not None:
         click.echo(f"wrote {output}")
     if all(row.status == "unavailable" for row in result.measurements):
@@ -330,10 +271,3 @@ def _show(result: BenchResult, output: Path | None) -> None:
     failed = [row for row in result.measurements if row.status == "failed"]
     if failed:
         raise VerificationError(f"{failed[0].variant} at batch {failed[0].batch_size}: {failed[0].reason}")
-
-
-def _console(kind: Any) -> Any:
-    console = kind(highlight=False)
-    if not console.is_terminal:
-        console.width = 180  # no terminal, no reason to wrap
-    return console
