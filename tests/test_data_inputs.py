@@ -84,6 +84,14 @@ def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
     assert names(".") == ["./a.JPG", "./again.png", "./b.png", "./sub/c.png"]
 
 
+def test_links_that_lead_nowhere_are_kept_as_samples(folder: Path) -> None:
+    (folder / "lost.png").symlink_to("gone.png")
+    (folder / "loop.png").symlink_to("loop.png")
+    (folder / "loop").symlink_to("loop")
+    (folder / "lost").symlink_to("gone")
+    assert names(".") == ["./a.JPG", "./b.png", "./loop.png", "./lost.png", "./sub/c.png"]
+
+
 def test_pipes_and_folders_called_like_images(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     (folder / "dir.png").mkdir()

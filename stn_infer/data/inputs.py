@@ -224,7 +224,13 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     if identity in above:
         return
     for entry in entries:
-        if entry.name.rpartition(".")[2].lower() in _SUFFIXES and entry.is_file():
+        try:
+            is_file, is_folder = entry.is_file(), entry.is_dir()
+        except OSError:  # links in a circle
+            is_file = is_folder = False
+        known = entry.name.rpartition(".")[2].lower() in _SUFFIXES
+        # a link to nothing that is called like an image costs its own row, and is not lost without a word
+        if known and (is_file or (not is_folder and entry.is_symlink() and not os.path.exists(entry.path))):
             yield entry.path
-        elif entry.is_dir():
+        elif is_folder:
             yield from _walk(entry.path, (*above, identity))
