@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import types
 from pathlib import Path
+from typing import TextIO
 
 import onnx
 import onnx.parser
@@ -10,7 +14,8 @@ import pytest
 import torch
 from torch import nn
 
-from stn_infer.benchmarking import Case, Method, bench
+from stn_infer.benchmarking import Case, Method, bench, processes, worker
+from stn_infer.benchmarking.run import make_request
 from stn_infer.errors import ModelError, OutputError, UsageError
 
 HEAD = '<ir_version: 9, opset_import: ["" : 17]> '
@@ -42,6 +47,37 @@ def test_a_model_that_fails_or_takes_something_else_is_named(tmp_path: Path) -> 
         onnx.save(onnx.parser.parse_model(HEAD + text), path)
         with pytest.raises((ModelError, UsageError), match=message):
             bench(path, batch_sizes=(2,), variants=("ort-plain",))
+
+
+def test_a_batch_that_is_too_large_for_memory_is_one_line() -> None:
+    with pytest.raises(ModelError, match="batch size 1000000000000 of fcn does not fit into memory"):
+        bench("fcn", batch_sizes=(10**12,), variants=("eager",))
+
+
+def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    class Died(contextlib.AbstractContextManager["Died"]):
+        returncode = worker.CANNOT_WRITE
+
+        def __init__(self, command: list[str], stderr: TextIO, **named: object) -> None:
+            self.stdout = ["eager, batch 2\n"]
+            stderr.write("a warning\nNo space left on device\n")
+
+        def __exit__(self, *raised: object) -> None: ...
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Died)
+    nothing = types.SimpleNamespace(sys_path=())
+    task = worker.Task(nothing, 0, ("eager",), 1e-5, "cpu", 1, Method())  # type: ignore[arg-type]
+    monkeypatch.setattr(processes, "asdict", lambda it: {})
+    with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
+        processes.run_apart(task, tmp_path, lambda text: None)
+
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(processes, "prepare", full)
+    request = make_request([Case("cnn")], ["eager"], "cpu", 1, None, Method())
+    with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
+        processes.Processes(request, tmp_path).prepare(request, lambda text: None)
 
 
 def test_binding_leaves_the_first_call_to_be_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

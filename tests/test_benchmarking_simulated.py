@@ -188,6 +188,13 @@ def test_what_cannot_be_opened_is_listed_with_its_reason() -> None:
     assert result.passed
 
 
+def test_where_nothing_can_be_opened_later_rounds_start_no_process() -> None:
+    simulation = Simulation({"trt": Simulated(fixed(1.0), error=ModelError("no TensorRT here"))})
+    result = simulation.go(SHORT)
+    assert simulation.rounds_run == [0] and result.complete
+    assert result.get("trt", 4).reason == "no TensorRT here"
+
+
 def test_a_variant_that_kills_its_process_is_named_and_the_others_go_on() -> None:
     backends = {"eager": Simulated(fixed(1.0)), "ort": Simulated(fixed(1.0), crashes_in_round=2)}
     result = Simulation(backends).go(SHORT)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stn_infer.precision.calibration import Calibration
     from stn_infer.sources.load import LoadedModel
 
-_FEWEST = 64  # samples that int8 ranges are taken from
+_FEWEST, _MOST = 64, 1024  # samples that int8 ranges are taken from
 
 
 class Feeds:
@@ -51,8 +51,8 @@ class Feeds:
         return tuple(values[rows] for values in self._pool)
 
     def samples(self, size: int) -> tuple[Array, ...]:
-        """What ranges are taken from: all of the user's, else as many as the largest batch, and 64 at least."""
-        return self.batch(max(size, _FEWEST)) if self._sources is None else self._pool
+        """What ranges are taken from: all of the user's, else as many as the largest batch, from 64 to 1,024."""
+        return self.batch(min(max(size, _FEWEST), _MOST)) if self._sources is None else self._pool
 
     def notes(self, largest: int) -> list[str]:
         """What a reader must know of them, ``largest`` being the largest batch."""
