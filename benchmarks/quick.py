@@ -13,9 +13,9 @@ machine, so none is compared:
 - An **instruction count** is what the CPU kernels execute for one call (`instructions.py`): the same however busy the
   machine is.
 
-Of five runs on two cores at loads of four to nine, four differed by at most 9 % in any ratio, and none in the counts. In
-the fifth, at the highest load and with the fewest processes, one case was off by 11 and 22 %: a lone ratio that moved on
-a machine as busy as that is to be measured again.
+Of five runs on two cores at loads of four to nine, four differed by at most 9 % in any ratio, and none in the counts.
+In the fifth, at the highest load and with few processes, one case was off by 11 and 22 %: a lone ratio that moved on a
+machine as busy as that is to be measured again.
 
 A figure is judged where it can be: ratios on the processor and against the rivals' versions that the baseline names,
 counts of a library that the same compiler made. Elsewhere they are only shown; a baseline of one's own
