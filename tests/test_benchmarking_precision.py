@@ -77,6 +77,15 @@ def test_the_files_are_quantised_where_exports_are(tmp_path: Path) -> None:
     assert any(node.op_type == "SpatialTransformer" for node in onnx.load(found.portable or "").graph.node)
 
 
+def test_what_is_a_grid_is_known_in_both_files_of_a_portable_one_that_was_given(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    first, _ = prepared(tmp_path / "made", Case("st-fcn-affine", batch_sizes=(2,)))
+    folder = tmp_path / "again"
+    folder.mkdir()
+    again, _ = prepared(folder, Case(first.portable or "", "st-fcn-affine", batch_sizes=(2,)))
+    assert again.plain is not None and set(again.cuts) >= set(first.cuts)
+
+
 def test_a_file_in_a_lower_precision_is_measured_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "made").mkdir()
     first, _ = prepared(tmp_path / "made", Case("fcn", precision="fp16", batch_sizes=(2,)))

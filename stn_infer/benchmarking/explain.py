@@ -68,7 +68,7 @@ def _fastest(rows: Sequence[Measurement], batch: int) -> str:
     if fastest is against:
         return f"at batch {batch} nothing is faster than {against.variant}"
     ratio = speed_up(fastest, against)
-    if ratio.low is not None and not ratio.excludes_one:
+    if ratio.value <= 1 or (ratio.low is not None and not ratio.excludes_one):
         return f"at batch {batch} no variant can be told apart from {against.variant} for certain"
     text = f"at batch {batch} {fastest.variant} is the fastest: {ratio_text(ratio)} {against.variant}"
     return text + _due_to(fastest, against) + _doubt(fastest, against)

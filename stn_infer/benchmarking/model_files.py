@@ -79,12 +79,15 @@ def make_files(
             plain = export_plain(loaded.module, loaded.input_shapes, loaded.name, opset=opset)
             files.made["plain"] = _write(plain, folder / "plain.onnx")
             files.build_s["plain"] = round(time.perf_counter() - began, 3)
-        if plain is not None and "portable" in wanted and "portable" not in files.made:
+        if plain is not None and ("portable" in wanted or "portable" in files.made):
             began = time.perf_counter()
-            portable, findings = fuse(plain)
-            files.made["portable"] = _write(portable, folder / "portable.onnx")
+            portable, findings = fuse(
+                plain
+            )  # of a portable file that was given, too: for what is a grid in the plain one
             cuts += [name for finding in findings for name in finding.cut]
-            files.build_s["portable"] = round(time.perf_counter() - began, 3)
+            if "portable" not in files.made:
+                files.made["portable"] = _write(portable, folder / "portable.onnx")
+                files.build_s["portable"] = round(time.perf_counter() - began, 3)
     except StnInferError as error:
         for name in ("plain", "portable"):
             if name not in files.made:

@@ -70,7 +70,7 @@ class OrtRunner(Runner):
             if self.method.boundary == "host":
                 found["copies"] = "by onnxruntime, from memory that is not pinned"
             elif self.graph:
-                found["waits"] = "onnxruntime may wait after each replay, which is then between the events"
+                found["waits"] = "releases of onnxruntime before mid-2026 wait after each replay, between the events"
         return found
 
     def close(self) -> None:
