@@ -55,11 +55,14 @@ def test_a_batch_that_is_too_large_for_memory_is_one_line() -> None:
 
 
 def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, str] = {}
+
     class Died(contextlib.AbstractContextManager["Died"]):
         returncode = worker.CANNOT_WRITE
 
         def __init__(self, command: list[str], stderr: TextIO, **named: object) -> None:
             self.stdout = ["eager, batch 2\n"]
+            asked.update(named["env"])  # type: ignore[call-overload]
             stderr.write("a warning\nNo space left on device\n")
 
         def __exit__(self, *raised: object) -> None: ...
@@ -70,6 +73,7 @@ def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(processes, "asdict", lambda it: {})
     with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
         processes.run_apart(task, tmp_path, lambda text: None)
+    assert asked["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")  # no leftovers of the user's: a cold compile
 
     def full(*given: object, **named: object) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")

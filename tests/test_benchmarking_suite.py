@@ -17,17 +17,19 @@ def test_a_suite_says_models_batches_shapes_and_precisions(tmp_path: Path) -> No
     path = tmp_path / "suite.toml"
     path.write_text(
         'variants = ["eager", "ort"]\nthreads = 2\nseconds = 5\nboundary = "device"\nconcurrency = [1, 4]\n'
-        '[[model]]\nsource = "cnn"\nbatch_sizes = [1, 8]\nprecisions = ["fp32", "bf16"]\ninput_shapes = [[1, 40, 40]]\n'
-        '[[model]]\nfile = "mine.onnx"\nweights = "mine.safetensors"\n'
+        '[[model]]\nsource = "cnn"\nbatch_sizes = [1, 8]\nprecisions = ["fp32", "int8"]\ninput_shapes = [[1, 40, 40]]\n'
+        '[[model]]\nfile = "mine.onnx"\nweights = "mine.safetensors"\ninputs = ["images", "more.npy"]\n'
     )
     suite = read_suite(path, Method())
     assert [(case.model, case.precision, case.batch_sizes) for case in suite.cases] == [
         ("cnn", "fp32", (1, 8)),
-        ("cnn", "bf16", (1, 8)),
+        ("cnn", "int8", (1, 8)),
         (str(tmp_path / "mine.onnx"), "fp32", (1, 64)),
     ]
     assert suite.cases[0].input_shapes == ((1, 40, 40),)
     assert (suite.cases[2].source, suite.cases[2].weights) == (None, str(tmp_path / "mine.safetensors"))
+    assert suite.cases[0].inputs is None
+    assert suite.cases[2].inputs == (str(tmp_path / "images"), str(tmp_path / "more.npy"))
     assert suite.variants == ("eager", "ort") and suite.threads == 2
     assert (suite.method.seconds, suite.method.boundary, suite.method.concurrency) == (5.0, "device", (1, 4))
     assert suite.method.rounds == Method().rounds
@@ -55,6 +57,7 @@ def test_a_suite_says_models_batches_shapes_and_precisions(tmp_path: Path) -> No
         ('concurrency = ["two"]\n[[model]]\nsource = "cnn"', "a list of whole numbers"),
         ('rates = [inf]\n[[model]]\nsource = "cnn"', "suite.toml: .*finite"),
         ('boundary = "wire"\n[[model]]\nsource = "cnn"', "suite.toml: a boundary is one of"),
+        ('[[model]]\nsource = "cnn"\ninputs = "images"', "inputs as a list of texts"),
         ("[[model", "in TOML"),
     ],
 )

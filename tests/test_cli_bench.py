@@ -63,7 +63,8 @@ def test_one_command_prints_a_table_and_writes_what_it_measured(tmp_path: Path) 
     assert fields["command"].split()[0] == "stn-infer"
 
 
-def test_options_become_a_request(asked: list[Request]) -> None:
+def test_options_become_a_request(asked: list[Request], tmp_path: Path) -> None:
+    (tmp_path / "image.png").touch()
     line = "bench cnn --batch-sizes 1,8 --rounds 7 --concurrency 1,2 --rate 50 --boundary device --threads 3 --seed 4"
     assert CliRunner().invoke(main, line.split(), catch_exceptions=False).exit_code == 0
     (request,) = asked
@@ -71,10 +72,14 @@ def test_options_become_a_request(asked: list[Request]) -> None:
     assert (request.method.rounds, request.method.concurrency, request.method.rates) == (7, (1, 2), (50.0,))
     assert (request.method.boundary, request.threads, request.method.seed) == ("device", 3, 4)
     assert "trt" in request.variants and "compile" in request.variants
+    CliRunner().invoke(main, ["bench", "cnn", "--precision", "int8", "--inputs", str(tmp_path)], catch_exceptions=False)
+    assert (asked[1].cases[0].precision, asked[1].cases[0].inputs) == ("int8", (str(tmp_path),))
 
 
 def test_quick_is_quicker(asked: list[Request]) -> None:
-    assert CliRunner().invoke(main, ["bench", "--quick", "cnn"], catch_exceptions=False).exit_code == 0
+    done = CliRunner().invoke(main, ["bench", "--quick", "cnn"], catch_exceptions=False)
+    assert done.exit_code == 0
+    assert "--quick leaves out compile, fused, compile-fused, ort-binding; ask for one with --variant" in done.stderr
     assert asked[0].method.quick and "compile" not in asked[0].variants
     assert session.expected_seconds(asked[0]) * asked[0].method.rounds < 30
 
@@ -89,6 +94,7 @@ def test_a_suite_is_read_and_the_command_line_goes_first(asked: list[Request], t
     assert [request.variants for request in asked[:2]] == [("ort",), ("eager",)]
     assert [request.method.rounds for request in asked] == [8, 2, 3]
     assert [case.model for case in asked[0].cases] == ["cnn", "fcn"] and asked[0].method.rounds == 8
+    assert asked[2].variants == ("ort",)  # what a suite names is not replaced by what a quick look takes
 
 
 def test_resume_takes_the_request_from_the_file(asked: list[Request], tmp_path: Path) -> None:
