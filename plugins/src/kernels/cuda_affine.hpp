@@ -15,11 +15,14 @@
 namespace stn {
 namespace {
 
+/// Threads of a block: few, so that small images leave each of them several rows.
+constexpr int kAffineThreads = 128;
+
 /// How the work is shared out, and what else is the same for every thread: a block has a tile of columns and rows
 /// (blockIdx.x and y) and, of every gridDim.z-th item, a sample's chunk of channels.
 struct AffineTiles {
   int32_t log_width;      ///< a tile has 2^log_width columns
-  int32_t rows;           ///< that threads stand on: kThreads / 2^log_width
+  int32_t rows;           ///< that threads stand on: kAffineThreads / 2^log_width
   int32_t height;         ///< of a tile: a multiple of `rows`
   int32_t chunks;         ///< of channels
   int32_t chunk;          ///< channels in a chunk
@@ -79,21 +82,33 @@ __device__ __forceinline__ FloorParts floor_parts(float x) {
 /// The channels of one sample that a thread works on: `Channels` of them, or `count` where that is 0.
 template <class T, int Channels>
 struct Planes {
-  const T* in[Channels == 0 ? 1 : Channels];
-  T* out[Channels == 0 ? 1 : Channels];
+  static_assert(Channels <= 7, "channels of fewer than 2^28 pixels are reached in 32 bits");
+
+  const T* in;
+  T* out;
   int32_t count;
 
-  /// Calls `apply` with each channel's start.
+  /// Calls `apply` for each channel with three places in it: `first` and `second` of the input, `to` of the output.
   template <class Apply>
-  __device__ __forceinline__ void each(const AffineTiles& tiles, Apply apply) const {
+  __device__ __forceinline__ void each(const AffineTiles& tiles, int32_t first, int32_t second, int32_t to,
+                                       Apply apply) const {
     if constexpr (Channels != 0) {
 #pragma unroll
-      for (int32_t c = 0; c < Channels; ++c) apply(in[c], out[c]);
+      for (int32_t c = 0; c < Channels; ++c) {
+        // In 32 bits, which are enough for so few channels. (`from` may lie before the image: a masked pixel's corner.)
+        const T* from = in + (first + c * tiles.in_channel);
+        apply(from, from + (second - first), out + (to + c * tiles.out_channel));
+      }
     } else {
-      const T* from = in[0];
-      T* to = out[0];
+      const T *from = kept(in + first), *also = kept(in + second);
+      T* target = kept(out + to);
 #pragma unroll 4
-      for (int32_t c = 0; c < count; ++c, from += tiles.in_channel, to += tiles.out_channel) apply(from, to);
+      for (int32_t c = 0; c < count; ++c) {
+        apply(from, also, target);
+        from += tiles.in_channel;
+        also += tiles.in_channel;
+        target += tiles.out_channel;
+      }
     }
   }
 };
@@ -105,12 +120,10 @@ __device__ __forceinline__ void weigh(const Warp& w, const AffineTiles& tiles, c
   const float right = x.weight, left = 1.0f - right, bottom = y.weight, top = 1.0f - bottom;
   const float weight[4] = {left * top, right * top, left * bottom, right * bottom};
   const int32_t above = y.index * w.axis[0].size + x.index, below = above + w.axis[0].size;
-  planes.each(tiles, [&](const T* in, T* out) {
-    const float a = !Masked || valid[0] ? load(in + above) : 0.0f,
-                b = !Masked || valid[1] ? load(in + above + 1) : 0.0f;
-    const float c = !Masked || valid[2] ? load(in + below) : 0.0f,
-                d = !Masked || valid[3] ? load(in + below + 1) : 0.0f;
-    from_float(vfma(d, weight[3], vfma(c, weight[2], vfma(b, weight[1], a * weight[0]))), out + to);
+  planes.each(tiles, above, below, to, [&](const T* upper, const T* lower, T* target) {
+    const float a = !Masked || valid[0] ? load(upper) : 0.0f, b = !Masked || valid[1] ? load(upper + 1) : 0.0f;
+    const float c = !Masked || valid[2] ? load(lower) : 0.0f, d = !Masked || valid[3] ? load(lower + 1) : 0.0f;
+    from_float(vfma(d, weight[3], vfma(c, weight[2], vfma(b, weight[1], a * weight[0]))), target);
   });
 }
 
@@ -124,7 +137,7 @@ __device__ __forceinline__ void zeros_pixel(const Warp& w, const AffineTiles& ti
     const bool valid[4] = {left && top, right && top, left && bottom, right && bottom};
     weigh<true>(w, tiles, planes, x, y, valid, to);
   } else {
-    planes.each(tiles, [&](const T*, T* out) { from_float(0.0f, out + to); });
+    planes.each(tiles, 0, 0, to, [&](const T*, const T*, T* target) { from_float(0.0f, target); });
   }
 }
 
@@ -134,16 +147,16 @@ __device__ __forceinline__ void padded_pixel(const Warp& w, const AffineTiles& t
                                              const Point<Scalar>& point, int32_t to) {
   Taps<4, int32_t> taps;
   find_taps<2, int32_t>(w, point, &taps);
-  planes.each(tiles, [&](const T* in, T* out) {
+  planes.each(tiles, 0, 0, to, [&](const T* in, const T*, T* target) {
     float sum = 0.0f;
 #pragma unroll
     for (int t = 0; t < 4; ++t) sum = vfma(taps.valid[t] ? load(in + taps.at[t]) : 0.0f, taps.weight[t], sum);
-    from_float(sum, out + to);
+    from_float(sum, target);
   });
 }
 
 template <class T, int Channels>
-__global__ void __launch_bounds__(kThreads) affine_kernel(const Warp w, const AffineTiles tiles) {
+__global__ void __launch_bounds__(kAffineThreads) affine_kernel(const Warp w, const AffineTiles tiles) {
   const int32_t thread = static_cast<int32_t>(threadIdx.x);
   const int32_t column = static_cast<int32_t>(blockIdx.x << tiles.log_width) + (thread & ((1 << tiles.log_width) - 1));
   const int32_t tile_row = static_cast<int32_t>(blockIdx.y) * tiles.height;
@@ -165,13 +178,8 @@ __global__ void __launch_bounds__(kThreads) affine_kernel(const Warp w, const Af
       input += static_cast<int64_t>(first_channel) * tiles.in_channel;
       output += static_cast<int64_t>(first_channel) * tiles.out_channel;
     }
-    planes.in[0] = kept(input + sample * w.in_batch_stride);
-    planes.out[0] = kept(output + sample * w.out_batch_stride);
-#pragma unroll
-    for (int32_t c = 1; c < Channels; ++c) {
-      planes.in[c] = kept(planes.in[c - 1] + tiles.in_channel);
-      planes.out[c] = kept(planes.out[c - 1] + tiles.out_channel);
-    }
+    planes.in = kept(input + sample * w.in_batch_stride);
+    planes.out = kept(output + sample * w.out_batch_stride);
     const float* theta = static_cast<const float*>(w.theta) + sample * w.theta_stride;
     const AlongColumn along_x = along_column(theta, x_centre, w.axis[0], w.inverse_out_size[1]);
     const AlongColumn along_y = along_column(theta + 3, x_centre, w.axis[1], w.inverse_out_size[1]);

@@ -25,12 +25,12 @@ int check(cudaError_t error, const char* file, int line) {
 }
 #define STN_CHECK_CUDA(call) check((call), __FILE__, __LINE__)
 
-/// Launches a kernel of kThreads threads a block. (Not by <<<>>>, so that tests/cuda_on_cpu can take the call's place.)
+/// Launches a kernel. (Not by <<<>>>, so that tests/cuda_on_cpu can take the call's place.)
 template <class... Parameters>
-int launch(void (*kernel)(Parameters...), dim3 blocks, cudaStream_t stream, Parameters... arguments) {
+int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, cudaStream_t stream, Parameters... arguments) {
   cudaLaunchConfig_t config{};
   config.gridDim = blocks;
-  config.blockDim = dim3(kThreads);
+  config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = stream;
   return STN_CHECK_CUDA(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
@@ -55,13 +55,14 @@ int launch_planar(const Warp& w, cudaStream_t stream) {
   chunks = chunks < 65535 ? chunks : 65535;
   const int64_t chunk = divide_up(w.channels, chunks);
   const dim3 blocks(blocks_for(total), static_cast<unsigned>(divide_up(w.channels, chunk)));
-  return launch(planar_kernel<T, Rank, Count, Offset>, blocks, stream, w, total, chunk);
+  return launch(planar_kernel<T, Rank, Count, Offset>, blocks, kThreads, stream, w, total, chunk);
 }
 
 template <class T, int Rank, int Count, int Width>
 int launch_channels_last(const Warp& w, cudaStream_t stream) {
   const int64_t groups = divide_up(w.channels, Width), total = w.batch * w.pixels * groups;
-  return launch(channels_last_kernel<T, Rank, Count, Width>, dim3(blocks_for(total)), stream, w, total, groups);
+  return launch(channels_last_kernel<T, Rank, Count, Width>, dim3(blocks_for(total)), kThreads, stream, w, total,
+                groups);
 }
 
 /// Whether every pixel of both images starts where a pack of `width` elements may.
@@ -95,11 +96,11 @@ int launch_affine(const Warp& w, cudaStream_t stream) {
   tiles.log_width = 4;
   while (tiles.log_width > 0 && (1 << tiles.log_width) / 2 >= w.out_size[0]) --tiles.log_width;
   const int64_t width = int64_t{1} << tiles.log_width;
-  tiles.rows = static_cast<int32_t>(kThreads / width);
+  tiles.rows = static_cast<int32_t>(kAffineThreads / width);
   // Several rows a thread where that leaves enough threads; several chunks of channels where there are too few.
   constexpr int64_t kEnoughThreads = 1 << 18, kMostSteps = 8;
   const int64_t total = w.batch * w.pixels, steps = divide_up(w.out_size[1], tiles.rows);
-  const int64_t down = divide_up(steps, clamp(total / kEnoughThreads, 1, kMostSteps));
+  const int64_t down = divide_up(steps, clamp(divide_up(total, kEnoughThreads), 1, kMostSteps));
   tiles.height = static_cast<int32_t>(divide_up(steps, down) * tiles.rows);
   const int64_t chunks = Channels != 0 ? 1 : clamp(divide_up(kEnoughThreads, total), 1, divide_up(w.channels, 4));
   tiles.chunk = static_cast<int32_t>(divide_up(w.channels, chunks));
@@ -113,7 +114,7 @@ int launch_affine(const Warp& w, cudaStream_t stream) {
   tiles.inner_height = static_cast<uint32_t>(w.axis[1].size - 1);
   const dim3 blocks(static_cast<unsigned>(divide_up(w.out_size[0], width)), static_cast<unsigned>(down),
                     static_cast<unsigned>(clamp(tiles.items, 1, 65535)));
-  return launch(affine_kernel<T, Channels>, blocks, stream, w, tiles);
+  return launch(affine_kernel<T, Channels>, blocks, kAffineThreads, stream, w, tiles);
 }
 
 template <class T, int Rank, int Count>
