@@ -1,0 +1,334 @@
+"""Counts what the CUDA kernels issue on sm_90, without a GPU, and predicts from it how long a warp takes.
+
+    pip install nvidia-cuda-nvdisasm        # beside nvcc
+    python benchmarks/sass/count.py [--kernels] [--case NAME]
+
+A case goes through the library's own launch code, which is asked for the kernel, the grid and the parameters. nvcc
+compiles the kernels for sm_90; of the blocks of the launch a few are drawn, and their machine code is run warp by warp
+(``machine.py``). Their answers are compared with float64, so that what is counted is known to be right. From the
+counts, for one H100:
+
+    memory   bytes that have to be read and written / BANDWIDTH
+    L2       bytes that the blocks read, each sector once a block, and write / L2_BANDWIDTH
+    L1       lookups of up to four 128-byte lines, for each load and store / (SMS * CLOCK)
+    issue    warp instructions / (SMS * 4 * CLOCK)
+
+and the prediction is the largest of the four. No version runs faster than it, and one that hides its latencies runs
+little slower. Nothing here is a measurement.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ctypes
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from lanes import LANES
+from machine import PARAMETERS, Warp
+from numpy.typing import NDArray
+from program import Counts, Memory, Program
+
+from stn_infer import plugin
+
+PLUGINS = Path(__file__).resolve().parents[2] / "plugins"
+SMS = 132
+CLOCK = 1.7e9
+"""Hertz, under load."""
+BANDWIDTH = 3.0e12
+"""Bytes a second, read and written together: what a copy reaches."""
+
+L2_BANDWIDTH = 5.5e12
+"""Bytes a second, between the level-2 cache and the SMs."""
+
+_SOURCES = ("api.cpp", "kernels/cpu.cpp", "kernels/cpu_plain.cpp", "kernels/thread_pool.cpp", "kernels/warp.cpp")
+_RECORD = ctypes.CFUNCTYPE(
+    None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint * 3), ctypes.POINTER(ctypes.c_uint * 3),
+    ctypes.POINTER(ctypes.c_char), ctypes.c_size_t,
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Case:
+    """An affine bilinear warp with zeros around, images [N, C, H, W]: one theta an image, near the identity."""
+
+    name: str
+    shape: tuple[int, int, int, int]
+    dtype: str
+
+    @property
+    def pixels(self) -> int:
+        """Of all output images, a channel."""
+        return self.shape[0] * self.shape[2] * self.shape[3]
+
+    @property
+    def bytes(self) -> int:
+        """That have to be read and written at least."""
+        return 2 * self.pixels * self.shape[1] * np.dtype(self.dtype).itemsize
+
+
+CASES = tuple(
+    Case(f"{'x'.join(map(str, shape))} {dtype}", shape, dtype)
+    for shape, dtype in (
+        ((256, 3, 224, 224), "float32"),
+        ((256, 3, 224, 224), "float16"),
+        ((64, 3, 224, 224), "float32"),
+        ((1024, 1, 28, 28), "float32"),
+        ((256, 64, 28, 28), "float32"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Launch:
+    """What the library asks CUDA for."""
+
+    kernel: str
+    grid: tuple[int, int, int]
+    block: tuple[int, int, int]
+    parameters: bytes
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What ptxas says of a kernel: registers a thread; bytes of stack and of spills."""
+
+    registers: int
+    stack: int
+    spilled: int
+
+
+@dataclass(frozen=True)
+class Row:
+    """A case's counts for 32 output pixels (of all their channels), and times in microseconds.
+
+    Attributes:
+        instructions: that warps issue.
+        requests: loads and stores of global memory.
+        lines: 128-byte lines that these touch.
+        by_opcode: the instructions.
+    """
+
+    case: Case
+    kernel: str
+    resources: Resources
+    instructions: float
+    requests: float
+    lines: float
+    memory_us: float
+    l2_us: float
+    l1_us: float
+    issue_us: float
+    by_opcode: dict[str, float]
+
+    @property
+    def predicted_us(self) -> float:
+        """The largest of the four times."""
+        return max(self.memory_us, self.l2_us, self.l1_us, self.issue_us)
+
+
+class Kernels:
+    """The library's CUDA kernels: their launch code on the CPU, and their machine code.
+
+    Args:
+        folder: for what is compiled.
+        root: the plugins' sources.
+    """
+
+    def __init__(self, folder: Path, root: Path = PLUGINS) -> None:
+        self._library = self._compile_for_cpu(folder, root)
+        self.symbols = self._symbols(folder / "launches.so")
+        self.resources, self.programs = self._compile(folder, root)
+
+    def _compile_for_cpu(self, folder: Path, root: Path) -> ctypes.CDLL:
+        sources = [str(root / "src" / name) for name in _SOURCES]
+        flags = ["-std=c++17", "-O0", "-fPIC", "-shared", "-w", "-DSTN_RECORD_LAUNCHES", "-pthread"]
+        folders = [f"-I{root / name}" for name in ("tests/cuda_on_cpu", "include", "src")]
+        command = ["c++", *flags, *folders, *sources, "-xc++", str(root / "src" / "kernels" / "cuda_warp.cu")]
+        subprocess.run([*command, "-o", str(folder / "launches.so")], check=True)
+        return ctypes.CDLL(str(folder / "launches.so"))
+
+    def _symbols(self, library: Path) -> dict[int, str]:
+        listed = subprocess.run(
+            ["nm", "-C", "--defined-only", str(library)], check=True, capture_output=True, text=True
+        )
+        found = {}
+        for line in listed.stdout.splitlines():
+            address, _, name = line.split(maxsplit=2)
+            found[int(address, 16)] = name
+        here = next(address for address, name in found.items() if name == "stn_version")
+        base = ctypes.cast(self._library.stn_version, ctypes.c_void_p).value or 0
+        return {base - here + address: kernel_name(name) for address, name in found.items() if "_kernel<" in name}
+
+    def _compile(self, folder: Path, root: Path) -> tuple[dict[str, Resources], dict[str, Program]]:
+        nvcc = shutil.which("nvcc") or sys.exit("nvcc is needed")
+        cubin = folder / "kernels.cubin"
+        options = ["-std=c++17", "-O3", "-arch=sm_90", "-cubin", "-Xptxas=-v"]
+        folders = [f"-I{root / name}" for name in ("include", "src", ".")]
+        command = [nvcc, *options, *folders, str(root / "src" / "kernels" / "cuda_warp.cu"), "-o", str(cubin)]
+        log = demangled(subprocess.run(command, check=True, capture_output=True, text=True).stderr)
+        text = subprocess.run([disassembler(), "-c", str(cubin)], check=True, capture_output=True, text=True).stdout
+        return dict(_resources(log)), dict(_programs(text))
+
+    def launch(self, problem: plugin.Problem) -> Launch:
+        """What the library launches for a problem."""
+        seen: list[Launch] = []
+
+        def record(kernel: int, grid: object, block: object, parameters: object, size: int) -> None:
+            seen.append(
+                Launch(self.symbols[kernel], tuple(grid[0]), tuple(block[0]), parameters[:size])  # type: ignore[index]
+            )
+
+        callback = _RECORD(record)
+        ctypes.c_void_p.in_dll(self._library, "stn_record_launch").value = ctypes.cast(callback, ctypes.c_void_p).value
+        status = self._library.stn_run_cuda(ctypes.byref(problem), None)
+        if status != 0 or len(seen) != 1:
+            raise RuntimeError(f"status {status}, {len(seen)} launches")
+        return seen[0]
+
+
+def kernel_name(text: str) -> str:
+    """planar_kernel<float, 2, 4, int>, of a demangled symbol."""
+    match = re.search(r"(\w+_kernel<.*>)\(", text)
+    return (match[1] if match else text).replace("stn::", "").replace("(anonymous namespace)::", "")
+
+
+def demangled(text: str) -> str:
+    """Text with C++ names in words."""
+    return subprocess.run(["c++filt"], input=text, check=True, capture_output=True, text=True).stdout
+
+
+def disassembler() -> str:
+    """nvdisasm, of the toolkit or of PyPI's nvidia-cuda-nvdisasm."""
+    found = shutil.which("nvdisasm")
+    for path in Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"):
+        found = found or str(path)
+    return found or sys.exit("nvdisasm is needed: pip install nvidia-cuda-nvdisasm")
+
+
+def _resources(log: str) -> list[tuple[str, Resources]]:
+    found = []
+    for part in log.split("Compiling entry function '")[1:]:
+        numbers = [
+            re.search(pattern, part) for pattern in (r"Used (\d+) reg", r"(\d+) bytes stack", r"(\d+) bytes spill st")
+        ]
+        found.append(
+            (kernel_name(part.split("'")[0]), Resources(*(int(number[1]) if number else 0 for number in numbers)))
+        )
+    return found
+
+
+def _programs(text: str) -> list[tuple[str, Program]]:
+    found = []
+    for part in text.split("//--------------------- .text.")[1:]:
+        lines = part.splitlines()
+        found.append((kernel_name(demangled(lines[0].split()[0])), Program(lines)))
+    return found
+
+
+def run_case(kernels: Kernels, case: Case, blocks: int, seed: int = 0) -> Row:
+    """Run some blocks of a case and check what they write.
+
+    Raises:
+        SystemExit: an answer is wrong.
+    """
+    rng = np.random.default_rng(seed)
+    n, c, height, width = case.shape
+    # One image for all samples, which the parameters can say: what is counted is the same, and it needs little memory.
+    image = rng.random((c, height, width), np.float32).astype(case.dtype)
+    theta = (np.eye(2, 3) + 0.15 * rng.standard_normal((n, 2, 3))).astype(np.float32)
+    memory = Memory()
+    output = np.full((n, c, height, width), np.nan, case.dtype)
+    problem = plugin.Problem(
+        rank=2, dtype=plugin.DTYPES.index(case.dtype), batch=n, channels=c, basis_rows=3, theta_batch=n, input_batch=1,
+        input_size=(ctypes.c_int64 * 3)(height, width), output_size=(ctypes.c_int64 * 3)(height, width),
+        input=memory.add(image), theta=memory.add(theta), output=memory.add(output),
+    )  # fmt: skip
+    launch = kernels.launch(problem)
+    constants = bytearray(PARAMETERS)
+    for at, value in enumerate((*launch.block, *launch.grid)):
+        constants[4 * at : 4 * at + 4] = value.to_bytes(4, "little")
+    total, read = Counts(), 0
+    for flat in rng.choice(int(np.prod(launch.grid)), size=blocks, replace=False):
+        x, y, z = (int(index) for index in np.unravel_index(int(flat), launch.grid[::-1])[::-1])
+        block = Counts()
+        for first in range(0, launch.block[0], LANES):
+            code = kernels.programs[launch.kernel]
+            block.add(Warp(code, bytes(constants) + launch.parameters, memory, (x, y, z), first).run())
+        read += 32 * len(block.read)
+        block.read.clear()
+        total.add(block)
+    values = check(image, theta, output)
+    groups = values / c / 32
+    scale = case.pixels / 32 / groups  # of what ran to the whole
+    by_opcode = {name: count / groups for name, count in total.issued.most_common()}
+    cycle_us = 1e6 / (SMS * CLOCK)
+    return Row(
+        case, launch.kernel, kernels.resources[launch.kernel], sum(by_opcode.values()), total.requests / groups,
+        total.lines / groups, case.bytes / BANDWIDTH * 1e6, (read * scale + case.bytes / 2) / L2_BANDWIDTH * 1e6,
+        total.lookups * scale * cycle_us, sum(total.issued.values()) * scale * cycle_us / 4, by_opcode,
+    )  # fmt: skip
+
+
+def check(image: NDArray[np.generic], theta: NDArray[np.float32], output: NDArray[np.generic]) -> int:
+    """Compare what was written with float64; how many values were written."""
+    written = ~np.isnan(output.astype(np.float64))
+    tolerance = 2e-4 if output.dtype == np.float32 else 2e-3
+    _, _, height, width = output.shape
+    y, x = np.meshgrid((2 * np.arange(height) + 1) / height - 1, (2 * np.arange(width) + 1) / width - 1, indexing="ij")
+    padded = np.pad(image.astype(np.float64), ((0, 0), (1, 2), (1, 2)))
+    for n in np.flatnonzero(written.any(axis=(1, 2, 3))):
+        t = theta[n].astype(np.float64)
+        at_x = np.clip(((t[0, 0] * x + t[0, 1] * y + t[0, 2] + 1) * width - 1) / 2, -1, width) + 1
+        at_y = np.clip(((t[1, 0] * x + t[1, 1] * y + t[1, 2] + 1) * height - 1) / 2, -1, height) + 1
+        x0, y0 = np.floor(at_x).astype(int), np.floor(at_y).astype(int)
+        wx, wy = at_x - x0, at_y - y0
+        rows = [padded[:, y0 + d, x0] * (1 - wx) + padded[:, y0 + d, x0 + 1] * wx for d in (0, 1)]
+        expected = rows[0] * (1 - wy) + rows[1] * wy
+        error = np.abs(output[n].astype(np.float64) - expected)[written[n]].max()
+        if not error <= tolerance:
+            sys.exit(f"the machine code's answer is off by {error}")
+    return int(written.sum())
+
+
+def main() -> None:
+    """Count every case, and print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", default="", help="only cases whose name contains this")
+    parser.add_argument("--blocks", type=int, default=24, help="that are run of each case")
+    parser.add_argument("--kernels", action="store_true", help="registers, stack and spills of every kernel")
+    parser.add_argument("--opcodes", action="store_true", help="what is issued, by opcode")
+    parser.add_argument("--plugins", type=Path, default=PLUGINS, help="the sources")
+    arguments = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        kernels = Kernels(Path(folder), arguments.plugins)
+    if arguments.kernels:
+        print("| kernel | registers | stack | spilled |\n|---|---|---|---|")
+        for name, r in sorted(kernels.resources.items()):
+            print(f"| `{name}` | {r.registers} | {r.stack} | {r.spilled} |")
+        print()
+    print("| case | kernel | registers | instructions | requests | lines | memory | L2 | L1 | issue | predicted, us |")
+    print("|---" * 11 + "|")
+    for case in CASES:
+        if arguments.case in case.name:
+            row = run_case(kernels, case, arguments.blocks)
+            times = (row.memory_us, row.l2_us, row.l1_us, row.issue_us)
+            print(
+                f"| {case.name} | `{row.kernel}` | {row.resources.registers} | {row.instructions:.0f} "
+                f"| {row.requests:.1f} | {row.lines:.1f} | {' | '.join(f'{time:.1f}' for time in times)} "
+                f"| **{row.predicted_us:.1f}** |",
+                flush=True,
+            )
+            if arguments.opcodes:
+                print("  ", ", ".join(f"{name} {count:.1f}" for name, count in row.by_opcode.items()))
+
+
+if __name__ == "__main__":
+    main()
