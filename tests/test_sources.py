@@ -111,7 +111,11 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
     assert "'stn-infer models' lists the names" in error_of("resnet")
 
 
-def test_files_that_are_no_sources_say_what_they_are_for() -> None:
+def test_files_that_are_no_sources_say_what_they_are_for(folder: Path) -> None:
+    for name in ("net.engine", "net"):
+        (folder / name).touch()
+    assert "--backend tensorrt" in error_of("net.engine")
+    assert "of no known kind: an ONNX file is called .onnx" in error_of("net")
     assert "ONNX file already" in error_of("model.onnx")
     assert "with --weights" in error_of("model.safetensors")
     assert "net:FACTORY" in error_of("net.py")

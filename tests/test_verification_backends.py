@@ -306,6 +306,16 @@ def test_json(tmp_path: Path) -> None:
     assert json.loads(failed.stdout)["backends"][0]["failures"]
 
 
+def test_what_a_model_prints_is_not_among_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "printing.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
+        "        print('forward')\n        return x * 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    result = CliRunner().invoke(main, ["verify", "printing:Net", "--input-shape", "4", "--backend", "ort", "--json"])
+    assert json.loads(result.stdout)["passed"] and "forward" in result.stderr
+
+
 def test_the_source_alone_is_not_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, shipped()[1])
     result = CliRunner().invoke(main, ["verify", str(path), "--source", SHIPPED, "--backend", "eager"])

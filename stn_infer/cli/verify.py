@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -68,17 +70,19 @@ def command(
     from stn_infer.sources.load import parse_input_shapes
     from stn_infer.verification.run import verify
 
-    result = verify(
-        model,
-        source=source,
-        weights=weights,
-        input_shapes=parse_input_shapes(input_shape) or None,
-        tolerance=tolerance,
-        backends=backends or None,
-        device=device,
-        against=against,
-        inputs=inputs or None,
-    )
+    # what a user's own model prints does not belong among the results
+    with redirect_stdout(sys.stderr):
+        result = verify(
+            model,
+            source=source,
+            weights=weights,
+            input_shapes=parse_input_shapes(input_shape) or None,
+            tolerance=tolerance,
+            backends=backends or None,
+            device=device,
+            against=against,
+            inputs=inputs or None,
+        )
     if as_json:
         click.echo(result.to_json())
     else:

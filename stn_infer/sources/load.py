@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 Shapes = tuple[tuple[int, ...], ...]
 Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "pt2"]
 
+_ENGINES = (".engine", ".plan", ".trt")
 _CHECKPOINTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
@@ -180,6 +181,10 @@ def _not_a_source(source: str, names: list[str]) -> str:
         )
     if path.suffix == ".py":
         return f"{source} is a Python file; name the factory in it as {path.stem}:FACTORY, run from its folder"
+    if path.suffix in _ENGINES and path.is_file():
+        return f"{source} is an engine; expected a PyTorch source (run takes engines with --backend tensorrt[-rtx])"
+    if path.is_file():
+        return f"{source} is a file of no known kind: an ONNX file is called .onnx, a recipe .toml, a program .pt2"
     near = difflib.get_close_matches(source, names, n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "'stn-infer models' lists the names"
     return (
