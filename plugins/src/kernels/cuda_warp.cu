@@ -78,7 +78,7 @@ bool packable(const Warp& w, int64_t width) {
 
 /// Whether affine_kernel takes a warp whose mode is bilinear and rank 2.
 bool is_plain_affine(const Warp& w) {
-  constexpr int64_t kPixels = int64_t{1} << 28, kColumns = int64_t{1} << 22, kRows = int64_t{1} << 20,
+  constexpr int64_t kPixels = int64_t{1} << 28, kColumns = int64_t{1} << 22, kRows = int64_t{1} << 18,
                     kItems = int64_t{1} << 30;
   return w.kind == STN_AFFINE && w.in_pixel_stride == 1 && w.out_pixel_stride == 1 && w.in_pixels < kPixels &&
          w.pixels < kPixels && w.batch < kItems / w.channels && w.axis[0].size < kColumns &&
