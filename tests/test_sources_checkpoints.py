@@ -8,6 +8,7 @@ from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -164,6 +165,19 @@ def test_unpickling_never_runs_code(tmp_path: Path) -> None:
     with pytest.raises(WeightsError, match="other pickled objects"):
         load_weights(tmp_path / "net.pt")
     assert not (tmp_path / "sprung").exists()
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_numpy_numbers_beside_the_tensors_pass_and_arrays_of_objects_do_not(
+    state: dict[str, Tensor], tmp_path: Path, zipped: bool
+) -> None:
+    path = tmp_path / "x.pth"
+    best = {"best": np.float64(0.97), "epoch": np.int64(3), "rate": np.float32(1e-3), "done": np.bool_(True)}
+    torch.save({"state_dict": state, **best}, path, _use_new_zipfile_serialization=zipped)
+    assert load_weights(path).keys() == state.keys()
+    torch.save({"state_dict": state, "log": np.array([print], dtype=object)}, path)
+    with pytest.raises(WeightsError, match="found other pickled objects"):
+        load_weights(path)
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")

@@ -1,8 +1,9 @@
 """Checkpoints: safetensors, or ``.pt``/``.pth`` files that hold nothing but tensors.
 
 A ``.pt`` is a pickle, and unpickling can run any code: it is read with ``weights_only=True`` and there is no
-way around that. The usual wrappers are taken off: a checkpoint dictionary with ``state_dict`` or ``model`` in it,
-``module.`` (DataParallel), ``_orig_mod.`` (torch.compile), and any prefix that all keys share.
+way around that; numpy's numbers, which training loops keep beside the tensors, pass. The usual wrappers are taken off:
+a checkpoint dictionary with ``state_dict`` or ``model`` in it, ``module.`` (DataParallel), ``_orig_mod.``
+(torch.compile), and any prefix that all keys share.
 """
 
 from __future__ import annotations
@@ -132,7 +133,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 def _read_torch(path: Path) -> Any:
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
             # torch warns about archives that it then refuses; the refusal is enough
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
@@ -157,6 +158,15 @@ def _read_torch(path: Path) -> Any:
             f"{path}: not a whole checkpoint{f' ({detail})' if detail else ''}; it was cut off or is of another "
             "format: copy it again"
         ) from None
+
+
+def _numpy_scalars() -> list[Any]:
+    """What unpickles a number such as ``np.float64(0.97)``, under numpy 1's name and numpy 2's; no arrays."""
+    import numpy as np
+
+    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
+    scalar = np.float64(0).__reduce__()[0]
+    return [np.dtype, *kinds, (scalar, "numpy._core.multiarray.scalar"), (scalar, "numpy.core.multiarray.scalar")]
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
