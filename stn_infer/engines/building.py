@@ -276,7 +276,7 @@ def _target(runtime: TensorRT, options: BuildOptions) -> Gpu:
         try:
             gpu = current_gpu(options.device)
         except MissingDependencyError as error:
-            raise MissingDependencyError(f"{error}; or name the GPU to build for: --target sm89") from None
+            raise MissingDependencyError(f"{error}; `stn-infer build --target sm89` builds for one elsewhere") from None
     if gpu.sm not in targets:
         raise UsageError(f"TensorRT-RTX {runtime.version} has the targets {', '.join(targets)}, not {gpu}")
     return gpu
