@@ -17,6 +17,9 @@ namespace {
 
 /// Threads of a block: few, so that small images leave each of them several rows.
 constexpr int kAffineThreads = 128;
+/// Blocks on a multiprocessor that registers must suffice for: 64 each. Left to itself the compiler takes 32 to 40, and
+/// works addresses out anew and reads a channel at a time for it.
+constexpr int kAffineBlocks = 8;
 
 /// How the work is shared out, and what else is the same for every thread: a block has a tile of columns and rows
 /// (blockIdx.x and y) and, of every gridDim.z-th item, a sample's chunk of channels.
@@ -53,7 +56,9 @@ __device__ __forceinline__ float load(const T* from) {
   return to_float(T{__ldg(&from->bits)});
 }
 
-/// A pixel coordinate along one axis of the image, as a function of an output row's position 2 row + 1 - height.
+/// A pixel coordinate along one axis of the image, as a function of an output row's position 2 row + 1 - height. Only
+/// for a theta so huge that sums overflow does it differ from unnormalise: where `step` does, the row in the middle
+/// (position 0) is outside; and along an axis of size 1 (half = 0) a sum that would have overflowed is pixel 0.
 struct AlongColumn {
   float start;
   float step;
@@ -156,7 +161,7 @@ __device__ __forceinline__ void padded_pixel(const Warp& w, const AffineTiles& t
 }
 
 template <class T, int Channels>
-__global__ void __launch_bounds__(kAffineThreads) affine_kernel(const Warp w, const AffineTiles tiles) {
+__global__ void __launch_bounds__(kAffineThreads, kAffineBlocks) affine_kernel(const Warp w, const AffineTiles tiles) {
   const int32_t thread = static_cast<int32_t>(threadIdx.x);
   const int32_t column = static_cast<int32_t>(blockIdx.x << tiles.log_width) + (thread & ((1 << tiles.log_width) - 1));
   const int32_t tile_row = static_cast<int32_t>(blockIdx.y) * tiles.height;

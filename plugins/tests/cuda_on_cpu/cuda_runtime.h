@@ -8,7 +8,11 @@
 #ifndef STN_TESTS_CUDA_RUNTIME_H_
 #define STN_TESTS_CUDA_RUNTIME_H_
 
-#define STN_HD inline
+// Internal to this translation unit: the CPU kernels' copies of these functions are compiled without STN_FMA.
+#undef STN_HD
+#define STN_HD static inline
+// vfma rounds once, as on the device, whatever this processor has.
+#define STN_FMA
 
 #include <math.h>
 #include <stdint.h>
@@ -45,9 +49,11 @@ void __stwb(T* to, T value) {
 
 /// a + b, rounded towards minus infinity.
 inline float __fadd_rd(float a, float b) {
-  const double sum = static_cast<double>(a) + b;
-  const float nearest = static_cast<float>(sum);
-  return nearest > sum ? nextafterf(nearest, -INFINITY) : nearest;
+  // The exact error of the sum rounded to nearest (Knuth); volatile, as no step may be simplified.
+  volatile float sum = a + b, b_part = sum - a, a_lost = a - (sum - b_part), b_lost = b - b_part;
+  const float lost = a_lost + b_lost;
+  if (sum == 0.0f && signbit(a) != signbit(b)) return -0.0f;
+  return lost < 0.0f ? nextafterf(sum, -INFINITY) : sum;  // NaN, where the sum is not finite, is not less
 }
 
 // ---------------------------------------------------------------------------------------------------------- runtime
