@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import json
 import types
@@ -226,6 +227,18 @@ def test_the_device_boundary_binds_and_load_is_measured_where_asked(bare: Path) 
     assert len(row.rounds[0].paced[0].latencies_ms) == 5
     both = bench(bare, batch_sizes=(2,), variants=("ort-plain",), method=replace(method, boundary="host"))
     assert [it.callers for it in both.get("ort-plain", 2).rounds[0].throughput] == [1, 2]
+
+
+def test_onnxruntimes_profiler_tells_no_times_of_a_gpu(bare: Path) -> None:
+    from stn_infer.backends.ort import OrtBackend
+    from stn_infer.benchmarking.stages import inspect_session, named_nodes
+
+    opener = functools.partial(OrtBackend, device="cpu", threads=1, plugin=False)
+    feeds = {opener(bare).inputs[0].name: np.zeros((2, 1, 8, 8), np.float32)}
+    here = inspect_session(opener, named_nodes(bare, False), feeds, (), "cpu")
+    gpu = inspect_session(opener, named_nodes(bare, False), feeds, (), "cuda:0")
+    assert here.stages is not None and gpu.samplers == here.samplers
+    assert gpu.stages is None and "times launches on a GPU" in gpu.left_out["stages"]
 
 
 def test_end_to_end_goes_from_files_to_a_file() -> None:

@@ -11,10 +11,12 @@ import pytest
 from benchmarking_sim import Simulated, Simulation, fixed, noisy
 
 from stn_infer.benchmarking import details
+from stn_infer.benchmarking.compare import compare
+from stn_infer.benchmarking.explain import explanation
 from stn_infer.benchmarking.judge import notes
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.monitor import Reading
-from stn_infer.benchmarking.report import as_csv, markdown
+from stn_infer.benchmarking.report import as_csv, comparison_markdown, markdown
 from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.table import lines_below, render
 from stn_infer.errors import ModelError
@@ -110,3 +112,52 @@ def test_what_the_machine_does_not_say_is_told(
     assert any(message in note for note in notes(asked))
     seen = replace(asked, log=tuple(replace(it, readings=(Reading(0.0, cpu_throttles=0),)) for it in log))
     assert device != "cpu" or not any("not known" in note for note in notes(seen))
+
+
+def on(device: str, boundary: str, result: BenchResult) -> BenchResult:
+    method = replace(result.request.method, boundary=boundary)
+    return replace(result, request=replace(result.request, device=device, method=method))
+
+
+def test_milliseconds_of_a_stage_are_told_where_the_median_is_of_kernels_alone(result: BenchResult) -> None:
+    shares = {"eager": {"grid": 1.0, "sampling": 1.0, "rest": 2.0}, "ort": {"grid": 0.1, "sampling": 0.5, "rest": 0.4}}
+    told = replace(
+        result, measurements=tuple(replace(row, stages=shares.get(row.variant)) for row in result.measurements)
+    )
+    for device, boundary in (("cpu", "host"), ("cuda:0", "device")):
+        assert " ms saved, " in explanation(on(device, boundary, told))[0]
+    gpu = on("cuda:0", "host", told)
+    assert " ms" not in explanation(gpu)[0]
+    assert "where the kernels' time goes at batch 8" in printed(gpu) and "Where the kernels' time goes" in markdown(gpu)
+
+
+def test_the_plugins_op_is_set_against_a_grid_that_is_known(result: BenchResult) -> None:
+    rows = {"eager": "trt", "ort": "trt-fused"}
+    shares = {
+        "trt": {"grid": 0.1, "sampling": 0.2, "rest": 0.7},
+        "trt-fused": {"grid": 0.0, "sampling": 0.2, "rest": 0.8},
+    }
+    named = [replace(row, variant=rows.get(row.variant, "")) for row in result.measurements if row.variant in rows]
+    both = replace(result, measurements=tuple(replace(row, stages=shares[row.variant]) for row in named))
+    (line,) = (line for line in explanation(on("cuda:0", "device", both)) if line.startswith("trt-fused is"))
+    assert "the plugin's op takes 0.2 ms where grid and sampler take 0.6 ms" in line
+    (line,) = (line for line in explanation(on("cuda:0", "host", both)) if line.startswith("trt-fused is"))
+    assert "grid and sampler are 30% of the kernels' time in trt, the plugin's op 20% in trt-fused" in line
+    del shares["trt"]["grid"]
+    unknown = replace(result, measurements=tuple(replace(row, stages=shares[row.variant]) for row in named))
+    assert not any(line.startswith("trt-fused is") for line in explanation(on("cuda:0", "device", unknown))[1:])
+
+
+def test_rows_of_two_precisions_are_told_apart(result: BenchResult) -> None:
+    (model,) = result.models
+    lower = replace(model, case=replace(model.case, precision="int8"), notes=("ranges",))
+    rows = [replace(row, precision="int8") for row in result.measurements]
+    rows = [
+        replace(row, status="unavailable", reason="no int8", rounds=()) if row.variant == "eager" else row
+        for row in rows
+    ]
+    both = replace(result, models=(model, lower), measurements=(*result.measurements, *rows))
+    lines = lines_below(both)
+    assert "not timed: int8, eager: no int8" in lines and "note: int8: ranges" in lines
+    assert any(line.startswith("fp32: at batch 8") for line in lines)
+    assert compare(both, both).changes and "| int8, ort |" in comparison_markdown(compare(both, both))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import nn
 
 from stn_infer.benchmarking import Case, Method, bench
 from stn_infer.benchmarking.prepare import Prepared, prepare
-from stn_infer.benchmarking.result import Model
+from stn_infer.benchmarking.result import RANGES, Model
 from stn_infer.errors import InputError, UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.precision.lowering import TOLERANCES
@@ -117,6 +118,13 @@ def test_the_users_samples_are_fed_and_give_the_ranges(tmp_path: Path) -> None:
     (scale,) = (it for it in file.graph.initializer if it.name == node.input[1])
     with torch.inference_mode():
         warped = found.load().module.transformer(torch.from_numpy(samples))
+    other = tmp_path / "other"
+    other.mkdir()
+    np.save(
+        tmp_path / "mine.npy", samples * np.float32([1, 1, 7]).reshape(3, 1, 1, 1)
+    )  # fed to batch 2 are the same samples
+    again = prepared(other, replace(case, batch_sizes=(2,)))[1]
+    assert again.inputs_sha256["2"] == model.inputs_sha256["2"] and again.sha256[RANGES] != model.sha256[RANGES]
     # 127 steps to the largest magnitude, of all three samples
     assert float(onnx.numpy_helper.to_array(scale)) == pytest.approx(float(warped.abs().max()) / 127, rel=0.01)
 

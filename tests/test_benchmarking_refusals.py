@@ -116,3 +116,11 @@ def test_binding_leaves_the_first_call_to_be_timed(monkeypatch: pytest.MonkeyPat
     assert not ran
     assert expected.error(bound.outputs()) < 1e-4
     runner.close()
+
+
+def test_inputs_of_the_users_are_refused_where_bench_writes_the_files(tmp_path: Path) -> None:
+    method = Method(boundary="end-to-end")
+    with pytest.raises(UsageError, match="inputs of yours are fed at the boundaries host and device"):
+        bench("cnn", inputs=[tmp_path], method=method)
+    with pytest.raises(UsageError, match="end to end fcn reads files that bench writes"):  # of a suite's cases, too
+        make_request([Case("cnn"), Case("fcn", inputs=(str(tmp_path),))], None, "cpu", 1, None, method)

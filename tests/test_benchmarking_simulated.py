@@ -7,15 +7,19 @@ import statistics
 from collections.abc import Iterator
 from dataclasses import replace
 
+import benchmarking_sim
 import numpy as np
 import pytest
 from benchmarking_sim import Clock, Quiet, Simulated, Simulation, fixed, noisy
 
+from stn_infer.benchmarking.compare import compare
 from stn_infer.benchmarking.explain import explanation, speed_up
 from stn_infer.benchmarking.judge import flags, notes
 from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.result import BenchResult, Measurement
+from stn_infer.benchmarking.monitor import Reading
+from stn_infer.benchmarking.result import RANGES, BenchResult, Measurement
 from stn_infer.benchmarking.runner import Bound
+from stn_infer.benchmarking.session import check_same
 from stn_infer.benchmarking.traffic import paced
 from stn_infer.errors import ModelError, UsageError
 
@@ -166,7 +170,7 @@ def test_a_row_that_goes_wrong_in_a_later_round_loses_its_numbers() -> None:
     result = simulation.go(SHORT, earlier)
     (row,) = result.measurements
     assert (row.status, row.rounds) == ("failed", ())
-    assert simulation.rounds_run == [0, 1, *range(2, 6)]
+    assert simulation.rounds_run == [0, 1] and result.complete  # there is nothing left to measure
 
 
 def test_a_sampler_on_another_device_is_named_and_voids_the_row() -> None:
@@ -321,3 +325,60 @@ def test_orders_change_from_round_to_round_and_are_the_same_for_a_seed() -> None
     ]
     assert all(sorted(order) == list("abcde") for order in opened)
     assert len(set(opened)) > 1
+
+
+class HeldBack:
+    """A machine whose clocks are held back while one row's calls of 10 ms run, and not while the other's of 1 s do."""
+
+    def __init__(self) -> None:
+        self.held_ns = 0
+
+    def read(self, at_s: float) -> Reading:
+        return Reading(at_s, gpu_sm_mhz=1, gpu_held_back_ns=self.held_ns)
+
+
+def test_a_short_row_that_is_throttled_beside_a_long_one_that_is_not_is_marked() -> None:
+    machine = HeldBack()
+
+    def fast(index: int, generator: np.random.Generator) -> float:
+        machine.held_ns += 5_000_000
+        return 10.0
+
+    backends = {"eager": Simulated(fixed(1000.0)), "ort": Simulated(fast)}
+    simulation = Simulation(backends, monitor=machine)  # type: ignore[arg-type]
+    result = simulation.go(replace(SHORT, seconds=0.02, samples=24, turns=4))
+    slow, short = result.get("eager", 4), result.get("ort", 4)
+    assert all(len(each.throttled) == len(each.samples_ms) for each in short.rounds)
+    assert not any(each.throttled for each in slow.rounds)
+
+
+def test_an_inspection_that_fails_leaves_the_times(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(self: object) -> None:
+        raise NotImplementedError("no such thing\nand more")
+
+    monkeypatch.setattr(benchmarking_sim._Called, "inspect", fails)
+    row = only(Simulation({"ort": Simulated(fixed(1.0))}).go(SHORT))
+    assert row.median_ms == pytest.approx(1.0)
+    assert row.left_out == dict.fromkeys(("samplers", "stages"), "the inspection failed: no such thing and more")
+
+
+def test_resume_tells_other_samples_and_older_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    simulation = Simulation({"ort": Simulated(fixed(1.0))})
+    done = simulation.go(replace(SHORT, rounds=1))
+    (model,) = done.models
+
+    def hashed(**hashes: str) -> BenchResult:
+        return replace(done, models=(replace(model, sha256={"weights": "w", **hashes}),))
+
+    mine = hashed(**{RANGES: "a"})
+    check_same(mine, mine)
+    with pytest.raises(UsageError, match="same models; they have changed"):
+        check_same(mine, hashed(**{RANGES: "b"}))
+    with pytest.raises(UsageError, match="an older version wrote"):
+        check_same(done, hashed(file="f"))
+    differ = compare(hashed(file="f", **{RANGES: "a", "plugin library": "p"}), hashed(file="g", **{RANGES: "b"}))
+    assert {
+        "simulated: another ONNX file in A than in B",
+        "simulated: other samples behind int8's ranges in A than in B",
+    } <= set(differ.warnings)
+    assert not any("plugin library" in warning for warning in differ.warnings)

@@ -164,14 +164,24 @@ def test_on_a_gpu_events_surround_each_operator_in_a_queue_that_is_filled(monkey
         def elapsed_time(self, end: Event) -> float:
             return end.at - self.at
 
+        def query(self) -> bool:
+            order.append("asked")
+            return dry
+
     monkeypatch.setattr(torch.cuda, "Event", Event)
     monkeypatch.setattr(torch.cuda, "device", lambda device: torch.inference_mode())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "stream")
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
     monkeypatch.setattr(torch.cuda, "_sleep", lambda cycles: order.append("sleep"))
-    names, times = torch_stages._timed_pass(lambda: IMAGE.abs().neg(), SimpleNamespace(type="cuda"))
-    assert (names, times) == (["aten.abs", "aten.neg"], [1.0, 1.0])
-    assert order == ["wait", "sleep", "event", "event", "event", "event", "wait"]
+    dry = False
+    gpu = SimpleNamespace(type="cuda")
+    names, times, filled = torch_stages._timed_pass(lambda: IMAGE.abs().neg(), gpu, 1000)
+    assert (names, times, filled) == (["aten.abs", "aten.neg"], [1.0, 1.0], True)
+    assert order == ["wait", "sleep", *["event"] * 5, "asked", "wait"]
+    operators = trace(lambda: IMAGE.abs().neg(), nn.Identity(), [IMAGE])
+    assert torch_stages._times(lambda: IMAGE.abs().neg(), operators, gpu) == [1.0, 1.0]
+    dry = True  # the GPU is done before all is launched: times would be those of launching
+    assert "queue" in torch_stages._times(lambda: IMAGE.abs().neg(), operators, gpu)
 
 
 def test_the_compilers_own_code_is_told_from_kernels_that_it_calls() -> None:
@@ -184,6 +194,54 @@ def test_the_compilers_own_code_is_told_from_kernels_that_it_calls() -> None:
     found = inspect_module(run, nn.Identity(), [volume], compiled=True)
     assert found.samplers[0].op.startswith("aten.grid_sampler") and found.stages is None
     assert "fuses" in found.left_out["stages"]
+
+
+class Custom(nn.Module):
+    """A head of its own between the localisation network and the sampler."""
+
+    def __init__(self, head: Callable[[nn.Module, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.localisation, self.head = nn.Linear(64, 6), head
+        self.wide = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 6))
+        ys, xs = torch.meshgrid(torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8), indexing="ij")
+        self.register_buffer("base", torch.stack((xs, ys, torch.ones_like(xs)), -1).view(-1, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = self.head(self, self.localisation(x.flatten(1)))
+        return F.grid_sample(x, grid.view(-1, 8, 8, 2), align_corners=False)
+
+
+def affine(module: nn.Module, theta: Tensor) -> Tensor:
+    return F.affine_grid(theta.view(-1, 2, 3), [len(theta), 1, 8, 8], align_corners=False)
+
+
+def test_a_frozen_networks_layers_are_layers() -> None:
+    """A narrow tensor within the localisation network is no theta because nothing is trained any more."""
+    frozen = Custom(lambda self, values: affine(self, self.wide(values[:, :2])))
+    trained = grid_of(frozen, IMAGE)
+    assert trained == ["view", "affine_grid_generator", "view"]
+    assert grid_of(frozen.requires_grad_(False), IMAGE) == trained
+    frozen.register_parameter("elsewhere", nn.Parameter(torch.ones(1)))  # now the frozen layers are none for certain
+    assert grid_of(frozen, IMAGE) is None
+
+
+def test_what_is_written_into_an_out_argument_is_followed() -> None:
+    def head(self: nn.Module, theta: Tensor) -> Tensor:
+        grid = torch.empty(len(theta), 64, 2)
+        torch.matmul(self.base, theta.view(-1, 2, 3).transpose(1, 2), out=grid)
+        return grid
+
+    found = grid_of(Custom(head), IMAGE)
+    assert found is not None and any("mm" in name or "matmul" in name for name in found) and "linear" not in found
+
+
+def test_a_tensor_without_storage_is_itself() -> None:
+    def head(self: nn.Module, theta: Tensor) -> Tensor:
+        sparse = self.base.to_sparse()
+        return torch.stack([torch.sparse.mm(sparse, each.T) for each in theta.view(-1, 2, 3)])
+
+    found = grid_of(Custom(head), IMAGE)
+    assert found is not None and "linear" not in found and "stack" in found
 
 
 def test_the_affine_family_too() -> None:

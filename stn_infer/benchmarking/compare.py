@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from stn_infer.benchmarking.judge import flags
-from stn_infer.benchmarking.result import BenchResult, Measurement
+from stn_infer.benchmarking.names import case_name
+from stn_infer.benchmarking.result import RANGES, BenchResult, Measurement
 from stn_infer.benchmarking.stats import FEWEST_ROUNDS, Interval, ratio_of_ratios, unpaired_ratio
 from stn_infer.errors import UsageError
 
@@ -15,6 +16,14 @@ Verdict = Literal["slower", "faster", "same", "unknown", "gone", "new"]
 
 #: A change of less than this is not flagged, however certain: another build lays out memory otherwise.
 THRESHOLD = 0.05
+
+# Keys of a model's hashes, and what differs where they do.
+_IDENTITY = {
+    "weights": "other weights",
+    "file": "another ONNX file",
+    "plugin library": "another plugin library",
+    RANGES: "other samples behind int8's ranges",
+}
 
 
 @dataclass(frozen=True)
@@ -156,11 +165,14 @@ def _warnings(before: BenchResult, after: BenchResult) -> tuple[str, ...]:
         other = others.get((model.name, model.case.precision))
         if other is None:
             continue
+        name = case_name(list(others), model.name, model.case.precision) or model.name
         shared = set(model.inputs_sha256) & set(other.inputs_sha256)
         if any(model.inputs_sha256[batch] != other.inputs_sha256[batch] for batch in shared):
-            found.append(f"{model.name}: other inputs in A than in B")
-        if model.sha256.get("weights") != other.sha256.get("weights"):
-            found.append(f"{model.name}: other weights in A than in B")
+            found.append(f"{name}: other inputs in A than in B")
+        for what, words in _IDENTITY.items():
+            hashes = model.sha256.get(what), other.sha256.get(what)
+            if None not in hashes and hashes[0] != hashes[1]:  # older files lack some of them
+                found.append(f"{name}: {words} in A than in B")
     changed = [
         f"{name} {before.versions.get(name, 'none')} -> {after.versions.get(name, 'none')}"
         for name in sorted({*before.versions, *after.versions})

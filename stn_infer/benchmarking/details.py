@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 from stn_infer.benchmarking import stats
 from stn_infer.benchmarking.explain import rows_of
+from stn_infer.benchmarking.names import row_name
 from stn_infer.benchmarking.result import BenchResult, Measurement, Model
 
 Table = tuple[list[str], list[list[str]]]
@@ -115,14 +116,11 @@ def _untimed(result: BenchResult) -> dict[str, list[str]]:
 
 def _called(result: BenchResult, row: Measurement) -> str:
     """A row's variant; with its model and batch size where other rows of the variant fared otherwise."""
-    alike = [
-        other
-        for other in result.measurements
-        if other.variant == row.variant
-        and (other.status, other.reason, other.left_out) == (row.status, row.reason, row.left_out)
-    ]
     all_of_it = [other for other in result.measurements if other.variant == row.variant]
-    if len(alike) == len(all_of_it):
+    fates = {other.key: (other.status, other.reason, other.left_out) for other in all_of_it}
+    mine = [other for other in all_of_it if (other.model, other.precision) == (row.model, row.precision)]
+    if all(fate == fates[row.key] for fate in fates.values()):
         return row.variant
-    name = f"{row.model}, {row.variant}" if len(result.models) > 1 else row.variant
-    return f"{name} at batch {row.batch_size}"
+    if all(fates[other.key] == fates[row.key] for other in mine):
+        return row_name(result, row)
+    return f"{row_name(result, row)} at batch {row.batch_size}"

@@ -37,9 +37,7 @@ class EndToEnd(Runner):
         # `run` has a worker a core, each with one thread
         self.workers = threads
         self.backend = _open(name, prepared, device, 1 if device == "cpu" else threads)
-        self.preprocess = (
-            prepared.load().metadata.preprocess if prepared.source is not None else self.backend.metadata.preprocess
-        )
+        self.preprocess = prepared.preprocess or self.backend.metadata.preprocess
 
     def bind(self, inputs: Sequence[Array]) -> Bound:
         """See :class:`stn_infer.benchmarking.runner.Runner`."""
@@ -61,7 +59,7 @@ class EndToEnd(Runner):
             fused = self.backend.describe()["plugin"] != "none"
             feeds = dict(zip((spec.name for spec in self.backend.inputs), inputs, strict=True))
             again = partial(OrtBackend, device=self.device, threads=1, plugin=fused)
-            return inspect_session(again, named_nodes(self.file(), fused), feeds, self.cuts)
+            return inspect_session(again, named_nodes(self.file(), fused), feeds, self.cuts, self.device)
         described = self.backend.describe()
         if "spatial transformers" in described:
             sampler = Sampler("all", described["spatial transformers"], f"TensorRT on {self.device}")

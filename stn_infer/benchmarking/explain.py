@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stn_infer.benchmarking.judge import flags
+from stn_infer.benchmarking.names import model_name
 from stn_infer.benchmarking.result import BenchResult, Measurement, Model
 from stn_infer.benchmarking.stats import Interval, paired_ratio
 
@@ -52,14 +53,16 @@ def explanation(result: BenchResult) -> list[str]:
     for model in result.models:
         batch = max(model.case.batch_sizes)
         rows = rows_of(result, model, batch)
-        told = [_fastest(rows, batch), _grid(rows), _pair(rows, "ort", "ort-fused"), _pair(rows, "eager", "fused")]
-        told.append(_pair(rows, "trt", "trt-fused"))
-        title = f"{model.name}: " if len(result.models) > 1 else ""
-        found += [title + text for text in told if text]
+        kernels = result.stages_of_kernels
+        told = [_fastest(rows, batch, kernels), _grid(rows, kernels)]
+        pairs = (("ort", "ort-fused"), ("eager", "fused"), ("trt", "trt-fused"))
+        told += [_pair(rows, before, after, kernels) for before, after in pairs]
+        name = model_name(result, model.name, model.case.precision)
+        found += [f"{name}: {text}" if name else text for text in told if text]
     return found
 
 
-def _fastest(rows: Sequence[Measurement], batch: int) -> str:
+def _fastest(rows: Sequence[Measurement], batch: int, kernels: bool) -> str:
     timed = [row for row in rows if row.median_ms is not None]
     against = baseline(rows)
     if against is None or len(timed) < 2:
@@ -71,36 +74,44 @@ def _fastest(rows: Sequence[Measurement], batch: int) -> str:
     if ratio.value <= 1 or (ratio.low is not None and not ratio.excludes_one):
         return f"at batch {batch} no variant can be told apart from {against.variant} for certain"
     text = f"at batch {batch} {fastest.variant} is the fastest: {ratio_text(ratio)} {against.variant}"
-    return text + _due_to(fastest, against) + _doubt(fastest, against)
+    return text + ("" if kernels else _due_to(fastest, against)) + _doubt(fastest, against)
 
 
-def _grid(rows: Sequence[Measurement]) -> str:
+def _grid(rows: Sequence[Measurement], kernels: bool) -> str:
     plain, ours = _timed(rows, "ort-plain"), _timed(rows, "ort")
     shares = [_share(row, "grid") for row in (plain, ours)]
     if plain is None or ours is None or shares[0] is None or shares[1] is None:
         return ""
     ratio = speed_up(ours, plain)
+    time = "kernels' time" if kernels else "time"
     if ratio.value < 1.02 or (ratio.low is not None and not ratio.excludes_one):
         return (
-            f"ort and ort-plain differ little: computing the sampling grid is {shares[0]:.0%} of ort-plain's time "
+            f"ort and ort-plain differ little: computing the sampling grid is {shares[0]:.0%} of ort-plain's {time} "
             f"and {shares[1]:.0%} of ort's"
         )
     return (
         f"ort is {ratio_text(ratio)} ort-plain, because computing the sampling grid took {shares[0]:.0%} of "
-        f"ort-plain's time and takes {shares[1]:.0%} of ort's{_doubt(ours, plain)}"
+        f"ort-plain's {time} and takes {shares[1]:.0%} of ort's{_doubt(ours, plain)}"
     )
 
 
-def _pair(rows: Sequence[Measurement], before: str, after: str) -> str:
-    """What the plugin library's op does to a runtime, where the shares of both are known."""
+def _pair(rows: Sequence[Measurement], before: str, after: str, kernels: bool) -> str:
+    """What the plugin library's op does to a runtime, where the shares of both are known, the grid's among them."""
     ours, fused = _timed(rows, before), _timed(rows, after)
-    if ours is None or fused is None or not ours.shares or not fused.shares:
+    if ours is None or fused is None or _share(ours, "grid") is None or _share(fused, "grid") is None:
         return ""
     ratio = speed_up(fused, ours)
     certain = ratio.low is None or ratio.excludes_one
     verb = f"is {ratio_text(ratio)} {before}" if certain else f"cannot be told apart from {before}"
-    was, now = (sum(_stages_ms(row).get(stage, 0.0) for stage in ("grid", "sampling")) for row in (ours, fused))
-    text = f"{after} {verb}: the plugin's op takes {now:.2g} ms where grid and sampler take {was:.2g} ms"
+    values = [(row.shares or {}) if kernels else _stages_ms(row) for row in (ours, fused)]
+    was, now = (sum(each.get(stage, 0.0) for stage in ("grid", "sampling")) for each in values)
+    if kernels:
+        text = (
+            f"{after} {verb}: grid and sampler are {was:.0%} of the kernels' time in {before}, "
+            f"the plugin's op {now:.0%} in {after}"
+        )
+    else:
+        text = f"{after} {verb}: the plugin's op takes {now:.2g} ms where grid and sampler take {was:.2g} ms"
     return text + _doubt(fused, ours)
 
 

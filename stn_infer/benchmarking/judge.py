@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from stn_infer.benchmarking import stats
+from stn_infer.benchmarking.names import model_name
 from stn_infer.benchmarking.result import BenchResult, Measurement
 
 _SPREAD = 0.1  # between rounds
@@ -41,14 +42,17 @@ def flags(row: Measurement) -> tuple[str, ...]:
 def notes(result: BenchResult) -> tuple[str, ...]:
     """What a reader must know before the figures: of the models, the method and the machine."""
     found = [
-        f"{model.name}: {note}" if len(result.models) > 1 else note for model in result.models for note in model.notes
+        f"{name}: {note}" if (name := model_name(result, model.name, model.case.precision)) else note
+        for model in result.models
+        for note in model.notes
     ]
     method = result.request.method
     if not result.complete:
         found.append(f"not finished: {len(result.log)} of {len(result.models) * method.rounds} rounds; see --resume")
     if method.quick:
+        rounds = f"{method.rounds} rounds" if method.rounds > 1 else "1 round"
         found.append(
-            f"a quick look ({method.rounds} rounds, {method.seconds:g} s a row): nothing to quote; "
+            f"a quick look ({rounds}, {method.seconds:g} s a row): nothing to quote; "
             f"6 rounds and 3 s are the least for that"
         )
     if not method.isolate:

@@ -100,7 +100,7 @@ class _Arrays(Bound):
 
         runner = self._runner
         fused = runner.backend.describe()["plugin"] != "none"
-        return inspect_session(runner.open, named_nodes(runner.file, fused), self._feeds, runner.cuts)
+        return inspect_session(runner.open, named_nodes(runner.file, fused), self._feeds, runner.cuts, runner.device)
 
 
 class _BoundArrays(_Arrays):

@@ -60,15 +60,18 @@ def plots(result: BenchResult, model: Model) -> list[str]:
     drawn.append(_svg(figure))
 
     staged = [row for row in rows if row.shares and row.batch_size == max(batches)]
+    kernels = result.stages_of_kernels
     if staged:
         figure = Figure(figsize=(10, 0.6 * len(staged) + 1.2), layout="constrained")
         axes = figure.subplots()
         lefts = [0.0] * len(staged)
         for stage, colour in _STAGES.items():
-            widths = [(row.median_ms or 0.0) * (row.shares or {}).get(stage, 0.0) for row in staged]
+            scales = [1.0 if kernels else row.median_ms or 0.0 for row in staged]
+            widths = [scale * (row.shares or {}).get(stage, 0.0) for scale, row in zip(scales, staged, strict=True)]
             axes.barh([row.variant for row in staged], widths, left=lefts, color=colour, label=stage)
             lefts = [start + width for start, width in zip(lefts, widths, strict=True)]
-        axes.set(title=f"Where the time goes, batch {max(batches)}: shares of the median", xlabel="ms a call")
+        title = f"Where the time goes, batch {max(batches)}: shares of the {'kernels' if kernels else 'median'}"
+        axes.set(title=title, xlabel="share of the kernels' time" if kernels else "ms a call")
         axes.invert_yaxis()
         axes.legend(fontsize="small")
         drawn.append(_svg(figure))

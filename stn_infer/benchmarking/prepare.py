@@ -18,9 +18,9 @@ from stn_infer.benchmarking.check import Expected
 from stn_infer.benchmarking.feeds import Feeds
 from stn_infer.benchmarking.model_files import ModelFiles, make_files
 from stn_infer.benchmarking.references import file_reference, tolerance_of, torch_reference
-from stn_infer.benchmarking.result import Case, Model
+from stn_infer.benchmarking.result import RANGES, Case, Model
 from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError, one_line
-from stn_infer.metadata import ModelMetadata, Precision
+from stn_infer.metadata import ModelMetadata, Precision, Preprocess
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
@@ -47,6 +47,7 @@ class Prepared:
         may_flip: whether a sampler is ``nearest``.
         cuts: tensors of the two files that grids are computed from: where a profile's "grid" begins.
         sys_path: where modules are imported from.
+        preprocess: how the model in PyTorch wants images; None where there is no such model, or it takes none.
     """
 
     folder: str
@@ -62,6 +63,7 @@ class Prepared:
     may_flip: bool
     cuts: tuple[str, ...]
     sys_path: tuple[str, ...]
+    preprocess: Preprocess | None = None
 
     def expected(self, batch_size: int) -> Expected:
         """The inputs and outputs at a batch size."""
@@ -126,6 +128,8 @@ def prepare(
     if problem:
         made.problems["torch"] = problem
     hashes |= {name: _sha256(path) for name, path in made.made.items()}
+    if any(name.endswith(" in int8") for name in made.build_s):
+        hashes[RANGES] = hash_arrays(samples())
     if given is not None:
         hashes["file"] = _sha256(given)
     say(f"reference outputs of {name}")
@@ -159,6 +163,7 @@ def prepare(
         seen.nearest,
         made.cuts,
         tuple(sys.path),
+        None if loaded is None else loaded.metadata.preprocess,
     )
     notes = [loaded.note] if loaded is not None and loaded.note else []
     notes += feeds.notes(max(case.batch_sizes))

@@ -12,6 +12,7 @@ from stn_infer.benchmarking import details, table
 from stn_infer.benchmarking.compare import Comparison
 from stn_infer.benchmarking.explain import rows_of
 from stn_infer.benchmarking.judge import flags
+from stn_infer.benchmarking.names import case_name
 from stn_infer.benchmarking.result import BenchResult, Model
 from stn_infer.benchmarking.stats import FLOORS
 from stn_infer.errors import OutputError
@@ -72,9 +73,13 @@ def _markdown_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> l
 
 def _beside(result: BenchResult, model: Model) -> list[tuple[str, details.Table]]:
     """Captions and tables beside a model's main one; those without rows are left out."""
+    whose = "kernels' time" if result.stages_of_kernels else "time"
     found = [
         ("Under load", details.under_load(result, model)),
-        ("Where the time goes", details.stages(result, model)),
+        (
+            f"Where the {whose} goes",
+            details.stages(result, model),
+        ),
         ("Cold: before anything is warm, by round", details.cold(result, model)),
         ("Who ran the samplers", details.samplers(result, model)),
     ]
@@ -140,11 +145,13 @@ def comparison_markdown(comparison: Comparison) -> str:
     """The rows of a comparison as a Markdown table, with its warnings."""
     what = f"B / A, relative to {comparison.relative_to}" if comparison.relative_to else "time B / A"
     lines = [f"| batch | variant | A ms | B ms | {what} | verdict | |", "|---:|---|---:|---:|---:|---|---|"]
+    cases = {(it.model, it.precision) for it in comparison.changes}
     for it in comparison.changes:
         ratio = "" if it.ratio is None else f"{it.ratio.value:.3f}"
         if it.ratio is not None and it.ratio.low is not None:
             ratio += f" ({it.ratio.low:.3f} to {it.ratio.high:.3f})"
-        name = it.variant if len({change.model for change in comparison.changes}) == 1 else f"{it.model}, {it.variant}"
+        case = case_name(cases, it.model, it.precision)
+        name = f"{case}, {it.variant}" if case else it.variant
         times = [table.number(value, ".3f") for value in (it.before_ms, it.after_ms)]
         lines.append(f"| {it.batch_size} | {name} | {' | '.join(times)} | {ratio} | {it.verdict} | {it.remark} |")
     return "\n".join([*lines, "", *(f"- warning: {text}" for text in comparison.warnings)]) + "\n"

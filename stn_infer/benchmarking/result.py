@@ -16,6 +16,9 @@ from stn_infer.metadata import Precision
 #: 3 has int8, ``inputs`` of a case, ``left_out`` of a row and ``gpu_held_back_ns`` of a reading.
 SCHEMA_VERSION = 3
 
+#: Among a model's hashes: the samples that int8's ranges were taken from.
+RANGES = "int8 samples"
+
 Status = Literal["timed", "failed", "unavailable"]
 #: Milliseconds a call in "sampling", in "rest" and, where it can be told from these, in the computation of the "grid".
 Stages = Mapping[str, float]
@@ -223,8 +226,8 @@ class Model:
         inputs_sha256: batch size (as text) to the hash of all input bytes.
         reference: what outputs were verified against.
         tolerance: on each output's error over its scale.
-        sha256: file or weights to its hash: ``weights``, ``plain``, ``portable``, ``plugin library``, and ``file``:
-            the ONNX file that was given.
+        sha256: file or weights to its hash: ``weights``, ``plain``, ``portable``, ``plugin library``, ``file``: the
+            ONNX file that was given, and ``int8 samples``: those that ranges were taken from.
         build_s: seconds to make each file.
         notes: what a reader must know of it.
     """
@@ -293,6 +296,11 @@ class BenchResult:
     def passed(self) -> bool:
         """Whether every variant that could be run gave the reference's outputs, where it was asked to."""
         return all(measurement.status != "failed" for measurement in self.measurements)
+
+    @property
+    def stages_of_kernels(self) -> bool:
+        """Whether a row's shares are of its kernels' time alone, and its median holds copies and launches besides."""
+        return self.request.device != "cpu" and self.request.method.boundary != "device"
 
     @property
     def complete(self) -> bool:

@@ -13,7 +13,7 @@ from stn_infer.benchmarking.check import Expected
 from stn_infer.benchmarking.method import Method
 from stn_infer.benchmarking.monitor import Monitor, Reading
 from stn_infer.benchmarking.result import Paced, Round, Sampler, Stages, Status, Throughput
-from stn_infer.benchmarking.runner import Bound, Clock, Opener, Runner
+from stn_infer.benchmarking.runner import Bound, Clock, Inspection, Opener, Runner
 from stn_infer.benchmarking.stats import median
 from stn_infer.benchmarking.timing import warm_up
 from stn_infer.benchmarking.traffic import closed_loop, paced
@@ -215,7 +215,7 @@ def _prepare(name: str, runner: Runner, load_s: float, batch: int, task: RoundTa
         if not error <= task.tolerance:
             reason = f"outputs are off by {error:.1e} of their scale, expected at most {task.tolerance:.0e}: not timed"
             return RowRound(name, batch, "failed", reason, error, runs_on=runs_on)
-        seen = bound.inspect() if task.number == 0 else None
+        seen = _inspected(bound) if task.number == 0 else None
         samplers = seen.samplers if seen else ()
         elsewhere = [sampler for sampler in samplers if not _is_at(sampler.place, task.device)]
         if elsewhere:
@@ -231,6 +231,14 @@ def _prepare(name: str, runner: Runner, load_s: float, batch: int, task: RoundTa
         return RowRound(name, batch, "unavailable", one_line(failure))
 
 
+def _inspected(bound: Bound) -> Inspection:
+    """What the variant tells; a profiler that fails, whatever it raises, costs a row its shares and not its times."""
+    try:
+        return bound.inspect()
+    except Exception as error:
+        return Inspection(left_out=dict.fromkeys(("samplers", "stages"), f"the inspection failed: {one_line(error)}"))
+
+
 def _is_at(place: str, device: str) -> bool:
     """Whether a sampler's place (a device's or a provider's name) is on the kind of device that is measured."""
     on_gpu = any(word in place.lower() for word in ("cuda", "tensorrt", "gpu"))
@@ -241,7 +249,8 @@ def _take_turns(
     rows: Sequence[_Row], method: Method, generator: random.Random, clock: Clock, monitor: Monitor, start: float
 ) -> list[Reading]:
     """Time all rows in turns of random order; those that still lack samples go on. Garbage is collected before."""
-    readings = [monitor.read(clock.now() - start)]
+    before = monitor.read(clock.now() - start)
+    readings = [before]
     gc.collect()
     gc.disable()
     try:
@@ -255,11 +264,13 @@ def _take_turns(
                 except StnInferError as error:  # it ran once, and fails now: out of memory, say
                     row.problem = one_line(error)
                     waiting.remove(row)
+                    before = monitor.read(clock.now() - start)
                     continue
                 reading = monitor.read(clock.now() - start)
-                if reading.throttled_since(readings[-1]):
+                if reading.throttled_since(before):
                     row.throttled += range(first, len(row.samples))
                     readings.append(reading)
+                before = reading
             readings.append(monitor.read(clock.now() - start))
             turn += 1
             if turn >= method.turns:

@@ -90,7 +90,8 @@ def make_request(
     """A request whose defaults are filled in.
 
     Raises:
-        UsageError: an unknown variant or device, fewer than one thread, or a cache that is not there to be flushed.
+        UsageError: an unknown variant or device, fewer than one thread, a cache that is not there to be flushed, or
+            inputs of the user's at the end-to-end boundary.
         InputError: inputs that are not there.
     """
     from stn_infer.backends.device import Device
@@ -112,6 +113,11 @@ def make_request(
             f"given {target} at the {method.boundary} boundary"
         )
     for case in cases:
+        if case.inputs and method.boundary == "end-to-end":
+            raise UsageError(
+                f"inputs of yours are fed at the boundaries host and device; end to end {case.model} reads files that "
+                "bench writes: leave them out"
+            )
         check_sources(case.inputs or ())
     return Request(tuple(cases), names, target, threads or default_threads(), tolerance, method)
 

@@ -16,7 +16,7 @@ from stn_infer.benchmarking.machine import this_machine, versions
 from stn_infer.benchmarking.monitor import cpu_facts
 from stn_infer.benchmarking.nvml import gpu_facts
 from stn_infer.benchmarking.processes import Crashed, Executor, Processes
-from stn_infer.benchmarking.result import BenchResult, Measurement, Model, Request, RoundLog
+from stn_infer.benchmarking.result import RANGES, BenchResult, Measurement, Model, Request, RoundLog
 from stn_infer.benchmarking.round import RoundReport, RowRound
 from stn_infer.benchmarking.variants import possible
 from stn_infer.errors import ModelError, UsageError
@@ -138,6 +138,10 @@ def check_same(earlier: BenchResult, now: BenchResult) -> None:
         ("settings", dict(earlier.settings), dict(now.settings)),
         ("models", [_identity(model) for model in earlier.models], [_identity(model) for model in now.models]),
     ):
+        if what == "models" and before != after and _lacks_hashes(earlier, now):
+            raise UsageError(
+                "--resume goes on with the same models; an older version wrote this result, so measure anew"
+            )
         if before != after:
             raise UsageError(f"--resume goes on with the same {what}; they have changed since, so measure anew")
 
@@ -253,8 +257,18 @@ def _merged(known: Measurement | None, head: Measurement, found: RowRound) -> Me
 
 
 def _identity(model: Model) -> object:
-    known = {name: value for name, value in model.sha256.items() if name in ("weights", "file", "plugin library")}
+    kept = ("weights", "file", "plugin library", RANGES)
+    known = {name: value for name, value in model.sha256.items() if name in kept}
     return model.name, model.case.precision, model.inputs_sha256, known
+
+
+def _lacks_hashes(earlier: BenchResult, now: BenchResult) -> bool:
+    """Whether ``earlier`` differs in nothing but hashes that older versions did not record."""
+    if len(earlier.models) != len(now.models):
+        return False
+    pairs = zip(earlier.models, now.models, strict=True)
+    filled = [replace(old, sha256={**new.sha256, **old.sha256}) for old, new in pairs]
+    return [_identity(model) for model in filled] == [_identity(model) for model in now.models]
 
 
 def _tell(say: Say, title: str, left: str, text: str) -> None:

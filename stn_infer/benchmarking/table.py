@@ -9,6 +9,7 @@ from stn_infer.benchmarking.details import left_out, stages, under_load
 from stn_infer.benchmarking.explain import baseline, explanation, ratio_text, rows_of, speed_up
 from stn_infer.benchmarking.judge import flags, notes
 from stn_infer.benchmarking.method import BOUNDARIES
+from stn_infer.benchmarking.names import row_name
 from stn_infer.benchmarking.stats import FLOORS
 from stn_infer.benchmarking.variants import VARIANTS
 
@@ -27,13 +28,14 @@ def render(result: BenchResult) -> RenderableType:
     from rich.text import Text
 
     tables = []
+    time = "kernels' time" if result.stages_of_kernels else "time"
     for model in result.models:
         tables.append(_table(result, model))
         largest = str(max(model.case.batch_sizes))
         headings, rows = stages(result, model)
         found = [
             ("under load", under_load(result, model)),
-            (f"where the time goes at batch {largest}", (headings, [row for row in rows if row[0] == largest])),
+            (f"where the {time} goes at batch {largest}", (headings, [row for row in rows if row[0] == largest])),
         ]
         tables += [_small_table(caption, *it) for caption, it in found if it[1]]
     return Group(*tables, *(Text(line) for line in lines_below(result)))
@@ -64,12 +66,10 @@ def lines_below(result: BenchResult) -> list[str]:
         floors = " and ".join(f"p{percent:g} {FLOORS[percent]}" for percent in (90, 99))
         lines.append(f"a percentile is given from so many samples on: {floors}")
     lines += left_out(result)
-    several = len(result.models) > 1
     for row in result.measurements:
         found = flags(row)
         if found:
-            name = f"{row.model}, {row.variant}" if several else row.variant
-            lines.append(f"not steady: {name} at batch {row.batch_size}: {'; '.join(found)}")
+            lines.append(f"not steady: {row_name(result, row)} at batch {row.batch_size}: {'; '.join(found)}")
     lines += [f"note: {note}" for note in notes(result)]
     timed = dict.fromkeys(row.variant for row in result.measurements if row.status == "timed")
     lines += [f"{name}: {VARIANTS.get(name, name)}" for name in timed]

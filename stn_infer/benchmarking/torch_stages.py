@@ -9,7 +9,7 @@ that tensor on.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +17,8 @@ from stn_infer.benchmarking.result import Sampler
 from stn_infer.benchmarking.runner import Inspection
 
 _UNRECORDED, _RECORDED = 3, 15
-_QUEUE_CYCLES = 50_000_000  # some 30 ms, in which all launches of a pass are enqueued
+_QUEUE_CYCLES = 50_000_000  # some 30 ms, in which all launches of a pass are enqueued; more where they take longer
+_MOST_CYCLES = 8 * _QUEUE_CYCLES
 # fmt: off
 _LAYERS = frozenset({
     "linear", "addmm", "mm", "matmul", "bmm", "baddbmm", "conv1d", "conv2d", "conv3d", "convolution", "_convolution",
@@ -38,6 +39,7 @@ class Operator:
         reads: of each tensor argument that carries data, the operators that made it.
         place: the device of its first tensor.
         is_layer: whether it applies trained weights to data.
+        reads_weights: whether it reads a parameter of the model's, trained or not.
         reads_input: whether it reads a model's input itself.
         is_data: whether a model's input is among what it comes from.
         values: of its first output, a sample.
@@ -48,6 +50,7 @@ class Operator:
     reads: tuple[tuple[int, ...], ...]
     place: str
     is_layer: bool
+    reads_weights: bool
     reads_input: bool
     is_data: bool
     values: float
@@ -87,8 +90,8 @@ def inspect_module(
     if not samplers:
         return Inspection(left_out={"stages": "it has no sampler"})
     times = _times(run, operators, tensors[0].device)
-    if times is None:
-        return Inspection(samplers, left_out={"stages": "its operators differ from call to call"})
+    if isinstance(times, str):
+        return Inspection(samplers, left_out={"stages": times})
     grid = grid_operators(operators)
     sums = {"grid": 0.0, "sampling": 0.0, "rest": 0.0}
     for index, (it, taken) in enumerate(zip(operators, times, strict=True)):
@@ -108,9 +111,13 @@ def trace(run: Callable[[], object], module: Any, tensors: Sequence[Any]) -> lis
     from torch.utils.weak import WeakIdKeyDictionary
 
     trained = WeakIdKeyDictionary()
-    for parameter in getattr(module, "parameters", tuple)():
-        if parameter.requires_grad:
-            trained[parameter] = True
+    parameters = list(getattr(module, "parameters", tuple)())
+    # a network that was frozen as a whole has its weights where any other has them
+    for parameter in [it for it in parameters if it.requires_grad] or parameters:
+        trained[parameter] = True
+    held = WeakIdKeyDictionary()
+    for parameter in parameters:
+        held[parameter] = True
     inputs = WeakIdKeyDictionary()
     for tensor in tensors:
         inputs[tensor] = True
@@ -132,6 +139,7 @@ def trace(run: Callable[[], object], module: Any, tensors: Sequence[Any]) -> lis
                 carrying = given[:1]
             reads = tuple(self._makers(tensor) for tensor in carrying)
             weighted = any(tensor in trained for tensor in carrying)
+            reads_weights = any(tensor in held for tensor in carrying)
             reads_input = any(tensor in inputs for tensor in carrying)
             is_data = reads_input or any(found[index].is_data for makers in reads for index in makers)
             result = func(*args, **(kwargs or {}))
@@ -144,37 +152,58 @@ def trace(run: Callable[[], object], module: Any, tensors: Sequence[Any]) -> lis
                     reads,
                     str(shown[0].device) if shown else "cpu",
                     weighted and is_data and plain in _LAYERS,
+                    reads_weights,
                     reads_input,
                     is_data,
                     values,
                     shown[0].dim() if shown else 0,
                 )
             )
-            self._note(func, outputs, given, weighted and not is_data)
+            self._note(outputs, given, _written(func, args, kwargs or {}), weighted and not is_data)
             return result
 
         @staticmethod
         def _makers(tensor: Any) -> tuple[int, ...]:
-            later = written.get(tensor.untyped_storage()._cdata, [])
+            later = written.get(_place(tensor), [])
             maker = made_by.get(tensor)
             return tuple(([] if maker is None else [maker]) + later)
 
         @staticmethod
-        def _note(func: Any, outputs: Sequence[Any], given: Sequence[Any], of_weights: bool) -> None:
+        def _note(outputs: Sequence[Any], given: Sequence[Any], changed: Sequence[Any], of_weights: bool) -> None:
             index = len(found) - 1
-            if func._schema.is_mutable:
-                for tensor in given[:1]:
-                    written.setdefault(tensor.untyped_storage()._cdata, []).append(index)
+            for tensor in changed:
+                written.setdefault(_place(tensor), []).append(index)
             for tensor in outputs:
                 if not any(tensor is it for it in given):
                     made_by[tensor] = index
-                    if not any(tensor.untyped_storage()._cdata == it.untyped_storage()._cdata for it in given):
-                        written.pop(tensor.untyped_storage()._cdata, None)  # an address that was used before
+                    if not any(_place(tensor) == _place(it) for it in given):
+                        written.pop(_place(tensor), None)  # an address that was used before
                 if of_weights:
                     trained[tensor] = True
 
     with Watch():  # type: ignore[no-untyped-call]
         run()
+    return found
+
+
+def _place(tensor: Any) -> int:
+    """What tensors that share their values have in common; a sparse one, which has no storage, shares with none."""
+    try:
+        return int(tensor.untyped_storage()._cdata)
+    except (NotImplementedError, RuntimeError):
+        return id(tensor)
+
+
+def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[Any]:
+    """The tensors that an operator writes into, by its schema: of in-place operators, and ``out``."""
+    import torch
+    from torch.utils import _pytree as pytree
+
+    found = []
+    for index, argument in enumerate(func._schema.arguments):
+        if argument.alias_info is not None and argument.alias_info.is_write:
+            value = args[index] if index < len(args) else kwargs.get(argument.name)
+            found += [it for it in pytree.tree_leaves(value) if isinstance(it, torch.Tensor)]
     return found
 
 
@@ -200,6 +229,8 @@ def _grid_of(operators: Sequence[Operator], sampler: Operator) -> set[int] | Non
     if not data:
         return reached  # the same grid for every input
     ends = {index for index in data if operators[index].is_layer}
+    if not ends and any(operators[index].reads_weights for index in reached):
+        return None  # weights are used in a way that is none of a layer's
     sources = ends | {index for index in data if operators[index].reads_input}
     # one tensor that all data come through, and that has the fewest values; the earliest where several have as few
     through = [index for index in data if not sources - {index} & _back(operators, first, without=index)]
@@ -229,21 +260,28 @@ def _read(operator: Operator) -> list[int]:
     return [index for makers in operator.reads for index in makers]
 
 
-def _times(run: Callable[[], object], operators: Sequence[Operator], device: Any) -> list[float] | None:
-    """The shortest time of each operator, which a busy machine disturbs least, ms; None where calls dispatch others."""
+def _times(run: Callable[[], object], operators: Sequence[Operator], device: Any) -> list[float] | str:
+    """The shortest time of each operator, which a busy machine disturbs least, ms; or why there is none."""
     names = [it.name for it in operators]
     passes: list[list[float]] = []
-    for index in range(_UNRECORDED + _RECORDED):
-        called, taken = _timed_pass(run, device)
+    cycles, unrecorded = _QUEUE_CYCLES, _UNRECORDED
+    while len(passes) < _RECORDED:
+        called, taken, filled = _timed_pass(run, device, cycles)
         if called != names:
-            return None
-        if index >= _UNRECORDED:
+            return "its operators differ from call to call"
+        if unrecorded:
+            unrecorded -= 1
+        elif filled:
             passes.append(taken)
+        elif cycles < _MOST_CYCLES:
+            cycles *= 2
+        else:
+            return "launching its operators takes longer than the GPU's queue can be kept filled"
     return [min(each) for each in zip(*passes, strict=True)]
 
 
-def _timed_pass(run: Callable[[], object], device: Any) -> tuple[list[str], list[float]]:
-    """The names of a call's operators, and the time of each, milliseconds."""
+def _timed_pass(run: Callable[[], object], device: Any, cycles: int) -> tuple[list[str], list[float], bool]:
+    """The names of a call's operators, the time of each, milliseconds, and whether the GPU's queue stayed filled."""
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -271,10 +309,12 @@ def _timed_pass(run: Callable[[], object], device: Any) -> tuple[list[str], list
     if on_gpu:
         torch.cuda.synchronize(device)
         with torch.cuda.device(device):
-            torch.cuda._sleep(_QUEUE_CYCLES)  # type: ignore[no-untyped-call]
+            torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
+        slept = mark()
     with Time():  # type: ignore[no-untyped-call]
         run()
     if on_gpu:
+        filled = not slept.query()  # had the GPU caught up, times would hold waiting for launches
         torch.cuda.synchronize(device)
-        return names, [float(begin.elapsed_time(end)) for begin, end in marks]
-    return names, [(end - begin) * 1e3 for begin, end in marks]
+        return names, [float(begin.elapsed_time(end)) for begin, end in marks], filled
+    return names, [(end - begin) * 1e3 for begin, end in marks], True

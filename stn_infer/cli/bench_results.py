@@ -34,17 +34,19 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
 
     from stn_infer.benchmarking.codec import read_result
     from stn_infer.benchmarking.compare import compare as compare_results
+    from stn_infer.benchmarking.names import case_name
 
     found = compare_results(read_result(before), read_result(after), threshold=threshold / 100, relative_to=relative_to)
     table = Table(title=f"{before.name} (A) and {after.name} (B)", title_justify="left")
-    several = len({change.model for change in found.changes}) > 1
+    cases = {(change.model, change.precision) for change in found.changes}
     for heading in ("batch", "variant", "A ms", "B ms", "B / A", "95 % interval", "", "remark"):
         table.add_column(heading, justify="left" if heading in ("variant", "", "remark") else "right")
     for it in found.changes:
         times = ["" if value is None else f"{value:.3f}" for value in (it.before_ms, it.after_ms)]
         ratio = "" if it.ratio is None else f"{it.ratio.value:.3f}"
         bounds = "" if it.ratio is None or it.ratio.low is None else f"{it.ratio.low:.3f} to {it.ratio.high:.3f}"
-        name = f"{it.model}, {it.variant}" if several else it.variant
+        case = case_name(cases, it.model, it.precision)
+        name = f"{case}, {it.variant}" if case else it.variant
         table.add_row(str(it.batch_size), name, *times, ratio, bounds, it.verdict, it.remark)
     wide_console().print(table)
     for warning in found.warnings:
