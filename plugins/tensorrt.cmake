@@ -23,7 +23,9 @@ add_library(stn_plugins_register SHARED ${CMAKE_CURRENT_LIST_DIR}/src/register/r
 target_compile_options(stn_plugins_register PRIVATE ${STN_WARNINGS})
 target_link_libraries(stn_plugins_register PRIVATE ${CMAKE_DL_LIBS})
 stn_use_tensorrt_interface(stn_plugins_register)
-install(TARGETS stn_plugins_register LIBRARY DESTINATION stn_infer/lib)
+if(NOT STN_CUDA STREQUAL "CPU")
+  install(TARGETS stn_plugins_register LIBRARY DESTINATION stn_infer/lib)
+endif()
 
 add_executable(tensorrt_host EXCLUDE_FROM_ALL ${CMAKE_CURRENT_LIST_DIR}/tests/tensorrt_host.cpp)
 target_compile_options(tensorrt_host PRIVATE ${STN_WARNINGS})

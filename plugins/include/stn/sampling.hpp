@@ -35,7 +35,7 @@ struct Scalar {
 };
 
 STN_HD float vfma(float a, float b, float c) {
-#if defined(__CUDA_ARCH__) || defined(__FMA__)
+#if defined(__CUDA_ARCH__) || defined(__FMA__) || defined(STN_FMA)
   return fmaf(a, b, c);
 #else
   return a * b + c;

@@ -76,13 +76,14 @@ bool packable(const Warp& w, int64_t width) {
          reach <= w.out_pixel_stride;
 }
 
-/// Whether affine_kernel takes a warp whose mode is bilinear and rank 2.
+/// Whether affine_kernel takes a warp whose mode is bilinear and rank 2. Fewer than 64 pixels leave most of a block's
+/// threads idle, where planar_kernel packs samples.
 bool is_plain_affine(const Warp& w) {
-  constexpr int64_t kPixels = int64_t{1} << 28, kColumns = int64_t{1} << 22, kRows = int64_t{1} << 18,
+  constexpr int64_t kFewPixels = 64, kPixels = int64_t{1} << 28, kColumns = int64_t{1} << 22, kRows = int64_t{1} << 18,
                     kItems = int64_t{1} << 30;
   return w.kind == STN_AFFINE && w.in_pixel_stride == 1 && w.out_pixel_stride == 1 && w.in_pixels < kPixels &&
-         w.pixels < kPixels && w.batch < kItems / w.channels && w.axis[0].size < kColumns &&
-         w.axis[1].size < kColumns && w.out_size[1] < kRows;
+         w.pixels >= kFewPixels && w.pixels < kPixels && w.batch < kItems / w.channels && w.axis[0].size < kColumns &&
+         w.axis[1].size < kColumns && w.out_size[0] < kColumns && w.out_size[1] < kRows;
 }
 
 int64_t clamp(int64_t value, int64_t low, int64_t high) { return value < low ? low : value < high ? value : high; }
@@ -92,9 +93,12 @@ template <class T, int Channels>
 int launch_affine(const Warp& w, cudaStream_t stream) {
   AffineTiles tiles{};
   // Sixteen columns: a warp has two rows, so that rotated images are read from few lines and halves written in full
-  // sectors. Narrower images have narrower tiles.
+  // sectors. Narrower images have narrower tiles, and images of few rows wider ones.
   tiles.log_width = 4;
   while (tiles.log_width > 0 && (1 << tiles.log_width) / 2 >= w.out_size[0]) --tiles.log_width;
+  while ((kAffineThreads >> tiles.log_width) / 2 >= w.out_size[1] && (1 << tiles.log_width) < w.out_size[0]) {
+    ++tiles.log_width;
+  }
   const int64_t width = int64_t{1} << tiles.log_width;
   tiles.rows = static_cast<int32_t>(kAffineThreads / width);
   // Several rows a thread where that leaves enough threads; several chunks of channels where there are too few.
