@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import onnx
+import onnx.parser
 import pytest
 import tensorrt_standin as standin
 import torch
@@ -52,6 +54,41 @@ def test_what_was_fused_is_not_told(layers: tuple[tuple[str, float], ...], messa
 def test_a_grid_inside_another_layer_leaves_sampling_and_rest() -> None:
     found = split(("conv + points", 1.0), ("sample", 2.0))
     assert found.stages == {"sampling": 2.0, "rest": 1.0} and "the grid's share" in found.left_out
+
+
+def test_a_grid_that_is_not_wholly_known_is_not_told() -> None:
+    unknown = Names(frozenset({"sample"}), frozenset(), None)
+    for found, reason in (
+        (split(("conv", 1.0), ("sample", 2.0), names=unknown), "cannot be told from the file"),
+        (split(("points", 1.0), ("grid + conv", 5.0), ("sample", 2.0)), "in one layer with conv"),
+        (split(("points", 1.0), ("{ForeignNode[a...b]}", 5.0), ("sample", 2.0)), "a name of TensorRT's own"),
+        (split(("points", 1.0), ("__myl_Fc_myl0_1", 5.0), ("sample", 2.0)), "a name of TensorRT's own"),
+    ):
+        assert "grid" not in found.stages and reason in found.left_out["the grid's share"]
+        assert sum(found.stages.values()) in (3.0, 8.0)
+    # folded into constants, or a layer of nothing: where all layers go by their nodes' names, nothing is hidden
+    whole = split(("points", 1.0), ("conv", 5.0), ("sample", 2.0))
+    assert whole.stages == {"grid": 1.0, "sampling": 2.0, "rest": 5.0} and not whole.left_out
+    all_named = split(("points", 1.0), ("grid", 1.0), ("__myl_Fc_myl0_1", 5.0), ("sample", 2.0))
+    assert all_named.stages == {"grid": 2.0, "sampling": 2.0, "rest": 5.0}
+
+
+def test_a_node_whose_name_ends_in_a_number_is_itself() -> None:
+    names = Names(frozenset({"sample"}), frozenset(), frozenset({"node_mul"}), frozenset({"node_mul_3"}))
+    found = split(("node_mul", 0.5), ("node_mul_4", 0.5), ("sample", 1.0), ("node_mul_3", 4.0), names=names)
+    assert found.stages == {"grid": 1.0, "sampling": 1.0, "rest": 4.0}
+
+
+def test_a_grid_that_the_file_does_not_tell_is_none() -> None:
+    text = """
+        <ir_version: 9, opset_import: ["" : 18]>
+        g (float[N, 1, 8, 8] x, float[N, 8, 8, 2] flow) => (float[N, 1, 8, 8] y) {
+            [node_mul] grid = Mul (flow, flow)
+            [node_sample] y = GridSample (x, grid)
+            }"""
+    model = onnx.parser.parse_model(text)
+    assert names_of(model, False, ()).grid is None
+    assert names_of(model, False, ("flow",)).grid == frozenset({"node_mul"})
 
 
 def test_runs_that_report_otherwise_say_nothing() -> None:
@@ -108,4 +145,5 @@ def test_the_real_parsers_names_are_known() -> None:
     # MatMul, Transpose and Reshape of the function's body; the sampler, and the casts around it are 0 or rest
     assert (found.stages["grid"], found.stages["sampling"]) == (3.0, 1.0)
     fused = names_of(model, True, ())
-    assert fused == Names(frozenset({"node_grid_sampler"}), frozenset(), frozenset())
+    assert (fused.samplers, fused.beside, fused.grid) == (frozenset({"node_grid_sampler"}), frozenset(), frozenset())
+    assert {node.name for node in model.graph.node if node.name} - fused.samplers <= fused.others

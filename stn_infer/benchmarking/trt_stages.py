@@ -31,12 +31,20 @@ class Names:
     Attributes:
         samplers: those that sample.
         beside: casts of image and output around them.
-        grid: those that compute sampling grids.
+        grid: those that compute sampling grids; None where they cannot be told.
+        others: every other node, whose name may be one of these with a number behind it.
     """
 
     samplers: frozenset[str]
     beside: frozenset[str]
-    grid: frozenset[str]
+    grid: frozenset[str] | None
+    others: frozenset[str] = frozenset()
+
+    def node(self, part: str) -> str:
+        """The node that a part of a layer's name means; the parser numbers the layers that it makes of one."""
+        known = self.samplers | self.beside | (self.grid or frozenset())
+        bare = re.sub(r"_+\d+$", "", part)
+        return bare if part not in known | self.others and bare in known else part
 
 
 def layer_times(trt: Any) -> Any:
@@ -66,11 +74,13 @@ def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> Names:
 
     samplers = {_name(node) for node in model.graph.node if node.op_type == "GridSample"}
     beside: set[str] = set()
-    grid = {name for name in grid_nodes(model, cuts) or () if name} if samplers else set()
+    plain = grid_nodes(model, cuts) if samplers else set()
+    grid = None if plain is None else {name for name in plain if name}
+    everything = {_name(node) for graph in (model.graph, *model.functions) for node in graph.node}
     ours = {(node.domain, node.op_type) for node in model.graph.node if node.domain == DOMAIN}
     if fused:
         samplers |= {_name(node) for node in model.graph.node if node.domain == DOMAIN}
-        return Names(frozenset(samplers), frozenset(), frozenset(grid))
+        return _names(samplers, set(), grid, everything)
     for function in model.functions:
         if (function.domain, function.name) in ours:
             makers = {name: node for node in function.node for name in node.output}
@@ -79,9 +89,14 @@ def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> Names:
                 if node.op_type == "GridSample":
                     samplers.add(_name(node))
                     inside |= _before(makers, node.input[1])
-            grid |= inside
+            grid = None if grid is None else grid | inside
             beside |= {_name(node) for node in function.node} - inside - samplers
-    return Names(frozenset(samplers), frozenset(beside), frozenset(grid))
+    return _names(samplers, beside, grid, everything)
+
+
+def _names(samplers: set[str], beside: set[str], grid: set[str] | None, everything: set[str]) -> Names:
+    others = everything - samplers - beside - (grid or set())
+    return Names(frozenset(samplers), frozenset(beside), None if grid is None else frozenset(grid), frozenset(others))
 
 
 def engine_stages(layers: Layers, runs: int, names: Names) -> Inspection:
@@ -97,28 +112,43 @@ def engine_stages(layers: Layers, runs: int, names: Names) -> Inspection:
         return Inspection(left_out={"stages": "it has no sampler"})
     first = min(UNRECORDED, runs - 1)
     sums = {"grid": 0.0, "sampling": 0.0, "rest": 0.0}
-    seen = False
-    grid_is_known = not names.grid
+    sampled, unnamed = False, False
+    computed: set[str] = set()
+    mixed = ""
     for position in range(count):
-        parts = _parts(layers[position][0])
+        layer = layers[position][0]
+        parts = [names.node(part) for part in _parts(layer)]
         taken = median(layers[run * count + position][1] for run in range(first, runs))
-        if any(_is(part, names.samplers) for part in parts):
-            others = [part for part in parts if not _is(part, names.samplers | names.beside)]
+        in_grid = [part for part in parts if part in (names.grid or ())]
+        if any(part in names.samplers for part in parts):
+            others = [part for part in parts if part not in names.samplers | names.beside]
             if others:
                 reason = f"TensorRT runs the sampler in one layer with {', '.join(others[:3])}"
                 return Inspection(left_out={"stages": reason})
-            seen = True
+            sampled = True
             sums["sampling"] += taken
-        elif parts and all(_is(part, names.grid) for part in parts):
-            grid_is_known = True
+        elif parts and len(in_grid) == len(parts):
+            computed.update(in_grid)
             sums["grid"] += taken
         else:
+            if in_grid and not mixed:
+                mixed = next(part for part in parts if part not in in_grid)
+            unnamed |= "ForeignNode" in layer or layer.startswith("__myl")
             sums["rest"] += taken
-    if not seen:
+    if not sampled:
         return Inspection(left_out={"stages": "none of the engine's layers goes by a sampler's name"})
-    if not grid_is_known:
+    reason = ""
+    if names.grid is None:
+        reason = "what the sampling grid is computed from cannot be told from the file"
+    elif mixed:
+        reason = f"TensorRT runs a part of the grid in one layer with {mixed}"
+    elif unnamed and names.grid - computed:
+        reason = "a layer with a name of TensorRT's own may compute a part of the grid"
+    elif names.grid and not computed:
+        reason = "no layer of the engine computes the grid alone"
+    if reason:
         sums["rest"] += sums.pop("grid")
-    left_out = {} if grid_is_known else {"the grid's share": "no layer of the engine computes the grid alone"}
+    left_out = {"the grid's share": reason} if reason else {}
     return Inspection((), {stage: round(value, 6) for stage, value in sums.items()}, left_out)
 
 
@@ -148,8 +178,3 @@ def _parts(layer: str) -> list[str]:
     if "ForeignNode" in layer or layer.startswith(("Reformatting", "__myl")):
         return []
     return [part for part in re.split(r"\s*\+\s*|[(),|]\s*|\s+", layer) if part and part != "PWN"]
-
-
-def _is(part: str, names: frozenset[str]) -> bool:
-    """Whether it is one of the names, or one to which the parser has added a number to tell layers apart."""
-    return part in names or re.sub(r"_+\d+$", "", part) in names
