@@ -85,8 +85,18 @@ def test_floats_round_as_asked_and_compare_with_nan(sass: SimpleNamespace) -> No
         "HADD2.F32 R10, -RZ, R9.H0_H0",
         "F2I.TRUNC.NTZ R11, R1",
         "FADD R12, -|R1|, 1",
+        "FSEL R13, R1, +QNAN , PT",
     )
-    assert [real(warp, number) for number in (3, 4, 6, 7, 8, 10, 12)] == [-1, 0.9375, -2, -0.25, 0, -0.25, 0.75]
+    assert [real(warp, number) for number in (3, 4, 6, 7, 8, 10, 12, 13)] == [
+        -1,
+        0.9375,
+        -2,
+        -0.25,
+        0,
+        -0.25,
+        0.75,
+        -0.25,
+    ]
     assert integer(warp, 11) == 0
 
 

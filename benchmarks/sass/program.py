@@ -68,7 +68,7 @@ class Program:
             elif match := _LINE.search(text):
                 at, negated, guard, name, rest = match.groups()
                 opcode, *modifiers = name.split(".")
-                operands = tuple(part for part in re.split(r",\s*", rest) if part)
+                operands = tuple(part.strip() for part in rest.split(",") if part.strip())
                 self.instructions.append(
                     Instruction(int(at, 16), bool(negated), guard or "", opcode, tuple(modifiers), operands)
                 )
