@@ -95,6 +95,13 @@ def test_a_flushed_cache_leaves_no_throughput() -> None:
     assert row.left_out == {"throughput": "flushing the level-2 cache takes wall time of its own"}
 
 
+def test_rounds_without_wall_time_leave_no_throughput(result: BenchResult) -> None:
+    row = result.get("ort", 8)
+    assert row.throughput is not None
+    rounds = (*row.rounds[:3], *(replace(each, wall_s=0.0) for each in row.rounds[3:]))
+    assert replace(row, rounds=rounds).throughput is None
+
+
 @pytest.mark.parametrize(
     ("device", "reading", "message"),
     [

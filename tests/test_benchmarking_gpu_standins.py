@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from stn_infer.backends import ort as ort_backend
 from stn_infer.backends.base import TensorSpec
 from stn_infer.benchmarking import ort_variants, torch_variants
 from stn_infer.benchmarking.method import Method
@@ -149,6 +150,14 @@ def test_a_worker_opens_what_variants_need_beforehand(monkeypatch: pytest.Monkey
     found.clear()
     open_runtimes(("ort-plain",))
     assert found == ["onnxruntime"]
+    found.clear()
+    open_runtimes(("trt", "trt-rtx"), "cpu")
+    assert found == ["torch"]  # TensorRT has nothing to do on a CPU
+    found.clear()
+    preloaded: list[object] = []
+    monkeypatch.setattr(ort_backend, "_preload_cuda", preloaded.append)
+    open_runtimes(("trt-fused", "trt-rtx", "ort"), "cuda:0")
+    assert found == ["onnxruntime", "torch", "tensorrt", "tensorrt_rtx"] and len(preloaded) == 1
     asked: list[str] = []
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "set_device", asked.append)

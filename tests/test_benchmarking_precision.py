@@ -129,6 +129,14 @@ def test_the_users_samples_are_fed_and_give_the_ranges(tmp_path: Path) -> None:
     assert float(onnx.numpy_helper.to_array(scale)) == pytest.approx(float(warped.abs().max()) / 127, rel=0.01)
 
 
+def test_one_sample_over_and_over_is_told_as_that(tmp_path: Path) -> None:
+    sample = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
+    np.save(tmp_path / "one.npy", sample)
+    case = Case(NET, None, None, ((1, 8, 8),), "fp32", (4,), (str(tmp_path / "one.npy"),))
+    (note,) = (note for note in prepared(tmp_path, case)[1].notes if "same sampling grid" in note)
+    assert note.endswith("feed more samples than one")
+
+
 def test_inputs_that_are_not_there_are_said_at_once(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nowhere"):
         bench("no-such-model", inputs=[tmp_path / "nowhere"])

@@ -54,6 +54,11 @@ class Feeds:
         """What ranges are taken from: all of the user's, else as many as the largest batch, from 64 to 1,024."""
         return self.batch(min(max(size, _FEWEST), _MOST)) if self._sources is None else self._pool
 
+    @property
+    def repeats_one(self) -> bool:
+        """Whether batches are one sample over and over."""
+        return self._sources is not None and self._own.samples == 1
+
     def notes(self, largest: int) -> list[str]:
         """What a reader must know of them, ``largest`` being the largest batch."""
         if self._sources is None:

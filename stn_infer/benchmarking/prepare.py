@@ -174,10 +174,14 @@ def prepare(
             "int8 ranges come from the samples that are fed: right for timing; a file to keep takes them from images "
             "of yours (bench --inputs, export --calibrate)"
         )
-    if seen.alike:
+    if own == "int8" and RANGES in hashes:
         notes.append(
-            "all samples of a batch have the same sampling grid, which caches like: train it, or give --weights"
+            "the file that was given keeps its own int8 ranges; the one beside it was quantised here, from the samples "
+            "that are fed"
         )
+    if seen.alike:
+        advice = "feed more samples than one" if feeds.repeats_one else "train it, or give --weights"
+        notes.append(f"all samples of a batch have the same sampling grid, which caches like: {advice}")
     limit = tolerance or tolerance_of(kind, case.precision)
     model = Model(name, case, shapes, feeds.described, inputs_sha256, kind, limit, hashes, made.build_s, tuple(notes))
     return prepared, model

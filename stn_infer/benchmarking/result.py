@@ -142,8 +142,8 @@ class Measurement:
         stages: milliseconds a call in the grid's computation, in sampling and in the rest, by the runtime's profiler,
             which slows it down: shares are to be trusted, sums are not.
         rounds: what was measured.
-        left_out: what was asked for and not measured, to the reason: ``stages``, ``samplers``,
-            ``throughput with N callers``.
+        left_out: what was asked for and not measured, to the reason: ``stages``, ``the grid's share``, ``samplers``,
+            ``throughput``, ``throughput with N callers``.
     """
 
     model: str
@@ -198,9 +198,9 @@ class Measurement:
 
     @property
     def throughput(self) -> float | None:
-        """Samples a second of one caller, from wall time; None when it was not timed."""
-        wall = sum(each.wall_s for each in self.rounds)
-        return len(self.samples_ms) * self.items / wall if self.samples_ms and wall > 0 else None
+        """Samples a second of one caller, from wall time; None when it was not timed, or a round has no wall time."""
+        walls = [each.wall_s for each in self.rounds]
+        return len(self.samples_ms) * self.items / sum(walls) if self.samples_ms and min(walls) > 0 else None
 
     @property
     def spread(self) -> float | None:

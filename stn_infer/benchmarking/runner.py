@@ -42,7 +42,7 @@ class RealClock:
 class Inspection:
     """Who ran the samplers, and where the time goes; of what a runtime cannot tell, ``left_out`` says why.
 
-    ``left_out`` has the keys ``samplers`` and ``stages``, and a phrase for each.
+    ``left_out`` has keys out of ``samplers``, ``stages`` and ``the grid's share``, and a phrase for each.
     """
 
     samplers: tuple[Sampler, ...] = ()

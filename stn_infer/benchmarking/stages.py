@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -21,6 +22,9 @@ if TYPE_CHECKING:
     from stn_infer.backends.ort import OrtBackend
 
 SAMPLERS = ("GridSample", "SpatialTransformer", "ProjectiveTransformer")
+
+#: An inspection starts no further run after so many seconds.
+LONGEST_S = 5.0
 
 _UNRECORDED, _RECORDED = 3, 15
 _LAUNCHES = "onnxruntime's profiler times launches on a GPU, not the kernels"
@@ -52,7 +56,10 @@ def inspect_session(
 
         backend = open_session(model, configure=configure)
         try:
-            for _ in range(_UNRECORDED + _RECORDED):
+            began = time.monotonic()
+            for run in range(_UNRECORDED + _RECORDED):
+                if run and time.monotonic() - began > LONGEST_S:
+                    break
                 backend.run(feeds)
             profile = Path(backend.session.end_profiling())
         finally:

@@ -15,6 +15,7 @@ from typing import Any
 
 from stn_infer.benchmarking.result import Sampler
 from stn_infer.benchmarking.runner import Inspection
+from stn_infer.benchmarking.stages import LONGEST_S
 
 _UNRECORDED, _RECORDED = 3, 15
 _QUEUE_CYCLES = 50_000_000  # some 30 ms, in which all launches of a pass are enqueued; more where they take longer
@@ -265,11 +266,12 @@ def _times(run: Callable[[], object], operators: Sequence[Operator], device: Any
     names = [it.name for it in operators]
     passes: list[list[float]] = []
     cycles, unrecorded = _QUEUE_CYCLES, _UNRECORDED
-    while len(passes) < _RECORDED:
+    began = time.perf_counter()
+    while len(passes) < _RECORDED and not (passes and time.perf_counter() - began > LONGEST_S):
         called, taken, filled = _timed_pass(run, device, cycles)
         if called != names:
             return "its operators differ from call to call"
-        if unrecorded:
+        if unrecorded and time.perf_counter() - began <= LONGEST_S:
             unrecorded -= 1
         elif filled:
             passes.append(taken)

@@ -50,22 +50,28 @@ def work(task: Task, say: Say) -> RoundReport:
     def opener(name: str) -> Runner:
         return open_variant(name, task.prepared, task.device, task.threads, task.method)
 
-    open_runtimes(task.variants)
+    open_runtimes(task.variants, task.device)
     expected = {batch: task.prepared.expected(batch) for batch in task.prepared.batch_sizes}
     round_task = RoundTask(task.number, task.variants, expected, task.tolerance, task.device, task.method)
     return run_round(round_task, opener, RealClock(), MachineMonitor(task.device, partial(open_gpu, task.device)), say)
 
 
-def open_runtimes(variants: Sequence[str]) -> None:
+def open_runtimes(variants: Sequence[str], device: str = "cpu") -> None:
     """Import what variants need, or the one that comes first would have its runtime's import among its own seconds."""
     needed = {"torch" for name in variants if not name.startswith("ort")}
     needed |= {"torch._inductor.compile_fx" for name in variants if name.startswith("compile")}
     needed |= {"onnxruntime" for name in variants if name.startswith("ort")}
-    for name in sorted(needed):
-        with suppress(ImportError), warnings.catch_warnings():
+    # after PyTorch, whose CUDA libraries they then find
+    engines = {"tensorrt_rtx" if name == "trt-rtx" else "tensorrt" for name in variants if name.startswith("trt")}
+    for name in (*sorted(needed), *sorted(engines if device != "cpu" else ())):
+        with suppress(ImportError, OSError), warnings.catch_warnings():
             # the compiler trips over PyTorch's own deprecations; what is missing is told by the variant
             warnings.simplefilter("ignore", DeprecationWarning)
-            importlib.import_module(name)
+            module = importlib.import_module(name)
+            if name == "onnxruntime" and device != "cpu":
+                from stn_infer.backends.ort import _preload_cuda
+
+                _preload_cuda(module)
 
 
 def open_gpu(device: str) -> None:
