@@ -129,6 +129,21 @@ def test_the_users_samples_are_fed_and_give_the_ranges(tmp_path: Path) -> None:
     assert float(onnx.numpy_helper.to_array(scale)) == pytest.approx(float(warped.abs().max()) / 127, rel=0.01)
 
 
+def test_an_int8_file_beside_itself_has_a_tolerance_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "made").mkdir()
+    (tmp_path / "again").mkdir()
+    case = Case(NET, input_shapes=((1, 8, 8),), precision="int8", batch_sizes=(2,))
+    first, model = prepared(tmp_path / "made", case)
+    file = onnx.load(first.plain or "")
+    del file.metadata_props[:]
+    file.metadata_props.add(key="stn_infer.precision", value="int8")
+    onnx.save(file, tmp_path / "bare.onnx")
+    _, bare = prepared(tmp_path / "again", Case(str(tmp_path / "bare.onnx"), batch_sizes=(2,)))
+    assert (model.tolerance, bare.tolerance, bare.case.precision) == (0.1, 1e-2, "int8")
+    done = bench(tmp_path / "bare.onnx", batch_sizes=(2,), variants=("ort-plain",), method=METHOD)
+    assert done.get("ort-plain", 2).status == "timed"
+
+
 def test_one_sample_over_and_over_is_told_as_that(tmp_path: Path) -> None:
     sample = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
     np.save(tmp_path / "one.npy", sample)

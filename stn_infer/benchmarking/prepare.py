@@ -182,7 +182,7 @@ def prepare(
     if seen.alike:
         advice = "feed more samples than one" if feeds.repeats_one else "train it, or give --weights"
         notes.append(f"all samples of a batch have the same sampling grid, which caches like: {advice}")
-    limit = tolerance or tolerance_of(kind, case.precision)
+    limit = tolerance or tolerance_of(kind, case.precision, of_itself=loaded is None and own != "fp32")
     model = Model(name, case, shapes, feeds.described, inputs_sha256, kind, limit, hashes, made.build_s, tuple(notes))
     return prepared, model
 

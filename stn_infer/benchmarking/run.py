@@ -51,7 +51,7 @@ def bench(
         inputs: images, folders or array files to feed, and for int8 to take ranges from; None: the package's digits
             where the model takes images, else noise.
         tolerance: on each output's error over its scale; None: 1e-5, 1e-4 where float64 is not possible, 1e-2 for
-            fp16, 5e-2 for bf16 and 1e-1 for int8.
+            fp16, 5e-2 for bf16, 1e-1 for int8, and 1e-2 for an int8 file beside itself.
         method: how samples are taken; None: the default :class:`~stn_infer.benchmarking.method.Method`.
         output: a JSON file that holds all finished rounds after each one.
         command: written into the result.
