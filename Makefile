@@ -27,6 +27,7 @@ gpu-check:
 	    $(PYTHON) -m stn_infer.cli.main plugin build --cuda
 	$(PYTHON) -m pytest -m gpu $(shell grep -l 'mark\.gpu' tests/*.py)
 	$(PYTHON) benchmarks/gpu.py
+	$(PYTHON) benchmarks/peers/compare.py --device cuda --boundary device --case 0 --case 1 --case 2 --rounds 3 --seconds 1
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -1,6 +1,6 @@
 """The README's figures, from the result files: nobody types a number.
 
-    python benchmarks/readme.py            # writes them into README.md and docs/latency.svg
+    python benchmarks/readme.py            # writes them into README.md, peers/README.md and docs/latency.svg
     python benchmarks/readme.py --check    # says whether they are there already
 
 A block between ``<!-- figures: NAME -->`` and ``<!-- end -->`` is replaced by what :data:`BLOCKS` makes for its name.
@@ -11,10 +11,15 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from benchmarks.peers.bounds import Bound
+from benchmarks.peers.compare import table
 from stn_infer.benchmarking.codec import read_result
 from stn_infer.benchmarking.explain import ratio_text, speed_up
 from stn_infer.benchmarking.plots import plots
@@ -23,6 +28,7 @@ from stn_infer.models.catalogue import SHIPPED, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+PEERS = ROOT / "benchmarks" / "peers" / "README.md"
 PLOT = ROOT / "docs" / "latency.svg"
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINE = "xeon-2.5ghz-2-cores"
@@ -40,6 +46,7 @@ NAMES = {
 }
 WARPS = {
     "warp_digits": "256 x 1 x 28 x 28",
+    "warp_photos": "16 x 3 x 224 x 224",
     "warp_features": "64 x 32 x 28 x 28",
 }
 WARP_COLUMNS = {
@@ -86,17 +93,10 @@ def warps() -> str:
     return "\n".join(lines)
 
 
-def photos() -> str:
-    """Larger images, of `benchmarks/warp.py`: the fused op, PyTorch and onnxruntime's function."""
-    rows = _json(f"warp-{MACHINE}.json")["rows"]
-    ms = {row["variant"]: row["ms"] for row in rows if row["case"] == "64x3x224x224"}
-    fused, torch, function = (
-        _digits(ms[name]) for name in ("onnxruntime, fused", "PyTorch, grid_sample", "onnxruntime, function")
-    )
-    return (
-        f"At 64 x 3 x 224 x 224 (`benchmarks/warp.py`, one process): fused {fused} ms, PyTorch {torch} ms,\n"
-        f"onnxruntime with our function {function} ms."
-    )
+def all_peers() -> str:
+    """Every case beside every peer."""
+    bounds = [Bound(**least) for least in _json(f"peers-{MACHINE}-bounds.json")["bounds"]]
+    return table(peers(), bounds)
 
 
 def models() -> str:
@@ -122,9 +122,9 @@ def running() -> str:
 BLOCKS: dict[str, Callable[[], str]] = {
     "tutorial": tutorial,
     "warps": warps,
-    "photos": photos,
     "models": models,
     "running": running,
+    "peers": all_peers,
 }
 
 
@@ -161,12 +161,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    before = README.read_text(encoding="utf-8")
-    after = filled(before)
-    if check:
-        raise SystemExit("README.md is not what the results say; run benchmarks/readme.py" if before != after else 0)
-    README.write_text(after, encoding="utf-8")
-    PLOT.write_text(plot(), encoding="utf-8")
+    for page in (README, PEERS):
+        before = page.read_text(encoding="utf-8")
+        after = filled(before)
+        if check and before != after:
+            raise SystemExit(f"{page.name} is not what the results say; run benchmarks/readme.py")
+        if not check:
+            page.write_text(after, encoding="utf-8")
+    if not check:
+        PLOT.write_text(plot(), encoding="utf-8")
 
 
 if __name__ == "__main__":

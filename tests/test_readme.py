@@ -20,10 +20,11 @@ def readme() -> ModuleType:
 
 
 def test_the_figures_are_those_of_the_result_files(readme: ModuleType) -> None:
-    text = readme.README.read_text(encoding="utf-8")
-    assert readme.filled(text) == text, "run benchmarks/readme.py"
+    texts = [page.read_text(encoding="utf-8") for page in (readme.README, readme.PEERS)]
+    for text in texts:
+        assert readme.filled(text) == text, "run benchmarks/readme.py"
     for name in readme.BLOCKS:
-        assert f"<!-- figures: {name} -->" in text
+        assert f"<!-- figures: {name} -->" in "".join(texts)
 
 
 def test_a_changed_figure_is_noticed(readme: ModuleType) -> None:

@@ -41,7 +41,7 @@ from stn_infer.benchmarking.session import run_request
 _WARPS = "benchmarks.peers.warps"
 CASES = (
     Case(f"{_WARPS}:warp_digits", input_shapes=((1, 28, 28), (6,)), batch_sizes=(256,)),
-    Case(f"{_WARPS}:warp_photos", input_shapes=((3, 224, 224), (6,)), batch_sizes=(64,)),
+    Case(f"{_WARPS}:warp_photos", input_shapes=((3, 224, 224), (6,)), batch_sizes=(16,)),
     Case(f"{_WARPS}:warp_features", input_shapes=((32, 28, 28), (6,)), batch_sizes=(64,)),
     Case("tutorial-stn-r", batch_sizes=(1, 64, 256)),
     Case("st-cnn-affine-rts", batch_sizes=(1, 64)),
