@@ -8,6 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from clocks import Clock
 
 BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 
@@ -16,25 +17,6 @@ BENCHMARKS = Path(__file__).resolve().parent.parent / "benchmarks"
 def turns(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     monkeypatch.syspath_prepend(str(BENCHMARKS))
     return importlib.import_module("turns")
-
-
-class Clock:
-    """A clock in seconds that only moves when a call takes time."""
-
-    def __init__(self) -> None:
-        self.now = 0.0
-
-    def __call__(self) -> float:
-        return self.now
-
-    def taking(self, *seconds: float) -> Callable[[], None]:
-        """A call that takes these times one after the other, the last one for ever."""
-        times = list(seconds)
-
-        def call() -> None:
-            self.now += times.pop(0) if len(times) > 1 else times[0]
-
-        return call
 
 
 def test_every_variant_gets_its_own_times_and_the_same_number_of_calls(turns: ModuleType) -> None:
