@@ -83,9 +83,7 @@ class Prepared:
         if self.source is None:
             raise SourceError(self.problems["torch"])
         weights = Path(self.source_weights) if self.source_weights else None
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            loaded = load_source(self.source, weights=weights, input_shapes=self.input_shapes)
+        loaded = load_source(self.source, weights=weights, input_shapes=self.input_shapes)
         loaded.module.load_state_dict(torch.load(Path(self.folder) / _WEIGHTS, weights_only=True))
         return loaded
 
@@ -198,17 +196,13 @@ def hash_arrays(arrays: Sequence[Array]) -> str:
 
 def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str, Precision]:
     """The model in PyTorch, the ONNX file if one was given, why there is no model in PyTorch, the file's precision."""
-    import torch
-
     from stn_infer.sources.load import load_source
 
     weights = Path(case.weights) if case.weights else None
     if not case.model.endswith(".onnx"):
         if case.source is not None:
             raise UsageError(f"--source goes with an ONNX file; {case.model} is a source itself")
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return load_source(case.model, weights=weights, input_shapes=case.input_shapes), None, "", "fp32"
+        return load_source(case.model, weights=weights, input_shapes=case.input_shapes), None, "", "fp32"
     path = Path(case.model)
     metadata, fixed = _read_file(path)
     if case.precision not in ("fp32", metadata.precision) and metadata.precision != "fp32":
@@ -218,10 +212,8 @@ def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str, Precision]:
         problem = f"{path.name} does not say what it was exported from; name it with --source SOURCE"
         return None, path, problem, metadata.precision
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            loaded = load_source(case.source or named, weights=weights, input_shapes=shapes)
-            return loaded, path, "", metadata.precision
+        loaded = load_source(case.source or named, weights=weights, input_shapes=shapes)
+        return loaded, path, "", metadata.precision
     except StnInferError as error:
         if case.source or weights:
             raise
