@@ -25,7 +25,7 @@ gpu-check: export PYTHONPATH := .
 gpu-check:
 	$(PYTHON) -c "from stn_infer import plugin; raise SystemExit(not plugin.info().cuda)" || \
 	    $(PYTHON) -m stn_infer.cli.main plugin build --cuda
-	$(PYTHON) -m pytest -m gpu $(shell grep -l 'mark\.gpu' tests/*.py)
+	$(PYTHON) -m pytest -m gpu $(shell grep -rl 'mark\.gpu' tests --include=*.py)
 	$(PYTHON) benchmarks/gpu.py
 	$(PYTHON) benchmarks/peers/compare.py --device cuda --boundary device --case 0 --case 1 --case 2 --rounds 3 --seconds 1
 

@@ -1,7 +1,7 @@
 """Who samples as the operators' definitions say: writes ``docs/conformance.md``.
 
 First every sampler in every runtime (``conformance_matrix.py``). Then two outside collections are run through the
-reference sampler (``tests/reference.py``), eager PyTorch, onnxruntime's own nodes and our op, as onnxruntime runs it
+reference sampler (``tests/support/reference.py``), eager PyTorch, onnxruntime's own nodes and our op, as onnxruntime runs it
 from its function body:
 
 - the ONNX backend's node tests for GridSample and AffineGrid, by their own tolerance;
@@ -33,13 +33,13 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "benchmarks")]
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import conformance_matrix  # noqa: E402
-import reference  # noqa: E402
-from helpers import run_op  # noqa: E402
+from tests.support import reference  # noqa: E402
+from tests.support.helpers import run_op  # noqa: E402
 
-from stn_infer.graph.op import spell_mode  # noqa: E402
+from stn_infer.fusion.op import spell_mode  # noqa: E402
 from stn_infer.transforms import Affine  # noqa: E402
 
 Array = NDArray[Any]
@@ -284,7 +284,7 @@ def matrix_section() -> str:
     return f"""## Every sampler in every runtime
 
 Noise in [0, 1] read at affine grids that leave the image, against a float64 sampler (`stn_infer/reference/sampling.py`,
-which is held to `tests/reference.py`). The file casts the image to the type; theta and the grid are float32.
+which is held to `tests/support/reference.py`). The file casts the image to the type; theta and the grid are float32.
 
 - *exact*: equal to the last bit. *≤ 1e-5*: the largest error, rounded up to a power of ten; no value is off by more
   than float32 coordinates and the rounding of the result to its type explain.
@@ -321,7 +321,7 @@ Written by `python benchmarks/conformance.py` with {versions}, on the CPU; a tes
 
 {matrix}A number below is the largest absolute error; **fails** stands beside one that is more than its row allows.
 
-*reference* is `tests/reference.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
+*reference* is `tests/support/reference.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
 runs it from the function body in the file, float32.
 
 ## ONNX's node tests

@@ -28,11 +28,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer import plugin
 from stn_infer.errors import StnInferError, one_line
-from stn_infer.graph.mesh import canonical_basis
-from stn_infer.graph.op import DOMAIN, SPATIAL, SpatialNode, attach_functions, node_attributes, spell_mode
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.op import DOMAIN, SPATIAL, SpatialNode, attach_functions, node_attributes, spell_mode
+from stn_infer.reference.comparison import compare_warp
 from stn_infer.reference.sampling import MODES, PADDING_MODES, Sampler
 from stn_infer.reference.taps import theta_points
-from stn_infer.verification.comparison import compare_warp
 
 Array = NDArray[Any]
 
@@ -255,9 +255,9 @@ MEASURED: dict[str, Callable[[Case, Data], Array]] = {
 
 def builds(case: Case) -> Outcome:
     """Whether TensorRT-RTX parses and builds the portable file, at the opset of its type, into native layers."""
-    from stn_infer.engines.builder import build_plan, prepare
-    from stn_infer.engines.profiles import resolve_profiles
-    from stn_infer.engines.runtime import load_runtime
+    from stn_infer.backends.tensorrt.builder import build_plan, prepare
+    from stn_infer.backends.tensorrt.profiles import resolve_profiles
+    from stn_infer.backends.tensorrt.runtime import load_runtime
 
     try:
         runtime = load_runtime("tensorrt-rtx")
@@ -288,7 +288,7 @@ print(json.dumps([lean.create(creator, fields, build) is not None for fields in 
 
 def accepted(wanted: Sequence[Case]) -> list[Outcome]:
     """Whether the real plugin registry of TensorRT (lean) makes our plugin with these fields."""
-    tests = Path(__file__).resolve().parent.parent / "tests"
+    tests = Path(__file__).resolve().parent.parent / "tests" / "support"
     fields = [
         {
             "mode": case.sampler.mode,

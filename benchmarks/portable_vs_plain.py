@@ -25,18 +25,19 @@ from onnx import TensorProto, helper, inliner
 from torch import Tensor, nn
 from turns import Plan, interleave
 
-from stn_infer.backends.base import Array
+from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.benchmarking.check import Expected, bench_inputs
-from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
-from stn_infer.benchmarking.stats import median
-from stn_infer.graph.export import export_plain
-from stn_infer.graph.op import spatial_nodes
-from stn_infer.graph.spatial import fuse
+from stn_infer.benchmarking.machine.monitor import cpu_share_in_use, this_machine, versions
+from stn_infer.benchmarking.report.stats import median
+from stn_infer.fusion.fuse import fuse
+from stn_infer.fusion.op import spatial_nodes
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models import SHIPPED
+from stn_infer.reference.comparison import Expected
 from stn_infer.reference.model import Reference
+from stn_infer.reference.samples import bench_inputs
 from stn_infer.sources.load import LoadedModel, load_source
+from stn_infer.torch_export.plain import export_plain
 
 _TOLERANCE = 1e-5
 _GRID_TOLERANCE = 1e-5

@@ -40,7 +40,7 @@ from pathlib import Path
 import instructions
 
 from stn_infer import plugin
-from stn_infer.benchmarking.machine import this_machine, versions
+from stn_infer.benchmarking.machine.monitor import this_machine, versions
 
 BASELINE = Path(__file__).parent / "baselines" / "quick.json"
 SCHEMA_VERSION = 2

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.peers.bounds import Bound
 from benchmarks.peers.compare import table
-from stn_infer.benchmarking.codec import read_result
-from stn_infer.benchmarking.explain import ratio_text, speed_up
-from stn_infer.benchmarking.plots import plots
-from stn_infer.benchmarking.result import BenchResult, Measurement
+from stn_infer.benchmarking.report.codec import read_result
+from stn_infer.benchmarking.report.explain import ratio_text, speed_up
+from stn_infer.benchmarking.report.plots import plots
+from stn_infer.benchmarking.report.result import BenchResult, Measurement
 from stn_infer.models.catalogue import SHIPPED, shipped
 
 ROOT = Path(__file__).resolve().parent.parent

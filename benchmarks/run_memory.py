@@ -61,7 +61,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the figures")
     arguments = parser.parse_args()
 
-    from stn_infer.backends import open_backend
+    from stn_infer.api.open import open_backend
 
     backend = open_backend(arguments.model, threads=1)
     height, width = backend.inputs[0].shape[2:]

@@ -30,10 +30,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from stn_infer.backends import Array, Backend, open_backend
+from stn_infer.api.open import open_backend
+from stn_infer.api.run import run
+from stn_infer.arrays import Array
+from stn_infer.backends.base import Backend
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
-from stn_infer.pipeline.inference import run
 
 
 @dataclass(frozen=True)

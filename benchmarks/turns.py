@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from stn_infer.benchmarking.timing import Call, Clock, warm_up
+from stn_infer.benchmarking.harness.round import Call, Clock, warm_up
 
 _FEWEST_ROUNDS = 3
 

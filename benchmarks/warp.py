@@ -25,14 +25,14 @@ from onnx import TensorProto, helper, numpy_helper
 from turns import Plan, interleave
 
 from stn_infer import plugin
-from stn_infer.backends.base import Array
-from stn_infer.benchmarking.machine import cpu_share_in_use, this_machine, versions
-from stn_infer.benchmarking.stats import median
+from stn_infer.arrays import Array
+from stn_infer.benchmarking.machine.monitor import cpu_share_in_use, this_machine, versions
+from stn_infer.benchmarking.report.stats import median
 from stn_infer.fused import spatial_transformer
-from stn_infer.graph.export import export_plain
-from stn_infer.graph.op import DOMAIN, SPATIAL, attach_functions, node_attributes
-from stn_infer.graph.spatial import fuse
+from stn_infer.fusion.fuse import fuse
+from stn_infer.fusion.op import DOMAIN, SPATIAL, attach_functions, node_attributes
 from stn_infer.sources.load import LoadedModel, load_source
+from stn_infer.torch_export.plain import export_plain
 
 SHAPES = ((256, 1, 28, 28), (64, 3, 224, 224), (64, 32, 28, 28))
 # fp32 coordinates are off by 1e-7 of the image's width, which random neighbours turn into that of their difference.

@@ -32,7 +32,7 @@ from stn_infer.errors import SourceError, StnInferError
 from stn_infer.metadata import Preprocess
 from stn_infer.models import create
 from stn_infer.models.catalogue import FOLDER
-from stn_infer.sources.recipes import Recipe, load_recipe
+from stn_infer.models.recipes import Recipe, load_recipe
 
 COPIES = 10  # distortions of each held-out digit that an error is measured on
 

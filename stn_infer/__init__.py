@@ -15,42 +15,47 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-if TYPE_CHECKING:
-    from stn_infer.backends import Backend, open_backend
-    from stn_infer.benchmarking import BenchResult, bench
-    from stn_infer.errors import StnInferError
-    from stn_infer.exporter import ExportReport, export
-    from stn_infer.layers import SpatialTransformer
-    from stn_infer.linting import LintFinding, LintReport, lint
-    from stn_infer.metadata import Preprocess
-    from stn_infer.optimizer import OptimizeReport, optimize
-    from stn_infer.pipeline import RunSummary, run
-    from stn_infer.sources import LoadedModel, load_source
-    from stn_infer.verification import Verification, verify
+from stn_infer.version import __version__
 
-__version__ = "0.1.0"
+if TYPE_CHECKING:
+    from stn_infer.api.bench import bench
+    from stn_infer.api.export import ExportReport, export
+    from stn_infer.api.lint import LintFinding, LintReport, lint
+    from stn_infer.api.open import open_backend
+    from stn_infer.api.optimize import OptimizeReport, optimize
+    from stn_infer.api.run import run
+    from stn_infer.api.verify import verify
+    from stn_infer.backends.base import Backend
+    from stn_infer.benchmarking.report.result import BenchResult
+    from stn_infer.errors import StnInferError
+    from stn_infer.layers import SpatialTransformer
+    from stn_infer.metadata import Preprocess
+    from stn_infer.pipeline.inference import RunSummary
+    from stn_infer.sources.load import LoadedModel, load_source
+    from stn_infer.verification.report import Verification
+
 
 _HOMES = {
-    "Backend": "backends",
-    "BenchResult": "benchmarking",
-    "ExportReport": "exporter",
-    "LintFinding": "linting",
-    "LintReport": "linting",
-    "LoadedModel": "sources",
-    "OptimizeReport": "optimizer",
+    "Backend": "backends.base",
+    "BenchResult": "benchmarking.report.result",
+    "ExportReport": "api.export",
+    "LintFinding": "api.lint",
+    "LintReport": "api.lint",
+    "LoadedModel": "sources.load",
+    "OptimizeReport": "api.optimize",
     "Preprocess": "metadata",
-    "RunSummary": "pipeline",
+    "RunSummary": "pipeline.inference",
     "SpatialTransformer": "layers",
     "StnInferError": "errors",
-    "Verification": "verification",
-    "bench": "benchmarking",
-    "export": "exporter",
-    "lint": "linting",
-    "load_source": "sources",
-    "open_backend": "backends",
-    "optimize": "optimizer",
-    "run": "pipeline",
-    "verify": "verification",
+    "Verification": "verification.report",
+    "bench": "api.bench",
+    "export": "api.export",
+    "lint": "api.lint",
+    "load_source": "sources.load",
+    "open_backend": "api.open",
+    "optimize": "api.optimize",
+    "run": "api.run",
+    "verify": "api.verify",
 }
 
 __all__ = [

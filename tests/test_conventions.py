@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +23,7 @@ from stn_infer.transforms import (
     Transformation,
     Translation,
 )
+from tests.support.paths import ROOT
 
 Array = NDArray[np.float64]
 SIZE, IMAGE = (5, 8), (7, 6)
@@ -334,7 +334,7 @@ def test_mistakes_are_told_in_one_line() -> None:
 
 
 def test_the_documentation_has_the_table_as_it_is() -> None:
-    page = (Path(__file__).parents[1] / "docs" / "foreign-checkpoints.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "foreign-checkpoints.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7}
     assert list(rows) == list(CONVENTIONS)
     for name, convention in CONVENTIONS.items():

@@ -12,13 +12,13 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from hostile_files import HOSTILE
 from onnx import helper
-from onnx_files import F32, affine_grid_model, affine_model, constant, make
 
 from stn_infer.cli.main import main
 from stn_infer.errors import ModelError
-from stn_infer.graph.trial import try_model
+from stn_infer.repairs.trial import try_model
+from tests.support.hostile_files import HOSTILE
+from tests.support.onnx_files import F32, affine_grid_model, affine_model, constant, make
 
 # structurally sound: only onnxruntime sees what is wrong
 NATIVE = {"unknown operator"}
@@ -99,7 +99,7 @@ def test_flipped_bits_end_well_or_in_one_line(seed: int, tmp_path: Path, inputs:
             damaged[generator.randrange(structure)] ^= 1 << generator.randrange(8)
         model = tmp_path / "model.onnx"
         model.write_bytes(damaged)
-        from stn_infer.graph.load import read_graph
+        from stn_infer.proto.load import read_graph
 
         try:
             read_graph(model)

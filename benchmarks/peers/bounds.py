@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from stn_infer.benchmarking.result import Case
+from stn_infer.benchmarking.request import Case
 from stn_infer.sources.load import load_source
 
 # Floats of the copies, and the side of the matrices: caches and main memory of either kind of device.

@@ -30,13 +30,12 @@ import torch
 sys.path.insert(0, os.getcwd())
 
 from benchmarks.peers.bounds import Bound, Rates, bound, measure_rates
+from stn_infer.api.bench import make_request
 from stn_infer.backends.device import Device
-from stn_infer.benchmarking.explain import ratio_text, speed_up
-from stn_infer.benchmarking.judge import flags
-from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.result import BenchResult, Case, Measurement
-from stn_infer.benchmarking.run import make_request
-from stn_infer.benchmarking.session import run_request
+from stn_infer.benchmarking.harness.session import run_request
+from stn_infer.benchmarking.report.explain import ratio_text, speed_up
+from stn_infer.benchmarking.report.result import BenchResult, Measurement, flags
+from stn_infer.benchmarking.request import Case, Method
 
 _WARPS = "benchmarks.peers.warps"
 CASES = (

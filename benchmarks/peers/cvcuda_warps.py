@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.pixels import PixelRunner, Warp
-from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.prepare import Prepared
-from stn_infer.benchmarking.runner import Runner
+from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError, ModelError
 
 _CHANNELS = (1, 3, 4)

@@ -6,10 +6,10 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks.peers.warps import Call, require_warp, theta_of
-from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.prepare import Prepared
-from stn_infer.benchmarking.runner import Runner
-from stn_infer.benchmarking.torch_variants import TorchRunner
+from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.variants.pytorch import TorchRunner
 from stn_infer.errors import MissingDependencyError
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import onnx
 
-from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.ort_variants import OrtRunner
-from stn_infer.benchmarking.prepare import Prepared
-from stn_infer.benchmarking.runner import Runner
+from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.variants.ort import OrtRunner
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 

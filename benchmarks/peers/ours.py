@@ -7,10 +7,10 @@ from torch import Tensor
 
 from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer import plugin
-from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.prepare import Prepared
-from stn_infer.benchmarking.runner import Runner
-from stn_infer.benchmarking.torch_variants import TorchRunner
+from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.variants.pytorch import TorchRunner
 from stn_infer.errors import MissingDependencyError
 from stn_infer.transforms.base import canonical_basis, centre_to_grid
 

@@ -17,12 +17,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.warps import Call, folded, require_warp, theta_of
-from stn_infer.backends.base import Array
-from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.prepare import Prepared
-from stn_infer.benchmarking.result import Sampler
-from stn_infer.benchmarking.runner import Bound, Inspection
-from stn_infer.benchmarking.torch_variants import TorchRunner
+from stn_infer.arrays import Array
+from stn_infer.benchmarking.harness.runner import Bound, Inspection
+from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.variants.pytorch import TorchRunner
 
 #: Warps images [N, H, W, C] by matrices [N, 2, 3] from output pixels to image pixels, both where PyTorch has them.
 Warp = Callable[[Tensor, Tensor], Tensor]
@@ -61,7 +61,7 @@ class PixelRunner(TorchRunner):
         return warp(image, torch.addmm(shift, change, scale).view(-1, 2, 3))
 
     def bind(self, inputs: Sequence[Array]) -> Bound:
-        """See :class:`stn_infer.benchmarking.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
         bound = super().bind([np.ascontiguousarray(np.moveaxis(inputs[0], 1, 3)), inputs[1]])
         outputs = bound.outputs
         bound.outputs = lambda: [np.moveaxis(output, 3, 1) for output in outputs()]  # type: ignore[method-assign]
@@ -71,7 +71,7 @@ class PixelRunner(TorchRunner):
         return bound
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
         return {**super().describe(), "runtime": self.library, "images": "channels last, laid out so beforehand"}
 
     def close(self) -> None:

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_infer.benchmarking.prepare import Prepared
+from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.errors import ModelError
 
 

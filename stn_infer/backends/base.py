@@ -7,11 +7,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stn_infer.arrays import Array
 from stn_infer.metadata import ModelMetadata
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

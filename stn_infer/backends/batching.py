@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
-from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import InputError
 
 

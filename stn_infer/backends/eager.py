@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
@@ -56,7 +57,7 @@ class EagerBackend:
             torch.set_num_threads(threads)
         module = loaded.module
         if target.kind == "cuda":
-            _require_cuda(torch, target)
+            require_cuda(torch, target)
             module = copy.deepcopy(module).to(self.device)
         with warnings.catch_warnings():
             # importing the compiler trips over PyTorch's own deprecations
@@ -148,7 +149,7 @@ def numbered(name: str, count: int) -> list[str]:
     return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
 
 
-def _require_cuda(torch: Any, target: Device) -> None:
+def require_cuda(torch: Any, target: Device) -> None:
     if not torch.cuda.is_available():
         why = "is built without CUDA" if torch.version.cuda is None else "finds no usable GPU"
         raise MissingDependencyError(f"device {target} was asked for, but this PyTorch {torch.__version__} {why}")

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
@@ -81,7 +82,7 @@ class OrtBackend:
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model}: expected an ONNX file, found {'a folder' if model.is_dir() else 'nothing'}")
         if isinstance(model, Path):
-            from stn_infer.graph.load import check_file
+            from stn_infer.proto.load import check_file
 
             check_file(model)  # a damaged file ends here, and not in native code
 
@@ -94,7 +95,7 @@ class OrtBackend:
         self._plugin = None if plugin is False else _plugin_library(target.kind, required=plugin is True)
         providers: list[Any] = ["CPUExecutionProvider"]
         if target.kind == "cuda":
-            _preload_cuda(ort)
+            preload_cuda(ort)
             providers.insert(
                 0, ("CUDAExecutionProvider", {"device_id": target.index, "use_tf32": 0, **(cuda_options or {})})
             )
@@ -222,7 +223,7 @@ def cuda_problem() -> str | None:
     status = driver.cuInit(0) or driver.cuDeviceGetCount(ctypes.byref(count))
     if status != 0 or count.value == 0:
         return f"the NVIDIA driver finds no GPU (CUDA driver error {status})"
-    _preload_cuda(ort)
+    preload_cuda(ort)
     folder = Path(ort.__file__).parent / "capi"
     try:
         ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
@@ -244,7 +245,7 @@ def _import_onnxruntime() -> Any:
     return onnxruntime
 
 
-def _preload_cuda(ort: Any) -> None:
+def preload_cuda(ort: Any) -> None:
     """Load CUDA's libraries from pip's packages; whatever is missing shows when the provider loads."""
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:

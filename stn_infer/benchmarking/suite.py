@@ -23,9 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
-from stn_infer.benchmarking.method import Method
-from stn_infer.benchmarking.result import Case
-from stn_infer.benchmarking.run import check_batch_sizes
+from stn_infer.benchmarking.request import Case, Method, check_batch_sizes
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Precision
 

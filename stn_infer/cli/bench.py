@@ -18,8 +18,8 @@ from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
 
 if TYPE_CHECKING:
-    from stn_infer.benchmarking.method import Method
-    from stn_infer.benchmarking.result import BenchResult, Request
+    from stn_infer.benchmarking.report.result import BenchResult
+    from stn_infer.benchmarking.request import Method, Request
 
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision", "inputs")
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
@@ -136,8 +136,8 @@ def command(
     when a variant's outputs differ from the reference's; it is not timed then. benchmarks/METHOD.md says how all of
     this is measured.
     """
-    from stn_infer.benchmarking.method import QUICK, Method
-    from stn_infer.benchmarking.variants import VARIANTS
+    from stn_infer.benchmarking.request import QUICK, Method
+    from stn_infer.benchmarking.variants.names import VARIANTS
 
     if list_variants:
         width = max(map(len, VARIANTS))
@@ -167,8 +167,8 @@ def command(
         target = device if _is_given(ctx, "device") else None
         request = _suite_request(suite, method, changes, variants, target, threads, tolerance, quick)
     else:
-        from stn_infer.benchmarking.result import Case
-        from stn_infer.benchmarking.run import check_batch_sizes, make_request
+        from stn_infer.api.bench import make_request
+        from stn_infer.benchmarking.request import Case, check_batch_sizes
         from stn_infer.sources.load import parse_input_shapes
 
         assert model is not None
@@ -207,7 +207,7 @@ def _suite_request(
     quick: bool,
 ) -> Request:
     """What a suite asks for; what the command line says goes before it."""
-    from stn_infer.benchmarking.run import make_request
+    from stn_infer.api.bench import make_request
     from stn_infer.benchmarking.suite import read_suite
 
     suite = read_suite(path, method)
@@ -220,7 +220,7 @@ def _suite_request(
 
 def _told_quick_variants(device: str) -> tuple[str, ...]:
     """What a quick look measures, after saying what it does not."""
-    from stn_infer.benchmarking.variants import VARIANTS, possible, quick_variants
+    from stn_infer.benchmarking.variants.names import VARIANTS, possible, quick_variants
 
     names = quick_variants(device)
     left_out = [name for name in possible(tuple(VARIANTS), device) if name not in names]
@@ -229,7 +229,7 @@ def _told_quick_variants(device: str) -> tuple[str, ...]:
 
 
 def _resumed(path: Path, output: Path | None) -> tuple[BenchResult, Path]:
-    from stn_infer.benchmarking.codec import read_result
+    from stn_infer.benchmarking.report.codec import read_result
 
     earlier = read_result(path)
     target = output or path
@@ -240,7 +240,7 @@ def _measure(request: Request, output: Path | None, earlier: BenchResult | None 
     """Measure with a status line on a terminal, after saying how long it will take."""
     from rich.console import Console
 
-    from stn_infer.benchmarking.session import describe_request, run_request
+    from stn_infer.benchmarking.harness.session import describe_request, run_request
 
     click.echo(describe_request(request, earlier), err=True)
     command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
@@ -261,7 +261,7 @@ def _written(path: Path | None) -> int:
 
 def _show(result: BenchResult, output: Path | None) -> None:
     """Print the table; fail where a variant did, or where nothing could be timed."""
-    from stn_infer.benchmarking.table import render
+    from stn_infer.benchmarking.report.table import render
 
     wide_console().print(render(result))
     if output is not None:

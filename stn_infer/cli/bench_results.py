@@ -32,9 +32,9 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
     """
     from rich.table import Table
 
-    from stn_infer.benchmarking.codec import read_result
-    from stn_infer.benchmarking.compare import compare as compare_results
-    from stn_infer.benchmarking.names import case_name
+    from stn_infer.benchmarking.report.codec import read_result
+    from stn_infer.benchmarking.report.compare import compare as compare_results
+    from stn_infer.benchmarking.report.result import case_name
 
     found = compare_results(read_result(before), read_result(after), threshold=threshold / 100, relative_to=relative_to)
     table = Table(title=f"{before.name} (A) and {after.name} (B)", title_justify="left")
@@ -62,8 +62,8 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
 @options.output_option("The folder for report.md, report.csv and report.html.", folder=True)
 def report(result: Path, output: Path) -> None:
     """Write RESULT as Markdown, CSV and a self-contained HTML page with plots."""
-    from stn_infer.benchmarking.codec import read_result
-    from stn_infer.benchmarking.report import write_report
+    from stn_infer.benchmarking.report.codec import read_result
+    from stn_infer.benchmarking.report.files import write_report
 
     for path in write_report(read_result(result), output):
         click.echo(f"wrote {path}")

@@ -11,7 +11,7 @@ from stn_infer.cli import options
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
-    from stn_infer.engines.building import Engine
+    from stn_infer.backends.tensorrt.engine import Engine
 
 
 @click.command()
@@ -56,10 +56,11 @@ def command(
     An engine that was built from the same model, for the same GPU and with the same runtime, plugin and options is not
     built again; whenever one is, the reason is said.
     """
+    from stn_infer.api.build import build
     from stn_infer.backends.device import Device
-    from stn_infer.engines.building import BuildOptions, build
-    from stn_infer.engines.profiles import Profile
-    from stn_infer.engines.runtime import RUNTIMES
+    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.profiles import Profile
+    from stn_infer.backends.tensorrt.runtime import RUNTIMES
 
     gpu = Device.parse(device)
     if gpu.kind != "cuda":

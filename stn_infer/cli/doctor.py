@@ -13,7 +13,7 @@ import click
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
     """Say what this machine can run, and why not the rest. Exit code 1 when a part that must work does not."""
-    from stn_infer.doctor import diagnose
+    from stn_infer.api.doctor import diagnose
 
     checks = diagnose()
     if as_json:

@@ -11,7 +11,7 @@ from stn_infer.cli import options
 from stn_infer.metadata import PRECISIONS, Precision
 
 if TYPE_CHECKING:
-    from stn_infer.exporter import ExportReport
+    from stn_infer.api.export import ExportReport
 
 
 @click.command()
@@ -72,7 +72,7 @@ def command(
     SOURCE is a shipped model's name, a recipe (.toml), a .pt2 file or package.module:factory, the current folder being
     importable. The file runs in every ONNX runtime; its spatial transformers run fused where a kernel is registered.
     """
-    from stn_infer.exporter import export
+    from stn_infer.api.export import export
     from stn_infer.metadata import Preprocess
     from stn_infer.sources.load import parse_input_shapes
 
@@ -94,7 +94,7 @@ def command(
 
 
 def _text(report: ExportReport) -> str:
-    from stn_infer.graph.spatial import describe
+    from stn_infer.fusion.fuse import describe
 
     lines = [
         *(f"note: {note}" for note in report.notes),

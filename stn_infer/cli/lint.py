@@ -16,7 +16,7 @@ def command(ctx: click.Context, model: Path, as_json: bool) -> None:
 
     Exit code 1 where a finding is an error (a runtime gives wrong values or cannot run the file), else 0.
     """
-    from stn_infer.linting import lint
+    from stn_infer.api.lint import lint
 
     report = lint(model)
     click.echo(report.to_json() if as_json else report.to_text())

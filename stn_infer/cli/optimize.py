@@ -33,8 +33,8 @@ def command(model: Path, output: Path, fix: bool, input_shape: tuple[str, ...], 
     onnxruntime on random inputs, and written only where it agrees (else exit code 3). External data stay external,
     as OUT.onnx.data.
     """
-    from stn_infer.graph.inputs import parse_named_shapes
-    from stn_infer.optimizer import describe, optimize
+    from stn_infer.api.optimize import describe, optimize
+    from stn_infer.proto.inputs import parse_named_shapes
 
     report = optimize(model, output, fix=fix, tolerance=tolerance, input_shapes=parse_named_shapes(input_shape) or None)
     click.echo(describe(report))

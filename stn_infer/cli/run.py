@@ -57,7 +57,7 @@ def command(
     INPUT is an image, a folder, a glob pattern, an .npy or .npz file, @list.txt with one path a line, or - for such a
     list on stdin. An input that cannot be read costs its own row in the ledger, and the exit code is 4.
     """
-    from stn_infer.pipeline.inference import run
+    from stn_infer.api.run import run
 
     # What Pillow has to say about a file that it reads all the same; what it cannot read stands in the ledger.
     warnings.filterwarnings("ignore", module="PIL")

@@ -31,7 +31,7 @@ def command(
     MODEL is an ONNX file or any source that export takes; INPUT is as for run. The dot marks the corner that becomes
     the top left.
     """
-    from stn_infer.show.run import show
+    from stn_infer.api.show import show
 
     looks = show(model, inputs, output, count=count, preprocess=preprocess, labels=labels)
     for look in looks:

@@ -12,7 +12,7 @@ import click
 from stn_infer.cli import options
 
 if TYPE_CHECKING:
-    from stn_infer.verification.verdict import BackendReport, Verification
+    from stn_infer.verification.report import BackendReport, Verification
 
 _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants", "output error", "runtime, or why not")
 
@@ -67,8 +67,8 @@ def command(
     unknown origin, the file itself evaluated in float64. Exit code 3 when a backend is wrong, 1 when none could run the
     file; ort-rounded runs a bfloat16 file, which onnxruntime's CPU can't, in float32 with every value rounded.
     """
+    from stn_infer.api.verify import verify
     from stn_infer.sources.load import parse_input_shapes
-    from stn_infer.verification.run import verify
 
     # what a user's own model prints does not belong among the results
     with redirect_stdout(sys.stderr):

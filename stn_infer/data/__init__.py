@@ -1,0 +1,1 @@
+"""Inputs from files, arrays and images to batches."""

@@ -18,7 +18,8 @@ from typing import IO, Any
 
 import numpy as np
 
-from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
 from stn_infer.data.images import from_array, reason_of
 from stn_infer.errors import InputError
 from stn_infer.metadata import Preprocess

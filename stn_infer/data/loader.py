@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from stn_infer.backends.base import Array, TensorSpec
+from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
 from stn_infer.data.arrays import ArrayFiles
 from stn_infer.data.images import decode, normalise, read
 from stn_infer.data.inputs import Sample, is_array

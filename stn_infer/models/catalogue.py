@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import fmean
 
 from stn_infer.errors import SourceError
-from stn_infer.sources.recipes import Recipe, load_recipe
+from stn_infer.models.recipes import Recipe, load_recipe
 
 FOLDER = Path(__file__).parent / "shipped"
 

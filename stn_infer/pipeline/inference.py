@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
@@ -17,14 +16,15 @@ from typing import Any
 
 import numpy as np
 
-from stn_infer.backends.base import Array, Backend
+from stn_infer.arrays import Array
+from stn_infer.backends.base import Backend
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.files import appearing
 from stn_infer.metadata import Preprocess
-from stn_infer.pipeline.job import Folder, Job, hash_model, ledger_line, read_ledger
-from stn_infer.pipeline.outputs import Format, Rows, make_format, printable
+from stn_infer.pipeline.formats import Format, Rows, make_format, printable
+from stn_infer.pipeline.job import Folder, Job, ledger_line, read_ledger
 from stn_infer.pipeline.schedule import Schedule
 
 SHARD_ROWS = 4096
@@ -57,94 +57,78 @@ class RunSummary:
     preprocess: Preprocess | None
 
 
-def run(
-    model: str | Path | Backend,
-    inputs: str | Path | Sequence[str | Path],
-    output: str | Path,
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How to run a job; :func:`stn_infer.run` has what each means."""
+
+    batch_size: int = 64
+    format: str = "csv"
+    resume: bool = False
+    preprocess: Preprocess | str | None = None
+    labels: Sequence[str] | None = None
+    workers: int | None = None
+    shard_rows: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "workers", "shard_rows"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise UsageError(f"{name} is at least 1, not {value}")
+
+
+def run_job(
+    runner: Backend,
+    inputs: Sequence[str | Path],
+    output: Path,
+    options: RunOptions,
     *,
-    backend: str = "ort",
-    device: str = "cpu",
-    batch_size: int = 64,
-    format: str = "csv",
-    resume: bool = False,
-    preprocess: Preprocess | str | None = None,
-    labels: Sequence[str] | None = None,
-    workers: int | None = None,
-    shard_rows: int | None = None,
+    model: str,
+    model_sha256: str = "",
     progress: Progress | None = None,
 ) -> RunSummary:
-    """Predict ``inputs`` and write predictions and ledgers into the folder ``output``.
-
-    A sample that cannot be read, has the wrong size or makes the model answer NaN costs its own row: it stands in the
-    ledger with its reason, and the others go on.
+    """Predict ``inputs`` with a backend that is open, into the folder ``output``.
 
     Args:
-        model: an ``.onnx`` file, any source that ``stn-infer export`` takes, or a backend that is open already (then
-            ``backend`` and ``device`` are its own, and on a CPU it should use one thread).
-        inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
-        output: a folder, new or empty unless ``resume``.
-        backend: ``ort`` or ``eager``.
-        device: ``cpu``, ``cuda`` or ``cuda:N``.
-        batch_size: samples given to the model at once.
-        format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz holds outputs that are not one vector a sample.
-        resume: go on with the job in ``output``; shards that are done stay as they are.
-        preprocess: how images become inputs; as text, changes to what the model's file says.
-        labels: the name of each class; None: what the model's file says.
-        workers: threads; None: one a core.
-        shard_rows: samples a shard; None: 4096, or fewer where outputs are large.
+        runner: on a CPU it should use one thread.
+        inputs: files, folders, glob patterns, arrays, ``@list.txt``, ``-`` for stdin.
+        output: a folder, new or empty unless the job is resumed.
+        options: how.
+        model, model_sha256: what the job's record calls the model; a resumed job must have the same.
         progress: called with (samples done, samples in all) after each batch, by one worker at a time.
 
     Raises:
-        UsageError: options that don't go together or don't fit the model.
-        InputError: there is nothing to read, or an input that was named outright is missing.
-        OutputError: the folder is taken by something else, or cannot be written.
-        SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be had or run.
+        UsageError, InputError, OutputError, ModelError: as :func:`stn_infer.run` does.
     """
-    for name, value in (("batch_size", batch_size), ("workers", workers), ("shard_rows", shard_rows)):
-        if value is not None and value < 1:
-            raise UsageError(f"{name} is at least 1, not {value}")
-    with ExitStack() as stack:
-        if isinstance(model, (str, Path)):
-            from stn_infer.backends import open_backend
-
-            on_gpu = device.startswith("cuda")
-            runner = open_backend(model, backend, device, None if on_gpu else 1)
-            stack.callback(runner.close)
-        else:
-            runner = model
-        started = time.perf_counter()
-        if labels is None:
-            labels = runner.metadata.labels
-        how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
-        encoder = make_format(format, runner.outputs, labels)
-        loader = Loader(runner.inputs, how)
-        sources = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
-        samples = stack.enter_context(Inputs(sources, loader.arrays.count_rows))
+    started = time.perf_counter()
+    labels = runner.metadata.labels if options.labels is None else options.labels
+    how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, options.preprocess)
+    encoder = make_format(options.format, runner.outputs, labels)
+    loader = Loader(runner.inputs, how)
+    with Inputs(inputs, loader.arrays.count_rows) as samples:
         survey = samples.survey()
         if survey.images and not loader.takes_images:
             raise InputError(
                 "the model takes no single image [N, C, H, W] of 1 or 3 channels; give .npy or .npz files with "
                 + ", ".join(spec.name for spec in runner.inputs)
             )
-        is_path = isinstance(model, (str, Path))
         job = Job(
-            model=Path(str(model)).name if is_path else runner.metadata.source,
-            model_sha256=hash_model(str(model)) if is_path else "",
+            model=model,
+            model_sha256=model_sha256,
             samples=survey.samples,
             inputs_sha256=survey.fingerprint,
             backend=runner.name,
             device=runner.device,
-            batch_size=batch_size,
-            format=format,
-            shard_rows=shard_rows or _shard_rows(runner),
+            batch_size=options.batch_size,
+            format=options.format,
+            shard_rows=options.shard_rows or _shard_rows(runner),
             preprocess=how,
             labels=None if labels is None else tuple(labels),
             outputs=tuple(spec.name for spec in runner.outputs),
         )
-        folder = Folder.open(Path(output), job, resume)
+        folder = Folder.open(output, job, options.resume)
         writer = _Writer(folder, encoder, progress)
         writer.skip_done()
-        _schedule(loader, runner, writer, _batches(samples, folder, batch_size), workers).run()
+        _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
         return writer.summary(time.perf_counter() - started, how)
 
 

@@ -18,11 +18,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import stn_infer
 from stn_infer.errors import OutputError
 from stn_infer.files import write_atomically
 from stn_infer.metadata import Preprocess
-from stn_infer.pipeline.outputs import quoted
+from stn_infer.pipeline.formats import quoted
+from stn_infer.version import __version__
 
 SCHEMA_VERSION = 1
 LEDGER_COLUMNS = ("input", "status", "error", "shard", "row")
@@ -70,7 +70,7 @@ class Job:
     labels: tuple[str, ...] | None
     outputs: tuple[str, ...]
     schema_version: int = SCHEMA_VERSION
-    stn_infer_version: str = stn_infer.__version__
+    stn_infer_version: str = __version__
 
 
 class LedgerRow(NamedTuple):

@@ -8,12 +8,11 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
+
+from stn_infer.arrays import Array
 
 if TYPE_CHECKING:
     from torch import nn
-
-Array = NDArray[Any]
 
 
 class EagerBf16:

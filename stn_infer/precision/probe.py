@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
+from stn_infer.reference.comparison import compare_outputs, grid_distance
 from stn_infer.reference.model import Sampling
-from stn_infer.verification.comparison import compare_outputs, grid_distance
 
 if TYPE_CHECKING:
     import onnx
 
-    from stn_infer.graph.op import SpatialNode
-
-Array = NDArray[Any]
+    from stn_infer.fusion.op import SpatialNode
 
 
 @dataclass(frozen=True)
@@ -60,8 +58,8 @@ class Probe:
         import onnx
         from onnx import helper
 
-        from stn_infer.graph.op import spatial_nodes, spell_mode
-        from stn_infer.graph.region import attributes_of
+        from stn_infer.fusion.op import spatial_nodes, spell_mode
+        from stn_infer.proto.traversal import attributes_of
 
         probe = onnx.ModelProto()
         probe.CopyFrom(model)

@@ -9,14 +9,12 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stn_infer.arrays import Array
 from stn_infer.reference.sampling import PADDING_MODES, Sampler
 
 if TYPE_CHECKING:
     from torch import nn
-
-Array = NDArray[Any]
 
 
 @dataclass(frozen=True)

@@ -14,17 +14,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 
+from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, one_line
-from stn_infer.graph.mesh import canonical_basis
-from stn_infer.graph.op import DOMAIN, OP_TYPES
-from stn_infer.graph.retype import doubled
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.op import DOMAIN, OP_TYPES
+from stn_infer.proto.retype import doubled
 from stn_infer.reference.model import Sampling
 from stn_infer.reference.sampling import Sampler
 from stn_infer.reference.taps import tap, without_other_functions
-
-Array = NDArray[Any]
 
 
 class OnnxReference:

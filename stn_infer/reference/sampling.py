@@ -9,12 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+from stn_infer.arrays import Array
+
 Doubles = NDArray[np.float64]
 Rounding = Literal["half to even", "half up", "down"]
 

@@ -6,19 +6,16 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
-from stn_infer.graph.mesh import canonical_basis
-from stn_infer.graph.op import DOMAIN, OP_TYPES, SpatialNode, spatial_nodes
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, SpatialNode, spatial_nodes
 from stn_infer.reference.sampling import Doubles, Sampler, coordinate_bound
-
-Array = NDArray[Any]
 
 _PREFIX = "stn_verify"
 _HALVES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}

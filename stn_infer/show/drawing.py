@@ -5,19 +5,18 @@ from __future__ import annotations
 import importlib.util
 import io
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, OutputError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from stn_infer.show.run import Glimpse, Look
+    from stn_infer.show.look import Glimpse, Look
 
-Array = NDArray[Any]
 
 _MESH = "#ff8c1a"
 _LINES = 8

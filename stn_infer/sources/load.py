@@ -28,7 +28,7 @@ from stn_infer.quiet import quiet
 if TYPE_CHECKING:
     from torch import nn
 
-    from stn_infer.sources.recipes import Recipe
+    from stn_infer.models.recipes import Recipe
 
 Shapes = tuple[tuple[int, ...], ...]
 Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "pt2"]
@@ -195,7 +195,7 @@ def _not_a_source(source: str, names: list[str]) -> str:
 
 def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
     from stn_infer.foreign import FOREIGN
-    from stn_infer.sources.recipes import load_recipe
+    from stn_infer.models.recipes import load_recipe
 
     recipe = load_recipe(path)
     beside = path.with_suffix(".safetensors")

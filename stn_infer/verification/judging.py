@@ -17,30 +17,16 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
-from stn_infer.graph.mesh import canonical_basis
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.reference.comparison import OutputDeviation, compare_outputs, compare_warp, grid_distance
 from stn_infer.reference.model import ReferenceModel, Sampling
-from stn_infer.verification.comparison import OutputDeviation, compare_outputs, compare_warp, grid_distance
-from stn_infer.verification.invariants import SamplerCheck, check_sampler
+from stn_infer.reference.samples import Batch
+from stn_infer.verification.report import BackendReport, GridDeviation, Status, failures
 from stn_infer.verification.runners import Alone, Run, Runner, Trace
-from stn_infer.verification.verdict import BackendReport, GridDeviation, Status, failures
-
-Array = NDArray[Any]
-
-
-@dataclass(frozen=True)
-class Batch:
-    """Inputs to run.
-
-    Attributes:
-        kind: what they are, for a report.
-        inputs: one array an input, [N, ...].
-    """
-
-    kind: str
-    inputs: tuple[Array, ...]
+from stn_infer.verification.sampler_checks import SamplerCheck, check_sampler
 
 
 @dataclass(frozen=True)

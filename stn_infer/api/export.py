@@ -1,0 +1,255 @@
+"""Checkpoint to portable ONNX file: export, fuse, verify, and only then write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
+from stn_infer.files import check_writable, write_atomically
+from stn_infer.metadata import PRECISIONS, ModelMetadata, Precision, Preprocess
+from stn_infer.torch_export.portable import build_portable
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stn_infer.data.batches import Calibration
+    from stn_infer.fusion.fuse import Finding
+    from stn_infer.precision.lower import PrecisionReport
+    from stn_infer.sources.load import LoadedModel
+    from stn_infer.verification.report import Verification
+
+
+@dataclass(frozen=True)
+class ExportReport:
+    """What ``export`` did.
+
+    Attributes:
+        path: the file written.
+        size: its size in bytes.
+        findings: what became of each GridSample.
+        verification: the comparison with eager PyTorch that it passed; in a lower precision, that the float32 file did.
+        inputs, outputs: name and shape of each, ``batch`` standing for the dynamic axis.
+        notes: what the user should know, such as random weights.
+        precision: what a lower precision costs against float32; None in float32.
+    """
+
+    path: Path
+    size: int
+    findings: tuple[Finding, ...]
+    verification: Verification
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+    notes: tuple[str, ...]
+    precision: PrecisionReport | None = None
+
+
+def export(
+    source: str,
+    output: str | Path,
+    *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
+    with_theta: bool = False,
+    preprocess: Preprocess | None = None,
+    labels: Sequence[str] | None = None,
+    tolerance: float | None = None,
+    precision: Precision = "fp32",
+    calibration: Sequence[str | Path] | None = None,
+    grid_tolerance: float | None = None,
+    dynamic_size: bool = False,
+) -> ExportReport:
+    """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
+
+    A lower precision has float32 inputs, outputs, theta and sampling arithmetic all the same, and is compared with the
+    float32 file, verified before. A ``bf16`` file is of opset 22, and no onnxruntime runs it on a CPU.
+
+    Args:
+        source: a shipped model's name, a recipe, a ``.pt2``, or ``package.module:factory``.
+        output: the file to write; an existing one is replaced, and kept where anything fails.
+        weights: a checkpoint, ``.safetensors`` or ``.pt``.
+        input_shapes: one shape an input, without the batch; needed for a factory.
+        with_theta: add theta [N, D, K] of every spatial transformer as outputs.
+        preprocess: how images become inputs, written into the file; None: as the source says.
+        labels: one name a class, written into the file; None: as the source says.
+        tolerance: on the outputs' scaled error; None: 1e-5 against float64, and in a lower precision, against float32,
+            what ``stn_infer.precision.lower.TOLERANCES`` says.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        calibration: images or array files, as ``run`` takes them: int8 gets its ranges from them, and every lower
+            precision is compared on them alone.
+        grid_tolerance: in pixels, how far a lower precision may sample from where float32 does; None: as above.
+        dynamic_size: leave height and width of image inputs open too; ``input_shapes`` are examples then, and the
+            float32 file is verified at a second size as well.
+
+    Raises:
+        SourceError, WeightsError: the model cannot be had.
+        UsageError: it does not take inputs of these shapes, ``preprocess`` or ``labels`` do not fit it, or int8 without
+            calibration.
+        ExportError: it cannot be exported.
+        InputError: the calibration samples can't be read.
+        VerificationError: the file would not compute what the model does; nothing is written.
+        OutputError: the file cannot be written.
+    """
+    from stn_infer.data.batches import check_sources
+    from stn_infer.fusion.op import with_theta as add_theta
+    from stn_infer.sources.load import load_source
+
+    path = Path(output)
+    for limit in (tolerance, grid_tolerance):
+        if limit is not None and not 0 < limit < float("inf"):
+            raise UsageError(f"a tolerance is a number above 0, not {limit}")
+    _check_precision(precision, calibration, grid_tolerance)
+    check_writable(path)
+    if calibration:
+        check_sources(calibration)
+    loaded = load_source(source, weights=None if weights is None else Path(weights), input_shapes=input_shapes)
+    metadata = ModelMetadata(
+        preprocess or loaded.metadata.preprocess,
+        tuple(labels) if labels is not None else loaded.metadata.labels,
+        loaded.name if loaded.origin == "shipped" and weights is None else "",
+        precision,
+    )
+    model, findings = build_portable(loaded, precision, dynamic_size)
+    if with_theta:
+        if not any(finding.fused for finding in findings):
+            raise ExportError(f"{loaded.name}: no spatial transformer was fused, so that there is no theta to add")
+        model = add_theta(model)
+    samples = _checked_metadata(model, metadata, calibration)
+    verification = _verified(loaded, model, tolerance if precision == "fp32" else None)
+    if dynamic_size:
+        _verify_other_size(loaded, model, tolerance if precision == "fp32" else None)
+    notes = [loaded.note, *verification.notes]
+    lowered: PrecisionReport | None = None
+    if precision != "fp32":
+        from stn_infer.precision.lower import lower
+
+        _describe(model, metadata)
+        model, lowered = lower(loaded, model, precision, samples, tolerance=tolerance, grid_tolerance=grid_tolerance)
+        lowered.check(loaded.name)
+        notes += lowered.notes
+    _describe(model, metadata)
+    content = model.SerializeToString()
+    write_atomically(path, content)
+    return ExportReport(
+        path,
+        len(content),
+        findings,
+        verification,
+        _shapes(model.graph.input),
+        _shapes(model.graph.output),
+        tuple(filter(None, notes)),
+        lowered,
+    )
+
+
+def export_bytes(loaded: LoadedModel) -> bytes:
+    """The portable file's bytes, verified, for running a source without writing a file.
+
+    Raises:
+        ExportError, UsageError: as :func:`build_portable`.
+        VerificationError: it would not compute what the model does.
+    """
+    model, _ = build_portable(loaded)
+    _describe(model, loaded.metadata)
+    _verified(loaded, model, None)
+    content: bytes = model.SerializeToString()
+    return content
+
+
+def _verified(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | None) -> Verification:
+    from stn_infer.verification.model import verify_model
+
+    verification = verify_model(loaded, model, tolerance=tolerance)
+    try:
+        verification.check(loaded.name)
+    except VerificationError as error:
+        if _changes(loaded):
+            raise VerificationError(
+                f"{error}; the model itself answers otherwise each time it is run: dropout, random numbers or a state "
+                "in its forward?"
+            ) from None
+        raise
+    return verification
+
+
+def _changes(loaded: LoadedModel) -> bool:
+    """Whether the model gives other outputs for the same inputs when it is run again."""
+    import numpy as np
+
+    from stn_infer.reference.model import Reference
+    from stn_infer.reference.samples import sample_batches
+
+    reference = Reference(loaded.module, loaded.input_shapes)
+    inputs = sample_batches(loaded)[0].inputs
+    first, again = reference.run(inputs)[0], reference.run(inputs)[0]
+    return not all(
+        np.array_equal(*pair, equal_nan=pair[0].dtype.kind == "f") for pair in zip(first, again, strict=True)
+    )
+
+
+def _verify_other_size(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | None) -> None:
+    """Verify at a size that the exporter never saw: what it froze shows as another result, or as a refusal."""
+    from stn_infer.torch_export.plain import other_shapes
+
+    metadata = loaded.metadata
+    if metadata.preprocess is not None:  # its size is the example's
+        metadata = replace(metadata, preprocess=replace(metadata.preprocess, size=None))
+    other = replace(loaded, input_shapes=other_shapes(loaded.input_shapes), metadata=metadata)
+    sizes = "; ".join("x".join(map(str, shape[1:])) for shape in other.input_shapes if len(shape) > 2)
+    try:
+        _verified(other, model, tolerance)
+    except (ModelError, VerificationError) as error:
+        raise VerificationError(
+            f"the file is right at the example's size and wrong at {sizes}, so that a size was frozen ({error}); "
+            "export it without a dynamic size"
+        ) from error
+
+
+def _check_precision(
+    precision: Precision, calibration: Sequence[str | Path] | None, grid_tolerance: float | None
+) -> None:
+    if precision not in PRECISIONS:
+        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+    if precision == "int8" and not calibration:
+        raise UsageError("int8 takes its ranges from images of yours; add --calibrate PATH")
+    if precision == "fp32" and calibration:
+        raise UsageError("--calibrate is for lower precisions; add --precision int8")
+    if precision == "fp32" and grid_tolerance is not None:
+        raise UsageError("--grid-tolerance is for lower precisions; a float32 file's grid is held to 1e-3 px")
+
+
+def _checked_metadata(
+    model: onnx.ModelProto, metadata: ModelMetadata, calibration: Sequence[str | Path] | None
+) -> Calibration | None:
+    """Refuse what every later ``run`` of the file would refuse; read the calibration samples as ``run`` would."""
+    from stn_infer.backends.ort import OrtBackend
+    from stn_infer.data.batches import load_calibration
+    from stn_infer.data.loader import resolve_preprocess
+    from stn_infer.pipeline.formats import make_format
+
+    backend = OrtBackend(model.SerializeToString(), threads=1)
+    if metadata.preprocess is not None:
+        resolve_preprocess(backend.inputs, None, metadata.preprocess)
+    make_format("npz", backend.outputs, metadata.labels)
+    if not calibration:
+        return None
+    return load_calibration(calibration, backend.inputs, resolve_preprocess(backend.inputs, metadata.preprocess, None))
+
+
+def _describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
+    from stn_infer.version import __version__
+
+    model.producer_name, model.producer_version = "stn-infer", __version__
+    del model.metadata_props[:]
+    for key, value in sorted(metadata.to_props().items()):
+        model.metadata_props.add(key=key, value=value)
+
+
+def _shapes(values: Sequence[onnx.ValueInfoProto]) -> tuple[str, ...]:
+    described = []
+    for value in values:
+        sizes = [dim.dim_param or str(dim.dim_value) for dim in value.type.tensor_type.shape.dim]
+        described.append(f"{value.name} [{', '.join(sizes)}]")
+    return tuple(described)

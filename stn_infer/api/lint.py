@@ -1,0 +1,89 @@
+"""What in an ONNX file will be slow or wrong in some runtime, where, and what to do about it."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from stn_infer.lint_rules.context import SEVERITIES, LintFinding
+
+__all__ = ["LintFinding", "LintReport", "lint"]
+
+SCHEMA = 1
+
+
+@dataclass(frozen=True)
+class LintReport:
+    """What ``lint`` found.
+
+    Attributes:
+        path: the file.
+        opset, ir_version: of the file.
+        findings: the gravest first.
+    """
+
+    path: Path
+    opset: int
+    ir_version: int
+    findings: tuple[LintFinding, ...]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """Findings by severity, all three named."""
+        found = Counter(finding.severity for finding in self.findings)
+        return {severity: found[severity] for severity in SEVERITIES}
+
+    def to_json(self) -> str:
+        """One JSON object: ``schema`` (1), ``path``, ``opset``, ``ir_version``, ``counts``, ``findings``."""
+        content = {
+            "schema": SCHEMA,
+            "path": str(self.path),
+            "opset": self.opset,
+            "ir_version": self.ir_version,
+            "counts": self.counts,
+            "findings": [asdict(finding) for finding in self.findings],
+        }
+        return json.dumps(content, indent=2, ensure_ascii=False)
+
+    def to_text(self) -> str:
+        """A line a finding, and a line of counts."""
+        lines = []
+        for finding in self.findings:
+            where = f" {finding.node}:" if finding.node else ""
+            mark = " [*]" if finding.fixable else ""
+            lines.append(f"{finding.severity}: {finding.code}{mark}:{where} {' '.join(finding.message.split())}")
+        counted = ", ".join(f"{count} {severity}" for severity, count in self.counts.items())
+        fixable = sum(finding.fixable for finding in self.findings)
+        lines.append(
+            f"{self.path} (opset {self.opset}): {counted}" + (f"; {fixable} [*] mended by optimize" if fixable else "")
+        )
+        return "\n".join(lines)
+
+
+def lint(model: str | Path) -> LintReport:
+    """Examine an ONNX file; it is only read.
+
+    Args:
+        model: an ``.onnx`` file; external data are read from its folder.
+
+    Raises:
+        ModelError: it is unreadable or damaged.
+    """
+    from stn_infer.lint_rules import file as lint_file
+    from stn_infer.lint_rules import sampler as lint_sampler
+    from stn_infer.lint_rules.context import apply_rules, examine
+    from stn_infer.proto.load import read_graph
+    from stn_infer.proto.traversal import opset_of
+    from stn_infer.repairs.large_weights import light_copy
+    from stn_infer.repairs.trial import try_model
+
+    path = Path(model)
+    whole = read_graph(path)
+    opset = opset_of(whole)
+    light = light_copy(whole, path.parent)
+    try_model(path, light, None)
+    context = examine(light, whole, path.parent)
+    findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
+    return LintReport(path, opset, int(whole.ir_version), findings)

@@ -1,0 +1,319 @@
+"""Any ONNX file to the same computation with fused spatial transformers: repair, fuse, compare, and only then write."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import inf
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
+from stn_infer.files import check_writable, open_atomically
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stn_infer.fusion.fuse import Finding
+    from stn_infer.proto.session import Stored
+    from stn_infer.repairs.equivalence import Comparison
+    from stn_infer.repairs.repairs import Repair
+
+_MOST_IN_ONE_FILE = 1_900_000_000  # protobuf ends at 2 GB
+
+
+@dataclass(frozen=True)
+class OptimizeReport:
+    """What ``optimize`` did.
+
+    Attributes:
+        path: the file written.
+        size: its size in bytes, external data included.
+        opset, original_opset: of the default domain.
+        findings: what became of each GridSample.
+        repairs: what was mended beside, and what could not be.
+        comparison: with the original; it was within tolerance.
+        notes: what the user should know.
+    """
+
+    path: Path
+    size: int
+    opset: int
+    original_opset: int
+    findings: tuple[Finding, ...]
+    repairs: tuple[Repair, ...]
+    comparison: Comparison
+    notes: tuple[str, ...]
+
+    @property
+    def fused(self) -> int:
+        """How many samplers were fused."""
+        return sum(finding.fused for finding in self.findings)
+
+
+def optimize(
+    model: str | Path,
+    output: str | Path,
+    *,
+    fix: bool = True,
+    tolerance: float | None = None,
+    input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> OptimizeReport:
+    """Rewrite an ONNX file so that its provably linear sampling grids run as one op; everything else stays.
+
+    The result is compared with the original in onnxruntime, on random inputs, before it is written; external data stay
+    external.
+
+    Args:
+        model: an ``.onnx`` file, opset 11 or later.
+        output: the file to write; an existing one is replaced, and kept where anything fails.
+        fix: also repair what ``lint`` marks as fixable.
+        tolerance: on each output's error over its scale; None: 1e-5.
+        input_shapes: by input name, for open sizes; of the whole input, or of one sample.
+
+    Raises:
+        ModelError: the file is unreadable or damaged, or onnxruntime can't run it.
+        UsageError: ``input_shapes`` does not fit it, or ``tolerance`` is no positive number.
+        VerificationError: the result would not compute what the original does, or that could not be tried; nothing is
+            written.
+        OutputError: the file can't be written.
+    """
+    from stn_infer.repairs.equivalence import TOLERANCE
+    from stn_infer.repairs.trial import try_model
+
+    tolerance = TOLERANCE if tolerance is None else tolerance
+    if not 0 < tolerance < inf:
+        raise UsageError(f"--tolerance takes a positive number, not {tolerance}")
+    path, source = Path(output), Path(model)
+    check_writable(path)
+    prepared = _Prepared(source, path)
+    try:
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stn-infer-") as scratch:
+            prepared.load(Path(scratch))
+            try_model(source, prepared.original, prepared.folder, input_shapes)
+            rewritten = _rewrite(prepared, fix)
+            comparison, notes = _verified(prepared, rewritten, tolerance, input_shapes)
+            size = _write(prepared, rewritten.model, path)
+    except (ModelError, VerificationError) as error:
+        if str(source) in str(error):
+            raise
+        raise type(error)(f"{source}: {error}") from error
+    return OptimizeReport(
+        path,
+        size,
+        rewritten.opset,
+        prepared.opset,
+        rewritten.findings,
+        rewritten.repairs,
+        comparison,
+        (*rewritten.notes, *notes),
+    )
+
+
+class _Prepared:
+    """The original in memory, its large weights on the disk.
+
+    Attributes:
+        original: the model; large initialisers refer to ``folder``.
+        folder: None where everything is in memory.
+        external: whether the source file has external data.
+        weights: bytes of initialisers.
+        opset: the original's.
+    """
+
+    def __init__(self, source: Path, output: Path) -> None:
+        self._source, self._output = source, output
+        self.folder: Path | None = None
+
+    def load(self, scratch: Path) -> None:
+        """Read the source; ``scratch`` takes the large weights of a file that holds them itself."""
+        from stn_infer.proto.load import external_tensors, read_graph
+        from stn_infer.proto.traversal import opset_of
+        from stn_infer.repairs.large_weights import LARGE_TENSOR, SMALL_MODEL, bytes_of_weights, pull_in, spill
+
+        model = read_graph(self._source)
+        self.opset = opset_of(model)
+        places = external_tensors(model, self._source.parent)
+        self.external = bool(places)
+        self.weights = bytes_of_weights(model)
+        targets = {self._output.resolve(), external_path(self._output).resolve()}
+        if targets & {place.path for _, place in places} or (places and self._source.resolve() in targets):
+            raise UsageError(
+                f"writing {self._output} would replace what {self._source} is read from; choose another name"
+            )
+        if self.weights < SMALL_MODEL:
+            pull_in(model, self._source.parent)
+        elif places:
+            self.folder = self._source.parent
+            pull_in(model, self.folder, above=LARGE_TENSOR)
+        else:
+            self.folder = scratch
+            model = spill(model, scratch)
+        self.original = model
+
+
+@dataclass(frozen=True)
+class _Rewritten:
+    """The result, not yet compared; ``reference`` is the original, or what stands for it where nothing can run it."""
+
+    model: onnx.ModelProto
+    reference: onnx.ModelProto
+    opset: int
+    findings: tuple[Finding, ...]
+    repairs: tuple[Repair, ...]
+    notes: tuple[str, ...]
+
+
+def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
+    from stn_infer.proto.session import Stored
+    from stn_infer.proto.traversal import opset_of
+    from stn_infer.repairs.large_weights import pull_in_near_grids, put_back, stand_in
+    from stn_infer.repairs.repairs import AFTER, BEFORE, repair
+
+    light = prepared.original
+    aside: dict[str, onnx.TensorProto] = {}
+    if prepared.folder is not None:
+        pull_in_near_grids(light, prepared.folder)
+        light, aside = stand_in(light)
+    repaired, repairs = repair(light, BEFORE) if fix else (light, ())
+    fused, findings, notes = _fuse(repaired)
+    mended, more = repair(fused, AFTER) if fix else (fused, ())
+    changed = mended is not light
+    if changed:
+        _credit(mended)
+    reference = prepared.original
+    if any(entry.done for entry in repairs) and not _opens(Stored(light)):
+        reference = _copy(repaired)
+        if aside:
+            reference = put_back(reference, aside)
+        notes = (*notes, "onnxruntime can't run the original: the result was compared with the repaired file")
+    result = put_back(mended, aside) if changed else prepared.original
+    return _Rewritten(result, reference, opset_of(mended), findings, (*repairs, *more), notes)
+
+
+def _fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...], tuple[str, ...]]:
+    """The pass's result, its findings, and why it could not be run where it could not."""
+    from stn_infer.fusion.fuse import fuse_or_say
+    from stn_infer.proto.traversal import opset_of
+
+    if opset_of(model) < 16:
+        return model, (), (f"opset {opset_of(model)} has no GridSample: nothing to fuse",)
+    fused, findings, obstacle = fuse_or_say(model)
+    if obstacle:
+        return model, (), (f"nothing was fused: {obstacle}",)
+    if not any(finding.fused for finding in findings):
+        return model, findings, ()
+    fused.ir_version = max(fused.ir_version, 8)  # the first with functions
+    return fused, findings, ()
+
+
+def _credit(model: onnx.ModelProto) -> None:
+    from stn_infer.version import __version__
+
+    key = "stn_infer.optimized"
+    for entry in [entry for entry in model.metadata_props if entry.key == key]:
+        model.metadata_props.remove(entry)
+    model.metadata_props.add(key=key, value=__version__)
+
+
+def _verified(
+    prepared: _Prepared, rewritten: _Rewritten, tolerance: float, shapes: Mapping[str, tuple[int, ...]] | None
+) -> tuple[Comparison, tuple[str, ...]]:
+    from stn_infer.proto.inputs import plan_inputs
+    from stn_infer.proto.session import Stored
+    from stn_infer.repairs.equivalence import compare
+
+    _check_interface(rewritten.reference, rewritten.model)
+    plans = plan_inputs(rewritten.reference, shapes)
+    reference = Stored(rewritten.reference, prepared.folder)
+    try:
+        comparison = compare(reference, Stored(rewritten.model, prepared.folder), plans, tolerance=tolerance)
+    except ModelError as error:
+        if not _opens(reference):
+            raise
+        raise VerificationError(f"the result cannot be verified and was not written: {error}") from error
+    notes: tuple[str, ...] = ()
+    if comparison.widened:
+        how = "cannot run it as it is" if comparison.rounding is None else "differs from the original as it is by "
+        told = how if comparison.rounding is None else f"{how}{comparison.rounding:.1e}"
+        notes = (f"half precision: compared in float32; onnxruntime {told}",)
+    return comparison, notes
+
+
+def _check_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Inputs that a caller must give and outputs: the same names, types and order."""
+    weights = {tensor.name for tensor in before.graph.initializer}
+    wanted = [value for value in before.graph.input if value.name not in weights]
+    found = [value for value in after.graph.input if value.name not in {t.name for t in after.graph.initializer}]
+    for one, other in ((wanted, found), (before.graph.output, after.graph.output)):
+        if [(v.name, v.type.tensor_type.elem_type) for v in one] != [
+            (v.name, v.type.tensor_type.elem_type) for v in other
+        ]:
+            raise VerificationError(
+                f"the rewritten model has the inputs or outputs {', '.join(v.name for v in other)}, "
+                f"expected {', '.join(v.name for v in one)}"
+            )
+
+
+def external_path(path: Path) -> Path:
+    """Where the external data of the file ``path`` go."""
+    return path.with_name(f"{path.name}.data")
+
+
+def _write(prepared: _Prepared, model: onnx.ModelProto, path: Path) -> int:
+    """Write ``model``, its data first where they are external; the size of both."""
+    from stn_infer.repairs.large_weights import write_embedded, write_external
+
+    beside = external_path(path)
+    if not prepared.external and prepared.weights < _MOST_IN_ONE_FILE:
+        with open_atomically(path) as file:
+            write_embedded(model, prepared.folder, file)
+        return path.stat().st_size
+    # the data take their place only once the graph is written, so that an older pair is kept where either fails
+    with open_atomically(path) as file, open_atomically(beside) as data:
+        write_external(model, prepared.folder, data, beside.name)
+        file.write(model.SerializeToString())
+        file.flush()
+    return path.stat().st_size + beside.stat().st_size
+
+
+def _opens(stored: Stored) -> bool:
+    from stn_infer.proto.session import open_session
+
+    try:
+        open_session(stored)
+    except ModelError:
+        return False
+    return True
+
+
+def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    return copy
+
+
+def describe(report: OptimizeReport) -> str:
+    """The report, a line a fact."""
+    from stn_infer.fusion.fuse import describe as describe_findings
+
+    lines = [describe_findings(report.findings)]
+    lines += [
+        f"{'repaired' if entry.done else 'not repaired'}: {entry.code}: {entry.message}" for entry in report.repairs
+    ]
+    lines += [f"note: {one_line(note)}" for note in report.notes]
+    flips = max((output.flips for output in report.comparison.outputs), default=0.0)
+    flipped = f", at most {flips:.2%} of an output's values flipped" if flips else ""
+    lines.append(
+        f"verified against the original in onnxruntime: within {report.comparison.worst:.1e} of each output's scale"
+        f"{flipped} ({report.comparison.runs})"
+    )
+    opset = f"opset {report.opset}"
+    if report.opset != report.original_opset:
+        opset += f", was {report.original_opset}"
+    fused = f"{report.fused} of {len(report.findings)} samplers fused"
+    lines.append(f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {fused}")
+    return "\n".join(lines)

@@ -1,0 +1,84 @@
+"""``run``: batched predictions over many inputs."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from pathlib import Path
+
+from stn_infer.backends.base import Backend
+from stn_infer.metadata import Preprocess
+from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
+from stn_infer.pipeline.job import hash_model
+
+
+def run(
+    model: str | Path | Backend,
+    inputs: str | Path | Sequence[str | Path],
+    output: str | Path,
+    *,
+    backend: str = "ort",
+    device: str = "cpu",
+    batch_size: int = 64,
+    format: str = "csv",
+    resume: bool = False,
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | None = None,
+    workers: int | None = None,
+    shard_rows: int | None = None,
+    progress: Progress | None = None,
+) -> RunSummary:
+    """Predict ``inputs`` and write predictions and ledgers into the folder ``output``.
+
+    A sample that cannot be read, has the wrong size or makes the model answer NaN costs its own row: it stands in the
+    ledger with its reason, and the others go on.
+
+    Args:
+        model: an ``.onnx`` file, any source that ``stn-infer export`` takes, or a backend that is open already (then
+            ``backend`` and ``device`` are its own, and on a CPU it should use one thread).
+        inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
+        output: a folder, new or empty unless ``resume``.
+        backend: ``ort`` or ``eager``.
+        device: ``cpu``, ``cuda`` or ``cuda:N``.
+        batch_size: samples given to the model at once.
+        format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz holds outputs that are not one vector a sample.
+        resume: go on with the job in ``output``; shards that are done stay as they are.
+        preprocess: how images become inputs; as text, changes to what the model's file says.
+        labels: the name of each class; None: what the model's file says.
+        workers: threads; None: one a core.
+        shard_rows: samples a shard; None: 4096, or fewer where outputs are large.
+        progress: called with (samples done, samples in all) after each batch, by one worker at a time.
+
+    Raises:
+        UsageError: options that don't go together or don't fit the model.
+        InputError: there is nothing to read, or an input that was named outright is missing.
+        OutputError: the folder is taken by something else, or cannot be written.
+        SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be had or run.
+    """
+    with ExitStack() as stack:
+        if isinstance(model, (str, Path)):
+            from stn_infer.api.open import open_backend
+
+            on_gpu = device.startswith("cuda")
+            runner = open_backend(model, backend, device, None if on_gpu else 1)
+            stack.callback(runner.close)
+        else:
+            runner = model
+        is_path = isinstance(model, (str, Path))
+        return run_job(
+            runner,
+            [inputs] if isinstance(inputs, (str, Path)) else list(inputs),
+            Path(output),
+            RunOptions(
+                batch_size=batch_size,
+                format=format,
+                resume=resume,
+                preprocess=preprocess,
+                labels=labels,
+                workers=workers,
+                shard_rows=shard_rows,
+            ),
+            model=Path(str(model)).name if is_path else runner.metadata.source,
+            model_sha256=hash_model(str(model)) if is_path else "",
+            progress=progress,
+        )

@@ -1,0 +1,235 @@
+"""TensorRT and TensorRT-RTX: engines built by ``stn-infer build``, or from a model through the engine cache."""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
+from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
+from stn_infer.backends.device import Device
+from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
+from stn_infer.backends.tensorrt.runtime import RUNTIMES, Gpu, TensorRT, current_gpu, load_runtime, make_logger
+from stn_infer.errors import ModelError, UsageError
+from stn_infer.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    import torch
+
+    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.executor import Executor, IoTensor
+
+ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
+
+def open_tensorrt(
+    model: Path | bytes,
+    runtime: str = "tensorrt",
+    device: str = "cuda:0",
+    options: BuildOptions | None = None,
+    *,
+    name: str | None = None,
+) -> TensorRTBackend:
+    """Open an engine, or build one (or take it from the cache) and open that.
+
+    Args:
+        model: an engine (``.engine``, ``.plan`` or ``.trt``), an ONNX file, or the bytes of one.
+        runtime: ``tensorrt`` or ``tensorrt-rtx``.
+        device: ``cuda`` or ``cuda:N``.
+        options: how to build what is no engine yet; None: as ``build`` does by itself.
+        name: what to call the model in messages; None: its file or its graph.
+
+    Raises:
+        UsageError: an unknown runtime, or a device that is no GPU.
+        MissingDependencyError: the runtime, a GPU or the plugin library is missing.
+        ModelError: the engine is truncated, foreign or stale, or the model cannot be built.
+    """
+    chosen = next((known for known in RUNTIMES if known == runtime), None)
+    if chosen is None:
+        raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {runtime!r}")
+    target = Device.parse(device)
+    if target.kind != "cuda":
+        raise UsageError(f"engines run on GPUs: the device is cuda or cuda:N, not {device!r}")
+    if isinstance(model, Path) and model.suffix in ENGINE_SUFFIXES:
+        label, (engine, sidecar) = model.name, load_engine(model)
+    else:
+        from stn_infer.backends.tensorrt.engine import BuildOptions, engine_for
+
+        built = engine_for(model, options or BuildOptions(runtime=chosen, device=target.index), name=name)
+        label, engine, sidecar = built.sidecar.source, built.data, built.sidecar
+    if sidecar is not None and sidecar.key.runtime != chosen:
+        raise ModelError(f"{label} is an engine of {sidecar.key.runtime}, not of {chosen}; use that backend")
+    loaded = load_runtime(chosen)
+    gpu = current_gpu(target.index)
+    if sidecar is not None:
+        check_usable(label, sidecar, loaded, gpu)
+
+    from stn_infer.backends.tensorrt.cuda_stream import CudaDevice
+    from stn_infer.backends.tensorrt.executor import Executor
+
+    logger = make_logger(loaded.module)
+    if sidecar is not None and sidecar.key.plugin_sha256:
+        load_plugin_of(label, sidecar, loaded, logger)
+    executor = Executor(loaded, engine, CudaDevice(target.index), logger)
+    metadata = ModelMetadata() if sidecar is None else ModelMetadata.from_props(sidecar.metadata)
+    fused = len(sidecar.fused) if sidecar is not None else 0
+    return TensorRTBackend(executor, Opened(label, loaded, gpu, str(target), fused), metadata)
+
+
+def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> None:
+    """Refuse an engine that was built for something else than what is here.
+
+    Raises:
+        ModelError: it was; says for what.
+    """
+    key = sidecar.key
+    if key.runtime_version != runtime.version:
+        raise ModelError(
+            f"{label} was built with {runtime.title} {key.runtime_version}, this is {runtime.version}; build it again"
+        )
+    if key.sm != gpu.sm or (key.gpu and key.gpu != gpu.name):
+        raise ModelError(f"{label} was built for {Gpu(key.gpu, key.sm)}, this is {gpu}; build it again")
+
+
+def load_plugin_of(label: str, sidecar: Sidecar, runtime: TensorRT, logger: Any) -> None:
+    """Register the plugins that an engine was built with.
+
+    Raises:
+        MissingDependencyError: there is no plugin library.
+        ModelError: it is not the one that the engine was built with, or TensorRT refuses it.
+    """
+    from stn_infer import plugin
+    from stn_infer.backends.tensorrt.builder import load_plugins
+
+    library: Path = plugin.library_path()
+    if hashlib.sha256(library.read_bytes()).hexdigest() != sidecar.key.plugin_sha256:
+        raise ModelError(f"{label} was built with another plugin library than {library}; build it again")
+    load_plugins(runtime.module, library, logger)
+
+
+@dataclass(frozen=True)
+class Opened:
+    """Where an engine runs.
+
+    Attributes:
+        label: the engine or the model, as the user named it.
+        runtime, gpu, device: with what and on what; ``device`` in PyTorch's words.
+        fused: how many nodes the plugin runs.
+    """
+
+    label: str
+    runtime: TensorRT
+    gpu: Gpu
+    device: str
+    fused: int
+
+
+class TensorRTBackend:
+    """An engine on a GPU; a :class:`~stn_infer.backends.base.Backend`.
+
+    ``run`` takes batches of any size: those above the profile's largest are run in pieces, those below its smallest
+    are filled up. ``executor`` runs PyTorch tensors that are on the GPU already, without copies.
+    """
+
+    def __init__(self, executor: Executor, opened: Opened, metadata: ModelMetadata) -> None:
+        self.name: str = opened.runtime.name
+        self.device = opened.device
+        self.metadata = metadata
+        self.executor = executor
+        self.inputs: tuple[TensorSpec, ...] = tuple(_spec(tensor) for tensor in executor.inputs)
+        self.outputs: tuple[TensorSpec, ...] = tuple(_spec(tensor) for tensor in executor.outputs)
+        self._opened = opened
+        self._smallest = max((tensor.min[0] for tensor in executor.inputs if tensor.min), default=1)
+        self._largest = min((tensor.max[0] for tensor in executor.inputs if tensor.max), default=1)
+        self._buffers: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
+
+        Raises:
+            InputError: the inputs are not what ``self.inputs`` says, or of a size that the profile leaves out.
+            ModelError: TensorRT failed while it ran.
+        """
+        batch = check_inputs(self.inputs, inputs)
+        with self._lock:
+            if self._closed:
+                raise ModelError("this backend is closed; open it again")
+            if batch < self._smallest:
+                return run_in_fixed_batches(self._run, inputs, batch, self._smallest)
+            if batch <= self._largest:
+                return self._run(inputs)
+            pieces = [
+                self._piece(inputs, start, min(start + self._largest, batch))
+                for start in range(0, batch, self._largest)
+            ]
+            return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+
+    def describe(self) -> dict[str, str]:
+        """Runtime and version, GPU, who runs the spatial transformers, and whether CUDA graphs are used."""
+        problem = self.executor.graph_problem
+        return {
+            "engine": self._opened.label,
+            "runtime": self._opened.runtime.title,
+            "version": self._opened.runtime.version,
+            "device": f"{self.device}, {self._opened.gpu}",
+            "spatial transformers": f"{self._opened.fused} by the plugin" if self._opened.fused else "native layers",
+            "CUDA graphs": "yes" if problem is None else f"no: {problem}",
+        }
+
+    def close(self) -> None:
+        """Let go of the engine and of the buffers."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self._buffers.clear()
+                self.executor.close()
+
+    def _piece(self, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
+        piece = {name: array[start:stop] for name, array in inputs.items()}
+        if stop - start < self._smallest:
+            return run_in_fixed_batches(self._run, piece, stop - start, self._smallest)
+        return self._run(piece)
+
+    def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = self.executor.run({name: self._upload(name, array) for name, array in inputs.items()})
+        return {name: _download(tensor) for name, tensor in outputs.items()}
+
+    def _upload(self, name: str, array: Array) -> torch.Tensor:
+        """``array`` in the buffer of its name and shape, so that the same shape comes from the same address."""
+        import torch
+
+        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
+        wanted = next(item.dtype for item in self.executor.inputs if item.name == name)
+        if wanted == torch.bfloat16:
+            tensor = tensor.view(torch.bfloat16)
+        key = (name, tuple(tensor.shape))
+        if key not in self._buffers:
+            if len(self._buffers) >= 8 * len(self.inputs):
+                self._buffers.pop(next(iter(self._buffers)))
+            self._buffers[key] = torch.empty_like(tensor, device=self.device)
+        return self._buffers[key].copy_(tensor)
+
+
+def _download(tensor: torch.Tensor) -> Array:
+    import torch
+
+    host = tensor.to("cpu", copy=True)
+    return host.view(torch.uint16).numpy() if host.dtype == torch.bfloat16 else host.numpy()
+
+
+def _spec(tensor: IoTensor) -> TensorSpec:
+    import torch
+
+    kind = "uint16" if tensor.dtype == torch.bfloat16 else str(tensor.dtype).removeprefix("torch.")
+    if not tensor.shape:
+        raise ModelError(f"tensor {tensor.name!r} of the engine has no batch axis; expected [batch, ...]")
+    return TensorSpec(tensor.name, (None, *(size if size >= 0 else None for size in tensor.shape[1:])), np.dtype(kind))

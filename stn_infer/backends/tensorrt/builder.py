@@ -1,0 +1,197 @@
+"""ONNX to a serialised engine: TensorRT's parser and builder, with checks on what the parser made of the file.
+
+The same calls serve TensorRT 10 and 11 and TensorRT-RTX. What differs is asked for by name, never by number: enum
+values were renumbered between versions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import onnx
+from onnx import helper, inliner
+
+from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.runtime import TensorRT, last_error, make_logger
+from stn_infer.errors import ModelError, one_line
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION
+
+# The parser takes a plugin over a local function of the same name from 10.7, and 10.8 mended functions' tensor names.
+_FUNCTIONS_FROM = (10, 8)
+_STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A serialised engine, and the names of the ONNX nodes in it that a plugin runs."""
+
+    engine: bytes
+    fused: tuple[str, ...]
+
+
+def prepare(model: onnx.ModelProto, runtime: TensorRT, *, plugin: bool) -> onnx.ModelProto:
+    """The file as this runtime's parser takes it; ``model`` itself is left as it is.
+
+    Parsers before TensorRT 10.8 don't cope with local functions: with the plugin they are taken out, so that the
+    nodes are left for it, and without it they are inlined.
+
+    Raises:
+        ModelError: a node has neither a standard op nor a function, and no plugin is to take it.
+    """
+    if not plugin:
+        _check_native(model, runtime)
+    if runtime.name != "tensorrt" or runtime.release >= _FUNCTIONS_FROM:
+        return model
+    if not plugin:
+        return inliner.inline_local_functions(model)
+    stripped = onnx.ModelProto()
+    stripped.CopyFrom(model)
+    kept = [function for function in model.functions if function.domain != DOMAIN]
+    del stripped.functions[:]
+    stripped.functions.extend(kept)
+    return stripped
+
+
+def _check_native(model: onnx.ModelProto, runtime: TensorRT) -> None:
+    # TensorRT-RTX doesn't refuse an unknown node: it ends the process.
+    functions = {(function.domain, function.name) for function in model.functions}
+    for node in model.graph.node:
+        if node.domain not in _STANDARD_DOMAINS and (node.domain, node.op_type) not in functions:
+            raise ModelError(
+                f"node {node.name!r} is a {node.domain}::{node.op_type}, for which {runtime.title} has no layer and "
+                "the file no function; export the model again"
+            )
+
+
+def build_plan(
+    runtime: TensorRT,
+    model: onnx.ModelProto,
+    profiles: tuple[InputProfile, ...],
+    *,
+    target: str | None = None,
+    plugin: Path | None = None,
+    tf32: bool = False,
+) -> Plan:
+    """Parse and build.
+
+    Args:
+        runtime: with it.
+        model: the file as ``prepare`` left it.
+        profiles: shapes of the dynamic inputs; empty where there is none.
+        target: an architecture such as ``sm89``, for TensorRT-RTX on a machine without that GPU.
+        plugin: the library whose plugins take our nodes (and plain GridSample from TensorRT 10.15 on).
+        tf32: allow TF32 in convolutions and matrix products.
+
+    Raises:
+        ModelError: the parser or the builder refuses the model, or the parser misread it.
+    """
+    trt, logger = runtime.module, make_logger(runtime.module)
+    if plugin is not None:
+        load_plugins(trt, plugin, logger)
+    builder = trt.Builder(logger)
+    network = builder.create_network(_network_flags(trt))
+    parser = trt.OnnxParser(network, logger)
+    if plugin is not None and hasattr(trt.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE"):
+        parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+    if not parser.parse(model.SerializeToString()):
+        raise ModelError(f"{runtime.title} {runtime.version} cannot parse the model: {_parser_error(parser, logger)}")
+    _check_sampling(trt, network, model, runtime)
+    fused = tuple(layer.name for layer in _layers(network) if layer.type.name == "PLUGIN_V3")
+    if plugin is not None:
+        _check_fused(model, fused, runtime)
+
+    config = builder.create_builder_config()
+    if hasattr(trt.BuilderFlag, "TF32"):
+        (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    if target is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
+    if profiles:
+        shapes = builder.create_optimization_profile()
+        for profile in profiles:
+            shapes.set_shape(profile.name, profile.min, profile.opt, profile.max)
+        config.add_optimization_profile(shapes)
+    engine = builder.build_serialized_network(network, config)
+    if engine is None:
+        raise ModelError(f"{runtime.title} {runtime.version} cannot build the model: {last_error(logger)}")
+    return Plan(bytes(engine), fused)
+
+
+def load_plugins(trt: Any, library: Path, logger: Any) -> None:
+    """Register the library's creators with TensorRT, once in a process.
+
+    Raises:
+        ModelError: TensorRT refuses the library.
+    """
+    registry = trt.get_plugin_registry()
+    if registry.get_creator(OP_TYPES[0], str(VERSION), DOMAIN) is not None:
+        return
+    registry.load_library(str(library))
+    if registry.get_creator(OP_TYPES[0], str(VERSION), DOMAIN) is None:
+        raise ModelError(f"TensorRT takes no plugins from {library}: {last_error(logger)}")
+
+
+def sampling_layers(trt: Any, network: Any) -> list[Any]:
+    """The network's native GridSample layers, each as TensorRT's ``IGridSampleLayer``."""
+    found = [layer for layer in _layers(network) if layer.type.name == "GRID_SAMPLE"]
+    for layer in found:
+        layer.__class__ = trt.IGridSampleLayer  # the API hands out every layer as its base class
+    return found
+
+
+def _layers(network: Any) -> Iterator[Any]:
+    return (network.get_layer(index) for index in range(network.num_layers))
+
+
+def _network_flags(trt: Any) -> int:
+    # Strongly typed is the only way from TensorRT 11 on, and a flag before.
+    flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
+    return 0 if flag is None else 1 << int(flag)
+
+
+def _parser_error(parser: Any, logger: Any) -> str:
+    if parser.num_errors == 0:
+        return last_error(logger)
+    error = parser.get_error(0)
+    name = error.node_name() if hasattr(error, "node_name") else ""
+    return one_line((f"node {name!r}: " if name else "") + error.desc())
+
+
+def _check_sampling(trt: Any, network: Any, model: onnx.ModelProto, runtime: TensorRT) -> None:
+    """Refuse what TensorRT up to 11.1 does with opset 20's ``mode="linear"``: it samples the nearest pixel."""
+    nearest = [layer.name for layer in sampling_layers(trt, network) if layer.interpolation_mode.name == "NEAREST"]
+    if len(nearest) > sum(mode == "nearest" for mode in _modes(model)):
+        raise ModelError(
+            f"{runtime.title} {runtime.version} reads the sampler {nearest[0]!r} as NEAREST, which it is not; "
+            "export the model at opset 18"
+        )
+
+
+def _modes(model: onnx.ModelProto) -> Iterator[str]:
+    """The sampling modes of the nodes that become GridSample layers, those in called functions included."""
+    functions = {(function.domain, function.name): function for function in model.functions}
+    for node in model.graph.node:
+        if node.op_type == "GridSample" or (node.domain == DOMAIN and node.op_type in OP_TYPES):
+            yield _mode(node)
+        elif (node.domain, node.op_type) in functions:
+            body = functions[node.domain, node.op_type].node
+            yield from (_mode(inner) for inner in body if inner.op_type == "GridSample")
+
+
+def _mode(node: onnx.NodeProto) -> str:
+    for attribute in node.attribute:
+        if attribute.name == "mode" and attribute.type == onnx.AttributeProto.STRING:
+            return bytes(helper.get_attribute_value(attribute)).decode()
+    return "bilinear"
+
+
+def _check_fused(model: onnx.ModelProto, fused: tuple[str, ...], runtime: TensorRT) -> None:
+    wanted = [node.name for node in model.graph.node if node.domain == DOMAIN and node.op_type in OP_TYPES]
+    if len(fused) < len(wanted):
+        raise ModelError(
+            f"{runtime.title} {runtime.version} took the plugin for {len(fused)} of {len(wanted)} spatial "
+            "transformers; build with --native, or export the model again"
+        )

@@ -1,0 +1,267 @@
+"""ONNX file to TensorRT engine: kept with a sidecar that says what it was built from, built again only for a reason."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import time
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from stn_infer.backends.tensorrt.engine_cache import (
+    EngineCache,
+    EngineKey,
+    Sidecar,
+    default_cache_folder,
+    read_sidecar,
+    why_stale,
+)
+from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
+from stn_infer.backends.tensorrt.runtime import Gpu, RuntimeName, TensorRT, current_gpu, load_runtime
+from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+
+if TYPE_CHECKING:
+    import onnx
+
+_OLDEST = (10, 1)  # IPluginV3 in the parser, and this project's flags
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """How to build.
+
+    Attributes:
+        runtime: ``tensorrt`` or ``tensorrt-rtx``.
+        target: an architecture such as ``sm89`` (TensorRT-RTX only); None: the GPU that is there.
+        profile: shapes of the dynamic inputs; None: batches of 1 to 256.
+        plugin: True: our plugin runs the spatial transformers, False: TensorRT's own layers; None: the plugin where
+            there is one.
+        tf32: allow TF32, which moves samples by 0.1 pixels at a width of 1,000.
+        device: index of the GPU.
+    """
+
+    runtime: RuntimeName = "tensorrt"
+    target: str | None = None
+    profile: Profile | None = None
+    plugin: bool | None = None
+    tf32: bool = False
+    device: int = 0
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An engine in memory: its bytes, what they are, whether they were built now, and why (or why not)."""
+
+    data: bytes
+    sidecar: Sidecar
+    built: bool
+    reason: str
+    notes: tuple[str, ...] = ()
+
+
+def engine_for(
+    model: Path | bytes, options: BuildOptions, *, name: str | None = None, cache: Path | None = None
+) -> Engine:
+    """The engine of an ONNX file or its bytes, from the cache or built into it; raises as ``build`` does."""
+    request = request_engine(model, options, name)
+    return build_or_reuse(request, EngineCache(cache or default_cache_folder()), False, None)
+
+
+@dataclass(frozen=True)
+class EngineRequest:
+    """A model and the options, worked out: everything but the building."""
+
+    source: str
+    model: onnx.ModelProto
+    runtime: TensorRT
+    options: BuildOptions
+    plugin: Path | None
+    key: EngineKey
+    notes: tuple[str, ...]
+
+
+def check_runtime(options: BuildOptions) -> tuple[TensorRT, Gpu]:
+    """The runtime and what to build for, looked up before anything else is done.
+
+    Raises:
+        MissingDependencyError: the runtime, a GPU or the plugin library is missing.
+        UsageError: options that don't go together.
+    """
+    runtime = load_runtime(options.runtime)
+    if runtime.name == "tensorrt" and runtime.release < _OLDEST:
+        raise MissingDependencyError(f"TensorRT {runtime.version} is too old; 10.1 or newer is needed")
+    _plugin_library(options)
+    return runtime, _target(runtime, options)
+
+
+def request_engine(content: Path | bytes, options: BuildOptions, name: str | None = None) -> EngineRequest:
+    """Everything but the building, for an ONNX file or its bytes; ``name`` is what to call it."""
+    from stn_infer.proto.load import load_model, parse_model
+
+    runtime, gpu = check_runtime(options)
+    plugin, notes = _plugin_library(options)
+    model = parse_model(content) if isinstance(content, bytes) else load_model(content)
+    name = name or (str(content) if isinstance(content, Path) else model.graph.name or "the model")
+    if plugin is not None and not _has_sampler(model):
+        plugin, notes = None, ("the model has no spatial transformer for the plugin",)
+    graph, weights = _hashes(model)
+    key = EngineKey(
+        graph_sha256=graph,
+        weights_sha256=weights,
+        runtime=runtime.name,
+        runtime_version=runtime.version,
+        gpu=gpu.name,
+        sm=gpu.sm,
+        plugin_sha256="" if plugin is None else hashlib.sha256(plugin.read_bytes()).hexdigest(),
+        profiles=resolve_profiles(model, options.profile),
+        precision="+".join(_precisions(model)),
+        flags=("tf32",) if options.tf32 else (),
+    )
+    return EngineRequest(name, model, runtime, options, plugin, key, notes)
+
+
+def build_or_reuse(request: EngineRequest, cache: EngineCache, rebuild: bool, path: Path | None) -> Engine:
+    """The engine from the cache, else built and stored there; ``path`` holds what was built before, if anything."""
+    previous = None if path is None else _previous(path)
+    found = None if rebuild else cache.find(request.key)
+    if found is not None:
+        return Engine(*found, False, "the same engine is in the cache", request.notes)
+    if rebuild:
+        reason = "it was asked for"
+    elif previous is not None and previous.key != request.key:
+        reason = why_stale(request.key, previous)
+    else:
+        reason = cache.why_missing(request.key, request.source)
+    engine = Engine(*_build(request), True, reason, request.notes)
+    cache.store(engine.data, engine.sidecar)
+    return engine
+
+
+def _build(request: EngineRequest) -> tuple[bytes, Sidecar]:
+    from stn_infer.backends.tensorrt.builder import build_plan, prepare
+
+    start = time.perf_counter()
+    with _on_device(request):
+        plan = build_plan(
+            request.runtime,
+            prepare(request.model, request.runtime, plugin=request.plugin is not None),
+            request.key.profiles,
+            target=request.options.target if request.runtime.name == "tensorrt-rtx" else None,
+            plugin=request.plugin,
+            tf32=request.options.tf32,
+        )
+    sidecar = Sidecar(
+        key=request.key,
+        engine_sha256=hashlib.sha256(plan.engine).hexdigest(),
+        engine_size=len(plan.engine),
+        source=request.source,
+        built_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        build_seconds=round(time.perf_counter() - start, 3),
+        fused=plan.fused,
+        metadata={entry.key: entry.value for entry in request.model.metadata_props},
+    )
+    return plan.engine, sidecar
+
+
+def _on_device(request: EngineRequest) -> AbstractContextManager[Any]:
+    """TensorRT builds for whichever GPU is the current one; a target that is named needs none."""
+    if not request.key.gpu:
+        return nullcontext()
+    import torch
+
+    return torch.cuda.device(request.options.device)
+
+
+def _has_sampler(model: onnx.ModelProto) -> bool:
+    from stn_infer.fusion.op import DOMAIN
+
+    return any(node.domain == DOMAIN or node.op_type == "GridSample" for node in model.graph.node)
+
+
+def _previous(path: Path) -> Sidecar | None:
+    try:
+        return read_sidecar(path)
+    except ModelError:
+        return None
+
+
+def _plugin_library(options: BuildOptions) -> tuple[Path | None, tuple[str, ...]]:
+    """The plugin library to use, if any, and what to tell the user about that."""
+    if options.runtime == "tensorrt-rtx":
+        if options.plugin:
+            raise UsageError(
+                "TensorRT-RTX takes no plugins of users; build with --native (its own layers) or --runtime tensorrt"
+            )
+        return None, ()
+    if options.plugin is False:
+        return None, ()
+    try:
+        return _cuda_library(), ()
+    except MissingDependencyError as error:
+        if options.plugin:
+            raise
+        return None, (f"native layers, no plugin: {error}",)
+
+
+def _cuda_library() -> Path:
+    from stn_infer import plugin
+
+    if not plugin.load().stn_has_cuda():
+        raise MissingDependencyError(
+            f"{plugin.library_path()} was built without CUDA; `stn-infer plugin build` where nvcc is installed"
+        )
+    return plugin.library_path()
+
+
+def _target(runtime: TensorRT, options: BuildOptions) -> Gpu:
+    """What to build for."""
+    if runtime.name == "tensorrt":
+        gpu = current_gpu(options.device)
+        if options.target not in (None, gpu.sm):
+            raise UsageError(f"TensorRT builds for the GPU it runs on, {gpu}, not for {options.target}")
+        return gpu
+    targets = sorted(name.lower() for name in dir(runtime.module.ComputeCapability) if re.fullmatch(r"SM\d+", name))
+    if options.target is not None:
+        gpu = Gpu("", options.target)
+    else:
+        try:
+            gpu = current_gpu(options.device)
+        except MissingDependencyError as error:
+            raise MissingDependencyError(f"{error}; `stn-infer build --target sm89` builds for one elsewhere") from None
+    if gpu.sm not in targets:
+        raise UsageError(f"TensorRT-RTX {runtime.version} has the targets {', '.join(targets)}, not {gpu}")
+    return gpu
+
+
+def _hashes(model: onnx.ModelProto) -> tuple[str, str]:
+    """SHA-256 of the graph without its initializers' values, and of those values."""
+    import onnx
+    from onnx import numpy_helper
+
+    weights = hashlib.sha256()
+    graph = onnx.ModelProto()
+    graph.CopyFrom(model)
+    for tensor in sorted(graph.graph.initializer, key=lambda tensor: tensor.name):
+        weights.update(f"{tensor.name}\0{tensor.data_type}\0{list(tensor.dims)}\0".encode())
+        weights.update(numpy_helper.to_array(tensor).tobytes())
+        empty: Any = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        tensor.CopyFrom(empty)
+    return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest(), weights.hexdigest()
+
+
+def _precisions(model: onnx.ModelProto) -> list[str]:
+    """The floating-point types of the file's inputs and weights: what the engine, being strongly typed, computes in."""
+    from onnx import TensorProto
+
+    names = {
+        TensorProto.FLOAT: "float32",
+        TensorProto.FLOAT16: "float16",
+        TensorProto.BFLOAT16: "bfloat16",
+        TensorProto.DOUBLE: "float64",
+    }
+    found = {tensor.data_type for tensor in model.graph.initializer}
+    found |= {value.type.tensor_type.elem_type for value in model.graph.input}
+    return sorted(names[kind] for kind in found if kind in names)

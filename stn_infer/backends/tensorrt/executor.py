@@ -1,0 +1,175 @@
+"""Runs an engine on PyTorch tensors: persistent buffers, its own stream, a CUDA graph for each set of buffers.
+
+This is all of the project that runs inside full TensorRT. It was written where TensorRT's core libraries cannot be
+installed and is tested against a recording stand-in, so it is kept short and calls nothing that it can do without.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from stn_infer.backends.tensorrt.cuda_stream import Cuda
+from stn_infer.backends.tensorrt.runtime import TensorRT, last_error
+from stn_infer.errors import InputError, ModelError
+
+Shape = tuple[int, ...]
+
+_DTYPES = {
+    "FLOAT": torch.float32,
+    "HALF": torch.float16,
+    "BF16": torch.bfloat16,
+    "INT64": torch.int64,
+    "INT32": torch.int32,
+    "INT8": torch.int8,
+    "UINT8": torch.uint8,
+    "BOOL": torch.bool,
+}
+# Each plan has an execution context, and that its own scratch memory on the device.
+_MOST_PLANS = 4
+
+
+@dataclass(frozen=True)
+class IoTensor:
+    """An input or output: -1 in ``shape`` is dynamic; ``min`` and ``max`` are the profile's, for inputs."""
+
+    name: str
+    shape: Shape
+    dtype: torch.dtype
+    min: Shape
+    max: Shape
+
+
+@dataclass
+class _Plan:
+    context: Any
+    outputs: dict[str, torch.Tensor]
+    warm: bool = False
+    replay: Callable[[], None] | None = None
+
+
+class Executor:
+    """A deserialised engine.
+
+    Args:
+        runtime: TensorRT or TensorRT-RTX.
+        engine: the serialised engine.
+        cuda: the device.
+        logger: TensorRT's, from ``make_logger``.
+
+    Raises:
+        ModelError: the engine cannot be deserialised here, or has tensors that PyTorch has no type for.
+    """
+
+    def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any) -> None:
+        self._trt, self._cuda, self._logger = runtime.module, cuda, logger
+        self._runtime = runtime.module.Runtime(logger)
+        with cuda.ordered():  # TensorRT takes whichever GPU is the current one
+            self._engine = self._runtime.deserialize_cuda_engine(engine)
+        if self._engine is None:
+            raise ModelError(f"{runtime.title} {runtime.version} cannot load the engine: {last_error(logger)}")
+        names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
+        input_mode = self._trt.TensorIOMode.INPUT
+        self.inputs = tuple(self._tensor(name) for name in names if self._engine.get_tensor_mode(name) == input_mode)
+        self.outputs = tuple(self._tensor(name) for name in names if self._engine.get_tensor_mode(name) != input_mode)
+        self._plans: dict[Any, _Plan] = {}
+        self.graph_problem: str | None = None
+
+    def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Outputs by name for inputs by name, without a copy.
+
+        Inputs are read where they are. Outputs belong to the executor: the next run with the same input tensors
+        overwrites them. The second run with the same tensors records a CUDA graph, and from then on it is replayed.
+
+        Raises:
+            InputError: an input is not a contiguous tensor of the right type on this device, or of a shape that the
+                engine was not built for.
+            ModelError: TensorRT failed.
+        """
+        given = [inputs[tensor.name] for tensor in self.inputs]
+        key = tuple((tuple(it.shape), it.stride(), it.dtype, it.data_ptr()) for it in given)
+        with self._cuda.ordered():
+            plan = self._plans.pop(key, None) or self._make_plan(inputs)
+            self._plans[key] = plan  # the newest comes last
+            if plan.replay is None and plan.warm and self.graph_problem is None:
+                try:
+                    plan.replay = self._cuda.capture(lambda: self._enqueue(plan))
+                except (RuntimeError, ModelError) as error:
+                    self.graph_problem = str(error).splitlines()[0]
+            if plan.replay is not None:
+                plan.replay()
+            else:
+                self._enqueue(plan)
+                plan.warm = True
+        return plan.outputs
+
+    @property
+    def module(self) -> Any:
+        """TensorRT's Python module."""
+        return self._trt
+
+    def profile(self, inputs: Mapping[str, torch.Tensor], reporter: Any, runs: int) -> None:
+        """Run in a context of its own that tells ``reporter``, an ``IProfiler``, every layer's time; raises as ``run``.
+
+        No CUDA graph is recorded; with a profiler, each run waits for its end.
+        """
+        with self._cuda.ordered():
+            plan = self._make_plan(inputs)
+            plan.context.profiler = reporter
+            for _ in range(runs):
+                self._enqueue(plan)
+        self._cuda.synchronize()
+
+    def close(self) -> None:
+        """Wait for what runs and let go of everything on the device."""
+        self._cuda.synchronize()
+        self._plans.clear()
+        self._engine = self._runtime = None
+
+    def _enqueue(self, plan: _Plan) -> None:
+        if not plan.context.execute_async_v3(self._cuda.stream):
+            raise ModelError(f"TensorRT failed while running the engine: {last_error(self._logger)}")
+
+    def _make_plan(self, inputs: Mapping[str, torch.Tensor]) -> _Plan:
+        for tensor in self.inputs:
+            given = inputs[tensor.name]
+            if given.dtype != tensor.dtype or given.device != self._cuda.device or not given.is_contiguous():
+                raise InputError(
+                    f"input {tensor.name!r} takes a contiguous {tensor.dtype} tensor on {self._cuda.device}, given "
+                    f"{given.dtype} on {given.device}{'' if given.is_contiguous() else ', not contiguous'}"
+                )
+        if len(self._plans) >= _MOST_PLANS:
+            self._cuda.synchronize()  # the oldest may still be running
+            self._plans.pop(next(iter(self._plans)))
+        context = self._engine.create_execution_context()
+        if context is None:
+            raise ModelError(f"TensorRT cannot make an execution context: {last_error(self._logger)}")
+        for tensor in self.inputs:
+            shape = tuple(inputs[tensor.name].shape)
+            if not context.set_input_shape(tensor.name, shape):
+                raise InputError(
+                    f"input {tensor.name!r} has shape {shape}, the engine takes {tensor.min} to {tensor.max}; "
+                    "build it with another --profile"
+                )
+            context.set_tensor_address(tensor.name, inputs[tensor.name].data_ptr())
+        outputs = {}
+        for tensor in self.outputs:
+            shape = tuple(context.get_tensor_shape(tensor.name))
+            if min(shape, default=0) < 0:
+                raise ModelError(f"the shape of output {tensor.name!r} depends on values, which is not supported")
+            outputs[tensor.name] = torch.empty(shape, dtype=tensor.dtype, device=self._cuda.device)
+            context.set_tensor_address(tensor.name, outputs[tensor.name].data_ptr())
+        return _Plan(context, outputs)
+
+    def _tensor(self, name: str) -> IoTensor:
+        shape = tuple(self._engine.get_tensor_shape(name))
+        kind = self._engine.get_tensor_dtype(name).name
+        if kind not in _DTYPES:
+            raise ModelError(f"tensor {name!r} of the engine is {kind}, which PyTorch has no type for")
+        low = high = shape
+        if -1 in shape and self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT:
+            low, _, high = map(tuple, self._engine.get_tensor_profile_shape(name, 0))
+        return IoTensor(name, shape, _DTYPES[kind], low, high)

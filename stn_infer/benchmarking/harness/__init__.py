@@ -1,0 +1,1 @@
+"""Rounds, worker processes, and the protocol that variants fill in."""

@@ -1,0 +1,176 @@
+"""Where rounds are run: in a fresh process each, or in this one; and what is asked of anything else that runs them."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Protocol
+
+from stn_infer.benchmarking.harness.round import RoundReport
+from stn_infer.benchmarking.harness.worker import CANNOT_WRITE, Task, work
+from stn_infer.benchmarking.machine.monitor import busy_processes, cpu_share_in_use
+from stn_infer.benchmarking.prepare.case import Prepared, files_of, prepare
+from stn_infer.benchmarking.report.result import Model
+from stn_infer.benchmarking.request import Request
+from stn_infer.errors import OutputError, UsageError
+
+Say = Callable[[str], None]
+
+
+class Executor(Protocol):
+    """Runs rounds; tests have one without processes, on a virtual clock."""
+
+    def prepare(self, request: Request, say: Say) -> tuple[Model, ...]:
+        """Make every case ready; what they turned out to be."""
+        ...
+
+    def run(self, case: int, number: int, variants: tuple[str, ...], say: Say) -> RoundReport:
+        """One round of one case.
+
+        Raises:
+            Crashed: the process died.
+        """
+        ...
+
+    def disturbance(self) -> tuple[float, int]:
+        """The share of all cores that others use now, and how many processes that are."""
+        ...
+
+
+class Crashed(Exception):
+    """A round's process died; ``variant`` is what it was at, empty where that is not known."""
+
+    def __init__(self, variant: str, how: str) -> None:
+        super().__init__(how)
+        self.variant, self.how = variant, how
+
+
+class Processes:
+    """The real executor: a fresh process a round, or this one where the method says so.
+
+    Args:
+        request: its device, threads and method are those of every round.
+        folder: an empty one, for the models' files.
+    """
+
+    def __init__(self, request: Request, folder: Path) -> None:
+        self._request, self._folder = request, folder
+        self.prepared: list[Prepared] = []
+        self._models: tuple[Model, ...] = ()
+
+    def prepare(self, request: Request, say: Say) -> tuple[Model, ...]:
+        """See :class:`Executor`."""
+        files = frozenset(which for name in request.variants for which in files_of(name))
+        made = []
+        for index, case in enumerate(request.cases):
+            folder = self._folder / str(index)
+            folder.mkdir()
+            try:
+                prepared, model = prepare(
+                    case, folder, files=files, tolerance=request.tolerance, seed=request.method.seed, say=say
+                )
+            except OSError as error:
+                if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+                    raise
+                raise no_room(self._folder, str(error.strerror)) from error
+            self.prepared.append(prepared)
+            made.append(_with_library(model, request))
+        names = [(model.name, model.case.precision) for model in made]
+        if len(set(names)) < len(names):
+            made = [replace(model, name=model.case.model) for model in made]
+        if len({(model.name, model.case.precision) for model in made}) < len(made):
+            raise UsageError("a suite measures each model once a precision; put its batch sizes into one entry")
+        self._models = tuple(made)
+        return self._models
+
+    def run(self, case: int, number: int, variants: tuple[str, ...], say: Say) -> RoundReport:
+        """See :class:`Executor`."""
+        request = self._request
+        task = Task(
+            self.prepared[case],
+            number,
+            variants,
+            self._models[case].tolerance,
+            request.device,
+            request.threads,
+            request.method,
+        )
+        return run_apart(task, self._folder, say) if request.method.isolate else work(task, say)
+
+    def disturbance(self) -> tuple[float, int]:
+        """See :class:`Executor`."""
+        return cpu_share_in_use(0.3), busy_processes()
+
+
+def no_room(folder: Path, why: str) -> OutputError:
+    """What to say where a benchmark's own files cannot be written."""
+    return OutputError(
+        f"cannot write the benchmark's own files to {folder.parent}: {why}; set TMPDIR to another folder"
+    )
+
+
+def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
+    """Run a round in a process of its own.
+
+    Raises:
+        Crashed: it died; says at which variant, and how.
+        OutputError: the folder's disk is full.
+        KeyboardInterrupt: somebody ended it, which is nothing that a variant did.
+    """
+    from stn_infer.benchmarking.decode import decode
+
+    question, answer, errors = folder / "task.json", folder / "answer.json", folder / "stderr.txt"
+    answer.unlink(missing_ok=True)
+    question.write_text(json.dumps(asdict(task)), encoding="utf-8")
+    command = [sys.executable, "-m", "stn_infer.benchmarking.harness.worker", str(question), str(answer)]
+    # The compiler's cache is this benchmark's own: the first round really compiles, the others take what it made.
+    compiled = folder / "compiled"
+    environment = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
+        "TRITON_CACHE_DIR": str(compiled / "triton"),
+        "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, task.prepared.sys_path))),
+    }
+    at = ""
+    with (
+        errors.open("w") as sink,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True, env=environment) as process,
+    ):
+        try:
+            assert process.stdout is not None
+            for line in process.stdout:
+                at = line.strip()
+                say(at)
+        except BaseException:
+            process.kill()
+            raise
+    if process.returncode in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
+        raise KeyboardInterrupt
+    if process.returncode != 0 or not answer.exists():
+        tail = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
+        code = process.returncode
+        if code == CANNOT_WRITE:
+            raise no_room(folder, tail[-1] if tail else "a file cannot be written")
+        how = f"signal {-code}" if code < 0 else f"exit code {code}" + (f": {tail[-1]}" if tail else "")
+        variant = at.partition(",")[0]
+        raise Crashed(variant if variant in task.variants else "", how)
+    return decode(RoundReport, json.loads(answer.read_text(encoding="utf-8")))
+
+
+def _with_library(model: Model, request: Request) -> Model:
+    """``model`` with the plugin library's hash, where a variant may use it."""
+    import hashlib
+
+    from stn_infer import plugin
+
+    path = plugin.info().path if any("fused" in name or name == "ort-binding" for name in request.variants) else None
+    if path is None:
+        return model
+    return replace(model, sha256={**model.sha256, "plugin library": hashlib.sha256(path.read_bytes()).hexdigest()})

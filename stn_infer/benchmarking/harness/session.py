@@ -1,0 +1,290 @@
+"""A benchmark from its request to its result: cases prepared, rounds run in turn, each kept when it is done."""
+
+from __future__ import annotations
+
+import os
+import random
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from functools import partial
+from pathlib import Path
+
+from stn_infer.benchmarking.harness.processes import Crashed, Executor, Processes
+from stn_infer.benchmarking.harness.round import RoundReport, RowRound
+from stn_infer.benchmarking.machine.monitor import cpu_facts, this_machine, versions
+from stn_infer.benchmarking.machine.nvml import gpu_facts
+from stn_infer.benchmarking.report.result import RANGES, BenchResult, Measurement, Model, RoundLog
+from stn_infer.benchmarking.request import Request
+from stn_infer.benchmarking.variants.names import possible
+from stn_infer.errors import ModelError, UsageError
+from stn_infer.files import check_writable, write_atomically
+
+Say = Callable[[str], None]
+
+# Opening a variant in a fresh process: seconds, for the estimate before anything is known.
+_OPENING_S = 4.0
+_PREPARING_S = 8.0
+_COMPILING_S = 15.0  # torch.compile at one batch size, on two cores
+_COMPILED_S = 1.0  # the same out of its cache
+_POOLS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
+
+
+def measure(
+    request: Request,
+    executor: Executor,
+    *,
+    earlier: BenchResult | None = None,
+    save: Callable[[BenchResult], None] = lambda result: None,
+    command: str = "",
+    say: Say = lambda text: None,
+) -> BenchResult:
+    """Run what a request asks for, or what of it is missing in ``earlier``.
+
+    Args:
+        request: what to measure.
+        executor: runs it.
+        earlier: an interrupted result of the same request.
+        save: given the result after each round.
+        command: written into the result.
+        say: told what is being done, and how long it will take.
+
+    Raises:
+        UsageError: ``earlier`` was measured on something else.
+        StnInferError: a model cannot be had.
+    """
+    models = executor.prepare(request, say)
+    result = BenchResult(
+        command,
+        datetime.now(UTC).isoformat(timespec="seconds"),
+        request,
+        this_machine(),
+        {**versions(), **gpu_facts(request.device)},
+        settings(request),
+        models,
+    )
+    if earlier is not None:
+        check_same(earlier, result)
+        result = earlier
+    done = {(log.model, log.precision, log.round) for log in result.log}
+    todo = [
+        (number, case)
+        for number in range(request.method.rounds)
+        for case in _order(len(models), number, request.method.seed)
+        if (models[case].name, models[case].case.precision, number) not in done
+    ]
+    estimate = len(todo) * expected_seconds(request) / max(1, len(models)) + _compiled(request) * _COMPILING_S
+    began = time.monotonic()
+    for index, (number, case) in enumerate(todo):
+        left = (time.monotonic() - began) / index * (len(todo) - index) if index else estimate
+        title = f"round {number + 1} of {request.method.rounds}"
+        if len(models) > 1:
+            title = f"{models[case].name}, {title}"
+        tell = partial(_tell, say, title, f"about {_duration(left)} to go")
+        result = _one(executor, result, case, number, tell)
+        save(result)
+    return result
+
+
+def expected_seconds(request: Request) -> float:
+    """The least that one round of every case takes: what its rows ask for, warm-up and opening."""
+    method = request.method
+    load = method.traffic_seconds * (len(method.concurrency) + len(method.rates))
+    per_row = (method.seconds + load) / method.rounds + method.warmup_seconds
+    return _rows(request) * per_row + len(request.cases) * _OPENING_S + _compiled(request) * _COMPILED_S
+
+
+def describe_request(request: Request, earlier: BenchResult | None = None) -> str:
+    """What will be measured and how long that takes at least, in one line."""
+    method = request.method
+    rounds = method.rounds - len(earlier.log) / max(1, len(request.cases)) if earlier else method.rounds
+    compiling = _compiled(request) * _COMPILING_S
+    least = rounds * expected_seconds(request) + _PREPARING_S * len(request.cases) + compiling
+    rows = f"{_rows(request)} rows in {method.rounds} rounds"
+    return (
+        f"{rows}, {method.seconds:g} s and {method.samples} samples each at least: about {_duration(least)}, "
+        + (f"of which torch.compile takes some {_duration(compiling)}, " if compiling else "")
+        + "more where calls are slow or the machine is busy"
+    )
+
+
+def _rows(request: Request) -> int:
+    return sum(len(case.batch_sizes) for case in request.cases) * len(possible(request.variants, request.device))
+
+
+def _compiled(request: Request) -> int:
+    """How many rows torch.compile has to compile for."""
+    variants = sum(name.startswith("compile") for name in request.variants)
+    return variants * sum(len(case.batch_sizes) for case in request.cases if case.precision != "int8")
+
+
+def settings(request: Request) -> dict[str, str]:
+    """What times depend on besides versions: TF32, threads, pools' variables, the CPU's governor."""
+    pools = {name: os.environ[name] for name in _POOLS if name in os.environ}
+    return {"threads": str(request.threads), "TF32": "off", **cpu_facts(), **pools}
+
+
+def check_same(earlier: BenchResult, now: BenchResult) -> None:
+    """Raise unless what is here now is what ``earlier`` measured.
+
+    Raises:
+        UsageError: another machine, other versions, settings, weights, file, inputs or plugin library.
+    """
+    for what, before, after in (
+        ("machine", earlier.machine, now.machine),
+        ("versions", dict(earlier.versions), dict(now.versions)),
+        ("settings", dict(earlier.settings), dict(now.settings)),
+        ("models", [_identity(model) for model in earlier.models], [_identity(model) for model in now.models]),
+    ):
+        if what == "models" and before != after and _lacks_hashes(earlier, now):
+            raise UsageError(
+                "--resume goes on with the same models; an older version wrote this result, so measure anew"
+            )
+        if before != after:
+            raise UsageError(f"--resume goes on with the same {what}; they have changed since, so measure anew")
+
+
+def merge(result: BenchResult, case: int, number: int, report: RoundReport, log: RoundLog) -> BenchResult:
+    """``result`` with a round more; a row that failed once has no figures left."""
+    model = result.models[case]
+    rows = {row.key: row for row in result.measurements}
+    for found in report.rows:
+        head = Measurement(model.name, model.case.precision, found.variant, found.batch_size, "unavailable")
+        rows[head.key] = _merged(rows.get(head.key), head, found)
+    order = {
+        Measurement(each.name, each.case.precision, variant, batch, "unavailable").key: index
+        for index, (each, batch, variant) in enumerate(
+            (each, batch, variant)
+            for each in result.models
+            for batch in each.case.batch_sizes
+            for variant in result.request.variants
+        )
+    }
+    ordered = tuple(sorted(rows.values(), key=lambda row: order[row.key]))
+    return replace(result, measurements=ordered, log=(*result.log, log))
+
+
+def run_request(
+    request: Request,
+    *,
+    output: Path | None = None,
+    earlier: BenchResult | None = None,
+    command: str = "",
+    say: Say = lambda text: None,
+) -> BenchResult:
+    """Measure with real runtimes; with ``output``, the result is there after every round. Raises as :func:`measure`.
+
+    Raises:
+        OutputError: ``output`` cannot be written; said before anything is measured.
+    """
+    if output is not None:
+        check_writable(output)
+
+    def save(result: BenchResult) -> None:
+        if output is not None:
+            write_atomically(output, result.to_json().encode())
+
+    with tempfile.TemporaryDirectory(prefix="stn-bench-") as folder:
+        executor = Processes(request, Path(folder))
+        result = measure(request, executor, earlier=earlier, save=save, command=command, say=say)
+    save(result)
+    return result
+
+
+def _one(executor: Executor, result: BenchResult, case: int, number: int, say: Say) -> BenchResult:
+    """One round, again without a variant that crashes it."""
+    model = result.models[case]
+    given_up = {
+        row.variant
+        for row in result.measurements
+        if (row.model, row.precision) == (model.name, model.case.precision)
+        and all(
+            other.status != "timed"
+            for other in result.measurements
+            if (other.model, other.precision, other.variant) == (row.model, row.precision, row.variant)
+        )
+    }
+    variants = [name for name in result.request.variants if name not in given_up]
+    crashed: list[RowRound] = []
+    began = time.monotonic()
+    others, busy = executor.disturbance()
+    report = RoundReport((), ())
+    while variants:  # of a model that nothing here can run, later rounds are over at once
+        try:
+            report = executor.run(case, number, tuple(variants), say)
+            break
+        except Crashed as crash:
+            if not crash.variant:
+                raise ModelError(f"a round of {model.name} died ({crash.how}); run with fewer --variant") from None
+            variants.remove(crash.variant)
+            reason = f"it crashed its process ({crash.how})"
+            crashed += [RowRound(crash.variant, batch, "failed", reason) for batch in model.case.batch_sizes]
+    report = replace(report, rows=(*report.rows, *crashed))
+    seconds = round(time.monotonic() - began, 3)
+    log = RoundLog(model.name, model.case.precision, number, seconds, others, busy, report.readings)
+    return merge(result, case, number, report, log)
+
+
+def _merged(known: Measurement | None, head: Measurement, found: RowRound) -> Measurement:
+    if known is not None and known.status != "timed":
+        return known
+    if found.round is None:
+        return replace(
+            head,
+            status=found.status,
+            reason=found.reason,
+            error=found.error,
+            runs_on=found.runs_on,
+            samplers=found.samplers,
+        )
+    if known is None:
+        return replace(
+            head,
+            status="timed",
+            error=found.error,
+            items=found.items,
+            runs_on=found.runs_on,
+            samplers=found.samplers,
+            stages=found.stages,
+            rounds=(found.round,),
+            left_out=found.left_out,
+        )
+    error = max(known.error or 0.0, found.error or 0.0)
+    left_out = {**known.left_out, **found.left_out}
+    return replace(known, error=error, rounds=(*known.rounds, found.round), left_out=left_out)
+
+
+def _identity(model: Model) -> object:
+    kept = ("weights", "file", "plugin library", RANGES)
+    known = {name: value for name, value in model.sha256.items() if name in kept}
+    return model.name, model.case.precision, model.inputs_sha256, known
+
+
+def _lacks_hashes(earlier: BenchResult, now: BenchResult) -> bool:
+    """Whether ``earlier`` differs in nothing but hashes that older versions did not record."""
+    if len(earlier.models) != len(now.models):
+        return False
+    pairs = zip(earlier.models, now.models, strict=True)
+    filled = [replace(old, sha256={**new.sha256, **old.sha256}) for old, new in pairs]
+    return [_identity(model) for model in filled] == [_identity(model) for model in now.models]
+
+
+def _tell(say: Say, title: str, left: str, text: str) -> None:
+    say(f"{title}: {text} ({left})")
+
+
+def _order(count: int, number: int, seed: int) -> Sequence[int]:
+    return random.Random(f"cases/{seed}/{number}").sample(range(count), count)
+
+
+def _duration(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
+
+
+def default_threads() -> int:
+    """What PyTorch takes by itself: one a physical core, which every other runtime then gets too."""
+    import torch
+
+    return int(torch.get_num_threads())

@@ -1,0 +1,108 @@
+"""A round in a process of its own: ``python -m stn_infer.benchmarking.harness.worker TASK.json ANSWER.json``.
+
+What is being done is told on standard output, a line each; whatever a runtime prints goes to standard error.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+from stn_infer.benchmarking.harness.round import RoundReport, RoundTask, Say, run_round
+from stn_infer.benchmarking.harness.runner import RealClock, Runner
+from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.request import Method
+
+#: The exit code of a worker whose answer cannot be written: sysexits.h's EX_IOERR.
+CANNOT_WRITE = 74
+
+_PR_SET_PDEATHSIG = 1
+
+
+@dataclass(frozen=True)
+class Task:
+    """A round of one case, as it is handed to a process; see ``round.RoundTask``."""
+
+    prepared: Prepared
+    number: int
+    variants: tuple[str, ...]
+    tolerance: float
+    device: str
+    threads: int
+    method: Method
+
+
+def work(task: Task, say: Say) -> RoundReport:
+    """Run a round with the real runtimes, clock and machine, in this process."""
+    from stn_infer.benchmarking.machine.monitor import MachineMonitor
+    from stn_infer.benchmarking.variants.registry import open_variant
+
+    def opener(name: str) -> Runner:
+        return open_variant(name, task.prepared, task.device, task.threads, task.method)
+
+    open_runtimes(task.variants, task.device)
+    expected = {batch: task.prepared.expected(batch) for batch in task.prepared.batch_sizes}
+    round_task = RoundTask(task.number, task.variants, expected, task.tolerance, task.device, task.method)
+    return run_round(round_task, opener, RealClock(), MachineMonitor(task.device, partial(open_gpu, task.device)), say)
+
+
+def open_runtimes(variants: Sequence[str], device: str = "cpu") -> None:
+    """Import what variants need, or the one that comes first would have its runtime's import among its own seconds."""
+    needed = {"torch" for name in variants if not name.startswith("ort")}
+    needed |= {"torch._inductor.compile_fx" for name in variants if name.startswith("compile")}
+    needed |= {"onnxruntime" for name in variants if name.startswith("ort")}
+    # after PyTorch, whose CUDA libraries they then find
+    engines = {"tensorrt_rtx" if name == "trt-rtx" else "tensorrt" for name in variants if name.startswith("trt")}
+    for name in (*sorted(needed), *sorted(engines if device != "cpu" else ())):
+        with suppress(ImportError, OSError), warnings.catch_warnings():
+            # the compiler trips over PyTorch's own deprecations; what is missing is told by the variant
+            warnings.simplefilter("ignore", DeprecationWarning)
+            module = importlib.import_module(name)
+            if name == "onnxruntime" and device != "cpu":
+                from stn_infer.backends.ort import preload_cuda
+
+                preload_cuda(module)
+
+
+def open_gpu(device: str) -> None:
+    """Make the GPU's context in this process, and the GPU the current one; nothing where PyTorch cannot."""
+    with suppress(ImportError, RuntimeError):
+        import torch
+
+        if torch.cuda.is_available():
+            torch.cuda.set_device(device)
+            torch.empty(1, device=device)
+            torch.cuda.synchronize(device)
+
+
+def main() -> None:
+    """Read the task, run it, write the answer."""
+    from stn_infer.benchmarking.decode import decode
+
+    # killed with the process that started it, however that ends; Ctrl-C ends it without a traceback
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    out = os.fdopen(os.dup(1), "w", buffering=1)
+    os.dup2(2, 1)
+    task = decode(Task, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
+    sys.path[:] = task.prepared.sys_path
+    report = work(task, partial(print, file=out, flush=True))
+    try:
+        Path(sys.argv[2]).write_text(json.dumps(asdict(report)), encoding="utf-8")
+    except OSError as error:  # no fault of a variant's
+        print(error.strerror or error, file=sys.stderr)
+        sys.exit(CANNOT_WRITE)
+
+
+if __name__ == "__main__":
+    main()

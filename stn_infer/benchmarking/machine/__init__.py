@@ -1,0 +1,1 @@
+"""What a measurement is made on, and who disturbs it."""

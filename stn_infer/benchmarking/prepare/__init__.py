@@ -1,0 +1,1 @@
+"""Model files, inputs and expected outputs, made before anything is timed."""

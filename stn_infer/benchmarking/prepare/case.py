@@ -1,0 +1,293 @@
+"""Before the rounds: the model's files, the inputs that all variants get, and what they must give, in one folder."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from stn_infer.arrays import Array
+from stn_infer.benchmarking.prepare.inputs import Feeds
+from stn_infer.benchmarking.prepare.model_files import ModelFiles, make_files
+from stn_infer.benchmarking.prepare.references import file_reference, tolerance_of, torch_reference
+from stn_infer.benchmarking.report.result import RANGES, Model
+from stn_infer.benchmarking.request import Case
+from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError, one_line
+from stn_infer.metadata import ModelMetadata, Precision, Preprocess
+from stn_infer.reference.comparison import Expected
+
+if TYPE_CHECKING:
+    from stn_infer.sources.load import LoadedModel
+
+Say = Callable[[str], None]
+
+_WEIGHTS = "weights.pt"
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case on disk: what a round's process needs to open any variant.
+
+    Attributes:
+        folder: holds ``weights.pt`` and ``batch-N.npz`` with inputs and expected outputs.
+        name: the model's.
+        source: what to load in PyTorch; None: nothing is known of the file, or it is not needed.
+        source_weights: a checkpoint that goes with it.
+        input_shapes: without batch.
+        precision: of weights and images.
+        plain, portable: ONNX files; None where there is none.
+        problems: ``torch``, ``plain`` or ``portable`` to why there is none.
+        batch_sizes: those that are there.
+        may_flip: whether a sampler is ``nearest``.
+        cuts: tensors of the two files that grids are computed from: where a profile's "grid" begins.
+        sys_path: where modules are imported from.
+        preprocess: how the model in PyTorch wants images; None where there is no such model, or it takes none.
+    """
+
+    folder: str
+    name: str
+    source: str | None
+    source_weights: str | None
+    input_shapes: tuple[tuple[int, ...], ...]
+    precision: Precision
+    plain: str | None
+    portable: str | None
+    problems: Mapping[str, str]
+    batch_sizes: tuple[int, ...]
+    may_flip: bool
+    cuts: tuple[str, ...]
+    sys_path: tuple[str, ...]
+    preprocess: Preprocess | None = None
+
+    def expected(self, batch_size: int) -> Expected:
+        """The inputs and outputs at a batch size."""
+        with np.load(Path(self.folder) / f"batch-{batch_size}.npz") as stored:
+            return Expected(_numbered(stored, "input"), _numbered(stored, "output"), self.may_flip)
+
+    def load(self) -> LoadedModel:
+        """The model in PyTorch, with the very weights that the reference had.
+
+        Raises:
+            SourceError: there is no source.
+        """
+        import torch
+
+        from stn_infer.sources.load import load_source
+
+        if self.source is None:
+            raise SourceError(self.problems["torch"])
+        weights = Path(self.source_weights) if self.source_weights else None
+        loaded = load_source(self.source, weights=weights, input_shapes=self.input_shapes)
+        loaded.module.load_state_dict(torch.load(Path(self.folder) / _WEIGHTS, weights_only=True))
+        return loaded
+
+
+def prepare(
+    case: Case, folder: Path, *, files: frozenset[str], tolerance: float | None, seed: int, say: Say
+) -> tuple[Prepared, Model]:
+    """Load a case's model, make its files, inputs and expected outputs, and write them into ``folder``.
+
+    Args:
+        case: what is asked for; a file that is in a lower precision already makes that the case's.
+        folder: empty.
+        files: which ONNX files are needed, of ``plain`` and ``portable``.
+        tolerance: on each output's error over its scale; None: chosen by reference and precision.
+        seed: of random inputs.
+        say: told what is being done.
+
+    Raises:
+        UsageError, SourceError, ModelError: the model cannot be had.
+        InputError: the user's inputs cannot be read.
+    """
+    say(f"loading {case.model}")
+    loaded, given, problem, own = _load(case)
+    case = replace(case, precision=own) if own != "fp32" else case
+    hashes: dict[str, str] = {}
+    if loaded is not None:
+        hashes["weights"] = _save_weights(loaded, folder / _WEIGHTS)
+        run, kind, seen = torch_reference(loaded)
+        shapes, name, rule = loaded.input_shapes, loaded.name, loaded
+    else:
+        assert given is not None
+        run, kind, seen, rule = file_reference(given, case)
+        shapes, name = rule.input_shapes, given.stem
+    feeds = Feeds(rule, given, case.inputs, seed)
+    say(f"exporting {case.model}")
+    made = ModelFiles()
+    if files:
+        samples = partial(feeds.samples, max(case.batch_sizes))
+        made = make_files(loaded, given, folder, files, case.precision, samples, given_is_lowered=own != "fp32")
+    if problem:
+        made.problems["torch"] = problem
+    hashes |= {name: _sha256(path) for name, path in made.made.items()}
+    if any(name.endswith(" in int8") for name in made.build_s):
+        hashes[RANGES] = hash_arrays(samples())
+    if given is not None:
+        hashes["file"] = _sha256(given)
+    say(f"reference outputs of {name}")
+    inputs_sha256 = {}
+    for batch in case.batch_sizes:
+        try:
+            inputs = feeds.batch(batch)
+            outputs = run(inputs)
+        except StnInferError:
+            raise
+        except MemoryError:
+            raise ModelError(f"batch size {batch} of {name} does not fit into memory; use a smaller one") from None
+        except Exception as error:  # whatever the model's own code or its runtime raises
+            fed = " and ".join(str(list(value.shape)) for value in inputs)
+            raise ModelError(f"{name} fails on float32 inputs {fed}: {one_line(error)}") from error
+        arrays: dict[str, Any] = {f"input_{index}": value for index, value in enumerate(inputs)}
+        arrays |= {f"output_{index}": value for index, value in enumerate(outputs)}
+        np.savez(folder / f"batch-{batch}.npz", **arrays)
+        inputs_sha256[str(batch)] = hash_arrays(inputs)
+    prepared = Prepared(
+        str(folder),
+        name,
+        None if loaded is None else _source(case, loaded),
+        case.weights,
+        shapes,
+        case.precision,
+        str(made.made["plain"]) if "plain" in made.made else None,
+        str(made.made["portable"]) if "portable" in made.made else None,
+        made.problems,
+        case.batch_sizes,
+        seen.nearest,
+        made.cuts,
+        tuple(sys.path),
+        None if loaded is None else loaded.metadata.preprocess,
+    )
+    notes = [loaded.note] if loaded is not None and loaded.note else []
+    notes += feeds.notes(max(case.batch_sizes))
+    if own != "fp32":
+        notes.append(f"the file that was given is in {own}, and so is everything else")
+    elif case.precision == "int8" and not case.inputs and files:
+        notes.append(
+            "int8 ranges come from the samples that are fed: right for timing; a file to keep takes them from images "
+            "of yours (bench --inputs, export --calibrate)"
+        )
+    if own == "int8" and RANGES in hashes:
+        notes.append(
+            "the file that was given keeps its own int8 ranges; the one beside it was quantised here, from the samples "
+            "that are fed"
+        )
+    if seen.alike:
+        advice = "feed more samples than one" if feeds.repeats_one else "train it, or give --weights"
+        notes.append(f"all samples of a batch have the same sampling grid, which caches like: {advice}")
+    limit = tolerance or tolerance_of(kind, case.precision, of_itself=loaded is None and own != "fp32")
+    model = Model(name, case, shapes, feeds.described, inputs_sha256, kind, limit, hashes, made.build_s, tuple(notes))
+    return prepared, model
+
+
+def hash_arrays(arrays: Sequence[Array]) -> str:
+    """SHA-256 of types, shapes and bytes."""
+    digest = hashlib.sha256()
+    for array in arrays:
+        digest.update(f"{array.dtype.str}{array.shape}".encode())
+        digest.update(np.ascontiguousarray(array).tobytes())
+    return digest.hexdigest()
+
+
+def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str, Precision]:
+    """The model in PyTorch, the ONNX file if one was given, why there is no model in PyTorch, the file's precision."""
+    from stn_infer.sources.load import load_source
+
+    weights = Path(case.weights) if case.weights else None
+    if not case.model.endswith(".onnx"):
+        if case.source is not None:
+            raise UsageError(f"--source goes with an ONNX file; {case.model} is a source itself")
+        return load_source(case.model, weights=weights, input_shapes=case.input_shapes), None, "", "fp32"
+    path = Path(case.model)
+    metadata, fixed = _read_file(path)
+    if case.precision not in ("fp32", metadata.precision) and metadata.precision != "fp32":
+        raise UsageError(f"{path.name} is in {metadata.precision} already; leave --precision out")
+    shapes, named = case.input_shapes or fixed, metadata.source
+    if not (case.source or named):
+        problem = f"{path.name} does not say what it was exported from; name it with --source SOURCE"
+        return None, path, problem, metadata.precision
+    try:
+        loaded = load_source(case.source or named, weights=weights, input_shapes=shapes)
+        return loaded, path, "", metadata.precision
+    except StnInferError as error:
+        if case.source or weights:
+            raise
+        problem = f"{path.name} says that it comes from {named}, which is not to be had here: {error}"
+        return None, path, problem, metadata.precision
+
+
+def _read_file(path: Path) -> tuple[ModelMetadata, tuple[tuple[int, ...], ...] | None]:
+    """What an ONNX file says of itself, and its inputs' shapes without batch; None where one is open.
+
+    Raises:
+        ModelError: it is missing or damaged.
+    """
+    from stn_infer.proto.load import read_graph
+
+    graph = read_graph(path)
+    constants = {tensor.name for tensor in graph.graph.initializer}
+    shapes: list[tuple[int, ...]] = []
+    for value in graph.graph.input:
+        if value.name not in constants:
+            sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in value.type.tensor_type.shape.dim]
+            shapes.append(tuple(sizes[1:]))
+    metadata = ModelMetadata.from_props({entry.key: entry.value for entry in graph.metadata_props})
+    return metadata, None if any(size < 1 for shape in shapes for size in shape) else tuple(shapes)
+
+
+def _source(case: Case, loaded: LoadedModel) -> str:
+    return (case.source or loaded.metadata.source) if case.model.endswith(".onnx") else case.model
+
+
+def _save_weights(loaded: LoadedModel, path: Path) -> str:
+    """Write the weights; their hash, by name, type, shape and value."""
+    import torch
+
+    state = loaded.module.state_dict()
+    content = io.BytesIO()
+    torch.save(state, content)
+    path.write_bytes(content.getbuffer())  # a full disk is an OSError here, and a RuntimeError in torch.save
+    digest = hashlib.sha256()
+    for name in sorted(state):
+        tensor = state[name]
+        if isinstance(tensor, torch.Tensor):
+            digest.update(f"{name}{tensor.dtype}{tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _sha256(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def _numbered(stored: Any, name: str) -> tuple[Array, ...]:
+    count = sum(key.startswith(f"{name}_") for key in stored.files)
+    return tuple(stored[f"{name}_{index}"] for index in range(count))
+
+
+def files_of(name: str) -> tuple[str, ...]:
+    """Which ONNX files a variant may need, of ``plain`` and ``portable``."""
+    if ":" in name:
+        return ("plain", "portable")
+    if not name.startswith(("ort", "trt")):
+        return ()
+    return ("plain",) if name == "ort-plain" else ("portable",)
+
+
+def onnx_file(name: str, prepared: Prepared) -> str:
+    """The file that an onnxruntime or TensorRT variant runs.
+
+    Raises:
+        ModelError: there is none.
+    """
+    (which,) = files_of(name)
+    file = prepared.plain if which == "plain" else prepared.portable
+    if file is None:
+        raise ModelError(prepared.problems.get(which, f"there is no {which} file"))
+    return file

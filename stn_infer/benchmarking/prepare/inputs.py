@@ -1,0 +1,93 @@
+"""What is fed to every variant: the user's samples, or handwritten digits for images and uniform noise for the rest."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stn_infer.arrays import Array
+from stn_infer.reference.samples import bench_inputs
+
+if TYPE_CHECKING:
+    from stn_infer.data.batches import Calibration
+    from stn_infer.sources.load import LoadedModel
+
+_FEWEST, _MOST = 64, 1024  # samples that int8 ranges are taken from
+
+
+class Feeds:
+    """Inputs of any batch size, the same for the same size.
+
+    Args:
+        rule: the model: its inputs' shapes, and how pixels become inputs.
+        file: the ONNX file that was given, whose inputs' names array files may go by.
+        sources: files, folders, patterns or array files of the user's; None: the package's digits, or noise.
+        seed: of noise.
+    """
+
+    def __init__(self, rule: LoadedModel, file: Path | None, sources: Sequence[str] | None, seed: int) -> None:
+        self._rule, self._file, self._sources, self._seed = rule, file, sources, seed
+
+    @property
+    def described(self) -> str:
+        """What they are, in words."""
+        if self._sources is None:
+            return bench_inputs(self._rule, 1, self._seed)[1]
+        return f"{self._own.samples} samples of yours"
+
+    def batch(self, size: int) -> tuple[Array, ...]:
+        """One array an input, [size, ...], float32; the user's samples in their order, and from the first again.
+
+        Raises:
+            InputError: the user's samples cannot be read.
+        """
+        if self._sources is None:
+            return bench_inputs(self._rule, size, self._seed)[0]
+        rows = np.arange(size) % len(self._pool[0])
+        return tuple(values[rows] for values in self._pool)
+
+    def samples(self, size: int) -> tuple[Array, ...]:
+        """What ranges are taken from: all of the user's, else as many as the largest batch, from 64 to 1,024."""
+        return self.batch(min(max(size, _FEWEST), _MOST)) if self._sources is None else self._pool
+
+    @property
+    def repeats_one(self) -> bool:
+        """Whether batches are one sample over and over."""
+        return self._sources is not None and self._own.samples == 1
+
+    def notes(self, largest: int) -> list[str]:
+        """What a reader must know of them, ``largest`` being the largest batch."""
+        if self._sources is None:
+            return []
+        found = list(self._own.notes)
+        if self._own.samples < largest:
+            found.append(f"{self._own.samples} samples are fewer than batch {largest}: they are repeated in it")
+        return found
+
+    @cached_property
+    def _own(self) -> Calibration:
+        from stn_infer.backends.base import TensorSpec
+        from stn_infer.backends.eager import input_names
+        from stn_infer.data.batches import load_calibration
+        from stn_infer.data.loader import resolve_preprocess
+        from stn_infer.proto.load import read_graph
+
+        rule = self._rule
+        names = input_names(rule.module, len(rule.input_shapes))
+        if self._file is not None:
+            graph = read_graph(self._file).graph
+            constants = {tensor.name for tensor in graph.initializer}
+            names = [value.name for value in graph.input if value.name not in constants]
+        shapes = zip(names, rule.input_shapes, strict=True)
+        specs = [TensorSpec(name, (None, *shape), np.dtype(np.float32)) for name, shape in shapes]
+        preprocess = resolve_preprocess(specs, rule.metadata.preprocess, None)
+        return load_calibration(self._sources or (), specs, preprocess, what="input")
+
+    @cached_property
+    def _pool(self) -> tuple[Array, ...]:
+        batches = [tuple(batch.values()) for batch in self._own.batches]
+        return tuple(np.concatenate(values) for values in zip(*batches, strict=True))

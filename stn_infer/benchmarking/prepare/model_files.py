@@ -1,0 +1,135 @@
+"""The ONNX files that a benchmark runs: the plain export, the portable file, and both in a lower precision."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stn_infer.arrays import Array
+from stn_infer.errors import StnInferError
+from stn_infer.metadata import Precision
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stn_infer.sources.load import LoadedModel
+
+
+@dataclass
+class ModelFiles:
+    """What could be made.
+
+    Attributes:
+        made: ``plain`` and ``portable`` to files.
+        problems: of the two, those that there are none of, to the reason.
+        cuts: tensors of the two files that grids are computed from.
+        build_s: seconds to make each.
+    """
+
+    made: dict[str, Path] = field(default_factory=dict)
+    problems: dict[str, str] = field(default_factory=dict)
+    cuts: tuple[str, ...] = ()
+    build_s: dict[str, float] = field(default_factory=dict)
+
+
+def make_files(
+    loaded: LoadedModel | None,
+    given: Path | None,
+    folder: Path,
+    wanted: frozenset[str],
+    precision: Precision,
+    samples: Callable[[], Sequence[Array]],
+    *,
+    given_is_lowered: bool = False,
+) -> ModelFiles:
+    """Export, fuse and lower what is wanted; of a file that is given, make what it is not.
+
+    Args:
+        loaded: the model in PyTorch, where there is one.
+        given: an ONNX file that the user named.
+        folder: where to write.
+        wanted: ``plain`` and ``portable``, or fewer.
+        precision: what the files are lowered to.
+        samples: one array an input, which int8 takes its ranges from, and fp16 its peaks; asked for only there.
+        given_is_lowered: whether ``given`` is in that precision already.
+    """
+    from stn_infer.fusion.fuse import fuse
+    from stn_infer.fusion.op import spatial_nodes
+    from stn_infer.proto.load import load_model
+    from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_plain
+
+    files = ModelFiles()
+    cuts: list[str] = []
+    plain: onnx.ModelProto | None = None
+    if given is not None:
+        file = load_model(given)
+        if spatial_nodes(file):
+            files.made["portable"] = given.resolve()
+        else:
+            plain, files.made["plain"] = file, given.resolve()
+    if loaded is None and plain is None:
+        files.problems["plain"] = "the file holds spatial-transformer nodes; what it was before them is not known"
+    try:
+        if plain is None and loaded is not None and ("plain" in wanted or "portable" not in files.made):
+            began = time.perf_counter()
+            opset = BF16_OPSET if precision == "bf16" else OPSET
+            plain = export_plain(loaded.module, loaded.input_shapes, loaded.name, opset=opset)
+            files.made["plain"] = _write(plain, folder / "plain.onnx")
+            files.build_s["plain"] = round(time.perf_counter() - began, 3)
+        if plain is not None and ("portable" in wanted or "portable" in files.made):
+            began = time.perf_counter()
+            portable, findings = fuse(
+                plain
+            )  # of a portable file that was given, too: for what is a grid in the plain one
+            cuts += [name for finding in findings for name in finding.cut]
+            if "portable" not in files.made:
+                files.made["portable"] = _write(portable, folder / "portable.onnx")
+                files.build_s["portable"] = round(time.perf_counter() - began, 3)
+    except StnInferError as error:
+        for name in ("plain", "portable"):
+            if name not in files.made:
+                files.problems[name] = str(error)
+    if "portable" in files.made:
+        cuts += [node.theta for node in spatial_nodes(load_model(files.made["portable"]))]
+    files.cuts = tuple(dict.fromkeys(cuts))
+    if precision != "fp32":
+        for name in list(files.made):
+            if given_is_lowered and given is not None and files.made[name] == given.resolve():
+                continue
+            began = time.perf_counter()
+            try:
+                lowered = _lowered(load_model(files.made[name]), precision, samples())
+                files.made[name] = _write(lowered, folder / f"{name}-{precision}.onnx")
+                files.build_s[f"{name} in {precision}"] = round(time.perf_counter() - began, 3)
+            except StnInferError as error:
+                del files.made[name]
+                files.problems[name] = str(error)
+    return files
+
+
+def _lowered(model: onnx.ModelProto, precision: Precision, samples: Sequence[Array]) -> onnx.ModelProto:
+    """``model`` as `export --precision` writes it.
+
+    Raises:
+        ExportError: it can't be converted.
+    """
+    from stn_infer.precision.half import to_half
+    from stn_infer.precision.int8 import quantize
+    from stn_infer.precision.probe import activation_peaks
+
+    constants = {tensor.name for tensor in model.graph.initializer}
+    names = [value.name for value in model.graph.input if value.name not in constants]
+    feeds = [dict(zip(names, samples, strict=True))]
+    if precision == "int8":
+        return quantize(model, feeds)
+    if precision == "bf16":
+        return to_half(model, "bf16").model
+    return to_half(model, "fp16", peaks=activation_peaks(model, feeds)).model
+
+
+def _write(model: onnx.ModelProto, path: Path) -> Path:
+    path.write_bytes(model.SerializeToString())
+    return path

@@ -1,0 +1,116 @@
+"""What a benchmark's outputs are verified against: eager float64 PyTorch, or onnxruntime without optimisations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stn_infer.arrays import Array
+from stn_infer.benchmarking.request import Case
+from stn_infer.errors import ModelError, UsageError
+from stn_infer.metadata import Precision
+
+if TYPE_CHECKING:
+    from stn_infer.sources.load import LoadedModel
+
+Run = Callable[[Sequence[Array]], list[Array]]
+
+_LEAST_SPREAD_PX = 0.5
+# Of the scale: a half type has 11 or 8 bits, and a network adds up many of their roundings.
+_HALF_TOLERANCE: dict[Precision, float] = {"fp16": 1e-2, "bf16": 5e-2}
+
+# Quantised alike, outputs differ where a rounding went to the next of 127 steps.
+_INT8_OF_ITSELF = 1e-2
+
+
+@dataclass
+class Seen:
+    """What the reference's samplers showed: whether one is ``nearest``, and whether grids differ between samples."""
+
+    nearest: bool = False
+    alike: bool = False
+
+
+def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
+    """Eager PyTorch in float64 where that works: how to run it, what it is, and what is seen on the way."""
+    from stn_infer.reference.model import Reference
+
+    reference = Reference(loaded.module, loaded.input_shapes)
+    seen = Seen()
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        outputs, samplings = reference.run(inputs)
+        seen.nearest |= any(call.mode == "nearest" for call in samplings)
+        if len(inputs[0]) > 1:
+            spreads = [float(np.ptp(call.pixels(call.grid), axis=0).max(initial=0.0)) for call in samplings]
+            seen.alike |= any(spread < _LEAST_SPREAD_PX for spread in spreads)
+        return outputs
+
+    return run, f"{reference.dtype} eager", seen
+
+
+def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]:
+    """onnxruntime without optimisations, for a file of which nothing else is known."""
+    import onnxruntime
+    from torch import nn
+
+    from stn_infer.backends.ort import failure_reason
+    from stn_infer.metadata import ModelMetadata
+    from stn_infer.proto.load import load_model
+    from stn_infer.sources.load import LoadedModel
+
+    options = onnxruntime.SessionOptions()
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
+    options.log_severity_level = 4
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime's own, of several types
+        raise ModelError(f"onnxruntime refuses {path.name}: {failure_reason(error)}") from error
+    if not session.get_inputs():
+        raise ModelError(f"{path}: expected a model with inputs; it has none")
+    wrong = [value for value in session.get_inputs() if value.type != "tensor(float)"]
+    if wrong:
+        raise UsageError(
+            f"{path}: bench feeds float32, input {wrong[0].name!r} takes {wrong[0].type}; "
+            "put a Cast before it, or leave it to a variant of your own"
+        )
+    names = [value.name for value in session.get_inputs()]
+    shapes = case.input_shapes or tuple(tuple(value.shape[1:]) for value in session.get_inputs())
+    if any(not isinstance(axis, int) for shape in shapes for axis in shape):
+        raise UsageError(f"{path}: it has free axes besides the batch; add --input-shape C,H,W")
+    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map)
+    nearest = any(
+        attribute.name == "mode" and attribute.s == b"nearest"
+        for node in load_model(path).graph.node
+        for attribute in node.attribute
+    )
+
+    def run(inputs: Sequence[Array]) -> list[Array]:
+        return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
+
+    stand_in = LoadedModel(path.stem, nn.Identity(), shapes, metadata, "factory")
+    return run, "float32 onnxruntime without optimisations", Seen(nearest), stand_in
+
+
+def tolerance_of(reference: str, precision: Precision, *, of_itself: bool = False) -> float:
+    """On each output's error over its scale, where the user names none.
+
+    Args:
+        reference: what outputs are compared with, as :func:`torch_reference` and :func:`file_reference` call it.
+        precision: of the weights and images; int8 is held to what ``export`` and ``verify`` hold it to.
+        of_itself: whether outputs are compared with those of the very file, in that precision already.
+    """
+    from stn_infer.precision.lower import TOLERANCES
+    from stn_infer.verification.model import TOLERANCE, TOLERANCE_FP32_REFERENCE
+
+    if precision == "int8" and of_itself:
+        return _INT8_OF_ITSELF
+    if precision == "int8":
+        return TOLERANCES["int8"][0]
+    if precision in _HALF_TOLERANCE:
+        return _HALF_TOLERANCE[precision]
+    return TOLERANCE if reference.startswith("float64") else TOLERANCE_FP32_REFERENCE

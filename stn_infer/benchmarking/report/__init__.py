@@ -1,0 +1,1 @@
+"""What samples mean, and how they are shown and kept."""

@@ -1,0 +1,43 @@
+"""The ways of running a model that a benchmark compares, by name."""
+
+from __future__ import annotations
+
+#: Name to what it is.
+VARIANTS = {
+    "eager": "PyTorch as it is",
+    "compile": "torch.compile, compiled for each batch size",
+    "fused": "PyTorch, its SpatialTransformer layers by the plugin library's kernel",
+    "compile-fused": "torch.compile of that",
+    "graph": "PyTorch as it is, in a CUDA graph",
+    "fused-graph": "PyTorch with the plugin library's kernel, in a CUDA graph",
+    "ort-plain": "onnxruntime on the file that torch.onnx.export writes",
+    "ort": "onnxruntime on the file that stn-infer writes, its spatial transformers as plain ONNX",
+    "ort-fused": "onnxruntime on the same file, its spatial transformers by the plugin library's op",
+    "ort-binding": "onnxruntime as in ort-fused (ort where there is no library), inputs and outputs bound beforehand",
+    "ort-graph": "onnxruntime as in ort, in a CUDA graph",
+    "ort-fused-graph": "onnxruntime as in ort-fused, in a CUDA graph",
+    "trt": "TensorRT with its own layers",
+    "trt-fused": "TensorRT with the plugin",
+    "trt-rtx": "TensorRT-RTX with its own layers",
+}
+_GPU_ONLY = {
+    "graph": "CUDA graphs need",
+    "fused-graph": "CUDA graphs need",
+    "ort-graph": "CUDA graphs need",
+    "ort-fused-graph": "CUDA graphs need",
+    "trt": "TensorRT needs",
+    "trt-fused": "TensorRT needs",
+    "trt-rtx": "TensorRT-RTX needs",
+}
+_END_TO_END = ("eager", "compile", "ort", "ort-fused", "ort-plain", "trt", "trt-fused", "trt-rtx")
+
+
+def possible(variants: tuple[str, ...], device: str) -> tuple[str, ...]:
+    """Those that the kind of device does not rule out."""
+    return tuple(name for name in variants if device != "cpu" or name not in _GPU_ONLY)
+
+
+def quick_variants(device: str) -> tuple[str, ...]:
+    """What a quick look measures: nothing that compiles or builds for longer than the rest takes together."""
+    names = ("eager", "ort-plain", "ort", "ort-fused")
+    return names if device == "cpu" else ("eager", "fused-graph", *names[1:], "ort-fused-graph")

@@ -1,0 +1,195 @@
+"""onnxruntime's variants: which file, with the plugin library or without, bound beforehand, in a CUDA graph."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from stn_infer.arrays import Array
+from stn_infer.backends.ort import OrtBackend, failure_reason
+from stn_infer.benchmarking.harness.cuda import EventTimer
+from stn_infer.benchmarking.harness.runner import Bound, Clock, Inspection, Runner
+from stn_infer.benchmarking.prepare.case import Prepared, onnx_file
+from stn_infer.benchmarking.request import Method
+from stn_infer.errors import ModelError
+
+
+def open_ort(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+    """A session for a variant; see :func:`stn_infer.benchmarking.variants.registry.open_variant`."""
+    if name == "ort-binding" and method.boundary == "device":
+        raise ModelError("at the device boundary every onnxruntime variant binds its inputs and outputs: see ort-fused")
+    return OrtRunner(name, prepared, device, threads, method)
+
+
+class OrtRunner(Runner):
+    """A session in onnxruntime."""
+
+    def __init__(self, name: str, prepared: Prepared, device: str, threads: int, method: Method) -> None:
+        self.device, self.method = device, method
+        self.graph = name.endswith("graph")
+        self.bound = self.graph or name == "ort-binding" or method.boundary == "device"
+        self.stream: Any = None
+        self.cuts = prepared.cuts
+        self._bindings = 0
+        cuda_options: dict[str, Any] = {"enable_cuda_graph": "1"} if self.graph else {}
+        if device != "cpu" and method.boundary == "device":
+            self.stream = _stream(device)
+            cuda_options["user_compute_stream"] = str(self.stream.cuda_stream)
+        # Threads of a session that is not running must sleep: they would take the cores of the next variant.
+        self.file = Path(onnx_file(name, prepared))
+        self.open = partial(
+            OrtBackend,
+            device=device,
+            threads=threads,
+            spin="while-running",
+            plugin=True if "fused" in name else None if name == "ort-binding" else False,
+        )
+        self.backend = self.open(self.file, cuda_options=cuda_options)
+
+    def bind(self, inputs: Sequence[Array]) -> Bound:
+        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        return _BoundArrays(self, inputs) if self.bound else _Arrays(self, inputs)
+
+    def graph_number(self) -> str:
+        """A number for the CUDA graph of one binding.
+
+        A session keeps a graph a number and replays it whatever is bound: another batch size would get the outputs of
+        the first. 0 is onnxruntime's own.
+        """
+        self._bindings += 1
+        return str(self._bindings)
+
+    def describe(self) -> dict[str, str]:
+        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        found = {**self.backend.describe(), "IO binding": "yes" if self.bound else "no"}
+        if self.device != "cpu":
+            found |= {"TF32": "off", "CUDA graph": "yes" if self.graph else "no"}
+            if self.method.boundary == "host":
+                found["copies"] = "by onnxruntime, from memory that is not pinned"
+            elif self.graph:
+                found["waits"] = "releases of onnxruntime before mid-2026 wait after each replay, between the events"
+        return found
+
+    def close(self) -> None:
+        """Let go of the session."""
+        self.backend.close()
+
+
+class _Arrays(Bound):
+    """Arrays in, arrays out: ``session.run``."""
+
+    def __init__(self, runner: OrtRunner, inputs: Sequence[Array]) -> None:
+        self._runner = runner
+        self.items = len(inputs[0])
+        self.concurrent = True
+        backend = runner.backend
+        self._feeds = dict(zip((spec.name for spec in backend.inputs), inputs, strict=True))
+
+    def call(self) -> object:
+        return self._runner.backend.run(self._feeds)
+
+    def outputs(self) -> Sequence[Array]:
+        return list(self._runner.backend.run(self._feeds).values())
+
+    def inspect(self) -> Inspection:
+        """By onnxruntime's profiler, in a session of its own."""
+        from stn_infer.benchmarking.variants.ort_stages import inspect_session, named_nodes
+
+        runner = self._runner
+        fused = runner.backend.describe()["plugin"] != "none"
+        return inspect_session(runner.open, named_nodes(runner.file, fused), self._feeds, runner.cuts, runner.device)
+
+
+class _BoundArrays(_Arrays):
+    """Inputs and outputs bound to memory that stays: nothing is allocated in a call.
+
+    At the host boundary on a GPU, a call copies the inputs there and the outputs back.
+    """
+
+    def __init__(self, runner: OrtRunner, inputs: Sequence[Array]) -> None:
+        import onnxruntime as ort
+
+        super().__init__(runner, inputs)
+        self.concurrent = False
+        self.alone = "inputs and outputs that are bound serve one caller"
+        self._session = runner.backend.session
+        kind, _, index = runner.device.partition(":")
+        place = (kind, int(index or 0))
+        names = [spec.name for spec in runner.backend.outputs]
+        try:
+            shaped = _shapes(runner, self._feeds, names)
+            self._inputs = {
+                name: ort.OrtValue.ortvalue_from_numpy(array, *place) for name, array in self._feeds.items()
+            }
+            self._outputs = [
+                ort.OrtValue.ortvalue_from_shape_and_type(list(value.shape), value.dtype.type, *place)
+                for value in shaped
+            ]
+            self._binding = self._session.io_binding()
+            for name, value in self._inputs.items():
+                self._binding.bind_ortvalue_input(name, value)
+            for name, value in zip(names, self._outputs, strict=True):
+                self._binding.bind_ortvalue_output(name, value)
+        except Exception as error:
+            raise ModelError(f"onnxruntime cannot bind inputs and outputs: {failure_reason(error)}") from error
+        self._options = ort.RunOptions()
+        if runner.graph:
+            self._options.add_run_config_entry("gpu_graph_id", runner.graph_number())
+        self._timer: EventTimer | None = None
+        if runner.stream is not None:
+            self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+            self._timer = EventTimer(runner.device, runner.method.l2 == "flushed", runner.stream)
+        self._copies = runner.device != "cpu" and runner.method.boundary == "host"
+
+    def _compute(self) -> None:
+        try:
+            self._session.run_with_iobinding(self._binding, self._options)
+        except Exception as error:
+            raise ModelError(f"onnxruntime failed while running: {failure_reason(error)}") from error
+
+    def call(self) -> object:
+        if self._copies:
+            for name, value in self._inputs.items():
+                value.update_inplace(self._feeds[name])
+            self._compute()
+            return [value.numpy() for value in self._outputs]
+        self._compute()
+        if self._runner.stream is not None:
+            self._runner.stream.synchronize()
+        return self._outputs
+
+    def burst(self, count: int, clock: Clock) -> list[float]:
+        if self._timer is not None:
+            return self._timer.burst(self._compute, count)
+        return super().burst(count, clock)
+
+    def outputs(self) -> Sequence[Array]:
+        self.call()
+        return [value.numpy() for value in self._outputs]
+
+
+def _shapes(runner: OrtRunner, feeds: dict[str, Array], names: list[str]) -> list[Any]:
+    """Outputs of another session: a captured graph cannot make its own, and the first call is still to be timed."""
+    backend = runner.open(runner.file)
+    try:
+        found: list[Any] = backend.session.run(names, feeds)
+        return found
+    finally:
+        backend.close()
+
+
+def _stream(device: str) -> Any:
+    """A PyTorch stream that onnxruntime can be told to use, so that events can time it.
+
+    Raises:
+        MissingDependencyError: this PyTorch has no CUDA.
+    """
+    import torch
+
+    from stn_infer.backends.device import Device
+    from stn_infer.backends.eager import require_cuda
+
+    require_cuda(torch, Device.parse(device))
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -1,0 +1,164 @@
+"""Who ran the samplers, and where the time goes, by onnxruntime's profiler in a session of its own."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from stn_infer.arrays import Array
+from stn_infer.benchmarking.harness.runner import Inspection
+from stn_infer.benchmarking.record import Sampler
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stn_infer.backends.ort import OrtBackend
+
+SAMPLERS = ("GridSample", "SpatialTransformer", "ProjectiveTransformer")
+
+#: An inspection starts no further run after so many seconds.
+LONGEST_S = 5.0
+
+_UNRECORDED, _RECORDED = 3, 15
+_LAUNCHES = "onnxruntime's profiler times launches on a GPU, not the kernels"
+
+
+def inspect_session(
+    open_session: Callable[..., OrtBackend],
+    model: Path | bytes,
+    feeds: Mapping[str, Array],
+    cuts: Sequence[str],
+    device: str,
+) -> Inspection:
+    """Run a profiled copy of a session for a moment.
+
+    Args:
+        open_session: makes it; takes a model and ``configure``, as :class:`~stn_infer.backends.ort.OrtBackend` does.
+        model: what :func:`named_nodes` made.
+        feeds: inputs by name.
+        cuts: tensors that grids are computed from; what lies between them and a sampler is the stage ``grid``.
+        device: ``cpu``, or a GPU, of which onnxruntime tells who ran the samplers and not for how long.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        optimised = Path(folder) / "optimised.onnx"
+
+        def configure(options: Any) -> None:
+            options.enable_profiling = True
+            options.profile_file_prefix = str(Path(folder) / "profile")
+            options.optimized_model_filepath = str(optimised)
+
+        backend = open_session(model, configure=configure)
+        try:
+            began = time.monotonic()
+            for run in range(_UNRECORDED + _RECORDED):
+                if run and time.monotonic() - began > LONGEST_S:
+                    break
+                backend.run(feeds)
+            profile = Path(backend.session.end_profiling())
+        finally:
+            backend.close()
+        nodes = read_profile(json.loads(profile.read_text(encoding="utf-8")))
+        grid: set[str] | None = None
+        with suppress(Exception):  # a graph that onnx cannot read back still has its samplers in the profile
+            import onnx
+
+            grid = grid_nodes(onnx.load(optimised, load_external_data=False), cuts)
+    samplers = tuple(Sampler(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS)
+    if not samplers:
+        return Inspection(left_out={"stages": "it has no sampler"})
+    if device != "cpu":
+        return Inspection(samplers, left_out={"stages": _LAUNCHES})
+    if grid is not None:
+        return Inspection(samplers, split(nodes, grid))
+    stages = split(nodes, set())
+    del stages["grid"]
+    unknown = "what the sampling grid is computed from cannot be told from the optimised graph"
+    return Inspection(samplers, stages, {"the grid's share": unknown})
+
+
+def named_nodes(file: Path, fused: bool) -> Path | bytes:
+    """The model with a name for every node, so that a profile's nodes can be told apart; or the file, where that fails.
+
+    Args:
+        file: the model.
+        fused: whether the runtime runs spatial-transformer nodes by its own op; else their functions are inlined.
+    """
+    import onnx
+    from onnx import inliner
+
+    try:
+        model = onnx.load(file)
+        if model.functions and not fused:
+            model = inliner.inline_local_functions(model)
+        for index, node in enumerate(model.graph.node):
+            node.name = node.name or f"{node.op_type} #{index}"
+        content: bytes = model.SerializeToString()
+        return content
+    except Exception:  # more than 2 GiB, for one: the profile then names what it can
+        return file
+
+
+class ProfiledNode:
+    """A node in a profile: its operator, its provider, and its time in each run, milliseconds."""
+
+    def __init__(self, op: str, provider: str) -> None:
+        self.op, self.provider = op, provider
+        self.times_ms: list[float] = []
+
+
+def read_profile(events: Sequence[Mapping[str, Any]]) -> dict[str, ProfiledNode]:
+    """Node name to what the profile says of it, in the order they ran."""
+    nodes: dict[str, ProfiledNode] = {}
+    for event in events:
+        name = str(event.get("name", ""))
+        if event.get("cat") != "Node" or not name.endswith("_kernel_time"):
+            continue
+        arguments = event["args"]
+        node = nodes.setdefault(
+            name.removesuffix("_kernel_time"), ProfiledNode(arguments["op_name"], str(arguments.get("provider", "")))
+        )
+        node.times_ms.append(event["dur"] / 1e3)
+    return nodes
+
+
+def split(nodes: Mapping[str, ProfiledNode], grid: set[str]) -> dict[str, float]:
+    """Milliseconds a run in the grid's computation, in sampling and in the rest: sums of the nodes' medians."""
+    sums: dict[str, float] = defaultdict(float, grid=0.0, sampling=0.0, rest=0.0)
+    for name, node in nodes.items():
+        stage = "sampling" if node.op in SAMPLERS else "grid" if name in grid else "rest"
+        recorded = node.times_ms[_UNRECORDED:] or node.times_ms
+        sums[stage] += median(recorded)
+    return {stage: round(value, 6) for stage, value in sums.items()}
+
+
+def grid_nodes(model: onnx.ModelProto, cuts: Sequence[str]) -> set[str] | None:
+    """The nodes between ``cuts`` and the samplers' grids; None where a grid does not come from the cuts alone."""
+    producers = {name: node for node in model.graph.node for name in node.output}
+    inputs = {value.name for value in model.graph.input}
+    found: set[str] = set()
+    waiting = [node.input[1] for node in model.graph.node if node.op_type == "GridSample"]
+    if not waiting and not any(node.op_type in SAMPLERS for node in model.graph.node):
+        return None
+    seen: set[str] = set()
+    while waiting:
+        name = waiting.pop()
+        if name in cuts or name in seen:
+            continue
+        seen.add(name)
+        if name in inputs:
+            return None
+        node = producers.get(name)
+        if node is not None:
+            # a shape read off the input is no part of the data's way to the grid
+            if node.op_type in ("Shape", "Size"):
+                continue
+            found.add(node.name)
+            waiting += [each for each in node.input if each]
+    return found

@@ -1,0 +1,129 @@
+"""TensorRT's variants: engines built from the portable file, with TensorRT's own layers or the plugin."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stn_infer.arrays import Array
+from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
+from stn_infer.benchmarking.harness.runner import Bound, Clock, Inspection, Runner
+from stn_infer.benchmarking.prepare.case import Prepared, onnx_file
+from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.variants.tensorrt_stages import (
+    RECORDED,
+    UNRECORDED,
+    engine_stages,
+    layer_times,
+    names_of,
+    with_sampler,
+)
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stn_infer.backends.tensorrt.backend import TensorRTBackend
+    from stn_infer.backends.tensorrt.engine import BuildOptions
+
+
+class TrtRunner(Runner):
+    """An engine a batch size, tuned for it, as torch.compile compiles for each; out of the engine cache, or into it."""
+
+    def __init__(self, name: str, prepared: Prepared, device: str, method: Method) -> None:
+        from stn_infer.backends.tensorrt.backend import open_tensorrt
+        from stn_infer.backends.tensorrt.engine import engine_for
+        from stn_infer.proto.load import load_model
+
+        self.device, self.method, self.cuts = device, method, prepared.cuts
+        self.fused = name == "trt-fused"
+        file = Path(onnx_file(name, prepared))
+        self.model = load_model(file)
+        self.backends: dict[int, TensorRTBackend] = {}
+        self._built = []
+        for batch in prepared.batch_sizes:
+            options = build_options(name, device, self.model, batch)
+            self._built.append(engine_for(file, options).built)  # the next line finds it in the cache
+            self.backends[batch] = open_tensorrt(file, options.runtime, device, options=options)
+
+    def bind(self, inputs: Sequence[Array]) -> Bound:
+        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        return _TrtBound(self, inputs)
+
+    def describe(self) -> dict[str, str]:
+        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        copies = {"copies": "pinned"} if self.method.boundary == "host" else {}
+        built = f"{sum(self._built)} built, {len(self._built) - sum(self._built)} from the engine cache"
+        described = self.backends[max(self.backends)].describe()
+        return {**described, "TF32": "off", "engines": "one a batch size", "compiler": built, **copies}
+
+    def close(self) -> None:
+        """Let go of the engines."""
+        for backend in self.backends.values():
+            backend.close()
+
+
+def build_options(name: str, device: str, model: onnx.ModelProto, batch: int) -> BuildOptions:
+    """How a variant's engine is built for a batch size; a file of fixed shapes takes no profile."""
+    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
+
+    return BuildOptions(
+        runtime="tensorrt-rtx" if name == "trt-rtx" else "tensorrt",
+        profile=Profile((batch,), (batch,), (batch,)) if resolve_profiles(model, None) else None,
+        plugin=name == "trt-fused",
+        device=int(device.partition(":")[2] or 0),
+    )
+
+
+class _TrtBound(Bound):
+    def __init__(self, runner: TrtRunner, inputs: Sequence[Array]) -> None:
+        import torch
+
+        self._runner = runner
+        self.items = len(inputs[0])
+        self.alone = "its buffers on the GPU serve one caller"
+        self._backend = runner.backends[self.items]
+        self._executor = self._backend.executor
+        tensors = [
+            torch.from_numpy(array).to(it.dtype) for array, it in zip(inputs, self._executor.inputs, strict=True)
+        ]
+        self._staging = Staging(tensors, runner.device)
+        names = [it.name for it in self._executor.inputs]
+        self._feeds = dict(zip(names, self._staging.resident, strict=True))
+        self._resident = runner.method.boundary == "device"
+        self._timer = EventTimer(runner.device, runner.method.l2 == "flushed")
+
+    def _compute(self) -> list[object]:
+        return list(self._executor.run(self._feeds).values())
+
+    def call(self) -> object:
+        import torch
+
+        if self._resident:
+            found = self._compute()
+            torch.cuda.synchronize(self._runner.device)
+            return found
+        self._staging.upload()
+        return self._staging.download(self._compute())
+
+    def burst(self, count: int, clock: Clock) -> list[float]:
+        if self._resident:
+            return self._timer.burst(self._compute, count)
+        return super().burst(count, clock)
+
+    def outputs(self) -> Sequence[Array]:
+        self._staging.upload()
+        return as_arrays(self._staging.download(self._compute()))
+
+    def inspect(self) -> Inspection:
+        """TensorRT runs everything on the GPU: what the sidecar says of the samplers, and what its profiler reports."""
+        runner = self._runner
+        described = self._backend.describe()
+        sampler = Sampler("all", described["spatial transformers"], f"TensorRT on {runner.device}")
+        reporter = layer_times(self._executor.module)
+        runs = UNRECORDED + RECORDED
+        self._executor.profile(self._feeds, reporter, runs)
+        names = names_of(runner.model, runner.fused, runner.cuts)
+        return with_sampler(engine_stages(reporter.layers, runs, names), sampler)

@@ -1,0 +1,180 @@
+"""Where an engine's time goes, by TensorRT's own profiler: which of its layers sample, and which compute the grid.
+
+An engine's layers are called after the ONNX nodes that are in them. Where TensorRT has made one layer of a sampler and
+something else, or calls a layer by a name of its own, nobody knows how much of it is sampling, and nothing is said.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from stn_infer.benchmarking.harness.runner import Inspection
+from stn_infer.benchmarking.record import Sampler
+
+if TYPE_CHECKING:
+    import onnx
+
+#: Runs of an engine that are profiled, the first of which are passed over.
+UNRECORDED, RECORDED = 3, 15
+
+Layers = Sequence[tuple[str, float]]
+
+
+@dataclass(frozen=True)
+class Names:
+    """What TensorRT's parser calls the layers of a file's spatial transformers.
+
+    Attributes:
+        samplers: those that sample.
+        beside: casts of image and output around them.
+        grid: those that compute sampling grids; None where they cannot be told.
+        others: every other node, whose name may be one of these with a number behind it.
+    """
+
+    samplers: frozenset[str]
+    beside: frozenset[str]
+    grid: frozenset[str] | None
+    others: frozenset[str] = frozenset()
+
+    def node(self, part: str) -> str:
+        """The node that a part of a layer's name means; the parser numbers the layers that it makes of one."""
+        known = self.samplers | self.beside | (self.grid or frozenset())
+        bare = re.sub(r"_+\d+$", "", part)
+        return bare if part not in known | self.others and bare in known else part
+
+
+def layer_times(trt: Any) -> Any:
+    """An ``IProfiler`` that keeps what it is told, in ``layers``: names and milliseconds, in order."""
+
+    class LayerTimes(trt.IProfiler):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.layers: list[tuple[str, float]] = []
+
+        def report_layer_time(self, layer_name: str, ms: float) -> None:
+            self.layers.append((layer_name, float(ms)))
+
+    return LayerTimes()
+
+
+def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> Names:
+    """The names of a file's spatial transformers in an engine.
+
+    Args:
+        model: the file.
+        fused: whether the plugin takes the nodes, instead of the functions that the file carries.
+        cuts: tensors that grids of its plain samplers are computed from.
+    """
+    from stn_infer.benchmarking.variants.ort_stages import grid_nodes
+    from stn_infer.fusion.op import DOMAIN
+
+    samplers = {_name(node) for node in model.graph.node if node.op_type == "GridSample"}
+    beside: set[str] = set()
+    plain = grid_nodes(model, cuts) if samplers else set()
+    grid = None if plain is None else {name for name in plain if name}
+    everything = {_name(node) for graph in (model.graph, *model.functions) for node in graph.node}
+    ours = {(node.domain, node.op_type) for node in model.graph.node if node.domain == DOMAIN}
+    if fused:
+        samplers |= {_name(node) for node in model.graph.node if node.domain == DOMAIN}
+        return _names(samplers, set(), grid, everything)
+    for function in model.functions:
+        if (function.domain, function.name) in ours:
+            makers = {name: node for node in function.node for name in node.output}
+            inside: set[str] = set()
+            for node in function.node:
+                if node.op_type == "GridSample":
+                    samplers.add(_name(node))
+                    inside |= _before(makers, node.input[1])
+            grid = None if grid is None else grid | inside
+            beside |= {_name(node) for node in function.node} - inside - samplers
+    return _names(samplers, beside, grid, everything)
+
+
+def _names(samplers: set[str], beside: set[str], grid: set[str] | None, everything: set[str]) -> Names:
+    others = everything - samplers - beside - (grid or set())
+    return Names(frozenset(samplers), frozenset(beside), None if grid is None else frozenset(grid), frozenset(others))
+
+
+def engine_stages(layers: Layers, runs: int, names: Names) -> Inspection:
+    """The stages out of what a profiler was told in ``runs`` runs; samplers are left to the caller."""
+    count = len(layers) // runs if runs else 0
+    if (
+        not count
+        or len(layers) != runs * count
+        or any(layers[index][0] != layers[index % count][0] for index in range(len(layers)))
+    ):
+        return Inspection(left_out={"stages": "TensorRT's profiler did not report the same layers in every run"})
+    if not names.samplers:
+        return Inspection(left_out={"stages": "it has no sampler"})
+    first = min(UNRECORDED, runs - 1)
+    sums = {"grid": 0.0, "sampling": 0.0, "rest": 0.0}
+    sampled, unnamed = False, False
+    computed: set[str] = set()
+    mixed = ""
+    for position in range(count):
+        layer = layers[position][0]
+        parts = [names.node(part) for part in _parts(layer)]
+        taken = median(layers[run * count + position][1] for run in range(first, runs))
+        in_grid = [part for part in parts if part in (names.grid or ())]
+        if any(part in names.samplers for part in parts):
+            others = [part for part in parts if part not in names.samplers | names.beside]
+            if others:
+                reason = f"TensorRT runs the sampler in one layer with {', '.join(others[:3])}"
+                return Inspection(left_out={"stages": reason})
+            sampled = True
+            sums["sampling"] += taken
+        elif parts and len(in_grid) == len(parts):
+            computed.update(in_grid)
+            sums["grid"] += taken
+        else:
+            if in_grid and not mixed:
+                mixed = next(part for part in parts if part not in in_grid)
+            unnamed |= "ForeignNode" in layer or layer.startswith("__myl")
+            sums["rest"] += taken
+    if not sampled:
+        return Inspection(left_out={"stages": "none of the engine's layers goes by a sampler's name"})
+    reason = ""
+    if names.grid is None:
+        reason = "what the sampling grid is computed from cannot be told from the file"
+    elif mixed:
+        reason = f"TensorRT runs a part of the grid in one layer with {mixed}"
+    elif unnamed and names.grid - computed:
+        reason = "a layer with a name of TensorRT's own may compute a part of the grid"
+    elif names.grid and not computed:
+        reason = "no layer of the engine computes the grid alone"
+    if reason:
+        sums["rest"] += sums.pop("grid")
+    left_out = {"the grid's share": reason} if reason else {}
+    return Inspection((), {stage: round(value, 6) for stage, value in sums.items()}, left_out)
+
+
+def with_sampler(found: Inspection, sampler: Sampler) -> Inspection:
+    """``found`` with the one line that is known of who ran the samplers."""
+    return Inspection((sampler,), found.stages, found.left_out)
+
+
+def _name(node: onnx.NodeProto) -> str:
+    """What the parser calls a node's layer."""
+    return node.name or f"node_of_{node.output[0]}"
+
+
+def _before(makers: dict[str, onnx.NodeProto], tensor: str) -> set[str]:
+    found: set[str] = set()
+    waiting = [tensor]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is not None and _name(node) not in found:
+            found.add(_name(node))
+            waiting += node.input
+    return found
+
+
+def _parts(layer: str) -> list[str]:
+    """The nodes in a layer by its name, such as ``a + b`` or ``PWN(a, b)``; of a range of nodes, none."""
+    if "ForeignNode" in layer or layer.startswith(("Reformatting", "__myl")):
+        return []
+    return [part for part in re.split(r"\s*\+\s*|[(),|]\s*|\s+", layer) if part and part != "PWN"]

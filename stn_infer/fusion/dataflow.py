@@ -1,0 +1,161 @@
+"""A graph seen as data flow: which tensors vary with the inputs' data, and where a sampling grid can be cut."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import onnx
+
+from stn_infer.fusion.scopes import Scope
+from stn_infer.proto.traversal import STANDARD_DOMAINS, all_nodes, bodies, follows, names_read
+
+# Their outputs tell a shape, not data: constant once the batch size is known.
+SHAPE_OPS = frozenset({"Shape", "Size"})
+# The shape of what they make is data itself.
+_DATA_SHAPED_OPS = frozenset(
+    {"NonZero", "Compress", "Unique", "NonMaxSuppression", "Loop", "Scan", "If", "SequenceMap", "StringSplit"}
+    | {"ImageDecoder"}
+)
+# The inputs from this one on give the shape of the output, or a part of it; those before are data.
+_SHAPE_INPUTS = {
+    **dict.fromkeys(
+        ("Range", "ConstantOfShape", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"), 0
+    ),
+    **dict.fromkeys(("Reshape", "Expand", "Tile", "Slice", "Resize", "Upsample", "Pad", "CenterCropPad", "OneHot"), 1),
+    **dict.fromkeys(("TopK", "Squeeze", "Unsqueeze", "Split", "AffineGrid", "Col2Im", "DFT", "STFT"), 1),
+    **dict.fromkeys(("SequenceAt", "SequenceInsert", "SequenceErase", "SplitToSequence"), 1),
+    **dict.fromkeys(("ReduceSum", "ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceSumSquare"), 1),
+    **dict.fromkeys(("ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"), 1),
+    "MaxUnpool": 2,
+}
+_RANDOM_OPS = frozenset(
+    {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
+)
+# Operators of other domains that are known to compute the same from the same; the rest might be random.
+OTHER_CONSTANT_OPS = frozenset({("com.microsoft", "Inverse")})
+
+
+@dataclass(frozen=True)
+class Obstacle(Exception):
+    """Why a tensor is not provably linear in what comes before it.
+
+    Attributes:
+        tensor: the output at which the proof ends.
+        op_type: the operator that makes it; empty for an input of the graph.
+        reason: one clause, for a message.
+    """
+
+    tensor: str
+    op_type: str
+    reason: str
+
+    def __str__(self) -> str:
+        return f"{self.tensor!r} ({self.op_type}): {self.reason}"
+
+
+class GraphView:
+    """Producers, constants and data dependence in one scope of a model.
+
+    Attributes:
+        scope: the scope.
+        nodes: its nodes, in topological order (ONNX demands it).
+        initialisers: name -> tensor, but for those that a caller may override.
+        producer: tensor -> index of the node that makes it; what the scope is given has none.
+        varying: the tensors that depend on the data of an input; a shape is no data.
+    """
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+        self.nodes = scope.nodes
+        self.initialisers = {n: tensor for n, tensor in scope.initialisers.items() if n not in scope.defaults}
+        self.producer = {
+            name: index
+            for index, node in enumerate(self.nodes)
+            for name in node.output
+            if name and name not in scope.given
+        }
+        self.varying = {value.name for value in scope.model.graph.input} | scope.defaults | scope.given
+        functions = {(f.domain, f.name): f for f in scope.model.functions if f.domain not in STANDARD_DOMAINS}
+        _trace(self.nodes, self.varying, functions)
+
+    def maker(self, tensor: str) -> str:
+        """The operator that makes a tensor, with its domain unless it is ONNX's own; empty for what has no maker."""
+        index = self.producer.get(tensor)
+        return "" if index is None else _operator(self.nodes[index])
+
+    def varying_inputs(self, node: onnx.NodeProto) -> list[str]:
+        """The inputs of ``node`` that vary with data, without repeats."""
+        return [name for name in dict.fromkeys(node.input) if name in self.varying]
+
+    def region(self, grid: str, op_types: frozenset[str]) -> list[int]:
+        """Indices of the nodes through which ``grid`` can be followed back over ``op_types`` alone, ascending."""
+        found: set[int] = set()
+        stack = [grid]
+        while stack:
+            index = self.producer.get(stack.pop())
+            if index is None or index in found or not follows(self.nodes[index], op_types):
+                continue
+            found.add(index)
+            stack.extend(self.varying_inputs(self.nodes[index]))
+        return sorted(found)
+
+    def constants_behind(self, region: list[int]) -> tuple[set[str], set[str]]:
+        """The non-varying tensors that ``region``'s nodes rest on, and the tensors whose shape these ask for."""
+        constants: set[str] = set()
+        shaped: set[str] = set()
+        stack = [name for index in region for name in self.nodes[index].input if name not in self.varying]
+        while stack:
+            name = stack.pop()
+            if not name or name in constants:
+                continue
+            constants.add(name)
+            if name not in self.producer:
+                continue
+            node = self.nodes[self.producer[name]]
+            if follows(node, SHAPE_OPS):
+                shaped.add(node.input[0])
+            else:
+                stack.extend(node.input)
+        return constants, shaped
+
+
+def _operator(node: onnx.NodeProto) -> str:
+    plain = node.domain in STANDARD_DOMAINS or (node.domain, node.op_type) in OTHER_CONSTANT_OPS
+    return node.op_type if plain else f"{node.domain}::{node.op_type}"
+
+
+def _trace(
+    nodes: Iterable[onnx.NodeProto], varying: set[str], functions: Mapping[tuple[str, str], onnx.FunctionProto]
+) -> set[str]:
+    """Add to ``varying``, in place, what depends on the data of what is in it; the tensors whose shape does."""
+    data_shaped: set[str] = set()
+    for node in nodes:
+        outputs = [name for name in node.output if name]
+        sources = tuple(names_read(node))
+        if follows(node, SHAPE_OPS):
+            if node.input[0] in data_shaped:
+                varying.update(outputs)
+            continue
+        varies = _is_random(node) or not varying.isdisjoint(sources)
+        if varies:
+            varying.update(outputs)
+        shaped_by_data = varies and node.op_type in _DATA_SHAPED_OPS
+        if node.op_type in _SHAPE_INPUTS:
+            shaped_by_data = not varying.isdisjoint(node.input[_SHAPE_INPUTS[node.op_type] :])
+        function = functions.get((node.domain, node.op_type))
+        if function is not None:
+            given = zip(function.input, node.input, strict=False)
+            shaped_by_data = bool(_trace(function.node, {inner for inner, name in given if name in varying}, functions))
+        if shaped_by_data or not data_shaped.isdisjoint(sources):
+            data_shaped.update(outputs)
+    return data_shaped
+
+
+def _is_random(node: onnx.NodeProto) -> bool:
+    """Whether a node may compute something else each time."""
+    if node.domain not in STANDARD_DOMAINS:
+        return (node.domain, node.op_type) not in OTHER_CONSTANT_OPS
+    if node.op_type in _RANDOM_OPS or (node.op_type == "Dropout" and any(node.input[2:])):
+        return True  # the third input of Dropout switches it on
+    return any(_is_random(inner) for _, graph in bodies(node) for inner in all_nodes(graph.node))

@@ -1,0 +1,374 @@
+"""Evaluate parts of a graph in float64, node by node, with onnx's reference operators.
+
+A tensor that is a quotient is carried as a pair (numerator, denominator), so that a projective grid's two linear
+forms can be measured apart; everything else is one array.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from stn_infer.arrays import Array
+from stn_infer.errors import one_line
+from stn_infer.fusion.dataflow import SHAPE_OPS, GraphView, Obstacle
+from stn_infer.fusion.operators import OPERATORS
+from stn_infer.fusion.shapes import Observation, Sizes
+from stn_infer.proto.traversal import attributes_of
+
+# Input 0 holds the values, input 1 a shape.
+SHAPED_BY_SECOND = frozenset({"Expand", "Reshape", "Tile"})
+# What only picks or arranges the elements of a shape.
+_PICKS = frozenset({"Shape", "Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Concat", "Identity", "Reshape"})
+# What makes each element from single elements, so that a constant that is repeated over the batch stays repeated.
+_EACH_ELEMENT = _PICKS | frozenset(
+    {"Expand", "Tile", "Transpose", "Flatten", "Split", "GatherElements", "ScatterElements", "Where", "Neg", "Sqrt"}
+    | {"Add", "Sub", "Mul", "Div", "Pow", "Exp", "Log", "Abs", "Reciprocal", "Sum", "Mean", "Pad", "CastLike"}
+)
+# What exporters compute the index of every sample with; what it makes of two batch sizes it makes of all.
+_INDEX_OPS = _PICKS | frozenset(
+    {"Size", "Range", "Expand", "Tile", "Transpose", "ConstantOfShape", "Constant", "Where", "Equal", "Mul", "Add"}
+)
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
+# To what a size can be cast and stay what it is.
+_NUMBERS = (*_FLOATS, TensorProto.INT32, TensorProto.INT64)
+# Where a shape must go on as it began.
+_BATCHES = (1, 4, 5, 8, 16, 17, 33, 64, 100, 128)
+# A constant larger than this is computed again for each batch size rather than kept.
+_KEPT_BYTES = 2**22
+
+
+@dataclass(frozen=True)
+class Quotient:
+    """``numerator / denominator``, of one broadcast shape."""
+
+    numerator: Array
+    denominator: Array
+
+
+Value = Array | Quotient
+
+
+def _widened(array: Array) -> Array:
+    return array.astype(np.float64) if array.dtype.kind == "f" or array.dtype.name == "bfloat16" else array
+
+
+class Evaluator:
+    """Float64 values of a graph's constants and of what follows from values given at a cut."""
+
+    def __init__(self, view: GraphView, observed: Observation, opset: int) -> None:
+        self._view, self._observed, self._opset = view, observed, opset
+        self._constants: dict[tuple[str, Sizes], Array] = {}
+        self._sized: dict[str, bool] = {}
+        self._linear: set[str] = set()  # what only picks from shapes, so that it is linear in the open sizes
+        self._references: dict[int, Any] = {}
+
+    @property
+    def settings(self) -> tuple[Sizes, ...]:
+        """The sizes at which constants differ if they depend on what the file leaves open."""
+        return self._observed.settings
+
+    def depends_on_open_sizes(self, name: str) -> bool:
+        """Whether the values (not the shape alone) of a tensor that varies with no data follow from an open size.
+
+        The shape arguments of what expands or reshapes don't count, as long as they grow with the batch: the values
+        stay the same, only more often. Picks from a shape are linear in the batch, so that two sizes decide; anything
+        else computed from it is presumed to depend on it.
+        """
+        stack = [name]
+        while stack:
+            top = stack[-1]
+            if top in self._sized:
+                stack.pop()
+                continue
+            needs = [need for need in self._needs(top) if need not in self._sized]
+            if needs:
+                stack.extend(needs)
+                continue
+            self._sized[top] = self._is_sized(top)
+        return self._sized[name]
+
+    def _value_inputs(self, name: str) -> list[str]:
+        needs = self._needs(name)
+        maker = self._view.maker(name)
+        if maker in SHAPED_BY_SECOND or (maker == "AffineGrid" and not self._varies(name)):
+            return needs[:1]
+        return [] if maker == "ConstantOfShape" else needs
+
+    def _is_sized(self, name: str) -> bool:
+        if name not in self._view.producer:
+            return False
+        node = self._view.nodes[self._view.producer[name]]
+        needs = self._value_inputs(name)
+        if not all(self.grows_with_batch(need) for need in self._needs(name) if need not in needs):
+            return True
+        sized = node.op_type in SHAPE_OPS or any(self._sized[need] for need in needs)
+        # a sum along the batch of a repeated constant counts the samples
+        sized = sized or (node.op_type not in _EACH_ELEMENT and any(map(self._carries_open_size, needs)))
+        if not sized or not self._only_picks(node):
+            return sized
+        self._linear.add(name)
+        first, *others = (self.constant(name, sizes) for sizes in self.settings)
+        return any(not np.array_equal(first, other) for other in others)
+
+    def grows_with_batch(self, name: str) -> bool:
+        """Whether a shape is linear in the batch: by the way it is made, or else at a number of sizes.
+
+        Exporters ask of shapes whether they are -1, and multiply and add; no rule tells that from a threshold.
+        """
+        batches = [sizes for sizes in self.settings if not sizes.variant]
+        if not self.depends_on_open_sizes(name) or name in self._linear or len(batches) < 2:
+            return True
+        first, second = (self.constant(name, sizes) for sizes in batches)
+        if first.shape != second.shape or first.dtype.kind not in "iu":
+            return False
+        start, step = batches[0].batch, second - first
+        return all(
+            np.array_equal(self.constant(name, Sizes(batch)), first + (batch - start) * step) for batch in _BATCHES
+        )
+
+    def _only_picks(self, node: onnx.NodeProto) -> bool:
+        """Whether a node picks from shapes, at places that are the same for every size."""
+        if node.op_type not in _PICKS or (node.op_type == "Cast" and attributes_of(node)["to"] not in _NUMBERS):
+            return False
+        picked = len(node.input) if node.op_type == "Concat" else 1
+        if node.op_type in SHAPE_OPS:
+            return True
+        values_are = all(name in self._linear or not self._sized[name] for name in node.input[:picked] if name)
+        return values_are and not any(self._sized.get(name, False) for name in node.input[picked:])
+
+    def numbers_samples(self, name: str) -> Array | None:
+        """The value, at the first setting, of an index [N, ..., R] whose first component is each sample's number.
+
+        None where the tensor is none, or is computed in a way that may be another at other sizes.
+        """
+        stack, seen = [name], set[str]()
+        while stack:
+            top = stack.pop()
+            if top in seen or top not in self._view.producer:
+                continue
+            seen.add(top)
+            node = self._view.nodes[self._view.producer[top]]
+            if node.op_type not in _INDEX_OPS:
+                return None
+            # exporters ask of a shape whether it is -1, which it never is; any other number might be a size
+            if node.op_type == "Equal" and not any(
+                need in self._view.producer and np.all(self.constant(need, self.settings[0]) < 0) for need in node.input
+            ):
+                return None
+            stack.extend([] if node.op_type in SHAPE_OPS else self._needs(top))
+        values = [self.constant(name, sizes) for sizes in self.settings]
+        for value, sizes in zip(values, self.settings, strict=True):
+            if value.ndim < 2 or len(value) != sizes.batch or value.shape[1:] != values[0].shape[1:]:
+                return None
+            number = np.arange(sizes.batch).reshape(-1, *[1] * (value.ndim - 2))
+            if np.any(value[..., 0] != number) or np.any(value[..., 1:] != values[0][:1, ..., 1:]):
+                return None
+        return values[0]
+
+    def constant(self, name: str, sizes: Sizes) -> Array:
+        """The value of a tensor that varies with no data, at some sizes; floats in float64.
+
+        Raises:
+            Obstacle: an operator behind it can't be evaluated.
+        """
+        local: dict[str, Array] = {}
+        stack = [name]
+        while stack:
+            top = stack[-1]
+            if top in local or (top, sizes) in self._constants:
+                stack.pop()
+                continue
+            missing = [need for need in self._needs(top) if need not in local and (need, sizes) not in self._constants]
+            if missing:
+                stack.extend(missing)
+                continue
+            self._store(top, sizes, local)
+        return local[name] if name in local else self._constants[name, sizes]
+
+    def _varies(self, name: str) -> bool:
+        return any(axis.varied is not None for axis in self._observed.shapes.get(name, ()))
+
+    def _carries_open_size(self, name: str) -> bool:
+        return any(axis.batch or axis.varied is not None for axis in self._observed.shapes.get(name, ()))
+
+    def _needs(self, name: str) -> list[str]:
+        if name in self._view.initialisers or name not in self._view.producer:
+            return []
+        node = self._view.nodes[self._view.producer[name]]
+        return [] if node.op_type in SHAPE_OPS else [need for need in node.input if need]
+
+    def _store(self, name: str, sizes: Sizes, local: dict[str, Array]) -> None:
+        for output, value in self._outputs(name, sizes, local):
+            # views of few numbers cost nothing, however large they look
+            if _held_bytes(value) <= _KEPT_BYTES:
+                self._constants[output, sizes] = value
+            else:
+                local[output] = value
+
+    def _outputs(self, name: str, sizes: Sizes, local: dict[str, Array]) -> list[tuple[str, Array]]:
+        if name in self._view.initialisers:
+            tensor = self._view.initialisers[name]
+            if tensor.data_location == TensorProto.EXTERNAL:
+                raise Obstacle(name, "", "its data are in another file, which was not read")
+            return [(name, _widened(numpy_helper.to_array(tensor)))]
+        if name not in self._view.producer:
+            raise Obstacle(name, "", "it is no constant")
+        node = self._view.nodes[self._view.producer[name]]
+        if node.op_type in SHAPE_OPS:
+            return [(name, self._shape(node, sizes))]
+        inputs = [
+            None if not need else local[need] if need in local else self._constants[need, sizes] for need in node.input
+        ]
+        try:
+            outputs = self.apply(node, inputs)
+        except Obstacle:
+            if name not in self._observed.constants:
+                raise
+            return [(name, _widened(self._observed.constants[name]))]
+        return [(output, value) for output, value in zip(node.output, outputs, strict=False) if output]
+
+    def _shape(self, node: onnx.NodeProto, sizes: Sizes) -> Array:
+        template = self._observed.shapes.get(node.input[0])
+        if template is None:
+            raise Obstacle(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
+        lengths = np.array([axis.at(sizes) for axis in template], np.int64)
+        if node.op_type == "Size":
+            return np.array(lengths.prod(), np.int64)
+        attributes = attributes_of(node)
+        return lengths[attributes.get("start", 0) : attributes.get("end", len(lengths))]
+
+    def apply(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
+        """One node on float64 inputs; casts to a float type keep float64.
+
+        Raises:
+            Obstacle: onnx's reference implementation can't do it.
+        """
+        if node.op_type == "Cast" and attributes_of(node)["to"] in _FLOATS and inputs[0] is not None:
+            return [inputs[0].astype(np.float64)]
+        operator = OPERATORS.get(node.op_type)
+        if operator is not None:
+            try:
+                return operator({"num_outputs": len(node.output), **attributes_of(node)}, inputs)
+            except (ValueError, TypeError, IndexError, KeyError, np.linalg.LinAlgError) as error:
+                raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
+        feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
+        try:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                results = self._reference(node).run(None, feeds)
+        except Exception as error:  # the reference operators raise anything
+            raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
+        return [_widened(np.asarray(result)) for result in results]
+
+    def _reference(self, node: onnx.NodeProto) -> Any:
+        from onnx.reference import ReferenceEvaluator
+
+        if id(node) not in self._references:
+            single = onnx.NodeProto()
+            single.CopyFrom(node)
+            self._references[id(node)] = ReferenceEvaluator(single, opsets={"": self._opset, node.domain: self._opset})
+        return self._references[id(node)]
+
+    def forward(
+        self, sources: Mapping[str, Array], nodes: Sequence[int], quotients: frozenset[str], target: str, sizes: Sizes
+    ) -> Value:
+        """The value of ``target``, from values given for the cut's tensors, through ``nodes`` (ascending).
+
+        Args:
+            sources: name -> value, in the shape that it has at ``sizes``.
+            nodes: indices of the nodes between the cut and ``target``.
+            quotients: the tensors that the proof found to be quotients or reciprocals.
+            target: the tensor wanted.
+            sizes: what the open sizes are.
+
+        Raises:
+            Obstacle: an operator can't be evaluated.
+        """
+        last = {name: position for position, index in enumerate(nodes) for name in self._view.nodes[index].input}
+        values: dict[str, Value] = dict(sources)
+        for position, index in enumerate(nodes):
+            node = self._view.nodes[index]
+            inputs: list[Value | None] = [
+                None if not name else values[name] if name in values else self.constant(name, sizes)
+                for name in node.input
+            ]
+            if quotients.isdisjoint((*node.input, *node.output)):
+                outputs: Sequence[Value] = self.apply(node, cast("list[Array | None]", inputs))
+            else:
+                outputs = self._quotient(node, inputs)
+            del inputs
+            for name, value in zip(node.output, outputs, strict=False):
+                values.setdefault(name, value)
+            for name in node.input:
+                if last[name] == position and name != target:
+                    values.pop(name, None)
+        return values[target]
+
+    def _quotient(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
+        """One node of which an input or the output is a quotient."""
+        pairs = [value if isinstance(value, Quotient) else _over_one(value) for value in inputs]
+        first = pairs[0]
+        if node.op_type == "Reciprocal":
+            return [Quotient(np.ones_like(first.numerator), first.numerator)]
+        if node.op_type == "Div":
+            second = pairs[1]
+            if isinstance(inputs[1], Quotient) or not isinstance(inputs[0], Quotient):
+                return [_broadcast(first.numerator, second.numerator)]
+            return [_broadcast(first.numerator / second.numerator, first.denominator)]
+        if node.op_type == "Mul":
+            second = pairs[1]
+            return [_broadcast(first.numerator * second.numerator, first.denominator * second.denominator)]
+        if node.op_type in ("Add", "Sub", "Sum", "Mean"):
+            varying = next(index for index, value in enumerate(inputs) if isinstance(value, Quotient))
+            bottom = pairs[varying].denominator
+            # one term is a quotient, the others are constants: a/b + c = (a + c b)/b
+            terms = [pair.numerator if i == varying else pair.numerator * bottom for i, pair in enumerate(pairs)]
+            return [_broadcast(self.apply(node, terms)[0], bottom)]
+        if node.op_type == "Neg":
+            return [Quotient(-first.numerator, first.denominator)]
+        # layout alone: what it does to the numerators it does to the denominators
+        data = _data_inputs(node)
+        tops = [pair.numerator if index in data else _plain(inputs[index]) for index, pair in enumerate(pairs)]
+        bottoms = [pair.denominator if index in data else _plain(inputs[index]) for index, pair in enumerate(pairs)]
+        below = self.apply(node, bottoms)
+        return [Quotient(top, bottom) for top, bottom in zip(self.apply(node, tops), below, strict=True)]
+
+
+def _held_bytes(value: Array) -> int:
+    """What an array takes; for a view that repeats values, what these take."""
+    elements = 1
+    for size, stride in zip(value.shape, value.strides, strict=True):
+        elements *= size if stride else 1
+    return elements * value.itemsize
+
+
+def _over_one(value: Array | None) -> Quotient:
+    array = np.zeros(0) if value is None else value
+    return Quotient(array, np.ones(array.shape))
+
+
+def _plain(value: Value | None) -> Array | None:
+    return value.numerator if isinstance(value, Quotient) else value
+
+
+def _broadcast(numerator: Array, denominator: Array) -> Quotient:
+    shape = np.broadcast_shapes(numerator.shape, denominator.shape)
+    return Quotient(np.broadcast_to(numerator, shape), np.broadcast_to(denominator, shape))
+
+
+def _data_inputs(node: onnx.NodeProto) -> frozenset[int]:
+    """Which inputs of a layout operator hold data, the others being shapes or indices."""
+    if node.op_type == "Concat":
+        return frozenset(range(len(node.input)))
+    if node.op_type == "Where":
+        return frozenset((1, 2))
+    if node.op_type in ("ScatterElements", "ScatterND"):
+        return frozenset((0, 2))
+    return frozenset((0,))

@@ -1,0 +1,310 @@
+"""Measure the map from a cut to a grid, and factor it into ``theta`` and ``basis``.
+
+The grid at parameters p is ``grid[p] = offset + sum_q p_q response_q``: running the subgraph at zero and at the unit
+vectors gives offset and responses, in float64. Their span has a small basis: the rows x, y(, z), 1 for affine families,
+as many rows as control points for splines and piecewise affine meshes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from math import prod
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.dataflow import Obstacle
+from stn_infer.fusion.evaluate import Evaluator, Quotient
+from stn_infer.fusion.op import Kind
+from stn_infer.fusion.shapes import ALONE, Axis, Sizes, Template
+from stn_infer.fusion.span import ROUNDING, Span, fit, scales, snap
+
+Float64 = NDArray[np.float64]
+Fit = Callable[[Float64, Float64], "Float64 | None"]
+
+# A run's intermediate values, in elements: chunks of unit vectors are as long as this allows.
+_MOST_VALUES = 2**18
+_MOST_UNITS = 64
+# Responses of fewer elements are kept rather than measured a second time.
+_KEPT_VALUES = 2**21
+_SEED = 20150605
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Tensors that together determine a grid, unit by unit.
+
+    A unit is what one map applies to: a row of the grid's first axis, or a sample with all of its rows.
+
+    Attributes:
+        tensors: their names.
+        shapes: their shapes; those of the units have these on axis 0, unless there is one unit alone.
+        shared: for each tensor, whether it is one for all units.
+        nodes: indices of the nodes between them and the grid, ascending.
+        units: how many units there are.
+        rows: T, the grid's rows a unit.
+        widest: elements a unit of all tensors that are held at once on the way.
+    """
+
+    tensors: tuple[str, ...]
+    shapes: tuple[Template, ...]
+    shared: tuple[bool, ...]
+    nodes: tuple[int, ...]
+    units: Axis
+    rows: int
+    widest: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Values a unit in each tensor."""
+        return tuple(
+            prod(axis.factor for axis in shape) // (1 if shared else self.units.factor)
+            for shape, shared in zip(self.shapes, self.shared, strict=True)
+        )
+
+    @property
+    def size(self) -> int:
+        """Q, the values a unit in all of them."""
+        return sum(self.sizes)
+
+    @property
+    def shared_columns(self) -> NDArray[np.bool_]:
+        """[Q]: which values are one for all units."""
+        return np.repeat(np.array(self.shared), self.sizes)
+
+    def split(self, parameters: Float64, sizes: Sizes) -> dict[str, NDArray[Any]]:
+        """Parameters [units, Q] as the tensors' values; shared ones are the first unit's."""
+        pieces = np.split(parameters, np.cumsum(self.sizes)[:-1], axis=1)
+        return {
+            name: (piece[:1] if shared else piece).reshape([axis.at(sizes) for axis in shape])
+            for name, shape, shared, piece in zip(self.tensors, self.shapes, self.shared, pieces, strict=True)
+        }
+
+
+@dataclass(frozen=True)
+class Factored:
+    """``grid = theta · basis`` with ``theta = matrix · p + offset``.
+
+    Attributes:
+        kind: affine, basis or projective.
+        basis: [K, P] float64.
+        matrix: [T*D*K, Q] float64; row (t*D + d)*K + k gives theta[d, k] of a unit's t-th row of the grid.
+        offset: [T*D*K] float64.
+        dimensions: D: 2 or 3; 3 for a projective theta.
+        output_size: (height, width) or (depth, height, width).
+    """
+
+    kind: Kind
+    basis: Float64
+    matrix: Float64
+    offset: Float64
+    dimensions: int
+    output_size: tuple[int, ...]
+
+
+def factor(
+    evaluator: Evaluator, cut: Cut, grid: str, output_size: tuple[int, ...], quotients: frozenset[str]
+) -> Factored:
+    """Measure the map from ``cut`` to ``grid`` and factor it with the smallest K.
+
+    Args:
+        evaluator: evaluates the nodes between.
+        cut: a cut from which ``grid`` was proven affine, or a quotient of affine forms.
+        grid: the grid's tensor, [units * T, *output_size, D].
+        output_size: its spatial size.
+        quotients: the tensors that the proof found to be quotients.
+
+    Raises:
+        Obstacle: a node can't be evaluated, the map is not what was proven or mixes units, or its span is too large
+            to pay.
+    """
+    measured = _Measured(evaluator, cut, grid, quotients, prod(output_size))
+    measured.check()
+    mesh = canonical_basis(output_size)
+    if measured.projective:
+        return _projective(measured, mesh, output_size, grid)
+    theta = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
+    if theta is not None:
+        return _factored("affine", mesh, theta, output_size)
+    basis, theta = _spanned(measured, grid)
+    return _factored("basis", basis, theta, output_size)
+
+
+def _factored(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...]) -> Factored:
+    """From theta [T, D, K, Q + 1], the constant part last."""
+    flat = snap(theta.reshape(-1, theta.shape[3]))
+    return Factored(kind, basis, flat[:, :-1], flat[:, -1], theta.shape[1], output_size)
+
+
+class _Measured:
+    """The responses to the unit vectors, then the value at zero; measured in chunks, kept where they are few.
+
+    Attributes:
+        projective: whether there are denominators.
+        scales: what rounding is measured against, for numerators and denominators: [Q + 1, T * D] each.
+    """
+
+    def __init__(self, evaluator: Evaluator, cut: Cut, grid: str, quotients: frozenset[str], points: int) -> None:
+        self._evaluator, self._cut, self._grid, self._quotients = evaluator, cut, grid, quotients
+        self._points = points
+        self._zero = self._one(np.zeros(cut.size))
+        self.projective = len(self._zero) > 1
+        self._checks = [(sizes, self._random(sizes)) for sizes in self._trials()]
+        self._expected = [self._zero.repeat(len(parameters), axis=1) for _, parameters in self._checks]
+        keep = self._zero.size * (cut.size + 1) <= _KEPT_VALUES
+        self._kept: list[Float64] | None = None
+        kept, largest, start = [], [], 0
+        for chunk in self._measure():
+            largest.append(np.abs(chunk).max(axis=3).reshape(len(chunk), chunk.shape[1], -1))
+            if start < cut.size:  # the value at zero comes last
+                for (_, parameters), expected in zip(self._checks, self._expected, strict=True):
+                    mine = parameters[:, start : start + chunk.shape[1]]
+                    expected += np.tensordot(mine, chunk, axes=(1, 1)).transpose(1, 0, 2, 3, 4)
+            start += chunk.shape[1]
+            if keep:
+                kept.append(chunk)
+        if keep:
+            self._kept = kept
+        together = np.concatenate(largest, axis=1)
+        self.scales = tuple(scales(part) for part in together)
+
+    def chunks(self, part: int = 0) -> Iterator[tuple[Float64, Float64]]:
+        """Responses [c, T, P, D] of numerators (0) or denominators (1), with the scale of each column of them."""
+        start = 0
+        for chunk in self._measure() if self._kept is None else self._kept:
+            stop = start + chunk.shape[1]
+            yield chunk[part], self.scales[part][start:stop].ravel()
+            start = stop
+
+    def check(self) -> None:
+        """Compare the measured map with runs at random points, at all sizes that the file may have.
+
+        Being proven affine, the subgraph's map is known from its values at such points: a unit that another one acts
+        on, or that has a map of its own, shows.
+
+        Raises:
+            Obstacle: it does not hold.
+        """
+        for (sizes, parameters), expected in zip(self._checks, self._expected, strict=True):
+            limit = 1e-9 * max(1.0, float(np.abs(expected).max(initial=0.0)))
+            if not np.allclose(self._at(parameters, sizes), expected, rtol=0, atol=limit):
+                reason = "the measured map does not hold at random points"
+                if self._cut.units != ALONE:
+                    reason = "the samples of a batch do not have one map each, all the same"
+                raise Obstacle(self._grid, "", reason)
+
+    def _random(self, sizes: Sizes) -> Float64:
+        shared = self._cut.shared_columns
+        count = self._cut.units.at(sizes)
+        parameters = np.random.default_rng(_SEED).standard_normal((count, self._cut.size))
+        parameters[:, shared] = parameters[:1, shared]
+        return parameters
+
+    def _trials(self) -> list[Sizes]:
+        settings = self._evaluator.settings
+        if not self._cut.units.batch:
+            return list(settings)
+        # other batches than those from which shapes were learnt
+        return [Sizes(3), Sizes(5 if self._cut.widest * 5 <= 16 * _MOST_VALUES else 2), *settings[2:]]
+
+    def _measure(self) -> Iterator[Float64]:
+        shared = self._cut.shared_columns
+        units = np.eye(self._cut.size)
+        pending: list[int] = []
+        for index in range(self._cut.size):
+            if shared[index]:
+                if pending:
+                    yield self._several(units[pending])
+                    pending = []
+                yield self._one(units[index]) - self._zero
+                continue
+            pending.append(index)
+            if len(pending) == self._chunk:
+                yield self._several(units[pending])
+                pending = []
+        if pending:
+            yield self._several(units[pending])
+        yield self._zero
+
+    @property
+    def _chunk(self) -> int:
+        """How many units one run takes."""
+        if not self._cut.units.batch:
+            return self._cut.units.factor
+        return max(1, min(_MOST_UNITS, _MOST_VALUES // max(self._cut.widest, 1)))
+
+    def _several(self, parameters: Float64) -> Float64:
+        """The responses to as many unit vectors, one a unit."""
+        factor = self._cut.units.factor
+        # at least two samples a run, so that an axis of length 1 is never taken for the batch
+        batch = max(2, -(-len(parameters) // factor)) if self._cut.units.batch else 1
+        sizes = Sizes(batch)
+        padded = np.zeros((self._cut.units.at(sizes), self._cut.size))
+        padded[: len(parameters)] = parameters
+        responses: Float64 = self._at(padded, sizes)[:, : len(parameters)] - self._zero
+        return responses
+
+    def _one(self, parameters: Float64) -> Float64:
+        """[parts, 1, T, P, D] where all units have the same parameters."""
+        sizes = Sizes(2 if self._cut.units.batch else 1)
+        return self._at(np.tile(parameters, (self._cut.units.at(sizes), 1)), sizes)[:, :1]
+
+    def _at(self, parameters: Float64, sizes: Sizes) -> Float64:
+        value = self._evaluator.forward(
+            self._cut.split(parameters, sizes), self._cut.nodes, self._quotients, self._grid, sizes
+        )
+        parts = (value.numerator, value.denominator) if isinstance(value, Quotient) else (value,)
+        shape = (len(parameters), self._cut.rows, self._points, parts[0].shape[-1])
+        if any(part.size != prod(shape) for part in parts):
+            raise Obstacle(self._grid, "", "its shape is not the one that it had")
+        return np.stack([part.reshape(shape) for part in parts])
+
+
+def _columns(chunk: Float64) -> Float64:
+    """Responses [c, T, P, D] as columns [P, c * T * D]."""
+    return chunk.transpose(2, 0, 1, 3).reshape(chunk.shape[2], -1)
+
+
+def _coefficients(measured: _Measured, fit_chunk: Fit, part: int = 0) -> Float64 | None:
+    """Theta [T, D, K, Q + 1] from coefficients fitted chunk by chunk; None where a chunk does not fit."""
+    pieces = []
+    for responses, scale in measured.chunks(part):
+        found = fit_chunk(_columns(responses), scale)
+        if found is None:
+            return None
+        pieces.append(found.reshape(-1, *responses.shape[:2], responses.shape[3]).transpose(2, 3, 0, 1))
+    theta: Float64 = np.concatenate(pieces, axis=3)
+    return theta
+
+
+def _spanned(measured: _Measured, grid: str) -> tuple[Float64, Float64]:
+    """A basis of the responses' span, and theta in it."""
+    for thorough in (False, True):
+        span: Span | None = None
+        for responses, scale in measured.chunks():
+            columns = _columns(responses)
+            span = span or Span(len(columns), thorough)
+            span.add(columns, scale)
+            if 2 * span.rows > len(columns):
+                raise Obstacle(grid, "", f"its span has about {span.rows} dimensions, too many to pay")
+        assert span is not None
+        theta = _coefficients(measured, span.fit)
+        if theta is not None:
+            return span.basis, theta
+    raise Obstacle(grid, "", "no basis of its span is well conditioned")
+
+
+def _projective(measured: _Measured, mesh: Float64, output_size: tuple[int, ...], grid: str) -> Factored:
+    if len(output_size) != 2:
+        raise Obstacle(grid, "", "a projective map in 3-D has no operator")
+    for bottom, _ in measured.chunks(1):
+        if np.any(np.ptp(bottom, axis=3) > ROUNDING * max(1.0, float(np.abs(bottom).max(initial=0.0)))):
+            raise Obstacle(grid, "", "x and y are divided by different values")
+    upper = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
+    lower = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale), part=1)
+    if upper is None or lower is None:
+        raise Obstacle(grid, "", "a quotient of forms that are not linear in x and y has no operator")
+    return _factored("projective", mesh, np.concatenate([upper, lower[:, :1]], axis=1), output_size)

@@ -1,0 +1,132 @@
+"""A model's graphs laid flat: the main graph, and each body of an If, Loop or Scan with all that it can see.
+
+A body reads tensors of the graphs around it, so that a grid may be computed outside and sampled inside. For a sampler
+in a body, the nodes before the body's holder and the body's own make one list; what the holder feeds in at each
+iteration is stood in for by nodes that give its shape, and can't be followed further.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+from stn_infer.proto.traversal import STANDARD_DOMAINS, all_nodes, bodies
+
+
+@dataclass(frozen=True)
+class Scope:
+    """One graph of a model, seen with the graphs around it.
+
+    Attributes:
+        model: the model.
+        graph: the graph itself, part of the model.
+        label: empty for the main graph, else e.g. ``then_branch of 'If_3'``.
+        nodes: the nodes of the graphs around it up to its holder, and its own; in order.
+        own: how many of the last ones are its own.
+        given: tensors that a holder feeds at each iteration: they vary, and what makes them is not followed.
+        carried: (input, output) names of what loops around it hand from one iteration to the next.
+        initialisers: name -> tensor, of all graphs concerned.
+        defaults: names that are initialisers and inputs at once, so that a caller may override them.
+        shadowed: a name that is defined twice on the way; such a graph is not followed.
+    """
+
+    model: onnx.ModelProto
+    graph: onnx.GraphProto
+    label: str
+    nodes: tuple[onnx.NodeProto, ...]
+    own: int
+    given: frozenset[str]
+    carried: tuple[tuple[str, str], ...]
+    initialisers: dict[str, onnx.TensorProto]
+    defaults: frozenset[str]
+    shadowed: str | None
+
+    @property
+    def samplers(self) -> list[onnx.NodeProto]:
+        """The graph's own GridSample nodes."""
+        return [node for node in self.nodes[len(self.nodes) - self.own :] if is_sampler(node)]
+
+
+def is_sampler(node: onnx.NodeProto) -> bool:
+    """Whether a node is ONNX's own GridSample."""
+    return bool(node.op_type == "GridSample" and node.domain in STANDARD_DOMAINS)
+
+
+def scopes(model: onnx.ModelProto) -> Iterator[Scope]:
+    """The graphs of ``model`` that hold a sampler, the main graph first."""
+    graph = model.graph
+    tensors = {tensor.name: tensor for tensor in graph.initializer}
+    defaults = frozenset(value.name for value in graph.input if value.name in tensors)
+    main = Scope(model, graph, "", tuple(graph.node), len(graph.node), frozenset(), (), tensors, defaults, None)
+    yield from _visit(main)
+
+
+def _visit(scope: Scope) -> Iterator[Scope]:
+    if scope.samplers:
+        yield scope
+    first = len(scope.nodes) - scope.own
+    for index in range(first, len(scope.nodes)):
+        node = scope.nodes[index]
+        for name, body in bodies(node):
+            if any(is_sampler(inner) for inner in all_nodes(body.node)):
+                yield from _visit(_inside(scope, index, name, body))
+
+
+def _inside(scope: Scope, index: int, attribute: str, body: onnx.GraphProto) -> Scope:
+    holder = scope.nodes[index]
+    before = scope.nodes[:index]
+    tensors = {tensor.name: tensor for tensor in body.initializer}
+    given = {value.name for value in body.input}
+    known = set(scope.initialisers) | {value.name for value in scope.model.graph.input}
+    known |= {name for node in before for name in node.output if name}
+    own = {name for node in body.node for name in node.output if name} | set(tensors) | given
+    return Scope(
+        scope.model,
+        body,
+        " in ".join(filter(None, (f"{attribute} of {holder.name or holder.output[0]!r}", scope.label))),
+        (*before, *_stand_ins(holder, body), *body.node),
+        len(body.node),
+        scope.given | given,
+        (*scope.carried, *_carried(holder, body)),
+        {**scope.initialisers, **tensors},
+        scope.defaults | (given & tensors.keys()),
+        scope.shadowed or min(known & own, default=None),
+    )
+
+
+def _carried(holder: onnx.NodeProto, body: onnx.GraphProto) -> list[tuple[str, str]]:
+    inputs, outputs = [value.name for value in body.input], [value.name for value in body.output]
+    if holder.op_type == "Loop":
+        return list(zip(inputs[2:], outputs[1:], strict=False))
+    if holder.op_type == "Scan":
+        return list(zip(inputs[: len(inputs) - _scanned(holder)], outputs, strict=False))
+    return []
+
+
+def _scanned(holder: onnx.NodeProto) -> int:
+    return next((int(a.i) for a in holder.attribute if a.name == "num_scan_inputs"), 0)
+
+
+def _stand_ins(holder: onnx.NodeProto, body: onnx.GraphProto) -> list[onnx.NodeProto]:
+    """Nodes that give the body's inputs in the shape of its first iteration."""
+    names = [value.name for value in body.input]
+    if holder.op_type == "Loop" and len(names) >= 2:
+        nodes = [helper.make_node("Constant", [], [names[0]], value_int=0)]
+        true = helper.make_tensor("", onnx.TensorProto.BOOL, [], [True])
+        nodes.append(helper.make_node("Constant", [], [names[1]], value=true))
+        pairs = zip(holder.input[2:], names[2:], strict=False)
+        return [*nodes, *(helper.make_node("Identity", [source], [name]) for source, name in pairs)]
+    if holder.op_type == "Scan":
+        count = _scanned(holder)
+        axes = next((list(a.ints) for a in holder.attribute if a.name == "scan_input_axes"), [0] * count)
+        first = len(names) - count
+        fed = list(zip(holder.input, names, strict=False))
+        nodes = [helper.make_node("Identity", [source], [name]) for source, name in fed[:first]]
+        for (source, name), axis in zip(fed[first:], axes, strict=False):
+            nodes.append(helper.make_node("Constant", [], [f"{name}/first"], value_int=0))
+            nodes.append(helper.make_node("Gather", [source, f"{name}/first"], [name], axis=axis))
+        return nodes
+    return []

@@ -1,0 +1,1 @@
+"""What lint looks for, a rule a function."""

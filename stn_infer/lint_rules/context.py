@@ -1,0 +1,136 @@
+"""Run every rule over one model. A rule is a function from the context to findings."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import onnx
+
+from stn_infer.errors import ModelError
+from stn_infer.fusion.fuse import Finding, fuse_or_say
+from stn_infer.fusion.samplers import UNKNOWN, Facts, Sampler, TensorFacts, find_samplers, infer_facts
+from stn_infer.proto.session import Stored, open_session
+from stn_infer.proto.traversal import opset_of
+from stn_infer.repairs.repairs import AFTER, BEFORE, Repair, checker_problem, repair
+
+Severity = Literal["error", "warning", "info"]
+SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
+
+
+@dataclass(frozen=True)
+class LintFinding:
+    """One thing that will be slow or wrong, or that is worth knowing.
+
+    Attributes:
+        code: what kind of finding it is; stable between releases.
+        severity: ``error``: a runtime gives wrong values or can't run it; ``warning``: slow, imprecise, or refused by
+            some runtime; ``info``: good to know.
+        node: the node's name (or its output's); "" where it is about the whole file.
+        tensor: the tensor it is about; "" where there is none.
+        message: what, why it matters, what to do.
+        fixable: whether ``stn-infer optimize`` mends it.
+    """
+
+    code: str
+    severity: Severity
+    node: str
+    tensor: str
+    message: str
+    fixable: bool = False
+
+
+@dataclass(frozen=True)
+class Context:
+    """What rules look at.
+
+    Attributes:
+        model: the file, its large weights stood in for.
+        weights: the file with its weights, to look at these alone.
+        folder: where external data lie.
+        opset: of the default domain.
+        samplers: all of them.
+        facts: types and shapes, by tensor.
+        findings: what the pass would make of each sampler.
+        repairs: what ``optimize`` would mend, and what it couldn't.
+        obstacle: why the pass could not run; "" where it could.
+        invalid: why onnx's checker refuses the file as it will be repaired; "" where it doesn't.
+        refusal: why onnxruntime refuses that; "" where it doesn't.
+    """
+
+    model: onnx.ModelProto
+    weights: onnx.ModelProto
+    folder: Path
+    opset: int
+    samplers: tuple[Sampler, ...]
+    facts: Facts
+    findings: tuple[Finding, ...]
+    repairs: tuple[Repair, ...]
+    obstacle: str
+    invalid: str
+    refusal: str
+
+    def fact(self, tensor: str) -> TensorFacts:
+        """What is known of a tensor."""
+        return self.facts.get(tensor, UNKNOWN)
+
+    def fixable(self, code: str) -> bool:
+        """Whether ``optimize`` mends findings of this code here."""
+        return any(entry.code == code and entry.done for entry in self.repairs)
+
+    def unfixable(self, code: str) -> str:
+        """Why not, as a clause to add to a message; "" where it does, or has nothing to say."""
+        reasons = [entry.message for entry in self.repairs if entry.code == code and not entry.done]
+        return f" (not repaired: {reasons[0]})" if reasons else ""
+
+    def pass_finding(self, sampler: Sampler) -> Finding | None:
+        """What the pass would make of a sampler."""
+        return next((finding for finding in self.findings if finding.node == sampler.node), None)
+
+
+Rule = Callable[[Context], Iterator[LintFinding]]
+
+
+def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> Context:
+    """Find out everything that the rules ask for: a dry run of the repairs and of the pass.
+
+    Args:
+        model: with large weights stood in for.
+        weights: the file as it was read, external data in ``folder``.
+    """
+    repaired, before = repair(model, BEFORE)
+    findings: tuple[Finding, ...] = ()
+    obstacle = ""
+    fused = repaired
+    if opset_of(repaired) >= 16:
+        fused, findings, obstacle = fuse_or_say(repaired)
+    _, after = repair(fused, AFTER)
+    return Context(
+        model,
+        weights,
+        folder,
+        opset_of(model),
+        find_samplers(model),
+        infer_facts(model),
+        findings,
+        (*before, *after),
+        obstacle,
+        checker_problem(repaired),
+        _refusal(repaired),
+    )
+
+
+def _refusal(model: onnx.ModelProto) -> str:
+    try:
+        open_session(Stored(model))
+    except ModelError as error:
+        return str(error)
+    return ""
+
+
+def apply_rules(context: Context, rules: tuple[Rule, ...]) -> tuple[LintFinding, ...]:
+    """The rules' findings, the gravest first."""
+    found = [finding for rule in rules for finding in rule(context)]
+    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

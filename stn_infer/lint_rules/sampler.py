@@ -1,0 +1,390 @@
+"""Rules about samplers: what each runtime makes of them, and what their grids cost.
+
+Sources: the parsers' and runtimes' own behaviour as measured (TensorRT-RTX 1.7.1, onnxruntime 1.31), the TensorRT
+support matrices, and for onnxruntime's CUDA provider its kernel list and pull request 27201, which brought volumes and
+the kernels for opset 20 and later in 2026.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, numpy_helper
+
+from stn_infer.fusion.op import SPATIAL, is_spatial
+from stn_infer.fusion.samplers import CUSTOM, Sampler, reads_nearest, sampler_settings, small_constants
+from stn_infer.lint_rules.context import Context, LintFinding, Rule, Severity
+from stn_infer.proto.traversal import subgraphs
+
+_HALF_EPSILON: dict[int, float] = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
+_FAMILIAR_WIDTH = 1024
+# What ends a walk from a grid back to a flow field, and what it passes.
+_FLOW_MAKERS = frozenset({"Conv", "ConvTranspose", "DeformConv"})
+_FLOW_CARRIERS = frozenset(
+    {"Add", "Sub", "Mul", "Div", "Concat", "Slice", "Split", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Tanh"}
+    | {"Resize", "Upsample", "Cast", "Gather", "Identity", "Clip", "Pad", "GridSample"}
+)
+_MOST_VALUES = 1 << 24
+
+
+def traps(context: Context) -> Iterator[LintFinding]:
+    """Opset 20's spelling of the mode, which TensorRT up to 11.1 takes for nearest."""
+    for sampler in context.samplers:
+        if reads_nearest(context.model, sampler, context.facts):
+            yield _finding(
+                "opset-20-trap",
+                "error",
+                sampler,
+                f"mode {sampler.spelling!r} (opset {context.opset}) is imported as NEAREST by TensorRT up to "
+                "11.1, without "
+                "a word; opset 16 to 19 spell it so that every version reads it right"
+                + context.unfixable("opset-20-trap"),
+                context.fixable("opset-20-trap"),
+            )
+
+
+def affine_grids(context: Context) -> Iterator[LintFinding]:
+    """AffineGrid, which TensorRT can't import."""
+    users = {sampler.grid: sampler for sampler in context.samplers}
+    for node in context.model.graph.node:
+        if node.op_type == "AffineGrid" and node.domain in ("", "ai.onnx"):
+            found = context.pass_finding(users[node.output[0]]) if node.output[0] in users else None
+            mended = bool(found and found.fused) or context.fixable("affine-grid")
+            yield LintFinding(
+                "affine-grid",
+                "warning",
+                node.name or node.output[0],
+                node.output[0],
+                "AffineGrid has no importer in TensorRT, whatever its version; "
+                + ("optimize replaces it" if mended else "export at opset 18, which decomposes it")
+                + context.unfixable("affine-grid"),
+                mended,
+            )
+
+
+def unknown_samplers(context: Context) -> Iterator[LintFinding]:
+    """Other runtimes' samplers, and the standard one in an opset that has none."""
+    constants = small_constants(context.model)
+    known = {sampler.output for sampler in context.samplers}
+    for sampler in context.samplers:
+        if sampler.custom:
+            name = f"{sampler.domain}::{sampler.op_type}"
+            where = "onnxruntime" if sampler.domain == "com.microsoft" else "its own runtime"
+            what = f"{name} runs in {where} only"
+        elif context.opset < 16 and not sampler.fused:
+            what = f"no runtime has GridSample at opset {context.opset}"
+        else:
+            continue
+        yield _finding(
+            "custom-sampler",
+            "warning" if sampler.domain == "com.microsoft" else "error",
+            sampler,
+            f"{what}; from opset 16 on the standard GridSample runs everywhere" + context.unfixable("custom-sampler"),
+            context.fixable("custom-sampler"),
+        )
+    for node in context.model.graph.node:
+        custom = (node.domain, node.op_type) in CUSTOM and node.op_type in ("grid_sampler", "GridSample")
+        if custom and node.output[0] not in known and sampler_settings(node, constants) is None:
+            yield LintFinding(
+                "custom-sampler",
+                "error",
+                node.name or node.output[0],
+                node.output[0],
+                f"{node.domain}::{node.op_type} with settings that are no constants of the file; export it again",
+            )
+
+
+def volumes(context: Context) -> Iterator[LintFinding]:
+    """5-D samplers: which runtime takes them."""
+    for sampler in context.samplers:
+        if not _is_volume(context, sampler):
+            continue
+        if sampler.mode == "bicubic":
+            yield _finding(
+                "cubic-volume",
+                "error",
+                sampler,
+                "no runtime samples volumes bicubically: onnxruntime and PyTorch refuse it; use mode linear",
+            )
+        elif not sampler.fused:
+            yield _finding(
+                "volume-sampler",
+                "warning",
+                sampler,
+                "a volume (5-D): TensorRT has it natively from 11.2.1 on; for older versions the plugin library "
+                "covers it "
+                "once it is fused",
+                _fused(context, sampler),
+            )
+
+
+def cubics(context: Context) -> Iterator[LintFinding]:
+    """Bicubic sampling."""
+    for sampler in context.samplers:
+        if sampler.mode == "bicubic" and not _is_volume(context, sampler):
+            yield _finding(
+                "cubic-sampler",
+                "info",
+                sampler,
+                "bicubic reads 16 pixels a sample instead of 4; onnxruntime, TensorRT from 8.5 and the plugin "
+                "library have "
+                "it, mmdeploy's plugin computes bilinear instead",
+            )
+
+
+def mixed_types(context: Context) -> Iterator[LintFinding]:
+    """Image and grid of two types, which TensorRT refuses."""
+    for sampler in context.samplers:
+        image, grid = context.fact(sampler.input), context.fact(sampler.grid)
+        if sampler.grid and image.elem_type and grid.elem_type and image.elem_type != grid.elem_type:
+            yield _finding(
+                "mixed-types",
+                "warning",
+                sampler,
+                f"the image is {image.type_name} and the grid {grid.type_name}: TensorRT needs one type for both",
+                context.fixable("mixed-types") or _fused(context, sampler),
+            )
+
+
+def half_grids(context: Context) -> Iterator[LintFinding]:
+    """Grids in half precision, with their error in pixels."""
+    for sampler in context.samplers:
+        kind = context.fact(sampler.grid).elem_type
+        if kind not in _HALF_EPSILON:
+            continue
+        width, known = _width(context, sampler)
+        error = width * _HALF_EPSILON[kind] / 4
+        yield _finding(
+            "half-grid",
+            "warning" if error >= 0.1 or not known else "info",
+            sampler,
+            f"the grid is {context.fact(sampler.grid).type_name}: its rounding moves a sample by up to "
+            f"{error:.2g} px at "
+            f"{'' if known else 'e.g. '}width {width}; keep the grid in float32",
+            _fused(context, sampler),
+        )
+
+
+def cpu_samplers(context: Context) -> Iterator[LintFinding]:
+    """What onnxruntime's CUDA provider has no kernel for, so that the sampler runs on the CPU."""
+    for sampler in context.samplers:
+        if sampler.fused or sampler.domain not in ("", "ai.onnx"):
+            continue
+        kind = context.fact(sampler.input)
+        reasons = []
+        if kind.elem_type not in (0, TensorProto.FLOAT):
+            reasons.append(f"it has kernels for float only, not for {kind.type_name}")
+        if _is_volume(context, sampler):
+            reasons.append("releases before 2026 have none for volumes")
+        if context.opset >= 20:
+            reasons.append("releases before 2026 have none for opset 20 and later")
+        if reasons:
+            yield _finding(
+                "cpu-sampler",
+                "warning",
+                sampler,
+                "onnxruntime's CUDA provider may leave it to the CPU, with copies to and fro and without a word: "
+                + " and ".join(reasons),
+                _fused(context, sampler),
+            )
+
+
+def grids(context: Context) -> Iterator[LintFinding]:
+    """What the pass would make of each grid."""
+    for sampler in context.samplers:
+        if sampler.fused:
+            yield _finding("fused", "info", sampler, "a fused spatial transformer already")
+            continue
+        found = context.pass_finding(sampler)
+        if found is None:
+            continue
+        if found.fused:
+            yield _finding(
+                "fusable-grid",
+                "warning",
+                sampler,
+                f"the grid is written to memory and read again, though it is linear in {found.parameters} values "
+                "a sample: "
+                "optimize fuses it",
+                True,
+            )
+        elif _is_flow(context.model, sampler.grid):
+            yield _finding(
+                "dense-flow",
+                "info",
+                sampler,
+                f"grid {sampler.grid!r} is a flow field that a convolution computes pixel by pixel: it stays as it is",
+            )
+        else:
+            yield _finding("grid-not-linear", "info", sampler, found.message)
+
+
+def precision(context: Context) -> Iterator[LintFinding]:
+    """TF32, once a file."""
+    for sampler in context.samplers:
+        found = context.pass_finding(sampler)
+        if sampler.fused or (found is not None and found.fused):
+            width, known = _width(context, sampler)
+            error = 0.14 * width / _FAMILIAR_WIDTH
+            yield _finding(
+                "tf32",
+                "info",
+                sampler,
+                f"TF32 in the product that makes the grid moves a sample by up to {error:.2g} px at "
+                f"{'' if known else 'e.g. '}width {width}; it is off here by default (--tf32), and on by default "
+                "in other "
+                "programs",
+            )
+            return
+
+
+def conventions(context: Context) -> Iterator[LintFinding]:
+    """A grid at pixel centres read by a sampler that takes corners, or the other way round."""
+    grids = {node.output[0]: node for node in context.model.graph.node if node.op_type == "AffineGrid"}
+    for sampler in context.samplers:
+        found = context.pass_finding(sampler)
+        if sampler.fused or sampler.where or found is None or found.kind != "affine":
+            continue
+        corners = None
+        if sampler.grid in grids:
+            values = [a.i for a in grids[sampler.grid].attribute if a.name == "align_corners"]
+            corners = bool(values and values[0])
+        else:
+            size = (context.fact(sampler.grid).dims or ())[1:-1]
+            corners = _mesh_convention(context.model, sampler.grid, size[-1] if size else None)
+        if corners is not None and corners != sampler.align_corners:
+            width, _ = _width(context, sampler)
+            yield _finding(
+                "convention-mix",
+                "info",
+                sampler,
+                f"the grid has -1 and 1 at the {'centres' if corners else 'edges'} of the outer pixels, the "
+                "sampler at "
+                f"their {'centres' if sampler.align_corners else 'edges'}: even an identity theta samples up to "
+                f"{_identity_error(width, corners):.2f} px off; right only if it was trained so (PyTorch before "
+                "1.3 mixed)",
+            )
+
+
+RULES: tuple[Rule, ...] = (
+    traps,
+    unknown_samplers,
+    affine_grids,
+    volumes,
+    mixed_types,
+    half_grids,
+    cpu_samplers,
+    grids,
+    cubics,
+    conventions,
+    precision,
+)
+
+
+def _finding(code: str, severity: Severity, sampler: Sampler, message: str, fixable: bool = False) -> LintFinding:
+    if sampler.where:
+        message = f"in {sampler.where}: {message}"
+    return LintFinding(code, severity, sampler.node, sampler.grid or sampler.input, message, fixable)
+
+
+def _fused(context: Context, sampler: Sampler) -> bool:
+    found = context.pass_finding(sampler)
+    return found is not None and found.fused
+
+
+def _is_volume(context: Context, sampler: Sampler) -> bool:
+    image, grid = context.fact(sampler.input).dims, context.fact(sampler.grid).dims
+    if sampler.fused and image is None:
+        return any(_output_rank(node) == 3 for node in context.model.graph.node if sampler.output in node.output)
+    return any(dims is not None and len(dims) == 5 for dims in (image, grid))
+
+
+def _output_rank(node: onnx.NodeProto) -> int:
+    if not is_spatial(node) or node.op_type != SPATIAL:
+        return 0
+    return next((len(attribute.ints) - 2 for attribute in node.attribute if attribute.name == "grid_shape"), 0)
+
+
+def _width(context: Context, sampler: Sampler) -> tuple[int, bool]:
+    """The largest extent of the image that is sampled, and whether the file says so."""
+    dims = context.fact(sampler.input).dims or ()
+    sizes = [size for size in dims[2:] if size is not None]
+    return (max(sizes), True) if sizes else (_FAMILIAR_WIDTH, False)
+
+
+def _identity_error(width: int, corners: bool) -> float:
+    """How far an identity theta samples off, at the outermost of ``width`` pixels."""
+    index = np.arange(width)
+    if corners:
+        coordinate = np.linspace(-1.0, 1.0, width)
+        sampled = ((coordinate + 1) * width - 1) / 2
+    else:
+        coordinate = (2 * index + 1) / width - 1
+        sampled = (coordinate + 1) / 2 * (width - 1)
+    return float(np.max(np.abs(sampled - index), initial=0.0))
+
+
+def _is_flow(model: onnx.ModelProto, grid: str) -> bool:
+    """Whether a convolution's output reaches the grid through arithmetic on single values alone."""
+    producer = {name: node for node in model.graph.node for name in node.output if name}
+    stack, seen = [grid], set()
+    while stack:
+        name = stack.pop()
+        node = producer.get(name)
+        if node is None or name in seen:
+            continue
+        seen.add(name)
+        if node.op_type in _FLOW_MAKERS:
+            return True
+        if node.op_type in _FLOW_CARRIERS:
+            stack.extend(node.input[:2])
+    return False
+
+
+def _mesh_convention(model: onnx.ModelProto, grid: str, width: int | None) -> bool | None:
+    """Whether a constant mesh behind the grid has its -1 and 1 at the pixels' centres; None where none is found."""
+    if width is None or width < 3:
+        return None
+    corners = np.linspace(-1.0, 1.0, width)
+    edges = corners * (width - 1) / width
+    for values in _constants_behind(model.graph, grid):
+        unique = np.unique(values.astype(np.float64).ravel())
+        for mesh, answer in ((corners, True), (edges, False)):
+            if len(unique) >= width and _contains(unique, mesh):
+                return answer
+    return None
+
+
+def _contains(values: NDArray[np.float64], wanted: NDArray[np.float64]) -> bool:
+    index = np.clip(np.searchsorted(values, wanted), 1, len(values) - 1)
+    nearest = np.minimum(np.abs(values[index] - wanted), np.abs(values[index - 1] - wanted))
+    return bool(np.all(nearest < 1e-5))
+
+
+def _constants_behind(graph: onnx.GraphProto, tensor: str) -> Iterator[NDArray[np.float32]]:
+    """The float constants of the file from which a tensor is computed, convolutions aside."""
+    producer = {name: node for node in graph.node for name in node.output if name}
+    constants = {value.name: value for value in graph.initializer}
+    stack, seen = [tensor], set()
+    while stack:
+        name = stack.pop()
+        if name in seen:
+            continue
+        seen.add(name)
+        node = producer.get(name)
+        value = constants.get(name)
+        if node is not None and node.op_type == "Constant":
+            value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
+        elif node is not None and not any(True for attribute in node.attribute for _ in subgraphs(attribute)):
+            stack.extend(node.input if node.op_type not in ("Conv", "Gemm", "Shape") else [])
+        if (
+            value is not None
+            and value.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
+            and value.data_location != TensorProto.EXTERNAL
+            and value.dims
+            and np.prod(value.dims) <= _MOST_VALUES
+        ):
+            yield numpy_helper.to_array(value)

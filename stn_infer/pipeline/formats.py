@@ -1,0 +1,294 @@
+"""Predictions on disk: one file a shard, in csv, jsonl, parquet or npz.
+
+A shard is written to a temporary file beside its place and appears by an atomic rename, after its bytes have reached
+the disk. Rows are encoded where they were computed, in the workers; the shard only takes them in order.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+
+from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
+from stn_infer.errors import MissingDependencyError, UsageError
+
+_SPECIAL = re.compile('[,"\r\n]')
+
+FORMATS = ("csv", "jsonl", "parquet", "npz")
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Samples that were predicted.
+
+    Attributes:
+        names: what the ledger calls them.
+        outputs: by output name, [len(names), ...].
+        classes: int64 [len(names)], the argmax of the first output; None where that is no vector of scores.
+    """
+
+    names: tuple[str, ...]
+    outputs: dict[str, Array]
+    classes: NDArray[np.int64] | None
+
+
+class Format(ABC):
+    """How rows become a file. ``encode`` may run in any thread; the rest belongs to the one that writes.
+
+    Args:
+        outputs: the model's outputs, batch on axis 0.
+        labels: the name of each class, or None.
+    """
+
+    suffix: str
+
+    def __init__(self, outputs: Sequence[TensorSpec], labels: Sequence[str] | None) -> None:
+        self.outputs = tuple(outputs)
+        self.labels = None if labels is None else tuple(labels)
+        self.classifies = has_classes(outputs)
+
+    @abstractmethod
+    def encode(self, rows: Rows) -> Any:
+        """What :meth:`write` takes for ``rows``."""
+
+    @abstractmethod
+    def write(self, path: Path, parts: Sequence[Any]) -> None:
+        """Write the encoded ``parts`` of one shard, none or more, to ``path``."""
+
+    def empty(self) -> Rows:
+        """No rows at all, with the shapes that are known; for a shard whose samples all failed."""
+        outputs: dict[str, Array] = {
+            spec.name: np.zeros((0, *(axis or 0 for axis in spec.shape[1:])), spec.dtype) for spec in self.outputs
+        }
+        return Rows((), outputs, np.zeros(0, np.int64) if self.classifies else None)
+
+    def label_of(self, row_class: int) -> str:
+        """The name of a class; only where there are labels."""
+        assert self.labels is not None
+        if row_class >= len(self.labels):
+            raise UsageError(f"the model predicts class {row_class}, but only {len(self.labels)} labels were given")
+        return self.labels[row_class]
+
+
+class CsvFormat(Format):
+    """A header and a line a sample; floats with as many digits as bring back their exact value."""
+
+    suffix = "csv"
+
+    def encode(self, rows: Rows) -> bytes:
+        """Lines of UTF-8."""
+        if not rows.names:
+            return b""
+        start = [quoted(name) for name in rows.names]
+        if rows.classes is not None:
+            start = [f"{name},{index}" for name, index in zip(start, rows.classes.tolist(), strict=True)]
+            if self.labels is not None:
+                labels = [quoted(label) for label in self.labels]
+                start = [f"{text},{labels[index]}" for text, index in zip(start, rows.classes.tolist(), strict=True)]
+        return "".join([text + numbers for text, numbers in zip(start, _number_lines(rows), strict=True)]).encode()
+
+    def write(self, path: Path, parts: Sequence[bytes]) -> None:
+        """The header and the lines."""
+        columns = ["input", *(["prediction"] if self.classifies else [])]
+        columns += ["label"] if self.classifies and self.labels is not None else []
+        columns += [f"{spec.name}_{i}" for spec in self.outputs for i in range(_width(spec))]
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow(columns)
+        with path.open("wb") as file:
+            file.write(text.getvalue().encode())
+            file.writelines(parts)
+
+
+class JsonlFormat(Format):
+    """An object a line; each output is a list under its name, and what JSON has no number for is null."""
+
+    suffix = "jsonl"
+
+    def encode(self, rows: Rows) -> bytes:
+        """Lines of UTF-8."""
+        lines = []
+        for i, name in enumerate(rows.names):
+            text = f'{{"input": {json.dumps(name, ensure_ascii=False)}'
+            if rows.classes is not None:
+                text += f', "prediction": {rows.classes[i]}'
+                if self.labels is not None:
+                    text += f', "label": {json.dumps(self.label_of(int(rows.classes[i])), ensure_ascii=False)}'
+            for output, values in rows.outputs.items():
+                text += f", {json.dumps(output)}: [{_json_numbers(values[i].reshape(-1))}]"
+            lines.append(text + "}\n")
+        return "".join(lines).encode()
+
+    def write(self, path: Path, parts: Sequence[bytes]) -> None:
+        """The lines."""
+        with path.open("wb") as file:
+            file.writelines(parts)
+
+
+class ParquetFormat(Format):
+    """Columns as in csv, typed; needs pyarrow."""
+
+    suffix = "parquet"
+
+    def __init__(self, outputs: Sequence[TensorSpec], labels: Sequence[str] | None) -> None:
+        super().__init__(outputs, labels)
+        try:
+            import pyarrow.parquet
+        except ImportError:
+            raise MissingDependencyError("--format parquet needs pyarrow; pip install 'stn-infer[parquet]'") from None
+        self._pyarrow = pyarrow
+
+    def encode(self, rows: Rows) -> Any:
+        """A pyarrow table."""
+        arrow = self._pyarrow
+        columns: dict[str, Any] = {"input": arrow.array(rows.names, arrow.string())}
+        if rows.classes is not None:
+            columns["prediction"] = arrow.array(rows.classes)
+            if self.labels is not None:
+                names = [self.label_of(index) for index in rows.classes.tolist()]
+                columns["label"] = arrow.array(names, arrow.string())
+        for output, values in rows.outputs.items():
+            flat = values.reshape(len(rows.names), -1) if len(rows.names) else values.reshape(0, _length(values))
+            for i in range(flat.shape[1]):
+                columns[f"{output}_{i}"] = arrow.array(np.ascontiguousarray(flat[:, i]))
+        return arrow.table(columns)
+
+    def write(self, path: Path, parts: Sequence[Any]) -> None:
+        """One table."""
+        table = self._pyarrow.concat_tables(parts or [self.encode(self.empty())])
+        self._pyarrow.parquet.write_table(table.combine_chunks(), path)
+
+
+class NpzFormat(Format):
+    """Every output in its own shape under its name, and beside them ``input``, ``prediction`` and ``label``."""
+
+    suffix = "npz"
+
+    def encode(self, rows: Rows) -> Rows:
+        """The rows as they are."""
+        return rows
+
+    def write(self, path: Path, parts: Sequence[Rows]) -> None:
+        """An uncompressed .npz without pickles; an output called like one of ours gets ``output_`` before it."""
+        rows = parts or [self.empty()]
+        arrays: dict[str, Any] = {"input": np.array([name for part in rows for name in part.names], np.str_)}
+        if self.classifies:
+            classes = np.concatenate([part.classes for part in rows if part.classes is not None])
+            arrays["prediction"] = classes
+            if self.labels is not None:
+                arrays["label"] = np.array([self.label_of(index) for index in classes.tolist()], np.str_)
+        for name in rows[0].outputs:
+            key = f"output_{name}" if name in ("input", "prediction", "label", "file") else name
+            arrays[key] = np.concatenate([part.outputs[name] for part in rows])
+        with path.open("wb") as file:
+            np.savez(file, **arrays)
+
+
+_FORMATS: Mapping[str, type[Format]] = {
+    "csv": CsvFormat,
+    "jsonl": JsonlFormat,
+    "parquet": ParquetFormat,
+    "npz": NpzFormat,
+}
+
+
+def make_format(name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] | None) -> Format:
+    """The format called ``name`` for a model with these ``outputs``.
+
+    Raises:
+        UsageError: no such format, an output that is not one vector a sample in a format of rows, or a number of
+            labels that is not the number of classes.
+        MissingDependencyError: parquet without pyarrow.
+    """
+    if name not in _FORMATS:
+        raise UsageError(f"a format is one of {', '.join(FORMATS)}, not {name!r}")
+    if name != "npz":
+        for spec in outputs:
+            if len(spec.shape) > 2 or None in spec.shape[1:]:
+                shape = ", ".join("?" if axis is None else str(axis) for axis in spec.shape[1:])
+                raise UsageError(
+                    f"output {spec.name!r} is [N, {shape}], not one vector of known length a sample; "
+                    f"{name} cannot hold it, use --format npz"
+                )
+    if labels is not None:
+        if not has_classes(outputs):
+            raise UsageError("labels were given, but the model's first output is no vector of class scores")
+        classes = outputs[0].shape[1]
+        if classes not in (None, len(labels)):
+            raise UsageError(f"{len(labels)} labels were given for the {classes} classes of output {outputs[0].name!r}")
+    return _FORMATS[name](outputs, labels)
+
+
+def has_classes(outputs: Sequence[TensorSpec]) -> bool:
+    """Whether the first output is a vector of two scores or more, so that its argmax is a prediction."""
+    first = outputs[0]
+    return len(first.shape) == 2 and first.shape[1] != 1 and first.dtype.kind in "fiu"
+
+
+def quoted(text: str) -> str:
+    """A csv field."""
+    if _SPECIAL.search(text):
+        return '"' + text.replace('"', '""') + '"'
+    return text
+
+
+def printable(name: str) -> str:
+    """A file name as valid Unicode: bytes that are not UTF-8 are written as escapes."""
+    return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
+
+
+def _number_lines(rows: Rows) -> list[str]:
+    """All outputs side by side, for each sample the end of its line."""
+    columns = [_joined(values.reshape(len(rows.names), -1)) for values in rows.outputs.values()]
+    return ["," + ",".join(sample) + "\n" for sample in zip(*columns, strict=True)]
+
+
+def _joined(values: Array) -> list[str]:
+    """Each row's numbers, commas between them, with as few digits as bring them back in their own type."""
+    if values.dtype.char not in "fdil" or not values.size:
+        line = ",".join([_number(values.dtype)] * values.shape[1])
+        return [line % tuple(row) for row in values.tolist()]
+    # orjson takes a tenth of the time of formatting in Python, but JSON has no word for infinity
+    finite = np.isfinite(values)
+    known = values if finite.all() else np.where(finite, values, values.dtype.type(0))
+    text = orjson.dumps(np.ascontiguousarray(known), option=orjson.OPT_SERIALIZE_NUMPY)
+    lines = text[2:-2].decode().split("],[")
+    for row in np.flatnonzero(~finite.all(axis=1)).tolist():
+        numbers = lines[row].split(",")
+        for column in np.flatnonzero(~finite[row]).tolist():
+            numbers[column] = str(float(values[row, column]))
+        lines[row] = ",".join(numbers)
+    return lines
+
+
+def _number(dtype: np.dtype[Any]) -> str:
+    """A printf format that brings a number of this type back exactly."""
+    if dtype.kind != "f":
+        return "%d"
+    return f"%.{ {2: 5, 4: 9, 8: 17}[dtype.itemsize] }g"
+
+
+def _json_numbers(values: Array) -> str:
+    number = _number(values.dtype)
+    finite = np.isfinite(values) if values.dtype.kind == "f" else np.ones(values.shape, bool)
+    pairs = zip(values.tolist(), finite.tolist(), strict=True)
+    return ", ".join(number % value if good else "null" for value, good in pairs)
+
+
+def _width(spec: TensorSpec) -> int:
+    return 1 if len(spec.shape) == 1 else spec.shape[1] or 0
+
+
+def _length(values: Array) -> int:
+    return 1 if values.ndim == 1 else values.shape[1]

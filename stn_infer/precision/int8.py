@@ -1,0 +1,131 @@
+"""A float32 graph with 8-bit convolutions and linear layers: Q/DQ pairs by static calibration.
+
+Inputs and weights of the layers are quantised, symmetrically and per channel, as TensorRT wants them; a layer's
+output stays as it is until the next layer quantises it. What computes sampling grids, the fully connected layers of a
+localisation network included, and the samplers themselves stay in float32.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from stn_infer.errors import ExportError, MissingDependencyError, one_line
+from stn_infer.fusion.op import spatial_nodes
+from stn_infer.precision.coordinates import LAYERS, coordinate_nodes
+from stn_infer.quiet import quiet
+
+_TYPES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+
+
+def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]]]) -> onnx.ModelProto:
+    """``model`` with Q/DQ pairs around its layers; the given model is not changed.
+
+    Args:
+        model: float32, fused or not; its functions are kept.
+        samples: what the ranges of activations are taken from (their extremes): inputs by name, [N, ...], once.
+
+    Raises:
+        ExportError: no layer can be quantised, there are no samples, or onnxruntime's quantiser fails.
+        MissingDependencyError: onnxruntime's quantiser can't be imported.
+    """
+    try:
+        from onnxruntime import quantization
+    except ImportError as error:
+        raise MissingDependencyError(f"onnxruntime's quantiser cannot be imported ({error})") from error
+    named = _named(model)
+    head = {named.graph.node[index].name for index in coordinate_nodes(named, whole_head=True)}
+    if not any(node.op_type in LAYERS and node.name not in head for node in named.graph.node):
+        raise ExportError("int8: the model has no convolution or linear layer besides those that make theta")
+
+    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+        """The samples in the quantiser's words."""
+
+        def __init__(self) -> None:
+            self._rest = iter(samples)
+
+        def get_next(self) -> dict[str, NDArray[Any]] | None:
+            found = next(self._rest, None)
+            return None if found is None else dict(found)
+
+    # its advice to run the pre-processing, which would inline the functions, is not for us
+    with tempfile.TemporaryDirectory(prefix="stn-infer-") as folder, quiet():
+        path = Path(folder) / "int8.onnx"
+        try:
+            quantization.quantize_static(
+                named,
+                path,
+                Reader(),
+                quant_format=quantization.QuantFormat.QDQ,
+                op_types_to_quantize=list(_TYPES),
+                per_channel=True,
+                activation_type=quantization.QuantType.QInt8,
+                weight_type=quantization.QuantType.QInt8,
+                nodes_to_exclude=sorted(head),
+                extra_options={
+                    "ActivationSymmetric": True,
+                    "WeightSymmetric": True,
+                    "QuantizeBias": False,  # TensorRT takes no 32-bit integers to dequantise
+                    "OpTypesToExcludeOutputQuantization": list(_TYPES),
+                },
+            )
+            quantized = onnx.load(path)
+        except Exception as error:  # the quantiser raises what it comes upon, in no common type
+            raise ExportError(f"int8: onnxruntime's quantiser fails: {one_line(error)}") from error
+    _restore(quantized, {node.name for node in named.graph.node if node.op_type in LAYERS and node.name not in head})
+    _check(model, quantized)
+    return quantized
+
+
+def _named(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose nodes all have names of their own, by which the quantiser is told what to leave alone."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    taken: set[str] = set()
+    for index, node in enumerate(copy.graph.node):
+        name = node.name or f"node_{index}"
+        while name in taken:
+            name += "_"
+        taken.add(name)
+        node.name = name
+    return copy
+
+
+def _restore(model: onnx.ModelProto, layers: set[str]) -> None:
+    """Give everything but the quantised layers, samplers above all, the values themselves again, in place.
+
+    The quantiser puts a tensor's Q/DQ pair before all of its readers.
+    """
+    before = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
+    exact = {
+        node.output[0]: before[node.input[0]]
+        for node in model.graph.node
+        if node.op_type == "DequantizeLinear" and node.input[0] in before
+    }
+    for node in model.graph.node:
+        if node.name not in layers:
+            for index, name in enumerate(node.input):
+                node.input[index] = exact.get(name, name)
+
+
+def _check(model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
+    """Whether the spatial transformers and their functions are what they were, and every zero point is zero."""
+    kept = {(node.input, node.theta, node.output) for node in spatial_nodes(quantized)}
+    functions = {(function.domain, function.name) for function in quantized.functions}
+    for node in spatial_nodes(model):
+        if (node.input, node.theta, node.output) not in kept:
+            raise ExportError(f"int8: the quantiser changed the spatial transformer {node.name!r}; it must be left")
+    if not functions.issuperset((function.domain, function.name) for function in model.functions):
+        raise ExportError("int8: the quantiser dropped the file's functions, without which it is not portable")
+    constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
+    for layer in quantized.graph.node:
+        if layer.op_type in ("QuantizeLinear", "DequantizeLinear") and len(layer.input) > 2:
+            zero = constants.get(layer.input[2])
+            if zero is not None and np.any(onnx.numpy_helper.to_array(zero)):
+                raise ExportError(f"int8: the quantiser gave {layer.name!r} a zero point, which TensorRT refuses")

@@ -1,0 +1,60 @@
+"""A half-precision graph in float32 arithmetic that rounds where the graph does.
+
+No runtime has every operator in every type: onnxruntime's CPU has none in bfloat16, and computes float16 in float32
+without rounding in between. What a file means is this: each operator exact, each half-precision tensor rounded. That
+is what a GPU that accumulates in float32 computes too.
+"""
+
+from __future__ import annotations
+
+import onnx
+from onnx import TensorProto, helper, inliner, numpy_helper
+
+HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+
+
+def half_types(model: onnx.ModelProto) -> frozenset[int]:
+    """Which of the half-precision types the main graph's constants have, or its casts give."""
+    casts = (attribute.i for node in model.graph.node if node.op_type == "Cast" for attribute in node.attribute)
+    return HALVES.intersection((*(tensor.data_type for tensor in model.graph.initializer), *casts))
+
+
+def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every half-precision tensor is a float32 one with the same values; functions are inlined.
+
+    Args:
+        model: with float32 (or integer) inputs and outputs, as :func:`~stn_infer.precision.half.to_half` makes it.
+    """
+    plain = inliner.inline_local_functions(model) if model.functions else model
+    types = {
+        value.name: value.type.tensor_type.elem_type
+        for value in onnx.shape_inference.infer_shapes(plain).graph.value_info
+    }
+    wide = onnx.ModelProto()
+    wide.CopyFrom(plain)
+    graph = wide.graph
+    for tensor in graph.initializer:
+        if tensor.data_type in HALVES:
+            tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
+    nodes: list[onnx.NodeProto] = []
+    for node in graph.node:
+        nodes.append(node)
+        for index, name in enumerate(node.output):
+            kind = types.get(name)
+            if kind in HALVES:
+                exact, narrow = f"{name}.exact", f"{name}.rounded"
+                node.output[index] = exact
+                nodes.append(helper.make_node("Cast", [exact], [narrow], to=kind))
+                nodes.append(helper.make_node("Cast", [narrow], [name], to=TensorProto.FLOAT))
+        if node.op_type == "Cast":
+            for attribute in node.attribute:
+                if attribute.name == "to" and attribute.i in HALVES:
+                    attribute.i = TensorProto.FLOAT
+    copies = []
+    for node in nodes:  # copied, since emptying the field invalidates its own
+        copy = onnx.NodeProto()
+        copy.CopyFrom(node)
+        copies.append(copy)
+    del graph.node[:], graph.value_info[:]
+    graph.node.extend(copies)
+    return wide

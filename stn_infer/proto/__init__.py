@@ -1,0 +1,1 @@
+"""ONNX protobufs: read, checked, walked, named, run. Knows no sampler."""

@@ -1,0 +1,427 @@
+"""Check an ONNX file's structure in Python before any native library sees it.
+
+onnx's checker, onnxruntime and TensorRT's parser are written for well-formed files; some damaged or hostile ones end
+the process. What is checked here costs linear time and no memory to speak of: names and their order, subgraphs,
+functions, and that each tensor's data are as long as its dimensions say.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import onnx
+from onnx import AttributeProto, TensorProto, defs
+
+from stn_infer.errors import ModelError
+from stn_infer.proto.traversal import subgraphs
+
+_MOST_NESTED = 16
+_MOST_NODES = 1_000_000  # functions inlined
+_MOST_DIMS = 64
+_MOST_ELEMENTS = 2**40
+
+_BITS = {
+    **dict.fromkeys(("UINT2", "INT2"), 2),
+    **dict.fromkeys(("UINT4", "INT4", "FLOAT4E2M1"), 4),
+    **dict.fromkeys(("FLOAT6E2M3", "FLOAT6E3M2"), 6),
+    **dict.fromkeys(("UINT8", "INT8", "BOOL"), 8),
+    **dict.fromkeys(("FLOAT8E4M3FN", "FLOAT8E4M3FNUZ", "FLOAT8E5M2", "FLOAT8E5M2FNUZ", "FLOAT8E8M0"), 8),
+    **dict.fromkeys(("UINT16", "INT16", "FLOAT16", "BFLOAT16"), 16),
+    **dict.fromkeys(("FLOAT", "INT32", "UINT32"), 32),
+    **dict.fromkeys(("DOUBLE", "INT64", "UINT64", "COMPLEX64"), 64),
+    "COMPLEX128": 128,
+}
+_TYPE_NAMES = {number: name for name, number in TensorProto.DataType.items()}
+# The field that holds a type's values where they are not raw bytes, and how many entries an element takes.
+_FIELDS = {
+    **dict.fromkeys(("FLOAT",), ("float_data", 1)),
+    **dict.fromkeys(("COMPLEX64",), ("float_data", 2)),
+    **dict.fromkeys(("DOUBLE",), ("double_data", 1)),
+    **dict.fromkeys(("COMPLEX128",), ("double_data", 2)),
+    **dict.fromkeys(("INT64",), ("int64_data", 1)),
+    **dict.fromkeys(("UINT32", "UINT64"), ("uint64_data", 1)),
+}
+_PAYLOADS = {
+    AttributeProto.GRAPH: "g",
+    AttributeProto.TENSOR: "t",
+    AttributeProto.SPARSE_TENSOR: "sparse_tensor",
+    AttributeProto.TYPE_PROTO: "tp",
+}
+_SAMPLER_WORDS = {
+    "mode": ("linear", "bilinear", "nearest", "cubic", "bicubic"),
+    "padding_mode": ("zeros", "border", "reflection"),
+}
+_Function = tuple[str, str, str]  # domain, name, overload
+_Scope = tuple[set[str], ...]
+
+
+def check_structure(model: onnx.ModelProto) -> None:
+    """Refuse a model that no runtime should be handed.
+
+    Raises:
+        ModelError: one sentence without the file's name: what is wrong, and at which node or tensor.
+    """
+    try:
+        _check_text(model)
+        _Checker(model).run()
+    except RecursionError:
+        raise ModelError("its subgraphs are nested too deeply") from None
+
+
+def tensor_bytes(tensor: TensorProto) -> int:
+    """How many bytes a tensor's data take, raw, by its dimensions and type.
+
+    Raises:
+        ModelError: a dimension is negative or absurd, or the type is unknown or has no fixed size.
+    """
+    name = _TYPE_NAMES.get(tensor.data_type, "UNDEFINED")
+    if name not in _BITS:
+        raise ModelError(f"tensor {tensor.name!r} has data type {tensor.data_type} ({name}), which has no fixed size")
+    return (elements(tensor) * _BITS[name] + 7) // 8
+
+
+def elements(tensor: TensorProto) -> int:
+    """How many elements a tensor's dimensions say it has.
+
+    Raises:
+        ModelError: a dimension is negative, or there are too many.
+    """
+    if len(tensor.dims) > _MOST_DIMS or any(size < 0 for size in tensor.dims):
+        raise ModelError(f"tensor {tensor.name!r} has impossible dimensions {_shown(tensor.dims)}")
+    count: int = math.prod(tensor.dims)
+    if count > _MOST_ELEMENTS or any(size > _MOST_ELEMENTS for size in tensor.dims):
+        raise ModelError(f"tensor {tensor.name!r} has absurd dimensions {_shown(tensor.dims)}")
+    return count
+
+
+def _check_text(message: Any) -> None:
+    """Every string is text: protobuf hands out bytes that are no UTF-8 as bytes."""
+    if isinstance(message, TensorProto):
+        # its data are not to be copied for this
+        texts = [message.name, *(text for entry in message.external_data for text in (entry.key, entry.value))]
+        if not all(isinstance(text, str) for text in texts):
+            raise ModelError(f"the name {texts[0]!r} in it is not valid UTF-8")
+        return
+    for field, value in message.ListFields():
+        values = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
+        if field.type == field.TYPE_STRING:
+            for text in values:
+                if not isinstance(text, str):
+                    raise ModelError(f"the name {bytes(text[:40])!r} in it is not valid UTF-8")
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in values:
+                _check_text(inner)
+
+
+class _Checker:
+    """Walks one model; counts nodes as they would be with every function inlined."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self._model = model
+        self._functions: dict[_Function, onnx.FunctionProto] = {}
+        self._sizes: dict[_Function, int] = {}
+
+    def run(self) -> None:
+        model = self._model
+        if not model.graph.node:
+            raise ModelError("it holds no graph; it is no ONNX file, or it is truncated")
+        if model.ir_version < 1:
+            raise ModelError("it names no IR version; it is damaged")
+        versions: dict[str, int] = {}
+        for entry in model.opset_import:
+            domain = "" if entry.domain == "ai.onnx" else entry.domain
+            if entry.version < 1 or versions.setdefault(domain, entry.version) != entry.version:
+                raise ModelError(f"it imports operator set {domain or 'ai.onnx'!r} version {entry.version}")
+        if "" not in versions and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
+            raise ModelError("it imports no version of the default operator set")
+        for function in model.functions:
+            key = (function.domain, function.name, function.overload)
+            if key in self._functions:
+                raise ModelError(f"function {_called(key)} is defined twice")
+            self._functions[key] = function
+        _check_signatures(model.graph.node, versions.get("", 1), {})
+        for function in model.functions:
+            own = [entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")]
+            _check_signatures(function.node, own[0] if own else versions.get("", 1), {})
+            self._check_function(function)
+        self._size_of_functions()
+        self._check_graph(model.graph, (), 0)
+        if self._inlined(model.graph.node) > _MOST_NODES:
+            raise ModelError(f"its functions expand to more than {_MOST_NODES} nodes")
+
+    def _check_function(self, function: onnx.FunctionProto) -> None:
+        label = _called((function.domain, function.name, function.overload))
+        known = set(function.input)
+        if len(known) != len(function.input):
+            raise ModelError(f"function {label} has two inputs of one name")
+        self._check_nodes(function.node, known, (), 1)
+        for name in function.output:
+            if name not in known:
+                raise ModelError(f"function {label}: nothing makes its output {name!r}")
+
+    def _size_of_functions(self) -> None:
+        """Node counts with the functions they call inlined, callees first; recursion has no such order."""
+        calls = {key: set(self._called_by(function.node)) for key, function in self._functions.items()}
+        depth = dict.fromkeys(calls, 0)
+        while len(self._sizes) < len(calls):
+            ready = [key for key, callees in calls.items() if key not in self._sizes and callees <= self._sizes.keys()]
+            if not ready:
+                looped = next(key for key in calls if key not in self._sizes)
+                raise ModelError(f"function {_called(looped)} calls itself")
+            for key in ready:
+                depth[key] = 1 + max((depth[callee] for callee in calls[key]), default=0)
+                self._sizes[key] = self._inlined(self._functions[key].node)
+                if depth[key] > _MOST_NESTED:
+                    raise ModelError(f"functions call each other more than {_MOST_NESTED} deep, at {_called(key)}")
+
+    def _called_by(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Function]:
+        for node in nodes:
+            key = (node.domain, node.op_type, node.overload)
+            if key in self._functions:
+                yield key
+            for attribute in node.attribute:
+                for graph in subgraphs(attribute):
+                    yield from self._called_by(graph.node)
+
+    def _inlined(self, nodes: Iterable[onnx.NodeProto]) -> int:
+        count = 0
+        for node in nodes:
+            count += self._sizes.get((node.domain, node.op_type, node.overload), 1)
+            for attribute in node.attribute:
+                for graph in subgraphs(attribute):
+                    count += self._inlined(graph.node)
+        return count
+
+    def _check_graph(self, graph: onnx.GraphProto, outer: _Scope, depth: int) -> None:
+        if depth > _MOST_NESTED:
+            raise ModelError(f"its subgraphs are nested more than {_MOST_NESTED} deep")
+        known: set[str] = set()
+        for value in graph.input:
+            if not value.name or value.name in known:
+                raise ModelError(f"two inputs are named {value.name!r}" if value.name else "an input has no name")
+            known.add(value.name)
+            _check_type(value)
+        own: set[str] = set()
+        sparse = [item.values for item in graph.sparse_initializer]
+        for tensor in (*graph.initializer, *sparse):
+            if not tensor.name or tensor.name in own:
+                raise ModelError(
+                    f"two initializers are named {tensor.name!r}" if tensor.name else "an initializer has no name"
+                )
+            own.add(tensor.name)
+            check_tensor(tensor)
+        for item in graph.sparse_initializer:
+            check_tensor(item.indices)
+        known |= own
+        self._check_nodes(graph.node, known, outer, depth)
+        outputs = set()
+        for value in graph.output:
+            if value.name in outputs:
+                raise ModelError(f"two outputs are named {value.name!r}")
+            outputs.add(value.name)
+            if not any(value.name in names for names in (known, *outer)):
+                raise ModelError(f"nothing makes the output {value.name!r}")
+            _check_type(value)
+        for value in graph.value_info:
+            _check_type(value)
+
+    def _check_nodes(self, nodes: Iterable[onnx.NodeProto], known: set[str], outer: _Scope, depth: int) -> None:
+        """Each node reads what was made before it; ``known`` grows by what it makes."""
+        nodes = list(nodes)
+        made = {name for node in nodes for name in node.output}
+        for node in nodes:
+            if not node.op_type:
+                raise ModelError(f"node {node.name!r} names no operator")
+            for name in node.input:
+                if name and not any(name in names for names in (known, *outer)):
+                    if name in made:
+                        raise ModelError(
+                            f"node {_label(node)} reads {name!r}, which is made only after it: "
+                            "the graph has a cycle, or is not in order"
+                        )
+                    raise ModelError(f"node {_label(node)} reads {name!r}, which nothing makes")
+            self._check_attributes(node, known, outer, depth)
+            for name in node.output:
+                if name and name in known:
+                    raise ModelError(f"node {_label(node)} makes {name!r}, which exists already")
+                known.add(name)
+            known.discard("")
+
+    def _check_attributes(self, node: onnx.NodeProto, known: set[str], outer: _Scope, depth: int) -> None:
+        names = set()
+        for attribute in node.attribute:
+            if not attribute.name or attribute.name in names:
+                raise ModelError(f"node {_label(node)} has two attributes {attribute.name!r}, or one without a name")
+            names.add(attribute.name)
+            payload = _PAYLOADS.get(attribute.type)
+            if payload is not None and not attribute.ref_attr_name and not attribute.HasField(payload):
+                raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} lacks its value")
+            for graph in subgraphs(attribute):
+                self._check_graph(graph, (known, *outer), depth + 1)
+            tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
+            for sparse in (
+                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
+                *attribute.sparse_tensors,
+            ):
+                tensors += [sparse.values, sparse.indices]
+            for tensor in tensors:
+                check_tensor(tensor, at=_label(node))
+
+
+def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int, schemas: dict[str, Any]) -> None:
+    """Standard operators have as many inputs as they take, and attributes of the right type."""
+    for node in nodes:
+        for attribute in node.attribute:
+            for graph in subgraphs(attribute):
+                _check_signatures(graph.node, version, schemas)
+        if node.domain not in ("", "ai.onnx"):
+            continue
+        if node.op_type not in schemas:
+            try:
+                schemas[node.op_type] = defs.get_schema(node.op_type, version, "")
+            except defs.SchemaError:  # custom, or of another version: whoever runs it has the say
+                schemas[node.op_type] = None
+        schema = schemas[node.op_type]
+        if schema is None:
+            continue
+        if not schema.min_input <= len(node.input) <= schema.max_input:
+            raise ModelError(f"node {_label(node)} has {len(node.input)} inputs, expected {_range(schema)}")
+        if len(node.output) > schema.max_output:
+            raise ModelError(
+                f"node {_label(node)} has {len(node.output)} outputs, expected {schema.max_output} at most"
+            )
+        for attribute in node.attribute:
+            known = schema.attributes.get(attribute.name)
+            if known is not None and int(known.type) != attribute.type:
+                raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is no {known.type.name}")
+            if attribute.type == AttributeProto.STRING and not attribute.ref_attr_name:
+                _check_word(node, attribute)
+
+
+def _check_word(node: onnx.NodeProto, attribute: AttributeProto) -> None:
+    try:
+        word = attribute.s.decode()
+    except UnicodeDecodeError:
+        raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is not valid UTF-8") from None
+    if node.op_type == "GridSample" and word not in _SAMPLER_WORDS.get(attribute.name, (word,)):
+        words = ", ".join(_SAMPLER_WORDS[attribute.name])
+        raise ModelError(f"node {_label(node)}: {attribute.name} {word[:20]!r} is none of {words}")
+
+
+def _range(schema: Any) -> str:
+    low, high = schema.min_input, schema.max_input
+    return str(low) if low == high else f"{low} to {high}" if high < _MOST_NODES else f"{low} or more"
+
+
+def check_tensor(tensor: TensorProto, at: str = "") -> None:
+    """Refuse a tensor whose data are not as long as its dimensions say; external data are looked at elsewhere.
+
+    Raises:
+        ModelError: so, or its dimensions or its type are impossible.
+    """
+    what = f"tensor {tensor.name!r}" + (f" of node {at}" if at else "")
+    if tensor.HasField("segment"):
+        raise ModelError(f"{what} is stored in segments, which no runtime reads")
+    count = elements(tensor)
+    kind = _TYPE_NAMES.get(tensor.data_type, "UNDEFINED")
+    if kind == "STRING":
+        if len(tensor.string_data) != count or tensor.data_location == TensorProto.EXTERNAL:
+            raise ModelError(f"{what} should hold {count} strings and holds {len(tensor.string_data)}")
+        return
+    size = tensor_bytes(tensor)
+    if tensor.data_location == TensorProto.EXTERNAL:
+        return
+    if tensor.HasField("raw_data"):
+        held = len(tensor.raw_data)
+        if held != size:
+            raise ModelError(f"{what} has dimensions {_shown(tensor.dims)}, {size} bytes, and holds {held}")
+        return
+    field, entries = _FIELDS.get(kind, ("int32_data", 1))
+    wanted = count * entries
+    if _BITS[kind] < 8 and kind not in ("FLOAT6E2M3", "FLOAT6E3M2"):
+        wanted = size  # packed: several to a byte, one byte an entry
+    held = len(getattr(tensor, field))
+    if held != wanted:
+        raise ModelError(f"{what} has dimensions {_shown(tensor.dims)}, {wanted} values, and holds {held}")
+
+
+def _check_type(value: onnx.ValueInfoProto) -> None:
+    if not value.type.HasField("tensor_type"):
+        return
+    for dim in value.type.tensor_type.shape.dim:
+        # some exporters write -1 for "any"
+        if dim.dim_value < -1 or dim.dim_value > _MOST_ELEMENTS:
+            raise ModelError(f"{value.name!r} has the impossible dimension {dim.dim_value}")
+    if value.type.tensor_type.elem_type not in _TYPE_NAMES:
+        raise ModelError(f"{value.name!r} has the unknown type {value.type.tensor_type.elem_type}")
+
+
+def _label(node: onnx.NodeProto) -> str:
+    return f"{node.name or (node.output[0] if node.output else '')!r} ({node.op_type})"
+
+
+def _called(key: _Function) -> str:
+    return f"{key[0]}::{key[1]}"
+
+
+def _shown(dims: Iterable[int]) -> str:
+    text = str(list(dims))
+    return text if len(text) <= 80 else text[:79] + "…"
+
+
+def sort_nodes(graph: onnx.GraphProto) -> bool:
+    """Put ``graph``'s nodes, in place, into an order in which each reads what was made before; stable.
+
+    Some exporters write them in another order, which onnxruntime mends and ONNX does not allow.
+
+    Returns:
+        Whether anything moved. A graph with a cycle is left as it is.
+    """
+    producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    needs = [{producer[name] for name in _reads(node) if name in producer} for node in graph.node]
+    if all(max(before, default=-1) < index for index, before in enumerate(needs)):
+        return False
+    order = _topological(dict(enumerate(needs)))
+    if len(order) < len(graph.node):
+        return False
+    nodes = []
+    for index in order:
+        copy = onnx.NodeProto()
+        copy.CopyFrom(graph.node[index])
+        nodes.append(copy)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    return True
+
+
+def _topological(needs: Mapping[int, set[int]]) -> list[int]:
+    """Kahn's algorithm, the smallest index first; shorter than ``needs`` where there is a cycle."""
+    import heapq
+
+    waiting = {index: len(before) for index, before in needs.items()}
+    users: dict[int, list[int]] = {index: [] for index in needs}
+    for index, before in needs.items():
+        for other in before:
+            users[other].append(index)
+    ready = [index for index, count in waiting.items() if count == 0]
+    order = []
+    while ready:
+        index = heapq.heappop(ready)
+        order.append(index)
+        for user in users[index]:
+            waiting[user] -= 1
+            if waiting[user] == 0:
+                heapq.heappush(ready, user)
+    return order
+
+
+def _reads(node: onnx.NodeProto) -> Iterator[str]:
+    """What a node reads, its subgraphs' captures included (and, harmlessly, their own names)."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in subgraphs(attribute):
+            yield from (value.name for value in graph.output)
+            for inner in graph.node:
+                yield from _reads(inner)

@@ -1,0 +1,193 @@
+"""Random inputs for any ONNX file: typed and shaped by the file, or by the user where the file leaves a size open."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from stn_infer.arrays import Array
+from stn_infer.errors import ModelError, UsageError
+
+Shapes = Mapping[str, tuple[int, ...]]
+_BASES = (32, 64, 224, 16)
+
+
+_MOST_VALUES = 2**28
+
+
+@dataclass(frozen=True)
+class InputPlan:
+    """One input of a model.
+
+    Attributes:
+        name: its name.
+        elem_type: ONNX's number of its type.
+        dims: a number where the size is fixed, a symbol where it is open.
+    """
+
+    name: str
+    elem_type: int
+    dims: tuple[int | str, ...]
+
+
+def parse_named_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
+    """``NAME=2,3,64,64`` (or ``3,64,64`` for the only input, under the name "") to shapes by name.
+
+    Raises:
+        UsageError: not of this form.
+    """
+    shapes: dict[str, tuple[int, ...]] = {}
+    for text in texts:
+        name, equals, sizes = text.rpartition("=")
+        parts = sizes.replace("x", ",").split(",")
+        if not all(part.strip().isdigit() and 0 < int(part) < 2**31 for part in parts) or (equals and not name):
+            raise UsageError(f"--input-shape takes NAME=2,3,64,64, positive numbers, not {text!r}")
+        if name in shapes:
+            raise UsageError(f"--input-shape names {name or 'the input'!r} twice")
+        shapes[name] = tuple(int(part) for part in parts)
+    return shapes
+
+
+def plan_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> tuple[InputPlan, ...]:
+    """The inputs that a caller must give, with what ``shapes`` says of them filled in.
+
+    Args:
+        shapes: by name ("" for the only input): of the whole input, or of one sample, without the batch.
+
+    Raises:
+        UsageError: ``shapes`` does not fit the model, or an input's rank is unknown and not given.
+        ModelError: an input is no tensor of numbers.
+    """
+    initialised = {tensor.name for tensor in model.graph.initializer}
+    values = [value for value in model.graph.input if value.name not in initialised]
+    given = dict(shapes or {})
+    if "" in given:
+        if len(values) != 1:
+            names = ", ".join(value.name for value in values)
+            raise UsageError(f"--input-shape needs a name here, NAME=2,3,64,64; the inputs are {names or 'none'}")
+        given[values[0].name] = given.pop("")
+    unknown = given.keys() - {value.name for value in values}
+    if unknown:
+        names = ", ".join(value.name for value in values)
+        raise UsageError(f"the model has no input {min(unknown)!r}; its inputs are {names or 'none'}")
+    plans = [_plan(value, given.get(value.name)) for value in values]
+    bound = {
+        symbol: size
+        for value, plan in zip(values, plans, strict=True)
+        for symbol, size in zip(_dims(value), plan.dims, strict=False)
+        if isinstance(symbol, str) and isinstance(size, int)
+    }
+    return tuple(
+        InputPlan(plan.name, plan.elem_type, tuple(bound.get(d, d) if isinstance(d, str) else d for d in plan.dims))
+        for plan in plans
+    )
+
+
+def batch_symbols(plans: Sequence[InputPlan]) -> frozenset[str]:
+    """The symbols that stand for the batch: the open sizes of the inputs' first axes."""
+    return frozenset(plan.dims[0] for plan in plans if plan.dims and isinstance(plan.dims[0], str))
+
+
+def size_symbols(plans: Sequence[InputPlan]) -> frozenset[str]:
+    """The other open sizes."""
+    names = frozenset(size for plan in plans for size in plan.dims if isinstance(size, str))
+    return names - batch_symbols(plans)
+
+
+def random_feeds(plans: Sequence[InputPlan], batch: int, size: int, generator: np.random.Generator) -> dict[str, Array]:
+    """Random inputs: normal numbers, small integers (they may be indices), truth values; uint8 as pixels.
+
+    Args:
+        batch, size: for the batch and for every other open size.
+
+    Raises:
+        UsageError: an input would be larger than a gigabyte.
+    """
+    batches = batch_symbols(plans)
+    feeds: dict[str, Array] = {}
+    for plan in plans:
+        shape = [(batch if dim in batches else size) if isinstance(dim, str) else dim for dim in plan.dims]
+        if math.prod(shape) > _MOST_VALUES:
+            raise UsageError(f"input {plan.name!r} of shape {shape} is too large to try; give --input-shape")
+        feeds[plan.name] = _random(plan, shape, generator)
+    return feeds
+
+
+def _random(plan: InputPlan, shape: list[int], generator: np.random.Generator) -> Array:
+    dtype = helper.tensor_dtype_to_np_dtype(plan.elem_type)
+    if dtype == np.bool_:
+        return generator.integers(0, 2, shape).astype(np.bool_)
+    if dtype == np.uint8:
+        return generator.integers(0, 256, shape).astype(np.uint8)
+    if np.issubdtype(dtype, np.integer):
+        return generator.integers(0, 2, shape).astype(dtype)
+    return generator.standard_normal(shape).astype(dtype)
+
+
+def _plan(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> InputPlan:
+    tensor = value.type.tensor_type
+    if not value.type.HasField("tensor_type") or tensor.elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
+        raise ModelError(f"input {value.name!r} is no tensor of numbers, so that the model cannot be tried")
+    if not tensor.HasField("shape"):
+        if given is None:
+            raise UsageError(f"the file does not say input {value.name!r}'s shape; give --input-shape {value.name}=...")
+        return InputPlan(value.name, tensor.elem_type, given)
+    dims = _dims(value)
+    if given is None:
+        return InputPlan(value.name, tensor.elem_type, dims)
+    if len(given) == len(dims) - 1:
+        filled: tuple[int | str, ...] = (dims[0], *given)
+    else:
+        filled = given
+    if len(filled) != len(dims) or any(
+        isinstance(old, int) and old != new for old, new in zip(dims, filled, strict=True)
+    ):
+        raise UsageError(f"input {value.name!r} is [{', '.join(map(str, dims))}]; --input-shape says {list(given)}")
+    return InputPlan(value.name, tensor.elem_type, filled)
+
+
+def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    return tuple(
+        int(dim.dim_value)
+        if dim.HasField("dim_value") and dim.dim_value > 0
+        else dim.dim_param or f"{value.name}.{axis}"
+        for axis, dim in enumerate(value.type.tensor_type.shape.dim)
+    )
+
+
+def plausible_shapes(model: onnx.ModelProto) -> Iterator[tuple[Shapes, Shapes]]:
+    """Pairs of shapes by input name, without the batch, likeliest first; none where nothing else is open.
+
+    An axis' symbol stands for one size everywhere. Axes are given sizes of their own first, so that none passes for
+    another, and then one size in common, as some networks want it.
+    """
+    initialised = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: _sizes(value) for value in model.graph.input if value.name not in initialised}
+    symbols = list(dict.fromkeys(size for sizes in inputs.values() for size in sizes if isinstance(size, str)))
+    if not symbols:
+        return
+    for step in (32, 0):
+        for base in _BASES:
+            # the second pair's distances differ from the first's, so that no quotient stays the same
+            first, second = (
+                {symbol: start + place * apart for place, symbol in enumerate(symbols)}
+                for start, apart in ((base, step), (base + 32, 2 * step))
+            )
+            yield _filled(inputs, first), _filled(inputs, second)
+
+
+def _sizes(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
+    """Sizes without the batch; a number, or the symbol of an open one (made up where it has none)."""
+    dims = list(value.type.tensor_type.shape.dim)[1:]
+    return tuple(d.dim_value or d.dim_param or f"{value.name} {axis}" for axis, d in enumerate(dims, 1))
+
+
+def _filled(inputs: Mapping[str, tuple[int | str, ...]], sizes: Mapping[str, int]) -> Shapes:
+    return {
+        name: tuple(sizes[size] if isinstance(size, str) else size for size in shape) for name, shape in inputs.items()
+    }

@@ -1,0 +1,123 @@
+"""A model with other floating-point types: halves as float32 to compare files, all as float64 for a reference."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable
+
+import numpy as np
+import onnx
+from onnx import AttributeProto, TensorProto, helper, numpy_helper
+
+from stn_infer.proto.traversal import subgraphs
+
+HALF_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+FLOAT_TYPES = HALF_TYPES | {TensorProto.FLOAT}
+_TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "stash_type"})
+
+
+def has_halves(model: onnx.ModelProto) -> bool:
+    """Whether anything in the main graph or in a function is float16 or bfloat16."""
+    graph = model.graph
+    return (
+        any(tensor.data_type in HALF_TYPES for tensor in graph.initializer)
+        or any(value.type.tensor_type.elem_type in HALF_TYPES for value in (*graph.input, *graph.output))
+        or any(_node_has_halves(node) for node in graph.node)
+        or any(_node_has_halves(node) for function in model.functions for node in function.node)
+    )
+
+
+def widen(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which every float16 and bfloat16 is a float32; values keep their stored precision.
+
+    Initialisers in external data stay as they are there, and are cast where the graph begins.
+    """
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    change = _Change(HALF_TYPES, TensorProto.FLOAT)
+    change.graph(wide.graph)
+    casts = []
+    for tensor in wide.graph.initializer:
+        if tensor.data_type in HALF_TYPES:
+            stored = f"{tensor.name}__stored"
+            casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
+            tensor.name = stored
+    if casts:
+        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in wide.graph.node]
+        del wide.graph.node[:]
+        wide.graph.node.extend([*casts, *nodes])
+    for function in wide.functions:
+        change.nodes(function.node)
+        del function.value_info[:]
+    return wide
+
+
+def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy without functions in which every float16, bfloat16 and float32 is a double."""
+    wide = onnx.ModelProto()
+    wide.CopyFrom(model)
+    del wide.functions[:]
+    _Change(FLOAT_TYPES, TensorProto.DOUBLE).graph(wide.graph)
+    return wide
+
+
+class _Change:
+    """Every value of the types ``old`` becomes one of ``new``, in graphs and the bodies within; shapes are dropped."""
+
+    def __init__(self, old: Collection[int], new: int) -> None:
+        self.old, self.new = old, new
+
+    def graph(self, graph: onnx.GraphProto) -> None:
+        for tensor in graph.initializer:
+            self.tensor(tensor)
+        for value in (*graph.input, *graph.output):
+            if value.type.tensor_type.elem_type in self.old:
+                value.type.tensor_type.elem_type = self.new
+        del graph.value_info[:]
+        self.nodes(graph.node)
+
+    def nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
+        for node in nodes:
+            if TensorProto.FLOAT in self.old:
+                _say_values(node)
+            for attribute in node.attribute:
+                if attribute.HasField("t"):
+                    self.tensor(attribute.t)
+                if _names_a_type(attribute) and attribute.i in self.old:
+                    attribute.i = self.new
+                for graph in subgraphs(attribute):
+                    self.graph(graph)
+
+    def tensor(self, tensor: TensorProto) -> None:
+        if tensor.data_type in self.old and tensor.data_location != TensorProto.EXTERNAL:
+            values = numpy_helper.to_array(tensor).astype(helper.tensor_dtype_to_np_dtype(self.new))
+            tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
+
+
+def _say_values(node: onnx.NodeProto) -> None:
+    """Write out as tensors the float32 values that a node has by default, or as bare numbers."""
+    if node.op_type == "ConstantOfShape" and not node.attribute:
+        node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, np.float32))))
+    if node.op_type == "Constant":
+        for attribute in node.attribute:
+            if attribute.name in ("value_float", "value_floats"):
+                value = attribute.f if attribute.name == "value_float" else attribute.floats
+                tensor = numpy_helper.from_array(np.asarray(value, np.float32))
+                attribute.CopyFrom(helper.make_attribute("value", tensor))
+
+
+def _node_has_halves(node: onnx.NodeProto) -> bool:
+    for attribute in node.attribute:
+        if attribute.HasField("t") and attribute.t.data_type in HALF_TYPES:
+            return True
+        if _names_a_type(attribute) and attribute.i in HALF_TYPES:
+            return True
+        for graph in subgraphs(attribute):
+            if any(tensor.data_type in HALF_TYPES for tensor in graph.initializer):
+                return True
+            if any(_node_has_halves(inner) for inner in graph.node):
+                return True
+    return False
+
+
+def _names_a_type(attribute: onnx.AttributeProto) -> bool:
+    return attribute.name in _TYPE_ATTRIBUTES and attribute.type == AttributeProto.INT

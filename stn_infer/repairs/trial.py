@@ -1,0 +1,132 @@
+"""Try a foreign model in a process of its own first: whatever a native library does to it there, ours goes on.
+
+Structure is checked before (structure.py), and no file is known that passes and then ends the process; but operators'
+attributes can ask for any amount of memory or time, and native code has bugs. The child has an address-space limit
+and a deadline.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import resource
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import onnx
+
+from stn_infer.errors import ModelError, UsageError, one_line
+
+# Address space: libraries and threads take 3 GB of it without using them.
+_LEAST_BYTES = 6 << 30
+_SHARE_OF_MACHINE = 0.75
+_SECONDS = 600
+_RESULT = "stn-infer-trial:"
+
+
+def try_model(
+    source: Path,
+    model: onnx.ModelProto,
+    folder: Path | None,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+) -> None:
+    """Check and run ``model`` in a child: onnx's checker and shape inference, and onnxruntime on random inputs.
+
+    What merely fails there is not our business here: the same step fails in this process, with its own message.
+
+    Args:
+        source: the file, for messages.
+        model: without its external data.
+        folder: where these lie.
+        shapes: of inputs, by name.
+
+    Raises:
+        ModelError: the child was ended by a crash, by its memory limit or by its deadline.
+    """
+    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
+        file.write(model.SerializeToString())
+        file.flush()
+        job = {
+            "model": file.name,
+            "folder": None if folder is None else str(folder),
+            "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
+            "memory": _limit(model),
+        }
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "stn_infer.repairs.trial", json.dumps(job)],
+                stdin=subprocess.DEVNULL,
+                capture_output=True,
+                timeout=_SECONDS,
+                check=False,
+                env=environment,
+            )
+        except subprocess.TimeoutExpired:
+            raise ModelError(f"{source}: onnxruntime does not come to an end with it in {_SECONDS} s") from None
+    if done.returncode == 0:
+        return
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        raise ModelError(f"{source}: a native library crashed on it ({name}) in a trial; it is damaged")
+    lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
+    reason = lines[-1].removeprefix(_RESULT) if lines else f"exit code {done.returncode}"
+    raise ModelError(f"{source}: {one_line(reason)}")
+
+
+def _limit(model: onnx.ModelProto) -> int:
+    """Bytes of address space that the child may have: most of the machine's memory, and room for the weights."""
+    from stn_infer.repairs.large_weights import bytes_of_weights
+
+    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return max(_LEAST_BYTES, int(_SHARE_OF_MACHINE * machine)) + 3 * bytes_of_weights(model)
+
+
+def _child(job: dict[str, object]) -> int:
+    """Run every native step once; 0 whatever they say, 1 where memory did not suffice."""
+    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+    limit = int(str(job["memory"]))
+    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    from stn_infer.proto.inputs import plan_inputs
+    from stn_infer.proto.session import Stored
+    from stn_infer.repairs.equivalence import run_at_plausible_sizes
+
+    model = onnx.ModelProto()
+    model.ParseFromString(Path(str(job["model"])).read_bytes())
+    folder = None if job["folder"] is None else Path(str(job["folder"]))
+    shapes = job["shapes"]
+    assert isinstance(shapes, dict)
+    try:
+        for step in (onnx.checker.check_model, onnx.shape_inference.infer_shapes):
+            try:
+                step(model)
+            except Exception as error:
+                _raise_out_of_memory(error)
+        plans = plan_inputs(model, {name: tuple(shape) for name, shape in shapes.items()})
+        run_at_plausible_sizes(Stored(model, folder), plans)
+    except UsageError:
+        return 0
+    except (ModelError, MemoryError) as error:
+        try:
+            _raise_out_of_memory(error)
+        except MemoryError:
+            print(f"{_RESULT}it asks for more memory than {limit >> 30} GiB ({one_line(error, 160)})", flush=True)
+            return 1
+    return 0
+
+
+def _raise_out_of_memory(error: Exception) -> None:
+    """MemoryError, if that is what a native library's error means."""
+    if isinstance(error, MemoryError) or re.search(r"bad_alloc|allocat|out of memory", str(error), re.IGNORECASE):
+        raise MemoryError(str(error))
+
+
+if __name__ == "__main__":
+    # no interpreter shutdown: a native library's destructors are no part of the trial
+    os._exit(_child(json.loads(sys.argv[1])))

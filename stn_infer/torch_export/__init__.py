@@ -1,0 +1,1 @@
+"""PyTorch module to plain ONNX to the portable file, unverified."""

@@ -1,0 +1,123 @@
+"""An exported model in onnxruntime against its PyTorch source, and what is tolerated of which model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stn_infer.reference.model import Reference, ReferenceModel
+from stn_infer.reference.samples import Batch, sample_batches
+from stn_infer.verification.judging import Limits, expect, judge
+from stn_infer.verification.report import GRID_TOLERANCE_PX, BackendReport, Verification
+from stn_infer.verification.runners import open_runner
+from stn_infer.verification.tolerance import attainable, float32_deviation, rest_deviation
+
+if TYPE_CHECKING:
+    import onnx
+
+    from stn_infer.sources.load import LoadedModel
+
+TOLERANCE = 1e-5
+TOLERANCE_FP32_REFERENCE = 1e-4
+_TOLERANCE_FILE = 1e-4  # without the source, nothing says how exact float32 can be on the model
+# Twice what export allows a lower precision against float32: what moves is theta and the features; what the samplers
+# make of them is held to float32 all the same.
+_LOWER = {"float16": Limits(1e-2, 0.1), "bfloat16": Limits(1e-1, 0.5), "int8": Limits(2e-1, 1.0)}
+
+
+def verify_model(
+    loaded: LoadedModel,
+    model: onnx.ModelProto,
+    *,
+    tolerance: float | None = None,
+    grid_tolerance: float | None = None,
+    batches: Sequence[Batch] | None = None,
+) -> Verification:
+    """Compare an ONNX model in onnxruntime on the CPU with its PyTorch source.
+
+    Args:
+        loaded: the source.
+        model: the portable or the plain file; extra outputs (theta) are passed over.
+        tolerance: on each output's scaled error; None: as for :func:`verify`.
+        grid_tolerance: on a sampling point's distance, in pixels; None: 1e-3, ten times that with a float32 reference.
+        batches: what to run; None: random inputs at two batch sizes, and real images.
+
+    Raises:
+        ModelError: onnxruntime refuses the model, or it has fewer outputs than the source.
+    """
+    reference = Reference(loaded.module, loaded.input_shapes)
+    batches = sample_batches(loaded) if batches is None else batches
+    limits, notes = limits_for(model, reference, loaded, batches, tolerance)
+    if grid_tolerance is not None:
+        limits = replace(limits, grid_px=grid_tolerance)
+    runner = open_runner("ort", model, loaded, "cpu")
+    try:
+        judgement = judge(runner, reference, expect(reference, batches), limits)
+    finally:
+        runner.close()
+    return summarize(reference, limits, [judgement.report], batches, (*notes, *judgement.notes))
+
+
+def summarize(
+    reference: ReferenceModel,
+    limits: Limits,
+    reports: Sequence[BackendReport],
+    batches: Sequence[Batch],
+    notes: tuple[str, ...],
+) -> Verification:
+    described = ", ".join(f"{len(batch.inputs[0])} {batch.kind}" for batch in batches)
+    return Verification(reference.dtype, reference.title, limits.output, tuple(reports), described, notes)
+
+
+def limits_for(
+    model: onnx.ModelProto,
+    reference: ReferenceModel,
+    loaded: LoadedModel | None,
+    batches: Sequence[Batch],
+    tolerance: float | None,
+) -> tuple[Limits, list[str]]:
+    """What is tolerated, and why it is more than usual."""
+    notes = []
+    single = reference.dtype != "float64"
+    grid_px = GRID_TOLERANCE_PX * (10 if single else 1)
+    if single:
+        notes.append("the model can't be run in float64: compared with float32")
+    lower = reduced_precision(model)
+    if lower:
+        usual = _LOWER[lower]
+        notes.append(
+            f"{lower} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px"
+        )
+        limit = tolerance or usual.output
+        return Limits(limit, usual.grid_px, image=max(limit, usual.output)), notes
+    if single or loaded is None:
+        usual_limit = TOLERANCE_FP32_REFERENCE if single else _TOLERANCE_FILE
+        limit = tolerance or usual_limit
+        return Limits(limit, grid_px, image=max(limit, usual_limit)), notes
+    assert isinstance(reference, Reference)
+    inputs = [batch.inputs for batch in batches]
+    deviation = float32_deviation(loaded, reference, inputs)
+    image = attainable(TOLERANCE, deviation.images)
+    if tolerance is not None:
+        return Limits(tolerance, grid_px, image=max(tolerance, image)), notes
+    limit = attainable(TOLERANCE, deviation.outputs)
+    if limit <= TOLERANCE:
+        return Limits(limit, grid_px, image=image), notes
+    notes.append(f"float32 PyTorch itself is off by {deviation.outputs:.1e} here: held to {limit:.1e}")
+    # what comes after the samplers is seldom as sensitive as they are
+    rest = attainable(TOLERANCE, rest_deviation(loaded, reference, inputs))
+    return Limits(limit, grid_px, rest, image), notes
+
+
+def reduced_precision(model: onnx.ModelProto) -> str | None:
+    """``float16`` or ``bfloat16`` where a constant that is no mere number has that type; ``int8`` for Q/DQ files."""
+    import onnx
+
+    names = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}
+    found = {names.get(tensor.data_type) for tensor in model.graph.initializer if int(np.prod(tensor.dims)) > 4}
+    if any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+        return "int8"
+    return next((name for name in ("bfloat16", "float16") if name in found), None)

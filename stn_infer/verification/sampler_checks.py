@@ -1,0 +1,291 @@
+"""Each sampler on its own: what must come out whatever the model's weights are, and the name of the mistake if not.
+
+A trained network may never leave the image, or sit at the identity, and then a wrong padding or a swapped axis does
+not show in its outputs. So every sampler of the file is run alone, with grids that are made to tell:
+
+- invariants, whose answer needs no sampler: a grid at the pixels' centres copies the image, moved by whole pixels it
+  moves it, mirrored it mirrors it, transposed it transposes it;
+- rotated, scaled and shifted grids that leave the image, against the float64 sampler, at the image's own size and on
+  one of 1,024 pixels, where half-precision or TF32 coordinates are off by tenths of a pixel;
+- for ``nearest``, coordinates that float32 holds exactly and that lie exactly between two pixels.
+
+A family that has no such grid (an attention transformer cannot mirror) is passed over where it has none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+
+from stn_infer.arrays import Array
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.reference.comparison import Flips, WarpDeviation, compare_warp
+from stn_infer.reference.sampling import Sampler
+from stn_infer.reference.taps import Points, SamplerNode, theta_for
+from stn_infer.verification.runners import Alone
+
+WIDE = 1024
+_TIES = 64  # the length of the image of ties; a power of two, so that coordinates are exact
+_CHANNELS = 2
+
+
+@dataclass(frozen=True)
+class SamplerCheck:
+    """What became of one sampler.
+
+    Attributes:
+        sampler: its number, in the order in which the model runs them.
+        expected: how it should sample.
+        deviation: against the float64 sampler, over all grids.
+        invariants: by name, whether it held.
+        problem: what is wrong, and what it looks like; empty where nothing is.
+    """
+
+    sampler: int
+    expected: Sampler
+    deviation: WarpDeviation
+    invariants: dict[str, bool]
+    problem: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether all was right."""
+        return not self.problem
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """Some grids on one image: what went in, and what came out."""
+
+    image: Array
+    given: Array
+    points: Points
+    warped: Array
+
+
+def check_sampler(
+    index: int,
+    node: SamplerNode,
+    expected: Sampler,
+    size: Sequence[int],
+    output_size: Sequence[int],
+    open_alone: Callable[[tuple[int, ...], tuple[int, ...]], Alone],
+    seed: int = 0,
+) -> SamplerCheck:
+    """Run one sampler on its own.
+
+    Args:
+        index: its number.
+        node: it.
+        expected: how it should sample; not necessarily what its attributes say.
+        size: of the image that it samples in the model.
+        output_size: of its output.
+        open_alone: the sampler for an image and points of these shapes without batch.
+        seed: of the images and grids.
+
+    Raises:
+        ModelError: the runtime refuses the sampler on its own.
+    """
+    generator = np.random.default_rng(seed)
+    bench = _Bench(node, expected, tuple(output_size), open_alone, generator)
+    size = tuple(size)
+    invariants = bench.invariants(size)
+    trials = [bench.random(size, 6), bench.random(_wide(size), 4)]
+    if expected.mode == "nearest":
+        ties = (bench.ties(axis, len(size)) for axis in range(len(size)))
+        trials += [trial for trial in ties if trial is not None]
+    deviation = WarpDeviation(0.0, 0.0, 0, Flips())
+    for trial in trials:
+        deviation = deviation + _judge(trial, expected, node.dtype)
+    problem = deviation.problem() or _basis_problem(node) or ""
+    broken = [name for name, held in invariants.items() if not held]
+    if problem or broken:
+        cause = _cause(trials, expected, node) if deviation.problem() or broken else None
+        problem = problem or f"{broken[0]} does not hold"
+        problem = f"sampler {index} ({expected}): {problem}" + (f"; it looks like {cause}" if cause else "")
+    return SamplerCheck(index, expected, deviation, invariants, problem)
+
+
+def _basis_problem(node: SamplerNode) -> str | None:
+    """What is wrong with a file's basis whatever a runtime makes of it; None where nothing is."""
+    transformer = node.transformer
+    if transformer is None:
+        return None
+    if not np.isfinite(transformer.basis).all():
+        return "its basis holds NaN or infinity"
+    if transformer.kind == "affine":
+        rows = canonical_basis(transformer.output_size)
+        if rows.shape != transformer.basis.shape or np.abs(rows - transformer.basis).max(initial=0.0) > 1e-6:
+            return "its kind is affine, and its basis is not x, y(, z), 1 at the pixels' centres, which kernels take"
+    return None
+
+
+def _wide(size: tuple[int, ...]) -> tuple[int, ...]:
+    """The size of an image of 1,024 pixels along x, and few along the others."""
+    return (*(min(length, 6) for length in size[:-1]), max(WIDE, size[-1]))
+
+
+class _Bench:
+    """Makes grids for one sampler and runs them."""
+
+    def __init__(
+        self,
+        node: SamplerNode,
+        expected: Sampler,
+        output_size: tuple[int, ...],
+        open_alone: Callable[[tuple[int, ...], tuple[int, ...]], Alone],
+        generator: np.random.Generator,
+    ) -> None:
+        self._node, self._expected, self._output_size = node, expected, output_size
+        self._open, self._generator = open_alone, generator
+
+    def random(self, size: tuple[int, ...], count: int) -> _Trial:
+        """Rotations, scales and shifts that leave the image, a far one among them."""
+        rank = len(size)
+        mesh = canonical_basis(self._output_size)  # [D + 1, P]
+        theta = np.zeros((count, rank, rank + 1))
+        theta[:, :, :rank] = np.eye(rank) + self._generator.normal(0, 0.35, (count, rank, rank))
+        theta[:, :, rank] = self._generator.normal(0, 0.3, (count, rank))
+        theta[0, :, :rank] *= 12
+        grid = np.moveaxis(theta @ mesh, 1, 2).reshape(count, *self._output_size, rank)
+        given = self._place(grid)
+        if given is None:  # a family that has not all affine grids: any theta near its own will do
+            given = self._own_thetas(count)
+        return self._run(self._image(size, count), given)
+
+    def invariants(self, size: tuple[int, ...]) -> dict[str, bool]:
+        """Name to whether it held, for those that the family has grids for."""
+        held: dict[str, bool] = {}
+        for name, targets in _moves(size, self._output_size).items():
+            # targets: [D, *out], which pixel (in the axes' order) each output pixel copies
+            pixels = np.moveaxis(targets[::-1], 0, -1)[None].astype(np.float64)  # [1, *out, D], x first
+            given = self._place(self._expected.normalised(pixels, size))
+            if given is None:
+                continue
+            trial = self._run(self._image(size, 1), given)
+            reached = self._expected.pixels(trial.points.grid, size)
+            inside = np.ones(self._output_size, bool)
+            for target, length in zip(targets, size, strict=True):
+                inside &= (target >= 0) & (target < length)
+            if not inside.any() or np.abs(reached - pixels)[0][inside].max() > 1e-2:
+                continue
+            index = tuple(np.where(inside, target, 0) for target in targets)
+            copied = trial.image[0][(slice(None), *index)]
+            # a hundredth of a pixel's slope, at most: what float32 makes of it is judged with the random grids
+            off = np.abs(trial.warped[0] - copied)[:, inside]
+            held[name] = bool(off.max() <= 2e-2 * float(np.ptp(trial.image)))
+        return held
+
+    def ties(self, axis: int, rank: int) -> _Trial | None:
+        """Every output point of a sample at the same tie along ``axis``, x being 0, in coordinates that are exact."""
+        if self._node.transformer is not None and self._node.transformer.kind == "basis":
+            return None  # a sum of many products is not exact
+        pixels = np.full((_TIES - 1, rank), 2.0)
+        pixels[:, axis] = np.arange(_TIES - 1) + 0.5
+        # coordinates are multiples of 1/64: with -1 and 1 at the outermost pixels' centres, that takes a pixel more
+        more = int(self._expected.align_corners)
+        size = tuple(_TIES + more if axis == rank - 1 - place else 8 + more for place in range(rank))
+        points = self._expected.normalised(pixels, size).reshape(len(pixels), *[1] * rank, rank)
+        given = self._place(np.broadcast_to(points, (len(pixels), *self._output_size, rank)))
+        if given is None:
+            return None
+        given = np.round(given * 2.0**20) / 2.0**20  # least squares leave a few units in the last place
+        image = self._generator.standard_normal((1, 1, *size)).astype(np.float32)
+        return self._run(np.repeat(image, len(pixels), 0), given)
+
+    def _own_thetas(self, count: int) -> Array:
+        transformer = self._node.transformer
+        assert transformer is not None, "a plain grid can be placed anywhere"
+        rows = 3 if transformer.kind == "projective" else len(transformer.output_size)
+        return self._generator.normal(0, 0.6, (count, rows, len(transformer.basis))).astype(np.float32)
+
+    def _image(self, size: tuple[int, ...], count: int) -> Array:
+        return self._generator.random((count, _CHANNELS, *size), dtype=np.float32) * 2 - 0.5
+
+    def _place(self, grid: Array) -> Array | None:
+        """What puts the sampler's points there: theta, or the grid itself."""
+        if self._node.transformer is None:
+            return grid.astype(np.float16 if self._node.dtype == "float16" else np.float32).astype(np.float32)
+        return theta_for(self._node.transformer, grid)
+
+    def _run(self, image: Array, given: Array) -> _Trial:
+        if self._node.dtype == "float16":
+            image = image.astype(np.float16).astype(np.float32)
+        elif self._node.dtype == "bfloat16":
+            image = (image.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+        warp = self._open(image.shape[1:], given.shape[1:])
+        warped = warp(image, given)
+        return _Trial(image, given, self._node.points(given, image.shape[2:]), warped)
+
+
+def _moves(size: tuple[int, ...], output_size: tuple[int, ...]) -> dict[str, Array]:
+    """Which pixel each output pixel copies [D, *out], in the axes' order; some lie outside."""
+    own = np.stack(np.meshgrid(*[np.arange(length) for length in output_size], indexing="ij"))
+    shift = np.array([1, -2, 3][: len(size)]).reshape(-1, *[1] * len(size))
+    moves = {"identity": own, "a shift by whole pixels": own + shift}
+    names = ("z", "y", "x")[-len(size) :]
+    for axis, (name, length) in enumerate(zip(names, size, strict=True)):
+        flipped = own.copy()
+        flipped[axis] = length - 1 - own[axis]
+        moves[f"a flip along {name}"] = flipped
+    transposed = own.copy()
+    transposed[-1], transposed[-2] = own[-2], own[-1]
+    moves["a transposition of x and y"] = transposed
+    return moves
+
+
+def _judge(trial: _Trial, sampler: Sampler, dtype: str, grid: Array | None = None) -> WarpDeviation:
+    points = trial.points
+    return compare_warp(trial.warped, trial.image, points.grid if grid is None else grid, points.bound, sampler, dtype)
+
+
+def _cause(trials: Sequence[_Trial], expected: Sampler, node: SamplerNode) -> str | None:
+    """The single mistake that explains every trial; None where none does."""
+    rank = trials[0].points.grid.shape[-1]
+    grids: dict[str, Callable[[Array], Array]] = {
+        "swapped x and y" if rank == 2 else "swapped x, y and z": lambda grid: grid[..., ::-1],
+        "a sampling grid in float16": lambda grid: grid.astype(np.float16).astype(np.float64),
+        "a sampling grid in bfloat16": _bfloat16,
+    }
+    if rank == 3:
+        grids["swapped x and y"] = lambda grid: grid[..., [1, 0, 2]]
+
+    def explained(sampler: Sampler, move: Callable[[Array], Array], slack: float = 1.0) -> bool:
+        for trial in trials:
+            bound = trial.points.bound * slack
+            moved = move(trial.points.grid)
+            found = compare_warp(trial.warped, trial.image, moved, bound, sampler, node.dtype)
+            if found.wrong > 0.002 * found.flips.points or found.flips.problem():
+                return False
+        return True
+
+    with np.errstate(over="ignore"):
+        for name, sampler in expected.variants(rank).items():
+            if explained(sampler, lambda grid: grid):
+                return name
+        for name, move in grids.items():
+            if explained(expected, move, slack=4.0):
+                return name
+        for (name, sampler), (other, move) in product(expected.variants(rank).items(), list(grids.items())[:1]):
+            if explained(sampler, move):
+                return f"{name} and {other}"
+    # rounded on the way to the grid: not the same numbers, but an error of that size
+    ratio = [_relative_error(trial, expected, node.dtype) for trial in trials[:2]]
+    return "coordinates in half precision or TF32" if all(share < 0.02 for share in ratio) else None
+
+
+def _bfloat16(grid: Array) -> Array:
+    bits = np.ascontiguousarray(grid, np.float32).view(np.uint32).astype(np.uint64)
+    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32)
+    return rounded.view(np.float32).astype(np.float64)
+
+
+def _relative_error(trial: _Trial, sampler: Sampler, dtype: str) -> float:
+    """The share of points that are off even when coordinates are allowed half precision's error."""
+    size = np.array(trial.image.shape[2:][::-1], np.float64)
+    loose = trial.points.bound + 2.0**-8 * (np.abs(trial.points.grid) + 1) * size / 2
+    found = compare_warp(trial.warped, trial.image, trial.points.grid, loose, sampler, dtype)
+    return found.wrong / max(found.flips.points, 1)

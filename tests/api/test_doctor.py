@@ -1,0 +1,62 @@
+"""doctor: the parts that must work here do, and whatever is missing or broken is named."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+from click.testing import CliRunner
+
+from stn_infer.api import doctor
+from stn_infer.backends.ort import cuda_problem
+from stn_infer.cli.doctor import command
+
+
+def test_what_the_tests_need_is_there() -> None:
+    checks = {check.name: check for check in doctor.diagnose()}
+    assert list(checks) == list(doctor._CHECKS)
+    assert all(check.status != "broken" for check in checks.values()), checks
+    assert checks["onnxruntime, CPU"].status == checks["PyTorch"].status == "ok"
+    assert "runs and is right" in checks["onnxruntime, CPU"].detail
+    problem = cuda_problem()
+    assert checks["onnxruntime, CUDA"].status == ("ok" if problem is None else "missing")
+    assert all(check.detail and "\n" not in check.detail + check.advice for check in checks.values())
+
+
+def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    check = doctor._package("matplotlib", "report")
+    assert (check.status, check.advice) == ("missing", "pip install 'stn-infer[report]'")
+
+
+def test_a_missing_tensorrt_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tensorrt", None)
+    check = doctor._tensorrt("tensorrt")
+    assert check.status == "missing" and "pip install 'stn-infer[tensorrt]'" in check.detail
+    assert "no GPU with full TensorRT to run engines on" in check.detail
+
+
+def test_no_compiler_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    for value in (None, "nonsense++"):
+        monkeypatch.delenv("CXX", raising=False)
+        if value:
+            monkeypatch.setenv("CXX", value)
+        assert doctor._compiler().status == "missing"
+
+
+def test_a_part_that_computes_nonsense_is_broken_and_fails_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_TOLERANCE", 0.0)
+    monkeypatch.setattr(doctor, "_CHECKS", {"onnxruntime, CPU": doctor._ort_cpu})
+    done = CliRunner().invoke(command, [])
+    assert done.exit_code == 1
+    assert done.output.startswith("broken")
+    assert "spatial transformer node is off by" in done.output
+
+
+def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor, "_CHECKS", {"machine": doctor._machine})
+    done = CliRunner().invoke(command, ["--json"], catch_exceptions=False)
+    (check,) = json.loads(done.output)
+    assert check["name"] == "machine" and check["status"] == "ok" and "cores" in check["detail"]

@@ -1,0 +1,199 @@
+"""Pictures: the arrays behind them are checked, and that a picture comes out."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+import torch.nn.functional as F
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+from PIL import Image
+from torch import nn
+
+from stn_infer.api.show import look, show
+from stn_infer.errors import InputError, MissingDependencyError, ModelError, OutputError
+from stn_infer.fusion.fuse import fuse
+from stn_infer.layers import SpatialTransformer
+from stn_infer.show.drawing import draw, mesh_lines
+from stn_infer.show.look import Glimpse, Look
+from stn_infer.torch_export.plain import export_plain
+from stn_infer.transforms import Projective, ThinPlateSpline, Translation
+
+
+class Shift(nn.Module):
+    """Moves each image by its own mean: the sampling point is known by hand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.place = nn.Linear(1, 2, bias=False)
+        nn.init.constant_(self.place.weight, 1.0)
+        self.warp = SpatialTransformer(None, Translation(), (8, 6))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        mean = x.mean((1, 2, 3), keepdim=True).flatten(1)
+        return self.warp(x, self.place(mean)).flatten(1)[:, :3]
+
+
+class Twice(nn.Module):
+    """Two transformers, one after the other, on three channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first = SpatialTransformer(nn.Sequential(nn.Flatten(), nn.Linear(3 * 36, 8)), Projective(), (5, 5))
+        self.second = SpatialTransformer(
+            nn.Sequential(nn.Flatten(), nn.Linear(4 * 25, 8)), ThinPlateSpline((2, 2)), (7, 7), align_corners=True
+        )
+        self.conv = nn.Conv2d(3, 4, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.second(self.conv(self.first(x)))
+
+
+class Flow(nn.Module):
+    """A dense flow field: no spatial transformer of known form."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(1, 2, 3, padding=1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return F.grid_sample(x, self.conv(x).tanh().permute(0, 2, 3, 1), align_corners=False)
+
+
+def save(path: Path, module: nn.Module, shape: tuple[int, ...]) -> Path:
+    model, _ = fuse(export_plain(module.eval(), [shape]))
+    onnx.save(model, path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def shift(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return save(tmp_path_factory.mktemp("model") / "shift.onnx", Shift(), (1, 8, 6))
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> list[Path]:
+    """Three constant grey 8x6 images."""
+    paths = []
+    for index, value in enumerate((0, 51, 102)):
+        path = tmp_path / f"{index}.png"
+        Image.fromarray(np.full((8, 6), value, np.uint8)).save(path)
+        paths.append(path)
+    return paths
+
+
+def test_points_are_where_the_model_samples(shift: Path, images: list[Path]) -> None:
+    looks = look(shift, images, labels=["a", "b", "c"])
+    assert [item.name for item in looks] == ["0.png", "1.png", "2.png"]
+    for item, value in zip(looks, (0.0, 0.2, 0.4), strict=True):
+        (glimpse,) = item.glimpses
+        assert glimpse.straight
+        assert glimpse.source.shape == (1, 8, 6) and glimpse.warped.shape == (1, 8, 6)
+        # a translation by t moves the sampling points by t * size / 2 pixels
+        np.testing.assert_allclose(glimpse.points[0, 0], (value * 3, value * 4), atol=1e-5)
+        np.testing.assert_allclose(glimpse.points[-1, -1], (5 + value * 3, 7 + value * 4), atol=1e-5)
+        np.testing.assert_allclose(glimpse.source, value, atol=1e-6)
+    assert looks[0].prediction == "a"
+
+
+def test_a_plain_export_is_fused_before_it_is_drawn(tmp_path: Path, shift: Path, images: list[Path]) -> None:
+    plain = tmp_path / "plain.onnx"
+    onnx.save(export_plain(Shift().eval(), [(1, 8, 6)]), plain)
+    expected, actual = look(shift, images), look(plain, images)
+    for one, other in zip(expected, actual, strict=True):
+        np.testing.assert_allclose(one.glimpses[0].points, other.glimpses[0].points, atol=1e-5)
+
+
+def test_several_transformers_on_feature_maps(tmp_path: Path) -> None:
+    model = save(tmp_path / "twice.onnx", Twice(), (3, 6, 6))
+    np.save(tmp_path / "batch.npy", np.random.default_rng(0).random((2, 3, 6, 6), dtype=np.float32))
+    output = tmp_path / "twice.svg"
+    looks = show(model, [tmp_path / "batch.npy"], output)
+    assert len(looks) == 2
+    first, second = looks[0].glimpses
+    assert (first.source.shape, first.warped.shape) == ((3, 6, 6), (3, 5, 5))
+    assert (second.source.shape, second.warped.shape) == ((4, 5, 5), (4, 7, 7))
+    assert first.straight and not second.straight
+    # identity at the start; corners map to corners under align_corners
+    np.testing.assert_allclose(second.points[[0, -1], [0, -1]], [[0, 0], [4, 4]], atol=1e-4)
+    assert looks[0].prediction == ""
+    assert b"<svg" in output.read_bytes()
+
+
+def test_the_picture_is_as_wide_as_there_are_samples(shift: Path, images: list[Path], tmp_path: Path) -> None:
+    widths = []
+    for count in (1, 3):
+        output = tmp_path / f"picture-{count}.png"
+        assert len(show(shift, images, output, count=count)) == count
+        with Image.open(output) as picture:
+            widths.append(picture.width)
+    assert widths[1] > 2 * widths[0]
+
+
+def test_what_leaves_the_source_or_is_not_finite_is_drawn_all_the_same() -> None:
+    points = np.full((4, 4, 2), 1e30)
+    points[0, 0] = np.nan
+    points[1, 1] = np.inf
+    flat = np.zeros((1, 4, 4), np.float32)
+    content = draw([Look("a" * 40, "", (Glimpse(flat, points, flat, straight=False),))], ".png")
+    with Image.open(io.BytesIO(content)) as picture:
+        assert picture.format == "PNG"
+
+
+def test_mesh_lines_hold_the_edges() -> None:
+    points = np.stack(np.meshgrid(np.arange(5), np.arange(9)), axis=-1)
+    lines = mesh_lines(points, 2)
+    assert len(lines) == 4
+    np.testing.assert_array_equal(lines[0], points[0])
+    np.testing.assert_array_equal(lines[-1], points[:, -1])
+    assert len(mesh_lines(points[:1, :1], 8)) == 2
+
+
+def test_models_without_a_transformer_of_known_form_are_refused_in_words(tmp_path: Path, images: list[Path]) -> None:
+    flow = save(tmp_path / "flow.onnx", Flow(), (1, 8, 6))
+    with pytest.raises(ModelError, match=r"no spatial transformer to draw: .*left as it was"):
+        look(flow, images)
+    graph = helper.make_graph(
+        [helper.make_node("Neg", ["x"], ["y"])],
+        "plain",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 1, 8, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 1, 8, 6])],
+    )
+    path = tmp_path / "neg.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), path)
+    with pytest.raises(ModelError, match="no GridSample"):
+        look(path, images)
+
+
+def test_wrong_files_are_errors_of_one_line(
+    shift: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    broken = tmp_path / "broken.png"
+    broken.write_bytes(b"not an image")
+    with pytest.raises(InputError, match=r"broken\.png"):
+        look(shift, [broken])
+    with pytest.raises(OutputError, match=r"\.docx; name a \.png"):
+        show(shift, images, tmp_path / "picture.docx")
+    with pytest.raises(OutputError, match="no folder"):
+        show(shift, images, tmp_path / "nowhere" / "picture.png")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(MissingDependencyError, match=r"stn-infer\[report\]"):
+        show(shift, images, tmp_path / "picture.png")
+
+
+def test_the_verb_names_predictions_and_the_file(shift: Path, images: list[Path], tmp_path: Path) -> None:
+    from stn_infer.cli.show import command
+
+    output = tmp_path / "picture.png"
+    arguments = [str(shift), *map(str, images), "-o", str(output), "--count", "2"]
+    done = CliRunner().invoke(command, arguments, catch_exceptions=False)
+    assert done.exit_code == 0
+    assert done.output.splitlines()[0] == "0.png: 0"
+    assert len(done.output.splitlines()) == 3
+    assert output.stat().st_size > 1000

@@ -1,0 +1,126 @@
+"""The pass on the zoo: every finding as expected, every output right, interface and opset kept."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from stn_infer.fusion.fuse import Finding, fuse
+from stn_infer.fusion.op import DOMAIN
+from tests.support.zoo import ANIMALS, Animal, Fused, Left, load
+from tests.support.zoo_graphs import HALF_MESH, POINTS, Graph
+
+
+def results(animal: Animal) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
+    return fuse(load(animal))
+
+
+def session(model: onnx.ModelProto) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    return ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+
+
+def inputs(model: onnx.ModelProto, batch: int) -> dict[str, np.ndarray]:
+    """Random numbers near what transformers take: images of normal values, parameters near the identity."""
+    generator = np.random.default_rng(batch)
+    feeds = {}
+    for value in model.graph.input:
+        tensor = value.type.tensor_type
+        sizes = [d.dim_value or (batch if axis == 0 else 9 + axis) for axis, d in enumerate(tensor.shape.dim)]
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        spread = 0.4 if value.name in ("p", "input_1", "scale") else 1.0
+        feeds[value.name] = (spread * generator.standard_normal(sizes)).astype(dtype)
+    return feeds
+
+
+@pytest.mark.parametrize("animal", ANIMALS, ids=lambda animal: animal.name)
+def test_animal(animal: Animal) -> None:
+    model = load(animal)
+    before = model.SerializeToString()
+    rewritten, findings = results(animal)
+    assert model.SerializeToString() == before, "the given model was changed"
+    check_findings(animal, findings)
+    check_interface(model, rewritten)
+    if not animal.linear:
+        assert rewritten.SerializeToString() == before, "nothing was fused, and yet something changed"
+        return
+    onnx.checker.check_model(rewritten, full_check=True)
+    again, more = fuse(rewritten)
+    assert again.SerializeToString() == rewritten.SerializeToString()
+    assert not any(finding.fused for finding in more)
+    if animal.runs:
+        check_outputs(animal, model, rewritten)
+
+
+def check_findings(animal: Animal, findings: tuple[Finding, ...]) -> None:
+    assert len(findings) == len(animal.expected), findings
+    for finding, expected in zip(findings, animal.expected, strict=True):
+        if isinstance(expected, Left):
+            assert not finding.fused, finding.message
+            assert expected.reason in finding.message and finding.grid in finding.message
+            continue
+        assert finding.fused, finding.message
+        assert (finding.kind, finding.basis_rows, finding.precision) == (
+            expected.kind,
+            expected.rows,
+            expected.precision,
+        )
+        assert expected.values in (None, finding.parameters), finding.message
+
+
+def check_interface(model: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
+    assert list(rewritten.graph.input) == list(model.graph.input)
+    assert list(rewritten.graph.output) == list(model.graph.output)
+    versions = {entry.domain: entry.version for entry in model.opset_import}
+    found = {entry.domain: entry.version for entry in rewritten.opset_import}
+    assert found[""] == versions[""]
+    assert set(found) - set(versions) <= {DOMAIN}
+
+
+def check_outputs(animal: Animal, model: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
+    original, ours = session(model), session(rewritten)
+    for batch in animal.batches:
+        feeds = inputs(model, batch)
+        for one, other in zip(original.run(None, feeds), ours.run(None, feeds), strict=True):
+            assert one.shape == other.shape
+            np.testing.assert_allclose(other, one, rtol=0, atol=animal.tolerance * max(1.0, np.abs(one).max()))
+
+
+def test_the_zoo_is_large_and_nearly_all_that_is_linear_is_fused() -> None:
+    assert len(ANIMALS) >= 40
+    assert len({animal.name for animal in ANIMALS}) == len(ANIMALS)
+    linear = [animal for animal in ANIMALS if animal.linear]
+    fused = [animal for animal in linear if any(finding.fused for finding in results(animal)[1])]
+    assert len(fused) >= 0.95 * len(linear)
+
+
+def test_where_a_sampler_is_told() -> None:
+    scopes = {}
+    for animal in ANIMALS:
+        if animal.name in ("sampler in both branches", "sampler in a loop"):
+            scopes[animal.name] = [finding.scope for finding in results(animal)[1]]
+    assert [scope.split(" of ")[0] for scope in scopes["sampler in both branches"]] == ["then_branch", "else_branch"]
+    assert scopes["sampler in a loop"][0].startswith("body of ")
+
+
+def test_theta_of_a_shared_input_is_computed_once() -> None:
+    animal = next(animal for animal in ANIMALS if animal.name == "one theta for all")
+    rewritten, _ = results(animal)
+    expands = [node for node in rewritten.graph.node if node.op_type == "Expand"]
+    assert len(expands) == 1
+    assert isinstance(animal.expected[0], Fused)
+
+
+def test_half_precision_is_the_single_precision_of_the_constants_as_stored() -> None:
+    """onnxruntime can't run the original; a float32 model with the same constants says what is right."""
+    halves, _ = fuse(Graph(POINTS, types=("float16", "float16"), constants={"mesh": HALF_MESH})())
+    singles = Graph(POINTS, constants={"mesh": HALF_MESH.astype(np.float32)})()
+    feeds = inputs(halves, 3)
+    (expected,) = session(singles).run(None, {name: value.astype(np.float32) for name, value in feeds.items()})
+    (found,) = session(halves).run(None, feeds)
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.astype(np.float32), expected, rtol=1e-3, atol=1e-3)

@@ -1,0 +1,187 @@
+"""The builder's calls for full TensorRT with our plugin, which no machine here can run: a recording stand-in."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from itertools import pairwise
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from stn_infer.backends.tensorrt import engine as building
+from stn_infer.backends.tensorrt.builder import build_plan, load_plugins
+from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, make_logger
+from stn_infer.errors import ModelError
+from stn_infer.fusion.op import attach_functions, node_attributes
+from tests.support.tensorrt_parts import library_or_skip, module_or_skip
+
+PROFILES = (InputProfile("input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),)
+LIBRARY = Path("/somewhere/libstn_plugins.so")
+
+
+def model(nodes: int = 1) -> onnx.ModelProto:
+    """``nodes`` spatial transformers in a row."""
+    names = ["input", *(f"warped_{index}" for index in range(nodes))]
+    attributes = node_attributes("affine", (4, 4), "bilinear", "zeros", False)
+    graph = helper.make_graph(
+        [
+            helper.make_node(
+                "SpatialTransformer", [a, "theta", "basis"], [b], name=f"stn_{b}", domain="stn", **attributes
+            )
+            for a, b in pairwise(names)
+        ],
+        "model",
+        [
+            helper.make_tensor_value_info("input", TensorProto.FLOAT, ["n", 1, 4, 4]),
+            helper.make_tensor_value_info("theta", TensorProto.FLOAT, ["n", 2, 3]),
+        ],
+        [helper.make_tensor_value_info(names[-1], TensorProto.FLOAT, ["n", 1, 4, 4])],
+        [numpy_helper.from_array(np.ones((3, 16), np.float32), "basis")],
+    )
+    result = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    attach_functions(result)
+    return result
+
+
+class Recorder:
+    """The module ``tensorrt`` with what a builder uses; a class attribute that is None is not there."""
+
+    def __init__(
+        self, *, layers: list[str], newest: bool = True, takes_library: bool = True, builds: bool = True
+    ) -> None:
+        self.calls: list[Any] = []
+        self.parsed: list[onnx.ModelProto] = []
+        self.registered = False
+        self.layers, self.takes_library, self.builds = layers, takes_library, builds
+        self.ILogger = type(
+            "ILogger", (), {"__init__": lambda _: None, "Severity": IntEnum("Severity", ["ERROR", "INTERNAL_ERROR"])}
+        )
+        creation = {"EXPLICIT_BATCH": 0} if newest else {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
+        self.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", creation)
+        self.OnnxParserFlag = IntEnum(
+            "OnnxParserFlag", ["NATIVE_INSTANCENORM", *(["ENABLE_PLUGIN_OVERRIDE"] if newest else [])]
+        )
+        self.BuilderFlag = IntEnum("BuilderFlag", ["TF32", "REFIT"])
+
+    def get_plugin_registry(self) -> Any:
+        def load(path: str) -> None:
+            self.calls.append(("load_library", path))
+            self.registered = self.takes_library
+
+        return SimpleNamespace(
+            get_creator=lambda name, version, space: object() if self.registered else None, load_library=load
+        )
+
+    def Builder(self, logger: Any) -> Any:
+        profile = SimpleNamespace(set_shape=lambda *shapes: self.calls.append(("set_shape", *shapes)))
+        config = SimpleNamespace(
+            set_flag=lambda flag: self.calls.append(("set_flag", flag.name)),
+            clear_flag=lambda flag: self.calls.append(("clear_flag", flag.name)),
+            add_optimization_profile=lambda shapes: self.calls.append("add_optimization_profile"),
+        )
+        return SimpleNamespace(
+            create_network=self._network,
+            create_builder_config=lambda: config,
+            create_optimization_profile=lambda: profile,
+            build_serialized_network=lambda network, config: b"engine" if self.builds else None,
+        )
+
+    def _network(self, flags: int) -> Any:
+        self.calls.append(("create_network", flags))
+        layers = [SimpleNamespace(name=f"layer_{i}", type=SimpleNamespace(name=it)) for i, it in enumerate(self.layers)]
+        return SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
+
+    def OnnxParser(self, network: Any, logger: Any) -> Any:
+        def parse(data: bytes) -> bool:
+            self.parsed.append(onnx.load_from_string(data))
+            return True
+
+        return SimpleNamespace(set_flag=lambda flag: self.calls.append(("parser.set_flag", flag.name)), parse=parse)
+
+
+def runtime(module: Recorder, version: str = "11.4.0.106") -> TensorRT:
+    return TensorRT("tensorrt", module, version)
+
+
+def test_tensorrt_11_with_the_plugin() -> None:
+    module = Recorder(layers=["SHUFFLE", "PLUGIN_V3"])
+    plan = build_plan(runtime(module), model(), PROFILES, plugin=LIBRARY)
+    assert (plan.engine, plan.fused) == (b"engine", ("layer_1",))
+    assert module.calls == [
+        ("load_library", str(LIBRARY)),
+        ("create_network", 0),
+        ("parser.set_flag", "ENABLE_PLUGIN_OVERRIDE"),
+        ("clear_flag", "TF32"),
+        ("set_shape", "input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),
+        "add_optimization_profile",
+    ]
+
+
+def test_tensorrt_10_is_asked_for_strong_types_and_spared_newer_flags() -> None:
+    module = Recorder(layers=["PLUGIN_V3"], newest=False)
+    build_plan(runtime(module, "10.8.0.43"), model(), (), plugin=LIBRARY, tf32=True)
+    assert module.calls == [("load_library", str(LIBRARY)), ("create_network", 0b10), ("set_flag", "TF32")]
+
+
+def test_native_layers_load_no_library() -> None:
+    module = Recorder(layers=["SHUFFLE"])
+    assert build_plan(runtime(module), model(), ()).fused == ()
+    assert module.calls == [("create_network", 0), ("clear_flag", "TF32")]
+
+
+def test_a_library_is_loaded_once_in_a_process() -> None:
+    module = Recorder(layers=["PLUGIN_V3"])
+    for _ in range(2):
+        build_plan(runtime(module), model(), (), plugin=LIBRARY)
+    assert module.calls.count(("load_library", str(LIBRARY))) == 1
+
+
+def test_a_plugin_that_the_parser_passed_over_is_an_error() -> None:
+    module = Recorder(layers=["PLUGIN_V3", "SHUFFLE"])
+    with pytest.raises(ModelError, match="took the plugin for 1 of 2 spatial transformers"):
+        build_plan(runtime(module), model(nodes=2), (), plugin=LIBRARY)
+
+
+def test_a_refused_library_and_a_failed_build_are_one_line() -> None:
+    with pytest.raises(ModelError, match=r"takes no plugins from /somewhere/libstn_plugins\.so"):
+        build_plan(runtime(Recorder(layers=[], takes_library=False)), model(), (), plugin=LIBRARY)
+    with pytest.raises(ModelError, match=r"TensorRT 11\.4\.0\.106 cannot build the model"):
+        build_plan(runtime(Recorder(layers=[], builds=False)), model(), ())
+
+
+@pytest.mark.parametrize(("version", "functions"), [("10.1.0.27", 0), ("10.7.0.23", 0), ("10.8.0.43", 1)])
+def test_a_build_gives_old_parsers_no_functions(
+    version: str, functions: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The whole verb, but for TensorRT and the GPU: the plugin has to take nodes that carry no function."""
+    module, library = Recorder(layers=["PLUGIN_V3"], newest=False), tmp_path / "libstn_plugins.so"
+    library.write_bytes(b"a library")
+    onnx.save(model(), tmp_path / "m.onnx")
+    monkeypatch.setattr(building, "load_runtime", lambda name: runtime(module, version))
+    monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("", "sm89"))
+    monkeypatch.setattr(building, "_cuda_library", lambda: library)
+    engine = building.build(tmp_path / "m.onnx", tmp_path / "m.engine", cache=tmp_path / "cache")
+    assert (engine.data, engine.sidecar.fused) == (b"engine", ("layer_0",))
+    (parsed,) = module.parsed
+    assert len(parsed.functions) == functions
+    assert [node.op_type for node in parsed.graph.node] == ["SpatialTransformer"]
+
+
+def test_load_plugins_with_a_real_registry(tmp_path: Path) -> None:
+    lean = module_or_skip("tensorrt_lean", "tensorrt-lean")
+    library, logger = library_or_skip(), make_logger(lean)
+    wrong = tmp_path / "wrong.so"
+    wrong.write_bytes(b"no library")
+    if lean.get_plugin_registry().get_creator("SpatialTransformer", "1", "stn") is None:
+        with pytest.raises(ModelError, match="takes no plugins from"):
+            load_plugins(lean, wrong, logger)
+    load_plugins(lean, library, logger)
+    load_plugins(lean, library, logger)
+    for name, space in (("SpatialTransformer", "stn"), ("ProjectiveTransformer", "stn"), ("GridSample", "")):
+        assert lean.get_plugin_registry().get_creator(name, "1", space) is not None

@@ -1,0 +1,156 @@
+"""Engines and their sidecars: what is noticed when one is missing, truncated, exchanged or stale."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from stn_infer.backends.tensorrt.engine_cache import (
+    EngineCache,
+    EngineKey,
+    InputProfile,
+    Sidecar,
+    default_cache_folder,
+    load_engine,
+    read_sidecar,
+    sidecar_path,
+    write_engine,
+)
+from stn_infer.errors import ModelError, OutputError
+
+KEY = EngineKey(
+    graph_sha256="a" * 64,
+    weights_sha256="b" * 64,
+    runtime="tensorrt",
+    runtime_version="11.4.0.106",
+    gpu="a GPU",
+    sm="sm89",
+    plugin_sha256="c" * 64,
+    profiles=(InputProfile("x", (1, 3), (2, 3), (4, 3)),),
+    precision="float32",
+    flags=(),
+)
+ENGINE = bytes(range(256)) * 8
+
+
+def sidecar(key: EngineKey = KEY, engine: bytes = ENGINE, source: str = "m.onnx", at: str = "2026-01-01") -> Sidecar:
+    digest = hashlib.sha256(engine).hexdigest()
+    return Sidecar(key, digest, len(engine), source, at, 1.5, ("node",), {"stn_infer.source": "m"})
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    path = tmp_path / "m.engine"
+    write_engine(path, ENGINE, sidecar())
+    assert load_engine(path) == (ENGINE, sidecar())
+    assert sidecar_path(path).name == "m.engine.json"
+    assert json.loads(sidecar_path(path).read_text())["schema_version"] == 1
+
+
+def test_an_engine_without_sidecar_is_given_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "foreign.plan"
+    path.write_bytes(ENGINE)
+    assert load_engine(path) == (ENGINE, None)
+
+
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda path: path.unlink(), "expected a TensorRT engine, found No such file"),
+        (lambda path: path.write_bytes(b""), "is empty"),
+        (lambda path: path.write_bytes(ENGINE[:100]), "has 100 of 2048 bytes: it is truncated"),
+        (lambda path: path.write_bytes(ENGINE[::-1]), "is not the engine that m.engine.json describes"),
+        (lambda path: sidecar_path(path).write_text("{"), "m.engine.json is damaged"),
+        (lambda path: sidecar_path(path).write_text("[]"), "m.engine.json is damaged"),
+        (lambda path: sidecar_path(path).write_text('{"schema_version": 1}'), "m.engine.json is damaged"),
+        (lambda path: sidecar_path(path).write_text('{"schema_version": 9}'), "another version of stn-infer"),
+    ],
+)
+def test_whatever_is_wrong_with_an_engine_is_one_line(tmp_path: Path, damage: object, message: str) -> None:
+    path = tmp_path / "m.engine"
+    write_engine(path, ENGINE, sidecar())
+    damage(path)  # type: ignore[operator]
+    with pytest.raises(ModelError, match=message) as caught:
+        load_engine(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_folder_is_no_engine(tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="expected a TensorRT engine"):
+        load_engine(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        ({"graph_sha256": "d"}, "the model's graph changed"),
+        ({"weights_sha256": "d"}, "the model's weights changed"),
+        ({"runtime_version": "11.5"}, "the runtime's version changed from 11.4.0.106 to 11.5"),
+        ({"gpu": "another"}, "the GPU changed from a GPU to another"),
+        ({"plugin_sha256": "d"}, "the plugin library changed"),
+        ({"plugin_sha256": ""}, "the plugin library changed from used to not used"),
+        ({"flags": ("tf32",)}, "the flags changed from none to tf32"),
+        (
+            {"profiles": (InputProfile("x", (1, 3), (2, 3), (8, 3)),)},
+            "the optimisation profile changed from x=1x3:2x3:4x3 to x=1x3:2x3:8x3",
+        ),
+    ],
+)
+def test_each_field_of_the_key_matters_and_is_told(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    cache.store(ENGINE, sidecar())
+    wanted = replace(KEY, **change)  # type: ignore[arg-type]
+    assert wanted.digest != KEY.digest
+    assert cache.find(wanted) is None
+    assert cache.why_missing(wanted, "m.onnx") == f"since it was last built: {reason}"
+    assert wanted.differences(KEY) == (reason,)
+
+
+def test_the_cache_finds_what_it_stored_and_nothing_damaged(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "a" / "cache")
+    assert cache.find(KEY) is None
+    assert cache.why_missing(KEY, "m.onnx") == "no engine of m.onnx is cached"
+    path = cache.store(ENGINE, sidecar())
+    assert cache.find(KEY) == (ENGINE, sidecar())
+    path.write_bytes(ENGINE[:-1])
+    assert cache.find(KEY) is None
+    assert cache.why_missing(KEY, "m.onnx") == "the cached engine is damaged"
+
+
+def test_a_rebuild_is_compared_with_the_nearest_engine_of_the_same_source(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    cache.store(ENGINE, sidecar(replace(KEY, sm="sm75", runtime_version="10.0"), at="2026-03-01"))
+    cache.store(ENGINE, sidecar(replace(KEY, sm="sm80"), at="2026-01-01"))
+    cache.store(ENGINE, sidecar(replace(KEY, sm="sm86"), at="2026-02-01"))
+    cache.store(ENGINE, sidecar(replace(KEY, flags=("tf32",)), source="other.onnx"))
+    wanted = "since it was last built: the GPU's architecture changed from sm86 to sm89"
+    assert cache.why_missing(KEY, "m.onnx") == wanted
+
+
+def test_a_cache_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(OutputError, match="cannot make the engine cache"):
+        EngineCache(tmp_path / "file" / "cache").store(ENGINE, sidecar())
+
+
+def test_a_sidecar_never_outlives_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "m.engine"
+    write_engine(path, ENGINE, sidecar())
+
+    def fail(target: Path, content: bytes) -> None:
+        raise OutputError("no room")
+
+    monkeypatch.setattr("stn_infer.backends.tensorrt.engine_cache.write_atomically", fail)
+    with pytest.raises(OutputError):
+        write_engine(path, ENGINE, sidecar())
+    assert read_sidecar(path) is None
+
+
+def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    assert default_cache_folder() == tmp_path / "stn-infer" / "engines"
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    assert default_cache_folder() == Path.home() / ".cache" / "stn-infer" / "engines"

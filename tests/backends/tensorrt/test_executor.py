@@ -1,0 +1,324 @@
+"""The executor and the backend around it, against a recording stand-in of TensorRT's Python API."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stn_infer import plugin
+from stn_infer.backends.base import Backend
+from stn_infer.backends.tensorrt import backend as backend_module
+from stn_infer.backends.tensorrt import engine as building
+from stn_infer.backends.tensorrt.backend import Opened, TensorRTBackend, check_usable, load_plugin_of, open_tensorrt
+from stn_infer.backends.tensorrt.cuda_stream import CudaDevice
+from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar, write_engine
+from stn_infer.backends.tensorrt.executor import Executor
+from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, make_logger
+from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
+from stn_infer.metadata import ModelMetadata
+from tests.support import tensorrt_standin as standin
+from tests.support.tensorrt_parts import library_or_skip, module_or_skip
+from tests.support.tensorrt_standin import Cuda, DataType, Module, Script
+
+GPU = Gpu("a GPU", "sm89")
+
+
+def executor_of(script: Script) -> Executor:
+    module = Module(script)
+    return Executor(TensorRT("tensorrt", module, "11.4.0"), b"engine", Cuda(script), make_logger(module))
+
+
+def backend_of(script: Script) -> TensorRTBackend:
+    opened = Opened("m.engine", TensorRT("tensorrt", Module(script), "11.4.0"), GPU, "cpu", 1)
+    return TensorRTBackend(executor_of(script), opened, ModelMetadata(source="m"))
+
+
+def rows(count: int, start: int = 0) -> np.ndarray[Any, Any]:
+    return np.arange(start, start + count * 3, dtype=np.float32).reshape(count, 3)
+
+
+def test_the_standin_offers_nothing_that_the_real_api_lacks() -> None:
+    rtx = module_or_skip("tensorrt_rtx", "tensorrt-rtx")
+    for fake, real in ((standin.Context, rtx.IExecutionContext), (standin.Engine, rtx.ICudaEngine)):
+        methods = [name for name in vars(fake) if not name.startswith("_")]
+        assert methods and all(hasattr(real, name) for name in methods)
+    for method, argument in (("execute_async_v3", "stream_handle"), ("set_tensor_address", "memory")):
+        assert argument in getattr(rtx.IExecutionContext, method).__doc__
+    assert hasattr(rtx.Runtime, "deserialize_cuda_engine")
+    for fake_enum, real_enum in (
+        (standin.TensorIOMode, rtx.TensorIOMode),
+        (standin.DataType, rtx.DataType),
+        (standin.ILogger.Severity, rtx.ILogger.Severity),
+    ):
+        assert all(hasattr(real_enum, member.name) for member in fake_enum)
+
+
+def test_the_first_run_enqueues_the_second_records_a_graph_and_later_ones_replay_it() -> None:
+    script = Script()
+    executor = executor_of(script)
+    x = torch.from_numpy(rows(2))
+    out = executor.run({"x": x})["y"]
+    assert script.calls == [
+        "ordered",  # loading the engine
+        "ordered",
+        "create_execution_context",
+        ("set_input_shape", "x", (2, 3)),
+        ("set_tensor_address", "x"),
+        ("set_tensor_address", "y"),
+        ("execute_async_v3", 77),
+    ]
+    assert torch.equal(out, x * 2)
+    for step, calls in ((1, ["ordered", "capture", ("execute_async_v3", 77), "replay"]), (2, ["ordered", "replay"])):
+        script.calls.clear()
+        x += step
+        again = executor.run({"x": x})["y"]
+        assert script.calls == calls
+        assert again.data_ptr() == out.data_ptr(), "outputs stay where they are"
+        assert torch.equal(again, x * 2)
+    assert executor.graph_problem is None
+
+
+def test_another_tensor_or_shape_gets_a_plan_of_its_own() -> None:
+    script = Script()
+    executor = executor_of(script)
+    tensors = [torch.from_numpy(rows(count)) for count in (1, 2, 3, 4)]
+    outputs = [executor.run({"x": x})["y"] for x in tensors for _ in range(3)]
+    assert script.calls.count("create_execution_context") == 4
+    assert script.calls.count("capture") == 4
+    for index, x in enumerate(tensors):
+        assert torch.equal(outputs[3 * index], x * 2)
+
+
+def test_the_oldest_plan_goes_when_there_are_too_many() -> None:
+    script = Script()
+    executor = executor_of(script)
+    tensors = [torch.from_numpy(rows(1, start)) for start in range(5)]
+    for x in (tensors[0], tensors[1], tensors[2], tensors[3], tensors[0], tensors[4]):
+        executor.run({"x": x})
+    assert script.calls.count("create_execution_context") == 5
+    assert script.calls.count("synchronize") == 1
+    executor.run({"x": tensors[0]})  # was used after the second one, so it is still there
+    assert script.calls.count("create_execution_context") == 5
+    executor.run({"x": tensors[1]})
+    assert script.calls.count("create_execution_context") == 6
+
+
+def test_an_engine_that_cannot_be_captured_is_enqueued() -> None:
+    script = Script(capturable=False)
+    executor = executor_of(script)
+    x = torch.from_numpy(rows(2))
+    for _ in range(3):
+        assert torch.equal(executor.run({"x": x})["y"], x * 2)
+    assert executor.graph_problem == "operation not permitted when stream is capturing"
+    assert script.calls.count("capture") == 1
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        (torch.zeros(2, 3, dtype=torch.float16), "takes a contiguous torch.float32 tensor on cpu, given torch.float16"),
+        (torch.zeros(3, 2).T, "not contiguous"),
+        (torch.zeros(5, 3), r"has shape \(5, 3\), the engine takes \(1, 3\) to \(4, 3\); build it with another"),
+        (torch.zeros(2, 4), r"has shape \(2, 4\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(given: torch.Tensor, message: str) -> None:
+    executor = executor_of(Script())
+    with pytest.raises(InputError, match=message):
+        executor.run({"x": given})
+    x = torch.from_numpy(rows(2))
+    assert torch.equal(executor.run({"x": x})["y"], x * 2), "a refused input leaves nothing behind"
+
+
+@pytest.mark.parametrize(
+    "script, message",
+    [
+        (Script(deserialises=False), "cannot load the engine: Serialization assertion failed magic tag does not match"),
+        (Script(has_context=False), "cannot make an execution context"),
+        (Script(runs=False), "failed while running the engine"),
+        (Script(output_shape=(-1, 3)), "depends on values"),
+        (Script(dtype=DataType.FP8), "is FP8, which PyTorch has no type for"),
+    ],
+)
+def test_what_tensorrt_refuses_is_one_line(script: Script, message: str) -> None:
+    with pytest.raises(ModelError, match=message) as caught:
+        executor_of(script).run({"x": torch.from_numpy(rows(2))})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 4, 5, 8, 11])
+@pytest.mark.parametrize("smallest", [1, 2])
+def test_the_backend_takes_any_batch(count: int, smallest: int) -> None:
+    backend = backend_of(Script(profile=((smallest, 3), (2, 3), (4, 3))))
+    assert isinstance(backend, Backend)
+    np.testing.assert_array_equal(backend.run({"x": rows(count)})["y"], rows(count) * 2)
+
+
+@pytest.mark.parametrize("count", [0, 1, 3, 7])
+def test_an_engine_with_a_fixed_batch_takes_any(count: int) -> None:
+    backend = backend_of(Script(shape=(3, 3), profile=((3, 3), (3, 3), (3, 3))))
+    assert backend.inputs[0].shape == (None, 3)
+    np.testing.assert_array_equal(backend.run({"x": rows(count)})["y"], rows(count) * 2)
+
+
+def test_arrays_of_one_shape_use_one_buffer_and_so_one_graph() -> None:
+    script = Script()
+    backend = backend_of(script)
+    first = backend.run({"x": rows(2)})["y"]
+    for start in range(1, 5):
+        np.testing.assert_array_equal(backend.run({"x": rows(2, start)})["y"], rows(2, start) * 2)
+    np.testing.assert_array_equal(first, rows(2) * 2)
+    assert script.calls.count("create_execution_context") == 1
+    assert script.calls.count("replay") == 4
+
+
+@pytest.mark.parametrize("dtype, kind", [(DataType.HALF, np.float16), (DataType.BF16, np.uint16)])
+def test_half_precision_arrays(dtype: DataType, kind: type) -> None:
+    backend = backend_of(Script(dtype=dtype))
+    assert backend.inputs[0].dtype == backend.outputs[0].dtype == kind
+    x = rows(2).astype(np.float16) if kind is np.float16 else (rows(2).view(np.uint32) >> 16).astype(np.uint16)
+    y = backend.run({"x": x})["y"]
+    wide = y.astype(np.float32) if kind is np.float16 else (y.astype(np.uint32) << 16).view(np.float32)
+    np.testing.assert_array_equal(wide, rows(2) * 2)
+
+
+def test_the_backend_refuses_wrong_arrays_and_says_what_runs() -> None:
+    backend = backend_of(Script())
+    with pytest.raises(InputError, match=r"takes shape \[\?, 3\], given \[2, 4\]"):
+        backend.run({"x": np.zeros((2, 4), np.float32)})
+    with pytest.raises(InputError, match="takes float32 values, given float64"):
+        backend.run({"x": np.zeros((2, 3))})
+    assert backend.describe() == {
+        "engine": "m.engine",
+        "runtime": "TensorRT",
+        "version": "11.4.0",
+        "device": "cpu, a GPU (sm89)",
+        "spatial transformers": "1 by the plugin",
+        "CUDA graphs": "yes",
+    }
+    backend.close()
+    backend.close()
+    with pytest.raises(ModelError, match="closed"):
+        backend.run({"x": rows(1)})
+
+
+# What an engine on disk must be: each is told before TensorRT is asked.
+KEY = EngineKey("a", "b", "tensorrt", "11.4.0", GPU.name, GPU.sm, "", (), "float32", ())
+
+
+def sidecar_of(**change: Any) -> Sidecar:
+    return Sidecar(replace(KEY, **change), hashlib.sha256(b"engine").hexdigest(), 6, "m.onnx", "2026", 1.0)
+
+
+@pytest.mark.parametrize(
+    "change, message",
+    [
+        ({"runtime_version": "11.3.0"}, "m was built with TensorRT 11.3.0, this is 11.4.0; build it again"),
+        ({"sm": "sm90"}, r"m was built for a GPU \(sm90\), this is a GPU \(sm89\); build it again"),
+        ({"gpu": "another"}, r"m was built for another \(sm89\), this is a GPU \(sm89\)"),
+        ({"gpu": "", "sm": "sm75"}, r"m was built for sm75, this is a GPU \(sm89\)"),
+    ],
+)
+def test_a_stale_engine_is_refused(change: dict[str, Any], message: str) -> None:
+    runtime = TensorRT("tensorrt", None, "11.4.0")
+    check_usable("m", sidecar_of(), runtime, GPU)
+    check_usable("m", sidecar_of(gpu=""), runtime, GPU)
+    with pytest.raises(ModelError, match=message):
+        check_usable("m", sidecar_of(**change), runtime, GPU)
+
+
+def test_an_engine_built_with_another_plugin_is_refused() -> None:
+    library_or_skip()
+    with pytest.raises(ModelError, match="was built with another plugin library"):
+        load_plugin_of("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
+
+
+def test_an_engine_whose_plugin_is_missing_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv(plugin.ENVIRONMENT, str(tmp_path / "none.so"))
+    with pytest.raises(MissingDependencyError, match="the plugin library is not built"):
+        load_plugin_of("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
+
+
+def test_what_cannot_be_opened(tmp_path: Path) -> None:
+    path = tmp_path / "m.engine"
+    with pytest.raises(ModelError, match="expected a TensorRT engine"):
+        open_tensorrt(path)
+    write_engine(path, b"engine", sidecar_of(runtime="tensorrt-rtx"))
+    with pytest.raises(ModelError, match=r"m\.engine is an engine of tensorrt-rtx, not of tensorrt; use that backend"):
+        open_tensorrt(path)
+    path.write_bytes(b"eng")
+    with pytest.raises(ModelError, match="3 of 6 bytes: it is truncated"):
+        open_tensorrt(path)
+    with pytest.raises(UsageError, match="engines run on GPUs"):
+        open_tensorrt(path, device="cpu")
+    with pytest.raises(UsageError, match="a runtime is one of tensorrt, tensorrt-rtx"):
+        open_tensorrt(path, "openvino")
+
+
+@pytest.mark.parametrize("deserialises", [True, False])
+def test_a_whole_opening_and_a_foreign_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deserialises: bool
+) -> None:
+    script = Script(deserialises=deserialises)
+    monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
+    monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
+    monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
+    path = tmp_path / "m.engine"
+    if not deserialises:
+        path.write_bytes(b"no engine at all")
+        with pytest.raises(ModelError, match=r"TensorRT 11\.4\.0 cannot load the engine: Serialization"):
+            open_tensorrt(path)
+        return
+    sidecar = replace(sidecar_of(), fused=("a", "b"), metadata=ModelMetadata(labels=("0", "1")).to_props())
+    write_engine(path, b"engine", sidecar)
+    backend = open_tensorrt(path, device="cuda")
+    assert backend.metadata.labels == ("0", "1")
+    assert backend.describe()["spatial transformers"] == "2 by the plugin"
+    assert (backend.name, backend.device) == ("tensorrt", "cuda:0")
+
+
+def test_a_model_is_built_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    script, asked = Script(), []
+
+    def engine_for(model: Any, options: building.BuildOptions) -> building.Engine:
+        asked.append((model, options))
+        return building.Engine(b"engine", sidecar_of(), True, "no engine is cached")
+
+    monkeypatch.setattr(building, "engine_for", engine_for)
+    monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
+    monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
+    monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
+    backend = open_tensorrt("m.onnx", device="cuda:1")
+    assert asked == [("m.onnx", building.BuildOptions(runtime="tensorrt", device=1))]
+    assert backend.describe()["engine"] == "m.onnx"
+
+
+@pytest.mark.gpu
+def test_the_real_device_orders_and_captures() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("no GPU that PyTorch can use")
+    cuda = CudaDevice(0)
+    x = torch.zeros(1 << 20, device=cuda.device)
+    y = torch.zeros_like(x)
+    for _ in range(3):
+        x += 1
+        with cuda.ordered():
+            assert torch.cuda.current_stream(cuda.device).cuda_stream == cuda.stream != 0
+            torch.add(x, 1, out=y)
+        assert torch.equal(y, x + 1)
+    with cuda.ordered():
+        replay = cuda.capture(lambda: torch.mul(x, 3, out=y))
+        assert torch.equal(y, x + 1), "captured work has not run"
+        replay()
+    assert torch.equal(y, x * 3)
+    x.fill_(5)
+    with cuda.ordered():
+        replay()
+    assert torch.equal(y, x * 3)
+    cuda.synchronize()

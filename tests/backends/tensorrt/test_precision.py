@@ -1,0 +1,86 @@
+"""Files in half precision and int8, built strongly typed by TensorRT-RTX's real parser and builder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+
+from stn_infer.api.build import build
+from stn_infer.backends.tensorrt.builder import sampling_layers
+from stn_infer.backends.tensorrt.engine import BuildOptions
+from stn_infer.backends.tensorrt.profiles import Profile
+from stn_infer.backends.tensorrt.runtime import TensorRT, load_runtime
+from stn_infer.models import SHIPPED
+from stn_infer.precision.half import Half, to_half
+from stn_infer.precision.int8 import quantize
+from stn_infer.sources.load import load_source
+from stn_infer.torch_export.portable import build_portable
+from tests.support.precision_models import images, small_stn
+from tests.support.tensorrt_parts import module_or_skip
+
+RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
+MODELS = (*SHIPPED, "st-cnn-projective")
+
+
+@pytest.fixture(scope="module")
+def rtx() -> TensorRT:
+    module_or_skip("tensorrt_rtx", "tensorrt-rtx")
+    return load_runtime("tensorrt-rtx")
+
+
+def types_at_samplers(rtx: TensorRT, model: onnx.ModelProto) -> list[tuple[str, str, str]]:
+    """(image, grid, output) types of each sampling layer in the parser's network."""
+    logger = rtx.module.Logger(rtx.module.Logger.ERROR)
+    builder = rtx.module.Builder(logger)
+    network = builder.create_network(0)
+    parser = rtx.module.OnnxParser(network, logger)
+    assert parser.parse(model.SerializeToString())
+    return [
+        (layer.get_input(0).dtype.name, layer.get_input(1).dtype.name, layer.get_output(0).dtype.name)
+        for layer in sampling_layers(rtx.module, network)
+    ]
+
+
+def lowered(model: onnx.ModelProto, precision: str, feeds: list[dict[str, Any]]) -> onnx.ModelProto:
+    if precision == "int8":
+        return quantize(model, feeds)
+    half: Half = "fp16" if precision == "fp16" else "bf16"
+    return to_half(model, half).model
+
+
+def built(model: onnx.ModelProto, folder: Path) -> tuple[bytes, str]:
+    onnx.save(model, folder / "model.onnx")
+    engine = build(folder / "model.onnx", folder / "model.engine", RTX, cache=folder / "cache")
+    return engine.data, engine.sidecar.key.precision
+
+
+@pytest.mark.parametrize("transformers", [1, 2])
+@pytest.mark.parametrize(
+    ("precision", "types"), [("fp16", "float16+float32"), ("bf16", "bfloat16+float32"), ("int8", "float32")]
+)
+def test_a_small_model_builds_and_samples_in_float32(
+    rtx: TensorRT, tmp_path: Path, precision: str, types: str, transformers: int
+) -> None:
+    model = small_stn(22 if precision == "bf16" else 18, transformers)
+    made = lowered(model, precision, [{"x": images(32)}])
+    assert types_at_samplers(rtx, made) == [("FLOAT", "FLOAT", "FLOAT")] * transformers
+    data, found = built(made, tmp_path)
+    assert len(data) > 10_000 and found == types
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", MODELS)
+def test_every_shipped_model_builds_in_every_precision(rtx: TensorRT, tmp_path: Path, name: str) -> None:
+    loaded = load_source(name)
+    noise = np.random.default_rng(0).random((32, *loaded.input_shapes[0])).astype(np.float32)
+    for precision in ("fp16", "bf16", "int8"):
+        model, _ = build_portable(loaded, "bf16" if precision == "bf16" else "fp32")
+        made = lowered(model, precision, [{"input": noise}])
+        assert types_at_samplers(rtx, made) == [("FLOAT", "FLOAT", "FLOAT")]
+        folder = tmp_path / precision
+        folder.mkdir()
+        assert len(built(made, folder)[0]) > 10_000

@@ -1,0 +1,73 @@
+"""Engines that can't be used, on the command line: one line and exit code 1, whatever is wrong with them."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from stn_infer.backends.tensorrt import backend as backend_module
+from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar, sidecar_path, write_engine
+from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
+from stn_infer.cli.main import main
+from tests.support.tensorrt_standin import Cuda, Module, Script
+
+ENGINE = b"an engine, as far as its sidecar can tell"
+GPU = Gpu("a GPU", "sm89")
+
+
+def write(path: Path, **change: Any) -> None:
+    key: dict[str, Any] = {
+        "graph_sha256": "a", "weights_sha256": "b", "runtime": "tensorrt", "runtime_version": "11.4.0",
+        "gpu": GPU.name, "sm": GPU.sm, "plugin_sha256": "", "profiles": (), "precision": "float32", "flags": (),
+    }  # fmt: skip
+    digest = hashlib.sha256(ENGINE).hexdigest()
+    write_engine(path, ENGINE, Sidecar(EngineKey(**key | change), digest, len(ENGINE), "m.onnx", "2026", 1.0))
+
+
+def truncate(path: Path) -> None:
+    write(path)
+    path.write_bytes(ENGINE[:7])
+
+
+def exchange(path: Path) -> None:
+    write(path)
+    path.write_bytes(ENGINE[::-1])
+
+
+def damage_sidecar(path: Path) -> None:
+    write(path)
+    sidecar_path(path).write_text("{")
+
+
+CASES = {
+    "truncated": (truncate, f"7 of {len(ENGINE)} bytes: it is truncated; build it again"),
+    "empty": (lambda path: path.write_bytes(b""), "is empty; expected a TensorRT engine"),
+    "of another sidecar": (exchange, "is not the engine that m.engine.json describes"),
+    "with a damaged sidecar": (damage_sidecar, "m.engine.json is damaged"),
+    "foreign": (lambda path: path.write_bytes(b"MZ no engine"), "TensorRT 11.4.0 cannot load the engine"),
+    "of another version": (lambda path: write(path, runtime_version="10.9.0"), "built with TensorRT 10.9.0, this is"),
+    "of another GPU": (lambda path: write(path, gpu="another", sm="sm90"), "built for another (sm90), this is a GPU"),
+    "of TensorRT-RTX": (lambda path: write(path, runtime="tensorrt-rtx"), "is an engine of tensorrt-rtx"),
+    "missing": (lambda path: None, "expected a TensorRT engine, found No such file"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_an_engine_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str) -> None:
+    script = Script(deserialises=False)
+    monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
+    monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
+    monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
+    make, message = CASES[case]
+    make(tmp_path / "m.engine")
+    np.save(tmp_path / "x.npy", np.zeros((1, 3), np.float32))
+    arguments = ["run", str(tmp_path / "m.engine"), str(tmp_path / "x.npy"), "-o", str(tmp_path / "out")]
+    result = CliRunner().invoke(main, [*arguments, "--backend", "tensorrt", "--device", "cuda"])
+    assert result.exit_code == 1, result.output
+    assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
+    assert message in result.stderr

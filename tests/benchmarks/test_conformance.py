@@ -1,0 +1,145 @@
+"""The conformance page: tests of others (ONNX's, PyTorch's), and a part of the table of every sampler, once more."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+from tests.support.tensorrt_parts import library_or_skip, module_or_skip
+
+SCRIPT = ROOT / "benchmarks" / "conformance.py"
+sys.path.insert(0, str(SCRIPT.parent))
+
+import conformance_matrix as matrix  # noqa: E402
+
+OURS = ("reference", "our op, opset 18", "our op, opset 22")
+
+
+@pytest.fixture(scope="module")
+def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
+    """What the script found; in a process of its own, because PyTorch's test code freezes torch's global flags."""
+    folder = tmp_path_factory.mktemp("conformance")
+    result = subprocess.run(
+        [
+            sys.executable,
+            str(SCRIPT),
+            "--without-matrix",
+            "--output",
+            str(folder / "page.md"),
+            "--json",
+            str(folder / "rows.json"),
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+    found: dict[str, list[dict[str, Any]]] = json.loads((folder / "rows.json").read_text())
+    found["page"] = [{"text": (folder / "page.md").read_text()}]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("collection", "count", "columns"),
+    [("nodes", 26, OURS), ("samples", 18, OURS[:2])],
+)
+def test_the_reference_and_our_op_pass_every_test(
+    rows: dict[str, list[dict[str, Any]]], collection: str, count: int, columns: tuple[str, ...]
+) -> None:
+    assert len(rows[collection]) == count
+    assert {
+        row["name"]: column for row in rows[collection] for column in columns if not row["cells"][column]["passed"]
+    } == {}
+
+
+def test_the_written_page_is_of_these_tests(rows: dict[str, list[dict[str, Any]]]) -> None:
+    """The figures depend on versions and the processor, so only the names and the counts are compared."""
+
+    def skeleton(page: str) -> list[str]:
+        outside = page[page.index("## ONNX's node tests") :]
+        lines = [line for line in outside.splitlines() if line.startswith("|")]
+        return [line if "**passed**" in line else line.split("|")[1] for line in lines]
+
+    written = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    assert skeleton(written) == skeleton(rows["page"][0]["text"])
+
+
+# ---- every sampler in every runtime ------------------------------------------------------------------------------
+
+Cells = dict[str, str]
+
+
+def kind(text: str) -> str:
+    """A cell without its figure, which depends on versions and the processor."""
+    return {"≤": "within", "*": "off"}.get(text[0], text)
+
+
+@pytest.fixture(scope="module")
+def committed() -> dict[matrix.Case, Cells]:
+    """The committed table, a line a case."""
+    found: dict[matrix.Case, Cells] = {}
+    for line in (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8").splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if len(cells) != 5 + len(matrix.RUNTIMES) or cells[0] not in ("2-D", "3-D"):
+            continue
+        rank, dtype, mode, padding, corners, *texts = cells
+        for case in matrix.cases([dtype]):
+            sampler = case.sampler
+            named = f"{sampler.padding_mode} {sampler.align_corners}" in padding.split("; ")
+            listed = padding in ("any",) or sampler.padding_mode in padding.split(", ")
+            listed = listed and (corners == "any" or str(sampler.align_corners) in corners.split(", "))
+            if f"{case.rank}-D" == rank and sampler.mode == mode and (named or listed):
+                assert case not in found, f"{case} stands in two lines"
+                found[case] = {name: kind(text) for name, text in zip(matrix.RUNTIMES, texts, strict=True)}
+    return found
+
+
+def test_the_table_has_every_case_and_ours_are_right(committed: dict[matrix.Case, Cells]) -> None:
+    assert set(committed) == set(matrix.cases())
+    ours = ("PyTorch, fused", "onnxruntime, function", "onnxruntime, library")
+    wrong = {
+        case: cells for case, cells in committed.items() if any(cells[name] not in ("exact", "within") for name in ours)
+    }
+    assert wrong == {}
+
+
+@pytest.mark.parametrize("dtype", matrix.DTYPES)
+def test_a_part_of_the_table_comes_out_again(committed: dict[matrix.Case, Cells], dtype: str) -> None:
+    library_or_skip()
+    wanted = matrix.cases([dtype])[:: 1 if dtype == "float32" else 4]
+    for case, cells in matrix.rows(wanted, list(matrix.MEASURED)):
+        assert {name: kind(cell.text()) for name, cell in cells.items()} == {
+            name: committed[case][name] for name in matrix.MEASURED
+        }, case
+
+
+def test_a_part_builds_and_the_registry_takes_all(committed: dict[matrix.Case, Cells]) -> None:
+    library_or_skip()
+    module_or_skip("tensorrt_rtx", "tensorrt-rtx")
+    module_or_skip("tensorrt_lean", "tensorrt-lean")
+    for case in matrix.cases()[::17]:
+        assert matrix.builds(case).text() == committed[case]["TensorRT-RTX"], case
+    found = zip(matrix.cases(), matrix.accepted(matrix.cases()), strict=True)
+    assert {case: outcome.text() for case, outcome in found} == {
+        case: cells["TensorRT, plugin"] for case, cells in committed.items()
+    }
+
+
+def test_a_wrong_runtime_is_off() -> None:
+    case = matrix.cases(["float32"])[0]
+
+    def other(case: matrix.Case, given: matrix.Data) -> Any:
+        return matrix.Sampler("nearest").sample(given.image, given.grid)
+
+    assert matrix.outcome(case, other).verdict == "off"
+    assert matrix.outcome(case, matrix.run_pytorch).verdict == "within"
+
+    def refuses(case: matrix.Case, given: matrix.Data) -> Any:
+        raise RuntimeError("no kernel")
+
+    assert matrix.outcome(case, refuses).verdict == "unsupported"

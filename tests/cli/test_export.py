@@ -1,0 +1,231 @@
+"""``stn-infer export`` given something wrong: one line that says what to do, the exit code, and nothing written."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from fractions import Fraction
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+from click.testing import CliRunner
+from safetensors.torch import save_file
+
+from stn_infer.cli.main import main
+from tests.support.paths import ROOT
+
+FACTORIES = """
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+class Net(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 6)
+    def forward(self, x):
+        theta = self.head(x.flatten(1)).view(-1, 2, 3)
+        return F.grid_sample(x, F.affine_grid(theta, x.shape, align_corners=False), align_corners=False)
+
+class NoSampler(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.head = nn.Linear(64, 3)
+    def forward(self, x):
+        return self.head(x.flatten(1))
+
+def broken():
+    net = Net()
+    with torch.no_grad():
+        net.head.bias[2] = float("nan")
+    return net
+
+def raises():
+    raise ValueError("the config names no backbone\\n(second line)")
+
+def number():
+    return 3
+
+class Unexportable(Net):
+    def forward(self, x):
+        return super().forward(x) if x.sum() > 0 else x
+
+class Slow(Net):
+    def __init__(self):
+        super().__init__()
+        print("building", flush=True)
+        import time
+        time.sleep(60)
+"""
+SHAPE = ("--input-shape", "1,8,8")
+NET = "export_factories:Net"
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder, with the factories above and an older ``model.onnx`` in it."""
+    (tmp_path / "export_factories.py").write_text(FACTORIES)
+    (tmp_path / "model.onnx").write_bytes(b"an older file")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    yield tmp_path
+    sys.modules.pop("export_factories", None)
+
+
+def refused(folder: Path, *arguments: str) -> tuple[int, str]:
+    """The exit code and the one line of an export that must fail and leave the folder as it was."""
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "pycache" not in str(path)}
+    result = CliRunner().invoke(main, ["export", *arguments])
+    after = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file() and "pycache" not in str(path)}
+    assert after == before
+    assert result.stdout == ""
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: "), result.stderr
+    assert "internal error" not in lines[0]
+    return result.exit_code, lines[0].removeprefix("error: ")
+
+
+def save_truncated(path: Path) -> None:
+    torch.save(state(), path)
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+
+
+def save_truncated_safetensors(path: Path) -> None:
+    save_file(state(), path)
+    path.write_bytes(path.read_bytes()[:-9])
+
+
+def state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
+    return {"head.weight": torch.zeros(6, 64), "head.bias": torch.zeros(6), **changes}
+
+
+WEIGHTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
+    "missing": ("w.pt", lambda path: None, "w.pt: expected a checkpoint (.safetensors, .pt or .pth), but the path"),
+    "truncated": ("w.pt", save_truncated, "it was cut off"),
+    "truncated safetensors": ("w.safetensors", save_truncated_safetensors, "it was cut off"),
+    "zero bytes": ("w.pt", lambda path: path.touch(), "it was cut off"),
+    "pickle": ("w.pt", lambda path: path.write_bytes(pickle.dumps(Fraction(1, 2))), "expected nothing but tensors"),
+    "wrong keys": (
+        "w.pt",
+        lambda path: torch.save({"fc.weight": torch.zeros(6, 64), "head.bias": torch.zeros(6)}, path),
+        "1 missing (head.weight), 1 unexpected (fc.weight)",
+    ),
+    "wrong shape": (
+        "w.pt",
+        lambda path: torch.save(state(**{"head.weight": torch.zeros(6, 49)}), path),
+        "head.weight is 6x49 where the network has 6x64",
+    ),
+    "NaN": (
+        "w.pt",
+        lambda path: torch.save(state(**{"head.bias": torch.full((6,), float("nan"))}), path),
+        "head.bias holds NaN (6 of 6 values)",
+    ),
+}
+
+
+@pytest.mark.parametrize(("name", "save", "message"), WEIGHTS.values(), ids=WEIGHTS.keys())
+def test_weights(folder: Path, name: str, save: Callable[[Path], object], message: str) -> None:
+    save(folder / name)
+    code, line = refused(folder, NET, *SHAPE, "--weights", name, "-o", "model.onnx")
+    assert code == 1
+    assert message in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["st-cnn-afine"], 1, "did you mean st-cnn-affine"),
+        (["missing.toml"], 1, "missing.toml"),
+        (["missing.pt2"], 1, "missing.pt2: expected a file that torch.export.save wrote"),
+        (["export_factories.py"], 1, "name the factory in it as export_factories:FACTORY"),
+        (["nowhere:make", *SHAPE], 1, "No module named 'nowhere'"),
+        (["export_factories:Nett", *SHAPE], 1, "did you mean Net?"),
+        (["export_factories:raises", *SHAPE], 1, "raised ValueError: the config names no backbone (second line)"),
+        (["export_factories:number", *SHAPE], 1, "expected a torch.nn.Module or a callable that returns one, got int"),
+        (["export_factories:broken", *SHAPE], 1, "head.bias holds NaN (1 of 6 values)"),
+        pytest.param(
+            ["export_factories:Unexportable", *SHAPE],
+            1,
+            "Unexportable: torch.onnx.export cannot export it",
+        ),
+        ([NET], 2, "add --input-shape C,H,W"),
+        ([NET, "--input-shape", "1x8x8"], 2, "--input-shape takes whole numbers"),
+        ([NET, "--input-shape", "1,9,9"], 2, "cannot be run on an input of shape 1,9,9"),
+        ([NET, "--input-shape", "1,8,8;1,8,8"], 2, "--input-shape"),
+        ([NET, *SHAPE, "--preprocess", "colour=blue"], 2, "preprocess colour"),
+        ([NET, *SHAPE, "--labels", "missing.txt"], 2, "missing.txt"),
+        (["export_factories:NoSampler", *SHAPE, "--with-theta"], 1, "no theta to add"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else "",
+)
+def test_source_and_options(folder: Path, arguments: list[str], code: int, message: str) -> None:
+    found, line = refused(folder, *arguments, "-o", "model.onnx")
+    assert found == code
+    assert message in line
+
+
+@pytest.mark.parametrize(("output", "code"), [("no/such/folder/model.onnx", 1), (".", 2), ("/dev/null", 1)])
+def test_an_output_that_cannot_be_written(folder: Path, output: str, code: int) -> None:
+    found, line = refused(folder, NET, *SHAPE, "-o", output)
+    assert found == code
+    assert output in line
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="the superuser may write anywhere")
+def test_a_folder_without_permission(folder: Path) -> None:
+    (folder / "locked").mkdir(mode=0o500)
+    code, line = refused(folder, NET, *SHAPE, "-o", "locked/model.onnx")
+    assert code == 1 and "locked is not writable" in line
+
+
+def test_a_model_without_grid_sample_exports_and_says_so(folder: Path) -> None:
+    result = CliRunner().invoke(main, ["export", "export_factories:NoSampler", *SHAPE, "-o", "model.onnx"])
+    assert result.exit_code == 0, result.stderr
+    assert "no GridSample" in result.stdout
+    assert not onnx.load("model.onnx").functions
+
+
+# ---- in a process of its own -------------------------------------------------------------------------------------
+
+COMMAND = "from stn_infer.cli.main import main; main()"
+
+
+def spawn(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, "export", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=folder,
+        env=environment,
+    )
+
+
+def test_a_full_disk_leaves_the_older_file(folder: Path) -> None:
+    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
+    process = spawn(folder, limit + COMMAND, NET, *SHAPE, "-o", "model.onnx")
+    _, errors = process.communicate(timeout=120)
+    assert process.returncode == 1
+    assert errors.splitlines() == ["error: cannot write model.onnx: File too large"]
+    assert (folder / "model.onnx").read_bytes() == b"an older file"
+    assert [path.name for path in folder.glob("*.part")] + [path.name for path in folder.glob(".*")] == []
+
+
+def test_an_interrupted_export_is_code_130(folder: Path) -> None:
+    process = spawn(folder, COMMAND, "export_factories:Slow", *SHAPE, "-o", "model.onnx")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "building\n"
+    time.sleep(0.2)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert errors.split() == ["error:", "interrupted"]  # on a line of its own, after the terminal's ^C
+    assert (folder / "model.onnx").read_bytes() == b"an older file"

@@ -1,0 +1,72 @@
+"""Calibration samples: read as `run` reads them, spread over all there are, failures told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stn_infer.backends.base import TensorSpec
+from stn_infer.data import batches as calibration
+from stn_infer.data.batches import check_sources, load_calibration
+from stn_infer.errors import InputError
+from stn_infer.metadata import Preprocess
+
+SPECS = (TensorSpec("x", (None, 1, 4, 4), np.dtype(np.float32)),)
+
+
+def save(folder: Path, count: int) -> None:
+    for index in range(count):
+        Image.fromarray(np.full((4, 4), index, np.uint8)).save(folder / f"{index:03}.png")
+
+
+def test_images_are_preprocessed(tmp_path: Path) -> None:
+    save(tmp_path, 40)
+    found = load_calibration([tmp_path], SPECS, Preprocess("grey", mean=(0.5,)))
+    assert found.samples == 40 and found.notes == ()
+    values = np.concatenate([batch["x"] for batch in found.batches])
+    np.testing.assert_allclose(values[:, 0, 0, 0], np.arange(40) / 255 - 0.5, atol=1e-6)
+    assert values.dtype == np.float32 and [len(batch["x"]) for batch in found.batches] == [32, 8]
+
+
+def test_of_many_some_are_taken_at_even_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calibration, "MOST_SAMPLES", 5)
+    save(tmp_path, 20)
+    found = load_calibration([tmp_path], SPECS, Preprocess("grey", scale=1.0))
+    (batch,) = found.batches
+    assert batch["x"][:, 0, 0, 0].tolist() == [0, 4, 8, 12, 16]
+    assert found.notes == ("5 of 20 calibration samples were taken, at even distances",)
+
+
+def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> None:
+    save(tmp_path, 3)
+    (tmp_path / "001.png").write_bytes(b"no image")
+    found = load_calibration([tmp_path], SPECS, Preprocess("grey"))
+    assert found.samples == 2
+    (note,) = found.notes
+    assert note.startswith("1 of 3 calibration samples were left out; the first: ") and "001.png" in note
+
+
+def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="nothing to read in the folder"):
+        load_calibration([tmp_path], SPECS, Preprocess("grey"))
+    (tmp_path / "a.png").write_bytes(b"no image")
+    with pytest.raises(InputError, match=r"no calibration sample can be read: .*a\.png"):
+        load_calibration([tmp_path], SPECS, Preprocess("grey"))
+
+
+def test_sources_are_looked_for_before_long_work(tmp_path: Path) -> None:
+    for sources in ([tmp_path], [tmp_path / "none.png"], [f"{tmp_path}/*.png"], [f"@{tmp_path}/list.txt"]):
+        with pytest.raises(InputError):
+            check_sources(sources)
+    (tmp_path / "a.png").write_bytes(b"no image")
+    check_sources([tmp_path, "-"])
+
+
+def test_arrays_serve_models_that_take_no_images(tmp_path: Path) -> None:
+    specs = (TensorSpec("a", (None, 3), np.dtype(np.float32)), TensorSpec("b", (None, 2), np.dtype(np.float32)))
+    np.savez(tmp_path / "s.npz", a=np.ones((6, 3), np.float32), b=np.zeros((6, 2), np.float32))
+    found = load_calibration([tmp_path / "s.npz"], specs, None)
+    assert found.samples == 6 and {name: len(value) for name, value in found.batches[0].items()} == {"a": 6, "b": 6}

@@ -1,0 +1,73 @@
+"""The training script, end to end on a recipe of one epoch."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from safetensors.torch import load_file
+
+from stn_infer.models import create
+from tests.support.paths import ROOT
+
+SCRIPT = ROOT / "export" / "train.py"
+RECIPE = """
+[model]
+network = "st-fcn-attention"
+input_shape = [1, 28, 28]
+options = { hidden = 32 }
+[data]
+distortion = "E"
+canvas = [28, 28]
+[training]
+epochs = 1
+batch_size = 100
+learning_rate = 3e-3
+seeds = [5]
+[twin]
+network = "fcn"
+options = { hidden = 32 }
+"""
+
+
+def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(SCRIPT), *arguments]
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPT.parents[1])}
+    return subprocess.run(
+        command, cwd=folder, env=environment, capture_output=True, text=True, timeout=300, check=False
+    )
+
+
+def test_a_recipe_is_trained_kept_and_not_trained_again(tmp_path: Path) -> None:
+    (tmp_path / "small.toml").write_text(RECIPE)
+    first = run(tmp_path, "small.toml", "-o", "out", "--work", "work", "--jobs", "2")
+    assert first.returncode == 0, first.stderr
+    figures = json.loads((tmp_path / "out" / "small.json").read_text())
+    assert figures["seeds"] == [5]
+    assert figures["shipped_seed"] == 5
+    assert figures["twin"] == "fcn"
+    assert figures["images"] == 10_000
+    assert all(error < 60 for error in figures["errors"] + figures["twin_errors"]), "worse than learning nothing: 90"
+    network = create("st-fcn-attention", hidden=32)
+    network.load_state_dict(load_file(tmp_path / "out" / "small.safetensors"))
+    kept = {path: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()}
+    assert len(kept) == 4
+    again = run(tmp_path, "small.toml", "-o", "out", "--work", "work", "--jobs", "1")
+    assert again.returncode == 0, again.stderr
+    assert {path: path.stat().st_mtime_ns for path in (tmp_path / "work").iterdir()} == kept
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [("", "needs network"), ('[model]\nnetwork = "fcn"\ninput_shape = [1, 28, 28]\n', "no [data] or no [training]")],
+)
+def test_a_recipe_that_cannot_be_trained_is_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "small.toml").write_text(text)
+    result = run(tmp_path, "small.toml")
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr

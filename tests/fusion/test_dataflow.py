@@ -1,0 +1,119 @@
+"""What a grid follows besides its parameters: the batch's size, shapes that tell data, chance, names anew."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+
+from stn_infer.errors import ModelError
+from stn_infer.fusion.fuse import fuse
+from tests.support.zoo_graphs import Graph
+
+BEFORE = "points = MatMul(p, mesh) t = Transpose<perm=[0,2,1]>(points) plain = Reshape(t, shape) "
+ZERO, ONE = {"zero": np.array(0)}, {"one": np.array(1)}
+ADD_SIZE = " tell = Shape(shaped) first = Gather(tell, zero) c = Cast<to=1>(first) grid = Add(plain, c)"
+# p's largest value in hundreds, as a whole number: 0 for all that is tried at random
+HUNDREDS = "m = ReduceMax<keepdims=0>(p) parts = Div(m, hundred) i = Cast<to=7>(parts) "
+HUNDRED = {"hundred": np.float32(100), **ZERO}
+
+
+def graph(body: str, functions: str = "", more: str = "", **constants: object) -> Graph:
+    return Graph(
+        BEFORE + body, constants=constants, functions=functions, imports=', "pkg" : 1' if functions else "", more=more
+    )
+
+
+def function(name: str, body: str, domain: str = "pkg", inputs: str = "x") -> str:
+    return f'<domain: "{domain}", opset_import: ["" : 18]> {name} ({inputs}) => (y) {{ {body} }}'
+
+
+#: Each is the same as a linear grid for batches of 1, 2, 3 and 5 samples and for normal random numbers.
+DISGUISED: dict[str, Callable[[], onnx.ModelProto]] = {
+    "a table indexed by the batch's size": graph(
+        "s = Shape(p) n = Gather(s, zero) f = Gather(table, n) grid = Add(plain, f)",
+        table=np.array([0, 0, 0, 0, 1, 0], np.float32),
+        **ZERO,
+    ),
+    "eighths of the batch's size": graph(
+        "s = Shape(p) n = Gather(s, zero) d = Div(n, eight) f = Cast<to=1>(d) grid = Add(plain, f)",
+        eight=np.array(8),
+        **ZERO,
+    ),
+    "as many values as eighths of the batch": graph(
+        "s = Shape(p) n = Gather(s, zeros) d = Div(n, eight) e = Add(d, six) "
+        "o = ConstantOfShape<value=float[1]{0.1}>(e) f = ReduceSum<keepdims=0>(o) grid = Add(plain, f)",
+        zeros=np.array([0]),
+        eight=np.array(8),
+        six=np.array([6]),
+    ),
+    "the size of what data split": graph(
+        HUNDREDS + "u = Unsqueeze(i, zeros) j = Sub(five, u) both = Concat<axis=0>(u, j) "
+        "shaped, rest = Split(table, both)"
+        + ADD_SIZE,
+        zeros=np.array([0]),
+        five=np.array([5]),
+        table=np.zeros(5, np.float32),
+        **HUNDRED,
+    ),
+    "the size of the member that data pick": graph(
+        HUNDREDS + "all = SequenceConstruct(short, long) shaped = SequenceAt(all, i)" + ADD_SIZE,
+        short=np.zeros(5, np.float32),
+        long=np.zeros(6, np.float32),
+        **HUNDRED,
+    ),
+    "the size of what a function finds in data": graph(
+        "found = pkg.large(p) shaped = Transpose(found)" + ADD_SIZE,
+        function("large", "h = Constant<value_float=100.0>() g = Greater(x, h) y = NonZero(g)"),
+        **ZERO,
+    ),
+    "a function named as an operator that tells shapes": graph(
+        "f = pkg.Shape(p) c = ReduceMean<keepdims=0>(f) grid = Mul(plain, c)", function("Shape", "y = Exp(x)")
+    ),
+    "dropout of a constant": graph(
+        "d = Dropout(ones, half, on) grid = Mul(plain, d)",
+        ones=np.ones((4, 5, 2), np.float32),
+        half=np.float32(0.5),
+        on=np.array(True),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", DISGUISED)
+def test_what_only_looks_linear_where_it_is_tried_is_left(case: str) -> None:
+    (finding,) = fuse(DISGUISED[case]())[1]
+    assert not finding.fused, finding.message
+
+
+def test_a_function_that_only_reshapes_by_constants_does_no_harm() -> None:
+    body = "flat = pkg.view(p, one_row) shaped = Transpose(flat)" + ADD_SIZE
+    made = graph(
+        body, function("view", "y = Reshape(x, sizes)", inputs="x, sizes"), one_row=np.array([-1, 6]), **ZERO
+    )()
+    (finding,) = fuse(made)[1]
+    assert finding.fused, finding.message
+
+
+def test_a_function_named_as_a_standard_operator_is_not_judged() -> None:
+    made = graph("grid = Neg(plain)", function("Neg", "y = Sin(x)", domain=""))()
+    with pytest.raises(ModelError, match="name of the standard operator 'Neg'"):
+        fuse(made)
+
+
+@pytest.mark.parametrize("batches", [(3, 3), (3, 1), (1, 3)])
+def test_parameters_with_batches_of_their_own_are_broadcast(batches: tuple[int, int]) -> None:
+    body = "points2 = MatMul(q, mesh) t2 = Transpose<perm=[0,2,1]>(points2) other = Reshape(t2, shape) "
+    made = graph(body + "grid = Add(plain, other)", more=", float[M, 2, 3] q")()
+    rewritten, (finding,) = fuse(made)
+    assert finding.fused, finding.message
+    rng = np.random.default_rng(0)
+    shapes = {"image": (3, 2, 6, 7), "p": (batches[0], 2, 3), "q": (batches[1], 2, 3)}
+    feeds = {name: rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    outputs = [
+        ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"]).run(None, feeds)[0]
+        for model in (made, rewritten)
+    ]
+    np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)

@@ -1,0 +1,124 @@
+"""The op's node, its function body and the helpers that read them back."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from stn_infer.backends.ort import OrtBackend
+from stn_infer.errors import ModelError
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.op import (
+    DOMAIN,
+    PROJECTIVE,
+    SPATIAL,
+    Kind,
+    attach_functions,
+    node_attributes,
+    spatial_nodes,
+    spell_mode,
+    with_theta,
+)
+
+
+def one_node(
+    kind: Kind,
+    size: tuple[int, ...] = (5, 7),
+    output_size: tuple[int, ...] = (4, 6),
+    mode: str = "bilinear",
+    opset: int = 18,
+    element: int = TensorProto.FLOAT,
+) -> onnx.ModelProto:
+    """A model that is one spatial transformer, theta being an input."""
+    rank = len(size)
+    rows = 3 if kind == "projective" else rank
+    basis = canonical_basis(output_size).astype(np.float32)
+    node = helper.make_node(
+        PROJECTIVE if kind == "projective" else SPATIAL,
+        ["image", "values", "basis"],
+        ["warped"],
+        name="warp",
+        domain=DOMAIN,
+        **node_attributes(kind, output_size, spell_mode(mode, opset), "zeros", False),
+    )
+    graph = helper.make_graph(
+        [node],
+        "one",
+        [
+            helper.make_tensor_value_info("image", element, ["batch", 3, *size]),
+            helper.make_tensor_value_info("values", TensorProto.FLOAT, ["batch", rows, len(basis)]),
+        ],
+        [helper.make_tensor_value_info("warped", element, ["batch", 3, *output_size])],
+        [numpy_helper.from_array(basis, "basis")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    attach_functions(model)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+@pytest.mark.parametrize("opset", [16, 18, 20, 22])
+@pytest.mark.parametrize("kind", ["affine", "projective"])
+def test_body_runs_at_every_opset(kind: Kind, opset: int) -> None:
+    model = one_node(kind, size=(4, 6), opset=opset)
+    rows = 3 if kind == "projective" else 2
+    images = np.random.default_rng(0).standard_normal((2, 3, 4, 6)).astype(np.float32)
+    identity = np.broadcast_to(np.eye(rows, 3, dtype=np.float32), (2, rows, 3)).copy()
+    result = OrtBackend(model.SerializeToString()).run({"image": images, "values": identity})
+    np.testing.assert_allclose(result["warped"], images, atol=1e-5)
+
+
+def test_volumes_and_an_empty_batch() -> None:
+    backend = OrtBackend(one_node("affine", size=(3, 4, 5), output_size=(3, 4, 5)).SerializeToString())
+    volume = np.random.default_rng(0).standard_normal((2, 3, 3, 4, 5)).astype(np.float32)
+    identity = np.broadcast_to(np.eye(3, 4, dtype=np.float32), (2, 3, 4)).copy()
+    np.testing.assert_allclose(backend.run({"image": volume, "values": identity})["warped"], volume, atol=1e-5)
+    assert backend.run({"image": volume[:0], "values": identity[:0]})["warped"].shape == (0, 3, 3, 4, 5)
+
+
+def test_half_precision_images_keep_single_precision_grids() -> None:
+    """A grid of 1,024 columns in half precision would be off by a quarter of a pixel."""
+    model = one_node("affine", size=(1, 1024), output_size=(1, 1024), element=TensorProto.FLOAT16)
+    images = np.tile(np.arange(1024, dtype=np.float16) / 1024, (1, 3, 1, 1))
+    theta = np.eye(2, 3, dtype=np.float32)[None]
+    warped = OrtBackend(model.SerializeToString()).run({"image": images, "values": theta})["warped"]
+    assert warped.dtype == np.float16
+    np.testing.assert_allclose(warped.astype(np.float32), images.astype(np.float32), atol=6e-4)
+
+
+def test_spatial_nodes_reads_back_what_was_written() -> None:
+    (node,) = spatial_nodes(one_node("projective", mode="nearest"))
+    assert (node.kind, node.mode, node.padding_mode, node.align_corners) == ("projective", "nearest", "zeros", False)
+    assert node.output_size == (4, 6)
+    theta = np.array([[[1, 0, 0.5], [0, 1, 0], [0, 0, 2]]], np.float32)
+    grid = node.grid(theta)
+    assert grid.shape == (1, 4, 6, 2)
+    np.testing.assert_allclose(grid[0, :, :, 0], np.tile(((np.arange(6) * 2 + 1) / 6 - 1 + 0.5) / 2, (4, 1)))
+
+
+def test_spatial_nodes_of_a_damaged_node() -> None:
+    model = one_node("affine")
+    del model.graph.initializer[:]
+    with pytest.raises(ModelError, match="lacks 'basis'"):
+        spatial_nodes(model)
+
+
+def test_with_theta_adds_outputs_and_keeps_names_apart() -> None:
+    model = one_node("affine")
+    model.graph.output[0].name = "theta"
+    model.graph.node[0].output[0] = "theta"
+    copy = with_theta(model)
+    assert [value.name for value in copy.graph.output] == ["theta", "theta_"]
+    assert [value.name for value in model.graph.output] == ["theta"]
+    theta = np.random.default_rng(0).standard_normal((2, 2, 3)).astype(np.float32)
+    images = np.zeros((2, 3, 5, 7), np.float32)
+    result = OrtBackend(copy.SerializeToString()).run({"image": images, "values": theta})
+    np.testing.assert_array_equal(result["theta_"], theta)
+
+
+def test_spell_mode() -> None:
+    assert [spell_mode("bilinear", opset) for opset in (16, 19, 20)] == ["bilinear", "bilinear", "linear"]
+    assert [spell_mode("cubic", opset) for opset in (16, 20)] == ["bicubic", "cubic"]
+    assert spell_mode("nearest", 22) == "nearest"

@@ -1,0 +1,267 @@
+"""The proof's rules, one small graph each: theta [N, 2, 3] (or p [N, 6]) goes in, a grid [N, 4, 5, 2] comes out."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper, parser
+
+from stn_infer.backends.ort import OrtBackend
+from stn_infer.fusion.fuse import Finding, fuse
+
+HEIGHT, WIDTH = 4, 5
+
+
+def mesh() -> np.ndarray:
+    """[3, 20]: x, y, 1 at the pixel centres, float32."""
+    y, x = np.meshgrid((2 * np.arange(HEIGHT) + 1) / HEIGHT - 1, (2 * np.arange(WIDTH) + 1) / WIDTH - 1, indexing="ij")
+    return np.stack([x.ravel(), y.ravel(), np.ones(x.size)]).astype(np.float32)
+
+
+def model(body: str, parameters: str = "N, 2, 3", opset: int = 18, **constants: object) -> onnx.ModelProto:
+    """A sampler whose ``grid`` the ``body`` computes from ``p`` (float[parameters]) and constants."""
+    text = f"""
+    <ir_version: 9, opset_import: ["" : {opset}]>
+    warp (float[N, 2, 6, 7] image, float[{parameters}] p) => (float[N, 2, {HEIGHT}, {WIDTH}] output)
+    {{
+        {body}
+        output = GridSample <align_corners = 0, mode = "{"linear" if opset >= 20 else "bilinear"}"> (image, grid)
+    }}
+    """
+    made = parser.parse_model(text)
+    values = {"mesh": mesh(), "shape": np.array([-1, HEIGHT, WIDTH, 2]), **constants}
+    for name, value in values.items():
+        array = np.asarray(value)
+        made.graph.initializer.append(numpy_helper.from_array(array, name))
+    return made
+
+
+def outputs(made: onnx.ModelProto, parameters: np.ndarray) -> np.ndarray:
+    images = np.random.default_rng(5).standard_normal((len(parameters), 2, 6, 7)).astype(np.float32)
+    return OrtBackend(made.SerializeToString()).run({"image": images, "p": parameters})["output"]
+
+
+def check(made: onnx.ModelProto, shape: tuple[int, ...]) -> Finding:
+    """Fuse; whatever came of it, outputs are the same."""
+    rewritten, (finding,) = fuse(made)
+    values = 0.4 * np.random.default_rng(6).standard_normal((3, *shape)).astype(np.float32)
+    np.testing.assert_allclose(outputs(rewritten, values), outputs(made, values), atol=2e-5)
+    return finding
+
+
+PRODUCT = "points = MatMul(p, mesh) t = Transpose<perm=[0,2,1]>(points) grid = Reshape(t, shape)"
+
+LINEAR = {
+    "matmul": (PRODUCT, "N, 2, 3", {}),
+    "einsum": ('t = Einsum<equation="ndk,kp->npd">(p, mesh) grid = Reshape(t, shape)', "N, 2, 3", {}),
+    "samples last, then first": (
+        "q = Transpose<perm=[1,2,0]>(p) r = Transpose<perm=[2,0,1]>(q) points = MatMul(r, mesh)"
+        " t = Transpose<perm=[0,2,1]>(points) grid = Reshape(t, shape)",
+        "N, 2, 3",
+        {},
+    ),
+    "batch and pixels on one axis": (
+        "m = Transpose<perm=[1,0]>(mesh) e = Unsqueeze(p, one) x = Unsqueeze(m, two) r = Mul(x, e)"
+        " flat = Reshape(r, rows) s = ReduceSum<keepdims=0>(flat, one) grid = Reshape(s, shape)",
+        "N, 3, 2",
+        {"one": np.array([1]), "two": np.array([2]), "rows": np.array([-1, 3, 2])},
+    ),
+    "split, scale, join": (
+        "a, b = Split<axis=1, num_outputs=2>(p) n = Neg(b) m = Neg(n) h = Concat<axis=1>(a, m) d = Div(h, half)"
+        " d2 = Mul(d, half) points = MatMul(d2, mesh) t = Transpose<perm=[0,2,1]>(points) grid = Reshape(t, shape)",
+        "N, 2, 3",
+        {"half": np.float32(0.5)},
+    ),
+    "slice and gather": (
+        "a = Slice(p, zero, three, one) b = Gather<axis=1>(p, picks) h = Concat<axis=1>(a, b)"
+        " q = Reshape(h, theta) points = MatMul(q, mesh) t = Transpose<perm=[0,2,1]>(points) grid = Reshape(t, shape)",
+        "N, 6",
+        {
+            "zero": np.array([0]),
+            "three": np.array([3]),
+            "one": np.array([1]),
+            "picks": np.array([3, 4, 5]),
+            "theta": np.array([-1, 2, 3]),
+        },
+    ),
+    "constant condition": (
+        "w = Where(mask, p, other) points = MatMul(w, mesh) t = Transpose<perm=[0,2,1]>(points)"
+        " grid = Reshape(t, shape)",
+        "N, 2, 3",
+        {"mask": np.array([[True, False, True], [True, True, False]]), "other": np.full((2, 3), 0.25, np.float32)},
+    ),
+    "shape read from the batch": (
+        "s = Shape<start=0, end=1>(p) full = Concat<axis=0>(s, tail) wide = Expand(mesh, full)"
+        " points = MatMul(p, wide) t = Transpose<perm=[0,2,1]>(points) grid = Reshape(t, shape)",
+        "N, 2, 3",
+        {"tail": np.array([3, HEIGHT * WIDTH])},
+    ),
+}
+
+
+@pytest.mark.parametrize("case", LINEAR)
+def test_linear(case: str) -> None:
+    body, parameters, constants = LINEAR[case]
+    shape = tuple(int(size) for size in parameters.split(",")[1:])
+    finding = check(model(body, parameters, **constants), shape)
+    assert finding.fused, finding.message
+    assert (finding.kind, finding.basis_rows, finding.parameters) == ("affine", 3, 6)
+
+
+REFUSED = {
+    "sum over the batch": ("m = ReduceSum<keepdims=1>(p, zero) q = Add(p, m)", "samples of a batch", {"zero": [0]}),
+    "order of samples": (
+        "q = Slice(p, last, before_first, zero, back)",
+        "part of the batch",
+        {"last": [-1], "before_first": [-(2**31)], "zero": [0], "back": [-1]},
+    ),
+    "clip": ("q = Clip(p, low, high)", "Clip", {"low": np.float32(-99), "high": np.float32(99)}),
+    "power": ("q = Mul(p, p)", "both depend on data", {}),
+    "absolute": ("q = Abs(p)", "Abs", {}),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_the_cut_stays_behind_what_is_not_linear(case: str) -> None:
+    """Before the product the values are still few, so the grid is fused from behind the obstacle."""
+    before, _, constants = REFUSED[case]
+    body = f"{before} {PRODUCT.replace('MatMul(p', 'MatMul(q')}"
+    made = model(body, **{name: np.asarray(value) for name, value in constants.items()})
+    finding = check(made, (2, 3))
+    assert finding.fused and finding.cut == ("q",)
+
+
+@pytest.mark.parametrize("case", REFUSED)
+def test_an_obstacle_after_the_product_leaves_the_grid(case: str) -> None:
+    after, reason, constants = REFUSED[case]
+    body = (
+        f"{PRODUCT.replace('grid =', 'g =')} {after.replace('(p', '(g').replace('p)', 'g)').replace('q =', 'grid =')}"
+    )
+    if case == "sum over the batch":
+        body = body.replace("Add(p,", "Add(g,")
+    made = model(body, **{name: np.asarray(value) for name, value in constants.items()})
+    finding = check(made, (2, 3))
+    assert not finding.fused
+    assert reason in finding.message
+
+
+def test_a_quotient_is_not_summed() -> None:
+    body = (
+        "points = MatMul(p, mesh) xy, w = Split<axis=1>(points, parts) q = Div(xy, w) s = ReduceSum<keepdims=1>(q, one)"
+        " r = Concat<axis=1>(s, s) t = Transpose<perm=[0,2,1]>(r) grid = Reshape(t, shape)"
+    )
+    finding = check(model(body, "N, 3, 3", parts=np.array([2, 1]), one=np.array([1])), (3, 3))
+    assert not finding.fused
+    assert "different denominators" in finding.message
+
+
+def test_two_denominators_are_no_projective_map() -> None:
+    body = (
+        "points = MatMul(p, mesh) xy, w = Split<axis=1>(points, parts) q = Div(xy, w)"
+        " t = Transpose<perm=[0,2,1]>(q) grid = Reshape(t, shape)"
+    )
+    finding = check(model(body, "N, 4, 3", parts=np.array([2, 2])), (4, 3))
+    assert not finding.fused
+    assert "different values" in finding.message
+
+
+def test_the_files_own_opset_is_kept() -> None:
+    made = model(PRODUCT, opset=20)
+    rewritten, (finding,) = fuse(made)
+    assert finding.fused
+    assert [entry.version for entry in rewritten.opset_import if entry.domain == ""] == [20]
+    (node,) = [node for node in rewritten.graph.node if node.op_type == "SpatialTransformer"]
+    assert {attribute.s for attribute in node.attribute if attribute.name == "mode"} == {b"linear"}
+    check(made, (2, 3))
+
+
+def test_affine_grid_operator() -> None:
+    made = model(
+        "size = Concat<axis=0>(n, rest) grid = AffineGrid(p, size)", opset=20, rest=np.array([2, HEIGHT, WIDTH])
+    )
+    made.graph.node.insert(0, onnx.helper.make_node("Shape", ["p"], ["n"], start=0, end=1))
+    finding = check(made, (2, 3))
+    assert finding.fused, finding.message
+    assert finding.kind == "affine"
+
+
+def test_a_basis_of_few_rows_for_many_parameters() -> None:
+    """Twelve coefficients of four fixed fields: K is four, whatever the network's own parameters are."""
+    fields = np.random.default_rng(2).standard_normal((4, HEIGHT * WIDTH)).astype(np.float32)
+    mixing = np.random.default_rng(3).standard_normal((12, 8)).astype(np.float32)
+    body = (
+        "c = MatMul(p, mixing) r = Reshape(c, two) points = MatMul(r, fields) t = Transpose<perm=[0,2,1]>(points)"
+        " grid = Reshape(t, shape)"
+    )
+    made = model(body, "N, 12", fields=fields, mixing=mixing, two=np.array([-1, 2, 4]))
+    finding = check(made, (12,))
+    assert finding.fused, finding.message
+    assert (finding.kind, finding.basis_rows) == ("basis", 4)
+
+
+BEHIND = {
+    "rounding to half": ("h = Cast<to=10>(p) q = Cast<to=1>(h)", {}),
+    "rounding to integers": ("i = Cast<to=7>(p) q = Cast<to=1>(i)", {}),
+    "dropout": ("q = Dropout(p, ratio, training)", {"ratio": np.float32(0.5), "training": np.array(True)}),
+}
+
+
+@pytest.mark.parametrize("case", BEHIND)
+def test_what_rounds_or_drops_is_not_crossed(case: str) -> None:
+    before, constants = BEHIND[case]
+    _, (finding,) = fuse(model(f"{before} {PRODUCT.replace('MatMul(p', 'MatMul(q')}", **constants))
+    assert finding.fused and finding.cut == ("q",)
+
+
+AFTER = {
+    "a number computed from the batch size": (
+        "n = Shape<start=0, end=1>(p) m = Min(n, most) f = Cast<to=1>(m) d = Cast<to=1>(n) r = Div(d, f)"
+        " grid = Mul(g, r)",
+        {"most": np.array([16])},
+        "computed from the batch size",
+    ),
+    "a shape that is data": (
+        "b = Greater(p, low) z = NonZero(b) n = Shape<start=1, end=2>(z) f = Cast<to=1>(n) r = Div(f, f)"
+        " grid = Mul(g, r)",
+        {"low": np.float32(-1e9)},
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("case", AFTER)
+def test_what_only_looks_constant_ends_a_proof(case: str) -> None:
+    after, constants, reason = AFTER[case]
+    finding = check(model(f"{PRODUCT.replace('grid =', 'g =')} {after}", **constants), (2, 3))
+    assert not finding.fused
+    assert reason in finding.message
+
+
+def test_a_slice_of_the_batch_is_not_the_batch() -> None:
+    constants = {"zero": np.array([0]), "sixteen": np.array([16])}
+    body = f"q = Slice(p, zero, sixteen, zero) {PRODUCT.replace('MatMul(p', 'MatMul(q')}"
+    _, (finding,) = fuse(model(body, **constants))
+    assert finding.cut == ("q",)
+
+
+def test_small_responses_of_large_parameters_are_kept() -> None:
+    """Identity plus 1e-7 of a field for each of four parameters of about a million."""
+    fields = 1e-7 * np.random.default_rng(2).standard_normal((4, HEIGHT * WIDTH * 2)).astype(np.float32)
+    identity = mesh()[:2].T.reshape(1, HEIGHT, WIDTH, 2)
+    made = model(
+        "d = MatMul(p, fields) r = Reshape(d, shape) grid = Add(r, identity)", "N, 4", fields=fields, identity=identity
+    )
+    rewritten, (finding,) = fuse(made)
+    assert finding.fused and finding.kind == "basis"
+    values = 1e6 * np.random.default_rng(6).standard_normal((3, 4)).astype(np.float32)
+    np.testing.assert_allclose(outputs(rewritten, values), outputs(made, values), atol=2e-5)
+
+
+def test_a_default_that_a_caller_may_override_is_no_constant() -> None:
+    made = model(PRODUCT)
+    made.graph.input.append(onnx.helper.make_tensor_value_info("mesh", onnx.TensorProto.FLOAT, [3, HEIGHT * WIDTH]))
+    rewritten, (finding,) = fuse(made)
+    assert not finding.fused
+    values = np.random.default_rng(6).standard_normal((3, 2, 3)).astype(np.float32)
+    np.testing.assert_array_equal(outputs(rewritten, values), outputs(made, values))

@@ -1,0 +1,154 @@
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from stn_infer.backends.base import TensorSpec
+from stn_infer.errors import UsageError
+from stn_infer.pipeline.formats import FORMATS, Rows, make_format, printable
+
+FLOAT32 = np.dtype(np.float32)
+SCORES = TensorSpec("scores", (None, 3), FLOAT32)
+COUNT = TensorSpec("count", (None,), np.dtype(np.int64))
+THETA = TensorSpec("theta", (None, 2, 3), FLOAT32)
+NAMES = ("plain.png", 'a "b", c.png', "line\nbreak.png", "ünïcode.png")
+LABELS = ("zero", "one, or so", 'the "two"')
+
+
+def rows(names: tuple[str, ...] = NAMES) -> Rows:
+    rng = np.random.default_rng(0)
+    scores = (rng.standard_normal((len(names), 3)) * 10.0 ** rng.integers(-30, 30, (len(names), 3))).astype(np.float32)
+    scores[0, 1] = np.inf
+    outputs: dict[str, Any] = {"scores": scores, "count": np.arange(len(names))}
+    return Rows(names, outputs, scores.argmax(axis=1).astype(np.int64))
+
+
+def written(path: Path, format: str, parts: int = 2) -> Path:
+    """The four rows, in as many parts."""
+    encoder = make_format(format, [SCORES, COUNT], LABELS)
+    whole, pieces = rows(), []
+    assert whole.classes is not None
+    for part in np.array_split(np.arange(len(NAMES)), parts) if parts else []:
+        names = tuple(NAMES[i] for i in part)
+        outputs = {name: values[part] for name, values in whole.outputs.items()}
+        pieces.append(encoder.encode(Rows(names, outputs, whole.classes[part])))
+    target = path / f"x.{format}"
+    encoder.write(target, pieces)
+    return target
+
+
+def test_csv_brings_every_number_back(tmp_path: Path) -> None:
+    with written(tmp_path, "csv").open(encoding="utf-8", newline="") as file:
+        header, *lines = csv.reader(file)
+    assert header == ["input", "prediction", "label", "scores_0", "scores_1", "scores_2", "count_0"]
+    expected = rows()
+    assert tuple(line[0] for line in lines) == NAMES
+    assert expected.classes is not None
+    assert [int(line[1]) for line in lines] == expected.classes.tolist()
+    assert [line[2] for line in lines] == [LABELS[i] for i in expected.classes]
+    numbers = np.array([line[3:6] for line in lines]).astype(np.float32)
+    assert np.array_equal(numbers, expected.outputs["scores"])
+    assert [int(line[6]) for line in lines] == [0, 1, 2, 3]
+
+
+def test_jsonl_is_valid_json_and_infinity_is_null(tmp_path: Path) -> None:
+    def reject(constant: str) -> None:
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = written(tmp_path, "jsonl").read_text(encoding="utf-8")
+    lines = [json.loads(line, parse_constant=reject) for line in text.split("\n")[:-1]]
+    expected = rows()
+    assert tuple(line["input"] for line in lines) == NAMES
+    assert expected.classes is not None
+    assert [line["prediction"] for line in lines] == expected.classes.tolist()
+    assert [line["label"] for line in lines] == [LABELS[i] for i in expected.classes]
+    assert lines[0]["scores"][1] is None
+    assert np.array_equal(np.float32(lines[3]["scores"]), expected.outputs["scores"][3])
+    assert [line["count"] for line in lines] == [[0], [1], [2], [3]]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    parquet = pytest.importorskip("pyarrow.parquet")
+    table = parquet.read_table(written(tmp_path, "parquet"))
+    expected = rows()
+    assert table.column_names == ["input", "prediction", "label", "scores_0", "scores_1", "scores_2", "count_0"]
+    assert tuple(table["input"].to_pylist()) == NAMES
+    assert np.array_equal(table["scores_2"].to_numpy(), expected.outputs["scores"][:, 2])
+    assert table.schema.field("scores_0").type == "float"
+    assert table["count_0"].to_pylist() == [0, 1, 2, 3]
+
+
+def test_npz_holds_any_shape(tmp_path: Path) -> None:
+    outputs = [SCORES, THETA, TensorSpec("label", (None, 1), FLOAT32)]
+    encoder = make_format("npz", outputs, LABELS)
+    theta = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
+    whole = rows()
+    values: dict[str, Any] = {"scores": whole.outputs["scores"], "theta": theta, "label": theta[:, 0, :1]}
+    encoder.write(tmp_path / "x.npz", [encoder.encode(Rows(NAMES, values, whole.classes))])
+    with np.load(tmp_path / "x.npz", allow_pickle=False) as loaded:
+        assert sorted(loaded.files) == ["input", "label", "output_label", "prediction", "scores", "theta"]
+        assert tuple(loaded["input"]) == NAMES
+        assert np.array_equal(loaded["theta"], theta)
+        assert np.array_equal(loaded["output_label"], theta[:, 0, :1])
+        assert whole.classes is not None
+        assert [str(label) for label in loaded["label"]] == [LABELS[i] for i in whole.classes]
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_the_split_into_parts_does_not_show(tmp_path: Path, format: str) -> None:
+    assert written(tmp_path, format, 1).read_bytes() == written(tmp_path, format, 4).read_bytes()
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_a_shard_without_rows_has_columns(tmp_path: Path, format: str) -> None:
+    path = written(tmp_path, format, 0)
+    if format == "csv":
+        assert path.read_text() == "input,prediction,label,scores_0,scores_1,scores_2,count_0\n"
+    elif format == "jsonl":
+        assert path.read_text() == ""
+    elif format == "parquet":
+        table = pytest.importorskip("pyarrow.parquet").read_table(path)
+        assert (table.num_rows, table.num_columns) == (0, 7)
+    else:
+        with np.load(path) as loaded:
+            assert loaded["scores"].shape == (0, 3)
+
+
+def test_no_prediction_without_scores(tmp_path: Path) -> None:
+    encoder = make_format("csv", [TensorSpec("angle", (None, 1), FLOAT32)], None)
+    part = encoder.encode(Rows(("a",), {"angle": np.float32([[0.5]])}, None))
+    encoder.write(tmp_path / "x.csv", [part])
+    assert (tmp_path / "x.csv").read_text() == "input,angle_0\na,0.5\n"
+
+
+@pytest.mark.parametrize(
+    ("format", "outputs", "labels", "message"),
+    [
+        ("xml", [SCORES], None, "csv, jsonl, parquet, npz"),
+        ("csv", [SCORES, THETA], None, r"'theta' is \[N, 2, 3\].*--format npz"),
+        ("parquet", [TensorSpec("x", (None, None), FLOAT32)], None, "--format npz"),
+        ("csv", [SCORES], ("a", "b"), "2 labels were given for the 3 classes"),
+        ("npz", [THETA], ("a", "b"), "no vector of class scores"),
+    ],
+)
+def test_what_does_not_go_together(
+    format: str, outputs: list[TensorSpec], labels: tuple[str, ...] | None, message: str
+) -> None:
+    with pytest.raises(UsageError, match=message):
+        make_format(format, outputs, labels)
+
+
+def test_a_class_without_a_label() -> None:
+    encoder = make_format("npz", [TensorSpec("x", (None, None), FLOAT32)], ("a", "b"))
+    with pytest.raises(UsageError, match="predicts class 7, but only 2 labels"):
+        encoder.label_of(7)
+
+
+def test_printable() -> None:
+    assert printable("ünï.png") == "ünï.png"
+    assert printable("caf\udce9.png") == "caf\\udce9.png"

@@ -1,0 +1,40 @@
+"""The CUDA sources compile without a warning: for one architecture here, for every one in the slow run."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+PLUGINS = ROOT / "plugins"
+EVERY = (75, 80, 86, 89, 90, 100, 120)
+
+
+def compile_for(architectures: tuple[int, ...], output: Path) -> None:
+    nvcc = shutil.which("nvcc")
+    if nvcc is None:
+        if os.environ.get("STN_REQUIRE_PARTS"):
+            pytest.fail("nvcc is missing, and STN_REQUIRE_PARTS asks for it")
+        pytest.skip("no nvcc")
+    targets = [f"-gencode=arch=compute_{number},code=sm_{number}" for number in architectures]
+    options = ["-std=c++17", "-O1", "-Werror=all-warnings", "-Xcompiler=-fPIC,-Wall,-Wextra,-Werror", "-DSTN_WITH_CUDA"]
+    folders = [f"-I{PLUGINS / name}" for name in ("include", "src", ".")]
+    source = PLUGINS / "src" / "kernels" / "cuda_warp.cu"
+    command = [nvcc, *options, *targets, *folders, "-c", str(source), "-o", str(output)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert output.stat().st_size > 0
+
+
+def test_cuda_compiles_for_one_architecture(tmp_path: Path) -> None:
+    compile_for((90,), tmp_path / "warp.o")
+
+
+@pytest.mark.slow
+def test_cuda_compiles_for_every_architecture(tmp_path: Path) -> None:
+    compile_for(EVERY, tmp_path / "warp.o")

@@ -1,0 +1,151 @@
+"""The comparison of a rewritten file with the original, its random inputs, and half precision widened."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from stn_infer.errors import ModelError, UsageError, VerificationError
+from stn_infer.proto.inputs import parse_named_shapes, plan_inputs, random_feeds
+from stn_infer.proto.retype import has_halves, widen
+from stn_infer.proto.session import Stored, open_session
+from stn_infer.repairs.equivalence import Comparison, compare
+from tests.support.onnx_files import F16, F32, affine_model, constant, half_model, make
+
+
+def compared(original: onnx.ModelProto, rewritten: onnx.ModelProto, **options: Any) -> Comparison:
+    return compare(Stored(original), Stored(rewritten), plan_inputs(original), **options)
+
+
+def shifted(model: onnx.ModelProto, pixels: float) -> onnx.ModelProto:
+    """The same transformer with its mesh moved to the right by so many pixels of 8."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (mesh,) = (tensor for tensor in copy.graph.initializer if tensor.name == "mesh")
+    values = np.array(numpy_helper.to_array(mesh))
+    values[:, 0] += pixels * 2 / 8
+    mesh.CopyFrom(numpy_helper.from_array(values, "mesh"))
+    return copy
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest", "bicubic"])
+def test_a_model_equals_itself(mode: str) -> None:
+    found = compared(affine_model(mode=mode), affine_model(mode=mode))
+    assert found.worst == 0 and found.runs == "batch 1 and 3" and not found.widened
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+def test_a_thousandth_of_a_pixel_is_seen(mode: str) -> None:
+    with pytest.raises(VerificationError, match="output 'y' is off by"):
+        compared(affine_model(mode=mode), shifted(affine_model(mode=mode), 1e-3))
+
+
+def test_nearest_sampling_may_flip_single_values_only() -> None:
+    model = affine_model(mode="nearest")
+    with pytest.raises(VerificationError, match=r"of its values differ, where rounding flips 0\.00% of them"):
+        compared(model, shifted(model, 0.2))
+    assert compared(model, shifted(model, 1e-7)).outputs[0].flips <= 0.01
+
+
+def test_rounding_is_allowed_for_and_told() -> None:
+    found = compared(affine_model(), shifted(affine_model(), 1e-6), tolerance=1e-9)
+    assert 0 < found.worst <= found.outputs[0].bound < 1e-4
+
+
+def test_whole_numbers_must_agree() -> None:
+    def classes(threshold: float) -> onnx.ModelProto:
+        model = affine_model()
+        model.graph.node[-1].output[0] = "sampled"
+        model.graph.node.append(helper.make_node("Greater", ["sampled", "threshold"], ["y"]))
+        model.graph.initializer.append(constant(threshold, "threshold", np.float32))
+        model.graph.output[0].type.tensor_type.elem_type = TensorProto.BOOL
+        return model
+
+    assert compared(classes(0.1), classes(0.1)).outputs[0].flips == 0
+    with pytest.raises(VerificationError, match="of its bool values differ"):
+        compared(classes(0.1), classes(0.3))
+
+
+def test_another_shape_and_not_a_number_are_seen() -> None:
+    flat = affine_model()
+    flat.graph.node[-1].output[0] = "sampled"
+    flat.graph.node.append(helper.make_node("Flatten", ["sampled"], ["y"]))
+    del flat.graph.output[0].type.tensor_type.shape.dim[2:]
+    with pytest.raises(VerificationError, match=r"float32 \[1, 1, 8, 8\] in the original, and float32 \[1, 64\]"):
+        compared(affine_model(), flat)
+    nan = affine_model()
+    nan.graph.node[-1].output[0] = "sampled"
+    nan.graph.node.append(helper.make_node("Mul", ["sampled", "nan"], ["y"]))
+    nan.graph.initializer.append(constant(np.nan, "nan", np.float32))
+    with pytest.raises(VerificationError, match="off by inf"):
+        compared(affine_model(), nan)
+
+
+def test_half_precision_widened_hides_nothing() -> None:
+    assert has_halves(half_model()) and not has_halves(affine_model())
+    found = compared(half_model(), half_model())
+    assert found.widened and found.rounding == 0
+    wide = widen(half_model())
+    assert not has_halves(wide) and has_halves(half_model())
+    onnx.checker.check_model(wide, full_check=True)
+    mesh = next(numpy_helper.to_array(tensor) for tensor in wide.graph.initializer if tensor.name == "mesh")
+    assert mesh.dtype == np.float32
+
+
+def test_external_half_precision_weights_are_cast(tmp_path: Any) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    weights = [constant(np.random.default_rng(0).standard_normal((8, 600)), "w", np.float16)]
+    model = make(nodes, {"x": (F16, ["n", 8])}, {"y": (F16, ["n", 600])}, weights)
+    onnx.save(model, tmp_path / "m.onnx", save_as_external_data=True, location="w.bin", size_threshold=0)
+    stored = onnx.load(tmp_path / "m.onnx", load_external_data=False)
+    session = open_session(Stored(widen(stored), tmp_path))
+    x = np.eye(8, dtype=np.float32)
+    np.testing.assert_array_equal(
+        session.run(None, {"x": x})[0], np.fromfile(tmp_path / "w.bin", np.float16).reshape(8, 600).astype(np.float32)
+    )
+
+
+def test_shapes_by_name() -> None:
+    assert parse_named_shapes(["x=1,2,3", "a=b=4x5", "6"]) == {"x": (1, 2, 3), "a=b": (4, 5), "": (6,)}
+    for text in ("x=", "=1,2", "x=0,2", "x=1.5", "x=-1"):
+        with pytest.raises(UsageError, match="NAME=2,3,64,64"):
+            parse_named_shapes([text])
+    with pytest.raises(UsageError, match="twice"):
+        parse_named_shapes(["x=1", "x=2"])
+
+
+def test_inputs_follow_the_file() -> None:
+    inputs: dict[str, Any] = {
+        "x": (F32, ["n", 1, "h", "w"]),
+        "other": (F32, ["n", "w"]),
+        "rows": (TensorProto.INT64, [3]),
+        "pixels": (TensorProto.UINT8, ["n", 2]),
+        "on": (TensorProto.BOOL, []),
+    }
+    model = make([helper.make_node("Identity", ["x"], ["y"])], inputs, {"y": (F32, None)}, [])
+    feeds = random_feeds(plan_inputs(model), 5, 9, np.random.default_rng(0))
+    assert {name: value.shape for name, value in feeds.items()} == {
+        "x": (5, 1, 9, 9),
+        "other": (5, 9),
+        "rows": (3,),
+        "pixels": (5, 2),
+        "on": (),
+    }
+    assert feeds["rows"].dtype == np.int64 and set(feeds["rows"]) <= {0, 1}
+    assert feeds["pixels"].dtype == np.uint8 and feeds["on"].dtype == np.bool_
+    feeds = random_feeds(plan_inputs(model, {"x": (1, 6, 7)}), 2, 9, np.random.default_rng(0))
+    assert feeds["x"].shape == (2, 1, 6, 7) and feeds["other"].shape == (2, 7), "one symbol is one size"
+    with pytest.raises(UsageError, match="too large to try"):
+        random_feeds(plan_inputs(model, {"x": (1, 1 << 15, 1 << 15)}), 2, 9, np.random.default_rng(0))
+    with pytest.raises(UsageError, match="needs a name here"):
+        plan_inputs(model, {"": (1, 6, 7)})
+
+
+def test_text_cannot_be_tried() -> None:
+    model = make([helper.make_node("Identity", ["x"], ["y"])], {"x": (TensorProto.STRING, [1])}, {"y": (F32, None)}, [])
+    with pytest.raises(ModelError, match="no tensor of numbers"):
+        plan_inputs(model)

@@ -1,0 +1,159 @@
+"""A zoo of small models with samplers, each with what the pass should make of it.
+
+PyTorch modules exported in several ways (``stn_styles.py``, ``zoo_torch.py``) and graphs built by hand
+(``zoo_graphs.py``).
+``load`` builds one; builds are kept for the session.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+import onnx
+import torch
+
+from tests.support import stn_styles as styles
+from tests.support import zoo_graphs as graphs
+from tests.support import zoo_torch as nets
+from tests.support.zoo_graphs import Graph, affine_grid, spline
+from tests.support.zoo_torch import dynamo, script
+
+
+@dataclass(frozen=True)
+class Fused:
+    """A sampler that must be fused: kind, K, and values a sample at the cut (None: any)."""
+
+    kind: str
+    rows: int
+    values: int | None = None
+    precision: str = "float32"
+    scope: str = ""
+
+
+@dataclass(frozen=True)
+class Left:
+    """A sampler that must stay, for a reason of which this is part."""
+
+    reason: str
+
+
+@dataclass(frozen=True)
+class Animal:
+    """One model.
+
+    Attributes:
+        name: unique.
+        build: makes it.
+        expected: one entry a sampler, in graph order.
+        linear: whether the models' grids are linear, so that they count for the share that must be fused.
+        batches: sizes at which outputs are compared.
+        tolerance: on the outputs' error over their scale.
+        runs: whether onnxruntime can run the original.
+    """
+
+    name: str
+    build: Callable[[], onnx.ModelProto]
+    expected: tuple[Fused | Left, ...]
+    batches: tuple[int, ...] = (1, 3)
+    tolerance: float = 1e-5
+    runs: bool = True
+
+    @property
+    def linear(self) -> bool:
+        """Whether some grid of it can be fused."""
+        return any(isinstance(entry, Fused) for entry in self.expected)
+
+
+@cache
+def load(animal: Animal) -> onnx.ModelProto:
+    """The model; don't change it."""
+    torch.manual_seed(3)
+    return animal.build()
+
+
+AFFINE = Fused("affine", 3, 6)
+
+ANIMALS = (
+    # dynamo, several opsets
+    Animal("dynamo 18: affine_grid", dynamo(styles.AffineGrid, 18), (AFFINE,)),
+    Animal("dynamo 20: affine_grid", dynamo(styles.AffineGrid, 20), (AFFINE,)),
+    Animal("dynamo 22: assigned theta", dynamo(styles.AssignedTheta, 22), (Fused("affine", 3, 3),)),
+    Animal("dynamo 18: spline rectifier", dynamo(styles.RectifierTPS, 18), (Fused("basis", 6, 12),)),
+    Animal("dynamo 20: volume", dynamo(styles.Volume, 20), (Fused("affine", 4, 12),)),
+    Animal("dynamo 18: several outputs", dynamo(nets.SeveralOutputs, 18), (AFFINE,)),
+    Animal("dynamo 18: composed", dynamo(nets.Composed, 18), (Fused("affine", 3),) * 3),
+    Animal("dynamo 18: clamped grid", dynamo(styles.ClampedGrid, 18), (Left("Clip"),)),
+    # tracing, the other exporter
+    Animal("script 16: batched mesh", script(styles.BatchedMesh, 16), (AFFINE,)),
+    Animal("script 16: sigmoid attention", script(styles.SigmoidAttention, 16), (Fused("affine", 3, 3),)),
+    Animal("script 16: homography", script(styles.Homography, 16), (Fused("projective", 3, 8),)),
+    Animal(
+        "script 18: homography by reciprocal", script(styles.ReciprocalHomography, 18), (Fused("projective", 3, 8),)
+    ),
+    Animal("script 16: spline rectifier", script(styles.RectifierTPS, 16), (Fused("basis", 6, 12),)),
+    Animal("script 20: affine_grid", script(styles.AffineGrid, 20), (AFFINE,)),
+    Animal("script 20: assigned theta", script(styles.AssignedTheta, 20), (Fused("affine", 3, 3),)),
+    Animal("script 20: rotation", script(styles.Rotation, 20), (Fused("affine", 3, 2),)),
+    Animal("script 20: volume", script(styles.Volume, 20), (Fused("affine", 4, 12),)),
+    Animal("script 20: three transformers", script(styles.TwoTransformers, 20), (AFFINE,) * 3),
+    Animal("script 17: TensorFlow's mesh", script(nets.TensorFlowMesh, 17), (AFFINE,)),
+    Animal("script 16: composed", script(nets.Composed, 16), (Fused("affine", 3),) * 3),
+    Animal("script 16: glimpses", script(nets.Glimpses, 16), (Fused("affine", 3),)),
+    Animal("script 20: theta as input", script(nets.ThetaInput, 20, styles.SHAPE, (2, 3)), (AFFINE,)),
+    Animal("script 20: several outputs", script(nets.SeveralOutputs, 20), (AFFINE,)),
+    Animal("script 16: double grid", script(nets.DoubleGrid, 16), (AFFINE,)),
+    Animal(
+        "script 16: half-precision grid", script(nets.HalfGrid, 16), (Fused("affine", 3, 6, "float16"),), tolerance=5e-2
+    ),
+    Animal("script 16: coarse flow", script(nets.CoarseFlow, 16), (Fused("basis", 6, 8),)),
+    Animal("script 20: clamped theta", script(nets.ClampedTheta, 20), (AFFINE,)),
+    Animal("script 16: two heads", script(nets.TwoHeads, 16), (Fused("affine", 3, 4),)),
+    Animal("script 16: batch of one", script(styles.Homography, 16, batch=1), (Fused("projective", 3, 8),), (1,)),
+    Animal("script 16: batch of four", script(styles.BatchedMesh, 16, batch=4), (AFFINE,), (4,)),
+    Animal("script 20: batch of three", script(styles.AffineGrid, 20, batch=3), (AFFINE,), (3,)),
+    # hand-built
+    Animal("AffineGrid", affine_grid(2), (AFFINE,)),
+    Animal("AffineGrid 3-D", affine_grid(3), (Fused("affine", 4, 12),)),
+    Animal("spline with the inverse inside", spline(True), (Fused("basis", 6, 12),)),
+    Animal("spline with a padded solve", spline(False), (Fused("basis", 6, 12),)),
+    Animal("opset 22", Graph(graphs.POINTS, opset=22), (AFFINE,)),
+    Animal("unnamed batch", graphs.UNNAMED_BATCH, (AFFINE,)),
+    Animal("matrix times theta", graphs.EINSUM, (AFFINE,)),
+    Animal("one theta for all", graphs.ONE_THETA, (AFFINE,)),
+    Animal("one theta without a batch", graphs.THETA_WITHOUT_BATCH, (AFFINE,)),
+    Animal("frames share a theta", graphs.THETA_OF_FRAMES, (Fused("affine", 3),)),
+    Animal("theta with a batch of its own", graphs.THETA_WITH_ITS_OWN_BATCH, (AFFINE,)),
+    Animal("shared scale, own shift", graphs.SHARED_SCALE, (Fused("affine", 3, 3),)),
+    Animal("height and width open", graphs.OPEN_SIZE, (AFFINE,)),
+    Animal("half precision throughout", graphs.HALF, (Fused("basis", 3, 6, "float16"),), runs=False),
+    Animal("half theta, float image", graphs.HALF_THETA, (Fused("basis", 3, 6, "float16"),), tolerance=5e-2),
+    Animal("sampler in both branches", graphs.BRANCHES, (AFFINE, AFFINE)),
+    Animal("grid outside of the branches", graphs.GRID_BEFORE_BRANCHES, (AFFINE, AFFINE)),
+    Animal("sampler in a loop", graphs.IN_LOOP, (AFFINE,)),
+    Animal("sampler in a scan over samples", graphs.IN_SCAN, (AFFINE,)),
+    Animal("sampler in a function", graphs.IN_FUNCTION, (AFFINE,)),
+    Animal("grid from a function", graphs.GRID_IN_FUNCTION, (AFFINE,)),
+    # not linear, or not in a transformation's parameters
+    Animal("script 16: dense flow", script(styles.DenseFlow, 16), (Left("Conv"),)),
+    Animal("script 20: bent grid", script(styles.BentGrid, 20), (Left("Tanh"),)),
+    Animal("script 20: where", script(styles.ChosenGrid, 20), (Left("Where"),)),
+    Animal("script 20: relu", script(nets.ReluGrid, 20), (Left("Relu"),)),
+    Animal("script 16: product after the cut", script(styles.ProductAfterCut, 16), (Left("Mul"),)),
+    Animal("script 20: mixed samples", script(styles.MixedSamples, 20), (Left("samples of a batch"),)),
+    Animal("script 20: sized by the batch", script(styles.BatchSized, 20), (Left("computed from the batch size"),)),
+    Animal("script 20: learnt grid", script(styles.LearntGrid, 20), (Left("depends on no input"),)),
+    Animal(
+        "script 20: mixed samples, batch of three",
+        script(styles.MixedSamples, 20, batch=3),
+        (Left("do not have one map each"),),
+        (3,),
+    ),
+    Animal("flow as input", graphs.FLOW_INPUT, (Left("a dense field"),)),
+    Animal("branch around the grid", graphs.GRID_BY_BRANCH, (Left("a branch or a loop"),)),
+    Animal("clamp in a function", graphs.CLAMP_IN_FUNCTION, (Left("Clip"),)),
+    Animal("grid of the image's size", graphs.GRID_OF_IMAGES_SIZE, (Left("open size"),)),
+    Animal("rounded coordinates", graphs.ROUNDED, (Left("Round"),)),
+    Animal("absolute values in a branch", graphs.ABSOLUTE_IN_BRANCH, (Left("Abs"), AFFINE)),
+)

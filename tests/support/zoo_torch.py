@@ -1,0 +1,204 @@
+"""PyTorch modules of the zoo, beside those in tests/support/stn_styles.py, and two ways to export them."""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Callable
+
+import onnx
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from stn_infer.quiet import quiet
+from tests.support import stn_styles as styles
+
+
+def dynamo(style: Callable[[], nn.Module], opset: int, *shapes: tuple[int, ...]) -> Callable[[], onnx.ModelProto]:
+    """Exported by torch.export, with a dynamic batch."""
+
+    def build() -> onnx.ModelProto:
+        module = style().eval()
+        inputs = tuple(torch.randn(2, *shape) for shape in shapes or (styles.SHAPE,))
+        batch = torch.export.Dim("batch")
+        with quiet(), torch.no_grad():
+            program = torch.onnx.export(
+                module,
+                inputs,
+                dynamo=True,
+                opset_version=opset,
+                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                verbose=False,
+            )
+        assert program is not None
+        return program.model_proto
+
+    return build
+
+
+def script(
+    style: Callable[[], nn.Module], opset: int, *shapes: tuple[int, ...], batch: int | None = None
+) -> Callable[[], onnx.ModelProto]:
+    """Exported by tracing, as long usual; ``batch``: frozen to it, else dynamic."""
+
+    def build() -> onnx.ModelProto:
+        module = style().eval()
+        inputs = tuple(torch.randn(batch or 2, *shape) for shape in shapes or (styles.SHAPE,))
+        names = [f"input_{index}" for index in range(len(inputs))]
+        file = io.BytesIO()
+        with warnings.catch_warnings(), quiet(), torch.no_grad():
+            warnings.simplefilter("ignore")
+            torch.onnx.export(
+                module,
+                inputs,
+                file,
+                dynamo=False,
+                opset_version=opset,
+                input_names=names,
+                dynamic_axes=None if batch else {name: {0: "batch"} for name in names},
+            )
+        return onnx.load_from_string(file.getvalue())
+
+    return build
+
+
+class TensorFlowMesh(nn.Module):
+    """Mesh code after the first TensorFlow implementation: outer products of ones, tiled, a matmul, two slices."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = styles.Head(6, styles.IDENTITY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        height, width = styles.SIZE
+        xs = torch.ones(height, 1) @ torch.linspace(-1, 1, width)[None]
+        ys = torch.linspace(-1, 1, height)[:, None] @ torch.ones(1, width)
+        points = torch.cat([xs.reshape(1, -1), ys.reshape(1, -1), torch.ones(1, height * width)])
+        points = points.flatten().repeat(x.shape[0]).reshape(x.shape[0], 3, -1)
+        warped = torch.matmul(self.loc(x).reshape(-1, 2, 3), points)
+        x_s, y_s = warped[:, 0:1].reshape(-1, height, width), warped[:, 1:2].reshape(-1, height, width)
+        return F.grid_sample(x, torch.stack([x_s, y_s], dim=3), align_corners=True)
+
+
+class Composed(nn.Module):
+    """An inverse-compositional loop, unrolled: each step is composed with those before, and the image warped anew."""
+
+    def __init__(self, steps: int = 3) -> None:
+        super().__init__()
+        self.loc, self.steps = styles.Head(6, [0.0] * 6), steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        total = torch.eye(3).expand(x.shape[0], 3, 3)
+        points = torch.cat([styles.mesh(), torch.ones(1, *styles.SIZE)]).flatten(1)
+        warped = x
+        for _ in range(self.steps):
+            step = torch.eye(3) + F.pad(self.loc(warped).view(-1, 2, 3), (0, 0, 0, 1))
+            total = total @ step
+            grid = (total @ points)[:, :2].transpose(1, 2).reshape(-1, *styles.SIZE, 2)
+            warped = F.grid_sample(x, grid, align_corners=False)
+        return warped
+
+
+class Glimpses(nn.Module):
+    """Four glimpses of each image: thetas side by side, the image repeated."""
+
+    def __init__(self, count: int = 4) -> None:
+        super().__init__()
+        self.loc, self.count = styles.Head(3 * count, [0.5, 0.1, 0.0] * count), count
+
+    def forward(self, x: Tensor) -> Tensor:
+        p = self.loc(x).view(-1, 3, 1, 1)
+        grid = styles.mesh().permute(1, 2, 0)[None] * p[:, :1] + p[:, 1:].permute(0, 2, 3, 1)
+        images = x.repeat_interleave(self.count, dim=0)
+        return F.grid_sample(images, grid, align_corners=False)
+
+
+class ThetaInput(nn.Module):
+    """Theta is an input."""
+
+    def forward(self, x: Tensor, theta: Tensor) -> Tensor:
+        return F.grid_sample(x, F.affine_grid(theta, list(x.size()), align_corners=False), align_corners=False)
+
+
+class SeveralOutputs(styles.AffineGrid):
+    """The warped image, theta and a class score; the grid too."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        theta = self.loc(x).view(-1, 2, 3)
+        grid = F.affine_grid(theta, list(x.size()), align_corners=False)
+        warped = F.grid_sample(x, grid, align_corners=False)
+        return warped, theta, warped.mean((1, 2, 3)), grid
+
+
+class HalfGrid(nn.Module):
+    """A float32 network whose grid is computed in half precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = styles.Head(6, styles.IDENTITY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        points = torch.cat([styles.mesh(), torch.ones(1, *styles.SIZE)]).flatten(1).half()
+        grid = torch.matmul(self.loc(x).view(-1, 2, 3).half(), points).transpose(1, 2).reshape(-1, *styles.SIZE, 2)
+        return F.grid_sample(x, grid.float(), align_corners=False)
+
+
+class DoubleGrid(nn.Module):
+    """A float32 network whose grid is computed in double precision."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = styles.Head(6, styles.IDENTITY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        points = torch.cat([styles.mesh(), torch.ones(1, *styles.SIZE)]).flatten(1).double()
+        grid = torch.matmul(self.loc(x).view(-1, 2, 3).double(), points).transpose(1, 2).reshape(-1, *styles.SIZE, 2)
+        return F.grid_sample(x, grid.float(), align_corners=False)
+
+
+class CoarseFlow(nn.Module):
+    """A flow field of a few control points, blended by fixed weights: linear, with one row a point."""
+
+    def __init__(self, points: int = 4) -> None:
+        super().__init__()
+        self.loc = styles.Head(2 * points, [0.0] * 2 * points)
+        weights = torch.rand(points, styles.SIZE[0] * styles.SIZE[1])
+        self.register_buffer("weights", weights / weights.sum(0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        flow = torch.einsum("ndk,kp->npd", self.loc(x).view(x.shape[0], 2, -1), self.weights)
+        return F.grid_sample(x, styles.mesh().permute(1, 2, 0) + flow.view(-1, *styles.SIZE, 2), align_corners=False)
+
+
+class ClampedTheta(nn.Module):
+    """A clamp before the cut does no harm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = styles.Head(6, styles.IDENTITY)
+
+    def forward(self, x: Tensor) -> Tensor:
+        theta = self.loc(x).clamp(-1.5, 1.5).view(-1, 2, 3)
+        return F.grid_sample(x, F.affine_grid(theta, list(x.size()), align_corners=True), align_corners=True)
+
+
+class TwoHeads(nn.Module):
+    """Scale and shift from two networks, each expanded to pixels before the other is computed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.shift = styles.Head(2, [1.0, 1.0]), styles.Head(2, [0.0, 0.0])
+
+    def forward(self, x: Tensor) -> Tensor:
+        scaled = styles.mesh().permute(1, 2, 0)[None] * self.scale(x)[:, None, None, :]
+        grid = scaled + self.shift(x)[:, None, None, :]
+        return F.grid_sample(x, grid, align_corners=False)
+
+
+class ReluGrid(styles.AffineGrid):
+    """Points left of the middle are folded onto it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = F.affine_grid(self.loc(x).view(-1, 2, 3), list(x.size()), align_corners=False)
+        return F.grid_sample(x, F.relu(grid), align_corners=False)

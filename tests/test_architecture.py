@@ -1,0 +1,121 @@
+"""The rule of ARCHITECTURE.md, held over the syntax trees: a room imports only what stands below it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+from tests.support.paths import ROOT
+
+PACKAGE = ROOT / "stn_infer"
+
+#: From the top floor down. A folder, or a file of the package itself, may import what comes after it.
+FLOORS = (
+    "cli",
+    "api",
+    "show",
+    "benchmarking",
+    "verification",
+    "precision",
+    "pipeline",
+    "data",
+    "reference",
+    "backends",
+    "torch_export",
+    "sources",
+    "foreign",
+    "models",
+    "layers",
+    "fused",
+    "plugin",
+    "conventions",
+    "transforms",
+    "lint_rules",
+    "repairs",
+    "fusion",
+    "proto",
+    "quiet",
+    "metadata",
+    "files",
+    "errors",
+    "version",
+    "arrays",
+)
+#: The package's own page of public names, which imports them when they are asked for.
+FACADE = PACKAGE / "__init__.py"
+
+
+def _modules() -> dict[str, Path]:
+    found = {}
+    for path in sorted(PACKAGE.rglob("*.py")):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts)
+        found[name.removesuffix(".__init__")] = path
+    return found
+
+
+MODULES = _modules()
+
+
+def _imports(path: Path) -> Iterator[tuple[int, str, str]]:
+    """(line, module, name) of every import of our own, inside functions and under TYPE_CHECKING too."""
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == "stn_infer":
+            assert node.module is not None
+            for alias in node.names:
+                inner = f"{node.module}.{alias.name}"
+                yield (node.lineno, inner, "") if inner in MODULES else (node.lineno, node.module, alias.name)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if alias.name.split(".")[0] == "stn_infer":
+                    yield node.lineno, alias.name, ""
+
+
+def _room(module: str) -> str:
+    parts = module.split(".")
+    return parts[1] if len(parts) > 1 else ""
+
+
+def test_every_room_has_its_floor() -> None:
+    assert {_room(module) for module in MODULES} - {""} == set(FLOORS)
+
+
+def test_a_room_imports_only_what_stands_below_it() -> None:
+    climbing = []
+    for module, path in MODULES.items():
+        if path == FACADE:
+            continue
+        for line, target, _ in _imports(path):
+            here, there = _room(module), _room(target)
+            if there and here != there and FLOORS.index(there) < FLOORS.index(here):
+                climbing.append(f"{path.relative_to(ROOT)}:{line} imports {target}")
+    assert climbing == []
+
+
+def test_no_file_imports_itself_in_a_circle() -> None:
+    graph: dict[str, set[str]] = {module: set() for module in MODULES if module != "stn_infer"}
+    for module in graph:
+        graph[module] = {target for _, target, _ in _imports(MODULES[module]) if target in graph and target != module}
+    try:
+        tuple(TopologicalSorter(graph).static_order())
+    except CycleError as error:
+        pytest.fail(f"a circle of imports: {' -> '.join(error.args[1])}")
+
+
+def test_private_names_stay_in_their_folder() -> None:
+    crossing = []
+    for module, path in MODULES.items():
+        for line, target, name in _imports(path):
+            private = name.startswith("_") and not name.startswith("__")
+            if private and _room(module) != _room(target):
+                crossing.append(f"{path.relative_to(ROOT)}:{line} imports {name} of {target}")
+    assert crossing == []
+
+
+def test_folders_fit_in_a_head() -> None:
+    folders = [path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__"]
+    crowded = {folder.name: count for folder in folders if (count := len(list(folder.glob("*.py")))) > 19}
+    assert crowded == {}

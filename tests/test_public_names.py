@@ -1,0 +1,76 @@
+"""What ``import stn_infer`` promises: these names, and nothing heavy."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+import stn_infer
+
+PUBLIC = [
+    "Backend",
+    "BenchResult",
+    "ExportReport",
+    "LintFinding",
+    "LintReport",
+    "LoadedModel",
+    "OptimizeReport",
+    "Preprocess",
+    "RunSummary",
+    "SpatialTransformer",
+    "StnInferError",
+    "Verification",
+    "__version__",
+    "bench",
+    "export",
+    "lint",
+    "load_source",
+    "open_backend",
+    "optimize",
+    "run",
+    "verify",
+]
+HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "rich", "pyarrow", "matplotlib", "tensorrt"}
+
+
+def test_public_names() -> None:
+    assert stn_infer.__all__ == PUBLIC
+    for name in PUBLIC:
+        assert getattr(stn_infer, name) is not None
+    assert set(PUBLIC) <= set(dir(stn_infer))
+
+
+def test_an_unknown_name_is_an_attribute_error() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'exprot'"):
+        _ = stn_infer.exprot  # type: ignore[attr-defined]
+
+
+def imported_by(code: str) -> set[str]:
+    program = f"import sys, json\n{code}\nprint(json.dumps(sorted(sys.modules)))"
+    output = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout
+    return {name.partition(".")[0] for name in json.loads(output.splitlines()[-1])}
+
+
+def test_importing_is_light() -> None:
+    assert not HEAVY & imported_by("import stn_infer; stn_infer.StnInferError; stn_infer.Preprocess")
+
+
+def test_help_is_light() -> None:
+    code = "from stn_infer.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass"
+    assert not HEAVY & imported_by(code)
+
+
+def test_no_module_hides_a_public_function() -> None:
+    """Importing a submodule sets its name on the package: ``stn_infer.verify`` must stay the function."""
+    code = (
+        "import pkgutil, importlib, stn_infer\n"
+        "functions = {name for name in stn_infer.__all__ if callable(getattr(stn_infer, name))}\n"
+        "modules = {module.name for module in pkgutil.iter_modules(stn_infer.__path__)}\n"
+        "assert not functions & modules, functions & modules\n"
+        "import stn_infer.cli.verify, stn_infer.cli.bench, stn_infer.api.export, stn_infer.verification.model\n"
+        "assert callable(stn_infer.verify) and callable(stn_infer.bench)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

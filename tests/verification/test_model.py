@@ -1,0 +1,335 @@
+"""``verify`` as a whole: a row a backend or the reason, files with and without a source, two files, TensorRT."""
+
+from __future__ import annotations
+
+import json
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper, numpy_helper
+from PIL import Image
+
+import stn_infer
+from stn_infer import plugin
+from stn_infer.api.verify import verify
+from stn_infer.backends.tensorrt import backend as tensorrt
+from stn_infer.backends.tensorrt.executor import Executor
+from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, make_logger
+from stn_infer.cli.main import main
+from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
+from stn_infer.metadata import ModelMetadata
+from stn_infer.precision.half import to_half
+from stn_infer.precision.int8 import quantize
+from stn_infer.reference.model import Reference
+from stn_infer.reference.onnx_file import OnnxReference, OrtReference
+from stn_infer.reference.samples import sample_batches
+from stn_infer.sources.load import LoadedModel, load_source
+from stn_infer.torch_export.portable import build_portable
+from tests.support import tensorrt_standin as standin
+from tests.support.wrong_files import Mutation, one_transformer, with_attribute
+
+SHIPPED = "st-cnn-affine-rts"
+
+
+@cache
+def shipped() -> tuple[LoadedModel, onnx.ModelProto]:
+    loaded = load_source(SHIPPED)
+    return loaded, build_portable(loaded)[0]
+
+
+def written(folder: Path, model: onnx.ModelProto, name: str = "model.onnx") -> Path:
+    path = folder / name
+    onnx.save(model, path)
+    return path
+
+
+def test_a_row_for_every_backend(tmp_path: Path) -> None:
+    result = verify(written(tmp_path, shipped()[1]), source=SHIPPED)
+    rows = {report.backend: report for report in result.backends}
+    assert list(rows) == ["eager", "eager-fused", "ort", "ort-fused", "tensorrt", "tensorrt-rtx"]
+    assert result.passed and result.title == "float64 eager PyTorch"
+    for name in ("eager", "ort", *(("eager-fused", "ort-fused") if plugin.available() else ())):
+        report = rows[name]
+        assert report.status == "passed" and report.grids[0].max_px < 1e-4
+        assert report.checks[0].passed and len(report.checks[0].invariants) == 5
+    for report in rows.values():
+        assert (report.status == "unavailable") == (not report.outputs)
+        assert report.status != "unavailable" or report.reason
+
+
+def test_a_file_alone_is_compared_with_itself_in_float64(tmp_path: Path) -> None:
+    result = verify(written(tmp_path, shipped()[1]), backends=["ort"])
+    assert result.passed and result.title == "the file evaluated in float64"
+    assert result.reference == "float64" and result.grids[0].max_px < 1e-4
+    with pytest.raises(UsageError, match="eager: it runs the PyTorch source"):
+        verify(tmp_path / "model.onnx", backends=["eager"])
+
+
+def test_an_onnx_file_may_be_called_anything(tmp_path: Path) -> None:
+    for name in ("model.ONNX", "model.pb", "model"):
+        assert verify(written(tmp_path, one_transformer(), name), backends=["ort"]).passed
+    (tmp_path / "image.png").write_bytes(b"no model")
+    with pytest.raises(ModelError, match=r"image\.png is no ONNX file"):
+        verify(tmp_path / "image.png")
+
+
+def test_two_files(tmp_path: Path) -> None:
+    right = written(tmp_path, one_transformer(), "right.onnx")
+    wrong = written(tmp_path, with_attribute(padding_mode="border")(one_transformer()), "wrong.onnx")
+    assert verify(right, against=right, backends=["ort"]).passed
+    result = verify(wrong, against=right, backends=["ort"])
+    assert not result.passed and result.title == "right.onnx evaluated in float64"
+    assert "border padding instead of zeros" in result.backends[0].reason
+    assert verify(wrong, backends=["ort"]).passed, "by itself it is what it says"
+    with pytest.raises(UsageError, match="--against"):
+        verify(wrong, against=right, source="x")
+
+
+def test_every_shipped_model_in_float64_is_pytorch_in_float64() -> None:
+    loaded, model = shipped()
+    inputs = [np.random.default_rng(0).random((3, *shape), dtype=np.float32) for shape in loaded.input_shapes]
+    wanted, samplings = Reference(loaded.module, loaded.input_shapes).run(inputs)
+    found, others = OnnxReference(model).run(inputs)
+    np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-12)
+    assert samplings[0].sampler == others[0].sampler
+    # the file's head has the affine family's map folded in, and float32 constants
+    assert np.abs(samplings[0].grid - others[0].grid).max() < 1e-6
+
+
+def graph_of(nodes: list[onnx.NodeProto], constants: dict[str, Any], shape: list[Any]) -> onnx.ModelProto:
+    graph = helper.make_graph(
+        nodes,
+        "graph",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(value), name) for name, value in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+
+
+@pytest.mark.parametrize(
+    ("op", "attributes"),
+    [
+        ("Conv", {"pads": [1, 0, 2, 1], "strides": [2, 1], "dilations": [1, 2]}),
+        ("Conv", {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        ("MaxPool", {"kernel_shape": [3, 2], "pads": [1, 0, 1, 1], "strides": [2, 2]}),
+        ("MaxPool", {"kernel_shape": [2, 2], "strides": [2, 2], "ceil_mode": 1}),
+        ("AveragePool", {"kernel_shape": [2, 3], "strides": [1, 2]}),
+        ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
+    ],
+)
+def test_float64_operators_are_onnxruntimes(op: str, attributes: dict[str, Any]) -> None:
+    weight = np.random.default_rng(1).normal(size=(4, 3, 3, 2)).astype(np.float32)
+    inputs, constants = (["x", "w"], {"w": weight}) if op == "Conv" else (["x"], {})
+    model = graph_of([helper.make_node(op, inputs, ["y"], **attributes)], constants, ["n", 3, 9, 8])
+    x = np.random.default_rng(2).normal(size=(2, 3, 9, 8)).astype(np.float32)
+    (exact,), _ = OnnxReference(model).run([x])
+    (single,), _ = OrtReference(model).run([x])
+    assert exact.dtype == np.float64
+    np.testing.assert_allclose(exact, single, atol=1e-5)
+
+
+def test_where_float64_cannot_be_had_float32_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise ModelError("no such operator")
+
+    monkeypatch.setattr("stn_infer.reference.onnx_file.OnnxReference.__init__", refuse)
+    result = verify(written(tmp_path, one_transformer()), backends=["ort"])
+    assert result.passed and result.reference == "float32"
+    assert any("can't be evaluated in float64: no such operator" in note for note in result.notes)
+
+
+def test_open_sizes_need_a_shape(tmp_path: Path) -> None:
+    model = one_transformer()
+    model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
+    path = written(tmp_path, model)
+    with pytest.raises(UsageError, match="--input-shape"):
+        verify(path, backends=["ort"])
+    assert verify(path, backends=["ort"], input_shapes=[(2, 12, 20), (2, 3)]).passed
+
+
+@cache
+def bfloat16_file() -> onnx.ModelProto:
+    return to_half(build_portable(shipped()[0], "bf16")[0], "bf16").model
+
+
+@pytest.mark.parametrize("mistake", [None, with_attribute(mode="nearest"), with_attribute(align_corners=1)])
+def test_a_bfloat16_file_is_run_rounded_in_float32(tmp_path: Path, mistake: Mutation | None) -> None:
+    """onnxruntime's CPU has no bfloat16: the source's being right would say nothing of the file."""
+    path = written(tmp_path, mistake(bfloat16_file()) if mistake else bfloat16_file())
+    result = verify(path, source=SHIPPED)
+    rows = {report.backend: report for report in result.backends}
+    assert rows["ort"].status == "unavailable" and "no bfloat16" in rows["ort"].reason
+    assert rows["ort-rounded"].status == ("failed" if mistake else "passed"), rows["ort-rounded"].failures
+    assert result.passed == (mistake is None) and result.emulated
+    assert "in float32 with every half" in result.notes[0]
+
+
+def test_own_inputs_are_what_is_run(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(34):
+        Image.fromarray(np.full((42, 42), 7 * index, np.uint8)).save(folder / f"{index:02}.png")
+    path = written(tmp_path, shipped()[1])
+    result = verify(path, source=SHIPPED, backends=["ort"], inputs=[folder])
+    assert result.passed and result.inputs == "32 of yours"
+    assert "32 of 34 given samples were taken, at even distances" in result.notes
+    with pytest.raises(InputError, match="no such file or folder"):
+        verify(path, source=SHIPPED, inputs=[tmp_path / "none"])
+    np.save(tmp_path / "wrong.npy", np.zeros((2, 3, 5, 5), np.float32))
+    with pytest.raises(InputError, match=r"no given sample can be read: .*takes \[N, 1, 42, 42\]"):
+        verify(path, source=SHIPPED, inputs=[tmp_path / "wrong.npy"])
+
+
+def test_an_int8_file_is_compared_on_images_alone(tmp_path: Path) -> None:
+    loaded, model = shipped()
+    samples = [{"input": batch.inputs[0]} for batch in sample_batches(loaded) if batch.kind == "images"]
+    result = verify(written(tmp_path, quantize(model, samples)), source=SHIPPED, backends=["ort"])
+    assert result.passed and result.inputs == "8 images" and any("--inputs" in note for note in result.notes)
+
+
+def test_rounding_is_for_half_precision_alone(tmp_path: Path) -> None:
+    path = written(tmp_path, one_transformer())
+    assert "ort-rounded" not in [report.backend for report in verify(path).backends]
+    with pytest.raises(UsageError, match="no float16 or bfloat16 values"):
+        verify(path, backends=["ort-rounded"])
+
+
+def test_a_file_that_nothing_runs_is_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelError("no such operator")
+
+    monkeypatch.setattr("stn_infer.backends.ort.OrtBackend.__init__", refuse)
+    path = written(tmp_path, shipped()[1])
+    result = CliRunner().invoke(main, ["verify", str(path), "--source", SHIPPED])
+    assert result.exit_code == 1 and result.stdout == ""
+    assert result.stderr == f"error: {path} is not verified: no backend here runs it; ort: no such operator\n"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"against": "model.onnx", "weights": Path("w.pt")}, "--weights belong to a source"),
+        ({"source": SHIPPED, "input_shapes": [(1, 32, 32)]}, "the file's inputs are 1x42x42, not 1x32x32"),
+        ({"tolerance": float("nan")}, "a tolerance is a number above 0, not nan"),
+        ({"backends": ["ort", "onnx"]}, "a backend is one of .*, not 'onnx'"),
+    ],
+)
+def test_arguments_that_do_not_go_together(tmp_path: Path, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        verify(written(tmp_path, shipped()[1]), **options)
+
+
+# ---- TensorRT, by the stand-in that computes y = 2 x -------------------------------------------------------------
+
+
+def doubling(factor: float) -> onnx.ModelProto:
+    constants = {"factor": np.float32(factor)}
+    return graph_of([helper.make_node("Mul", ["x", "factor"], ["y"])], constants, ["n", 3])
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> standin.Script:
+    script = standin.Script()
+
+    def open_tensorrt(model: bytes, runtime: str, device: str) -> tensorrt.TensorRTBackend:
+        assert onnx.ModelProto.FromString(model).graph.node and device == "cuda:0"
+        loaded = TensorRT(runtime, standin.Module(script), "11.4.0")  # type: ignore[arg-type]
+        executor = Executor(loaded, b"engine", standin.Cuda(script), make_logger(loaded.module))
+        opened = tensorrt.Opened("engine", loaded, Gpu("a GPU", "sm89"), "cpu", 0)
+        return tensorrt.TensorRTBackend(executor, opened, ModelMetadata())
+
+    monkeypatch.setattr(tensorrt, "open_tensorrt", open_tensorrt)
+    return script
+
+
+def test_an_engine_is_verified(tmp_path: Path, fake: standin.Script) -> None:
+    right = verify(written(tmp_path, doubling(2)), backends=["tensorrt"])
+    assert right.passed and right.backends[0].about == "TensorRT 11.4.0"
+    assert any(call[0] == "execute_async_v3" for call in fake.calls if isinstance(call, tuple))
+    wrong = verify(written(tmp_path, doubling(2.001)), backends=["tensorrt"])
+    assert not wrong.passed and "output 'y' is off by" in wrong.backends[0].reason
+
+
+def test_an_engine_that_fails_is_a_failure(tmp_path: Path, fake: standin.Script) -> None:
+    fake.runs = False
+    result = verify(written(tmp_path, doubling(2)), backends=["tensorrt"])
+    assert [report.status for report in result.backends] == ["failed"]
+    assert "TensorRT failed while running" in result.backends[0].reason
+
+
+def test_tensorrt_that_is_not_there_is_a_row_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(*_: object) -> None:
+        raise MissingDependencyError("a GPU is needed")
+
+    monkeypatch.setattr(tensorrt, "open_tensorrt", missing)
+    path = written(tmp_path, one_transformer())
+    report = verify(path).backends[4]
+    assert (report.backend, report.status, report.reason) == ("tensorrt", "unavailable", "a GPU is needed")
+    with pytest.raises(MissingDependencyError, match="tensorrt: a GPU is needed"):
+        verify(path, backends=["tensorrt"])
+
+
+# ---- the command line --------------------------------------------------------------------------------------------
+
+
+def test_command_line(tmp_path: Path) -> None:
+    path = written(tmp_path, one_transformer())
+    result = CliRunner().invoke(main, ["verify", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "reference: the file evaluated in float64" in result.output and result.output.endswith("passed\n")
+    assert "eager" in result.output and "the PyTorch source" in " ".join(result.output.split())
+
+
+def test_exit_code_3_and_the_reason(tmp_path: Path) -> None:
+    right = written(tmp_path, one_transformer(), "right.onnx")
+    wrong = written(tmp_path, with_attribute(mode="nearest")(one_transformer()), "wrong.onnx")
+    result = CliRunner().invoke(main, ["verify", str(wrong), "--against", str(right), "--backend", "ort"])
+    assert result.exit_code == 3
+    assert "it looks like nearest sampling instead of bilinear" in result.output
+
+
+def test_json(tmp_path: Path) -> None:
+    right = written(tmp_path, one_transformer(), "right.onnx")
+    result = CliRunner().invoke(main, ["verify", str(right), "--backend", "ort", "--json"])
+    assert result.exit_code == 0
+    content = json.loads(result.output)
+    assert content["passed"] and content["backends"][0]["status"] == "passed"
+    assert content["backends"][0]["checks"][0]["invariants"]["identity"] is True
+    wrong = written(tmp_path, with_attribute(mode="nearest")(one_transformer()), "wrong.onnx")
+    failed = CliRunner().invoke(main, ["verify", str(wrong), "--against", str(right), "--backend", "ort", "--json"])
+    assert failed.exit_code == 3
+    assert json.loads(failed.stdout)["backends"][0]["failures"]
+
+
+def test_what_a_model_prints_is_not_among_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "printing.py").write_text(
+        "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
+        "        print('forward')\n        return x * 2\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    result = CliRunner().invoke(main, ["verify", "printing:Net", "--input-shape", "4", "--backend", "ort", "--json"])
+    assert json.loads(result.stdout)["passed"] and "forward" in result.stderr
+
+
+def test_the_source_alone_is_not_the_file(tmp_path: Path) -> None:
+    path = written(tmp_path, shipped()[1])
+    result = CliRunner().invoke(main, ["verify", str(path), "--source", SHIPPED, "--backend", "eager"])
+    assert result.exit_code == 0, result.output
+    assert "note: no backend here runs the file itself" in result.output
+    assert result.output.endswith("passed in PyTorch alone: no backend here runs the file\n")
+
+
+def test_an_unknown_backend(tmp_path: Path) -> None:
+    path = written(tmp_path, one_transformer())
+    result = CliRunner().invoke(main, ["verify", str(path), "--backend", "caffe"])
+    assert result.exit_code == 2 and "a backend is one of eager" in result.output
+
+
+def test_the_public_name() -> None:
+    assert stn_infer.verify is verify
