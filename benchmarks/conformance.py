@@ -1,8 +1,8 @@
 """Who samples as the operators' definitions say: writes ``docs/conformance.md``.
 
 First every sampler in every runtime (``conformance_matrix.py``). Then two outside collections are run through the
-reference sampler (``tests/support/reference.py``), eager PyTorch, onnxruntime's own nodes and our op, as onnxruntime runs it
-from its function body:
+reference sampler (``tests/support/reference.py``), eager PyTorch, onnxruntime's own nodes and our op, as onnxruntime
+runs it from its function body:
 
 - the ONNX backend's node tests for GridSample and AffineGrid, by their own tolerance;
 - PyTorch's sample inputs for ``grid_sample``, whose truth is PyTorch in float64.
@@ -36,11 +36,11 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import conformance_matrix  # noqa: E402
-from tests.support import reference  # noqa: E402
-from tests.support.helpers import run_op  # noqa: E402
 
 from stn_infer.fusion.op import spell_mode  # noqa: E402
 from stn_infer.transforms import Affine  # noqa: E402
+from tests.support import reference  # noqa: E402
+from tests.support.helpers import run_op  # noqa: E402
 
 Array = NDArray[Any]
 
@@ -133,7 +133,7 @@ def _affine_columns(case: Any, given: list[Array], expected: Array) -> dict[str,
     # Our op has no grid to show, so it samples an image, and is compared with that image sampled at the expected grid.
     image = np.random.default_rng(0).normal(size=(len(theta), 2, *size)).astype(np.float32)
     truth = reference.grid_sample(image, expected, "linear", "border", align_corners)
-    # The op's affine rows are pixel centres; the corner convention is folded into theta.
+    # The op's affine rows are pixel centers; the corner convention is folded into theta.
     transformation = Affine(rank=len(size))
     matrix, offset = (part.numpy() for part in transformation.affine_map(size, align_corners))
     folded = (theta.reshape(len(theta), -1) @ matrix.T + offset).reshape(theta.shape)
@@ -192,10 +192,10 @@ def _sampler_arguments(sample: Any) -> tuple[torch.Tensor, str, str, bool]:
 
 
 def _affine_theta(grid: Array) -> Array | None:
-    """theta [N, D, D + 1] over pixel centres of an affine grid; None for another grid."""
+    """theta [N, D, D + 1] over pixel centers of an affine grid; None for another grid."""
     size = grid.shape[1:-1]
-    centres = reference.affine_grid(np.eye(len(size), len(size) + 1)[None], size)[0].reshape(-1, len(size))
-    basis = np.concatenate([centres, np.ones((len(centres), 1))], axis=1)  # [P, K]
+    centers = reference.affine_grid(np.eye(len(size), len(size) + 1)[None], size)[0].reshape(-1, len(size))
+    basis = np.concatenate([centers, np.ones((len(centers), 1))], axis=1)  # [P, K]
     inverse = np.linalg.inv(basis.T @ basis) @ basis.T  # [K, P]; x, y and 1 are orthogonal, this is well conditioned
     theta = np.moveaxis(inverse @ grid.reshape(len(grid), -1, len(size)), 1, 2)
     fitted = (basis @ np.moveaxis(theta, 1, 2)).reshape(grid.shape)
@@ -338,7 +338,7 @@ differ from the plain ones in onnxruntime's column only.
 Images of noise from 0 to 255, affine grids; the truth is PyTorch in float64. The reference and onnxruntime's own
 node run in float64 (allowed: {DOUBLE:g} of the range; for nearest, nothing). Our op runs in float32, where a coordinate
 near 456 is rounded by some 1e-4 pixel: its error is given as a share of the range, for nearest as the share of values
-that take the neighbouring pixel (allowed for both: {SINGLE:g}).
+that take the neighboring pixel (allowed for both: {SINGLE:g}).
 
 {table("sample", SAMPLE_COLUMNS, samples)}
 """

@@ -35,7 +35,7 @@ from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import Affine
 
 RESULTS = Path(__file__).resolve().parent / "results"
-# fp32 coordinates are off by 1e-7 of the width, which random neighbours turn into that of their difference.
+# fp32 coordinates are off by 1e-7 of the width, which random neighbors turn into that of their difference.
 _TOLERANCES = {torch.float32: 2e-4, torch.float16: 2e-3}
 
 Shape = tuple[int, int, int, int]
@@ -175,7 +175,7 @@ def graph_of(call: Call, device: torch.device) -> Call:
 
 
 def canonical_basis(height: int, width: int, device: torch.device) -> Tensor:
-    """The rows x, y, 1 at pixel centres, [3, height * width]."""
+    """The rows x, y, 1 at pixel centers, [3, height * width]."""
     y, x = torch.meshgrid(*((2 * torch.arange(size) + 1) / size - 1 for size in (height, width)), indexing="ij")
     return torch.stack([x.flatten(), y.flatten(), torch.ones(x.numel())]).to(device)
 
@@ -236,9 +236,9 @@ def whole(batch: int, device: torch.device, compiled: bool = True) -> Work:
     expected = copy.deepcopy(plain).double().to(device)(image.double())
     plain = plain.to(device)
     # The same layers around this project's transformer: the tutorial's own code calls affine_grid and grid_sample.
-    localisation = torch.nn.Sequential(plain.localisation, plain.head)
+    localization = torch.nn.Sequential(plain.localization, plain.head)
     transformer = SpatialTransformer(
-        localisation, Affine(), loaded.input_shapes[0][1:], identity_init=False, fused=True
+        localization, Affine(), loaded.input_shapes[0][1:], identity_init=False, fused=True
     ).to(device)
     fused = torch.nn.Sequential(transformer, plain.classifier).eval()
     calls: dict[str, Call] = {

@@ -49,7 +49,7 @@ def problems() -> Iterator[tuple[str, plugin.Problem, list[Floats]]]:
         images, output = values(batch * channels * size * size), values(batch * channels * size * size)
         length = 9 if fields.get("kind") == 2 else 2 * rows
         theta = array.array("f", (near + [0.0] * length)[:length] * batch)
-        basis = pixel_centres(size) if rows == 3 else values(rows * size * size)
+        basis = pixel_centers(size) if rows == 3 else values(rows * size * size)
         problem = plugin.Problem(
             rank=2,
             dtype=0,
@@ -77,10 +77,10 @@ def problems() -> Iterator[tuple[str, plugin.Problem, list[Floats]]]:
     yield "projective bilinear zeros, 16x1x28x28", *make(16, 1, 28, 3, kind=2)
 
 
-def pixel_centres(size: int) -> Floats:
+def pixel_centers(size: int) -> Floats:
     """The basis [3, size * size] of the affine and the projective kind: x, y and 1 at each output pixel."""
-    centres = [(2 * index + 1) / size - 1 for index in range(size)]
-    return array.array("f", centres * size + [y for y in centres for _ in centres] + [1.0] * size**2)
+    centers = [(2 * index + 1) / size - 1 for index in range(size)]
+    return array.array("f", centers * size + [y for y in centers for _ in centers] + [1.0] * size**2)
 
 
 def run() -> None:

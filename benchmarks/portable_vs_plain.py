@@ -181,12 +181,12 @@ def measure(loaded: LoadedModel, files: Sequence[File], batch_size: int, plan: P
 def part_of(file: File, start_shape: tuple[int, ...]) -> onnx.ModelProto:
     """The nodes between ``file.start`` and ``file.grid`` as a model of their own, with a dynamic batch."""
     producers = {name: node for node in file.model.graph.node for name in node.output}
-    initialisers = {tensor.name: tensor for tensor in file.model.graph.initializer}
+    initializers = {tensor.name: tensor for tensor in file.model.graph.initializer}
     wanted, nodes, constants = [file.grid], [], {}
     while wanted:
         name = wanted.pop()
-        if name in initialisers:
-            constants[name] = initialisers[name]
+        if name in initializers:
+            constants[name] = initializers[name]
         elif name != file.start and name in producers and producers[name] not in nodes:
             nodes.append(producers[name])
             wanted.extend(filter(None, producers[name].input))

@@ -1,4 +1,4 @@
-"""A regression guard that holds on a noisy machine: ratios of neighbours in time, and instruction counts.
+"""A regression guard that holds on a noisy machine: ratios of neighbors in time, and instruction counts.
 
     python benchmarks/quick.py                     # measure, and compare with the baseline (make bench-quick)
     python benchmarks/quick.py --update            # measure, and make that the baseline
@@ -9,7 +9,7 @@ machine, so none is compared:
 - A **ratio** is of two variants that take turns (`turns.py`) every few milliseconds, in an order drawn anew each round.
   Of each the fastest call of a process counts, because a disturbance only adds time; calls take a millisecond or so,
   that some be left undisturbed. Where memory happens to lie decides too, and now and then a process is lucky with its
-  clock or its neighbours: so processes start anew, and of each variant the process at the lower quartile stands for it.
+  clock or its neighbors: so processes start anew, and of each variant the process at the lower quartile stands for it.
 - An **instruction count** is what the CPU kernels execute for one call (`instructions.py`): the same however busy the
   machine is.
 

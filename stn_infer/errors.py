@@ -64,7 +64,7 @@ class OutputError(StnInferError):
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """A message on one line, without colours, cut at ``limit`` characters; an empty exception's is its type."""
+    """A message on one line, without colors, cut at ``limit`` characters; an empty exception's is its type."""
     text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
     if not text and isinstance(error, BaseException):
         text = type(error).__name__

@@ -45,7 +45,7 @@ def spatial_transformer(
     Args:
         input: [N, C, H, W] or [N, C, D, H, W].
         theta: [N, D, K]; projective: [N, 3, 3].
-        basis: [K, P], P = prod(output_size). Kind ``affine`` stands for the rows x, y(, z), 1 at pixel centres.
+        basis: [K, P], P = prod(output_size). Kind ``affine`` stands for the rows x, y(, z), 1 at pixel centers.
         kind: ``affine``, ``basis`` or ``projective``.
         output_size: (H, W) or (D, H, W).
         mode: bilinear, nearest or bicubic (images only).

@@ -1,4 +1,4 @@
-"""``SpatialTransformer``: localisation network, transformation and sampler as one module."""
+"""``SpatialTransformer``: localization network, transformation and sampler as one module."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from stn_infer.conventions import Order, PaddingMode, resolve
 from stn_infer.errors import UsageError
+from stn_infer.metadata import respelled
 from stn_infer.transforms import Transformation
 from stn_infer.transforms.base import reorder_axes, shrink
 
@@ -19,10 +20,10 @@ Mode = Literal["bilinear", "nearest", "bicubic"]
 
 
 class SpatialTransformer(nn.Module):
-    """Warps its input by a grid that a localisation network chooses (Jaderberg et al. 2015, section 3).
+    """Warps its input by a grid that a localization network chooses (Jaderberg et al. 2015, section 3).
 
     Args:
-        localisation: maps the input to parameters [N, Q]; None when the caller gives them to :meth:`forward`.
+        localization: maps the input to parameters [N, Q]; None when the caller gives them to :meth:`forward`.
         transformation: the family of grids.
         output_size: (H, W), or (D, H, W) for volumes; smaller or larger than the input's.
         mode: the sampler's interpolation; ``bilinear`` is trilinear for volumes, which have no ``bicubic``.
@@ -45,7 +46,7 @@ class SpatialTransformer(nn.Module):
 
     Raises:
         UsageError: an unknown mode, padding mode, order or convention, an output size of the wrong rank, a missing
-            ``input_size``, or ``identity_init`` with a localisation network that does not end in a linear layer of
+            ``input_size``, or ``identity_init`` with a localization network that does not end in a linear layer of
             Q outputs.
     """
 
@@ -55,7 +56,7 @@ class SpatialTransformer(nn.Module):
 
     def __init__(
         self,
-        localisation: nn.Module | None,
+        localization: nn.Module | None,
         transformation: Transformation,
         output_size: Sequence[int],
         mode: Mode = "bilinear",
@@ -74,7 +75,8 @@ class SpatialTransformer(nn.Module):
         if mode == "bicubic" and transformation.rank == 3:
             raise UsageError("bicubic sampling is defined for images only; use bilinear or nearest for volumes")
         chosen = resolve(convention, align_corners, grid_align_corners, padding_mode, order)
-        self.localisation = localisation
+        self.localization = localization
+        self.register_load_state_dict_pre_hook(_respell_keys)  # type: ignore[no-untyped-call]
         self.transformation = transformation
         self.output_size = transformation.check_output_size(output_size)
         self.mode = mode
@@ -88,18 +90,18 @@ class SpatialTransformer(nn.Module):
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
         for name, constant in self._constants().items():
             self.register_buffer(name, constant.to(dtype), persistent=False)
-        if identity_init and localisation is not None:
+        if identity_init and localization is not None:
             self.reset_to_identity()
 
     def forward(self, input: Tensor, parameters: Tensor | None = None) -> Tensor:
         """Warp ``input`` [N, C, H, W] (or [N, C, D, H, W]) to [N, C, *output_size], in its own dtype.
 
         Args:
-            input: the images or volumes that are sampled, and that the localisation network looks at.
-            parameters: [N, Q], instead of the localisation network's.
+            input: the images or volumes that are sampled, and that the localization network looks at.
+            parameters: [N, Q], instead of the localization network's.
 
         Raises:
-            UsageError: no localisation network and no parameters, or an input of the wrong rank.
+            UsageError: no localization network and no parameters, or an input of the wrong rank.
         """
         if input.dim() != self.transformation.rank + 2:
             raise UsageError(
@@ -112,9 +114,9 @@ class SpatialTransformer(nn.Module):
                 "its convention needs the input's size: build it with input_size"
             )
         if parameters is None:
-            if self.localisation is None:
-                raise UsageError("this SpatialTransformer has no localisation network; pass parameters [N, Q]")
-            parameters = self.localisation(input)
+            if self.localization is None:
+                raise UsageError("this SpatialTransformer has no localization network; pass parameters [N, Q]")
+            parameters = self.localization(input)
         theta = self.theta(parameters)
         if self.fused and not torch.compiler.is_exporting():
             return self._fused(input, theta)
@@ -158,15 +160,15 @@ class SpatialTransformer(nn.Module):
         """Zero the last linear layer's weights and set its bias to the identity.
 
         Raises:
-            UsageError: there is no localisation network, or it does not end in a linear layer of Q outputs.
+            UsageError: there is no localization network, or it does not end in a linear layer of Q outputs.
         """
-        head = [module for module in (self.localisation or nn.Identity()).modules() if list(module.parameters(False))]
+        head = [module for module in (self.localization or nn.Identity()).modules() if list(module.parameters(False))]
         count = self.transformation.num_parameters
         last = head[-1] if head else None
         if not isinstance(last, nn.Linear) or last.out_features != count or last.bias is None:
             raise UsageError(
-                f"identity_init needs a localisation network that ends in a linear layer with bias and {count} "
-                f"outputs, not {last}; set identity_init=False and initialise it yourself"
+                f"identity_init needs a localization network that ends in a linear layer with bias and {count} "
+                f"outputs, not {last}; set identity_init=False and initialize it yourself"
             )
         with torch.no_grad():
             last.weight.zero_()
@@ -218,6 +220,12 @@ class SpatialTransformer(nn.Module):
             for name, constant in self._constants().items():
                 self._buffers[name] = constant.to(device=self.basis.device, dtype=dtype)
         return result
+
+
+def _respell_keys(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
+    """Take checkpoints of versions that wrote ``localisation``."""
+    for key in [key for key in state if key.startswith(f"{prefix}localisation.")]:
+        state[prefix + respelled(key[len(prefix) :])] = state.pop(key)
 
 
 def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:

@@ -16,9 +16,18 @@ from stn_infer.errors import UsageError
 
 PREFIX = "stn_infer."
 
-ColourMode = Literal["grey", "rgb"]
+_OLD_SPELLINGS = (("colour", "color"), ("grey", "gray"), ("localisation", "localization"))
+
+ColorMode = Literal["gray", "rgb"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+
+
+def respelled(name: str) -> str:
+    """A key or value of a file that an earlier version wrote, in today's spelling."""
+    for old, new in _OLD_SPELLINGS:
+        name = name.replace(old, new)
+    return name
 
 
 @dataclass(frozen=True)
@@ -26,41 +35,39 @@ class Preprocess:
     """How a decoded 8-bit image becomes a model's input: ``(pixel * scale - mean) / std``, layout C, H, W.
 
     Attributes:
-        colour: ``grey`` (one channel, ITU-R 601 luma) or ``rgb`` (three).
+        color: ``gray`` (one channel, ITU-R 601 luma) or ``rgb`` (three).
         size: (height, width) to resize to, bilinear; None: an image must have the model's input size.
         scale: factor on pixel values 0..255, applied first.
         mean, std: one value, or one a channel, applied after ``scale``.
     """
 
-    colour: ColourMode = "grey"
+    color: ColorMode = "gray"
     size: tuple[int, int] | None = None
     scale: float = 1.0 / 255.0
     mean: tuple[float, ...] = (0.0,)
     std: tuple[float, ...] = (1.0,)
 
     def __post_init__(self) -> None:
-        if self.colour not in ("grey", "rgb"):
-            raise UsageError(f"preprocess colour is 'grey' or 'rgb', not {self.colour!r}")
+        if self.color not in ("gray", "rgb"):
+            raise UsageError(f"preprocess color is 'gray' or 'rgb', not {self.color!r}")
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise UsageError(f"preprocess size is HEIGHTxWIDTH, both at least 1, not {self.size}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
-                raise UsageError(
-                    f"preprocess {name} has {len(values)} values; {self.colour} takes 1 or {self.channels}"
-                )
+                raise UsageError(f"preprocess {name} has {len(values)} values; {self.color} takes 1 or {self.channels}")
         if any(value == 0 for value in self.std):
             raise UsageError("preprocess std holds a 0, which would divide by zero")
 
     @property
     def channels(self) -> int:
-        """1 for grey, 3 for rgb."""
-        return 3 if self.colour == "rgb" else 1
+        """1 for gray, 3 for rgb."""
+        return 3 if self.color == "rgb" else 1
 
     def updated(self, text: str) -> Preprocess:
         """This pre-processing with the fields that ``text`` names replaced.
 
         Args:
-            text: comma-separated ``key=value``; ``grey`` and ``rgb`` also stand alone. Keys: ``colour``, ``size``
+            text: comma-separated ``key=value``; ``gray`` and ``rgb`` also stand alone. Keys: ``color``, ``size``
                 (``42x42``, or ``model`` for the model's own), ``scale`` (``1/255`` works), ``mean`` and ``std``
                 (values joined by ``:``).
 
@@ -70,8 +77,9 @@ class Preprocess:
         fields: dict[str, object] = {}
         for part in filter(None, (piece.strip() for piece in text.split(","))):
             key, separator, value = part.partition("=")
-            if not separator and key in ("grey", "rgb"):
-                key, value = "colour", key
+            key = respelled(key)
+            if not separator and key in ("gray", "rgb"):
+                key, value = "color", key
             try:
                 fields[key] = _PARSERS[key](value)
             except KeyError:
@@ -110,7 +118,7 @@ def _size(text: str) -> tuple[int, int] | None:
 
 
 _PARSERS: dict[str, Callable[[str], object]] = {
-    "colour": str,
+    "color": respelled,
     "size": _size,
     "scale": _number,
     "mean": _numbers,
@@ -171,7 +179,9 @@ class ModelMetadata:
 
 
 def _preprocess_from_json(fields: dict[str, object]) -> Preprocess:
-    known = dict(fields)
+    known = {respelled(key): value for key, value in fields.items()}
+    if isinstance(known.get("color"), str):
+        known["color"] = respelled(str(known["color"]))
     for key in ("size", "mean", "std"):
         value = known.get(key)
         if isinstance(value, list):

@@ -72,7 +72,7 @@ def linspace(length: int) -> list[float]:
     return [2 * i / (length - 1) - 1 for i in range(length)]
 
 
-def centres(length: int) -> list[float]:
+def centers(length: int) -> list[float]:
     return [(2 * i + 1) / length - 1 for i in range(length)]
 
 
@@ -119,7 +119,7 @@ def lasagne(image: Array, theta: Array) -> Array:
 
 
 def tensorflow_w_minus_2(image: Array, theta: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """kevinzakka: scale W - 2, neighbours clipped *before* the weights are taken. Also: how far outside, per pixel."""
+    """kevinzakka: scale W - 2, neighbors clipped *before* the weights are taken. Also: how far outside, per pixel."""
     height, width = image.shape
     out, fades = np.zeros(SIZE), np.zeros(SIZE, bool)
     for i, y in enumerate(linspace(SIZE[0])):
@@ -193,8 +193,8 @@ def test_text_rectifiers_mix_centres_and_corners(name: str, padding: str) -> Non
     image, theta = random_image(1), random_theta(1)
     height, width = IMAGE
     expected = np.zeros(SIZE)
-    for i, y in enumerate(centres(SIZE[0])):
-        for j, x in enumerate(centres(SIZE[1])):
+    for i, y in enumerate(centers(SIZE[0])):
+        for j, x in enumerate(centers(SIZE[1])):
             source_x, source_y = theta @ np.array([x, y, 1.0])
             expected[i, j] = bilinear(
                 image, (source_y + 1) / 2 * (height - 1), (source_x + 1) / 2 * (width - 1), padding
@@ -203,7 +203,7 @@ def test_text_rectifiers_mix_centres_and_corners(name: str, padding: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["aster", "warbean"])
-def test_text_rectifiers_mix_corners_and_centres(name: str) -> None:
+def test_text_rectifiers_mix_corners_and_centers(name: str) -> None:
     image, theta = random_image(2), random_theta(2)
     height, width = IMAGE
     expected = np.zeros(SIZE)
@@ -340,7 +340,7 @@ def test_the_documentation_has_the_table_as_it_is() -> None:
     for name, convention in CONVENTIONS.items():
         cells = [cell.strip() for cell in rows[name].split("|")[2:-1]]
         places = [
-            "corners" if corners else "centres" for corners in (convention.grid_align_corners, convention.align_corners)
+            "corners" if corners else "centers" for corners in (convention.grid_align_corners, convention.align_corners)
         ]
         errors = " / ".join(f"{error:+.3f}" for error in convention.identity_error(100))
         assert cells == [*places, convention.padding_mode, ", ".join(convention.order), errors]

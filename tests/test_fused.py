@@ -123,9 +123,9 @@ def test_gradient_is_the_compositions() -> None:
 def test_compiled_with_a_changing_batch() -> None:
     """Inductor takes the operator into one graph, which serves every batch and leaves coordinates in float32."""
     torch.manual_seed(0)
-    localisation = nn.Sequential(nn.Flatten(), nn.Linear(3 * 7 * 9, 6))
-    layer = SpatialTransformer(localisation, Affine(), (6, 8), identity_init=False, fused=True)
-    plain = SpatialTransformer(localisation, Affine(), (6, 8), identity_init=False)
+    localization = nn.Sequential(nn.Flatten(), nn.Linear(3 * 7 * 9, 6))
+    layer = SpatialTransformer(localization, Affine(), (6, 8), identity_init=False, fused=True)
+    plain = SpatialTransformer(localization, Affine(), (6, 8), identity_init=False)
 
     def warp(image: Tensor) -> Tensor:
         warped: Tensor = layer(image * 2) + 1
@@ -142,7 +142,7 @@ def test_compiled_with_a_changing_batch() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_leaves_coordinates_alone(dtype: torch.dtype) -> None:
-    """Of a model under autocast, the localisation network rounds its answer; the transformer rounds no coordinate."""
+    """Of a model under autocast, the localization network rounds its answer; the transformer rounds no coordinate."""
     layer = SpatialTransformer(None, Affine(), (6, 8), fused=True)
     image, theta, _ = case(dtype=dtype)
     expected = layer(image, theta.flatten(1))
@@ -210,8 +210,8 @@ def test_the_layer_takes_the_operator_and_exports_without_it() -> None:
     from stn_infer.transforms import Affine
 
     torch.manual_seed(0)
-    localisation = nn.Sequential(nn.Flatten(), nn.Linear(3 * 9 * 7, 6))
-    layers = [SpatialTransformer(localisation, Affine(), (5, 6), identity_init=False, fused=f) for f in (True, False)]
+    localization = nn.Sequential(nn.Flatten(), nn.Linear(3 * 9 * 7, 6))
+    layers = [SpatialTransformer(localization, Affine(), (5, 6), identity_init=False, fused=f) for f in (True, False)]
     images = torch.randn(4, 3, 9, 7)
     with torch.profiler.profile() as profile:
         fused = layers[0](images)

@@ -87,7 +87,7 @@ def test_identity_leaves_the_input_alone(family: Transformation, mode: str, padd
 def test_a_shift_by_whole_pixels_is_a_shift(mode: str, corners: bool, right: int, down: int, seed: int) -> None:
     height, width = 6, 8
     images = random(seed, 1, 2, height, width)
-    steps = [2 / (length - corners) for length in (width, height)]  # one pixel in normalised coordinates
+    steps = [2 / (length - corners) for length in (width, height)]  # one pixel in normalized coordinates
     shift = torch.tensor([[right * steps[0], down * steps[1]]], dtype=torch.float64)
     shifted = warp(Translation(), (height, width), mode=mode, align_corners=corners)(images, shift)
     wanted = torch.zeros_like(images)
@@ -208,8 +208,8 @@ def test_it_learns_the_shift_between_two_images() -> None:
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert layer.localisation is not None
-    shift = layer.localisation(blob)[0]
+    assert layer.localization is not None
+    shift = layer.localization(blob)[0]
     torch.testing.assert_close(shift, torch.tensor([0.375, -0.25]), atol=0.01, rtol=0)
 
 
@@ -272,7 +272,7 @@ def test_float32_grids_are_within_a_thousandth_of_a_pixel(family: Transformation
 
 
 class Several(nn.Module):
-    """Two transformers side by side on one input, a third on the feature maps of both, one localisation shared."""
+    """Two transformers side by side on one input, a third on the feature maps of both, one localization shared."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -305,7 +305,7 @@ def test_several_transformers_in_one_network_train_and_export() -> None:
 
 def test_checkpoints_hold_weights_only_and_copies_are_whole() -> None:
     layer = SpatialTransformer(linear_network(ThinPlateSpline(), 64), ThinPlateSpline(), (8, 8))
-    assert sorted(layer.state_dict()) == ["localisation.1.bias", "localisation.1.weight"]
+    assert sorted(layer.state_dict()) == ["localization.1.bias", "localization.1.weight"]
     images = torch.rand(2, 1, 8, 8)
     assert torch.equal(copy.deepcopy(layer)(images), layer(images))
     again = SpatialTransformer(linear_network(ThinPlateSpline(), 64), ThinPlateSpline(), (8, 8))
@@ -314,7 +314,7 @@ def test_checkpoints_hold_weights_only_and_copies_are_whole() -> None:
 
 
 @pytest.mark.parametrize("family", [f for f in FAMILIES if f != Attention(scale=0.7)], ids=name)
-def test_identity_initialisation(family: Transformation) -> None:
+def test_identity_initialization(family: Transformation) -> None:
     torch.manual_seed(1)
     size = (3, 4, 5)[: family.rank]
     images = torch.rand(2, 1, *size)
@@ -322,7 +322,7 @@ def test_identity_initialisation(family: Transformation) -> None:
     torch.testing.assert_close(layer(images), images, atol=1e-5, rtol=0)
 
 
-def test_identity_initialisation_can_be_left_out() -> None:
+def test_identity_initialization_can_be_left_out() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Sigmoid())
     before = copy.deepcopy(network.state_dict())
     SpatialTransformer(network, Attention(), (4, 4), identity_init=False)
@@ -339,19 +339,19 @@ def test_identity_initialisation_can_be_left_out() -> None:
         ({"padding_mode": "zero"}, "padding_mode is one of"),
         ({"output_size": (4,)}, "output_size of Affine has 2 axes"),
         ({"transformation": Affine(3), "output_size": (4, 4, 4), "mode": "bicubic"}, "images only"),
-        ({"localisation": nn.Linear(4, 5)}, "ends in a linear layer with bias and 6 outputs"),
-        ({"localisation": nn.Identity()}, "ends in a linear layer"),
+        ({"localization": nn.Linear(4, 5)}, "ends in a linear layer with bias and 6 outputs"),
+        ({"localization": nn.Identity()}, "ends in a linear layer"),
     ],
 )
 def test_what_cannot_work_is_refused_at_once(options: dict[str, object], message: str) -> None:
-    arguments = {"localisation": None, "transformation": Affine(), "output_size": (4, 4), **options}
+    arguments = {"localization": None, "transformation": Affine(), "output_size": (4, 4), **options}
     with pytest.raises(UsageError, match=message):
         SpatialTransformer(**arguments)  # type: ignore[arg-type]
 
 
 def test_inputs_that_cannot_work_are_refused() -> None:
     layer = SpatialTransformer(None, Affine(), (4, 4))
-    with pytest.raises(UsageError, match="no localisation network"):
+    with pytest.raises(UsageError, match="no localization network"):
         layer(torch.rand(1, 1, 4, 4))
     with pytest.raises(UsageError, match="takes an input of 4 axes, not 5"):
         layer(torch.rand(1, 1, 4, 4, 4), torch.rand(1, 6))

@@ -22,7 +22,7 @@ def test_an_update_keeps_what_it_does_not_name() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("colour=blue", "'grey' or 'rgb'"),
+        ("color=blue", "'gray' or 'rgb'"),
         ("sise=3x3", "unknown preprocess key 'sise'"),
         ("size=3", "is not understood"),
         ("size=0x3", "at least 1"),
@@ -45,7 +45,7 @@ def test_round_trip_through_a_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["not json", "[1]", '{"colour": "blue"}', '{"unknown": 1}', '{"size": 3}', '{"mean": null}', "null"]
+    "value", ["not json", "[1]", '{"color": "blue"}', '{"unknown": 1}', '{"size": 3}', '{"mean": null}', "null"]
 )
 def test_damaged_metadata(value: str) -> None:
     with pytest.raises(UsageError):

@@ -45,7 +45,7 @@ CASES = (
     Case("tutorial-stn-r", batch_sizes=(1, 64, 256)),
     Case("st-cnn-affine-rts", batch_sizes=(1, 64)),
 )
-# float32 coordinates are off by 1e-7 of the width: on photos that is 1.2e-5 of a grey value in every runtime.
+# float32 coordinates are off by 1e-7 of the width: on photos that is 1.2e-5 of a gray value in every runtime.
 _TOLERANCE = 5e-5
 _OURS = ("ort", "ort-fused", "fused", "benchmarks.peers.ours:fused_warp")
 _OURS_ON_A_GPU = ("ort-fused-graph", "fused-graph", "benchmarks.peers.ours:fused_warp_graph")

@@ -1,8 +1,8 @@
 """CV-CUDA's warp of the same images by the same matrices, on a GPU; see :mod:`benchmarks.peers.pixels`.
 
 A matrix for each image means a batch of variable shape, whose images have 1, 3 or 4 channels. With the flag
-``WARP_INVERSE_MAP`` matrices lead from output pixels to image pixels; coordinate 0 is the first pixel's centre, as in
-OpenCV. With a constant border each neighbour that lies outside counts as its value, as with ``padding_mode="zeros"``.
+``WARP_INVERSE_MAP`` matrices lead from output pixels to image pixels; coordinate 0 is the first pixel's center, as in
+OpenCV. With a constant border each neighbor that lies outside counts as its value, as with ``padding_mode="zeros"``.
 """
 
 from __future__ import annotations

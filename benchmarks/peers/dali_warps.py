@@ -1,7 +1,7 @@
 """NVIDIA DALI's warp of the same images by the same matrices, on a CPU or a GPU; see :mod:`benchmarks.peers.pixels`.
 
 Its matrices lead from output pixels to image pixels, and coordinate 0 is the first pixel's edge. With a fill value each
-of the four neighbours that lies outside counts as that value, as with ``padding_mode="zeros"``.
+of the four neighbors that lies outside counts as that value, as with ``padding_mode="zeros"``.
 
 On a CPU it reaches each pixel of a row by adding a step to the one before, in float32, so that errors add up along the
 row: outputs were off by 2e-5 of their scale at width 28, and by 8e-4 at 224, beyond the comparison's limit. On a GPU

@@ -1,4 +1,4 @@
-"""onnxruntime on what public optimisers make of the file that ``torch.onnx.export`` writes."""
+"""onnxruntime on what public optimizers make of the file that ``torch.onnx.export`` writes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def onnxslim(prepared: Prepared, device: str, threads: int, method: Method) -> R
         slimmed: onnx.ModelProto = package.slim(model)
         return slimmed
 
-    return _optimised("onnxslim", tool, prepared, device, threads, method)
+    return _optimized("onnxslim", tool, prepared, device, threads, method)
 
 
 def onnxsim(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
@@ -44,10 +44,10 @@ def onnxsim(prepared: Prepared, device: str, threads: int, method: Method) -> Ru
             raise ModelError("onnxsim's own check of its result failed")
         return simplified  # type: ignore[no-any-return]
 
-    return _optimised("onnxsim", tool, prepared, device, threads, method)
+    return _optimized("onnxsim", tool, prepared, device, threads, method)
 
 
-def _optimised(
+def _optimized(
     name: str,
     tool: Callable[[onnx.ModelProto], onnx.ModelProto],
     prepared: Prepared,
@@ -67,5 +67,5 @@ def _optimised(
             raise ModelError(f"{name} fails on the plain file: {one_line(error)}") from error
     runner = OrtRunner("ort-plain", replace(prepared, plain=str(path)), device, threads, method)
     describe = runner.describe
-    runner.describe = lambda: {**describe(), "optimised by": f"{name} {version(name)}"}  # type: ignore[method-assign]
+    runner.describe = lambda: {**describe(), "optimized by": f"{name} {version(name)}"}  # type: ignore[method-assign]
     return runner

@@ -12,7 +12,7 @@ from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
 from stn_infer.benchmarking.variants.pytorch import TorchRunner
 from stn_infer.errors import MissingDependencyError
-from stn_infer.transforms.base import canonical_basis, centre_to_grid
+from stn_infer.transforms.base import canonical_basis, center_to_grid
 
 
 def fused_warp(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
@@ -40,8 +40,8 @@ def _open(name: str, prepared: Prepared, device: str, threads: int, method: Meth
     if not usable(torch.empty(0, device=device)):
         raise MissingDependencyError(f"the plugin library has no kernels for {device}; stn-infer plugin build")
     size = prepared.input_shapes[0][1:]
-    # The kernel's basis is at pixel centres, the models' meshes end at the last ones': theta makes up for it.
-    factors = centre_to_grid(size, grid_align_corners=True)
+    # The kernel's basis is at pixel centers, the models' meshes end at the last ones': theta makes up for it.
+    factors = center_to_grid(size, grid_align_corners=True)
     scale, shift = (it.to(device) for it in folded(lambda change: theta_of(change) * factors))
     basis = canonical_basis(size).float().to(device)
     runner = TorchRunner(name, prepared, device, threads, method)

@@ -34,7 +34,7 @@ class PixelRunner(TorchRunner):
     Attributes:
         library: its name and version.
         op: its function, by name.
-        origin: the coordinate of the first pixel's centre: 0, or 0.5 where 0 is that pixel's edge.
+        origin: the coordinate of the first pixel's center: 0, or 0.5 where 0 is that pixel's edge.
     """
 
     library: str
@@ -83,7 +83,7 @@ class PixelRunner(TorchRunner):
 def pixel_map(height: int, width: int, origin: float) -> tuple[Tensor, Tensor]:
     """How six numbers a sample become its matrix in pixels: scale [6, 6] and shift [6] of :func:`folded`.
 
-    theta maps between coordinates that are -1 and 1 at the corner pixels' centres; with the same ``pixels`` of both
+    theta maps between coordinates that are -1 and 1 at the corner pixels' centers; with the same ``pixels`` of both
     images, the matrix between their pixels is ``pixels · theta · pixels⁻¹``.
     """
     half = torch.tensor([width - 1, height - 1]).double() / 2

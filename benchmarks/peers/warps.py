@@ -13,7 +13,7 @@ from stn_infer.errors import ModelError
 
 
 class AffineWarp(nn.Module):
-    """What people write: ``affine_grid`` and ``grid_sample``, bilinear, zeros, -1 and 1 at the corner pixels' centres.
+    """What people write: ``affine_grid`` and ``grid_sample``, bilinear, zeros, -1 and 1 at the corner pixels' centers.
 
     kornia's meshes have that convention, so that all compute the same.
     """

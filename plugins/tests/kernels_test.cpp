@@ -30,7 +30,7 @@ int64_t combinations = 0;
 int64_t every = 1;
 std::unique_ptr<Device> device;  // where the CUDA kernels run; none: the CPU kernels are run
 
-/// Answers of the CUDA kernels beside the CPU's. A nearest sampler may take the neighbour where rounding decides.
+/// Answers of the CUDA kernels beside the CPU's. A nearest sampler may take the neighbor where rounding decides.
 struct Comparison {
   int64_t values = 0;
   int64_t off = 0;

@@ -12,7 +12,7 @@ from stn_infer.benchmarking.variants.names import VARIANTS
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Precision
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 def bench(
@@ -31,7 +31,7 @@ def bench(
     method: Method | None = None,
     output: Path | None = None,
     command: str = "",
-    say: Say = lambda text: None,
+    say: Progress = lambda text: None,
 ) -> BenchResult:
     """Measure a model's latency in every way it can be run, after verifying each against eager PyTorch in float64.
 
@@ -40,7 +40,7 @@ def bench(
 
     Args:
         model: any source that ``export`` takes, or an ``.onnx`` file; of one that does not say where it comes from,
-            only the runtimes that take ONNX files are measured, verified against onnxruntime without optimisations.
+            only the runtimes that take ONNX files are measured, verified against onnxruntime without optimizations.
         batch_sizes: samples a call, each measured on its own.
         variants: names out of :data:`~stn_infer.benchmarking.variants.names.VARIANTS`; None: all.
         device: ``cpu``, ``cuda`` or ``cuda:N``.

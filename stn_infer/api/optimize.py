@@ -115,10 +115,10 @@ class _Prepared:
     """The original in memory, its large weights on the disk.
 
     Attributes:
-        original: the model; large initialisers refer to ``folder``.
+        original: the model; large initializers refer to ``folder``.
         folder: None where everything is in memory.
         external: whether the source file has external data.
-        weights: bytes of initialisers.
+        weights: bytes of initializers.
         opset: the original's.
     """
 
@@ -168,14 +168,14 @@ class _Rewritten:
 def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
     from stn_infer.proto.session import Stored
     from stn_infer.proto.traversal import opset_of
-    from stn_infer.repairs.large_weights import pull_in_near_grids, put_back, stand_in
+    from stn_infer.repairs.large_weights import attach_weights, detach_weights, pull_in_near_grids
     from stn_infer.repairs.repairs import AFTER, BEFORE, repair
 
     light = prepared.original
     aside: dict[str, onnx.TensorProto] = {}
     if prepared.folder is not None:
         pull_in_near_grids(light, prepared.folder)
-        light, aside = stand_in(light)
+        light, aside = detach_weights(light)
     repaired, repairs = repair(light, BEFORE) if fix else (light, ())
     fused, findings, notes = _fuse(repaired)
     mended, more = repair(fused, AFTER) if fix else (fused, ())
@@ -186,9 +186,9 @@ def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
     if any(entry.done for entry in repairs) and not _opens(Stored(light)):
         reference = _copy(repaired)
         if aside:
-            reference = put_back(reference, aside)
+            reference = attach_weights(reference, aside)
         notes = (*notes, "onnxruntime can't run the original: the result was compared with the repaired file")
-    result = put_back(mended, aside) if changed else prepared.original
+    result = attach_weights(mended, aside) if changed else prepared.original
     return _Rewritten(result, reference, opset_of(mended), findings, (*repairs, *more), notes)
 
 

@@ -12,7 +12,7 @@ from stn_infer.arrays import Array
 from stn_infer.errors import InputError, ModelError
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.reference.model import Sampling
-from stn_infer.show.look import Glimpse, Look
+from stn_infer.show.look import Look, WarpView
 
 if TYPE_CHECKING:
     import onnx
@@ -79,7 +79,7 @@ def look(
             name,
             predictions[index],
             tuple(
-                _glimpse(node, values[node.input][index], values[theta][index], values[node.output][index])
+                _warp_view(node, values[node.input][index], values[theta][index], values[node.output][index])
                 for node, theta in zip(nodes, opened.thetas, strict=True)
             ),
         )
@@ -167,7 +167,7 @@ def _predictions(output: Array, labels: tuple[str, ...] | None) -> list[str]:
     return [labels[index] if labels and index < len(labels) else str(index) for index in classes]
 
 
-def _glimpse(node: SpatialNode, source: Array, theta: Array, warped: Array) -> Glimpse:
+def _warp_view(node: SpatialNode, source: Array, theta: Array, warped: Array) -> WarpView:
     grid = node.grid(theta[None])[0]
     points = Sampling(grid, source.shape[1:], node.mode, node.align_corners).pixels(grid)
-    return Glimpse(source, points, warped, straight=node.kind != "basis")
+    return WarpView(source, points, warped, straight=node.kind != "basis")

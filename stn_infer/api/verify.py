@@ -13,7 +13,7 @@ from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, 
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.samples import Batch, as_batches, sample_batches
-from stn_infer.verification.judging import Judgement, expect, judge
+from stn_infer.verification.judging import Judgment, expect, judge
 from stn_infer.verification.model import limits_for, reduced_precision, summarize
 from stn_infer.verification.report import BackendReport, Verification
 from stn_infer.verification.runners import RUNNERS, open_runner
@@ -113,15 +113,15 @@ def verify(
     reports = []
     for name in names:
         try:
-            judgement = _judge_one(name, proto, loaded, device, lambda runner: judge(runner, reference, found, limits))
+            judgment = _judge_one(name, proto, loaded, device, lambda runner: judge(runner, reference, found, limits))
         except StnInferError as error:
             if backends is not None and isinstance(error, (UsageError, MissingDependencyError)):
                 raise type(error)(f"{name}: {error}") from None
             failed = isinstance(error, _Failed)
             reports.append(BackendReport(name, "failed" if failed else "unavailable", (str(error),)))
             continue
-        reports.append(judgement.report)
-        notes += [note for note in judgement.notes if note not in notes]
+        reports.append(judgment.report)
+        notes += [note for note in judgment.notes if note not in notes]
     result = summarize(reference, limits, reports, batches, (*notes, *more))
     if result.emulated:
         result = _noted(result, "no backend here runs the file itself: it ran in float32 with every half value rounded")
@@ -134,11 +134,11 @@ def verify(
     return result
 
 
-def _judge_one(name: str, proto: onnx.ModelProto, loaded: LoadedModel | None, device: str, judge_it: Any) -> Judgement:
+def _judge_one(name: str, proto: onnx.ModelProto, loaded: LoadedModel | None, device: str, judge_it: Any) -> Judgment:
     runner = open_runner(name, proto, loaded, device)
     try:
-        judgement: Judgement = judge_it(runner)
-        return judgement
+        judgment: Judgment = judge_it(runner)
+        return judgment
     except StnInferError as error:
         raise _Failed(str(error)) from error
     finally:

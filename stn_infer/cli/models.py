@@ -77,7 +77,7 @@ def _list_conventions(width: int, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    title = f"Conventions (corners: align_corners=True, centres: False) and the identity's error at width {width}"
+    title = f"Conventions (corners: align_corners=True, centers: False) and the identity's error at width {width}"
     table = Table(title=title, title_justify="left")
     for heading in ("name", "grid", "sampler", "order", "padding"):
         table.add_column(heading, no_wrap=True)
@@ -85,7 +85,7 @@ def _list_conventions(width: int, as_json: bool) -> None:
     table.add_column("description")
     for convention in CONVENTIONS.values():
         grid, sampler = (
-            "corners" if corners else "centres" for corners in (convention.grid_align_corners, convention.align_corners)
+            "corners" if corners else "centers" for corners in (convention.grid_align_corners, convention.align_corners)
         )
         difference = f" (the original: {convention.difference})" if convention.difference else ""
         table.add_row(

@@ -83,7 +83,7 @@ input_shape_option: Decorator[Any] = click.option(
 preprocess_option: Decorator[Any] = click.option(
     "--preprocess",
     metavar="KEY=VALUE,...",
-    help="What an image means: grey or rgb, size=HxW, scale=1/255, mean=a:b:c, std=a:b:c.",
+    help="What an image means: gray or rgb, size=HxW, scale=1/255, mean=a:b:c, std=a:b:c.",
 )
 
 #: ``labels``: tuple of class names, read from the file given; None when not given.

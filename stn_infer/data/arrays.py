@@ -1,7 +1,7 @@
 """Samples from .npy and .npz files.
 
 Floating-point arrays are a model's inputs as they are, [N, ...] or one sample. Arrays of uint8 for a floating-point
-image input are pixels, as an image file's would be: [H, W] and [H, W, C] are one image, [N, H, W] grey images,
+image input are pixels, as an image file's would be: [H, W] and [H, W, C] are one image, [N, H, W] gray images,
 [N, H, W, C] images, C being 1 or 3, and they go through the same pre-processing. A model with several inputs takes .npz
 files with those names.
 """
@@ -24,7 +24,7 @@ from stn_infer.data.images import from_array, reason_of
 from stn_infer.errors import InputError
 from stn_infer.metadata import Preprocess
 
-_OPEN_FILES = 4  # a worker reads neighbouring rows, so a few files serve them all
+_OPEN_FILES = 4  # a worker reads neighboring rows, so a few files serve them all
 
 
 class ArrayFiles:
@@ -91,10 +91,10 @@ class ArrayFiles:
     def _is_batch(self, path: str, spec: TensorSpec, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
         """Whether an array of this shape and type is many samples of ``spec`` (or one)."""
         if self._is_pixels(spec, dtype):
-            colour = len(shape) > 2 and shape[-1] in (1, 3)
-            if len(shape) == 2 or (len(shape) == 3 and colour):
+            color = len(shape) > 2 and shape[-1] in (1, 3)
+            if len(shape) == 2 or (len(shape) == 3 and color):
                 return False
-            if len(shape) == 3 or (len(shape) == 4 and colour):
+            if len(shape) == 3 or (len(shape) == 4 and color):
                 return True
             raise InputError(f"{path}: uint8 pixels are [N, H, W] or [N, H, W, C] with C 1 or 3, found {list(shape)}")
         if not np.can_cast(dtype, spec.dtype, "same_kind") or (dtype == np.uint8 and spec.dtype.kind == "f"):

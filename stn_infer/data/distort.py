@@ -88,7 +88,7 @@ def _projective(count: int, size: Size, canvas: Size, generator: Generator) -> D
     scale = _uniform(count, 0.75, 1.0, generator)
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])  # in order around the square
     moves = CORNER_SIGMA * torch.randn(count, 4, 2, generator=generator)
-    base = scale[:, None, None] * corners * _pixels(size) / 2  # pixels from the canvas's centre
+    base = scale[:, None, None] * corners * _pixels(size) / 2  # pixels from the canvas's center
     for _ in range(4):  # a quadrilateral that is not convex has no homography without a fold: move less
         moves = torch.where(_convex(base + moves)[:, None, None], moves, moves / 2)
     canvas_corners = (base + moves) / (_pixels(canvas) / 2)
@@ -121,7 +121,7 @@ def _pixels(size: Size) -> Tensor:
 
 
 def _placed(angle: Tensor, scale: Tensor, place: Tensor, size: Size, canvas: Size) -> Tensor:
-    """Affine parameters [N, 6] for a digit rotated and scaled about its centre, then moved by ``place`` pixels."""
+    """Affine parameters [N, 6] for a digit rotated and scaled about its center, then moved by ``place`` pixels."""
     cosine, sine = angle.cos() / scale, angle.sin() / scale
     inverse = torch.stack([torch.stack([cosine, sine], 1), torch.stack([-sine, cosine], 1)], 1)  # [N, 2, 2], pixels
     linear = inverse * _pixels(canvas) / _pixels(size)[:, None]

@@ -52,17 +52,17 @@ def decode(
 ) -> Pixels:
     """Decode the bytes of an image file.
 
-    An alpha channel is dropped, 16-bit greys are brought to 8 bits, of several frames the first is taken, and the
+    An alpha channel is dropped, 16-bit grays are brought to 8 bits, of several frames the first is taken, and the
     orientation is that of the stored pixels.
 
     Args:
         data: in any format that Pillow reads.
-        preprocess: its ``colour`` and ``size`` are obeyed here, the rest by :func:`normalise`.
+        preprocess: its ``color`` and ``size`` are obeyed here, the rest by :func:`normalize`.
         size: (height, width) that the model takes; None where any will do.
         name: what messages call it.
 
     Returns:
-        uint8 [C, H, W], C being 1 for grey and 3 for rgb.
+        uint8 [C, H, W], C being 1 for gray and 3 for rgb.
 
     Raises:
         InputError: it is damaged or no image, or has another size than the model takes.
@@ -87,7 +87,7 @@ def decode(
 
 def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
     """:func:`decode` for an image that Pillow holds already; ``name`` is for messages."""
-    mode = "L" if preprocess.colour == "grey" else "RGB"
+    mode = "L" if preprocess.color == "gray" else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
     if preprocess.size is not None and (image.height, image.width) != preprocess.size:
@@ -105,14 +105,14 @@ def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, i
     """:func:`decode` for 8-bit pixels [H, W] or [H, W, C] that lie in an array, C being 1 or 3."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
-    right_colour = (pixels.ndim == 2) == (preprocess.colour == "grey")
-    if right_colour and preprocess.size in (None, pixels.shape[:2]):
+    right_color = (pixels.ndim == 2) == (preprocess.color == "gray")
+    if right_color and preprocess.size in (None, pixels.shape[:2]):
         _check_size(pixels.shape[0], pixels.shape[1], size, name)
         return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
     return from_image(Image.fromarray(np.ascontiguousarray(pixels)), preprocess, size, name)
 
 
-def normalise(pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
+def normalize(pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
     """``(pixel * scale - mean) / std`` for pixels [N, C, H, W], in float32."""
     values = pixels.astype(np.float32)
     values *= np.float32(preprocess.scale)
@@ -124,7 +124,7 @@ def normalise(pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Pillow clips deeper greys when it converts them to 8 bits, so they are scaled first."""
+    """Pillow clips deeper grays when it converts them to 8 bits, so they are scaled first."""
     if image.mode.startswith("I;16"):
         deep: NDArray[Any] = np.asarray(image).astype(np.uint16)
         return Image.fromarray((deep >> 8).astype(np.uint8))

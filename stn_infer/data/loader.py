@@ -10,7 +10,7 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data.arrays import ArrayFiles
-from stn_infer.data.images import decode, normalise, read
+from stn_infer.data.images import decode, normalize, read
 from stn_infer.data.inputs import Sample, is_array
 from stn_infer.errors import InputError, UsageError
 from stn_infer.metadata import Preprocess
@@ -99,7 +99,7 @@ class Loader:
             stacked: Array = np.stack([ready[row][spec.name] for row in rows])
             if stacked.dtype != spec.dtype:  # pixels; everything else has the input's type already
                 assert self._preprocess is not None
-                stacked = normalise(stacked, self._preprocess).astype(spec.dtype, copy=False)
+                stacked = normalize(stacked, self._preprocess).astype(spec.dtype, copy=False)
             inputs[spec.name] = stacked
         return Group(tuple(rows), inputs)
 
@@ -116,7 +116,7 @@ def resolve_preprocess(
 
     Returns:
         The pre-processing; None where no input is an image [N, C, H, W] of 1 or 3 channels. Where nobody says
-        anything: grey or rgb as the model has channels, scaled to 0..1.
+        anything: gray or rgb as the model has channels, scaled to 0..1.
 
     Raises:
         UsageError: it makes other channels or another size than the model takes, or the model takes no images.
@@ -129,14 +129,14 @@ def resolve_preprocess(
     if isinstance(given, Preprocess):
         preprocess = given
     else:
-        preprocess = own or Preprocess("grey" if image.shape[1] == 1 else "rgb")
+        preprocess = own or Preprocess("gray" if image.shape[1] == 1 else "rgb")
         if given is not None:
             preprocess = _updated(preprocess, given)
     channels, height, width = image.shape[1:]
     if channels not in (None, preprocess.channels):
         raise UsageError(
-            f"the model takes {channels} channels, the pre-processing makes {preprocess.colour}; "
-            f"use --preprocess {'grey' if channels == 1 else 'rgb'}"
+            f"the model takes {channels} channels, the pre-processing makes {preprocess.color}; "
+            f"use --preprocess {'gray' if channels == 1 else 'rgb'}"
         )
     if preprocess.size is not None and not all(
         wanted in (None, got) for wanted, got in zip((height, width), preprocess.size, strict=True)
@@ -149,13 +149,13 @@ def resolve_preprocess(
 
 
 def _updated(preprocess: Preprocess, text: str) -> Preprocess:
-    """Change the fields that ``text`` names; values a channel of the old colour don't stand in the way of a new one."""
-    colour = Preprocess.parse(_only_colour(text)).colour if _only_colour(text) else preprocess.colour
-    if colour != preprocess.colour:
-        preprocess = replace(preprocess, colour=colour, mean=(0.0,), std=(1.0,))
+    """Change the fields that ``text`` names; values a channel of the old color don't stand in the way of a new one."""
+    color = Preprocess.parse(_only_color(text)).color if _only_color(text) else preprocess.color
+    if color != preprocess.color:
+        preprocess = replace(preprocess, color=color, mean=(0.0,), std=(1.0,))
     return preprocess.updated(text)
 
 
-def _only_colour(text: str) -> str:
+def _only_color(text: str) -> str:
     parts = [part.strip() for part in text.split(",")]
-    return ",".join(part for part in parts if part in ("grey", "rgb") or part.startswith("colour="))
+    return ",".join(part for part in parts if part in ("gray", "rgb") or part.startswith("color="))

@@ -13,7 +13,7 @@ from zlib import crc32
 from PIL import Image
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
-_HEADER = Struct(">IIBBBBB")  # width, height, bit depth, colour type, compression, filter, interlace
+_HEADER = Struct(">IIBBBBB")  # width, height, bit depth, color type, compression, filter, interlace
 _WORD = Struct(">I")
 _MODES = {0: "L", 2: "RGB"}
 _PLAIN = {b"pHYs", b"tEXt", b"tIME", b"gAMA", b"sRGB", b"cHRM", b"IEND"}  # say nothing about the stored pixels
@@ -21,7 +21,7 @@ _MOST_PIXELS = 1 << 22  # far below what Pillow calls a decompression bomb
 
 
 def open_plain_png(data: bytes) -> Image.Image | None:
-    """The image in ``data``, if that is a PNG of 8-bit grey or RGB without interlacing, transparency or damage.
+    """The image in ``data``, if that is a PNG of 8-bit gray or RGB without interlacing, transparency or damage.
 
     Returns:
         The decoded image, the same as ``PIL.Image.open`` would give; None where Pillow has to see for itself.
@@ -47,17 +47,17 @@ def open_plain_png(data: bytes) -> Image.Image | None:
         at = end + 4
     if header is None or len(header) != _HEADER.size:
         return None
-    width, height, depth, colour, compression, filtering, interlace = _HEADER.unpack(header)
+    width, height, depth, color, compression, filtering, interlace = _HEADER.unpack(header)
     if (
         depth != 8
-        or colour not in _MODES
+        or color not in _MODES
         or compression
         or filtering
         or interlace
         or not 0 < width * height < _MOST_PIXELS
     ):
         return None
-    mode = _MODES[colour]
+    mode = _MODES[color]
     try:
         return Image.frombytes(mode, (width, height), b"".join(pixels), "zip", mode, 0)
     except (ValueError, OSError):

@@ -43,7 +43,7 @@ class ClampedSpatialTransformer(SpatialTransformer):
 
 
 class _Resize(nn.Module):
-    """Bilinear, the corners' centres staying where they are."""
+    """Bilinear, the corners' centers staying where they are."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -71,12 +71,12 @@ def import_aster(
     The output's size, the number of points and the margins are in the checkpoint's buffers.
 
     Args:
-        state_dict: with the head (``stn_head.…``) and the transformer (``tps.…``), usually of a whole recogniser.
+        state_dict: with the head (``stn_head.…``) and the transformer (``tps.…``), usually of a whole recognizer.
         input_size: (H, W) that the image is resized to for the head.
         activation: what the head ends in; a checkpoint does not tell.
         align_corners: the sampler's. False is what the published code does on torch 1.3 and later; True is what it did
             before, and what a checkpoint trained then expects.
-        prefix: where the recogniser is, in a model that holds several.
+        prefix: where the recognizer is, in a model that holds several.
 
     Raises:
         WeightsError: the state dict holds no such rectifier, or parts that do not fit each other.
@@ -86,7 +86,7 @@ def import_aster(
         raise UsageError(f"activation is one of none, sigmoid, not {activation!r}")
     head = find_part(state_dict, "stn_fc2.weight", _WHAT, prefix)
     spline = find_part(state_dict, "target_coordinate_repr", _WHAT, prefix)
-    localisation = _localisation(head, pair_of_sizes(input_size, "input_size"), activation)
+    localization = _localization(head, pair_of_sizes(input_size, "input_size"), activation)
     points = head.take("stn_fc2.bias", 1).numel() // 2
     features, inverse = spline.take("target_coordinate_repr", 2), spline.take("inverse_kernel", 2)
     if inverse.shape != (points + 3, points + 3) or features.shape[1] != points + 3:
@@ -97,7 +97,7 @@ def import_aster(
     transformation = _transformation(features, inverse[:, :points], points)
     kind = SpatialTransformer if align_corners else ClampedSpatialTransformer
     return kind(
-        localisation,
+        localization,
         transformation,
         transformation.size,
         padding_mode="border" if align_corners else "zeros",
@@ -120,7 +120,7 @@ def _transformation(features: Tensor, inverse: Tensor, points: int) -> FixedBasi
     return FixedBasis(basis, size, matrix.reshape(-1, 2 * points), offset.reshape(-1))
 
 
-def _localisation(part: Part, size: tuple[int, int], activation: Activation) -> nn.Sequential:
+def _localization(part: Part, size: tuple[int, int], activation: Activation) -> nn.Sequential:
     """Resizing and head with the checkpoint's widths and weights, named as in the checkpoint."""
     blocks: list[nn.Module] = []
     for name in _CONVOLUTIONS:

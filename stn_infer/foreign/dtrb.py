@@ -37,7 +37,7 @@ def import_dtrb(
     where an heir does not keep them, they are made by that rule.
 
     Args:
-        state_dict: of the rectifier, or of a whole recogniser (``module.Transformation.…``).
+        state_dict: of the rectifier, or of a whole recognizer (``module.Transformation.…``).
         output_size: (H, W); None: as the buffers say, else (32, 100).
         align_corners: the sampler's; the published code says True, on every version of torch.
         padding_mode: the published code says border.
@@ -49,7 +49,7 @@ def import_dtrb(
     """
     wanted = None if output_size is None else pair_of_sizes(output_size, "output_size")
     points = find_part(state_dict, "localization_fc2.weight", _WHAT, prefix)
-    localisation = _localisation(points)
+    localization = _localization(points)
     fiducials = points.take("localization_fc2.bias", 1).numel() // 2
     home = points.prefix.removesuffix("LocalizationNetwork.")
     grid = part_below(state_dict, home, _WHAT)
@@ -69,7 +69,7 @@ def import_dtrb(
     order = torch.arange(2 * fiducials).reshape(fiducials, 2).T.reshape(-1)
     transformation = FixedBasis(basis, size, torch.eye(2 * fiducials, dtype=torch.float64)[order])
     return SpatialTransformer(
-        localisation,
+        localization,
         transformation,
         size,
         padding_mode=padding_mode,  # type: ignore[arg-type]
@@ -79,8 +79,8 @@ def import_dtrb(
     ).eval()
 
 
-def _localisation(part: Part) -> nn.Sequential:
-    """The localisation network with the checkpoint's widths and weights, named as in the checkpoint."""
+def _localization(part: Part) -> nn.Sequential:
+    """The localization network with the checkpoint's widths and weights, named as in the checkpoint."""
     layers: list[nn.Module] = []
     for name in _CONVOLUTIONS:
         width, channels, *kernel = part.take(f"{name}.weight", 4).shape

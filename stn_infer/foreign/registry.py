@@ -58,7 +58,7 @@ class Foreign:
         if channels not in (1, 3):
             return None
         size = self.input_height, self.input_width
-        return Preprocess("grey" if channels == 1 else "rgb", size=size, mean=(0.5,), std=(0.5,))
+        return Preprocess("gray" if channels == 1 else "rgb", size=size, mean=(0.5,), std=(0.5,))
 
 
 FOREIGN: Mapping[str, Foreign] = {

@@ -14,13 +14,13 @@ def canonical_basis(output_size: Sequence[int], corners: bool = False) -> NDArra
 
     Args:
         output_size: (H, W) or (D, H, W).
-        corners: whether -1 and 1 are the outermost pixels' centres (torch's ``align_corners=True``) or their outer
+        corners: whether -1 and 1 are the outermost pixels' centers (torch's ``align_corners=True``) or their outer
             edges, so that pixel i lies at (2 i + 1) / size - 1.
     """
-    axes = [np.linspace(-1, 1, size) if corners and size > 1 else _centres(size) for size in output_size]
+    axes = [np.linspace(-1, 1, size) if corners and size > 1 else _centers(size) for size in output_size]
     mesh = np.meshgrid(*axes, indexing="ij")
     return np.stack([*(axis.ravel() for axis in mesh[::-1]), np.ones(prod(output_size))])
 
 
-def _centres(size: int) -> NDArray[np.float64]:
+def _centers(size: int) -> NDArray[np.float64]:
     return (2 * np.arange(size) + 1) / size - 1.0

@@ -6,11 +6,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
-from stn_infer.fusion.dataflow import GraphView, Obstacle
+from stn_infer.fusion.dataflow import GraphView, NotLinear
 from stn_infer.fusion.forms import FLOATS
 from stn_infer.fusion.measure import Cut
 from stn_infer.fusion.proof import LINEAR_OPS, Prover, why_not
-from stn_infer.fusion.shapes import ALONE, Axis, Observation, Template
+from stn_infer.fusion.shapes import ALONE, Axis, Observation, SymbolicShape
 from stn_infer.proto.traversal import follows
 
 _MOST_PARAMETERS = 1024
@@ -61,7 +61,7 @@ class Cutter:
         self._shape = observed.shapes[grid]
         self._values = prod(axis.factor for axis in self._shape[1:])
 
-    def candidates(self) -> tuple[list[Candidate], Obstacle]:
+    def candidates(self) -> tuple[list[Candidate], NotLinear]:
         """What is worth a try, best first, and what ended the search."""
         found: dict[tuple[object, ...], Candidate] = {}
         obstacles = []
@@ -127,7 +127,7 @@ class Cutter:
     def _elements(self, name: str) -> int:
         return prod(axis.factor for axis in self._observed.shapes.get(name, ()))
 
-    def _shared(self, shapes: tuple[Template, ...], unit: Axis) -> tuple[bool, ...] | None:
+    def _shared(self, shapes: tuple[SymbolicShape, ...], unit: Axis) -> tuple[bool, ...] | None:
         """Which tensors are one for all units; None where the shapes don't fit such units."""
         if unit == ALONE:
             return tuple(False for _ in shapes)
@@ -141,19 +141,19 @@ class Cutter:
             found.append(not by_unit)
         return tuple(found)
 
-    def _sweep(self, found: dict[tuple[object, ...], Candidate], through_layers: bool) -> Obstacle:
+    def _sweep(self, found: dict[tuple[object, ...], Candidate], through_layers: bool) -> NotLinear:
         """Sweep a cut backwards through the grid's region, one node at a time, latest node first."""
         frontier = {self._grid: None}
         passed: list[int] = []
         crossed = 0
-        stopped: Obstacle | None = None
+        stopped: NotLinear | None = None
         ended = self._end_of(self._grid)
         for index in reversed(self._region):
             node = self._view.nodes[index]
             if not any(name in frontier for name in node.output):
                 continue
             is_layer = self._is_layer(index)
-            reason = self._prover.hopeless(index)
+            reason = self._prover.rejection(index)
             if reason is not None or (is_layer and not through_layers):
                 stopped = stopped or reason
                 continue
@@ -188,7 +188,7 @@ class Cutter:
         if key not in found:
             found[key] = Candidate(tensors, tuple(sorted(passed)), size, foldable, reshapes, crossed)
 
-    def _least_size(self, shapes: tuple[Template, ...]) -> int | None:
+    def _least_size(self, shapes: tuple[SymbolicShape, ...]) -> int | None:
         """Values a unit, at the finest units that the shapes allow; None where it doesn't pay at any."""
         rows = self._shape[0]
         for unit in (rows, Axis(1, batch=True) if rows.batch else ALONE):
@@ -208,22 +208,22 @@ class Cutter:
         if node.op_type not in ("Gemm", "MatMul"):
             return False
         shape = self._observed.shapes.get(node.input[0], ())
-        return len(shape) == 2 and shape[0] == self._shape[0] and node.input[1] in self._view.initialisers
+        return len(shape) == 2 and shape[0] == self._shape[0] and node.input[1] in self._view.initializers
 
-    def _end_of(self, tensor: str) -> Obstacle | None:
+    def _end_of(self, tensor: str) -> NotLinear | None:
         """Why a walk can't pass ``tensor``; None where it can."""
         index = self._view.producer.get(tensor)
         if index is None or follows(self._view.nodes[index], LINEAR_OPS):
             return None
         op_type = self._view.nodes[index].op_type
-        return Obstacle(tensor, op_type, why_not(op_type))
+        return NotLinear(tensor, op_type, why_not(op_type))
 
-    def _too_much(self, frontier: list[str]) -> Obstacle:
+    def _too_much(self, frontier: list[str]) -> NotLinear:
         """All is linear, and yet no cut is small."""
         sizes = {name: prod(axis.factor for axis in self._observed.shapes.get(name, ())) for name in frontier}
         widest = max(sizes, key=sizes.__getitem__, default=self._grid)
         reason = f"it has {sizes.get(widest, 0)} values a sample: a dense field, not a transformation's parameters"
-        return Obstacle(widest, self._view.maker(widest), reason)
+        return NotLinear(widest, self._view.maker(widest), reason)
 
 
 def preferred(candidates: list[Candidate]) -> list[Candidate]:

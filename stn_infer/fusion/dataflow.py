@@ -37,7 +37,7 @@ OTHER_CONSTANT_OPS = frozenset({("com.microsoft", "Inverse")})
 
 
 @dataclass(frozen=True)
-class Obstacle(Exception):
+class NotLinear(Exception):
     """Why a tensor is not provably linear in what comes before it.
 
     Attributes:
@@ -60,7 +60,7 @@ class GraphView:
     Attributes:
         scope: the scope.
         nodes: its nodes, in topological order (ONNX demands it).
-        initialisers: name -> tensor, but for those that a caller may override.
+        initializers: name -> tensor, but for those that a caller may override.
         producer: tensor -> index of the node that makes it; what the scope is given has none.
         varying: the tensors that depend on the data of an input; a shape is no data.
     """
@@ -68,7 +68,7 @@ class GraphView:
     def __init__(self, scope: Scope) -> None:
         self.scope = scope
         self.nodes = scope.nodes
-        self.initialisers = {n: tensor for n, tensor in scope.initialisers.items() if n not in scope.defaults}
+        self.initializers = {n: tensor for n, tensor in scope.initializers.items() if n not in scope.defaults}
         self.producer = {
             name: index
             for index, node in enumerate(self.nodes)

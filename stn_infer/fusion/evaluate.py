@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from stn_infer.arrays import Array
 from stn_infer.errors import one_line
-from stn_infer.fusion.dataflow import SHAPE_OPS, GraphView, Obstacle
+from stn_infer.fusion.dataflow import SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.shapes import Observation, Sizes
 from stn_infer.proto.traversal import attributes_of
@@ -176,7 +176,7 @@ class Evaluator:
         """The value of a tensor that varies with no data, at some sizes; floats in float64.
 
         Raises:
-            Obstacle: an operator behind it can't be evaluated.
+            NotLinear: an operator behind it can't be evaluated.
         """
         local: dict[str, Array] = {}
         stack = [name]
@@ -199,7 +199,7 @@ class Evaluator:
         return any(axis.batch or axis.varied is not None for axis in self._observed.shapes.get(name, ()))
 
     def _needs(self, name: str) -> list[str]:
-        if name in self._view.initialisers or name not in self._view.producer:
+        if name in self._view.initializers or name not in self._view.producer:
             return []
         node = self._view.nodes[self._view.producer[name]]
         return [] if node.op_type in SHAPE_OPS else [need for need in node.input if need]
@@ -213,13 +213,13 @@ class Evaluator:
                 local[output] = value
 
     def _outputs(self, name: str, sizes: Sizes, local: dict[str, Array]) -> list[tuple[str, Array]]:
-        if name in self._view.initialisers:
-            tensor = self._view.initialisers[name]
+        if name in self._view.initializers:
+            tensor = self._view.initializers[name]
             if tensor.data_location == TensorProto.EXTERNAL:
-                raise Obstacle(name, "", "its data are in another file, which was not read")
+                raise NotLinear(name, "", "its data are in another file, which was not read")
             return [(name, _widened(numpy_helper.to_array(tensor)))]
         if name not in self._view.producer:
-            raise Obstacle(name, "", "it is no constant")
+            raise NotLinear(name, "", "it is no constant")
         node = self._view.nodes[self._view.producer[name]]
         if node.op_type in SHAPE_OPS:
             return [(name, self._shape(node, sizes))]
@@ -228,7 +228,7 @@ class Evaluator:
         ]
         try:
             outputs = self.apply(node, inputs)
-        except Obstacle:
+        except NotLinear:
             if name not in self._observed.constants:
                 raise
             return [(name, _widened(self._observed.constants[name]))]
@@ -237,7 +237,7 @@ class Evaluator:
     def _shape(self, node: onnx.NodeProto, sizes: Sizes) -> Array:
         template = self._observed.shapes.get(node.input[0])
         if template is None:
-            raise Obstacle(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
+            raise NotLinear(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
         lengths = np.array([axis.at(sizes) for axis in template], np.int64)
         if node.op_type == "Size":
             return np.array(lengths.prod(), np.int64)
@@ -248,7 +248,7 @@ class Evaluator:
         """One node on float64 inputs; casts to a float type keep float64.
 
         Raises:
-            Obstacle: onnx's reference implementation can't do it.
+            NotLinear: onnx's reference implementation can't do it.
         """
         if node.op_type == "Cast" and attributes_of(node)["to"] in _FLOATS and inputs[0] is not None:
             return [inputs[0].astype(np.float64)]
@@ -257,14 +257,14 @@ class Evaluator:
             try:
                 return operator({"num_outputs": len(node.output), **attributes_of(node)}, inputs)
             except (ValueError, TypeError, IndexError, KeyError, np.linalg.LinAlgError) as error:
-                raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
+                raise NotLinear(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
         feeds = {name: value for name, value in zip(node.input, inputs, strict=True) if name}
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 results = self._reference(node).run(None, feeds)
         except Exception as error:  # the reference operators raise anything
-            raise Obstacle(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
+            raise NotLinear(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
         return [_widened(np.asarray(result)) for result in results]
 
     def _reference(self, node: onnx.NodeProto) -> Any:
@@ -289,7 +289,7 @@ class Evaluator:
             sizes: what the open sizes are.
 
         Raises:
-            Obstacle: an operator can't be evaluated.
+            NotLinear: an operator can't be evaluated.
         """
         last = {name: position for position, index in enumerate(nodes) for name in self._view.nodes[index].input}
         values: dict[str, Value] = dict(sources)

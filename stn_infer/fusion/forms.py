@@ -9,9 +9,9 @@ from enum import IntEnum
 import numpy as np
 import onnx
 
-from stn_infer.fusion.dataflow import Obstacle
+from stn_infer.fusion.dataflow import NotLinear
 from stn_infer.fusion.evaluate import Evaluator
-from stn_infer.fusion.shapes import Template
+from stn_infer.fusion.shapes import SymbolicShape
 
 
 class Degree(IntEnum):
@@ -37,14 +37,14 @@ class Context:
 
     node: onnx.NodeProto
     forms: tuple[Form | None, ...]
-    shapes: Mapping[str, Template]
+    shapes: Mapping[str, SymbolicShape]
     dtypes: Mapping[str, str]
     evaluator: Evaluator
 
-    def fail(self, reason: str) -> Obstacle:
-        return Obstacle(self.node.output[0], self.node.op_type, reason)
+    def fail(self, reason: str) -> NotLinear:
+        return NotLinear(self.node.output[0], self.node.op_type, reason)
 
-    def shape(self, name: str) -> Template:
+    def shape(self, name: str) -> SymbolicShape:
         if name not in self.shapes:
             raise self.fail(f"the shape of {name!r} follows no simple rule")
         return self.shapes[name]

@@ -14,11 +14,11 @@ import onnx
 
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.cuts import Candidate, Cutter
-from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, Obstacle
+from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
-from stn_infer.fusion.measure import Cut, Factored, factor
+from stn_infer.fusion.measure import Cut, ThetaMap, factor
 from stn_infer.fusion.op import Kind, attach_functions
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, Prover
@@ -89,7 +89,7 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
         reason = "it is in a function that could not be put in place of its calls"
         for node in function.node:
             if node.op_type == "GridSample":
-                findings.append(_left(node, Obstacle(node.input[1], "", reason), f"function {function.name!r}"))
+                findings.append(_left(node, NotLinear(node.input[1], "", reason), f"function {function.name!r}"))
     if not any(finding.fused for finding in findings):
         copy.CopyFrom(model)
         return copy, tuple(findings)
@@ -115,7 +115,7 @@ def _plan(scope: Scope, names: Names, shapes: Sequence[Shapes]) -> tuple[Rewrite
     for node in scope.samplers:
         try:
             cut, factored, precision = planner.plan(node)
-        except Obstacle as obstacle:
+        except NotLinear as obstacle:
             findings.append(_left(node, obstacle, scope.label))
             continue
         rewriter.replace(node, cut, factored)
@@ -127,7 +127,7 @@ def _name(node: onnx.NodeProto) -> str:
     return node.name or node.output[0]
 
 
-def _left(node: onnx.NodeProto, obstacle: Obstacle, scope: str) -> Finding:
+def _left(node: onnx.NodeProto, obstacle: NotLinear, scope: str) -> Finding:
     maker = f" ({obstacle.op_type})" if obstacle.op_type else ""
     message = (
         f"left as it was: grid {node.input[1]!r} is not provably linear: {obstacle.tensor!r}{maker}: {obstacle.reason}"
@@ -135,7 +135,7 @@ def _left(node: onnx.NodeProto, obstacle: Obstacle, scope: str) -> Finding:
     return Finding(_name(node), node.input[1], False, message, scope=scope)
 
 
-def _fused(node: onnx.NodeProto, cut: Cut, factored: Factored, precision: str, scope: str) -> Finding:
+def _fused(node: onnx.NodeProto, cut: Cut, factored: ThetaMap, precision: str, scope: str) -> Finding:
     rows = len(factored.basis)
     where = ", ".join(repr(name) for name in cut.tensors)
     message = f"fused: {factored.kind}, K = {rows}, theta from {cut.size} values a sample at {where}"
@@ -172,11 +172,11 @@ class _Planner:
             samplewise: Prover(self.view, self.observed, self._evaluator, samplewise) for samplewise in (True, False)
         }
 
-    def plan(self, node: onnx.NodeProto) -> tuple[Cut, Factored, str]:
+    def plan(self, node: onnx.NodeProto) -> tuple[Cut, ThetaMap, str]:
         """The cut and the map for one sampler, and the precision in which the file computed its grid.
 
         Raises:
-            Obstacle: there is none.
+            NotLinear: there is none.
         """
         image, grid = node.input[0], node.input[1]
         self._check(image, grid)
@@ -185,18 +185,18 @@ class _Planner:
         prover = self._provers[shape[0].batch]
         cutter = Cutter(self.view, self.observed, prover, grid, self._regions[grid])
         candidates, last = cutter.candidates()
-        tried: list[Obstacle] = []
+        tried: list[NotLinear] = []
         for candidate in candidates:
             try:
                 quotients = self._prove(prover, candidate, grid)
-            except Obstacle as obstacle:
+            except NotLinear as obstacle:
                 tried.append(obstacle)
                 continue
             for cut in cutter.cuts(candidate):
                 try:
                     factored = factor(self._evaluator, cut, grid, output_size, quotients)
                     return cut, factored, cutter.precision(cut)
-                except Obstacle as obstacle:
+                except NotLinear as obstacle:
                     tried.append(obstacle)
         raise tried[0] if tried else last
 
@@ -204,21 +204,21 @@ class _Planner:
         """Refuse what has no op, whatever the grid is computed from."""
         scope, maker = self.view.scope, self.view.maker(grid)
         if scope.shadowed is not None:
-            raise Obstacle(grid, maker, f"its graph has a second {scope.shadowed!r} beside an outer graph's")
+            raise NotLinear(grid, maker, f"its graph has a second {scope.shadowed!r} beside an outer graph's")
         for before, after in scope.carried:
             if self.observed.shapes.get(before) != self.observed.shapes.get(after):
-                raise Obstacle(grid, maker, f"the shape of {before!r} may change from one iteration to the next")
+                raise NotLinear(grid, maker, f"the shape of {before!r} may change from one iteration to the next")
         if grid not in self.view.varying:
-            raise Obstacle(grid, maker, "it depends on no input, so that there is no theta to compute")
+            raise NotLinear(grid, maker, "it depends on no input, so that there is no theta to compute")
         shape = self.observed.shapes.get(grid, ())
         dimensions = len(shape) - 2
         if dimensions not in (2, 3) or any(axis.batch for axis in shape[1:]) or shape[-1].factor != dimensions:
-            raise Obstacle(grid, maker, "its shape is not [N, *output_size, D] with N the batch")
+            raise NotLinear(grid, maker, "its shape is not [N, *output_size, D] with N the batch")
         if any(axis.varied is not None for axis in shape):
-            raise Obstacle(grid, maker, "its size follows an input's open size, so that there is no one basis")
+            raise NotLinear(grid, maker, "its size follows an input's open size, so that there is no one basis")
         kind = self.observed.dtypes.get(image, "unknown")
         if kind not in FLOATS - {"double"}:
-            raise Obstacle(image, self.view.maker(image), f"the image is {kind}, for which the op has no type")
+            raise NotLinear(image, self.view.maker(image), f"the image is {kind}, for which the op has no type")
 
     def _needs_a_run(self, constant: str) -> bool:
         """Whether a constant's value may have to come from onnxruntime: no operator of ours computes it."""

@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.dataflow import Obstacle
+from stn_infer.fusion.dataflow import NotLinear
 from stn_infer.fusion.evaluate import Evaluator, Quotient
 from stn_infer.fusion.op import Kind
-from stn_infer.fusion.shapes import ALONE, Axis, Sizes, Template
+from stn_infer.fusion.shapes import ALONE, Axis, Sizes, SymbolicShape
 from stn_infer.fusion.span import ROUNDING, Span, fit, scales, snap
 
 Float64 = NDArray[np.float64]
@@ -50,7 +50,7 @@ class Cut:
     """
 
     tensors: tuple[str, ...]
-    shapes: tuple[Template, ...]
+    shapes: tuple[SymbolicShape, ...]
     shared: tuple[bool, ...]
     nodes: tuple[int, ...]
     units: Axis
@@ -85,7 +85,7 @@ class Cut:
 
 
 @dataclass(frozen=True)
-class Factored:
+class ThetaMap:
     """``grid = theta · basis`` with ``theta = matrix · p + offset``.
 
     Attributes:
@@ -107,7 +107,7 @@ class Factored:
 
 def factor(
     evaluator: Evaluator, cut: Cut, grid: str, output_size: tuple[int, ...], quotients: frozenset[str]
-) -> Factored:
+) -> ThetaMap:
     """Measure the map from ``cut`` to ``grid`` and factor it with the smallest K.
 
     Args:
@@ -118,7 +118,7 @@ def factor(
         quotients: the tensors that the proof found to be quotients.
 
     Raises:
-        Obstacle: a node can't be evaluated, the map is not what was proven or mixes units, or its span is too large
+        NotLinear: a node can't be evaluated, the map is not what was proven or mixes units, or its span is too large
             to pay.
     """
     measured = _Measured(evaluator, cut, grid, quotients, prod(output_size))
@@ -133,10 +133,10 @@ def factor(
     return _factored("basis", basis, theta, output_size)
 
 
-def _factored(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...]) -> Factored:
+def _factored(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...]) -> ThetaMap:
     """From theta [T, D, K, Q + 1], the constant part last."""
     flat = snap(theta.reshape(-1, theta.shape[3]))
-    return Factored(kind, basis, flat[:, :-1], flat[:, -1], theta.shape[1], output_size)
+    return ThetaMap(kind, basis, flat[:, :-1], flat[:, -1], theta.shape[1], output_size)
 
 
 class _Measured:
@@ -186,7 +186,7 @@ class _Measured:
         on, or that has a map of its own, shows.
 
         Raises:
-            Obstacle: it does not hold.
+            NotLinear: it does not hold.
         """
         for (sizes, parameters), expected in zip(self._checks, self._expected, strict=True):
             limit = 1e-9 * max(1.0, float(np.abs(expected).max(initial=0.0)))
@@ -194,7 +194,7 @@ class _Measured:
                 reason = "the measured map does not hold at random points"
                 if self._cut.units != ALONE:
                     reason = "the samples of a batch do not have one map each, all the same"
-                raise Obstacle(self._grid, "", reason)
+                raise NotLinear(self._grid, "", reason)
 
     def _random(self, sizes: Sizes) -> Float64:
         shared = self._cut.shared_columns
@@ -207,7 +207,7 @@ class _Measured:
         settings = self._evaluator.settings
         if not self._cut.units.batch:
             return list(settings)
-        # other batches than those from which shapes were learnt
+        # other batches than those from which shapes were learned
         return [Sizes(3), Sizes(5 if self._cut.widest * 5 <= 16 * _MOST_VALUES else 2), *settings[2:]]
 
     def _measure(self) -> Iterator[Float64]:
@@ -259,7 +259,7 @@ class _Measured:
         parts = (value.numerator, value.denominator) if isinstance(value, Quotient) else (value,)
         shape = (len(parameters), self._cut.rows, self._points, parts[0].shape[-1])
         if any(part.size != prod(shape) for part in parts):
-            raise Obstacle(self._grid, "", "its shape is not the one that it had")
+            raise NotLinear(self._grid, "", "its shape is not the one that it had")
         return np.stack([part.reshape(shape) for part in parts])
 
 
@@ -289,22 +289,22 @@ def _spanned(measured: _Measured, grid: str) -> tuple[Float64, Float64]:
             span = span or Span(len(columns), thorough)
             span.add(columns, scale)
             if 2 * span.rows > len(columns):
-                raise Obstacle(grid, "", f"its span has about {span.rows} dimensions, too many to pay")
+                raise NotLinear(grid, "", f"its span has about {span.rows} dimensions, too many to pay")
         assert span is not None
         theta = _coefficients(measured, span.fit)
         if theta is not None:
             return span.basis, theta
-    raise Obstacle(grid, "", "no basis of its span is well conditioned")
+    raise NotLinear(grid, "", "no basis of its span is well conditioned")
 
 
-def _projective(measured: _Measured, mesh: Float64, output_size: tuple[int, ...], grid: str) -> Factored:
+def _projective(measured: _Measured, mesh: Float64, output_size: tuple[int, ...], grid: str) -> ThetaMap:
     if len(output_size) != 2:
-        raise Obstacle(grid, "", "a projective map in 3-D has no operator")
+        raise NotLinear(grid, "", "a projective map in 3-D has no operator")
     for bottom, _ in measured.chunks(1):
         if np.any(np.ptp(bottom, axis=3) > ROUNDING * max(1.0, float(np.abs(bottom).max(initial=0.0)))):
-            raise Obstacle(grid, "", "x and y are divided by different values")
+            raise NotLinear(grid, "", "x and y are divided by different values")
     upper = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
     lower = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale), part=1)
     if upper is None or lower is None:
-        raise Obstacle(grid, "", "a quotient of forms that are not linear in x and y has no operator")
+        raise NotLinear(grid, "", "a quotient of forms that are not linear in x and y has no operator")
     return _factored("projective", mesh, np.concatenate([upper, lower[:, :1]], axis=1), output_size)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from stn_infer.fusion.dataflow import GraphView, Obstacle
+from stn_infer.fusion.dataflow import GraphView, NotLinear
 from stn_infer.fusion.evaluate import SHAPED_BY_SECOND, Evaluator
 from stn_infer.fusion.forms import Context, Degree, Form, Rule
 from stn_infer.fusion.rules_arithmetic import ARITHMETIC
@@ -49,27 +49,27 @@ class Prover:
     def __init__(self, view: GraphView, observed: Observation, evaluator: Evaluator, samplewise: bool) -> None:
         self._view, self._observed, self._evaluator = view, observed, evaluator
         self._samplewise = samplewise
-        self._hopeless: dict[int, Obstacle | None] = {}
+        self._hopeless: dict[int, NotLinear | None] = {}
         self._from_samples = _from_samples(view, observed) if samplewise else set[str]()
 
     def source(self, tensor: str) -> Form:
         """The form of a tensor where a cut goes through: affine in itself, samples on its one batch axis."""
         if tensor not in self._observed.shapes:
-            raise Obstacle(tensor, self._view.maker(tensor), "its shape follows no simple rule")
+            raise NotLinear(tensor, self._view.maker(tensor), "its shape follows no simple rule")
         axes = self._batch_axes(tensor)
         if len(axes) > 1 or (axes and not self._samplewise):
-            raise Obstacle(
+            raise NotLinear(
                 tensor, self._view.maker(tensor), "the samples of a batch are mixed: no single axis carries them"
             )
         if not axes and tensor in self._from_samples:
-            raise Obstacle(tensor, self._view.maker(tensor), "it mixes the samples of a batch")
+            raise NotLinear(tensor, self._view.maker(tensor), "it mixes the samples of a batch")
         return Form(Degree.AFFINE, axes[0] if axes else None)
 
     def constant(self, tensor: str) -> Form:
         """The form of a tensor that varies with no data."""
         axes = self._batch_axes(tensor)
         if len(axes) > 1 or (axes and not self._samplewise):
-            raise Obstacle(tensor, self._view.maker(tensor), "two axes of it carry the batch")
+            raise NotLinear(tensor, self._view.maker(tensor), "two axes of it carry the batch")
         return Form(Degree.CONSTANT, axes[0] if axes else None)
 
     def _batch_axes(self, tensor: str) -> list[int]:
@@ -79,11 +79,11 @@ class Prover:
         """The form of node ``index``'s outputs, given its varying inputs' forms.
 
         Raises:
-            Obstacle: no rule, or the rule says no.
+            NotLinear: no rule, or the rule says no.
         """
         node = self._view.nodes[index]
         if not follows(node, LINEAR_OPS):
-            raise Obstacle(node.output[0], node.op_type, why_not(node.op_type))
+            raise NotLinear(node.output[0], node.op_type, why_not(node.op_type))
         inputs = tuple(
             None if not name else forms[name] if name in forms else self.constant(name) for name in node.input
         )
@@ -93,25 +93,25 @@ class Prover:
             if not name or name in forms:
                 continue
             if position == 1 and node.op_type in SHAPED_BY_SECOND and not self._evaluator.grows_with_batch(name):
-                raise Obstacle(node.output[0], node.op_type, f"the shape {name!r} follows no simple rule")
+                raise NotLinear(node.output[0], node.op_type, f"the shape {name!r} follows no simple rule")
             if not is_shape and self._evaluator.depends_on_open_sizes(name):
                 reason = f"{name!r} is computed from the batch size, or follows the size of the images"
-                raise Obstacle(node.output[0], node.op_type, reason)
+                raise NotLinear(node.output[0], node.op_type, reason)
         shapes, dtypes = self._observed.shapes, self._observed.dtypes
         form = RULES[node.op_type](Context(node, inputs, shapes, dtypes, self._evaluator))
         for output in filter(None, node.output):
             if output not in shapes or self._batch_axes(output) != ([] if form.axis is None else [form.axis]):
-                raise Obstacle(output, node.op_type, "the samples' axis is lost")
+                raise NotLinear(output, node.op_type, "the samples' axis is lost")
         return form
 
-    def hopeless(self, index: int) -> Obstacle | None:
+    def rejection(self, index: int) -> NotLinear | None:
         """Why node ``index`` can be part of no proof; None where some degrees of its inputs would pass."""
         if index not in self._hopeless:
             self._hopeless[index] = self._try(index)
         return self._hopeless[index]
 
-    def _try(self, index: int) -> Obstacle | None:
-        reason: Obstacle | None = None
+    def _try(self, index: int) -> NotLinear | None:
+        reason: NotLinear | None = None
         names = self._view.varying_inputs(self._view.nodes[index])
         for special in (None, *names[:4]):  # all affine, or one of them a reciprocal
             try:
@@ -120,7 +120,7 @@ class Prover:
                     forms[special] = replace(forms[special], degree=Degree.RECIPROCAL)
                 self.step(index, forms)
                 return None
-            except Obstacle as obstacle:
+            except NotLinear as obstacle:
                 reason = reason or obstacle
         return reason
 
@@ -128,14 +128,14 @@ class Prover:
         """The forms of all tensors from ``sources`` through ``nodes`` (ascending), ``grid`` among them.
 
         Raises:
-            Obstacle: where the proof ends.
+            NotLinear: where the proof ends.
         """
         forms = {name: self.source(name) for name in sources}
         for index in nodes:
             form = self.step(index, forms)
             forms.update((name, form) for name in self._view.nodes[index].output if name and name not in forms)
         if self._samplewise and forms[grid].axis != 0:
-            raise Obstacle(grid, self._view.maker(grid), "the samples do not lie on axis 0")
+            raise NotLinear(grid, self._view.maker(grid), "the samples do not lie on axis 0")
         return forms
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.dataflow import GraphView
-from stn_infer.fusion.measure import Cut, Factored
+from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes, spell_mode
 from stn_infer.fusion.shapes import ALONE, Observation
 from stn_infer.proto.names import Names
@@ -33,7 +33,7 @@ class Rewriter:
         self._bases: dict[bytes, str] = {}
         self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that take its place
 
-    def replace(self, sampler: onnx.NodeProto, cut: Cut, factored: Factored) -> None:
+    def replace(self, sampler: onnx.NodeProto, cut: Cut, factored: ThetaMap) -> None:
         """Replace one GridSample by the op on ``theta`` and ``basis``."""
         prefix = self._names.prefix()
         before: list[onnx.NodeProto] = []
@@ -73,14 +73,14 @@ class Rewriter:
         self._graph.initializer.append(numpy_helper.from_array(values, name))
         return name
 
-    def _basis(self, prefix: str, factored: Factored) -> str:
+    def _basis(self, prefix: str, factored: ThetaMap) -> str:
         values = np.ascontiguousarray(factored.basis, np.float32)
         key = values.shape[0].to_bytes(8) + sha256(values.data).digest()
         if key not in self._bases:
             self._bases[key] = self._constant(f"{prefix}_basis", values)
         return self._bases[key]
 
-    def _theta(self, prefix: str, image: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str:
+    def _theta(self, prefix: str, image: str, cut: Cut, factored: ThetaMap, before: list[onnx.NodeProto]) -> str:
         """The name of theta [N, D, K]; the nodes that compute it are added to ``before``."""
         alone = all(cut.shared)
         # an input may have a batch of its own, to be repeated for the images
@@ -120,14 +120,14 @@ class Rewriter:
         shape = self._node(before, "Concat", [size, ones], f"{prefix}_repeats", axis=0)
         return self._node(before, "Expand", [values, shape], f"{prefix}_repeated")
 
-    def _fold(self, prefix: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str | None:
+    def _fold(self, prefix: str, cut: Cut, factored: ThetaMap, before: list[onnx.NodeProto]) -> str | None:
         """A Gemm that gives theta straight from the layer's input: weights M·W, bias M·b + m."""
         index = self._view.producer.get(cut.tensors[0])
         if len(cut.tensors) > 1 or index is None or self._view.nodes[index].op_type != "Gemm":
             return None
         layer = self._view.nodes[index]
         attributes = attributes_of(layer)
-        parts = [self._view.initialisers.get(name) for name in layer.input[1:] if name]
+        parts = [self._view.initializers.get(name) for name in layer.input[1:] if name]
         if attributes.get("transA", 0) or cut.sizes[0] != cut.shapes[0][-1].factor:
             return None
         arrays = [
@@ -152,7 +152,7 @@ class Rewriter:
             return tensor
         return self._node(before, "Cast", [tensor], f"{prefix}_single", to=TensorProto.FLOAT)
 
-    def _apply(self, prefix: str, image: str, cut: Cut, factored: Factored, before: list[onnx.NodeProto]) -> str:
+    def _apply(self, prefix: str, image: str, cut: Cut, factored: ThetaMap, before: list[onnx.NodeProto]) -> str:
         """theta = M · p + m on the cut's values; nothing but a reshape where M is the identity and m is zero."""
         flat = []
         for number, (tensor, shape, size) in enumerate(zip(cut.tensors, cut.shapes, cut.sizes, strict=True)):

@@ -28,8 +28,8 @@ class Scope:
         own: how many of the last ones are its own.
         given: tensors that a holder feeds at each iteration: they vary, and what makes them is not followed.
         carried: (input, output) names of what loops around it hand from one iteration to the next.
-        initialisers: name -> tensor, of all graphs concerned.
-        defaults: names that are initialisers and inputs at once, so that a caller may override them.
+        initializers: name -> tensor, of all graphs concerned.
+        defaults: names that are initializers and inputs at once, so that a caller may override them.
         shadowed: a name that is defined twice on the way; such a graph is not followed.
     """
 
@@ -40,7 +40,7 @@ class Scope:
     own: int
     given: frozenset[str]
     carried: tuple[tuple[str, str], ...]
-    initialisers: dict[str, onnx.TensorProto]
+    initializers: dict[str, onnx.TensorProto]
     defaults: frozenset[str]
     shadowed: str | None
 
@@ -80,7 +80,7 @@ def _inside(scope: Scope, index: int, attribute: str, body: onnx.GraphProto) -> 
     before = scope.nodes[:index]
     tensors = {tensor.name: tensor for tensor in body.initializer}
     given = {value.name for value in body.input}
-    known = set(scope.initialisers) | {value.name for value in scope.model.graph.input}
+    known = set(scope.initializers) | {value.name for value in scope.model.graph.input}
     known |= {name for node in before for name in node.output if name}
     own = {name for node in body.node for name in node.output if name} | set(tensors) | given
     return Scope(
@@ -91,7 +91,7 @@ def _inside(scope: Scope, index: int, attribute: str, body: onnx.GraphProto) -> 
         len(body.node),
         scope.given | given,
         (*scope.carried, *_carried(holder, body)),
-        {**scope.initialisers, **tensors},
+        {**scope.initializers, **tensors},
         scope.defaults | (given & tensors.keys()),
         scope.shadowed or min(known & own, default=None),
     )

@@ -58,7 +58,7 @@ class Axis:
         return factor * sizes.batch if self.batch else factor
 
 
-Template = tuple[Axis, ...]
+SymbolicShape = tuple[Axis, ...]
 ALONE = Axis(1)
 
 
@@ -74,7 +74,7 @@ class Observation:
         batches: how many names the inputs give to their first axis: two may differ at run time.
     """
 
-    shapes: Mapping[str, Template]
+    shapes: Mapping[str, SymbolicShape]
     dtypes: Mapping[str, str]
     constants: Mapping[str, Array]
     settings: tuple[Sizes, ...]
@@ -178,17 +178,17 @@ class _Observer:
     def __init__(self, view: GraphView, symbols: Symbols) -> None:
         self._view, self.symbols = view, symbols
         self._scope = view.scope
-        self._shapes: dict[str, Template] = {}
+        self._shapes: dict[str, SymbolicShape] = {}
         self._types: dict[str, int] = {}
-        self._known: dict[str, Template] = {}
+        self._known: dict[str, SymbolicShape] = {}
 
     def observe(self, wanted: Sequence[str], needed: Callable[[str], bool]) -> Observation:
         self._infer()
-        initialisers = self._scope.initialisers
+        initializers = self._scope.initializers
         values = {
             name
             for name in wanted
-            if name not in initialisers and (name not in self._types or (name in self._view.producer and needed(name)))
+            if name not in initializers and (name not in self._types or (name in self._view.producer and needed(name)))
         }
         shapes = {name for name in wanted if name not in self._shapes and name not in values}
         settings = self.symbols.settings
@@ -243,14 +243,14 @@ class _Observer:
         return {name for name in shapes if name not in self._shapes}
 
     def _learn(self, name: str, lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> None:
-        template = _template(lengths, settings)
+        template = _symbolic_shape(lengths, settings)
         self._shapes.pop(name, None)
         if template is not None:
             self._shapes[name] = template
 
     def _infer(self) -> None:
         """Shapes and types that follow from the inputs' by onnx's own inference."""
-        for name, tensor in self._scope.initialisers.items():
+        for name, tensor in self._scope.initializers.items():
             self._shapes[name] = tuple(Axis(int(size)) for size in tensor.dims)
             self._types[name] = tensor.data_type
         skeleton = self._skeleton()
@@ -260,7 +260,7 @@ class _Observer:
             graph = skeleton.graph
         for value in (*graph.input, *graph.value_info):
             tensor_type = value.type.tensor_type
-            if value.name in self._scope.initialisers or not value.type.HasField("tensor_type"):
+            if value.name in self._scope.initializers or not value.type.HasField("tensor_type"):
                 continue
             if tensor_type.elem_type:
                 self._types[value.name] = tensor_type.elem_type
@@ -272,12 +272,12 @@ class _Observer:
     def _skeleton(self) -> onnx.ModelProto:
         """The scope as a model for inference: without large data, its open axes named."""
         model = self._empty()
-        initialisers = self._scope.initialisers
+        initializers = self._scope.initializers
         for value in self._scope.model.graph.input:
-            if value.name not in initialisers:
+            if value.name not in initializers:
                 shape = self.symbols.shape(value.name)
                 model.graph.input.append(_tensor_info(value.name, value.type.tensor_type.elem_type, shape))
-        for name, tensor in initialisers.items():
+        for name, tensor in initializers.items():
             if _bytes(tensor) <= 1024 and name not in self._scope.defaults:
                 model.graph.initializer.append(tensor)
             else:
@@ -312,7 +312,7 @@ class _Observer:
         for name in fed:
             model.graph.input.append(_tensor_info(name, self._types[name], None))
         for name in read:
-            tensor = self._scope.initialisers[name]
+            tensor = self._scope.initializers[name]
             if tensor.data_type in _FLOATS and _bytes(tensor) > _LARGE and name in self._large_layers(nodes):
                 model.graph.node.extend(_filled(tensor))
             else:
@@ -329,7 +329,7 @@ class _Observer:
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched)
         options = ort.SessionOptions()
         options.log_severity_level = 4
-        # Unoptimised: otherwise onnxruntime could fuse away the very tensors that are asked for.
+        # Unoptimized: otherwise onnxruntime could fuse away the very tensors that are asked for.
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
         options.enable_cpu_mem_arena = False
         generator = np.random.default_rng(0)
@@ -357,7 +357,7 @@ class _Observer:
                 continue
             seen.add(name)
             floats = self._types.get(name) in _FLOATS
-            if name in self._scope.initialisers:
+            if name in self._scope.initializers:
                 read[name] = None
             elif name in inputs or (
                 floats and name in self._shapes and name in self._view.varying and name not in asked
@@ -413,7 +413,7 @@ def _filled(tensor: TensorProto) -> list[onnx.NodeProto]:
     ]
 
 
-def _template(lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> Template | None:
+def _symbolic_shape(lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> SymbolicShape | None:
     """The rule behind a shape seen at each setting."""
     if len({len(shape) for shape in lengths}) > 1:
         return None

@@ -16,7 +16,7 @@ def scales(largest: Float64) -> Float64:
     """What rounding is measured against: [Q + 1, C] from the responses' largest values [Q + 1, C], constant part last.
 
     A parameter's response has its own scale, however small: its parameter may be large. It is at least a thousandth of
-    the largest response, so that what cancelled to nearly nothing is not taken for a direction. The constant part is a
+    the largest response, so that what canceled to nearly nothing is not taken for a direction. The constant part is a
     grid: its scale is at least 1.
     """
     floor = np.full(len(largest), largest[:-1].max(initial=0.0) * 1e-3)
@@ -50,7 +50,7 @@ class Span:
 
     Args:
         points: P.
-        thorough: take in what lies barely outside the span, orthogonalised.
+        thorough: take in what lies barely outside the span, orthogonalized.
     """
 
     def __init__(self, points: int, thorough: bool) -> None:

@@ -1,6 +1,6 @@
 """Rules about samplers: what each runtime makes of them, and what their grids cost.
 
-Sources: the parsers' and runtimes' own behaviour as measured (TensorRT-RTX 1.7.1, onnxruntime 1.31), the TensorRT
+Sources: the parsers' and runtimes' own behavior as measured (TensorRT-RTX 1.7.1, onnxruntime 1.31), the TensorRT
 support matrices, and for onnxruntime's CUDA provider its kernel list and pull request 27201, which brought volumes and
 the kernels for opset 20 and later in 2026.
 """
@@ -242,7 +242,7 @@ def precision(context: Context) -> Iterator[LintFinding]:
 
 
 def conventions(context: Context) -> Iterator[LintFinding]:
-    """A grid at pixel centres read by a sampler that takes corners, or the other way round."""
+    """A grid at pixel centers read by a sampler that takes corners, or the other way round."""
     grids = {node.output[0]: node for node in context.model.graph.node if node.op_type == "AffineGrid"}
     for sampler in context.samplers:
         found = context.pass_finding(sampler)
@@ -261,9 +261,9 @@ def conventions(context: Context) -> Iterator[LintFinding]:
                 "convention-mix",
                 "info",
                 sampler,
-                f"the grid has -1 and 1 at the {'centres' if corners else 'edges'} of the outer pixels, the "
+                f"the grid has -1 and 1 at the {'centers' if corners else 'edges'} of the outer pixels, the "
                 "sampler at "
-                f"their {'centres' if sampler.align_corners else 'edges'}: even an identity theta samples up to "
+                f"their {'centers' if sampler.align_corners else 'edges'}: even an identity theta samples up to "
                 f"{_identity_error(width, corners):.2f} px off; right only if it was trained so (PyTorch before "
                 "1.3 mixed)",
             )
@@ -345,7 +345,7 @@ def _is_flow(model: onnx.ModelProto, grid: str) -> bool:
 
 
 def _mesh_convention(model: onnx.ModelProto, grid: str, width: int | None) -> bool | None:
-    """Whether a constant mesh behind the grid has its -1 and 1 at the pixels' centres; None where none is found."""
+    """Whether a constant mesh behind the grid has its -1 and 1 at the pixels' centers; None where none is found."""
     if width is None or width < 3:
         return None
     corners = np.linspace(-1.0, 1.0, width)

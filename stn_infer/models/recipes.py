@@ -10,7 +10,7 @@ network = "st-cnn-affine"           # a name of the registry, or package.module:
 input_shape = [1, 42, 42]
 options = { output_size = [28, 28] }
 
-[preprocess]                        # optional: colour, size, scale, mean, std
+[preprocess]                        # optional: color, size, scale, mean, std
 scale = "1/255"
 
 [data]                              # for export/train.py
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 from stn_infer.errors import SourceError, StnInferError
-from stn_infer.metadata import Preprocess
+from stn_infer.metadata import Preprocess, respelled
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Training:
         epochs: passes over the training digits, each distorted anew.
         batch_size: images a step.
         learning_rate: Adam's, at its peak; a cosine takes it to 0.
-        localisation_factor: the localisation network's learning rate is this times ``learning_rate``.
+        localization_factor: the localization network's learning rate is this times ``learning_rate``.
         warmup: the share of all steps in which the rate rises from 0.
         seeds: one run each; the figures are their means.
     """
@@ -60,7 +60,7 @@ class Training:
     epochs: int = 60
     batch_size: int = 64
     learning_rate: float = 1e-3
-    localisation_factor: float = 1.0
+    localization_factor: float = 1.0
     warmup: float = 0.05
     seeds: tuple[int, ...] = (0, 1, 2)
 
@@ -152,7 +152,9 @@ def _options(table: dict[str, Any], network: str, shape: tuple[int, ...]) -> dic
     if not isinstance(options, dict):
         raise _Wrong(f"options is a table such as {{ classes = 10 }}, not {options!r}")
     fixed = ":" in network or network.startswith("tutorial-")  # these take no input shape
-    return dict(options) if fixed else {"input_shape": shape, **options}
+    if fixed:
+        return dict(options)
+    return {"input_shape": shape, **{respelled(key): value for key, value in options.items()}}
 
 
 def _preprocess(table: Any) -> Preprocess:
@@ -199,6 +201,7 @@ def _table(tables: dict[str, Any], name: str, known: set[str]) -> dict[str, Any]
     table = tables.get(name, {})
     if not isinstance(table, dict):
         raise _Wrong(f"[{name}] is a table, not {table!r}")
+    table = {respelled(key): value for key, value in table.items()}
     _only(table, known, f"[{name}]")
     return table
 

@@ -33,7 +33,7 @@ def st_fcn(
     output_size: Sequence[int] | None = None,
     classes: int = 10,
     hidden: int = 128,
-    localisation_hidden: int = 32,
+    localization_hidden: int = 32,
     mode: Mode = "bilinear",
     padding_mode: PaddingMode | None = None,
     align_corners: bool | None = None,
@@ -48,22 +48,22 @@ def st_fcn(
         output_size: (H, W) that the classifier sees; None: the input's.
         classes: the number of logits.
         hidden: width of the classifier's two hidden layers.
-        localisation_hidden: width of the localisation network's two hidden layers.
+        localization_hidden: width of the localization network's two hidden layers.
         mode, padding_mode, align_corners, grid_align_corners, convention: the sampler's and the grid's, see
             :class:`SpatialTransformer`.
     """
-    localisation = nn.Sequential(
+    localization = nn.Sequential(
         nn.Flatten(),
-        nn.Linear(prod(input_shape), localisation_hidden),
+        nn.Linear(prod(input_shape), localization_hidden),
         nn.ReLU(),
-        nn.Linear(localisation_hidden, localisation_hidden),
+        nn.Linear(localization_hidden, localization_hidden),
         nn.ReLU(),
-        nn.Linear(localisation_hidden, transformation.num_parameters),
+        nn.Linear(localization_hidden, transformation.num_parameters),
     )
     channels, *size = input_shape
     output_size = tuple(output_size or size)
     transformer = SpatialTransformer(
-        localisation,
+        localization,
         transformation,
         output_size,
         mode,
@@ -82,7 +82,7 @@ def st_cnn(
     output_size: Sequence[int] | None = None,
     classes: int = 10,
     filters: int = 32,
-    localisation_filters: int = 20,
+    localization_filters: int = 20,
     mode: Mode = "bilinear",
     padding_mode: PaddingMode | None = None,
     align_corners: bool | None = None,
@@ -97,7 +97,7 @@ def st_cnn(
         output_size: (H, W) that the classifier sees; None: the input's.
         classes: the number of logits.
         filters: of the classifier's first convolution; its second has twice as many.
-        localisation_filters: of both convolutions of the localisation network, and the width of its hidden layer.
+        localization_filters: of both convolutions of the localization network, and the width of its hidden layer.
         mode, padding_mode, align_corners, grid_align_corners, convention: the sampler's and the grid's, see
             :class:`SpatialTransformer`.
 
@@ -108,21 +108,21 @@ def st_cnn(
     rows, cols = ((length // 2 - 4) // 2 - 4 for length in size)
     if min(rows, cols) < 1:
         raise UsageError(f"st-cnn takes inputs of at least 28 x 28 pixels, not {size[0]} x {size[1]}")
-    localisation = nn.Sequential(
+    localization = nn.Sequential(
         nn.AvgPool2d(2),
-        nn.Conv2d(channels, localisation_filters, 5),
+        nn.Conv2d(channels, localization_filters, 5),
         nn.MaxPool2d(2),
         nn.ReLU(),
-        nn.Conv2d(localisation_filters, localisation_filters, 5),
+        nn.Conv2d(localization_filters, localization_filters, 5),
         nn.ReLU(),
         nn.Flatten(),
-        nn.Linear(localisation_filters * rows * cols, localisation_filters),
+        nn.Linear(localization_filters * rows * cols, localization_filters),
         nn.ReLU(),
-        nn.Linear(localisation_filters, transformation.num_parameters),
+        nn.Linear(localization_filters, transformation.num_parameters),
     )
     output_size = tuple(output_size or size)
     transformer = SpatialTransformer(
-        localisation,
+        localization,
         transformation,
         output_size,
         mode,

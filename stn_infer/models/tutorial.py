@@ -28,7 +28,7 @@ def tutorial_cnn(classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
 
 
 class TutorialSTN(nn.Module):
-    """Two-convolution localisation, affine grid, :func:`tutorial_cnn`: [N, 1, 28, 28] to logits [N, classes].
+    """Two-convolution localization, affine grid, :func:`tutorial_cnn`: [N, 1, 28, 28] to logits [N, classes].
 
     Args:
         classes: the number of logits.
@@ -39,7 +39,7 @@ class TutorialSTN(nn.Module):
     def __init__(self, classes: int = 10, dropout: float = 0.0, align_corners: bool = False) -> None:
         super().__init__()
         self.align_corners = align_corners
-        self.localisation = nn.Sequential(
+        self.localization = nn.Sequential(
             nn.Conv2d(1, 8, 7),
             nn.MaxPool2d(2),
             nn.ReLU(),
@@ -58,7 +58,7 @@ class TutorialSTN(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits [N, classes]."""
-        theta = self.head(self.localisation(input)).unflatten(1, (2, 3))
+        theta = self.head(self.localization(input)).unflatten(1, (2, 3))
         grid = F.affine_grid(theta, list(input.shape), align_corners=self.align_corners)
         warped = F.grid_sample(input, grid, align_corners=self.align_corners)
         return self.classifier(warped)  # type: ignore[no-any-return]

@@ -134,7 +134,7 @@ def run_job(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Neighbouring samples of one shard."""
+    """Neighboring samples of one shard."""
 
     shard: int
     samples: tuple[Sample, ...]

@@ -8,7 +8,7 @@ own name always means its float32 value, and its half value has a name of its ow
   stays in float32: coordinates in half precision are off by pixels;
 * layers with weights, and the spatial transformers, are half (these sample in float32 inside, see ``op.py``);
 * an operator that is safe in half precision is half where a value that it reads is half already; every other one,
-  such as a softmax, a normalisation or a sum over an axis, stays in float32.
+  such as a softmax, a normalization or a sum over an axis, stays in float32.
 """
 
 from __future__ import annotations

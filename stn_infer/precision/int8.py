@@ -1,8 +1,8 @@
 """A float32 graph with 8-bit convolutions and linear layers: Q/DQ pairs by static calibration.
 
-Inputs and weights of the layers are quantised, symmetrically and per channel, as TensorRT wants them; a layer's
-output stays as it is until the next layer quantises it. What computes sampling grids, the fully connected layers of a
-localisation network included, and the samplers themselves stay in float32.
+Inputs and weights of the layers are quantized, symmetrically and per channel, as TensorRT wants them; a layer's
+output stays as it is until the next layer quantizes it. What computes sampling grids, the fully connected layers of a
+localization network included, and the samplers themselves stay in float32.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
         samples: what the ranges of activations are taken from (their extremes): inputs by name, [N, ...], once.
 
     Raises:
-        ExportError: no layer can be quantised, there are no samples, or onnxruntime's quantiser fails.
-        MissingDependencyError: onnxruntime's quantiser can't be imported.
+        ExportError: no layer can be quantized, there are no samples, or onnxruntime's quantizer fails.
+        MissingDependencyError: onnxruntime's quantizer can't be imported.
     """
     try:
         from onnxruntime import quantization
     except ImportError as error:
-        raise MissingDependencyError(f"onnxruntime's quantiser cannot be imported ({error})") from error
+        raise MissingDependencyError(f"onnxruntime's quantizer cannot be imported ({error})") from error
     named = _named(model)
     head = {named.graph.node[index].name for index in coordinate_nodes(named, whole_head=True)}
     if not any(node.op_type in LAYERS and node.name not in head for node in named.graph.node):
         raise ExportError("int8: the model has no convolution or linear layer besides those that make theta")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """The samples in the quantiser's words."""
+        """The samples in the quantizer's words."""
 
         def __init__(self) -> None:
             self._rest = iter(samples)
@@ -71,20 +71,20 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
                 extra_options={
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
-                    "QuantizeBias": False,  # TensorRT takes no 32-bit integers to dequantise
+                    "QuantizeBias": False,  # TensorRT takes no 32-bit integers to dequantize
                     "OpTypesToExcludeOutputQuantization": list(_TYPES),
                 },
             )
             quantized = onnx.load(path)
-        except Exception as error:  # the quantiser raises what it comes upon, in no common type
-            raise ExportError(f"int8: onnxruntime's quantiser fails: {one_line(error)}") from error
+        except Exception as error:  # the quantizer raises what it comes upon, in no common type
+            raise ExportError(f"int8: onnxruntime's quantizer fails: {one_line(error)}") from error
     _restore(quantized, {node.name for node in named.graph.node if node.op_type in LAYERS and node.name not in head})
     _check(model, quantized)
     return quantized
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes all have names of their own, by which the quantiser is told what to leave alone."""
+    """A copy whose nodes all have names of their own, by which the quantizer is told what to leave alone."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     taken: set[str] = set()
@@ -98,9 +98,9 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _restore(model: onnx.ModelProto, layers: set[str]) -> None:
-    """Give everything but the quantised layers, samplers above all, the values themselves again, in place.
+    """Give everything but the quantized layers, samplers above all, the values themselves again, in place.
 
-    The quantiser puts a tensor's Q/DQ pair before all of its readers.
+    The quantizer puts a tensor's Q/DQ pair before all of its readers.
     """
     before = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     exact = {
@@ -120,12 +120,12 @@ def _check(model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
     functions = {(function.domain, function.name) for function in quantized.functions}
     for node in spatial_nodes(model):
         if (node.input, node.theta, node.output) not in kept:
-            raise ExportError(f"int8: the quantiser changed the spatial transformer {node.name!r}; it must be left")
+            raise ExportError(f"int8: the quantizer changed the spatial transformer {node.name!r}; it must be left")
     if not functions.issuperset((function.domain, function.name) for function in model.functions):
-        raise ExportError("int8: the quantiser dropped the file's functions, without which it is not portable")
+        raise ExportError("int8: the quantizer dropped the file's functions, without which it is not portable")
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
     for layer in quantized.graph.node:
         if layer.op_type in ("QuantizeLinear", "DequantizeLinear") and len(layer.input) > 2:
             zero = constants.get(layer.input[2])
             if zero is not None and np.any(onnx.numpy_helper.to_array(zero)):
-                raise ExportError(f"int8: the quantiser gave {layer.name!r} a zero point, which TensorRT refuses")
+                raise ExportError(f"int8: the quantizer gave {layer.name!r} a zero point, which TensorRT refuses")

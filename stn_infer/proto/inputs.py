@@ -63,8 +63,8 @@ def plan_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
         UsageError: ``shapes`` does not fit the model, or an input's rank is unknown and not given.
         ModelError: an input is no tensor of numbers.
     """
-    initialised = {tensor.name for tensor in model.graph.initializer}
-    values = [value for value in model.graph.input if value.name not in initialised]
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    values = [value for value in model.graph.input if value.name not in initialized]
     given = dict(shapes or {})
     if "" in given:
         if len(values) != 1:
@@ -166,8 +166,8 @@ def plausible_shapes(model: onnx.ModelProto) -> Iterator[tuple[Shapes, Shapes]]:
     An axis' symbol stands for one size everywhere. Axes are given sizes of their own first, so that none passes for
     another, and then one size in common, as some networks want it.
     """
-    initialised = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: _sizes(value) for value in model.graph.input if value.name not in initialised}
+    initialized = {tensor.name for tensor in model.graph.initializer}
+    inputs = {value.name: _sizes(value) for value in model.graph.input if value.name not in initialized}
     symbols = list(dict.fromkeys(size for sizes in inputs.values() for size in sizes if isinstance(size, str)))
     if not symbols:
         return

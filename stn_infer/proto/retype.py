@@ -29,7 +29,7 @@ def has_halves(model: onnx.ModelProto) -> bool:
 def widen(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy in which every float16 and bfloat16 is a float32; values keep their stored precision.
 
-    Initialisers in external data stay as they are there, and are cast where the graph begins.
+    Initializers in external data stay as they are there, and are cast where the graph begins.
     """
     wide = onnx.ModelProto()
     wide.CopyFrom(model)

@@ -20,7 +20,7 @@ class Stored:
     folder: Path | None = None
 
 
-def open_session(stored: Stored, *, optimised: bool = True) -> Any:
+def open_session(stored: Stored, *, optimized: bool = True) -> Any:
     """An onnxruntime session on the CPU.
 
     Raises:
@@ -36,7 +36,7 @@ def open_session(stored: Stored, *, optimised: bool = True) -> Any:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(stored.folder))
         # weights stay mapped from the file instead of being copied
         options.add_session_config_entry("session.disable_prepacking", "1")
-    if not optimised:
+    if not optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(stored.model.SerializeToString(), options, providers=["CPUExecutionProvider"])

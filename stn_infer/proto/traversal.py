@@ -14,7 +14,7 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor in the file that holds data: initialisers and attributes, in subgraphs and functions too."""
+    """Every tensor in the file that holds data: initializers and attributes, in subgraphs and functions too."""
     yield from _graph_tensors(model.graph)
     for function in model.functions:
         for node in function.node:

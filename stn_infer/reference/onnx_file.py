@@ -73,7 +73,7 @@ class OnnxReference:
 
 
 class OrtReference:
-    """Where float64 cannot be had: onnxruntime in float32, without optimisations, on one thread."""
+    """Where float64 cannot be had: onnxruntime in float32, without optimizations, on one thread."""
 
     dtype = "float32"
 
@@ -96,7 +96,7 @@ class OrtReference:
     @property
     def title(self) -> str:
         """For a report."""
-        return f"{self._name} in float32 onnxruntime without optimisations"
+        return f"{self._name} in float32 onnxruntime without optimizations"
 
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None

@@ -74,7 +74,7 @@ def noise_images(
 
 def _applied(pixels: NDArray[np.float32], preprocess: Preprocess | None) -> NDArray[np.float32]:
     """Pixel values 0 to 255 as the model takes them."""
-    rule = preprocess or Preprocess("rgb" if pixels.shape[1] == 3 else "grey")
+    rule = preprocess or Preprocess("rgb" if pixels.shape[1] == 3 else "gray")
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
     return ((pixels * np.float32(rule.scale) - mean) / std).astype(np.float32)
 

@@ -40,7 +40,7 @@ class Sampler:
     Attributes:
         mode: bilinear, nearest or bicubic.
         padding_mode: zeros, border or reflection.
-        align_corners: whether -1 and 1 are the outermost pixels' centres or their outer edges.
+        align_corners: whether -1 and 1 are the outermost pixels' centers or their outer edges.
         rounding: of nearest; every runtime should round half to even, the others serve to name a mistake.
     """
 
@@ -62,7 +62,7 @@ class Sampler:
         sizes = np.array(tuple(size)[::-1], grid.dtype)
         return np.asarray((grid + 1) / 2 * (sizes - 1) if self.align_corners else ((grid + 1) * sizes - 1) / 2)
 
-    def normalised(self, pixels: Array, size: Sequence[int]) -> Doubles:
+    def normalized(self, pixels: Array, size: Sequence[int]) -> Doubles:
         """The grid whose points lie at pixel indices [..., D]: :meth:`pixels` backwards, in float64."""
         sizes = np.array(tuple(size)[::-1], np.float64)
         if self.align_corners:
@@ -102,7 +102,7 @@ class Sampler:
     def _taps(self, at: Doubles, length: int) -> list[tuple[Doubles, Doubles]]:
         """What is read along one axis at pixel indices ``at``: index (maybe outside) and weight of each tap."""
         at = np.where(np.isfinite(at), at, -8.0 if self.padding_mode == "zeros" else 0.0)
-        at = np.clip(at, -(2.0**51), 2.0**51)  # beyond, neighbours can't be told apart
+        at = np.clip(at, -(2.0**51), 2.0**51)  # beyond, neighbors can't be told apart
         if self.mode == "bicubic":  # each tap is padded by itself
             first = np.floor(at)
             t = at - first

@@ -195,7 +195,9 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
     return Tapped(copy, tuple(value.name for value in flat.graph.output), samplers, tuple(taps))
 
 
-def alone(model: onnx.ModelProto, sampler: SamplerNode, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> bytes:
+def isolated(
+    model: onnx.ModelProto, sampler: SamplerNode, image_shape: tuple[int, ...], placed: tuple[int, ...]
+) -> bytes:
     """A file that is this one sampler: inputs ``image`` and ``points`` (theta or grid) in float32, output ``warped``.
 
     It keeps the node's attributes, its basis, and the functions and opsets of the file.

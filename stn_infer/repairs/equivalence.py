@@ -1,7 +1,7 @@
 """Compare a rewritten ONNX file with the original, in onnxruntime on random inputs.
 
 The two do the same arithmetic in another order, so that their grids differ by rounding; how much an output moves for
-that depends on the model. It is measured: the original runs again with its own grids shaken by a few units in the
+that depends on the model. It is measured: the original runs again with its own grids perturbed by a few units in the
 last place. An output may differ by the tolerance, or by four times what rounding alone does to it, but never by more
 than a hundredth of its scale. Where a sampler takes the nearest pixel, rounding flips single values, and so their
 share is judged in the same way.
@@ -34,7 +34,7 @@ TOLERANCE = 1e-5
 _CAP = 1e-2
 _NOISE_FACTOR = 4.0
 _ULPS = 8.0
-_SHAKES = (7919.3, 3571.7)
+_PERTURBATIONS = (7919.3, 3571.7)
 _FLIP_SLACK, _FLIP_CAP = 2e-3, 1e-2
 _HALF_TOLERANCE = 2e-2
 _EPSILON = {TensorProto.FLOAT: 2.0**-23, TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
@@ -113,28 +113,28 @@ def _compare(
     original: Stored, rewritten: Stored, plans: Sequence[InputPlan], tolerance: float, half: bool
 ) -> Comparison:
     feeds, wanted, runs = run_at_plausible_sizes(original, plans)
-    shaken = [
-        _run_all(Stored(shake_grids(original.model, factor), original.folder), feeds, optimised=False)
-        for factor in _SHAKES
+    perturbed = [
+        _run_all(Stored(perturb_grids(original.model, factor), original.folder), feeds, optimized=False)
+        for factor in _PERTURBATIONS
     ]
     try:
-        found = _run_all(rewritten, feeds, optimised=False)
-        optimised = _run_all(rewritten, feeds)
+        found = _run_all(rewritten, feeds, optimized=False)
+        optimized = _run_all(rewritten, feeds)
     except ModelError as error:
         raise VerificationError(f"the rewritten model does not run where the original does: {error}") from error
     judge = _Judge(
         tolerance=tolerance, flips=any(mode == "nearest" for mode in sampling_modes(original.model)), half=half
     )
-    # onnxruntime's own optimisations round too; they are part of what a user runs
+    # onnxruntime's own optimizations round too; they are part of what a user runs
     loose = replace(judge, tolerance=10 * tolerance)
     names = [value.name for value in original.model.graph.output]
     outputs = []
     for index, name in enumerate(names):
         parts = []
         for row, want in enumerate(wanted):
-            noise = [run[row][index] for run in shaken]
+            noise = [run[row][index] for run in perturbed]
             parts.append(judge.difference(name, want[index], found[row][index], noise))
-            loose.difference(name, want[index], optimised[row][index], noise)
+            loose.difference(name, want[index], optimized[row][index], noise)
         outputs.append(max(parts, key=lambda part: part.error))
     return Comparison(tuple(outputs), runs)
 
@@ -147,7 +147,7 @@ def run_at_plausible_sizes(
     Raises:
         ModelError: at none.
     """
-    session = open_session(original, optimised=False)
+    session = open_session(original, optimized=False)
     batches: Sequence[tuple[int, ...]] = _BATCHES if batch_symbols(plans) else ((1,),)
     sizes = _SIZES if size_symbols(plans) else (1,)
     failure: Exception | None = None
@@ -169,8 +169,8 @@ def run_at_plausible_sizes(
     raise ModelError(f"onnxruntime cannot run it on random inputs: {reason(failure)}{hint}")
 
 
-def _run_all(stored: Stored, feeds: Iterable[Mapping[str, Array]], *, optimised: bool = True) -> list[list[Array]]:
-    session = open_session(stored, optimised=optimised)
+def _run_all(stored: Stored, feeds: Iterable[Mapping[str, Array]], *, optimized: bool = True) -> list[list[Array]]:
+    session = open_session(stored, optimized=optimized)
     try:
         return [session.run(None, dict(feed)) for feed in feeds]
     except Exception as error:
@@ -191,8 +191,8 @@ class _Judge:
     flips: bool
     half: bool
 
-    def difference(self, name: str, want: Any, got: Any, shaken: Sequence[Any]) -> OutputDifference:
-        """``got`` against ``want``, with ``shaken`` for what rounding does.
+    def difference(self, name: str, want: Any, got: Any, perturbed: Sequence[Any]) -> OutputDifference:
+        """``got`` against ``want``, with ``perturbed`` for what rounding does.
 
         Raises:
             VerificationError: it is more than it may be.
@@ -208,17 +208,17 @@ class _Judge:
         if want.size == 0:
             return OutputDifference(name, 0.0, self.tolerance)
         if want.dtype.kind not in "fV":
-            return self._exact(name, want, got, shaken)
+            return self._exact(name, want, got, perturbed)
         reference = want.astype(np.float64)
         finite = reference[np.isfinite(reference)]
         scale = max(float(np.max(np.abs(finite), initial=0.0)), 1e-3)
         error = _errors(reference, got, scale)
-        noise = [_errors(reference, other, scale) for other in shaken]
+        noise = [_errors(reference, other, scale) for other in perturbed]
         return self._flipping(name, error, noise) if self.flips else self._smooth(name, error, noise)
 
-    def _exact(self, name: str, want: Array, got: Array, shaken: Sequence[Array]) -> OutputDifference:
+    def _exact(self, name: str, want: Array, got: Array, perturbed: Sequence[Array]) -> OutputDifference:
         share = float(np.mean(got != want))
-        allowed = max(float(np.mean(other != want)) for other in shaken)
+        allowed = max(float(np.mean(other != want)) for other in perturbed)
         if share > min(_NOISE_FACTOR * allowed, _FLIP_CAP):
             raise VerificationError(f"output {name!r}: {share:.2%} of its {want.dtype} values differ")
         return OutputDifference(name, 0.0, self.tolerance, share)
@@ -264,7 +264,7 @@ def sampling_modes(model: onnx.ModelProto) -> set[str]:
     }
 
 
-def shake_grids(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
+def perturb_grids(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
     """A copy in which each GridSample's grid is off by up to a few units in the last place.
 
     The noise is a scrambled multiple of the grid itself, by operators that every opset has; ``factor`` varies it.
@@ -275,23 +275,23 @@ def shake_grids(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
     # CastLike came with opset 15; before there is no GridSample but onnxruntime's own, in float32
     back = "CastLike" if opset_of(model) >= 15 else "Identity"
     counter = [0]
-    _shake(copy.graph.node, half, back, factor, counter)
+    _perturb(copy.graph.node, half, back, factor, counter)
     for function in copy.functions:
-        _shake(function.node, half, back, factor, counter)
+        _perturb(function.node, half, back, factor, counter)
     return copy
 
 
-def _shake(nodes: Any, half: bool, back: str, factor: float, counter: list[int]) -> None:
+def _perturb(nodes: Any, half: bool, back: str, factor: float, counter: list[int]) -> None:
     """grid -> grid + u (1 + |grid|) ε with u in [-1, 1], in float32, in place; the type of the grid is kept."""
     epsilon = _EPSILON[TensorProto.FLOAT16 if half else TensorProto.FLOAT] * (1.0 if half else _ULPS)
     kept: list[onnx.NodeProto] = []
     for node in nodes:
         for attribute in node.attribute:
             for graph in subgraphs(attribute):
-                _shake(graph.node, half, back, factor, counter)
+                _perturb(graph.node, half, back, factor, counter)
         if node.op_type == "GridSample" and node.domain in ("", "ai.onnx", "com.microsoft"):
             counter[0] += 1
-            prefix, grid = f"stn_shaken_{counter[0]}", node.input[1]
+            prefix, grid = f"stn_perturbed_{counter[0]}", node.input[1]
             kept += [
                 helper.make_node("Cast", [grid], [f"{prefix}_wide"], to=TensorProto.FLOAT),
                 _constant(f"{prefix}_factor", factor),

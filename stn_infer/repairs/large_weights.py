@@ -1,6 +1,6 @@
 """Keep a large model's weights out of memory while its graph is rewritten.
 
-The pass needs the constants near a grid and the shapes of everything else. So each large initialiser that no grid is
+The pass needs the constants near a grid and the shapes of everything else. So each large initializer that no grid is
 computed from is stood in for by a ``ConstantOfShape`` while the graph changes, and comes back afterwards as a
 reference to the bytes on the disk, which onnxruntime maps instead of reading.
 """
@@ -35,7 +35,7 @@ _ENDS = frozenset(
 
 
 def bytes_of_weights(model: onnx.ModelProto) -> int:
-    """What the main graph's initialisers take, wherever they lie."""
+    """What the main graph's initializers take, wherever they lie."""
     return sum(tensor_bytes(t) for t in model.graph.initializer if t.data_type != TensorProto.STRING)
 
 
@@ -43,12 +43,12 @@ def pull_in(model: onnx.ModelProto, folder: Path, *, above: int | None = None) -
     """Read external data into ``model``, in place.
 
     Args:
-        above: leave initialisers of the main graph that are larger where they are; None: read everything.
+        above: leave initializers of the main graph that are larger where they are; None: read everything.
 
     Raises:
         ModelError: they can't be read.
     """
-    # they come in the file's order, the main graph's initialisers first
+    # they come in the file's order, the main graph's initializers first
     main = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
     for index, (tensor, place) in enumerate(external_tensors(model, folder)):
         large = above is not None and place.length > above and tensor.data_type in _FLOATS
@@ -64,7 +64,7 @@ def _embed(tensor: TensorProto, place: External) -> None:
 
 
 def spill(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """A copy of ``model`` whose large initialisers lie in a file in ``folder``.
+    """A copy of ``model`` whose large initializers lie in a file in ``folder``.
 
     Raises:
         OutputError: no room there.
@@ -117,10 +117,10 @@ def _copy_fields(source: Any, target: Any, left_out: str) -> None:
             getattr(target, field.name).extend(value)
 
 
-def stand_in(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
-    """A copy of ``model`` with nodes in place of the large external initialisers that no grid is computed from.
+def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
+    """A copy of ``model`` with nodes in place of the large external initializers that no grid is computed from.
 
-    Initialisers near a grid must have been read in before.
+    Initializers near a grid must have been read in before.
 
     Returns:
         (the copy, the references that were taken out, by name).
@@ -164,8 +164,8 @@ def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
     return copy
 
 
-def put_back(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onnx.ModelProto:
-    """Undo :func:`stand_in`, in place, on a model that was rewritten since; what is no longer used stays away."""
+def attach_weights(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onnx.ModelProto:
+    """Undo :func:`detach_weights`, in place, on a model that was rewritten since; what is no longer used stays away."""
     if not aside:
         return light
     graph = light.graph
@@ -185,7 +185,7 @@ def put_back(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onnx.Mode
 
 
 def pull_in_near_grids(model: onnx.ModelProto, folder: Path) -> None:
-    """Read, in place, the external initialisers from which a sampling grid may be computed.
+    """Read, in place, the external initializers from which a sampling grid may be computed.
 
     Raises:
         ModelError: they can't be read.
@@ -226,7 +226,7 @@ def _everything_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
 
 
 def write_external(model: onnx.ModelProto, folder: Path | None, file: BinaryIO, location: str) -> None:
-    """Write the initialisers' data into ``file`` and leave references to ``location`` in ``model``, in place.
+    """Write the initializers' data into ``file`` and leave references to ``location`` in ``model``, in place.
 
     Args:
         folder: where the references that ``model`` holds already point.
@@ -346,5 +346,5 @@ def light_copy(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
             copy.graph.initializer.append(tensor)
     pull_in(copy, folder)
     copy.graph.initializer.extend(far)
-    light, _ = stand_in(copy)
+    light, _ = detach_weights(copy)
     return light

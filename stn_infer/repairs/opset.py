@@ -19,7 +19,7 @@ _EXTENDED = ("QuantizeLinear", "DequantizeLinear", "Cast", "CastLike")
 _PENDING = "stn.pending"
 
 
-class Refused(Exception):
+class NotRepairable(Exception):
     """Why a repair can't be made: one clause."""
 
 
@@ -30,7 +30,7 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     (signatures are compared, and onnxruntime checks the types afterwards). GridSample is respelled.
 
     Raises:
-        Refused: an operator is newer, or was revised, or a function takes a sampler's mode as an attribute.
+        NotRepairable: an operator is newer, or was revised, or a function takes a sampler's mode as an attribute.
     """
     present = opset_of(model)
     lowered = onnx.ModelProto()
@@ -55,10 +55,10 @@ def raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     A GridSample of the default domain may stand in the file although its old opset has none.
 
     Raises:
-        Refused: the converter can't, or the file has functions, which the converter drops.
+        NotRepairable: the converter can't, or the file has functions, which the converter drops.
     """
     if model.functions:
-        raise Refused("the file has model-local functions, which onnx's version converter drops")
+        raise NotRepairable("the file has model-local functions, which onnx's version converter drops")
     raised = onnx.ModelProto()
     raised.CopyFrom(model)
     pending = [node for node in every_node(raised) if node.op_type == "GridSample" and node.domain in _DEFAULT]
@@ -85,9 +85,9 @@ def _convert(pending: onnx.ModelProto, model: onnx.ModelProto, version: int) -> 
     try:
         converted: onnx.ModelProto = version_converter.convert_version(pending, version)
     except Exception as error:  # a C++ exception of no particular class
-        raise Refused(f"onnx's version converter fails ({one_line(error, 160)})") from None
+        raise NotRepairable(f"onnx's version converter fails ({one_line(error, 160)})") from None
     if not converted.graph.node:
-        raise Refused("onnx's version converter gives back nothing")
+        raise NotRepairable("onnx's version converter gives back nothing")
     # it knows no open shape and forgets what it does not know
     for field in ("input", "output"):
         del getattr(converted.graph, field)[:]
@@ -103,15 +103,15 @@ def _check_same(node: onnx.NodeProto, present: int, version: int) -> None:
     name = node.op_type
     now, then = _schema(name, present), _schema(name, version)
     if now is None:
-        raise Refused(f"{name} is unknown at opset {present}")
+        raise NotRepairable(f"{name} is unknown at opset {present}")
     if then is None:
-        raise Refused(f"{name} (node {node.name or node.output[0]!r}) does not exist at opset {version}")
+        raise NotRepairable(f"{name} (node {node.name or node.output[0]!r}) does not exist at opset {version}")
     if now.since_version == then.since_version or name == "GridSample":
         return
     same = _signature(now) == _signature(then) or _uses_only(node, now, then)
     redefined = _REDEFINED.get(name, 0)
     if not same or then.since_version < redefined <= now.since_version:
-        raise Refused(f"{name} (node {node.name or node.output[0]!r}) was revised at opset {now.since_version}")
+        raise NotRepairable(f"{name} (node {node.name or node.output[0]!r}) was revised at opset {now.since_version}")
 
 
 def _uses_only(node: onnx.NodeProto, now: Any, then: Any) -> bool:
@@ -152,7 +152,7 @@ def _respell(node: onnx.NodeProto, version: int) -> None:
         if attribute.name != "mode":
             continue
         if attribute.ref_attr_name:
-            raise Refused(f"a function takes the mode of GridSample {node.output[0]!r} as an attribute")
+            raise NotRepairable(f"a function takes the mode of GridSample {node.output[0]!r} as an attribute")
         if attribute.type == AttributeProto.STRING:
             attribute.s = spell_mode(attribute.s.decode(errors="replace"), version).encode()
 

@@ -28,7 +28,7 @@ from stn_infer.fusion.samplers import (
 )
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import every_node, nested_nodes, opset_of, tensors_of
-from stn_infer.repairs.opset import Refused, lower_opset, raise_opset
+from stn_infer.repairs.opset import NotRepairable, lower_opset, raise_opset
 
 #: The newest that onnxruntime 1.31 reads.
 NEWEST_OPSET, NEWEST_IR = 26, 13
@@ -66,7 +66,7 @@ def repair(model: onnx.ModelProto, steps: Mapping[str, Step]) -> tuple[onnx.Mode
             changed, done = step(model)
             if done:
                 check(changed, model)
-        except Refused as refusal:
+        except NotRepairable as refusal:
             report.append(Repair(code, str(refusal), done=False))
             continue
         model = changed if done else model
@@ -78,15 +78,15 @@ def check(changed: onnx.ModelProto, model: onnx.ModelProto) -> None:
     """Refuse what onnxruntime refuses, or onnx's checker, if it did not refuse the file before.
 
     Raises:
-        Refused: with the reason.
+        NotRepairable: with the reason.
     """
     problem = checker_problem(changed)
     if problem and not checker_problem(model):
-        raise Refused(f"the result would not be valid: {problem}")
+        raise NotRepairable(f"the result would not be valid: {problem}")
     try:
         open_session(Stored(changed))
     except ModelError as error:
-        raise Refused(f"the result would not run: {one_line(error, 160)}") from None
+        raise NotRepairable(f"the result would not run: {one_line(error, 160)}") from None
 
 
 def checker_problem(model: onnx.ModelProto) -> str:
@@ -116,8 +116,8 @@ def standard_samplers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Rep
     """Custom samplers become GridSample, and the file's opset at least 16.
 
     Raises:
-        Refused: mmdeploy's runtime samples bicubic as bilinear, a function takes a sampler's settings as attributes, or
-            the opset can't be raised.
+        NotRepairable: mmdeploy's runtime samples bicubic as bilinear, a function takes a sampler's settings as
+            attributes, or the opset can't be raised.
     """
     changed = _copy(model)
     count = 0
@@ -131,9 +131,9 @@ def standard_samplers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Rep
             continue
         mode, padding, aligned, _ = settings
         if any(attribute.ref_attr_name for attribute in node.attribute):
-            raise Refused(f"a function takes the settings of {node.name or node.output[0]!r} as attributes")
+            raise NotRepairable(f"a function takes the settings of {node.name or node.output[0]!r} as attributes")
         if node.domain == "mmdeploy" and mode == "bicubic":
-            raise Refused(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
+            raise NotRepairable(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
         count += 1
         inputs = list(node.input[:2])
         node.op_type, node.domain = "GridSample", ""
@@ -156,7 +156,7 @@ def lower_versions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair
     """An opset or IR version that onnxruntime doesn't read yet is lowered where the file means the same there.
 
     Raises:
-        Refused: an operator is newer or was revised, or there are tensors of a type that is newer.
+        NotRepairable: an operator is newer or was revised, or there are tensors of a type that is newer.
     """
     opset, ir_version = opset_of(model), model.ir_version
     done: list[Repair] = []
@@ -169,7 +169,7 @@ def lower_versions(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair
     if ir_version > NEWEST_IR:
         newest = max((tensor.data_type for tensor in tensors_of(model)), default=0)
         if newest > TensorProto.INT2:
-            raise Refused(f"it holds tensors of type {TensorProto.DataType.Name(newest)}, new in IR version 14")
+            raise NotRepairable(f"it holds tensors of type {TensorProto.DataType.Name(newest)}, new in IR version 14")
         changed = _copy(changed)
         changed.ir_version = NEWEST_IR
         done.append(Repair("ir-too-new", f"IR version {ir_version} lowered to {NEWEST_IR}"))
@@ -180,7 +180,7 @@ def plain_affine_grids(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Re
     """AffineGrid nodes that the pass left become theta · mesh, which every runtime has and every opset.
 
     Raises:
-        Refused: the size of the grid is not fixed, or one pixel along an axis.
+        NotRepairable: the size of the grid is not fixed, or one pixel along an axis.
     """
     nodes = [node for node in model.graph.node if node.op_type == "AffineGrid" and node.domain in ("", "ai.onnx")]
     if not nodes:
@@ -196,7 +196,7 @@ def plain_affine_grids(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Re
         grid, theta = facts.get(node.output[0], UNKNOWN), facts.get(node.input[0], UNKNOWN)
         sizes = (grid.dims or ())[1:-1]
         if not sizes or any(size is None or size < 2 for size in sizes) or theta.elem_type != TensorProto.FLOAT:
-            raise Refused(f"the size of AffineGrid {node.name or node.output[0]!r} is not fixed in the file")
+            raise NotRepairable(f"the size of AffineGrid {node.name or node.output[0]!r} is not fixed in the file")
         kept += _product(node, [size for size in sizes if size is not None], changed, names)
     copies = [_copied(node) for node in kept]
     del changed.graph.node[:]
@@ -239,7 +239,7 @@ def leave_trap(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Repair]]:
     """A file whose samplers TensorRT up to 11.1 takes for nearest is brought to opset 19, where they are ``bilinear``.
 
     Raises:
-        Refused: an operator in it is newer, or means something else there.
+        NotRepairable: an operator in it is newer, or means something else there.
     """
     if opset_of(model) < 20:
         return model, []

@@ -15,7 +15,7 @@ from stn_infer.errors import MissingDependencyError, OutputError
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from stn_infer.show.look import Glimpse, Look
+    from stn_infer.show.look import Look, WarpView
 
 
 _MESH = "#ff8c1a"
@@ -43,15 +43,15 @@ def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
     """
     from matplotlib.figure import Figure
 
-    transformers = len(looks[0].glimpses)
+    transformers = len(looks[0].warps)
     figure = Figure(figsize=(_INCHES * len(looks) + 0.5, _INCHES * 2 * transformers + 0.6), dpi=150)
     axes = figure.subplots(2 * transformers, len(looks), squeeze=False)
-    extents = [_extent([look.glimpses[number] for look in looks]) for number in range(transformers)]
+    extents = [_extent([look.warps[number] for look in looks]) for number in range(transformers)]
     for column, look in enumerate(looks):
-        for number, glimpse in enumerate(look.glimpses):
+        for number, warp in enumerate(look.warps):
             above, below = axes[2 * number][column], axes[2 * number + 1][column]
-            _draw_source(above, glimpse, *extents[number])
-            _draw_image(below, glimpse.warped)
+            _draw_source(above, warp, *extents[number])
+            _draw_image(below, warp.warped)
             if column == 0:
                 which = f" {number + 1}" if transformers > 1 else ""
                 above.set_ylabel(f"input{which}", fontsize=8)
@@ -69,7 +69,7 @@ def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
 
 
 def _draw_image(axes: Axes, image: Array) -> None:
-    """[C, H, W] in grey or colour, stretched to its own range: inputs are normalised, and features are anything."""
+    """[C, H, W] in gray or color, stretched to its own range: inputs are normalized, and features are anything."""
     finite = np.where(np.isfinite(image), image, 0.0).astype(np.float64)
     shown = finite.transpose(1, 2, 0) if len(finite) == 3 else finite.mean(axis=0)
     low, high = shown.min(), shown.max()
@@ -78,11 +78,11 @@ def _draw_image(axes: Axes, image: Array) -> None:
     axes.set_yticks([])
 
 
-def _draw_source(axes: Axes, glimpse: Glimpse, low: Array, high: Array) -> None:
-    _draw_image(axes, glimpse.source)
+def _draw_source(axes: Axes, warp: WarpView, low: Array, high: Array) -> None:
+    _draw_image(axes, warp.source)
     axes.set_facecolor("0.85")
-    points = np.where(np.isfinite(glimpse.points), glimpse.points, np.nan)
-    for line in mesh_lines(points, 2 if glimpse.straight else _LINES):
+    points = np.where(np.isfinite(warp.points), warp.points, np.nan)
+    for line in mesh_lines(points, 2 if warp.straight else _LINES):
         axes.plot(line[:, 0], line[:, 1], color=_MESH, linewidth=0.8, solid_joinstyle="round")
     # the corner that becomes the output's top left, so that turns and flips can be told
     axes.plot(*points[0, 0], marker="o", markersize=3, color=_MESH)
@@ -97,10 +97,10 @@ def mesh_lines(points: Array, count: int) -> list[Array]:
     return [points[row] for row in rows] + [points[:, column] for column in columns]
 
 
-def _extent(glimpses: Sequence[Glimpse]) -> tuple[Array, Array]:
+def _extent(warps: Sequence[WarpView]) -> tuple[Array, Array]:
     """Lowest and highest (x, y) to show of one transformer: all of the source, and of the meshes what is near it."""
-    size = np.array(glimpses[0].source.shape[:0:-1], np.float64)  # (W, H)
-    points = np.concatenate([glimpse.points.reshape(-1, 2) for glimpse in glimpses])
+    size = np.array(warps[0].source.shape[:0:-1], np.float64)  # (W, H)
+    points = np.concatenate([warp.points.reshape(-1, 2) for warp in warps])
     points = np.clip(points[np.isfinite(points).all(axis=1)], -_MARGIN * size, (1 + _MARGIN) * size)
     corners = np.array([[0.0, 0.0], size]) - 0.5
     around = np.concatenate([points - 0.02 * size, points + 0.02 * size, corners])

@@ -8,12 +8,12 @@ from stn_infer.arrays import Array
 
 
 @dataclass(frozen=True)
-class Glimpse:
+class WarpView:
     """One spatial transformer on one sample.
 
     Attributes:
         source: what is sampled, [C, H, W].
-        points: where, in pixels of ``source``, [Ho, Wo, 2] in (x, y) order; (0, 0) is the centre of the first pixel.
+        points: where, in pixels of ``source``, [Ho, Wo, 2] in (x, y) order; (0, 0) is the center of the first pixel.
         warped: what comes out, [C, Ho, Wo].
         straight: whether lines stay lines, so that the outline of ``points`` says all.
     """
@@ -31,9 +31,9 @@ class Look:
     Attributes:
         name: its file, without folders.
         prediction: the label or number of the largest value of the first output; empty where that is no vector.
-        glimpses: one a spatial transformer, in graph order.
+        warps: one a spatial transformer, in graph order.
     """
 
     name: str
     prediction: str
-    glimpses: tuple[Glimpse, ...]
+    warps: tuple[WarpView, ...]

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from stn_infer.errors import WeightsError, one_line
+from stn_infer.metadata import respelled
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training loops keep the tensors, in the order in which they are tried."""
@@ -51,7 +52,7 @@ def apply_weights(module: nn.Module, path: Path) -> None:
     """
     path = Path(path)
     expected = module.state_dict()
-    tensors = _fit_prefix(_read(path), expected)
+    tensors = _fit_prefix(_respell(_read(path), expected), expected)
     missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
     unexpected = [key for key in tensors if key not in expected]
     if missing or unexpected:
@@ -105,6 +106,13 @@ def check_finite(module: nn.Module, origin: str) -> None:
                 f"{origin}: {name} holds {what} ({count} of {tensor.numel()} values); "
                 "a run that diverged? take a checkpoint from before that"
             )
+
+
+def _respell(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Keys as today's networks spell them, for checkpoints of earlier versions."""
+    if any(respelled(key) != key for key in expected):
+        return tensors
+    return {respelled(key): tensor for key, tensor in tensors.items()}
 
 
 def _read(path: Path) -> dict[str, Tensor]:

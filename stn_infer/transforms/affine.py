@@ -12,11 +12,11 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stn_infer.transforms.base import Kind, Transformation, canonical_basis, centre_to_grid, check_rank
+from stn_infer.transforms.base import Kind, Transformation, canonical_basis, center_to_grid, check_rank
 
 
 class _AffineKind(Transformation):
-    """What the three share: families say where their parameters go in a pixel-centred [D, D + 1] matrix."""
+    """What the three share: families say where their parameters go in a pixel-centered [D, D + 1] matrix."""
 
     kind: ClassVar[Kind] = "affine"
 
@@ -28,11 +28,11 @@ class _AffineKind(Transformation):
     def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
         """See :meth:`Transformation.affine_map`."""
         matrix, offset = self._placement()
-        factors = centre_to_grid(self.check_output_size(output_size), grid_align_corners).repeat(self.rank)
+        factors = center_to_grid(self.check_output_size(output_size), grid_align_corners).repeat(self.rank)
         return matrix * factors[:, None], offset * factors
 
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-        """Rows x, y(, z), 1 at pixel centres, [D + 1, P] float64, whatever the grid's convention."""
+        """Rows x, y(, z), 1 at pixel centers, [D + 1, P] float64, whatever the grid's convention."""
         return canonical_basis(self.check_output_size(output_size))
 
     def _placement(self) -> tuple[Tensor, Tensor]:

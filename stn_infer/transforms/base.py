@@ -24,7 +24,7 @@ class Transformation(ABC):
     """A family of sampling grids, on which a network's parameters choose one.
 
     Attributes:
-        kind: ``affine`` (basis rows are x, y(, z), 1 at pixel centres), ``basis`` (any constant basis) or
+        kind: ``affine`` (basis rows are x, y(, z), 1 at pixel centers), ``basis`` (any constant basis) or
             ``projective`` (as affine, with a division by the third row).
         rank: D, the number of spatial axes: 2 for images, 3 for volumes.
     """
@@ -39,7 +39,7 @@ class Transformation(ABC):
     @property
     @abstractmethod
     def num_parameters(self) -> int:
-        """Q: how many values a sample the localisation network gives."""
+        """Q: how many values a sample the localization network gives."""
 
     @property
     @abstractmethod
@@ -57,7 +57,7 @@ class Transformation(ABC):
 
         Args:
             output_size: (H, W) or (D, H, W) of the grid.
-            grid_align_corners: whether -1 and 1 of the target are the centres of the border pixels (True) or their
+            grid_align_corners: whether -1 and 1 of the target are the centers of the border pixels (True) or their
                 outer edges (False).
 
         Returns:
@@ -107,15 +107,15 @@ def target_coordinates(output_size: Sequence[int], align_corners: bool) -> Tenso
 
 
 def canonical_basis(output_size: Sequence[int]) -> Tensor:
-    """The rows x, y(, z), 1 at pixel centres, [D + 1, P] float64: the basis of the affine and projective kinds."""
+    """The rows x, y(, z), 1 at pixel centers, [D + 1, P] float64: the basis of the affine and projective kinds."""
     ones = torch.ones(1, prod(output_size), dtype=torch.float64)
     return torch.cat([target_coordinates(output_size, align_corners=False), ones])
 
 
-def centre_to_grid(output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-    """Factors [D + 1] float64 that turn (x, y(, z), 1) at pixel centres into those of the grid's convention.
+def center_to_grid(output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
+    """Factors [D + 1] float64 that turn (x, y(, z), 1) at pixel centers into those of the grid's convention.
 
-    A kernel computes pixel centres on the fly, so another convention goes into theta: ``A' = A diag(factors)``.
+    A kernel computes pixel centers on the fly, so another convention goes into theta: ``A' = A diag(factors)``.
     """
     factors = [length / (length - 1) if grid_align_corners and length > 1 else 1.0 for length in reversed(output_size)]
     return torch.tensor([*factors, 1.0], dtype=torch.float64)

@@ -81,7 +81,7 @@ class FixedBasis(Transformation):
         return self.values
 
     def identity(self) -> Tensor:
-        """The parameters whose grid is nearest to the pixel centres, in the least squares sense."""
+        """The parameters whose grid is nearest to the pixel centers, in the least squares sense."""
         matrix, offset = self._map()
         # [D * P, Q]: how each coordinate of the grid depends on each parameter
         response, start = (

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stn_infer.errors import UsageError
-from stn_infer.transforms.base import Kind, Transformation, canonical_basis, centre_to_grid
+from stn_infer.transforms.base import Kind, Transformation, canonical_basis, center_to_grid
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Projective(Transformation):
 
     def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
         """See :meth:`Transformation.affine_map`; M [9, Q], m [9]."""
-        factors = centre_to_grid(self.check_output_size(output_size), grid_align_corners).repeat(3)
+        factors = center_to_grid(self.check_output_size(output_size), grid_align_corners).repeat(3)
         matrix = torch.eye(9, self.num_parameters, dtype=torch.float64)
         offset = torch.zeros(9, dtype=torch.float64)
         if self.num_parameters == 8:
@@ -45,7 +45,7 @@ class Projective(Transformation):
         return matrix * factors[:, None], offset * factors
 
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-        """Rows x, y, 1 at pixel centres, [3, P] float64, whatever the grid's convention."""
+        """Rows x, y, 1 at pixel centers, [3, P] float64, whatever the grid's convention."""
         return canonical_basis(self.check_output_size(output_size))
 
     def identity(self) -> Tensor:

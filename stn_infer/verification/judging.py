@@ -25,7 +25,7 @@ from stn_infer.reference.comparison import OutputDeviation, compare_outputs, com
 from stn_infer.reference.model import ReferenceModel, Sampling
 from stn_infer.reference.samples import Batch
 from stn_infer.verification.report import BackendReport, GridDeviation, Status, failures
-from stn_infer.verification.runners import Alone, Run, Runner, Trace
+from stn_infer.verification.runners import IsolatedSampler, Run, Runner, Trace
 from stn_infer.verification.sampler_checks import SamplerCheck, check_sampler
 
 
@@ -63,7 +63,7 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Judgment:
     """A backend's report, and what a reader should know of how it was come by."""
 
     report: BackendReport
@@ -77,7 +77,7 @@ def expect(reference: ReferenceModel, batches: Sequence[Batch]) -> list[Expectat
 
 def judge(
     runner: Runner, reference: ReferenceModel, expectations: Sequence[Expectation], limits: Limits, *, seed: int = 0
-) -> Judgement:
+) -> Judgment:
     """Run a backend on all batches, and its samplers on their own.
 
     Raises:
@@ -112,7 +112,7 @@ def judge(
     report = BackendReport(
         runner.name, status, found_failures, runner.describe(), tuple(outputs.values()), worst_grids, checks
     )
-    return Judgement(report, tuple(notes))
+    return Judgment(report, tuple(notes))
 
 
 def _paired(traces: Sequence[Trace], samplings: Sequence[Sampling]) -> bool:
@@ -239,7 +239,7 @@ def _bfloat16(values: Array) -> Array:
 
 
 def _other_corners(grid: Array, corners: bool) -> Array | None:
-    """An affine grid over pixel centres (or corners) as it would be over the other; None where it is not affine."""
+    """An affine grid over pixel centers (or corners) as it would be over the other; None where it is not affine."""
     size = grid.shape[1:-1]
     before, after = canonical_basis(size, corners), canonical_basis(size, not corners)
     points = grid.reshape(len(grid), -1, grid.shape[-1]).astype(np.float64)  # [N, P, D]
@@ -252,17 +252,17 @@ def _other_corners(grid: Array, corners: bool) -> Array | None:
 def _check_samplers(runner: Runner, run: Run, samplings: list[Sampling] | None, seed: int) -> tuple[SamplerCheck, ...]:
     """Each sampler on its own; the reference says how it should sample, where its samplers can be paired."""
     checks = []
-    opened: dict[Any, Alone] = {}  # a runtime may take a second to build one
+    opened: dict[Any, IsolatedSampler] = {}  # a runtime may take a second to build one
     for index, (node, trace) in enumerate(zip(runner.samplers, run.traces, strict=True)):
 
-        def open_alone(image: tuple[int, ...], placed: tuple[int, ...], index: int = index) -> Alone:
+        def open_isolated(image: tuple[int, ...], placed: tuple[int, ...], index: int = index) -> IsolatedSampler:
             key = (index, image, placed)
             if key not in opened:
-                opened[key] = runner.alone(index, image, placed)
+                opened[key] = runner.isolated(index, image, placed)
             return opened[key]
 
         expected = node.sampler if samplings is None else samplings[index].sampler
         size, output_size = trace.image.shape[2:], trace.points.grid.shape[1:-1]
         if min((*size, *output_size), default=0) > 0:
-            checks.append(check_sampler(index, node, expected, size, output_size, open_alone, seed))
+            checks.append(check_sampler(index, node, expected, size, output_size, open_isolated, seed))
     return tuple(checks)

@@ -13,7 +13,7 @@ from stn_infer.reference.samples import Batch, sample_batches
 from stn_infer.verification.judging import Limits, expect, judge
 from stn_infer.verification.report import GRID_TOLERANCE_PX, BackendReport, Verification
 from stn_infer.verification.runners import open_runner
-from stn_infer.verification.tolerance import attainable, float32_deviation, rest_deviation
+from stn_infer.verification.tolerance import downstream_deviation, float32_deviation, float32_tolerance
 
 if TYPE_CHECKING:
     import onnx
@@ -55,10 +55,10 @@ def verify_model(
         limits = replace(limits, grid_px=grid_tolerance)
     runner = open_runner("ort", model, loaded, "cpu")
     try:
-        judgement = judge(runner, reference, expect(reference, batches), limits)
+        judgment = judge(runner, reference, expect(reference, batches), limits)
     finally:
         runner.close()
-    return summarize(reference, limits, [judgement.report], batches, (*notes, *judgement.notes))
+    return summarize(reference, limits, [judgment.report], batches, (*notes, *judgment.notes))
 
 
 def summarize(
@@ -100,15 +100,15 @@ def limits_for(
     assert isinstance(reference, Reference)
     inputs = [batch.inputs for batch in batches]
     deviation = float32_deviation(loaded, reference, inputs)
-    image = attainable(TOLERANCE, deviation.images)
+    image = float32_tolerance(TOLERANCE, deviation.images)
     if tolerance is not None:
         return Limits(tolerance, grid_px, image=max(tolerance, image)), notes
-    limit = attainable(TOLERANCE, deviation.outputs)
+    limit = float32_tolerance(TOLERANCE, deviation.outputs)
     if limit <= TOLERANCE:
         return Limits(limit, grid_px, image=image), notes
     notes.append(f"float32 PyTorch itself is off by {deviation.outputs:.1e} here: held to {limit:.1e}")
     # what comes after the samplers is seldom as sensitive as they are
-    rest = attainable(TOLERANCE, rest_deviation(loaded, reference, inputs))
+    rest = float32_tolerance(TOLERANCE, downstream_deviation(loaded, reference, inputs))
     return Limits(limit, grid_px, rest, image), notes
 
 

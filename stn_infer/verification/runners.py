@@ -13,7 +13,7 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.reference.sampling import PADDING_MODES, Sampler, coordinate_bound
-from stn_infer.reference.taps import Points, SamplerNode, Tapped, alone, tap, without_other_functions
+from stn_infer.reference.taps import Points, SamplerNode, Tapped, isolated, tap, without_other_functions
 
 if TYPE_CHECKING:
     import onnx
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from stn_infer.backends.base import Backend
     from stn_infer.sources.load import LoadedModel
 
-Alone = Callable[[Array, Array], Array]
+IsolatedSampler = Callable[[Array, Array], Array]
 """A sampler on its own: image [N, C, *in] and theta [N, D, K] or grid [N, *out, D] to the warped image [N, C, *out]."""
 
 #: Name to what it is; the order of the table.
@@ -72,7 +72,7 @@ class Runner(Protocol):
         """Outputs and traces for inputs in the model's order."""
         ...
 
-    def alone(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> Alone:
+    def isolated(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> IsolatedSampler:
         """A sampler on its own, for inputs of these shapes without batch."""
         ...
 
@@ -127,9 +127,9 @@ class OnnxRunner:
             return Trace(image, values["warped"], points, grid)
         return Trace(image, values["warped"], sampler.points(values[sampler.placed_by], size), None)
 
-    def alone(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> Alone:
+    def isolated(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> IsolatedSampler:
         """See :class:`Runner`."""
-        backend = self._open(alone(self._flat, self.samplers[index], image_shape, placed))
+        backend = self._open(isolated(self._flat, self.samplers[index], image_shape, placed))
 
         def warp(image: Array, given: Array) -> Array:
             feeds = {"image": image.astype(np.float32), "points": given.astype(np.float32)}
@@ -183,7 +183,7 @@ class EagerRunner:
         self.samplers = tuple(call.node for call in self._calls)
         return Run(values, tuple(call.trace() for call in self._calls))
 
-    def alone(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> Alone:
+    def isolated(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> IsolatedSampler:
         """See :class:`Runner`."""
         import torch
 

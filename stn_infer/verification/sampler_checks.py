@@ -3,7 +3,7 @@
 A trained network may never leave the image, or sit at the identity, and then a wrong padding or a swapped axis does
 not show in its outputs. So every sampler of the file is run alone, with grids that are made to tell:
 
-- invariants, whose answer needs no sampler: a grid at the pixels' centres copies the image, moved by whole pixels it
+- invariants, whose answer needs no sampler: a grid at the pixels' centers copies the image, moved by whole pixels it
   moves it, mirrored it mirrors it, transposed it transposes it;
 - rotated, scaled and shifted grids that leave the image, against the float64 sampler, at the image's own size and on
   one of 1,024 pixels, where half-precision or TF32 coordinates are off by tenths of a pixel;
@@ -25,7 +25,7 @@ from stn_infer.fusion.basis import canonical_basis
 from stn_infer.reference.comparison import Flips, WarpDeviation, compare_warp
 from stn_infer.reference.sampling import Sampler
 from stn_infer.reference.taps import Points, SamplerNode, theta_for
-from stn_infer.verification.runners import Alone
+from stn_infer.verification.runners import IsolatedSampler
 
 WIDE = 1024
 _TIES = 64  # the length of the image of ties; a power of two, so that coordinates are exact
@@ -72,7 +72,7 @@ def check_sampler(
     expected: Sampler,
     size: Sequence[int],
     output_size: Sequence[int],
-    open_alone: Callable[[tuple[int, ...], tuple[int, ...]], Alone],
+    open_isolated: Callable[[tuple[int, ...], tuple[int, ...]], IsolatedSampler],
     seed: int = 0,
 ) -> SamplerCheck:
     """Run one sampler on its own.
@@ -83,14 +83,14 @@ def check_sampler(
         expected: how it should sample; not necessarily what its attributes say.
         size: of the image that it samples in the model.
         output_size: of its output.
-        open_alone: the sampler for an image and points of these shapes without batch.
+        open_isolated: the sampler for an image and points of these shapes without batch.
         seed: of the images and grids.
 
     Raises:
         ModelError: the runtime refuses the sampler on its own.
     """
     generator = np.random.default_rng(seed)
-    bench = _Bench(node, expected, tuple(output_size), open_alone, generator)
+    bench = _Bench(node, expected, tuple(output_size), open_isolated, generator)
     size = tuple(size)
     invariants = bench.invariants(size)
     trials = [bench.random(size, 6), bench.random(_wide(size), 4)]
@@ -119,7 +119,7 @@ def _basis_problem(node: SamplerNode) -> str | None:
     if transformer.kind == "affine":
         rows = canonical_basis(transformer.output_size)
         if rows.shape != transformer.basis.shape or np.abs(rows - transformer.basis).max(initial=0.0) > 1e-6:
-            return "its kind is affine, and its basis is not x, y(, z), 1 at the pixels' centres, which kernels take"
+            return "its kind is affine, and its basis is not x, y(, z), 1 at the pixels' centers, which kernels take"
     return None
 
 
@@ -136,11 +136,11 @@ class _Bench:
         node: SamplerNode,
         expected: Sampler,
         output_size: tuple[int, ...],
-        open_alone: Callable[[tuple[int, ...], tuple[int, ...]], Alone],
+        open_isolated: Callable[[tuple[int, ...], tuple[int, ...]], IsolatedSampler],
         generator: np.random.Generator,
     ) -> None:
         self._node, self._expected, self._output_size = node, expected, output_size
-        self._open, self._generator = open_alone, generator
+        self._open, self._generator = open_isolated, generator
 
     def random(self, size: tuple[int, ...], count: int) -> _Trial:
         """Rotations, scales and shifts that leave the image, a far one among them."""
@@ -162,7 +162,7 @@ class _Bench:
         for name, targets in _moves(size, self._output_size).items():
             # targets: [D, *out], which pixel (in the axes' order) each output pixel copies
             pixels = np.moveaxis(targets[::-1], 0, -1)[None].astype(np.float64)  # [1, *out, D], x first
-            given = self._place(self._expected.normalised(pixels, size))
+            given = self._place(self._expected.normalized(pixels, size))
             if given is None:
                 continue
             trial = self._run(self._image(size, 1), given)
@@ -185,10 +185,10 @@ class _Bench:
             return None  # a sum of many products is not exact
         pixels = np.full((_TIES - 1, rank), 2.0)
         pixels[:, axis] = np.arange(_TIES - 1) + 0.5
-        # coordinates are multiples of 1/64: with -1 and 1 at the outermost pixels' centres, that takes a pixel more
+        # coordinates are multiples of 1/64: with -1 and 1 at the outermost pixels' centers, that takes a pixel more
         more = int(self._expected.align_corners)
         size = tuple(_TIES + more if axis == rank - 1 - place else 8 + more for place in range(rank))
-        points = self._expected.normalised(pixels, size).reshape(len(pixels), *[1] * rank, rank)
+        points = self._expected.normalized(pixels, size).reshape(len(pixels), *[1] * rank, rank)
         given = self._place(np.broadcast_to(points, (len(pixels), *self._output_size, rank)))
         if given is None:
             return None

@@ -76,7 +76,7 @@ def _scaled(actual: Array, expected: Array) -> float:
     return float(difference / max(1.0, float(np.abs(expected).max()))) if np.isfinite(difference) else float("inf")
 
 
-def rest_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[Sequence[Array]]) -> float:
+def downstream_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[Sequence[Array]]) -> float:
     """As :func:`float32_deviation`, the reference being given eager float32's own warped images.
 
     That leaves out what the last digits of a coordinate do to a warped image: it is what the rest of the network needs.
@@ -93,6 +93,6 @@ def rest_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[
     return worst
 
 
-def attainable(default: float, deviation: float) -> float:
+def float32_tolerance(default: float, deviation: float) -> float:
     """``default``, or what float32 needs where that is more: ``MARGIN`` times its deviation, ``CEILING`` at most."""
     return max(default, min(MARGIN * deviation, CEILING))

@@ -55,10 +55,10 @@ class Tiny(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.localisation = nn.Linear(64, 6)
+        self.localization = nn.Linear(64, 6)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        theta = self.localisation(x.flatten(1)).unflatten(1, (2, 3))
+        theta = self.localization(x.flatten(1)).unflatten(1, (2, 3))
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return F.grid_sample(x, grid, align_corners=False).mean((2, 3))
 
@@ -68,8 +68,8 @@ class Layered(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        localisation = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
-        self.transformer = SpatialTransformer(localisation, Affine(), (8, 8), identity_init=False)
+        localization = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+        self.transformer = SpatialTransformer(localization, Affine(), (8, 8), identity_init=False)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.transformer(x).mean((2, 3))
@@ -223,7 +223,7 @@ def test_a_bare_onnx_file_is_measured_where_it_can_run(bare: Path) -> None:
     done = bench(bare, batch_sizes=(2,), variants=variants, method=TINY_METHOD)
     assert "name it with --source" in done.get("eager", 2).reason
     assert done.get("ort-plain", 2).status == done.get("ort", 2).status == "timed"
-    assert done.models[0].reference == "float32 onnxruntime without optimisations"
+    assert done.models[0].reference == "float32 onnxruntime without optimizations"
     assert done.models[0].tolerance == 1e-4
 
 

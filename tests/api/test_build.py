@@ -129,7 +129,7 @@ def test_the_parser_makes_our_plugin_from_the_same_file(
 ) -> None:
     library = library_or_skip()
     _, errors, code = run_script(
-        "tests/support/rtx_parse_with_plugin.py",
+        "rtx_parse_with_plugin.py",
         str(library),
         str(files[name]),
         environment={"STN_TENSORRT_DEVICE": "cpu"},
@@ -142,7 +142,7 @@ def test_the_parser_makes_our_grid_sample_from_an_unmodified_file(rtx: TensorRT,
     model = tmp_path / "small.onnx"
     onnx.save(small_model(mode="bicubic"), model)
     _, errors, _ = run_script(
-        "tests/support/rtx_parse_with_plugin.py",
+        "rtx_parse_with_plugin.py",
         str(library_or_skip()),
         str(model),
         environment={"STN_TENSORRT_DEVICE": "cpu"},
@@ -245,7 +245,7 @@ def test_an_engine_is_built_again_only_for_a_reason(rtx: TensorRT, tmp_path: Pat
     onnx.save(small_model(scale=2.0, mode="nearest"), model)
     assert reason() == "built: since it was last built: the model's graph changed"
     other = BuildOptions(runtime="tensorrt-rtx", target="sm75", profile=Profile((1,), (2,), (8,)), tf32=True)
-    assert "architecture changed from sm89 to sm75; the optimisation profile changed from x=" in reason(other)
+    assert "architecture changed from sm89 to sm75; the optimization profile changed from x=" in reason(other)
     assert reason() == "kept: the same engine is in the cache"
     assert reason(rebuild=True) == "built: it was asked for"
     output.write_bytes(output.read_bytes()[:1000])  # truncated: taken from the cache again
@@ -262,9 +262,9 @@ def test_bytes_and_loaded_models_are_built_too(
 ) -> None:
     name = "st-cnn-affine-rts"
     monkeypatch.setattr("stn_infer.api.export.export_bytes", lambda loaded: files[loaded.name].read_bytes())
-    loaded = building.engine_for(load_source(name), RTX, cache=tmp_path)
+    loaded = build(name, tmp_path / "source.engine", RTX, cache=tmp_path)
     assert loaded.built and loaded.sidecar.source == name
-    for same in (files[name].read_bytes(), files[name], name):
+    for same in (files[name].read_bytes(), files[name]):
         engine = building.engine_for(same, RTX, cache=tmp_path)
         assert (engine.built, engine.data) == (False, loaded.data)
 
@@ -331,14 +331,14 @@ def test_the_plugin_is_part_of_the_key_only_where_it_has_something_to_do(
     monkeypatch.setattr(building, "load_runtime", lambda name: TensorRT("tensorrt", None, "11.1.0.106"))
     monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
     monkeypatch.setattr(building, "_cuda_library", lambda: library)
-    with_sampler = building._request(small_model().SerializeToString(), BuildOptions())
+    with_sampler = building.request_engine(small_model().SerializeToString(), BuildOptions())
     assert with_sampler.plugin == library and len(with_sampler.key.plugin_sha256) == 64
     plain = small_model()
     plain.graph.node[0].CopyFrom(helper.make_node("AveragePool", ["x"], ["sampled"], kernel_shape=[3, 3]))
-    without = building._request(plain.SerializeToString(), BuildOptions())
+    without = building.request_engine(plain.SerializeToString(), BuildOptions())
     assert without.plugin is None and without.key.plugin_sha256 == ""
     assert without.notes == ("the model has no spatial transformer for the plugin",)
-    native = building._request(small_model().SerializeToString(), BuildOptions(plugin=False))
+    native = building.request_engine(small_model().SerializeToString(), BuildOptions(plugin=False))
     assert native.plugin is None and native.notes == ()
 
 
@@ -349,10 +349,10 @@ def test_a_library_without_cuda_means_native_layers_or_an_error(
     monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
     monkeypatch.setattr("stn_infer.plugin.load", lambda: SimpleNamespace(stn_has_cuda=lambda: 0))
     monkeypatch.setattr("stn_infer.plugin.library_path", lambda: tmp_path / "lib.so")
-    request = building._request(small_model().SerializeToString(), BuildOptions())
+    request = building.request_engine(small_model().SerializeToString(), BuildOptions())
     assert request.plugin is None and "was built without CUDA" in request.notes[0]
     with pytest.raises(MissingDependencyError, match="was built without CUDA"):
-        building._request(small_model().SerializeToString(), BuildOptions(plugin=True))
+        building.request_engine(small_model().SerializeToString(), BuildOptions(plugin=True))
 
 
 def test_tensorrt_builds_for_its_own_gpu_only(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

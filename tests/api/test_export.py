@@ -25,13 +25,13 @@ FACTORY = "tests.support.stn_styles:AffineGrid"
 
 
 class Classifier(AffineGrid):
-    """Grey images [N, 1, 9, 7] to two scores."""
+    """Gray images [N, 1, 9, 7] to two scores."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(x.expand(-1, 2, -1, -1)).flatten(2).amax(2) * torch.tensor([1.0, -1.0])
 
 
-GREY = (1, *SHAPE[1:])
+GRAY = (1, *SHAPE[1:])
 
 
 def test_export_writes_a_file_that_says_what_it_is(tmp_path: Path) -> None:
@@ -44,9 +44,9 @@ def test_export_writes_a_file_that_says_what_it_is(tmp_path: Path) -> None:
         "tests.api.test_export:Classifier",
         path,
         weights=weights,
-        input_shapes=[GREY],
+        input_shapes=[GRAY],
         with_theta=True,
-        preprocess=Preprocess.parse("grey,mean=0.1"),
+        preprocess=Preprocess.parse("gray,mean=0.1"),
         labels=["a", "b"],
     )
     assert report.size == path.stat().st_size
@@ -57,8 +57,8 @@ def test_export_writes_a_file_that_says_what_it_is(tmp_path: Path) -> None:
     onnx.checker.check_model(str(path), full_check=True)
     backend = OrtBackend(path)
     assert backend.metadata.labels == ("a", "b")
-    assert backend.metadata.preprocess == Preprocess("grey", mean=(0.1,))
-    images = np.random.default_rng(0).standard_normal((5, *GREY)).astype(np.float32)
+    assert backend.metadata.preprocess == Preprocess("gray", mean=(0.1,))
+    images = np.random.default_rng(0).standard_normal((5, *GRAY)).astype(np.float32)
     result = backend.run({"x": images})
     with torch.no_grad():
         np.testing.assert_allclose(result["output"], module(torch.from_numpy(images)).numpy(), atol=1e-5)
@@ -70,13 +70,13 @@ def test_export_writes_a_file_that_says_what_it_is(tmp_path: Path) -> None:
     ("options", "message"),
     [
         ({"preprocess": Preprocess("rgb")}, "channel"),
-        ({"preprocess": Preprocess("grey", size=(5, 5))}, "5"),
+        ({"preprocess": Preprocess("gray", size=(5, 5))}, "5"),
         ({"labels": ["only one"]}, "1 labels were given for the 2 classes"),
     ],
 )
 def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        exporter.export("tests.api.test_export:Classifier", tmp_path / "m.onnx", input_shapes=[GREY], **options)  # type: ignore[arg-type]
+        exporter.export("tests.api.test_export:Classifier", tmp_path / "m.onnx", input_shapes=[GRAY], **options)  # type: ignore[arg-type]
     assert list(tmp_path.iterdir()) == []
 
 

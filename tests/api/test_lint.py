@@ -230,6 +230,6 @@ def test_every_code_is_in_the_documentation() -> None:
     documented = {
         code for line in text.splitlines() if line.startswith("| `") for code in re.findall(r"`([\w-]+)`", line)
     }
-    source = "".join((root / "stn_infer" / "graph" / name).read_text() for name in ("lint_file.py", "lint_sampler.py"))
+    source = "".join((root / "stn_infer" / "lint_rules" / name).read_text() for name in ("file.py", "sampler.py"))
     used = set(re.findall(r'(?:LintFinding|_finding)\(\s*"([a-z0-9-]+)"', source))
     assert len(used) > 20 and used <= documented

@@ -58,7 +58,7 @@ class Fake:
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
-    """Grey images of one value each: 0, 1, 2…"""
+    """Gray images of one value each: 0, 1, 2…"""
     folder.mkdir()
     paths = [folder / f"{i:04d}.png" for i in range(count)]
     for i, path in enumerate(paths):

@@ -20,7 +20,7 @@ from stn_infer.errors import InputError, MissingDependencyError, ModelError, Out
 from stn_infer.fusion.fuse import fuse
 from stn_infer.layers import SpatialTransformer
 from stn_infer.show.drawing import draw, mesh_lines
-from stn_infer.show.look import Glimpse, Look
+from stn_infer.show.look import Look, WarpView
 from stn_infer.torch_export.plain import export_plain
 from stn_infer.transforms import Projective, ThinPlateSpline, Translation
 
@@ -79,7 +79,7 @@ def shift(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def images(tmp_path: Path) -> list[Path]:
-    """Three constant grey 8x6 images."""
+    """Three constant gray 8x6 images."""
     paths = []
     for index, value in enumerate((0, 51, 102)):
         path = tmp_path / f"{index}.png"
@@ -92,13 +92,13 @@ def test_points_are_where_the_model_samples(shift: Path, images: list[Path]) -> 
     looks = look(shift, images, labels=["a", "b", "c"])
     assert [item.name for item in looks] == ["0.png", "1.png", "2.png"]
     for item, value in zip(looks, (0.0, 0.2, 0.4), strict=True):
-        (glimpse,) = item.glimpses
-        assert glimpse.straight
-        assert glimpse.source.shape == (1, 8, 6) and glimpse.warped.shape == (1, 8, 6)
+        (warp,) = item.warps
+        assert warp.straight
+        assert warp.source.shape == (1, 8, 6) and warp.warped.shape == (1, 8, 6)
         # a translation by t moves the sampling points by t * size / 2 pixels
-        np.testing.assert_allclose(glimpse.points[0, 0], (value * 3, value * 4), atol=1e-5)
-        np.testing.assert_allclose(glimpse.points[-1, -1], (5 + value * 3, 7 + value * 4), atol=1e-5)
-        np.testing.assert_allclose(glimpse.source, value, atol=1e-6)
+        np.testing.assert_allclose(warp.points[0, 0], (value * 3, value * 4), atol=1e-5)
+        np.testing.assert_allclose(warp.points[-1, -1], (5 + value * 3, 7 + value * 4), atol=1e-5)
+        np.testing.assert_allclose(warp.source, value, atol=1e-6)
     assert looks[0].prediction == "a"
 
 
@@ -107,7 +107,7 @@ def test_a_plain_export_is_fused_before_it_is_drawn(tmp_path: Path, shift: Path,
     onnx.save(export_plain(Shift().eval(), [(1, 8, 6)]), plain)
     expected, actual = look(shift, images), look(plain, images)
     for one, other in zip(expected, actual, strict=True):
-        np.testing.assert_allclose(one.glimpses[0].points, other.glimpses[0].points, atol=1e-5)
+        np.testing.assert_allclose(one.warps[0].points, other.warps[0].points, atol=1e-5)
 
 
 def test_several_transformers_on_feature_maps(tmp_path: Path) -> None:
@@ -116,7 +116,7 @@ def test_several_transformers_on_feature_maps(tmp_path: Path) -> None:
     output = tmp_path / "twice.svg"
     looks = show(model, [tmp_path / "batch.npy"], output)
     assert len(looks) == 2
-    first, second = looks[0].glimpses
+    first, second = looks[0].warps
     assert (first.source.shape, first.warped.shape) == ((3, 6, 6), (3, 5, 5))
     assert (second.source.shape, second.warped.shape) == ((4, 5, 5), (4, 7, 7))
     assert first.straight and not second.straight
@@ -141,7 +141,7 @@ def test_what_leaves_the_source_or_is_not_finite_is_drawn_all_the_same() -> None
     points[0, 0] = np.nan
     points[1, 1] = np.inf
     flat = np.zeros((1, 4, 4), np.float32)
-    content = draw([Look("a" * 40, "", (Glimpse(flat, points, flat, straight=False),))], ".png")
+    content = draw([Look("a" * 40, "", (WarpView(flat, points, flat, straight=False),))], ".png")
     with Image.open(io.BytesIO(content)) as picture:
         assert picture.format == "PNG"
 

@@ -159,7 +159,7 @@ def test_weights(folder: Path, name: str, save: Callable[[Path], object], messag
         ([NET, "--input-shape", "1x8x8"], 2, "--input-shape takes whole numbers"),
         ([NET, "--input-shape", "1,9,9"], 2, "cannot be run on an input of shape 1,9,9"),
         ([NET, "--input-shape", "1,8,8;1,8,8"], 2, "--input-shape"),
-        ([NET, *SHAPE, "--preprocess", "colour=blue"], 2, "preprocess colour"),
+        ([NET, *SHAPE, "--preprocess", "color=blue"], 2, "preprocess color"),
         ([NET, *SHAPE, "--labels", "missing.txt"], 2, "missing.txt"),
         (["export_factories:NoSampler", *SHAPE, "--with-theta"], 1, "no theta to add"),
     ],

@@ -124,7 +124,7 @@ def test_errors_pass_through_outside_standalone_mode() -> None:
 
 
 def test_a_wrong_option_is_one_line() -> None:
-    result = CliRunner().invoke(OneVerb(lambda: None), ["do", "--colour"])
+    result = CliRunner().invoke(OneVerb(lambda: None), ["do", "--color"])
     assert result.exit_code == 2
     assert result.stderr.startswith("error: No such option")
     assert result.stderr.count("\n") == 1
@@ -176,7 +176,7 @@ def test_help_and_import_load_no_runtime() -> None:
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = (
         "import click\n"
-        "from tests.test_cli_main import OneVerb\n"
+        "from tests.cli.test_main import OneVerb\n"
         "OneVerb(lambda: [click.echo('x' * 100) for _ in range(10000)])(['do'])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)

@@ -13,7 +13,7 @@ from stn_infer.metadata import Preprocess
 
 FLOAT32 = np.dtype(np.float32)
 IMAGE = TensorSpec("input", (None, 1, 4, 5), FLOAT32)
-COLOUR = TensorSpec("input", (None, 3, 4, 5), FLOAT32)
+COLOR = TensorSpec("input", (None, 3, 4, 5), FLOAT32)
 VOLUME = TensorSpec("input", (None, 1, 2, 3, 4), FLOAT32)
 VECTOR = TensorSpec("scale", (None, 2), FLOAT32)
 TOKENS = TensorSpec("tokens", (None, None), np.dtype(np.int64))
@@ -21,7 +21,7 @@ TOKENS = TensorSpec("tokens", (None, None), np.dtype(np.int64))
 
 def files(*specs: TensorSpec) -> ArrayFiles:
     image = next((spec for spec in specs if len(spec.shape) == 4), None)
-    preprocess = None if image is None else Preprocess("grey" if image.shape[1] == 1 else "rgb")
+    preprocess = None if image is None else Preprocess("gray" if image.shape[1] == 1 else "rgb")
     return ArrayFiles(specs, preprocess)
 
 
@@ -39,7 +39,7 @@ def random(*shape: int, dtype: Any = np.float32) -> Any:
         (IMAGE, random(4, 5, dtype=np.uint8), None),
         (IMAGE, random(4, 5, 3, dtype=np.uint8), None),
         (IMAGE, random(7, 4, 5, 3, dtype=np.uint8), 7),
-        (COLOUR, random(7, 4, 5, 1, dtype=np.uint8), 7),
+        (COLOR, random(7, 4, 5, 1, dtype=np.uint8), 7),
         (IMAGE, random(0, 1, 4, 5), 0),
         (VOLUME, random(7, 1, 2, 3, 4), 7),
         (TOKENS, random(7, 9, dtype=np.int32), 7),

@@ -24,7 +24,7 @@ def save(folder: Path, count: int) -> None:
 
 def test_images_are_preprocessed(tmp_path: Path) -> None:
     save(tmp_path, 40)
-    found = load_calibration([tmp_path], SPECS, Preprocess("grey", mean=(0.5,)))
+    found = load_calibration([tmp_path], SPECS, Preprocess("gray", mean=(0.5,)))
     assert found.samples == 40 and found.notes == ()
     values = np.concatenate([batch["x"] for batch in found.batches])
     np.testing.assert_allclose(values[:, 0, 0, 0], np.arange(40) / 255 - 0.5, atol=1e-6)
@@ -34,7 +34,7 @@ def test_images_are_preprocessed(tmp_path: Path) -> None:
 def test_of_many_some_are_taken_at_even_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "MOST_SAMPLES", 5)
     save(tmp_path, 20)
-    found = load_calibration([tmp_path], SPECS, Preprocess("grey", scale=1.0))
+    found = load_calibration([tmp_path], SPECS, Preprocess("gray", scale=1.0))
     (batch,) = found.batches
     assert batch["x"][:, 0, 0, 0].tolist() == [0, 4, 8, 12, 16]
     assert found.notes == ("5 of 20 calibration samples were taken, at even distances",)
@@ -43,7 +43,7 @@ def test_of_many_some_are_taken_at_even_distances(tmp_path: Path, monkeypatch: p
 def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> None:
     save(tmp_path, 3)
     (tmp_path / "001.png").write_bytes(b"no image")
-    found = load_calibration([tmp_path], SPECS, Preprocess("grey"))
+    found = load_calibration([tmp_path], SPECS, Preprocess("gray"))
     assert found.samples == 2
     (note,) = found.notes
     assert note.startswith("1 of 3 calibration samples were left out; the first: ") and "001.png" in note
@@ -51,10 +51,10 @@ def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> None:
 
 def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="nothing to read in the folder"):
-        load_calibration([tmp_path], SPECS, Preprocess("grey"))
+        load_calibration([tmp_path], SPECS, Preprocess("gray"))
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"no calibration sample can be read: .*a\.png"):
-        load_calibration([tmp_path], SPECS, Preprocess("grey"))
+        load_calibration([tmp_path], SPECS, Preprocess("gray"))
 
 
 def test_sources_are_looked_for_before_long_work(tmp_path: Path) -> None:

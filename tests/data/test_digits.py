@@ -26,7 +26,7 @@ def generator(seed: int = 0) -> torch.Generator:
 
 
 def centroid(images: Tensor) -> Tensor:
-    """[N, 2]: the mean (x, y) of the ink, in pixels from the image's centre."""
+    """[N, 2]: the mean (x, y) of the ink, in pixels from the image's center."""
     weight = images.double() / images.double().sum((1, 2), keepdim=True)
     rows, cols = (torch.arange(length).double() - (length - 1) / 2 for length in images.shape[1:])
     return torch.stack([(weight.sum(1) * cols).sum(1), (weight.sum(2) * rows).sum(1)], dim=1)
@@ -64,7 +64,7 @@ def test_distortions_are_8_bit_images_that_the_seed_decides(
     assert bool((first.flatten(1).amax(1) > 100).all()), "a digit was lost"
 
 
-def test_r_turns_about_the_centre_without_scaling(digits: Tensor) -> None:
+def test_r_turns_about_the_center_without_scaling(digits: Tensor) -> None:
     turned = distort(digits, "R", generator())
     ink = turned.double().sum((1, 2)) / digits.double().sum((1, 2))
     assert float((ink - 1).abs().quantile(0.95)) < 0.05

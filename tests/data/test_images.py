@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from stn_infer.data.images import decode, from_array, normalise, read
+from stn_infer.data.images import decode, from_array, normalize, read
 from stn_infer.data.png import open_plain_png
 from stn_infer.errors import InputError
 from stn_infer.metadata import Preprocess
 
-GREY, RGB = Preprocess("grey"), Preprocess("rgb")
+GRAY, RGB = Preprocess("gray"), Preprocess("rgb")
 
 
 def encoded(pixels: NDArray[np.uint8], format: str = "PNG", **options: object) -> bytes:
@@ -29,18 +29,18 @@ def pixels() -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (5, 7, 3), dtype=np.uint8)
 
 
-def test_grey_and_rgb(pixels: NDArray[np.uint8]) -> None:
+def test_gray_and_rgb(pixels: NDArray[np.uint8]) -> None:
     assert np.array_equal(decode(encoded(pixels), RGB), pixels.transpose(2, 0, 1))
-    assert np.array_equal(decode(encoded(pixels[..., 0]), GREY), pixels[None, ..., 0])
+    assert np.array_equal(decode(encoded(pixels[..., 0]), GRAY), pixels[None, ..., 0])
     luma = pixels @ np.array([0.299, 0.587, 0.114])
-    assert np.abs(decode(encoded(pixels), GREY)[0] - luma).max() <= 1
+    assert np.abs(decode(encoded(pixels), GRAY)[0] - luma).max() <= 1
     assert np.array_equal(decode(encoded(pixels[..., 0]), RGB), np.repeat(pixels[None, ..., 0], 3, axis=0))
 
 
 @pytest.mark.parametrize("format", ["BMP", "GIF", "PPM", "TIFF", "WEBP"])
 def test_other_formats(pixels: NDArray[np.uint8], format: str) -> None:
     options = {"lossless": True, "exact": True} if format == "WEBP" else {}
-    source = np.repeat(pixels[..., :1], 3, axis=2)  # a palette of greys holds them all
+    source = np.repeat(pixels[..., :1], 3, axis=2)  # a palette of grays holds them all
     assert np.array_equal(decode(encoded(source, format, **options), RGB), source.transpose(2, 0, 1))
 
 
@@ -49,14 +49,14 @@ def test_alpha_and_palette_and_depth(pixels: NDArray[np.uint8]) -> None:
     assert np.array_equal(decode(encoded(alpha), RGB), pixels.transpose(2, 0, 1))
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0]).convert("P").save(buffer, "PNG")
-    assert np.array_equal(decode(buffer.getvalue(), GREY)[0], pixels[..., 0])
+    assert np.array_equal(decode(buffer.getvalue(), GRAY)[0], pixels[..., 0])
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0].astype(np.uint16) * 257).save(buffer, "PNG")
-    assert np.array_equal(decode(buffer.getvalue(), GREY)[0], pixels[..., 0]), "16 bits are scaled, not clipped"
+    assert np.array_equal(decode(buffer.getvalue(), GRAY)[0], pixels[..., 0]), "16 bits are scaled, not clipped"
     buffer = io.BytesIO()
     Image.fromarray(pixels[..., 0].astype(np.float32)).save(buffer, "TIFF")
     with pytest.raises(InputError, match="no known range"):
-        decode(buffer.getvalue(), GREY)
+        decode(buffer.getvalue(), GRAY)
 
 
 def test_resize_and_size(pixels: NDArray[np.uint8]) -> None:
@@ -67,18 +67,18 @@ def test_resize_and_size(pixels: NDArray[np.uint8]) -> None:
 
 
 def test_arrays_of_pixels_go_the_same_way(pixels: NDArray[np.uint8]) -> None:
-    for preprocess in (GREY, RGB, Preprocess("rgb", size=(8, 4)), Preprocess("grey", size=(5, 7))):
+    for preprocess in (GRAY, RGB, Preprocess("rgb", size=(8, 4)), Preprocess("gray", size=(5, 7))):
         for values in (pixels, pixels[..., 0]):
             expected = decode(encoded(values), preprocess)
             assert np.array_equal(from_array(values, preprocess, (None, None), "x"), expected)
-    assert np.array_equal(from_array(pixels[..., :1], GREY, (5, 7), "x")[0], pixels[..., 0])
+    assert np.array_equal(from_array(pixels[..., :1], GRAY, (5, 7), "x")[0], pixels[..., 0])
 
 
-def test_normalise(pixels: NDArray[np.uint8]) -> None:
+def test_normalize(pixels: NDArray[np.uint8]) -> None:
     preprocess = Preprocess("rgb", scale=1 / 255, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 2.0))
     batch = pixels.transpose(2, 0, 1)[None]
     expected = (batch / 255.0 - np.array([0.1, 0.2, 0.3])[:, None, None]) / np.array([0.5, 0.25, 2.0])[:, None, None]
-    result = normalise(batch, preprocess)
+    result = normalize(batch, preprocess)
     assert result.dtype == np.float32
     assert np.abs(result - expected).max() < 1e-6
 
@@ -142,8 +142,8 @@ def test_a_damaged_png_is_left_to_pillow(data: st.DataObject) -> None:
 
 
 def test_pngs_that_are_not_plain_are_left_to_pillow(pixels: NDArray[np.uint8]) -> None:
-    grey = Image.fromarray(pixels[..., 0])
-    for image in (grey.convert("P"), grey.convert("1"), grey.convert("LA"), grey.convert("RGBA")):
+    gray = Image.fromarray(pixels[..., 0])
+    for image in (gray.convert("P"), gray.convert("1"), gray.convert("LA"), gray.convert("RGBA")):
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         assert open_plain_png(buffer.getvalue()) is None

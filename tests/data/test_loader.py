@@ -13,7 +13,7 @@ from stn_infer.errors import UsageError
 from stn_infer.metadata import Preprocess
 
 FLOAT32 = np.dtype(np.float32)
-GREY = TensorSpec("input", (None, 1, 4, 5), FLOAT32)
+GRAY = TensorSpec("input", (None, 1, 4, 5), FLOAT32)
 RGB = TensorSpec("input", (None, 3, None, None), FLOAT32)
 VECTOR = TensorSpec("scale", (None, 2), FLOAT32)
 
@@ -31,7 +31,7 @@ def test_a_batch_keeps_its_order_and_loses_only_bad_rows(tmp_path: Path, pixels:
     Image.fromarray(pixels[:, :, 0]).save(tmp_path / "1.png")
     (tmp_path / "4.png").write_bytes(b"")
     samples[5] = Sample("5", "", error="known before")
-    batch = Loader([GREY], Preprocess()).load(samples)
+    batch = Loader([GRAY], Preprocess()).load(samples)
     assert {row: error.rpartition("/")[2][:5] for row, error in batch.errors.items()} == {
         1: "1.png",
         4: "4.png",
@@ -65,7 +65,7 @@ def test_arrays_and_images_may_share_a_batch(tmp_path: Path, pixels: np.ndarray)
         Sample("b", str(tmp_path / "x.png")),
         Sample("c", str(tmp_path / "x.npy"), 0),
     ]
-    batch = Loader([GREY], Preprocess()).load(samples)
+    batch = Loader([GRAY], Preprocess()).load(samples)
     values = {row: group.inputs["input"][i, 0] for group in batch.groups for i, row in enumerate(group.rows)}
     for row, source in ((0, 2), (1, 3), (2, 0)):
         assert np.allclose(values[row], pixels[source] / 255.0)
@@ -91,10 +91,10 @@ def test_a_half_precision_model_gets_half_precision(tmp_path: Path, pixels: np.n
 
 
 def test_what_nobody_says_is_assumed() -> None:
-    assert resolve_preprocess([GREY], None, None) == Preprocess("grey")
+    assert resolve_preprocess([GRAY], None, None) == Preprocess("gray")
     assert resolve_preprocess([RGB], None, None) == Preprocess("rgb")
     assert resolve_preprocess([VECTOR], None, None) is None
-    assert resolve_preprocess([VECTOR, GREY], None, None) == Preprocess("grey")
+    assert resolve_preprocess([VECTOR, GRAY], None, None) == Preprocess("gray")
 
 
 def test_flags_override_the_file_and_the_file_the_default() -> None:
@@ -102,18 +102,18 @@ def test_flags_override_the_file_and_the_file_the_default() -> None:
     assert resolve_preprocess([RGB], own, None) == own
     assert resolve_preprocess([RGB], own, "scale=1") == Preprocess("rgb", None, 1.0, own.mean, own.std)
     assert resolve_preprocess([RGB], own, Preprocess("rgb")) == Preprocess("rgb")
-    any_colour = TensorSpec("input", (None, None, None, None), FLOAT32)
-    assert resolve_preprocess([any_colour], own, "grey,size=8x9") == Preprocess("grey", (8, 9))
+    any_color = TensorSpec("input", (None, None, None, None), FLOAT32)
+    assert resolve_preprocess([any_color], own, "gray,size=8x9") == Preprocess("gray", (8, 9))
 
 
 @pytest.mark.parametrize(
     ("spec", "given", "message"),
     [
-        (GREY, "rgb", "takes 1 channels, the pre-processing makes rgb"),
-        (GREY, "size=5x4", "takes images of 4x5, the pre-processing resizes to 5x4"),
-        (VECTOR, "grey", "takes no images"),
-        (GREY, "colour=blue", "'grey' or 'rgb'"),
-        (GREY, "hue=3", "unknown preprocess key"),
+        (GRAY, "rgb", "takes 1 channels, the pre-processing makes rgb"),
+        (GRAY, "size=5x4", "takes images of 4x5, the pre-processing resizes to 5x4"),
+        (VECTOR, "gray", "takes no images"),
+        (GRAY, "color=blue", "'gray' or 'rgb'"),
+        (GRAY, "hue=3", "unknown preprocess key"),
     ],
 )
 def test_what_does_not_fit_the_model(spec: TensorSpec, given: str, message: str) -> None:

@@ -19,13 +19,13 @@ from stn_infer.foreign import FOREIGN, import_aster, import_dtrb
 from stn_infer.fusion.op import spatial_nodes
 from stn_infer.layers import SpatialTransformer
 from stn_infer.sources.load import load_source
-from tests.support.published_rectifiers import Aster, Rare, Recogniser, pictures
+from tests.support.published_rectifiers import Aster, Rare, Recognizer, pictures
 
 
 def points_spread(model: nn.Module, batch: Tensor) -> float:
     """How much a rectifier's output depends on the image beyond its pixels: no test on a constant grid."""
     with torch.no_grad():
-        parameters = model.localisation(batch)  # type: ignore[operator]
+        parameters = model.localization(batch)  # type: ignore[operator]
     return float((parameters - parameters.mean(0)).abs().max())
 
 
@@ -54,9 +54,9 @@ def test_dtrb_gives_equal_outputs(points: int, size: tuple[int, int], channels: 
     check_equal(original, ours, pictures(1, 3, channels, *size))
 
 
-def test_dtrb_of_the_published_widths_in_a_recogniser_of_several_gpus() -> None:
+def test_dtrb_of_the_published_widths_in_a_recognizer_of_several_gpus() -> None:
     original = Rare()
-    state = nn.DataParallel(Recogniser(original)).state_dict()
+    state = nn.DataParallel(Recognizer(original)).state_dict()
     assert "module.Transformation.GridGenerator.inv_delta_C" in state
     check_equal(original, import_dtrb(state), pictures(2, 3, 1, 32, 100))
 
@@ -99,7 +99,7 @@ def test_aster_with_points_far_outside_the_image(corners: bool) -> None:
     ours = import_aster(original.state_dict(), align_corners=corners)
     batch = pictures(7, 3, 3, 48, 100)
     with torch.no_grad():
-        grid = SpatialTransformer.grid(ours, ours.theta(ours.localisation(batch)))  # type: ignore[misc, operator]
+        grid = SpatialTransformer.grid(ours, ours.theta(ours.localization(batch)))  # type: ignore[misc, operator]
     assert float((grid.abs() > 1).float().mean()) > 0.05
     check_equal(original, ours, batch)
 
@@ -115,7 +115,7 @@ def test_asking_for_the_fused_kernel_does_not_lose_the_clamp() -> None:
 
 def test_aster_within_a_larger_model() -> None:
     original = Aster(8, (16, 40))
-    wrapped = nn.ModuleDict({"module": nn.ModuleDict({"recogniser": original, "decoder": nn.Linear(2, 3)})})
+    wrapped = nn.ModuleDict({"module": nn.ModuleDict({"recognizer": original, "decoder": nn.Linear(2, 3)})})
     check_equal(original, import_aster(wrapped.state_dict()), pictures(8, 2, 3, 64, 128))
 
 
@@ -194,7 +194,7 @@ def exact(model: nn.Module, batch: Tensor) -> object:
 def test_a_checkpoint_is_exported_fused_and_verified_on_the_command_line(tmp_path: Path) -> None:
     original = Rare(widths=(16, 24, 32, 48))
     weights, path = tmp_path / "TPS.pth", tmp_path / "rectifier.onnx"
-    torch.save(nn.DataParallel(Recogniser(original)).state_dict(), weights)
+    torch.save(nn.DataParallel(Recognizer(original)).state_dict(), weights)
     done = CliRunner().invoke(main, ["export", "dtrb", "--weights", str(weights), "-o", str(path)])
     assert done.exit_code == 0, done.output
     model = onnx.load(path)
@@ -204,7 +204,7 @@ def test_a_checkpoint_is_exported_fused_and_verified_on_the_command_line(tmp_pat
     np.testing.assert_allclose(rectified, exact(original, batch), atol=1e-4)
     metadata = OrtBackend(path, threads=1).metadata
     assert metadata.preprocess is not None
-    assert (metadata.preprocess.colour, metadata.preprocess.size) == ("grey", (32, 100))
+    assert (metadata.preprocess.color, metadata.preprocess.size) == ("gray", (32, 100))
 
 
 def test_the_published_code_itself_is_fused_by_way_of_a_factory(tmp_path: Path) -> None:

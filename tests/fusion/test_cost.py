@@ -40,8 +40,8 @@ def model(features: int, parameters: int, grid: int, size: int = SIZE, points: i
         return name
 
     count, rows = (2 * points, points) if points else (6, 3)
-    centres = (2 * np.arange(size) + 1) / size - 1
-    y, x = np.meshgrid(centres, centres, indexing="ij")
+    centers = (2 * np.arange(size) + 1) / size - 1
+    y, x = np.meshgrid(centers, centers, indexing="ij")
     basis = np.stack([x.ravel(), y.ravel(), np.ones(size * size)])
     if points:
         basis = np.exp(-((x.ravel() - generator.uniform(-1, 1, (points, 1))) ** 2 * 9) - (y.ravel() - 0.1) ** 2)

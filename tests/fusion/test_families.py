@@ -31,8 +31,8 @@ class Warp(nn.Module):
         super().__init__()
         size = int(torch.tensor(shape).prod())
         head = nn.Linear(20, transformation.num_parameters)
-        localisation = nn.Sequential(nn.Flatten(), nn.Linear(size, 20), nn.ReLU(), head)
-        self.transformer = SpatialTransformer(localisation, transformation, **options)  # type: ignore[arg-type]
+        localization = nn.Sequential(nn.Flatten(), nn.Linear(size, 20), nn.ReLU(), head)
+        self.transformer = SpatialTransformer(localization, transformation, **options)  # type: ignore[arg-type]
         nn.init.normal_(head.weight, std=0.03)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ HEIGHT, WIDTH = 4, 5
 
 
 def mesh() -> np.ndarray:
-    """[3, 20]: x, y, 1 at the pixel centres, float32."""
+    """[3, 20]: x, y, 1 at the pixel centers, float32."""
     y, x = np.meshgrid((2 * np.arange(HEIGHT) + 1) / HEIGHT - 1, (2 * np.arange(WIDTH) + 1) / WIDTH - 1, indexing="ij")
     return np.stack([x.ravel(), y.ravel(), np.ones(x.size)]).astype(np.float32)
 

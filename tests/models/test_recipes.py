@@ -8,7 +8,7 @@ import pytest
 
 from stn_infer.errors import SourceError
 from stn_infer.metadata import Preprocess
-from stn_infer.models.catalogue import FOLDER
+from stn_infer.models.catalog import FOLDER
 from stn_infer.models.recipes import Data, Training, load_recipe
 
 MINIMAL = '[model]\nnetwork = "fcn"\ninput_shape = [1, 28, 28]\n'
@@ -35,7 +35,7 @@ def test_everything_a_recipe_can_say(write) -> None:  # type: ignore[no-untyped-
             input_shape = [3, 42, 40]
             options = { points = [2, 3], classes = 2 }
             [preprocess]
-            colour = "rgb"
+            color = "rgb"
             size = [42, 40]
             scale = "1/255"
             mean = [0.5, 0.25, 0]
@@ -89,7 +89,7 @@ def test_networks_that_take_no_input_shape_get_none(write, network: str) -> None
         (MINIMAL + "depth = 3\n", r"\[model\] has no key 'depth'; expected input_shape, network, options"),
         ("lables = []\n" + MINIMAL, "the recipe has no key 'lables'"),
         ("labels = [1, 2]\n" + MINIMAL, "labels is a list of strings"),
-        (MINIMAL + "[preprocess]\ncolour = 'blue'\n", "colour is 'grey' or 'rgb'"),
+        (MINIMAL + "[preprocess]\ncolor = 'blue'\n", "color is 'gray' or 'rgb'"),
         (MINIMAL + "[preprocess]\ncrop = 3\n", "unknown preprocess key 'crop'"),
         (MINIMAL + "[data]\ndistortion = 'X'\ncanvas = [28, 28]\n", "distortion is R, RTS, P or E, not 'X'"),
         (MINIMAL + "[data]\ndistortion = 'R'\ncanvas = [28]\n", r"canvas is \[height, width\]"),

@@ -49,7 +49,7 @@ def test_every_parameter_that_should_learn_gets_a_gradient(name: str) -> None:
     network(torch.rand(4, *NETWORKS[name].input_shape)).square().sum().backward()
     without = [key for key, value in network.named_parameters() if value.grad is None]
     assert without == []
-    heads = [transformer.localisation[-1] for transformer in transformers(network)]  # type: ignore[index]
+    heads = [transformer.localization[-1] for transformer in transformers(network)]  # type: ignore[index]
     heads = [network.head] if name == "tutorial-stn" else heads
     assert len(heads) == name.startswith(("st-", "tutorial-stn"))
     assert all(bool(head.bias.grad.abs().sum() > 0) for head in heads)
@@ -93,9 +93,9 @@ def test_the_tutorial_network_is_plain_torch_and_starts_as_its_classifier() -> N
 def test_sizes_follow_the_paper() -> None:
     convolutions = [module for module in create("cnn").modules() if isinstance(module, nn.Conv2d)]
     assert [(c.out_channels, c.kernel_size) for c in convolutions] == [(32, (9, 9)), (64, (7, 7))]
-    localisation = transformers(create("st-cnn-affine"))[0].localisation
-    assert localisation is not None
-    convolutions = [module for module in localisation.modules() if isinstance(module, nn.Conv2d)]
+    localization = transformers(create("st-cnn-affine"))[0].localization
+    assert localization is not None
+    convolutions = [module for module in localization.modules() if isinstance(module, nn.Conv2d)]
     assert [(c.out_channels, c.kernel_size) for c in convolutions] == [(20, (5, 5)), (20, (5, 5))]
     linear = [m.out_features for m in transformers(create("st-fcn-affine"))[0].modules() if isinstance(m, nn.Linear)]
     assert linear == [32, 32, 6]

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 PADDING_MODES = ("zeros", "border", "reflection")
-# fp32 coordinates of images below 32 pixels are off by 2e-6 pixels; neighbouring pixels differ by up to 5.
+# fp32 coordinates of images below 32 pixels are off by 2e-6 pixels; neighboring pixels differ by up to 5.
 TOLERANCES = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 
 
@@ -58,7 +58,7 @@ def avoid_ties(grid: Array, size: tuple[int, ...], align_corners: bool) -> Array
     """Move grid points that a nearest sampler could round either way, in fp32, by a hundredth of a pixel."""
     grid = grid.copy()
     for d, length in enumerate(reversed(size)):
-        at = reference.unnormalise(grid[..., d], length, align_corners)
+        at = reference.unnormalize(grid[..., d], length, align_corners)
         tie = np.abs(at - np.floor(at) - 0.5) < 1e-3
         grid[..., d] += np.where(tie, 0.02 / max(length, 1), 0)
     return grid
@@ -117,7 +117,7 @@ def test_projective(isa: str, with_basis: bool) -> None:
     rng = np.random.default_rng(4)
     image, _, output_size = random_case(rng, 2)
     theta = (np.eye(3)[None] + 0.2 * rng.standard_normal((2, 3, 3))).astype(np.float32)
-    axes = [reference.centres(length, False) for length in output_size]
+    axes = [reference.centers(length, False) for length in output_size]
     y, x = np.meshgrid(*axes, indexing="ij")
     basis = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     grid = reference.spatial_grid(theta, basis, output_size, projective=True)
@@ -230,7 +230,7 @@ def test_half_grids(isa: str, grid_dtype: str) -> None:
     check(warp("grid", image, grid, None, (4, 5), grid_dtype=grid_dtype), reference.grid_sample(image, grid))
 
 
-def test_an_image_with_inf_and_nan_spoils_only_its_neighbours(isa: str) -> None:
+def test_an_image_with_inf_and_nan_spoils_only_its_neighbors(isa: str) -> None:
     """What lies outside of the image is never read, so a NaN at the border does not leak through a zero weight."""
     image = np.ones((1, 1, 4, 4))
     image[0, 0, 0, 0], image[0, 0, 3, 3] = np.nan, np.inf
@@ -253,7 +253,7 @@ def test_half_rounding_is_to_nearest_even(isa: str) -> None:
         grid = np.zeros((1, 1, 1, 2), np.float32)
         answer = warp("grid", values.reshape(1, -1, 1, 1), grid, None, (1, 1), dtype=dtype).ravel()
         np.testing.assert_array_equal(answer, values)
-        # Half way between two neighbours, by sampling between two pixels.
+        # Half way between two neighbors, by sampling between two pixels.
         pairs = np.stack([values[:-1], values[1:]], -1).astype(np.float32)
         pairs = pairs[np.abs(pairs).max(-1) < 6e4]
         middle = np.zeros((1, 1, 1, 2), np.float32)

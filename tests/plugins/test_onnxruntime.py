@@ -72,8 +72,8 @@ def one_node(
 
 
 def canonical(output_size: tuple[int, ...]) -> Array:
-    """The rows x, y(, z), 1 at pixel centres."""
-    mesh = np.meshgrid(*[reference.centres(size, False) for size in output_size], indexing="ij")[::-1]
+    """The rows x, y(, z), 1 at pixel centers."""
+    mesh = np.meshgrid(*[reference.centers(size, False) for size in output_size], indexing="ij")[::-1]
     return np.stack([axis.ravel() for axis in mesh] + [np.ones(mesh[0].size)])
 
 
@@ -244,14 +244,14 @@ def test_onnx_node_tests(case: Any) -> None:
 
 
 def check_affine_grid(inputs: list[Array], expected: Array, align_corners: bool) -> None:
-    """Sample the image whose value is its own normalised coordinate, one axis at a time; it is linear, so exact."""
+    """Sample the image whose value is its own normalized coordinate, one axis at a time; it is linear, so exact."""
     theta, size = inputs
     output_size = tuple(int(length) for length in size[2:])
     rank = len(output_size)
-    axes = [reference.centres(length, align_corners) for length in output_size]
+    axes = [reference.centers(length, align_corners) for length in output_size]
     mesh = np.meshgrid(*axes, indexing="ij")[::-1]
     basis = np.stack([axis.ravel() for axis in mesh] + [np.ones(mesh[0].size)])
-    side = 3  # pixel centres at -1, 0 and 1
+    side = 3  # pixel centers at -1, 0 and 1
     ramp = np.stack(np.meshgrid(*[np.linspace(-1, 1, side)] * rank, indexing="ij")[::-1])
     image = np.tile(ramp[None], (len(theta), *[1] * (rank + 1))).astype(np.float32)
     scale = np.abs(expected).max() * 1.01  # brings the coordinates into the image

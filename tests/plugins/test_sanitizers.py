@@ -31,7 +31,7 @@ def run(*command: str | Path, isa: str = "") -> str:
 
 
 def build(folder: Path, *options: str) -> None:
-    """The library and its C++ tests, not optimised: with sanitizers the optimiser takes many minutes.
+    """The library and its C++ tests, not optimized: with sanitizers the optimizer takes many minutes.
 
     The CUDA kernels are compiled for the CPU.
     """

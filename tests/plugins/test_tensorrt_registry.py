@@ -31,7 +31,7 @@ def library() -> Path:
 @pytest.fixture(scope="module")
 def registry(library: Path) -> tuple[dict[str, Any], str]:
     """(what the registry says, stderr) after load_library."""
-    answer, errors, code = run_script("tests/support/lean_registry.py", "load", str(library), environment=ON_HOST)
+    answer, errors, code = run_script("lean_registry.py", "load", str(library), environment=ON_HOST)
     assert code == 0, errors
     return answer, errors
 
@@ -76,9 +76,7 @@ def test_bad_fields_are_refused_with_a_reason(registry: tuple[dict[str, Any], st
 
 
 def test_without_stn_log_nothing_is_printed(library: Path) -> None:
-    _, errors, code = run_script(
-        "tests/support/lean_registry.py", "load", str(library), environment={**ON_HOST, "STN_LOG": ""}
-    )
+    _, errors, code = run_script("lean_registry.py", "load", str(library), environment={**ON_HOST, "STN_LOG": ""})
     assert code == 0
     assert "stn:" not in errors
 
@@ -86,9 +84,7 @@ def test_without_stn_log_nothing_is_printed(library: Path) -> None:
 def test_a_library_without_cuda_says_so_instead_of_crashing_in_an_engine(library: Path) -> None:
     if plugin.load().stn_has_cuda():
         pytest.skip("this library has its CUDA kernels")
-    answer, errors, code = run_script(
-        "tests/support/lean_registry.py", "load", str(library), environment={"STN_LOG": ""}
-    )
+    answer, errors, code = run_script("lean_registry.py", "load", str(library), environment={"STN_LOG": ""})
     assert code == 0
     assert set(answer["made"].values()) == {None}
     assert "was built without CUDA" in errors
@@ -97,7 +93,7 @@ def test_a_library_without_cuda_says_so_instead_of_crashing_in_an_engine(library
 def test_the_second_library_registers_by_itself(library: Path) -> None:
     register = library.with_name("libstn_plugins_register.so")
     assert register.is_file()
-    answer, errors, code = run_script("tests/support/lean_registry.py", "register", str(register), environment=ON_HOST)
+    answer, errors, code = run_script("lean_registry.py", "register", str(register), environment=ON_HOST)
     assert code == 0, errors
     assert set(answer["creators"]) == {"SpatialTransformer", "ProjectiveTransformer", "GridSample"}
     assert answer["made"]["defaults"]["metadata"] == "SpatialTransformer affine bilinear zeros half_pixel 28x28"

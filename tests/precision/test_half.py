@@ -110,7 +110,7 @@ def test_sampling_happens_in_float32() -> None:
         {"one": np.ones((1, 1, 1, 1), np.float32), "theta": theta, "basis": basis},
         shape=(1, 1, width),
     )
-    # steps of one unit between neighbours, which fp16 holds exactly
+    # steps of one unit between neighbors, which fp16 holds exactly
     x = np.tile(np.array([0.0, 1.0], np.float32), width // 2).reshape(1, 1, 1, width)
     for plugin in (False, None):
         y = run(to_half(model, "fp16").model, x, plugin)[0, 0, 0, :-1]

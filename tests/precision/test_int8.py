@@ -1,4 +1,4 @@
-"""int8: what is quantised and how, and that the portable op survives."""
+"""int8: what is quantized and how, and that the portable op survives."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_the_file_is_valid_and_says_int8(pair: tuple[onnx.ModelProto, onnx.Model
     assert [value.type.tensor_type.elem_type for value in (*quantized.graph.input, *quantized.graph.output)] == [1, 1]
 
 
-def test_layers_are_quantised_per_channel_and_the_head_is_not(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
+def test_layers_are_quantized_per_channel_and_the_head_is_not(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     model, quantized = pair
     values, sources = constants(quantized), constants(model)
     maker = {name: node for node in quantized.graph.node for name in node.output}
@@ -93,7 +93,7 @@ def test_a_model_that_is_all_head_is_refused() -> None:
 
 
 def test_without_samples_it_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(ExportError, match="int8: onnxruntime's quantiser fails"):
+    with pytest.raises(ExportError, match="int8: onnxruntime's quantizer fails"):
         quantize(small_stn(), [])
     assert logging.root.manager.disable == logging.NOTSET
     assert capsys.readouterr().err == ""

@@ -15,7 +15,7 @@ def ties(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """An image of ``count`` + 1 pixels, a grid with a point at every tie, and a bound of a thousandth of a pixel."""
     image = np.random.default_rng(0).normal(size=(1, 1, 1, count + 1))
     pixels = np.stack([np.arange(count) + 0.5, np.zeros(count)], -1)[None, None]
-    grid = NEAREST.normalised(pixels, (1, count + 1))
+    grid = NEAREST.normalized(pixels, (1, count + 1))
     return image, grid, np.full(grid.shape, 1e-3)
 
 
@@ -71,7 +71,7 @@ def test_rows_that_flip_together_count_once() -> None:
     """A column of a thousand points at one coordinate is one event, not a thousand."""
     image = np.random.default_rng(0).normal(size=(1, 1, 1000, 8))
     pixels = np.stack(np.meshgrid(np.array([2.5]), np.arange(1000.0)), -1)[None]  # x, y
-    grid = NEAREST.normalised(pixels, (1000, 8))
+    grid = NEAREST.normalized(pixels, (1000, 8))
     found = compare_warp(image[..., 3:4], image, grid, np.full(grid.shape, 1e-3), NEAREST)
     assert (found.flips.flipped, found.flips.coordinates, found.flips.up) == (1000, 1, 1)
     assert found.problem() is None
@@ -80,7 +80,7 @@ def test_rows_that_flip_together_count_once() -> None:
 def test_the_interior_is_held_to_the_slope_of_the_image() -> None:
     rng, sampler = np.random.default_rng(3), Sampler()
     image, pixels = rng.normal(size=(2, 3, 9, 9)), rng.uniform(0, 8, (2, 5, 5, 2))
-    grid, bound = sampler.normalised(pixels, (9, 9)), np.full((2, 5, 5, 2), 1e-4)
+    grid, bound = sampler.normalized(pixels, (9, 9)), np.full((2, 5, 5, 2), 1e-4)
     near = sampler.sample_at(image, pixels + 0.9e-4)
     assert compare_warp(near, image, grid, bound, sampler).problem() is None
     off = sampler.sample_at(image, pixels + 5e-3)
@@ -99,7 +99,7 @@ def test_not_a_number_is_wrong_but_not_where_nothing_is_defined() -> None:
 
 def test_distances_of_grids() -> None:
     sampler = Sampler()
-    grid = sampler.normalised(np.stack(np.meshgrid(np.arange(8.0), np.arange(4.0)), -1)[None], (4, 8))
+    grid = sampler.normalized(np.stack(np.meshgrid(np.arange(8.0), np.arange(4.0)), -1)[None], (4, 8))
     moved = grid + np.array([2 * 0.3 / 8, 2 * 0.4 / 4])
     distance, corner = grid_distance(sampler, grid, moved, (4, 8))
     assert distance == pytest.approx(0.4) and corner == pytest.approx(0.5)

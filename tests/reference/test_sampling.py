@@ -47,7 +47,7 @@ def test_ties_by_rounding() -> None:
 @pytest.mark.parametrize("align_corners", [False, True])
 def test_there_and_back(align_corners: bool) -> None:
     sampler, pixels = Sampler(align_corners=align_corners), np.random.default_rng(0).uniform(-3, 9, (4, 2))
-    back = sampler.pixels(sampler.normalised(pixels, (5, 7)), (5, 7))
+    back = sampler.pixels(sampler.normalized(pixels, (5, 7)), (5, 7))
     np.testing.assert_allclose(back, pixels, atol=1e-14)
 
 

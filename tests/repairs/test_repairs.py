@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, parser
 
 from stn_infer.fusion.fuse import fuse
 from stn_infer.proto.traversal import opset_of
-from stn_infer.repairs.opset import Refused, lower_opset, raise_opset
+from stn_infer.repairs.opset import NotRepairable, lower_opset, raise_opset
 from stn_infer.repairs.repairs import AFTER, BEFORE, repair
 from tests.support.onnx_files import F16, F32, affine_grid_model, affine_model, constant, flow_model, make
 
@@ -99,7 +99,7 @@ def test_a_redefined_operator_keeps_the_opset() -> None:
     weights = [constant(np.ones(4), "scale", np.float32), constant(np.zeros(4), "bias", np.float32)]
     inputs: dict[str, Any] = {"x": (F32, [1, 4, 8, 8]), "grid": (F32, [1, 3, 3, 2])}
     model = make(nodes, inputs, {"y": (F32, [1, 4, 3, 3])}, weights, opset=21)
-    with pytest.raises(Refused, match=r"GroupNormalization .* revised at opset 21"):
+    with pytest.raises(NotRepairable, match=r"GroupNormalization .* revised at opset 21"):
         lower_opset(model, 19)
 
 
@@ -187,7 +187,7 @@ def test_functions_keep_the_opset() -> None:
     model = affine_model(opset=12)
     function = helper.make_function("f", "id", ["a"], ["b"], [helper.make_node("Identity", ["a"], ["b"])], [])
     model.functions.append(function)
-    with pytest.raises(Refused, match="model-local functions"):
+    with pytest.raises(NotRepairable, match="model-local functions"):
         raise_opset(model, 16)
 
 

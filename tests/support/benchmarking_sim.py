@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from stn_infer.benchmarking.harness.processes import Crashed
 from stn_infer.benchmarking.harness.round import RoundReport, RoundTask, run_round
-from stn_infer.benchmarking.harness.runner import Bound, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Inspection, Runner
 from stn_infer.benchmarking.harness.session import measure
 from stn_infer.benchmarking.machine.monitor import Reading
 from stn_infer.benchmarking.record import Sampler
@@ -128,14 +128,14 @@ class _Opened(Runner):
         self.backend, self.clock, self.factor, self.generator = backend, clock, factor, generator
         self.calls = 0
 
-    def bind(self, inputs: Sequence[NDArray[np.float32]]) -> Bound:
+    def bind(self, inputs: Sequence[NDArray[np.float32]]) -> BoundVariant:
         return _Called(self, inputs)
 
     def describe(self) -> dict[str, str]:
         return {"runtime": "simulated"}
 
 
-class _Called(Bound):
+class _Called(BoundVariant):
     def __init__(self, opened: _Opened, inputs: Sequence[NDArray[np.float32]]) -> None:
         self._opened, self._inputs = opened, inputs
         self.items = len(inputs[0])

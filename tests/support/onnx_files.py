@@ -39,7 +39,7 @@ def make(
     return helper.make_model(graph, opset_imports=imports, ir_version=ir_version, functions=functions or [])
 
 
-def localisation(
+def localization(
     generator: np.random.Generator, *, channels: int = 1
 ) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
     """x [n, C, 8, 8] -> t [n, 6] near the identity, behind a convolution and a ReLU."""
@@ -81,7 +81,7 @@ def affine_model(
     seed: int = 0,
 ) -> onnx.ModelProto:
     """A spatial transformer [n, 1, 8, 8] -> [n, 1, 8, 8] with a constant mesh, in plain ONNX."""
-    nodes, weights = localisation(np.random.default_rng(seed))
+    nodes, weights = localization(np.random.default_rng(seed))
     if attributes is None:
         attributes = {"mode": mode, "padding_mode": padding_mode, "align_corners": align_corners}
     nodes += [

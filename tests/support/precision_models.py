@@ -1,4 +1,4 @@
-"""A small localisation network, transformer and classifier as an ONNX graph, for the tests of lower precisions."""
+"""A small localization network, transformer and classifier as an ONNX graph, for the tests of lower precisions."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 
 def pixel_basis(height: int, width: int) -> Array:
-    """The rows x, y, 1 at pixel centres [3, H * W]."""
+    """The rows x, y, 1 at pixel centers [3, H * W]."""
     y, x = ((2 * np.arange(size) + 1) / size - 1 for size in (height, width))
     return np.stack([np.tile(x, height), np.repeat(y, width), np.ones(height * width)]).astype(np.float32)
 

@@ -26,7 +26,7 @@ def pictures(seed: int, *shape: int) -> Tensor:
 
 
 def shake(head: nn.Module, last: nn.Linear, start: Tensor, example: Tensor, seed: int) -> None:
-    """Weights as of a trained head: normalisation statistics that matter, outputs that vary around ``start``."""
+    """Weights as of a trained head: normalization statistics that matter, outputs that vary around ``start``."""
     generator = torch.Generator().manual_seed(seed)
     for layer in head.eval().modules():
         if isinstance(layer, nn.BatchNorm1d | nn.BatchNorm2d):
@@ -76,7 +76,7 @@ class RareGrid(nn.Module):
         return self.P_hat @ mapping  # type: ignore[operator, no-any-return]
 
 
-class RareLocalisation(nn.Module):
+class RareLocalization(nn.Module):
     """Four convolutions with pooling, two linear layers, F points."""
 
     def __init__(self, points: int, channels: int, widths: tuple[int, ...]) -> None:
@@ -94,7 +94,7 @@ class RareLocalisation(nn.Module):
 
 
 class Rare(nn.Module):
-    """The rectifier: border padding, corners in the sampler, centres in the grid."""
+    """The rectifier: border padding, corners in the sampler, centers in the grid."""
 
     def __init__(
         self,
@@ -106,7 +106,7 @@ class Rare(nn.Module):
     ) -> None:
         super().__init__()
         self.size = size
-        self.LocalizationNetwork = RareLocalisation(points, channels, widths)
+        self.LocalizationNetwork = RareLocalization(points, channels, widths)
         self.GridGenerator = RareGrid(points, size)
         start = upper_and_lower(points, -0.9, 0.9, -0.7, 0.8)
         network = self.LocalizationNetwork
@@ -123,7 +123,7 @@ def small_rare() -> Rare:
     return Rare(widths=(16, 24, 32, 48))
 
 
-class Recogniser(nn.Module):
+class Recognizer(nn.Module):
     """A larger model around a rectifier."""
 
     def __init__(self, rectifier: nn.Module) -> None:

@@ -36,7 +36,7 @@ def grid_sample(
         grid: [N, *out, 2] as (x, y), or [N, *out, 3] as (x, y, z); -1 and 1 are the borders.
         mode: nearest, bilinear/linear or bicubic/cubic.
         padding_mode: zeros, border or reflection.
-        align_corners: whether -1 and 1 are the centres of the border pixels, or their outer edges.
+        align_corners: whether -1 and 1 are the centers of the border pixels, or their outer edges.
 
     Returns:
         [N, C, *out].
@@ -50,7 +50,7 @@ def grid_sample(
     # One array [N, P] of pixel coordinates an axis, in the input's axis order: the grid has x, the last axis, first.
     with np.errstate(invalid="ignore", over="ignore"):
         coordinates = [
-            unnormalise(grid[..., rank - 1 - axis].reshape(batch, points), size, align_corners)
+            unnormalize(grid[..., rank - 1 - axis].reshape(batch, points), size, align_corners)
             for axis, size in enumerate(sizes)
         ]
     coordinates = [np.where(np.isfinite(at), at, _outside(padding_mode)) for at in coordinates]
@@ -62,8 +62,8 @@ def grid_sample(
     return result.reshape(batch, channels, *out)
 
 
-def unnormalise(x: Float64, size: int, align_corners: bool) -> Float64:
-    """Pixel coordinates of normalised ones: 0 is the centre of the first pixel, ``size - 1`` that of the last."""
+def unnormalize(x: Float64, size: int, align_corners: bool) -> Float64:
+    """Pixel coordinates of normalized ones: 0 is the center of the first pixel, ``size - 1`` that of the last."""
     return (x + 1) / 2 * (size - 1) if align_corners else ((x + 1) * size - 1) / 2
 
 
@@ -88,14 +88,14 @@ def fold(at: Float64, low: float, high: float) -> Float64:
 
 def affine_grid(theta: Array, size: Sequence[int], align_corners: bool = False) -> Float64:
     """The grid [N, *size, D] of affine ``theta`` [N, D, D + 1] (paper, eq. 1), (x, y) or (x, y, z)."""
-    axes = [centres(length, align_corners) for length in size]
+    axes = [centers(length, align_corners) for length in size]
     mesh = np.meshgrid(*axes, indexing="ij")[::-1]
     target = np.stack([*mesh, np.ones_like(mesh[0])], axis=-1)  # [*size, D + 1]
     return np.einsum("ndk,...k->n...d", np.asarray(theta, np.float64), target)
 
 
-def centres(size: int, align_corners: bool) -> Float64:
-    """The normalised coordinates of pixel centres; the only one is 0."""
+def centers(size: int, align_corners: bool) -> Float64:
+    """The normalized coordinates of pixel centers; the only one is 0."""
     if align_corners:
         return np.linspace(-1, 1, size) if size > 1 else np.zeros(size)
     return (2 * np.arange(size, dtype=np.float64) + 1) / size - 1

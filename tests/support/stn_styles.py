@@ -278,7 +278,7 @@ class BatchSized(AffineGrid):
         return F.grid_sample(x, grid * (count / 16).clamp(min=1.0), align_corners=False)
 
 
-class LearntGrid(nn.Module):
+class LearnedGrid(nn.Module):
     """One theta for all inputs: a parameter, not a prediction."""
 
     def __init__(self) -> None:
@@ -299,5 +299,5 @@ LEFT_ALONE = {
     MixedSamples: "samples of a batch",
     BentGrid: "Tanh",
     BatchSized: "computed from the batch size",
-    LearntGrid: "depends on no input",
+    LearnedGrid: "depends on no input",
 }

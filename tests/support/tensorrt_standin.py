@@ -57,7 +57,7 @@ class Script:
     shape: Shape = (-1, 3)
     profile: tuple[Shape, Shape, Shape] = ((1, 3), (2, 3), (4, 3))
     dtype: DataType = DataType.FLOAT
-    deserialises: bool = True
+    deserializes: bool = True
     has_context: bool = True
     runs: bool = True
     capturable: bool = True
@@ -158,7 +158,7 @@ class Module:
 
         class Runtime:
             def deserialize_cuda_engine(self, serialized_engine: bytes) -> Engine | None:
-                if not script.deserialises:
+                if not script.deserializes:
                     logger.log(ILogger.Severity.ERROR, "Serialization assertion failed\nmagic tag does not match")
                     return None
                 return Engine(script)

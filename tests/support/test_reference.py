@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.support.reference import PADDING_MODES, affine_grid, centres, fold, grid_sample, spatial_grid, unnormalise
+from tests.support.reference import PADDING_MODES, affine_grid, centers, fold, grid_sample, spatial_grid, unnormalize
 
 SHAPES = [(5, 7), (4, 6), (1, 5), (1, 1), (2, 1), (3, 4, 5), (2, 1, 6), (1, 1, 1)]
 NO_CUBIC = (3, "bicubic")  # PyTorch has no bicubic sampling of volumes
-BOTH = pytest.mark.parametrize("align_corners", [False, True], ids=["centres", "corners"])
+BOTH = pytest.mark.parametrize("align_corners", [False, True], ids=["centers", "corners"])
 EVERY_PADDING = pytest.mark.parametrize("padding_mode", PADDING_MODES)
 
 
@@ -53,7 +53,7 @@ def test_affine_grid_is_pytorchs(size: tuple[int, ...], align_corners: bool) -> 
 @BOTH
 def test_theta_times_basis_is_the_affine_grid(align_corners: bool) -> None:
     theta = np.random.default_rng(2).normal(size=(3, 2, 3))
-    y, x = np.meshgrid(centres(4, align_corners), centres(5, align_corners), indexing="ij")
+    y, x = np.meshgrid(centers(4, align_corners), centers(5, align_corners), indexing="ij")
     basis = np.stack([x.ravel(), y.ravel(), np.ones(20)])
     np.testing.assert_allclose(
         spatial_grid(theta, basis, (4, 5)), affine_grid(theta, (4, 5), align_corners), rtol=0, atol=1e-15
@@ -79,11 +79,11 @@ def row(values: list[float], pixels: list[float], mode: str, padding_mode: str) 
     return grid_sample(np.array(values)[None, None, None], grid, mode, padding_mode, True)[0, 0, 0].tolist()
 
 
-def test_unnormalise_by_hand() -> None:
+def test_unnormalize_by_hand() -> None:
     corners = np.array([-1.0, 0.0, 1.0])
-    assert unnormalise(corners, 5, True).tolist() == [0, 2, 4]
-    assert unnormalise(corners, 5, False).tolist() == [-0.5, 2, 4.5]
-    assert unnormalise(corners, 1, True).tolist() == [0, 0, 0]
+    assert unnormalize(corners, 5, True).tolist() == [0, 2, 4]
+    assert unnormalize(corners, 5, False).tolist() == [-0.5, 2, 4.5]
+    assert unnormalize(corners, 1, True).tolist() == [0, 0, 0]
 
 
 def test_fold_by_hand() -> None:

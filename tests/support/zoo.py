@@ -100,7 +100,7 @@ ANIMALS = (
     Animal("script 20: three transformers", script(styles.TwoTransformers, 20), (AFFINE,) * 3),
     Animal("script 17: TensorFlow's mesh", script(nets.TensorFlowMesh, 17), (AFFINE,)),
     Animal("script 16: composed", script(nets.Composed, 16), (Fused("affine", 3),) * 3),
-    Animal("script 16: glimpses", script(nets.Glimpses, 16), (Fused("affine", 3),)),
+    Animal("script 16: warps", script(nets.Glimpses, 16), (Fused("affine", 3),)),
     Animal("script 20: theta as input", script(nets.ThetaInput, 20, styles.SHAPE, (2, 3)), (AFFINE,)),
     Animal("script 20: several outputs", script(nets.SeveralOutputs, 20), (AFFINE,)),
     Animal("script 16: double grid", script(nets.DoubleGrid, 16), (AFFINE,)),
@@ -143,7 +143,7 @@ ANIMALS = (
     Animal("script 16: product after the cut", script(styles.ProductAfterCut, 16), (Left("Mul"),)),
     Animal("script 20: mixed samples", script(styles.MixedSamples, 20), (Left("samples of a batch"),)),
     Animal("script 20: sized by the batch", script(styles.BatchSized, 20), (Left("computed from the batch size"),)),
-    Animal("script 20: learnt grid", script(styles.LearntGrid, 20), (Left("depends on no input"),)),
+    Animal("script 20: learned grid", script(styles.LearnedGrid, 20), (Left("depends on no input"),)),
     Animal(
         "script 20: mixed samples, batch of three",
         script(styles.MixedSamples, 20, batch=3),

@@ -101,7 +101,7 @@ class Composed(nn.Module):
 
 
 class Glimpses(nn.Module):
-    """Four glimpses of each image: thetas side by side, the image repeated."""
+    """Four warps of each image: thetas side by side, the image repeated."""
 
     def __init__(self, count: int = 4) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ SHAPE = (1, 16, 16)
 
 
 class Pooled(nn.Module):
-    """A localisation network that pools globally, and a grid of 8 x 10: any image will do."""
+    """A localization network that pools globally, and a grid of 8 x 10: any image will do."""
 
     def __init__(self) -> None:
         super().__init__()

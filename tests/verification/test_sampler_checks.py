@@ -44,7 +44,7 @@ MISTAKES: dict[str, tuple[Mutation, str]] = {
 
 
 class Net(nn.Module):
-    """Localisation, affine grid and sampler, as in PyTorch's tutorial; never far from the identity."""
+    """Localization, affine grid and sampler, as in PyTorch's tutorial; never far from the identity."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -130,7 +130,7 @@ def test_a_wrong_backend_is_found_without_a_source(mistake: str) -> None:
     assert report.status == "failed" and cause in report.reason, report.failures
 
 
-def alone(model: onnx.ModelProto, expected: Sampler, seed: int, **options: Any) -> SamplerCheck:
+def isolated(model: onnx.ModelProto, expected: Sampler, seed: int, **options: Any) -> SamplerCheck:
     tested = runner(model, **options)
     graph = model.graph
     size, output_size = (
@@ -138,7 +138,7 @@ def alone(model: onnx.ModelProto, expected: Sampler, seed: int, **options: Any) 
         for value in (graph.input[0], graph.output[0])
     )
     try:
-        return check_sampler(0, tested.samplers[0], expected, size, output_size, partial(tested.alone, 0), seed)
+        return check_sampler(0, tested.samplers[0], expected, size, output_size, partial(tested.isolated, 0), seed)
     finally:
         tested.close()
 
@@ -164,7 +164,7 @@ def test_no_false_alarm_over_twenty_seeds(
     for seed in range(20):
         mode, padding_mode, align_corners = samplers[seed % len(samplers)]
         model = one_transformer(kind, size, output_size, mode, padding_mode, align_corners, 18 + 2 * (len(size) == 3))
-        check = alone(model, Sampler(mode, padding_mode, align_corners), seed, fused=fused)
+        check = isolated(model, Sampler(mode, padding_mode, align_corners), seed, fused=fused)
         assert check.passed, check.problem
         assert len(check.invariants) >= 4 and all(check.invariants.values())
 
@@ -172,9 +172,9 @@ def test_no_false_alarm_over_twenty_seeds(
 @pytest.mark.parametrize("kind", ["affine", "projective"])
 def test_rounding_half_up_is_a_bias(kind: Any) -> None:
     model = one_transformer(kind, mode="nearest", output_size=(8, 8))
-    right = alone(model, Sampler("nearest"), 0)
+    right = isolated(model, Sampler("nearest"), 0)
     assert right.passed and right.deviation.flips.up == right.deviation.flips.down == 0
-    wrong = alone(model, Sampler("nearest"), 0, mutate=rounding_up)
+    wrong = isolated(model, Sampler("nearest"), 0, mutate=rounding_up)
     assert not wrong.passed and "rounding half up instead of half to even" in wrong.problem
     assert wrong.deviation.flips.down == 0 and wrong.deviation.flips.up > 20
 
@@ -186,7 +186,7 @@ def test_two_mistakes_are_found_even_if_not_named(mode: str) -> None:
     def mutate(proto: onnx.ModelProto) -> onnx.ModelProto:
         return with_attribute(mode="bicubic", padding_mode="border", align_corners=1)(proto)
 
-    assert not alone(model, Sampler(mode), 0, mutate=mutate).passed
+    assert not isolated(model, Sampler(mode), 0, mutate=mutate).passed
 
 
 @pytest.mark.parametrize(
@@ -200,12 +200,12 @@ def test_two_mistakes_are_found_even_if_not_named(mode: str) -> None:
     ],
 )
 def test_the_mistake_is_named_the_other_way_round(expected: Sampler, name: str) -> None:
-    check = alone(one_transformer(), expected, 1)
+    check = isolated(one_transformer(), expected, 1)
     assert not check.passed and f"it looks like {name}" in check.problem
 
 
 def test_an_identity_head_hides_nothing() -> None:
-    """A zero-initialised head samples at the identity, where neither padding nor an axis shows in the outputs."""
+    """A zero-initialized head samples at the identity, where neither padding nor an axis shows in the outputs."""
     loaded, _, _ = pair()
     module = Net((1, 20, 24)).eval()
     with torch.no_grad():
@@ -266,7 +266,7 @@ def with_basis(change: Callable[[Array], Array]) -> Mutation:
 def test_a_basis_that_kernels_would_not_read(change: Callable[[Array], Array], message: str, capfd: Any) -> None:
     """The function in the file reads the basis, a kernel of kind affine makes the rows itself."""
     model = with_basis(change)(one_transformer())
-    check = alone(model, Sampler(), 0)
+    check = isolated(model, Sampler(), 0)
     assert not check.passed and message in check.problem
     assert capfd.readouterr() == ("", "")  # LAPACK writes of NaN to stdout
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference
 from stn_infer.sources.load import LoadedModel
-from stn_infer.verification.tolerance import CEILING, MARGIN, attainable, float32_deviation
+from stn_infer.verification.tolerance import CEILING, MARGIN, float32_deviation, float32_tolerance
 
 
 class Function(nn.Module):
@@ -63,6 +63,6 @@ def test_what_is_not_finite_loosens_nothing() -> None:
 
 
 def test_the_tolerance_is_bounded_on_both_sides() -> None:
-    assert attainable(1e-5, 0.0) == attainable(1e-5, 1e-7) == 1e-5
-    assert attainable(1e-5, 1e-5) == pytest.approx(MARGIN * 1e-5)
-    assert attainable(1e-5, 1.0) == CEILING
+    assert float32_tolerance(1e-5, 0.0) == float32_tolerance(1e-5, 1e-7) == 1e-5
+    assert float32_tolerance(1e-5, 1e-5) == pytest.approx(MARGIN * 1e-5)
+    assert float32_tolerance(1e-5, 1.0) == CEILING

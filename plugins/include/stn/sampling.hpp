@@ -72,11 +72,11 @@ STN_HD bool vany(bool m) { return m; }
 
 constexpr float kNotANumber = __builtin_nanf("");
 
-/// One axis of the input image: what turns a normalised coordinate into a pixel's, and what folds it back.
+/// One axis of the input image: what turns a normalized coordinate into a pixel's, and what folds it back.
 struct Axis {
   int32_t size;     ///< pixels
-  float half;       ///< pixel = x * half + centre
-  float centre;     ///< the pixel coordinate of x = 0
+  float half;       ///< pixel = x * half + center
+  float center;     ///< the pixel coordinate of x = 0
   float last;       ///< size - 1
   float fold_low;   ///< where reflection folds: 0, or -0.5
   float fold_span;  ///< from one fold to the other: size - 1, or size
@@ -88,18 +88,18 @@ STN_HD Axis make_axis(int32_t size, bool align_corners) {
   const float last = static_cast<float>(size - 1);
   a.size = size;
   a.half = align_corners ? 0.5f * last : 0.5f * static_cast<float>(size);
-  a.centre = 0.5f * last;
+  a.center = 0.5f * last;
   a.last = last;
   a.fold_low = align_corners ? 0.0f : -0.5f;
   a.fold_span = align_corners ? last : static_cast<float>(size);
   return a;
 }
 
-/// Pixel coordinates of normalised ones; 0 is the centre of the first pixel. NaN for what is not finite: the functions
+/// Pixel coordinates of normalized ones; 0 is the center of the first pixel. NaN for what is not finite: the functions
 /// below put that outside. (A huge but finite coordinate may become infinite here, and keeps its side.)
 template <class F>
-STN_HD F unnormalise(F x, const Axis& a) {
-  return vselect(vfinite(x), vfma(x, F(a.half), F(a.centre)), F(kNotANumber));
+STN_HD F unnormalize(F x, const Axis& a) {
+  return vselect(vfinite(x), vfma(x, F(a.half), F(a.center)), F(kNotANumber));
 }
 
 /// Coordinates brought into the image, for border and reflection. NaN becomes 0.
@@ -202,33 +202,33 @@ STN_HD CubicTap<L> cubic_tap(typename L::F x, const Axis& a, int padding) {
 
 // ------------------------------------------------------------------------------------------------- sampling grids
 
-/// One normalised coordinate an axis: x, y(, z).
+/// One normalized coordinate an axis: x, y(, z).
 template <class L>
 struct Point {
   typename L::F at[3];
 };
 
-/// The normalised centre of pixel i of an axis of `size` pixels: (2 i + 1) / size - 1.
+/// The normalized center of pixel i of an axis of `size` pixels: (2 i + 1) / size - 1.
 template <class L>
-STN_HD typename L::F pixel_centre(typename L::I i, int32_t size, float inverse_size) {
+STN_HD typename L::F pixel_center(typename L::I i, int32_t size, float inverse_size) {
   using F = typename L::F;
   return vfloat(i + i + typename L::I(1 - size)) * F(inverse_size);
 }
 
 /// One row of theta, at the canonical rows x, y(, z), 1.
 template <class L, int Rank>
-STN_HD typename L::F affine_row(const float* row, const Point<L>& centre) {
+STN_HD typename L::F affine_row(const float* row, const Point<L>& center) {
   using F = typename L::F;
   F sum(row[Rank]);
-  for (int d = Rank - 1; d >= 0; --d) sum = vfma(F(row[d]), centre.at[d], sum);
+  for (int d = Rank - 1; d >= 0; --d) sum = vfma(F(row[d]), center.at[d], sum);
   return sum;
 }
 
-/// The sampling point of an affine transformation at a pixel centre; theta is [Rank, Rank + 1].
+/// The sampling point of an affine transformation at a pixel center; theta is [Rank, Rank + 1].
 template <class L, int Rank>
-STN_HD Point<L> affine_point(const float* theta, const Point<L>& centre) {
-  Point<L> point = centre;
-  for (int d = 0; d < Rank; ++d) point.at[d] = affine_row<L, Rank>(theta + d * (Rank + 1), centre);
+STN_HD Point<L> affine_point(const float* theta, const Point<L>& center) {
+  Point<L> point = center;
+  for (int d = 0; d < Rank; ++d) point.at[d] = affine_row<L, Rank>(theta + d * (Rank + 1), center);
   return point;
 }
 

@@ -25,10 +25,10 @@ enum stn_dtype { STN_FP32 = 0, STN_FP16 = 1, STN_BF16 = 2 };
 
 /// Where the sampling coordinates come from.
 enum stn_kind {
-  STN_AFFINE = 0,  ///< theta [N, D, D+1] times (x, y[, z], 1) at pixel centres
+  STN_AFFINE = 0,  ///< theta [N, D, D+1] times (x, y[, z], 1) at pixel centers
   STN_BASIS = 1,   ///< theta [N, D, K] times basis [K, P]
   STN_PROJECTIVE =
-      2,        ///< theta [N, 3, 3] times basis [3, P] (or pixel centres), then divided by the third row; 2-D only
+      2,        ///< theta [N, 3, 3] times basis [3, P] (or pixel centers), then divided by the third row; 2-D only
   STN_GRID = 3  ///< theta points at the coordinates themselves: [N, P, D] of grid_dtype (plain GridSample)
 };
 
@@ -94,7 +94,7 @@ STN_API int stn_run_cpu(const stn_problem* problem, int threads);
 /// \brief Launches a problem whose arrays are in device memory (theta and basis too), and returns at once.
 /// \param problem the problem; it is checked first.
 /// \param cuda_stream a cudaStream_t; NULL is the default stream.
-/// Allocates nothing and synchronises nothing, so that it can be captured in a CUDA graph.
+/// Allocates nothing and synchronizes nothing, so that it can be captured in a CUDA graph.
 STN_API int stn_run_cuda(const stn_problem* problem, void* cuda_stream);
 
 /// \brief One line, in English, for a stn_status.

@@ -117,7 +117,7 @@ template <class L>
 CpuRun simd_kernel(const Warp& w) {
   if (w.mixed_layouts) return nullptr;
   if (w.channels_last) return channels_last_kernel<L>(w);
-  // Lanes hold 32-bit offsets, and pairs of neighbours need two columns.
+  // Lanes hold 32-bit offsets, and pairs of neighbors need two columns.
   const bool narrow = w.axis[0].size < 2;
   const bool wide = w.in_pixels >= (int64_t{1} << 31) || w.pixels >= (int64_t{1} << 31);
   return narrow || wide ? nullptr : planar_kernel<L>(w);

@@ -43,7 +43,7 @@ class GridWalk {
   STN_HD Point<L> next(int count) {
     switch (w_.kind) {
       case STN_AFFINE: {
-        const Point<L> point = affine_point<L, Rank>(theta<float>(), centre());
+        const Point<L> point = affine_point<L, Rank>(theta<float>(), center());
         advance();
         return point;
       }
@@ -54,7 +54,7 @@ class GridWalk {
           const Point<L> sums = from_basis(count, 3);
           return divide<L>(sums, sums.at[2]);
         }
-        const Point<L> at = centre();
+        const Point<L> at = center();
         Point<L> numerator = at;
         for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<L, 2>(theta<float>() + 3 * d, at);
         const Point<L> point = divide<L>(numerator, affine_row<L, 2>(theta<float>() + 6, at));
@@ -72,11 +72,11 @@ class GridWalk {
     return static_cast<const T*>(theta_);
   }
 
-  STN_HD Point<L> centre() const {
+  STN_HD Point<L> center() const {
     Point<L> at;
-    at.at[0] = pixel_centre<L>(x_, w_.out_size[0], w_.inverse_out_size[0]);
-    at.at[1] = pixel_centre<L>(y_, w_.out_size[1], w_.inverse_out_size[1]);
-    at.at[2] = Rank == 3 ? pixel_centre<L>(z_, w_.out_size[2], w_.inverse_out_size[2]) : F(0.0f);
+    at.at[0] = pixel_center<L>(x_, w_.out_size[0], w_.inverse_out_size[0]);
+    at.at[1] = pixel_center<L>(y_, w_.out_size[1], w_.inverse_out_size[1]);
+    at.at[2] = Rank == 3 ? pixel_center<L>(z_, w_.out_size[2], w_.inverse_out_size[2]) : F(0.0f);
     return at;
   }
 

@@ -27,7 +27,7 @@ struct Nearest {
     I index[3] = {I(0), I(0), I(0)};
     valid = vequal(I(0), I(0));
     for (int d = 0; d < Rank; ++d) {
-      const NearestTap<L> tap = nearest_tap<L>(unnormalise(point.at[d], w.axis[d]), w.axis[d], w.padding);
+      const NearestTap<L> tap = nearest_tap<L>(unnormalize(point.at[d], w.axis[d]), w.axis[d], w.padding);
       index[d] = vmin(vmax(tap.index, I(0)), I(w.axis[d].size - 1));
       valid = vand(valid, tap.valid);
     }
@@ -41,7 +41,7 @@ struct Nearest {
   }
 };
 
-/// Bilinear (Rank 2) and trilinear (Rank 3): a pair of neighbours in each of 2^(Rank-1) rows.
+/// Bilinear (Rank 2) and trilinear (Rank 3): a pair of neighbors in each of 2^(Rank-1) rows.
 template <class L, int Rank>
 struct Linear {
   static constexpr int kRank = Rank;
@@ -60,7 +60,7 @@ struct Linear {
     F at[Rank];
     M inside = vequal(I(0), I(0));
     for (int d = 0; d < Rank; ++d) {
-      at[d] = unnormalise(point.at[d], w.axis[d]);
+      at[d] = unnormalize(point.at[d], w.axis[d]);
       inside = vand(inside, vwithin(at[d], w.axis[d].last));
     }
     if (vall(inside)) {
@@ -163,8 +163,8 @@ struct Cubic {
   CubicTap<L> x, y;
 
   STN_HD void find(const Warp& w, const Point<L>& point) {
-    x = cubic_tap<L>(unnormalise(point.at[0], w.axis[0]), w.axis[0], w.padding);
-    y = cubic_tap<L>(unnormalise(point.at[1], w.axis[1]), w.axis[1], w.padding);
+    x = cubic_tap<L>(unnormalize(point.at[0], w.axis[0]), w.axis[0], w.padding);
+    y = cubic_tap<L>(unnormalize(point.at[1], w.axis[1]), w.axis[1], w.padding);
   }
 
   template <class T>

@@ -3,7 +3,7 @@
 ///
 /// It gives what planar_kernel gives, in a quarter of the instructions (benchmarks/NOTES.md): a block stays within one
 /// sample, so that theta and pointers are its own; a thread walks down a column, which leaves one multiplication a
-/// coordinate; and pixels whose four neighbours lie in the image need no padding, clamps or masks.
+/// coordinate; and pixels whose four neighbors lie in the image need no padding, clamps or masks.
 #ifndef STN_KERNELS_CUDA_AFFINE_HPP_
 #define STN_KERNELS_CUDA_AFFINE_HPP_
 
@@ -34,7 +34,7 @@ struct AffineTiles {
   int32_t out_channel;    ///< likewise
   int32_t out_step;       ///< elements from one of a thread's rows to its next
   float position_step;    ///< 2 * rows
-  uint32_t inner_width;   ///< the input's width - 1: so many columns have a right neighbour
+  uint32_t inner_width;   ///< the input's width - 1: so many columns have a right neighbor
   uint32_t inner_height;  ///< likewise
 };
 
@@ -57,17 +57,17 @@ __device__ __forceinline__ float load(const T* from) {
 }
 
 /// A pixel coordinate along one axis of the image, as a function of an output row's position 2 row + 1 - height. Only
-/// for a theta so huge that sums overflow does it differ from unnormalise: where `step` does, the row in the middle
+/// for a theta so huge that sums overflow does it differ from unnormalize: where `step` does, the row in the middle
 /// (position 0) is outside; and along an axis of size 1 (half = 0) a sum that would have overflowed is pixel 0.
 struct AlongColumn {
   float start;
   float step;
 };
 
-__device__ __forceinline__ AlongColumn along_column(const float* theta_row, float x_centre, const Axis& axis,
+__device__ __forceinline__ AlongColumn along_column(const float* theta_row, float x_center, const Axis& axis,
                                                     float inverse_height) {
-  const float start = vfma(__ldg(theta_row), x_centre, __ldg(theta_row + 2));
-  return {vfma(start, axis.half, axis.centre), __ldg(theta_row + 1) * inverse_height * axis.half};
+  const float start = vfma(__ldg(theta_row), x_center, __ldg(theta_row + 2));
+  return {vfma(start, axis.half, axis.center), __ldg(theta_row + 1) * inverse_height * axis.half};
 }
 
 /// A coordinate's integer and fractional part. Adding 1.5 * 2^23, rounded down, leaves the integer in the last bits:
@@ -118,7 +118,7 @@ struct Planes {
   }
 };
 
-/// A pixel's four neighbours, weighted; those that are not `valid`, where that is asked (`Masked`), count as zeros.
+/// A pixel's four neighbors, weighted; those that are not `valid`, where that is asked (`Masked`), count as zeros.
 template <bool Masked, class T, int Channels>
 __device__ __forceinline__ void weigh(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
                                       FloorParts x, FloorParts y, const bool* valid, int32_t to) {
@@ -132,7 +132,7 @@ __device__ __forceinline__ void weigh(const Warp& w, const AffineTiles& tiles, c
   });
 }
 
-/// A pixel that has neighbours outside of the image, with zeros there.
+/// A pixel that has neighbors outside of the image, with zeros there.
 template <class T, int Channels>
 __device__ __forceinline__ void zeros_pixel(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
                                             FloorParts x, FloorParts y, int32_t to) {
@@ -146,7 +146,7 @@ __device__ __forceinline__ void zeros_pixel(const Warp& w, const AffineTiles& ti
   }
 }
 
-/// A pixel under any padding, at normalised coordinates.
+/// A pixel under any padding, at normalized coordinates.
 template <class T, int Channels>
 __device__ __forceinline__ void padded_pixel(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
                                              const Point<Scalar>& point, int32_t to) {
@@ -167,7 +167,7 @@ __global__ void __launch_bounds__(kAffineThreads, kAffineBlocks) affine_kernel(c
   const int32_t tile_row = static_cast<int32_t>(blockIdx.y) * tiles.height;
   const int32_t row = tile_row + (thread >> tiles.log_width), after_rows = min(w.out_size[1], tile_row + tiles.height);
   if (column >= w.out_size[0] || row >= after_rows) return;
-  const float x_centre = pixel_centre<Scalar>(column, w.out_size[0], w.inverse_out_size[0]);
+  const float x_center = pixel_center<Scalar>(column, w.out_size[0], w.inverse_out_size[0]);
   // A row's position is 2 row + 1 - height: numbers below 2^24, which floats count exactly.
   const float first = vfloat(2 * row + 1 - w.out_size[1]), after = vfloat(2 * after_rows + 1 - w.out_size[1]);
   for (int32_t item = static_cast<int32_t>(blockIdx.z); item < tiles.items; item += static_cast<int32_t>(gridDim.z)) {
@@ -186,8 +186,8 @@ __global__ void __launch_bounds__(kAffineThreads, kAffineBlocks) affine_kernel(c
     planes.in = kept(input + sample * w.in_batch_stride);
     planes.out = kept(output + sample * w.out_batch_stride);
     const float* theta = static_cast<const float*>(w.theta) + sample * w.theta_stride;
-    const AlongColumn along_x = along_column(theta, x_centre, w.axis[0], w.inverse_out_size[1]);
-    const AlongColumn along_y = along_column(theta + 3, x_centre, w.axis[1], w.inverse_out_size[1]);
+    const AlongColumn along_x = along_column(theta, x_center, w.axis[0], w.inverse_out_size[1]);
+    const AlongColumn along_y = along_column(theta + 3, x_center, w.axis[1], w.inverse_out_size[1]);
     int32_t to = row * w.out_size[0] + column;
     for (float position = first; position < after; position += tiles.position_step, to += tiles.out_step) {
       const FloorParts x = floor_parts(vfma(along_x.step, position, along_x.start));
@@ -197,8 +197,8 @@ __global__ void __launch_bounds__(kAffineThreads, kAffineBlocks) affine_kernel(c
       } else if (w.padding == STN_ZEROS) {
         zeros_pixel(w, tiles, planes, x, y, to);
       } else {
-        const Point<Scalar> centre{{x_centre, position * w.inverse_out_size[1], 0.0f}};
-        padded_pixel(w, tiles, planes, affine_point<Scalar, 2>(theta, centre), to);
+        const Point<Scalar> center{{x_center, position * w.inverse_out_size[1], 0.0f}};
+        padded_pixel(w, tiles, planes, affine_point<Scalar, 2>(theta, center), to);
       }
     }
   }

@@ -24,7 +24,7 @@ struct alignas(sizeof(T) * Width) Pack {
   T values[Width];
 };
 
-/// Planar images (and any other mixture of strides): neighbouring threads have neighbouring pixels.
+/// Planar images (and any other mixture of strides): neighboring threads have neighboring pixels.
 template <class T, int Rank, int Count, class Offset>
 __global__ void __launch_bounds__(kThreads) planar_kernel(const Warp w, int64_t total, int64_t channel_chunk) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;
@@ -54,7 +54,7 @@ __global__ void __launch_bounds__(kThreads) planar_kernel(const Warp w, int64_t 
   }
 }
 
-/// Channels-last images: neighbouring threads have neighbouring groups of `Width` channels of one pixel.
+/// Channels-last images: neighboring threads have neighboring groups of `Width` channels of one pixel.
 template <class T, int Rank, int Count, int Width>
 __global__ void __launch_bounds__(kThreads) channels_last_kernel(const Warp w, int64_t total, int64_t groups) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;

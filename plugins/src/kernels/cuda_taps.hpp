@@ -33,25 +33,25 @@ __device__ __forceinline__ Parts split(int64_t dividend, int64_t divisor, int64_
 }
 
 template <int Rank>
-__device__ __forceinline__ Point<Scalar> pixel_centre_of(const Warp& w, int64_t pixel) {
+__device__ __forceinline__ Point<Scalar> pixel_center_of(const Warp& w, int64_t pixel) {
   Point<Scalar> at;
   // 32-bit division is several times faster, and nearly every image is small enough.
   if (w.pixels < (int64_t{1} << 31)) {
     const uint32_t p = static_cast<uint32_t>(pixel), columns = static_cast<uint32_t>(w.out_size[0]);
     const uint32_t line = p / columns;
     const uint32_t slice = Rank == 3 ? line / static_cast<uint32_t>(w.out_size[1]) : 0;
-    at.at[0] = pixel_centre<Scalar>(static_cast<int32_t>(p - line * columns), w.out_size[0], w.inverse_out_size[0]);
+    at.at[0] = pixel_center<Scalar>(static_cast<int32_t>(p - line * columns), w.out_size[0], w.inverse_out_size[0]);
     const int32_t y = static_cast<int32_t>(line - slice * static_cast<uint32_t>(w.out_size[1]));
-    at.at[1] = pixel_centre<Scalar>(y, w.out_size[1], w.inverse_out_size[1]);
-    at.at[2] = Rank == 3 ? pixel_centre<Scalar>(static_cast<int32_t>(slice), w.out_size[2], w.inverse_out_size[2]) : 0;
+    at.at[1] = pixel_center<Scalar>(y, w.out_size[1], w.inverse_out_size[1]);
+    at.at[2] = Rank == 3 ? pixel_center<Scalar>(static_cast<int32_t>(slice), w.out_size[2], w.inverse_out_size[2]) : 0;
     return at;
   }
   const int64_t line = pixel / w.out_size[0], slice = Rank == 3 ? line / w.out_size[1] : 0;
   at.at[0] =
-      pixel_centre<Scalar>(static_cast<int32_t>(pixel - line * w.out_size[0]), w.out_size[0], w.inverse_out_size[0]);
+      pixel_center<Scalar>(static_cast<int32_t>(pixel - line * w.out_size[0]), w.out_size[0], w.inverse_out_size[0]);
   at.at[1] =
-      pixel_centre<Scalar>(static_cast<int32_t>(line - slice * w.out_size[1]), w.out_size[1], w.inverse_out_size[1]);
-  at.at[2] = Rank == 3 ? pixel_centre<Scalar>(static_cast<int32_t>(slice), w.out_size[2], w.inverse_out_size[2]) : 0;
+      pixel_center<Scalar>(static_cast<int32_t>(line - slice * w.out_size[1]), w.out_size[1], w.inverse_out_size[1]);
+  at.at[2] = Rank == 3 ? pixel_center<Scalar>(static_cast<int32_t>(slice), w.out_size[2], w.inverse_out_size[2]) : 0;
   return at;
 }
 
@@ -75,13 +75,13 @@ __device__ __forceinline__ Point<Scalar> basis_point(const Warp& w, Pixel pixel)
   return sum;
 }
 
-/// Where an output pixel samples, in normalised coordinates.
+/// Where an output pixel samples, in normalized coordinates.
 template <int Rank>
 __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
   const float* theta = static_cast<const float*>(w.theta) + pixel.sample * w.theta_stride;
   switch (w.kind) {
     case STN_AFFINE:
-      return affine_point<Scalar, Rank>(theta, pixel_centre_of<Rank>(w, pixel.index));
+      return affine_point<Scalar, Rank>(theta, pixel_center_of<Rank>(w, pixel.index));
     case STN_BASIS:
       return basis_point<Rank>(w, pixel);
     case STN_PROJECTIVE: {
@@ -89,7 +89,7 @@ __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
         const Point<Scalar> sums = basis_point<3>(w, pixel);
         return divide<Scalar>(sums, sums.at[2]);
       }
-      const Point<Scalar> at = pixel_centre_of<2>(w, pixel.index);
+      const Point<Scalar> at = pixel_center_of<2>(w, pixel.index);
       Point<Scalar> numerator = at;
       for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<Scalar, 2>(theta + 3 * d, at);
       return divide<Scalar>(numerator, affine_row<Scalar, 2>(theta + 6, at));
@@ -127,7 +127,7 @@ __device__ __forceinline__ void find_taps(const Warp& w, const Point<Scalar>& po
   int32_t index[3] = {0, 0, 0};
   bool valid = true;
   for (int d = 0; d < Rank; ++d) {
-    const NearestTap<Scalar> tap = nearest_tap<Scalar>(unnormalise(point.at[d], w.axis[d]), w.axis[d], w.padding);
+    const NearestTap<Scalar> tap = nearest_tap<Scalar>(unnormalize(point.at[d], w.axis[d]), w.axis[d], w.padding);
     index[d] = tap.index;
     valid = valid && tap.valid;
   }
@@ -141,7 +141,7 @@ template <int Rank, class Offset>
 __device__ __forceinline__ void find_taps(const Warp& w, const Point<Scalar>& point, Taps<(1 << Rank), Offset>* taps) {
   LinearTap<Scalar> tap[3];
   for (int d = 0; d < Rank; ++d) {
-    tap[d] = linear_tap<Scalar>(unnormalise(point.at[d], w.axis[d]), w.axis[d], w.padding);
+    tap[d] = linear_tap<Scalar>(unnormalize(point.at[d], w.axis[d]), w.axis[d], w.padding);
   }
 #pragma unroll
   for (int i = 0; i < (1 << Rank); ++i) {
@@ -164,8 +164,8 @@ __device__ __forceinline__ void find_taps(const Warp& w, const Point<Scalar>& po
 /// Bicubic: sixteen taps.
 template <int Rank, class Offset>
 __device__ __forceinline__ void find_taps(const Warp& w, const Point<Scalar>& point, Taps<16, Offset>* taps) {
-  const CubicTap<Scalar> x = cubic_tap<Scalar>(unnormalise(point.at[0], w.axis[0]), w.axis[0], w.padding);
-  const CubicTap<Scalar> y = cubic_tap<Scalar>(unnormalise(point.at[1], w.axis[1]), w.axis[1], w.padding);
+  const CubicTap<Scalar> x = cubic_tap<Scalar>(unnormalize(point.at[0], w.axis[0]), w.axis[0], w.padding);
+  const CubicTap<Scalar> y = cubic_tap<Scalar>(unnormalize(point.at[1], w.axis[1]), w.axis[1], w.padding);
 #pragma unroll
   for (int i = 0; i < 16; ++i) {
     taps->at[i] = offset_of<Offset>(w, x.index[i % 4], y.index[i / 4], 0);

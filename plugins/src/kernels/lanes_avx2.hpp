@@ -11,84 +11,84 @@
 
 namespace stn {
 
-struct F8 {
+struct f32x8 {
   __m256 v;
-  F8() = default;
-  STN_HD F8(__m256 value) : v(value) {}
-  STN_HD explicit F8(float value) : v(_mm256_set1_ps(value)) {}
+  f32x8() = default;
+  STN_HD f32x8(__m256 value) : v(value) {}
+  STN_HD explicit f32x8(float value) : v(_mm256_set1_ps(value)) {}
 };
 
-struct I8 {
+struct i32x8 {
   __m256i v;
-  I8() = default;
-  STN_HD I8(__m256i value) : v(value) {}
-  STN_HD explicit I8(int32_t value) : v(_mm256_set1_epi32(value)) {}
+  i32x8() = default;
+  STN_HD i32x8(__m256i value) : v(value) {}
+  STN_HD explicit i32x8(int32_t value) : v(_mm256_set1_epi32(value)) {}
 };
 
 /// All bits of a lane, or none.
-struct M8 {
+struct mask8 {
   __m256i v;
 };
 
-STN_HD F8 operator+(F8 a, F8 b) { return _mm256_add_ps(a.v, b.v); }
-STN_HD F8 operator-(F8 a, F8 b) { return _mm256_sub_ps(a.v, b.v); }
-STN_HD F8 operator*(F8 a, F8 b) { return _mm256_mul_ps(a.v, b.v); }
-STN_HD F8 operator/(F8 a, F8 b) { return _mm256_div_ps(a.v, b.v); }
-STN_HD I8 operator+(I8 a, I8 b) { return _mm256_add_epi32(a.v, b.v); }
-STN_HD I8 operator-(I8 a, I8 b) { return _mm256_sub_epi32(a.v, b.v); }
+STN_HD f32x8 operator+(f32x8 a, f32x8 b) { return _mm256_add_ps(a.v, b.v); }
+STN_HD f32x8 operator-(f32x8 a, f32x8 b) { return _mm256_sub_ps(a.v, b.v); }
+STN_HD f32x8 operator*(f32x8 a, f32x8 b) { return _mm256_mul_ps(a.v, b.v); }
+STN_HD f32x8 operator/(f32x8 a, f32x8 b) { return _mm256_div_ps(a.v, b.v); }
+STN_HD i32x8 operator+(i32x8 a, i32x8 b) { return _mm256_add_epi32(a.v, b.v); }
+STN_HD i32x8 operator-(i32x8 a, i32x8 b) { return _mm256_sub_epi32(a.v, b.v); }
 
-STN_HD F8 vfma(F8 a, F8 b, F8 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
-STN_HD F8 vfloor(F8 x) { return _mm256_floor_ps(x.v); }
-STN_HD F8 vround(F8 x) { return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-STN_HD F8 vabs(F8 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.v); }
+STN_HD f32x8 vfma(f32x8 a, f32x8 b, f32x8 c) { return _mm256_fmadd_ps(a.v, b.v, c.v); }
+STN_HD f32x8 vfloor(f32x8 x) { return _mm256_floor_ps(x.v); }
+STN_HD f32x8 vround(f32x8 x) { return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+STN_HD f32x8 vabs(f32x8 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.v); }
 // The instructions return their second operand where the first is NaN, as `Scalar` does.
-STN_HD F8 vmax(F8 x, F8 low) { return _mm256_max_ps(x.v, low.v); }
-STN_HD F8 vmin(F8 x, F8 high) { return _mm256_min_ps(x.v, high.v); }
-STN_HD F8 vmax(F8 x, float low) { return vmax(x, F8(low)); }
-STN_HD F8 vmin(F8 x, float high) { return vmin(x, F8(high)); }
-STN_HD M8 vgreater(F8 a, F8 b) { return {_mm256_castps_si256(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ))}; }
-STN_HD M8 vfinite(F8 x) {
+STN_HD f32x8 vmax(f32x8 x, f32x8 low) { return _mm256_max_ps(x.v, low.v); }
+STN_HD f32x8 vmin(f32x8 x, f32x8 high) { return _mm256_min_ps(x.v, high.v); }
+STN_HD f32x8 vmax(f32x8 x, float low) { return vmax(x, f32x8(low)); }
+STN_HD f32x8 vmin(f32x8 x, float high) { return vmin(x, f32x8(high)); }
+STN_HD mask8 vgreater(f32x8 a, f32x8 b) { return {_mm256_castps_si256(_mm256_cmp_ps(a.v, b.v, _CMP_GT_OQ))}; }
+STN_HD mask8 vfinite(f32x8 x) {
   return {_mm256_castps_si256(_mm256_cmp_ps(vabs(x).v, _mm256_set1_ps(3.402823466e+38f), _CMP_LE_OQ))};
 }
-STN_HD M8 vwithin(F8 x, float last) {
+STN_HD mask8 vwithin(f32x8 x, float last) {
   const __m256 above = _mm256_cmp_ps(x.v, _mm256_setzero_ps(), _CMP_GE_OQ);
   return {_mm256_castps_si256(_mm256_and_ps(above, _mm256_cmp_ps(x.v, _mm256_set1_ps(last), _CMP_LT_OQ)))};
 }
-STN_HD I8 vmax(I8 a, I8 b) { return _mm256_max_epi32(a.v, b.v); }
-STN_HD I8 vmin(I8 a, I8 b) { return _mm256_min_epi32(a.v, b.v); }
-STN_HD M8 vequal(I8 a, I8 b) { return {_mm256_cmpeq_epi32(a.v, b.v)}; }
-STN_HD M8 vnot_less(I8 a, int32_t b) { return {_mm256_cmpgt_epi32(a.v, _mm256_set1_epi32(b - 1))}; }
-STN_HD M8 vinside(I8 i, int32_t size) {
+STN_HD i32x8 vmax(i32x8 a, i32x8 b) { return _mm256_max_epi32(a.v, b.v); }
+STN_HD i32x8 vmin(i32x8 a, i32x8 b) { return _mm256_min_epi32(a.v, b.v); }
+STN_HD mask8 vequal(i32x8 a, i32x8 b) { return {_mm256_cmpeq_epi32(a.v, b.v)}; }
+STN_HD mask8 vnot_less(i32x8 a, int32_t b) { return {_mm256_cmpgt_epi32(a.v, _mm256_set1_epi32(b - 1))}; }
+STN_HD mask8 vinside(i32x8 i, int32_t size) {
   return {_mm256_andnot_si256(_mm256_srai_epi32(i.v, 31), _mm256_cmpgt_epi32(_mm256_set1_epi32(size), i.v))};
 }
-STN_HD I8 vint(F8 x) { return _mm256_cvttps_epi32(x.v); }
-STN_HD F8 vfloat(I8 i) { return _mm256_cvtepi32_ps(i.v); }
-STN_HD F8 vselect(M8 m, F8 a, F8 b) { return _mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(m.v)); }
-STN_HD I8 vselect(M8 m, I8 a, I8 b) { return _mm256_blendv_epi8(b.v, a.v, m.v); }
-STN_HD M8 vand(M8 a, M8 b) { return {_mm256_and_si256(a.v, b.v)}; }
-STN_HD M8 vor(M8 a, M8 b) { return {_mm256_or_si256(a.v, b.v)}; }
-STN_HD bool vall(M8 m) { return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) == 0xff; }
-STN_HD bool vany(M8 m) { return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) != 0; }
+STN_HD i32x8 vint(f32x8 x) { return _mm256_cvttps_epi32(x.v); }
+STN_HD f32x8 vfloat(i32x8 i) { return _mm256_cvtepi32_ps(i.v); }
+STN_HD f32x8 vselect(mask8 m, f32x8 a, f32x8 b) { return _mm256_blendv_ps(b.v, a.v, _mm256_castsi256_ps(m.v)); }
+STN_HD i32x8 vselect(mask8 m, i32x8 a, i32x8 b) { return _mm256_blendv_epi8(b.v, a.v, m.v); }
+STN_HD mask8 vand(mask8 a, mask8 b) { return {_mm256_and_si256(a.v, b.v)}; }
+STN_HD mask8 vor(mask8 a, mask8 b) { return {_mm256_or_si256(a.v, b.v)}; }
+STN_HD bool vall(mask8 m) { return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) == 0xff; }
+STN_HD bool vany(mask8 m) { return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) != 0; }
 /// x modulo period, for x >= 0 and finite.
-STN_HD F8 vmod(F8 x, float period) {
-  const F8 p(period), quotient = vfloor(x / p);
-  if (vany(vgreater(quotient, F8(4194304.0f)))) {  // beyond that the quotient itself is rounded
+STN_HD f32x8 vmod(f32x8 x, float period) {
+  const f32x8 p(period), quotient = vfloor(x / p);
+  if (vany(vgreater(quotient, f32x8(4194304.0f)))) {  // beyond that the quotient itself is rounded
     alignas(32) float lanes[8];
     _mm256_store_ps(lanes, x.v);
     for (float& lane : lanes) lane = fmodf(lane, period);
     return _mm256_load_ps(lanes);
   }
   // The quotient may be one too large or too small, next to a multiple of the period.
-  const F8 rest = _mm256_fnmadd_ps(quotient.v, p.v, x.v);
-  const F8 low = vselect(vgreater(F8(0.0f), rest), rest + p, rest);
+  const f32x8 rest = _mm256_fnmadd_ps(quotient.v, p.v, x.v);
+  const f32x8 low = vselect(vgreater(f32x8(0.0f), rest), rest + p, rest);
   return vselect(vgreater(p, low), low, low - p);
 }
 
 struct Avx2Lanes {
-  using F = F8;
-  using I = I8;
-  using M = M8;
-  using Offset = I8;
+  using F = f32x8;
+  using I = i32x8;
+  using M = mask8;
+  using Offset = i32x8;
   static constexpr int width = 8;
 
   static STN_HD I iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
@@ -114,7 +114,7 @@ struct Avx2Lanes {
     return _mm256_and_ps(values_at(base, lanes(at)), _mm256_castsi256_ps(mask.v));
   }
 
-  /// Two neighbours by one load: eight bytes of fp32, four of the 16-bit types.
+  /// Two neighbors by one load: eight bytes of fp32, four of the 16-bit types.
   static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
     // Loaded as pixels 0 1 4 5 and 2 3 6 7, so that the shuffle within 128 bits leaves them in order.
     const LaneIndices from = lanes(at);
@@ -138,7 +138,7 @@ struct Avx2Lanes {
     *right = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u))));
   }
 
-  /// Both neighbours are read wherever they are; so the pair itself must lie inside the image.
+  /// Both neighbors are read wherever they are; so the pair itself must lie inside the image.
   template <class T>
   static STN_HD void gather_pair(const T* base, const Offset& at, const Warp& w, M left_mask, M right_mask, F* left,
                                  F* right) {
@@ -166,7 +166,7 @@ struct Avx2Lanes {
     store_bits(to, narrow(_mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16)), count);
   }
 
-  /// `count` neighbouring values, as channels-last images have them.
+  /// `count` neighboring values, as channels-last images have them.
   static STN_HD F load_values(const float* from, int count) { return load(from, count); }
   static STN_HD F load_values(const Half* from, int count) { return _mm256_cvtph_ps(load_bits(from, count)); }
   static STN_HD F load_values(const BFloat* from, int count) {

@@ -11,81 +11,81 @@
 
 namespace stn {
 
-struct F16 {
+struct f32x16 {
   __m512 v;
-  F16() = default;
-  STN_HD F16(__m512 value) : v(value) {}
-  STN_HD explicit F16(float value) : v(_mm512_set1_ps(value)) {}
+  f32x16() = default;
+  STN_HD f32x16(__m512 value) : v(value) {}
+  STN_HD explicit f32x16(float value) : v(_mm512_set1_ps(value)) {}
 };
 
-struct I16 {
+struct i32x16 {
   __m512i v;
-  I16() = default;
-  STN_HD I16(__m512i value) : v(value) {}
-  STN_HD explicit I16(int32_t value) : v(_mm512_set1_epi32(value)) {}
+  i32x16() = default;
+  STN_HD i32x16(__m512i value) : v(value) {}
+  STN_HD explicit i32x16(int32_t value) : v(_mm512_set1_epi32(value)) {}
 };
 
-struct M16 {
+struct mask16 {
   __mmask16 v;
 };
 
-STN_HD F16 operator+(F16 a, F16 b) { return _mm512_add_ps(a.v, b.v); }
-STN_HD F16 operator-(F16 a, F16 b) { return _mm512_sub_ps(a.v, b.v); }
-STN_HD F16 operator*(F16 a, F16 b) { return _mm512_mul_ps(a.v, b.v); }
-STN_HD F16 operator/(F16 a, F16 b) { return _mm512_div_ps(a.v, b.v); }
-STN_HD I16 operator+(I16 a, I16 b) { return _mm512_add_epi32(a.v, b.v); }
-STN_HD I16 operator-(I16 a, I16 b) { return _mm512_sub_epi32(a.v, b.v); }
+STN_HD f32x16 operator+(f32x16 a, f32x16 b) { return _mm512_add_ps(a.v, b.v); }
+STN_HD f32x16 operator-(f32x16 a, f32x16 b) { return _mm512_sub_ps(a.v, b.v); }
+STN_HD f32x16 operator*(f32x16 a, f32x16 b) { return _mm512_mul_ps(a.v, b.v); }
+STN_HD f32x16 operator/(f32x16 a, f32x16 b) { return _mm512_div_ps(a.v, b.v); }
+STN_HD i32x16 operator+(i32x16 a, i32x16 b) { return _mm512_add_epi32(a.v, b.v); }
+STN_HD i32x16 operator-(i32x16 a, i32x16 b) { return _mm512_sub_epi32(a.v, b.v); }
 
-STN_HD F16 vfma(F16 a, F16 b, F16 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
-STN_HD F16 vfloor(F16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
-STN_HD F16 vround(F16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
-STN_HD F16 vabs(F16 x) { return _mm512_abs_ps(x.v); }
+STN_HD f32x16 vfma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a.v, b.v, c.v); }
+STN_HD f32x16 vfloor(f32x16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
+STN_HD f32x16 vround(f32x16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+STN_HD f32x16 vabs(f32x16 x) { return _mm512_abs_ps(x.v); }
 // The instructions return their second operand where the first is NaN, as `Scalar` does.
-STN_HD F16 vmax(F16 x, F16 low) { return _mm512_max_ps(x.v, low.v); }
-STN_HD F16 vmin(F16 x, F16 high) { return _mm512_min_ps(x.v, high.v); }
-STN_HD F16 vmax(F16 x, float low) { return vmax(x, F16(low)); }
-STN_HD F16 vmin(F16 x, float high) { return vmin(x, F16(high)); }
-STN_HD M16 vfinite(F16 x) {
+STN_HD f32x16 vmax(f32x16 x, f32x16 low) { return _mm512_max_ps(x.v, low.v); }
+STN_HD f32x16 vmin(f32x16 x, f32x16 high) { return _mm512_min_ps(x.v, high.v); }
+STN_HD f32x16 vmax(f32x16 x, float low) { return vmax(x, f32x16(low)); }
+STN_HD f32x16 vmin(f32x16 x, float high) { return vmin(x, f32x16(high)); }
+STN_HD mask16 vfinite(f32x16 x) {
   return {_mm512_cmp_ps_mask(_mm512_abs_ps(x.v), _mm512_set1_ps(3.402823466e+38f), _CMP_LE_OQ)};
 }
-STN_HD M16 vgreater(F16 a, F16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
-STN_HD M16 vwithin(F16 x, float last) {
+STN_HD mask16 vgreater(f32x16 a, f32x16 b) { return {_mm512_cmp_ps_mask(a.v, b.v, _CMP_GT_OQ)}; }
+STN_HD mask16 vwithin(f32x16 x, float last) {
   const __mmask16 above = _mm512_cmp_ps_mask(x.v, _mm512_setzero_ps(), _CMP_GE_OQ);
   return {_mm512_mask_cmp_ps_mask(above, x.v, _mm512_set1_ps(last), _CMP_LT_OQ)};
 }
-STN_HD I16 vmax(I16 a, I16 b) { return _mm512_max_epi32(a.v, b.v); }
-STN_HD I16 vmin(I16 a, I16 b) { return _mm512_min_epi32(a.v, b.v); }
-STN_HD M16 vequal(I16 a, I16 b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
-STN_HD M16 vnot_less(I16 a, int32_t b) { return {_mm512_cmpge_epi32_mask(a.v, _mm512_set1_epi32(b))}; }
-STN_HD M16 vinside(I16 i, int32_t size) { return {_mm512_cmplt_epu32_mask(i.v, _mm512_set1_epi32(size))}; }
-STN_HD I16 vint(F16 x) { return _mm512_cvttps_epi32(x.v); }
-STN_HD F16 vfloat(I16 i) { return _mm512_cvtepi32_ps(i.v); }
-STN_HD F16 vselect(M16 m, F16 a, F16 b) { return _mm512_mask_blend_ps(m.v, b.v, a.v); }
-STN_HD I16 vselect(M16 m, I16 a, I16 b) { return _mm512_mask_blend_epi32(m.v, b.v, a.v); }
-STN_HD M16 vand(M16 a, M16 b) { return {static_cast<__mmask16>(a.v & b.v)}; }
-STN_HD M16 vor(M16 a, M16 b) { return {static_cast<__mmask16>(a.v | b.v)}; }
-STN_HD bool vall(M16 m) { return m.v == 0xffff; }
-STN_HD bool vany(M16 m) { return m.v != 0; }
+STN_HD i32x16 vmax(i32x16 a, i32x16 b) { return _mm512_max_epi32(a.v, b.v); }
+STN_HD i32x16 vmin(i32x16 a, i32x16 b) { return _mm512_min_epi32(a.v, b.v); }
+STN_HD mask16 vequal(i32x16 a, i32x16 b) { return {_mm512_cmpeq_epi32_mask(a.v, b.v)}; }
+STN_HD mask16 vnot_less(i32x16 a, int32_t b) { return {_mm512_cmpge_epi32_mask(a.v, _mm512_set1_epi32(b))}; }
+STN_HD mask16 vinside(i32x16 i, int32_t size) { return {_mm512_cmplt_epu32_mask(i.v, _mm512_set1_epi32(size))}; }
+STN_HD i32x16 vint(f32x16 x) { return _mm512_cvttps_epi32(x.v); }
+STN_HD f32x16 vfloat(i32x16 i) { return _mm512_cvtepi32_ps(i.v); }
+STN_HD f32x16 vselect(mask16 m, f32x16 a, f32x16 b) { return _mm512_mask_blend_ps(m.v, b.v, a.v); }
+STN_HD i32x16 vselect(mask16 m, i32x16 a, i32x16 b) { return _mm512_mask_blend_epi32(m.v, b.v, a.v); }
+STN_HD mask16 vand(mask16 a, mask16 b) { return {static_cast<__mmask16>(a.v & b.v)}; }
+STN_HD mask16 vor(mask16 a, mask16 b) { return {static_cast<__mmask16>(a.v | b.v)}; }
+STN_HD bool vall(mask16 m) { return m.v == 0xffff; }
+STN_HD bool vany(mask16 m) { return m.v != 0; }
 /// x modulo period, for x >= 0 and finite.
-STN_HD F16 vmod(F16 x, float period) {
-  const F16 p(period), quotient = vfloor(x / p);
-  if (vany(vgreater(quotient, F16(4194304.0f)))) {  // beyond that the quotient itself is rounded
+STN_HD f32x16 vmod(f32x16 x, float period) {
+  const f32x16 p(period), quotient = vfloor(x / p);
+  if (vany(vgreater(quotient, f32x16(4194304.0f)))) {  // beyond that the quotient itself is rounded
     alignas(64) float lanes[16];
     _mm512_store_ps(lanes, x.v);
     for (float& lane : lanes) lane = fmodf(lane, period);
     return _mm512_load_ps(lanes);
   }
   // The quotient may be one too large or too small, next to a multiple of the period.
-  const F16 rest = _mm512_fnmadd_ps(quotient.v, p.v, x.v);
-  const F16 low = vselect(vgreater(F16(0.0f), rest), rest + p, rest);
+  const f32x16 rest = _mm512_fnmadd_ps(quotient.v, p.v, x.v);
+  const f32x16 low = vselect(vgreater(f32x16(0.0f), rest), rest + p, rest);
   return vselect(vgreater(p, low), low, low - p);
 }
 
 struct Avx512Lanes {
-  using F = F16;
-  using I = I16;
-  using M = M16;
-  using Offset = I16;
+  using F = f32x16;
+  using I = i32x16;
+  using M = mask16;
+  using Offset = i32x16;
   static constexpr int width = 16;
 
   static STN_HD I iota() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
@@ -107,7 +107,7 @@ struct Avx512Lanes {
     return _mm512_maskz_mov_ps(mask.v, values_at(base, lanes(at)));
   }
 
-  /// Two neighbours by one load: eight bytes of fp32, four of the 16-bit types.
+  /// Two neighbors by one load: eight bytes of fp32, four of the 16-bit types.
   static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
     const LaneIndices from = lanes(at);
     const __m512 low = join(load_4x64(base, from), load_4x64(base, from.from(4)));
@@ -130,7 +130,7 @@ struct Avx512Lanes {
     *right = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
   }
 
-  /// Both neighbours are read wherever they are; so the pair itself must lie inside the image.
+  /// Both neighbors are read wherever they are; so the pair itself must lie inside the image.
   template <class T>
   static STN_HD void gather_pair(const T* base, const Offset& at, const Warp& w, M left_mask, M right_mask, F* left,
                                  F* right) {
@@ -152,7 +152,7 @@ struct Avx512Lanes {
     _mm256_mask_storeu_epi16(to, first(count), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
   }
 
-  /// `count` neighbouring values, as channels-last images have them.
+  /// `count` neighboring values, as channels-last images have them.
   static STN_HD F load_values(const float* from, int count) { return load(from, count); }
   static STN_HD F load_values(const Half* from, int count) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), from));

@@ -1,4 +1,4 @@
-"""ONNX to a serialised engine: TensorRT's parser and builder, with checks on what the parser made of the file.
+"""ONNX to a serialized engine: TensorRT's parser and builder, with checks on what the parser made of the file.
 
 The same calls serve TensorRT 10 and 11 and TensorRT-RTX. What differs is asked for by name, never by number: enum
 values were renumbered between versions.
@@ -26,7 +26,7 @@ _STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialised engine, and the names of the ONNX nodes in it that a plugin runs."""
+    """A serialized engine, and the names of the ONNX nodes in it that a plugin runs."""
 
     engine: bytes
     fused: tuple[str, ...]

@@ -41,7 +41,7 @@ class CudaDevice:
 
     @property
     def stream(self) -> int:
-        """The address of the stream: not the default one, where TensorRT would synchronise more than it must."""
+        """The address of the stream: not the default one, where TensorRT would synchronize more than it must."""
         return int(self._stream.cuda_stream)
 
     @contextmanager

@@ -28,7 +28,7 @@ _WORDS = {
     "gpu": "the GPU",
     "sm": "the GPU's architecture",
     "plugin_sha256": "the plugin library",
-    "profiles": "the optimisation profile",
+    "profiles": "the optimization profile",
     "precision": "the precision",
     "flags": "the flags",
 }

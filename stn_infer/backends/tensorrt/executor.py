@@ -52,16 +52,16 @@ class _Plan:
 
 
 class Executor:
-    """A deserialised engine.
+    """A deserialized engine.
 
     Args:
         runtime: TensorRT or TensorRT-RTX.
-        engine: the serialised engine.
+        engine: the serialized engine.
         cuda: the device.
         logger: TensorRT's, from ``make_logger``.
 
     Raises:
-        ModelError: the engine cannot be deserialised here, or has tensors that PyTorch has no type for.
+        ModelError: the engine cannot be deserialized here, or has tensors that PyTorch has no type for.
     """
 
     def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any) -> None:

@@ -1,4 +1,4 @@
-"""Optimisation profiles: which shapes of a model's dynamic inputs an engine is built for."""
+"""Optimization profiles: which shapes of a model's dynamic inputs an engine is built for."""
 
 from __future__ import annotations
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import math
 import threading
 
-from stn_infer.benchmarking.harness.runner import Bound, Clock
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock
 from stn_infer.benchmarking.record import Paced, Throughput
 
 
-def closed_loop(bound: Bound, callers: int, seconds: float, clock: Clock) -> Throughput:
+def closed_loop(bound: BoundVariant, callers: int, seconds: float, clock: Clock) -> Throughput:
     """``callers`` threads, each calling again as soon as its call is done, for ``seconds`` of wall time at least.
 
     Raises:
@@ -39,7 +39,7 @@ def closed_loop(bound: Bound, callers: int, seconds: float, clock: Clock) -> Thr
     return Throughput(callers, sum(counts), round(wall, 6))
 
 
-def paced(bound: Bound, rate: float, seconds: float, clock: Clock) -> Paced:
+def paced(bound: BoundVariant, rate: float, seconds: float, clock: Clock) -> Paced:
     """Calls that are due every 1 / ``rate`` seconds, one caller; a latency counts from the moment its call was due.
 
     A call that has to wait for a slow one before it has that wait in its latency: nothing is left out because it could

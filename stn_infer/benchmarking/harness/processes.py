@@ -21,17 +21,17 @@ from stn_infer.benchmarking.report.result import Model
 from stn_infer.benchmarking.request import Request
 from stn_infer.errors import OutputError, UsageError
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 
 class Executor(Protocol):
     """Runs rounds; tests have one without processes, on a virtual clock."""
 
-    def prepare(self, request: Request, say: Say) -> tuple[Model, ...]:
+    def prepare(self, request: Request, say: Progress) -> tuple[Model, ...]:
         """Make every case ready; what they turned out to be."""
         ...
 
-    def run(self, case: int, number: int, variants: tuple[str, ...], say: Say) -> RoundReport:
+    def run(self, case: int, number: int, variants: tuple[str, ...], say: Progress) -> RoundReport:
         """One round of one case.
 
         Raises:
@@ -65,7 +65,7 @@ class Processes:
         self.prepared: list[Prepared] = []
         self._models: tuple[Model, ...] = ()
 
-    def prepare(self, request: Request, say: Say) -> tuple[Model, ...]:
+    def prepare(self, request: Request, say: Progress) -> tuple[Model, ...]:
         """See :class:`Executor`."""
         files = frozenset(which for name in request.variants for which in files_of(name))
         made = []
@@ -90,7 +90,7 @@ class Processes:
         self._models = tuple(made)
         return self._models
 
-    def run(self, case: int, number: int, variants: tuple[str, ...], say: Say) -> RoundReport:
+    def run(self, case: int, number: int, variants: tuple[str, ...], say: Progress) -> RoundReport:
         """See :class:`Executor`."""
         request = self._request
         task = Task(
@@ -116,7 +116,7 @@ def no_room(folder: Path, why: str) -> OutputError:
     )
 
 
-def run_apart(task: Task, folder: Path, say: Say) -> RoundReport:
+def run_apart(task: Task, folder: Path, say: Progress) -> RoundReport:
     """Run a round in a process of its own.
 
     Raises:

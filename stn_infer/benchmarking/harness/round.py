@@ -11,7 +11,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from stn_infer.benchmarking.harness.load import closed_loop, paced
-from stn_infer.benchmarking.harness.runner import Bound, Clock, Inspection, Opener, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Opener, Runner
 from stn_infer.benchmarking.machine.monitor import Monitor, Reading
 from stn_infer.benchmarking.record import Paced, Round, Sampler, Stages, Status, Throughput
 from stn_infer.benchmarking.report.stats import median
@@ -24,7 +24,7 @@ _WINDOW = 5
 _STEADY = 0.1
 
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 _ESTIMATE = 5  # calls that say how long one takes
 _MOST_TURNS = 20  # times those asked for, before a row that never gets its seconds is let go
@@ -77,7 +77,7 @@ class RoundTask:
 
 
 def run_round(
-    task: RoundTask, opener: Opener, clock: Clock, monitor: Monitor, say: Say = lambda text: None
+    task: RoundTask, opener: Opener, clock: Clock, monitor: Monitor, say: Progress = lambda text: None
 ) -> RoundReport:
     """Run it in this process. ``say`` is told the name of the variant that is about to be touched."""
     generator = random.Random(f"{task.method.seed}/{task.number}")
@@ -117,7 +117,7 @@ def run_round(
 class _Row:
     """A variant that was verified, and its samples so far."""
 
-    def __init__(self, head: RowRound, bound: Bound, load_s: float, first_call_ms: float) -> None:
+    def __init__(self, head: RowRound, bound: BoundVariant, load_s: float, first_call_ms: float) -> None:
         self.head, self.bound = head, bound
         self._load_s, self._first_call_ms = load_s, first_call_ms
         self.samples: list[float] = []
@@ -236,7 +236,7 @@ def _prepare(name: str, runner: Runner, load_s: float, batch: int, task: RoundTa
         return RowRound(name, batch, "unavailable", one_line(failure))
 
 
-def _inspected(bound: Bound) -> Inspection:
+def _inspected(bound: BoundVariant) -> Inspection:
     """What the variant tells; a profiler that fails, whatever it raises, costs a row its shares and not its times."""
     try:
         return bound.inspect()

@@ -50,7 +50,7 @@ class Inspection:
     left_out: Mapping[str, str] = field(default_factory=dict)
 
 
-class Bound(ABC):
+class BoundVariant(ABC):
     """A variant with its inputs: what is timed.
 
     Attributes:
@@ -93,7 +93,7 @@ class Runner(ABC):
     """One variant, opened."""
 
     @abstractmethod
-    def bind(self, inputs: Sequence[Array]) -> Bound:
+    def bind(self, inputs: Sequence[Array]) -> BoundVariant:
         """Make ready to run these inputs, one array an input, [N, ...], float32."""
 
     @abstractmethod

@@ -22,7 +22,7 @@ from stn_infer.benchmarking.variants.names import possible
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.files import check_writable, write_atomically
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 # Opening a variant in a fresh process: seconds, for the estimate before anything is known.
 _OPENING_S = 4.0
@@ -39,7 +39,7 @@ def measure(
     earlier: BenchResult | None = None,
     save: Callable[[BenchResult], None] = lambda result: None,
     command: str = "",
-    say: Say = lambda text: None,
+    say: Progress = lambda text: None,
 ) -> BenchResult:
     """Run what a request asks for, or what of it is missing in ``earlier``.
 
@@ -172,7 +172,7 @@ def run_request(
     output: Path | None = None,
     earlier: BenchResult | None = None,
     command: str = "",
-    say: Say = lambda text: None,
+    say: Progress = lambda text: None,
 ) -> BenchResult:
     """Measure with real runtimes; with ``output``, the result is there after every round. Raises as :func:`measure`.
 
@@ -193,7 +193,7 @@ def run_request(
     return result
 
 
-def _one(executor: Executor, result: BenchResult, case: int, number: int, say: Say) -> BenchResult:
+def _one(executor: Executor, result: BenchResult, case: int, number: int, say: Progress) -> BenchResult:
     """One round, again without a variant that crashes it."""
     model = result.models[case]
     given_up = {
@@ -271,7 +271,7 @@ def _lacks_hashes(earlier: BenchResult, now: BenchResult) -> bool:
     return [_identity(model) for model in filled] == [_identity(model) for model in now.models]
 
 
-def _tell(say: Say, title: str, left: str, text: str) -> None:
+def _tell(say: Progress, title: str, left: str, text: str) -> None:
     say(f"{title}: {text} ({left})")
 
 

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from stn_infer.benchmarking.harness.round import RoundReport, RoundTask, Say, run_round
+from stn_infer.benchmarking.harness.round import Progress, RoundReport, RoundTask, run_round
 from stn_infer.benchmarking.harness.runner import RealClock, Runner
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
@@ -42,7 +42,7 @@ class Task:
     method: Method
 
 
-def work(task: Task, say: Say) -> RoundReport:
+def work(task: Task, say: Progress) -> RoundReport:
     """Run a round with the real runtimes, clock and machine, in this process."""
     from stn_infer.benchmarking.machine.monitor import MachineMonitor
     from stn_infer.benchmarking.variants.registry import open_variant

@@ -26,7 +26,7 @@ from stn_infer.reference.comparison import Expected
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
-Say = Callable[[str], None]
+Progress = Callable[[str], None]
 
 _WEIGHTS = "weights.pt"
 
@@ -90,7 +90,7 @@ class Prepared:
 
 
 def prepare(
-    case: Case, folder: Path, *, files: frozenset[str], tolerance: float | None, seed: int, say: Say
+    case: Case, folder: Path, *, files: frozenset[str], tolerance: float | None, seed: int, say: Progress
 ) -> tuple[Prepared, Model]:
     """Load a case's model, make its files, inputs and expected outputs, and write them into ``folder``.
 
@@ -175,7 +175,7 @@ def prepare(
         )
     if own == "int8" and RANGES in hashes:
         notes.append(
-            "the file that was given keeps its own int8 ranges; the one beside it was quantised here, from the samples "
+            "the file that was given keeps its own int8 ranges; the one beside it was quantized here, from the samples "
             "that are fed"
         )
     if seen.alike:

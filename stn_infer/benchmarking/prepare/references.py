@@ -1,4 +1,4 @@
-"""What a benchmark's outputs are verified against: eager float64 PyTorch, or onnxruntime without optimisations."""
+"""What a benchmark's outputs are verified against: eager float64 PyTorch, or onnxruntime without optimizations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _LEAST_SPREAD_PX = 0.5
 # Of the scale: a half type has 11 or 8 bits, and a network adds up many of their roundings.
 _HALF_TOLERANCE: dict[Precision, float] = {"fp16": 1e-2, "bf16": 5e-2}
 
-# Quantised alike, outputs differ where a rounding went to the next of 127 steps.
+# Quantized alike, outputs differ where a rounding went to the next of 127 steps.
 _INT8_OF_ITSELF = 1e-2
 
 
@@ -54,7 +54,7 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
 
 
 def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]:
-    """onnxruntime without optimisations, for a file of which nothing else is known."""
+    """onnxruntime without optimizations, for a file of which nothing else is known."""
     import onnxruntime
     from torch import nn
 
@@ -93,7 +93,7 @@ def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]
         return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
 
     stand_in = LoadedModel(path.stem, nn.Identity(), shapes, metadata, "factory")
-    return run, "float32 onnxruntime without optimisations", Seen(nearest), stand_in
+    return run, "float32 onnxruntime without optimizations", Seen(nearest), stand_in
 
 
 def tolerance_of(reference: str, precision: Precision, *, of_itself: bool = False) -> float:

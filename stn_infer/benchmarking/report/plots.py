@@ -30,7 +30,7 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         return []
     variants = list(dict.fromkeys(row.variant for row in rows))
     palette = matplotlib.colormaps["tab10" if len(variants) <= 10 else "tab20"]
-    colours = {name: palette(index % palette.N) for index, name in enumerate(variants)}
+    colors = {name: palette(index % palette.N) for index, name in enumerate(variants)}
     drawn = []
 
     figure = Figure(figsize=(10, 4), layout="constrained")
@@ -38,8 +38,8 @@ def plots(result: BenchResult, model: Model) -> list[str]:
     for name in variants:
         mine = [row for row in rows if row.variant == name]
         batches = [row.batch_size for row in mine]
-        left.plot(batches, [row.median_ms for row in mine], "o-", color=colours[name], label=name)
-        right.plot(batches, [row.throughput for row in mine], "o-", color=colours[name], label=name)
+        left.plot(batches, [row.median_ms for row in mine], "o-", color=colors[name], label=name)
+        right.plot(batches, [row.throughput for row in mine], "o-", color=colors[name], label=name)
     for axes, title, unit in ((left, "Latency: median", "ms a call"), (right, "Throughput", "samples/s")):
         axes.set(title=title, xlabel="batch size", ylabel=unit, xscale="log", yscale="log")
         axes.xaxis.minorticks_off()
@@ -54,7 +54,7 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         for row in rows:
             if row.batch_size == batch:
                 names = [f"p{percent:g}" for percent in row.percentiles]
-                axes.plot(names, list(row.percentiles.values()), "o-", color=colours[row.variant], label=row.variant)
+                axes.plot(names, list(row.percentiles.values()), "o-", color=colors[row.variant], label=row.variant)
         axes.set(title=f"Percentiles, batch {batch}", ylabel="ms", yscale="log")
         axes.grid(True, alpha=0.3)
     drawn.append(_svg(figure))
@@ -65,10 +65,10 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         figure = Figure(figsize=(10, 0.6 * len(staged) + 1.2), layout="constrained")
         axes = figure.subplots()
         lefts = [0.0] * len(staged)
-        for stage, colour in _STAGES.items():
+        for stage, color in _STAGES.items():
             scales = [1.0 if kernels else row.median_ms or 0.0 for row in staged]
             widths = [scale * (row.shares or {}).get(stage, 0.0) for scale, row in zip(scales, staged, strict=True)]
-            axes.barh([row.variant for row in staged], widths, left=lefts, color=colour, label=stage)
+            axes.barh([row.variant for row in staged], widths, left=lefts, color=color, label=stage)
             lefts = [start + width for start, width in zip(lefts, widths, strict=True)]
         title = f"Where the time goes, batch {max(batches)}: shares of the {'kernels' if kernels else 'median'}"
         axes.set(title=title, xlabel="share of the kernels' time" if kernels else "ms a call")

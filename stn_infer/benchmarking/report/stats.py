@@ -157,7 +157,7 @@ class _LogRatio:
 
 
 def _blocks(samples: Sequence[float]) -> Numbers:
-    """The logarithms of the medians of up to 16 blocks of consecutive samples: neighbours are alike, blocks hardly."""
+    """The logarithms of the medians of up to 16 blocks of consecutive samples: neighbors are alike, blocks hardly."""
     parts = np.array_split(np.asarray(samples, np.float64), min(_BLOCKS, len(samples)))
     return np.log([np.median(part) for part in parts])
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend
-from stn_infer.benchmarking.harness.runner import Bound, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Inspection, Runner
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.record import Sampler
 from stn_infer.errors import ModelError
@@ -40,7 +40,7 @@ class EndToEnd(Runner):
         self.backend = _open(name, prepared, device, 1 if device == "cpu" else threads)
         self.preprocess = prepared.preprocess or self.backend.metadata.preprocess
 
-    def bind(self, inputs: Sequence[Array]) -> Bound:
+    def bind(self, inputs: Sequence[Array]) -> BoundVariant:
         """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
         return _Folder(self, inputs)
 
@@ -86,7 +86,7 @@ class EndToEnd(Runner):
         self.backend.close()
 
 
-class _Folder(Bound):
+class _Folder(BoundVariant):
     alone = "`run` has workers of its own"
 
     def __init__(self, runner: EndToEnd, inputs: Sequence[Array]) -> None:
@@ -101,7 +101,7 @@ class _Folder(Bound):
         self._folder = Path(tempfile.mkdtemp(prefix="stn-bench-"))
         self._files, self._output = self._folder / "images", self._folder / "predictions"
         self._files.mkdir()
-        plain = Preprocess("rgb" if runner.shape[0] == 3 else "grey", scale=1.0)
+        plain = Preprocess("rgb" if runner.shape[0] == 3 else "gray", scale=1.0)
         pixels = sample_images(self.items, runner.shape, plain).astype(np.uint8)
         for index, image in enumerate(pixels):
             Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(

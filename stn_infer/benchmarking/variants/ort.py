@@ -10,7 +10,7 @@ from typing import Any
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend, failure_reason
 from stn_infer.benchmarking.harness.cuda import EventTimer
-from stn_infer.benchmarking.harness.runner import Bound, Clock, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Runner
 from stn_infer.benchmarking.prepare.case import Prepared, onnx_file
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import ModelError
@@ -48,7 +48,7 @@ class OrtRunner(Runner):
         )
         self.backend = self.open(self.file, cuda_options=cuda_options)
 
-    def bind(self, inputs: Sequence[Array]) -> Bound:
+    def bind(self, inputs: Sequence[Array]) -> BoundVariant:
         """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
         return _BoundArrays(self, inputs) if self.bound else _Arrays(self, inputs)
 
@@ -77,7 +77,7 @@ class OrtRunner(Runner):
         self.backend.close()
 
 
-class _Arrays(Bound):
+class _Arrays(BoundVariant):
     """Arrays in, arrays out: ``session.run``."""
 
     def __init__(self, runner: OrtRunner, inputs: Sequence[Array]) -> None:

@@ -47,12 +47,12 @@ def inspect_session(
         device: ``cpu``, or a GPU, of which onnxruntime tells who ran the samplers and not for how long.
     """
     with tempfile.TemporaryDirectory() as folder:
-        optimised = Path(folder) / "optimised.onnx"
+        optimized = Path(folder) / "optimized.onnx"
 
         def configure(options: Any) -> None:
             options.enable_profiling = True
             options.profile_file_prefix = str(Path(folder) / "profile")
-            options.optimized_model_filepath = str(optimised)
+            options.optimized_model_filepath = str(optimized)
 
         backend = open_session(model, configure=configure)
         try:
@@ -69,7 +69,7 @@ def inspect_session(
         with suppress(Exception):  # a graph that onnx cannot read back still has its samplers in the profile
             import onnx
 
-            grid = grid_nodes(onnx.load(optimised, load_external_data=False), cuts)
+            grid = grid_nodes(onnx.load(optimized, load_external_data=False), cuts)
     samplers = tuple(Sampler(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS)
     if not samplers:
         return Inspection(left_out={"stages": "it has no sampler"})
@@ -79,7 +79,7 @@ def inspect_session(
         return Inspection(samplers, split(nodes, grid))
     stages = split(nodes, set())
     del stages["grid"]
-    unknown = "what the sampling grid is computed from cannot be told from the optimised graph"
+    unknown = "what the sampling grid is computed from cannot be told from the optimized graph"
     return Inspection(samplers, stages, {"the grid's share": unknown})
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
-from stn_infer.benchmarking.harness.runner import Bound, Clock, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Runner
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
@@ -24,7 +24,7 @@ class TorchRunner(Runner):
 
         if prepared.precision == "int8":
             raise ModelError(
-                "int8 is an ONNX file with quantised layers, of which PyTorch has no module; "
+                "int8 is an ONNX file with quantized layers, of which PyTorch has no module; "
                 "a suite measures fp32 in PyTorch beside it"
             )
         if device != "cpu":
@@ -47,9 +47,9 @@ class TorchRunner(Runner):
             self.module = torch.compile(self.plain, dynamic=False)
         self._label = f"{prepared.name} fails in PyTorch ({name})"
 
-    def bind(self, inputs: Sequence[Array]) -> Bound:
+    def bind(self, inputs: Sequence[Array]) -> BoundVariant:
         """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
-        return _TorchBound(self, inputs)
+        return _BoundTorch(self, inputs)
 
     def run(self, tensors: Sequence[Any], module: Any = None) -> list[Any]:
         """The module's outputs as a flat list.
@@ -146,7 +146,7 @@ class Compiler:
         }
 
 
-class _TorchBound(Bound):
+class _BoundTorch(BoundVariant):
     def __init__(self, runner: TorchRunner, inputs: Sequence[Array]) -> None:
         import torch
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
-from stn_infer.benchmarking.harness.runner import Bound, Clock, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Runner
 from stn_infer.benchmarking.prepare.case import Prepared, onnx_file
 from stn_infer.benchmarking.record import Sampler
 from stn_infer.benchmarking.request import Method
@@ -47,9 +47,9 @@ class TrtRunner(Runner):
             self._built.append(engine_for(file, options).built)  # the next line finds it in the cache
             self.backends[batch] = open_tensorrt(file, options.runtime, device, options=options)
 
-    def bind(self, inputs: Sequence[Array]) -> Bound:
+    def bind(self, inputs: Sequence[Array]) -> BoundVariant:
         """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
-        return _TrtBound(self, inputs)
+        return _BoundTensorRT(self, inputs)
 
     def describe(self) -> dict[str, str]:
         """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
@@ -77,7 +77,7 @@ def build_options(name: str, device: str, model: onnx.ModelProto, batch: int) ->
     )
 
 
-class _TrtBound(Bound):
+class _BoundTensorRT(BoundVariant):
     def __init__(self, runner: TrtRunner, inputs: Sequence[Array]) -> None:
         import torch
 

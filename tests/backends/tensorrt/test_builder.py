@@ -13,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from stn_infer.api.build import build
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, load_plugins
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
@@ -166,7 +167,7 @@ def test_a_build_gives_old_parsers_no_functions(
     monkeypatch.setattr(building, "load_runtime", lambda name: runtime(module, version))
     monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("", "sm89"))
     monkeypatch.setattr(building, "_cuda_library", lambda: library)
-    engine = building.build(tmp_path / "m.onnx", tmp_path / "m.engine", cache=tmp_path / "cache")
+    engine = build(tmp_path / "m.onnx", tmp_path / "m.engine", cache=tmp_path / "cache")
     assert (engine.data, engine.sidecar.fused) == (b"engine", ("layer_0",))
     (parsed,) = module.parsed
     assert len(parsed.functions) == functions

@@ -95,7 +95,7 @@ def test_a_folder_is_no_engine(tmp_path: Path) -> None:
         ({"flags": ("tf32",)}, "the flags changed from none to tf32"),
         (
             {"profiles": (InputProfile("x", (1, 3), (2, 3), (8, 3)),)},
-            "the optimisation profile changed from x=1x3:2x3:4x3 to x=1x3:2x3:8x3",
+            "the optimization profile changed from x=1x3:2x3:4x3 to x=1x3:2x3:8x3",
         ),
     ],
 )

@@ -139,7 +139,7 @@ def test_tensors_that_do_not_fit_are_refused(given: torch.Tensor, message: str) 
 @pytest.mark.parametrize(
     "script, message",
     [
-        (Script(deserialises=False), "cannot load the engine: Serialization assertion failed magic tag does not match"),
+        (Script(deserializes=False), "cannot load the engine: Serialization assertion failed magic tag does not match"),
         (Script(has_context=False), "cannot make an execution context"),
         (Script(runs=False), "failed while running the engine"),
         (Script(output_shape=(-1, 3)), "depends on values"),
@@ -261,16 +261,16 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
         open_tensorrt(path, "openvino")
 
 
-@pytest.mark.parametrize("deserialises", [True, False])
+@pytest.mark.parametrize("deserializes", [True, False])
 def test_a_whole_opening_and_a_foreign_file(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deserialises: bool
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deserializes: bool
 ) -> None:
-    script = Script(deserialises=deserialises)
+    script = Script(deserializes=deserializes)
     monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
     monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
     monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
     path = tmp_path / "m.engine"
-    if not deserialises:
+    if not deserializes:
         path.write_bytes(b"no engine at all")
         with pytest.raises(ModelError, match=r"TensorRT 11\.4\.0 cannot load the engine: Serialization"):
             open_tensorrt(path)
@@ -286,7 +286,7 @@ def test_a_whole_opening_and_a_foreign_file(
 def test_a_model_is_built_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     script, asked = Script(), []
 
-    def engine_for(model: Any, options: building.BuildOptions) -> building.Engine:
+    def engine_for(model: Path, options: building.BuildOptions, *, name: str | None) -> building.Engine:
         asked.append((model, options))
         return building.Engine(b"engine", sidecar_of(), True, "no engine is cached")
 
@@ -294,8 +294,8 @@ def test_a_model_is_built_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
     monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
     monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
-    backend = open_tensorrt("m.onnx", device="cuda:1")
-    assert asked == [("m.onnx", building.BuildOptions(runtime="tensorrt", device=1))]
+    backend = open_tensorrt(Path("m.onnx"), device="cuda:1")
+    assert asked == [(Path("m.onnx"), building.BuildOptions(runtime="tensorrt", device=1))]
     assert backend.describe()["engine"] == "m.onnx"
 
 

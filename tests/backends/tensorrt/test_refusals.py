@@ -59,7 +59,7 @@ CASES = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_an_engine_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, case: str) -> None:
-    script = Script(deserialises=False)
+    script = Script(deserializes=False)
     monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
     monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
     monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from stn_infer.benchmarking.harness.load import paced
-from stn_infer.benchmarking.harness.runner import Bound
+from stn_infer.benchmarking.harness.runner import BoundVariant
 from stn_infer.benchmarking.harness.session import check_same
 from stn_infer.benchmarking.machine.monitor import Reading
 from stn_infer.benchmarking.report.compare import compare
@@ -268,7 +268,7 @@ def test_others_on_the_machine_are_told() -> None:
     assert any("others used up to 40%" in note for note in notes(result))
 
 
-class Stalling(Bound):
+class Stalling(BoundVariant):
     """Calls of 1 ms on a clock of their own; the tenth takes 21."""
 
     items = 1

@@ -26,12 +26,12 @@ METHOD = Method(
 
 
 class Net(nn.Module):
-    """A transformer before a convolution, which is what int8 quantises."""
+    """A transformer before a convolution, which is what int8 quantizes."""
 
     def __init__(self) -> None:
         super().__init__()
-        localisation = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
-        self.transformer = SpatialTransformer(localisation, Affine(), (8, 8), identity_init=False)
+        localization = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+        self.transformer = SpatialTransformer(localization, Affine(), (8, 8), identity_init=False)
         self.conv = nn.Conv2d(1, 4, 3)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -47,7 +47,7 @@ def prepared(folder: Path, case: Case) -> tuple[Prepared, Model]:
     return prepare(case, folder, files=both, tolerance=None, seed=0, say=lambda text: None)
 
 
-def quantised(path: str | None) -> int:
+def quantized(path: str | None) -> int:
     assert path is not None
     return sum(node.op_type == "QuantizeLinear" for node in onnx.load(path).graph.node)
 
@@ -72,10 +72,10 @@ def test_int8_runs_in_onnxruntime_and_pytorch_says_why_not() -> None:
     assert {"plain in int8", "portable in int8"} <= set(model.build_s)
 
 
-def test_the_files_are_quantised_where_exports_are(tmp_path: Path) -> None:
+def test_the_files_are_quantized_where_exports_are(tmp_path: Path) -> None:
     found, _ = prepared(tmp_path, Case(NET, input_shapes=((1, 8, 8),), precision="int8", batch_sizes=(2,)))
     # the convolution's input; what makes theta, and the sampler, stay as they are
-    assert quantised(found.plain) == quantised(found.portable) == 1
+    assert quantized(found.plain) == quantized(found.portable) == 1
     assert any(node.op_type == "SpatialTransformer" for node in onnx.load(found.portable or "").graph.node)
 
 

@@ -21,12 +21,12 @@ class Written(nn.Module):
 
     def __init__(self, expand: Callable[[Tensor], Tensor], parameters: int = 6) -> None:
         super().__init__()
-        self.localisation = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, parameters))
+        self.localization = nn.Sequential(nn.Flatten(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, parameters))
         self.expand = expand
         self.head = nn.Linear(64, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        theta = self.expand(self.localisation(x))
+        theta = self.expand(self.localization(x))
         grid = F.affine_grid(theta, list(x.shape), align_corners=False)
         return self.head(F.grid_sample(x, grid, align_corners=False).flatten(1))
 
@@ -47,17 +47,17 @@ def test_the_grid_begins_after_the_last_layer_with_weights() -> None:
 
 
 def test_a_layer_of_the_projects_own_has_its_product_with_the_basis_in_the_grid() -> None:
-    localisation = nn.Sequential(nn.Flatten(), nn.Linear(64, 32))
-    module = SpatialTransformer(localisation, ThinPlateSpline((4, 4)), (8, 8), identity_init=False)
+    localization = nn.Sequential(nn.Flatten(), nn.Linear(64, 32))
+    module = SpatialTransformer(localization, ThinPlateSpline((4, 4)), (8, 8), identity_init=False)
     found = grid_of(module, IMAGE)
     assert found is not None and "matmul" in found
-    assert found.count("linear") <= 1  # the map from parameters to theta; the localisation network's is before it
+    assert found.count("linear") <= 1  # the map from parameters to theta; the localization network's is before it
 
 
 def test_a_narrower_tensor_after_the_layer_is_where_the_grid_begins() -> None:
     module = Written(lambda it: it.mean(2).view(-1, 2, 3), parameters=6)
-    module.localisation[-1] = nn.Linear(32, 60)
-    module.localisation.append(nn.Unflatten(1, (6, 10)))
+    module.localization[-1] = nn.Linear(32, 60)
+    module.localization.append(nn.Unflatten(1, (6, 10)))
     assert grid_of(module, IMAGE) == ["view", "affine_grid_generator"]
 
 
@@ -68,7 +68,7 @@ def test_two_heads_and_what_only_a_shape_is_read_of() -> None:
             self.scale, self.shift = nn.Linear(6, 1), nn.Linear(6, 2)
 
         def forward(self, x: Tensor) -> Tensor:
-            code = self.localisation(x)
+            code = self.localization(x)
             zero = torch.zeros_like(x[:, 0, :1, :1])
             scale = self.scale(code)[:, :, None]
             theta = torch.cat([torch.cat([scale, zero], 2), torch.cat([zero, scale], 2)], 1)
@@ -197,17 +197,17 @@ def test_the_compilers_own_code_is_told_from_kernels_that_it_calls() -> None:
 
 
 class Custom(nn.Module):
-    """A head of its own between the localisation network and the sampler."""
+    """A head of its own between the localization network and the sampler."""
 
     def __init__(self, head: Callable[[nn.Module, Tensor], Tensor]) -> None:
         super().__init__()
-        self.localisation, self.head = nn.Linear(64, 6), head
+        self.localization, self.head = nn.Linear(64, 6), head
         self.wide = nn.Sequential(nn.Linear(2, 64), nn.ReLU(), nn.Linear(64, 6))
         ys, xs = torch.meshgrid(torch.linspace(-1, 1, 8), torch.linspace(-1, 1, 8), indexing="ij")
         self.register_buffer("base", torch.stack((xs, ys, torch.ones_like(xs)), -1).view(-1, 3))
 
     def forward(self, x: Tensor) -> Tensor:
-        grid = self.head(self, self.localisation(x.flatten(1)))
+        grid = self.head(self, self.localization(x.flatten(1)))
         return F.grid_sample(x, grid.view(-1, 8, 8, 2), align_corners=False)
 
 
@@ -216,7 +216,7 @@ def affine(module: nn.Module, theta: Tensor) -> Tensor:
 
 
 def test_a_frozen_networks_layers_are_layers() -> None:
-    """A narrow tensor within the localisation network is no theta because nothing is trained any more."""
+    """A narrow tensor within the localization network is no theta because nothing is trained any more."""
     frozen = Custom(lambda self, values: affine(self, self.wide(values[:, :2])))
     trained = grid_of(frozen, IMAGE)
     assert trained == ["view", "affine_grid_generator", "view"]
@@ -245,7 +245,7 @@ def test_a_tensor_without_storage_is_itself() -> None:
 
 
 def test_the_affine_family_too() -> None:
-    localisation = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
-    module = SpatialTransformer(localisation, Affine(), (8, 8), identity_init=False)
+    localization = nn.Sequential(nn.Flatten(), nn.Linear(64, 6))
+    module = SpatialTransformer(localization, Affine(), (8, 8), identity_init=False)
     found = grid_of(module, IMAGE)
     assert found is not None and "matmul" in found

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from stn_infer.data.distort import held_out_distorted
 from stn_infer.errors import SourceError
 from stn_infer.models import SHIPPED, create, shipped
-from stn_infer.models.catalogue import FOLDER
+from stn_infer.models.catalog import FOLDER
 
 LIMITS = {"st-cnn-affine-rts": 4.0, "st-cnn-tps-e": 4.0, "st-fcn-affine-r": 8.0}
 
