@@ -119,3 +119,26 @@ def test_folders_fit_in_a_head() -> None:
     folders = [path for path in PACKAGE.rglob("*") if path.is_dir() and path.name != "__pycache__"]
     crowded = {folder.name: count for folder in folders if (count := len(list(folder.glob("*.py")))) > 19}
     assert crowded == {}
+
+
+#: Tests of no single file of ours: of the whole, of C++ sources, and of what tests stand on.
+WHOLE = {"test_architecture", "test_fuzz_files", "test_public_names"}
+
+
+def test_tests_are_named_after_what_they_test() -> None:
+    """tests/<folder>/test_<file>.py, or test_<file>_<aspect>.py, is of stn_infer/<folder>/<file>.py."""
+    strays = []
+    for path in sorted((ROOT / "tests").rglob("test_*.py")):
+        folder, name = path.parent.relative_to(ROOT / "tests"), path.stem.removeprefix("test_")
+        if path.stem in WHOLE or folder.parts[:1] == ("plugins",):
+            continue
+        homes = [ROOT / "tests" / folder] if folder.parts[:1] == ("support",) else [PACKAGE / folder, ROOT / folder]
+        tested = {it.stem for home in homes for it in home.glob("*") if it.suffix == ".py" or it.is_dir()}
+        if not any(name == it or name.startswith(f"{it}_") for it in tested - {"__init__", "__pycache__"}):
+            strays.append(str(path.relative_to(ROOT)))
+    assert strays == []
+
+
+def test_files_of_tests_fit_in_a_head() -> None:
+    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
+    assert {name: length for name, length in lengths.items() if length > 500} == {}

@@ -8,6 +8,7 @@ from typing import Any
 import onnx
 import pytest
 
+from stn_infer.api.lint import lint
 from stn_infer.api.optimize import optimize
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
@@ -15,6 +16,7 @@ from stn_infer.backends.tensorrt.runtime import TensorRT, load_runtime
 from stn_infer.errors import ModelError
 from tests.support.onnx_files import F16, affine_grid_model, affine_model, flow_model, half_model
 from tests.support.tensorrt_parts import module_or_skip
+from tests.support.zoo import ANIMALS, Animal, Fused, load
 
 
 @pytest.fixture(scope="module")
@@ -94,3 +96,24 @@ def test_affine_grid_does_not_build_without(rtx: TensorRT) -> None:
 def test_mixed_types_do_not_build_without(image: int, grid: int, rtx: TensorRT) -> None:
     with pytest.raises(ModelError, match=r"cannot (parse|build)"):
         build(rtx, flow_model(image=image, grid=grid))
+
+
+# exported models take seconds to export, and fusion/test_fuse_zoo.py compares their outputs
+BUILT = [animal for animal in ANIMALS if not animal.name.startswith(("dynamo", "script"))]
+# TensorRT-RTX has no Scan over samples, with or without the pass.
+NO_LAYER = {"sampler in a scan over samples"}
+
+
+@pytest.mark.parametrize("animal", BUILT, ids=lambda animal: animal.name)
+def test_it_keeps_its_outputs_and_builds(animal: Animal, tmp_path: Path) -> None:
+    path = tmp_path / "in.onnx"
+    path.write_bytes(load(animal).SerializeToString())
+    report = optimize(path, tmp_path / "out.onnx")
+    assert [finding.fused for finding in report.findings] == [isinstance(entry, Fused) for entry in animal.expected]
+    assert all(output.error <= output.bound for output in report.comparison.outputs)
+    assert all(output.bound < 1e-3 for output in report.comparison.outputs), "rounding alone must not hide an error"
+    errors = {finding.code for finding in lint(tmp_path / "out.onnx").findings if finding.fixable}
+    assert not errors
+    if animal.name not in NO_LAYER and report.fused:
+        module_or_skip("tensorrt_rtx", "tensorrt-rtx")
+        assert build(load_runtime("tensorrt-rtx"), onnx.load(tmp_path / "out.onnx"))

@@ -1,6 +1,6 @@
 """The reference sampler against PyTorch in float64, against values worked out by hand, and its invariants.
 
-PyTorch's own sample inputs and ONNX's node tests are in ``test_conformance.py``.
+PyTorch's own sample inputs and ONNX's node tests are in ``tests/benchmarks/test_conformance.py``.
 """
 
 from __future__ import annotations

@@ -76,7 +76,7 @@ def test_time(features: int, parameters: int, grid: int, seconds: float) -> None
 PROGRAM = """
 import sys
 import onnx, onnxruntime
-from stn_infer.graph.spatial import fuse
+from stn_infer.fusion.fuse import fuse
 
 def memory(which):
     with open("/proc/self/status") as status:

@@ -1,0 +1,46 @@
+"""Processes of their own: what is no variant's fault."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import types
+from pathlib import Path
+from typing import TextIO
+
+import pytest
+
+from stn_infer.api.bench import make_request
+from stn_infer.benchmarking.harness import processes, worker
+from stn_infer.benchmarking.request import Case, Method
+from stn_infer.errors import OutputError
+
+
+def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked: dict[str, str] = {}
+
+    class Died(contextlib.AbstractContextManager["Died"]):
+        returncode = worker.CANNOT_WRITE
+
+        def __init__(self, command: list[str], stderr: TextIO, **named: object) -> None:
+            self.stdout = ["eager, batch 2\n"]
+            asked.update(named["env"])  # type: ignore[call-overload]
+            stderr.write("a warning\nNo space left on device\n")
+
+        def __exit__(self, *raised: object) -> None: ...
+
+    monkeypatch.setattr(processes.subprocess, "Popen", Died)
+    nothing = types.SimpleNamespace(sys_path=())
+    task = worker.Task(nothing, 0, ("eager",), 1e-5, "cpu", 1, Method())  # type: ignore[arg-type]
+    monkeypatch.setattr(processes, "asdict", lambda it: {})
+    with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
+        processes.run_apart(task, tmp_path, lambda text: None)
+    assert asked["TORCHINDUCTOR_CACHE_DIR"] == str(tmp_path / "compiled")  # no leftovers of the user's: a cold compile
+
+    def full(*given: object, **named: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(processes, "prepare", full)
+    request = make_request([Case("cnn")], ["eager"], "cpu", 1, None, Method())
+    with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
+        processes.Processes(request, tmp_path).prepare(request, lambda text: None)
