@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.pixels import PixelRunner, Warp
-from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.harness.runner import OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError, ModelError
@@ -23,7 +23,7 @@ from stn_infer.errors import MissingDependencyError, ModelError
 _CHANNELS = (1, 3, 4)
 
 
-def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """``cvcuda.warp_affine_into`` on PyTorch's stream, from PyTorch's memory to PyTorch's memory.
 
     Raises:

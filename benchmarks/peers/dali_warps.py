@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.peers.pixels import PixelRunner, Warp, as_fed, device_index
-from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.harness.runner import OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError
 
 
-def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """``nvidia.dali.fn.warp_affine`` in a pipeline that shares PyTorch's memory, a batch a run, nothing prefetched.
 
     Raises:

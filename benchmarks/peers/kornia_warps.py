@@ -6,14 +6,14 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks.peers.warps import Call, require_warp, theta_of
-from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.harness.runner import OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
-from stn_infer.benchmarking.variants.pytorch import TorchRunner
+from stn_infer.benchmarking.variants.pytorch import TorchVariant
 from stn_infer.errors import MissingDependencyError
 
 
-def homography_warp(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def homography_warp(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """``kornia.geometry.transform.homography_warp`` on theta with a third row; in eager PyTorch.
 
     Raises:
@@ -25,7 +25,7 @@ def homography_warp(prepared: Prepared, device: str, threads: int, method: Metho
     except ImportError:
         raise MissingDependencyError("kornia is not installed; pip install 'stn-infer[peers]'") from None
     require_warp(prepared, "kornia")
-    runner = TorchRunner("eager", prepared, device, threads, method)
+    runner = TorchVariant("eager", prepared, device, threads, method)
 
     def forward(image: Any, change: Any) -> Any:
         import torch

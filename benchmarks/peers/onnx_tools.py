@@ -9,14 +9,14 @@ from pathlib import Path
 
 import onnx
 
-from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.harness.runner import OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
-from stn_infer.benchmarking.variants.ort import OrtRunner
+from stn_infer.benchmarking.variants.ort import OrtVariant
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 
-def onnxslim(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def onnxslim(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """``onnxslim.slim``.
 
     Raises:
@@ -33,7 +33,7 @@ def onnxslim(prepared: Prepared, device: str, threads: int, method: Method) -> R
     return _optimized("onnxslim", tool, prepared, device, threads, method)
 
 
-def onnxsim(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def onnxsim(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """``onnxsim.simplify``; raises as :func:`onnxslim`."""
 
     def tool(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -54,7 +54,7 @@ def _optimized(
     device: str,
     threads: int,
     method: Method,
-) -> Runner:
+) -> OpenVariant:
     if prepared.plain is None:
         raise ModelError(prepared.problems.get("plain", "there is no plain file"))
     path = Path(prepared.folder) / f"{name}.onnx"
@@ -65,7 +65,7 @@ def _optimized(
             raise MissingDependencyError(f"{name} is not installed; pip install 'stn-infer[peers]'") from None
         except Exception as error:  # whatever a tool raises is its answer
             raise ModelError(f"{name} fails on the plain file: {one_line(error)}") from error
-    runner = OrtRunner("ort-plain", replace(prepared, plain=str(path)), device, threads, method)
+    runner = OrtVariant("ort-plain", replace(prepared, plain=str(path)), device, threads, method)
     describe = runner.describe
     runner.describe = lambda: {**describe(), "optimized by": f"{name} {version(name)}"}  # type: ignore[method-assign]
     return runner

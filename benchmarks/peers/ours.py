@@ -7,15 +7,15 @@ from torch import Tensor
 
 from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer import plugin
-from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.harness.runner import OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
-from stn_infer.benchmarking.variants.pytorch import TorchRunner
+from stn_infer.benchmarking.variants.pytorch import TorchVariant
 from stn_infer.errors import MissingDependencyError
 from stn_infer.transforms.base import canonical_basis, center_to_grid
 
 
-def fused_warp(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def fused_warp(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """``stn_infer.fused.spatial_transformer``, called as any operator.
 
     Raises:
@@ -25,14 +25,14 @@ def fused_warp(prepared: Prepared, device: str, threads: int, method: Method) ->
     return _open("eager", prepared, device, threads, method)
 
 
-def fused_warp_graph(prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def fused_warp_graph(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """The same in a CUDA graph; raises as :func:`fused_warp`, and on a CPU."""
     if device == "cpu":
         raise MissingDependencyError("CUDA graphs need a GPU, the device is cpu")
     return _open("graph", prepared, device, threads, method)
 
 
-def _open(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def _open(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     from stn_infer.fused import spatial_transformer, usable
 
     require_warp(prepared, "the fused warp")
@@ -44,7 +44,7 @@ def _open(name: str, prepared: Prepared, device: str, threads: int, method: Meth
     factors = center_to_grid(size, grid_align_corners=True)
     scale, shift = (it.to(device) for it in folded(lambda change: theta_of(change) * factors))
     basis = canonical_basis(size).float().to(device)
-    runner = TorchRunner(name, prepared, device, threads, method)
+    runner = TorchVariant(name, prepared, device, threads, method)
 
     def forward(image: Tensor, change: Tensor) -> Tensor:
         theta = torch.addmm(shift, change, scale).view(-1, 2, 3)

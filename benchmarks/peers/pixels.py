@@ -20,15 +20,15 @@ from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.runner import Bound, Inspection
 from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.benchmarking.request import Method
-from stn_infer.benchmarking.variants.pytorch import TorchRunner
+from stn_infer.benchmarking.variants.pytorch import TorchVariant
 
 #: Warps images [N, H, W, C] by matrices [N, 2, 3] from output pixels to image pixels, both where PyTorch has them.
 Warp = Callable[[Tensor, Tensor], Tensor]
 
 
-class PixelRunner(TorchRunner):
+class PixelRunner(TorchVariant):
     """A library's affine warp of the images of :mod:`benchmarks.peers.warps`.
 
     Attributes:
@@ -61,17 +61,19 @@ class PixelRunner(TorchRunner):
         return warp(image, torch.addmm(shift, change, scale).view(-1, 2, 3))
 
     def bind(self, inputs: Sequence[Array]) -> Bound:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         bound = super().bind([np.ascontiguousarray(np.moveaxis(inputs[0], 1, 3)), inputs[1]])
         outputs = bound.outputs
         bound.outputs = lambda: [np.moveaxis(output, 3, 1) for output in outputs()]  # type: ignore[method-assign]
-        seen = Inspection((Sampler("warp", self.op, self.device),), left_out={"stages": "a warp alone is one stage"})
+        seen = Inspection(
+            (SamplerPlacement("warp", self.op, self.device),), left_out={"stages": "a warp alone is one stage"}
+        )
         bound.inspect = lambda: seen  # type: ignore[method-assign]
         bound.concurrent = False
         return bound
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         return {**super().describe(), "runtime": self.library, "images": "channels last, laid out so beforehand"}
 
     def close(self) -> None:

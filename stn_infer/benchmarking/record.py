@@ -13,7 +13,7 @@ Stages = Mapping[str, float]
 
 
 @dataclass(frozen=True)
-class Sampler:
+class SamplerPlacement:
     """Who ran one sampler of a model: the node or call, its operator, and the provider or device."""
 
     node: str

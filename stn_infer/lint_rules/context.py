@@ -43,7 +43,7 @@ class LintFinding:
 
 
 @dataclass(frozen=True)
-class Context:
+class LintContext:
     """What rules look at.
 
     Attributes:
@@ -90,10 +90,10 @@ class Context:
         return next((finding for finding in self.findings if finding.node == sampler.node), None)
 
 
-Rule = Callable[[Context], Iterator[LintFinding]]
+LintRule = Callable[[LintContext], Iterator[LintFinding]]
 
 
-def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> Context:
+def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> LintContext:
     """Find out everything that the rules ask for: a dry run of the repairs and of the pass.
 
     Args:
@@ -107,7 +107,7 @@ def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> C
     if opset_of(repaired) >= 16:
         fused, findings, obstacle = fuse_or_say(repaired)
     _, after = repair(fused, AFTER)
-    return Context(
+    return LintContext(
         model,
         weights,
         folder,
@@ -130,7 +130,7 @@ def _refusal(model: onnx.ModelProto) -> str:
     return ""
 
 
-def apply_rules(context: Context, rules: tuple[Rule, ...]) -> tuple[LintFinding, ...]:
+def apply_rules(context: LintContext, rules: tuple[LintRule, ...]) -> tuple[LintFinding, ...]:
     """The rules' findings, the gravest first."""
     found = [finding for rule in rules for finding in rule(context)]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

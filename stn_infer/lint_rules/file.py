@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from stn_infer.lint_rules.context import Context, LintFinding, Rule
+from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule
 from stn_infer.proto.load import External, external_tensors
 from stn_infer.proto.traversal import tensors_of
 from stn_infer.repairs.repairs import NEWEST_IR, NEWEST_OPSET
@@ -23,7 +23,7 @@ _NUMPY: dict[int, np.dtype[Any]] = {
 _OLDEST_OPSET = 11
 
 
-def versions(context: Context) -> Iterator[LintFinding]:
+def versions(context: LintContext) -> Iterator[LintFinding]:
     """Opset and IR version against what onnxruntime reads."""
     if context.opset > NEWEST_OPSET:
         yield LintFinding(
@@ -55,7 +55,7 @@ def versions(context: Context) -> Iterator[LintFinding]:
         )
 
 
-def inputs(context: Context) -> Iterator[LintFinding]:
+def inputs(context: LintContext) -> Iterator[LintFinding]:
     """Sizes that the exporter froze, and weights that are inputs too."""
     weights = {tensor.name for tensor in context.model.graph.initializer}
     listed = [value.name for value in context.model.graph.input if value.name in weights]
@@ -97,7 +97,7 @@ def inputs(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def weights(context: Context) -> Iterator[LintFinding]:
+def weights(context: LintContext) -> Iterator[LintFinding]:
     """Weights that are not numbers."""
     # both walk the tensors in one order
     places = iter(external_tensors(context.weights, context.folder))
@@ -147,7 +147,7 @@ def _not_finite(values: NDArray[Any]) -> str | None:
     return "NaN" if np.isnan(values).any() else "infinity"
 
 
-def obstacles(context: Context) -> Iterator[LintFinding]:
+def obstacles(context: LintContext) -> Iterator[LintFinding]:
     """That there is nothing to do, or that the pass could not be run."""
     if not context.samplers and not any(node.op_type == "AffineGrid" for node in context.model.graph.node):
         yield LintFinding("no-sampler", "info", "", "", "there is no sampler in the file: nothing to rewrite")
@@ -159,4 +159,4 @@ def obstacles(context: Context) -> Iterator[LintFinding]:
         yield LintFinding("invalid", "warning", "", "", f"onnx's checker refuses it: {context.invalid}")
 
 
-RULES: tuple[Rule, ...] = (versions, inputs, weights, obstacles)
+RULES: tuple[LintRule, ...] = (versions, inputs, weights, obstacles)

@@ -16,7 +16,7 @@ from onnx import TensorProto, numpy_helper
 
 from stn_infer.fusion.op import SPATIAL, is_spatial
 from stn_infer.fusion.samplers import CUSTOM, Sampler, reads_nearest, sampler_settings, small_constants
-from stn_infer.lint_rules.context import Context, LintFinding, Rule, Severity
+from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
 from stn_infer.proto.traversal import subgraphs
 
 _HALF_EPSILON: dict[int, float] = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
@@ -30,7 +30,7 @@ _FLOW_CARRIERS = frozenset(
 _MOST_VALUES = 1 << 24
 
 
-def traps(context: Context) -> Iterator[LintFinding]:
+def traps(context: LintContext) -> Iterator[LintFinding]:
     """Opset 20's spelling of the mode, which TensorRT up to 11.1 takes for nearest."""
     for sampler in context.samplers:
         if reads_nearest(context.model, sampler, context.facts):
@@ -46,7 +46,7 @@ def traps(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def affine_grids(context: Context) -> Iterator[LintFinding]:
+def affine_grids(context: LintContext) -> Iterator[LintFinding]:
     """AffineGrid, which TensorRT can't import."""
     users = {sampler.grid: sampler for sampler in context.samplers}
     for node in context.model.graph.node:
@@ -65,7 +65,7 @@ def affine_grids(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def unknown_samplers(context: Context) -> Iterator[LintFinding]:
+def unknown_samplers(context: LintContext) -> Iterator[LintFinding]:
     """Other runtimes' samplers, and the standard one in an opset that has none."""
     constants = small_constants(context.model)
     known = {sampler.output for sampler in context.samplers}
@@ -97,7 +97,7 @@ def unknown_samplers(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def volumes(context: Context) -> Iterator[LintFinding]:
+def volumes(context: LintContext) -> Iterator[LintFinding]:
     """5-D samplers: which runtime takes them."""
     for sampler in context.samplers:
         if not _is_volume(context, sampler):
@@ -121,7 +121,7 @@ def volumes(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def cubics(context: Context) -> Iterator[LintFinding]:
+def cubics(context: LintContext) -> Iterator[LintFinding]:
     """Bicubic sampling."""
     for sampler in context.samplers:
         if sampler.mode == "bicubic" and not _is_volume(context, sampler):
@@ -135,7 +135,7 @@ def cubics(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def mixed_types(context: Context) -> Iterator[LintFinding]:
+def mixed_types(context: LintContext) -> Iterator[LintFinding]:
     """Image and grid of two types, which TensorRT refuses."""
     for sampler in context.samplers:
         image, grid = context.fact(sampler.input), context.fact(sampler.grid)
@@ -149,7 +149,7 @@ def mixed_types(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def half_grids(context: Context) -> Iterator[LintFinding]:
+def half_grids(context: LintContext) -> Iterator[LintFinding]:
     """Grids in half precision, with their error in pixels."""
     for sampler in context.samplers:
         kind = context.fact(sampler.grid).elem_type
@@ -168,7 +168,7 @@ def half_grids(context: Context) -> Iterator[LintFinding]:
         )
 
 
-def cpu_samplers(context: Context) -> Iterator[LintFinding]:
+def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
     """What onnxruntime's CUDA provider has no kernel for, so that the sampler runs on the CPU."""
     for sampler in context.samplers:
         if sampler.fused or sampler.domain not in ("", "ai.onnx"):
@@ -192,7 +192,7 @@ def cpu_samplers(context: Context) -> Iterator[LintFinding]:
             )
 
 
-def grids(context: Context) -> Iterator[LintFinding]:
+def grids(context: LintContext) -> Iterator[LintFinding]:
     """What the pass would make of each grid."""
     for sampler in context.samplers:
         if sampler.fused:
@@ -222,7 +222,7 @@ def grids(context: Context) -> Iterator[LintFinding]:
             yield _finding("grid-not-linear", "info", sampler, found.message)
 
 
-def precision(context: Context) -> Iterator[LintFinding]:
+def precision(context: LintContext) -> Iterator[LintFinding]:
     """TF32, once a file."""
     for sampler in context.samplers:
         found = context.pass_finding(sampler)
@@ -241,7 +241,7 @@ def precision(context: Context) -> Iterator[LintFinding]:
             return
 
 
-def conventions(context: Context) -> Iterator[LintFinding]:
+def conventions(context: LintContext) -> Iterator[LintFinding]:
     """A grid at pixel centers read by a sampler that takes corners, or the other way round."""
     grids = {node.output[0]: node for node in context.model.graph.node if node.op_type == "AffineGrid"}
     for sampler in context.samplers:
@@ -269,7 +269,7 @@ def conventions(context: Context) -> Iterator[LintFinding]:
             )
 
 
-RULES: tuple[Rule, ...] = (
+RULES: tuple[LintRule, ...] = (
     traps,
     unknown_samplers,
     affine_grids,
@@ -290,12 +290,12 @@ def _finding(code: str, severity: Severity, sampler: Sampler, message: str, fixa
     return LintFinding(code, severity, sampler.node, sampler.grid or sampler.input, message, fixable)
 
 
-def _fused(context: Context, sampler: Sampler) -> bool:
+def _fused(context: LintContext, sampler: Sampler) -> bool:
     found = context.pass_finding(sampler)
     return found is not None and found.fused
 
 
-def _is_volume(context: Context, sampler: Sampler) -> bool:
+def _is_volume(context: LintContext, sampler: Sampler) -> bool:
     image, grid = context.fact(sampler.input).dims, context.fact(sampler.grid).dims
     if sampler.fused and image is None:
         return any(_output_rank(node) == 3 for node in context.model.graph.node if sampler.output in node.output)
@@ -308,7 +308,7 @@ def _output_rank(node: onnx.NodeProto) -> int:
     return next((len(attribute.ints) - 2 for attribute in node.attribute if attribute.name == "grid_shape"), 0)
 
 
-def _width(context: Context, sampler: Sampler) -> tuple[int, bool]:
+def _width(context: LintContext, sampler: Sampler) -> tuple[int, bool]:
     """The largest extent of the image that is sampled, and whether the file says so."""
     dims = context.fact(sampler.input).dims or ()
     sizes = [size for size in dims[2:] if size is not None]

@@ -198,8 +198,10 @@ def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, 
 
 
 def test_a_variant_that_computes_something_else_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = torch_module.TorchRunner.run
-    monkeypatch.setattr(torch_module.TorchRunner, "run", lambda self, *given: [out + 1e-3 for out in run(self, *given)])
+    run = torch_module.TorchVariant.run
+    monkeypatch.setattr(
+        torch_module.TorchVariant, "run", lambda self, *given: [out + 1e-3 for out in run(self, *given)]
+    )
     off = bench(TINY, batch_sizes=(2,), variants=("eager",), input_shapes=SHAPE, method=TINY_METHOD)
     assert not off.passed
     eager = off.get("eager", 2)

@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from stn_infer.benchmarking.harness.processes import Crashed
 from stn_infer.benchmarking.harness.round import RoundReport, RoundTask, run_round
-from stn_infer.benchmarking.harness.runner import BoundVariant, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Inspection, OpenVariant
 from stn_infer.benchmarking.harness.session import measure
 from stn_infer.benchmarking.machine.monitor import Reading
-from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.benchmarking.report.result import BenchResult, Model
 from stn_infer.benchmarking.request import Case, Method, Request
 from stn_infer.errors import StnInferError
@@ -62,7 +62,7 @@ class Quiet:
 
 @dataclass
 class Simulation:
-    """An executor of rounds (see stn_infer.benchmarking.harness.session) without processes or runtimes."""
+    """Workers for rounds (see stn_infer.benchmarking.harness.session) without processes or runtimes."""
 
     backends: Mapping[str, Simulated]
     batch_sizes: tuple[int, ...] = (4,)
@@ -92,7 +92,7 @@ class Simulation:
         factor = self.round_factor(number, generator)
         clock = Clock()
 
-        def opener(name: str) -> Runner:
+        def opener(name: str) -> OpenVariant:
             backend = self.backends[name]
             if backend.error is not None:
                 raise backend.error
@@ -123,7 +123,7 @@ def expectation(batch: int) -> Expected:
     return Expected((values,), (values.astype(np.float64) * 2,), may_flip=False)
 
 
-class _Opened(Runner):
+class _Opened(OpenVariant):
     def __init__(self, backend: Simulated, clock: Clock, factor: float, generator: np.random.Generator) -> None:
         self.backend, self.clock, self.factor, self.generator = backend, clock, factor, generator
         self.calls = 0
@@ -153,7 +153,7 @@ class _Called(BoundVariant):
         return [self._inputs[0].astype(np.float64) * 2 + self._opened.backend.off_by]
 
     def inspect(self) -> Inspection:
-        return Inspection((Sampler("sampler_0", "GridSample", self._opened.backend.place),))
+        return Inspection((SamplerPlacement("sampler_0", "GridSample", self._opened.backend.place),))
 
 
 def fixed(milliseconds: float) -> Latency:

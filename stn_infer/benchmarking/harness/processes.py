@@ -24,7 +24,7 @@ from stn_infer.errors import OutputError, UsageError
 Progress = Callable[[str], None]
 
 
-class Executor(Protocol):
+class Workers(Protocol):
     """Runs rounds; tests have one without processes, on a virtual clock."""
 
     def prepare(self, request: Request, say: Progress) -> tuple[Model, ...]:
@@ -53,7 +53,7 @@ class Crashed(Exception):
 
 
 class Processes:
-    """The real executor: a fresh process a round, or this one where the method says so.
+    """The real one: a fresh process a round, or this one where the method says so.
 
     Args:
         request: its device, threads and method are those of every round.
@@ -66,7 +66,7 @@ class Processes:
         self._models: tuple[Model, ...] = ()
 
     def prepare(self, request: Request, say: Progress) -> tuple[Model, ...]:
-        """See :class:`Executor`."""
+        """See :class:`Workers`."""
         files = frozenset(which for name in request.variants for which in files_of(name))
         made = []
         for index, case in enumerate(request.cases):
@@ -91,7 +91,7 @@ class Processes:
         return self._models
 
     def run(self, case: int, number: int, variants: tuple[str, ...], say: Progress) -> RoundReport:
-        """See :class:`Executor`."""
+        """See :class:`Workers`."""
         request = self._request
         task = Task(
             self.prepared[case],
@@ -105,7 +105,7 @@ class Processes:
         return run_apart(task, self._folder, say) if request.method.isolate else work(task, say)
 
     def disturbance(self) -> tuple[float, int]:
-        """See :class:`Executor`."""
+        """See :class:`Workers`."""
         return cpu_share_in_use(0.3), busy_processes()
 
 

@@ -11,9 +11,9 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from stn_infer.benchmarking.harness.load import closed_loop, paced
-from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Opener, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Opener, OpenVariant
 from stn_infer.benchmarking.machine.monitor import Monitor, Reading
-from stn_infer.benchmarking.record import Paced, Round, Sampler, Stages, Status, Throughput
+from stn_infer.benchmarking.record import Paced, Round, SamplerPlacement, Stages, Status, Throughput
 from stn_infer.benchmarking.report.stats import median
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import StnInferError, one_line
@@ -41,7 +41,7 @@ class RowRound:
     error: float | None = None
     items: int = 0
     runs_on: Mapping[str, str] = field(default_factory=dict)
-    samplers: tuple[Sampler, ...] = ()
+    samplers: tuple[SamplerPlacement, ...] = ()
     stages: Stages | None = None
     round: Round | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
@@ -84,7 +84,7 @@ def run_round(
     start = clock.now()
     rows: list[RowRound] = []
     readings = [monitor.read(0.0)]
-    runners: dict[str, Runner] = {}
+    runners: dict[str, OpenVariant] = {}
     load_s: dict[str, float] = {}
     with ExitStack() as stack:
         for name in generator.sample(task.variants, len(task.variants)):
@@ -207,7 +207,9 @@ class _Row:
         )
 
 
-def _prepare(name: str, runner: Runner, load_s: float, batch: int, task: RoundTask, clock: Clock) -> _Row | RowRound:
+def _prepare(
+    name: str, runner: OpenVariant, load_s: float, batch: int, task: RoundTask, clock: Clock
+) -> _Row | RowRound:
     """Bind, make the first call, verify, and in the first round ask who runs the samplers; then warm up."""
     expected = task.expected[batch]
     try:

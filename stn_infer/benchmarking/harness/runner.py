@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from stn_infer.arrays import Array
-from stn_infer.benchmarking.record import Sampler, Stages
+from stn_infer.benchmarking.record import SamplerPlacement, Stages
 
 
 class Clock(Protocol):
@@ -45,7 +45,7 @@ class Inspection:
     ``left_out`` has keys out of ``samplers``, ``stages`` and ``the grid's share``, and a phrase for each.
     """
 
-    samplers: tuple[Sampler, ...] = ()
+    samplers: tuple[SamplerPlacement, ...] = ()
     stages: Stages | None = None
     left_out: Mapping[str, str] = field(default_factory=dict)
 
@@ -89,7 +89,7 @@ class BoundVariant(ABC):
         return None
 
 
-class Runner(ABC):
+class OpenVariant(ABC):
     """One variant, opened."""
 
     @abstractmethod
@@ -106,4 +106,4 @@ class Runner(ABC):
 
 
 #: Opens a variant by its name; raises a StnInferError that says why where it cannot be had.
-Opener = Callable[[str], Runner]
+Opener = Callable[[str], OpenVariant]

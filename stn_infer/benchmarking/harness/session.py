@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-from stn_infer.benchmarking.harness.processes import Crashed, Executor, Processes
+from stn_infer.benchmarking.harness.processes import Crashed, Processes, Workers
 from stn_infer.benchmarking.harness.round import RoundReport, RowRound
 from stn_infer.benchmarking.machine.monitor import cpu_facts, this_machine, versions
 from stn_infer.benchmarking.machine.nvml import gpu_facts
@@ -34,7 +34,7 @@ _POOLS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME
 
 def measure(
     request: Request,
-    executor: Executor,
+    workers: Workers,
     *,
     earlier: BenchResult | None = None,
     save: Callable[[BenchResult], None] = lambda result: None,
@@ -45,7 +45,7 @@ def measure(
 
     Args:
         request: what to measure.
-        executor: runs it.
+        workers: runs it.
         earlier: an interrupted result of the same request.
         save: given the result after each round.
         command: written into the result.
@@ -55,7 +55,7 @@ def measure(
         UsageError: ``earlier`` was measured on something else.
         StnInferError: a model cannot be had.
     """
-    models = executor.prepare(request, say)
+    models = workers.prepare(request, say)
     result = BenchResult(
         command,
         datetime.now(UTC).isoformat(timespec="seconds"),
@@ -83,7 +83,7 @@ def measure(
         if len(models) > 1:
             title = f"{models[case].name}, {title}"
         tell = partial(_tell, say, title, f"about {_duration(left)} to go")
-        result = _one(executor, result, case, number, tell)
+        result = _one(workers, result, case, number, tell)
         save(result)
     return result
 
@@ -187,13 +187,13 @@ def run_request(
             write_atomically(output, result.to_json().encode())
 
     with tempfile.TemporaryDirectory(prefix="stn-bench-") as folder:
-        executor = Processes(request, Path(folder))
-        result = measure(request, executor, earlier=earlier, save=save, command=command, say=say)
+        workers = Processes(request, Path(folder))
+        result = measure(request, workers, earlier=earlier, save=save, command=command, say=say)
     save(result)
     return result
 
 
-def _one(executor: Executor, result: BenchResult, case: int, number: int, say: Progress) -> BenchResult:
+def _one(workers: Workers, result: BenchResult, case: int, number: int, say: Progress) -> BenchResult:
     """One round, again without a variant that crashes it."""
     model = result.models[case]
     given_up = {
@@ -209,11 +209,11 @@ def _one(executor: Executor, result: BenchResult, case: int, number: int, say: P
     variants = [name for name in result.request.variants if name not in given_up]
     crashed: list[RowRound] = []
     began = time.monotonic()
-    others, busy = executor.disturbance()
+    others, busy = workers.disturbance()
     report = RoundReport((), ())
     while variants:  # of a model that nothing here can run, later rounds are over at once
         try:
-            report = executor.run(case, number, tuple(variants), say)
+            report = workers.run(case, number, tuple(variants), say)
             break
         except Crashed as crash:
             if not crash.variant:

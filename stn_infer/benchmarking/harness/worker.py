@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 
 from stn_infer.benchmarking.harness.round import Progress, RoundReport, RoundTask, run_round
-from stn_infer.benchmarking.harness.runner import RealClock, Runner
+from stn_infer.benchmarking.harness.runner import OpenVariant, RealClock
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
 
@@ -47,7 +47,7 @@ def work(task: Task, say: Progress) -> RoundReport:
     from stn_infer.benchmarking.machine.monitor import MachineMonitor
     from stn_infer.benchmarking.variants.registry import open_variant
 
-    def opener(name: str) -> Runner:
+    def opener(name: str) -> OpenVariant:
         return open_variant(name, task.prepared, task.device, task.threads, task.method)
 
     open_runtimes(task.variants, task.device)

@@ -15,7 +15,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
-from stn_infer.benchmarking.machine.nvml import Gpu, watch_gpu
+from stn_infer.benchmarking.machine.nvml import WatchedGpu, watch_gpu
 
 PACKAGES = (
     "stn-infer",
@@ -109,7 +109,7 @@ class MachineMonitor:
     """
 
     def __init__(self, device: str, open_gpu: Callable[[], None] = lambda: None) -> None:
-        self._gpu: Gpu | None = None
+        self._gpu: WatchedGpu | None = None
         if device.startswith("cuda"):
             self._gpu = watch_gpu(int(device.partition(":")[2] or 0), open_gpu)
 

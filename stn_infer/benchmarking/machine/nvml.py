@@ -21,10 +21,10 @@ _POLICIES = ("NVML_PERF_POLICY_POWER", "NVML_PERF_POLICY_THERMAL", "NVML_PERF_PO
 # The number that Linux gives the first process namespace: outside of containers, a process knows its own number.
 _FIRST_NAMESPACE = "pid:[4026531836]"
 
-_watched: dict[int, Gpu] = {}
+_watched: dict[int, WatchedGpu] = {}
 
 
-def watch_gpu(index: int, open_gpu: Callable[[], None]) -> Gpu | None:
+def watch_gpu(index: int, open_gpu: Callable[[], None]) -> WatchedGpu | None:
     """The GPU that CUDA calls ``index``; None where NVML cannot be asked.
 
     Args:
@@ -37,14 +37,14 @@ def watch_gpu(index: int, open_gpu: Callable[[], None]) -> Gpu | None:
             import pynvml
 
             pynvml.nvmlInit()
-            gpu = _watched[index] = Gpu(pynvml, _handle(pynvml, index))
+            gpu = _watched[index] = WatchedGpu(pynvml, _handle(pynvml, index))
     open_gpu()
     if gpu is not None:
         gpu.opened()
     return gpu
 
 
-class Gpu:
+class WatchedGpu:
     """One GPU, watched from before this process opens it.
 
     NVML numbers processes as the host does, and in a container this one goes by another number there: it is told by

@@ -9,7 +9,7 @@ from functools import cached_property
 from typing import Any
 
 from stn_infer.benchmarking.machine.monitor import Machine, Reading
-from stn_infer.benchmarking.record import Round, Sampler, Stages, Status
+from stn_infer.benchmarking.record import Round, SamplerPlacement, Stages, Status
 from stn_infer.benchmarking.report import stats
 from stn_infer.benchmarking.request import Case, Request
 from stn_infer.metadata import Precision
@@ -58,7 +58,7 @@ class Measurement:
     error: float | None = None
     items: int = 0
     runs_on: Mapping[str, str] = field(default_factory=dict)
-    samplers: tuple[Sampler, ...] = ()
+    samplers: tuple[SamplerPlacement, ...] = ()
     stages: Stages | None = None
     rounds: tuple[Round, ...] = ()
     left_out: Mapping[str, str] = field(default_factory=dict, metadata={"since": 3})

@@ -12,9 +12,9 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend
-from stn_infer.benchmarking.harness.runner import BoundVariant, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.errors import ModelError
 from stn_infer.metadata import Preprocess
 
@@ -22,7 +22,7 @@ _BATCHES = 4
 _FEWEST = 64
 
 
-class EndToEnd(Runner):
+class EndToEnd(OpenVariant):
     """``stn-infer run`` with an open backend, on a folder of PNG files; a call is the whole folder."""
 
     def __init__(self, name: str, prepared: Prepared, device: str, threads: int) -> None:
@@ -41,7 +41,7 @@ class EndToEnd(Runner):
         self.preprocess = prepared.preprocess or self.backend.metadata.preprocess
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         return _Folder(self, inputs)
 
     def file(self) -> Path:
@@ -63,7 +63,7 @@ class EndToEnd(Runner):
             return inspect_session(again, named_nodes(self.file(), fused), feeds, self.cuts, self.device)
         described = self.backend.describe()
         if "spatial transformers" in described:
-            sampler = Sampler("all", described["spatial transformers"], f"TensorRT on {self.device}")
+            sampler = SamplerPlacement("all", described["spatial transformers"], f"TensorRT on {self.device}")
             return Inspection((sampler,))
         return self._inspect_module(inputs)
 
@@ -78,7 +78,7 @@ class EndToEnd(Runner):
             return inspect_module(partial(module, *tensors), module, tensors, compiled=self.backend.name == "compile")
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         return {**self.backend.describe(), "workers": str(self.workers)}
 
     def close(self) -> None:

@@ -10,20 +10,20 @@ from typing import Any
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend, failure_reason
 from stn_infer.benchmarking.harness.cuda import EventTimer
-from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared, onnx_file
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import ModelError
 
 
-def open_ort(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def open_ort(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """A session for a variant; see :func:`stn_infer.benchmarking.variants.registry.open_variant`."""
     if name == "ort-binding" and method.boundary == "device":
         raise ModelError("at the device boundary every onnxruntime variant binds its inputs and outputs: see ort-fused")
-    return OrtRunner(name, prepared, device, threads, method)
+    return OrtVariant(name, prepared, device, threads, method)
 
 
-class OrtRunner(Runner):
+class OrtVariant(OpenVariant):
     """A session in onnxruntime."""
 
     def __init__(self, name: str, prepared: Prepared, device: str, threads: int, method: Method) -> None:
@@ -49,7 +49,7 @@ class OrtRunner(Runner):
         self.backend = self.open(self.file, cuda_options=cuda_options)
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         return _BoundArrays(self, inputs) if self.bound else _Arrays(self, inputs)
 
     def graph_number(self) -> str:
@@ -62,7 +62,7 @@ class OrtRunner(Runner):
         return str(self._bindings)
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         found = {**self.backend.describe(), "IO binding": "yes" if self.bound else "no"}
         if self.device != "cpu":
             found |= {"TF32": "off", "CUDA graph": "yes" if self.graph else "no"}
@@ -80,7 +80,7 @@ class OrtRunner(Runner):
 class _Arrays(BoundVariant):
     """Arrays in, arrays out: ``session.run``."""
 
-    def __init__(self, runner: OrtRunner, inputs: Sequence[Array]) -> None:
+    def __init__(self, runner: OrtVariant, inputs: Sequence[Array]) -> None:
         self._runner = runner
         self.items = len(inputs[0])
         self.concurrent = True
@@ -108,7 +108,7 @@ class _BoundArrays(_Arrays):
     At the host boundary on a GPU, a call copies the inputs there and the outputs back.
     """
 
-    def __init__(self, runner: OrtRunner, inputs: Sequence[Array]) -> None:
+    def __init__(self, runner: OrtVariant, inputs: Sequence[Array]) -> None:
         import onnxruntime as ort
 
         super().__init__(runner, inputs)
@@ -170,7 +170,7 @@ class _BoundArrays(_Arrays):
         return [value.numpy() for value in self._outputs]
 
 
-def _shapes(runner: OrtRunner, feeds: dict[str, Array], names: list[str]) -> list[Any]:
+def _shapes(runner: OrtVariant, feeds: dict[str, Array], names: list[str]) -> list[Any]:
     """Outputs of another session: a captured graph cannot make its own, and the first call is still to be timed."""
     backend = runner.open(runner.file)
     try:

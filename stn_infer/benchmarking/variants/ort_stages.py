@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.runner import Inspection
-from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.record import SamplerPlacement
 
 if TYPE_CHECKING:
     import onnx
@@ -70,7 +70,9 @@ def inspect_session(
             import onnx
 
             grid = grid_nodes(onnx.load(optimized, load_external_data=False), cuts)
-    samplers = tuple(Sampler(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS)
+    samplers = tuple(
+        SamplerPlacement(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS
+    )
     if not samplers:
         return Inspection(left_out={"stages": "it has no sampler"})
     if device != "cpu":

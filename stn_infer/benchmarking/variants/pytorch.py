@@ -10,13 +10,13 @@ from typing import Any
 
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
-from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 
-class TorchRunner(Runner):
+class TorchVariant(OpenVariant):
     """A module, as the variant's name says; see :func:`stn_infer.benchmarking.variants.registry.open_variant`."""
 
     def __init__(self, name: str, prepared: Prepared, device: str, threads: int, method: Method) -> None:
@@ -48,7 +48,7 @@ class TorchRunner(Runner):
         self._label = f"{prepared.name} fails in PyTorch ({name})"
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         return _BoundTorch(self, inputs)
 
     def run(self, tensors: Sequence[Any], module: Any = None) -> list[Any]:
@@ -67,7 +67,7 @@ class TorchRunner(Runner):
             raise ModelError(f"{self._label}: {type(error).__name__}: {one_line(error)}") from error
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         import torch
 
         found = {
@@ -147,7 +147,7 @@ class Compiler:
 
 
 class _BoundTorch(BoundVariant):
-    def __init__(self, runner: TorchRunner, inputs: Sequence[Array]) -> None:
+    def __init__(self, runner: TorchVariant, inputs: Sequence[Array]) -> None:
         import torch
 
         self._runner = runner
@@ -218,7 +218,7 @@ class _BoundTorch(BoundVariant):
         return inspect_module(plain, runner.plain, self._tensors, compiled=runner.compiled)
 
 
-def _capture(runner: TorchRunner, tensors: Sequence[Any]) -> tuple[Any, list[Any]]:
+def _capture(runner: TorchVariant, tensors: Sequence[Any]) -> tuple[Any, list[Any]]:
     """A CUDA graph of one run: how to replay it, and the tensors it writes.
 
     Raises:

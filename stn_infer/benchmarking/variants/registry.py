@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from stn_infer.benchmarking.harness.runner import Runner
+from stn_infer.benchmarking.harness.runner import OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared
 from stn_infer.benchmarking.request import Method
 from stn_infer.benchmarking.variants.names import _END_TO_END, _GPU_ONLY
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 
-def open_variant(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> Runner:
+def open_variant(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     """Open one.
 
     Args:
@@ -40,21 +40,21 @@ def open_variant(name: str, prepared: Prepared, device: str, threads: int, metho
 
         return open_ort(name, prepared, device, threads, method)
     if name.startswith("trt"):
-        from stn_infer.benchmarking.variants.tensorrt import TrtRunner
+        from stn_infer.benchmarking.variants.tensorrt import TrtVariant
 
-        return TrtRunner(name, prepared, device, method)
-    from stn_infer.benchmarking.variants.pytorch import TorchRunner
+        return TrtVariant(name, prepared, device, method)
+    from stn_infer.benchmarking.variants.pytorch import TorchVariant
 
-    return TorchRunner(name, prepared, device, threads, method)
+    return TorchVariant(name, prepared, device, threads, method)
 
 
-def _brought(name: str) -> Callable[[Prepared, str, int, Method], Runner]:
+def _brought(name: str) -> Callable[[Prepared, str, int, Method], OpenVariant]:
     """What a name with a colon names."""
     import importlib
 
     module, _, function = name.partition(":")
     try:
-        opener: Callable[[Prepared, str, int, Method], Runner] = getattr(importlib.import_module(module), function)
+        opener: Callable[[Prepared, str, int, Method], OpenVariant] = getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError) as error:
         raise ModelError(f"the variant {name} cannot be imported: {one_line(error)}") from None
     return opener

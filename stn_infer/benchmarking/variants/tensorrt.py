@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
-from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, Runner
+from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Prepared, onnx_file
-from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.benchmarking.request import Method
 from stn_infer.benchmarking.variants.tensorrt_stages import (
     RECORDED,
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from stn_infer.backends.tensorrt.engine import BuildOptions
 
 
-class TrtRunner(Runner):
+class TrtVariant(OpenVariant):
     """An engine a batch size, tuned for it, as torch.compile compiles for each; out of the engine cache, or into it."""
 
     def __init__(self, name: str, prepared: Prepared, device: str, method: Method) -> None:
@@ -48,11 +48,11 @@ class TrtRunner(Runner):
             self.backends[batch] = open_tensorrt(file, options.runtime, device, options=options)
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         return _BoundTensorRT(self, inputs)
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.Runner`."""
+        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
         copies = {"copies": "pinned"} if self.method.boundary == "host" else {}
         built = f"{sum(self._built)} built, {len(self._built) - sum(self._built)} from the engine cache"
         described = self.backends[max(self.backends)].describe()
@@ -78,7 +78,7 @@ def build_options(name: str, device: str, model: onnx.ModelProto, batch: int) ->
 
 
 class _BoundTensorRT(BoundVariant):
-    def __init__(self, runner: TrtRunner, inputs: Sequence[Array]) -> None:
+    def __init__(self, runner: TrtVariant, inputs: Sequence[Array]) -> None:
         import torch
 
         self._runner = runner
@@ -121,7 +121,7 @@ class _BoundTensorRT(BoundVariant):
         """TensorRT runs everything on the GPU: what the sidecar says of the samplers, and what its profiler reports."""
         runner = self._runner
         described = self._backend.describe()
-        sampler = Sampler("all", described["spatial transformers"], f"TensorRT on {runner.device}")
+        sampler = SamplerPlacement("all", described["spatial transformers"], f"TensorRT on {runner.device}")
         reporter = layer_times(self._executor.module)
         runs = UNRECORDED + RECORDED
         self._executor.profile(self._feeds, reporter, runs)

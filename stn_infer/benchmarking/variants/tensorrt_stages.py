@@ -13,7 +13,7 @@ from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from stn_infer.benchmarking.harness.runner import Inspection
-from stn_infer.benchmarking.record import Sampler
+from stn_infer.benchmarking.record import SamplerPlacement
 
 if TYPE_CHECKING:
     import onnx
@@ -25,7 +25,7 @@ Layers = Sequence[tuple[str, float]]
 
 
 @dataclass(frozen=True)
-class Names:
+class LayerNames:
     """What TensorRT's parser calls the layers of a file's spatial transformers.
 
     Attributes:
@@ -61,7 +61,7 @@ def layer_times(trt: Any) -> Any:
     return LayerTimes()
 
 
-def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> Names:
+def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> LayerNames:
     """The names of a file's spatial transformers in an engine.
 
     Args:
@@ -94,12 +94,14 @@ def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> Names:
     return _names(samplers, beside, grid, everything)
 
 
-def _names(samplers: set[str], beside: set[str], grid: set[str] | None, everything: set[str]) -> Names:
+def _names(samplers: set[str], beside: set[str], grid: set[str] | None, everything: set[str]) -> LayerNames:
     others = everything - samplers - beside - (grid or set())
-    return Names(frozenset(samplers), frozenset(beside), None if grid is None else frozenset(grid), frozenset(others))
+    return LayerNames(
+        frozenset(samplers), frozenset(beside), None if grid is None else frozenset(grid), frozenset(others)
+    )
 
 
-def engine_stages(layers: Layers, runs: int, names: Names) -> Inspection:
+def engine_stages(layers: Layers, runs: int, names: LayerNames) -> Inspection:
     """The stages out of what a profiler was told in ``runs`` runs; samplers are left to the caller."""
     count = len(layers) // runs if runs else 0
     if (
@@ -152,7 +154,7 @@ def engine_stages(layers: Layers, runs: int, names: Names) -> Inspection:
     return Inspection((), {stage: round(value, 6) for stage, value in sums.items()}, left_out)
 
 
-def with_sampler(found: Inspection, sampler: Sampler) -> Inspection:
+def with_sampler(found: Inspection, sampler: SamplerPlacement) -> Inspection:
     """``found`` with the one line that is known of who ran the samplers."""
     return Inspection((sampler,), found.stages, found.left_out)
 

@@ -11,7 +11,7 @@ import pytest
 
 from stn_infer.benchmarking.machine import nvml
 from stn_infer.benchmarking.machine.monitor import MachineMonitor, Reading
-from stn_infer.benchmarking.machine.nvml import Gpu
+from stn_infer.benchmarking.machine.nvml import WatchedGpu
 
 
 class FakeNvml(types.ModuleType):
@@ -121,7 +121,7 @@ def test_where_nvml_hides_this_process_nothing_is_said_of_others(
     in_container(monkeypatch, True)
     assert MachineMonitor("cuda:0").read(0.0).gpu_others is None
     monkeypatch.setattr(fake, "nvmlDeviceGetComputeRunningProcesses", lambda handle: 1 / 0)
-    reading = Gpu(fake, "gpu").read()
+    reading = WatchedGpu(fake, "gpu").read()
     assert reading["gpu_others"] is None and reading["gpu_sm_mhz"] == 1500
 
 

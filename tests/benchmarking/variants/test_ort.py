@@ -63,7 +63,7 @@ class Value:
 
 
 @pytest.fixture
-def runner(monkeypatch: pytest.MonkeyPatch) -> ort_variants.OrtRunner:
+def runner(monkeypatch: pytest.MonkeyPatch) -> ort_variants.OrtVariant:
     import onnxruntime
 
     values = types.SimpleNamespace(
@@ -77,10 +77,10 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ort_variants.OrtRunner:
     backend = types.SimpleNamespace(inputs=(spec,), outputs=(spec,), session=session, close=lambda: None)
     monkeypatch.setattr(ort_variants, "OrtBackend", lambda *given, **named: backend)
     monkeypatch.setattr(ort_variants, "onnx_file", lambda name, prepared: "model.onnx")
-    return ort_variants.OrtRunner("ort-graph", types.SimpleNamespace(cuts=()), "cuda:0", 1, Method())  # type: ignore[arg-type]
+    return ort_variants.OrtVariant("ort-graph", types.SimpleNamespace(cuts=()), "cuda:0", 1, Method())  # type: ignore[arg-type]
 
 
-def test_each_binding_has_a_cuda_graph_of_its_own(runner: ort_variants.OrtRunner) -> None:
+def test_each_binding_has_a_cuda_graph_of_its_own(runner: ort_variants.OrtVariant) -> None:
     """onnxruntime replays the graph of a number whatever is bound: with one number, the first batch's outputs."""
     small, large = (np.full((count, 3), count, np.float32) for count in (1, 2))
     for array in (small, large):
@@ -105,7 +105,7 @@ def test_binding_leaves_the_first_call_to_be_timed(monkeypatch: pytest.MonkeyPat
         seed=0,
         say=lambda text: None,
     )
-    runner = ort_variants.OrtRunner("ort-binding", prepared, "cpu", 1, Method())
+    runner = ort_variants.OrtVariant("ort-binding", prepared, "cpu", 1, Method())
     ran: list[str] = []
     session = runner.backend.session
 

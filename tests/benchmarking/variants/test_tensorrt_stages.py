@@ -11,16 +11,16 @@ import torch
 
 from stn_infer.backends.tensorrt.executor import Executor
 from stn_infer.backends.tensorrt.runtime import TensorRT, make_logger
-from stn_infer.benchmarking.variants.tensorrt_stages import Names, engine_stages, layer_times, names_of
+from stn_infer.benchmarking.variants.tensorrt_stages import LayerNames, engine_stages, layer_times, names_of
 from stn_infer.errors import ModelError
 from tests.support import tensorrt_standin as standin
 from tests.support.tensorrt_parts import module_or_skip
 from tests.support.tensorrt_standin import Cuda, Module, Script
 
-NAMES = Names(frozenset({"sample"}), frozenset({"image"}), frozenset({"points", "grid"}))
+NAMES = LayerNames(frozenset({"sample"}), frozenset({"image"}), frozenset({"points", "grid"}))
 
 
-def split(*layers: tuple[str, float], names: Names = NAMES) -> Any:
+def split(*layers: tuple[str, float], names: LayerNames = NAMES) -> Any:
     return engine_stages(list(layers) * 5, 5, names)
 
 
@@ -34,7 +34,7 @@ def test_layers_go_to_the_stage_that_their_names_say() -> None:
 def test_the_first_runs_are_passed_over() -> None:
     layers = [("conv", 90.0 if run < 3 else 1.0) for run in range(5)]
     both = [it for layer in layers for it in (layer, ("sample", 2.0))]
-    found = engine_stages(both, 5, Names(frozenset({"sample"}), frozenset(), frozenset()))
+    found = engine_stages(both, 5, LayerNames(frozenset({"sample"}), frozenset(), frozenset()))
     assert found.stages == {"grid": 0.0, "sampling": 2.0, "rest": 1.0}
 
 
@@ -57,7 +57,7 @@ def test_a_grid_inside_another_layer_leaves_sampling_and_rest() -> None:
 
 
 def test_a_grid_that_is_not_wholly_known_is_not_told() -> None:
-    unknown = Names(frozenset({"sample"}), frozenset(), None)
+    unknown = LayerNames(frozenset({"sample"}), frozenset(), None)
     for found, reason in (
         (split(("conv", 1.0), ("sample", 2.0), names=unknown), "cannot be told from the file"),
         (split(("points", 1.0), ("grid + conv", 5.0), ("sample", 2.0)), "in one layer with conv"),
@@ -74,7 +74,7 @@ def test_a_grid_that_is_not_wholly_known_is_not_told() -> None:
 
 
 def test_a_node_whose_name_ends_in_a_number_is_itself() -> None:
-    names = Names(frozenset({"sample"}), frozenset(), frozenset({"node_mul"}), frozenset({"node_mul_3"}))
+    names = LayerNames(frozenset({"sample"}), frozenset(), frozenset({"node_mul"}), frozenset({"node_mul_3"}))
     found = split(("node_mul", 0.5), ("node_mul_4", 0.5), ("sample", 1.0), ("node_mul_3", 4.0), names=names)
     assert found.stages == {"grid": 1.0, "sampling": 1.0, "rest": 4.0}
 
