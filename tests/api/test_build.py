@@ -21,24 +21,18 @@ from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_la
 from stn_infer.backends.tensorrt.engine import BuildOptions
 from stn_infer.backends.tensorrt.engine_cache import InputProfile, load_engine, sidecar_path
 from stn_infer.backends.tensorrt.profiles import Profile
-from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, load_runtime
+from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError, OutputError, UsageError
 from stn_infer.models import SHIPPED
 from stn_infer.sources.load import load_source
-from tests.support.tensorrt_parts import library_or_skip, module_or_skip, run_script
+from tests.support.tensorrt_parts import library_or_skip, run_script
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")
 
 # One worker exports the models, once.
 pytestmark = pytest.mark.xdist_group("tensorrt_build")
-
-
-@pytest.fixture(scope="module")
-def rtx() -> TensorRT:
-    module_or_skip("tensorrt_rtx", "tensorrt-rtx")
-    return load_runtime("tensorrt-rtx")
 
 
 @pytest.fixture(scope="module")

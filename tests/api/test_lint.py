@@ -18,11 +18,7 @@ from stn_infer.lint_rules.sampler import _identity_error
 from tests.support.onnx_files import F16, F32, affine_grid_model, affine_model, constant, flow_model, half_model, make
 from tests.support.paths import ROOT
 
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These files are our own: no trial in a process of its own, which takes half a second."""
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *arguments: None)
+pytestmark = pytest.mark.usefixtures("trusted")
 
 
 def examined(model: onnx.ModelProto, folder: Path) -> LintReport:

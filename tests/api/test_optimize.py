@@ -27,13 +27,9 @@ from stn_infer.proto.traversal import opset_of
 from stn_infer.repairs.equivalence import TOLERANCE
 from tests.support.onnx_files import F32, affine_grid_model, affine_model, constant, flow_model, half_model, make
 
+pytestmark = pytest.mark.usefixtures("trusted")
+
 MIB = 1 << 20
-
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These files are our own: no trial in a process of its own, which takes half a second."""
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *arguments: None)
 
 
 def save(model: onnx.ModelProto, folder: Path, **options: Any) -> Path:

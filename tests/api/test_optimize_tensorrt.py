@@ -12,23 +12,12 @@ from stn_infer.api.lint import lint
 from stn_infer.api.optimize import optimize
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
-from stn_infer.backends.tensorrt.runtime import TensorRT, load_runtime
+from stn_infer.backends.tensorrt.runtime import TensorRT
 from stn_infer.errors import ModelError
 from tests.support.onnx_files import F16, affine_grid_model, affine_model, flow_model, half_model
-from tests.support.tensorrt_parts import module_or_skip
 from tests.support.zoo import ANIMALS, Animal, Fused, load
 
-
-@pytest.fixture(scope="module")
-def rtx() -> TensorRT:
-    module_or_skip("tensorrt_rtx", "tensorrt-rtx")
-    return load_runtime("tensorrt-rtx")
-
-
-@pytest.fixture(autouse=True)
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """These files are our own: no trial in a process of its own, which takes half a second."""
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *arguments: None)
+pytestmark = pytest.mark.usefixtures("trusted")
 
 
 def profiles(model: onnx.ModelProto) -> tuple[InputProfile, ...]:
@@ -105,7 +94,7 @@ NO_LAYER = {"sampler in a scan over samples"}
 
 
 @pytest.mark.parametrize("animal", BUILT, ids=lambda animal: animal.name)
-def test_it_keeps_its_outputs_and_builds(animal: Animal, tmp_path: Path) -> None:
+def test_it_keeps_its_outputs_and_builds(animal: Animal, tmp_path: Path, request: pytest.FixtureRequest) -> None:
     path = tmp_path / "in.onnx"
     path.write_bytes(load(animal).SerializeToString())
     report = optimize(path, tmp_path / "out.onnx")
@@ -115,5 +104,4 @@ def test_it_keeps_its_outputs_and_builds(animal: Animal, tmp_path: Path) -> None
     errors = {finding.code for finding in lint(tmp_path / "out.onnx").findings if finding.fixable}
     assert not errors
     if animal.name not in NO_LAYER and report.fused:
-        module_or_skip("tensorrt_rtx", "tensorrt-rtx")
-        assert build(load_runtime("tensorrt-rtx"), onnx.load(tmp_path / "out.onnx"))
+        assert build(request.getfixturevalue("rtx"), onnx.load(tmp_path / "out.onnx"))

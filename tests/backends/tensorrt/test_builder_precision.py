@@ -13,23 +13,16 @@ from stn_infer.api.build import build
 from stn_infer.backends.tensorrt.builder import sampling_layers
 from stn_infer.backends.tensorrt.engine import BuildOptions
 from stn_infer.backends.tensorrt.profiles import Profile
-from stn_infer.backends.tensorrt.runtime import TensorRT, load_runtime
+from stn_infer.backends.tensorrt.runtime import TensorRT
 from stn_infer.models import SHIPPED
 from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
 from stn_infer.sources.load import load_source
 from stn_infer.torch_export.portable import build_portable
 from tests.support.precision_models import images, small_stn
-from tests.support.tensorrt_parts import module_or_skip
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")
-
-
-@pytest.fixture(scope="module")
-def rtx() -> TensorRT:
-    module_or_skip("tensorrt_rtx", "tensorrt-rtx")
-    return load_runtime("tensorrt-rtx")
 
 
 def types_at_samplers(rtx: TensorRT, model: onnx.ModelProto) -> list[tuple[str, str, str]]:

@@ -1,0 +1,51 @@
+"""What many tests share: parts that are costly to make, made once in each process that runs tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from stn_infer.backends.tensorrt.runtime import TensorRT, load_runtime
+from tests.support.tensorrt_parts import module_or_skip
+
+
+@pytest.fixture(scope="session", autouse=True)
+def torchlib_once() -> Iterator[None]:
+    """PyTorch's exporter parses its library of 500 ONNX functions for every export; here once for each opset.
+
+    It takes a third of a small model's export. Each export gets lists of its own, so that nothing registered in one
+    is seen in the next.
+    """
+    if "torch" not in sys.modules:
+        yield
+        return
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    make, made = ONNXRegistry.from_torchlib, {}
+
+    def from_torchlib(opset_version: int = 18) -> ONNXRegistry:
+        if opset_version not in made:
+            made[opset_version] = make(opset_version)
+        registry = ONNXRegistry()
+        registry._opset_version = opset_version
+        registry.functions = {target: list(entries) for target, entries in made[opset_version].functions.items()}
+        return registry
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
+        yield
+
+
+@pytest.fixture(scope="session")
+def rtx() -> TensorRT:
+    """TensorRT-RTX, whose parser and builder need no GPU."""
+    module_or_skip("tensorrt_rtx", "tensorrt-rtx")
+    return load_runtime("tensorrt-rtx")
+
+
+@pytest.fixture
+def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Files of our own: no trial in a process of its own, which takes half a second."""
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *arguments: None)
