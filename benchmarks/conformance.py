@@ -37,7 +37,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
 import conformance_matrix  # noqa: E402
 
-from stn_infer.fusion.op import spell_mode  # noqa: E402
+from stn_infer.samplers import spell_mode  # noqa: E402
 from stn_infer.transforms import Affine  # noqa: E402
 from tests.support import reference  # noqa: E402
 from tests.support.helpers import run_op  # noqa: E402

@@ -29,10 +29,11 @@ from onnx import TensorProto, helper, numpy_helper
 from stn_infer import plugin
 from stn_infer.errors import StnInferError, one_line
 from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.op import DOMAIN, SPATIAL, SpatialNode, attach_functions, node_attributes, spell_mode
+from stn_infer.fusion.op import DOMAIN, SPATIAL, SpatialNode, attach_functions, node_attributes
 from stn_infer.reference.comparison import compare_warp
-from stn_infer.reference.sampling import MODES, PADDING_MODES, Sampler
+from stn_infer.reference.sampling import sample
 from stn_infer.reference.taps import theta_points
+from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec, spell_mode
 
 Array = NDArray[Any]
 
@@ -57,7 +58,7 @@ class Case:
 
     rank: int
     dtype: str
-    sampler: Sampler
+    sampler: SamplerSpec
 
     @property
     def possible(self) -> bool:
@@ -90,7 +91,7 @@ class Outcome:
 def cases(dtypes: Sequence[str] = DTYPES) -> list[Case]:
     """All combinations that are defined."""
     found = (
-        Case(rank, dtype, Sampler(mode, padding_mode, align_corners))
+        Case(rank, dtype, SamplerSpec(mode, padding_mode, align_corners))
         for rank, dtype, mode, padding_mode, align_corners in product(
             SIZES, dtypes, MODES, PADDING_MODES, (False, True)
         )
@@ -147,7 +148,7 @@ def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
         if not known:
             raise
         return Outcome("unsupported")
-    expected = case.sampler.sample(given.image, given.grid)
+    expected = sample(case.sampler, given.image, given.grid)
     deviation = compare_warp(found, given.image, given.grid, given.bound, case.sampler, case.dtype)
     error = float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
     if deviation.problem() is not None:

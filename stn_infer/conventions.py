@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from stn_infer.errors import UsageError
+from stn_infer.samplers import PADDING_MODES, PaddingMode
 
-PaddingMode = Literal["zeros", "border", "reflection"]
 Order = Literal["xy", "yx"]
 
 
@@ -121,7 +121,7 @@ def resolve(
         UsageError: no such convention, padding mode or order.
     """
     for field, value, choices in (
-        ("padding_mode", padding_mode, get_args(PaddingMode)),
+        ("padding_mode", padding_mode, PADDING_MODES),
         ("order", order, get_args(Order)),
     ):
         if value is not None and value not in choices:

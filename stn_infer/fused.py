@@ -18,6 +18,7 @@ from torch import Tensor
 
 from stn_infer import plugin
 from stn_infer.errors import UsageError
+from stn_infer.samplers import MODES, PADDING_MODES
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _OP = "stn::spatial_transformer"
@@ -112,8 +113,8 @@ def _check(
     rank = len(output_size)
     for name, value, choices in (
         ("kind", kind, plugin.KINDS[:3]),
-        ("mode", mode, plugin.MODES),
-        ("padding_mode", padding_mode, plugin.PADDING_MODES),
+        ("mode", mode, MODES),
+        ("padding_mode", padding_mode, PADDING_MODES),
     ):
         if value not in choices:
             raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
@@ -171,8 +172,8 @@ def _settings(
     return plugin.Problem(
         rank=len(output_size),
         kind=plugin.KINDS.index(kind),
-        mode=plugin.MODES.index(mode),
-        padding=plugin.PADDING_MODES.index(padding_mode),
+        mode=MODES.index(mode),
+        padding=PADDING_MODES.index(padding_mode),
         align_corners=int(align_corners),
         dtype=_DTYPES[dtype],
         input_layout=layout,

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from stn_infer.conventions import Order, PaddingMode, resolve
+from stn_infer.conventions import Order, resolve
 from stn_infer.errors import UsageError
 from stn_infer.metadata import respelled
+from stn_infer.samplers import MODES, Mode, PaddingMode
 from stn_infer.transforms import Transformation
 from stn_infer.transforms.base import reorder_axes, shrink
-
-Mode = Literal["bilinear", "nearest", "bicubic"]
 
 
 class SpatialTransformer(nn.Module):
@@ -70,8 +69,8 @@ class SpatialTransformer(nn.Module):
         input_size: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
-        if mode not in get_args(Mode):
-            raise UsageError(f"mode is one of {', '.join(get_args(Mode))}, not {mode!r}")
+        if mode not in MODES:
+            raise UsageError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
         if mode == "bicubic" and transformation.rank == 3:
             raise UsageError("bicubic sampling is defined for images only; use bilinear or nearest for volumes")
         chosen = resolve(convention, align_corners, grid_align_corners, padding_mode, order)

@@ -37,11 +37,9 @@ _NVCC_PACKAGES = {
     "nvidia-cuda-cccl": "include/cccl/nv/target",
 }
 
-# The enumerations of plugins/include/stn/stn.h, in its order.
+# The enumerations of plugins/include/stn/stn.h, in its order; modes and padding modes are numbered as in samplers.py.
 DTYPES = ("float32", "float16", "bfloat16")
 KINDS = ("affine", "basis", "projective", "grid")
-MODES = ("bilinear", "nearest", "bicubic")
-PADDING_MODES = ("zeros", "border", "reflection")
 LAYOUTS = ("planar", "channels_last")
 
 

@@ -43,6 +43,7 @@ FLOORS = (
     "files",
     "errors",
     "version",
+    "samplers",
     "arrays",
 )
 #: The package's own page of public names, which imports them when they are asked for.

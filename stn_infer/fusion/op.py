@@ -25,15 +25,8 @@ OP_TYPES = (SPATIAL, PROJECTIVE)
 
 Kind = Literal["affine", "basis", "projective"]
 
-# GridSample's three attributes, and from opset 20 on its modes' new names.
+# GridSample's three attributes.
 _SAMPLER_ATTRIBUTES = ("align_corners", "mode", "padding_mode")
-_MODES_FROM_20 = {"bilinear": "linear", "bicubic": "cubic", "nearest": "nearest"}
-
-
-def spell_mode(mode: str, opset: int) -> str:
-    """``mode`` in the words of ``opset``: ``bilinear``/``bicubic`` up to 19, ``linear``/``cubic`` from 20."""
-    old = {new: old for old, new in _MODES_FROM_20.items()}.get(mode, mode)
-    return _MODES_FROM_20[old] if opset >= 20 else old
 
 
 @dataclass(frozen=True)

@@ -12,10 +12,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.measure import Cut, ThetaMap
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes, spell_mode
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes
 from stn_infer.fusion.shapes import ALONE, Observation
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import attributes_of, bodies, names_read, opset_of
+from stn_infer.samplers import spell_mode
 
 _PIECE = 4096
 
@@ -39,7 +40,6 @@ class Rewriter:
         before: list[onnx.NodeProto] = []
         theta = self._theta(prefix, sampler.input[0], cut, factored, before)
         attributes = attributes_of(sampler)
-        mode = spell_mode(attributes.get("mode", "linear"), 16)
         node = helper.make_node(
             PROJECTIVE if factored.kind == "projective" else SPATIAL,
             [sampler.input[0], theta, self._basis(prefix, factored)],
@@ -50,7 +50,7 @@ class Rewriter:
         values = node_attributes(
             factored.kind,
             factored.output_size,
-            spell_mode(mode, self._opset),
+            spell_mode(attributes.get("mode", "linear"), self._opset),
             attributes.get("padding_mode", "zeros"),
             bool(attributes.get("align_corners", 0)),
         )

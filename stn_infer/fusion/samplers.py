@@ -9,12 +9,11 @@ from typing import Any
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from stn_infer.fusion.op import is_spatial, spell_mode
+from stn_infer.fusion.op import is_spatial
 from stn_infer.proto.traversal import known_attributes, nested_nodes, opset_of
+from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
 
 _DEFAULT = ("", "ai.onnx")
-_MODES = ("bilinear", "nearest", "bicubic")
-_PADDINGS = ("zeros", "border", "reflection")
 CUSTOM = {
     ("com.microsoft", "GridSample"),
     ("mmdeploy", "grid_sampler"),
@@ -131,7 +130,7 @@ def sampler_settings(node: onnx.NodeProto, constants: Mapping[str, int]) -> tupl
     if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*_DEFAULT, "com.microsoft")):
         spelling = str(attributes.get("mode", "bilinear"))
         padding = str(attributes.get("padding_mode", "zeros"))
-        return spell_mode(spelling, 16), padding, bool(attributes.get("align_corners", 0)), spelling
+        return spell_mode(spelling), padding, bool(attributes.get("align_corners", 0)), spelling
     if (node.domain, node.op_type) == ("mmdeploy", "grid_sampler"):
         numbers = [attributes.get(key, 0) for key in ("interpolation_mode", "padding_mode", "align_corners")]
     elif (node.domain, node.op_type) == ("aten", "grid_sampler") or (
@@ -145,7 +144,7 @@ def sampler_settings(node: onnx.NodeProto, constants: Mapping[str, int]) -> tupl
     mode, padding_number, aligned = numbers
     if mode not in (0, 1, 2) or padding_number not in (0, 1, 2):
         return None
-    return _MODES[mode], _PADDINGS[padding_number], bool(aligned), _MODES[mode]
+    return MODES[mode], PADDING_MODES[padding_number], bool(aligned), MODES[mode]
 
 
 def small_constants(model: onnx.ModelProto) -> dict[str, int]:

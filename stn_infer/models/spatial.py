@@ -7,10 +7,10 @@ from math import prod
 
 from torch import Tensor, nn
 
-from stn_infer.conventions import PaddingMode
 from stn_infer.errors import UsageError
-from stn_infer.layers import Mode, SpatialTransformer
+from stn_infer.layers import SpatialTransformer
 from stn_infer.models.baselines import cnn, fcn
+from stn_infer.samplers import Mode, PaddingMode
 from stn_infer.transforms import Transformation
 
 

@@ -58,8 +58,9 @@ class Probe:
         import onnx
         from onnx import helper
 
-        from stn_infer.fusion.op import spatial_nodes, spell_mode
+        from stn_infer.fusion.op import spatial_nodes
         from stn_infer.proto.traversal import attributes_of
+        from stn_infer.samplers import spell_mode
 
         probe = onnx.ModelProto()
         probe.CopyFrom(model)
@@ -73,7 +74,7 @@ class Probe:
             if ours is None and (node.op_type != "GridSample" or node.domain not in ("", "ai.onnx")):
                 continue
             attributes = attributes_of(node)
-            mode = spell_mode(attributes.get("mode", "bilinear"), 18)
+            mode = spell_mode(attributes.get("mode", "bilinear"))
             shape = f"stn_probe_shape_{index}"
             probe.graph.node.append(helper.make_node("Shape", [node.input[0]], [shape]))
             corners = bool(attributes.get("align_corners", 0))

@@ -16,6 +16,7 @@ from onnx import AttributeProto, TensorProto, defs
 
 from stn_infer.errors import ModelError
 from stn_infer.proto.traversal import subgraphs
+from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
 
 _MOST_NESTED = 16
 _MOST_NODES = 1_000_000  # functions inlined
@@ -50,8 +51,8 @@ _PAYLOADS = {
     AttributeProto.TYPE_PROTO: "tp",
 }
 _SAMPLER_WORDS = {
-    "mode": ("linear", "bilinear", "nearest", "cubic", "bicubic"),
-    "padding_mode": ("zeros", "border", "reflection"),
+    "mode": tuple(dict.fromkeys(spell_mode(mode, opset) for mode in MODES for opset in (20, 16))),
+    "padding_mode": PADDING_MODES,
 }
 _Function = tuple[str, str, str]  # domain, name, overload
 _Scope = tuple[set[str], ...]

@@ -27,7 +27,8 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
-from stn_infer.reference.sampling import UNIT, Doubles, Sampler
+from stn_infer.reference.sampling import UNIT, Doubles, sample_at
+from stn_infer.samplers import SamplerSpec
 
 # Rounding may flip a nearest sampler's pixel, which changes that sample's outputs at will.
 _FLIPPED_SHARE = 0.02
@@ -119,7 +120,7 @@ def compare_outputs(name: str, expected: Array, actual: Array) -> OutputDeviatio
     return OutputDeviation(name, float(difference.max()), max(1.0, float(finite.max(initial=0.0))))
 
 
-def grid_distance(sampler: Sampler, expected: Array, actual: Array, size: Sequence[int]) -> tuple[float, float]:
+def grid_distance(sampler: SamplerSpec, expected: Array, actual: Array, size: Sequence[int]) -> tuple[float, float]:
     """(largest distance of a point, largest distance of one of the output's corners) of two grids, in input pixels.
 
     A point's distance is taken along each axis, a corner's is Euclid's. Points outside by more than the image's size
@@ -218,7 +219,7 @@ class WarpDeviation:
 
 
 def compare_warp(
-    actual: Array, image: Array, grid: Array, bound: Array, sampler: Sampler, dtype: str = "float32"
+    actual: Array, image: Array, grid: Array, bound: Array, sampler: SamplerSpec, dtype: str = "float32"
 ) -> WarpDeviation:
     """Judge ``actual`` in two tiers; see the module's text.
 
@@ -241,7 +242,7 @@ def compare_warp(
     sound = np.isfinite(image.reshape(len(image), -1)).all(axis=1)
     defined = np.asarray(defined & sound.reshape(-1, *[1] * (grid.ndim - 2)))
     image = np.where(np.isfinite(image), image, 0.0)
-    expected = sampler.sample_at(image, pixels)
+    expected = sample_at(sampler, image, pixels)
     unit = _HALF_UNITS.get(dtype, UNIT)
     allowed = _allowed(image, bound, sampler) + 1.01 * unit * np.abs(expected) + (1e-7 if dtype == "float16" else 0)
     with np.errstate(invalid="ignore"):
@@ -257,7 +258,7 @@ def compare_warp(
     return WarpDeviation(float(error.max()), excess if off.any() else min(excess, 1.0), int(off.sum()), flips)
 
 
-def _allowed(image: Array, bound: Array, sampler: Sampler) -> Doubles:
+def _allowed(image: Array, bound: Array, sampler: SamplerSpec) -> Doubles:
     """What float32 may make of a value: [N, 1, *out]."""
     values = image.astype(np.float64)
     peak = np.abs(values).reshape(len(values), -1).max(axis=1)  # [N]
@@ -284,7 +285,7 @@ def _flips(
     image: Array,
     pixels: Doubles,
     bound: Array,
-    sampler: Sampler,
+    sampler: SamplerSpec,
     off: Array,
     defined: Array,
     unit: float,
@@ -300,7 +301,7 @@ def _flips(
     if suspects.any():
         for signs in product((1, -1), repeat=rank):
             nudge = np.where(at_tie, np.array(signs) * 2 * reach, 0.0)
-            other = sampler.sample_at(image, pixels + nudge)
+            other = sample_at(sampler, image, pixels + nudge)
             with np.errstate(invalid="ignore"):
                 same = (np.abs(actual - other) <= 1.01 * unit * np.abs(other)).all(axis=1) & suspects & ~flipped
             flipped |= same

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from stn_infer.arrays import Array
-from stn_infer.reference.sampling import PADDING_MODES, Sampler
+from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,9 +38,9 @@ class Sampling:
     image: Array | None = None
 
     @property
-    def sampler(self) -> Sampler:
+    def sampler(self) -> SamplerSpec:
         """How the grid is read."""
-        return Sampler.of(self.mode, self.padding_mode, self.align_corners)
+        return SamplerSpec.of(self.mode, self.padding_mode, self.align_corners)
 
     def pixels(self, grid: Array) -> Array:
         """Coordinates [-1, 1] of a grid on the same image as fractional pixel indices, (x, y[, z]), in grid's type."""
@@ -125,7 +125,6 @@ def _recorder(warps: Sequence[Array | None]) -> Any:
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
 
-    modes = ("bilinear", "nearest", "bicubic")
     samplers = (torch.ops.aten.grid_sampler_2d.default, torch.ops.aten.grid_sampler_3d.default)
 
     class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -143,7 +142,7 @@ def _recorder(warps: Sequence[Array | None]) -> Any:
                 values, source = grid.detach().clone().numpy(), image.detach().clone().numpy()
                 size = tuple(image.shape[2:])
                 self.calls.append(
-                    Sampling(values, size, modes[mode], bool(align_corners), PADDING_MODES[padding], source)
+                    Sampling(values, size, MODES[mode], bool(align_corners), PADDING_MODES[padding], source)
                 )
                 index = len(self.calls) - 1
                 given = warps[index] if index < len(warps) else None

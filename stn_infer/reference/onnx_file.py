@@ -21,8 +21,9 @@ from stn_infer.fusion.basis import canonical_basis
 from stn_infer.fusion.op import DOMAIN, OP_TYPES
 from stn_infer.proto.retype import doubled
 from stn_infer.reference.model import Sampling
-from stn_infer.reference.sampling import Sampler
+from stn_infer.reference.sampling import sample
 from stn_infer.reference.taps import tap, without_other_functions
+from stn_infer.samplers import SamplerSpec
 
 
 class OnnxReference:
@@ -141,11 +142,11 @@ class _State:
         self.warps: list[Array | None] = []
 
     def sample(self, image: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:
-        sampler = Sampler.of(mode, padding_mode, align_corners)
+        sampler = SamplerSpec.of(mode, padding_mode, align_corners)
         index = len(self.calls)
         self.calls.append(Sampling(grid, image.shape[2:], sampler.mode, sampler.align_corners, padding_mode, image))
         given = self.warps[index] if index < len(self.warps) else None
-        warped = sampler.sample(image, grid)
+        warped = sample(sampler, image, grid)
         return given.astype(np.float64) if given is not None and given.shape == warped.shape else warped
 
 

@@ -7,25 +7,21 @@ lie outside: zeros padding gives 0, the others read index 0.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import product
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
+from stn_infer.samplers import MODES, PADDING_MODES, Rounding, SamplerSpec
 
 Doubles = NDArray[np.float64]
-Rounding = Literal["half to even", "half up", "down"]
 
-MODES = ("bilinear", "nearest", "bicubic")
-PADDING_MODES = ("zeros", "border", "reflection")
 UNIT = 2.0**-24
 """float32's unit roundoff: the relative error of one operation."""
 
 _CUBIC = -0.75
-_SPELLINGS = {"linear": "bilinear", "cubic": "bicubic"}
 _ROUND: dict[Rounding, Callable[[Doubles], Doubles]] = {
     "half to even": np.rint,
     "half up": lambda at: np.floor(at + 0.5),
@@ -33,116 +29,84 @@ _ROUND: dict[Rounding, Callable[[Doubles], Doubles]] = {
 }
 
 
-@dataclass(frozen=True)
-class Sampler:
-    """How a grid is read.
+def sample(spec: SamplerSpec, image: Array, grid: Array) -> Doubles:
+    """``image`` [N, C, *in] read at ``grid`` [N, *out, D] in float64: [N, C, *out]."""
+    with np.errstate(invalid="ignore", over="ignore"):
+        pixels = spec.pixels(grid.astype(np.float64), image.shape[2:])
+    return sample_at(spec, image, pixels)
 
-    Attributes:
-        mode: bilinear, nearest or bicubic.
-        padding_mode: zeros, border or reflection.
-        align_corners: whether -1 and 1 are the outermost pixels' centers or their outer edges.
-        rounding: of nearest; every runtime should round half to even, the others serve to name a mistake.
-    """
 
-    mode: str = "bilinear"
-    padding_mode: str = "zeros"
-    align_corners: bool = False
-    rounding: Rounding = "half to even"
-
-    @classmethod
-    def of(cls, mode: str, padding_mode: str, align_corners: bool) -> Sampler:
-        """From attributes, in either spelling of the modes."""
-        return cls(_SPELLINGS.get(mode, mode), padding_mode, bool(align_corners))
-
-    def __str__(self) -> str:
-        return f"{self.mode}, {self.padding_mode}, align_corners={self.align_corners}"
-
-    def pixels(self, grid: Array, size: Sequence[int]) -> Array:
-        """Coordinates [..., D] in [-1, 1] as fractional pixel indices, x first, in their own type."""
-        sizes = np.array(tuple(size)[::-1], grid.dtype)
-        return np.asarray((grid + 1) / 2 * (sizes - 1) if self.align_corners else ((grid + 1) * sizes - 1) / 2)
-
-    def normalized(self, pixels: Array, size: Sequence[int]) -> Doubles:
-        """The grid whose points lie at pixel indices [..., D]: :meth:`pixels` backwards, in float64."""
-        sizes = np.array(tuple(size)[::-1], np.float64)
-        if self.align_corners:
-            return np.asarray(2 * pixels / np.maximum(sizes - 1, 1) - 1)
-        return np.asarray((2 * pixels + 1) / sizes - 1)
-
-    def sample(self, image: Array, grid: Array) -> Doubles:
-        """``image`` [N, C, *in] read at ``grid`` [N, *out, D] in float64: [N, C, *out]."""
-        with np.errstate(invalid="ignore", over="ignore"):
-            pixels = self.pixels(grid.astype(np.float64), image.shape[2:])
-        return self.sample_at(image, pixels)
-
-    def sample_at(self, image: Array, pixels: Array) -> Doubles:
-        """``image`` [N, C, *in] read at pixel indices [N, *out, D], x first, in float64: [N, C, *out]."""
-        image = image.astype(np.float64)
-        batch, channels, *size = image.shape
-        out = pixels.shape[1:-1]
-        points = int(np.prod(out))
-        result = np.zeros((batch, channels, points))
-        if not result.size or not all(size):
-            return result.reshape(batch, channels, *out)
-        flat = image.reshape(batch, channels, -1)
-        axes = [
-            self._taps(pixels[..., -1 - axis].reshape(batch, points).astype(np.float64), length)
-            for axis, length in enumerate(size)
-        ]
-        for taps in product(*axes):
-            offset = np.zeros((batch, points), np.int64)
-            weight = np.ones((batch, points))
-            for (at, share), length in zip(taps, size, strict=True):
-                inside = (at >= 0) & (at <= length - 1)
-                offset = offset * length + np.where(inside, at, 0).astype(np.int64)
-                weight = weight * np.where(inside, share, 0.0)
-            result += weight[:, None] * np.take_along_axis(flat, offset[:, None], axis=2)
+def sample_at(spec: SamplerSpec, image: Array, pixels: Array) -> Doubles:
+    """``image`` [N, C, *in] read at pixel indices [N, *out, D], x first, in float64: [N, C, *out]."""
+    image = image.astype(np.float64)
+    batch, channels, *size = image.shape
+    out = pixels.shape[1:-1]
+    points = int(np.prod(out))
+    result = np.zeros((batch, channels, points))
+    if not result.size or not all(size):
         return result.reshape(batch, channels, *out)
+    flat = image.reshape(batch, channels, -1)
+    axes = [
+        _taps(spec, pixels[..., -1 - axis].reshape(batch, points).astype(np.float64), length)
+        for axis, length in enumerate(size)
+    ]
+    for taps in product(*axes):
+        offset = np.zeros((batch, points), np.int64)
+        weight = np.ones((batch, points))
+        for (at, share), length in zip(taps, size, strict=True):
+            inside = (at >= 0) & (at <= length - 1)
+            offset = offset * length + np.where(inside, at, 0).astype(np.int64)
+            weight = weight * np.where(inside, share, 0.0)
+        result += weight[:, None] * np.take_along_axis(flat, offset[:, None], axis=2)
+    return result.reshape(batch, channels, *out)
 
-    def _taps(self, at: Doubles, length: int) -> list[tuple[Doubles, Doubles]]:
-        """What is read along one axis at pixel indices ``at``: index (maybe outside) and weight of each tap."""
-        at = np.where(np.isfinite(at), at, -8.0 if self.padding_mode == "zeros" else 0.0)
-        at = np.clip(at, -(2.0**51), 2.0**51)  # beyond, neighbors can't be told apart
-        if self.mode == "bicubic":  # each tap is padded by itself
-            first = np.floor(at)
-            t = at - first
-            return [(self._padded(first + i, length), _keys(np.abs(t - i))) for i in (-1, 0, 1, 2)]
-        at = self._padded(at, length)
-        if self.mode == "nearest":
-            return [(_ROUND[self.rounding](at), np.ones_like(at))]
+
+def _taps(spec: SamplerSpec, at: Doubles, length: int) -> list[tuple[Doubles, Doubles]]:
+    """What is read along one axis at pixel indices ``at``: index (maybe outside) and weight of each tap."""
+    at = np.where(np.isfinite(at), at, -8.0 if spec.padding_mode == "zeros" else 0.0)
+    at = np.clip(at, -(2.0**51), 2.0**51)  # beyond, neighbors can't be told apart
+    if spec.mode == "bicubic":  # each tap is padded by itself
         first = np.floor(at)
-        return [(first, first + 1 - at), (first + 1, at - first)]
+        t = at - first
+        return [(_padded(spec, first + i, length), _keys(np.abs(t - i))) for i in (-1, 0, 1, 2)]
+    at = _padded(spec, at, length)
+    if spec.mode == "nearest":
+        return [(_ROUND[spec.rounding](at), np.ones_like(at))]
+    first = np.floor(at)
+    return [(first, first + 1 - at), (first + 1, at - first)]
 
-    def _padded(self, at: Doubles, length: int) -> Doubles:
-        if self.padding_mode == "zeros":
-            return at
-        if self.padding_mode == "reflection":
-            low, high = (0.0, length - 1.0) if self.align_corners else (-0.5, length - 0.5)
-            if high == low:
-                return np.zeros_like(at)
-            # a triangle wave of period 2 (high - low)
-            phase = np.mod(at - low, 2 * (high - low))
-            at = low + np.minimum(phase, 2 * (high - low) - phase)
-        return np.clip(at, 0, length - 1)
 
-    def variants(self, rank: int) -> dict[str, Sampler]:
-        """What one mistake would make of this sampler, by how a message names it."""
-        found = {
-            f"{mode} sampling instead of {self.mode}": replace(self, mode=mode)
-            for mode in MODES
-            if mode != self.mode and not (rank == 3 and mode == "bicubic")
-        }
-        found |= {
-            f"{padding} padding instead of {self.padding_mode}": replace(self, padding_mode=padding)
-            for padding in PADDING_MODES
-            if padding != self.padding_mode
-        }
-        other = not self.align_corners
-        found[f"align_corners={other} instead of {self.align_corners}"] = replace(self, align_corners=other)
-        if self.mode == "nearest":
-            found["rounding half up instead of half to even"] = replace(self, rounding="half up")
-            found["rounding down instead of to the nearest pixel"] = replace(self, rounding="down")
-        return found
+def _padded(spec: SamplerSpec, at: Doubles, length: int) -> Doubles:
+    if spec.padding_mode == "zeros":
+        return at
+    if spec.padding_mode == "reflection":
+        low, high = (0.0, length - 1.0) if spec.align_corners else (-0.5, length - 0.5)
+        if high == low:
+            return np.zeros_like(at)
+        # a triangle wave of period 2 (high - low)
+        phase = np.mod(at - low, 2 * (high - low))
+        at = low + np.minimum(phase, 2 * (high - low) - phase)
+    return np.clip(at, 0, length - 1)
+
+
+def mistakes(spec: SamplerSpec, rank: int) -> dict[str, SamplerSpec]:
+    """What one mistake would make of a sampler of images or volumes (``rank`` 2 or 3), by how a message names it."""
+    found = {
+        f"{mode} sampling instead of {spec.mode}": replace(spec, mode=mode)
+        for mode in MODES
+        if mode != spec.mode and not (rank == 3 and mode == "bicubic")
+    }
+    found |= {
+        f"{padding} padding instead of {spec.padding_mode}": replace(spec, padding_mode=padding)
+        for padding in PADDING_MODES
+        if padding != spec.padding_mode
+    }
+    other = not spec.align_corners
+    found[f"align_corners={other} instead of {spec.align_corners}"] = replace(spec, align_corners=other)
+    if spec.mode == "nearest":
+        found["rounding half up instead of half to even"] = replace(spec, rounding="half up")
+        found["rounding down instead of to the nearest pixel"] = replace(spec, rounding="down")
+    return found
 
 
 def _keys(distance: Doubles) -> Doubles:

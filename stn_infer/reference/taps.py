@@ -15,7 +15,8 @@ from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, SpatialNode, spatial_nodes
-from stn_infer.reference.sampling import Doubles, Sampler, coordinate_bound
+from stn_infer.reference.sampling import Doubles, coordinate_bound
+from stn_infer.samplers import SamplerSpec
 
 _PREFIX = "stn_verify"
 _HALVES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
@@ -45,7 +46,7 @@ class SamplerNode:
         node: as it stands in the file.
     """
 
-    sampler: Sampler
+    sampler: SamplerSpec
     transformer: SpatialNode | None
     dtype: str
     node: onnx.NodeProto
@@ -115,16 +116,16 @@ def sampler_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
         dtype = _HALVES.get(types.get(node.input[0], 0), "float32") if node.input else "float32"
         if _ours(node.domain, node.op_type):
             transformer = next(transformers)
-            sampler = Sampler.of(transformer.mode, transformer.padding_mode, transformer.align_corners)
+            sampler = SamplerSpec.of(transformer.mode, transformer.padding_mode, transformer.align_corners)
             found.append(SamplerNode(sampler, transformer, dtype, node))
         elif node.op_type == "GridSample" and node.domain in ("", "ai.onnx"):
             found.append(SamplerNode(_plain_sampler(node), None, dtype, node))
     return tuple(found)
 
 
-def _plain_sampler(node: onnx.NodeProto) -> Sampler:
+def _plain_sampler(node: onnx.NodeProto) -> SamplerSpec:
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return Sampler.of(
+    return SamplerSpec.of(
         values.get("mode", b"linear").decode(),
         values.get("padding_mode", b"zeros").decode(),
         bool(values.get("align_corners", 0)),

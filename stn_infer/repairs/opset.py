@@ -8,8 +8,9 @@ import onnx
 from onnx import AttributeProto, defs, version_converter
 
 from stn_infer.errors import one_line
-from stn_infer.fusion.op import DOMAIN, OP_TYPES, attach_functions, is_spatial, spell_mode
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, attach_functions, is_spatial
 from stn_infer.proto.traversal import every_node, opset_of
+from stn_infer.samplers import spell_mode
 
 _DEFAULT = ("", "ai.onnx")
 # Same signature, another meaning: GroupNormalization's scale is per group up to 20, per channel from 21 on.

@@ -29,6 +29,7 @@ from stn_infer.fusion.samplers import (
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import every_node, nested_nodes, opset_of, tensors_of
 from stn_infer.repairs.opset import NotRepairable, lower_opset, raise_opset
+from stn_infer.samplers import spell_mode
 
 #: The newest that onnxruntime 1.31 reads.
 NEWEST_OPSET, NEWEST_IR = 26, 13
@@ -139,8 +140,11 @@ def standard_samplers(model: onnx.ModelProto) -> tuple[onnx.ModelProto, list[Rep
         node.op_type, node.domain = "GridSample", ""
         del node.attribute[:], node.input[:]
         node.input.extend(inputs)
-        mode = {"bilinear": "linear", "bicubic": "cubic"}.get(mode, mode) if opset_of(model) >= 20 else mode
-        for key, value in (("mode", mode), ("padding_mode", padding), ("align_corners", int(aligned))):
+        for key, value in (
+            ("mode", spell_mode(mode, opset_of(model))),
+            ("padding_mode", padding),
+            ("align_corners", int(aligned)),
+        ):
             node.attribute.append(helper.make_attribute(key, value))
     if not count:
         return model, []

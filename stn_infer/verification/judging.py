@@ -24,6 +24,7 @@ from stn_infer.fusion.basis import canonical_basis
 from stn_infer.reference.comparison import OutputDeviation, compare_outputs, compare_warp, grid_distance
 from stn_infer.reference.model import ReferenceModel, Sampling
 from stn_infer.reference.samples import Batch
+from stn_infer.reference.sampling import sample
 from stn_infer.verification.report import BackendReport, GridDeviation, Status, failures
 from stn_infer.verification.runners import IsolatedSampler, Run, Runner, Trace
 from stn_infer.verification.sampler_checks import SamplerCheck, check_sampler
@@ -203,7 +204,7 @@ def _grids(runner: Runner, run: Run, samplings: Sequence[Sampling]) -> list[Grid
         hint = _grid_hint(sampling, actual, distance)
         flips = 0
         if sampler.mode == "nearest" and trace.warped.size:
-            elsewhere = np.nan_to_num(trace.warped) != np.nan_to_num(sampler.sample(trace.image, sampling.grid))
+            elsewhere = np.nan_to_num(trace.warped) != np.nan_to_num(sample(sampler, trace.image, sampling.grid))
             flips = int(elsewhere.any(axis=1).sum())
         width = max(size, default=1)
         image = 0.0 if sampling.image is None else compare_outputs("image", sampling.image, trace.image).scaled

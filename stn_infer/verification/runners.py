@@ -12,8 +12,9 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
-from stn_infer.reference.sampling import PADDING_MODES, Sampler, coordinate_bound
+from stn_infer.reference.sampling import coordinate_bound
 from stn_infer.reference.taps import Points, SamplerNode, Tapped, isolated, tap, without_other_functions
+from stn_infer.samplers import SamplerSpec
 
 if TYPE_CHECKING:
     import onnx
@@ -260,11 +261,11 @@ def _observer() -> Any:
             result = func(*args, **(kwargs or {}))
             if func in samplers:
                 image, grid, mode, padding, corners = args[:5]
-                sampler = Sampler(("bilinear", "nearest", "bicubic")[mode], PADDING_MODES[padding], bool(corners))
+                sampler = SamplerSpec.numbered(mode, padding, corners)
                 self._note(sampler, None, image, grid, result, lambda i, g: func(i, g, mode, padding, corners))
             elif str(func) == "stn.spatial_transformer.default":
                 image, theta, basis, kind, size, mode, padding_mode, corners = args
-                sampler = Sampler(mode, padding_mode, bool(corners))
+                sampler = SamplerSpec(mode, padding_mode, bool(corners))
                 self._note(
                     sampler,
                     _transformer(_array(basis), kind, tuple(map(int, size)), sampler),
@@ -276,7 +277,7 @@ def _observer() -> Any:
             return result
 
         def _note(
-            self, sampler: Sampler, transformer: Any, image: Any, given: Any, result: Any, again: Callable[..., Any]
+            self, sampler: SamplerSpec, transformer: Any, image: Any, given: Any, result: Any, again: Callable[..., Any]
         ) -> None:
             import onnx
 
@@ -291,7 +292,7 @@ def _array(tensor: Any) -> Array:
     return np.array(tensor.detach().float().cpu().numpy())
 
 
-def _transformer(basis: Array, kind: Any, size: tuple[int, ...], sampler: Sampler) -> Any:
+def _transformer(basis: Array, kind: Any, size: tuple[int, ...], sampler: SamplerSpec) -> Any:
     from stn_infer.fusion.op import SpatialNode
 
     return SpatialNode("", kind, "", "", "", basis, size, sampler.mode, sampler.padding_mode, sampler.align_corners)

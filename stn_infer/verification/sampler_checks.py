@@ -23,8 +23,9 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.reference.comparison import Flips, WarpDeviation, compare_warp
-from stn_infer.reference.sampling import Sampler
+from stn_infer.reference.sampling import mistakes
 from stn_infer.reference.taps import Points, SamplerNode, theta_for
+from stn_infer.samplers import SamplerSpec
 from stn_infer.verification.runners import IsolatedSampler
 
 WIDE = 1024
@@ -45,7 +46,7 @@ class SamplerCheck:
     """
 
     sampler: int
-    expected: Sampler
+    expected: SamplerSpec
     deviation: WarpDeviation
     invariants: dict[str, bool]
     problem: str
@@ -69,7 +70,7 @@ class _Trial:
 def check_sampler(
     index: int,
     node: SamplerNode,
-    expected: Sampler,
+    expected: SamplerSpec,
     size: Sequence[int],
     output_size: Sequence[int],
     open_isolated: Callable[[tuple[int, ...], tuple[int, ...]], IsolatedSampler],
@@ -134,7 +135,7 @@ class _Bench:
     def __init__(
         self,
         node: SamplerNode,
-        expected: Sampler,
+        expected: SamplerSpec,
         output_size: tuple[int, ...],
         open_isolated: Callable[[tuple[int, ...], tuple[int, ...]], IsolatedSampler],
         generator: np.random.Generator,
@@ -237,12 +238,12 @@ def _moves(size: tuple[int, ...], output_size: tuple[int, ...]) -> dict[str, Arr
     return moves
 
 
-def _judge(trial: _Trial, sampler: Sampler, dtype: str, grid: Array | None = None) -> WarpDeviation:
+def _judge(trial: _Trial, sampler: SamplerSpec, dtype: str, grid: Array | None = None) -> WarpDeviation:
     points = trial.points
     return compare_warp(trial.warped, trial.image, points.grid if grid is None else grid, points.bound, sampler, dtype)
 
 
-def _cause(trials: Sequence[_Trial], expected: Sampler, node: SamplerNode) -> str | None:
+def _cause(trials: Sequence[_Trial], expected: SamplerSpec, node: SamplerNode) -> str | None:
     """The single mistake that explains every trial; None where none does."""
     rank = trials[0].points.grid.shape[-1]
     grids: dict[str, Callable[[Array], Array]] = {
@@ -253,7 +254,7 @@ def _cause(trials: Sequence[_Trial], expected: Sampler, node: SamplerNode) -> st
     if rank == 3:
         grids["swapped x and y"] = lambda grid: grid[..., [1, 0, 2]]
 
-    def explained(sampler: Sampler, move: Callable[[Array], Array], slack: float = 1.0) -> bool:
+    def explained(sampler: SamplerSpec, move: Callable[[Array], Array], slack: float = 1.0) -> bool:
         for trial in trials:
             bound = trial.points.bound * slack
             moved = move(trial.points.grid)
@@ -263,13 +264,13 @@ def _cause(trials: Sequence[_Trial], expected: Sampler, node: SamplerNode) -> st
         return True
 
     with np.errstate(over="ignore"):
-        for name, sampler in expected.variants(rank).items():
+        for name, sampler in mistakes(expected, rank).items():
             if explained(sampler, lambda grid: grid):
                 return name
         for name, move in grids.items():
             if explained(expected, move, slack=4.0):
                 return name
-        for (name, sampler), (other, move) in product(expected.variants(rank).items(), list(grids.items())[:1]):
+        for (name, sampler), (other, move) in product(mistakes(expected, rank).items(), list(grids.items())[:1]):
             if explained(sampler, move):
                 return f"{name} and {other}"
     # rounded on the way to the grid: not the same numbers, but an error of that size
@@ -283,7 +284,7 @@ def _bfloat16(grid: Array) -> Array:
     return rounded.view(np.float32).astype(np.float64)
 
 
-def _relative_error(trial: _Trial, sampler: Sampler, dtype: str) -> float:
+def _relative_error(trial: _Trial, sampler: SamplerSpec, dtype: str) -> float:
     """The share of points that are off even when coordinates are allowed half precision's error."""
     size = np.array(trial.image.shape[2:][::-1], np.float64)
     loose = trial.points.bound + 2.0**-8 * (np.abs(trial.points.grid) + 1) * size / 2

@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from stn_infer.reference.sampling import sample
+from stn_infer.samplers import SamplerSpec
 from tests.support.paths import ROOT
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 
@@ -134,7 +136,7 @@ def test_a_wrong_runtime_is_off() -> None:
     case = matrix.cases(["float32"])[0]
 
     def other(case: matrix.Case, given: matrix.Data) -> Any:
-        return matrix.Sampler("nearest").sample(given.image, given.grid)
+        return sample(SamplerSpec("nearest"), given.image, given.grid)
 
     assert matrix.outcome(case, other).verdict == "off"
     assert matrix.outcome(case, matrix.run_pytorch).verdict == "within"

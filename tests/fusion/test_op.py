@@ -18,9 +18,9 @@ from stn_infer.fusion.op import (
     attach_functions,
     node_attributes,
     spatial_nodes,
-    spell_mode,
     with_theta,
 )
+from stn_infer.samplers import spell_mode
 
 
 def one_node(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer import plugin
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes, spell_mode
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.samplers import spell_mode
 from tests.support import reference
 
 Array = NDArray[Any]

@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, Kind, attach_functions, node_attributes, spell_mode
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, Kind, attach_functions, node_attributes
+from stn_infer.samplers import spell_mode
 
 Array = NDArray[Any]
 

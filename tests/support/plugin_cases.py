@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer import plugin
+from stn_infer.samplers import MODES, PADDING_MODES
 
 Array = NDArray[Any]
 
@@ -102,8 +103,8 @@ def warp(
     problem = plugin.Problem(
         rank=rank,
         kind=plugin.KINDS.index(kind),
-        mode=plugin.MODES.index(mode),
-        padding=plugin.PADDING_MODES.index(padding_mode),
+        mode=MODES.index(mode),
+        padding=PADDING_MODES.index(padding_mode),
         align_corners=int(align_corners),
         dtype=plugin.DTYPES.index(dtype),
         grid_dtype=plugin.DTYPES.index(grid_dtype),

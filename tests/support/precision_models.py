@@ -9,7 +9,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from stn_infer.fusion.op import DOMAIN, SPATIAL, attach_functions, node_attributes, spell_mode
+from stn_infer.fusion.op import DOMAIN, SPATIAL, attach_functions, node_attributes
+from stn_infer.samplers import spell_mode
 
 Array = NDArray[Any]
 

@@ -17,9 +17,9 @@ from stn_infer.fusion.op import (
     Kind,
     attach_functions,
     node_attributes,
-    spell_mode,
 )
 from stn_infer.proto.traversal import opset_of
+from stn_infer.samplers import spell_mode
 
 Mutation = Callable[[onnx.ModelProto], onnx.ModelProto]
 

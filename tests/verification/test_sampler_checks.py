@@ -20,7 +20,7 @@ from stn_infer.fusion.fuse import fuse
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.onnx_file import OnnxReference
 from stn_infer.reference.samples import Batch, sample_batches
-from stn_infer.reference.sampling import Sampler
+from stn_infer.samplers import SamplerSpec
 from stn_infer.sources.load import LoadedModel
 from stn_infer.torch_export.plain import export_plain
 from stn_infer.verification.judging import Limits, expect, judge
@@ -130,7 +130,7 @@ def test_a_wrong_backend_is_found_without_a_source(mistake: str) -> None:
     assert report.status == "failed" and cause in report.reason, report.failures
 
 
-def isolated(model: onnx.ModelProto, expected: Sampler, seed: int, **options: Any) -> SamplerCheck:
+def isolated(model: onnx.ModelProto, expected: SamplerSpec, seed: int, **options: Any) -> SamplerCheck:
     tested = runner(model, **options)
     graph = model.graph
     size, output_size = (
@@ -164,7 +164,7 @@ def test_no_false_alarm_over_twenty_seeds(
     for seed in range(20):
         mode, padding_mode, align_corners = samplers[seed % len(samplers)]
         model = one_transformer(kind, size, output_size, mode, padding_mode, align_corners, 18 + 2 * (len(size) == 3))
-        check = isolated(model, Sampler(mode, padding_mode, align_corners), seed, fused=fused)
+        check = isolated(model, SamplerSpec(mode, padding_mode, align_corners), seed, fused=fused)
         assert check.passed, check.problem
         assert len(check.invariants) >= 4 and all(check.invariants.values())
 
@@ -172,9 +172,9 @@ def test_no_false_alarm_over_twenty_seeds(
 @pytest.mark.parametrize("kind", ["affine", "projective"])
 def test_rounding_half_up_is_a_bias(kind: Any) -> None:
     model = one_transformer(kind, mode="nearest", output_size=(8, 8))
-    right = isolated(model, Sampler("nearest"), 0)
+    right = isolated(model, SamplerSpec("nearest"), 0)
     assert right.passed and right.deviation.flips.up == right.deviation.flips.down == 0
-    wrong = isolated(model, Sampler("nearest"), 0, mutate=rounding_up)
+    wrong = isolated(model, SamplerSpec("nearest"), 0, mutate=rounding_up)
     assert not wrong.passed and "rounding half up instead of half to even" in wrong.problem
     assert wrong.deviation.flips.down == 0 and wrong.deviation.flips.up > 20
 
@@ -186,20 +186,20 @@ def test_two_mistakes_are_found_even_if_not_named(mode: str) -> None:
     def mutate(proto: onnx.ModelProto) -> onnx.ModelProto:
         return with_attribute(mode="bicubic", padding_mode="border", align_corners=1)(proto)
 
-    assert not isolated(model, Sampler(mode), 0, mutate=mutate).passed
+    assert not isolated(model, SamplerSpec(mode), 0, mutate=mutate).passed
 
 
 @pytest.mark.parametrize(
     ("expected", "name"),
     [
-        (Sampler("bicubic"), "bilinear sampling instead of bicubic"),
-        (Sampler("nearest"), "bilinear sampling instead of nearest"),
-        (Sampler(padding_mode="border"), "zeros padding instead of border"),
-        (Sampler(padding_mode="reflection"), "zeros padding instead of reflection"),
-        (Sampler(align_corners=True), "align_corners=False instead of True"),
+        (SamplerSpec("bicubic"), "bilinear sampling instead of bicubic"),
+        (SamplerSpec("nearest"), "bilinear sampling instead of nearest"),
+        (SamplerSpec(padding_mode="border"), "zeros padding instead of border"),
+        (SamplerSpec(padding_mode="reflection"), "zeros padding instead of reflection"),
+        (SamplerSpec(align_corners=True), "align_corners=False instead of True"),
     ],
 )
-def test_the_mistake_is_named_the_other_way_round(expected: Sampler, name: str) -> None:
+def test_the_mistake_is_named_the_other_way_round(expected: SamplerSpec, name: str) -> None:
     check = isolated(one_transformer(), expected, 1)
     assert not check.passed and f"it looks like {name}" in check.problem
 
@@ -266,7 +266,7 @@ def with_basis(change: Callable[[Array], Array]) -> Mutation:
 def test_a_basis_that_kernels_would_not_read(change: Callable[[Array], Array], message: str, capfd: Any) -> None:
     """The function in the file reads the basis, a kernel of kind affine makes the rows itself."""
     model = with_basis(change)(one_transformer())
-    check = isolated(model, Sampler(), 0)
+    check = isolated(model, SamplerSpec(), 0)
     assert not check.passed and message in check.problem
     assert capfd.readouterr() == ("", "")  # LAPACK writes of NaN to stdout
 
