@@ -116,9 +116,3 @@ def test_with_theta_adds_outputs_and_keeps_names_apart() -> None:
     images = np.zeros((2, 3, 5, 7), np.float32)
     result = OrtBackend(copy.SerializeToString()).run({"image": images, "values": theta})
     np.testing.assert_array_equal(result["theta_"], theta)
-
-
-def test_spell_mode() -> None:
-    assert [spell_mode("bilinear", opset) for opset in (16, 19, 20)] == ["bilinear", "bilinear", "linear"]
-    assert [spell_mode("cubic", opset) for opset in (16, 20)] == ["bicubic", "cubic"]
-    assert spell_mode("nearest", 22) == "nearest"

@@ -45,13 +45,6 @@ def test_ties_by_rounding() -> None:
         assert sample_at(sampler, image, pixels).ravel().tolist() == expected
 
 
-@pytest.mark.parametrize("align_corners", [False, True])
-def test_there_and_back(align_corners: bool) -> None:
-    sampler, pixels = SamplerSpec(align_corners=align_corners), np.random.default_rng(0).uniform(-3, 9, (4, 2))
-    back = sampler.pixels(sampler.normalized(pixels, (5, 7)), (5, 7))
-    np.testing.assert_allclose(back, pixels, atol=1e-14)
-
-
 def test_float32_stays_within_the_bound_and_half_precision_does_not() -> None:
     rng, size = np.random.default_rng(1), (40, 1000)
     theta = rng.normal(size=(50, 2, 3)).astype(np.float32)
