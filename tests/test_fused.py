@@ -119,9 +119,10 @@ def test_gradient_is_the_compositions() -> None:
         torch.testing.assert_close(fused, plain, atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
-def test_compiled_with_a_changing_batch() -> None:
-    """Inductor takes the operator into one graph, which serves every batch and leaves coordinates in float32."""
+def test_compiled_with_a_changing_batch(backend: str) -> None:
+    """The operator is part of one graph, which serves every batch and leaves coordinates in float32."""
     torch.manual_seed(0)
     localization = nn.Sequential(nn.Flatten(), nn.Linear(3 * 7 * 9, 6))
     layer = SpatialTransformer(localization, Affine(), (6, 8), identity_init=False, fused=True)
@@ -131,7 +132,7 @@ def test_compiled_with_a_changing_batch() -> None:
         warped: Tensor = layer(image * 2) + 1
         return warped
 
-    counter = CompileCounterWithBackend("inductor")
+    counter = CompileCounterWithBackend(backend)
     compiled = torch.compile(warp, fullgraph=True, backend=counter, dynamic=True)
     for batch in (4, 7):
         image = case(batch=batch)[0]

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import pickle
+import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -192,6 +194,26 @@ def test_a_model_without_grid_sample_exports_and_says_so(folder: Path) -> None:
     assert not onnx.load("model.onnx").functions
 
 
+@contextmanager
+def nothing_larger_than(size: int) -> Iterator[None]:
+    """No file of this process may grow beyond ``size`` bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_leaves_the_older_file(folder: Path) -> None:
+    with nothing_larger_than(1000):
+        result = CliRunner().invoke(main, ["export", NET, *SHAPE, "-o", "model.onnx"])
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == ["error: cannot write model.onnx: File too large"]
+    assert (folder / "model.onnx").read_bytes() == b"an older file"
+    assert [path.name for path in folder.glob("*.part")] + [path.name for path in folder.glob(".*")] == []
+
+
 # ---- in a process of its own -------------------------------------------------------------------------------------
 
 COMMAND = "from stn_infer.cli.main import main; main()"
@@ -207,16 +229,6 @@ def spawn(folder: Path, code: str, *arguments: str) -> subprocess.Popen[str]:
         cwd=folder,
         env=environment,
     )
-
-
-def test_a_full_disk_leaves_the_older_file(folder: Path) -> None:
-    limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000)); "
-    process = spawn(folder, limit + COMMAND, NET, *SHAPE, "-o", "model.onnx")
-    _, errors = process.communicate(timeout=120)
-    assert process.returncode == 1
-    assert errors.splitlines() == ["error: cannot write model.onnx: File too large"]
-    assert (folder / "model.onnx").read_bytes() == b"an older file"
-    assert [path.name for path in folder.glob("*.part")] + [path.name for path in folder.glob(".*")] == []
 
 
 def test_an_interrupted_export_is_code_130(folder: Path) -> None:

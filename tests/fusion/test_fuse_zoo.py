@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import onnx
 import onnxruntime as ort
@@ -13,6 +15,7 @@ from tests.support.zoo import ANIMALS, Animal, Fused, Left, load
 from tests.support.zoo_graphs import HALF_MESH, POINTS, Graph
 
 
+@cache
 def results(animal: Animal) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
     return fuse(load(animal))
 

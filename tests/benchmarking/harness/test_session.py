@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import gc
 import statistics
-from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -26,14 +24,6 @@ from tests.support.benchmarking_sim import Clock, Quiet, Simulated, Simulation, 
 SHORT = Method(rounds=6, seconds=0.6, samples=132, turns=4, warmup_seconds=0.02, warmup_limit=0.5)
 # Enough calls of a millisecond for a p99.9.
 LONG = Method(rounds=6, seconds=7.2, samples=132, turns=4, warmup_seconds=0.02, warmup_limit=0.5)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def little_garbage() -> Iterator[None]:
-    """Each round collects garbage, which takes long with all that the other tests have imported."""
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def only(result: BenchResult) -> Measurement:
