@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from stn_infer.errors import OutputError
+from stn_infer.errors import InputError, OutputError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -56,6 +57,33 @@ def appearing(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def open_regular(path: str) -> int:
+    """A descriptor to read a file from, which the caller closes.
+
+    It never waits: a pipe or a device that is called like a file is refused.
+
+    Raises:
+        InputError: ``path`` is missing, unreadable, or not a file.
+    """
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise InputError(f"no such file: {path}") from None
+    except (OSError, ValueError) as error:
+        raise InputError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from None
+    mode = os.fstat(descriptor).st_mode
+    if not stat.S_ISREG(mode):
+        os.close(descriptor)
+        raise InputError(f"{path} is {kind_of(mode)}, expected a file")
+    return descriptor
+
+
+def kind_of(mode: int) -> str:
+    """What a path leads to, by its ``st_mode``: ``a folder``, ``a named pipe`` ..."""
+    kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
+    return next((name for matches, name in kinds if matches(mode)), "a device")
 
 
 def check_writable(path: Path) -> None:

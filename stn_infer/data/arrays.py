@@ -8,23 +8,32 @@ files with those names.
 
 from __future__ import annotations
 
+import os
 import threading
+import warnings
 import zipfile
-import zlib
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from math import prod
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, TypeVar
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data.images import from_array, reason_of
-from stn_infer.errors import InputError
+from stn_infer.errors import InputError, one_line
+from stn_infer.files import open_regular
 from stn_infer.metadata import Preprocess
 
+T = TypeVar("T")
+
 _OPEN_FILES = 4  # a worker reads neighboring rows, so a few files serve them all
+_MOST_UNPACKED = 2 << 30
+_SHORT = "its data end early"
 
 
 class ArrayFiles:
@@ -39,7 +48,7 @@ class ArrayFiles:
         self._specs = tuple(specs)
         self._preprocess = preprocess
         self._lock = threading.Lock()
-        self._opened: OrderedDict[str, Mapping[str, Array]] = OrderedDict()
+        self._opened: OrderedDict[str, Mapping[str, Array | _Npy]] = OrderedDict()
 
     def count_rows(self, path: str) -> int | None:
         """How many samples ``path`` holds; None when it is one sample. Reads no more than the headers.
@@ -47,11 +56,14 @@ class ArrayFiles:
         Raises:
             InputError: the file is unreadable, lacks an input, or its shape or type does not fit.
         """
-        headers = self._named(path, _headers(path))
+        headers = self._named(path, self._headers(path))
         counts = set()
         for spec in self._specs:
-            shape, dtype = headers[spec.name]
-            counts.add(shape[0] if self._is_batch(path, spec, shape, dtype) else None)
+            shape, dtype = headers[spec.name].shape, headers[spec.name].dtype
+            is_batch = self._is_batch(path, spec, shape, dtype)
+            if 0 in shape[is_batch:]:
+                raise InputError(f"{path}: its samples are empty, {list(shape)}")
+            counts.add(shape[0] if is_batch else None)
         if len(counts) > 1:
             raise InputError(f"{path}: its arrays hold different numbers of samples")
         return counts.pop()
@@ -66,8 +78,9 @@ class ArrayFiles:
         sample = {}
         for spec in self._specs:
             try:
-                values = arrays[spec.name] if row is None else arrays[spec.name][row]
-            except (KeyError, IndexError):
+                array = arrays[spec.name]
+                values = array[row] if row is not None else array.whole() if isinstance(array, _Npy) else array
+            except (KeyError, IndexError, ValueError):
                 raise InputError(f"{path} has changed since its samples were counted") from None
             if self._is_pixels(spec, values.dtype):
                 assert self._preprocess is not None
@@ -107,7 +120,7 @@ class ArrayFiles:
         text = ", ".join("any" if axis is None else str(axis) for axis in wanted)
         raise InputError(f"{path}: input {spec.name!r} takes [N, {text}], found {list(shape)}")
 
-    def _named(self, path: str, arrays: Mapping[str, Any]) -> Mapping[str, Any]:
+    def _named(self, path: str, arrays: Mapping[str, T]) -> Mapping[str, T]:
         """``arrays`` by the model's input names; a single array needs no name."""
         if len(self._specs) == 1 and len(arrays) == 1:
             return {self._specs[0].name: next(iter(arrays.values()))}
@@ -120,55 +133,156 @@ class ArrayFiles:
             )
         return arrays
 
-    def _open(self, path: str) -> Mapping[str, Array]:
-        """The arrays of a file: mapped where it is .npy, in memory where it is .npz; the last few stay open."""
+    def _open(self, path: str) -> Mapping[str, Array | _Npy]:
+        """The arrays of a file: .npy is read a row at a time, .npz lies in memory; the last few files stay open."""
         with self._lock:
             if path in self._opened:
                 self._opened.move_to_end(path)
                 return self._opened[path]
-            try:
-                if _is_npy(path):
-                    arrays: Mapping[str, Array] = {"": np.lib.format.open_memmap(path, mode="r")}
-                else:
-                    with open(path, "rb") as file, np.load(file, allow_pickle=False) as loaded:
-                        arrays = {name: loaded[name] for name in loaded.files}
-            except (OSError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
-                raise InputError(f"{path} is damaged or unreadable: {reason_of(error)}") from None
+            with _damage(path, "is damaged or unreadable"):
+                arrays: Mapping[str, Array | _Npy] = {"": _Npy(path)} if _is_npy(path) else self._unpacked(path)
             self._opened[path] = self._named(path, arrays)
             if len(self._opened) > _OPEN_FILES:
                 self._opened.popitem(last=False)
             return self._opened[path]
 
+    def _unpacked(self, path: str) -> dict[str, Array]:
+        with os.fdopen(open_regular(path), "rb") as file, zipfile.ZipFile(file) as archive:
+            unpacked = {}
+            for member, name in self._members(path, archive):
+                with archive.open(member) as content:
+                    header = _header(content, member.file_size)
+                    data = content.read(header.size)
+                unpacked[name] = header.array(data)
+        return unpacked
 
-def _headers(path: str) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
-    """(shape, dtype) of each array in a file, by name; the one array of a .npy file is called ""."""
-    try:
-        if _is_npy(path):
-            with open(path, "rb") as file:
-                return {"": _header(file)}
-        with zipfile.ZipFile(path) as archive:
+    def _headers(self, path: str) -> dict[str, _Header]:
+        """The header of each array that the model may take, by name; the one array of a .npy file is called ""."""
+        with _damage(path, f"is not a readable {Path(path).suffix} file"), ExitStack() as stack:
+            file = stack.enter_context(os.fdopen(open_regular(path), "rb"))
+            if _is_npy(path):
+                return {"": _header(file, os.fstat(file.fileno()).st_size)}
+            archive = stack.enter_context(zipfile.ZipFile(file))
             headers = {}
-            for name in archive.namelist():
-                with archive.open(name) as member:
-                    headers[name.removesuffix(".npy")] = _header(member)
+            for member, name in self._members(path, archive):
+                with archive.open(member) as content:
+                    headers[name] = _header(content, member.file_size)
             return headers
-    except FileNotFoundError:
-        raise InputError(f"no such file: {path}") from None
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:
-        raise InputError(f"{path} is not a readable {Path(path).suffix} file: {reason_of(error)}") from None
+
+    def _members(self, path: str, archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str]]:
+        """The members that hold the model's inputs, and what they are called; all, where there is no more than one."""
+        members = [(member, member.filename.removesuffix(".npy")) for member in archive.infolist()]
+        wanted = {spec.name for spec in self._specs}
+        if len(members) > 1 and wanted <= {name for _, name in members}:
+            members = [(member, name) for member, name in members if name in wanted]
+        elif len(members) > 1 or (members and len(wanted) > 1):
+            self._named(path, dict.fromkeys(name for _, name in members))
+        size = sum(member.file_size for member, _ in members)
+        if size > _MOST_UNPACKED:
+            raise InputError(
+                f"{path} unpacks to {size >> 20} MiB, at most {_MOST_UNPACKED >> 20} are read into memory; "
+                "save it as .npy, which is read a row at a time"
+            )
+        return members
+
+
+@dataclass(frozen=True)
+class _Header:
+    """What the header of a .npy file or member says; ``offset`` is where its data begin."""
+
+    shape: tuple[int, ...]
+    fortran: bool
+    dtype: np.dtype[Any]
+    offset: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of data."""
+        return prod(self.shape) * self.dtype.itemsize
+
+    def array(self, data: bytes) -> Array:
+        """The whole array out of its bytes."""
+        if len(data) != self.size:
+            raise ValueError(_SHORT)
+        return np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
+
+
+class _Npy:
+    """The array of a .npy file, read a row at a time.
+
+    It is not mapped: a mapped file that is cut off meanwhile ends the process with SIGBUS.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._file = open_regular(path)
+        with open(self._file, "rb", closefd=False) as file:
+            self._header = _header(file, os.fstat(self._file).st_size)
+        self.dtype = self._header.dtype
+        self._row = prod(self._header.shape[1:]) * self.dtype.itemsize
+        self._whole = self.whole() if self._header.fortran and len(self._header.shape) > 1 else None
+
+    def __del__(self) -> None:
+        if hasattr(self, "_file"):
+            os.close(self._file)
+
+    def whole(self) -> Array:
+        """All of it, in memory.
+
+        Raises:
+            ValueError: it is too large for that, or was cut off.
+        """
+        if self._header.size > _MOST_UNPACKED:
+            raise ValueError(f"it holds {self._header.size >> 20} MiB that can't be read a row at a time")
+        return self._header.array(os.pread(self._file, self._header.size, self._header.offset))
+
+    def __getitem__(self, row: int) -> Array:
+        """Row ``row``; IndexError where the file does not hold it (any more)."""
+        if self._whole is not None:
+            row_of_whole: Array = self._whole[row]
+            return row_of_whole
+        if not 0 <= row < self._header.shape[0]:
+            raise IndexError(row)
+        data = os.pread(self._file, self._row, self._header.offset + row * self._row)
+        if len(data) != self._row:
+            raise IndexError(row)
+        return np.frombuffer(data, self.dtype).reshape(self._header.shape[1:])
+
+
+@contextmanager
+def _damage(path: str, problem: str) -> Iterator[None]:
+    """A damaged file makes numpy and zipfile raise nearly anything: all of it is an InputError."""
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, RecursionError, MemoryError) as error:
+        raise InputError(f"{path} {problem}: {one_line(reason_of(error))}") from None
 
 
 def _is_npy(path: str) -> bool:
     return path.lower().endswith(".npy")
 
 
-def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _header(file: IO[bytes], size: int) -> _Header:
+    """The header at the start of ``file``, which has ``size`` bytes; ValueError where the two disagree."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, _, dtype = read(file)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # numpy's advice on headers of Python 2
+        shape, fortran, dtype = read(file)
     if dtype.hasobject:
         raise ValueError("it holds Python objects, which are not loaded")
-    return shape, dtype
+    header = _Header(shape, fortran, dtype, file.tell())
+    if any(length < 0 for length in shape):
+        raise ValueError(f"its header has a negative size: {list(shape)}")
+    if 0 in shape[1:]:
+        raise ValueError(f"its samples are empty: {list(shape)}")
+    if header.offset + header.size > size:
+        raise ValueError(
+            f"its header asks for {header.size} bytes of data ({list(shape)} {dtype}), the file has "
+            f"{max(0, size - header.offset)}"
+        )
+    return header
 
 
 def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import stat
 import struct
 from io import BytesIO
 from typing import Any
@@ -13,9 +14,12 @@ from PIL import Image, UnidentifiedImageError
 
 from stn_infer.data.png import open_plain_png
 from stn_infer.errors import InputError
+from stn_infer.files import kind_of
 from stn_infer.metadata import Preprocess
 
 _ONE_READ = 1 << 16
+_MOST_BYTES = 1 << 29
+_MOST_PIXELS = 1 << 26  # decoded, RGB takes 192 MiB, and as much again while it is converted
 
 Pixels = NDArray[np.uint8]
 
@@ -28,12 +32,17 @@ def read(path: str) -> bytes:
     """
     try:
         # Half the system calls of a file object; each would let go of the interpreter's lock and queue for it again.
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        # A pipe is opened without waiting for its writer, and then reads as empty.
+        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             data = os.read(file, _ONE_READ)
             if len(data) == _ONE_READ:
-                with open(file, "rb", buffering=0, closefd=False) as rest:
-                    data += rest.read()
+                data += _rest(file, path)
+            elif not data:
+                mode = os.fstat(file).st_mode
+                kind = "is empty (0 bytes)" if stat.S_ISREG(mode) else f"is {kind_of(mode)}"
+                raise InputError(f"{path} {kind}, expected an image file")
+            return data
         finally:
             os.close(file)
     except FileNotFoundError:
@@ -42,9 +51,17 @@ def read(path: str) -> bytes:
         raise InputError(f"{path} is a folder, expected an image file") from None
     except (OSError, ValueError) as error:
         raise InputError(f"cannot read {path}: {reason_of(error)}") from None
-    if not data:
-        raise InputError(f"{path} is empty (0 bytes), expected an image")
-    return data
+
+
+def _rest(file: int, path: str) -> bytes:
+    """What follows the first read of a long file."""
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode):
+        raise InputError(f"{path} is {kind_of(status.st_mode)}, expected an image file")
+    if status.st_size > _MOST_BYTES:
+        raise InputError(f"{path} has {status.st_size >> 20} MiB, an image file has at most {_MOST_BYTES >> 20}")
+    with open(file, "rb", buffering=0, closefd=False) as rest:
+        return rest.read(_MOST_BYTES) or b""
 
 
 def decode(
@@ -72,6 +89,11 @@ def decode(
         return from_image(image, preprocess, size, name)
     try:
         with Image.open(BytesIO(data)) as image:
+            if image.width * image.height > _MOST_PIXELS:
+                raise InputError(
+                    f"{name} is {image.height}x{image.width} (height x width), more than the {_MOST_PIXELS >> 20} "
+                    "million pixels that are decoded"
+                )
             image.load()
             return from_image(_eight_bit(image, name), preprocess, size, name)
     except InputError:

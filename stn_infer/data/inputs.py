@@ -1,14 +1,16 @@
 """What `run` is given on its command line, as one lazy, ordered, repeatable list of samples.
 
-Nothing here opens an image or holds a long list of samples: a folder is walked, a list file is read line by line, and
-the walk can be repeated, so that a first pass may count and fingerprint what a second one reads. What arrives on stdin
-is kept in an unnamed temporary file.
+Nothing here opens an image or holds a long list of samples: a folder is walked and a list file is read line by line.
+A survey walks once, counts and fingerprints, and keeps what it found, a long list in an unnamed temporary file: files
+that appear, vanish or change afterwards don't change what a job consists of.
 """
 
 from __future__ import annotations
 
+import codecs
 import glob
 import hashlib
+import marshal
 import os
 import sys
 import tempfile
@@ -19,6 +21,7 @@ from pathlib import Path
 from typing import IO, NamedTuple, Self
 
 from stn_infer.errors import InputError
+from stn_infer.files import open_regular
 
 #: What a folder is searched for; a file that is named outright may be called anything.
 IMAGE_SUFFIXES = frozenset(
@@ -26,7 +29,8 @@ IMAGE_SUFFIXES = frozenset(
 )
 ARRAY_SUFFIXES = frozenset({"npy", "npz"})
 _SUFFIXES = IMAGE_SUFFIXES | ARRAY_SUFFIXES
-_KEPT = 32768  # samples that a survey keeps (some 10 MB), so that a job of common size is walked once
+_KEPT = 32768  # entries that a survey keeps in memory (some 10 MB); more go to a temporary file
+_CHUNK = 4096
 
 
 class Sample(NamedTuple):
@@ -45,6 +49,22 @@ class Sample(NamedTuple):
     error: str = ""
 
 
+class Entry(NamedTuple):
+    """A file that was found: ``rows`` samples of an array file, or, where None, one sample."""
+
+    path: str
+    rows: int | None = None
+    error: str = ""
+
+    def samples(self) -> Iterator[Sample]:
+        """The rows of a job that it stands for."""
+        if self.rows is None:
+            yield Sample(self.path, self.path, None, self.error)
+        else:
+            for row in range(self.rows):
+                yield Sample(f"{self.path}[{row}]", self.path, row)
+
+
 @dataclass(frozen=True)
 class Survey:
     """What a pass over all inputs finds.
@@ -52,18 +72,23 @@ class Survey:
     Attributes:
         samples: how many there are.
         images: whether any of them is an image file.
-        fingerprint: SHA-256, hex, of all names in order; contents are not read.
+        fingerprint: SHA-256, hex, of all names and numbers of rows in order.
+        stat_fingerprint: of every file's size and time of modification.
+        content_fingerprint: of every file's bytes; "" where they were not read.
     """
 
     samples: int
     images: bool
     fingerprint: str
+    stat_fingerprint: str
+    content_fingerprint: str = ""
 
 
 class Inputs:
     """The samples that ``sources`` name, in their order; iterate as often as needed. Duplicates are kept.
 
-    As a context manager, or by :meth:`close`, it lets go of what came from stdin.
+    After a :meth:`survey`, iterating gives what the survey found. As a context manager, or by :meth:`close`, it deletes
+    its temporary files.
 
     Args:
         sources: files, folders (searched recursively, sorted by name, hidden names and unknown suffixes passed
@@ -85,7 +110,9 @@ class Inputs:
         self._sources = [os.fspath(source) for source in sources]
         self._count_rows = count_rows
         self._stdin: IO[bytes] | None = None
-        self._kept: list[Sample] | None = None
+        self._kept: list[Entry] = []
+        self._spool: IO[bytes] | None = None
+        self._surveyed = False
         if not self._sources:
             raise InputError("no inputs given; name files, folders, patterns, @list.txt or - for stdin")
         if self._sources.count("-") > 1:
@@ -103,14 +130,29 @@ class Inputs:
         self.close()
 
     def close(self) -> None:
-        """Let go of what came from stdin; afterwards it cannot be iterated."""
-        if self._stdin is not None:
-            self._stdin.close()
+        """Delete the temporary files; afterwards it cannot be iterated."""
+        for file in (self._stdin, self._spool):
+            if file is not None:
+                file.close()
 
     def __iter__(self) -> Iterator[Sample]:
-        return iter(self._kept) if self._kept is not None else self._walk_all()
+        for entry in self._found() if self._surveyed else self._walk_all():
+            yield from entry.samples()
 
-    def _walk_all(self) -> Iterator[Sample]:
+    def _found(self) -> Iterator[Entry]:
+        """What the survey found."""
+        yield from self._kept
+        if self._spool is not None:
+            self._spool.seek(0)
+            while True:
+                try:
+                    chunk = marshal.load(self._spool)
+                except EOFError:
+                    return
+                for entry in chunk:
+                    yield Entry(*entry)
+
+    def _walk_all(self) -> Iterator[Entry]:
         for source in self._sources:
             if source == "-":
                 assert self._stdin is not None
@@ -125,41 +167,53 @@ class Inputs:
             else:
                 yield from self._named(source)
 
-    def survey(self) -> Survey:
-        """Walk once over all samples, to count and to fingerprint them.
+    def survey(self, contents: bool = False) -> Survey:
+        """Walk once over all inputs, to count and to fingerprint them.
+
+        Args:
+            contents: also read every file, for a fingerprint of its bytes.
 
         Raises:
             InputError: as the class says, or there is no sample at all.
         """
-        digest = hashlib.sha256()
-        samples, images = 0, False
-        kept: list[Sample] = []
-        rest = self._walk_all()
-        while some := list(islice(rest, 4096)):
-            digest.update(os.fsencode("\0".join([sample.name for sample in some]) + "\0"))
-            samples += len(some)
-            images = images or not all(is_array(sample.path) for sample in some)
-            if samples <= _KEPT:
-                kept += some
+        names, stats, bytes_ = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
+        samples, images, last = 0, False, ""
+        walk = self._walk_all()
+        while some := list(islice(walk, _CHUNK)):
+            names.update(os.fsencode("".join([f"{entry.path}\0{entry.rows}\0" for entry in some])))
+            for entry in some:
+                samples += 1 if entry.rows is None else entry.rows
+                images = images or not is_array(entry.path)
+                if entry.path != last:
+                    stats.update(_stat(entry.path))
+                    if contents:
+                        bytes_.update(_hash(entry.path))
+                    last = entry.path
+            self._keep(some)
         if samples == 0:
             raise InputError(f"no inputs in {', '.join(self._sources)}; expected images or .npy/.npz files")
-        self._kept = kept if samples <= _KEPT else None
-        return Survey(samples, images, digest.hexdigest())
+        self._surveyed = True
+        return Survey(samples, images, names.hexdigest(), stats.hexdigest(), bytes_.hexdigest() if contents else "")
 
-    def _named(self, source: str) -> Iterator[Sample]:
+    def _keep(self, some: list[Entry]) -> None:
+        if self._spool is None and len(self._kept) + len(some) <= _KEPT:
+            self._kept += some
+            return
+        if self._spool is None:
+            self._spool = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        marshal.dump([tuple(entry) for entry in some], self._spool)
+
+    def _named(self, source: str) -> Iterator[Entry]:
         """A path or pattern that somebody typed: it must lead to something."""
         if os.path.isdir(source):
             found = False
             for path in _walk(source, ()):
                 found = True
-                if is_array(path):
-                    yield from self._file(path)
-                else:  # the common case, of which there may be millions
-                    yield Sample(path, path)
+                yield self._file(path)
             if not found:
                 raise InputError(f"nothing to read in the folder {source}; expected images or .npy/.npz files")
         elif os.path.exists(source):
-            yield from self._file(source)
+            yield self._file(source)
         elif glob.has_magic(source):
             matches = sorted(glob.glob(source, recursive=True))
             if not matches:
@@ -167,42 +221,58 @@ class Inputs:
             for match in matches:
                 if os.path.isdir(match):
                     for path in _walk(match, ()):
-                        yield from self._file(path)
+                        yield self._file(path)
                 else:
-                    yield from self._file(match)
+                    yield self._file(match)
         else:
             raise InputError(f"no such file or folder: {source}")
 
-    def _listed(self, lines: IO[bytes], name: str) -> Iterator[Sample]:
+    def _listed(self, lines: IO[bytes], name: str) -> Iterator[Entry]:
         """The paths in a list; one that leads nowhere costs its own row, since lists are long and made by programs."""
-        for line in lines:
+        for number, line in enumerate(lines):
+            if number == 0:
+                if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+                    raise InputError(f"{name} is a list in UTF-16; save it in UTF-8")
+                line = line.removeprefix(codecs.BOM_UTF8)
             path = os.fsdecode(line.rstrip(b"\r\n"))
             if not path.strip():
                 continue
             if "\0" in path:
-                raise InputError(f"{name} is not a list of paths, one a line: it holds binary data")
+                raise InputError(f"{name} is not a list of paths, one per line: it holds binary data")
             if os.path.isdir(path):
                 for inside in _walk(path, ()):
-                    yield from self._file(inside)
+                    yield self._file(inside)
             else:
-                yield from self._file(path)
+                yield self._file(path)
 
-    def _file(self, path: str) -> Iterator[Sample]:
+    def _file(self, path: str) -> Entry:
         if not is_array(path):
-            yield Sample(path, path)
-            return
+            return Entry(path)
         try:
             rows = self._count_rows(path)
         except InputError as error:
-            yield Sample(path, path, error=str(error))
-            return
-        if rows is None:
-            yield Sample(path, path)
-        elif rows == 0:
-            yield Sample(path, path, error=f"{path}: expected at least one sample, it holds none")
-        else:
-            for row in range(rows):
-                yield Sample(f"{path}[{row}]", path, row)
+            return Entry(path, error=str(error))
+        if rows == 0:
+            return Entry(path, error=f"{path}: expected at least one sample, it holds none")
+        return Entry(path, rows)
+
+
+def _stat(path: str) -> bytes:
+    """A file's size and time of modification; what is not there has neither."""
+    try:
+        status = os.stat(path)
+    except (OSError, ValueError):
+        return b"-"
+    return f"{status.st_size} {status.st_mtime_ns};".encode()
+
+
+def _hash(path: str) -> bytes:
+    """SHA-256 of a file's bytes; of nothing where it can't be read, which is said when its turn comes."""
+    try:
+        with os.fdopen(open_regular(path), "rb") as file:
+            return hashlib.file_digest(file, "sha256").digest()
+    except (InputError, OSError):
+        return bytes(32)
 
 
 def is_array(path: str) -> bool:
@@ -225,12 +295,11 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         return
     for entry in entries:
         try:
-            is_file, is_folder = entry.is_file(), entry.is_dir()
+            is_folder = entry.is_dir()
         except OSError:  # links in a circle
-            is_file = is_folder = False
-        known = entry.name.rpartition(".")[2].lower() in _SUFFIXES
-        # a link to nothing that is called like an image costs its own row, and is not lost without a word
-        if known and (is_file or (not is_folder and entry.is_symlink() and not os.path.exists(entry.path))):
-            yield entry.path
-        elif is_folder:
+            is_folder = False
+        if is_folder:
             yield from _walk(entry.path, (*above, identity))
+        # a dangling link or a pipe that is called like an image costs its own row, and is not lost silently
+        elif entry.name.rpartition(".")[2].lower() in _SUFFIXES:
+            yield entry.path

@@ -64,6 +64,7 @@ class RunOptions:
     batch_size: int = 64
     format: str = "csv"
     resume: bool = False
+    check_inputs: bool = False
     preprocess: Preprocess | str | None = None
     labels: Sequence[str] | None = None
     workers: int | None = None
@@ -105,7 +106,7 @@ def run_job(
     encoder = make_format(options.format, runner.outputs, labels)
     loader = Loader(runner.inputs, how)
     with Inputs(inputs, loader.arrays.count_rows) as samples:
-        survey = samples.survey()
+        survey = samples.survey(options.check_inputs)
         if survey.images and not loader.takes_images:
             raise InputError(
                 "the model takes no single image [N, C, H, W] of 1 or 3 channels; give .npy or .npz files with "
@@ -116,6 +117,8 @@ def run_job(
             model_sha256=model_sha256,
             samples=survey.samples,
             inputs_sha256=survey.fingerprint,
+            inputs_stat_sha256=survey.stat_fingerprint,
+            inputs_content_sha256=survey.content_fingerprint,
             backend=runner.name,
             device=runner.device,
             batch_size=options.batch_size,
@@ -125,11 +128,11 @@ def run_job(
             labels=None if labels is None else tuple(labels),
             outputs=tuple(spec.name for spec in runner.outputs),
         )
-        folder = Folder.open(output, job, options.resume)
-        writer = _Writer(folder, encoder, progress)
-        writer.skip_done()
-        _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
-        return writer.summary(time.perf_counter() - started, how)
+        with Folder.open(output, job, options.resume) as folder:
+            writer = _Writer(folder, encoder, progress)
+            writer.skip_done()
+            _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
+            return writer.summary(time.perf_counter() - started, how)
 
 
 @dataclass(frozen=True)
@@ -195,11 +198,7 @@ class _Writer:
 
     def summary(self, seconds: float, preprocess: Preprocess | None) -> RunSummary:
         total = self.ok + self.failed
-        if total != self.folder.job.samples:
-            raise InputError(
-                f"the inputs changed while they were read: {self.folder.job.samples} were counted, {total} came; "
-                "run it again into a new folder"
-            )
+        assert total == self.folder.job.samples, "a sample has no row"
         path, failures = self.folder.path, tuple(self.failures)
         return RunSummary(path, total, self.ok, self.failed, self.resumed, seconds, failures, preprocess)
 

@@ -3,6 +3,7 @@
     run.json                    what was asked for; a resumed job must ask for the same
     predictions-00000.<format>  a fixed range of samples, those that could be predicted
     ledger-00000.csv            every sample of that range, and what became of it
+    run.lock                    who works in the folder just now
 
 A ledger appears after its predictions: where it is there, the shard is done.
 """
@@ -16,15 +17,17 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from stn_infer.errors import OutputError
 from stn_infer.files import write_atomically
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.formats import quoted
+from stn_infer.pipeline.lock import LOCK_NAME, FolderLock
 from stn_infer.version import __version__
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+MANIFEST_NAME = "run.json"
 LEDGER_COLUMNS = ("input", "status", "error", "shard", "row")
 
 # A resumed job may run elsewhere and in other batches, but must mean the same.
@@ -34,6 +37,8 @@ _MEANING = (
     "model_sha256",
     "samples",
     "inputs_sha256",
+    "inputs_stat_sha256",
+    "inputs_content_sha256",
     "backend",
     "format",
     "shard_rows",
@@ -51,6 +56,8 @@ class Job:
         model: the source or the file's name, without its folder.
         model_sha256: of the file; empty where the model is not a file.
         samples, inputs_sha256: how many, and the fingerprint of their names.
+        inputs_stat_sha256: of their files' sizes and times of modification.
+        inputs_content_sha256: of their files' bytes, where these were asked for; then times don't matter.
         backend, device, batch_size: what runs it, and how.
         format, shard_rows: how it is written; a shard holds ``shard_rows`` samples, failed ones included.
         preprocess, labels: as used, whether they came from the model's file, from the user or from nobody.
@@ -61,6 +68,8 @@ class Job:
     model_sha256: str
     samples: int
     inputs_sha256: str
+    inputs_stat_sha256: str
+    inputs_content_sha256: str
     backend: str
     device: str
     batch_size: int
@@ -85,36 +94,43 @@ class LedgerRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """The output folder of a job; :meth:`open` makes or checks it."""
+    """The output folder of a job; :meth:`open` makes or checks it, and :meth:`close` leaves it to others."""
 
     path: Path
     job: Job
+    _lock: FolderLock
 
     @classmethod
     def open(cls, path: Path, job: Job, resume: bool) -> Folder:
         """Take ``path`` for ``job``.
 
         Raises:
-            OutputError: it cannot be written, it holds something and ``resume`` was not asked for, or what it holds
-                is another job.
+            OutputError: it cannot be written, another job works in it, it holds something and ``resume`` was not asked
+                for, or what it holds is another job.
         """
-        manifest = path / "run.json"
+        _check_occupied(path, resume)
+        lock = FolderLock.take(path)
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            occupied = any(path.iterdir())
-        except OSError as error:
-            raise OutputError(f"cannot make the output folder {path}: {error.strerror}") from error
-        if occupied and not resume:
-            raise OutputError(f"{path} is not empty; name a new folder, or --resume to go on with the job in it")
-        if occupied and not manifest.exists():
-            raise OutputError(f"{path} holds no job to resume (no run.json); name the folder of one, or a new one")
-        if occupied:
-            _check_same(manifest, job)
-            for leftover in path.glob(".*.part"):
-                with suppress(OSError):
-                    leftover.unlink()
-        write_atomically(manifest, _to_json(job).encode())
-        return cls(path, job)
+            if _check_occupied(path, resume):  # again: another job may have come first
+                _check_same(path / MANIFEST_NAME, job)
+                for leftover in path.glob(".*.part"):
+                    with suppress(OSError):
+                        leftover.unlink()
+            write_atomically(path / MANIFEST_NAME, _to_json(job).encode())
+        except BaseException:
+            lock.release()
+            raise
+        return cls(path, job, lock)
+
+    def close(self) -> None:
+        """Leave the folder to other jobs."""
+        self._lock.release()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
 
     def predictions(self, shard: int) -> Path:
         """The file of a shard's predictions."""
@@ -175,6 +191,20 @@ def hash_model(model: str | Path) -> str:
     return digest.hexdigest()
 
 
+def _check_occupied(path: Path, resume: bool) -> bool:
+    """Make the folder; whether it holds something, which must be a job, and ``resume`` asked for."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        occupied = any(entry.name != LOCK_NAME for entry in path.iterdir())
+    except OSError as error:
+        raise OutputError(f"cannot make the output folder {path}: {error.strerror}") from error
+    if occupied and not resume:
+        raise OutputError(f"{path} is not empty; name a new folder, or --resume to continue the job in it")
+    if occupied and not (path / MANIFEST_NAME).exists():
+        raise OutputError(f"{path} holds no job to resume (no {MANIFEST_NAME}); name the folder of one, or a new one")
+    return occupied
+
+
 def _to_json(job: Job) -> str:
     return json.dumps(asdict(job), indent=2, ensure_ascii=False) + "\n"
 
@@ -184,6 +214,8 @@ def _check_same(manifest: Path, job: Job) -> None:
         before = json.loads(manifest.read_text(encoding="utf-8"))
         now = json.loads(_to_json(job))
         different = [key for key in _MEANING if before[key] != now[key]]
+        if now["inputs_content_sha256"] and before["inputs_content_sha256"]:  # then times don't matter
+            different = [key for key in different if key != "inputs_stat_sha256"]
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise OutputError(f"cannot resume: {manifest} is damaged ({error}); name a new folder") from error
     if different:

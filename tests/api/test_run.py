@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import csv
+import os
 import threading
 import time
+import zipfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.errors import InputError, ModelError, OutputError, UsageError
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.pipeline.inference import RunSummary
+from stn_infer.pipeline.job import read_ledger
 
 FLOAT32 = np.dtype(np.float32)
 PIXELS = (TensorSpec("input", (None, 1, 4, 4), FLOAT32),)
@@ -214,18 +217,54 @@ def test_other_inputs_are_another_job(tmp_path: Path) -> None:
         run(Fake(), tmp_path / "in", tmp_path / "out", resume=True)
 
 
-def test_inputs_that_change_during_the_run_are_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stn_infer.data.inputs._KEPT", 0)
-    paths = write_images(tmp_path / "in", 4)
-    removed = threading.Event()
+@pytest.mark.parametrize("kept", [32768, 0])
+def test_inputs_that_vanish_or_appear_during_the_run_cost_their_own_rows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr("stn_infer.data.inputs._KEPT", kept)
+    paths = write_images(tmp_path / "in", 200)
 
     def progress(done: int, total: int) -> None:
-        if not removed.is_set():
-            removed.set()
-            paths[3].unlink()
+        paths[199].unlink(missing_ok=True)
+        (tmp_path / "in" / "new.png").touch()
 
-    with pytest.raises(InputError, match="changed while they were read: 4 were counted, 3 came"):
-        run(Fake(), tmp_path / "in", tmp_path / "out", progress=progress)
+    summary = run(Fake(), tmp_path / "in", tmp_path / "out", progress=progress, batch_size=1, workers=1)
+    assert (summary.total, summary.ok, summary.failed) == (200, 199, 1)
+    assert summary.failures == ((str(paths[199]), f"no such file: {paths[199]}"),)
+    rows = list(read_ledger(tmp_path / "out" / "ledger-00000.csv"))
+    assert [row.input for row in rows] == list(map(str, paths))
+
+
+def test_every_odd_file_costs_its_own_row(tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    (good,) = write_images(folder, 1)
+    os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe.npy")
+    (folder / "device.jpg").symlink_to("/dev/zero")
+    (folder / "dangling.png").symlink_to("nowhere")
+    (folder / "empty.png").touch()
+    header = b"{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 1, 4, 4), }"
+    (folder / "huge.npy").write_bytes(b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header)
+    (folder / "code.npy").write_bytes(b"\x93NUMPY\x01\x00\x1f\x00__import__('os').system('true')")
+    with zipfile.ZipFile(folder / "odd.npz", "w") as archive:
+        archive.writestr("input.npy", b"nothing of the kind")
+    summary = run(Fake(), folder, tmp_path / "out")
+    assert (summary.total, summary.ok, summary.failed) == (9, 1, 8)
+    rows = {Path(row.input).name: row for row in read_ledger(tmp_path / "out" / "ledger-00000.csv")}
+    assert rows.pop(good.name).status == "ok"
+    expected = {
+        "pipe.png": "is a named pipe, expected an image file",
+        "pipe.npy": "is a named pipe, expected a file",
+        "device.jpg": "is a device, expected an image file",
+        "dangling.png": "no such file",
+        "empty.png": "is empty (0 bytes)",
+        "huge.npy": "its header asks for 64000000000000 bytes of data",
+        "code.npy": "is not a readable .npy file",
+        "odd.npz": "is not a readable .npz file",
+    }
+    assert set(rows) == set(expected)
+    for name, text in expected.items():
+        assert text in rows[name].error, name
 
 
 def test_arrays_and_labels_and_several_outputs(tmp_path: Path) -> None:

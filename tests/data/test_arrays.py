@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -139,3 +141,86 @@ def test_a_file_that_shrank_after_it_was_counted(tmp_path: Path) -> None:
     np.save(path, random(3, 1, 4, 5))
     with pytest.raises(InputError, match="has changed"):
         files(IMAGE).load(str(path), 3)
+
+
+HEADERS = {
+    "negative": "{'descr': '<f4', 'fortran_order': False, 'shape': (-3, 1, 4, 5), }",
+    "10^12 rows": "{'descr': '<f4', 'fortran_order': False, 'shape': (1000000000000, 1, 4, 5), }",
+    "overflowing": "{'descr': '<f4', 'fortran_order': False, 'shape': (9223372036854775808, 1, 4, 5), }",
+    "empty samples": "{'descr': '<i8', 'fortran_order': False, 'shape': (1000000000000, 0), }",
+    "code": "__import__('os').system('true')",
+    "no dictionary": "[1, 2]",
+    "nested": "(" * 5000,
+    "open string": "{'descr': '<f4",
+    "bytes": "{'descr': b'<f4', 'fortran_order': 1, 'shape': [3], }",
+    "a type of no such name": "{'descr': 'zzz', 'fortran_order': False, 'shape': (3,), }",
+    "a huge item": "{'descr': '|V2147483647', 'fortran_order': False, 'shape': (3,), }",
+    "a record": "{'descr': [('a', '<f4', (1000000000,))], 'fortran_order': False, 'shape': (3,), }",
+}
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+@pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
+def test_a_header_that_lies_is_one_line_and_costs_nothing(tmp_path: Path, header: str, suffix: str) -> None:
+    content = b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header.encode() + bytes(80)
+    path = tmp_path / f"x.{suffix}"
+    if suffix == "npy":
+        path.write_bytes(content)
+    else:
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("input.npy", content)
+    for spec in (IMAGE, TOKENS):
+        with pytest.raises(InputError) as caught:
+            files(spec).count_rows(str(path))
+        assert "\n" not in str(caught.value)
+        with pytest.raises(InputError) as caught:
+            files(spec).load(str(path), 0)
+        assert "\n" not in str(caught.value)
+
+
+def test_an_archive_that_unpacks_to_more_than_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("stn_infer.data.arrays._MOST_UNPACKED", 1 << 20)
+    path = tmp_path / "x.npz"
+    np.savez_compressed(path, input=np.zeros((60000, 1, 4, 5), np.float32))
+    for call in (lambda: files(IMAGE).count_rows(str(path)), lambda: files(IMAGE).load(str(path), 0)):
+        with pytest.raises(InputError, match=r"unpacks to 4 MiB, at most 1 are read into memory; save it as \.npy"):
+            call()
+
+
+def test_an_archive_with_many_other_members_is_not_read_whole(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    with zipfile.ZipFile(path, "w") as archive:
+        for index in range(50):
+            archive.writestr(f"{index}.npy", b"damaged")
+    np.savez(tmp_path / "good.npz", input=random(3, 1, 4, 5))
+    with zipfile.ZipFile(tmp_path / "good.npz") as good, zipfile.ZipFile(path, "a") as archive:
+        archive.writestr("input.npy", good.read("input.npy"))
+    assert files(IMAGE).count_rows(str(path)) == 3
+    assert np.array_equal(files(IMAGE).load(str(path), 1)["input"], random(3, 1, 4, 5)[1])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_a_file_that_is_cut_off_while_it_is_read_costs_its_rows_only(tmp_path: Path, order: Any) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.asarray(random(50, 1, 4, 5), order=order))
+    reader = files(IMAGE)
+    assert reader.count_rows(str(path)) == 50
+    assert np.array_equal(reader.load(str(path), 49)["input"], random(50, 1, 4, 5)[49])
+    with path.open("r+b") as file:
+        file.truncate(1000)
+    assert np.array_equal(reader.load(str(path), 3)["input"], random(50, 1, 4, 5)[3])
+    if order == "C":
+        with pytest.raises(InputError, match="has changed since its samples were counted"):
+            reader.load(str(path), 49)
+
+
+def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.npy"
+    os.mkfifo(pipe)
+    (tmp_path / "folder.npz").mkdir()
+    (tmp_path / "device.npy").symlink_to("/dev/zero")
+    for name, kind in (("pipe.npy", "a named pipe"), ("folder.npz", "a folder"), ("device.npy", "a device")):
+        with pytest.raises(InputError, match=f"is {kind}, expected a file"):
+            files(IMAGE).count_rows(str(tmp_path / name))

@@ -70,12 +70,18 @@ def test_it_can_be_repeated_stdin_too(folder: Path) -> None:
         assert len(list(inputs)) == 4
 
 
-def test_a_long_walk_is_repeated_and_not_kept(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stn_infer.data.inputs._KEPT", 2)
-    inputs = Inputs(["."], no_arrays)
-    assert inputs.survey().samples == 3
-    (folder / "z.png").touch()
-    assert len(list(inputs)) == 4
+@pytest.mark.parametrize("kept", [32768, 0])
+def test_what_changes_after_the_survey_does_not_change_the_job(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, kept: int
+) -> None:
+    monkeypatch.setattr("stn_infer.data.inputs._KEPT", kept)
+    monkeypatch.setattr("stn_infer.data.inputs._CHUNK", 2)
+    with Inputs(["."], no_arrays) as inputs:
+        before = list(inputs)
+        assert inputs.survey().samples == 3
+        (folder / "aa.png").touch()
+        (folder / "b.png").unlink()
+        assert list(inputs) == list(inputs) == before
 
 
 def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
@@ -94,9 +100,10 @@ def test_links_that_lead_nowhere_are_kept_as_samples(folder: Path) -> None:
 
 def test_pipes_and_folders_called_like_images(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
+    os.mkfifo(folder / "pipe")
     (folder / "dir.png").mkdir()
     (folder / "dir.png" / "e.png").touch()
-    assert names(".") == ["./a.JPG", "./b.png", "./dir.png/e.png", "./sub/c.png"]
+    assert names(".") == ["./a.JPG", "./b.png", "./dir.png/e.png", "./pipe.png", "./sub/c.png"]
 
 
 def test_the_fingerprint_tells_order_and_names(folder: Path) -> None:
@@ -106,6 +113,33 @@ def test_the_fingerprint_tells_order_and_names(folder: Path) -> None:
     assert fingerprint("a.JPG", "b.png") == fingerprint("a.JPG", "b.png")
     assert fingerprint("a.JPG", "b.png") != fingerprint("b.png", "a.JPG")
     assert fingerprint("b.png") != fingerprint("b.png", "b.png")
+
+
+def test_the_fingerprint_of_sizes_and_times_and_that_of_contents(folder: Path) -> None:
+    def survey(contents: bool = False) -> tuple[str, str]:
+        with Inputs(["."], no_arrays) as inputs:
+            found = inputs.survey(contents)
+        return found.stat_fingerprint, found.content_fingerprint
+
+    image = folder / "b.png"
+    image.write_bytes(b"one")
+    os.utime(image, ns=(1, 1))
+    first, first_content = survey(True)
+    assert survey() == (first, "")
+    os.utime(image, ns=(2, 2))
+    later, same_content = survey(True)
+    assert later != first and same_content == first_content
+    image.write_bytes(b"two")
+    os.utime(image, ns=(1, 1))
+    assert survey(True)[0] == first and survey(True)[1] != first_content
+    image.unlink()
+    assert survey(True)[0] != first
+
+
+def test_a_list_with_a_byte_order_mark(folder: Path) -> None:
+    assert names("-", stdin=b"\xef\xbb\xbfb.png\na.JPG\n") == ["b.png", "a.JPG"]
+    with pytest.raises(InputError, match="stdin is a list in UTF-16; save it in UTF-8"):
+        names("-", stdin="b.png\n".encode("utf-16"))
 
 
 def test_array_files(folder: Path) -> None:

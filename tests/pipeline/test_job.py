@@ -15,6 +15,8 @@ JOB = Job(
     model_sha256="abc",
     samples=5,
     inputs_sha256="def",
+    inputs_stat_sha256="123",
+    inputs_content_sha256="",
     backend="ort",
     device="cpu",
     batch_size=64,
@@ -27,12 +29,14 @@ JOB = Job(
 
 
 def test_a_new_folder_gets_a_manifest(tmp_path: Path) -> None:
-    folder = Folder.open(tmp_path / "deep" / "out", JOB, resume=False)
+    with Folder.open(tmp_path / "deep" / "out", JOB, resume=False) as folder:
+        assert sorted(path.name for path in folder.path.iterdir()) == ["run.json", "run.lock"]
+    assert [path.name for path in folder.path.iterdir()] == ["run.json"]
     manifest = json.loads((folder.path / "run.json").read_text(encoding="utf-8"))
     assert manifest["model_sha256"] == "abc"
     assert manifest["preprocess"]["size"] == [8, 9]
     assert manifest["labels"] == ["a", "ü"]
-    assert manifest["schema_version"] == 1
+    assert manifest["schema_version"] == 2
 
 
 def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
@@ -45,13 +49,14 @@ def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
 
 
 def test_resuming_in_a_new_folder_starts(tmp_path: Path) -> None:
-    assert not Folder.open(tmp_path / "new", JOB, resume=True).is_done(0)
+    with Folder.open(tmp_path / "new", JOB, resume=True) as folder:
+        assert not folder.is_done(0)
 
 
 def test_the_same_job_resumes_elsewhere_and_in_other_batches(tmp_path: Path) -> None:
-    Folder.open(tmp_path, JOB, resume=False)
+    Folder.open(tmp_path, JOB, resume=False).close()
     (tmp_path / ".predictions-00000.csv.77.part").write_text("half")
-    Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1, stn_infer_version="9"), resume=True)
+    Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1, stn_infer_version="9"), resume=True).close()
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"], "what a killed run left is gone"
 
 
@@ -61,6 +66,8 @@ def test_the_same_job_resumes_elsewhere_and_in_other_batches(tmp_path: Path) -> 
         {"model_sha256": "xyz"},
         {"samples": 6},
         {"inputs_sha256": "xyz"},
+        {"inputs_stat_sha256": "xyz"},
+        {"inputs_content_sha256": "xyz"},
         {"backend": "eager"},
         {"format": "npz"},
         {"shard_rows": 3},
@@ -71,12 +78,20 @@ def test_the_same_job_resumes_elsewhere_and_in_other_batches(tmp_path: Path) -> 
     ],
 )
 def test_another_job_is_refused_in_one_line(tmp_path: Path, change: dict[str, object]) -> None:
-    Folder.open(tmp_path, JOB, resume=False)
+    Folder.open(tmp_path, JOB, resume=False).close()
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(OutputError, match=f"cannot resume another job: {next(iter(change))} was ") as caught:
         Folder.open(tmp_path, replace(JOB, **change), resume=True)  # type: ignore[arg-type]
     assert "\n" not in str(caught.value)
     assert (tmp_path / "run.json").read_bytes() == before
+
+
+def test_where_contents_are_compared_times_are_not(tmp_path: Path) -> None:
+    job = replace(JOB, inputs_content_sha256="c")
+    Folder.open(tmp_path, job, resume=False).close()
+    Folder.open(tmp_path, replace(job, inputs_stat_sha256="touched"), resume=True).close()
+    with pytest.raises(OutputError, match="inputs_content_sha256 was"):
+        Folder.open(tmp_path, replace(job, inputs_content_sha256="d"), resume=True)
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])
@@ -96,6 +111,7 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 
 def test_ledgers_come_back(tmp_path: Path) -> None:
     folder = Folder.open(tmp_path, JOB, resume=False)
+    folder.close()
     names = ['a "b", c.png', "line\nbreak.png", "ünï.png"]
     lines = [ledger_line(names[0], "", 1, 0), ledger_line(names[1], 'said "no", twice', 1, 1)]
     folder.write_ledger(1, [*lines, ledger_line(names[2], "", 1, 1)])

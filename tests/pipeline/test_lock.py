@@ -1,0 +1,116 @@
+"""One job per folder, whoever comes, and however the owner before ended."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from stn_infer.errors import OutputError
+from stn_infer.pipeline.lock import LOCK_NAME, FolderLock
+
+_HOLD = """
+import sys
+from pathlib import Path
+from stn_infer.pipeline.lock import FolderLock
+lock = FolderLock.take(Path(sys.argv[1]))
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def holder(folder: Path) -> subprocess.Popen[bytes]:
+    """Another process that holds the folder's lock until its stdin is closed, or it is killed."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    )
+    assert process.stdout is not None and process.stdout.readline() == b"held\n"
+    return process
+
+
+def end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_a_folder_that_is_held_is_refused_and_its_owner_named(tmp_path: Path) -> None:
+    process = holder(tmp_path)
+    try:
+        with pytest.raises(OutputError, match=rf"another job is working in .*\(process {process.pid} on ") as caught:
+            FolderLock.take(tmp_path)
+        assert "\n" not in str(caught.value)
+    finally:
+        end(process)
+    assert (tmp_path / LOCK_NAME).exists(), "killed, it could not delete it"
+    lock = FolderLock.take(tmp_path)
+    assert json.loads((tmp_path / LOCK_NAME).read_text()) == {"host": platform.node(), "pid": os.getpid()}
+    lock.release()
+    lock.release()
+    assert not (tmp_path / LOCK_NAME).exists()
+
+
+def test_an_owner_on_another_machine_is_not_taken_for_gone(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).write_text(json.dumps({"host": "elsewhere", "pid": 1}))
+    with pytest.raises(OutputError, match=r"on another machine \(process 1 on elsewhere\); if that has ended, delete"):
+        FolderLock.take(tmp_path)
+    (tmp_path / LOCK_NAME).unlink()
+    FolderLock.take(tmp_path).release()
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"pid": "x"}'])
+def test_a_damaged_lock_of_nobody_is_taken(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / LOCK_NAME).write_bytes(content)
+    FolderLock.take(tmp_path).release()
+
+
+def test_what_cannot_be_locked_is_told(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).mkdir()
+    with pytest.raises(OutputError, match="cannot lock the output folder"):
+        FolderLock.take(tmp_path)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / LOCK_NAME).symlink_to(tmp_path / "victim")
+    with pytest.raises(OutputError, match="cannot lock the output folder"):
+        FolderLock.take(tmp_path / "other")
+    assert not (tmp_path / "victim").exists()
+
+
+_RACE = """
+import os, sys, time
+from pathlib import Path
+from stn_infer.errors import OutputError
+from stn_infer.pipeline.lock import FolderLock
+folder, won = Path(sys.argv[1]), 0
+sys.stdin.readline()
+end = time.monotonic() + 1.0
+while time.monotonic() < end:
+    try:
+        lock = FolderLock.take(folder)
+    except OutputError:
+        continue
+    marker = os.open(folder / "inside", os.O_CREAT | os.O_EXCL)  # fails where two are in at once
+    os.close(marker)
+    os.unlink(folder / "inside")
+    lock.release()
+    won += 1
+print(won)
+"""
+
+
+def test_only_one_of_several_is_in_at_a_time(tmp_path: Path) -> None:
+    processes = [
+        subprocess.Popen(
+            [sys.executable, "-c", _RACE, str(tmp_path)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]
+    outputs = [process.communicate(b"go\n", timeout=60) for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0], outputs
+    assert sum(int(out) for out, _ in outputs) > 100
