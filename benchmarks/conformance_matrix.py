@@ -178,12 +178,9 @@ def run_fused(case: Case, given: Data) -> Array:
     from stn_infer.fused import spatial_transformer
 
     plugin.load()
-    sampler, output_size = case.sampler, SIZES[case.rank][1]
     image = torch.from_numpy(given.image).to(getattr(torch, case.dtype))
     theta, basis = torch.from_numpy(given.theta), torch.from_numpy(_node(case).basis)
-    warped = spatial_transformer(
-        image, theta, basis, "affine", output_size, sampler.mode, sampler.padding_mode, sampler.align_corners
-    )
+    warped = spatial_transformer(image, theta, basis, "affine", SIZES[case.rank][1], case.sampler)
     return np.asarray(warped.float().numpy())
 
 

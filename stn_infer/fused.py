@@ -13,15 +13,16 @@ from functools import lru_cache
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from stn_infer import plugin
 from stn_infer.errors import UsageError
-from stn_infer.samplers import MODES, PADDING_MODES
+from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec
+from stn_infer.transforms.grid import sampled, sampling_grid
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _OP = "stn::spatial_transformer"
+DEFAULT = SamplerSpec()
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 torch.library.define(
@@ -37,9 +38,7 @@ def spatial_transformer(
     basis: Tensor,
     kind: str,
     output_size: Sequence[int],
-    mode: str = "bilinear",
-    padding_mode: str = "zeros",
-    align_corners: bool = False,
+    sampler: SamplerSpec = DEFAULT,
 ) -> Tensor:
     """Sample ``input`` at the grid ``theta · basis``, by the fused kernel where there is one.
 
@@ -49,9 +48,7 @@ def spatial_transformer(
         basis: [K, P], P = prod(output_size). Kind ``affine`` stands for the rows x, y(, z), 1 at pixel centers.
         kind: ``affine``, ``basis`` or ``projective``.
         output_size: (H, W) or (D, H, W).
-        mode: bilinear, nearest or bicubic (images only).
-        padding_mode: zeros, border or reflection.
-        align_corners: the sampler's convention, as ``torch.nn.functional.grid_sample``.
+        sampler: as ``torch.nn.functional.grid_sample``'s settings; bicubic for images only.
 
     Returns:
         [N, C, *output_size], in the input's dtype and memory format.
@@ -59,11 +56,12 @@ def spatial_transformer(
     Raises:
         UsageError: an unknown kind, mode or padding mode, or shapes that contradict each other.
     """
-    _check(input, theta, basis, kind, output_size, mode, padding_mode)
-    arguments = (input, theta, basis, kind, list(output_size), mode, padding_mode, align_corners)
+    _check(input, theta, basis, kind, output_size, sampler)
     if not usable(input):
-        return composed(*arguments)
-    return torch.ops.stn.spatial_transformer(*arguments)  # type: ignore[no-any-return]
+        return composed(input, theta, basis, kind, output_size, sampler)
+    settings = (sampler.mode, sampler.padding_mode, sampler.align_corners)
+    warped: Tensor = torch.ops.stn.spatial_transformer(input, theta, basis, kind, list(output_size), *settings)
+    return warped
 
 
 def usable(input: Tensor) -> bool:
@@ -80,47 +78,26 @@ def _library_serves(device: str) -> bool:
 
 
 def composed(
-    input: Tensor,
-    theta: Tensor,
-    basis: Tensor,
-    kind: str,
-    output_size: Sequence[int],
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
+    input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], sampler: SamplerSpec = DEFAULT
 ) -> Tensor:
     """The same from ordinary operators: a product, and ``grid_sample``; coordinates in float32 at least."""
-    dtype = torch.promote_types(input.dtype, theta.dtype)
-    points = torch.matmul(theta, basis.to(theta.dtype))  # [N, D, P]
-    if kind == "projective":
-        points = points[:, :2] / points[:, 2:]
-    grid = points.transpose(1, 2).reshape(theta.shape[0], *output_size, len(output_size))
-    sampled = F.grid_sample(
-        input.to(dtype), grid.to(dtype), mode=mode, padding_mode=padding_mode, align_corners=align_corners
-    )
-    return sampled.to(input.dtype)
+    return sampled(input, sampling_grid(theta, basis, kind, output_size), sampler)
 
 
 def _check(
-    input: Tensor,
-    theta: Tensor,
-    basis: Tensor,
-    kind: str,
-    output_size: Sequence[int],
-    mode: str,
-    padding_mode: str,
+    input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], sampler: SamplerSpec
 ) -> None:
     rank = len(output_size)
     for name, value, choices in (
         ("kind", kind, plugin.KINDS[:3]),
-        ("mode", mode, MODES),
-        ("padding_mode", padding_mode, PADDING_MODES),
+        ("mode", sampler.mode, MODES),
+        ("padding_mode", sampler.padding_mode, PADDING_MODES),
     ):
         if value not in choices:
             raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
     if rank not in (2, 3) or input.dim() != rank + 2:
         raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
-    if rank == 3 and (mode == "bicubic" or kind == "projective"):
+    if rank == 3 and (sampler.mode == "bicubic" or kind == "projective"):
         raise UsageError("bicubic sampling and projective transformations are for images only")
     rows = 3 if kind == "projective" else rank
     if theta.dim() != 3 or theta.shape[0] != input.shape[0] or theta.shape[1] != rows:
@@ -143,32 +120,22 @@ def _empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
 
 
 @torch.library.register_fake(_OP)  # type: ignore[untyped-decorator]
-def _fake(
-    input: Tensor,
-    theta: Tensor,
-    basis: Tensor,
-    kind: str,
-    output_size: Sequence[int],
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-) -> Tensor:
+def _fake(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
     return _empty_output(input, output_size)
 
 
 @lru_cache(maxsize=256)
-def _settings(
+def _problem(
     kind: str,
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
+    output_size: tuple[int, ...],
+    settings: tuple[str, str, bool],
     dtype: torch.dtype,
     layout: int,
     shape: tuple[int, ...],
-    output_size: tuple[int, ...],
     rows: int,
 ) -> plugin.Problem:
     """A problem without its arrays. Filling one in takes longer than warping a small image, so they are kept."""
+    mode, padding_mode, align_corners = settings
     return plugin.Problem(
         rank=len(output_size),
         kind=plugin.KINDS.index(kind),
@@ -189,16 +156,7 @@ def _settings(
 
 
 @torch.library.impl(_OP, ("CPU", "CUDA"))
-def _run(
-    input: Tensor,
-    theta: Tensor,
-    basis: Tensor,
-    kind: str,
-    output_size: Sequence[int],
-    mode: str,
-    padding_mode: str,
-    align_corners: bool,
-) -> Tensor:
+def _run(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
     layout = 1 if _is_channels_last(input) else 0
     if not layout:
         input = input.contiguous()
@@ -207,10 +165,8 @@ def _run(
     if basis.dtype != torch.float32 or not basis.is_contiguous():
         basis = basis.to(torch.float32).contiguous()
     output = _empty_output(input, output_size)
-    settings = _settings(
-        kind, mode, padding_mode, align_corners, input.dtype, layout, input.shape, tuple(output_size), theta.shape[2]
-    )
-    problem = plugin.Problem.from_buffer_copy(settings)
+    blank = _problem(kind, tuple(output_size), settings, input.dtype, layout, input.shape, theta.shape[2])
+    problem = plugin.Problem.from_buffer_copy(blank)
     problem.input, problem.theta = input.data_ptr(), theta.data_ptr()
     problem.basis, problem.output = basis.data_ptr(), output.data_ptr()
     if input.device.type == "cpu":
@@ -222,7 +178,8 @@ def _run(
 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    input, theta, basis, *ctx.options = inputs
+    input, theta, basis, ctx.kind, ctx.output_size, *settings = inputs
+    ctx.sampler = SamplerSpec(*settings)
     ctx.save_for_backward(input, theta, basis)
 
 
@@ -231,7 +188,8 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
         tensors = [
             tensor.detach().requires_grad_(ctx.needs_input_grad[i]) for i, tensor in enumerate(ctx.saved_tensors)
         ]
-        warped = composed(*tensors, *ctx.options)
+        input, theta, basis = tensors
+        warped = composed(input, theta, basis, ctx.kind, ctx.output_size, ctx.sampler)
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     found = iter(torch.autograd.grad(warped, wanted, gradient))
     return (*(next(found) if tensor.requires_grad else None for tensor in tensors), *[None] * 5)

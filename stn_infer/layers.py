@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -12,10 +11,12 @@ from torch import Tensor, nn
 
 from stn_infer.conventions import Order, resolve
 from stn_infer.errors import UsageError
+from stn_infer.fused import spatial_transformer
 from stn_infer.metadata import respelled
-from stn_infer.samplers import MODES, Mode, PaddingMode
+from stn_infer.samplers import MODES, Mode, PaddingMode, SamplerSpec
 from stn_infer.transforms import Transformation
 from stn_infer.transforms.base import reorder_axes, shrink
+from stn_infer.transforms.grid import cast, full_precision, sampled, sampling_grid
 
 
 class SpatialTransformer(nn.Module):
@@ -116,44 +117,26 @@ class SpatialTransformer(nn.Module):
             if self.localization is None:
                 raise UsageError("this SpatialTransformer has no localization network; pass parameters [N, Q]")
             parameters = self.localization(input)
-        theta = self.theta(parameters)
-        if self.fused and not torch.compiler.is_exporting():
-            return self._fused(input, theta)
-        return self._sampled(input, theta)
+        sample = self._fused if self.fused and not torch.compiler.is_exporting() else self._sampled
+        return sample(input, self.theta(parameters), SamplerSpec(self.mode, self.padding_mode, self.align_corners))
 
-    def _sampled(self, input: Tensor, theta: Tensor) -> Tensor:
-        grid = self.grid(theta)
-        dtype = torch.promote_types(input.dtype, grid.dtype)
-        warped = F.grid_sample(
-            _cast(input, dtype),
-            _cast(grid, dtype),
-            mode=self.mode,
-            padding_mode=self.padding_mode,
-            align_corners=self.align_corners,
-        )
-        return _cast(warped, input.dtype)
+    def _sampled(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
+        return sampled(input, self.grid(theta), sampler)
 
-    def _fused(self, input: Tensor, theta: Tensor) -> Tensor:
-        from stn_infer.fused import spatial_transformer
-
-        kind, sampler = self.transformation.kind, (self.mode, self.padding_mode, self.align_corners)
-        return spatial_transformer(input, theta, self.basis, kind, self.output_size, *sampler)
+    def _fused(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
+        return spatial_transformer(input, theta, self.basis, self.transformation.kind, self.output_size, sampler)
 
     def theta(self, parameters: Tensor) -> Tensor:
         """The network's parameters [N, Q] as theta [N, D, K] (projective: [N, 3, 3]), float32 or float64."""
         dtype = torch.promote_types(parameters.dtype, self.parameter_matrix.dtype)
-        with _full_precision(parameters.device):
-            matrix, offset = _cast(self.parameter_matrix, dtype), _cast(self.parameter_offset, dtype)
-            theta: Tensor = F.linear(_cast(parameters, dtype), matrix, offset)
+        with full_precision(parameters.device):
+            matrix, offset = cast(self.parameter_matrix, dtype), cast(self.parameter_offset, dtype)
+            theta: Tensor = F.linear(cast(parameters, dtype), matrix, offset)
         return theta.reshape(theta.shape[0], *self.transformation.theta_shape)
 
     def grid(self, theta: Tensor) -> Tensor:
         """The sampling grid [N, *output_size, D] of theta [N, D, K] (projective: [N, 3, 3]), in theta's dtype."""
-        with _full_precision(theta.device):
-            mapped: Tensor = torch.matmul(theta, _cast(self.basis, theta.dtype))  # [N, D, P]
-        if self.transformation.kind == "projective":
-            mapped = mapped[:, :2] / mapped[:, 2:]
-        return mapped.transpose(1, 2).reshape(mapped.shape[0], *self.output_size, self.transformation.rank)
+        return sampling_grid(theta, self.basis, self.transformation.kind, self.output_size)
 
     def reset_to_identity(self) -> None:
         """Zero the last linear layer's weights and set its bias to the identity.
@@ -225,16 +208,3 @@ def _respell_keys(module: nn.Module, state: dict[str, Any], prefix: str, *others
     """Take checkpoints of versions that wrote ``localisation``."""
     for key in [key for key in state if key.startswith(f"{prefix}localisation.")]:
         state[prefix + respelled(key[len(prefix) :])] = state.pop(key)
-
-
-def _cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    return (
-        tensor if tensor.dtype == dtype else tensor.to(dtype)
-    )  # .to() of the same type would clutter an exported graph
-
-
-def _full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast switched off, where it is on: coordinates in half precision would be off by pixels."""
-    if torch.is_autocast_enabled(device.type):
-        return torch.autocast(device.type, enabled=False)
-    return nullcontext()

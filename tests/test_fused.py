@@ -13,6 +13,7 @@ from stn_infer import plugin
 from stn_infer.errors import UsageError
 from stn_infer.fused import composed, spatial_transformer, usable
 from stn_infer.layers import SpatialTransformer
+from stn_infer.samplers import SamplerSpec
 from stn_infer.transforms import Affine, Attention, PiecewiseAffine, Projective, ThinPlateSpline, Transformation
 
 pytestmark = pytest.mark.skipif(
@@ -39,7 +40,7 @@ def test_equals_the_composition(rank: int, kind: str) -> None:
     image, theta, basis = case(rank, kind)
     modes = ("bilinear", "bicubic") if rank == 2 else ("bilinear",)
     for mode, padding_mode, align_corners in product(modes, ("zeros", "border", "reflection"), (False, True)):
-        arguments = (image, theta, basis, kind, (6, 8, 4)[:rank], mode, padding_mode, align_corners)
+        arguments = (image, theta, basis, kind, (6, 8, 4)[:rank], SamplerSpec(mode, padding_mode, align_corners))
         torch.testing.assert_close(spatial_transformer(*arguments), composed(*arguments), atol=3e-5, rtol=1e-5)
 
 
@@ -66,7 +67,7 @@ def test_half_images_keep_float_coordinates(dtype: torch.dtype) -> None:
     image, theta, basis = case(dtype=dtype)
     answer = spatial_transformer(image, theta, basis, "affine", (6, 8))
     assert answer.dtype == dtype
-    exact = composed(image.double(), theta.double(), basis.double(), "affine", (6, 8), "bilinear", "zeros", False)
+    exact = composed(image.double(), theta.double(), basis.double(), "affine", (6, 8))
     torch.testing.assert_close(answer.double(), exact, atol=2e-2 if dtype == torch.bfloat16 else 2e-3, rtol=1e-2)
 
 
@@ -113,7 +114,7 @@ def test_gradient_is_the_compositions() -> None:
         image, theta, basis = case()
         image.requires_grad_()
         theta.requires_grad_()
-        function(image, theta, basis, "affine", (6, 8), "bilinear", "zeros", False).square().sum().backward()
+        function(image, theta, basis, "affine", (6, 8)).square().sum().backward()
         gradients.append((image.grad, theta.grad))
     for fused, plain in zip(*gradients, strict=True):
         torch.testing.assert_close(fused, plain, atol=1e-4, rtol=1e-4)
@@ -164,10 +165,18 @@ def test_an_empty_batch() -> None:
     assert spatial_transformer(image[:0], theta[:0], basis, "affine", (6, 8)).shape == (0, 3, 6, 8)
 
 
+def test_the_composition_keeps_its_grid_in_float32_under_autocast() -> None:
+    image, theta, basis = case()
+    expected = composed(image, theta, basis, "affine", (6, 8))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert torch.equal(composed(image, theta, basis, "affine", (6, 8)), expected)
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mode": "cubic"}, "mode is one of"),
+        ({"sampler": SamplerSpec("cubic")}, "mode is one of"),
+        ({"sampler": SamplerSpec(padding_mode="none")}, "padding_mode is one of"),
         ({"kind": "grid"}, "kind is one of"),
         ({"output_size": (6, 8, 4)}, "expected an input of 5 axes"),
         ({"theta": torch.zeros(1, 2, 3)}, "expected theta of 2 rows for a batch of 2"),
@@ -188,9 +197,10 @@ def test_cuda_and_a_cuda_graph() -> None:
         image, theta, basis = (tensor.cuda() for tensor in case(rank, kind, dtype=dtype))
         size = (6, 8, 4)[:rank]
         for mode in ("bilinear", "bicubic")[: 4 - rank]:
-            expected = composed(image.float(), theta, basis, kind, size, mode, "zeros", False)
+            expected = composed(image.float(), theta, basis, kind, size, SamplerSpec(mode))
             for memory_format in (torch.contiguous_format, (torch.channels_last, torch.channels_last_3d)[rank - 2]):
-                warped = spatial_transformer(image.to(memory_format=memory_format), theta, basis, kind, size, mode)
+                laid_out = image.to(memory_format=memory_format)
+                warped = spatial_transformer(laid_out, theta, basis, kind, size, SamplerSpec(mode))
                 torch.testing.assert_close(warped.float(), expected, atol=3e-2, rtol=1e-2)
     image, theta, basis = (tensor.cuda() for tensor in case())
     spatial_transformer(image, theta, basis, "affine", (6, 8))
@@ -199,7 +209,7 @@ def test_cuda_and_a_cuda_graph() -> None:
         captured = spatial_transformer(image, theta, basis, "affine", (6, 8))
     image.mul_(3)
     graph.replay()
-    expected = composed(image, theta, basis, "affine", (6, 8), "bilinear", "zeros", False)
+    expected = composed(image, theta, basis, "affine", (6, 8))
     torch.testing.assert_close(captured, expected, atol=1e-4, rtol=1e-4)
 
 

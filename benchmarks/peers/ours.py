@@ -34,6 +34,7 @@ def fused_warp_graph(prepared: Prepared, device: str, threads: int, method: Meth
 
 def _open(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
     from stn_infer.fused import spatial_transformer, usable
+    from stn_infer.samplers import SamplerSpec
 
     require_warp(prepared, "the fused warp")
     plugin.load()  # raises with the reason
@@ -48,7 +49,7 @@ def _open(name: str, prepared: Prepared, device: str, threads: int, method: Meth
 
     def forward(image: Tensor, change: Tensor) -> Tensor:
         theta = torch.addmm(shift, change, scale).view(-1, 2, 3)
-        return spatial_transformer(image, theta, basis, "affine", image.shape[2:], align_corners=True)
+        return spatial_transformer(image, theta, basis, "affine", image.shape[2:], SamplerSpec(align_corners=True))
 
     runner.module = runner.plain = Call(forward)
     describe = runner.describe

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from stn_infer.errors import UsageError, WeightsError
 from stn_infer.foreign.state import Part, find_part, image_size, pair_of_sizes
 from stn_infer.layers import SpatialTransformer
+from stn_infer.samplers import SamplerSpec
 from stn_infer.transforms import FixedBasis
 
 _WHAT = "ASTER rectifier"
@@ -38,8 +39,8 @@ class ClampedSpatialTransformer(SpatialTransformer):
         """The clamped sampling grid [N, *output_size, D] of theta [N, D, K]."""
         return super().grid(theta).clamp(-1, 1)
 
-    def _fused(self, input: Tensor, theta: Tensor) -> Tensor:
-        return self._sampled(input, theta)  # the kernel never has a grid to clamp
+    def _fused(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
+        return self._sampled(input, theta, sampler)  # the kernel never has a grid to clamp
 
 
 class _Resize(nn.Module):

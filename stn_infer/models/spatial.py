@@ -60,20 +60,9 @@ def st_fcn(
         nn.ReLU(),
         nn.Linear(localization_hidden, transformation.num_parameters),
     )
-    channels, *size = input_shape
-    output_size = tuple(output_size or size)
-    transformer = SpatialTransformer(
-        localization,
-        transformation,
-        output_size,
-        mode,
-        padding_mode,
-        align_corners,
-        grid_align_corners,
-        convention=convention,
-        input_size=size,
-    )
-    return SpatialClassifier(transformer, fcn((channels, *output_size), classes, hidden))
+    sampler = (mode, padding_mode, align_corners, grid_align_corners)
+    seen, transformer = _transformer(localization, transformation, input_shape, output_size, sampler, convention)
+    return SpatialClassifier(transformer, fcn(seen, classes, hidden))
 
 
 def st_cnn(
@@ -120,16 +109,23 @@ def st_cnn(
         nn.ReLU(),
         nn.Linear(localization_filters, transformation.num_parameters),
     )
+    sampler = (mode, padding_mode, align_corners, grid_align_corners)
+    seen, transformer = _transformer(localization, transformation, input_shape, output_size, sampler, convention)
+    return SpatialClassifier(transformer, cnn(seen, classes, filters))
+
+
+def _transformer(
+    localization: nn.Module,
+    transformation: Transformation,
+    input_shape: Sequence[int],
+    output_size: Sequence[int] | None,
+    sampler: tuple[Mode, PaddingMode | None, bool | None, bool | None],
+    convention: str | None,
+) -> tuple[tuple[int, ...], SpatialTransformer]:
+    """The shape (C, H, W) that the classifier sees, and the transformer before it."""
+    channels, *size = input_shape
     output_size = tuple(output_size or size)
     transformer = SpatialTransformer(
-        localization,
-        transformation,
-        output_size,
-        mode,
-        padding_mode,
-        align_corners,
-        grid_align_corners,
-        convention=convention,
-        input_size=size,
+        localization, transformation, output_size, *sampler, convention=convention, input_size=size
     )
-    return SpatialClassifier(transformer, cnn((channels, *output_size), classes, filters))
+    return (channels, *output_size), transformer

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from math import prod
 from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
 from stn_infer.errors import UsageError
+from stn_infer.fusion.basis import canonical_basis as basis_of_pixels
 
 Kind = Literal["affine", "basis", "projective"]
 
@@ -108,8 +108,7 @@ def target_coordinates(output_size: Sequence[int], align_corners: bool) -> Tenso
 
 def canonical_basis(output_size: Sequence[int]) -> Tensor:
     """The rows x, y(, z), 1 at pixel centers, [D + 1, P] float64: the basis of the affine and projective kinds."""
-    ones = torch.ones(1, prod(output_size), dtype=torch.float64)
-    return torch.cat([target_coordinates(output_size, align_corners=False), ones])
+    return torch.from_numpy(basis_of_pixels(output_size))
 
 
 def center_to_grid(output_size: Sequence[int], grid_align_corners: bool) -> Tensor:

@@ -1,0 +1,49 @@
+"""Grids in PyTorch, and sampling at them: never in less than float32, since a half grid would be off by pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stn_infer.samplers import SamplerSpec
+
+
+def sampling_grid(theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int]) -> Tensor:
+    """The grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, 3, 3]) and ``basis`` [K, P]; theta's dtype.
+
+    Autocast is switched off for it.
+    """
+    with full_precision(theta.device):
+        points: Tensor = torch.matmul(theta, cast(basis, theta.dtype))  # [N, D, P]
+    if kind == "projective":
+        points = points[:, :2] / points[:, 2:]
+    return points.transpose(1, 2).reshape(points.shape[0], *output_size, len(output_size))
+
+
+def sampled(input: Tensor, grid: Tensor, sampler: SamplerSpec) -> Tensor:
+    """``input`` [N, C, *in] read at ``grid`` [N, *out, D] in the wider of their types: [N, C, *out], input's dtype."""
+    dtype = torch.promote_types(input.dtype, grid.dtype)
+    warped = F.grid_sample(
+        cast(input, dtype),
+        cast(grid, dtype),
+        mode=sampler.mode,
+        padding_mode=sampler.padding_mode,
+        align_corners=sampler.align_corners,
+    )
+    return cast(warped, input.dtype)
+
+
+def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """``tensor`` in ``dtype``; ``.to()`` of the same type would clutter an exported graph."""
+    return tensor if tensor.dtype == dtype else tensor.to(dtype)
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[None]:
+    """Autocast switched off, where it is on."""
+    if torch.is_autocast_enabled(device.type):
+        return torch.autocast(device.type, enabled=False)
+    return nullcontext()
