@@ -15,6 +15,7 @@ from typing import Literal, get_args
 from stn_infer.errors import UsageError
 
 PREFIX = "stn_infer."
+MOST_PIXELS = 1 << 26  # of an image, decoded or resized to: RGB takes 192 MiB, and as much again while it is converted
 
 _OLD_SPELLINGS = (("colour", "color"), ("grey", "gray"), ("localisation", "localization"))
 
@@ -50,8 +51,14 @@ class Preprocess:
     def __post_init__(self) -> None:
         if self.color not in ("gray", "rgb"):
             raise UsageError(f"preprocess color is 'gray' or 'rgb', not {self.color!r}")
-        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise UsageError(f"preprocess size is HEIGHTxWIDTH, both at least 1, not {self.size}")
+        if self.size is not None:
+            if len(self.size) != 2 or not all(type(axis) is int and axis >= 1 for axis in self.size):
+                raise UsageError(f"preprocess size is HEIGHTxWIDTH, both at least 1, not {self.size}")
+            if self.size[0] * self.size[1] > MOST_PIXELS:
+                raise UsageError(f"preprocess size is at most {MOST_PIXELS >> 20} million pixels, not {self.size}")
+        for name, values in (("scale", (self.scale,)), ("mean", self.mean), ("std", self.std)):
+            if not all(isinstance(value, int | float) and isfinite(value) for value in values):
+                raise UsageError(f"preprocess {name} is a finite number, not {values}")
         for name, values in (("mean", self.mean), ("std", self.std)):
             if len(values) not in (1, self.channels):
                 raise UsageError(f"preprocess {name} has {len(values)} values; {self.color} takes 1 or {self.channels}")
@@ -170,12 +177,18 @@ class ModelMetadata:
                 raise ValueError(f"precision {props[PREFIX + 'precision']!r}")
             return cls(
                 None if preprocess is None else _preprocess_from_json(json.loads(preprocess)),
-                None if labels is None else tuple(str(label) for label in json.loads(labels)),
+                None if labels is None else _labels_from_json(json.loads(labels)),
                 props.get(PREFIX + "source", ""),
                 precision,
             )
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, UsageError) as error:
             raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None
+
+
+def _labels_from_json(labels: object) -> tuple[str, ...]:
+    if not isinstance(labels, list) or any(isinstance(label, list | dict) for label in labels):
+        raise ValueError("labels are a list of names")
+    return tuple(map(str, labels))
 
 
 def _preprocess_from_json(fields: dict[str, object]) -> Preprocess:

@@ -45,8 +45,42 @@ def test_round_trip_through_a_file() -> None:
 
 
 @pytest.mark.parametrize(
-    "value", ["not json", "[1]", '{"color": "blue"}', '{"unknown": 1}', '{"size": 3}', '{"mean": null}', "null"]
+    "value",
+    [
+        "not json",
+        "[1]",
+        '{"color": "blue"}',
+        '{"unknown": 1}',
+        '{"size": 3}',
+        '{"size": [1.5, 2.5]}',
+        '{"size": [true, 2]}',
+        '{"size": [1, 2, 3]}',
+        '{"size": [100000, 100000]}',
+        '{"size": ["a", "b"]}',
+        '{"mean": null}',
+        '{"mean": [NaN]}',
+        '{"std": [Infinity]}',
+        '{"std": ["1"]}',
+        '{"scale": 1e999}',
+        '{"scale": "1"}',
+        '{"color": ["gray"]}',
+        "null",
+        "[" * 100000,
+    ],
 )
 def test_damaged_metadata(value: str) -> None:
-    with pytest.raises(UsageError):
+    with pytest.raises(UsageError, match="the file's stn_infer metadata is damaged") as caught:
         ModelMetadata.from_props({"stn_infer.preprocess": value})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("value", ["{}", '"abc"', "3", '[["a"]]', "[" * 100000])
+def test_damaged_labels(value: str) -> None:
+    with pytest.raises(UsageError, match="the file's stn_infer metadata is damaged"):
+        ModelMetadata.from_props({"stn_infer.labels": value})
+
+
+def test_spellings_of_earlier_versions_are_read() -> None:
+    old = ModelMetadata.from_props({"stn_infer.preprocess": '{"colour": "grey", "size": [8, 9]}'})
+    assert old.preprocess == Preprocess("gray", size=(8, 9))
+    assert Preprocess.parse("grey") == Preprocess.parse("colour=grey") == Preprocess("gray")

@@ -29,6 +29,7 @@ VERBS = {
     "models": "List the networks and the shipped checkpoints.",
     "export": "Turn a trained model into a portable ONNX file.",
     "optimize": "Rewrite an ONNX file's sampling grids as theta · basis.",
+    "cache": "List or clear the cache of TensorRT engines.",
     "lint": "Say what in an ONNX file will be slow or wrong, and where.",
     "build": "Build a TensorRT engine from an ONNX file.",
     "run": "Predict files, folders, arrays or lists; write predictions and a ledger.",

@@ -15,11 +15,10 @@ from PIL import Image, UnidentifiedImageError
 from stn_infer.data.png import open_plain_png
 from stn_infer.errors import InputError
 from stn_infer.files import kind_of
-from stn_infer.metadata import Preprocess
+from stn_infer.metadata import MOST_PIXELS, Preprocess
 
 _ONE_READ = 1 << 16
 _MOST_BYTES = 1 << 29
-_MOST_PIXELS = 1 << 26  # decoded, RGB takes 192 MiB, and as much again while it is converted
 
 Pixels = NDArray[np.uint8]
 
@@ -89,9 +88,9 @@ def decode(
         return from_image(image, preprocess, size, name)
     try:
         with Image.open(BytesIO(data)) as image:
-            if image.width * image.height > _MOST_PIXELS:
+            if image.width * image.height > MOST_PIXELS:
                 raise InputError(
-                    f"{name} is {image.height}x{image.width} (height x width), more than the {_MOST_PIXELS >> 20} "
+                    f"{name} is {image.height}x{image.width} (height x width), more than the {MOST_PIXELS >> 20} "
                     "million pixels that are decoded"
                 )
             image.load()

@@ -126,17 +126,18 @@ def request_engine(content: Path | bytes, options: BuildOptions, name: str | Non
 def build_or_reuse(request: EngineRequest, cache: EngineCache, rebuild: bool, path: Path | None) -> Engine:
     """The engine from the cache, else built and stored there; ``path`` holds what was built before, if anything."""
     previous = None if path is None else _previous(path)
-    found = None if rebuild else cache.find(request.key)
-    if found is not None:
-        return Engine(*found, False, "the same engine is in the cache", request.notes)
-    if rebuild:
-        reason = "it was asked for"
-    elif previous is not None and previous.key != request.key:
-        reason = why_stale(request.key, previous)
-    else:
-        reason = cache.why_missing(request.key, request.source)
-    engine = Engine(*_build(request), True, reason, request.notes)
-    cache.store(engine.data, engine.sidecar)
+    with cache.locked(request.key):
+        found = None if rebuild else cache.find(request.key)
+        if found is not None:
+            return Engine(*found, False, "the same engine is in the cache", request.notes)
+        if rebuild:
+            reason = "it was asked for"
+        elif previous is not None and previous.key != request.key:
+            reason = why_stale(request.key, previous)
+        else:
+            reason = cache.why_missing(request.key, request.source)
+        engine = Engine(*_build(request), True, reason, request.notes)
+        cache.store(engine.data, engine.sidecar)
     return engine
 
 

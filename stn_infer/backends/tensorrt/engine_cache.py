@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import stat
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stn_infer.errors import ModelError, OutputError
+from stn_infer.errors import ModelError, OutputError, UsageError
 from stn_infer.files import write_atomically
 
 SCHEMA_VERSION = 1
@@ -142,7 +145,7 @@ def read_sidecar(engine: Path) -> Sidecar | None:
         return _sidecar(content)
     except FileNotFoundError:
         return None
-    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+    except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path} is damaged ({error}); build the engine again") from None
 
 
@@ -170,67 +173,183 @@ def load_engine(path: Path) -> tuple[bytes, Sidecar | None]:
 
 
 def default_cache_folder() -> Path:
-    """``$XDG_CACHE_HOME/stn-infer/engines``, by default below ``~/.cache``."""
-    root = os.environ.get("XDG_CACHE_HOME")
-    return (Path(root) if root else Path.home() / ".cache") / "stn-infer" / "engines"
+    """The user's own cache folder: ``$XDG_CACHE_HOME/stn-infer/engines``, by default below ``~/.cache``."""
+    from platformdirs import user_cache_path
+
+    return user_cache_path("stn-infer") / "engines"
+
+
+@dataclass(frozen=True)
+class CacheEntry:
+    """An engine in the cache; ``sidecar`` is None where that is missing or damaged, and the entry of no use.
+
+    Attributes:
+        path: the engine's file.
+        size: bytes, sidecar included.
+        used: when it was last built or taken, seconds since the epoch.
+        sidecar: what it was built from.
+    """
+
+    path: Path
+    size: int
+    used: float
+    sidecar: Sidecar | None
 
 
 class EngineCache:
-    """A folder of engines, each under its key's digest.
+    """A folder of engines, each under its key's digest; processes may share it.
+
+    The folder and its files are the user's alone: an engine is code that runs on the GPU. Entries that were not used
+    for longest are deleted once all of them take more than ``limit`` bytes.
 
     Args:
-        folder: created when the first engine is stored.
+        folder: created (mode 0700) when the first engine is stored.
+        limit: bytes; None: ``STN_ENGINE_CACHE_GIB`` gibibytes, by default 10.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder = folder
+        self._limit = _limit_from_environment() if limit is None else limit
 
     def path(self, key: EngineKey) -> Path:
         """Where the engine for ``key`` is or would be."""
         return self.folder / f"{key.digest}.engine"
 
-    def find(self, key: EngineKey) -> tuple[bytes, Sidecar] | None:
-        """The engine for ``key``; None when there is none, or a damaged one."""
-        try:
-            engine, sidecar = load_engine(self.path(key))
-        except ModelError:
-            return None
-        return None if sidecar is None or sidecar.key != key else (engine, sidecar)
-
-    def store(self, engine: bytes, sidecar: Sidecar) -> Path:
-        """Keep an engine.
+    @contextmanager
+    def locked(self, key: EngineKey) -> Iterator[None]:
+        """Nobody else builds or stores the engine for ``key`` meanwhile; who comes second waits, and then finds it.
 
         Raises:
-            OutputError: the folder cannot be made or written.
+            OutputError: the folder cannot be made or written, or is not the user's.
         """
-        path = self.path(sidecar.key)
+        self._make_folder()
+        with self._lock(self.path(key)):
+            yield
+
+    def find(self, key: EngineKey) -> tuple[bytes, Sidecar] | None:
+        """The engine for ``key``; None when there is none, a damaged one, or one of another user's."""
+        path = self.path(key)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"cannot make the engine cache {self.folder}: {error.strerror or error}") from None
+            if not all(_is_own(file) for file in (self.folder, path, sidecar_path(path))):
+                return None
+            engine, sidecar = load_engine(path)
+        except ModelError:
+            return None
+        if sidecar is None or sidecar.key != key:
+            return None
+        with suppress(OSError):
+            os.utime(path)  # eviction goes by when an entry was last used
+        return engine, sidecar
+
+    def store(self, engine: bytes, sidecar: Sidecar) -> Path:
+        """Keep an engine; call it within :meth:`locked`. Others that have not been used for longest may go.
+
+        Raises:
+            OutputError: the folder cannot be made or written, or is not the user's.
+        """
+        self._make_folder()
+        path = self.path(sidecar.key)
         write_engine(path, engine, sidecar)
+        for file in (path, sidecar_path(path)):
+            file.chmod(0o600)
+        self._evict(keep=path)
         return path
+
+    def entries(self) -> tuple[CacheEntry, ...]:
+        """What is in the cache, last used first."""
+        found = []
+        for path in self.folder.glob("*.engine"):
+            beside = sidecar_path(path)
+            try:
+                status = path.stat()
+                size = status.st_size + (beside.stat().st_size if beside.exists() else 0)
+            except OSError:  # another process has just deleted it
+                continue
+            try:
+                sidecar = read_sidecar(path)
+            except ModelError:
+                sidecar = None
+            found.append(CacheEntry(path, size, status.st_mtime, sidecar))
+        return tuple(sorted(found, key=lambda entry: -entry.used))
+
+    def clear(self) -> tuple[CacheEntry, ...]:
+        """Delete all entries but those that are being built; those that went.
+
+        Raises:
+            OutputError: the folder is not the user's, or a file in it cannot be deleted.
+        """
+        if not self.folder.exists():
+            return ()
+        self._make_folder()
+        return tuple(entry for entry in self.entries() if self._delete(entry.path))
 
     def why_missing(self, key: EngineKey, source: str) -> str:
         """Why the engine for ``key`` has to be built, compared with the nearest one of the same source."""
-        if self.path(key).exists():
-            return "the cached engine is damaged"
-        older = [sidecar for sidecar in self._sidecars() if sidecar.source == source]
+        path = self.path(key)
+        if path.exists():
+            return "the cached engine is damaged" if _is_own(path) else "the cached engine belongs to another user"
+        older = [entry.sidecar for entry in self.entries() if entry.sidecar and entry.sidecar.source == source]
         if not older:
             return f"no engine of {source} is cached"
         nearest = min(older, key=lambda sidecar: (len(key.differences(sidecar.key)), -_order(sidecar)))
         return why_stale(key, nearest)
 
-    def _sidecars(self) -> list[Sidecar]:
-        found = []
-        for path in sorted(self.folder.glob("*.engine")):
-            try:
-                sidecar = read_sidecar(path)
-            except ModelError:
-                continue
-            if sidecar is not None:
-                found.append(sidecar)
-        return found
+    def _make_folder(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            if not _is_own(self.folder):
+                raise OutputError(f"the engine cache {self.folder} belongs to another user; name another with --cache")
+            if self.folder.stat().st_mode & 0o077:
+                self.folder.chmod(0o700)
+        except OSError as error:
+            raise OutputError(f"cannot make the engine cache {self.folder}: {error.strerror or error}") from None
+
+    def _lock(self, path: Path, timeout: float = -1) -> AbstractContextManager[Any]:
+        from filelock import FileLock
+
+        return FileLock(path.with_suffix(".lock"), timeout=timeout, mode=0o600)
+
+    def _evict(self, keep: Path) -> None:
+        total = 0
+        for entry in self.entries():
+            total += entry.size
+            if total > self._limit and entry.path != keep:
+                with suppress(OutputError):
+                    total -= entry.size if self._delete(entry.path) else 0
+
+    def _delete(self, path: Path) -> bool:
+        """Whether the entry went; one that is being built stays."""
+        from filelock import Timeout
+
+        try:
+            with self._lock(path, timeout=0):
+                sidecar_path(path).unlink(missing_ok=True)
+                path.unlink(missing_ok=True)
+                return True
+        except Timeout:
+            return False
+        except OSError as error:
+            raise OutputError(f"cannot delete {path}: {error.strerror or error}") from None
+
+
+def _limit_from_environment() -> int:
+    text = os.environ.get("STN_ENGINE_CACHE_GIB", "10")
+    try:
+        limit = float(text)
+        if not 0 <= limit < math.inf:
+            raise ValueError
+    except ValueError:
+        raise UsageError(f"STN_ENGINE_CACHE_GIB is a number of gibibytes, not {text!r}") from None
+    return int(limit * 2**30)
+
+
+def _is_own(path: Path) -> bool:
+    """Whether a file or folder is this user's, or not there; links are another's word for a place."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return True
+    return status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)
 
 
 def why_stale(key: EngineKey, older: Sidecar) -> str:

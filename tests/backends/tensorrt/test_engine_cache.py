@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import pickle
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from stn_infer.backends.tensorrt.engine_cache import (
     EngineCache,
@@ -20,7 +25,8 @@ from stn_infer.backends.tensorrt.engine_cache import (
     sidecar_path,
     write_engine,
 )
-from stn_infer.errors import ModelError, OutputError
+from stn_infer.cli.cache import command
+from stn_infer.errors import ModelError, OutputError, UsageError
 
 KEY = EngineKey(
     graph_sha256="a" * 64,
@@ -154,3 +160,116 @@ def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPa
     assert default_cache_folder() == tmp_path / "stn-infer" / "engines"
     monkeypatch.delenv("XDG_CACHE_HOME")
     assert default_cache_folder() == Path.home() / ".cache" / "stn-infer" / "engines"
+
+
+def test_the_cache_is_the_users_alone(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    path = cache.store(ENGINE, sidecar())
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+    assert {file.stat().st_mode & 0o777 for file in (path, sidecar_path(path))} == {0o600}
+    cache.folder.chmod(0o755)
+    cache.store(ENGINE, sidecar())
+    assert cache.folder.stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files to others")
+def test_what_belongs_to_another_user_is_refused(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path / "cache")
+    path = cache.store(ENGINE, sidecar())
+    for file in (path, sidecar_path(path)):
+        os.chown(file, 12345, -1)
+        assert cache.find(KEY) is None
+        os.chown(file, 0, -1)
+    os.chown(path, 12345, -1)
+    assert cache.why_missing(KEY, "m.onnx") == "the cached engine belongs to another user"
+    os.chown(cache.folder, 12345, -1)
+    for call in (lambda: cache.store(ENGINE, sidecar()), cache.clear, lambda: cache.locked(KEY).__enter__()):
+        with pytest.raises(OutputError, match="belongs to another user; name another with --cache"):
+            call()
+
+
+def test_a_link_in_the_cache_is_not_followed(tmp_path: Path) -> None:
+    write_engine(tmp_path / "other.engine", ENGINE, sidecar())
+    cache = EngineCache(tmp_path / "cache")
+    cache.folder.mkdir()
+    cache.path(KEY).symlink_to(tmp_path / "other.engine")
+    sidecar_path(cache.path(KEY)).symlink_to(sidecar_path(tmp_path / "other.engine"))
+    assert cache.find(KEY) is None
+
+
+def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+    keys = [replace(KEY, sm=f"sm{index}") for index in range(4)]
+    one = len(ENGINE) + 2000  # with its sidecar
+    cache = EngineCache(tmp_path, limit=3 * one)
+    for index, key in enumerate(keys[:3]):
+        cache.store(ENGINE, sidecar(key))
+        os.utime(cache.path(key), (index, index))
+    assert cache.find(keys[0]) is not None  # used now
+    EngineCache(tmp_path, limit=2 * one).store(ENGINE, sidecar(keys[3]))
+    assert [key.sm for key in keys if cache.find(key)] == ["sm0", "sm3"]
+    assert {entry.sidecar.key.sm for entry in cache.entries() if entry.sidecar} == {"sm0", "sm3"}
+    EngineCache(tmp_path, limit=0).store(ENGINE, sidecar(keys[1]))
+    assert [key.sm for key in keys if cache.find(key)] == ["sm1"], "what was just built stays"
+    assert [entry.path for entry in cache.clear()] == [cache.path(keys[1])]
+    assert cache.entries() == () and EngineCache(tmp_path / "none").clear() == ()
+
+
+def test_an_entry_that_is_being_built_is_not_deleted(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    cache.store(ENGINE, sidecar())
+    with cache.locked(KEY):
+        assert cache.clear() == ()
+    assert len(cache.clear()) == 1
+
+
+@pytest.mark.parametrize("value", ["x", "-1", "nan", "inf"])
+def test_a_limit_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str) -> None:
+    monkeypatch.setenv("STN_ENGINE_CACHE_GIB", value)
+    with pytest.raises(UsageError, match="STN_ENGINE_CACHE_GIB is a number of gibibytes"):
+        EngineCache(tmp_path)
+
+
+_WRITER = """
+import hashlib, os, pickle, sys
+from pathlib import Path
+from stn_infer.backends.tensorrt.engine_cache import EngineCache, Sidecar
+cache, key = EngineCache(Path(sys.argv[1])), pickle.loads(bytes.fromhex(sys.argv[2]))
+sys.stdin.readline()
+built = 0
+for round in range(40):
+    with cache.locked(key):
+        found = cache.find(key)
+        if found is None:
+            engine = os.urandom(4096)  # no two builds are alike
+            digest = hashlib.sha256(engine).hexdigest()
+            cache.store(engine, Sidecar(key, digest, len(engine), "m.onnx", "2026-01-01", 1.0))
+            built += 1
+    found = found or cache.find(key)
+    assert found is not None, "unusable"
+print(built)
+"""
+
+
+def test_several_writers_of_one_key_leave_it_usable(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", _WRITER, str(tmp_path), pickle.dumps(KEY).hex()]
+    writers = [
+        subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(3)
+    ]
+    outputs = [writer.communicate(b"go\n", timeout=120) for writer in writers]
+    assert [writer.returncode for writer in writers] == [0, 0, 0], outputs
+    assert sum(int(out) for out, _ in outputs) == 1, "who comes second finds what the first has built"
+
+
+def test_cache_list_and_clear(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    cache.store(ENGINE, sidecar())
+    (tmp_path / "damaged.engine").write_bytes(ENGINE)
+    listed = CliRunner().invoke(command, ["list", "--cache", str(tmp_path)], catch_exceptions=False)
+    assert listed.exit_code == 0 and "m.onnx, tensorrt 11.4.0.106, a GPU, float32" in listed.output
+    assert "damaged" in listed.output and "2 engines" in listed.output
+    as_json = CliRunner().invoke(command, ["list", "--json", "--cache", str(tmp_path)], catch_exceptions=False)
+    entries = json.loads(as_json.output)["entries"]
+    assert {entry["path"] for entry in entries} == {str(cache.path(KEY)), str(tmp_path / "damaged.engine")}
+    cleared = CliRunner().invoke(command, ["clear", "--cache", str(tmp_path)], catch_exceptions=False)
+    assert cleared.output.startswith("deleted 2 engines") and not list(tmp_path.glob("*.engine"))

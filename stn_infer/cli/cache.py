@@ -1,0 +1,60 @@
+"""``stn-infer cache``: the engines that ``build`` and the TensorRT backends keep."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from datetime import datetime
+from pathlib import Path
+
+import click
+
+folder_option = click.option(
+    "--cache",
+    "folder",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Folder of the engine cache.  [default: the user's]",
+)
+
+
+@click.group()
+def command() -> None:
+    """List or clear the cache of TensorRT engines.
+
+    Engines that were not used for longest are deleted once all of them take more than 10 GiB; the environment
+    variable STN_ENGINE_CACHE_GIB sets another limit.
+    """
+
+
+@command.command(name="list")
+@folder_option
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+def list_(folder: Path | None, as_json: bool) -> None:
+    """List the cached engines, last used first."""
+    from stn_infer.api.cache import engine_cache
+
+    cache = engine_cache(folder)
+    entries = cache.entries()
+    if as_json:
+        rows = [{**asdict(entry), "path": str(entry.path)} for entry in entries]
+        click.echo(json.dumps({"folder": str(cache.folder), "entries": rows}, indent=2))
+        return
+    for entry in entries:
+        used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
+        if entry.sidecar is None:
+            what = "damaged"
+        else:
+            key = entry.sidecar.key
+            what = f"{entry.sidecar.source}, {key.runtime} {key.runtime_version}, {key.gpu or key.sm}, {key.precision}"
+        click.echo(f"{entry.path.stem}  {used}  {entry.size / 2**20:8.1f} MiB  {what}")
+    click.echo(f"{len(entries)} engines, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {cache.folder}")
+
+
+@command.command()
+@folder_option
+def clear(folder: Path | None) -> None:
+    """Delete all cached engines except those that are being built."""
+    from stn_infer.api.cache import clear_cache
+
+    gone = clear_cache(folder)
+    click.echo(f"deleted {len(gone)} engines, {sum(entry.size for entry in gone) / 2**20:.1f} MiB")
