@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.quiet import quiet
+from stn_infer.sources.program_archive import opened_program
 
 if TYPE_CHECKING:
     from torch import nn
@@ -347,8 +348,10 @@ def _from_pt2(path: Path, shapes: Shapes | None) -> LoadedModel:
     if not path.is_file():
         raise SourceError(f"{path}: expected a file that torch.export.save wrote, but it does not exist")
     try:
-        with quiet():
-            program = torch.export.load(path)
+        with quiet(), opened_program(path) as archive:
+            program = torch.export.load(archive)
+    except SourceError:
+        raise
     except Exception as error:  # zip, JSON, schema version, unknown operator: torch has no common type for these
         raise SourceError(
             f"{path}: expected a file that torch.export.save wrote; torch.export.load {_raised(error)}"
