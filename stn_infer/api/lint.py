@@ -57,7 +57,7 @@ class LintReport:
         counted = ", ".join(f"{count} {severity}" for severity, count in self.counts.items())
         fixable = sum(finding.fixable for finding in self.findings)
         lines.append(
-            f"{self.path} (opset {self.opset}): {counted}" + (f"; {fixable} [*] mended by optimize" if fixable else "")
+            f"{self.path} (opset {self.opset}): {counted}" + (f"; {fixable} [*] fixable by optimize" if fixable else "")
         )
         return "\n".join(lines)
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from stn_infer.fusion.fuse import Finding
     from stn_infer.proto.session import Stored
     from stn_infer.repairs.equivalence import Comparison
-    from stn_infer.repairs.repairs import Repair
+    from stn_infer.repairs.result import Repair
 
 _MOST_IN_ONE_FILE = 1_900_000_000  # protobuf ends at 2 GB
 
@@ -32,7 +32,7 @@ class OptimizeReport:
         size: its size in bytes, external data included.
         opset, original_opset: of the default domain.
         findings: what became of each GridSample.
-        repairs: what was mended beside, and what could not be.
+        repairs: what was fixed beside, and what could not be.
         comparison: with the original; it was within tolerance.
         notes: what the user should know.
     """
@@ -74,7 +74,7 @@ def optimize(
 
     Raises:
         ModelError: the file is unreadable or damaged, or onnxruntime can't run it.
-        UsageError: ``input_shapes`` does not fit it, or ``tolerance`` is no positive number.
+        UsageError: ``input_shapes`` does not fit it, or ``tolerance`` is not a positive number.
         VerificationError: the result would not compute what the original does, or that could not be tried; nothing is
             written.
         OutputError: the file can't be written.
@@ -166,46 +166,33 @@ class _Rewritten:
 
 
 def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
+    from stn_infer.proto.edit import copy_of
     from stn_infer.proto.session import Stored
     from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.large_weights import attach_weights, detach_weights, pull_in_near_grids
-    from stn_infer.repairs.repairs import AFTER, BEFORE, repair
+    from stn_infer.repairs.passes import run_passes
 
     light = prepared.original
     aside: dict[str, onnx.TensorProto] = {}
     if prepared.folder is not None:
         pull_in_near_grids(light, prepared.folder)
         light, aside = detach_weights(light)
-    repaired, repairs = repair(light, BEFORE) if fix else (light, ())
-    fused, findings, notes = _fuse(repaired)
-    mended, more = repair(fused, AFTER) if fix else (fused, ())
-    changed = mended is not light
+    found = run_passes(light, fix=fix)
+    changed = found.model is not light
     if changed:
-        _credit(mended)
+        _credit(found.model)
+    notes: tuple[str, ...] = ()
+    if found.not_fused:
+        notes = (f"nothing was fused: {found.not_fused}",)
+    elif opset_of(found.repaired) < 16:
+        notes = (f"opset {opset_of(found.repaired)} has no GridSample: nothing to fuse",)
     reference = prepared.original
-    if any(entry.done for entry in repairs) and not _opens(Stored(light)):
-        reference = _copy(repaired)
-        if aside:
-            reference = attach_weights(reference, aside)
+    if any(entry.done for entry in found.repairs) and not _opens(Stored(light)):
+        reference = attach_weights(copy_of(found.repaired), aside)
         notes = (*notes, "onnxruntime can't run the original: the result was compared with the repaired file")
-    result = attach_weights(mended, aside) if changed else prepared.original
-    return _Rewritten(result, reference, opset_of(mended), findings, (*repairs, *more), notes)
-
-
-def _fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...], tuple[str, ...]]:
-    """The pass's result, its findings, and why it could not be run where it could not."""
-    from stn_infer.fusion.fuse import fuse_or_say
-    from stn_infer.proto.traversal import opset_of
-
-    if opset_of(model) < 16:
-        return model, (), (f"opset {opset_of(model)} has no GridSample: nothing to fuse",)
-    fused, findings, obstacle = fuse_or_say(model)
-    if obstacle:
-        return model, (), (f"nothing was fused: {obstacle}",)
-    if not any(finding.fused for finding in findings):
-        return model, findings, ()
-    fused.ir_version = max(fused.ir_version, 8)  # the first with functions
-    return fused, findings, ()
+    opset = opset_of(found.model)
+    result = attach_weights(found.model, aside) if changed else prepared.original
+    return _Rewritten(result, reference, opset, found.findings, found.repairs, notes)
 
 
 def _credit(model: onnx.ModelProto) -> None:
@@ -243,10 +230,10 @@ def _verified(
 
 def _check_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
     """Inputs that a caller must give and outputs: the same names, types and order."""
-    weights = {tensor.name for tensor in before.graph.initializer}
-    wanted = [value for value in before.graph.input if value.name not in weights]
-    found = [value for value in after.graph.input if value.name not in {t.name for t in after.graph.initializer}]
-    for one, other in ((wanted, found), (before.graph.output, after.graph.output)):
+    from stn_infer.proto.traversal import given_inputs
+
+    inputs = given_inputs(before.graph), given_inputs(after.graph)
+    for one, other in (inputs, (before.graph.output, after.graph.output)):
         if [(v.name, v.type.tensor_type.elem_type) for v in one] != [
             (v.name, v.type.tensor_type.elem_type) for v in other
         ]:
@@ -286,14 +273,6 @@ def _opens(stored: Stored) -> bool:
     except ModelError:
         return False
     return True
-
-
-def _copy(model: onnx.ModelProto) -> onnx.ModelProto:
-    import onnx
-
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    return copy
 
 
 def describe(report: OptimizeReport) -> str:

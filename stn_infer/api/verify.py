@@ -237,10 +237,9 @@ def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]
     import onnx
 
     from stn_infer.proto.inputs import batch_symbols, plan_inputs, random_feeds, size_symbols
+    from stn_infer.proto.traversal import given_inputs
 
-    names = [value.name for value in model.graph.input]
-    constants = {tensor.name for tensor in model.graph.initializer}
-    names = [name for name in names if name not in constants]
+    names = [value.name for value in given_inputs(model.graph)]
     if input_shapes is not None and len(input_shapes) != len(names):
         raise UsageError(f"--input-shape is given {len(input_shapes)} times; the inputs are {', '.join(names)}")
     plans = plan_inputs(model, dict(zip(names, input_shapes, strict=True)) if input_shapes else None)

@@ -110,14 +110,13 @@ def load_for_file(
 
     from stn_infer.backends.base import TensorSpec
     from stn_infer.data.loader import resolve_preprocess
+    from stn_infer.proto.traversal import given_inputs
 
-    constants = {tensor.name for tensor in model.graph.initializer}
     specs = []
-    for value in model.graph.input:
-        if value.name not in constants:
-            kind = value.type.tensor_type
-            sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
-            bits = kind.elem_type == TensorProto.BFLOAT16
-            dtype = np.dtype(np.uint16) if bits else np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-            specs.append(TensorSpec(value.name, (None, *sizes[1:]), dtype))
+    for value in given_inputs(model.graph):
+        kind = value.type.tensor_type
+        sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
+        bits = kind.elem_type == TensorProto.BFLOAT16
+        dtype = np.dtype(np.uint16) if bits else np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
+        specs.append(TensorSpec(value.name, (None, *sizes[1:]), dtype))
     return load_calibration(sources, specs, resolve_preprocess(specs, preprocess, None), most=most, what="given")

@@ -11,7 +11,7 @@ from stn_infer.fusion.forms import FLOATS
 from stn_infer.fusion.measure import Cut
 from stn_infer.fusion.proof import LINEAR_OPS, Prover, why_not
 from stn_infer.fusion.shapes import ALONE, Axis, Observation, SymbolicShape
-from stn_infer.proto.traversal import follows
+from stn_infer.proto.traversal import is_standard
 
 _MOST_PARAMETERS = 1024
 _MOST_RESPONSES = 2**26  # parameters times values of the grid
@@ -64,11 +64,8 @@ class Cutter:
     def candidates(self) -> tuple[list[Candidate], NotLinear]:
         """What is worth a try, best first, and what ended the search."""
         found: dict[tuple[object, ...], Candidate] = {}
-        obstacles = []
-        for through_layers in (True, False):
-            obstacle = self._sweep(found, through_layers)
-            obstacles.append(obstacle)
-        return preferred(list(found.values()))[:_MOST_TRIES], obstacles[0]
+        ended, _ = (self._sweep(found, through_layers) for through_layers in (True, False))
+        return preferred(list(found.values()))[:_MOST_TRIES], ended
 
     def cuts(self, candidate: Candidate) -> Iterator[Cut]:
         """The candidate with the grid's rows as units, and with whole samples; what its shapes allow."""
@@ -212,11 +209,10 @@ class Cutter:
 
     def _end_of(self, tensor: str) -> NotLinear | None:
         """Why a walk can't pass ``tensor``; None where it can."""
-        index = self._view.producer.get(tensor)
-        if index is None or follows(self._view.nodes[index], LINEAR_OPS):
+        node = self._view.node_of(tensor)
+        if node is None or (node.op_type in LINEAR_OPS and is_standard(node)):
             return None
-        op_type = self._view.nodes[index].op_type
-        return NotLinear(tensor, op_type, why_not(op_type))
+        return NotLinear(tensor, node.op_type, why_not(node.op_type))
 
     def _too_much(self, frontier: list[str]) -> NotLinear:
         """All is linear, and yet no cut is small."""

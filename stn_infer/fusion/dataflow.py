@@ -8,7 +8,15 @@ from dataclasses import dataclass
 import onnx
 
 from stn_infer.fusion.scopes import Scope
-from stn_infer.proto.traversal import STANDARD_DOMAINS, all_nodes, bodies, follows, names_read
+from stn_infer.proto.traversal import (
+    STANDARD_DOMAINS,
+    is_standard,
+    names_read,
+    nested_nodes,
+    producers,
+    subgraphs,
+    walk_back,
+)
 
 # Their outputs tell a shape, not data: constant once the batch size is known.
 SHAPE_OPS = frozenset({"Shape", "Size"})
@@ -69,20 +77,20 @@ class GraphView:
         self.scope = scope
         self.nodes = scope.nodes
         self.initializers = {n: tensor for n, tensor in scope.initializers.items() if n not in scope.defaults}
-        self.producer = {
-            name: index
-            for index, node in enumerate(self.nodes)
-            for name in node.output
-            if name and name not in scope.given
-        }
+        self.producer = {name: i for name, i in producers(self.nodes).items() if name not in scope.given}
         self.varying = {value.name for value in scope.model.graph.input} | scope.defaults | scope.given
         functions = {(f.domain, f.name): f for f in scope.model.functions if f.domain not in STANDARD_DOMAINS}
         _trace(self.nodes, self.varying, functions)
 
+    def node_of(self, tensor: str) -> onnx.NodeProto | None:
+        """The node that makes a tensor; None for what the scope is given, and for initializers."""
+        index = self.producer.get(tensor)
+        return None if index is None else self.nodes[index]
+
     def maker(self, tensor: str) -> str:
         """The operator that makes a tensor, with its domain unless it is ONNX's own; empty for what has no maker."""
-        index = self.producer.get(tensor)
-        return "" if index is None else _operator(self.nodes[index])
+        node = self.node_of(tensor)
+        return "" if node is None else _operator(node)
 
     def varying_inputs(self, node: onnx.NodeProto) -> list[str]:
         """The inputs of ``node`` that vary with data, without repeats."""
@@ -90,34 +98,27 @@ class GraphView:
 
     def region(self, grid: str, op_types: frozenset[str]) -> list[int]:
         """Indices of the nodes through which ``grid`` can be followed back over ``op_types`` alone, ascending."""
-        found: set[int] = set()
-        stack = [grid]
-        while stack:
-            index = self.producer.get(stack.pop())
-            if index is None or index in found or not follows(self.nodes[index], op_types):
-                continue
-            found.add(index)
-            stack.extend(self.varying_inputs(self.nodes[index]))
-        return sorted(found)
+
+        def followed(name: str) -> bool:
+            node = self.node_of(name)
+            return node is not None and node.op_type in op_types and is_standard(node)
+
+        def before(name: str) -> list[str]:
+            return self.varying_inputs(self.nodes[self.producer[name]]) if followed(name) else []
+
+        return sorted({self.producer[name] for name in walk_back([grid], before) if followed(name)})
 
     def constants_behind(self, region: list[int]) -> tuple[set[str], set[str]]:
         """The non-varying tensors that ``region``'s nodes rest on, and the tensors whose shape these ask for."""
-        constants: set[str] = set()
-        shaped: set[str] = set()
-        stack = [name for index in region for name in self.nodes[index].input if name not in self.varying]
-        while stack:
-            name = stack.pop()
-            if not name or name in constants:
-                continue
-            constants.add(name)
-            if name not in self.producer:
-                continue
-            node = self.nodes[self.producer[name]]
-            if follows(node, SHAPE_OPS):
-                shaped.add(node.input[0])
-            else:
-                stack.extend(node.input)
-        return constants, shaped
+
+        def before(name: str) -> Iterable[str]:
+            node = self.node_of(name)
+            return [] if node is None or is_standard(node, *SHAPE_OPS) else node.input
+
+        inputs = (name for index in region for name in self.nodes[index].input if name not in self.varying)
+        constants = set(walk_back(inputs, before))
+        makers = [node for name in constants if (node := self.node_of(name)) is not None]
+        return constants, {node.input[0] for node in makers if is_standard(node, *SHAPE_OPS)}
 
 
 def _operator(node: onnx.NodeProto) -> str:
@@ -133,7 +134,7 @@ def _trace(
     for node in nodes:
         outputs = [name for name in node.output if name]
         sources = tuple(names_read(node))
-        if follows(node, SHAPE_OPS):
+        if is_standard(node, *SHAPE_OPS):
             if node.input[0] in data_shaped:
                 varying.update(outputs)
             continue
@@ -158,4 +159,4 @@ def _is_random(node: onnx.NodeProto) -> bool:
         return (node.domain, node.op_type) not in OTHER_CONSTANT_OPS
     if node.op_type in _RANDOM_OPS or (node.op_type == "Dropout" and any(node.input[2:])):
         return True  # the third input of Dropout switches it on
-    return any(_is_random(inner) for _, graph in bodies(node) for inner in all_nodes(graph.node))
+    return any(_is_random(inner) for _, graph in subgraphs(node) for inner in nested_nodes(graph.node))

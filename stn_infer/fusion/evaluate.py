@@ -20,7 +20,8 @@ from stn_infer.errors import one_line
 from stn_infer.fusion.dataflow import SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.shapes import Observation, Sizes
-from stn_infer.proto.traversal import attributes_of
+from stn_infer.proto.edit import copy_of
+from stn_infer.proto.traversal import attributes_of, walk_back
 
 # Input 0 holds the values, input 1 a shape.
 SHAPED_BY_SECOND = frozenset({"Expand", "Reshape", "Tile"})
@@ -102,9 +103,9 @@ class Evaluator:
         return [] if maker == "ConstantOfShape" else needs
 
     def _is_sized(self, name: str) -> bool:
-        if name not in self._view.producer:
+        node = self._view.node_of(name)
+        if node is None:
             return False
-        node = self._view.nodes[self._view.producer[name]]
         needs = self._value_inputs(name)
         if not all(self.grows_with_batch(need) for need in self._needs(name) if need not in needs):
             return True
@@ -148,13 +149,10 @@ class Evaluator:
 
         None where the tensor is none, or is computed in a way that may be another at other sizes.
         """
-        stack, seen = [name], set[str]()
-        while stack:
-            top = stack.pop()
-            if top in seen or top not in self._view.producer:
+        for top in walk_back([name], self._needs):
+            node = self._view.node_of(top)
+            if node is None:
                 continue
-            seen.add(top)
-            node = self._view.nodes[self._view.producer[top]]
             if node.op_type not in _INDEX_OPS:
                 return None
             # exporters ask of a shape whether it is -1, which it never is; any other number might be a size
@@ -162,7 +160,6 @@ class Evaluator:
                 need in self._view.producer and np.all(self.constant(need, self.settings[0]) < 0) for need in node.input
             ):
                 return None
-            stack.extend([] if node.op_type in SHAPE_OPS else self._needs(top))
         values = [self.constant(name, sizes) for sizes in self.settings]
         for value, sizes in zip(values, self.settings, strict=True):
             if value.ndim < 2 or len(value) != sizes.batch or value.shape[1:] != values[0].shape[1:]:
@@ -199,10 +196,8 @@ class Evaluator:
         return any(axis.batch or axis.varied is not None for axis in self._observed.shapes.get(name, ()))
 
     def _needs(self, name: str) -> list[str]:
-        if name in self._view.initializers or name not in self._view.producer:
-            return []
-        node = self._view.nodes[self._view.producer[name]]
-        return [] if node.op_type in SHAPE_OPS else [need for need in node.input if need]
+        node = self._view.node_of(name)
+        return [] if node is None or node.op_type in SHAPE_OPS else [need for need in node.input if need]
 
     def _store(self, name: str, sizes: Sizes, local: dict[str, Array]) -> None:
         for output, value in self._outputs(name, sizes, local):
@@ -218,9 +213,9 @@ class Evaluator:
             if tensor.data_location == TensorProto.EXTERNAL:
                 raise NotLinear(name, "", "its data are in another file, which was not read")
             return [(name, _widened(numpy_helper.to_array(tensor)))]
-        if name not in self._view.producer:
-            raise NotLinear(name, "", "it is no constant")
-        node = self._view.nodes[self._view.producer[name]]
+        node = self._view.node_of(name)
+        if node is None:
+            raise NotLinear(name, "", "it is not a constant")
         if node.op_type in SHAPE_OPS:
             return [(name, self._shape(node, sizes))]
         inputs = [
@@ -235,10 +230,10 @@ class Evaluator:
         return [(output, value) for output, value in zip(node.output, outputs, strict=False) if output]
 
     def _shape(self, node: onnx.NodeProto, sizes: Sizes) -> Array:
-        template = self._observed.shapes.get(node.input[0])
-        if template is None:
+        shape = self._observed.shapes.get(node.input[0])
+        if shape is None:
             raise NotLinear(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
-        lengths = np.array([axis.at(sizes) for axis in template], np.int64)
+        lengths = np.array([axis.at(sizes) for axis in shape], np.int64)
         if node.op_type == "Size":
             return np.array(lengths.prod(), np.int64)
         attributes = attributes_of(node)
@@ -271,9 +266,8 @@ class Evaluator:
         from onnx.reference import ReferenceEvaluator
 
         if id(node) not in self._references:
-            single = onnx.NodeProto()
-            single.CopyFrom(node)
-            self._references[id(node)] = ReferenceEvaluator(single, opsets={"": self._opset, node.domain: self._opset})
+            opsets = {"": self._opset, node.domain: self._opset}
+            self._references[id(node)] = ReferenceEvaluator(copy_of(node), opsets=opsets)
         return self._references[id(node)]
 
     def forward(

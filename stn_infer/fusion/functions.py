@@ -8,8 +8,9 @@ from onnx import TensorProto
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.op import DOMAIN
 from stn_infer.fusion.proof import LINEAR_OPS
-from stn_infer.fusion.scopes import is_sampler, scopes
-from stn_infer.proto.traversal import all_nodes
+from stn_infer.fusion.scopes import scopes
+from stn_infer.proto.edit import copy_of, copy_without_initializers, replace_all
+from stn_infer.proto.traversal import is_standard, nested_nodes
 
 _Key = tuple[str, str]
 _MOST_ROUNDS = 16
@@ -21,27 +22,32 @@ def with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Functions of domain ``stn`` stay: their samplers are fused already.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    if all(function.domain == DOMAIN for function in model.functions):
-        return copy
+    copy = copy_of(model)
     for _ in range(_MOST_ROUNDS):
-        chosen = _with_samplers(copy) or _before_grids(copy)
+        before = _own_functions(copy)
+        chosen = before and (_with_samplers(copy) or _before_grids(copy))
         if not chosen:
             break
-        before = {(function.domain, function.name) for function in copy.functions}
-        _inline(copy, chosen)
-        if {(function.domain, function.name) for function in copy.functions} == before:
+        copy = _inlined(copy, sorted(chosen))
+        if _own_functions(copy) == before:
             break  # the inliner leaves what imports another opset
     return copy
 
 
+def _own_functions(model: onnx.ModelProto) -> set[_Key]:
+    return {(function.domain, function.name) for function in model.functions if function.domain != DOMAIN}
+
+
 def sampling_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
     """The model's own functions that still hold a sampler."""
-    return [f for f in model.functions if f.domain != DOMAIN and any(map(is_sampler, all_nodes(f.node)))]
+    return [
+        function
+        for function in model.functions
+        if function.domain != DOMAIN and any(is_standard(node, "GridSample") for node in nested_nodes(function.node))
+    ]
 
 
-def _with_samplers(model: onnx.ModelProto) -> list[_Key]:
+def _with_samplers(model: onnx.ModelProto) -> set[_Key]:
     """Functions that hold a sampler, or call one that does."""
     found = {(function.domain, function.name) for function in sampling_functions(model)}
     while True:
@@ -49,56 +55,38 @@ def _with_samplers(model: onnx.ModelProto) -> list[_Key]:
             (function.domain, function.name)
             for function in model.functions
             if function.domain != DOMAIN
-            and any((node.domain, node.op_type) in found for node in all_nodes(function.node))
+            and any((node.domain, node.op_type) in found for node in nested_nodes(function.node))
         }
         if more <= found:
-            return sorted(found)
+            return found
         found |= more
 
 
-def _before_grids(model: onnx.ModelProto) -> list[_Key]:
+def _before_grids(model: onnx.ModelProto) -> set[_Key]:
     """Functions at whose calls a walk back from a grid ends."""
-    functions = {(function.domain, function.name) for function in model.functions if function.domain != DOMAIN}
-    found = set()
+    called = set()
     for scope in scopes(model):
         view = GraphView(scope)
         for sampler in scope.samplers:
             grid = sampler.input[1]
             region = view.region(grid, LINEAR_OPS)
             for name in (grid, *(name for index in region for name in view.varying_inputs(view.nodes[index]))):
-                index = view.producer.get(name)
-                if index is not None and (key := (view.nodes[index].domain, view.nodes[index].op_type)) in functions:
-                    found.add(key)
-    return sorted(found)
+                node = view.node_of(name)
+                if node is not None:
+                    called.add((node.domain, node.op_type))
+    return called & _own_functions(model)
 
 
-def _inline(model: onnx.ModelProto, chosen: list[_Key]) -> None:
-    """Inline, in place; the inliner passes models as bytes, so large tensors stay behind."""
+def _inlined(model: onnx.ModelProto, chosen: list[_Key]) -> onnx.ModelProto:
+    """A copy with calls inlined; the inliner passes models as bytes, so large tensors stay behind."""
     from onnx import inliner
 
     aside = {tensor.name: tensor for tensor in model.graph.initializer if tensor.ByteSize() > _LARGE}
-    light = onnx.ModelProto()
-    for field, value in model.ListFields():
-        if field.name == "graph":
-            continue
-        if hasattr(value, "extend"):
-            getattr(light, field.name).extend(value)
-        else:
-            setattr(light, field.name, value)
-    for field, value in model.graph.ListFields():
-        if field.name == "initializer":
-            light.graph.initializer.extend(_hollow(t) if t.name in aside else t for t in value)
-        elif hasattr(value, "extend"):
-            getattr(light.graph, field.name).extend(value)
-        else:
-            setattr(light.graph, field.name, value)
+    light = copy_without_initializers(model)
+    light.graph.initializer.extend(_hollow(t) if t.name in aside else t for t in model.graph.initializer)
     inlined = inliner.inline_selected_functions(light, chosen)
-    tensors = [aside.get(tensor.name, tensor) for tensor in inlined.graph.initializer]
-    full = onnx.ModelProto()
-    full.CopyFrom(inlined)
-    del full.graph.initializer[:]
-    full.graph.initializer.extend(tensors)
-    model.CopyFrom(full)
+    replace_all(inlined.graph.initializer, (aside.get(t.name, t) for t in inlined.graph.initializer))
+    return inlined
 
 
 def _hollow(tensor: TensorProto) -> TensorProto:

@@ -1,19 +1,28 @@
 """The pass: every GridSample whose grid is provably ``theta · basis`` becomes one ``stn`` node.
 
-For each sampler, walk back from its grid while the operators may be linear, and note the cuts on the way; prove;
-choose; measure; rewrite. Whatever fails leaves the graph as it was, with a finding that names the tensor and why.
+Its steps, each in a module of its own:
+
+1. ``functions``: put the model's own functions in place of their calls, where a sampler or its grid is in one.
+2. ``scopes``: lay each graph that holds a sampler flat, with all that it can see.
+3. ``dataflow``, ``shapes``: which tensors vary with the inputs' data, and how shapes follow from the open sizes.
+4. ``cuts``: walk back from the grid while operators may be linear; the tensors passed on the way are where to cut.
+5. ``proof`` (``forms``, ``rules_*``): prove the grid affine, or a quotient of affine forms, in a cut's tensors.
+6. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis.
+7. ``rewrite``, ``op``: put the ``stn`` node in, and the op's function into the file.
+
+Whatever fails leaves the graph as it was, with a finding that names the tensor and why.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import count
 
-import numpy as np
 import onnx
 
-from stn_infer.errors import ModelError, one_line
-from stn_infer.fusion.cuts import Candidate, Cutter
+from stn_infer.errors import ModelError
+from stn_infer.fusion.cuts import Cutter
 from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
@@ -22,12 +31,13 @@ from stn_infer.fusion.measure import Cut, ThetaMap, factor
 from stn_infer.fusion.op import Kind, attach_functions
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, Prover
-from stn_infer.fusion.rewrite import Rewriter, drop_unused
+from stn_infer.fusion.rewrite import Rewriter
 from stn_infer.fusion.scopes import Scope, scopes
 from stn_infer.fusion.shapes import Observation, observe
+from stn_infer.proto.edit import copy_of, drop_unused
 from stn_infer.proto.inputs import Shapes
 from stn_infer.proto.names import Names
-from stn_infer.proto.traversal import STANDARD_DOMAINS, opset_of
+from stn_infer.proto.traversal import STANDARD_DOMAINS, is_standard, nested_nodes, opset_of
 
 
 @dataclass(frozen=True)
@@ -74,25 +84,20 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
         a GridSample, in graph order. Inputs, outputs and the opset stay.
 
     Raises:
-        ModelError: onnxruntime can't run the model, or it defines an operator of ONNX's own anew.
+        ModelError: onnxruntime can't run the model, or a function of it has the name of a standard operator.
     """
     _refuse_own_operators(model)
     copy = with_functions_inlined(model)
-    names = Names(copy)
+    names, prefixes = Names(copy.graph), (f"stn_{number}" for number in count())
     findings: list[Finding] = []
     rewriters = []
     for scope in scopes(copy):
-        rewriter, found = _plan(scope, names, shapes)
-        rewriters.append(rewriter)
-        findings += found
-    for function in sampling_functions(copy):
-        reason = "it is in a function that could not be put in place of its calls"
-        for node in function.node:
-            if node.op_type == "GridSample":
-                findings.append(_left(node, NotLinear(node.input[1], "", reason), f"function {function.name!r}"))
+        planner = _Planner(scope, shapes)
+        rewriters.append(Rewriter(planner.view, planner.observed, names, prefixes))
+        findings += (planner.decide(node, rewriters[-1]) for node in scope.samplers)
+    findings += _in_functions(copy)
     if not any(finding.fused for finding in findings):
-        copy.CopyFrom(model)
-        return copy, tuple(findings)
+        return copy_of(model), tuple(findings)
     for rewriter in rewriters:
         rewriter.finish()
     drop_unused(copy.graph)
@@ -107,43 +112,29 @@ def _refuse_own_operators(model: onnx.ModelProto) -> None:
             raise ModelError(f"the file has a function of the name of the standard operator {function.name!r}")
 
 
-def _plan(scope: Scope, names: Names, shapes: Sequence[Shapes]) -> tuple[Rewriter, list[Finding]]:
-    """Decide on every sampler of one graph; nothing is changed yet."""
-    planner = _Planner(scope, shapes)
-    rewriter = Rewriter(planner.view, planner.observed, names)
-    findings = []
-    for node in scope.samplers:
-        try:
-            cut, factored, precision = planner.plan(node)
-        except NotLinear as obstacle:
-            findings.append(_left(node, obstacle, scope.label))
-            continue
-        rewriter.replace(node, cut, factored)
-        findings.append(_fused(node, cut, factored, precision, scope.label))
-    return rewriter, findings
+def _in_functions(model: onnx.ModelProto) -> Iterator[Finding]:
+    """Samplers that could not be brought into a graph."""
+    reason = "it is in a function that could not be put in place of its calls"
+    for function in sampling_functions(model):
+        for node in nested_nodes(function.node):
+            if is_standard(node, "GridSample"):
+                yield _left(node, NotLinear(node.input[1], "", reason), f"function {function.name!r}")
 
 
-def _name(node: onnx.NodeProto) -> str:
-    return node.name or node.output[0]
+def _left(node: onnx.NodeProto, why: NotLinear, scope: str) -> Finding:
+    maker = f" ({why.op_type})" if why.op_type else ""
+    message = f"left as it was: grid {node.input[1]!r} is not provably linear: {why.tensor!r}{maker}: {why.reason}"
+    return Finding(node.name or node.output[0], node.input[1], False, message, scope=scope)
 
 
-def _left(node: onnx.NodeProto, obstacle: NotLinear, scope: str) -> Finding:
-    maker = f" ({obstacle.op_type})" if obstacle.op_type else ""
-    message = (
-        f"left as it was: grid {node.input[1]!r} is not provably linear: {obstacle.tensor!r}{maker}: {obstacle.reason}"
-    )
-    return Finding(_name(node), node.input[1], False, message, scope=scope)
-
-
-def _fused(node: onnx.NodeProto, cut: Cut, factored: ThetaMap, precision: str, scope: str) -> Finding:
-    rows = len(factored.basis)
+def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scope: str) -> Finding:
+    rows = len(found.basis)
     where = ", ".join(repr(name) for name in cut.tensors)
-    message = f"fused: {factored.kind}, K = {rows}, theta from {cut.size} values a sample at {where}"
+    message = f"fused: {found.kind}, K = {rows}, theta from {cut.size} values a sample at {where}"
     if precision in ("float16", "bfloat16"):
         message += f"; its coordinates were {precision} and are float32 now"
-    return Finding(
-        _name(node), node.input[1], True, message, factored.kind, cut.size, rows, cut.tensors, precision, scope
-    )
+    name = node.name or node.output[0]
+    return Finding(name, node.input[1], True, message, found.kind, cut.size, rows, cut.tensors, precision, scope)
 
 
 class _Planner:
@@ -172,13 +163,22 @@ class _Planner:
             samplewise: Prover(self.view, self.observed, self._evaluator, samplewise) for samplewise in (True, False)
         }
 
-    def plan(self, node: onnx.NodeProto) -> tuple[Cut, ThetaMap, str]:
+    def decide(self, node: onnx.NodeProto, rewriter: Rewriter) -> Finding:
+        """Have one sampler replaced once ``rewriter`` finishes, if its grid is provably linear."""
+        scope = self.view.scope.label
+        try:
+            cut, found, precision = self._plan(node.input[0], node.input[1])
+        except NotLinear as why:
+            return _left(node, why, scope)
+        rewriter.replace(node, cut, found)
+        return _fused(node, cut, found, precision, scope)
+
+    def _plan(self, image: str, grid: str) -> tuple[Cut, ThetaMap, str]:
         """The cut and the map for one sampler, and the precision in which the file computed its grid.
 
         Raises:
             NotLinear: there is none.
         """
-        image, grid = node.input[0], node.input[1]
         self._check(image, grid)
         shape = self.observed.shapes[grid]
         output_size = tuple(axis.factor for axis in shape[1:-1])
@@ -188,16 +188,16 @@ class _Planner:
         tried: list[NotLinear] = []
         for candidate in candidates:
             try:
-                quotients = self._prove(prover, candidate, grid)
-            except NotLinear as obstacle:
-                tried.append(obstacle)
+                forms = prover.prove(candidate.tensors, candidate.nodes, grid)
+            except NotLinear as why:
+                tried.append(why)
                 continue
+            quotients = frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
             for cut in cutter.cuts(candidate):
                 try:
-                    factored = factor(self._evaluator, cut, grid, output_size, quotients)
-                    return cut, factored, cutter.precision(cut)
-                except NotLinear as obstacle:
-                    tried.append(obstacle)
+                    return cut, factor(self._evaluator, cut, grid, output_size, quotients), cutter.precision(cut)
+                except NotLinear as why:
+                    tried.append(why)
         raise tried[0] if tried else last
 
     def _check(self, image: str, grid: str) -> None:
@@ -225,26 +225,9 @@ class _Planner:
         known = {*OPERATORS, *SHAPE_OPS, "Cast", "Constant", "ConstantOfShape"}
         return constant not in self.view.varying and self.view.maker(constant) not in known
 
-    def _prove(self, prover: Prover, candidate: Candidate, grid: str) -> frozenset[str]:
-        """The tensors between that are quotients."""
-        forms = prover.prove(candidate.tensors, candidate.nodes, grid)
-        return frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
-
 
 def describe(findings: tuple[Finding, ...]) -> str:
     """The findings, a line each; one sentence where there is no sampler at all."""
     if not findings:
         return "no GridSample in the graph: nothing to fuse"
     return "\n".join(f"{finding.node}: {finding.message}" for finding in findings)
-
-
-def fuse_or_say(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...], str]:
-    """The pass's result and findings, and why it could not be run; the model itself where it could not."""
-    try:
-        with np.errstate(all="ignore"):  # weights may be infinite, or no numbers
-            return *fuse(model), ""
-    except ModelError as error:
-        return model, (), str(error)
-    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, onnx.checker.ValidationError) as error:
-        # a damaged file may hold what no operator's definition allows; nothing is changed then
-        return model, (), f"the pass cannot take it apart ({type(error).__name__}: {one_line(error, 120)})"

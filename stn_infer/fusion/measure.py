@@ -128,12 +128,12 @@ def factor(
         return _projective(measured, mesh, output_size, grid)
     theta = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
     if theta is not None:
-        return _factored("affine", mesh, theta, output_size)
+        return _theta_map("affine", mesh, theta, output_size)
     basis, theta = _spanned(measured, grid)
-    return _factored("basis", basis, theta, output_size)
+    return _theta_map("basis", basis, theta, output_size)
 
 
-def _factored(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...]) -> ThetaMap:
+def _theta_map(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...]) -> ThetaMap:
     """From theta [T, D, K, Q + 1], the constant part last."""
     flat = snap(theta.reshape(-1, theta.shape[3]))
     return ThetaMap(kind, basis, flat[:, :-1], flat[:, -1], theta.shape[1], output_size)
@@ -307,4 +307,4 @@ def _projective(measured: _Measured, mesh: Float64, output_size: tuple[int, ...]
     lower = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale), part=1)
     if upper is None or lower is None:
         raise NotLinear(grid, "", "a quotient of forms that are not linear in x and y has no operator")
-    return _factored("projective", mesh, np.concatenate([upper, lower[:, :1]], axis=1), output_size)
+    return _theta_map("projective", mesh, np.concatenate([upper, lower[:, :1]], axis=1), output_size)

@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError
-from stn_infer.proto.traversal import all_nodes, opset_of
+from stn_infer.proto.edit import copy_of
+from stn_infer.proto.names import Names
+from stn_infer.proto.traversal import attributes_of, nested_nodes, opset_of
 
 DOMAIN = "stn"
 VERSION = 1
@@ -127,19 +129,20 @@ def _reference(name: str, function_attribute: str, kind: int) -> onnx.AttributeP
     return attribute
 
 
+def is_spatial(node: onnx.NodeProto) -> bool:
+    """Whether it is one of our own ops."""
+    return bool(node.domain == DOMAIN and node.op_type in OP_TYPES)
+
+
 def attach_functions(model: onnx.ModelProto) -> None:
     """Give ``model``, in place, the functions of the ops its nodes use, and the import of domain ``stn``."""
-    nodes = list(all_nodes(model.graph.node))
-    used = [op_type for op_type in OP_TYPES if any(_is(node, op_type) for node in nodes)]
+    types = {node.op_type for node in nested_nodes(model.graph.node) if is_spatial(node)}
+    used = [op_type for op_type in OP_TYPES if op_type in types]
     present = {(function.domain, function.name) for function in model.functions}
     opset = opset_of(model)
     model.functions.extend(function_proto(name, opset) for name in used if (DOMAIN, name) not in present)
     if used and all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
-
-
-def _is(node: onnx.NodeProto, op_type: str) -> bool:
-    return bool(node.domain == DOMAIN and node.op_type == op_type)
 
 
 def spatial_nodes(model: onnx.ModelProto) -> tuple[SpatialNode, ...]:
@@ -151,21 +154,21 @@ def spatial_nodes(model: onnx.ModelProto) -> tuple[SpatialNode, ...]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     found = []
     for node in model.graph.node:
-        if node.domain != DOMAIN or node.op_type not in OP_TYPES:
+        if not is_spatial(node):
             continue
-        attributes = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+        attributes = attributes_of(node)
         try:
             found.append(
                 SpatialNode(
                     name=node.name,
-                    kind="projective" if node.op_type == PROJECTIVE else attributes["kind"].decode(),
+                    kind="projective" if node.op_type == PROJECTIVE else attributes["kind"],
                     input=node.input[0],
                     theta=node.input[1],
                     output=node.output[0],
                     basis=numpy_helper.to_array(constants[node.input[2]]),
                     output_size=tuple(int(size) for size in attributes["grid_shape"][1:-1]),
-                    mode=attributes["mode"].decode(),
-                    padding_mode=attributes["padding_mode"].decode(),
+                    mode=attributes["mode"],
+                    padding_mode=attributes["padding_mode"],
                     align_corners=bool(attributes["align_corners"]),
                 )
             )
@@ -179,16 +182,10 @@ def with_theta(model: onnx.ModelProto) -> onnx.ModelProto:
 
     The outputs are named ``theta`` where there is one transformer, else ``theta_0``, ``theta_1``, … in graph order.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    nodes = spatial_nodes(copy)
-    taken = {name for node in copy.graph.node for name in node.output}
-    taken |= {value.name for value in (*copy.graph.output, *copy.graph.input)}
+    copy = copy_of(model)
+    nodes, names = spatial_nodes(copy), Names(copy.graph)
     for index, node in enumerate(nodes):
-        name = "theta" if len(nodes) == 1 else f"theta_{index}"
-        while name in taken:
-            name += "_"
-        taken.add(name)
+        name = names.fresh("theta" if len(nodes) == 1 else f"theta_{index}")
         rows = 3 if node.kind == "projective" else len(node.output_size)
         batch = copy.graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
         copy.graph.node.append(helper.make_node("Identity", [node.theta], [name], name=f"stn_{name}"))
@@ -196,8 +193,3 @@ def with_theta(model: onnx.ModelProto) -> onnx.ModelProto:
             helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, rows, node.basis.shape[0]])
         )
     return copy
-
-
-def is_spatial(node: onnx.NodeProto) -> bool:
-    """Whether it is one of our own ops."""
-    return bool(node.domain == DOMAIN and node.op_type in OP_TYPES)

@@ -19,7 +19,7 @@ from stn_infer.fusion.forms import Context, Degree, Form, Rule
 from stn_infer.fusion.rules_arithmetic import ARITHMETIC
 from stn_infer.fusion.rules_layout import LAYOUT
 from stn_infer.fusion.shapes import Observation
-from stn_infer.proto.traversal import follows, names_read
+from stn_infer.proto.traversal import is_standard, names_read
 
 RULES: dict[str, Rule] = {**ARITHMETIC, **LAYOUT}
 """Operator -> rule; what is not here ends a proof."""
@@ -49,7 +49,7 @@ class Prover:
     def __init__(self, view: GraphView, observed: Observation, evaluator: Evaluator, samplewise: bool) -> None:
         self._view, self._observed, self._evaluator = view, observed, evaluator
         self._samplewise = samplewise
-        self._hopeless: dict[int, NotLinear | None] = {}
+        self._rejections: dict[int, NotLinear | None] = {}
         self._from_samples = _from_samples(view, observed) if samplewise else set[str]()
 
     def source(self, tensor: str) -> Form:
@@ -82,7 +82,7 @@ class Prover:
             NotLinear: no rule, or the rule says no.
         """
         node = self._view.nodes[index]
-        if not follows(node, LINEAR_OPS):
+        if node.op_type not in LINEAR_OPS or not is_standard(node):
             raise NotLinear(node.output[0], node.op_type, why_not(node.op_type))
         inputs = tuple(
             None if not name else forms[name] if name in forms else self.constant(name) for name in node.input
@@ -106,9 +106,9 @@ class Prover:
 
     def rejection(self, index: int) -> NotLinear | None:
         """Why node ``index`` can be part of no proof; None where some degrees of its inputs would pass."""
-        if index not in self._hopeless:
-            self._hopeless[index] = self._try(index)
-        return self._hopeless[index]
+        if index not in self._rejections:
+            self._rejections[index] = self._try(index)
+        return self._rejections[index]
 
     def _try(self, index: int) -> NotLinear | None:
         reason: NotLinear | None = None
@@ -120,8 +120,8 @@ class Prover:
                     forms[special] = replace(forms[special], degree=Degree.RECIPROCAL)
                 self.step(index, forms)
                 return None
-            except NotLinear as obstacle:
-                reason = reason or obstacle
+            except NotLinear as rejection:
+                reason = reason or rejection
         return reason
 
     def prove(self, sources: Sequence[str], nodes: Sequence[int], grid: str) -> dict[str, Form]:

@@ -10,10 +10,9 @@ import onnx
 from onnx import TensorProto, numpy_helper
 
 from stn_infer.fusion.op import is_spatial
-from stn_infer.proto.traversal import known_attributes, nested_nodes, opset_of
+from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, nested_nodes, opset_of
 from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
 
-_DEFAULT = ("", "ai.onnx")
 CUSTOM = {
     ("com.microsoft", "GridSample"),
     ("mmdeploy", "grid_sampler"),
@@ -73,7 +72,7 @@ class Sampler:
     @property
     def custom(self) -> bool:
         """Whether another runtime's operator stands here."""
-        return self.domain not in _DEFAULT and not self.fused
+        return self.domain not in STANDARD_DOMAINS and not self.fused
 
     @property
     def fused(self) -> bool:
@@ -126,8 +125,8 @@ def sampler_settings(node: onnx.NodeProto, constants: Mapping[str, int]) -> tupl
     Args:
         constants: the scalars that the file holds, for samplers that take their settings as inputs.
     """
-    attributes = known_attributes(node)
-    if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*_DEFAULT, "com.microsoft")):
+    attributes = attributes_of(node)
+    if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft")):
         spelling = str(attributes.get("mode", "bilinear"))
         padding = str(attributes.get("padding_mode", "zeros"))
         return spell_mode(spelling), padding, bool(attributes.get("align_corners", 0)), spelling

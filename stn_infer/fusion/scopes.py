@@ -2,7 +2,7 @@
 
 A body reads tensors of the graphs around it, so that a grid may be computed outside and sampled inside. For a sampler
 in a body, the nodes before the body's holder and the body's own make one list; what the holder feeds in at each
-iteration is stood in for by nodes that give its shape, and can't be followed further.
+iteration is replaced by nodes that give its shape, and can't be followed further.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from stn_infer.proto.traversal import STANDARD_DOMAINS, all_nodes, bodies
+from stn_infer.proto.traversal import attributes_of, is_standard, nested_nodes, subgraphs
 
 
 @dataclass(frozen=True)
@@ -47,12 +47,7 @@ class Scope:
     @property
     def samplers(self) -> list[onnx.NodeProto]:
         """The graph's own GridSample nodes."""
-        return [node for node in self.nodes[len(self.nodes) - self.own :] if is_sampler(node)]
-
-
-def is_sampler(node: onnx.NodeProto) -> bool:
-    """Whether a node is ONNX's own GridSample."""
-    return bool(node.op_type == "GridSample" and node.domain in STANDARD_DOMAINS)
+        return [node for node in self.nodes[len(self.nodes) - self.own :] if is_standard(node, "GridSample")]
 
 
 def scopes(model: onnx.ModelProto) -> Iterator[Scope]:
@@ -70,8 +65,8 @@ def _visit(scope: Scope) -> Iterator[Scope]:
     first = len(scope.nodes) - scope.own
     for index in range(first, len(scope.nodes)):
         node = scope.nodes[index]
-        for name, body in bodies(node):
-            if any(is_sampler(inner) for inner in all_nodes(body.node)):
+        for name, body in subgraphs(node):
+            if any(is_standard(inner, "GridSample") for inner in nested_nodes(body.node)):
                 yield from _visit(_inside(scope, index, name, body))
 
 
@@ -87,7 +82,7 @@ def _inside(scope: Scope, index: int, attribute: str, body: onnx.GraphProto) -> 
         scope.model,
         body,
         " in ".join(filter(None, (f"{attribute} of {holder.name or holder.output[0]!r}", scope.label))),
-        (*before, *_stand_ins(holder, body), *body.node),
+        (*before, *_first_iteration(holder, body), *body.node),
         len(body.node),
         scope.given | given,
         (*scope.carried, *_carried(holder, body)),
@@ -107,10 +102,10 @@ def _carried(holder: onnx.NodeProto, body: onnx.GraphProto) -> list[tuple[str, s
 
 
 def _scanned(holder: onnx.NodeProto) -> int:
-    return next((int(a.i) for a in holder.attribute if a.name == "num_scan_inputs"), 0)
+    return int(attributes_of(holder).get("num_scan_inputs", 0))
 
 
-def _stand_ins(holder: onnx.NodeProto, body: onnx.GraphProto) -> list[onnx.NodeProto]:
+def _first_iteration(holder: onnx.NodeProto, body: onnx.GraphProto) -> list[onnx.NodeProto]:
     """Nodes that give the body's inputs in the shape of its first iteration."""
     names = [value.name for value in body.input]
     if holder.op_type == "Loop" and len(names) >= 2:
@@ -121,7 +116,7 @@ def _stand_ins(holder: onnx.NodeProto, body: onnx.GraphProto) -> list[onnx.NodeP
         return [*nodes, *(helper.make_node("Identity", [source], [name]) for source, name in pairs)]
     if holder.op_type == "Scan":
         count = _scanned(holder)
-        axes = next((list(a.ints) for a in holder.attribute if a.name == "scan_input_axes"), [0] * count)
+        axes = attributes_of(holder).get("scan_input_axes", [0] * count)
         first = len(names) - count
         fed = list(zip(holder.input, names, strict=False))
         nodes = [helper.make_node("Identity", [source], [name]) for source, name in fed[:first]]

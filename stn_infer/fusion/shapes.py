@@ -19,7 +19,7 @@ from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.proto.inputs import Shapes, plausible_shapes
-from stn_infer.proto.traversal import names_read
+from stn_infer.proto.traversal import names_read, producers, walk_back
 
 
 @dataclass(frozen=True)
@@ -215,22 +215,13 @@ class _Observer:
 
     def _first_of(self, shapes: set[str]) -> set[str]:
         """Tensors of unknown shape that are made from tensors of known ones, and lead to ``shapes``."""
-        first: set[str] = set()
-        stack, seen = list(shapes), set[str]()
-        while stack:
-            name = stack.pop()
-            if name in seen or name not in self._view.producer:
-                continue
-            seen.add(name)
-            unknown = [
-                need
-                for need in names_read(self._view.nodes[self._view.producer[name]])
-                if need and need not in self._shapes
-            ]
-            stack.extend(unknown)
-            if not unknown:
-                first.add(name)
-        return {name for name in first if name in self._types}
+
+        def unknown(name: str) -> list[str]:
+            node = self._view.node_of(name)
+            return [] if node is None else [need for need in names_read(node) if need not in self._shapes]
+
+        reached = [name for name in walk_back(shapes, unknown) if name in self._view.producer]
+        return {name for name in reached if name in self._types and not unknown(name)}
 
     def _infer_behind(self, first: set[str], shapes: set[str], settings: Sequence[Sizes]) -> set[str]:
         """Run for the shapes of ``first`` and infer again; which of ``shapes`` are still unknown."""
@@ -243,10 +234,10 @@ class _Observer:
         return {name for name in shapes if name not in self._shapes}
 
     def _learn(self, name: str, lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> None:
-        template = _symbolic_shape(lengths, settings)
+        shape = _symbolic_shape(lengths, settings)
         self._shapes.pop(name, None)
-        if template is not None:
-            self._shapes[name] = template
+        if shape is not None:
+            self._shapes[name] = shape
 
     def _infer(self) -> None:
         """Shapes and types that follow from the inputs' by onnx's own inference."""
@@ -345,30 +336,28 @@ class _Observer:
 
     def _behind(self, fetched: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
         """What to feed, run and read so as to have ``fetched``."""
-        fed: dict[str, None] = {}
-        nodes: set[int] = set()
-        read: dict[str, None] = {}
-        made = {name: i for i, node in enumerate(self._view.nodes) for name in node.output if name}
+        made = producers(self._view.nodes)  # what a holder feeds, too
         inputs = {value.name for value in self._scope.model.graph.input}
-        stack, asked, seen = list(fetched), set(fetched), set()
-        while stack:
-            name = stack.pop()
-            if not name or name in seen:
-                continue
-            seen.add(name)
+        asked = set(fetched)
+
+        def is_fed(name: str) -> bool:
             floats = self._types.get(name) in _FLOATS
-            if name in self._scope.initializers:
-                read[name] = None
-            elif name in inputs or (
+            return name in inputs or (
                 floats and name in self._shapes and name in self._view.varying and name not in asked
-            ):
-                if name not in self._shapes or name not in self._types:
-                    raise ModelError(f"input {name!r} has no shape, or is no tensor")
-                fed[name] = None
-            elif name in made:
-                nodes.add(made[name])
-                stack.extend(names_read(self._view.nodes[made[name]]))
-        return list(fed), sorted(nodes), list(read)
+            )
+
+        def before(name: str) -> Iterable[str]:
+            known = name in self._scope.initializers or is_fed(name) or name not in made
+            return [] if known else names_read(self._view.nodes[made[name]])
+
+        reached = list(walk_back(fetched, before))
+        read = [name for name in reached if name in self._scope.initializers]
+        others = [name for name in reached if name not in self._scope.initializers]
+        fed = [name for name in others if is_fed(name)]
+        for name in fed:
+            if name not in self._shapes or name not in self._types:
+                raise ModelError(f"input {name!r} has no shape, or is not a tensor")
+        return fed, sorted({made[name] for name in others if name in made and not is_fed(name)}), read
 
     def _large_layers(self, nodes: Sequence[int]) -> set[str]:
         """Weights that a layer multiplies its input with: their values decide no shape."""

@@ -1,4 +1,4 @@
-"""Run every rule over one model. A rule is a function from the context to findings."""
+"""What a rule looks at, and what it finds; a rule is a function from the first to the second."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Literal
 import onnx
 
 from stn_infer.errors import ModelError
-from stn_infer.fusion.fuse import Finding, fuse_or_say
+from stn_infer.fusion.fuse import Finding
 from stn_infer.fusion.samplers import UNKNOWN, Facts, Sampler, TensorFacts, find_samplers, infer_facts
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import opset_of
-from stn_infer.repairs.repairs import AFTER, BEFORE, Repair, checker_problem, repair
+from stn_infer.repairs.passes import checker_problem, run_passes
+from stn_infer.repairs.result import Repair
 
 Severity = Literal["error", "warning", "info"]
 SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
@@ -31,7 +32,7 @@ class LintFinding:
         node: the node's name (or its output's); "" where it is about the whole file.
         tensor: the tensor it is about; "" where there is none.
         message: what, why it matters, what to do.
-        fixable: whether ``stn-infer optimize`` mends it.
+        fixable: whether ``stn-infer optimize`` fixes it.
     """
 
     code: str
@@ -47,17 +48,17 @@ class LintContext:
     """What rules look at.
 
     Attributes:
-        model: the file, its large weights stood in for.
+        model: the file, its large weights detached.
         weights: the file with its weights, to look at these alone.
         folder: where external data lie.
         opset: of the default domain.
         samplers: all of them.
         facts: types and shapes, by tensor.
-        findings: what the pass would make of each sampler.
-        repairs: what ``optimize`` would mend, and what it couldn't.
-        obstacle: why the pass could not run; "" where it could.
+        findings: what the fusion would make of each sampler.
+        repairs: what ``optimize`` would fix, and what it couldn't.
+        not_fused: why the fusion could not be run; "" where it could.
         invalid: why onnx's checker refuses the file as it will be repaired; "" where it doesn't.
-        refusal: why onnxruntime refuses that; "" where it doesn't.
+        load_error: why onnxruntime refuses that; "" where it doesn't.
     """
 
     model: onnx.ModelProto
@@ -68,16 +69,16 @@ class LintContext:
     facts: Facts
     findings: tuple[Finding, ...]
     repairs: tuple[Repair, ...]
-    obstacle: str
+    not_fused: str
     invalid: str
-    refusal: str
+    load_error: str
 
     def fact(self, tensor: str) -> TensorFacts:
         """What is known of a tensor."""
         return self.facts.get(tensor, UNKNOWN)
 
     def fixable(self, code: str) -> bool:
-        """Whether ``optimize`` mends findings of this code here."""
+        """Whether ``optimize`` fixes findings of this code here."""
         return any(entry.code == code and entry.done for entry in self.repairs)
 
     def unfixable(self, code: str) -> str:
@@ -86,7 +87,7 @@ class LintContext:
         return f" (not repaired: {reasons[0]})" if reasons else ""
 
     def pass_finding(self, sampler: Sampler) -> Finding | None:
-        """What the pass would make of a sampler."""
+        """What the fusion would make of a sampler."""
         return next((finding for finding in self.findings if finding.node == sampler.node), None)
 
 
@@ -94,19 +95,13 @@ LintRule = Callable[[LintContext], Iterator[LintFinding]]
 
 
 def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> LintContext:
-    """Find out everything that the rules ask for: a dry run of the repairs and of the pass.
+    """Find out everything that the rules ask for: a dry run of what ``optimize`` does.
 
     Args:
-        model: with large weights stood in for.
+        model: its large weights detached.
         weights: the file as it was read, external data in ``folder``.
     """
-    repaired, before = repair(model, BEFORE)
-    findings: tuple[Finding, ...] = ()
-    obstacle = ""
-    fused = repaired
-    if opset_of(repaired) >= 16:
-        fused, findings, obstacle = fuse_or_say(repaired)
-    _, after = repair(fused, AFTER)
+    rewritten = run_passes(model)
     return LintContext(
         model,
         weights,
@@ -114,15 +109,15 @@ def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> L
         opset_of(model),
         find_samplers(model),
         infer_facts(model),
-        findings,
-        (*before, *after),
-        obstacle,
-        checker_problem(repaired),
-        _refusal(repaired),
+        rewritten.findings,
+        rewritten.repairs,
+        rewritten.not_fused,
+        checker_problem(rewritten.repaired),
+        _load_error(rewritten.repaired),
     )
 
 
-def _refusal(model: onnx.ModelProto) -> str:
+def _load_error(model: onnx.ModelProto) -> str:
     try:
         open_session(Stored(model))
     except ModelError as error:

@@ -12,7 +12,7 @@ from onnx import TensorProto, numpy_helper
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule
 from stn_infer.proto.load import External, external_tensors
 from stn_infer.proto.traversal import tensors_of
-from stn_infer.repairs.repairs import NEWEST_IR, NEWEST_OPSET
+from stn_infer.repairs.versions import NEWEST_IR, NEWEST_OPSET
 
 _BLOCK = 4 << 20
 _NUMPY: dict[int, np.dtype[Any]] = {
@@ -113,7 +113,7 @@ def weights(context: LintContext) -> Iterator[LintFinding]:
                 "error",
                 "",
                 tensor.name,
-                f"{tensor.name or 'a constant'!r} holds NaN, and whatever depends on it will; mend the checkpoint",
+                f"{tensor.name or 'a constant'!r} holds NaN, and whatever depends on it will; fix the checkpoint",
             )
         elif kind == "infinity":
             yield LintFinding(
@@ -147,16 +147,16 @@ def _not_finite(values: NDArray[Any]) -> str | None:
     return "NaN" if np.isnan(values).any() else "infinity"
 
 
-def obstacles(context: LintContext) -> Iterator[LintFinding]:
-    """That there is nothing to do, or that the pass could not be run."""
+def examined(context: LintContext) -> Iterator[LintFinding]:
+    """That there is nothing to do, or that the fusion could not be run."""
     if not context.samplers and not any(node.op_type == "AffineGrid" for node in context.model.graph.node):
         yield LintFinding("no-sampler", "info", "", "", "there is no sampler in the file: nothing to rewrite")
-    if context.refusal:
-        yield LintFinding("does-not-run", "error", "", "", f"{context.refusal}; export the model again")
-    elif context.obstacle:
-        yield LintFinding("not-examined", "warning", "", "", f"the grids could not be examined: {context.obstacle}")
+    if context.load_error:
+        yield LintFinding("does-not-run", "error", "", "", f"{context.load_error}; export the model again")
+    elif context.not_fused:
+        yield LintFinding("not-examined", "warning", "", "", f"the grids could not be examined: {context.not_fused}")
     if context.invalid:
         yield LintFinding("invalid", "warning", "", "", f"onnx's checker refuses it: {context.invalid}")
 
 
-RULES: tuple[LintRule, ...] = (versions, inputs, weights, obstacles)
+RULES: tuple[LintRule, ...] = (versions, inputs, weights, examined)

@@ -7,7 +7,7 @@ the kernels for opset 20 and later in 2026.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 from stn_infer.fusion.op import SPATIAL, is_spatial
 from stn_infer.fusion.samplers import CUSTOM, Sampler, reads_nearest, sampler_settings, small_constants
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
-from stn_infer.proto.traversal import subgraphs
+from stn_infer.proto.traversal import attributes_of, is_standard, producers, subgraphs, walk_back
 
 _HALF_EPSILON: dict[int, float] = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
 _FAMILIAR_WIDTH = 1024
@@ -50,18 +50,18 @@ def affine_grids(context: LintContext) -> Iterator[LintFinding]:
     """AffineGrid, which TensorRT can't import."""
     users = {sampler.grid: sampler for sampler in context.samplers}
     for node in context.model.graph.node:
-        if node.op_type == "AffineGrid" and node.domain in ("", "ai.onnx"):
+        if is_standard(node, "AffineGrid"):
             found = context.pass_finding(users[node.output[0]]) if node.output[0] in users else None
-            mended = bool(found and found.fused) or context.fixable("affine-grid")
+            fixable = bool(found and found.fused) or context.fixable("affine-grid")
             yield LintFinding(
                 "affine-grid",
                 "warning",
                 node.name or node.output[0],
                 node.output[0],
                 "AffineGrid has no importer in TensorRT, whatever its version; "
-                + ("optimize replaces it" if mended else "export at opset 18, which decomposes it")
+                + ("optimize replaces it" if fixable else "export at opset 18, which decomposes it")
                 + context.unfixable("affine-grid"),
-                mended,
+                fixable,
             )
 
 
@@ -171,7 +171,7 @@ def half_grids(context: LintContext) -> Iterator[LintFinding]:
 def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
     """What onnxruntime's CUDA provider has no kernel for, so that the sampler runs on the CPU."""
     for sampler in context.samplers:
-        if sampler.fused or sampler.domain not in ("", "ai.onnx"):
+        if sampler.fused or sampler.custom:
             continue
         kind = context.fact(sampler.input)
         reasons = []
@@ -193,7 +193,7 @@ def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
 
 
 def grids(context: LintContext) -> Iterator[LintFinding]:
-    """What the pass would make of each grid."""
+    """What the fusion would make of each grid."""
     for sampler in context.samplers:
         if sampler.fused:
             yield _finding("fused", "info", sampler, "a fused spatial transformer already")
@@ -250,8 +250,7 @@ def conventions(context: LintContext) -> Iterator[LintFinding]:
             continue
         corners = None
         if sampler.grid in grids:
-            values = [a.i for a in grids[sampler.grid].attribute if a.name == "align_corners"]
-            corners = bool(values and values[0])
+            corners = bool(attributes_of(grids[sampler.grid]).get("align_corners", 0))
         else:
             size = (context.fact(sampler.grid).dims or ())[1:-1]
             corners = _mesh_convention(context.model, sampler.grid, size[-1] if size else None)
@@ -329,19 +328,12 @@ def _identity_error(width: int, corners: bool) -> float:
 
 def _is_flow(model: onnx.ModelProto, grid: str) -> bool:
     """Whether a convolution's output reaches the grid through arithmetic on single values alone."""
-    producer = {name: node for node in model.graph.node for name in node.output if name}
-    stack, seen = [grid], set()
-    while stack:
-        name = stack.pop()
-        node = producer.get(name)
-        if node is None or name in seen:
-            continue
-        seen.add(name)
-        if node.op_type in _FLOW_MAKERS:
-            return True
-        if node.op_type in _FLOW_CARRIERS:
-            stack.extend(node.input[:2])
-    return False
+    nodes, made = model.graph.node, producers(model.graph.node)
+
+    def before(name: str) -> Sequence[str]:
+        return nodes[made[name]].input[:2] if name in made and nodes[made[name]].op_type in _FLOW_CARRIERS else ()
+
+    return any(name in made and nodes[made[name]].op_type in _FLOW_MAKERS for name in walk_back([grid], before))
 
 
 def _mesh_convention(model: onnx.ModelProto, grid: str, width: int | None) -> bool | None:
@@ -366,20 +358,19 @@ def _contains(values: NDArray[np.float64], wanted: NDArray[np.float64]) -> bool:
 
 def _constants_behind(graph: onnx.GraphProto, tensor: str) -> Iterator[NDArray[np.float32]]:
     """The float constants of the file from which a tensor is computed, convolutions aside."""
-    producer = {name: node for node in graph.node for name in node.output if name}
+    made = producers(graph.node)
     constants = {value.name: value for value in graph.initializer}
-    stack, seen = [tensor], set()
-    while stack:
-        name = stack.pop()
-        if name in seen:
-            continue
-        seen.add(name)
-        node = producer.get(name)
+    for node in graph.node:
+        if node.op_type == "Constant" and node.output and "value" in attributes_of(node):
+            constants[node.output[0]] = attributes_of(node)["value"]
+
+    def before(name: str) -> Sequence[str]:
+        node = graph.node[made[name]] if name in made else None
+        ends = node is None or node.op_type in ("Conv", "Gemm", "Shape") or any(subgraphs(node))
+        return () if node is None or ends else node.input
+
+    for name in walk_back([tensor], before):
         value = constants.get(name)
-        if node is not None and node.op_type == "Constant":
-            value = next((attribute.t for attribute in node.attribute if attribute.name == "value"), None)
-        elif node is not None and not any(True for attribute in node.attribute for _ in subgraphs(attribute)):
-            stack.extend(node.input if node.op_type not in ("Conv", "Gemm", "Shape") else [])
         if (
             value is not None
             and value.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)

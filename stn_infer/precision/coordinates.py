@@ -1,11 +1,13 @@
-"""Which nodes of a graph compute where its samplers read: what no lower precision may touch."""
+"""Which nodes of a graph compute where its samplers read: what no reduced precision may touch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
-from stn_infer.fusion.op import DOMAIN, OP_TYPES
-from stn_infer.proto.traversal import reads
+from stn_infer.fusion.op import is_spatial
+from stn_infer.proto.traversal import is_standard, names_read, producers, walk_back
 
 #: Operators with weights.
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -23,40 +25,29 @@ def coordinate_nodes(model: onnx.ModelProto, *, whole_head: bool = False) -> fro
         whole_head: go on through fully connected layers, up to the last convolution (exclusive).
     """
     graph = model.graph
-    producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
+    made = producers(graph.node)
     constants = {tensor.name for tensor in graph.initializer}
     known = onnx.shape_inference.infer_shapes(model).graph
     ranks = {value.name: _rank(value) for value in (*known.value_info, *known.input, *known.output)}
-    found: set[int] = set()
-    pending = [name for node in graph.node for name in _coordinates(node)]
-    while pending:
-        index = producer.get(pending.pop())
-        if index is None or index in found:
-            continue
-        node = graph.node[index]
-        layer = node.op_type in LAYERS | _RECURRENT
+
+    def is_layer(node: onnx.NodeProto) -> bool:
         if node.op_type == "MatMul":
             # of tokens [N, ..., features] one can't tell a layer from points times a basis
-            layer = node.input[1] in constants and ranks.get(node.input[0]) == 2
-        dense = node.op_type in ("Gemm", "MatMul")
-        if whole_head and layer and not dense:
-            continue
-        found.add(index)
-        if not layer or (whole_head and dense):
-            # what a nested sampler samples here is a field of coordinates: it is followed as well
-            pending.extend(name for name in reads(node) if name not in constants)
-    return frozenset(found)
+            return node.input[1] in constants and ranks.get(node.input[0]) == 2
+        return node.op_type in LAYERS | _RECURRENT
 
+    def is_part(name: str) -> bool:
+        dense = name in made and graph.node[made[name]].op_type in ("Gemm", "MatMul")
+        return name in made and not (whole_head and not dense and is_layer(graph.node[made[name]]))
 
-def _coordinates(node: onnx.NodeProto) -> list[str]:
-    """The inputs of a node that say where it samples."""
-    if (node.op_type == "GridSample" and node.domain in ("", "ai.onnx")) or is_spatial(node):
-        return [node.input[1]]
-    return []
+    def before(name: str) -> Iterable[str]:
+        if not is_part(name) or (is_layer(graph.node[made[name]]) and not whole_head):
+            return ()
+        # what a nested sampler samples here is a field of coordinates: it is followed as well
+        return names_read(graph.node[made[name]])
 
-
-def is_spatial(node: onnx.NodeProto) -> bool:
-    return node.domain == DOMAIN and node.op_type in OP_TYPES
+    starts = [node.input[1] for node in graph.node if is_standard(node, "GridSample") or is_spatial(node)]
+    return frozenset(made[name] for name in walk_back(starts, before) if is_part(name))
 
 
 def _rank(value: onnx.ValueInfoProto) -> int | None:

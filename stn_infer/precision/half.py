@@ -23,8 +23,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from stn_infer.errors import ExportError
-from stn_infer.precision.coordinates import LAYERS, coordinate_nodes, is_spatial
-from stn_infer.proto.traversal import opset_of, reads
+from stn_infer.fusion.op import is_spatial
+from stn_infer.precision.coordinates import LAYERS, coordinate_nodes
+from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.names import Names
+from stn_infer.proto.traversal import is_standard, names_read, opset_of
 
 Half = Literal["fp16", "bf16"]
 
@@ -114,14 +117,12 @@ class _Converter:
 
     def __init__(self, model: onnx.ModelProto, half: Half) -> None:
         self._half: Half = half
-        self._model = onnx.ModelProto()
-        self._model.CopyFrom(model)
+        self._model = copy_of(model)
         self._graph = self._model.graph
         self._opset = opset_of(model)
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
         self._floats = _float_tensors(model)
-        self._names = {name for node in self._graph.node for name in (*reads(node), *node.output)}
-        self._names |= {value.name for value in self._graph.input} | set(self._constants)
+        self._names = Names(self._graph)
         self._halves: dict[str, str] = {}  # a tensor's name -> its half value's
         self._made: set[str] = set()  # float32 names whose value exists
         self._nodes: list[onnx.NodeProto] = []
@@ -168,7 +169,7 @@ class _Converter:
         """The inputs that become half where the node does; empty where it can't."""
         if is_spatial(node):
             return [0] if node.input[0] in self._floats else []
-        if node.domain not in ("", "ai.onnx") or node.op_type not in _SAFE | LAYERS:
+        if node.op_type not in _SAFE | LAYERS or not is_standard(node):
             return []
         schema = defs.get_schema(node.op_type, self._opset)
         allowed = {entry.type_param_str: set(entry.allowed_type_strs) for entry in schema.type_constraints}
@@ -217,8 +218,7 @@ class _Converter:
 
     def _add_half(self, node: onnx.NodeProto, slots: list[int]) -> list[str]:
         """Put the node in on half values; the names that it reads as such."""
-        new = onnx.NodeProto()
-        new.CopyFrom(node)
+        new = copy_of(node)
         read = [node.input[slot] for slot in slots]
         for index, name in enumerate(node.input):
             if index in slots:
@@ -227,19 +227,18 @@ class _Converter:
                 self._need_float(name)
         for index, name in enumerate(node.output):
             if name in self._floats:
-                new.output[index] = self._halves[name] = self._fresh(f"{name}.{self._half}")
+                new.output[index] = self._halves[name] = self._names.fresh(f"{name}.{self._half}")
         self._nodes.append(new)
         return read
 
     def _add_float(self, node: onnx.NodeProto) -> None:
-        new = onnx.NodeProto()
-        new.CopyFrom(node)
+        new = copy_of(node)
         for index, name in enumerate(node.input):
             if node.op_type in _EITHER and name in self._halves and name not in self._made:
                 new.input[index] = self._halves[name]
             elif name:
                 self._need_float(name)
-        for name in reads(node):
+        for name in names_read(node):
             if name not in node.input:  # a subgraph's
                 self._need_float(name)
         self._nodes.append(new)
@@ -248,7 +247,7 @@ class _Converter:
     def _half_name(self, name: str) -> str:
         """The name of a tensor's half value, made where there is none yet."""
         if name not in self._halves:
-            half = self._halves[name] = self._fresh(f"{name}.{self._half}")
+            half = self._halves[name] = self._names.fresh(f"{name}.{self._half}")
             if name in self._constants:
                 values = self._rounded(numpy_helper.to_array(self._constants[name]))
                 tensor = helper.make_tensor(half, _TYPES[self._half], values.shape, values.tobytes(), raw=True)
@@ -264,24 +263,12 @@ class _Converter:
             half = self._halves[name]
             self._nodes.append(helper.make_node("Cast", [half], [name], name=f"cast_{name}", to=TensorProto.FLOAT))
 
-    def _fresh(self, name: str) -> str:
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
-        return name
-
     def _finish(self) -> None:
         graph = self._graph
-        read = {name for node in self._nodes for name in reads(node)} | {value.name for value in graph.output}
-        kept = [tensor for tensor in graph.initializer if tensor.name in read]
-        copies = []
-        for tensor in kept:  # copied, since emptying the field invalidates its own
-            copy = onnx.TensorProto()
-            copy.CopyFrom(tensor)
-            copies.append(copy)
-        del graph.initializer[:], graph.node[:], graph.value_info[:]
-        graph.initializer.extend(copies)
-        graph.node.extend(self._nodes)
+        read = {name for node in self._nodes for name in names_read(node)} | {value.name for value in graph.output}
+        replace_all(graph.initializer, [tensor for tensor in graph.initializer if tensor.name in read])
+        replace_all(graph.node, self._nodes)
+        del graph.value_info[:]
 
 
 def _parameter(parameters: Any, index: int) -> Any:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from stn_infer.errors import ExportError, MissingDependencyError, one_line
 from stn_infer.fusion.op import spatial_nodes
 from stn_infer.precision.coordinates import LAYERS, coordinate_nodes
+from stn_infer.proto.edit import copy_of
 from stn_infer.quiet import quiet
 
 _TYPES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -85,8 +86,7 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy whose nodes all have names of their own, by which the quantizer is told what to leave alone."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     taken: set[str] = set()
     for index, node in enumerate(copy.graph.node):
         name = node.name or f"node_{index}"

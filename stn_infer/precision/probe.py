@@ -59,11 +59,11 @@ class Probe:
         from onnx import helper
 
         from stn_infer.fusion.op import spatial_nodes
-        from stn_infer.proto.traversal import attributes_of
+        from stn_infer.proto.edit import copy_of
+        from stn_infer.proto.traversal import attributes_of, is_standard
         from stn_infer.samplers import spell_mode
 
-        probe = onnx.ModelProto()
-        probe.CopyFrom(model)
+        probe = copy_of(model)
         self.inputs = tuple(value.name for value in probe.graph.input)
         self._outputs = tuple(value.name for value in probe.graph.output)
         spatial = {node.output: node for node in spatial_nodes(model)}
@@ -71,7 +71,7 @@ class Probe:
         shown: dict[str, None] = {}
         for index, node in enumerate(model.graph.node):
             ours = spatial.get(node.output[0]) if node.output else None
-            if ours is None and (node.op_type != "GridSample" or node.domain not in ("", "ai.onnx")):
+            if ours is None and not is_standard(node, "GridSample"):
                 continue
             attributes = attributes_of(node)
             mode = spell_mode(attributes.get("mode", "bilinear"))
@@ -159,12 +159,13 @@ def activation_peaks(model: onnx.ModelProto, batches: Sequence[Mapping[str, Arra
     import onnx
     from onnx import TensorProto, helper
 
+    from stn_infer.proto.edit import copy_of
+
     known = onnx.shape_inference.infer_shapes(model).graph
     values = (*known.value_info, *known.input, *known.output)
     floats = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     made = {value.name for value in model.graph.input} | {name for node in model.graph.node for name in node.output}
-    probe = onnx.ModelProto()
-    probe.CopyFrom(model)
+    probe = copy_of(model)
     del probe.graph.output[:]
     names = sorted(floats & made)
     for index, name in enumerate(names):

@@ -10,13 +10,14 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto, helper, inliner, numpy_helper
 
-HALVES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
+from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.retype import HALF_TYPES
 
 
 def half_types(model: onnx.ModelProto) -> frozenset[int]:
     """Which of the half-precision types the main graph's constants have, or its casts give."""
     casts = (attribute.i for node in model.graph.node if node.op_type == "Cast" for attribute in node.attribute)
-    return HALVES.intersection((*(tensor.data_type for tensor in model.graph.initializer), *casts))
+    return HALF_TYPES.intersection((*(tensor.data_type for tensor in model.graph.initializer), *casts))
 
 
 def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -30,31 +31,25 @@ def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
         value.name: value.type.tensor_type.elem_type
         for value in onnx.shape_inference.infer_shapes(plain).graph.value_info
     }
-    wide = onnx.ModelProto()
-    wide.CopyFrom(plain)
+    wide = copy_of(plain)
     graph = wide.graph
     for tensor in graph.initializer:
-        if tensor.data_type in HALVES:
+        if tensor.data_type in HALF_TYPES:
             tensor.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(tensor).astype("float32"), tensor.name))
     nodes: list[onnx.NodeProto] = []
     for node in graph.node:
         nodes.append(node)
         for index, name in enumerate(node.output):
             kind = types.get(name)
-            if kind in HALVES:
+            if kind in HALF_TYPES:
                 exact, narrow = f"{name}.exact", f"{name}.rounded"
                 node.output[index] = exact
                 nodes.append(helper.make_node("Cast", [exact], [narrow], to=kind))
                 nodes.append(helper.make_node("Cast", [narrow], [name], to=TensorProto.FLOAT))
         if node.op_type == "Cast":
             for attribute in node.attribute:
-                if attribute.name == "to" and attribute.i in HALVES:
+                if attribute.name == "to" and attribute.i in HALF_TYPES:
                     attribute.i = TensorProto.FLOAT
-    copies = []
-    for node in nodes:  # copied, since emptying the field invalidates its own
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del graph.node[:], graph.value_info[:]
-    graph.node.extend(copies)
+    replace_all(graph.node, nodes)
+    del graph.value_info[:]
     return wide

@@ -15,7 +15,16 @@ import onnx
 from onnx import AttributeProto, TensorProto, defs
 
 from stn_infer.errors import ModelError
-from stn_infer.proto.traversal import subgraphs
+from stn_infer.proto.edit import replace_all
+from stn_infer.proto.traversal import (
+    STANDARD_DOMAINS,
+    is_standard,
+    names_read,
+    nested_nodes,
+    node_tensors,
+    producers,
+    subgraphs,
+)
 from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
 
 _MOST_NESTED = 16
@@ -132,23 +141,26 @@ class _Checker:
             raise ModelError("it names no IR version; it is damaged")
         versions: dict[str, int] = {}
         for entry in model.opset_import:
-            domain = "" if entry.domain == "ai.onnx" else entry.domain
+            domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
             if entry.version < 1 or versions.setdefault(domain, entry.version) != entry.version:
                 raise ModelError(f"it imports operator set {domain or 'ai.onnx'!r} version {entry.version}")
-        if "" not in versions and any(node.domain in ("", "ai.onnx") for node in model.graph.node):
+        if "" not in versions and any(is_standard(node) for node in model.graph.node):
             raise ModelError("it imports no version of the default operator set")
         for function in model.functions:
             key = (function.domain, function.name, function.overload)
             if key in self._functions:
                 raise ModelError(f"function {_called(key)} is defined twice")
             self._functions[key] = function
-        _check_signatures(model.graph.node, versions.get("", 1), {})
+        _check_signatures(model.graph.node, versions.get("", 1))
         for function in model.functions:
-            own = [entry.version for entry in function.opset_import if entry.domain in ("", "ai.onnx")]
-            _check_signatures(function.node, own[0] if own else versions.get("", 1), {})
+            own = [entry.version for entry in function.opset_import if entry.domain in STANDARD_DOMAINS]
+            _check_signatures(function.node, own[0] if own else versions.get("", 1))
             self._check_function(function)
         self._size_of_functions()
         self._check_graph(model.graph, (), 0)
+        for node in nested_nodes(model.graph.node):
+            if any(attribute.ref_attr_name for attribute in node.attribute):
+                raise ModelError(f"node {_label(node)} takes an attribute from a caller, and is in no function")
         if self._inlined(model.graph.node) > _MOST_NODES:
             raise ModelError(f"its functions expand to more than {_MOST_NODES} nodes")
 
@@ -178,22 +190,13 @@ class _Checker:
                     raise ModelError(f"functions call each other more than {_MOST_NESTED} deep, at {_called(key)}")
 
     def _called_by(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Function]:
-        for node in nodes:
+        for node in nested_nodes(nodes):
             key = (node.domain, node.op_type, node.overload)
             if key in self._functions:
                 yield key
-            for attribute in node.attribute:
-                for graph in subgraphs(attribute):
-                    yield from self._called_by(graph.node)
 
     def _inlined(self, nodes: Iterable[onnx.NodeProto]) -> int:
-        count = 0
-        for node in nodes:
-            count += self._sizes.get((node.domain, node.op_type, node.overload), 1)
-            for attribute in node.attribute:
-                for graph in subgraphs(attribute):
-                    count += self._inlined(graph.node)
-        return count
+        return sum(self._sizes.get((node.domain, node.op_type, node.overload), 1) for node in nested_nodes(nodes))
 
     def _check_graph(self, graph: onnx.GraphProto, outer: _Scope, depth: int) -> None:
         if depth > _MOST_NESTED:
@@ -259,25 +262,17 @@ class _Checker:
             payload = _PAYLOADS.get(attribute.type)
             if payload is not None and not attribute.ref_attr_name and not attribute.HasField(payload):
                 raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} lacks its value")
-            for graph in subgraphs(attribute):
-                self._check_graph(graph, (known, *outer), depth + 1)
-            tensors = [*([attribute.t] if attribute.HasField("t") else []), *attribute.tensors]
-            for sparse in (
-                *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
-                *attribute.sparse_tensors,
-            ):
-                tensors += [sparse.values, sparse.indices]
-            for tensor in tensors:
-                check_tensor(tensor, at=_label(node))
+        for _, graph in subgraphs(node):
+            self._check_graph(graph, (known, *outer), depth + 1)
+        for tensor in node_tensors(node):
+            check_tensor(tensor, at=_label(node))
 
 
-def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int, schemas: dict[str, Any]) -> None:
+def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int) -> None:
     """Standard operators have as many inputs as they take, and attributes of the right type."""
-    for node in nodes:
-        for attribute in node.attribute:
-            for graph in subgraphs(attribute):
-                _check_signatures(graph.node, version, schemas)
-        if node.domain not in ("", "ai.onnx"):
+    schemas: dict[str, Any] = {}
+    for node in nested_nodes(nodes):
+        if not is_standard(node):
             continue
         if node.op_type not in schemas:
             try:
@@ -296,7 +291,7 @@ def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int, schemas: di
         for attribute in node.attribute:
             known = schema.attributes.get(attribute.name)
             if known is not None and int(known.type) != attribute.type:
-                raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is no {known.type.name}")
+                raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is not a {known.type.name}")
             if attribute.type == AttributeProto.STRING and not attribute.ref_attr_name:
                 _check_word(node, attribute)
 
@@ -375,25 +370,19 @@ def _shown(dims: Iterable[int]) -> str:
 def sort_nodes(graph: onnx.GraphProto) -> bool:
     """Put ``graph``'s nodes, in place, into an order in which each reads what was made before; stable.
 
-    Some exporters write them in another order, which onnxruntime mends and ONNX does not allow.
+    Some exporters write them in another order, which onnxruntime corrects and ONNX does not allow.
 
     Returns:
         Whether anything moved. A graph with a cycle is left as it is.
     """
-    producer = {name: index for index, node in enumerate(graph.node) for name in node.output if name}
-    needs = [{producer[name] for name in _reads(node) if name in producer} for node in graph.node]
+    made = producers(graph.node)
+    needs = [{made[name] for name in names_read(node) if name in made} for node in graph.node]
     if all(max(before, default=-1) < index for index, before in enumerate(needs)):
         return False
     order = _topological(dict(enumerate(needs)))
     if len(order) < len(graph.node):
         return False
-    nodes = []
-    for index in order:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(graph.node[index])
-        nodes.append(copy)
-    del graph.node[:]
-    graph.node.extend(nodes)
+    replace_all(graph.node, [graph.node[index] for index in order])
     return True
 
 
@@ -416,13 +405,3 @@ def _topological(needs: Mapping[int, set[int]]) -> list[int]:
             if waiting[user] == 0:
                 heapq.heappush(ready, user)
     return order
-
-
-def _reads(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, its subgraphs' captures included (and, harmlessly, their own names)."""
-    yield from node.input
-    for attribute in node.attribute:
-        for graph in subgraphs(attribute):
-            yield from (value.name for value in graph.output)
-            for inner in graph.node:
-                yield from _reads(inner)

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, UsageError
+from stn_infer.proto.traversal import given_inputs
 
 Shapes = Mapping[str, tuple[int, ...]]
 _BASES = (32, 64, 224, 16)
@@ -63,8 +64,7 @@ def plan_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
         UsageError: ``shapes`` does not fit the model, or an input's rank is unknown and not given.
         ModelError: an input is no tensor of numbers.
     """
-    initialized = {tensor.name for tensor in model.graph.initializer}
-    values = [value for value in model.graph.input if value.name not in initialized]
+    values = given_inputs(model.graph)
     given = dict(shapes or {})
     if "" in given:
         if len(values) != 1:
@@ -166,8 +166,7 @@ def plausible_shapes(model: onnx.ModelProto) -> Iterator[tuple[Shapes, Shapes]]:
     An axis' symbol stands for one size everywhere. Axes are given sizes of their own first, so that none passes for
     another, and then one size in common, as some networks want it.
     """
-    initialized = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: _sizes(value) for value in model.graph.input if value.name not in initialized}
+    inputs = {value.name: _sizes(value) for value in given_inputs(model.graph)}
     symbols = list(dict.fromkeys(size for sizes in inputs.values() for size in sizes if isinstance(size, str)))
     if not symbols:
         return

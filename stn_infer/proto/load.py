@@ -56,10 +56,7 @@ def load_model(path: Path) -> onnx.ModelProto:
     model = read_graph(path)
     try:
         for tensor, place in external_tensors(model, path.parent):
-            data = place.read()
-            tensor.ClearField("external_data")
-            tensor.ClearField("data_location")
-            tensor.raw_data = data
+            embed(tensor, place)
     except ModelError as error:
         raise ModelError(f"{path} cannot be read: {error}") from None
     except MemoryError:
@@ -78,7 +75,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     except (OSError, ValueError):
         raise ModelError(f"{path} does not exist; expected an ONNX file") from None
     if not stat.S_ISREG(mode):
-        what = "is a folder" if stat.S_ISDIR(mode) else "is no regular file"
+        what = "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
         raise ModelError(f"{path} {what}; expected an ONNX file")
     if path.stat().st_size > _MOST_BYTES:
         raise ModelError(
@@ -157,6 +154,18 @@ def external_tensors(model: onnx.ModelProto, folder: Path | None) -> list[tuple[
     ]
 
 
+def embed(tensor: TensorProto, place: External) -> None:
+    """Read a tensor's external data into it, in place.
+
+    Raises:
+        ModelError: they can't be read.
+    """
+    data = place.read()
+    tensor.ClearField("external_data")
+    tensor.ClearField("data_location")
+    tensor.raw_data = data
+
+
 def _locate(tensor: TensorProto, folder: Path | None) -> External:
     entries = {entry.key: entry.value for entry in tensor.external_data}
     location = entries.get("location", "")
@@ -176,7 +185,7 @@ def _locate(tensor: TensorProto, folder: Path | None) -> External:
     except OSError:
         raise ModelError(f"{what} are missing: there is no {location!r} beside the file") from None
     if not stat.S_ISREG(status.st_mode):
-        raise ModelError(f"{what}: {location!r} is no regular file")
+        raise ModelError(f"{what}: {location!r} is not a regular file")
     size = tensor_bytes(tensor)
     offset, length = _number(entries, "offset", 0, what), _number(entries, "length", size, what)
     if length != size:

@@ -1,31 +1,32 @@
-"""Names for new tensors and nodes that clash with none of a model's."""
+"""Names for new tensors and nodes that clash with none of a graph's."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import onnx
 
-from stn_infer.proto.traversal import all_nodes, bodies
+from stn_infer.proto.traversal import every_graph, nested_nodes
 
 
 class Names:
-    """Names that are free in a whole model, bodies included."""
+    """Names that are free in a graph or a function, and in the subgraphs within."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        graphs = [model.graph, *(graph for node in all_nodes(model.graph.node) for _, graph in bodies(node))]
-        self._taken = {name for graph in graphs for node in graph.node for name in (*node.input, *node.output)}
-        for graph in graphs:
-            self._taken.update(tensor.name for tensor in graph.initializer)
-            self._taken.update(value.name for value in (*graph.input, *graph.output))
-        self.transformers = 0
+    def __init__(self, holder: onnx.GraphProto | onnx.FunctionProto) -> None:
+        self._taken = {name for node in nested_nodes(holder.node) for name in (*node.input, *node.output)}
+        if isinstance(holder, onnx.FunctionProto):
+            self.take((*holder.input, *holder.output))
+            return
+        for graph in every_graph(holder):
+            self.take(value.name for value in (*graph.input, *graph.output, *graph.initializer))
+
+    def take(self, names: Iterable[str]) -> None:
+        """Count ``names`` among those that are taken."""
+        self._taken.update(names)
 
     def fresh(self, name: str) -> str:
-        """``name``, or one like it."""
+        """``name``, or one like it; it is taken from now on."""
         while name in self._taken:
             name += "_"
         self._taken.add(name)
         return name
-
-    def prefix(self) -> str:
-        """What the names of one transformer's tensors begin with."""
-        self.transformers += 1
-        return f"stn_{self.transformers - 1}"

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 from onnx import AttributeProto, TensorProto, helper, numpy_helper
 
-from stn_infer.proto.traversal import subgraphs
+from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.names import Names
+from stn_infer.proto.traversal import every_node, subgraphs, tensors_of
 
 HALF_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
 FLOAT_TYPES = HALF_TYPES | {TensorProto.FLOAT}
@@ -19,10 +21,9 @@ def has_halves(model: onnx.ModelProto) -> bool:
     """Whether anything in the main graph or in a function is float16 or bfloat16."""
     graph = model.graph
     return (
-        any(tensor.data_type in HALF_TYPES for tensor in graph.initializer)
+        any(tensor.data_type in HALF_TYPES for tensor in tensors_of(model))
         or any(value.type.tensor_type.elem_type in HALF_TYPES for value in (*graph.input, *graph.output))
-        or any(_node_has_halves(node) for node in graph.node)
-        or any(_node_has_halves(node) for function in model.functions for node in function.node)
+        or any(_names_a_type(a) and a.i in HALF_TYPES for node in every_node(model) for a in node.attribute)
     )
 
 
@@ -31,20 +32,17 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Initializers in external data stay as they are there, and are cast where the graph begins.
     """
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
+    wide = copy_of(model)
     change = _Change(HALF_TYPES, TensorProto.FLOAT)
     change.graph(wide.graph)
-    casts = []
+    casts, names = [], Names(wide.graph)
     for tensor in wide.graph.initializer:
         if tensor.data_type in HALF_TYPES:
-            stored = f"{tensor.name}__stored"
+            stored = names.fresh(f"{tensor.name}__stored")
             casts.append(helper.make_node("Cast", [stored], [tensor.name], to=TensorProto.FLOAT))
             tensor.name = stored
     if casts:
-        nodes = [onnx.NodeProto.FromString(node.SerializeToString()) for node in wide.graph.node]
-        del wide.graph.node[:]
-        wide.graph.node.extend([*casts, *nodes])
+        replace_all(wide.graph.node, [*casts, *wide.graph.node])
     for function in wide.functions:
         change.nodes(function.node)
         del function.value_info[:]
@@ -53,8 +51,7 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy without functions in which every float16, bfloat16 and float32 is a double."""
-    wide = onnx.ModelProto()
-    wide.CopyFrom(model)
+    wide = copy_of(model)
     del wide.functions[:]
     _Change(FLOAT_TYPES, TensorProto.DOUBLE).graph(wide.graph)
     return wide
@@ -84,8 +81,8 @@ class _Change:
                     self.tensor(attribute.t)
                 if _names_a_type(attribute) and attribute.i in self.old:
                     attribute.i = self.new
-                for graph in subgraphs(attribute):
-                    self.graph(graph)
+            for _, graph in subgraphs(node):
+                self.graph(graph)
 
     def tensor(self, tensor: TensorProto) -> None:
         if tensor.data_type in self.old and tensor.data_location != TensorProto.EXTERNAL:
@@ -103,20 +100,6 @@ def _say_values(node: onnx.NodeProto) -> None:
                 value = attribute.f if attribute.name == "value_float" else attribute.floats
                 tensor = numpy_helper.from_array(np.asarray(value, np.float32))
                 attribute.CopyFrom(helper.make_attribute("value", tensor))
-
-
-def _node_has_halves(node: onnx.NodeProto) -> bool:
-    for attribute in node.attribute:
-        if attribute.HasField("t") and attribute.t.data_type in HALF_TYPES:
-            return True
-        if _names_a_type(attribute) and attribute.i in HALF_TYPES:
-            return True
-        for graph in subgraphs(attribute):
-            if any(tensor.data_type in HALF_TYPES for tensor in graph.initializer):
-                return True
-            if any(_node_has_halves(inner) for inner in graph.node):
-                return True
-    return False
 
 
 def _names_a_type(attribute: onnx.AttributeProto) -> bool:

@@ -1,68 +1,50 @@
-"""Walks over ONNX graphs: nodes, bodies of control flow, functions, tensors, and what a node reads."""
+"""Walks over ONNX protobufs: which nodes, subgraphs and tensors there are, and what reads what.
+
+They only read. What changes a graph is in :mod:`stn_infer.proto.edit`.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import onnx
-from onnx import AttributeProto, TensorProto, helper
+from onnx import GraphProto, NodeProto, TensorProto, helper
 
 from stn_infer.errors import ModelError
 
+#: The two spellings of the domain of ONNX's own operators.
 STANDARD_DOMAINS = ("", "ai.onnx")
 
 
-def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor in the file that holds data: initializers and attributes, in subgraphs and functions too."""
-    yield from _graph_tensors(model.graph)
-    for function in model.functions:
-        for node in function.node:
-            yield from _node_tensors(node)
+def opset_of(holder: onnx.ModelProto | onnx.FunctionProto) -> int:
+    """The version of the default ONNX domain that a model or a function imports.
+
+    Raises:
+        ModelError: it imports none.
+    """
+    for entry in holder.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            return int(entry.version)
+    raise ModelError("the ONNX file imports no version of the default operator set; it is damaged")
 
 
-def _graph_tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
-    yield from graph.initializer
-    for sparse in graph.sparse_initializer:
-        yield from (sparse.values, sparse.indices)
-    for node in graph.node:
-        yield from _node_tensors(node)
+# ---- one node ----------------------------------------------------------------------------------------------------
 
 
-def _node_tensors(node: onnx.NodeProto) -> Iterator[TensorProto]:
-    for attribute in node.attribute:
-        if attribute.HasField("t"):
-            yield attribute.t
-        yield from attribute.tensors
-        for sparse in (
-            *([attribute.sparse_tensor] if attribute.HasField("sparse_tensor") else []),
-            *attribute.sparse_tensors,
-        ):
-            yield from (sparse.values, sparse.indices)
-        for graph in subgraphs(attribute):
-            yield from _graph_tensors(graph)
+def is_standard(node: NodeProto, *op_types: str) -> bool:
+    """Whether a node is an operator of ONNX's own domain; and one of ``op_types``, where these are given."""
+    return node.domain in STANDARD_DOMAINS and (not op_types or node.op_type in op_types)
 
 
-def subgraphs(attribute: AttributeProto) -> Iterator[onnx.GraphProto]:
-    """The graphs in an attribute."""
-    if attribute.HasField("g"):
-        yield attribute.g
-    yield from attribute.graphs
+def attributes_of(node: NodeProto) -> dict[str, Any]:
+    """A node's attributes as Python values, strings decoded; without those that a function takes from its caller."""
+    values = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
+    return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
 
 
-def attributes_of(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values; strings decoded."""
-    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
-
-
-def follows(node: onnx.NodeProto, op_types: frozenset[str]) -> bool:
-    """Whether a node is one of ONNX's own ``op_types``."""
-    return node.op_type in op_types and node.domain in STANDARD_DOMAINS
-
-
-def bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
-    """The graphs in a node's attributes, by attribute name."""
+def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
+    """The graphs in a node's attributes (the branches of an If, the body of a Loop), by attribute name."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.name, attribute.g
@@ -70,64 +52,91 @@ def bodies(node: onnx.NodeProto) -> Iterator[tuple[str, onnx.GraphProto]]:
             yield attribute.name, graph
 
 
-def all_nodes(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.NodeProto]:
-    """``nodes`` and, after each, those in its bodies, at any depth."""
-    for node in nodes:
-        yield node
-        for _, graph in bodies(node):
-            yield from all_nodes(graph.node)
-
-
-def names_read(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, and what its bodies take from the graphs around them."""
-    yield from node.input
-    for _, graph in bodies(node):
-        own = {value.name for value in graph.input} | {tensor.name for tensor in graph.initializer}
+def names_read(node: NodeProto) -> Iterator[str]:
+    """The tensors that a node reads, and those that its subgraphs take from the graphs around them."""
+    yield from filter(None, node.input)
+    for _, graph in subgraphs(node):
+        own = {value.name for value in (*graph.input, *graph.initializer)}
+        own.update(sparse.values.name for sparse in graph.sparse_initializer)
         for inner in graph.node:
             yield from (name for name in names_read(inner) if name not in own)
             own.update(inner.output)
         yield from (value.name for value in graph.output if value.name not in own)
 
 
-def known_attributes(node: onnx.NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values, without those that a function takes from its caller."""
-    known: dict[str, Any] = {}
-    for attribute in node.attribute:
-        if not attribute.ref_attr_name:
-            value = helper.get_attribute_value(attribute)
-            known[attribute.name] = value.decode(errors="replace") if isinstance(value, bytes) else value
-    return known
+# ---- many nodes --------------------------------------------------------------------------------------------------
 
 
-def opset_of(model: onnx.ModelProto) -> int:
-    """The version of the default ONNX domain that ``model`` imports."""
-    for entry in model.opset_import:
-        if entry.domain in ("", "ai.onnx"):
-            return int(entry.version)
-    raise ModelError("the ONNX file imports no version of the default operator set; it is damaged")
-
-
-def every_node(model: onnx.ModelProto) -> Iterator[onnx.NodeProto]:
-    """All nodes: of the main graph, of functions, and of the subgraphs of either."""
-    yield from nested_nodes(model.graph.node)
-    for function in model.functions:
-        yield from nested_nodes(function.node)
-
-
-def nested_nodes(nodes: Any) -> Iterator[onnx.NodeProto]:
-    """``nodes`` and the nodes of their subgraphs."""
+def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
+    """``nodes`` and, after each, those in its subgraphs, at any depth."""
     for node in nodes:
         yield node
-        for attribute in node.attribute:
-            for graph in subgraphs(attribute):
-                yield from nested_nodes(graph.node)
+        for _, graph in subgraphs(node):
+            yield from nested_nodes(graph.node)
 
 
-def reads(node: onnx.NodeProto) -> Iterator[str]:
-    """What a node reads, its subgraphs included."""
-    yield from filter(None, node.input)
+def every_node(model: onnx.ModelProto) -> Iterator[NodeProto]:
+    """All nodes of a model: of the main graph, of its functions, and of the subgraphs of either."""
+    for holder in (model.graph, *model.functions):
+        yield from nested_nodes(holder.node)
+
+
+def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
+    """``graph`` and the subgraphs in it, at any depth."""
+    yield graph
+    for node in nested_nodes(graph.node):
+        yield from (inner for _, inner in subgraphs(node))
+
+
+def producers(nodes: Iterable[NodeProto]) -> dict[str, int]:
+    """By tensor, the position in ``nodes`` of the node that makes it."""
+    return {name: index for index, node in enumerate(nodes) for name in node.output if name}
+
+
+def walk_back(starts: Iterable[str], before: Callable[[str], Iterable[str]]) -> Iterator[str]:
+    """``starts``, and every tensor that ``before`` leads to from one of them: each once, the last found first."""
+    stack, seen = list(starts), {""}
+    while stack:
+        name = stack.pop()
+        if name not in seen:
+            seen.add(name)
+            yield name
+            stack.extend(before(name))
+
+
+# ---- tensors -----------------------------------------------------------------------------------------------------
+
+
+def given_inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:
+    """The inputs that a caller must give: those that no initializer has a value for."""
+    initialized = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in initialized]
+
+
+def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
+    """Every tensor in the file that holds data: initializers and attributes, in subgraphs and functions too."""
+    for holder in (model.graph, *model.functions):
+        yield from _tensors_in(holder)
+
+
+def _tensors_in(holder: GraphProto | onnx.FunctionProto) -> Iterator[TensorProto]:
+    if isinstance(holder, GraphProto):
+        yield from holder.initializer
+        for sparse in holder.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in holder.node:
+        yield from node_tensors(node)
+        for _, graph in subgraphs(node):
+            yield from _tensors_in(graph)
+
+
+def node_tensors(node: NodeProto) -> Iterator[TensorProto]:
+    """The tensors in a node's own attributes."""
     for attribute in node.attribute:
-        for graph in (*([attribute.g] if attribute.HasField("g") else []), *attribute.graphs):
-            yield from (value.name for value in graph.output)
-            for inner in graph.node:
-                yield from reads(inner)
+        if attribute.HasField("t"):
+            yield attribute.t
+        yield from attribute.tensors
+        if attribute.HasField("sparse_tensor"):
+            yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+        for sparse in attribute.sparse_tensors:
+            yield from (sparse.values, sparse.indices)

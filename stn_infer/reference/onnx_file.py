@@ -20,6 +20,7 @@ from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.fusion.op import DOMAIN, OP_TYPES
 from stn_infer.proto.retype import doubled
+from stn_infer.proto.traversal import given_inputs
 from stn_infer.reference.model import Sampling
 from stn_infer.reference.sampling import sample
 from stn_infer.reference.taps import tap, without_other_functions
@@ -39,7 +40,7 @@ class OnnxReference:
         from onnx.reference import ReferenceEvaluator
 
         self._name = name
-        self._inputs = [value.name for value in _given(model)]
+        self._inputs = [value.name for value in given_inputs(model.graph)]
         self._state = _State()
         wide = doubled(without_other_functions(model))  # our ops' functions go: they are computed by their definition
         try:
@@ -124,11 +125,6 @@ class OrtReference:
             if "grid" in taps
         ]
         return [found[name] for name in self._tapped.outputs], samplings
-
-
-def _given(model: onnx.ModelProto) -> list[onnx.ValueInfoProto]:
-    constants = {tensor.name for tensor in model.graph.initializer}
-    return [value for value in model.graph.input if value.name not in constants]
 
 
 # ---- operators ---------------------------------------------------------------------------------------------------

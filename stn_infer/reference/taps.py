@@ -15,6 +15,9 @@ from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, SpatialNode, spatial_nodes
+from stn_infer.proto.edit import copy_of
+from stn_infer.proto.names import Names
+from stn_infer.proto.traversal import attributes_of, is_standard
 from stn_infer.reference.sampling import Doubles, coordinate_bound
 from stn_infer.samplers import SamplerSpec
 
@@ -118,16 +121,16 @@ def sampler_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
             transformer = next(transformers)
             sampler = SamplerSpec.of(transformer.mode, transformer.padding_mode, transformer.align_corners)
             found.append(SamplerNode(sampler, transformer, dtype, node))
-        elif node.op_type == "GridSample" and node.domain in ("", "ai.onnx"):
+        elif is_standard(node, "GridSample"):
             found.append(SamplerNode(_plain_sampler(node), None, dtype, node))
     return tuple(found)
 
 
 def _plain_sampler(node: onnx.NodeProto) -> SamplerSpec:
-    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
+    values = attributes_of(node)
     return SamplerSpec.of(
-        values.get("mode", b"linear").decode(),
-        values.get("padding_mode", b"zeros").decode(),
+        values.get("mode", "linear"),
+        values.get("padding_mode", "zeros"),
         bool(values.get("align_corners", 0)),
     )
 
@@ -175,8 +178,8 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
 
     flat = without_other_functions(model)
     samplers = sampler_nodes(flat)
-    copy = onnx.ModelProto()
-    copy.CopyFrom(inliner.inline_local_functions(flat) if inlined and flat.functions else flat)
+    copy = copy_of(inliner.inline_local_functions(flat) if inlined and flat.functions else flat)
+    free = Names(copy.graph)
     grids: list[str | None] = [node.input[1] for node in copy.graph.node if node.op_type == "GridSample"]
     if len(grids) != len(samplers):
         plain = iter(grids)
@@ -188,7 +191,7 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
             tensors["theta"] = sampler.transformer.theta
         if grid is not None:
             tensors["grid"] = grid
-        names = {what: f"{_PREFIX}_{index}_{what}" for what in tensors}
+        names = {what: free.fresh(f"{_PREFIX}_{index}_{what}") for what in tensors}
         for what, tensor in tensors.items():
             copy.graph.node.append(helper.make_node("Cast", [tensor], [names[what]], to=TensorProto.FLOAT))
             copy.graph.output.append(helper.make_tensor_value_info(names[what], TensorProto.FLOAT, None))
@@ -207,8 +210,7 @@ def isolated(
         model: the file it is from.
         image_shape, placed: the inputs' shapes without batch.
     """
-    node = onnx.NodeProto()
-    node.CopyFrom(sampler.node)
+    node = copy_of(sampler.node)
     nodes = [node]
     node.input[1], node.output[0] = "points", "warped"
     node.input[0] = "image"

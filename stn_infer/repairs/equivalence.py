@@ -19,14 +19,16 @@ from typing import Any
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import TensorProto, helper
+from onnx import TensorProto
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, VerificationError
+from stn_infer.proto.edit import NewNodes, copy_of, replace_all
 from stn_infer.proto.inputs import InputPlan, batch_symbols, random_feeds, size_symbols
+from stn_infer.proto.names import Names
 from stn_infer.proto.retype import has_halves, widen
 from stn_infer.proto.session import Stored, open_session, reason
-from stn_infer.proto.traversal import every_node, known_attributes, opset_of, subgraphs
+from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, every_node, opset_of, subgraphs
 
 Errors = NDArray[np.float64]
 
@@ -258,7 +260,7 @@ def _errors(want: Errors, got: Array, scale: float) -> Errors:
 def sampling_modes(model: onnx.ModelProto) -> set[str]:
     """The modes of every GridSample and spatial transformer, in subgraphs and functions too."""
     return {
-        str(known_attributes(node).get("mode", "linear"))
+        str(attributes_of(node).get("mode", "linear"))
         for node in every_node(model)
         if node.op_type in ("GridSample", "SpatialTransformer", "ProjectiveTransformer")
     }
@@ -269,55 +271,33 @@ def perturb_grids(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
 
     The noise is a scrambled multiple of the grid itself, by operators that every opset has; ``factor`` varies it.
     """
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
+    copy = copy_of(model)
     half = has_halves(model)
     # CastLike came with opset 15; before there is no GridSample but onnxruntime's own, in float32
     back = "CastLike" if opset_of(model) >= 15 else "Identity"
-    counter = [0]
-    _perturb(copy.graph.node, half, back, factor, counter)
-    for function in copy.functions:
-        _perturb(function.node, half, back, factor, counter)
+    for holder in (copy.graph, *copy.functions):
+        _perturb(holder.node, Names(holder), half, back, factor)
     return copy
 
 
-def _perturb(nodes: Any, half: bool, back: str, factor: float, counter: list[int]) -> None:
+def _perturb(nodes: Any, names: Names, half: bool, back: str, factor: float) -> None:
     """grid -> grid + u (1 + |grid|) ε with u in [-1, 1], in float32, in place; the type of the grid is kept."""
     epsilon = _EPSILON[TensorProto.FLOAT16 if half else TensorProto.FLOAT] * (1.0 if half else _ULPS)
     kept: list[onnx.NodeProto] = []
     for node in nodes:
-        for attribute in node.attribute:
-            for graph in subgraphs(attribute):
-                _perturb(graph.node, half, back, factor, counter)
-        if node.op_type == "GridSample" and node.domain in ("", "ai.onnx", "com.microsoft"):
-            counter[0] += 1
-            prefix, grid = f"stn_perturbed_{counter[0]}", node.input[1]
-            kept += [
-                helper.make_node("Cast", [grid], [f"{prefix}_wide"], to=TensorProto.FLOAT),
-                _constant(f"{prefix}_factor", factor),
-                helper.make_node("Mul", [f"{prefix}_wide", f"{prefix}_factor"], [f"{prefix}_product"]),
-                _constant(f"{prefix}_start", factor % 1.0),
-                helper.make_node("Add", [f"{prefix}_product", f"{prefix}_start"], [f"{prefix}_started"]),
-                _constant(f"{prefix}_two", 2.0),
-                helper.make_node("Mod", [f"{prefix}_started", f"{prefix}_two"], [f"{prefix}_scrambled"], fmod=1),
-                _constant(f"{prefix}_epsilon", epsilon / 2),
-                helper.make_node("Mul", [f"{prefix}_scrambled", f"{prefix}_epsilon"], [f"{prefix}_u"]),
-                helper.make_node("Abs", [f"{prefix}_wide"], [f"{prefix}_abs"]),
-                helper.make_node("Mul", [f"{prefix}_abs", f"{prefix}_u"], [f"{prefix}_relative"]),
-                helper.make_node("Add", [f"{prefix}_relative", f"{prefix}_u"], [f"{prefix}_noise"]),
-                helper.make_node("Add", [f"{prefix}_wide", f"{prefix}_noise"], [f"{prefix}_sum"]),
-                helper.make_node(back, [f"{prefix}_sum", grid][: 1 + (back == "CastLike")], [f"{prefix}_grid"]),
-            ]
-            node.input[1] = f"{prefix}_grid"
+        for _, graph in subgraphs(node):
+            _perturb(graph.node, names, half, back, factor)
+        if node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft"):
+            grid = node.input[1]
+            new = NewNodes(names, f"stn_perturbed_{node.output[0]}")
+            wide = new.node("Cast", [grid], "wide", to=TensorProto.FLOAT)
+            product = new.node("Mul", [wide, new.scalar("factor", factor)], "product")
+            started = new.node("Add", [product, new.scalar("start", factor % 1.0)], "started")
+            scrambled = new.node("Mod", [started, new.scalar("two", 2.0)], "scrambled", fmod=1)
+            u = new.node("Mul", [scrambled, new.scalar("epsilon", epsilon / 2)], "u")
+            relative = new.node("Mul", [new.node("Abs", [wide], "abs"), u], "relative")
+            moved = new.node("Add", [wide, new.node("Add", [relative, u], "noise")], "sum")
+            node.input[1] = new.node(back, [moved, grid][: 1 + (back == "CastLike")], "grid")
+            kept += new.nodes
         kept.append(node)
-    copies = []
-    for node in kept:
-        copy = onnx.NodeProto()
-        copy.CopyFrom(node)
-        copies.append(copy)
-    del nodes[:]
-    nodes.extend(copies)
-
-
-def _constant(name: str, value: float) -> onnx.NodeProto:
-    return helper.make_node("Constant", [], [name], value=helper.make_tensor("value", TensorProto.FLOAT, [], [value]))
+    replace_all(nodes, kept)

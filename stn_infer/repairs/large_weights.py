@@ -1,13 +1,13 @@
 """Keep a large model's weights out of memory while its graph is rewritten.
 
 The pass needs the constants near a grid and the shapes of everything else. So each large initializer that no grid is
-computed from is stood in for by a ``ConstantOfShape`` while the graph changes, and comes back afterwards as a
+computed from is replaced by a ``ConstantOfShape`` while the graph changes, and comes back afterwards as a
 reference to the bytes on the disk, which onnxruntime maps instead of reading.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -15,9 +15,10 @@ import onnx
 from onnx import TensorProto, helper
 
 from stn_infer.errors import ModelError, OutputError
-from stn_infer.proto.check import tensor_bytes
-from stn_infer.proto.load import External, external_tensors
-from stn_infer.proto.traversal import subgraphs
+from stn_infer.proto.check import elements, tensor_bytes
+from stn_infer.proto.edit import copy_of, copy_without, copy_without_initializers, replace_all
+from stn_infer.proto.load import External, embed, external_tensors
+from stn_infer.proto.traversal import names_read, producers, subgraphs, walk_back
 
 #: Models with fewer bytes of weights than this are handled in memory.
 SMALL_MODEL = 64 << 20
@@ -25,12 +26,13 @@ LARGE_TENSOR = 64 << 10
 _EXTERNAL_TENSOR = 1 << 10
 _ALIGNMENT = 4096
 _BLOCK = 64 << 10
-_STAND_IN = "stn_stands_in_for_"
+_DETACHED = "stn_stands_in_for_"  # begins the names of what replaces a tensor
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 # Behind them nothing is linear any more, so that no grid's map is measured through them.
 _ENDS = frozenset(
     {"Conv", "ConvTranspose", "MaxPool", "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "Softmax", "Erf", "Gelu"}
     | {"LSTM", "GRU", "RNN", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "HardSwish", "Silu"}
+    | {"GridSample", "Shape"}
 )
 
 
@@ -53,14 +55,7 @@ def pull_in(model: onnx.ModelProto, folder: Path, *, above: int | None = None) -
     for index, (tensor, place) in enumerate(external_tensors(model, folder)):
         large = above is not None and place.length > above and tensor.data_type in _FLOATS
         if not (large and index < main):
-            _embed(tensor, place)
-
-
-def _embed(tensor: TensorProto, place: External) -> None:
-    data = place.read()
-    tensor.ClearField("external_data")
-    tensor.ClearField("data_location")
-    tensor.raw_data = data
+            embed(tensor, place)
 
 
 def spill(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
@@ -69,14 +64,13 @@ def spill(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     Raises:
         OutputError: no room there.
     """
-    small = onnx.ModelProto()
     path = folder / "weights"
     try:
         with path.open("wb") as file:
             tensors = [_moved(tensor, file, path.name) for tensor in model.graph.initializer]
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
-    _copy_without_initializers(model, small)
+    small = copy_without_initializers(model)
     small.graph.initializer.extend(tensors)
     return small
 
@@ -91,30 +85,16 @@ def _moved(tensor: TensorProto, file: BinaryIO, name: str) -> TensorProto:
 
 
 def _reference(tensor: TensorProto, location: str, offset: int, length: int) -> TensorProto:
-    reference = TensorProto(
-        name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
-    )
+    reference = _described(tensor)
     reference.data_location = TensorProto.EXTERNAL
     for key, value in (("location", location), ("offset", str(offset)), ("length", str(length))):
         reference.external_data.add(key=key, value=value)
     return reference
 
 
-def _copy_without_initializers(model: onnx.ModelProto, into: onnx.ModelProto) -> None:
-    _copy_fields(model, into, "graph")
-    _copy_fields(model.graph, into.graph, "initializer")
-
-
-def _copy_fields(source: Any, target: Any, left_out: str) -> None:
-    for field, value in source.ListFields():
-        if field.name == left_out:
-            continue
-        if isinstance(value, (str, bytes, int, float)):
-            setattr(target, field.name, value)
-        elif hasattr(value, "CopyFrom"):
-            getattr(target, field.name).CopyFrom(value)
-        else:
-            getattr(target, field.name).extend(value)
+def _described(tensor: TensorProto) -> TensorProto:
+    """A tensor's name, type, dimensions and documentation."""
+    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string)
 
 
 def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
@@ -133,35 +113,17 @@ def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, T
             aside[tensor.name] = tensor
         else:
             kept.append(tensor)
-    light = onnx.ModelProto()
-    _copy_without_initializers(model, light)
+    light = copy_without_initializers(model)
     light.graph.initializer.extend(kept)
-    nodes = list(light.graph.node)
     first = []
     for name, tensor in aside.items():
-        shape = _STAND_IN + name
+        shape = _DETACHED + name
         light.graph.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [len(tensor.dims)], tensor.dims))
-        value = helper.make_tensor(
-            "value", tensor.data_type, [1], b"\0" * (tensor_bytes(tensor) // _count(tensor)), True
-        )
+        zero = b"\0" * (tensor_bytes(tensor) // elements(tensor))
+        value = helper.make_tensor("value", tensor.data_type, [1], zero, True)
         first.append(helper.make_node("ConstantOfShape", [shape], [name], name=shape, value=value))
-    copies = [*first, *(_copied(node) for node in nodes)]
-    del light.graph.node[:]
-    light.graph.node.extend(copies)
+    replace_all(light.graph.node, [*first, *light.graph.node])
     return light, aside
-
-
-def _count(tensor: TensorProto) -> int:
-    count = 1
-    for size in tensor.dims:
-        count *= size
-    return count
-
-
-def _copied(node: onnx.NodeProto) -> onnx.NodeProto:
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    return copy
 
 
 def attach_weights(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onnx.ModelProto:
@@ -169,18 +131,11 @@ def attach_weights(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onn
     if not aside:
         return light
     graph = light.graph
-    used = {node.output[0] for node in graph.node if node.name.startswith(_STAND_IN)}
-    nodes = [_copied(node) for node in graph.node if not node.name.startswith(_STAND_IN)]
-    initializers = []
-    for tensor in graph.initializer:
-        if not tensor.name.startswith(_STAND_IN):
-            copy = TensorProto()
-            copy.CopyFrom(tensor)
-            initializers.append(copy)
-    del graph.node[:]
-    graph.node.extend(nodes)
-    del graph.initializer[:]
-    graph.initializer.extend([*(aside[name] for name in aside if name in used), *initializers])
+    used = {node.output[0] for node in graph.node if node.name.startswith(_DETACHED)}
+    back = [tensor for name, tensor in aside.items() if name in used]
+    replace_all(graph.node, [node for node in graph.node if not node.name.startswith(_DETACHED)])
+    others = (tensor for tensor in graph.initializer if not tensor.name.startswith(_DETACHED))
+    replace_all(graph.initializer, [*back, *others])
     return light
 
 
@@ -190,39 +145,27 @@ def pull_in_near_grids(model: onnx.ModelProto, folder: Path) -> None:
     Raises:
         ModelError: they can't be read.
     """
-    near = set(_near_grids(model.graph))
+    near = _near_grids(model.graph)
     for tensor, place in external_tensors(model, folder):
         if tensor.name in near:
-            _embed(tensor, place)
+            embed(tensor, place)
 
 
-def _near_grids(graph: onnx.GraphProto) -> Iterator[str]:
+def _near_grids(graph: onnx.GraphProto) -> set[str]:
     """The tensors behind every grid, back to whatever ends all linearity; of nodes with subgraphs, all they read."""
-    producer = {name: node for node in graph.node for name in node.output if name}
-    stack: list[str] = []
+    starts: list[str] = []
     for node in graph.node:
         if node.op_type in ("GridSample", "grid_sampler", "ATen") and len(node.input) > 1:
-            stack.append(node.input[1])
-        if any(True for attribute in node.attribute for _ in subgraphs(attribute)):
-            stack.extend(_everything_read([node]))
-    seen: set[str] = set()
-    while stack:
-        name = stack.pop()
-        if not name or name in seen:
-            continue
-        seen.add(name)
-        yield name
-        maker = producer.get(name)
-        if maker is not None and maker.op_type not in _ENDS and maker.op_type not in ("GridSample", "Shape"):
-            stack.extend(maker.input)
+            starts.append(node.input[1])
+        if any(subgraphs(node)):
+            starts.extend(names_read(node))
+    made = producers(graph.node)
 
+    def before(name: str) -> Iterable[str]:
+        node = graph.node[made[name]] if name in made else None
+        return [] if node is None or node.op_type in _ENDS else node.input
 
-def _everything_read(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
-    for node in nodes:
-        yield from node.input
-        for attribute in node.attribute:
-            for graph in subgraphs(attribute):
-                yield from _everything_read(graph.node)
+    return set(walk_back(starts, before))
 
 
 def write_external(model: onnx.ModelProto, folder: Path | None, file: BinaryIO, location: str) -> None:
@@ -269,19 +212,14 @@ def write_embedded(model: onnx.ModelProto, folder: Path | None, file: BinaryIO) 
         file.write(model.SerializeToString())
         return
     places = {tensor.name: place for tensor, place in external_tensors(model, folder)}
-    head, graph = onnx.ModelProto(), onnx.GraphProto()
-    _copy_fields(model, head, "graph")
-    _copy_fields(model.graph, graph, "initializer")
+    head, graph = copy_without(model, "graph"), copy_without(model.graph, "initializer")
     parts: list[tuple[bytes, External]] = []
     for tensor in model.graph.initializer:
         if tensor.name not in places:
             graph.initializer.append(tensor)
             continue
         place = places[tensor.name]
-        known = TensorProto(
-            name=tensor.name, data_type=tensor.data_type, dims=tensor.dims, doc_string=tensor.doc_string
-        )
-        start = known.SerializeToString() + _field(TensorProto, "raw_data", place.length)
+        start = _described(tensor).SerializeToString() + _field(TensorProto, "raw_data", place.length)
         parts.append((_field(onnx.GraphProto, "initializer", len(start) + place.length) + start, place))
     small = graph.SerializeToString()
     length = len(small) + sum(len(start) + place.length for start, place in parts)
@@ -325,19 +263,18 @@ def _stream(place: External, file: BinaryIO) -> None:
 def light_copy(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     """A copy of ``model`` with everything in memory but large weights that no grid is computed from.
 
-    For who looks at the graph alone: the weights that are stood in for don't come back.
+    For who looks at the graph alone: the detached weights don't come back.
 
     Raises:
         ModelError: external data can't be read.
     """
-    copy = onnx.ModelProto()
     if bytes_of_weights(model) < SMALL_MODEL:
-        copy.CopyFrom(model)
+        copy = copy_of(model)
         pull_in(copy, folder)
         return copy
-    near = set(_near_grids(model.graph))
+    near = _near_grids(model.graph)
     far = []
-    _copy_without_initializers(model, copy)
+    copy = copy_without_initializers(model)
     for tensor in model.graph.initializer:
         length = 0 if tensor.data_type == TensorProto.STRING else tensor_bytes(tensor)
         if length > LARGE_TENSOR and tensor.data_type in _FLOATS and tensor.name not in near:

@@ -9,19 +9,17 @@ from onnx import AttributeProto, defs, version_converter
 
 from stn_infer.errors import one_line
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, attach_functions, is_spatial
-from stn_infer.proto.traversal import every_node, opset_of
+from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, opset_of
+from stn_infer.repairs.result import NotRepairable
 from stn_infer.samplers import spell_mode
 
-_DEFAULT = ("", "ai.onnx")
 # Same signature, another meaning: GroupNormalization's scale is per group up to 20, per channel from 21 on.
 _REDEFINED = {"GroupNormalization": 21}
 # Their new attributes default to what they did without them, or concern types that the older version lacks.
 _EXTENDED = ("QuantizeLinear", "DequantizeLinear", "Cast", "CastLike")
 _PENDING = "stn.pending"
-
-
-class NotRepairable(Exception):
-    """Why a repair can't be made: one clause."""
+_OWN = {(DOMAIN, name) for name in OP_TYPES}
 
 
 def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
@@ -34,18 +32,19 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         NotRepairable: an operator is newer, or was revised, or a function takes a sampler's mode as an attribute.
     """
     present = opset_of(model)
-    lowered = onnx.ModelProto()
-    lowered.CopyFrom(model)
-    _drop_own_functions(lowered)
+    lowered = copy_of(model)
+    # our own functions are written again at the new opset
+    others = [function for function in model.functions if (function.domain, function.name) not in _OWN]
+    replace_all(lowered.functions, others)
     for node in every_node(lowered):
-        if node.domain in _DEFAULT:
+        if is_standard(node):
             _check_same(node, present, version)
     for node in every_node(lowered):
-        if (node.op_type == "GridSample" and node.domain in _DEFAULT) or is_spatial(node):
+        if is_standard(node, "GridSample") or is_spatial(node):
             _respell(node, version)
-    _set_version(lowered.opset_import, version)
-    for function in lowered.functions:
-        _set_version(function.opset_import, min(version, _version(function.opset_import, version)))
+    for entry in (entry for holder in (lowered, *lowered.functions) for entry in holder.opset_import):
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = min(entry.version, version)
     attach_functions(lowered)
     return lowered
 
@@ -60,23 +59,20 @@ def raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """
     if model.functions:
         raise NotRepairable("the file has model-local functions, which onnx's version converter drops")
-    raised = onnx.ModelProto()
-    raised.CopyFrom(model)
-    pending = [node for node in every_node(raised) if node.op_type == "GridSample" and node.domain in _DEFAULT]
-    for node in pending:
-        node.domain = _PENDING
-    if any(
-        _since(node.op_type, opset_of(model)) != _since(node.op_type, version)
-        for node in every_node(raised)
-        if node.domain in _DEFAULT
-    ):
+    raised, present = copy_of(model), opset_of(model)
+    for node in every_node(raised):
+        if is_standard(node, "GridSample"):
+            node.domain = _PENDING
+    used = {node.op_type for node in every_node(raised) if is_standard(node)}
+    if any(_since(name, present) != _since(name, version) for name in used):
         raised = _convert(raised, model, version)
     for node in every_node(raised):
         if node.domain == _PENDING:
             node.domain = ""
-    _set_version(raised.opset_import, version)
-    for entry in [entry for entry in raised.opset_import if entry.domain == _PENDING]:
-        raised.opset_import.remove(entry)
+    for entry in raised.opset_import:
+        if entry.domain in STANDARD_DOMAINS:
+            entry.version = version
+    replace_all(raised.opset_import, [entry for entry in raised.opset_import if entry.domain != _PENDING])
     raised.ir_version = max(raised.ir_version, 8)
     return raised
 
@@ -90,12 +86,10 @@ def _convert(pending: onnx.ModelProto, model: onnx.ModelProto, version: int) -> 
     if not converted.graph.node:
         raise NotRepairable("onnx's version converter gives back nothing")
     # it knows no open shape and forgets what it does not know
-    for field in ("input", "output"):
-        del getattr(converted.graph, field)[:]
-        getattr(converted.graph, field).extend(getattr(model.graph, field))
+    replace_all(converted.graph.input, model.graph.input)
+    replace_all(converted.graph.output, model.graph.output)
+    replace_all(converted.metadata_props, model.metadata_props)
     del converted.graph.value_info[:]
-    del converted.metadata_props[:]
-    converted.metadata_props.extend(model.metadata_props)
     converted.ir_version = model.ir_version
     return converted
 
@@ -156,24 +150,3 @@ def _respell(node: onnx.NodeProto, version: int) -> None:
             raise NotRepairable(f"a function takes the mode of GridSample {node.output[0]!r} as an attribute")
         if attribute.type == AttributeProto.STRING:
             attribute.s = spell_mode(attribute.s.decode(errors="replace"), version).encode()
-
-
-def _drop_own_functions(model: onnx.ModelProto) -> None:
-    kept = []
-    for function in model.functions:
-        if function.domain != DOMAIN or function.name not in OP_TYPES:
-            copy = onnx.FunctionProto()
-            copy.CopyFrom(function)
-            kept.append(copy)
-    del model.functions[:]
-    model.functions.extend(kept)
-
-
-def _version(imports: Any, default: int) -> int:
-    return next((int(entry.version) for entry in imports if entry.domain in _DEFAULT), default)
-
-
-def _set_version(imports: Any, version: int) -> None:
-    for entry in imports:
-        if entry.domain in _DEFAULT:
-            entry.version = version

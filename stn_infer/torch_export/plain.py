@@ -1,4 +1,4 @@
-"""PyTorch module to plain ONNX, opset 18, through ``torch.onnx.export(dynamo=True)``: the only torch in graph/."""
+"""PyTorch module to plain ONNX, opset 18, through ``torch.onnx.export(dynamo=True)``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import onnx
 
 from stn_infer.errors import ExportError, UsageError, one_line
 from stn_infer.proto.names import Names
-from stn_infer.proto.traversal import all_nodes, bodies
+from stn_infer.proto.traversal import every_graph
 from stn_infer.quiet import quiet
 
 if TYPE_CHECKING:
@@ -154,7 +154,7 @@ def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]],
 
 
 def _check_open(model: onnx.ModelProto, axes: Sequence[Mapping[int, Any]], name: str) -> None:
-    """Raise where the exporter took a size for a number without a word."""
+    """Raise where the exporter silently took a size for a number."""
     for value, wanted in zip(model.graph.input, axes, strict=False):
         dimensions = value.type.tensor_type.shape.dim
         frozen = [dimensions[axis].dim_value for axis in wanted if axis and dimensions[axis].dim_value]
@@ -249,7 +249,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 def _name_outputs(model: onnx.ModelProto, wanted: Sequence[str]) -> None:
     """Call the outputs as ``wanted``; a tensor or weight of that name gets another, an input keeps it."""
-    names = Names(model)
+    names = Names(model.graph)
     kept = {value.name for value in model.graph.input}
     renamed: dict[str, str] = {}
     for value, name in zip(model.graph.output, wanted, strict=True):
@@ -257,8 +257,7 @@ def _name_outputs(model: onnx.ModelProto, wanted: Sequence[str]) -> None:
             name += "_out"
         kept.add(name)
         renamed |= {name: names.fresh(name), value.name: name}
-    graphs = [model.graph, *(graph for node in all_nodes(model.graph.node) for _, graph in bodies(node))]
-    for graph in graphs:
+    for graph in every_graph(model.graph):
         for node in graph.node:
             node.input[:] = [renamed.get(tensor, tensor) for tensor in node.input]
             node.output[:] = [renamed.get(tensor, tensor) for tensor in node.output]

@@ -224,7 +224,7 @@ WRONG: dict[str, Callable[[onnx.ModelProto], None]] = {
 
 @pytest.mark.parametrize("what", WRONG)
 def test_a_wrong_rewrite_is_not_written(what: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("stn_infer.fusion.fuse.fuse", _nudged(WRONG[what]))
+    monkeypatch.setattr("stn_infer.repairs.passes.fuse", _nudged(WRONG[what]))
     path = save(affine_model(), tmp_path)
     output = tmp_path / "out.onnx"
     output.write_bytes(b"kept")
@@ -249,7 +249,7 @@ def test_a_wrong_rewrite_of_a_half_precision_model_is_not_written(
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, "mesh"))
         return copy, (Finding("sample", "grid", True, "", "affine"),)
 
-    monkeypatch.setattr("stn_infer.fusion.fuse.fuse", wrong)
+    monkeypatch.setattr("stn_infer.repairs.passes.fuse", wrong)
     with pytest.raises(VerificationError):
         optimize(save(half_model(), tmp_path), tmp_path / "out.onnx")
 

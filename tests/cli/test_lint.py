@@ -22,7 +22,7 @@ def test_an_error_is_exit_code_1(tmp_path: Path) -> None:
     result = call(affine_model(opset=20, mode="linear"), tmp_path)
     assert result.exit_code == 1 and result.stderr == ""
     assert result.output.startswith("error: opset-20-trap [*]: sample: ")
-    assert result.output.splitlines()[-1].endswith("(opset 20): 1 error, 2 warning, 2 info; 3 [*] mended by optimize")
+    assert result.output.splitlines()[-1].endswith("(opset 20): 1 error, 2 warning, 2 info; 3 [*] fixable by optimize")
 
 
 def test_warnings_alone_are_exit_code_0(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_no_fix_keeps_the_opset(model: Path, tmp_path: Path) -> None:
 
 
 def test_a_wrong_rewrite_is_exit_code_3(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from stn_infer.fusion import fuse as lint
+    from stn_infer.fusion.fuse import fuse
 
     def wrong(given: onnx.ModelProto) -> object:
         fused, findings = fuse(given)
@@ -55,8 +55,7 @@ def test_a_wrong_rewrite_is_exit_code_3(model: Path, tmp_path: Path, monkeypatch
         mode.s = b"border"
         return fused, findings
 
-    fuse = lint.fuse
-    monkeypatch.setattr("stn_infer.fusion.fuse.fuse", wrong)
+    monkeypatch.setattr("stn_infer.repairs.passes.fuse", wrong)
     result = call(model, "-o", tmp_path / "out.onnx")
     assert result.exit_code == 3
     assert result.stderr.startswith(f"error: {model}: output 'y' is off by ") and result.stderr.count("\n") == 1

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper, parser
 
-from stn_infer.proto.traversal import all_nodes
+from stn_infer.proto.traversal import nested_nodes
 
 HEIGHT, WIDTH = 4, 5
 POINTS = "points = MatMul(p, mesh) t = Transpose<perm=[0,2,1]>(points) grid = Reshape(t, shape)"
@@ -52,7 +52,7 @@ class Graph:
             """
         )
         values: dict[str, object] = {"mesh": mesh(), "shape": np.array([-1, HEIGHT, WIDTH, 2]), **self.constants}
-        used = {name for node in all_nodes(made.graph.node) for name in node.input}
+        used = {name for node in nested_nodes(made.graph.node) for name in node.input}
         for name, value in values.items():
             if name in used:
                 made.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))

@@ -18,10 +18,12 @@ from stn_infer.backends.tensorrt.engine_cache import InputProfile
 from stn_infer.backends.tensorrt.runtime import TensorRT, last_error, make_logger
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION
+from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.traversal import STANDARD_DOMAINS
 
 # The parser takes a plugin over a local function of the same name from 10.7, and 10.8 mended functions' tensor names.
 _FUNCTIONS_FROM = (10, 8)
-_STANDARD_DOMAINS = ("", "ai.onnx", "ai.onnx.ml")
+_KNOWN_DOMAINS = (*STANDARD_DOMAINS, "ai.onnx.ml")
 
 
 @dataclass(frozen=True)
@@ -47,11 +49,8 @@ def prepare(model: onnx.ModelProto, runtime: TensorRT, *, plugin: bool) -> onnx.
         return model
     if not plugin:
         return inliner.inline_local_functions(model)
-    stripped = onnx.ModelProto()
-    stripped.CopyFrom(model)
-    kept = [function for function in model.functions if function.domain != DOMAIN]
-    del stripped.functions[:]
-    stripped.functions.extend(kept)
+    stripped = copy_of(model)
+    replace_all(stripped.functions, [function for function in model.functions if function.domain != DOMAIN])
     return stripped
 
 
@@ -59,7 +58,7 @@ def _check_native(model: onnx.ModelProto, runtime: TensorRT) -> None:
     # TensorRT-RTX doesn't refuse an unknown node: it ends the process.
     functions = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
-        if node.domain not in _STANDARD_DOMAINS and (node.domain, node.op_type) not in functions:
+        if node.domain not in _KNOWN_DOMAINS and (node.domain, node.op_type) not in functions:
             raise ModelError(
                 f"node {node.name!r} is a {node.domain}::{node.op_type}, for which {runtime.title} has no layer and "
                 "the file no function; export the model again"

@@ -242,9 +242,10 @@ def _hashes(model: onnx.ModelProto) -> tuple[str, str]:
     import onnx
     from onnx import numpy_helper
 
+    from stn_infer.proto.edit import copy_of
+
     weights = hashlib.sha256()
-    graph = onnx.ModelProto()
-    graph.CopyFrom(model)
+    graph = copy_of(model)
     for tensor in sorted(graph.graph.initializer, key=lambda tensor: tensor.name):
         weights.update(f"{tensor.name}\0{tensor.data_type}\0{list(tensor.dims)}\0".encode())
         weights.update(numpy_helper.to_array(tensor).tobytes())

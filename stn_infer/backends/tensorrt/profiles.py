@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
 from stn_infer.errors import UsageError
+from stn_infer.proto.traversal import given_inputs
 
 if TYPE_CHECKING:
     import onnx
@@ -44,8 +45,7 @@ def resolve_profiles(model: onnx.ModelProto, profile: Profile | None) -> tuple[I
     Raises:
         UsageError: the profile doesn't fit an input, or an axis other than the batch is dynamic and has no size.
     """
-    constants = {tensor.name for tensor in model.graph.initializer}
-    inputs = {value.name: _shape(value) for value in model.graph.input if value.name not in constants}
+    inputs = {value.name: _shape(value) for value in given_inputs(model.graph)}
     dynamic = {name: shape for name, shape in inputs.items() if None in shape}
     if profile is not None and not dynamic:
         raise UsageError("the model has fixed shapes and takes no profile; leave --profile out")

@@ -229,14 +229,13 @@ def _read_file(path: Path) -> tuple[ModelMetadata, tuple[tuple[int, ...], ...] |
         ModelError: it is missing or damaged.
     """
     from stn_infer.proto.load import read_graph
+    from stn_infer.proto.traversal import given_inputs
 
     graph = read_graph(path)
-    constants = {tensor.name for tensor in graph.graph.initializer}
     shapes: list[tuple[int, ...]] = []
-    for value in graph.graph.input:
-        if value.name not in constants:
-            sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in value.type.tensor_type.shape.dim]
-            shapes.append(tuple(sizes[1:]))
+    for value in given_inputs(graph.graph):
+        sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in value.type.tensor_type.shape.dim]
+        shapes.append(tuple(sizes[1:]))
     metadata = ModelMetadata.from_props({entry.key: entry.value for entry in graph.metadata_props})
     return metadata, None if any(size < 1 for shape in shapes for size in shape) else tuple(shapes)
 

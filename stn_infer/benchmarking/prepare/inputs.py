@@ -75,13 +75,12 @@ class Feeds:
         from stn_infer.data.batches import load_calibration
         from stn_infer.data.loader import resolve_preprocess
         from stn_infer.proto.load import read_graph
+        from stn_infer.proto.traversal import given_inputs
 
         rule = self._rule
         names = input_names(rule.module, len(rule.input_shapes))
         if self._file is not None:
-            graph = read_graph(self._file).graph
-            constants = {tensor.name for tensor in graph.initializer}
-            names = [value.name for value in graph.input if value.name not in constants]
+            names = [value.name for value in given_inputs(read_graph(self._file).graph)]
         shapes = zip(names, rule.input_shapes, strict=True)
         specs = [TensorSpec(name, (None, *shape), np.dtype(np.float32)) for name, shape in shapes]
         preprocess = resolve_preprocess(specs, rule.metadata.preprocess, None)

@@ -119,10 +119,9 @@ def _lowered(model: onnx.ModelProto, precision: Precision, samples: Sequence[Arr
     from stn_infer.precision.half import to_half
     from stn_infer.precision.int8 import quantize
     from stn_infer.precision.probe import activation_peaks
+    from stn_infer.proto.traversal import given_inputs
 
-    constants = {tensor.name for tensor in model.graph.initializer}
-    names = [value.name for value in model.graph.input if value.name not in constants]
-    feeds = [dict(zip(names, samples, strict=True))]
+    feeds = [dict(zip((value.name for value in given_inputs(model.graph)), samples, strict=True))]
     if precision == "int8":
         return quantize(model, feeds)
     if precision == "bf16":

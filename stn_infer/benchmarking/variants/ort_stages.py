@@ -142,25 +142,18 @@ def split(nodes: Mapping[str, ProfiledNode], grid: set[str]) -> dict[str, float]
 
 def grid_nodes(model: onnx.ModelProto, cuts: Sequence[str]) -> set[str] | None:
     """The nodes between ``cuts`` and the samplers' grids; None where a grid does not come from the cuts alone."""
-    producers = {name: node for node in model.graph.node for name in node.output}
-    inputs = {value.name for value in model.graph.input}
-    found: set[str] = set()
-    waiting = [node.input[1] for node in model.graph.node if node.op_type == "GridSample"]
-    if not waiting and not any(node.op_type in SAMPLERS for node in model.graph.node):
+    from stn_infer.proto.traversal import producers, walk_back
+
+    nodes, made = model.graph.node, producers(model.graph.node)
+    grids = [node.input[1] for node in nodes if node.op_type == "GridSample"]
+    if not grids and not any(node.op_type in SAMPLERS for node in nodes):
         return None
-    seen: set[str] = set()
-    while waiting:
-        name = waiting.pop()
-        if name in cuts or name in seen:
-            continue
-        seen.add(name)
-        if name in inputs:
-            return None
-        node = producers.get(name)
-        if node is not None:
-            # a shape read off the input is no part of the data's way to the grid
-            if node.op_type in ("Shape", "Size"):
-                continue
-            found.add(node.name)
-            waiting += [each for each in node.input if each]
-    return found
+
+    def is_between(name: str) -> bool:
+        # a shape read off the input is not a part of the data's way to the grid
+        return name in made and name not in cuts and nodes[made[name]].op_type not in ("Shape", "Size")
+
+    reached = set(walk_back(grids, lambda name: nodes[made[name]].input if is_between(name) else ()))
+    if not (reached - set(cuts)).isdisjoint(value.name for value in model.graph.input):
+        return None
+    return {nodes[made[name]].name for name in reached if is_between(name)}

@@ -7,7 +7,7 @@ something else, or calls a layer by a name of its own, nobody knows how much of 
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -83,15 +83,20 @@ def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> LayerN
         return _names(samplers, set(), grid, everything)
     for function in model.functions:
         if (function.domain, function.name) in ours:
-            makers = {name: node for node in function.node for name in node.output}
-            inside: set[str] = set()
-            for node in function.node:
-                if node.op_type == "GridSample":
-                    samplers.add(_name(node))
-                    inside |= _before(makers, node.input[1])
+            sampling = [node for node in function.node if node.op_type == "GridSample"]
+            samplers |= {_name(node) for node in sampling}
+            inside = {_name(node) for node in _behind(function, [node.input[1] for node in sampling])}
             grid = None if grid is None else grid | inside
             beside |= {_name(node) for node in function.node} - inside - samplers
     return _names(samplers, beside, grid, everything)
+
+
+def _behind(function: onnx.FunctionProto, tensors: Sequence[str]) -> Iterator[onnx.NodeProto]:
+    from stn_infer.proto.traversal import producers, walk_back
+
+    made = {name: function.node[index] for name, index in producers(function.node).items()}
+    reached = walk_back(tensors, lambda name: made[name].input if name in made else ())
+    return (made[name] for name in reached if name in made)
 
 
 def _names(samplers: set[str], beside: set[str], grid: set[str] | None, everything: set[str]) -> LayerNames:
@@ -162,17 +167,6 @@ def with_sampler(found: Inspection, sampler: SamplerPlacement) -> Inspection:
 def _name(node: onnx.NodeProto) -> str:
     """What the parser calls a node's layer."""
     return node.name or f"node_of_{node.output[0]}"
-
-
-def _before(makers: dict[str, onnx.NodeProto], tensor: str) -> set[str]:
-    found: set[str] = set()
-    waiting = [tensor]
-    while waiting:
-        node = makers.get(waiting.pop())
-        if node is not None and _name(node) not in found:
-            found.add(_name(node))
-            waiting += node.input
-    return found
 
 
 def _parts(layer: str) -> list[str]:

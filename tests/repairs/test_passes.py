@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,17 @@ from onnx import TensorProto, helper, parser
 
 from stn_infer.fusion.fuse import fuse
 from stn_infer.proto.traversal import opset_of
-from stn_infer.repairs.opset import NotRepairable, lower_opset, raise_opset
-from stn_infer.repairs.repairs import AFTER, BEFORE, repair
+from stn_infer.repairs.opset import lower_opset, raise_opset
+from stn_infer.repairs.passes import AFTER_FUSION, BEFORE_FUSION, Pass, repair
+from stn_infer.repairs.result import NotRepairable, Repair
 from tests.support.onnx_files import F16, F32, affine_grid_model, affine_model, constant, flow_model, make
+
+
+def repaired(model: onnx.ModelProto, passes: Mapping[str, Pass]) -> tuple[onnx.ModelProto, tuple[Repair, ...]]:
+    """The result and its notes; whether it says that it changed anything is what it did."""
+    result = repair(model, passes)
+    assert result.changed is (result.model is not model) is any(note.done for note in result.notes)
+    return result.model, result.notes
 
 
 def run(model: onnx.ModelProto, **inputs: Any) -> Any:
@@ -42,18 +51,18 @@ def modes(model: onnx.ModelProto) -> list[str]:
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
 def test_the_trap_is_left_by_an_older_opset(opset: int, mode: str) -> None:
     model = affine_model(opset=opset, mode=mode)
-    mended, done = repair(model, AFTER)
+    fixed, done = repaired(model, AFTER_FUSION)
     assert [(entry.code, entry.done) for entry in done] == [("opset-20-trap", True)]
-    assert opset_of(mended) == 19 and modes(mended) == [{"linear": "bilinear", "cubic": "bicubic"}[mode]]
+    assert opset_of(fixed) == 19 and modes(fixed) == [{"linear": "bilinear", "cubic": "bicubic"}[mode]]
     assert opset_of(model) == opset, "the given model must not change"
     x = images()
-    np.testing.assert_array_equal(run(mended, x=x), run(model, x=x))
+    np.testing.assert_array_equal(run(fixed, x=x), run(model, x=x))
 
 
 def test_nearest_is_no_trap() -> None:
     model = affine_model(opset=20, mode="nearest")
-    mended, done = repair(model, AFTER)
-    assert mended is model and done == ()
+    fixed, done = repaired(model, AFTER_FUSION)
+    assert fixed is model and done == ()
 
 
 def test_volumes_are_no_trap() -> None:
@@ -67,26 +76,26 @@ def test_volumes_are_no_trap() -> None:
         weights,
         opset=20,
     )
-    assert repair(model, AFTER) == (model, ())
+    assert repaired(model, AFTER_FUSION) == (model, ())
 
 
 def test_a_fused_file_leaves_the_trap_too() -> None:
     model = affine_model(opset=20, mode="linear", padding_mode="border")
     fused, _ = fuse(model)
-    mended, done = repair(fused, AFTER)
-    assert done[0].done and modes(mended) == ["bilinear"]
-    assert [(entry.domain, entry.version) for entry in mended.functions[0].opset_import] == [("", 19)]
-    onnx.checker.check_model(mended)
+    fixed, done = repaired(fused, AFTER_FUSION)
+    assert done[0].done and modes(fixed) == ["bilinear"]
+    assert [(entry.domain, entry.version) for entry in fixed.functions[0].opset_import] == [("", 19)]
+    onnx.checker.check_model(fixed)
     x = images()
-    np.testing.assert_array_equal(run(mended, x=x), run(fused, x=x))
+    np.testing.assert_array_equal(run(fixed, x=x), run(fused, x=x))
 
 
 def test_a_newer_operator_keeps_the_opset() -> None:
     model = affine_model(opset=20, mode="linear")
     model.graph.node[-1].output[0] = "sampled"
     model.graph.node.append(helper.make_node("Gelu", ["sampled"], ["y"], name="gelu"))
-    mended, done = repair(model, AFTER)
-    assert mended is model
+    fixed, done = repaired(model, AFTER_FUSION)
+    assert fixed is model
     assert not done[0].done and "Gelu (node 'gelu') does not exist at opset 19" in done[0].message
 
 
@@ -114,22 +123,22 @@ def test_types_that_an_older_operator_lacks_are_found_by_running() -> None:
     inputs: dict[str, Any] = {"x": (F32, [1, 1, 8, 8]), "grid": (F32, [1, 3, 3, 2])}
     weights = [helper.make_tensor("w", TensorProto.BFLOAT16, [1, 1, 1, 1], [1.0])]
     model = make(nodes, inputs, {"y": (F32, [1, 1, 3, 3])}, weights, opset=22)
-    mended, done = repair(model, AFTER)
-    assert mended is model and not done[0].done
+    fixed, done = repaired(model, AFTER_FUSION)
+    assert fixed is model and not done[0].done
 
 
 @pytest.mark.parametrize("opset", [11, 12, 13, 14, 15])
 @pytest.mark.parametrize("padding_mode", ["zeros", "border", "reflection"])
 def test_onnxruntimes_own_sampler_becomes_the_standard_one(opset: int, padding_mode: str) -> None:
     model = affine_model(opset=opset, domain="com.microsoft", ir_version=6, padding_mode=padding_mode, align_corners=1)
-    mended, done = repair(model, BEFORE)
+    fixed, done = repaired(model, BEFORE_FUSION)
     assert [entry.done for entry in done] == [True, True]
-    assert opset_of(mended) == 16 and {entry.domain for entry in mended.opset_import} == {""}
-    assert {node.domain for node in mended.graph.node} == {""}
+    assert opset_of(fixed) == 16 and {entry.domain for entry in fixed.opset_import} == {""}
+    assert {node.domain for node in fixed.graph.node} == {""}
     x = images()
-    np.testing.assert_array_equal(run(mended, x=x), run(model, x=x))
-    assert [value.name for value in mended.graph.output] == ["y"]
-    assert mended.graph.output[0] == model.graph.output[0]
+    np.testing.assert_array_equal(run(fixed, x=x), run(model, x=x))
+    assert [value.name for value in fixed.graph.output] == ["y"]
+    assert fixed.graph.output[0] == model.graph.output[0]
 
 
 def test_operators_that_changed_on_the_way_are_converted() -> None:
@@ -138,10 +147,10 @@ def test_operators_that_changed_on_the_way_are_converted() -> None:
     model.graph.node[-1].output[0] = "sampled"
     model.graph.node.append(helper.make_node("Unsqueeze", ["sampled"], ["y"], axes=[0]))
     model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", F32, [1, "n", 1, 8, 8]))
-    mended, _ = repair(model, BEFORE)
-    assert len(mended.graph.node[-1].input) == 2
+    fixed, _ = repaired(model, BEFORE_FUSION)
+    assert len(fixed.graph.node[-1].input) == 2
     x = images()
-    np.testing.assert_array_equal(run(mended, x=x), run(model, x=x))
+    np.testing.assert_array_equal(run(fixed, x=x), run(model, x=x))
 
 
 @pytest.mark.parametrize("interpolation, mode", [(0, "bilinear"), (1, "nearest")])
@@ -154,16 +163,16 @@ def test_mmdeploys_sampler(interpolation: int, mode: str, padding: int, padding_
         attributes={"interpolation_mode": interpolation, "padding_mode": padding, "align_corners": 1},
         ir_version=6,
     )
-    mended, _ = repair(model, BEFORE)
+    fixed, _ = repaired(model, BEFORE_FUSION)
     wanted = affine_model(opset=16, mode=mode, padding_mode=padding_mode, align_corners=1)
-    np.testing.assert_array_equal(run(mended, x=images()), run(wanted, x=images()))
+    np.testing.assert_array_equal(run(fixed, x=images()), run(wanted, x=images()))
 
 
 def test_mmdeploys_bicubic_is_refused() -> None:
     attributes = {"interpolation_mode": 2, "padding_mode": 0, "align_corners": 0}
     model = affine_model(opset=11, sampler="grid_sampler", domain="mmdeploy", attributes=attributes, ir_version=6)
-    mended, done = repair(model, BEFORE)
-    assert mended is model and not done[0].done and "compute bilinear" in done[0].message
+    fixed, done = repaired(model, BEFORE_FUSION)
+    assert fixed is model and not done[0].done and "compute bilinear" in done[0].message
 
 
 def test_atens_sampler_takes_its_settings_from_constants() -> None:
@@ -172,15 +181,15 @@ def test_atens_sampler_takes_its_settings_from_constants() -> None:
     model.graph.initializer.extend(
         [constant(0, "mode", np.int64), constant(2, "padding", np.int64), constant(True, "aligned")]
     )
-    mended, _ = repair(model, BEFORE)
+    fixed, _ = repaired(model, BEFORE_FUSION)
     wanted = affine_model(opset=16, padding_mode="reflection", align_corners=1)
-    np.testing.assert_array_equal(run(mended, x=images()), run(wanted, x=images()))
+    np.testing.assert_array_equal(run(fixed, x=images()), run(wanted, x=images()))
 
 
 def test_a_standard_sampler_in_an_opset_without_it() -> None:
-    mended, done = repair(affine_model(opset=12, ir_version=6), BEFORE)
-    assert done[-1].done and opset_of(mended) == 16
-    np.testing.assert_array_equal(run(mended, x=images()), run(affine_model(), x=images()))
+    fixed, done = repaired(affine_model(opset=12, ir_version=6), BEFORE_FUSION)
+    assert done[-1].done and opset_of(fixed) == 16
+    np.testing.assert_array_equal(run(fixed, x=images()), run(affine_model(), x=images()))
 
 
 def test_functions_keep_the_opset() -> None:
@@ -195,17 +204,17 @@ def test_a_version_that_onnxruntime_does_not_read_is_lowered() -> None:
     model = affine_model(opset=28, mode="linear", ir_version=14)
     with pytest.raises(Exception, match="Unsupported model IR version"):
         run(model, x=images())
-    mended, done = repair(model, BEFORE)
+    fixed, done = repaired(model, BEFORE_FUSION)
     assert {entry.code for entry in done} == {"opset-too-new", "ir-too-new"} and all(entry.done for entry in done)
-    assert (opset_of(mended), mended.ir_version) == (26, 13)
-    np.testing.assert_array_equal(run(mended, x=images()), run(affine_model(), x=images()))
+    assert (opset_of(fixed), fixed.ir_version) == (26, 13)
+    np.testing.assert_array_equal(run(fixed, x=images()), run(affine_model(), x=images()))
 
 
 def test_a_type_of_a_new_ir_version_is_named() -> None:
     model = affine_model(opset=18, ir_version=14)
     model.graph.initializer.append(TensorProto(name="six", data_type=TensorProto.FLOAT6E2M3, dims=[0]))
-    mended, done = repair(model, BEFORE)
-    assert mended is model and "FLOAT6E2M3" in done[0].message
+    fixed, done = repaired(model, BEFORE_FUSION)
+    assert fixed is model and "FLOAT6E2M3" in done[0].message
 
 
 def test_weights_among_the_inputs_of_old_files() -> None:
@@ -213,31 +222,31 @@ def test_weights_among_the_inputs_of_old_files() -> None:
     model.graph.input.extend(
         helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims) for tensor in model.graph.initializer
     )
-    mended, done = repair(model, BEFORE)
+    fixed, done = repaired(model, BEFORE_FUSION)
     assert done[0].code == "weights-as-inputs"
-    assert [value.name for value in mended.graph.input] == ["x"] and mended.ir_version == 4
-    np.testing.assert_array_equal(run(mended, x=images()), run(model, x=images()))
+    assert [value.name for value in fixed.graph.input] == ["x"] and fixed.ir_version == 4
+    np.testing.assert_array_equal(run(fixed, x=images()), run(model, x=images()))
 
 
 @pytest.mark.parametrize("image, grid", [(F32, F16), (F16, F32)])
 def test_image_and_grid_get_one_type(image: int, grid: int) -> None:
     model = flow_model(image=image, grid=grid)
-    mended, done = repair(model, AFTER)
+    fixed, done = repaired(model, AFTER_FUSION)
     assert done[0].code == "mixed-types" and done[0].done
-    inferred = onnx.shape_inference.infer_shapes(mended, strict_mode=True)
+    inferred = onnx.shape_inference.infer_shapes(fixed, strict_mode=True)
     types = {value.name: value.type.tensor_type.elem_type for value in inferred.graph.value_info}
-    sampler = next(node for node in mended.graph.node if node.op_type == "GridSample")
+    sampler = next(node for node in fixed.graph.node if node.op_type == "GridSample")
     assert [types[name] for name in sampler.input] == [F32, F32]
-    assert mended.graph.output[0] == model.graph.output[0]
-    wanted, found = run(model, x=images()), run(mended, x=images())
+    assert fixed.graph.output[0] == model.graph.output[0]
+    wanted, found = run(model, x=images()), run(fixed, x=images())
     assert found.dtype == wanted.dtype
     np.testing.assert_allclose(found.astype(np.float32), wanted.astype(np.float32), atol=2e-3)
 
 
 def test_what_needs_no_repair_is_given_back_itself() -> None:
     for model in (affine_model(), flow_model()):
-        assert repair(model, BEFORE) == (model, ())
-    assert repair(affine_model(), AFTER) == (affine_model(), ())
+        assert repaired(model, BEFORE_FUSION) == (model, ())
+    assert repaired(affine_model(), AFTER_FUSION) == (affine_model(), ())
 
 
 @pytest.mark.parametrize("volume", [False, True])
@@ -249,13 +258,13 @@ def test_affine_grid_as_a_matrix_product(volume: bool, align_corners: int) -> No
     sizes = [4, 6, 8] if volume else [6, 8]
     model.graph.output.insert(0, helper.make_tensor_value_info("grid", F32, ["n", *sizes, len(sizes)]))
     fused, _ = fuse(model)
-    mended, done = repair(fused, AFTER)
+    fixed, done = repaired(fused, AFTER_FUSION)
     assert {"affine-grid"} <= {entry.code for entry in done if entry.done}
-    assert "AffineGrid" not in {node.op_type for node in mended.graph.node}
-    assert opset_of(mended) == (20 if volume else 19)
+    assert "AffineGrid" not in {node.op_type for node in fixed.graph.node}
+    assert opset_of(fixed) == (20 if volume else 19)
     theta = np.random.default_rng(4).uniform(-2, 2, (3, len(sizes), len(sizes) + 1)).astype(np.float32)
     x = images((3, 1, *sizes))
-    np.testing.assert_allclose(run(mended, x=x, theta=theta), run(model, x=x, theta=theta), atol=1e-6)
+    np.testing.assert_allclose(run(fixed, x=x, theta=theta), run(model, x=x, theta=theta), atol=1e-6)
 
 
 def test_an_affine_grid_of_open_size_is_refused() -> None:
@@ -263,8 +272,8 @@ def test_an_affine_grid_of_open_size_is_refused() -> None:
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "rest")
     model.graph.initializer.remove(tensor)
     model.graph.input.append(helper.make_tensor_value_info("rest", TensorProto.INT64, [3]))
-    mended, done = repair(model, AFTER)
-    assert mended is model
+    fixed, done = repaired(model, AFTER_FUSION)
+    assert fixed is model
     assert not done[0].done and "size of AffineGrid 'affine' is not fixed" in done[0].message
 
 
@@ -272,8 +281,8 @@ def test_an_affine_grid_whose_size_a_caller_may_override_is_refused() -> None:
     """The file's value for it is a default only."""
     model = affine_grid_model()
     model.graph.input.append(helper.make_tensor_value_info("rest", TensorProto.INT64, [3]))
-    mended, done = repair(model, AFTER)
-    assert mended is model
+    fixed, done = repaired(model, AFTER_FUSION)
+    assert fixed is model
     assert not done[0].done and "size of AffineGrid 'affine' is not fixed" in done[0].message
 
 
@@ -291,8 +300,8 @@ def in_a_function(sampler: str, domain: str, more: str = "") -> onnx.ModelProto:
 
 def test_a_mode_that_a_function_takes_as_an_attribute_is_kept() -> None:
     model = in_a_function("y = com.microsoft.GridSample <mode: string = @how> (x, g)", "com.microsoft")
-    mended, done = repair(model, BEFORE)
-    assert mended is model
+    fixed, done = repaired(model, BEFORE_FUSION)
+    assert fixed is model
     assert [(entry.code, entry.done) for entry in done] == [("custom-sampler", False)]
 
 
@@ -302,8 +311,8 @@ def test_constants_of_the_main_graph_mean_nothing_in_a_function() -> None:
         "y = aten.grid_sampler (x, g, one, zero, zero)"
     )
     model = in_a_function(sampler, "aten", "<int64 one = {0}, int64 zero = {0}>")
-    mended, done = repair(model, BEFORE)
-    assert mended is model and done == ()
+    fixed, done = repaired(model, BEFORE_FUSION)
+    assert fixed is model and done == ()
 
 
 def test_settings_that_a_caller_may_override_are_no_constants() -> None:
@@ -314,5 +323,5 @@ def test_settings_that_a_caller_may_override_are_no_constants() -> None:
         <int64 mode = {0}, int64 zero = {0}> { y = aten.grid_sampler (x, grid, mode, zero, zero) }
         """
     )
-    mended, done = repair(model, BEFORE)
-    assert mended is model and done == ()
+    fixed, done = repaired(model, BEFORE_FUSION)
+    assert fixed is model and done == ()

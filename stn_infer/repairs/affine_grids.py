@@ -1,0 +1,63 @@
+"""AffineGrid, which TensorRT has no importer for, as a matrix product."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.samplers import UNKNOWN, infer_facts
+from stn_infer.proto.edit import NewNodes, copy_of, replace_all
+from stn_infer.proto.names import Names
+from stn_infer.proto.traversal import attributes_of, is_standard
+from stn_infer.repairs.result import NotRepairable, PassResult, Repair
+
+
+def plain_affine_grids(model: onnx.ModelProto) -> PassResult[Repair]:
+    """AffineGrid nodes that the fusion left become theta · mesh, which every runtime has and every opset.
+
+    Raises:
+        NotRepairable: the size of the grid is not fixed, or one pixel along an axis.
+    """
+    count = sum(is_standard(node, "AffineGrid") for node in model.graph.node)
+    if not count:
+        return PassResult(model)
+    facts = infer_facts(_without_defaults(model))
+    changed = copy_of(model)
+    names = Names(changed.graph)
+    nodes: list[onnx.NodeProto] = []
+    for node in changed.graph.node:
+        if not is_standard(node, "AffineGrid"):
+            nodes.append(node)
+            continue
+        grid, theta = facts.get(node.output[0], UNKNOWN), facts.get(node.input[0], UNKNOWN)
+        dims = (grid.dims or ())[1:-1]
+        sizes = [size for size in dims if size is not None and size > 1]
+        if not sizes or len(sizes) < len(dims) or theta.elem_type != TensorProto.FLOAT:
+            raise NotRepairable(f"the size of AffineGrid {node.name or node.output[0]!r} is not fixed in the file")
+        new = _product(node, sizes, names)
+        nodes += new.nodes
+        changed.graph.initializer.extend(new.constants)
+    replace_all(changed.graph.node, nodes)
+    message = f"{count} AffineGrid written as a matrix product with a constant mesh"
+    return PassResult(changed, True, (Repair("affine-grid", message),))
+
+
+def _product(node: onnx.NodeProto, sizes: list[int], names: Names) -> NewNodes:
+    """What computes the same as AffineGrid."""
+    mesh = canonical_basis(sizes, bool(attributes_of(node).get("align_corners", 0))).astype(np.float32)
+    new = NewNodes(names, node.output[0])
+    points = new.node("MatMul", [node.input[0], new.constant("mesh", mesh)], "points")
+    moved = new.node("Transpose", [points], "moved", perm=[0, 2, 1])
+    shape = new.constant("shape", np.array([0, *sizes, len(sizes)]))
+    new.nodes.append(helper.make_node("Reshape", [moved, shape], list(node.output), name=node.name))
+    return new
+
+
+def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy in which what a caller may override has no value."""
+    copy = copy_of(model)
+    inputs = {value.name for value in model.graph.input}
+    replace_all(copy.graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name not in inputs))
+    return copy

@@ -1,0 +1,89 @@
+"""Samplers as every runtime knows them: the standard operator, its image and grid of one type."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import onnx
+from onnx import TensorProto, helper
+
+from stn_infer.fusion.samplers import CUSTOM, UNKNOWN, infer_facts, sampler_settings, small_constants
+from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.names import Names
+from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, nested_nodes, opset_of
+from stn_infer.repairs.opset import raise_opset
+from stn_infer.repairs.result import NotRepairable, PassResult, Repair
+from stn_infer.samplers import spell_mode
+
+_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+
+
+def standard_samplers(model: onnx.ModelProto) -> PassResult[Repair]:
+    """Custom samplers become GridSample, and the file's opset at least 16.
+
+    Raises:
+        NotRepairable: mmdeploy's runtime samples bicubic as bilinear, a function takes a sampler's settings as
+            attributes, or the opset can't be raised.
+    """
+    changed = copy_of(model)
+    opset = opset_of(model)
+    constants = small_constants(model)
+    graphs = [(changed.graph.node, constants)]
+    graphs += [(function.node, {}) for function in changed.functions]  # where the main graph's names mean nothing
+    count = 0
+    for node, known in chain.from_iterable(((node, known) for node in nested_nodes(nodes)) for nodes, known in graphs):
+        settings = sampler_settings(node, known)
+        old = is_standard(node) and opset < 16
+        if settings is None or not (old or (node.domain, node.op_type) in CUSTOM):
+            continue
+        mode, padding, aligned, _ = settings
+        if any(attribute.ref_attr_name for attribute in node.attribute):
+            raise NotRepairable(f"a function takes the settings of {node.name or node.output[0]!r} as attributes")
+        if node.domain == "mmdeploy" and mode == "bicubic":
+            raise NotRepairable(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
+        count += 1
+        node.op_type, node.domain = "GridSample", ""
+        del node.attribute[:], node.input[2:]
+        values = {"mode": spell_mode(mode, opset), "padding_mode": padding, "align_corners": int(aligned)}
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in values.items())
+    if not count:
+        return PassResult(model)
+    notes = [Repair("custom-sampler", f"{count} custom samplers are the standard GridSample now")]
+    if opset < 16:
+        changed = raise_opset(changed, 16)
+        notes.append(Repair("custom-sampler", f"opset {opset} raised to 16, the first that has GridSample"))
+    used = {*STANDARD_DOMAINS, *(node.domain for node in every_node(changed))}
+    replace_all(changed.opset_import, [entry for entry in changed.opset_import if entry.domain in used])
+    return PassResult(changed, True, tuple(notes))
+
+
+def one_type(model: onnx.ModelProto) -> PassResult[Repair]:
+    """Image and grid of a sampler get one type, the wider of the two; the output keeps its own."""
+    facts = infer_facts(model)
+    changed = copy_of(model)
+    names = Names(changed.graph)
+    nodes: list[onnx.NodeProto] = []
+    notes: list[Repair] = []
+    for node in changed.graph.node:
+        image, grid = (facts.get(name, UNKNOWN).elem_type for name in (*node.input[:2], "", "")[:2])
+        plain = is_standard(node, "GridSample") and len(node.input) > 1
+        if not plain or image == grid or image not in _FLOATS or grid not in _FLOATS:
+            nodes.append(node)
+            continue
+        after = []
+        for index, kind in enumerate((image, grid)):
+            if kind != TensorProto.FLOAT:
+                name = names.fresh(f"{node.input[index]}_float")
+                nodes.append(helper.make_node("Cast", [node.input[index]], [name], to=TensorProto.FLOAT))
+                node.input[index] = name
+        if image != TensorProto.FLOAT:
+            output, name = node.output[0], names.fresh(f"{node.output[0]}_float")
+            node.output[0] = name
+            after.append(helper.make_node("Cast", [name], [output], to=image))
+        nodes += [node, *after]
+        notes.append(Repair("mixed-types", f"{node.name or node.output[0]!r} samples in float32, image and grid"))
+    if not notes:
+        return PassResult(model)
+    replace_all(changed.graph.node, nodes)
+    del changed.graph.value_info[:]
+    return PassResult(changed, True, tuple(notes))
