@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Iterator
 
 import pytest
 
 from stn_infer.backends.tensorrt.runtime import TensorRT, load_runtime
+from tests.support import shared
 from tests.support.tensorrt_parts import module_or_skip
 
 
@@ -37,6 +39,13 @@ def torchlib_once() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(from_torchlib))
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def shared_folder(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Where the processes of one run leave what others need too."""
+    base = tmp_path_factory.getbasetemp()
+    shared.FOLDER = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "shared"
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -15,7 +15,6 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.api.build import build
-from stn_infer.api.export import export_bytes
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
 from stn_infer.backends.tensorrt.engine import BuildOptions
@@ -25,7 +24,7 @@ from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError, OutputError, UsageError
 from stn_infer.models import SHIPPED
-from stn_infer.sources.load import load_source
+from tests.support.shared import exported
 from tests.support.tensorrt_parts import library_or_skip, run_script
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
@@ -41,7 +40,7 @@ def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("models")
     paths = {name: folder / f"{name}.onnx" for name in MODELS}
     for name, path in paths.items():
-        path.write_bytes(export_bytes(load_source(name)))
+        path.write_bytes(exported(name))
     return paths
 
 

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import os
 import pickle
-import resource
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from pathlib import Path
 
@@ -21,6 +19,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from stn_infer.cli.main import main
+from tests.support.helpers import nothing_larger_than
 from tests.support.paths import ROOT
 
 FACTORIES = """
@@ -192,17 +191,6 @@ def test_a_model_without_grid_sample_exports_and_says_so(folder: Path) -> None:
     assert result.exit_code == 0, result.stderr
     assert "no GridSample" in result.stdout
     assert not onnx.load("model.onnx").functions
-
-
-@contextmanager
-def nothing_larger_than(size: int) -> Iterator[None]:
-    """No file of this process may grow beyond ``size`` bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def test_a_full_disk_leaves_the_older_file(folder: Path) -> None:

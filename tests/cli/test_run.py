@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -20,6 +19,7 @@ from PIL import Image
 
 from stn_infer.cli.main import main
 from stn_infer.metadata import ModelMetadata, Preprocess
+from tests.support.helpers import nothing_larger_than
 
 COMMAND = [sys.executable, "-m", "stn_infer.cli.main"]
 ROWS = 6000  # in batches of one: enough seconds to be interrupted in
@@ -173,8 +173,9 @@ def many(tmp_path: Path, rows: int = ROWS) -> Path:
 
 def test_ctrl_c_and_resume_give_the_same_files(model: Path, tmp_path: Path) -> None:
     rest = ["--batch-size", "1", "--shard-rows", "100"]
-    job = [*COMMAND, "run", str(model), str(many(tmp_path)), "-o", str(tmp_path / "out"), *rest]
-    process = subprocess.Popen(job, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    job = [model, many(tmp_path), "-o", tmp_path / "out", *rest]
+    command = [*COMMAND, "run", *map(str, job)]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "ledger-00001.csv").exists():
         assert time.monotonic() < deadline and process.poll() is None
@@ -188,8 +189,8 @@ def test_ctrl_c_and_resume_give_the_same_files(model: Path, tmp_path: Path) -> N
     assert 2 <= ledgers < ROWS // 100
     assert not list((tmp_path / "out").glob(".*"))
 
-    resumed = subprocess.run([*job, "--resume"], capture_output=True, text=True, timeout=120)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = invoke(*job, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
     assert resumed.stdout.startswith(f"{ROWS} inputs ({100 * ledgers} of them before): {ROWS} predicted")
     whole = invoke(model, tmp_path / "many.npy", "-o", tmp_path / "whole", *rest)
     assert whole.exit_code == 0
@@ -198,9 +199,8 @@ def test_ctrl_c_and_resume_give_the_same_files(model: Path, tmp_path: Path) -> N
 
 
 def test_a_killed_run_resumes(model: Path, tmp_path: Path) -> None:
-    job = [*COMMAND, "run", str(model), str(many(tmp_path)), "-o", str(tmp_path / "out")]
-    job += ["--batch-size", "1", "--shard-rows", "500"]
-    process = subprocess.Popen(job, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    job = [model, many(tmp_path), "-o", tmp_path / "out", "--batch-size", "1", "--shard-rows", "500"]
+    process = subprocess.Popen([*COMMAND, "run", *map(str, job)], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 120
     while not (tmp_path / "out" / "ledger-00000.csv").exists():
         assert time.monotonic() < deadline and process.poll() is None
@@ -208,27 +208,23 @@ def test_a_killed_run_resumes(model: Path, tmp_path: Path) -> None:
     process.kill()
     process.wait(timeout=60)
     (tmp_path / "out" / ".predictions-00007.csv.1.part").write_text("what a kill in the middle of a shard leaves")
-    resumed = subprocess.run([*job, "--resume"], capture_output=True, text=True, timeout=120)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = invoke(*job, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
     names = [row["input"] for i in range(ROWS // 500) for row in table(tmp_path / "out" / f"predictions-{i:05d}.csv")]
     assert names == [f"{tmp_path}/many.npy[{i}]" for i in range(ROWS)]
     assert not list((tmp_path / "out").glob(".*"))
 
 
-def limit_file_size() -> None:
-    """The kernel then refuses to let a file grow, as a full disk does; run.json and a small ledger still fit."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
-
-
 def test_no_room_to_write_is_one_line(model: Path, tmp_path: Path) -> None:
-    job = [*COMMAND, "run", str(model), str(many(tmp_path, 1000)), "-o", str(tmp_path / "out")]
-    result = subprocess.run(job, capture_output=True, text=True, timeout=120, preexec_fn=limit_file_size)
-    assert result.returncode == 1
+    job = [model, many(tmp_path, 1000), "-o", tmp_path / "out"]
+    with nothing_larger_than(20_000):  # run.json and a small ledger still fit
+        result = invoke(*job)
+    assert result.exit_code == 1
     assert result.stderr.startswith(f"error: cannot write {tmp_path}/out/predictions-00000.csv: File too large")
     assert result.stderr.count("\n") == 1
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["run.json"], "nothing half-written is left"
-    resumed = subprocess.run([*job, "--resume"], capture_output=True, text=True, timeout=120)
-    assert resumed.returncode == 0, resumed.stderr
+    resumed = invoke(*job, "--resume")
+    assert resumed.exit_code == 0, resumed.stderr
 
 
 def test_a_full_disk_is_one_line(model: Path, tmp_path: Path) -> None:

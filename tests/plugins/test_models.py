@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from stn_infer import plugin
-from stn_infer.api.export import export_bytes
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.fusion.op import DOMAIN
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models import SHIPPED
 from stn_infer.sources.load import load_source
+from tests.support.shared import exported
 
 pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 @pytest.mark.parametrize("name", [*SHIPPED, "st-cnn-projective"])
 def test_the_same_file_and_model_with_and_without_the_op(name: str) -> None:
     loaded = load_source(name)
-    content = export_bytes(loaded)
+    content = exported(name)
     assert any(node.domain == DOMAIN for node in onnx.load_from_string(content).graph.node)
     rng = np.random.default_rng(0)
     (shape,) = loaded.input_shapes

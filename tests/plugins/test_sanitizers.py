@@ -63,9 +63,9 @@ def test_every_combination_of_the_kernels(tmp_path: Path) -> None:
 
 
 @needs_compiler
+@pytest.mark.slow
 def test_plain_kernels_and_plugins_under_sanitizers(tmp_path: Path) -> None:
-    """Some of the combinations, without SIMD and in the CUDA kernels, and TensorRT's lifecycle; the slow test below
-    does the rest."""
+    """Some of the combinations without SIMD; the test below does all of them with it."""
     build(tmp_path, "-DSTN_SANITIZE=address,undefined,float-cast-overflow", "-DSTN_SIMD=OFF")
     assert run(tmp_path / "tests" / "kernels_test", "--every", "5").startswith("plain")
     assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "13")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import resource
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
@@ -14,6 +17,17 @@ from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, Kind, attach_functi
 from stn_infer.samplers import spell_mode
 
 Array = NDArray[Any]
+
+
+@contextmanager
+def nothing_larger_than(size: int) -> Iterator[None]:
+    """The kernel refuses to let a file of this process grow beyond ``size`` bytes, as a full disk does."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 def run_op(

@@ -17,6 +17,7 @@ import torch
 from tests.support import stn_styles as styles
 from tests.support import zoo_graphs as graphs
 from tests.support import zoo_torch as nets
+from tests.support.shared import made_once
 from tests.support.zoo_graphs import Graph, affine_grid, spline
 from tests.support.zoo_torch import dynamo, script
 
@@ -69,8 +70,12 @@ class Animal:
 @cache
 def load(animal: Animal) -> onnx.ModelProto:
     """The model; don't change it."""
-    torch.manual_seed(3)
-    return animal.build()
+
+    def build() -> bytes:
+        torch.manual_seed(3)
+        return animal.build().SerializeToString()
+
+    return onnx.load_from_string(made_once(f"zoo {animal.name}", build))
 
 
 AFFINE = Fused("affine", 3, 6)

@@ -28,18 +28,16 @@ from stn_infer.precision.int8 import quantize
 from stn_infer.reference.model import Reference
 from stn_infer.reference.onnx_file import OnnxReference, OrtReference
 from stn_infer.reference.samples import sample_batches
-from stn_infer.sources.load import LoadedModel, load_source
-from stn_infer.torch_export.portable import build_portable
+from stn_infer.sources.load import LoadedModel
 from tests.support import tensorrt_standin as standin
+from tests.support.shared import portable, source
 from tests.support.wrong_files import Mutation, one_transformer, with_attribute
 
 SHIPPED = "st-cnn-affine-rts"
 
 
-@cache
 def shipped() -> tuple[LoadedModel, onnx.ModelProto]:
-    loaded = load_source(SHIPPED)
-    return loaded, build_portable(loaded)[0]
+    return source(SHIPPED), portable(SHIPPED)
 
 
 def written(folder: Path, model: onnx.ModelProto, name: str = "model.onnx") -> Path:
@@ -155,7 +153,7 @@ def test_open_sizes_need_a_shape(tmp_path: Path) -> None:
 
 @cache
 def bfloat16_file() -> onnx.ModelProto:
-    return to_half(build_portable(shipped()[0], "bf16")[0], "bf16").model
+    return to_half(portable(SHIPPED, bf16=True), "bf16").model
 
 
 @pytest.mark.parametrize("mistake", [None, with_attribute(mode="nearest"), with_attribute(align_corners=1)])

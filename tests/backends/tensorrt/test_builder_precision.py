@@ -17,9 +17,8 @@ from stn_infer.backends.tensorrt.runtime import TensorRT
 from stn_infer.models import SHIPPED
 from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
-from stn_infer.sources.load import load_source
-from stn_infer.torch_export.portable import build_portable
 from tests.support.precision_models import images, small_stn
+from tests.support.shared import portable, source
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")
@@ -68,10 +67,9 @@ def test_a_small_model_builds_and_samples_in_float32(
 @pytest.mark.slow
 @pytest.mark.parametrize("name", MODELS)
 def test_every_shipped_model_builds_in_every_precision(rtx: TensorRT, tmp_path: Path, name: str) -> None:
-    loaded = load_source(name)
-    noise = np.random.default_rng(0).random((32, *loaded.input_shapes[0])).astype(np.float32)
+    noise = np.random.default_rng(0).random((32, *source(name).input_shapes[0])).astype(np.float32)
     for precision in ("fp16", "bf16", "int8"):
-        model, _ = build_portable(loaded, "bf16" if precision == "bf16" else "fp32")
+        model = portable(name, bf16=precision == "bf16")
         made = lowered(model, precision, [{"input": noise}])
         assert types_at_samplers(rtx, made) == [("FLOAT", "FLOAT", "FLOAT")]
         folder = tmp_path / precision

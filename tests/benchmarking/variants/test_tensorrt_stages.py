@@ -14,6 +14,7 @@ from stn_infer.backends.tensorrt.runtime import TensorRT, make_logger
 from stn_infer.benchmarking.variants.tensorrt_stages import LayerNames, engine_stages, layer_times, names_of
 from stn_infer.errors import ModelError
 from tests.support import tensorrt_standin as standin
+from tests.support.shared import portable
 from tests.support.tensorrt_parts import module_or_skip
 from tests.support.tensorrt_standin import Cuda, Module, Script
 
@@ -129,10 +130,8 @@ def test_a_profiler_is_one_of_the_real_api() -> None:
 
 def test_the_real_parsers_names_are_known() -> None:
     rtx = module_or_skip("tensorrt_rtx", "tensorrt-rtx")
-    from stn_infer.sources.load import load_source
-    from stn_infer.torch_export.portable import build_portable
 
-    model, _ = build_portable(load_source("st-cnn-affine-rts"))
+    model = portable("st-cnn-affine-rts")
     logger = make_logger(rtx)
     builder = rtx.Builder(logger)
     network = builder.create_network(0)
