@@ -28,7 +28,7 @@ from turns import Plan, interleave
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.benchmarking.machine.monitor import cpu_share_in_use, this_machine, versions
-from stn_infer.benchmarking.report.stats import median
+from stn_infer.benchmarking.stats import median
 from stn_infer.fusion.fuse import fuse
 from stn_infer.fusion.op import spatial_nodes
 from stn_infer.layers import SpatialTransformer

@@ -20,10 +20,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 
 from benchmarks.peers.bounds import Bound
 from benchmarks.peers.compare import table
-from stn_infer.benchmarking.report.codec import read_result
-from stn_infer.benchmarking.report.explain import ratio_text, speed_up
+from stn_infer.benchmarking.record import Measurement
 from stn_infer.benchmarking.report.plots import plots
-from stn_infer.benchmarking.report.result import BenchResult, Measurement
+from stn_infer.benchmarking.report.speedup import ratio_text, speedup
+from stn_infer.benchmarking.result import BenchResult, read_result
 from stn_infer.models.catalog import SHIPPED, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +71,7 @@ def tutorial() -> str:
     lines = ["| tutorial STN, batch 256 | ms | times as fast (95 % interval) |", "|---|---:|---:|"]
     for variant, name in NAMES.items():
         row = result.get(variant, 256, "tutorial-stn-r")
-        ratio = "1" if row is plain else ratio_text(speed_up(row, plain))
+        ratio = "1" if row is plain else ratio_text(speedup(row, plain))
         lines.append(f"| {name} | {_ms(row)} | {ratio} |")
     return "\n".join(lines)
 

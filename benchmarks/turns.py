@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from stn_infer.benchmarking.harness.round import Call, Clock, warm_up
+from stn_infer.benchmarking.harness.row import Call, warm_up
+
+Clock = Callable[[], float]
 
 _FEWEST_ROUNDS = 3
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stn_infer.api.run import run
     from stn_infer.api.verify import verify
     from stn_infer.backends.base import Backend
-    from stn_infer.benchmarking.report.result import BenchResult
+    from stn_infer.benchmarking.result import BenchResult
     from stn_infer.errors import StnInferError
     from stn_infer.layers import SpatialTransformer
     from stn_infer.metadata import Preprocess
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backend": "backends.base",
-    "BenchResult": "benchmarking.report.result",
+    "BenchResult": "benchmarking.result",
     "ExportReport": "api.export",
     "LintFinding": "api.lint",
     "LintReport": "api.lint",

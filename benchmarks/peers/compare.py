@@ -33,9 +33,10 @@ from benchmarks.peers.bounds import Bound, Rates, bound, measure_rates
 from stn_infer.api.bench import make_request
 from stn_infer.backends.device import Device
 from stn_infer.benchmarking.harness.session import run_request
-from stn_infer.benchmarking.report.explain import ratio_text, speed_up
-from stn_infer.benchmarking.report.result import BenchResult, Measurement, flags
+from stn_infer.benchmarking.record import Measurement
+from stn_infer.benchmarking.report.speedup import ratio_text, speedup
 from stn_infer.benchmarking.request import Case, Method
+from stn_infer.benchmarking.result import BenchResult
 
 _WARPS = "benchmarks.peers.warps"
 CASES = (
@@ -78,7 +79,7 @@ def peers(device: str) -> dict[str, str]:
 def table(result: BenchResult, bounds: list[Bound]) -> str:
     """Markdown: a row a case and peer: the bound, the fastest of ours by name, theirs, and the ratio with its interval.
 
-    The ratio is paired within the rounds, as in the result's own table; a row that is not steady bears a star.
+    The ratio is paired within the rounds, as in the result's own table; an unstable measurement is marked with a star.
     Libraries of warps have no row for networks.
     """
     lines = [
@@ -102,14 +103,14 @@ def table(result: BenchResult, bounds: list[Bound]) -> str:
             if row is None or row.status != "timed":
                 theirs, ratio = (row.reason if row else "not run"), ""
             else:
-                theirs, ratio = _figure(row), "" if best is None else ratio_text(speed_up(best, row))
+                theirs, ratio = _figure(row), "" if best is None else ratio_text(speedup(best, row))
             case = f"{least.model}, batch {least.batch_size}"
             lines.append(f"| {case} | {least.ms:.3g} ({least.by}) | {own} | {peer} | {theirs} | {ratio} |")
     return "\n".join(lines)
 
 
 def _figure(row: Measurement) -> str:
-    return f"{_median(row):.3g}{' *' if flags(row) else ''}"
+    return f"{_median(row):.3g}{' *' if row.flags else ''}"
 
 
 def _median(row: Measurement) -> float:

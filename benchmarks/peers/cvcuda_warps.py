@@ -14,23 +14,22 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from benchmarks.peers.pixels import PixelRunner, Warp
-from stn_infer.benchmarking.harness.runner import OpenVariant
-from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.request import Method
+from benchmarks.peers.pixels import PixelVariant, Warp
+from stn_infer.benchmarking.harness.variant import OpenVariant
+from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.errors import MissingDependencyError, ModelError
 
 _CHANNELS = (1, 3, 4)
 
 
-def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def warp_affine(setup: Setup) -> OpenVariant:
     """``cvcuda.warp_affine_into`` on PyTorch's stream, from PyTorch's memory to PyTorch's memory.
 
     Raises:
         MissingDependencyError: the device is a CPU, or CV-CUDA cannot be imported.
         ModelError: the model is not a warp of :mod:`benchmarks.peers.warps`, or of more channels.
     """
-    if device == "cpu":
+    if setup.device == "cpu":
         raise MissingDependencyError("CV-CUDA needs a GPU, the device is cpu")
     try:
         import cvcuda
@@ -38,11 +37,11 @@ def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -
         raise MissingDependencyError(
             f"CV-CUDA cannot be imported ({error}); pip install 'stn-infer[peers-gpu]', or cvcuda-cu12 for CUDA 12"
         ) from None
-    channels = prepared.input_shapes[0][0]
+    channels = setup.prepared.input_shapes[0][0]
     if channels not in _CHANNELS:
         raise ModelError(f"CV-CUDA warps by a matrix an image with 1, 3 or 4 channels, these images have {channels}")
 
-    class CvCudaRunner(PixelRunner):
+    class CvCudaVariant(PixelVariant):
         library = f"CV-CUDA {cvcuda.__version__}"
         op = "cvcuda.warp_affine"
         origin = 0.0
@@ -53,7 +52,7 @@ def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -
 
             return batch_warp(cvcuda, shape, self.device, stream)
 
-    return CvCudaRunner(prepared, device, threads, method)
+    return CvCudaVariant(setup)
 
 
 def batch_warp(cvcuda: Any, shape: torch.Size, device: str, stream_of: Callable[[], int]) -> Warp:

@@ -13,14 +13,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmarks.peers.pixels import PixelRunner, Warp, as_fed, device_index
-from stn_infer.benchmarking.harness.runner import OpenVariant
-from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.request import Method
+from benchmarks.peers.pixels import PixelVariant, Warp, as_fed, device_index
+from stn_infer.benchmarking.harness.variant import OpenVariant
+from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.errors import MissingDependencyError
 
 
-def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def warp_affine(setup: Setup) -> OpenVariant:
     """``nvidia.dali.fn.warp_affine`` in a pipeline that shares PyTorch's memory, a batch a run, nothing prefetched.
 
     Raises:
@@ -34,7 +33,7 @@ def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -
             f"DALI cannot be imported ({error}); pip install 'stn-infer[peers-gpu]', or nvidia-dali-cuda120 for CUDA 12"
         ) from None
 
-    class DaliRunner(PixelRunner):
+    class DaliVariant(PixelVariant):
         library = f"DALI {dali.__version__}"
         op = "nvidia.dali.fn.warp_affine"
         origin = 0.5
@@ -51,7 +50,7 @@ def warp_affine(prepared: Prepared, device: str, threads: int, method: Method) -
 
             return warp
 
-    return DaliRunner(prepared, device, threads, method)
+    return DaliVariant(setup)
 
 
 def pipeline_of(batch: int, threads: int, device: str):  # type: ignore[no-untyped-def]

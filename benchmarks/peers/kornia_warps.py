@@ -6,14 +6,13 @@ from importlib.metadata import version
 from typing import Any
 
 from benchmarks.peers.warps import Call, require_warp, theta_of
-from stn_infer.benchmarking.harness.runner import OpenVariant
-from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.harness.variant import OpenVariant
+from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.variants.pytorch import TorchVariant
 from stn_infer.errors import MissingDependencyError
 
 
-def homography_warp(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def homography_warp(setup: Setup) -> OpenVariant:
     """``kornia.geometry.transform.homography_warp`` on theta with a third row; in eager PyTorch.
 
     Raises:
@@ -24,8 +23,8 @@ def homography_warp(prepared: Prepared, device: str, threads: int, method: Metho
         from kornia.geometry.transform import homography_warp as warp
     except ImportError:
         raise MissingDependencyError("kornia is not installed; pip install 'stn-infer[peers]'") from None
-    require_warp(prepared, "kornia")
-    runner = TorchVariant("eager", prepared, device, threads, method)
+    require_warp(setup.prepared, "kornia")
+    variant = TorchVariant("eager", setup)
 
     def forward(image: Any, change: Any) -> Any:
         import torch
@@ -34,7 +33,7 @@ def homography_warp(prepared: Prepared, device: str, threads: int, method: Metho
         last = torch.tensor([0.0, 0.0, 1.0], dtype=theta.dtype, device=theta.device).expand(len(theta), 1, 3)
         return warp(image, torch.cat([theta, last], dim=1), tuple(image.shape[2:]), align_corners=True)
 
-    runner.module = runner.plain = Call(forward)
-    describe = runner.describe
-    runner.describe = lambda: {**describe(), "runtime": f"kornia {version('kornia')}"}  # type: ignore[method-assign]
-    return runner
+    variant.module = variant.plain = Call(forward)
+    describe = variant.describe
+    variant.describe = lambda: {**describe(), "runtime": f"kornia {version('kornia')}"}  # type: ignore[method-assign]
+    return variant

@@ -9,14 +9,13 @@ from pathlib import Path
 
 import onnx
 
-from stn_infer.benchmarking.harness.runner import OpenVariant
-from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.harness.variant import OpenVariant
+from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.variants.ort import OrtVariant
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 
-def onnxslim(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def onnxslim(setup: Setup) -> OpenVariant:
     """``onnxslim.slim``.
 
     Raises:
@@ -30,10 +29,10 @@ def onnxslim(prepared: Prepared, device: str, threads: int, method: Method) -> O
         slimmed: onnx.ModelProto = package.slim(model)
         return slimmed
 
-    return _optimized("onnxslim", tool, prepared, device, threads, method)
+    return _optimized("onnxslim", tool, setup)
 
 
-def onnxsim(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def onnxsim(setup: Setup) -> OpenVariant:
     """``onnxsim.simplify``; raises as :func:`onnxslim`."""
 
     def tool(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -44,17 +43,15 @@ def onnxsim(prepared: Prepared, device: str, threads: int, method: Method) -> Op
             raise ModelError("onnxsim's own check of its result failed")
         return simplified  # type: ignore[no-any-return]
 
-    return _optimized("onnxsim", tool, prepared, device, threads, method)
+    return _optimized("onnxsim", tool, setup)
 
 
 def _optimized(
     name: str,
     tool: Callable[[onnx.ModelProto], onnx.ModelProto],
-    prepared: Prepared,
-    device: str,
-    threads: int,
-    method: Method,
+    setup: Setup,
 ) -> OpenVariant:
+    prepared = setup.prepared
     if prepared.plain is None:
         raise ModelError(prepared.problems.get("plain", "there is no plain file"))
     path = Path(prepared.folder) / f"{name}.onnx"
@@ -65,7 +62,7 @@ def _optimized(
             raise MissingDependencyError(f"{name} is not installed; pip install 'stn-infer[peers]'") from None
         except Exception as error:  # whatever a tool raises is its answer
             raise ModelError(f"{name} fails on the plain file: {one_line(error)}") from error
-    runner = OrtVariant("ort-plain", replace(prepared, plain=str(path)), device, threads, method)
-    describe = runner.describe
-    runner.describe = lambda: {**describe(), "optimized by": f"{name} {version(name)}"}  # type: ignore[method-assign]
-    return runner
+    variant = OrtVariant("ort-plain", replace(setup, prepared=replace(prepared, plain=str(path))))
+    describe = variant.describe
+    variant.describe = lambda: {**describe(), "optimized by": f"{name} {version(name)}"}  # type: ignore[method-assign]
+    return variant

@@ -7,35 +7,35 @@ from torch import Tensor
 
 from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer import plugin
-from stn_infer.benchmarking.harness.runner import OpenVariant
-from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.harness.variant import OpenVariant
+from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.variants.pytorch import TorchVariant
 from stn_infer.errors import MissingDependencyError
 from stn_infer.transforms.base import canonical_basis, center_to_grid
 
 
-def fused_warp(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def fused_warp(setup: Setup) -> OpenVariant:
     """``stn_infer.fused.spatial_transformer``, called as any operator.
 
     Raises:
         MissingDependencyError: the plugin library has no kernels for the device.
         ModelError: the model is not a warp of this folder.
     """
-    return _open("eager", prepared, device, threads, method)
+    return _open("eager", setup)
 
 
-def fused_warp_graph(prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def fused_warp_graph(setup: Setup) -> OpenVariant:
     """The same in a CUDA graph; raises as :func:`fused_warp`, and on a CPU."""
-    if device == "cpu":
+    if setup.device == "cpu":
         raise MissingDependencyError("CUDA graphs need a GPU, the device is cpu")
-    return _open("graph", prepared, device, threads, method)
+    return _open("graph", setup)
 
 
-def _open(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
+def _open(name: str, setup: Setup) -> OpenVariant:
     from stn_infer.fused import spatial_transformer, usable
     from stn_infer.samplers import SamplerSpec
 
+    prepared, device = setup.prepared, setup.device
     require_warp(prepared, "the fused warp")
     plugin.load()  # raises with the reason
     if not usable(torch.empty(0, device=device)):
@@ -45,13 +45,13 @@ def _open(name: str, prepared: Prepared, device: str, threads: int, method: Meth
     factors = center_to_grid(size, grid_align_corners=True)
     scale, shift = (it.to(device) for it in folded(lambda change: theta_of(change) * factors))
     basis = canonical_basis(size).float().to(device)
-    runner = TorchVariant(name, prepared, device, threads, method)
+    variant = TorchVariant(name, setup)
 
     def forward(image: Tensor, change: Tensor) -> Tensor:
         theta = torch.addmm(shift, change, scale).view(-1, 2, 3)
         return spatial_transformer(image, theta, basis, "affine", image.shape[2:], SamplerSpec(align_corners=True))
 
-    runner.module = runner.plain = Call(forward)
-    describe = runner.describe
-    runner.describe = lambda: {**describe(), "plugin": "libstn_plugins.so"}  # type: ignore[method-assign]
-    return runner
+    variant.module = variant.plain = Call(forward)
+    describe = variant.describe
+    variant.describe = lambda: {**describe(), "plugin": "libstn_plugins.so"}  # type: ignore[method-assign]
+    return variant

@@ -18,17 +18,16 @@ from torch import Tensor
 
 from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer.arrays import Array
-from stn_infer.benchmarking.harness.runner import Bound, Inspection
-from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.harness.variant import BoundVariant, Inspection
+from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.record import SamplerPlacement
-from stn_infer.benchmarking.request import Method
 from stn_infer.benchmarking.variants.pytorch import TorchVariant
 
 #: Warps images [N, H, W, C] by matrices [N, 2, 3] from output pixels to image pixels, both where PyTorch has them.
 Warp = Callable[[Tensor, Tensor], Tensor]
 
 
-class PixelRunner(TorchVariant):
+class PixelVariant(TorchVariant):
     """A library's affine warp of the images of :mod:`benchmarks.peers.warps`.
 
     Attributes:
@@ -41,12 +40,12 @@ class PixelRunner(TorchVariant):
     op: str
     origin: float
 
-    def __init__(self, prepared: Prepared, device: str, threads: int, method: Method) -> None:
-        require_warp(prepared, self.library)
-        super().__init__("eager", prepared, device, threads, method)
-        self.threads = threads
+    def __init__(self, setup: Setup) -> None:
+        require_warp(setup.prepared, self.library)
+        super().__init__("eager", setup)
+        self.threads = setup.threads
         self.module = self.plain = Call(self._forward)
-        self._label = f"{prepared.name} fails in {self.library}"
+        self._label = f"{setup.prepared.name} fails in {self.library}"
         self._ready: dict[torch.Size, tuple[Tensor, Tensor, Warp]] = {}
 
     @abstractmethod
@@ -60,8 +59,8 @@ class PixelRunner(TorchVariant):
         scale, shift, warp = self._ready[image.shape]
         return warp(image, torch.addmm(shift, change, scale).view(-1, 2, 3))
 
-    def bind(self, inputs: Sequence[Array]) -> Bound:
-        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
+    def bind(self, inputs: Sequence[Array]) -> BoundVariant:
+        """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
         bound = super().bind([np.ascontiguousarray(np.moveaxis(inputs[0], 1, 3)), inputs[1]])
         outputs = bound.outputs
         bound.outputs = lambda: [np.moveaxis(output, 3, 1) for output in outputs()]  # type: ignore[method-assign]
@@ -73,11 +72,11 @@ class PixelRunner(TorchVariant):
         return bound
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
-        return {**super().describe(), "runtime": self.library, "images": "channels last, laid out so beforehand"}
+        """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
+        return {**super().describe(), "runtime": self.library, "images": "channels last, laid out beforehand"}
 
     def close(self) -> None:
-        """Let go of the library's buffers, too."""
+        """Release the library's buffers, too."""
         self._ready.clear()
         super().close()
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
-from stn_infer.benchmarking.report.result import BenchResult
-from stn_infer.benchmarking.request import Case, Method, Request, check_batch_sizes
+from stn_infer.benchmarking.request import Case, Method, Progress, Request, check_batch_sizes
+from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.variants.names import VARIANTS
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Precision
-
-Progress = Callable[[str], None]
 
 
 def bench(
@@ -72,7 +70,15 @@ def bench(
     shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
     checkpoint = str(weights) if weights else None
     fed = tuple(map(str, inputs)) if inputs else None
-    case = Case(str(model), source, checkpoint, shapes, precision, check_batch_sizes(batch_sizes), fed)
+    case = Case(
+        str(model),
+        source=source,
+        weights=checkpoint,
+        input_shapes=shapes,
+        precision=precision,
+        batch_sizes=check_batch_sizes(batch_sizes),
+        inputs=fed,
+    )
     request = make_request((case,), variants, device, threads, tolerance, method)
     from stn_infer.benchmarking.harness.session import run_request
 
@@ -119,4 +125,11 @@ def make_request(
                 "bench writes: leave them out"
             )
         check_sources(case.inputs or ())
-    return Request(tuple(cases), names, target, threads or default_threads(), tolerance, method)
+    return Request(
+        cases=tuple(cases),
+        variants=names,
+        device=target,
+        threads=threads or default_threads(),
+        tolerance=tolerance,
+        method=method,
+    )

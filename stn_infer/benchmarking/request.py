@@ -1,90 +1,52 @@
-"""How a benchmark measures: how long, how often, between which boundaries. benchmarks/METHOD.md says why."""
+"""What a benchmark is asked to measure, and how: how long, how often, between which boundaries.
+
+benchmarks/METHOD.md says why.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Literal, get_args
 
+from stn_infer.benchmarking.stats import FEWEST_ROUNDS
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Precision
 
-
-@dataclass(frozen=True)
-class Case:
-    """A model as it was asked for.
-
-    Attributes:
-        model: a source, or an ONNX file.
-        source: what an ONNX file was exported from, where it was named.
-        weights: a checkpoint, where one was named.
-        input_shapes: shapes without batch, where they were named.
-        precision: of the model's weights and images.
-        batch_sizes: samples a call.
-        inputs: images, folders or array files that are fed, where they were named.
-    """
-
-    model: str
-    source: str | None = None
-    weights: str | None = None
-    input_shapes: tuple[tuple[int, ...], ...] | None = None
-    precision: Precision = "fp32"
-    batch_sizes: tuple[int, ...] = (1, 64)
-    inputs: tuple[str, ...] | None = field(default=None, metadata={"since": 3})
-
-
-@dataclass(frozen=True)
-class Request:
-    """All that was asked for: enough to go on with an interrupted run.
-
-    Attributes:
-        cases: models.
-        variants: names, keys of :data:`stn_infer.benchmarking.variants.names.VARIANTS`.
-        device: ``cpu`` or ``cuda:N``.
-        threads: threads inside one operator, the same for every runtime.
-        tolerance: on each output's error over its scale; None: chosen by the reference.
-        method: how.
-    """
-
-    cases: tuple[Case, ...]
-    variants: tuple[str, ...]
-    device: str
-    threads: int
-    tolerance: float | None
-    method: Method
-
+#: Told what is being done, for a progress display.
+Progress = Callable[[str], None]
 
 Boundary = Literal["host", "device", "end-to-end"]
 L2 = Literal["warm", "flushed"]
 
 #: Boundary to what lies inside it.
-BOUNDARIES: dict[str, str] = {
-    "host": "arrays in main memory to arrays in main memory, copies to and from a GPU inside",
-    "device": "inputs and outputs stay where the runtime keeps them; on a GPU timed by its own events",
-    "end-to-end": "image files to a written file of predictions: decode, pre-process, run, write",
+BOUNDARIES: dict[Boundary, str] = {
+    "host": "arrays in main memory to arrays in main memory, including copies to and from a GPU",
+    "device": "inputs and outputs stay on the device, where the runtime keeps them; on a GPU timed by CUDA events",
+    "end-to-end": "image files to a written file of predictions: decode, preprocess, run, write",
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Method:
     """How samples are taken. A row is one variant at one batch size; its figures are totals over all rounds.
 
     Attributes:
         rounds: fresh processes; each times every row.
         seconds: a row's calls add up to at least this.
-        samples: a row has at least so many.
-        turns: the rows of a batch size take turns in random order so many times a round.
+        samples: a row has at least this many.
+        turns: how often per round the rows of a batch size take turns, in random order.
         warmup_seconds: a warm-up takes at least this, and goes on until times are stable.
         warmup_limit: but at most this.
-        row_limit: the most seconds that a row may take a round; a row that it cuts short says so.
+        row_limit: the most seconds that a row may take per round; a row that it cuts short says so.
         boundary: what a call is, a key of :data:`BOUNDARIES`.
         l2: at the device boundary on a GPU, whether the level-2 cache is flushed before each call.
-        concurrency: numbers of callers at once to measure throughput with.
-        rates: calls a second that arrive evenly, for latencies under that load.
-        traffic_seconds: how long each of those is kept up, over all rounds.
+        concurrency: numbers of concurrent callers to measure throughput with.
+        rates: calls per second that arrive evenly, for latencies under that load.
+        traffic_seconds: how long each of those lasts, over all rounds.
         seed: of inputs and orders.
-        isolate: a fresh process a round; False: all rounds in this process.
+        isolate: a fresh process per round; False: all rounds in this process.
     """
 
     rounds: int = 6
@@ -121,13 +83,56 @@ class Method:
 
     @property
     def quick(self) -> bool:
-        """Whether it is too short for figures to be quoted: under 3 s a row, or too few rounds for an interval."""
-        from stn_infer.benchmarking.report.stats import FEWEST_ROUNDS
-
+        """Whether it is too short for publication: under 3 s per row, or too few rounds for an interval."""
         return self.seconds < 3 or self.rounds < FEWEST_ROUNDS
 
 
-#: A look, in seconds rather than minutes: no intervals, nothing to quote.
+@dataclass(frozen=True)
+class Case:
+    """A model as it was asked for.
+
+    Attributes:
+        model: a source, or an ONNX file.
+        source: what an ONNX file was exported from, where it was named.
+        weights: a checkpoint, where one was named.
+        input_shapes: shapes without batch, where they were named.
+        precision: of the model's weights and images.
+        batch_sizes: samples per call.
+        inputs: images, folders or array files that are fed, where they were named.
+    """
+
+    model: str
+    _: KW_ONLY
+    source: str | None = None
+    weights: str | None = None
+    input_shapes: tuple[tuple[int, ...], ...] | None = None
+    precision: Precision = "fp32"
+    batch_sizes: tuple[int, ...] = (1, 64)
+    inputs: tuple[str, ...] | None = field(default=None, metadata={"since": 3})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """All that was asked for: enough to resume an interrupted run.
+
+    Attributes:
+        cases: models.
+        variants: names, keys of :data:`stn_infer.benchmarking.variants.names.VARIANTS`.
+        device: ``cpu`` or ``cuda:N``.
+        threads: threads inside one operator, the same for every runtime.
+        tolerance: on each output's error over its scale; None: chosen by the reference.
+        method: how.
+    """
+
+    cases: tuple[Case, ...]
+    variants: tuple[str, ...]
+    device: str
+    threads: int
+    tolerance: float | None
+    method: Method
+
+
+#: ``bench --quick``: seconds rather than minutes, no intervals, not for publication.
 QUICK = Method(rounds=3, seconds=0.6, samples=66, turns=4, warmup_seconds=0.1, warmup_limit=1.0, row_limit=3.0)
 
 

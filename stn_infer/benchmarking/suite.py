@@ -1,6 +1,6 @@
 """A suite: several models, batch sizes, shapes and precisions in one TOML file.
 
-variants = ["eager", "ort"]        # all of them where it is left out
+variants = ["eager", "ort"]        # default: all of them
 device = "cpu"
 threads = 2
 boundary = "host"
@@ -8,12 +8,12 @@ concurrency = [1, 4]
 rates = [100.0]
 
 [[model]]
-source = "st-cnn-affine-rts"       # or file = "model.onnx", whose source may be given besides
+source = "st-cnn-affine-rts"       # or file = "model.onnx", and its source where it has one
 batch_sizes = [1, 64]
 precisions = ["fp32"]
 input_shapes = [[1, 42, 42]]
 weights = "checkpoint.safetensors"
-inputs = ["images"]                # fed instead of the package's digits, and where int8 takes its ranges from
+inputs = ["images"]                # fed instead of the package's digits, and the INT8 calibration data
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ _METHOD_KEYS: dict[str, Any] = {
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Suite:
-    """What a suite's file says; None where it says nothing."""
+    """What a suite's file asks for; None where it does not say."""
 
     cases: tuple[Case, ...]
     variants: tuple[str, ...] | None
@@ -62,10 +62,10 @@ def read_suite(path: Path, method: Method) -> Suite:
 
     Args:
         path: TOML, as in this module's text; weights, files and inputs are relative to it.
-        method: what holds where the file says nothing.
+        method: what holds where the file does not say.
 
     Raises:
-        UsageError: it is missing or no TOML, or a key is unknown or of the wrong form.
+        UsageError: it is missing or not TOML, or a key is unknown or of the wrong form.
     """
     try:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -87,8 +87,7 @@ def read_suite(path: Path, method: Method) -> Suite:
         changed = replace(method, **changes)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from None
-    variants, device, threads, tolerance = (found.get(key) for key in _OTHER_KEYS)
-    return Suite(cases, variants, device, threads, tolerance, changed)
+    return Suite(cases=cases, method=changed, **dict.fromkeys(_OTHER_KEYS) | found)
 
 
 def _cases(path: Path, model: Any) -> list[Case]:
@@ -108,12 +107,12 @@ def _cases(path: Path, model: Any) -> list[Case]:
     return [
         Case(
             str(path.parent / file) if file else str(source),
-            source if file else None,
-            str(path.parent / weights) if weights else None,
-            shapes or None,
-            precision,
-            check_batch_sizes(batch_sizes),
-            tuple(str(path.parent / each) for each in inputs) or None,
+            source=source if file else None,
+            weights=str(path.parent / weights) if weights else None,
+            input_shapes=shapes or None,
+            precision=precision,
+            batch_sizes=check_batch_sizes(batch_sizes),
+            inputs=tuple(str(path.parent / each) for each in inputs) or None,
         )
         for precision in precisions
     ]

@@ -18,14 +18,14 @@ from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
 
 if TYPE_CHECKING:
-    from stn_infer.benchmarking.report.result import BenchResult
-    from stn_infer.benchmarking.request import Method, Request
+    from stn_infer.benchmarking.request import Request
+    from stn_infer.benchmarking.result import BenchResult
 
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision", "inputs")
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
-class _Verb(click.Command):
+class _WithOthers(click.Command):
     """A command whose first word may name another one; anything else is MODEL."""
 
     others: dict[str, click.Command]
@@ -58,7 +58,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 
 
 @click.command(
-    cls=_Verb,
+    cls=_WithOthers,
     epilog="Two more forms: `bench compare A.json B.json` and `bench report RESULT.json -o FOLDER`; each has --help.",
 )
 @click.argument("model", metavar="MODEL", required=False)
@@ -68,14 +68,22 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     show_default=True,
     callback=_numbers(int),
     metavar="N,...",
-    help="Samples a call, each measured on its own.",
+    help="Samples per call, each measured on its own.",
 )
-@click.option("--variant", "variants", multiple=True, metavar="NAME", help="Repeat it; --list-variants.  [all]")
-@click.option("--list-variants", is_flag=True, help="Say what the variants are, and stop.")
-@click.option("--quick", is_flag=True, help="A look in half a minute: fewer variants and rounds, no intervals.")
+@click.option(
+    "--variant",
+    "variants",
+    multiple=True,
+    metavar="NAME",
+    help="Only this one, see --list-variants; repeatable.  [default: all]",
+)
+@click.option("--list-variants", is_flag=True, help="List the variants and exit.")
+@click.option(
+    "--quick", is_flag=True, help="Half a minute: fewer variants and rounds, no intervals; not for publication."
+)
 @options.device_option
 @options.threads_option
-@click.option("--source", help="What an ONNX file was exported from; known already for shipped models.")
+@click.option("--source", help="What an ONNX file was exported from; known for shipped models.")
 @options.weights_option
 @options.input_shape_option
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
@@ -84,24 +92,36 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Images, folders or array files to feed, and to take int8's ranges from; repeat it.  [digits, or noise]",
+    help="Your own images, folders or array files, also for INT8 calibration; repeatable.  [default: digits or noise]",
 )
 @click.option(
     "--boundary",
     type=click.Choice(["host", "device", "end-to-end"]),
     help="What a call is: arrays to arrays, on the device alone, or image files to predictions.  [default: host]",
 )
-@click.option("--rounds", type=click.IntRange(min=1), help="Fresh processes.  [default: 6]")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Timed a row, at least.  [default: 3]")
-@click.option("--samples", type=click.IntRange(min=1), help="Calls timed a row, at least.  [default: 132]")
-@click.option("--l2", type=click.Choice(["warm", "flushed"]), help="A GPU's cache, at the device boundary.")
-@click.option("--concurrency", callback=_numbers(int), metavar="N,...", help="Also throughput with N callers at once.")
-@click.option("--rate", "rates", callback=_numbers(float), metavar="R,...", help="Also latency at R calls a second.")
-@click.option("--tolerance", type=click.FloatRange(min=0, min_open=True), help="Of outputs, over their scale.")
+@click.option("--rounds", type=click.IntRange(min=1), help="Rounds, each in a fresh process.  [default: 6]")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Least time per row.  [default: 3]")
+@click.option("--samples", type=click.IntRange(min=1), help="Least number of timed calls per row.  [default: 132]")
+@click.option(
+    "--l2",
+    type=click.Choice(["warm", "flushed"]),
+    help="Level-2 cache of a GPU before each call, at the device boundary.  [default: warm]",
+)
+@click.option(
+    "--concurrency", callback=_numbers(int), metavar="N,...", help="Also measure throughput with N concurrent callers."
+)
+@click.option(
+    "--rate", "rates", callback=_numbers(float), metavar="R,...", help="Also measure latency at R calls per second."
+)
+@click.option(
+    "--tolerance",
+    type=click.FloatRange(min=0, min_open=True),
+    help="Largest output error, relative to the output's scale.  [default: by precision]",
+)
 @options.seed_option
-@click.option("--suite", type=RESULT, help="A TOML file of several models, instead of MODEL.")
-@click.option("--resume", type=RESULT, help="Go on with an interrupted result, instead of MODEL.")
-@options.output_option("Write the result with all samples to this JSON file, after every round.", required=False)
+@click.option("--suite", type=RESULT, help="Benchmark the models in this TOML file instead of MODEL.")
+@click.option("--resume", type=RESULT, help="Resume an interrupted benchmark from its result instead of MODEL.")
+@options.output_option("Write the result with all samples to this JSON file after every round.", required=False)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -130,12 +150,13 @@ def command(
     resume: Path | None,
     output: Path | None,
 ) -> None:
-    """Measure MODEL in every runtime there is, verified first and interleaved in rounds.
+    """Measure the latency and throughput of MODEL in every runtime that is installed.
 
-    MODEL is a shipped model's name, a recipe (.toml), a .pt2, package.module:factory, or an ONNX file. Exit code 3
-    when a variant's outputs differ from the reference's; it is not timed then. benchmarks/METHOD.md says how all of
-    this is measured.
+    MODEL is a shipped model's name, a model config (.toml), a .pt2, package.module:factory, or an ONNX file. Every
+    variant is verified before it is timed, and variants take turns in rounds. Exit code 3 when a variant's outputs
+    differ from the reference's; it is not timed then. benchmarks/METHOD.md describes the method.
     """
+    from stn_infer.api.bench import make_request
     from stn_infer.benchmarking.request import QUICK, Method
     from stn_infer.benchmarking.variants.names import VARIANTS
 
@@ -151,7 +172,7 @@ def command(
             for parameter in ctx.command.params
             if parameter.name not in ("resume", "output", "debug")
         ]
-        _refuse(ctx, others, "--resume", "it goes on with what the file says; measure anew for anything else")
+        _refuse(ctx, others, "--resume", "it resumes what the file asks for; start again for anything else")
         _show(*_resumed(resume, output))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
@@ -161,24 +182,35 @@ def command(
         changes["seed"] = seed
     method = QUICK if quick else Method()
     if suite is not None:
-        _refuse(ctx, _CASE_OPTIONS, "--suite", "say it in the file")
+        from stn_infer.benchmarking.suite import read_suite
+
+        _refuse(ctx, _CASE_OPTIONS, "--suite", "set it in the file")
+        found = read_suite(suite, method)
         if quick:
             changes = {name: getattr(QUICK, name) for name in _QUICK_LENGTHS} | changes
-        target = device if _is_given(ctx, "device") else None
-        request = _suite_request(suite, method, changes, variants, target, threads, tolerance, quick)
+        # what the command line says takes precedence
+        cases, method = found.cases, found.method
+        device = device if _is_given(ctx, "device") else found.device or "cpu"
+        variants, threads = variants or found.variants or (), threads or found.threads
+        tolerance = found.tolerance if tolerance is None else tolerance
     else:
-        from stn_infer.api.bench import make_request
         from stn_infer.benchmarking.request import Case, check_batch_sizes
         from stn_infer.sources.load import parse_input_shapes
 
         assert model is not None
-        checkpoint = str(weights) if weights else None
-        shapes = parse_input_shapes(input_shape) or None
-        sizes = check_batch_sizes(batch_sizes)
-        fed = tuple(map(str, inputs)) or None
-        case = Case(model, source, checkpoint, shapes, precision, sizes, fed)
-        names = variants or (_told_quick_variants(device) if quick else None)
-        request = make_request([case], names, device, threads, tolerance, replace(method, **changes))
+        cases = (
+            Case(
+                model,
+                source=source,
+                weights=str(weights) if weights else None,
+                input_shapes=parse_input_shapes(input_shape) or None,
+                precision=precision,
+                batch_sizes=check_batch_sizes(batch_sizes),
+                inputs=tuple(map(str, inputs)) or None,
+            ),
+        )
+    names = variants or (_quick_variants(device) if quick else None)
+    request = make_request(cases, names, device, threads, tolerance, replace(method, **changes))
     _show(_measure(request, output), output)
 
 
@@ -196,40 +228,18 @@ def _refuse(ctx: click.Context, names: Iterable[str], beside: str, advice: str) 
             raise UsageError(f"{parameter.opts[0]} has no effect beside {beside}: {advice}")
 
 
-def _suite_request(
-    path: Path,
-    method: Method,
-    changes: dict[str, Any],
-    variants: tuple[str, ...],
-    device: str | None,
-    threads: int | None,
-    tolerance: float | None,
-    quick: bool,
-) -> Request:
-    """What a suite asks for; what the command line says goes before it."""
-    from stn_infer.api.bench import make_request
-    from stn_infer.benchmarking.suite import read_suite
-
-    suite = read_suite(path, method)
-    limit = suite.tolerance if tolerance is None else tolerance
-    changed = replace(suite.method, **changes)
-    target = device or suite.device or "cpu"
-    names = variants or suite.variants or (_told_quick_variants(target) if quick else None)
-    return make_request(suite.cases, names, target, threads or suite.threads, limit, changed)
-
-
-def _told_quick_variants(device: str) -> tuple[str, ...]:
-    """What a quick look measures, after saying what it does not."""
+def _quick_variants(device: str) -> tuple[str, ...]:
+    """What ``--quick`` measures, after naming what it leaves out."""
     from stn_infer.benchmarking.variants.names import VARIANTS, possible, quick_variants
 
     names = quick_variants(device)
     left_out = [name for name in possible(tuple(VARIANTS), device) if name not in names]
-    click.echo(f"--quick leaves out {', '.join(left_out)}; ask for one with --variant", err=True)
+    click.echo(f"--quick leaves out {', '.join(left_out)}; add one with --variant", err=True)
     return names
 
 
 def _resumed(path: Path, output: Path | None) -> tuple[BenchResult, Path]:
-    from stn_infer.benchmarking.report.codec import read_result
+    from stn_infer.benchmarking.result import read_result
 
     earlier = read_result(path)
     target = output or path
@@ -237,7 +247,7 @@ def _resumed(path: Path, output: Path | None) -> tuple[BenchResult, Path]:
 
 
 def _measure(request: Request, output: Path | None, earlier: BenchResult | None = None) -> BenchResult:
-    """Measure with a status line on a terminal, after saying how long it will take."""
+    """Measure with a status line on a terminal, after an estimate of how long it takes."""
     from rich.console import Console
 
     from stn_infer.benchmarking.harness.session import describe_request, run_request
@@ -250,7 +260,7 @@ def _measure(request: Request, output: Path | None, earlier: BenchResult | None 
             return run_request(request, output=output, earlier=earlier, command=command, say=status.update)
     except KeyboardInterrupt:
         if output is not None and (earlier is not None or _written(output) != before):
-            click.echo(f"the finished rounds are in {output}; go on with: stn-infer bench --resume {output}", err=True)
+            click.echo(f"the finished rounds are in {output}; resume with: stn-infer bench --resume {output}", err=True)
         raise
 
 
@@ -261,7 +271,7 @@ def _written(path: Path | None) -> int:
 
 def _show(result: BenchResult, output: Path | None) -> None:
     """Print the table; fail where a variant did, or where nothing could be timed."""
-    from stn_infer.benchmarking.report.table import render
+    from stn_infer.benchmarking.report.terminal import render
 
     wide_console().print(render(result))
     if output is not None:

@@ -28,10 +28,9 @@ from stn_infer.benchmarking.machine.monitor import (
     this_machine,
     versions,
 )
-from stn_infer.benchmarking.report.codec import read_result
-from stn_infer.benchmarking.report.result import BenchResult
-from stn_infer.benchmarking.report.table import render
+from stn_infer.benchmarking.report.terminal import render
 from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.result import BenchResult, read_result
 from stn_infer.benchmarking.variants import pytorch as torch_module
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
@@ -164,6 +163,7 @@ def test_an_interrupted_run_is_completed_by_a_fresh_process_with_the_same_weight
 @pytest.mark.parametrize("end", ["abort", "interrupt"])
 def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, end: str) -> None:
     from stn_infer.benchmarking.harness.processes import Processes, run_apart
+    from stn_infer.benchmarking.harness.round import RoundTask
     from stn_infer.benchmarking.harness.worker import Task
 
     name = f"dying_by_{end}"
@@ -185,9 +185,9 @@ def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, 
     request = make_request([case], ["eager"], "cpu", 1, None, TINY_METHOD)
     folder = tmp_path / "work"
     folder.mkdir()
-    processes = Processes(request, folder)
+    processes = Processes(folder)
     (model,) = processes.prepare(request, lambda text: None)
-    task = Task(processes.prepared[0], 0, ("eager",), model.tolerance, "cpu", 1, request.method)
+    task = Task(processes.prepared[0], RoundTask(model, request, 0, ("eager",)))
     if end == "interrupt":  # somebody's Ctrl-C is no fault of the variant
         with pytest.raises(KeyboardInterrupt):
             run_apart(task, folder, lambda text: None)

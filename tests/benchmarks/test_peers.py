@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from stn_infer import plugin
-from stn_infer.benchmarking.prepare.case import Prepared
+from stn_infer.benchmarking.prepare.case import Prepared, Setup
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.reference.comparison import Expected
@@ -41,19 +41,12 @@ def has_dali() -> bool:
 def prepared(*image: int, precision: Any = "fp32") -> Prepared:
     """A warp of images [C, H, W]; nothing of it is on the disk."""
     case = Prepared(
-        "",
-        "warp",
-        "benchmarks.peers.warps:warp_digits",
-        None,
-        (image, (6,)),
-        precision,
-        None,
-        None,
-        {},
-        (),
-        False,
-        (),
-        (),
+        folder="",
+        name="warp",
+        source="benchmarks.peers.warps:warp_digits",
+        input_shapes=(image, (6,)),
+        precision=precision,
+        batch_sizes=(),
     )
     object.__setattr__(case, "load", lambda: SimpleNamespace(module=peer("warps").AffineWarp()))
     return case
@@ -103,7 +96,7 @@ def test_a_variant_of_ones_own_that_is_not_there_says_so() -> None:
     from stn_infer.benchmarking.variants.registry import open_variant
 
     with pytest.raises(ModelError, match=r"variant benchmarks\.peers\.warps:nothing cannot be imported"):
-        open_variant("benchmarks.peers.warps:nothing", None, "cpu", 1, None)  # type: ignore[arg-type]
+        open_variant("benchmarks.peers.warps:nothing", None)  # type: ignore[arg-type]
     assert "benchmarks.peers.warps" in sys.modules
 
 
@@ -153,14 +146,14 @@ def test_a_library_of_warps_runs_no_networks(name: str) -> None:
     object.__setattr__(network, "input_shapes", ((1, 28, 28),))
     for case in (network, prepared(1, 28, 28, precision="fp16")):
         with pytest.raises(ModelError, match=r"it runs benchmarks\.peers\.warps in fp32 only"):
-            opener(case, "cpu", 1, METHOD)
+            opener(Setup(case, "cpu", 1, METHOD))
 
 
 @pytest.mark.skipif(not plugin.available(), reason="the plugin library is not built: stn-infer plugin build")
 @pytest.mark.parametrize("image", [(1, 12, 9), (5, 6, 17)])
 def test_our_warp_in_a_pytorch_program(image: tuple[int, ...]) -> None:
     ours = peer("ours")
-    runner = ours.fused_warp(prepared(*image), "cpu", 1, METHOD)
+    runner = ours.fused_warp(Setup(prepared(*image), "cpu", 1, METHOD))
     wanted = expected(3, *image)
     bound = runner.bind(wanted.inputs)
     assert wanted.error(bound.outputs()) < 3e-6
@@ -168,13 +161,13 @@ def test_our_warp_in_a_pytorch_program(image: tuple[int, ...]) -> None:
     assert runner.describe()["plugin"] == "libstn_plugins.so"
     runner.close()
     with pytest.raises(MissingDependencyError, match="CUDA graphs need a GPU"):
-        ours.fused_warp_graph(prepared(*image), "cpu", 1, METHOD)
+        ours.fused_warp_graph(Setup(prepared(*image), "cpu", 1, METHOD))
 
 
 @pytest.mark.skipif(not has_dali(), reason="DALI is not installed: the extra 'peers-gpu'")
 @pytest.mark.parametrize("image", [(1, 12, 9), (3, 16, 16), (32, 6, 17)])
 def test_dali_computes_what_the_model_does(image: tuple[int, ...]) -> None:
-    runner = peer("dali_warps").warp_affine(prepared(*image), "cpu", 1, METHOD)
+    runner = peer("dali_warps").warp_affine(Setup(prepared(*image), "cpu", 1, METHOD))
     wanted = {batch: expected(batch, *image) for batch in (2, 5)}
     bounds = {batch: runner.bind(it.inputs) for batch, it in wanted.items()}
     found = {batch: list(bound.outputs()) for batch, bound in bounds.items()}
@@ -242,13 +235,13 @@ def test_cv_cuda_is_asked_for_what_the_model_does(image: tuple[int, ...]) -> Non
     """The runner that CV-CUDA's is, on the CPU, with a stand-in."""
     pixels, cvcuda_warps, stand_in = peer("pixels"), peer("cvcuda_warps"), CvCuda()
 
-    class Runner(pixels.PixelRunner):  # type: ignore[misc, name-defined]
+    class Variant(pixels.PixelVariant):  # type: ignore[misc, name-defined]
         library, op, origin = "stand-in", "warp", 0.0
 
         def make(self, shape: torch.Size) -> Callable[..., torch.Tensor]:
             return cvcuda_warps.batch_warp(stand_in, shape, "cpu", lambda: 7)  # type: ignore[no-any-return]
 
-    runner = Runner(prepared(*image), "cpu", 1, METHOD)
+    runner = Variant(Setup(prepared(*image), "cpu", 1, METHOD))
     wanted = expected(3, *image)
     bound = runner.bind(wanted.inputs)
     assert wanted.error(list(bound.outputs())) < 3e-6
@@ -262,13 +255,13 @@ def test_cv_cuda_is_asked_for_what_the_model_does(image: tuple[int, ...]) -> Non
 def test_cv_cuda_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
     warp = peer("cvcuda_warps").warp_affine
     with pytest.raises(MissingDependencyError, match="CV-CUDA needs a GPU, the device is cpu"):
-        warp(prepared(1, 28, 28), "cpu", 1, METHOD)
+        warp(Setup(prepared(1, 28, 28), "cpu", 1, METHOD))
     monkeypatch.setitem(sys.modules, "cvcuda", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'stn-infer\[peers-gpu\]', or cvcuda-cu12"):
-        warp(prepared(1, 28, 28), "cuda:0", 1, METHOD)
+        warp(Setup(prepared(1, 28, 28), "cuda:0", 1, METHOD))
     monkeypatch.setitem(sys.modules, "cvcuda", CvCuda())
     with pytest.raises(ModelError, match="1, 3 or 4 channels, these images have 32"):
-        warp(prepared(32, 28, 28), "cuda:0", 1, METHOD)
+        warp(Setup(prepared(32, 28, 28), "cuda:0", 1, METHOD))
 
 
 def test_a_bound_is_the_slowest_of_what_must_be_done() -> None:

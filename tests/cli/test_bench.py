@@ -15,9 +15,8 @@ from click.testing import CliRunner
 from torch import nn
 
 from stn_infer.benchmarking.harness import session
-from stn_infer.benchmarking.report.codec import read_result
-from stn_infer.benchmarking.report.result import BenchResult
 from stn_infer.benchmarking.request import Method, Request
+from stn_infer.benchmarking.result import BenchResult, read_result
 from stn_infer.cli.bench import command
 from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError, VerificationError

@@ -11,12 +11,12 @@ from numpy.typing import NDArray
 
 from stn_infer.benchmarking.harness.processes import Crashed
 from stn_infer.benchmarking.harness.round import RoundReport, RoundTask, run_round
-from stn_infer.benchmarking.harness.runner import BoundVariant, Inspection, OpenVariant
 from stn_infer.benchmarking.harness.session import measure
+from stn_infer.benchmarking.harness.variant import BoundVariant, Inspection, OpenVariant
 from stn_infer.benchmarking.machine.monitor import Reading
 from stn_infer.benchmarking.record import SamplerPlacement
-from stn_infer.benchmarking.report.result import BenchResult, Model
 from stn_infer.benchmarking.request import Case, Method, Request
+from stn_infer.benchmarking.result import BenchResult, Model
 from stn_infer.errors import StnInferError
 from stn_infer.reference.comparison import Expected
 
@@ -77,14 +77,25 @@ class Simulation:
     def prepare(self, request: Request, say: Callable[[str], None]) -> tuple[Model, ...]:
         hashes = {str(batch): f"inputs {batch}" for batch in self.batch_sizes}
         return tuple(
-            Model(case.model, case, ((3,),), "random", hashes, "float64 eager", 1e-5, {"weights": "w"}, {})
+            Model(
+                name=case.model,
+                case=case,
+                input_shapes=((3,),),
+                inputs="random",
+                inputs_sha256=hashes,
+                reference="float64 eager",
+                tolerance=1e-5,
+                sha256={"weights": "w"},
+                build_s={},
+            )
             for case in request.cases
         )
 
-    def run(self, case: int, number: int, variants: tuple[str, ...], say: Callable[[str], None]) -> RoundReport:
+    def run(self, case: int, task: RoundTask, say: Callable[[str], None]) -> RoundReport:
+        number = task.number
         if self.stop_after is not None and len(self.rounds_run) >= self.stop_after:
             raise KeyboardInterrupt
-        for name in variants:
+        for name in task.variants:
             if self.backends[name].crashes_in_round == number:
                 raise Crashed(name, "signal 11")
         self.rounds_run.append(number)
@@ -102,20 +113,23 @@ class Simulation:
             )
 
         expected = {batch: expectation(batch) for batch in self.batch_sizes}
-        task = RoundTask(number, variants, expected, 1e-5, self.device, self.method)
-        return run_round(task, opener, clock, self.monitor, say)
+        return run_round(task, expected, opener, clock, self.monitor, say)
 
     def disturbance(self) -> tuple[float, int]:
         return self.others, 0
 
     def go(self, method: Method, earlier: BenchResult | None = None, **extra: object) -> BenchResult:
         """The whole benchmark by ``method``."""
-        self.method = method
         case = Case("simulated", batch_sizes=self.batch_sizes)
-        request = Request((case,), tuple(self.backends), self.device, 1, None, method)
+        request = Request(
+            cases=(case,),
+            variants=tuple(self.backends),
+            device=self.device,
+            threads=1,
+            tolerance=None,
+            method=method,
+        )
         return measure(request, self, earlier=earlier, **extra)  # type: ignore[arg-type]
-
-    method: Method = field(default_factory=Method)
 
 
 def expectation(batch: int) -> Expected:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 
-from stn_infer.benchmarking.harness.runner import BoundVariant, Clock
+from stn_infer.benchmarking.harness.variant import BoundVariant, Clock
 from stn_infer.benchmarking.record import Paced, Throughput
 
 

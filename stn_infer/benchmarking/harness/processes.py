@@ -1,4 +1,4 @@
-"""Where rounds are run: in a fresh process each, or in this one; and what is asked of anything else that runs them."""
+"""Where rounds are run: in a fresh process each, or in this one."""
 
 from __future__ import annotations
 
@@ -8,30 +8,28 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
 
-from stn_infer.benchmarking.harness.round import RoundReport
+from stn_infer.benchmarking.decode import decode
+from stn_infer.benchmarking.harness.round import RoundReport, RoundTask
 from stn_infer.benchmarking.harness.worker import CANNOT_WRITE, Task, work
 from stn_infer.benchmarking.machine.monitor import busy_processes, cpu_share_in_use
 from stn_infer.benchmarking.prepare.case import Prepared, files_of, prepare
-from stn_infer.benchmarking.report.result import Model
-from stn_infer.benchmarking.request import Request
+from stn_infer.benchmarking.request import Progress, Request
+from stn_infer.benchmarking.result import Model
 from stn_infer.errors import OutputError, UsageError
-
-Progress = Callable[[str], None]
 
 
 class Workers(Protocol):
     """Runs rounds; tests have one without processes, on a virtual clock."""
 
     def prepare(self, request: Request, say: Progress) -> tuple[Model, ...]:
-        """Make every case ready; what they turned out to be."""
+        """Prepare every case; what they turned out to be."""
         ...
 
-    def run(self, case: int, number: int, variants: tuple[str, ...], say: Progress) -> RoundReport:
+    def run(self, case: int, task: RoundTask, say: Progress) -> RoundReport:
         """One round of one case.
 
         Raises:
@@ -53,17 +51,15 @@ class Crashed(Exception):
 
 
 class Processes:
-    """The real one: a fresh process a round, or this one where the method says so.
+    """The real one: a fresh process per round, or this one where the method says so.
 
     Args:
-        request: its device, threads and method are those of every round.
         folder: an empty one, for the models' files.
     """
 
-    def __init__(self, request: Request, folder: Path) -> None:
-        self._request, self._folder = request, folder
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
         self.prepared: list[Prepared] = []
-        self._models: tuple[Model, ...] = ()
 
     def prepare(self, request: Request, say: Progress) -> tuple[Model, ...]:
         """See :class:`Workers`."""
@@ -82,27 +78,16 @@ class Processes:
                 raise no_room(self._folder, str(error.strerror)) from error
             self.prepared.append(prepared)
             made.append(_with_library(model, request))
-        names = [(model.name, model.case.precision) for model in made]
-        if len(set(names)) < len(names):
+        if len({model.key for model in made}) < len(made):
             made = [replace(model, name=model.case.model) for model in made]
-        if len({(model.name, model.case.precision) for model in made}) < len(made):
-            raise UsageError("a suite measures each model once a precision; put its batch sizes into one entry")
-        self._models = tuple(made)
-        return self._models
+        if len({model.key for model in made}) < len(made):
+            raise UsageError("a suite measures each model once per precision; put its batch sizes into one entry")
+        return tuple(made)
 
-    def run(self, case: int, number: int, variants: tuple[str, ...], say: Progress) -> RoundReport:
+    def run(self, case: int, task: RoundTask, say: Progress) -> RoundReport:
         """See :class:`Workers`."""
-        request = self._request
-        task = Task(
-            self.prepared[case],
-            number,
-            variants,
-            self._models[case].tolerance,
-            request.device,
-            request.threads,
-            request.method,
-        )
-        return run_apart(task, self._folder, say) if request.method.isolate else work(task, say)
+        whole = Task(self.prepared[case], task)
+        return run_apart(whole, self._folder, say) if task.request.method.isolate else work(whole, say)
 
     def disturbance(self) -> tuple[float, int]:
         """See :class:`Workers`."""
@@ -124,8 +109,6 @@ def run_apart(task: Task, folder: Path, say: Progress) -> RoundReport:
         OutputError: the folder's disk is full.
         KeyboardInterrupt: somebody ended it, which is nothing that a variant did.
     """
-    from stn_infer.benchmarking.decode import decode
-
     question, answer, errors = folder / "task.json", folder / "answer.json", folder / "stderr.txt"
     answer.unlink(missing_ok=True)
     question.write_text(json.dumps(asdict(task)), encoding="utf-8")
@@ -160,7 +143,7 @@ def run_apart(task: Task, folder: Path, say: Progress) -> RoundReport:
             raise no_room(folder, tail[-1] if tail else "a file cannot be written")
         how = f"signal {-code}" if code < 0 else f"exit code {code}" + (f": {tail[-1]}" if tail else "")
         variant = at.partition(",")[0]
-        raise Crashed(variant if variant in task.variants else "", how)
+        raise Crashed(variant if variant in task.round.variants else "", how)
     return decode(RoundReport, json.loads(answer.read_text(encoding="utf-8")))
 
 

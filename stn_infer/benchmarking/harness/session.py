@@ -9,20 +9,18 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
-from functools import partial
 from pathlib import Path
 
 from stn_infer.benchmarking.harness.processes import Crashed, Processes, Workers
-from stn_infer.benchmarking.harness.round import RoundReport, RowRound
+from stn_infer.benchmarking.harness.round import RoundReport, RoundTask
 from stn_infer.benchmarking.machine.monitor import cpu_facts, this_machine, versions
 from stn_infer.benchmarking.machine.nvml import gpu_facts
-from stn_infer.benchmarking.report.result import RANGES, BenchResult, Measurement, Model, RoundLog
-from stn_infer.benchmarking.request import Request
+from stn_infer.benchmarking.record import Measurement
+from stn_infer.benchmarking.request import Progress, Request
+from stn_infer.benchmarking.result import CALIBRATION, BenchResult, Model, RoundLog
 from stn_infer.benchmarking.variants.names import possible
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.files import check_writable, write_atomically
-
-Progress = Callable[[str], None]
 
 # Opening a variant in a fresh process: seconds, for the estimate before anything is known.
 _OPENING_S = 4.0
@@ -57,23 +55,23 @@ def measure(
     """
     models = workers.prepare(request, say)
     result = BenchResult(
-        command,
-        datetime.now(UTC).isoformat(timespec="seconds"),
-        request,
-        this_machine(),
-        {**versions(), **gpu_facts(request.device)},
-        settings(request),
-        models,
+        command=command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+        request=request,
+        machine=this_machine(),
+        versions={**versions(), **gpu_facts(request.device)},
+        settings=settings(request),
+        models=models,
     )
     if earlier is not None:
         check_same(earlier, result)
         result = earlier
-    done = {(log.model, log.precision, log.round) for log in result.log}
+    done = {log.key for log in result.log}
     todo = [
         (number, case)
         for number in range(request.method.rounds)
         for case in _order(len(models), number, request.method.seed)
-        if (models[case].name, models[case].case.precision, number) not in done
+        if (*models[case].key, number) not in done
     ]
     estimate = len(todo) * expected_seconds(request) / max(1, len(models)) + _compiled(request) * _COMPILING_S
     began = time.monotonic()
@@ -82,8 +80,11 @@ def measure(
         title = f"round {number + 1} of {request.method.rounds}"
         if len(models) > 1:
             title = f"{models[case].name}, {title}"
-        tell = partial(_tell, say, title, f"about {_duration(left)} to go")
-        result = _one(workers, result, case, number, tell)
+
+        def tell(text: str, title: str = title, left: str = _duration(left)) -> None:
+            say(f"{title}: {text} (about {left} to go)")
+
+        result = _one(workers, result, case, RoundTask(models[case], request, number, request.variants), tell)
         save(result)
     return result
 
@@ -146,24 +147,19 @@ def check_same(earlier: BenchResult, now: BenchResult) -> None:
             raise UsageError(f"--resume goes on with the same {what}; they have changed since, so measure anew")
 
 
-def merge(result: BenchResult, case: int, number: int, report: RoundReport, log: RoundLog) -> BenchResult:
-    """``result`` with a round more; a row that failed once has no figures left."""
-    model = result.models[case]
+def merge(result: BenchResult, measurements: Sequence[Measurement], log: RoundLog) -> BenchResult:
+    """``result`` with one more round."""
     rows = {row.key: row for row in result.measurements}
-    for found in report.rows:
-        head = Measurement(model.name, model.case.precision, found.variant, found.batch_size, "unavailable")
-        rows[head.key] = _merged(rows.get(head.key), head, found)
-    order = {
-        Measurement(each.name, each.case.precision, variant, batch, "unavailable").key: index
-        for index, (each, batch, variant) in enumerate(
-            (each, batch, variant)
-            for each in result.models
-            for batch in each.case.batch_sizes
-            for variant in result.request.variants
-        )
-    }
-    ordered = tuple(sorted(rows.values(), key=lambda row: order[row.key]))
-    return replace(result, measurements=ordered, log=(*result.log, log))
+    for found in measurements:
+        known = rows.get(found.key)
+        rows[found.key] = known.joined(found) if known else found
+    order = [
+        (*model.key, batch, variant)
+        for model in result.models
+        for batch in model.case.batch_sizes
+        for variant in result.request.variants
+    ]
+    return replace(result, measurements=tuple(rows[key] for key in order if key in rows), log=(*result.log, log))
 
 
 def run_request(
@@ -187,79 +183,50 @@ def run_request(
             write_atomically(output, result.to_json().encode())
 
     with tempfile.TemporaryDirectory(prefix="stn-bench-") as folder:
-        workers = Processes(request, Path(folder))
+        workers = Processes(Path(folder))
         result = measure(request, workers, earlier=earlier, save=save, command=command, say=say)
     save(result)
     return result
 
 
-def _one(workers: Workers, result: BenchResult, case: int, number: int, say: Progress) -> BenchResult:
-    """One round, again without a variant that crashes it."""
-    model = result.models[case]
-    given_up = {
-        row.variant
-        for row in result.measurements
-        if (row.model, row.precision) == (model.name, model.case.precision)
-        and all(
-            other.status != "timed"
-            for other in result.measurements
-            if (other.model, other.precision, other.variant) == (row.model, row.precision, row.variant)
-        )
-    }
-    variants = [name for name in result.request.variants if name not in given_up]
-    crashed: list[RowRound] = []
+def _one(workers: Workers, result: BenchResult, case: int, task: RoundTask, say: Progress) -> BenchResult:
+    """One round of one model, again without a variant that crashes it."""
+    model = task.model
+    rows = result.rows(model)
+    timed = {row.variant for row in rows if row.status == "timed"}
+    given_up = {row.variant for row in rows} - timed
+    variants = [name for name in task.variants if name not in given_up]
+    crashed: list[Measurement] = []
     began = time.monotonic()
     others, busy = workers.disturbance()
     report = RoundReport((), ())
     while variants:  # of a model that nothing here can run, later rounds are over at once
         try:
-            report = workers.run(case, number, tuple(variants), say)
+            report = workers.run(case, replace(task, variants=tuple(variants)), say)
             break
         except Crashed as crash:
             if not crash.variant:
                 raise ModelError(f"a round of {model.name} died ({crash.how}); run with fewer --variant") from None
             variants.remove(crash.variant)
-            reason = f"it crashed its process ({crash.how})"
-            crashed += [RowRound(crash.variant, batch, "failed", reason) for batch in model.case.batch_sizes]
-    report = replace(report, rows=(*report.rows, *crashed))
-    seconds = round(time.monotonic() - began, 3)
-    log = RoundLog(model.name, model.case.precision, number, seconds, others, busy, report.readings)
-    return merge(result, case, number, report, log)
-
-
-def _merged(known: Measurement | None, head: Measurement, found: RowRound) -> Measurement:
-    if known is not None and known.status != "timed":
-        return known
-    if found.round is None:
-        return replace(
-            head,
-            status=found.status,
-            reason=found.reason,
-            error=found.error,
-            runs_on=found.runs_on,
-            samplers=found.samplers,
-        )
-    if known is None:
-        return replace(
-            head,
-            status="timed",
-            error=found.error,
-            items=found.items,
-            runs_on=found.runs_on,
-            samplers=found.samplers,
-            stages=found.stages,
-            rounds=(found.round,),
-            left_out=found.left_out,
-        )
-    error = max(known.error or 0.0, found.error or 0.0)
-    left_out = {**known.left_out, **found.left_out}
-    return replace(known, error=error, rounds=(*known.rounds, found.round), left_out=left_out)
+            crashed += [
+                task.untimed(crash.variant, batch, "failed", f"it crashed its process ({crash.how})")
+                for batch in model.case.batch_sizes
+            ]
+    log = RoundLog(
+        model=model.name,
+        precision=model.case.precision,
+        round=task.number,
+        seconds=round(time.monotonic() - began, 3),
+        others=others,
+        busy_processes=busy,
+        readings=report.readings,
+    )
+    return merge(result, (*report.measurements, *crashed), log)
 
 
 def _identity(model: Model) -> object:
-    kept = ("weights", "file", "plugin library", RANGES)
-    known = {name: value for name, value in model.sha256.items() if name in kept}
-    return model.name, model.case.precision, model.inputs_sha256, known
+    kept = ("weights", "file", "plugin library", CALIBRATION)
+    return model.key, model.inputs_sha256, {name: model.sha256[name] for name in kept if name in model.sha256}
 
 
 def _lacks_hashes(earlier: BenchResult, now: BenchResult) -> bool:
@@ -269,10 +236,6 @@ def _lacks_hashes(earlier: BenchResult, now: BenchResult) -> bool:
     pairs = zip(earlier.models, now.models, strict=True)
     filled = [replace(old, sha256={**new.sha256, **old.sha256}) for old, new in pairs]
     return [_identity(model) for model in filled] == [_identity(model) for model in now.models]
-
-
-def _tell(say: Progress, title: str, left: str, text: str) -> None:
-    say(f"{title}: {text} ({left})")
 
 
 def _order(count: int, number: int, seed: int) -> Sequence[int]:

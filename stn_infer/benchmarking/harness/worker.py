@@ -1,6 +1,6 @@
 """A round in a process of its own: ``python -m stn_infer.benchmarking.harness.worker TASK.json ANSWER.json``.
 
-What is being done is told on standard output, a line each; whatever a runtime prints goes to standard error.
+Progress goes to standard output, one line per step; whatever a runtime prints goes to standard error.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
-from stn_infer.benchmarking.harness.round import Progress, RoundReport, RoundTask, run_round
-from stn_infer.benchmarking.harness.runner import OpenVariant, RealClock
-from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.decode import decode
+from stn_infer.benchmarking.harness.round import RoundReport, RoundTask, run_round
+from stn_infer.benchmarking.harness.variant import RealClock
+from stn_infer.benchmarking.prepare.case import Prepared, Setup
+from stn_infer.benchmarking.request import Progress
 
 #: The exit code of a worker whose answer cannot be written: sysexits.h's EX_IOERR.
 CANNOT_WRITE = 74
@@ -31,15 +32,10 @@ _PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True)
 class Task:
-    """A round of one case, as it is handed to a process; see ``round.RoundTask``."""
+    """A round of one case, as it is handed to a process."""
 
     prepared: Prepared
-    number: int
-    variants: tuple[str, ...]
-    tolerance: float
-    device: str
-    threads: int
-    method: Method
+    round: RoundTask
 
 
 def work(task: Task, say: Progress) -> RoundReport:
@@ -47,13 +43,12 @@ def work(task: Task, say: Progress) -> RoundReport:
     from stn_infer.benchmarking.machine.monitor import MachineMonitor
     from stn_infer.benchmarking.variants.registry import open_variant
 
-    def opener(name: str) -> OpenVariant:
-        return open_variant(name, task.prepared, task.device, task.threads, task.method)
-
-    open_runtimes(task.variants, task.device)
+    request = task.round.request
+    setup = Setup(task.prepared, request.device, request.threads, request.method)
+    open_runtimes(task.round.variants, request.device)
     expected = {batch: task.prepared.expected(batch) for batch in task.prepared.batch_sizes}
-    round_task = RoundTask(task.number, task.variants, expected, task.tolerance, task.device, task.method)
-    return run_round(round_task, opener, RealClock(), MachineMonitor(task.device, partial(open_gpu, task.device)), say)
+    monitor = MachineMonitor(request.device, partial(open_gpu, request.device))
+    return run_round(task.round, expected, partial(open_variant, setup=setup), RealClock(), monitor, say)
 
 
 def open_runtimes(variants: Sequence[str], device: str = "cpu") -> None:
@@ -87,8 +82,6 @@ def open_gpu(device: str) -> None:
 
 def main() -> None:
     """Read the task, run it, write the answer."""
-    from stn_infer.benchmarking.decode import decode
-
     # killed with the process that started it, however that ends; Ctrl-C ends it without a traceback
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +17,8 @@ from stn_infer.arrays import Array
 from stn_infer.benchmarking.prepare.inputs import Feeds
 from stn_infer.benchmarking.prepare.model_files import ModelFiles, make_files
 from stn_infer.benchmarking.prepare.references import file_reference, tolerance_of, torch_reference
-from stn_infer.benchmarking.report.result import RANGES, Model
-from stn_infer.benchmarking.request import Case
+from stn_infer.benchmarking.request import Case, Method, Progress
+from stn_infer.benchmarking.result import CALIBRATION, Model
 from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError, one_line
 from stn_infer.metadata import ModelMetadata, Precision, Preprocess
 from stn_infer.reference.comparison import Expected
@@ -26,12 +26,10 @@ from stn_infer.reference.comparison import Expected
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
-Progress = Callable[[str], None]
-
 _WEIGHTS = "weights.pt"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Prepared:
     """A case on disk: what a round's process needs to open any variant.
 
@@ -53,17 +51,17 @@ class Prepared:
 
     folder: str
     name: str
-    source: str | None
-    source_weights: str | None
+    source: str | None = None
+    source_weights: str | None = None
     input_shapes: tuple[tuple[int, ...], ...]
-    precision: Precision
-    plain: str | None
-    portable: str | None
-    problems: Mapping[str, str]
+    precision: Precision = "fp32"
+    plain: str | None = None
+    portable: str | None = None
+    problems: Mapping[str, str] = field(default_factory=dict)
     batch_sizes: tuple[int, ...]
-    may_flip: bool
-    cuts: tuple[str, ...]
-    sys_path: tuple[str, ...]
+    may_flip: bool = False
+    cuts: tuple[str, ...] = ()
+    sys_path: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
 
     def expected(self, batch_size: int) -> Expected:
@@ -87,6 +85,50 @@ class Prepared:
         loaded = load_source(self.source, weights=weights, input_shapes=self.input_shapes)
         loaded.module.load_state_dict(torch.load(Path(self.folder) / _WEIGHTS, weights_only=True))
         return loaded
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What a variant is opened with.
+
+    Attributes:
+        prepared: the model on disk.
+        device: ``cpu`` or ``cuda:N``.
+        threads: threads inside one operator.
+        method: boundary and cache.
+    """
+
+    prepared: Prepared
+    device: str
+    threads: int
+    method: Method
+
+    @property
+    def device_index(self) -> int:
+        """N of ``cuda:N``; 0 for the CPU."""
+        return int(self.device.partition(":")[2] or 0)
+
+
+def files_of(name: str) -> tuple[str, ...]:
+    """Which ONNX files a variant may need, of ``plain`` and ``portable``."""
+    if ":" in name:
+        return ("plain", "portable")
+    if not name.startswith(("ort", "trt")):
+        return ()
+    return ("plain",) if name == "ort-plain" else ("portable",)
+
+
+def onnx_file(name: str, prepared: Prepared) -> str:
+    """The file that an onnxruntime or TensorRT variant runs.
+
+    Raises:
+        ModelError: there is none.
+    """
+    (which,) = files_of(name)
+    file = prepared.plain if which == "plain" else prepared.portable
+    if file is None:
+        raise ModelError(prepared.problems.get(which, f"there is no {which} file"))
+    return file
 
 
 def prepare(
@@ -128,7 +170,7 @@ def prepare(
         made.problems["torch"] = problem
     hashes |= {name: _sha256(path) for name, path in made.made.items()}
     if any(name.endswith(" in int8") for name in made.build_s):
-        hashes[RANGES] = hash_arrays(samples())
+        hashes[CALIBRATION] = hash_arrays(samples())
     if given is not None:
         hashes["file"] = _sha256(given)
     say(f"reference outputs of {name}")
@@ -149,20 +191,20 @@ def prepare(
         np.savez(folder / f"batch-{batch}.npz", **arrays)
         inputs_sha256[str(batch)] = hash_arrays(inputs)
     prepared = Prepared(
-        str(folder),
-        name,
-        None if loaded is None else _source(case, loaded),
-        case.weights,
-        shapes,
-        case.precision,
-        str(made.made["plain"]) if "plain" in made.made else None,
-        str(made.made["portable"]) if "portable" in made.made else None,
-        made.problems,
-        case.batch_sizes,
-        seen.nearest,
-        made.cuts,
-        tuple(sys.path),
-        None if loaded is None else loaded.metadata.preprocess,
+        folder=str(folder),
+        name=name,
+        source=None if loaded is None else _source(case, loaded),
+        source_weights=case.weights,
+        input_shapes=shapes,
+        precision=case.precision,
+        plain=str(made.made["plain"]) if "plain" in made.made else None,
+        portable=str(made.made["portable"]) if "portable" in made.made else None,
+        problems=made.problems,
+        batch_sizes=case.batch_sizes,
+        may_flip=seen.nearest,
+        cuts=made.cuts,
+        sys_path=tuple(sys.path),
+        preprocess=None if loaded is None else loaded.metadata.preprocess,
     )
     notes = [loaded.note] if loaded is not None and loaded.note else []
     notes += feeds.notes(max(case.batch_sizes))
@@ -173,7 +215,7 @@ def prepare(
             "int8 ranges come from the samples that are fed: right for timing; a file to keep takes them from images "
             "of yours (bench --inputs, export --calibrate)"
         )
-    if own == "int8" and RANGES in hashes:
+    if own == "int8" and CALIBRATION in hashes:
         notes.append(
             "the file that was given keeps its own int8 ranges; the one beside it was quantized here, from the samples "
             "that are fed"
@@ -181,8 +223,18 @@ def prepare(
     if seen.alike:
         advice = "feed more samples than one" if feeds.repeats_one else "train it, or give --weights"
         notes.append(f"all samples of a batch have the same sampling grid, which caches like: {advice}")
-    limit = tolerance or tolerance_of(kind, case.precision, of_itself=loaded is None and own != "fp32")
-    model = Model(name, case, shapes, feeds.described, inputs_sha256, kind, limit, hashes, made.build_s, tuple(notes))
+    model = Model(
+        name=name,
+        case=case,
+        input_shapes=shapes,
+        inputs=feeds.described,
+        inputs_sha256=inputs_sha256,
+        reference=kind,
+        tolerance=tolerance or tolerance_of(kind, case.precision, of_itself=loaded is None and own != "fp32"),
+        sha256=hashes,
+        build_s=made.build_s,
+        notes=tuple(notes),
+    )
     return prepared, model
 
 
@@ -268,25 +320,3 @@ def _sha256(path: Path) -> str:
 def _numbered(stored: Any, name: str) -> tuple[Array, ...]:
     count = sum(key.startswith(f"{name}_") for key in stored.files)
     return tuple(stored[f"{name}_{index}"] for index in range(count))
-
-
-def files_of(name: str) -> tuple[str, ...]:
-    """Which ONNX files a variant may need, of ``plain`` and ``portable``."""
-    if ":" in name:
-        return ("plain", "portable")
-    if not name.startswith(("ort", "trt")):
-        return ()
-    return ("plain",) if name == "ort-plain" else ("portable",)
-
-
-def onnx_file(name: str, prepared: Prepared) -> str:
-    """The file that an onnxruntime or TensorRT variant runs.
-
-    Raises:
-        ModelError: there is none.
-    """
-    (which,) = files_of(name)
-    file = prepared.plain if which == "plain" else prepared.portable
-    if file is None:
-        raise ModelError(prepared.problems.get(which, f"there is no {which} file"))
-    return file

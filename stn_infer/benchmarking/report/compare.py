@@ -1,4 +1,4 @@
-"""Two results side by side: which rows are slower now, for certain and by more than a threshold."""
+"""Two results side by side: which rows are significantly slower now, and by more than a threshold."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from stn_infer.benchmarking.report.result import RANGES, BenchResult, Measurement, case_name, flags
-from stn_infer.benchmarking.report.stats import FEWEST_ROUNDS, Interval, ratio_of_ratios, unpaired_ratio
+from stn_infer.benchmarking.record import CaseKey, Measurement
+from stn_infer.benchmarking.result import CALIBRATION, BenchResult, case_name
+from stn_infer.benchmarking.stats import FEWEST_ROUNDS, Interval, ratio_of_ratios, unpaired_ratio
 from stn_infer.errors import UsageError
 
 Verdict = Literal["slower", "faster", "same", "unknown", "gone", "new"]
 
-#: A change of less than this is not flagged, however certain: another build lays out memory otherwise.
+#: A smaller change is not flagged, even where it is significant: another build has another memory layout.
 THRESHOLD = 0.05
 
 # Keys of a model's hashes, and what differs where they do.
@@ -20,11 +21,11 @@ _IDENTITY = {
     "weights": "other weights",
     "file": "another ONNX file",
     "plugin library": "another plugin library",
-    RANGES: "other samples behind int8's ranges",
+    CALIBRATION: "other INT8 calibration data",
 }
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Change:
     """One row of both results.
 
@@ -34,7 +35,7 @@ class Change:
         ratio: time after / time before; with ``relative_to``, of the ratios to that variant. None where there is none.
         verdict: ``slower`` and ``faster``: the interval lies beyond 1 and the change is above the threshold;
             ``unknown``: too few rounds for an interval.
-        remark: what makes it doubtful.
+        remark: what lowers confidence in it.
     """
 
     model: str
@@ -47,9 +48,14 @@ class Change:
     verdict: Verdict
     remark: str = ""
 
+    @property
+    def case_key(self) -> CaseKey:
+        """What identifies its model in a result."""
+        return self.model, self.precision
+
 
 @dataclass(frozen=True)
-class Comparison:
+class ResultComparison:
     """All rows, and what makes the two results hard to compare."""
 
     changes: tuple[Change, ...]
@@ -65,14 +71,14 @@ class Comparison:
 
 def compare(
     before: BenchResult, after: BenchResult, *, threshold: float = THRESHOLD, relative_to: str | None = None
-) -> Comparison:
+) -> ResultComparison:
     """Compare two results row by row.
 
     Args:
         before, after: results.
         threshold: the smallest change that is flagged, 0.05 being 5 %.
         relative_to: a variant; each row is taken as a ratio to that variant's in its own result, which cancels what
-            the machines or the hours have to do with it. None: times themselves.
+            is due to the machine or the hour. None: times themselves.
 
     Raises:
         UsageError: they have no row in common, were measured at different boundaries or caches, or one of them lacks
@@ -89,7 +95,7 @@ def compare(
     keys = [key for key in dict.fromkeys((*old, *new)) if key[3] != relative_to]
     changes = [_change(old, new, key, threshold, relative_to) for key in keys]
     kept = tuple(change for change in changes if change is not None)
-    return Comparison(kept, _warnings(before, after), threshold, relative_to)
+    return ResultComparison(kept, _warnings(before, after), threshold, relative_to)
 
 
 Key = tuple[str, str, int, str]
@@ -101,17 +107,31 @@ def _change(old: Rows, new: Rows, key: Key, threshold: float, relative_to: str |
     was, now = _is_timed(before), _is_timed(after)
     if not was and not now:
         return None
-    times = (before.median_ms if before else None, after.median_ms if after else None)
-    if not was or not now or before is None or after is None:
+    model, precision, batch_size, variant = key
+    ratio: Interval | None = None
+    if was and now and before is not None and after is not None:
+        if relative_to is None:
+            ratio = unpaired_ratio(after.by_round, before.by_round)
+        else:
+            ratio = ratio_of_ratios(_pair(new, key, relative_to), _pair(old, key, relative_to))
+        verdict = _verdict(ratio, threshold)
+        both = (("A", before), ("B", after))
+        remark = ", ".join(f"{when}: {'; '.join(row.flags)}" for when, row in both if row.flags)
+    else:
+        verdict = "gone" if was else "new"
         missing = after if was else before
         remark = missing.reason if missing is not None else "it is not in the other result"
-        return Change(*key, *times, None, "gone" if was else "new", remark)
-    if relative_to is None:
-        ratio = unpaired_ratio(after.by_round, before.by_round)
-    else:
-        ratio = ratio_of_ratios(_pair(new, key, relative_to), _pair(old, key, relative_to))
-    remarks = [f"{when}: {'; '.join(found)}" for when, row in (("A", before), ("B", after)) if (found := flags(row))]
-    return Change(*key, *times, ratio, _verdict(ratio, threshold), ", ".join(remarks))
+    return Change(
+        model=model,
+        precision=precision,
+        batch_size=batch_size,
+        variant=variant,
+        before_ms=before.median_ms if before else None,
+        after_ms=after.median_ms if after else None,
+        ratio=ratio,
+        verdict=verdict,
+        remark=remark,
+    )
 
 
 def _verdict(ratio: Interval, threshold: float) -> Verdict:
@@ -158,12 +178,12 @@ def _warnings(before: BenchResult, after: BenchResult) -> tuple[str, ...]:
         )
     if any(it.request.method.concurrency or it.request.method.rates for it in (before, after)):
         found.append("figures under load are not compared; `bench report` shows each result's")
-    others = {(model.name, model.case.precision): model for model in after.models}
+    others = {model.key: model for model in after.models}
     for model in before.models:
-        other = others.get((model.name, model.case.precision))
+        other = others.get(model.key)
         if other is None:
             continue
-        name = case_name(list(others), model.name, model.case.precision) or model.name
+        name = case_name(list(others), model.key) or model.name
         shared = set(model.inputs_sha256) & set(other.inputs_sha256)
         if any(model.inputs_sha256[batch] != other.inputs_sha256[batch] for batch in shared):
             found.append(f"{name}: other inputs in A than in B")

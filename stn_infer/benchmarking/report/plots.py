@@ -5,17 +5,16 @@ from __future__ import annotations
 import io
 from typing import TYPE_CHECKING, Any
 
-from stn_infer.benchmarking.report.explain import rows_of
 from stn_infer.errors import MissingDependencyError
 
 if TYPE_CHECKING:
-    from stn_infer.benchmarking.report.result import BenchResult, Model
+    from stn_infer.benchmarking.result import BenchResult, Model
 
 _STAGES = {"grid": "#d62728", "sampling": "#1f77b4", "rest": "#c7c7c7"}
 
 
 def plots(result: BenchResult, model: Model) -> list[str]:
-    """SVG elements for one model; those that there is nothing to show in are left out.
+    """SVG elements for one model; those without anything to show are left out.
 
     Raises:
         MissingDependencyError: matplotlib is missing.
@@ -25,7 +24,7 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise MissingDependencyError(f"plots need matplotlib ({error}); pip install 'stn-infer[report]'") from None
-    rows = [row for row in rows_of(result, model) if row.median_ms is not None]
+    rows = [row for row in result.rows(model) if row.median_ms is not None]
     if not rows:
         return []
     variants = list(dict.fromkeys(row.variant for row in rows))
@@ -40,7 +39,7 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         batches = [row.batch_size for row in mine]
         left.plot(batches, [row.median_ms for row in mine], "o-", color=colors[name], label=name)
         right.plot(batches, [row.throughput for row in mine], "o-", color=colors[name], label=name)
-    for axes, title, unit in ((left, "Latency: median", "ms a call"), (right, "Throughput", "samples/s")):
+    for axes, title, unit in ((left, "Latency: median", "ms per call"), (right, "Throughput", "samples/s")):
         axes.set(title=title, xlabel="batch size", ylabel=unit, xscale="log", yscale="log")
         axes.xaxis.minorticks_off()
         axes.set_xticks(list(model.case.batch_sizes), labels=[str(batch) for batch in model.case.batch_sizes])
@@ -71,7 +70,7 @@ def plots(result: BenchResult, model: Model) -> list[str]:
             axes.barh([row.variant for row in staged], widths, left=lefts, color=color, label=stage)
             lefts = [start + width for start, width in zip(lefts, widths, strict=True)]
         title = f"Where the time goes, batch {max(batches)}: shares of the {'kernels' if kernels else 'median'}"
-        axes.set(title=title, xlabel="share of the kernels' time" if kernels else "ms a call")
+        axes.set(title=title, xlabel="share of the kernels' time" if kernels else "ms per call")
         axes.invert_yaxis()
         axes.legend(fontsize="small")
         drawn.append(_svg(figure))

@@ -1,4 +1,4 @@
-"""The ways of running a model that a benchmark compares, by name."""
+"""The names of the ways to run a model that a benchmark compares."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ VARIANTS = {
     "trt-fused": "TensorRT with the plugin",
     "trt-rtx": "TensorRT-RTX with its own layers",
 }
-_GPU_ONLY = {
+#: Variants that need a GPU, and the beginning of the sentence that says so.
+GPU_ONLY = {
     "graph": "CUDA graphs need",
     "fused-graph": "CUDA graphs need",
     "ort-graph": "CUDA graphs need",
@@ -29,15 +30,16 @@ _GPU_ONLY = {
     "trt-fused": "TensorRT needs",
     "trt-rtx": "TensorRT-RTX needs",
 }
-_END_TO_END = ("eager", "compile", "ort", "ort-fused", "ort-plain", "trt", "trt-fused", "trt-rtx")
+#: Variants that `run` has a backend for.
+END_TO_END = ("eager", "compile", "ort", "ort-fused", "ort-plain", "trt", "trt-fused", "trt-rtx")
 
 
 def possible(variants: tuple[str, ...], device: str) -> tuple[str, ...]:
     """Those that the kind of device does not rule out."""
-    return tuple(name for name in variants if device != "cpu" or name not in _GPU_ONLY)
+    return tuple(name for name in variants if device != "cpu" or name not in GPU_ONLY)
 
 
 def quick_variants(device: str) -> tuple[str, ...]:
-    """What a quick look measures: nothing that compiles or builds for longer than the rest takes together."""
+    """What ``--quick`` measures: nothing that compiles or builds for longer than the rest takes together."""
     names = ("eager", "ort-plain", "ort", "ort-fused")
     return names if device == "cpu" else ("eager", "fused-graph", *names[1:], "ort-fused-graph")

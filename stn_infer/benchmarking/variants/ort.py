@@ -10,59 +10,56 @@ from typing import Any
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend, failure_reason
 from stn_infer.benchmarking.harness.cuda import EventTimer
-from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, OpenVariant
-from stn_infer.benchmarking.prepare.case import Prepared, onnx_file
-from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
+from stn_infer.benchmarking.prepare.case import Setup, onnx_file
 from stn_infer.errors import ModelError
-
-
-def open_ort(name: str, prepared: Prepared, device: str, threads: int, method: Method) -> OpenVariant:
-    """A session for a variant; see :func:`stn_infer.benchmarking.variants.registry.open_variant`."""
-    if name == "ort-binding" and method.boundary == "device":
-        raise ModelError("at the device boundary every onnxruntime variant binds its inputs and outputs: see ort-fused")
-    return OrtVariant(name, prepared, device, threads, method)
 
 
 class OrtVariant(OpenVariant):
     """A session in onnxruntime."""
 
-    def __init__(self, name: str, prepared: Prepared, device: str, threads: int, method: Method) -> None:
+    def __init__(self, name: str, setup: Setup) -> None:
+        device, method = setup.device, setup.method
+        if name == "ort-binding" and method.boundary == "device":
+            raise ModelError(
+                "at the device boundary every onnxruntime variant binds its inputs and outputs: see ort-fused"
+            )
         self.device, self.method = device, method
         self.graph = name.endswith("graph")
         self.bound = self.graph or name == "ort-binding" or method.boundary == "device"
         self.stream: Any = None
-        self.cuts = prepared.cuts
+        self.cuts = setup.prepared.cuts
         self._bindings = 0
         cuda_options: dict[str, Any] = {"enable_cuda_graph": "1"} if self.graph else {}
         if device != "cpu" and method.boundary == "device":
             self.stream = _stream(device)
             cuda_options["user_compute_stream"] = str(self.stream.cuda_stream)
         # Threads of a session that is not running must sleep: they would take the cores of the next variant.
-        self.file = Path(onnx_file(name, prepared))
+        self.file = Path(onnx_file(name, setup.prepared))
         self.open = partial(
             OrtBackend,
             device=device,
-            threads=threads,
+            threads=setup.threads,
             spin="while-running",
             plugin=True if "fused" in name else None if name == "ort-binding" else False,
         )
         self.backend = self.open(self.file, cuda_options=cuda_options)
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
-        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
+        """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
         return _BoundArrays(self, inputs) if self.bound else _Arrays(self, inputs)
 
     def graph_number(self) -> str:
         """A number for the CUDA graph of one binding.
 
-        A session keeps a graph a number and replays it whatever is bound: another batch size would get the outputs of
-        the first. 0 is onnxruntime's own.
+        A session keeps one graph per number and replays it whatever is bound: another batch size would get the outputs
+        of the first. 0 is onnxruntime's own.
         """
         self._bindings += 1
         return str(self._bindings)
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
+        """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
         found = {**self.backend.describe(), "IO binding": "yes" if self.bound else "no"}
         if self.device != "cpu":
             found |= {"TF32": "off", "CUDA graph": "yes" if self.graph else "no"}
@@ -73,33 +70,35 @@ class OrtVariant(OpenVariant):
         return found
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Release the session."""
         self.backend.close()
 
 
 class _Arrays(BoundVariant):
     """Arrays in, arrays out: ``session.run``."""
 
-    def __init__(self, runner: OrtVariant, inputs: Sequence[Array]) -> None:
-        self._runner = runner
+    def __init__(self, variant: OrtVariant, inputs: Sequence[Array]) -> None:
+        self._variant = variant
         self.items = len(inputs[0])
         self.concurrent = True
-        backend = runner.backend
+        backend = variant.backend
         self._feeds = dict(zip((spec.name for spec in backend.inputs), inputs, strict=True))
 
     def call(self) -> object:
-        return self._runner.backend.run(self._feeds)
+        return self._variant.backend.run(self._feeds)
 
     def outputs(self) -> Sequence[Array]:
-        return list(self._runner.backend.run(self._feeds).values())
+        return list(self._variant.backend.run(self._feeds).values())
 
     def inspect(self) -> Inspection:
         """By onnxruntime's profiler, in a session of its own."""
         from stn_infer.benchmarking.variants.ort_stages import inspect_session, named_nodes
 
-        runner = self._runner
-        fused = runner.backend.describe()["plugin"] != "none"
-        return inspect_session(runner.open, named_nodes(runner.file, fused), self._feeds, runner.cuts, runner.device)
+        variant = self._variant
+        fused = variant.backend.describe()["plugin"] != "none"
+        return inspect_session(
+            variant.open, named_nodes(variant.file, fused), self._feeds, variant.cuts, variant.device
+        )
 
 
 class _BoundArrays(_Arrays):
@@ -108,18 +107,18 @@ class _BoundArrays(_Arrays):
     At the host boundary on a GPU, a call copies the inputs there and the outputs back.
     """
 
-    def __init__(self, runner: OrtVariant, inputs: Sequence[Array]) -> None:
+    def __init__(self, variant: OrtVariant, inputs: Sequence[Array]) -> None:
         import onnxruntime as ort
 
-        super().__init__(runner, inputs)
+        super().__init__(variant, inputs)
         self.concurrent = False
         self.alone = "inputs and outputs that are bound serve one caller"
-        self._session = runner.backend.session
-        kind, _, index = runner.device.partition(":")
+        self._session = variant.backend.session
+        kind, _, index = variant.device.partition(":")
         place = (kind, int(index or 0))
-        names = [spec.name for spec in runner.backend.outputs]
+        names = [spec.name for spec in variant.backend.outputs]
         try:
-            shaped = _shapes(runner, self._feeds, names)
+            shaped = _shapes(variant, self._feeds, names)
             self._inputs = {
                 name: ort.OrtValue.ortvalue_from_numpy(array, *place) for name, array in self._feeds.items()
             }
@@ -135,13 +134,13 @@ class _BoundArrays(_Arrays):
         except Exception as error:
             raise ModelError(f"onnxruntime cannot bind inputs and outputs: {failure_reason(error)}") from error
         self._options = ort.RunOptions()
-        if runner.graph:
-            self._options.add_run_config_entry("gpu_graph_id", runner.graph_number())
+        if variant.graph:
+            self._options.add_run_config_entry("gpu_graph_id", variant.graph_number())
         self._timer: EventTimer | None = None
-        if runner.stream is not None:
+        if variant.stream is not None:
             self._options.add_run_config_entry("disable_synchronize_execution_providers", "1")
-            self._timer = EventTimer(runner.device, runner.method.l2 == "flushed", runner.stream)
-        self._copies = runner.device != "cpu" and runner.method.boundary == "host"
+            self._timer = EventTimer(variant.device, variant.method.l2 == "flushed", variant.stream)
+        self._copies = variant.device != "cpu" and variant.method.boundary == "host"
 
     def _compute(self) -> None:
         try:
@@ -156,8 +155,8 @@ class _BoundArrays(_Arrays):
             self._compute()
             return [value.numpy() for value in self._outputs]
         self._compute()
-        if self._runner.stream is not None:
-            self._runner.stream.synchronize()
+        if self._variant.stream is not None:
+            self._variant.stream.synchronize()
         return self._outputs
 
     def burst(self, count: int, clock: Clock) -> list[float]:
@@ -170,9 +169,9 @@ class _BoundArrays(_Arrays):
         return [value.numpy() for value in self._outputs]
 
 
-def _shapes(runner: OrtVariant, feeds: dict[str, Array], names: list[str]) -> list[Any]:
+def _shapes(variant: OrtVariant, feeds: dict[str, Array], names: list[str]) -> list[Any]:
     """Outputs of another session: a captured graph cannot make its own, and the first call is still to be timed."""
-    backend = runner.open(runner.file)
+    backend = variant.open(variant.file)
     try:
         found: list[Any] = backend.session.run(names, feeds)
         return found

@@ -1,20 +1,20 @@
-"""Who ran the samplers, and where the time goes, by onnxruntime's profiler in a session of its own."""
+"""Where the samplers ran, and where the time goes, by onnxruntime's profiler in a session of its own."""
 
 from __future__ import annotations
 
 import json
 import tempfile
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from stn_infer.arrays import Array
-from stn_infer.benchmarking.harness.runner import Inspection
+from stn_infer.benchmarking.harness.variant import Inspection
 from stn_infer.benchmarking.record import SamplerPlacement
+from stn_infer.benchmarking.variants.stages import LONGEST_S, NO_SAMPLER, RECORDED, UNRECORDED, add_up, not_known
 
 if TYPE_CHECKING:
     import onnx
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 SAMPLERS = ("GridSample", "SpatialTransformer", "ProjectiveTransformer")
 
-#: An inspection starts no further run after so many seconds.
-LONGEST_S = 5.0
-
-_UNRECORDED, _RECORDED = 3, 15
 _LAUNCHES = "onnxruntime's profiler times launches on a GPU, not the kernels"
 
 
@@ -44,7 +40,7 @@ def inspect_session(
         model: what :func:`named_nodes` made.
         feeds: inputs by name.
         cuts: tensors that grids are computed from; what lies between them and a sampler is the stage ``grid``.
-        device: ``cpu``, or a GPU, of which onnxruntime tells who ran the samplers and not for how long.
+        device: ``cpu``, or a GPU, for which onnxruntime reports where the samplers ran and not for how long.
     """
     with tempfile.TemporaryDirectory() as folder:
         optimized = Path(folder) / "optimized.onnx"
@@ -57,7 +53,7 @@ def inspect_session(
         backend = open_session(model, configure=configure)
         try:
             began = time.monotonic()
-            for run in range(_UNRECORDED + _RECORDED):
+            for run in range(UNRECORDED + RECORDED):
                 if run and time.monotonic() - began > LONGEST_S:
                     break
                 backend.run(feeds)
@@ -74,15 +70,11 @@ def inspect_session(
         SamplerPlacement(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS
     )
     if not samplers:
-        return Inspection(left_out={"stages": "it has no sampler"})
+        return NO_SAMPLER
     if device != "cpu":
-        return Inspection(samplers, left_out={"stages": _LAUNCHES})
-    if grid is not None:
-        return Inspection(samplers, split(nodes, grid))
-    stages = split(nodes, set())
-    del stages["grid"]
-    unknown = "what the sampling grid is computed from cannot be told from the optimized graph"
-    return Inspection(samplers, stages, {"the grid's share": unknown})
+        return not_known(_LAUNCHES, samplers)
+    unknown = "" if grid is not None else "what the sampling grid is computed from is not clear in the optimized graph"
+    return add_up(_times(nodes, grid or set()), samplers, unknown)
 
 
 def named_nodes(file: Path, fused: bool) -> Path | bytes:
@@ -130,14 +122,11 @@ def read_profile(events: Sequence[Mapping[str, Any]]) -> dict[str, ProfiledNode]
     return nodes
 
 
-def split(nodes: Mapping[str, ProfiledNode], grid: set[str]) -> dict[str, float]:
-    """Milliseconds a run in the grid's computation, in sampling and in the rest: sums of the nodes' medians."""
-    sums: dict[str, float] = defaultdict(float, grid=0.0, sampling=0.0, rest=0.0)
+def _times(nodes: Mapping[str, ProfiledNode], grid: set[str]) -> Iterator[tuple[str, float]]:
+    """The stage of each node, and its median, milliseconds."""
     for name, node in nodes.items():
         stage = "sampling" if node.op in SAMPLERS else "grid" if name in grid else "rest"
-        recorded = node.times_ms[_UNRECORDED:] or node.times_ms
-        sums[stage] += median(recorded)
-    return {stage: round(value, 6) for stage, value in sums.items()}
+        yield stage, median(node.times_ms[UNRECORDED:] or node.times_ms)
 
 
 def grid_nodes(model: onnx.ModelProto, cuts: Sequence[str]) -> set[str] | None:

@@ -10,28 +10,28 @@ from typing import Any
 
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
-from stn_infer.benchmarking.harness.runner import BoundVariant, Clock, Inspection, OpenVariant
-from stn_infer.benchmarking.prepare.case import Prepared
-from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
+from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 
 class TorchVariant(OpenVariant):
     """A module, as the variant's name says; see :func:`stn_infer.benchmarking.variants.registry.open_variant`."""
 
-    def __init__(self, name: str, prepared: Prepared, device: str, threads: int, method: Method) -> None:
+    def __init__(self, name: str, setup: Setup) -> None:
         import torch
 
+        prepared, device = setup.prepared, setup.device
         if prepared.precision == "int8":
             raise ModelError(
-                "int8 is an ONNX file with quantized layers, of which PyTorch has no module; "
+                "INT8 is an ONNX file with quantized layers, for which PyTorch has no module; "
                 "a suite measures fp32 in PyTorch beside it"
             )
         if device != "cpu":
             require_cuda(device)
         self._threads_before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        self.method, self.device = method, device
+        torch.set_num_threads(setup.threads)
+        self.method, self.device = setup.method, device
         self.graph, self.compiled = name.endswith("graph"), name.startswith("compile")
         self.fused = "fused" in name
         self.dtype = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}[prepared.precision]
@@ -48,7 +48,7 @@ class TorchVariant(OpenVariant):
         self._label = f"{prepared.name} fails in PyTorch ({name})"
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
-        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
+        """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
         return _BoundTorch(self, inputs)
 
     def run(self, tensors: Sequence[Any], module: Any = None) -> list[Any]:
@@ -67,7 +67,7 @@ class TorchVariant(OpenVariant):
             raise ModelError(f"{self._label}: {type(error).__name__}: {one_line(error)}") from error
 
     def describe(self) -> dict[str, str]:
-        """See :class:`stn_infer.benchmarking.harness.runner.OpenVariant`."""
+        """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
         import torch
 
         found = {
@@ -90,7 +90,7 @@ class TorchVariant(OpenVariant):
         return found
 
     def close(self) -> None:
-        """Let go of the module, and give PyTorch back the number of threads it had."""
+        """Release the module, and give PyTorch back the number of threads it had."""
         import torch
 
         self.module = self.plain = None
@@ -147,29 +147,29 @@ class Compiler:
 
 
 class _BoundTorch(BoundVariant):
-    def __init__(self, runner: TorchVariant, inputs: Sequence[Array]) -> None:
+    def __init__(self, variant: TorchVariant, inputs: Sequence[Array]) -> None:
         import torch
 
-        self._runner = runner
-        self._on_gpu = runner.device != "cpu"
-        self._resident = runner.method.boundary == "device"
+        self._variant = variant
+        self._on_gpu = variant.device != "cpu"
+        self._resident = variant.method.boundary == "device"
         self.items = len(inputs[0])
-        self.concurrent = not self._on_gpu and not runner.compiled
+        self.concurrent = not self._on_gpu and not variant.compiled
         self.alone = "its buffers on the GPU serve one caller" if self._on_gpu else "torch.compile serves one caller"
         self._arrays = list(inputs)
-        tensors = [torch.from_numpy(array).to(runner.dtype) for array in inputs]
-        self._staging = Staging(tensors, runner.device) if self._on_gpu else None
+        tensors = [torch.from_numpy(array).to(variant.dtype) for array in inputs]
+        self._staging = Staging(tensors, variant.device) if self._on_gpu else None
         self._tensors = self._staging.resident if self._staging else tensors
-        self._timer = EventTimer(runner.device, runner.method.l2 == "flushed") if self._on_gpu else None
-        self._compiler = runner.compiler
+        self._timer = EventTimer(variant.device, variant.method.l2 == "flushed") if self._on_gpu else None
+        self._compiler = variant.compiler
         self._replay: Any = None
         self._static: list[Any] = []
-        if runner.graph:
-            self._replay, self._static = _capture(runner, self._tensors)
+        if variant.graph:
+            self._replay, self._static = _capture(variant, self._tensors)
 
     def _compute(self) -> list[Any]:
         if self._replay is None:
-            return self._runner.run(self._tensors)
+            return self._variant.run(self._tensors)
         self._replay()
         return self._static
 
@@ -182,11 +182,11 @@ class _BoundTorch(BoundVariant):
     def _call(self) -> object:
         if self._staging is None:
             if self._resident:
-                return self._runner.run(self._tensors)
+                return self._variant.run(self._tensors)
             return self._from_arrays()
         if self._resident:
             found = self._compute()
-            _synchronize(self._runner.device)
+            _synchronize(self._variant.device)
             return found
         self._staging.upload()
         return self._staging.download(self._compute())
@@ -194,8 +194,8 @@ class _BoundTorch(BoundVariant):
     def _from_arrays(self) -> list[Array]:
         import torch
 
-        tensors = [torch.from_numpy(array).to(self._runner.dtype) for array in self._arrays]
-        outputs = self._runner.run(tensors)
+        tensors = [torch.from_numpy(array).to(self._variant.dtype) for array in self._arrays]
+        outputs = self._variant.run(tensors)
         return [output.numpy() if output.dtype != torch.bfloat16 else output for output in outputs]
 
     def burst(self, count: int, clock: Clock) -> list[float]:
@@ -213,12 +213,12 @@ class _BoundTorch(BoundVariant):
         """What PyTorch dispatches in eager runs; the compiler generates its own code for it."""
         from stn_infer.benchmarking.variants.torch_stages import inspect_module
 
-        runner = self._runner
-        plain = partial(runner.run, self._tensors, runner.plain)
-        return inspect_module(plain, runner.plain, self._tensors, compiled=runner.compiled)
+        variant = self._variant
+        plain = partial(variant.run, self._tensors, variant.plain)
+        return inspect_module(plain, variant.plain, self._tensors, compiled=variant.compiled)
 
 
-def _capture(runner: TorchVariant, tensors: Sequence[Any]) -> tuple[Any, list[Any]]:
+def _capture(variant: TorchVariant, tensors: Sequence[Any]) -> tuple[Any, list[Any]]:
     """A CUDA graph of one run: how to replay it, and the tensors it writes.
 
     Raises:
@@ -227,17 +227,17 @@ def _capture(runner: TorchVariant, tensors: Sequence[Any]) -> tuple[Any, list[An
     import torch
 
     try:
-        with torch.cuda.device(runner.device):
-            side = torch.cuda.Stream(runner.device)  # type: ignore[no-untyped-call]
-            side.wait_stream(torch.cuda.current_stream(runner.device))
+        with torch.cuda.device(variant.device):
+            side = torch.cuda.Stream(variant.device)  # type: ignore[no-untyped-call]
+            side.wait_stream(torch.cuda.current_stream(variant.device))
             with torch.cuda.stream(side):
                 for _ in range(3):
-                    runner.run(tensors)
-            torch.cuda.current_stream(runner.device).wait_stream(side)
+                    variant.run(tensors)
+            torch.cuda.current_stream(variant.device).wait_stream(side)
             graph = torch.cuda.CUDAGraph()
             # other runtimes in this process have threads of their own, whose calls are none of the capture's business
             with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):
-                outputs = runner.run(tensors)
+                outputs = variant.run(tensors)
         return graph.replay, outputs
     except RuntimeError as error:
         raise ModelError(f"the model cannot be captured in a CUDA graph: {one_line(error)}") from error

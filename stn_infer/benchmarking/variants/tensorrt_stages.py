@@ -1,7 +1,7 @@
 """Where an engine's time goes, by TensorRT's own profiler: which of its layers sample, and which compute the grid.
 
-An engine's layers are called after the ONNX nodes that are in them. Where TensorRT has made one layer of a sampler and
-something else, or calls a layer by a name of its own, nobody knows how much of it is sampling, and nothing is said.
+An engine's layers are named after the ONNX nodes that are in them. Where TensorRT has fused a sampler with something
+else, or gives a layer a name of its own, the share of sampling is not known, and none is reported.
 """
 
 from __future__ import annotations
@@ -12,26 +12,23 @@ from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from stn_infer.benchmarking.harness.runner import Inspection
-from stn_infer.benchmarking.record import SamplerPlacement
+from stn_infer.benchmarking.harness.variant import Inspection
+from stn_infer.benchmarking.variants.stages import NO_SAMPLER, UNRECORDED, add_up, not_known
 
 if TYPE_CHECKING:
     import onnx
-
-#: Runs of an engine that are profiled, the first of which are passed over.
-UNRECORDED, RECORDED = 3, 15
 
 Layers = Sequence[tuple[str, float]]
 
 
 @dataclass(frozen=True)
 class LayerNames:
-    """What TensorRT's parser calls the layers of a file's spatial transformers.
+    """The names that TensorRT's parser gives the layers of a file's spatial transformers.
 
     Attributes:
         samplers: those that sample.
         beside: casts of image and output around them.
-        grid: those that compute sampling grids; None where they cannot be told.
+        grid: those that compute sampling grids; None where they are not known.
         others: every other node, whose name may be one of these with a number behind it.
     """
 
@@ -109,63 +106,50 @@ def _names(samplers: set[str], beside: set[str], grid: set[str] | None, everythi
 def engine_stages(layers: Layers, runs: int, names: LayerNames) -> Inspection:
     """The stages out of what a profiler was told in ``runs`` runs; samplers are left to the caller."""
     count = len(layers) // runs if runs else 0
-    if (
-        not count
-        or len(layers) != runs * count
-        or any(layers[index][0] != layers[index % count][0] for index in range(len(layers)))
-    ):
-        return Inspection(left_out={"stages": "TensorRT's profiler did not report the same layers in every run"})
+    calls = [layers[run * count : (run + 1) * count] for run in range(runs)]
+    same = {tuple(name for name, _ in call) for call in calls}
+    if not count or len(layers) != runs * count or len(same) > 1:
+        return not_known("TensorRT's profiler did not report the same layers in every run")
     if not names.samplers:
-        return Inspection(left_out={"stages": "it has no sampler"})
-    first = min(UNRECORDED, runs - 1)
-    sums = {"grid": 0.0, "sampling": 0.0, "rest": 0.0}
-    sampled, unnamed = False, False
+        return NO_SAMPLER
+    recorded = calls[min(UNRECORDED, runs - 1) :]
+    times: list[tuple[str, float]] = []
+    unnamed, mixed = False, ""
     computed: set[str] = set()
-    mixed = ""
     for position in range(count):
         layer = layers[position][0]
         parts = [names.node(part) for part in _parts(layer)]
-        taken = median(layers[run * count + position][1] for run in range(first, runs))
+        taken = median(call[position][1] for call in recorded)
         in_grid = [part for part in parts if part in (names.grid or ())]
         if any(part in names.samplers for part in parts):
             others = [part for part in parts if part not in names.samplers | names.beside]
             if others:
-                reason = f"TensorRT runs the sampler in one layer with {', '.join(others[:3])}"
-                return Inspection(left_out={"stages": reason})
-            sampled = True
-            sums["sampling"] += taken
+                return not_known(f"TensorRT runs the sampler in one layer with {', '.join(others[:3])}")
+            times.append(("sampling", taken))
         elif parts and len(in_grid) == len(parts):
             computed.update(in_grid)
-            sums["grid"] += taken
+            times.append(("grid", taken))
         else:
             if in_grid and not mixed:
                 mixed = next(part for part in parts if part not in in_grid)
             unnamed |= "ForeignNode" in layer or layer.startswith("__myl")
-            sums["rest"] += taken
-    if not sampled:
-        return Inspection(left_out={"stages": "none of the engine's layers goes by a sampler's name"})
-    reason = ""
+            times.append(("rest", taken))
+    if not any(stage == "sampling" for stage, _ in times):
+        return not_known("none of the engine's layers has a sampler's name")
+    no_grid = ""
     if names.grid is None:
-        reason = "what the sampling grid is computed from cannot be told from the file"
+        no_grid = "what the sampling grid is computed from is not clear from the file"
     elif mixed:
-        reason = f"TensorRT runs a part of the grid in one layer with {mixed}"
+        no_grid = f"TensorRT runs a part of the grid in one layer with {mixed}"
     elif unnamed and names.grid - computed:
-        reason = "a layer with a name of TensorRT's own may compute a part of the grid"
+        no_grid = "a layer with a name of TensorRT's own may compute a part of the grid"
     elif names.grid and not computed:
-        reason = "no layer of the engine computes the grid alone"
-    if reason:
-        sums["rest"] += sums.pop("grid")
-    left_out = {"the grid's share": reason} if reason else {}
-    return Inspection((), {stage: round(value, 6) for stage, value in sums.items()}, left_out)
-
-
-def with_sampler(found: Inspection, sampler: SamplerPlacement) -> Inspection:
-    """``found`` with the one line that is known of who ran the samplers."""
-    return Inspection((sampler,), found.stages, found.left_out)
+        no_grid = "no layer of the engine computes the grid alone"
+    return add_up(times, no_grid=no_grid)
 
 
 def _name(node: onnx.NodeProto) -> str:
-    """What the parser calls a node's layer."""
+    """The name that the parser gives a node's layer."""
     return node.name or f"node_of_{node.output[0]}"
 
 

@@ -13,11 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from stn_infer.benchmarking.harness.runner import Inspection
+from stn_infer.benchmarking.harness.variant import Inspection
 from stn_infer.benchmarking.record import SamplerPlacement
-from stn_infer.benchmarking.variants.ort_stages import LONGEST_S
+from stn_infer.benchmarking.variants.stages import LONGEST_S, NO_SAMPLER, RECORDED, UNRECORDED, add_up, not_known
 
-_UNRECORDED, _RECORDED = 3, 15
 _QUEUE_CYCLES = 50_000_000  # some 30 ms, in which all launches of a pass are enqueued; more where they take longer
 _MOST_CYCLES = 8 * _QUEUE_CYCLES
 # fmt: off
@@ -31,8 +30,8 @@ _SHAPES_ONLY = ("_like", "new_zeros", "new_ones", "new_full", "new_empty", "new_
 _AS_OTHER = ("expand_as", "view_as", "type_as", "reshape_as")
 
 
-@dataclass
-class Operator:
+@dataclass(frozen=True, kw_only=True)
+class Dispatched:
     """One dispatched operator.
 
     Attributes:
@@ -42,8 +41,8 @@ class Operator:
         is_layer: whether it applies trained weights to data.
         reads_weights: whether it reads a parameter of the model's, trained or not.
         reads_input: whether it reads a model's input itself.
-        is_data: whether a model's input is among what it comes from.
-        values: of its first output, a sample.
+        is_data: whether it depends on a model's input.
+        values: of its first output, per sample.
         rank: how many axes its first tensor has.
     """
 
@@ -71,14 +70,14 @@ class Operator:
 def inspect_module(
     run: Callable[[], object], module: Any, tensors: Sequence[Any], *, compiled: bool = False
 ) -> Inspection:
-    """Who runs the samplers, and where the time goes.
+    """Where the samplers run, and where the time goes.
 
     Args:
         run: one call on ``tensors``, not compiled.
         module: what it runs; its parameters, if it has any, tell a layer from a product with constants.
         tensors: the inputs, [N, ...].
-        compiled: whether the compiler stands between this and what is timed: it writes code of its own, but for what
-            it calls as it is (the plugin library's op, and samplers of volumes).
+        compiled: whether what is timed is compiled: the compiler generates code of its own, except for what it calls
+            as it is (the plugin library's op, and samplers of volumes).
     """
     operators = trace(run, module, tensors)
     at = [it for it in operators if it.is_sampler]
@@ -88,24 +87,22 @@ def inspect_module(
         for index, (name, it) in enumerate(zip(names, at, strict=True))
     )
     if compiled:
-        return Inspection(samplers, left_out={"stages": "the compiler fuses operators of several stages"})
+        return not_known("the compiler fuses operators of several stages", samplers)
     if not samplers:
-        return Inspection(left_out={"stages": "it has no sampler"})
+        return NO_SAMPLER
     times = _times(run, operators, tensors[0].device)
     if isinstance(times, str):
-        return Inspection(samplers, left_out={"stages": times})
+        return not_known(times, samplers)
     grid = grid_operators(operators)
-    sums = {"grid": 0.0, "sampling": 0.0, "rest": 0.0}
-    for index, (it, taken) in enumerate(zip(operators, times, strict=True)):
-        sums["sampling" if it.is_sampler else "grid" if grid is not None and index in grid else "rest"] += taken
-    left_out = {}
-    if grid is None:
-        del sums["grid"]
-        left_out["the grid's share"] = "what the sampling grid is computed from cannot be told from the operators"
-    return Inspection(samplers, {stage: round(value, 6) for stage, value in sums.items()}, left_out)
+    unknown = "" if grid is not None else "what the sampling grid is computed from is not clear from the operators"
+    stages = (
+        "sampling" if it.is_sampler else "grid" if index in (grid or ()) else "rest"
+        for index, it in enumerate(operators)
+    )
+    return add_up(zip(stages, times, strict=True), samplers, unknown)
 
 
-def trace(run: Callable[[], object], module: Any, tensors: Sequence[Any]) -> list[Operator]:
+def trace(run: Callable[[], object], module: Any, tensors: Sequence[Any]) -> list[Dispatched]:
     """The operators of one call, each with what it reads."""
     import torch
     from torch.utils import _pytree as pytree
@@ -125,7 +122,7 @@ def trace(run: Callable[[], object], module: Any, tensors: Sequence[Any]) -> lis
         inputs[tensor] = True
     made_by: Any = WeakIdKeyDictionary()
     written: dict[int, list[int]] = {}  # by storage, the operators that wrote into it after it was made
-    found: list[Operator] = []
+    found: list[Dispatched] = []
 
     class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Notes every operator."""
@@ -149,16 +146,16 @@ def trace(run: Callable[[], object], module: Any, tensors: Sequence[Any]) -> lis
             shown = (given or outputs)[:1]
             values = outputs[0].numel() / max(1, tensors[0].shape[0]) if outputs else 0.0
             found.append(
-                Operator(
-                    name,
-                    reads,
-                    str(shown[0].device) if shown else "cpu",
-                    weighted and is_data and plain in _LAYERS,
-                    reads_weights,
-                    reads_input,
-                    is_data,
-                    values,
-                    shown[0].dim() if shown else 0,
+                Dispatched(
+                    name=name,
+                    reads=reads,
+                    place=str(shown[0].device) if shown else "cpu",
+                    is_layer=weighted and is_data and plain in _LAYERS,
+                    reads_weights=reads_weights,
+                    reads_input=reads_input,
+                    is_data=is_data,
+                    values=values,
+                    rank=shown[0].dim() if shown else 0,
                 )
             )
             self._note(outputs, given, _written(func, args, kwargs or {}), weighted and not is_data)
@@ -209,8 +206,8 @@ def _written(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> list[
     return found
 
 
-def grid_operators(operators: Sequence[Operator]) -> set[int] | None:
-    """Positions of the operators that compute grids; None where one cannot be told from what is before it."""
+def grid_operators(operators: Sequence[Dispatched]) -> set[int] | None:
+    """Positions of the operators that compute grids; None where it is not clear where one begins."""
     found: set[int] = set()
     for sampler in operators:
         if sampler.is_sampler:
@@ -221,7 +218,7 @@ def grid_operators(operators: Sequence[Operator]) -> set[int] | None:
     return {index for index in found if not operators[index].is_sampler}
 
 
-def _grid_of(operators: Sequence[Operator], sampler: Operator) -> set[int] | None:
+def _grid_of(operators: Sequence[Dispatched], sampler: Dispatched) -> set[int] | None:
     """The operators between a sampler's grid (or theta) and what it is computed from."""
     if len(sampler.reads) < 2:
         return None
@@ -244,7 +241,7 @@ def _grid_of(operators: Sequence[Operator], sampler: Operator) -> set[int] | Non
     return _back(operators, first, without=cut)
 
 
-def _back(operators: Sequence[Operator], start: Sequence[int], without: int | None = None) -> set[int]:
+def _back(operators: Sequence[Dispatched], start: Sequence[int], without: int | None = None) -> set[int]:
     """What ``start`` comes from, back to layers with weights (inclusive), past no operator ``without``."""
     found: set[int] = set()
     waiting = list(start)
@@ -258,17 +255,17 @@ def _back(operators: Sequence[Operator], start: Sequence[int], without: int | No
     return found
 
 
-def _read(operator: Operator) -> list[int]:
+def _read(operator: Dispatched) -> list[int]:
     return [index for makers in operator.reads for index in makers]
 
 
-def _times(run: Callable[[], object], operators: Sequence[Operator], device: Any) -> list[float] | str:
+def _times(run: Callable[[], object], operators: Sequence[Dispatched], device: Any) -> list[float] | str:
     """The shortest time of each operator, which a busy machine disturbs least, ms; or why there is none."""
     names = [it.name for it in operators]
     passes: list[list[float]] = []
-    cycles, unrecorded = _QUEUE_CYCLES, _UNRECORDED
+    cycles, unrecorded = _QUEUE_CYCLES, UNRECORDED
     began = time.perf_counter()
-    while len(passes) < _RECORDED and not (passes and time.perf_counter() - began > LONGEST_S):
+    while len(passes) < RECORDED and not (passes and time.perf_counter() - began > LONGEST_S):
         called, taken, filled = _timed_pass(run, device, cycles)
         if called != names:
             return "its operators differ from call to call"

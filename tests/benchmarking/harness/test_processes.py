@@ -30,8 +30,8 @@ def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_p
         def __exit__(self, *raised: object) -> None: ...
 
     monkeypatch.setattr(processes.subprocess, "Popen", Died)
-    nothing = types.SimpleNamespace(sys_path=())
-    task = worker.Task(nothing, 0, ("eager",), 1e-5, "cpu", 1, Method())  # type: ignore[arg-type]
+    nothing = types.SimpleNamespace(sys_path=(), variants=("eager",))
+    task = worker.Task(nothing, nothing)  # type: ignore[arg-type]
     monkeypatch.setattr(processes, "asdict", lambda it: {})
     with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
         processes.run_apart(task, tmp_path, lambda text: None)
@@ -43,4 +43,4 @@ def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(processes, "prepare", full)
     request = make_request([Case("cnn")], ["eager"], "cpu", 1, None, Method())
     with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
-        processes.Processes(request, tmp_path).prepare(request, lambda text: None)
+        processes.Processes(tmp_path).prepare(request, lambda text: None)

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 from stn_infer.benchmarking.harness.load import paced
-from stn_infer.benchmarking.harness.runner import BoundVariant
 from stn_infer.benchmarking.harness.session import check_same
+from stn_infer.benchmarking.harness.variant import BoundVariant
 from stn_infer.benchmarking.machine.monitor import Reading
+from stn_infer.benchmarking.record import Measurement
 from stn_infer.benchmarking.report.compare import compare
-from stn_infer.benchmarking.report.explain import explanation, speed_up
+from stn_infer.benchmarking.report.explain import explanation
 from stn_infer.benchmarking.report.notes import notes
-from stn_infer.benchmarking.report.result import RANGES, BenchResult, Measurement, flags
+from stn_infer.benchmarking.report.speedup import speedup
 from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.result import CALIBRATION, BenchResult
 from stn_infer.errors import ModelError, UsageError
 from tests.support import benchmarking_sim
 from tests.support.benchmarking_sim import Clock, Quiet, Simulated, Simulation, fixed, noisy
@@ -44,33 +46,35 @@ def test_fixed_latencies_come_out_as_they_went_in() -> None:
         assert row.samples_ms == pytest.approx([wanted] * len(row.samples_ms))
         assert len(row.samples_ms) >= 132 and sum(row.samples_ms) >= 600
         assert row.throughput == pytest.approx(row.batch_size / wanted * 1e3)
-        assert row.spread == pytest.approx(0, abs=1e-6) and row.outliers == 0 and flags(row) == ()
+        assert row.spread == pytest.approx(0, abs=1e-6) and row.outliers == 0 and row.flags == ()
         assert [each.round for each in row.rounds] == list(range(6))
-    ratio = speed_up(result.get("ort", 8), result.get("eager", 8))
+    ratio = speedup(result.get("ort", 8), result.get("eager", 8))
     assert ratio.value == pytest.approx(4) and ratio.low == pytest.approx(4) and ratio.high == pytest.approx(4)
     assert result.get("ort", 1).rounds[0].load_s == pytest.approx(0.25)
-    assert explanation(result)[0].startswith("at batch 8 ort is the fastest: 4.00x")
+    assert explanation(result)[0].startswith(
+        "at batch 8 ort is the fastest: 4.00x speedup over eager (95 % CI 4.00 to 4.00)"
+    )
 
 
 def test_a_slow_first_call_is_told_apart_and_in_no_sample() -> None:
     row = only(Simulation({"ort": Simulated(fixed(1.0), first_call_ms=3000)}).go(SHORT))
     assert [each.first_call_ms for each in row.rounds] == pytest.approx([3001.0] * 6)
     assert max(row.samples_ms) == pytest.approx(1.0)
-    assert flags(row) == ()
+    assert row.flags == ()
 
 
 def test_two_modes_are_named_with_their_medians() -> None:
     row = only(
         Simulation({"ort": Simulated(lambda index, generator: 1.0 if generator.random() < 0.5 else 2.0)}).go(SHORT)
     )
-    assert "two modes, 1 and 2 ms" in flags(row)
+    assert "two modes, 1 and 2 ms" in row.flags
     assert row.percentiles[90] == pytest.approx(2.0)
     assert set(np.round(row.samples_ms, 6)) == {1.0, 2.0}
 
 
 def test_a_drift_within_rounds_is_flagged() -> None:
     row = only(Simulation({"ort": Simulated(lambda index, generator: 1.0 + index * 0.002)}).go(SHORT))
-    (flag,) = flags(row)
+    (flag,) = row.flags
     assert flag.startswith("drifts by +") and flag.endswith("within a round")
 
 
@@ -78,7 +82,7 @@ def test_rounds_that_differ_are_flagged() -> None:
     simulation = Simulation({"ort": Simulated(fixed(1.0))}, round_factor=lambda number, generator: 1 + 0.1 * number)
     row = only(simulation.go(SHORT))
     assert row.spread == pytest.approx(0.5 / 1.2, rel=1e-3)
-    assert any(flag.startswith("rounds differ by 4") for flag in flags(row))
+    assert any(flag.startswith("rounds differ by 4") for flag in row.flags)
 
 
 def test_a_stall_every_hundredth_call_stays_in_the_samples_and_shows_where_it_belongs() -> None:
@@ -109,7 +113,7 @@ def test_noise_gives_the_median_and_an_interval_that_holds_the_truth() -> None:
     common = lambda number, generator: float(np.exp(generator.normal(0, 0.1)))  # noqa: E731
     result = Simulation(backends, round_factor=common).go(SHORT)
     # a round's own factor hits both alike, and the ratio does not see it
-    ratio = speed_up(result.get("ort", 4), result.get("eager", 4))
+    ratio = speedup(result.get("ort", 4), result.get("eager", 4))
     assert ratio.low is not None and ratio.high is not None
     assert ratio.low < 3 < ratio.high and ratio.high - ratio.low < 0.25
 
@@ -130,7 +134,7 @@ def twins(seed: int, slower: float) -> bool:
     method = replace(SHORT, seconds=0.05, turns=2, warmup_seconds=0.0)
     common = lambda number, generator: float(np.exp(generator.normal(0, 0.05)))  # noqa: E731
     result = Simulation({"a": own(1.0), "b": own(slower)}, seed=seed, round_factor=common).go(method)
-    return speed_up(result.get("a", 4), result.get("b", 4)).excludes_one
+    return speedup(result.get("a", 4), result.get("b", 4)).excludes_one
 
 
 def test_identical_twins_are_not_told_apart() -> None:
@@ -225,13 +229,13 @@ def test_throttled_samples_are_marked() -> None:
     row = only(simulation.go(SHORT))
     marked = sum(len(each.throttled) for each in row.rounds)
     assert 0 < marked < len(row.samples_ms)
-    assert any(flag.endswith("taken while throttled") for flag in flags(row))
+    assert any(flag.endswith("taken while throttled") for flag in row.flags)
     assert len(row.rounds[0].samples_ms) > max(row.rounds[0].throttled)
 
 
 def test_a_row_that_is_too_slow_is_cut_short_and_says_so() -> None:
     row = only(Simulation({"ort": Simulated(fixed(1000.0))}).go(replace(SHORT, row_limit=4.0, samples=600)))
-    assert "cut short by the row's time limit" in flags(row)
+    assert "cut short by the row's time limit" in row.flags
     assert len(row.samples_ms) == 6 * 4
 
 
@@ -239,18 +243,18 @@ def test_a_row_that_never_gets_its_seconds_is_cut_short_and_says_so() -> None:
     sped_up = Simulated(lambda index, generator: 100.0 if index < 25 else 0.001)  # after its calls a turn were settled
     row = only(Simulation({"ort": sped_up}).go(replace(SHORT, seconds=600.0, row_limit=1000.0)))
     assert all(each.cut_short for each in row.rounds)
-    assert "cut short by the row's time limit" in flags(row)
+    assert "cut short by the row's time limit" in row.flags
 
 
 def test_a_warm_up_that_never_settles_is_flagged() -> None:
     row = only(Simulation({"ort": Simulated(lambda index, generator: 1 + 0.5 * (index // 5 % 2))}).go(SHORT))
-    assert any("warm-up did not settle in 6 of 6 rounds" in flag for flag in flags(row))
+    assert any("warm-up did not settle in 6 of 6 rounds" in flag for flag in row.flags)
 
 
-def test_a_comparison_with_a_row_that_is_not_steady_says_so() -> None:
+def test_a_comparison_with_an_unstable_measurement_says_so() -> None:
     shaky = Simulated(lambda index, generator: 4.0 if generator.random() < 0.5 else 8.0)
     told = explanation(Simulation({"eager": shaky, "ort": Simulated(fixed(1.0))}).go(SHORT))[0]
-    assert told.endswith("(to be taken with care: eager not steady)")
+    assert told.endswith("(low confidence: unstable measurement of eager)")
 
 
 def test_others_on_the_machine_are_told() -> None:
@@ -360,15 +364,17 @@ def test_resume_tells_other_samples_and_older_files(monkeypatch: pytest.MonkeyPa
     def hashed(**hashes: str) -> BenchResult:
         return replace(done, models=(replace(model, sha256={"weights": "w", **hashes}),))
 
-    mine = hashed(**{RANGES: "a"})
+    mine = hashed(**{CALIBRATION: "a"})
     check_same(mine, mine)
     with pytest.raises(UsageError, match="same models; they have changed"):
-        check_same(mine, hashed(**{RANGES: "b"}))
+        check_same(mine, hashed(**{CALIBRATION: "b"}))
     with pytest.raises(UsageError, match="an older version wrote"):
         check_same(done, hashed(file="f"))
-    differ = compare(hashed(file="f", **{RANGES: "a", "plugin library": "p"}), hashed(file="g", **{RANGES: "b"}))
+    differ = compare(
+        hashed(file="f", **{CALIBRATION: "a", "plugin library": "p"}), hashed(file="g", **{CALIBRATION: "b"})
+    )
     assert {
         "simulated: another ONNX file in A than in B",
-        "simulated: other samples behind int8's ranges in A than in B",
+        "simulated: other INT8 calibration data in A than in B",
     } <= set(differ.warnings)
     assert not any("plugin library" in warning for warning in differ.warnings)

@@ -13,8 +13,8 @@ from torch import nn
 
 from stn_infer.api.bench import bench
 from stn_infer.benchmarking.prepare.case import Prepared, prepare
-from stn_infer.benchmarking.report.result import RANGES, Model
 from stn_infer.benchmarking.request import Case, Method
+from stn_infer.benchmarking.result import CALIBRATION, Model
 from stn_infer.errors import InputError, UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.precision.lower import TOLERANCES
@@ -84,7 +84,7 @@ def test_what_is_a_grid_is_known_in_both_files_of_a_portable_one_that_was_given(
     first, _ = prepared(tmp_path / "made", Case("st-fcn-affine", batch_sizes=(2,)))
     folder = tmp_path / "again"
     folder.mkdir()
-    again, _ = prepared(folder, Case(first.portable or "", "st-fcn-affine", batch_sizes=(2,)))
+    again, _ = prepared(folder, Case(first.portable or "", source="st-fcn-affine", batch_sizes=(2,)))
     assert again.plain is not None and set(again.cuts) >= set(first.cuts)
 
 
@@ -107,7 +107,9 @@ def test_a_file_in_a_lower_precision_is_measured_as_it_is(tmp_path: Path) -> Non
 def test_the_users_samples_are_fed_and_give_the_ranges(tmp_path: Path) -> None:
     samples = np.linspace(0, 9, 3 * 64, dtype=np.float32).reshape(3, 1, 8, 8)
     np.save(tmp_path / "mine.npy", samples)
-    case = Case(NET, None, None, ((1, 8, 8),), "int8", (2, 4), (str(tmp_path / "mine.npy"),))
+    case = Case(
+        NET, input_shapes=((1, 8, 8),), precision="int8", batch_sizes=(2, 4), inputs=(str(tmp_path / "mine.npy"),)
+    )
     found, model = prepared(tmp_path, case)
     assert model.inputs == "3 samples of yours"
     np.testing.assert_array_equal(found.expected(4).inputs[0], samples[[0, 1, 2, 0]])
@@ -125,7 +127,9 @@ def test_the_users_samples_are_fed_and_give_the_ranges(tmp_path: Path) -> None:
         tmp_path / "mine.npy", samples * np.float32([1, 1, 7]).reshape(3, 1, 1, 1)
     )  # fed to batch 2 are the same samples
     again = prepared(other, replace(case, batch_sizes=(2,)))[1]
-    assert again.inputs_sha256["2"] == model.inputs_sha256["2"] and again.sha256[RANGES] != model.sha256[RANGES]
+    assert (
+        again.inputs_sha256["2"] == model.inputs_sha256["2"] and again.sha256[CALIBRATION] != model.sha256[CALIBRATION]
+    )
     # 127 steps to the largest magnitude, of all three samples
     assert float(onnx.numpy_helper.to_array(scale)) == pytest.approx(float(warped.abs().max()) / 127, rel=0.01)
 
@@ -148,7 +152,7 @@ def test_an_int8_file_beside_itself_has_a_tolerance_of_its_own(tmp_path: Path) -
 def test_one_sample_over_and_over_is_told_as_that(tmp_path: Path) -> None:
     sample = np.linspace(0, 1, 64, dtype=np.float32).reshape(1, 1, 8, 8)
     np.save(tmp_path / "one.npy", sample)
-    case = Case(NET, None, None, ((1, 8, 8),), "fp32", (4,), (str(tmp_path / "one.npy"),))
+    case = Case(NET, input_shapes=((1, 8, 8),), batch_sizes=(4,), inputs=(str(tmp_path / "one.npy"),))
     (note,) = (note for note in prepared(tmp_path, case)[1].notes if "same sampling grid" in note)
     assert note.endswith("feed more samples than one")
 

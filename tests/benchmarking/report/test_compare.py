@@ -9,8 +9,8 @@ import pytest
 
 from stn_infer.benchmarking.report.compare import compare
 from stn_infer.benchmarking.report.files import comparison_markdown
-from stn_infer.benchmarking.report.result import BenchResult
 from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.result import BenchResult
 from stn_infer.errors import ModelError, UsageError
 from tests.support.benchmarking_sim import Simulated, Simulation, fixed, noisy
 

@@ -13,6 +13,7 @@ import onnx.parser
 import pytest
 
 from stn_infer.backends.base import TensorSpec
+from stn_infer.benchmarking.prepare.case import Setup, prepare
 from stn_infer.benchmarking.request import Case, Method
 from stn_infer.benchmarking.variants import ort as ort_variants
 
@@ -77,7 +78,8 @@ def runner(monkeypatch: pytest.MonkeyPatch) -> ort_variants.OrtVariant:
     backend = types.SimpleNamespace(inputs=(spec,), outputs=(spec,), session=session, close=lambda: None)
     monkeypatch.setattr(ort_variants, "OrtBackend", lambda *given, **named: backend)
     monkeypatch.setattr(ort_variants, "onnx_file", lambda name, prepared: "model.onnx")
-    return ort_variants.OrtVariant("ort-graph", types.SimpleNamespace(cuts=()), "cuda:0", 1, Method())  # type: ignore[arg-type]
+    setup = Setup(types.SimpleNamespace(cuts=()), "cuda:0", 1, Method())  # type: ignore[arg-type]
+    return ort_variants.OrtVariant("ort-graph", setup)
 
 
 def test_each_binding_has_a_cuda_graph_of_its_own(runner: ort_variants.OrtVariant) -> None:
@@ -92,7 +94,6 @@ def test_each_binding_has_a_cuda_graph_of_its_own(runner: ort_variants.OrtVarian
 
 
 def test_binding_leaves_the_first_call_to_be_timed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    from stn_infer.benchmarking.prepare.case import prepare
     from stn_infer.benchmarking.variants import ort as ort_variants
 
     path = tmp_path / "model.onnx"
@@ -105,7 +106,7 @@ def test_binding_leaves_the_first_call_to_be_timed(monkeypatch: pytest.MonkeyPat
         seed=0,
         say=lambda text: None,
     )
-    runner = ort_variants.OrtVariant("ort-binding", prepared, "cpu", 1, Method())
+    runner = ort_variants.OrtVariant("ort-binding", Setup(prepared, "cpu", 1, Method()))
     ran: list[str] = []
     session = runner.backend.session
 

@@ -60,7 +60,7 @@ def test_a_grid_inside_another_layer_leaves_sampling_and_rest() -> None:
 def test_a_grid_that_is_not_wholly_known_is_not_told() -> None:
     unknown = LayerNames(frozenset({"sample"}), frozenset(), None)
     for found, reason in (
-        (split(("conv", 1.0), ("sample", 2.0), names=unknown), "cannot be told from the file"),
+        (split(("conv", 1.0), ("sample", 2.0), names=unknown), "not clear from the file"),
         (split(("points", 1.0), ("grid + conv", 5.0), ("sample", 2.0)), "in one layer with conv"),
         (split(("points", 1.0), ("{ForeignNode[a...b]}", 5.0), ("sample", 2.0)), "a name of TensorRT's own"),
         (split(("points", 1.0), ("__myl_Fc_myl0_1", 5.0), ("sample", 2.0)), "a name of TensorRT's own"),

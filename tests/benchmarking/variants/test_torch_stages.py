@@ -121,7 +121,7 @@ def test_what_cannot_be_told_is_not_told() -> None:
     assert grid_of(module, IMAGE) is None
     found = inspect_module(lambda: module(IMAGE), module, [IMAGE])
     assert found.stages is not None and set(found.stages) == {"sampling", "rest"}
-    assert "cannot be told" in found.left_out["the grid's share"]
+    assert "not clear from the operators" in found.left_out["the grid's share"]
     plain = nn.Flatten()
     assert inspect_module(lambda: plain(IMAGE), plain, [IMAGE]).left_out == {"stages": "it has no sampler"}
     turns = iter(range(1000))

@@ -1,4 +1,4 @@
-"""What the harness needs of a variant: opened once a round, bound to inputs, called. Runtimes and tests fill it in."""
+"""What the harness needs of a variant: it is opened once per round, bound to inputs, and called."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ class RealClock:
 
 @dataclass(frozen=True)
 class Inspection:
-    """Who ran the samplers, and where the time goes; of what a runtime cannot tell, ``left_out`` says why.
+    """Where the samplers ran, and where the time goes; ``left_out`` gives the reason for what a runtime cannot tell.
 
     ``left_out`` has keys out of ``samplers``, ``stages`` and ``the grid's share``, and a phrase for each.
     """
@@ -54,7 +54,7 @@ class BoundVariant(ABC):
     """A variant with its inputs: what is timed.
 
     Attributes:
-        items: samples that a call gives.
+        items: samples per call.
         concurrent: whether several threads may call at once.
         alone: why they may not.
     """
@@ -69,7 +69,7 @@ class BoundVariant(ABC):
 
     @abstractmethod
     def outputs(self) -> Sequence[Array]:
-        """The outputs of a call, in main memory, to be verified."""
+        """The outputs of a call, in main memory, for verification."""
 
     def burst(self, count: int, clock: Clock) -> list[float]:
         """Times of ``count`` calls in a row, milliseconds."""
@@ -81,11 +81,11 @@ class BoundVariant(ABC):
         return times
 
     def inspect(self) -> Inspection:
-        """Who runs the samplers for these inputs; outside all timing."""
-        return Inspection(left_out=dict.fromkeys(("samplers", "stages"), "the variant does not tell"))
+        """Where the samplers run for these inputs; outside all timing."""
+        return Inspection(left_out=dict.fromkeys(("samplers", "stages"), "the variant does not report it"))
 
     def close(self) -> None:
-        """Let go of the inputs' buffers."""
+        """Release the inputs' buffers."""
         return None
 
 
@@ -94,16 +94,16 @@ class OpenVariant(ABC):
 
     @abstractmethod
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
-        """Make ready to run these inputs, one array an input, [N, ...], float32."""
+        """Prepare to run these inputs, one array per input, [N, ...], float32."""
 
     @abstractmethod
     def describe(self) -> dict[str, str]:
         """What ran it: runtime and version, providers in use, threads, how copies are made."""
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release everything."""
         return None
 
 
-#: Opens a variant by its name; raises a StnInferError that says why where it cannot be had.
+#: Opens a variant by its name; raises a StnInferError that says why where it is not available.
 Opener = Callable[[str], OpenVariant]

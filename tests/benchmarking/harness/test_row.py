@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stn_infer.benchmarking.harness.round import warm_up
+from stn_infer.benchmarking.harness.row import warm_up
 from tests.support.clocks import Clock
 
 

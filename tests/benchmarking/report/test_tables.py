@@ -10,14 +10,13 @@ from dataclasses import replace
 import pytest
 
 from stn_infer.benchmarking.machine.monitor import Reading
-from stn_infer.benchmarking.report import details
 from stn_infer.benchmarking.report.compare import compare
 from stn_infer.benchmarking.report.explain import explanation
 from stn_infer.benchmarking.report.files import as_csv, comparison_markdown, markdown
-from stn_infer.benchmarking.report.notes import notes
-from stn_infer.benchmarking.report.result import BenchResult
-from stn_infer.benchmarking.report.table import lines_below, render
+from stn_infer.benchmarking.report.notes import left_out, lines_below, notes
+from stn_infer.benchmarking.report.terminal import render
 from stn_infer.benchmarking.request import Method
+from stn_infer.benchmarking.result import BenchResult
 from stn_infer.errors import ModelError
 from tests.support.benchmarking_sim import Simulated, Simulation, fixed, noisy
 
@@ -61,16 +60,16 @@ def test_figures_under_load_and_shares_are_in_the_terminal_and_in_markdown(resul
     for text in (printed(result), markdown(result)):
         assert "1 callers" in text and "50 calls/s" in text and "samples/s" in text
         assert "in the rest" in text  # the grid's share of a row that cannot tell it
-    assert "where the time goes at batch 8" in printed(result)
+    assert "Where the time goes at batch 8" in printed(result)
 
 
 def test_what_was_not_timed_at_one_batch_size_says_at_which(result: BenchResult) -> None:
-    assert "not timed: trt: no TensorRT here" in details.left_out(result)
+    assert "not timed: trt: no TensorRT here" in left_out(result)
     rows = tuple(
         replace(row, status="unavailable", reason="out of memory", rounds=()) if row.key[2:] == (8, "ort") else row
         for row in result.measurements
     )
-    assert "not timed: ort at batch 8: out of memory" in details.left_out(replace(result, measurements=rows))
+    assert "not timed: ort at batch 8: out of memory" in left_out(replace(result, measurements=rows))
 
 
 def test_every_model_of_a_suite_says_what_it_was_verified_against(result: BenchResult) -> None:
@@ -82,7 +81,7 @@ def test_every_model_of_a_suite_says_what_it_was_verified_against(result: BenchR
 
 
 def test_percentiles_that_are_missing_have_a_reason(result: BenchResult) -> None:
-    assert "a percentile is given from so many samples on: p90 64 and p99 662" in lines_below(result)
+    assert "p90/p99 need at least 64/662 samples" in lines_below(result)
 
 
 def test_a_flushed_cache_leaves_no_throughput() -> None:
@@ -135,7 +134,7 @@ def test_milliseconds_of_a_stage_are_told_where_the_median_is_of_kernels_alone(r
         assert " ms saved, " in explanation(on(device, boundary, told))[0]
     gpu = on("cuda:0", "host", told)
     assert " ms" not in explanation(gpu)[0]
-    assert "where the kernels' time goes at batch 8" in printed(gpu) and "Where the kernels' time goes" in markdown(gpu)
+    assert "Where the kernels' time goes at batch 8" in printed(gpu) and "Where the kernels' time goes" in markdown(gpu)
 
 
 def test_the_plugins_op_is_set_against_a_grid_that_is_known(result: BenchResult) -> None:
@@ -146,13 +145,13 @@ def test_the_plugins_op_is_set_against_a_grid_that_is_known(result: BenchResult)
     }
     named = [replace(row, variant=rows.get(row.variant, "")) for row in result.measurements if row.variant in rows]
     both = replace(result, measurements=tuple(replace(row, stages=shares[row.variant]) for row in named))
-    (line,) = (line for line in explanation(on("cuda:0", "device", both)) if line.startswith("trt-fused is"))
+    (line,) = (line for line in explanation(on("cuda:0", "device", both)) if line.startswith("trt-fused has a "))
     assert "the plugin's op takes 0.2 ms where grid and sampler take 0.6 ms" in line
-    (line,) = (line for line in explanation(on("cuda:0", "host", both)) if line.startswith("trt-fused is"))
+    (line,) = (line for line in explanation(on("cuda:0", "host", both)) if line.startswith("trt-fused has a "))
     assert "grid and sampler are 30% of the kernels' time in trt, the plugin's op 20% in trt-fused" in line
     del shares["trt"]["grid"]
     unknown = replace(result, measurements=tuple(replace(row, stages=shares[row.variant]) for row in named))
-    assert not any(line.startswith("trt-fused is") for line in explanation(on("cuda:0", "device", unknown))[1:])
+    assert not any(line.startswith("trt-fused has a ") for line in explanation(on("cuda:0", "device", unknown))[1:])
 
 
 def test_rows_of_two_precisions_are_told_apart(result: BenchResult) -> None:

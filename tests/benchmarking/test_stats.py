@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from stn_infer.benchmarking.report.stats import FLOORS, median, nearest_rank, percentiles
+from stn_infer.benchmarking.stats import FLOORS, median, nearest_rank, percentiles
 
 
 @given(st.lists(st.floats(0, 1e6), min_size=1), st.floats(0.1, 100))
