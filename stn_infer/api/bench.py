@@ -1,4 +1,4 @@
-"""``bench``: a model's latency in every way it can be run here."""
+"""``bench``: a model's latency in every runtime that is installed."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ def bench(
     are off, or whose samplers run elsewhere than on the device, is not timed. benchmarks/METHOD.md has the rest.
 
     Args:
-        model: any source that ``export`` takes, or an ``.onnx`` file; of one that does not say where it comes from,
-            only the runtimes that take ONNX files are measured, verified against onnxruntime without optimizations.
-        batch_sizes: samples a call, each measured on its own.
+        model: any source that ``export`` takes, or an ``.onnx`` file; for one without a source, only the runtimes that
+            take ONNX files are measured, verified against onnxruntime without optimizations.
+        batch_sizes: samples per call, each measured on its own.
         variants: names out of :data:`~stn_infer.benchmarking.variants.names.VARIANTS`; None: all.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: threads inside one operator, in every runtime; None: one a physical core.
+        threads: threads inside one operator, in every runtime; None: one per physical core.
         source: for an ``.onnx`` file, what it was exported from; None: what its metadata names.
         weights, input_shapes: as for ``export``.
         precision: of weights and images. ``int8`` is for the runtimes that take ONNX files.
-        inputs: images, folders or array files to feed, and for int8 to take ranges from; None: the package's digits
-            where the model takes images, else noise.
+        inputs: images, folders or array files to feed, also as INT8 calibration data; None: the package's digits where
+            the model takes images, else noise.
         tolerance: on each output's error over its scale; None: 1e-5, 1e-4 where float64 is not possible, 1e-2 for
-            fp16, 5e-2 for bf16, 1e-1 for int8, and 1e-2 for an int8 file beside itself.
+            fp16, 5e-2 for bf16, 1e-1 for int8, and 1e-2 for an int8 file compared with itself.
         method: how samples are taken; None: the default :class:`~stn_infer.benchmarking.request.Method`.
         output: a JSON file that holds all finished rounds after each one.
         command: written into the result.
-        say: told what is being done, for a progress display.
+        say: told the progress.
 
     Returns:
         The result: a row for each variant and batch size, also for those that could not be timed, with the reason.
@@ -61,7 +61,7 @@ def bench(
 
     Raises:
         UsageError: an unknown variant or precision, a batch size or a number of threads below 1.
-        SourceError, ModelError: the model cannot be had.
+        SourceError, ModelError: the model is not available.
         InputError: ``inputs`` cannot be read.
         OutputError: ``output`` cannot be written; said before anything is measured.
     """
@@ -96,8 +96,8 @@ def make_request(
     """A request whose defaults are filled in.
 
     Raises:
-        UsageError: an unknown variant or device, fewer than one thread, a cache that is not there to be flushed, or
-            inputs of the user's at the end-to-end boundary.
+        UsageError: an unknown variant or device, fewer than one thread, a cache that cannot be flushed, or inputs of
+            the user's at the end-to-end boundary.
         InputError: inputs that are not there.
     """
     from stn_infer.backends.device import Device
@@ -121,7 +121,7 @@ def make_request(
     for case in cases:
         if case.inputs and method.boundary == "end-to-end":
             raise UsageError(
-                f"inputs of yours are fed at the boundaries host and device; end to end {case.model} reads files that "
+                f"--inputs are fed at the boundaries host and device; end to end {case.model} reads files that "
                 "bench writes: leave them out"
             )
         check_sources(case.inputs or ())

@@ -18,7 +18,7 @@ CaseKey = tuple[str, str]
 #: The parts of a call: computing the sampling grid, sampling, and the rest of the network.
 STAGES = ("grid", "sampling", "rest")
 
-#: Stage to milliseconds per call; without ``grid`` where that cannot be told from the rest.
+#: Stage to milliseconds per call; without ``grid`` where its part of the rest is not known.
 Stages = Mapping[str, float]
 
 _SPREAD = 0.1  # between rounds

@@ -14,7 +14,7 @@ from stn_infer.benchmarking.stats import FEWEST_ROUNDS
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Precision
 
-#: Told what is being done, for a progress display.
+#: Is given one line of progress at a time.
 Progress = Callable[[str], None]
 
 Boundary = Literal["host", "device", "end-to-end"]

@@ -122,7 +122,7 @@ class BenchResult:
 
     @property
     def stages_of_kernels(self) -> bool:
-        """Whether a row's shares are of its kernels' time alone, and its median holds copies and launches besides."""
+        """Whether a row's shares are of its kernels' time alone, and its median also holds copies and launches."""
         return self.request.device != "cpu" and self.request.method.boundary != "device"
 
     @property

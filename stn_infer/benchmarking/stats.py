@@ -1,4 +1,4 @@
-"""What samples of time say: percentiles that need no interpolation, outliers, modes, and intervals by bootstrap."""
+"""Statistics of latency samples: nearest-rank percentiles, outliers, modes, and bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-#: Percentile to the fewest samples that it is given for: below, it is a handful of calls and not repeatable.
+#: Percentile to the fewest samples that it needs: with fewer it depends on a handful of calls and is not repeatable.
 FLOORS: dict[float, int] = {50: 1, 90: 64, 95: 130, 99: 662, 99.9: 6636}
 
 #: Fewer rounds than this have no 95 % interval: even the range of five medians covers only 94 %.
@@ -18,7 +18,7 @@ FEWEST_ROUNDS = 6
 CONFIDENCE = 0.95
 
 _OUTLIER_MADS = 5.0
-_LEAST_DEVIATION = 0.01  # of the median: a clock's grain is no spread
+_LEAST_DEVIATION = 0.01  # of the median: a clock's resolution is not spread
 _BLOCKS = 16
 _RESAMPLES = 2000
 
@@ -52,9 +52,9 @@ def percentiles(samples: Sequence[float]) -> dict[float, float]:
 
 
 def count_outliers(samples: Sequence[float]) -> int:
-    """How many lie more than five scaled median absolute deviations from the median; they are counted, never removed.
+    """How many lie more than five scaled median absolute deviations from the median; they are counted, not removed.
 
-    The deviation is taken as at least 1 % of the median, or a clock's grain would make outliers.
+    The deviation is taken as at least 1 % of the median: a clock's resolution makes no outliers.
     """
     values = np.asarray(samples, np.float64)
     if not values.size:
@@ -108,7 +108,7 @@ def paired_ratio(a: Sequence[Sequence[float]], b: Sequence[Sequence[float]], see
     Bootstrap", section 4.4) proposes, so that they have the reach of a t interval.
 
     Args:
-        a, b: samples a round, the same number of rounds.
+        a, b: the samples of each round, the same number of rounds.
         seed: of the resampling.
     """
     return _ratio(a, b, seed, paired=True)

@@ -260,7 +260,7 @@ def test_end_to_end_goes_from_files_to_a_file() -> None:
     assert "no such backend" in files.get("fused", 16).reason
     (sampler,) = files.get("eager", 16).samplers
     assert sampler.op.startswith("aten.grid_sampler") and sampler.place == "cpu"
-    assert files.get("eager", 16).left_out == {"stages": "a call reads, decodes and writes files besides"}
+    assert files.get("eager", 16).left_out == {"stages": "a call also reads, decodes and writes files"}
 
 
 def test_a_file_that_is_not_of_its_source_gets_no_number(bare: Path) -> None:

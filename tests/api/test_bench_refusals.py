@@ -52,7 +52,7 @@ def test_a_batch_that_is_too_large_for_memory_is_one_line() -> None:
 
 def test_inputs_of_the_users_are_refused_where_bench_writes_the_files(tmp_path: Path) -> None:
     method = Method(boundary="end-to-end")
-    with pytest.raises(UsageError, match="inputs of yours are fed at the boundaries host and device"):
+    with pytest.raises(UsageError, match="--inputs are fed at the boundaries host and device"):
         bench("cnn", inputs=[tmp_path], method=method)
     with pytest.raises(UsageError, match="end to end fcn reads files that bench writes"):  # of a suite's cases, too
         make_request([Case("cnn"), Case("fcn", inputs=(str(tmp_path),))], None, "cpu", 1, None, method)

@@ -79,7 +79,7 @@ def test_options_become_a_request(asked: list[Request], tmp_path: Path) -> None:
 def test_quick_is_quicker(asked: list[Request]) -> None:
     done = CliRunner().invoke(main, ["bench", "--quick", "cnn"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "--quick leaves out compile, fused, compile-fused, ort-binding; ask for one with --variant" in done.stderr
+    assert "--quick leaves out compile, fused, compile-fused, ort-binding; add one with --variant" in done.stderr
     assert asked[0].method.quick and "compile" not in asked[0].variants
     assert session.expected_seconds(asked[0]) * asked[0].method.rounds < 30
 
@@ -109,7 +109,7 @@ def test_what_would_have_no_effect_is_refused(asked: list[Request], tmp_path: Pa
     for line, message in (
         ("--resume half.json --rounds 9", "--rounds has no effect beside --resume"),
         ("--resume half.json --variant ort", "--variant has no effect beside --resume"),
-        ("--suite suite.toml --batch-sizes 8", "--batch-sizes has no effect beside --suite: say it in the file"),
+        ("--suite suite.toml --batch-sizes 8", "--batch-sizes has no effect beside --suite: set it in the file"),
     ):
         done = CliRunner().invoke(main, ["bench", *line.split()])
         assert done.exit_code == 2 and message in done.stderr

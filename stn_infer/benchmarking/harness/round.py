@@ -190,7 +190,7 @@ class _Running:
 
 
 def _inspected(bound: BoundVariant) -> Inspection:
-    """What the variant tells; a profiler that fails, whatever it raises, costs a row its shares and not its times."""
+    """What the variant reports; a profiler that fails, whatever it raises, costs a row its shares and not its times."""
     try:
         return bound.inspect()
     except Exception as error:

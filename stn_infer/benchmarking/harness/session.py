@@ -1,4 +1,4 @@
-"""A benchmark from its request to its result: cases prepared, rounds run in turn, each kept when it is done."""
+"""A benchmark from its request to its result: cases are prepared, rounds run and saved one by one."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ def measure(
         earlier: an interrupted result of the same request.
         save: given the result after each round.
         command: written into the result.
-        say: told what is being done, and how long it will take.
+        say: told the progress, and how long the rest takes.
 
     Raises:
         UsageError: ``earlier`` was measured on something else.
-        StnInferError: a model cannot be had.
+        StnInferError: a model is not available.
     """
     models = workers.prepare(request, say)
     result = BenchResult(
@@ -90,7 +90,7 @@ def measure(
 
 
 def expected_seconds(request: Request) -> float:
-    """The least that one round of every case takes: what its rows ask for, warm-up and opening."""
+    """The least time that one round of every case takes: its rows' seconds, warm-up and loading."""
     method = request.method
     load = method.traffic_seconds * (len(method.concurrency) + len(method.rates))
     per_row = (method.seconds + load) / method.rounds + method.warmup_seconds
@@ -105,8 +105,8 @@ def describe_request(request: Request, earlier: BenchResult | None = None) -> st
     least = rounds * expected_seconds(request) + _PREPARING_S * len(request.cases) + compiling
     rows = f"{_rows(request)} rows in {method.rounds} rounds"
     return (
-        f"{rows}, {method.seconds:g} s and {method.samples} samples each at least: about {_duration(least)}, "
-        + (f"of which torch.compile takes some {_duration(compiling)}, " if compiling else "")
+        f"{rows}, at least {method.seconds:g} s and {method.samples} samples each: about {_duration(least)}, "
+        + (f"of which torch.compile takes about {_duration(compiling)}, " if compiling else "")
         + "more where calls are slow or the machine is busy"
     )
 
@@ -140,11 +140,9 @@ def check_same(earlier: BenchResult, now: BenchResult) -> None:
         ("models", [_identity(model) for model in earlier.models], [_identity(model) for model in now.models]),
     ):
         if what == "models" and before != after and _lacks_hashes(earlier, now):
-            raise UsageError(
-                "--resume goes on with the same models; an older version wrote this result, so measure anew"
-            )
+            raise UsageError("--resume needs the same models, and an older version wrote this result: measure again")
         if before != after:
-            raise UsageError(f"--resume goes on with the same {what}; they have changed since, so measure anew")
+            raise UsageError(f"--resume needs the same {what}; they have changed since: measure again")
 
 
 def merge(result: BenchResult, measurements: Sequence[Measurement], log: RoundLog) -> BenchResult:
@@ -247,7 +245,7 @@ def _duration(seconds: float) -> str:
 
 
 def default_threads() -> int:
-    """What PyTorch takes by itself: one a physical core, which every other runtime then gets too."""
+    """PyTorch's default, one per physical core, which every other runtime then gets too."""
     import torch
 
     return int(torch.get_num_threads())

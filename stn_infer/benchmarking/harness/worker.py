@@ -60,7 +60,7 @@ def open_runtimes(variants: Sequence[str], device: str = "cpu") -> None:
     engines = {"tensorrt_rtx" if name == "trt-rtx" else "tensorrt" for name in variants if name.startswith("trt")}
     for name in (*sorted(needed), *sorted(engines if device != "cpu" else ())):
         with suppress(ImportError, OSError), warnings.catch_warnings():
-            # the compiler trips over PyTorch's own deprecations; what is missing is told by the variant
+            # PyTorch's compiler warns of its own deprecations; the variant reports what is missing
             warnings.simplefilter("ignore", DeprecationWarning)
             module = importlib.import_module(name)
             if name == "onnxruntime" and device != "cpu":

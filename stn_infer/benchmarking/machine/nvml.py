@@ -1,4 +1,4 @@
-"""A GPU as NVML shows it (``nvidia-ml-py``, optional): clocks, power, temperature, throttling, who else is on it."""
+"""A GPU through NVML (``nvidia-ml-py``, optional): clocks, power, temperature, throttling, other processes on it."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def watch_gpu(index: int, open_gpu: Callable[[], None]) -> WatchedGpu | None:
 class WatchedGpu:
     """One GPU, watched from before this process opens it.
 
-    NVML numbers processes as the host does, and in a container this one goes by another number there: it is told by
-    being new on the GPU once this process has opened it.
+    NVML numbers processes as the host does, and in a container this process has another number there: it is the one
+    that is new on the GPU once this process has opened it.
     """
 
     def __init__(self, nvml: Any, handle: Any) -> None:
@@ -62,7 +62,7 @@ class WatchedGpu:
             self._own = (self._processes() or frozenset()) - (self._before or frozenset())
 
     def read(self) -> dict[str, Any]:
-        """The GPU's fields of a ``monitor.Reading``; what it does not tell is left out."""
+        """The GPU's fields of a ``monitor.Reading``; what it does not report is left out."""
         nvml, handle = self._nvml, self._handle
         found: dict[str, Any] = {"gpu_others": self._others()}
         with suppress(Exception):

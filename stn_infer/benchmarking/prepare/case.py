@@ -137,15 +137,15 @@ def prepare(
     """Load a case's model, make its files, inputs and expected outputs, and write them into ``folder``.
 
     Args:
-        case: what is asked for; a file that is in a lower precision already makes that the case's.
+        case: what is asked for; the precision of a given file that is in reduced precision becomes the case's.
         folder: empty.
         files: which ONNX files are needed, of ``plain`` and ``portable``.
         tolerance: on each output's error over its scale; None: chosen by reference and precision.
         seed: of random inputs.
-        say: told what is being done.
+        say: told the progress.
 
     Raises:
-        UsageError, SourceError, ModelError: the model cannot be had.
+        UsageError, SourceError, ModelError: the model is not available.
         InputError: the user's inputs cannot be read.
     """
     say(f"loading {case.model}")
@@ -165,7 +165,7 @@ def prepare(
     made = ModelFiles()
     if files:
         samples = partial(feeds.samples, max(case.batch_sizes))
-        made = make_files(loaded, given, folder, files, case.precision, samples, given_is_lowered=own != "fp32")
+        made = make_files(loaded, given, folder, files, case.precision, samples, given_is_converted=own != "fp32")
     if problem:
         made.problems["torch"] = problem
     hashes |= {name: _sha256(path) for name, path in made.made.items()}
@@ -209,20 +209,20 @@ def prepare(
     notes = [loaded.note] if loaded is not None and loaded.note else []
     notes += feeds.notes(max(case.batch_sizes))
     if own != "fp32":
-        notes.append(f"the file that was given is in {own}, and so is everything else")
+        notes.append(f"the given file is in {own}, and so is everything else")
     elif case.precision == "int8" and not case.inputs and files:
         notes.append(
-            "int8 ranges come from the samples that are fed: right for timing; a file to keep takes them from images "
-            "of yours (bench --inputs, export --calibrate)"
+            "INT8 is calibrated on the samples that are fed, which is enough for timing; for deployment calibrate on "
+            "your own images (bench --inputs, export --calibrate)"
         )
     if own == "int8" and CALIBRATION in hashes:
         notes.append(
-            "the file that was given keeps its own int8 ranges; the one beside it was quantized here, from the samples "
-            "that are fed"
+            "the given file keeps its own INT8 calibration; the other file was calibrated here, on the samples that "
+            "are fed"
         )
     if seen.alike:
-        advice = "feed more samples than one" if feeds.repeats_one else "train it, or give --weights"
-        notes.append(f"all samples of a batch have the same sampling grid, which caches like: {advice}")
+        advice = "feed more than one sample" if feeds.repeats_one else "train it, or give --weights"
+        notes.append(f"all samples of a batch have the same sampling grid, which favors the cache: {advice}")
     model = Model(
         name=name,
         case=case,
@@ -262,7 +262,7 @@ def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str, Precision]:
         raise UsageError(f"{path.name} is in {metadata.precision} already; leave --precision out")
     shapes, named = case.input_shapes or fixed, metadata.source
     if not (case.source or named):
-        problem = f"{path.name} does not say what it was exported from; name it with --source SOURCE"
+        problem = f"{path.name} does not name what it was exported from; name it with --source SOURCE"
         return None, path, problem, metadata.precision
     try:
         loaded = load_source(case.source or named, weights=weights, input_shapes=shapes)
@@ -270,7 +270,7 @@ def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str, Precision]:
     except StnInferError as error:
         if case.source or weights:
             raise
-        problem = f"{path.name} says that it comes from {named}, which is not to be had here: {error}"
+        problem = f"{path.name} was exported from {named}, which is not available here: {error}"
         return None, path, problem, metadata.precision
 
 

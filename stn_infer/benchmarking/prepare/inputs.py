@@ -1,4 +1,4 @@
-"""What is fed to every variant: the user's samples, or handwritten digits for images and uniform noise for the rest."""
+"""The inputs of every variant: the user's samples, or handwritten digits for images and uniform noise for the rest."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from stn_infer.data.batches import Calibration
     from stn_infer.sources.load import LoadedModel
 
-_FEWEST, _MOST = 64, 1024  # samples that int8 ranges are taken from
+_FEWEST, _MOST = 64, 1024  # samples of INT8 calibration data
 
 
 class Feeds:
@@ -37,7 +37,7 @@ class Feeds:
         """What they are, in words."""
         if self._sources is None:
             return bench_inputs(self._rule, 1, self._seed)[1]
-        return f"{self._own.samples} samples of yours"
+        return f"{self._own.samples} samples of your own"
 
     def batch(self, size: int) -> tuple[Array, ...]:
         """One array an input, [size, ...], float32; the user's samples in their order, and from the first again.
@@ -51,7 +51,7 @@ class Feeds:
         return tuple(values[rows] for values in self._pool)
 
     def samples(self, size: int) -> tuple[Array, ...]:
-        """What ranges are taken from: all of the user's, else as many as the largest batch, from 64 to 1,024."""
+        """INT8 calibration data: all of the user's samples, else as many as the largest batch, from 64 to 1,024."""
         return self.batch(min(max(size, _FEWEST), _MOST)) if self._sources is None else self._pool
 
     @property
@@ -60,7 +60,7 @@ class Feeds:
         return self._sources is not None and self._own.samples == 1
 
     def notes(self, largest: int) -> list[str]:
-        """What a reader must know of them, ``largest`` being the largest batch."""
+        """What a reader must know about them, ``largest`` being the largest batch."""
         if self._sources is None:
             return []
         found = list(self._own.notes)

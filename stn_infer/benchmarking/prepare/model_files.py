@@ -1,4 +1,4 @@
-"""The ONNX files that a benchmark runs: the plain export, the portable file, and both in a lower precision."""
+"""The ONNX files that a benchmark runs: the plain export, the portable file, and both in reduced precision."""
 
 from __future__ import annotations
 
@@ -43,18 +43,18 @@ def make_files(
     precision: Precision,
     samples: Callable[[], Sequence[Array]],
     *,
-    given_is_lowered: bool = False,
+    given_is_converted: bool = False,
 ) -> ModelFiles:
-    """Export, fuse and lower what is wanted; of a file that is given, make what it is not.
+    """Export, fuse and convert what is wanted; from a file that is given, make the other.
 
     Args:
         loaded: the model in PyTorch, where there is one.
         given: an ONNX file that the user named.
         folder: where to write.
         wanted: ``plain`` and ``portable``, or fewer.
-        precision: what the files are lowered to.
-        samples: one array an input, which int8 takes its ranges from, and fp16 its peaks; asked for only there.
-        given_is_lowered: whether ``given`` is in that precision already.
+        precision: what the files are converted to.
+        samples: one array per input: INT8 calibration data, and what FP16 peaks are measured on; asked for only there.
+        given_is_converted: whether ``given`` is in that precision already.
     """
     from stn_infer.fusion.fuse import fuse
     from stn_infer.fusion.op import spatial_nodes
@@ -97,12 +97,12 @@ def make_files(
     files.cuts = tuple(dict.fromkeys(cuts))
     if precision != "fp32":
         for name in list(files.made):
-            if given_is_lowered and given is not None and files.made[name] == given.resolve():
+            if given_is_converted and given is not None and files.made[name] == given.resolve():
                 continue
             began = time.perf_counter()
             try:
-                lowered = _lowered(load_model(files.made[name]), precision, samples())
-                files.made[name] = _write(lowered, folder / f"{name}-{precision}.onnx")
+                converted = _converted(load_model(files.made[name]), precision, samples())
+                files.made[name] = _write(converted, folder / f"{name}-{precision}.onnx")
                 files.build_s[f"{name} in {precision}"] = round(time.perf_counter() - began, 3)
             except StnInferError as error:
                 del files.made[name]
@@ -110,7 +110,7 @@ def make_files(
     return files
 
 
-def _lowered(model: onnx.ModelProto, precision: Precision, samples: Sequence[Array]) -> onnx.ModelProto:
+def _converted(model: onnx.ModelProto, precision: Precision, samples: Sequence[Array]) -> onnx.ModelProto:
     """``model`` as `export --precision` writes it.
 
     Raises:

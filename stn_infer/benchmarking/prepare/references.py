@@ -54,7 +54,7 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
 
 
 def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]:
-    """onnxruntime without optimizations, for a file of which nothing else is known."""
+    """onnxruntime without optimizations, for a file without a source."""
     import onnxruntime
     from torch import nn
 
@@ -69,19 +69,19 @@ def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]
     try:
         session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own, of several types
-        raise ModelError(f"onnxruntime refuses {path.name}: {failure_reason(error)}") from error
+        raise ModelError(f"onnxruntime rejects {path.name}: {failure_reason(error)}") from error
     if not session.get_inputs():
         raise ModelError(f"{path}: expected a model with inputs; it has none")
     wrong = [value for value in session.get_inputs() if value.type != "tensor(float)"]
     if wrong:
         raise UsageError(
             f"{path}: bench feeds float32, input {wrong[0].name!r} takes {wrong[0].type}; "
-            "put a Cast before it, or leave it to a variant of your own"
+            "put a Cast before it, or use a variant of your own"
         )
     names = [value.name for value in session.get_inputs()]
     shapes = case.input_shapes or tuple(tuple(value.shape[1:]) for value in session.get_inputs())
     if any(not isinstance(axis, int) for shape in shapes for axis in shape):
-        raise UsageError(f"{path}: it has free axes besides the batch; add --input-shape C,H,W")
+        raise UsageError(f"{path}: it has dynamic axes other than the batch; add --input-shape C,H,W")
     metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map)
     nearest = any(
         attribute.name == "mode" and attribute.s == b"nearest"

@@ -90,7 +90,7 @@ def compare(
         raise UsageError("the two results have no row in common: another model, batch size or variant in each")
     if not any(_is_timed(row) for row in (*old.values(), *new.values()) if row.variant != relative_to):
         raise UsageError(
-            f"expected timed rows{f' besides {relative_to}' if relative_to else ''}; neither result has one"
+            f"expected timed rows{f' other than {relative_to}' if relative_to else ''}; neither result has one"
         )
     keys = [key for key in dict.fromkeys((*old, *new)) if key[3] != relative_to]
     changes = [_change(old, new, key, threshold, relative_to) for key in keys]

@@ -13,17 +13,17 @@ _LEAST_PART = 0.05  # of what is saved, for a stage to be named
 
 
 def explanation(result: BenchResult) -> list[str]:
-    """A sentence or three for each model: which variant is fastest, and what the difference is due to."""
+    """Up to five sentences for each model: which variant is fastest, and what the difference is due to."""
     found = []
     for model in result.models:
         batch = max(model.case.batch_sizes)
         rows = result.rows(model, batch)
         kernels = result.stages_of_kernels
-        told = [_fastest(rows, batch, kernels), _grid(rows, kernels)]
+        sentences = [_fastest(rows, batch, kernels), _grid(rows, kernels)]
         pairs = (("ort", "ort-fused"), ("eager", "fused"), ("trt", "trt-fused"))
-        told += [_pair(rows, before, after, kernels) for before, after in pairs]
+        sentences += [_pair(rows, before, after, kernels) for before, after in pairs]
         name = result.case_name(model.key)
-        found += [f"{name}: {text}" if name else text for text in told if text]
+        found += [f"{name}: {text}" if name else text for text in sentences if text]
     return found
 
 

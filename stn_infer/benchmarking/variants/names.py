@@ -13,7 +13,7 @@ VARIANTS = {
     "ort-plain": "onnxruntime on the file that torch.onnx.export writes",
     "ort": "onnxruntime on the file that stn-infer writes, its spatial transformers as plain ONNX",
     "ort-fused": "onnxruntime on the same file, its spatial transformers by the plugin library's op",
-    "ort-binding": "onnxruntime as in ort-fused (ort where there is no library), inputs and outputs bound beforehand",
+    "ort-binding": "onnxruntime as in ort-fused (ort where there is no library), with IO binding",
     "ort-graph": "onnxruntime as in ort, in a CUDA graph",
     "ort-fused-graph": "onnxruntime as in ort-fused, in a CUDA graph",
     "trt": "TensorRT with its own layers",

@@ -1,4 +1,4 @@
-"""onnxruntime's variants: which file, with the plugin library or without, bound beforehand, in a CUDA graph."""
+"""onnxruntime's variants: which file, with the plugin library or without, with IO binding, in a CUDA graph."""
 
 from __future__ import annotations
 
@@ -170,7 +170,7 @@ class _BoundArrays(_Arrays):
 
 
 def _shapes(variant: OrtVariant, feeds: dict[str, Array], names: list[str]) -> list[Any]:
-    """Outputs of another session: a captured graph cannot make its own, and the first call is still to be timed."""
+    """Outputs of another session: a captured graph cannot allocate its own, and the first call is not timed yet."""
     backend = variant.open(variant.file)
     try:
         found: list[Any] = backend.session.run(names, feeds)
@@ -180,7 +180,7 @@ def _shapes(variant: OrtVariant, feeds: dict[str, Array], names: list[str]) -> l
 
 
 def _stream(device: str) -> Any:
-    """A PyTorch stream that onnxruntime can be told to use, so that events can time it.
+    """A PyTorch stream for onnxruntime to use, so that events can time it.
 
     Raises:
         MissingDependencyError: this PyTorch has no CUDA.

@@ -78,7 +78,7 @@ def inspect_session(
 
 
 def named_nodes(file: Path, fused: bool) -> Path | bytes:
-    """The model with a name for every node, so that a profile's nodes can be told apart; or the file, where that fails.
+    """The model with a name for every node, which identifies it in a profile; or the file, where that fails.
 
     Args:
         file: the model.

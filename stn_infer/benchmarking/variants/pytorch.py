@@ -117,7 +117,7 @@ class Compiler:
         self._counts = {"compiled": 0, "from its cache": 0, "graph breaks": 0}
 
     def watch(self, call: Callable[[], object]) -> object:
-        """What a call gives that may compile; what that does is counted."""
+        """The result of a call that may compile; what the compiler does in it is counted."""
         before = self._now()
         found = call()
         after = self._now()

@@ -68,7 +68,7 @@ def test_int8_runs_in_onnxruntime_and_pytorch_says_why_not() -> None:
         assert row.error is not None and 1e-5 < row.error < 0.1
     (model,) = done.models
     assert model.tolerance == TOLERANCES["int8"][0]
-    assert any("int8 ranges come from the samples that are fed" in note for note in model.notes)
+    assert any("INT8 is calibrated on the samples that are fed" in note for note in model.notes)
     assert {"plain in int8", "portable in int8"} <= set(model.build_s)
 
 
@@ -111,11 +111,11 @@ def test_the_users_samples_are_fed_and_give_the_ranges(tmp_path: Path) -> None:
         NET, input_shapes=((1, 8, 8),), precision="int8", batch_sizes=(2, 4), inputs=(str(tmp_path / "mine.npy"),)
     )
     found, model = prepared(tmp_path, case)
-    assert model.inputs == "3 samples of yours"
+    assert model.inputs == "3 samples of your own"
     np.testing.assert_array_equal(found.expected(4).inputs[0], samples[[0, 1, 2, 0]])
     np.testing.assert_array_equal(found.expected(2).inputs[0], samples[:2])
     assert any("3 samples are fewer than batch 4" in note for note in model.notes)
-    assert not any("int8 ranges come" in note for note in model.notes)
+    assert not any("INT8 is calibrated on the samples" in note for note in model.notes)
     file = onnx.load(found.portable or "")
     (node,) = (it for it in file.graph.node if it.op_type == "QuantizeLinear")
     (scale,) = (it for it in file.graph.initializer if it.name == node.input[1])
@@ -154,7 +154,7 @@ def test_one_sample_over_and_over_is_told_as_that(tmp_path: Path) -> None:
     np.save(tmp_path / "one.npy", sample)
     case = Case(NET, input_shapes=((1, 8, 8),), batch_sizes=(4,), inputs=(str(tmp_path / "one.npy"),))
     (note,) = (note for note in prepared(tmp_path, case)[1].notes if "same sampling grid" in note)
-    assert note.endswith("feed more samples than one")
+    assert note.endswith("feed more than one sample")
 
 
 def test_inputs_that_are_not_there_are_said_at_once(tmp_path: Path) -> None:
