@@ -21,6 +21,7 @@ from stn_infer.fusion.dataflow import SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.shapes import Observation, Sizes
 from stn_infer.proto.edit import copy_of
+from stn_infer.proto.retype import FLOAT_TYPES
 from stn_infer.proto.traversal import attributes_of, walk_back
 
 # Input 0 holds the values, input 1 a shape.
@@ -36,9 +37,8 @@ _EACH_ELEMENT = _PICKS | frozenset(
 _INDEX_OPS = _PICKS | frozenset(
     {"Size", "Range", "Expand", "Tile", "Transpose", "ConstantOfShape", "Constant", "Where", "Equal", "Mul", "Add"}
 )
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 # To what a size can be cast and stay what it is.
-_NUMBERS = (*_FLOATS, TensorProto.INT32, TensorProto.INT64)
+_NUMBERS = FLOAT_TYPES | {TensorProto.INT32, TensorProto.INT64}
 # Where a shape must go on as it began.
 _BATCHES = (1, 4, 5, 8, 16, 17, 33, 64, 100, 128)
 # A constant larger than this is computed again for each batch size rather than kept.
@@ -245,7 +245,7 @@ class Evaluator:
         Raises:
             NotLinear: onnx's reference implementation can't do it.
         """
-        if node.op_type == "Cast" and attributes_of(node)["to"] in _FLOATS and inputs[0] is not None:
+        if node.op_type == "Cast" and attributes_of(node)["to"] in FLOAT_TYPES and inputs[0] is not None:
             return [inputs[0].astype(np.float64)]
         operator = OPERATORS.get(node.op_type)
         if operator is not None:

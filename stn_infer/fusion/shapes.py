@@ -19,6 +19,7 @@ from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.proto.inputs import Shapes, plausible_shapes
+from stn_infer.proto.retype import FLOAT_TYPES
 from stn_infer.proto.traversal import names_read, producers, walk_back
 
 
@@ -38,7 +39,6 @@ _SHAPE_OF = "stn_shape_of_"
 _MANY = 32
 _ROUNDS = 4
 _LARGE = 2**16
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE})
 
 
 @dataclass(frozen=True)
@@ -304,7 +304,7 @@ class _Observer:
             model.graph.input.append(_tensor_info(name, self._types[name], None))
         for name in read:
             tensor = self._scope.initializers[name]
-            if tensor.data_type in _FLOATS and _bytes(tensor) > _LARGE and name in self._large_layers(nodes):
+            if tensor.data_type in FLOAT_TYPES and _bytes(tensor) > _LARGE and name in self._large_layers(nodes):
                 model.graph.node.extend(_filled(tensor))
             else:
                 model.graph.initializer.append(tensor)
@@ -341,7 +341,7 @@ class _Observer:
         asked = set(fetched)
 
         def is_fed(name: str) -> bool:
-            floats = self._types.get(name) in _FLOATS
+            floats = self._types.get(name) in FLOAT_TYPES
             return name in inputs or (
                 floats and name in self._shapes and name in self._view.varying and name not in asked
             )
@@ -372,7 +372,7 @@ class _Observer:
     def _value(self, name: str, sizes: Sizes, generator: np.random.Generator) -> Array:
         shape = [axis.at(sizes) for axis in self._shapes[name]]
         dtype = helper.tensor_dtype_to_np_dtype(self._types[name])
-        if self._types[name] in _FLOATS:
+        if self._types[name] in FLOAT_TYPES:
             return generator.standard_normal(shape).astype(dtype)
         return np.zeros(shape, dtype)
 

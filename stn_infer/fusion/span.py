@@ -76,7 +76,7 @@ class Span:
         known = self._orthonormal[: self.rows]
         rests = scaled - known.T @ (known @ scaled)
         threshold = 0.0 if self._thorough else 1e-4
-        # what lies within the span of earlier chunks is passed over at once
+        # what lies within the span of earlier chunks is skipped at once
         for number in np.flatnonzero(np.linalg.norm(rests, axis=0) > np.maximum(threshold * norms, ROUNDING / 4)):
             if 2 * self.rows > self._points:
                 return

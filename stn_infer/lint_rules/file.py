@@ -65,8 +65,7 @@ def inputs(context: LintContext) -> Iterator[LintFinding]:
             "warning",
             "",
             listed[0],
-            f"{len(listed)} weights are inputs too, so that no runtime may treat them as constants and no grid "
-            "can be "
+            f"{len(listed)} weights are inputs too, so that no runtime may treat them as constants and no grid can be "
             "proven; export with keep_initializers_as_inputs=False",
             context.fixable("weights-as-inputs"),
         )
@@ -81,8 +80,7 @@ def inputs(context: LintContext) -> Iterator[LintFinding]:
                 "",
                 value.name,
                 f"input {value.name!r} is fixed to batch size {dims[0]}: batches are run in pieces of that size; "
-                "export "
-                "with a dynamic batch axis",
+                "export with a dynamic batch axis",
             )
         if len(dims) in (4, 5) and all(size is not None for size in dims[2:]) and context.samplers:
             size = "x".join(map(str, dims[2:]))
@@ -91,9 +89,8 @@ def inputs(context: LintContext) -> Iterator[LintFinding]:
                 "info",
                 "",
                 value.name,
-                f"input {value.name!r} is fixed to {size}: other images must be resized before; export with "
-                "dynamic axes "
-                "if the network allows it",
+                f"input {value.name!r} is fixed to {size}: other images must be resized before; export with dynamic "
+                "axes if the network allows it",
             )
 
 

@@ -38,9 +38,8 @@ def traps(context: LintContext) -> Iterator[LintFinding]:
                 "opset-20-trap",
                 "error",
                 sampler,
-                f"mode {sampler.spelling!r} (opset {context.opset}) is imported as NEAREST by TensorRT up to "
-                "11.1, without "
-                "a word; opset 16 to 19 spell it so that every version reads it right"
+                f"mode {sampler.spelling!r} (opset {context.opset}) is silently imported as NEAREST by TensorRT up to "
+                "11.1; opset 16 to 19 spell it so that every version reads it right"
                 + context.unfixable("opset-20-trap"),
                 context.fixable("opset-20-trap"),
             )
@@ -114,9 +113,8 @@ def volumes(context: LintContext) -> Iterator[LintFinding]:
                 "volume-sampler",
                 "warning",
                 sampler,
-                "a volume (5-D): TensorRT has it natively from 11.2.1 on; for older versions the plugin library "
-                "covers it "
-                "once it is fused",
+                "a volume (5-D): TensorRT has it natively from 11.2.1 on; for older versions the plugin library covers "
+                "it once it is fused",
                 _fused(context, sampler),
             )
 
@@ -129,9 +127,8 @@ def cubics(context: LintContext) -> Iterator[LintFinding]:
                 "cubic-sampler",
                 "info",
                 sampler,
-                "bicubic reads 16 pixels a sample instead of 4; onnxruntime, TensorRT from 8.5 and the plugin "
-                "library have "
-                "it, mmdeploy's plugin computes bilinear instead",
+                "bicubic reads 16 pixels per sample instead of 4; onnxruntime, TensorRT from 8.5 and the plugin "
+                "library have it, mmdeploy's plugin computes bilinear instead",
             )
 
 
@@ -161,9 +158,8 @@ def half_grids(context: LintContext) -> Iterator[LintFinding]:
             "half-grid",
             "warning" if error >= 0.1 or not known else "info",
             sampler,
-            f"the grid is {context.fact(sampler.grid).type_name}: its rounding moves a sample by up to "
-            f"{error:.2g} px at "
-            f"{'' if known else 'e.g. '}width {width}; keep the grid in float32",
+            f"the grid is {context.fact(sampler.grid).type_name}: its rounding moves a sample by up to {error:.2g} px "
+            f"at {'' if known else 'e.g. '}width {width}; keep the grid in float32",
             _fused(context, sampler),
         )
 
@@ -186,7 +182,7 @@ def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
                 "cpu-sampler",
                 "warning",
                 sampler,
-                "onnxruntime's CUDA provider may leave it to the CPU, with copies to and fro and without a word: "
+                "onnxruntime's CUDA provider may silently leave it to the CPU, with host-device copies: "
                 + " and ".join(reasons),
                 _fused(context, sampler),
             )
@@ -206,9 +202,8 @@ def grids(context: LintContext) -> Iterator[LintFinding]:
                 "fusable-grid",
                 "warning",
                 sampler,
-                f"the grid is written to memory and read again, though it is linear in {found.parameters} values "
-                "a sample: "
-                "optimize fuses it",
+                f"the grid is written to memory and read again, though it is linear in {found.parameters} values per "
+                "sample: optimize fuses it",
                 True,
             )
         elif _is_flow(context.model, sampler.grid):
@@ -234,9 +229,8 @@ def precision(context: LintContext) -> Iterator[LintFinding]:
                 "info",
                 sampler,
                 f"TF32 in the product that makes the grid moves a sample by up to {error:.2g} px at "
-                f"{'' if known else 'e.g. '}width {width}; it is off here by default (--tf32), and on by default "
-                "in other "
-                "programs",
+                f"{'' if known else 'e.g. '}width {width}; it is off here by default (--tf32), and on by default in "
+                "other programs",
             )
             return
 
@@ -260,11 +254,10 @@ def conventions(context: LintContext) -> Iterator[LintFinding]:
                 "convention-mix",
                 "info",
                 sampler,
-                f"the grid has -1 and 1 at the {'centers' if corners else 'edges'} of the outer pixels, the "
-                "sampler at "
+                f"the grid has -1 and 1 at the {'centers' if corners else 'edges'} of the outer pixels, the sampler at "
                 f"their {'centers' if sampler.align_corners else 'edges'}: even an identity theta samples up to "
-                f"{_identity_error(width, corners):.2f} px off; right only if it was trained so (PyTorch before "
-                "1.3 mixed)",
+                f"{_identity_error(width, corners):.2f} px off; right only if it was trained so (PyTorch before 1.3 "
+                "mixed them)",
             )
 
 

@@ -60,6 +60,7 @@ class Probe:
 
         from stn_infer.fusion.op import spatial_nodes
         from stn_infer.proto.edit import copy_of
+        from stn_infer.proto.names import Names
         from stn_infer.proto.traversal import attributes_of, is_standard
         from stn_infer.samplers import spell_mode
 
@@ -68,6 +69,7 @@ class Probe:
         self._outputs = tuple(value.name for value in probe.graph.output)
         spatial = {node.output: node for node in spatial_nodes(model)}
         self._samplers: list[_Sampler] = []
+        names = Names(probe.graph)
         shown: dict[str, None] = {}
         for index, node in enumerate(model.graph.node):
             ours = spatial.get(node.output[0]) if node.output else None
@@ -75,7 +77,7 @@ class Probe:
                 continue
             attributes = attributes_of(node)
             mode = spell_mode(attributes.get("mode", "bilinear"))
-            shape = f"stn_probe_shape_{index}"
+            shape = names.fresh(f"stn_probe_shape_{index}")
             probe.graph.node.append(helper.make_node("Shape", [node.input[0]], [shape]))
             corners = bool(attributes.get("align_corners", 0))
             self._samplers.append(_Sampler(node.input[1], shape, mode, corners, ours))

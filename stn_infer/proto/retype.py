@@ -13,7 +13,7 @@ from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import every_node, subgraphs, tensors_of
 
 HALF_TYPES = frozenset({TensorProto.FLOAT16, TensorProto.BFLOAT16})
-FLOAT_TYPES = HALF_TYPES | {TensorProto.FLOAT}
+FLOAT_TYPES = HALF_TYPES | {TensorProto.FLOAT, TensorProto.DOUBLE}
 _TYPE_ATTRIBUTES = frozenset({"to", "dtype", "output_dtype", "stash_type"})
 
 

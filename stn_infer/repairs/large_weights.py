@@ -18,6 +18,7 @@ from stn_infer.errors import ModelError, OutputError
 from stn_infer.proto.check import elements, tensor_bytes
 from stn_infer.proto.edit import copy_of, copy_without, copy_without_initializers, replace_all
 from stn_infer.proto.load import External, embed, external_tensors
+from stn_infer.proto.retype import FLOAT_TYPES
 from stn_infer.proto.traversal import names_read, producers, subgraphs, walk_back
 
 #: Models with fewer bytes of weights than this are handled in memory.
@@ -27,7 +28,6 @@ _EXTERNAL_TENSOR = 1 << 10
 _ALIGNMENT = 4096
 _BLOCK = 64 << 10
 _DETACHED = "stn_stands_in_for_"  # begins the names of what replaces a tensor
-_FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.BFLOAT16})
 # Behind them nothing is linear any more, so that no grid's map is measured through them.
 _ENDS = frozenset(
     {"Conv", "ConvTranspose", "MaxPool", "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "Softmax", "Erf", "Gelu"}
@@ -53,7 +53,7 @@ def pull_in(model: onnx.ModelProto, folder: Path, *, above: int | None = None) -
     # they come in the file's order, the main graph's initializers first
     main = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
     for index, (tensor, place) in enumerate(external_tensors(model, folder)):
-        large = above is not None and place.length > above and tensor.data_type in _FLOATS
+        large = above is not None and place.length > above and tensor.data_type in FLOAT_TYPES
         if not (large and index < main):
             embed(tensor, place)
 
@@ -76,7 +76,7 @@ def spill(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
 
 
 def _moved(tensor: TensorProto, file: BinaryIO, name: str) -> TensorProto:
-    if tensor.data_type not in _FLOATS or not tensor.HasField("raw_data") or tensor_bytes(tensor) <= LARGE_TENSOR:
+    if tensor.data_type not in FLOAT_TYPES or not tensor.HasField("raw_data") or tensor_bytes(tensor) <= LARGE_TENSOR:
         return tensor
     file.seek(-file.tell() % _ALIGNMENT, 1)
     offset = file.tell()
@@ -277,7 +277,7 @@ def light_copy(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
     copy = copy_without_initializers(model)
     for tensor in model.graph.initializer:
         length = 0 if tensor.data_type == TensorProto.STRING else tensor_bytes(tensor)
-        if length > LARGE_TENSOR and tensor.data_type in _FLOATS and tensor.name not in near:
+        if length > LARGE_TENSOR and tensor.data_type in FLOAT_TYPES and tensor.name not in near:
             far.append(_reference(tensor, "-", 0, length))
         else:
             copy.graph.initializer.append(tensor)

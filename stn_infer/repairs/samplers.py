@@ -10,12 +10,13 @@ from onnx import TensorProto, helper
 from stn_infer.fusion.samplers import CUSTOM, UNKNOWN, infer_facts, sampler_settings, small_constants
 from stn_infer.proto.edit import copy_of, replace_all
 from stn_infer.proto.names import Names
+from stn_infer.proto.retype import HALF_TYPES
 from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, nested_nodes, opset_of
 from stn_infer.repairs.opset import raise_opset
 from stn_infer.repairs.result import NotRepairable, PassResult, Repair
 from stn_infer.samplers import spell_mode
 
-_FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16)
+_FLOATS = HALF_TYPES | {TensorProto.FLOAT}
 
 
 def standard_samplers(model: onnx.ModelProto) -> PassResult[Repair]:

@@ -107,7 +107,7 @@ CASES: list[tuple[Any, str, str, str, str, str, bool]] = [
     (lambda: half_grid_model(64, F16), "half-grid", "info", "sample", "grid", "0.016 px at width 64", False),
     (lambda: affine_model(batch=4), "static-batch", "warning", "", "x", "batch size 4", False),
     (affine_model, "static-size", "info", "", "x", "8x8", False),
-    (affine_model, "fusable-grid", "warning", "sample", "grid", "6 values a sample", True),
+    (affine_model, "fusable-grid", "warning", "sample", "grid", "6 values per sample", True),
     (affine_model, "tf32", "info", "sample", "grid", "0.0011 px at width 8", False),
     (flow_model, "dense-flow", "info", "sample", "grid", "flow field", False),
     (two_samplers, "grid-not-linear", "info", "second", "clamped", "Clip", False),

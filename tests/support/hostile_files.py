@@ -165,6 +165,13 @@ def _attribute_without_type(model: onnx.ModelProto) -> None:
     mode.ClearField("type")
 
 
+def _attribute_of_a_caller(model: onnx.ModelProto) -> None:
+    node = _node(model, "sample")
+    (mode,) = (attribute for attribute in node.attribute if attribute.name == "mode")
+    mode.ClearField("s")
+    mode.ref_attr_name = "how"
+
+
 def _attribute_without_graph(model: onnx.ModelProto) -> None:
     node = helper.make_node("If", ["t"], ["z"], name="if")
     node.attribute.append(onnx.AttributeProto(name="then_branch", type=onnx.AttributeProto.GRAPH))
@@ -301,6 +308,7 @@ HOSTILE: dict[str, tuple[Writer, str]] = {
     "too few inputs": (_edited(_too_few_inputs), "has 1 inputs, expected 2"),
     "unknown mode": (_edited(_invalid_value), "mode 'wild' is none of"),
     "attribute without a type": (_edited(_attribute_without_type), "attribute 'mode' is not a STRING"),
+    "attribute of a caller": (_edited(_attribute_of_a_caller), "takes an attribute from a caller"),
     "unknown operator": (_edited(_unheard_of_operator), ""),
     "attribute without its graph": (_edited(_attribute_without_graph), "lacks its value"),
     "name that is no text": (_bad_name, "UTF-8"),

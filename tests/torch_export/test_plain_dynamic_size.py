@@ -210,7 +210,7 @@ def test_the_command_line_exports_an_open_size_and_run_takes_images_of_all_sizes
     from stn_infer.cli.main import main
 
     path = tmp_path / "pooled.onnx"
-    source = "tests.torch_export.test_dynamic_size:Pooled"
+    source = "tests.torch_export.test_plain_dynamic_size:Pooled"
     done = CliRunner().invoke(
         main, ["export", source, "--input-shape", "1,16,16", "--dynamic-size", "-o", str(path)], catch_exceptions=False
     )
@@ -259,6 +259,9 @@ def test_a_size_that_the_exporter_froze_in_a_value_is_caught_and_nothing_is_writ
     monkeypatch.setattr(export, "export_plain", frozen)
     with pytest.raises(StnInferError, match=r"right at the example's size and wrong at 48x80.*a size was frozen"):
         stn_infer.export(
-            "tests.torch_export.test_dynamic_size:Pooled", tmp_path / "m.onnx", input_shapes=[SHAPE], dynamic_size=True
+            "tests.torch_export.test_plain_dynamic_size:Pooled",
+            tmp_path / "m.onnx",
+            input_shapes=[SHAPE],
+            dynamic_size=True,
         )
     assert not (tmp_path / "m.onnx").exists()
