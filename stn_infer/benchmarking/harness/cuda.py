@@ -73,6 +73,16 @@ class Staging:
         return self._outputs
 
 
+def require_gpu(device: str) -> None:
+    """Raise MissingDependencyError unless this PyTorch can use ``device``, ``cuda:N``."""
+    import torch
+
+    from stn_infer.backends.device import Device
+    from stn_infer.backends.eager import require_cuda
+
+    require_cuda(torch, Device.parse(device))
+
+
 def as_arrays(tensors: Sequence[Any]) -> list[Array]:
     """Tensors of any type and place as arrays in main memory; half types as float32."""
     import torch

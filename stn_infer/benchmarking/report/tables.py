@@ -12,7 +12,10 @@ from stn_infer.benchmarking.report.speedup import baseline, ratio_text, speedup
 from stn_infer.benchmarking.result import BenchResult, Model, case_name
 
 #: Columns of words; all others are figures.
-_WORDS = frozenset({"variant", "verdict", "remark"})
+_WORDS = frozenset(
+    {"variant", "load", "latency from the due time", "in the first round", "sampler", "operator", "execution provider"}
+    | {"verdict", "remark"}
+)
 
 
 @dataclass(frozen=True)

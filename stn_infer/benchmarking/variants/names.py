@@ -4,15 +4,15 @@ from __future__ import annotations
 
 #: Name to what it is.
 VARIANTS = {
-    "eager": "PyTorch as it is",
+    "eager": "eager PyTorch",
     "compile": "torch.compile, compiled for each batch size",
-    "fused": "PyTorch, its SpatialTransformer layers by the plugin library's kernel",
-    "compile-fused": "torch.compile of that",
-    "graph": "PyTorch as it is, in a CUDA graph",
-    "fused-graph": "PyTorch with the plugin library's kernel, in a CUDA graph",
+    "fused": "eager PyTorch, its SpatialTransformer layers run by the plugin library's kernel",
+    "compile-fused": "torch.compile of fused",
+    "graph": "eager PyTorch in a CUDA graph",
+    "fused-graph": "fused in a CUDA graph",
     "ort-plain": "onnxruntime on the file that torch.onnx.export writes",
-    "ort": "onnxruntime on the file that stn-infer writes, its spatial transformers as plain ONNX",
-    "ort-fused": "onnxruntime on the same file, its spatial transformers by the plugin library's op",
+    "ort": "onnxruntime on the file that stn-infer writes, its spatial transformers inlined as standard ONNX operators",
+    "ort-fused": "onnxruntime on the same file, its spatial transformers run by the plugin library's op",
     "ort-binding": "onnxruntime as in ort-fused (ort where there is no library), with IO binding",
     "ort-graph": "onnxruntime as in ort, in a CUDA graph",
     "ort-fused-graph": "onnxruntime as in ort-fused, in a CUDA graph",

@@ -9,7 +9,7 @@ from typing import Any
 
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend, failure_reason
-from stn_infer.benchmarking.harness.cuda import EventTimer
+from stn_infer.benchmarking.harness.cuda import EventTimer, require_gpu
 from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup, onnx_file
 from stn_infer.errors import ModelError
@@ -187,8 +187,5 @@ def _stream(device: str) -> Any:
     """
     import torch
 
-    from stn_infer.backends.device import Device
-    from stn_infer.backends.eager import require_cuda
-
-    require_cuda(torch, Device.parse(device))
+    require_gpu(device)
     return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

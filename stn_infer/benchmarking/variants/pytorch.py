@@ -9,7 +9,7 @@ from functools import partial
 from typing import Any
 
 from stn_infer.arrays import Array
-from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
+from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays, require_gpu
 from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
@@ -28,7 +28,7 @@ class TorchVariant(OpenVariant):
                 "a suite measures fp32 in PyTorch beside it"
             )
         if device != "cpu":
-            require_cuda(device)
+            require_gpu(device)
         self._threads_before = torch.get_num_threads()
         torch.set_num_threads(setup.threads)
         self.method, self.device = setup.method, device
@@ -180,13 +180,15 @@ class _BoundTorch(BoundVariant):
         return self._call()
 
     def _call(self) -> object:
+        import torch
+
         if self._staging is None:
             if self._resident:
                 return self._variant.run(self._tensors)
             return self._from_arrays()
         if self._resident:
             found = self._compute()
-            _synchronize(self._variant.device)
+            torch.cuda.synchronize(self._variant.device)
             return found
         self._staging.upload()
         return self._staging.download(self._compute())
@@ -264,18 +266,3 @@ def _fuse(module: Any, dtype: Any, device: str) -> None:
         raise MissingDependencyError(f"the plugin library has no kernels for {device}; stn-infer plugin build")
     for layer in layers:
         layer.fused = True
-
-
-def require_cuda(device: str) -> None:
-    import torch
-
-    from stn_infer.backends.device import Device
-    from stn_infer.backends.eager import require_cuda as require
-
-    require(torch, Device.parse(device))
-
-
-def _synchronize(device: str) -> None:
-    import torch
-
-    torch.cuda.synchronize(device)
