@@ -25,7 +25,7 @@ from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError, OutputError, UsageError
 from stn_infer.models import SHIPPED
 from tests.support.shared import exported
-from tests.support.tensorrt_parts import library_or_skip, run_script
+from tests.support.tensorrt_parts import library_or_skip, parsed, run_script
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")
@@ -60,16 +60,6 @@ def small_model(opset: int = 18, mode: str = "bilinear", batch: str | int = "n",
         [numpy_helper.from_array(np.array([scale], np.float32), "scale")],
     )
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=9)
-
-
-def parsed(rtx: TensorRT, model: bytes) -> Any:
-    """The network that the real parser makes of a file, and what has to outlive it."""
-    logger = rtx.module.Logger(rtx.module.Logger.ERROR)
-    builder = rtx.module.Builder(logger)
-    network = builder.create_network(0)
-    parser = rtx.module.OnnxParser(network, logger)
-    assert parser.parse(model)
-    return network, (builder, parser, logger)
 
 
 @pytest.mark.parametrize("name", MODELS)

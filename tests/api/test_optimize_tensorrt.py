@@ -15,6 +15,7 @@ from stn_infer.backends.tensorrt.engine_cache import InputProfile
 from stn_infer.backends.tensorrt.runtime import TensorRT
 from stn_infer.errors import ModelError
 from tests.support.onnx_files import F16, affine_grid_model, affine_model, flow_model, half_model
+from tests.support.tensorrt_parts import parsed
 from tests.support.zoo import ANIMALS, Animal, Fused, load
 
 pytestmark = pytest.mark.usefixtures("trusted")
@@ -36,13 +37,8 @@ def build(rtx: TensorRT, model: onnx.ModelProto) -> bytes:
 
 def modes(rtx: TensorRT, model: onnx.ModelProto) -> list[str]:
     """How the real parser reads each sampler."""
-    trt = rtx.module
-    logger = trt.Logger(trt.Logger.ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    assert parser.parse(model.SerializeToString()), parser.get_error(0).desc()
-    return [layer.interpolation_mode.name for layer in sampling_layers(trt, network)]
+    network, _alive = parsed(rtx, model.SerializeToString())
+    return [layer.interpolation_mode.name for layer in sampling_layers(rtx.module, network)]
 
 
 MM = {"interpolation_mode": 0, "padding_mode": 1, "align_corners": 0}

@@ -13,6 +13,7 @@ from typing import Any, NoReturn
 import pytest
 
 from stn_infer import plugin
+from stn_infer.backends.tensorrt.runtime import TensorRT, created, make_logger
 from stn_infer.errors import MissingDependencyError
 from tests.support.paths import ROOT
 
@@ -41,6 +42,16 @@ def library_or_skip() -> Path:
     if not plugin.info().tensorrt:
         missing(f"{plugin.library_path()} has no TensorRT adapter")
     return plugin.library_path()
+
+
+def parsed(rtx: TensorRT, model: bytes) -> tuple[Any, object]:
+    """(the network that the real parser makes of a file, what has to outlive it)."""
+    logger = make_logger(rtx.module)
+    builder = created(rtx.module.Builder, logger)
+    network = builder.create_network(0)
+    parser = rtx.module.OnnxParser(network, logger)
+    assert parser.parse(model), logger.errors
+    return network, (builder, parser, logger)
 
 
 def run_script(script: str, *arguments: str, environment: dict[str, str] | None = None) -> tuple[Any, str, int]:

@@ -15,7 +15,7 @@ import onnx
 from onnx import helper, inliner
 
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
-from stn_infer.backends.tensorrt.runtime import TensorRT, last_error, make_logger
+from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error, make_logger
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION
 from stn_infer.proto.edit import copy_of, replace_all
@@ -90,7 +90,7 @@ def build_plan(
     trt, logger = runtime.module, make_logger(runtime.module)
     if plugin is not None:
         load_plugins(trt, plugin, logger)
-    builder = trt.Builder(logger)
+    builder = created(trt.Builder, logger)
     network = builder.create_network(_network_flags(trt))
     parser = trt.OnnxParser(network, logger)
     if plugin is not None and hasattr(trt.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE"):

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stn_infer.backends.tensorrt.cuda_stream import Cuda
-from stn_infer.backends.tensorrt.runtime import TensorRT, last_error
+from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error
 from stn_infer.errors import InputError, ModelError
 
 Shape = tuple[int, ...]
@@ -66,7 +66,7 @@ class Executor:
 
     def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any) -> None:
         self._trt, self._cuda, self._logger = runtime.module, cuda, logger
-        self._runtime = runtime.module.Runtime(logger)
+        self._runtime = created(runtime.module.Runtime, logger)
         with cuda.ordered():  # TensorRT takes whichever GPU is the current one
             self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:

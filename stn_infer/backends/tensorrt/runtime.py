@@ -6,7 +6,9 @@ dependency; both are imported here alone.
 
 from __future__ import annotations
 
+import gc
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
@@ -93,6 +95,21 @@ def make_logger(module: Any) -> Any:
                 self.errors.append(message)
 
     return Logger()
+
+
+def created(factory: Callable[[Any], Any], logger: Any) -> Any:
+    """What ``factory``, the module's ``Builder`` or ``Runtime``, makes with ``logger``.
+
+    TensorRT logs while it holds a lock that freeing a builder takes too. Were garbage collected in that call, as may
+    happen in every call into Python, an older builder in it would wait for ever.
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return factory(logger)
+    finally:
+        if collects:
+            gc.enable()
 
 
 def last_error(logger: Any) -> str:

@@ -19,6 +19,7 @@ from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
 from tests.support.precision_models import images, small_stn
 from tests.support.shared import portable, source
+from tests.support.tensorrt_parts import parsed
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")
@@ -26,11 +27,7 @@ MODELS = (*SHIPPED, "st-cnn-projective")
 
 def types_at_samplers(rtx: TensorRT, model: onnx.ModelProto) -> list[tuple[str, str, str]]:
     """(image, grid, output) types of each sampling layer in the parser's network."""
-    logger = rtx.module.Logger(rtx.module.Logger.ERROR)
-    builder = rtx.module.Builder(logger)
-    network = builder.create_network(0)
-    parser = rtx.module.OnnxParser(network, logger)
-    assert parser.parse(model.SerializeToString())
+    network, _alive = parsed(rtx, model.SerializeToString())
     return [
         (layer.get_input(0).dtype.name, layer.get_input(1).dtype.name, layer.get_output(0).dtype.name)
         for layer in sampling_layers(rtx.module, network)

@@ -15,7 +15,7 @@ from stn_infer.benchmarking.variants.tensorrt_stages import LayerNames, engine_s
 from stn_infer.errors import ModelError
 from tests.support import tensorrt_standin as standin
 from tests.support.shared import portable
-from tests.support.tensorrt_parts import module_or_skip
+from tests.support.tensorrt_parts import module_or_skip, parsed
 from tests.support.tensorrt_standin import Cuda, Module, Script
 
 NAMES = LayerNames(frozenset({"sample"}), frozenset({"image"}), frozenset({"points", "grid"}))
@@ -128,15 +128,9 @@ def test_a_profiler_is_one_of_the_real_api() -> None:
     assert reporter.layers == [("conv", 0.5)]
 
 
-def test_the_real_parsers_names_are_known() -> None:
-    rtx = module_or_skip("tensorrt_rtx", "tensorrt-rtx")
-
+def test_the_real_parsers_names_are_known(rtx: TensorRT) -> None:
     model = portable("st-cnn-affine-rts")
-    logger = make_logger(rtx)
-    builder = rtx.Builder(logger)
-    network = builder.create_network(0)
-    parser = rtx.OnnxParser(network, logger)
-    assert parser.parse(model.SerializeToString())
+    network, _alive = parsed(rtx, model.SerializeToString())
     layers = [network.get_layer(index) for index in range(network.num_layers)]
     names = names_of(model, False, ())
     found = engine_stages([(layer.name, 1.0) for layer in layers], 1, names)
