@@ -1,8 +1,8 @@
 """Who samples as the operators' definitions say: writes ``docs/conformance.md``.
 
 First every sampler in every runtime (``conformance_matrix.py``). Then two outside collections are run through the
-reference sampler (``tests/support/reference.py``), eager PyTorch, onnxruntime's own nodes and our op, as onnxruntime
-runs it from its function body:
+float64 sampler that everything is verified with (``stn_infer/reference/sampling.py``), eager PyTorch, onnxruntime's own
+nodes and our op, as onnxruntime runs it from its function body:
 
 - the ONNX backend's node tests for GridSample and AffineGrid, by their own tolerance;
 - PyTorch's sample inputs for ``grid_sample``, whose truth is PyTorch in float64.
@@ -18,7 +18,7 @@ import importlib
 import json
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -26,24 +26,22 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-ROOT = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import conformance_matrix  # noqa: E402
+from benchmarks import conformance_matrix
+from benchmarks.op_files import run_op
+from stn_infer.arrays import Array
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.proto.session import Stored, open_session
+from stn_infer.reference.sampling import sample
+from stn_infer.samplers import SamplerSpec, spell_mode
+from stn_infer.transforms import Affine
 
-from stn_infer.samplers import spell_mode  # noqa: E402
-from stn_infer.transforms import Affine  # noqa: E402
-from tests.support import reference  # noqa: E402
-from tests.support.helpers import run_op  # noqa: E402
-
-Array = NDArray[Any]
-
+ROOT = Path(__file__).resolve().parents[1]
 NODE_COLUMNS = ("reference", "PyTorch", "onnxruntime", "our op, opset 18", "our op, opset 22")
 SAMPLE_COLUMNS = ("reference", "onnxruntime", "our op, opset 18")
 CLAIMED = ("reference", "our op, opset 18", "our op, opset 22")
@@ -87,9 +85,8 @@ def node_row(case: Any) -> Row:
     """
     inputs, outputs = case.data_sets[0]
     given, expected = [_array(value) for value in inputs], _array(outputs[0])
-    plain = _session(case.model.SerializeToString()).run(
-        None, {value.name: array for value, array in zip(case.model.graph.input, given, strict=True)}
-    )[0]
+    names = [value.name for value in case.model.graph.input]
+    plain = _first_output(case.model, dict(zip(names, given, strict=True)))
     run = _affine_columns if "affine_grid" in case.name else _sampler_columns
     cells = {"onnxruntime": _cell(plain, expected, case.rtol, case.atol)}
     for column, (result, truth) in run(case, given, expected).items():
@@ -100,27 +97,26 @@ def node_row(case: Any) -> Row:
 def _sampler_columns(case: Any, given: list[Array], expected: Array) -> dict[str, tuple[Array, Array]]:
     image, grid = given
     attributes = {entry.name: helper.get_attribute_value(entry) for entry in case.model.graph.node[0].attribute}
-    mode = spell_mode(attributes.get("mode", b"linear").decode(), 18)
-    padding_mode, align_corners = (
+    sampler = SamplerSpec.of(
+        attributes.get("mode", b"linear").decode(),
         attributes.get("padding_mode", b"zeros").decode(),
-        bool(attributes.get("align_corners", 0)),
+        attributes.get("align_corners", 0),
     )
-    eager = F.grid_sample(
-        torch.tensor(image), torch.tensor(grid), mode=mode, padding_mode=padding_mode, align_corners=align_corners
-    )
+    options = (sampler.mode, sampler.padding_mode, sampler.align_corners)
+    eager = F.grid_sample(torch.tensor(image), torch.tensor(grid), *options)
     # Any grid is theta · basis: theta holds its points and the basis is the unit matrix.
     output_size = grid.shape[1:-1]
     theta = np.moveaxis(grid.reshape(len(grid), -1, grid.shape[-1]), 1, 2)
     basis = np.eye(theta.shape[2], dtype=np.float32)
     ours = {
         f"our op, opset {opset}": (
-            run_op("basis", image, theta, basis, output_size, mode, padding_mode, align_corners, opset),
+            run_op("basis", image, theta, basis, output_size, *options, opset, library=False),
             expected,
         )
         for opset in (18, 22)
     }
     return {
-        "reference": (reference.grid_sample(image, grid, mode, padding_mode, align_corners), expected),
+        "reference": (sample(sampler, image, grid), expected),
         "PyTorch": (eager.numpy(), expected),
         **ours,
     }
@@ -132,7 +128,7 @@ def _affine_columns(case: Any, given: list[Array], expected: Array) -> dict[str,
     eager = F.affine_grid(torch.tensor(theta), [len(theta), 1, *size], align_corners=align_corners)
     # Our op has no grid to show, so it samples an image, and is compared with that image sampled at the expected grid.
     image = np.random.default_rng(0).normal(size=(len(theta), 2, *size)).astype(np.float32)
-    truth = reference.grid_sample(image, expected, "linear", "border", align_corners)
+    truth = sample(SamplerSpec("bilinear", "border", align_corners), image, expected)
     # The op's affine rows are pixel centers; the corner convention is folded into theta.
     transformation = Affine(rank=len(size))
     matrix, offset = (part.numpy() for part in transformation.affine_map(size, align_corners))
@@ -140,16 +136,22 @@ def _affine_columns(case: Any, given: list[Array], expected: Array) -> dict[str,
     basis = transformation.basis(size, align_corners).numpy().astype(np.float32)
     ours = {
         f"our op, opset {opset}": (
-            run_op("affine", image, folded, basis, tuple(size), "linear", "border", align_corners, opset),
+            run_op("affine", image, folded, basis, size, "bilinear", "border", align_corners, opset, library=False),
             truth,
         )
         for opset in (18, 22)
     }
     return {
-        "reference": (reference.affine_grid(theta, size, align_corners), expected),
+        "reference": (affine_grid(theta, size, align_corners), expected),
         "PyTorch": (eager.numpy(), expected),
         **ours,
     }
+
+
+def affine_grid(theta: Array, size: Sequence[int], align_corners: bool) -> Array:
+    """The grid [N, *size, D] of ``theta`` [N, D, D + 1] in float64, as ONNX's AffineGrid defines it."""
+    points = theta.astype(np.float64) @ canonical_basis(size, align_corners)
+    return np.moveaxis(points, 1, 2).reshape(len(theta), *size, len(size))
 
 
 # ---- PyTorch's sample inputs -------------------------------------------------------------------------------------
@@ -161,41 +163,38 @@ def sample_rows() -> Iterator[Row]:
         warnings.simplefilter("ignore")  # of torch's test code
         from torch.testing._internal.common_methods_invocations import reference_inputs_grid_sample
 
-    for sample in reference_inputs_grid_sample(None, "cpu", torch.float64, False):
-        grid, mode, padding_mode, align_corners = _sampler_arguments(sample)
-        truth = F.grid_sample(sample.input, grid, mode, padding_mode, align_corners).numpy()
-        image, points = sample.input.numpy(), grid.numpy()
+    for case in reference_inputs_grid_sample(None, "cpu", torch.float64, False):  # type: ignore[no-untyped-call]
+        grid, mode, padding_mode, align_corners = _sampler_arguments(case)
+        truth = F.grid_sample(case.input, grid, mode, padding_mode, align_corners).numpy()
+        image, points = case.input.numpy(), grid.numpy()
         # Nearest must agree to the last value in float64; the others within what rounding a coordinate can move.
         scale = float(np.abs(image).max())
         double = 0.0 if mode == "nearest" else DOUBLE * scale
         name = f"{'x'.join(map(str, image.shape))} {mode}, {padding_mode}, align_corners={align_corners}"
-        plain = _plain_node(image, points, mode, padding_mode, align_corners)
+        sampler = SamplerSpec(mode, padding_mode, align_corners)
         cells = {
-            "reference": _cell(
-                reference.grid_sample(image, points, mode, padding_mode, align_corners), truth, 0, double
-            ),
-            "onnxruntime": _cell(plain, truth, 0, double),
+            "reference": _cell(sample(sampler, image, points), truth, 0, double),
+            "onnxruntime": _cell(_plain_node(image, points, sampler), truth, 0, double),
         }
         theta = _affine_theta(points)
         if theta is not None:
             size = points.shape[1:-1]
             basis = Affine(rank=len(size)).basis(size, False).numpy().astype(np.float32)
-            single = run_op("affine", image, theta, basis, size, mode, padding_mode, align_corners, 18)
+            single = run_op("affine", image, theta, basis, size, mode, padding_mode, align_corners, library=False)
             cells["our op, opset 18"] = _single_cell(single, truth, mode, scale)
         yield Row(name, cells)
 
 
-def _sampler_arguments(sample: Any) -> tuple[torch.Tensor, str, str, bool]:
-    grid, *positional = sample.args
-    named = {**dict(zip(("mode", "padding_mode", "align_corners"), positional, strict=False)), **sample.kwargs}
+def _sampler_arguments(case: Any) -> tuple[torch.Tensor, str, str, bool]:
+    grid, *positional = case.args
+    named = {**dict(zip(("mode", "padding_mode", "align_corners"), positional, strict=False)), **case.kwargs}
     return grid, named.get("mode", "bilinear"), named.get("padding_mode", "zeros"), bool(named.get("align_corners"))
 
 
 def _affine_theta(grid: Array) -> Array | None:
     """theta [N, D, D + 1] over pixel centers of an affine grid; None for another grid."""
     size = grid.shape[1:-1]
-    centers = reference.affine_grid(np.eye(len(size), len(size) + 1)[None], size)[0].reshape(-1, len(size))
-    basis = np.concatenate([centers, np.ones((len(centers), 1))], axis=1)  # [P, K]
+    basis = canonical_basis(size).T  # [P, K]
     inverse = np.linalg.inv(basis.T @ basis) @ basis.T  # [K, P]; x, y and 1 are orthogonal, this is well conditioned
     theta = np.moveaxis(inverse @ grid.reshape(len(grid), -1, len(size)), 1, 2)
     fitted = (basis @ np.moveaxis(theta, 1, 2)).reshape(grid.shape)
@@ -214,15 +213,15 @@ def _single_cell(result: Array, truth: Array, mode: str, scale: float) -> Cell:
 # ---- running -----------------------------------------------------------------------------------------------------
 
 
-def _plain_node(image: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:
+def _plain_node(image: Array, grid: Array, sampler: SamplerSpec) -> Array:
     """The standard GridSample in onnxruntime, in float64."""
     node = helper.make_node(
         "GridSample",
         ["image", "grid"],
         ["output"],
-        mode=spell_mode(mode, 22),
-        padding_mode=padding_mode,
-        align_corners=int(align_corners),
+        mode=spell_mode(sampler.mode, 22),
+        padding_mode=sampler.padding_mode,
+        align_corners=int(sampler.align_corners),
     )
     values = [
         helper.make_tensor_value_info(name, TensorProto.DOUBLE, None if shape is None else list(shape))
@@ -230,14 +229,12 @@ def _plain_node(image: Array, grid: Array, mode: str, padding_mode: str, align_c
     ]
     graph = helper.make_graph([node], "plain", values[:2], values[2:])
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 22)], ir_version=10)
-    result: Array = _session(model.SerializeToString()).run(None, {"image": image, "grid": grid})[0]
-    return result
+    return _first_output(model, {"image": image, "grid": grid})
 
 
-def _session(model: bytes) -> onnxruntime.InferenceSession:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+def _first_output(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Array:
+    """Of a file of others in onnxruntime."""
+    return np.asarray(open_session(Stored(model)).run(None, dict(feeds))[0])
 
 
 def _cell(result: Array, expected: Array, rtol: float, atol: float) -> Cell:
@@ -283,8 +280,8 @@ def matrix_section() -> str:
     rtx, lean = _version("tensorrt-rtx"), _version("tensorrt-lean")
     return f"""## Every sampler in every runtime
 
-Noise in [0, 1] read at affine grids that leave the image, against a float64 sampler (`stn_infer/reference/sampling.py`,
-which is held to `tests/support/reference.py`). The file casts the image to the type; theta and the grid are float32.
+Noise in [0, 1] read at affine grids that leave the image, against the float64 sampler of
+`stn_infer/reference/sampling.py`. The file casts the image to the type; theta and the grid are float32.
 
 - *exact*: equal to the last bit. *≤ 1e-5*: the largest error, rounded up to a power of ten; no value is off by more
   than float32 coordinates and the rounding of the result to its type explain.
@@ -321,7 +318,7 @@ Written by `python benchmarks/conformance.py` with {versions}, on the CPU; a tes
 
 {matrix}A number below is the largest absolute error; **fails** stands beside one that is more than its row allows.
 
-*reference* is `tests/support/reference.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
+*reference* is `stn_infer/reference/sampling.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
 runs it from the function body in the file, float32.
 
 ## ONNX's node tests

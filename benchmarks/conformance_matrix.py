@@ -20,22 +20,20 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.op_files import op_file
 from stn_infer import plugin
+from stn_infer.arrays import Array
+from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import StnInferError, one_line
 from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.op import DOMAIN, SPATIAL, SpatialNode, attach_functions, node_attributes
+from stn_infer.fusion.op import SpatialNode
 from stn_infer.reference.comparison import compare_warp
 from stn_infer.reference.sampling import sample
 from stn_infer.reference.taps import theta_points
-from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec, spell_mode
-
-Array = NDArray[Any]
+from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec
 
 DTYPES = ("float32", "float16", "bfloat16")
 SIZES = {2: ((24, 32), (20, 28)), 3: ((6, 10, 12), (5, 8, 10))}
@@ -49,7 +47,6 @@ RUNTIMES = (
     "TensorRT, plugin",
 )
 _BATCH, _CHANNELS, _OPSET = 4, 2, 22
-_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
 @dataclass(frozen=True)
@@ -150,12 +147,12 @@ def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
         return Outcome("unsupported")
     expected = sample(case.sampler, given.image, given.grid)
     deviation = compare_warp(found, given.image, given.grid, given.bound, case.sampler, case.dtype)
-    error = float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
+    largest = float(np.nan_to_num(np.abs(found - expected), nan=np.inf).max())
     if deviation.problem() is not None:
-        return Outcome("off", error)
+        return Outcome("off", largest)
     if case.sampler.mode == "nearest" and not deviation.flips.flipped:
         return Outcome("exact")
-    return Outcome("within", error)
+    return Outcome("within", largest)
 
 
 # ---- runtimes ----------------------------------------------------------------------------------------------------
@@ -184,60 +181,17 @@ def run_fused(case: Case, given: Data) -> Array:
     return np.asarray(warped.float().numpy())
 
 
-def model_of(case: Case, *, standard: bool, opset: int = _OPSET, batch: str | int = "batch") -> onnx.ModelProto:
-    """A file with one sampler: inputs ``image`` and ``theta`` in float32, the sampler in the case's type."""
-    (size, output_size), sampler = SIZES[case.rank], case.sampler
-    mode = spell_mode(sampler.mode, opset)
-    constants = {"basis": _node(case).basis}
-    cast = [helper.make_node("Cast", ["image"], ["typed"], to=_TYPES[case.dtype])]
-    if standard:
-        constants["shape"] = np.array([-1, *output_size, case.rank], np.int64)
-        cast += [
-            helper.make_node("MatMul", ["theta", "basis"], ["points"]),
-            helper.make_node("Transpose", ["points"], ["transposed"], perm=[0, 2, 1]),
-            helper.make_node("Reshape", ["transposed", "shape"], ["grid"]),
-            helper.make_node(
-                "GridSample",
-                ["typed", "grid"],
-                ["sampled"],
-                mode=mode,
-                padding_mode=sampler.padding_mode,
-                align_corners=int(sampler.align_corners),
-            ),
-        ]
-    else:
-        attributes = node_attributes("affine", output_size, mode, sampler.padding_mode, sampler.align_corners)
-        cast.append(
-            helper.make_node(
-                SPATIAL, ["typed", "theta", "basis"], ["sampled"], name="transformer", domain=DOMAIN, **attributes
-            )
-        )
-    cast.append(helper.make_node("Cast", ["sampled"], ["warped"], to=TensorProto.FLOAT))
-    graph = helper.make_graph(
-        cast,
-        "conformance",
-        [
-            helper.make_tensor_value_info("image", TensorProto.FLOAT, [batch, _CHANNELS, *size]),
-            helper.make_tensor_value_info("theta", TensorProto.FLOAT, [batch, case.rank, case.rank + 1]),
-        ],
-        [helper.make_tensor_value_info("warped", TensorProto.FLOAT, [batch, _CHANNELS, *output_size])],
-        [numpy_helper.from_array(value, name) for name, value in constants.items()],
-    )
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
-    attach_functions(model)
-    return model
+def _file(case: Case, *, standard: bool = False, opset: int = _OPSET) -> onnx.ModelProto:
+    """The case's sampler, as our op or as the standard operator."""
+    size, output_size = SIZES[case.rank]
+    shape, basis = (_CHANNELS, *size), _node(case).basis
+    return op_file("affine", shape, basis, output_size, case.sampler, opset=opset, dtype=case.dtype, standard=standard)
 
 
 def _ort(standard: bool, library: bool) -> Callable[[Case, Data], Array]:
     def run(case: Case, given: Data) -> Array:
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        if library:
-            options.register_custom_ops_library(str(plugin.library_path()))
-        content = model_of(case, standard=standard).SerializeToString()
-        session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-        return np.asarray(session.run(None, {"image": given.image, "theta": given.theta})[0])
+        backend = OrtBackend(_file(case, standard=standard).SerializeToString(), threads=1, plugin=library)
+        return backend.run({"input": given.image, "theta": given.theta})["output"]
 
     return run
 
@@ -261,8 +215,7 @@ def builds(case: Case) -> Outcome:
         runtime = load_runtime("tensorrt-rtx")
     except StnInferError:
         return Outcome("absent")
-    opset = _OPSET if case.dtype == "bfloat16" else 18
-    model = model_of(case, standard=False, opset=opset)
+    model = _file(case, opset=_OPSET if case.dtype == "bfloat16" else 18)
     try:
         prepared = prepare(model, runtime, plugin=False)
         build_plan(runtime, prepared, resolve_profiles(prepared, None), target="sm89")
@@ -272,21 +225,8 @@ def builds(case: Case) -> Outcome:
     return Outcome("builds")
 
 
-_IN_REGISTRY = """
-import json, sys
-sys.path.insert(0, sys.argv[1])
-import lean_registry as lean
-registry = lean.trt.get_plugin_registry()
-registry.load_library(sys.argv[2])
-creator = registry.get_creator("SpatialTransformer", "1", "stn")
-build = lean.trt.TensorRTPhase.BUILD
-print(json.dumps([lean.create(creator, fields, build) is not None for fields in json.loads(sys.argv[3])]))
-"""
-
-
 def accepted(wanted: Sequence[Case]) -> list[Outcome]:
     """Whether the real plugin registry of TensorRT (lean) makes our plugin with these fields."""
-    tests = Path(__file__).resolve().parent.parent / "tests" / "support"
     fields = [
         {
             "mode": case.sampler.mode,
@@ -296,8 +236,9 @@ def accepted(wanted: Sequence[Case]) -> list[Outcome]:
         }
         for case in wanted
     ]
+    script = Path(__file__).with_name("plugin_registry.py")
     done = subprocess.run(
-        [sys.executable, "-c", _IN_REGISTRY, str(tests), str(plugin.library_path()), json.dumps(fields)],
+        [sys.executable, str(script), str(plugin.library_path()), json.dumps(fields)],
         capture_output=True,
         text=True,
         timeout=120,

@@ -1,62 +1,53 @@
 """The fused warp on a GPU, against PyTorch eager and compiled, onnxruntime's CUDA provider, and the copy bandwidth.
 
     PYTHONPATH=. python benchmarks/gpu.py                       # writes benchmarks/results/gpu-<name>.json
+    PYTHONPATH=. python benchmarks/gpu.py --part warps --no-compile   # the kernels alone: every kind and layout
+    PYTHONPATH=. python benchmarks/gpu.py --once                # each kernel once, for a profiler
     PYTHONPATH=. python benchmarks/gpu.py --device cpu --tiny   # the same steps at small sizes, without a GPU
 
-Affine, bilinear, zeros. Every answer is checked against float64 before anything is timed. What is compared takes
-turns in random order in one process. Two times are taken of each call: on the device, between CUDA events, with the
-queue filled beforehand so that launches cost nothing, and the level-2 cache overwritten before; and as its caller
-sees it, from the call to the end of its work. Other people's warps on a GPU are in benchmarks/peers/compare.py.
+`stn-infer bench --suite benchmarks/suites/gpu.toml` measures whole models in fresh processes, and
+benchmarks/peers/compare.py other libraries; this script needs a minute where those need many. It verifies every answer
+against float64 before it times it. What is compared takes turns in random order in one process. Two times are taken of
+each call: on the device, between CUDA events, with the queue filled beforehand so that launches cost nothing, and the
+level-2 cache overwritten before; and as its caller sees it, from the call to the end of its work.
+
+Results are printed and written case by case, so that a time limit costs only what was not measured yet. Exit code 1: a
+case failed; the others were measured all the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import random
 import re
 import sys
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.gpu_cases import PARTS, WARPS, Call, Work, cases, inputs
 from stn_infer import plugin
-from stn_infer.errors import StnInferError
+from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, one_line
 from stn_infer.fused import spatial_transformer, usable
-from stn_infer.layers import SpatialTransformer
-from stn_infer.transforms import Affine
+from stn_infer.samplers import SamplerSpec
 
 RESULTS = Path(__file__).resolve().parent / "results"
-# fp32 coordinates are off by 1e-7 of the width, which random neighbors turn into that of their difference.
-_TOLERANCES = {torch.float32: 2e-4, torch.float16: 2e-3}
-
-Shape = tuple[int, int, int, int]
-Call = Callable[[], Tensor]
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """What is measured: shapes [N, C, H, W] of warps and of the bandwidth's warp, and batches of a whole STN."""
-
-    warps: tuple[Shape, ...] = ((1024, 1, 28, 28), (64, 3, 224, 224), (256, 64, 28, 28))
-    bandwidth: Shape = (256, 3, 224, 224)
-    batches: tuple[int, ...] = (1, 256)
-
-
-TINY = Sizes(((4, 1, 8, 8), (2, 3, 12, 9)), (2, 3, 16, 16), (1, 3))
 
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of one case: medians in milliseconds, its largest error, and the samples behind the medians."""
+    """One variant of one case: medians in milliseconds, its error, and the samples behind the medians.
+
+    ``error`` is the largest absolute one; of a nearest sampler the share of values that took another pixel.
+    """
 
     case: str
     variant: str
@@ -84,17 +75,6 @@ class Figure:
         return self.value >= self.target
 
 
-@dataclass(frozen=True)
-class Work:
-    """The variants of one case, its right answer in float64, and what has to stay in memory meanwhile."""
-
-    case: str
-    calls: dict[str, Call]
-    expected: Tensor
-    tolerance: float
-    kept: tuple[Tensor, ...] = ()
-
-
 class Timer:
     """Times calls on a device.
 
@@ -105,11 +85,11 @@ class Timer:
 
     def __init__(self, device: torch.device, samples: int) -> None:
         self._device, self._samples = device, samples
-        self._cuda = device.type == "cuda"
-        cache = torch.cuda.get_device_properties(device).L2_cache_size if self._cuda else 0
+        self._cuda: Any = torch.cuda if device.type == "cuda" else None
+        cache = self._cuda.get_device_properties(device).L2_cache_size if self._cuda else 0
         self._filler = torch.empty(2 * cache, dtype=torch.uint8, device=device)
 
-    def time(self, calls: dict[str, Call], seed: int = 0) -> dict[str, tuple[list[float], list[float]]]:
+    def time(self, calls: Mapping[str, Call], seed: int = 0) -> dict[str, tuple[list[float], list[float]]]:
         """(device times, latencies) in milliseconds of each of ``calls``, which take turns in random order."""
         for call in calls.values():
             for _ in range(10):
@@ -131,7 +111,7 @@ class Timer:
         return (time.perf_counter() - start) * 1e3
 
     def _on_device(self, call: Call) -> float:
-        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before, after = (self._cuda.Event(enable_timing=True) for _ in range(2))
         self._settle(busy=True)
         before.record()
         call()
@@ -143,216 +123,61 @@ class Timer:
         """Overwrite the cache; ``busy``: and keep the device at work until everything is in its queue."""
         self._wait()
         if busy:
-            torch.cuda._sleep(2_000_000)  # cycles: about a millisecond
+            self._cuda._sleep(2_000_000)  # cycles: about a millisecond
         self._filler.zero_()
         if not busy:
             self._wait()
 
     def _wait(self) -> None:
         if self._cuda:
-            torch.cuda.synchronize(self._device)
+            self._cuda.synchronize(self._device)
 
 
-def graph_of(call: Call, device: torch.device) -> Call:
-    """``call`` as a CUDA graph on the tensors that it was given; on a CPU, ``call`` itself."""
-    if device.type != "cuda":
-        return call
-    stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
-        for _ in range(3):
-            call()
-    torch.cuda.current_stream(device).wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        output = call()
-
-    def replay() -> Tensor:
-        graph.replay()
-        return output
-
-    return replay
-
-
-def canonical_basis(height: int, width: int, device: torch.device) -> Tensor:
-    """The rows x, y, 1 at pixel centers, [3, height * width]."""
-    y, x = torch.meshgrid(*((2 * torch.arange(size) + 1) / size - 1 for size in (height, width)), indexing="ij")
-    return torch.stack([x.flatten(), y.flatten(), torch.ones(x.numel())]).to(device)
-
-
-def inputs(shape: Shape, device: torch.device, dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
-    """Random images, and maps near the identity [N, 2, 3]."""
-    generator = torch.Generator().manual_seed(0)
-    image = torch.rand(shape, generator=generator).to(device, dtype)
-    return image, (torch.eye(2, 3) + 0.15 * torch.randn(shape[0], 2, 3, generator=generator)).to(device)
-
-
-def exact(image: Tensor, theta: Tensor) -> Tensor:
-    """The warp in float64."""
-    grid = F.affine_grid(theta.double(), list(image.shape), align_corners=False)
-    return F.grid_sample(image.double(), grid, align_corners=False)
-
-
-def name_of(shape: Shape, dtype: torch.dtype = torch.float32) -> str:
-    """A case's name."""
-    return f"{'x'.join(map(str, shape))} {str(dtype).removeprefix('torch.')}"
-
-
-def warp(shape: Shape, device: torch.device, compiled: bool = True) -> Work:
-    """One affine warp: fused, eager, and eager compiled."""
-    image, theta = inputs(shape, device)
-    basis, size = canonical_basis(*shape[2:], device), list(shape)
-
-    def eager() -> Tensor:
-        return F.grid_sample(image, F.affine_grid(theta, size, align_corners=False), align_corners=False)
-
-    calls: dict[str, Call] = {
-        "fused": lambda: spatial_transformer(image, theta, basis, "affine", shape[2:]),
-        "eager": eager,
-    }
-    if compiled:
-        calls["compile"] = torch.compile(eager, dynamic=False)
-    return Work(name_of(shape), calls, exact(image, theta), _TOLERANCES[torch.float32])
-
-
-def bandwidth(shape: Shape, device: torch.device, dtype: torch.dtype) -> Work:
-    """The fused warp beside a copy of as many bytes as it has to move at least: each image read and written once."""
-    image, theta = inputs(shape, device, dtype)
-    basis, target = canonical_basis(*shape[2:], device), torch.empty_like(image)
-    calls: dict[str, Call] = {
-        "fused": lambda: spatial_transformer(image, theta, basis, "affine", shape[2:]),
-        "copy": lambda: target.copy_(image),
-    }
-    return Work(f"bandwidth {name_of(shape, dtype)}", calls, exact(image, theta), _TOLERANCES[dtype])
-
-
-def whole(batch: int, device: torch.device, compiled: bool = True) -> Work:
-    """The trained tutorial STN as a whole: eager as PyTorch runs it, fused, compiled, and fused in a CUDA graph."""
-    from stn_infer.sources.load import load_source
-
-    loaded = load_source("tutorial-stn-r")
-    plain: Any = loaded.module.eval()
-    image = torch.rand(batch, *loaded.input_shapes[0], generator=torch.Generator().manual_seed(0)).to(device)
-    expected = copy.deepcopy(plain).double().to(device)(image.double())
-    plain = plain.to(device)
-    # The same layers around this project's transformer: the tutorial's own code calls affine_grid and grid_sample.
-    localization = torch.nn.Sequential(plain.localization, plain.head)
-    transformer = SpatialTransformer(
-        localization, Affine(), loaded.input_shapes[0][1:], identity_init=False, fused=True
-    ).to(device)
-    fused = torch.nn.Sequential(transformer, plain.classifier).eval()
-    calls: dict[str, Call] = {
-        "eager": lambda: plain(image),
-        "fused": lambda: fused(image),
-        "graph, eager": graph_of(lambda: plain(image), device),
-        "graph, fused": graph_of(lambda: fused(image), device),
-    }
-    if compiled:
-        program = torch.compile(plain, dynamic=False)
-        calls["compile"] = lambda: program(image)
-    return Work(f"tutorial-stn, batch {batch}", calls, expected, 1e-3 * float(expected.abs().max()))
-
-
-def in_onnxruntime(shape: Shape, device: torch.device) -> Work:
-    """One portable node in onnxruntime on this device, by the function in the file and by the op; tensors stay put."""
-    import numpy as np
-    import onnxruntime as ort
-    from warp import affine_node
-
-    from stn_infer.backends.ort import cuda_problem
-
-    if device.type == "cuda" and (problem := cuda_problem()) is not None:
-        raise StnInferError(problem)
-    model = affine_node(shape).SerializeToString()
-    image, theta = inputs(shape, device)
-    provider: Any = "CPUExecutionProvider"
-    if device.type == "cuda":
-        provider = ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0})
-
-    def bound(library: bool) -> Call:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        if library:
-            options.register_custom_ops_library(str(plugin.library_path()))
-        session = ort.InferenceSession(model, options, providers=[provider])
-        output, binding = torch.empty(shape, device=device), session.io_binding()
-        where = (device.type, device.index or 0, np.float32)
-        for name, tensor in (("input", image), ("theta", theta)):
-            binding.bind_input(name, *where, tuple(tensor.shape), tensor.data_ptr())
-        binding.bind_output("output", *where, shape, output.data_ptr())
-
-        def run() -> Tensor:
-            session.run_with_iobinding(binding)  # waits for its own stream
-            return output
-
-        return run
-
-    calls = {"function": bound(False), "op": bound(True)}
-    # The memory of images and maps is known to the bindings by its address alone.
-    work = Work(f"onnxruntime {name_of(shape)}", calls, exact(image, theta), _TOLERANCES[torch.float32])
-    return replace(work, kept=(image, theta))
+def figures_of(work: Work, rows: list[Row]) -> list[Figure]:
+    """The ratios that are asked for, of the variants that were measured."""
+    found = {row.variant: row.device_ms if work.on_device else row.latency_ms for row in rows}
+    names = {"copy": "share of the copy bandwidth"}
+    return [
+        Figure(f"{work.case}: {names.get(other, f'speedup over {other}')}", found[other] / found[work.ours], least)
+        for other, least in work.targets.items()
+        if other in found
+    ]
 
 
 def measure(work: Work, timer: Timer) -> list[Row]:
     """Check, time and print the variants of one case.
 
     Raises:
-        SystemExit: an answer is wrong.
+        ModelError: an answer is wrong; nothing is timed.
     """
-    errors = {}
-    with torch.inference_mode():
-        for name, call in work.calls.items():
-            if name != "copy":
-                errors[name] = float((call().double() - work.expected).abs().max())
-                if not errors[name] <= work.tolerance:
-                    raise SystemExit(f"{work.case}, {name}: off by {errors[name]:.1e}, no time is taken")
-        times = timer.time(work.calls)
+    errors = {name: work.error_of(call()) for name, call in work.calls.items() if name != "copy"}
+    limit = 1e-3 if work.nearest else work.tolerance
+    for name, error in errors.items():
+        if not error <= limit:
+            raise ModelError(f"{name} is off by {error:.1e}, expected at most {limit:.1e}: not timed")
     rows = []
-    for name, (on_device, latency) in times.items():
+    for name, (on_device, latency) in timer.time(work.calls).items():
         error = errors.get(name, 0.0)
-        rows.append(Row(work.case, name, median(on_device), median(latency), error, tuple(on_device), tuple(latency)))
+        row = Row(work.case, name, median(on_device), median(latency), error, tuple(on_device), tuple(latency))
+        rows.append(row)
+        rate = f"{work.bytes / row.device_ms / 1e9:6.3f} TB/s" if work.bytes else ""
         print(
-            f"{work.case:40} {name:14} device {rows[-1].device_ms:9.4f} ms  latency {rows[-1].latency_ms:9.4f} ms  "
-            f"error {error:.1e}",
+            f"{work.case:48} {name:14} device {row.device_ms:9.4f} ms  latency {row.latency_ms:9.4f} ms  "
+            f"error {error:.1e} {rate}",
             flush=True,
         )
     return rows
 
 
-def cases(sizes: Sizes, device: torch.device, compiled: bool) -> Iterator[Callable[[], Work]]:
-    """Everything that is measured, made one after the other so that memory is free again."""
-    for shape in sizes.warps:
-        yield lambda shape=shape: warp(shape, device, compiled=compiled)  # type: ignore[misc]
-    for dtype in (torch.float32, torch.float16):
-        yield lambda dtype=dtype: bandwidth(sizes.bandwidth, device, dtype)  # type: ignore[misc]
-    for batch in sizes.batches:
-        yield lambda batch=batch: whole(batch, device, compiled)  # type: ignore[misc]
-    for shape in sizes.warps:
-        yield lambda shape=shape: in_onnxruntime(shape, device)  # type: ignore[misc]
-
-
-def figures(rows: list[Row]) -> list[Figure]:
-    """The ratios that are asked for: warps and bandwidth on the device, whole models and onnxruntime as callers see."""
-    found = []
-    for case in dict.fromkeys(row.case for row in rows):
-        of = {row.variant: row for row in rows if row.case == case}
-        if case.startswith("bandwidth"):
-            ratio = of["copy"].device_ms / of["fused"].device_ms
-            found.append(Figure(f"{case}: share of the copy bandwidth", ratio, 0.8))
-        elif case.startswith("onnxruntime"):
-            ratio = of["function"].latency_ms / of["op"].latency_ms
-            found.append(Figure(f"{case}: without the op / with it", ratio, 1.0))
-        elif case.startswith("tutorial"):
-            ratio = of["eager"].latency_ms / of["graph, fused"].latency_ms
-            found.append(
-                Figure(f"{case}: eager / fused in a CUDA graph", ratio, 5.0 if case.endswith(" batch 1") else 2.0)
-            )
-        else:
-            for other, target in (("eager", 3.0), ("compile", 1.5)):
-                if other in of:
-                    ratio = of[other].device_ms / of["fused"].device_ms
-                    found.append(Figure(f"{case}: {other} / fused", ratio, target))
-    return found
+def run_once(device: torch.device, tiny: bool) -> None:
+    """Call the kernel of every warp once: nothing else is launched that a profiler would have to tell apart."""
+    for case in WARPS:
+        case = case.tiny() if tiny else case
+        image, theta, basis = inputs(case, device)
+        spatial_transformer(image, theta, basis, case.kind, case.shape[2:], SamplerSpec(case.mode))
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        print(case.name, flush=True)
 
 
 def gpu_of(device: torch.device) -> dict[str, Any]:
@@ -391,6 +216,8 @@ def main(argv: list[str] | None = None) -> int:
     """Run everything; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the script")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated (default: all)")
+    parser.add_argument("--once", action="store_true", help="call each kernel once, for a profiler; measure nothing")
     parser.add_argument("--tiny", action="store_true", help="small sizes")
     parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
     parser.add_argument("--samples", type=int, default=100, help="of each variant")
@@ -401,34 +228,46 @@ def main(argv: list[str] | None = None) -> int:
         raise SystemExit(f"{device} was asked for, PyTorch {torch.__version__} finds no usable GPU")
     if not usable(torch.empty(1, device=device)):
         raise SystemExit(f"the plugin library has no kernels for {device.type}: {plugin.info().problem or 'no CUDA'}")
+    if arguments.once:
+        run_once(device, arguments.tiny)
+        return 0
 
     torch.backends.cudnn.allow_tf32 = False  # as in this project's own backends
-    timer, rows, notes = Timer(device, arguments.samples), [], []
-    for case in cases(TINY if arguments.tiny else Sizes(), device, not arguments.no_compile):
+    path = arguments.output or (result_path(gpu_of(device)["name"]) if device.type == "cuda" else None)
+    about = {
+        "schema_version": 2,
+        "command": " ".join(["python", *(sys.argv if argv is None else ["benchmarks/gpu.py", *argv])]),
+        "gpu": gpu_of(device),
+        "versions": versions(),
+        "samples": arguments.samples,
+    }
+    timer, rows = Timer(device, arguments.samples), list[Row]()
+    figures, notes, failures = list[Figure](), list[str](), list[str]()
+    parts = tuple(arguments.part or PARTS)
+    for name, make in cases(parts, device, tiny=arguments.tiny, compiled=not arguments.no_compile):
         try:
             with torch.inference_mode():
-                work = case()
-        except (ImportError, StnInferError) as error:  # onnxruntime alone may be missing here
-            notes.append(f"onnxruntime is left out: {error}")
-            continue
-        rows += measure(work, timer)
-    wanted = figures(rows)
-    print(*dict.fromkeys(notes), *wanted, sep="\n")
-    path = arguments.output or (result_path(gpu_of(device)["name"]) if device.type == "cuda" else None)
-    if path is not None:
-        result = {
-            "schema_version": 1,
-            "command": " ".join(["python", *(sys.argv if argv is None else ["benchmarks/gpu.py", *argv])]),
-            "gpu": gpu_of(device),
-            "versions": versions(),
-            "samples": arguments.samples,
-            "notes": list(dict.fromkeys(notes)),
-            "figures": [{**asdict(figure), "reached": figure.reached} for figure in wanted],
-            "rows": [asdict(row) for row in rows],
-        }
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    return 0
+                work = make()
+                measured = measure(work, timer)
+            rows += measured
+            figures += figures_of(work, measured)
+        except MissingDependencyError as error:
+            notes.append(f"{name} is left out: {error}")
+        except Exception as error:  # a GPU out of memory, a compiler that fails: one case must not cost the others
+            failures.append(f"{name}: {error if isinstance(error, StnInferError) else one_line(error)}")
+            print(f"FAILED {failures[-1]}", flush=True)
+        if path is not None:
+            result = {
+                **about,
+                "notes": notes,
+                "failures": failures,
+                "figures": [{**asdict(figure), "reached": figure.reached} for figure in figures],
+                "rows": [asdict(row) for row in rows],
+            }
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    print(*notes, *figures, *(f"FAILED {failure}" for failure in failures), sep="\n")
+    return 1 if failures else 0
 
 
 if __name__ == "__main__":

@@ -6,22 +6,22 @@
 Under three minutes on two cores; when others keep them busy, fewer processes are started. A time means little on such a
 machine, so none is compared:
 
-- A **ratio** is of two variants that take turns (`turns.py`) every few milliseconds, in an order drawn anew each round.
-  Of each the fastest call of a process counts, because a disturbance only adds time; calls take a millisecond or so,
-  that some be left undisturbed. Where memory happens to lie decides too, and now and then a process is lucky with its
-  clock or its neighbors: so processes start anew, and of each variant the process at the lower quartile stands for it.
+- A **ratio** is of two variants that take turns (`turns.py`) every few milliseconds, in a random order each round. The
+  fastest call of a process counts, because a disturbance only adds time; calls take about a millisecond, so that some
+  stay undisturbed. Where memory happens to lie matters too, and now and then a process is lucky with its clock or its
+  neighbors. So processes start afresh, and the process at the lower quartile stands for each variant.
 - An **instruction count** is what the CPU kernels execute for one call (`instructions.py`): the same however busy the
   machine is.
 
 Of five runs on two cores at loads of four to nine, four differed by at most 9 % in any ratio, and none in the counts.
-In the fifth, at the highest load and with few processes, one case was off by 11 and 22 %: a lone ratio that moved on a
-machine as busy as that is to be measured again.
+In the fifth, at the highest load and with few processes, one case was off by 11 and 22 %: where a lone ratio moves on
+a machine as busy as that, measure again.
 
-A figure is judged where it can be: ratios on the processor and against the rivals' versions that the baseline names,
-counts of a library that the same compiler made. Elsewhere they are only shown; a baseline of one's own
+A figure is judged where it can be: ratios on the processor and against the library versions that the baseline names,
+counts of a plugin library that the same compiler made. Elsewhere they are only shown; your own baseline
 (`--baseline FILE --update`, before a change) judges them.
 
-Exit code 1: something is slower than the baseline allows. A speed-up is reported, and is a reason to `--update`.
+Exit code 1: something is slower than the baseline allows. A speedup is reported, and is a reason to `--update`.
 """
 
 from __future__ import annotations
@@ -37,34 +37,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-import instructions
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks import instructions, quick_cases
+from benchmarks.quick_cases import FUNCTION, FUSED, PLAIN, PYTORCH
+from benchmarks.turns import Plan, interleave
 from stn_infer import plugin
 from stn_infer.benchmarking.machine.monitor import this_machine, versions
 
 BASELINE = Path(__file__).parent / "baselines" / "quick.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 WORSE = 0.10  # of a ratio
-MORE = 0.02  # of an instruction count: the kernels' own may move by a few when the compiler lays out code anew
+MORE = 0.02  # of an instruction count: the kernels' own may move by a few when the compiler lays out code differently
 FEWEST, MOST = 5, 12  # processes
 _SECONDS = 95.0  # after which none begins, once there are the fewest
-_ROUNDS = 40  # a process
+_ROUNDS = 40  # per process
 _TURN_SECONDS = 0.012
 
 # A case, and of which two variants each of its ratios is: slower / faster.
-_FUSED = "onnxruntime, fused"
-_OVER_FUSED = {
-    "fused / onnxruntime function": ("onnxruntime, function", _FUSED),
-    "fused / PyTorch": ("PyTorch, grid_sample", _FUSED),
-}
+_OVER_FUSED = {"fused / onnxruntime function": (FUNCTION, FUSED), "fused / PyTorch": (PYTORCH, FUSED)}
 CASES = {
     "warp 32x1x28x28": _OVER_FUSED,
     "warp 1x3x128x128": _OVER_FUSED,
     "warp 1x32x28x28": _OVER_FUSED,
-    "tutorial-stn, batch 4": {
-        "function / plain export": ("onnxruntime, plain export", "onnxruntime, function"),
-        "fused / plain export": ("onnxruntime, plain export", _FUSED),
-    },
+    "tutorial-stn, batch 4": {"function / plain export": (PLAIN, FUNCTION), "fused / plain export": (PLAIN, FUSED)},
 }
 
 Fastest = dict[str, dict[str, float]]
@@ -76,17 +72,17 @@ class Quick:
     """What one run measured.
 
     Attributes:
-        ratios: by name, how many times as fast as its rival a variant is.
+        ratios: by name, a variant's speedup over another.
         instructions: by name, how many the kernel executes for one call; empty without valgrind.
         cpu: the processor, and the instruction set that the timed kernels used.
-        rivals: the versions of PyTorch and onnxruntime.
+        libraries: the versions of PyTorch and onnxruntime.
         compiler: what made the library.
     """
 
     ratios: dict[str, float]
     instructions: dict[str, int]
     cpu: str
-    rivals: str
+    libraries: str
     compiler: str
     schema_version: int = SCHEMA_VERSION
 
@@ -104,39 +100,19 @@ class Change:
 
 def time_cases(folder: Path, rounds: int) -> Fastest:
     """Every case in this process, in one thread, verified before it is timed."""
-    import onnx
-    import torch
-    from turns import Plan, interleave
-    from warp import Array, Calls, verify, warps, whole_files
-
-    torch.set_num_threads(1)
-
-    def variants(case: str) -> tuple[Calls, Array]:
-        kind, _, size = case.partition(" ")
-        if kind == "warp":
-            return warps(tuple(map(int, size.split("x"))), 1)[:2]  # type: ignore[arg-type]
-        image = torch.rand(int(size.split()[-1]), 1, 28, 28, generator=torch.Generator().manual_seed(0)).numpy()
-        calls = whole_files(onnx.load(folder / "plain.onnx"), onnx.load(folder / "portable.onnx"), image, 1)
-        return calls, calls["onnxruntime, plain export"]()
-
     plan = Plan(rounds, calls=1, turn_seconds=_TURN_SECONDS, warmup_seconds=0.1)
     fastest = {}
     for case, pairs in CASES.items():
-        calls, expected = variants(case)
+        calls = quick_cases.verified_calls(case, folder)
         used = {name: calls[name] for pair in pairs.values() for name in pair}
-        verify(case, used, expected)
         fastest[case] = {name: min(timing.samples_ms) for name, timing in interleave(used, plan).items()}
     return fastest
 
 
 def ratios(rounds: int) -> dict[str, float]:
-    """Ours against its rivals, in processes that start anew."""
-    import onnx
-    from warp import load_source, plain_and_portable
-
+    """Ours against the other variants, in processes that start afresh."""
     with tempfile.TemporaryDirectory() as folder:
-        for name, model in zip(("plain", "portable"), plain_and_portable(load_source("tutorial-stn")), strict=True):
-            onnx.save(model, Path(folder) / f"{name}.onnx")
+        quick_cases.write_files(Path(folder))
         command = [sys.executable, __file__, "--time-cases", folder, "--rounds", str(rounds)]
         found: list[Fastest] = []
         start = time.monotonic()
@@ -164,7 +140,7 @@ def ratios_of(processes: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[st
 def compare(before: Quick, now: Quick) -> list[Change]:
     """Every figure that both have; only what was measured in the same circumstances can have regressed."""
     changes = []
-    comparable = (before.cpu, before.rivals) == (now.cpu, now.rivals)
+    comparable = (before.cpu, before.libraries) == (now.cpu, now.libraries)
     for name in before.ratios.keys() & now.ratios.keys():
         change = now.ratios[name] / before.ratios[name] - 1
         changes.append(Change(name, before.ratios[name], now.ratios[name], change, comparable and change < -WORSE))
@@ -185,8 +161,8 @@ def remarks(before: Quick, now: Quick) -> list[str]:
         found.append(f"counts not judged, another compiler: {before.compiler} then, {now.compiler} now")
     if now.cpu != before.cpu:
         found.append(f"ratios not judged, another machine: {before.cpu} then, {now.cpu} now")
-    elif now.rivals != before.rivals:
-        found.append(f"ratios not judged, other rivals: {before.rivals} then, {now.rivals} now")
+    elif now.libraries != before.libraries:
+        found.append(f"ratios not judged, other versions: {before.libraries} then, {now.libraries} now")
     return found
 
 
@@ -218,7 +194,7 @@ def main() -> None:
     if not plugin.available():
         raise SystemExit("the plugin library is not built: stn-infer plugin build")
     before = None if arguments.update else load(arguments.baseline)
-    now = Quick(ratios(arguments.rounds), instructions.count(), _cpu(), _rivals(), compiler(plugin.library_path()))
+    now = Quick(ratios(arguments.rounds), instructions.count(), _cpu(), _libraries(), compiler(plugin.library_path()))
     if before is None:
         arguments.baseline.parent.mkdir(exist_ok=True)
         arguments.baseline.write_text(json.dumps(asdict(now), indent=1) + "\n", encoding="utf-8")
@@ -236,7 +212,7 @@ def _cpu() -> str:
     return f"{this_machine().cpu}, {plugin.info().cpu_isa}"
 
 
-def _rivals() -> str:
+def _libraries() -> str:
     found = versions()
     return ", ".join(f"{name} {found[name]}" for name in ("torch", "onnxruntime-gpu") if name in found)
 

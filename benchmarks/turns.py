@@ -1,7 +1,7 @@
 """Time several callables fairly in one process: warmed up until stable, then in turns, in random order.
 
-For the scripts beside this one, which compare parts that `stn-infer bench` has no variants for. A model's latency is
-measured by that: its rounds are processes, and it verifies before it times.
+For ``quick.py``, whose variants take turns every few milliseconds. A model's latency is measured by `stn-infer bench`:
+its rounds are processes, and it verifies before it times.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Timing:
     """What one variant took.
 
     Attributes:
-        samples_ms: one value a recorded call, milliseconds, in the order they were made.
+        samples_ms: one value per recorded call, milliseconds, in the order they were made.
         warmup_calls: calls before that.
         settled: whether the warm-up ended because times had become stable, rather than by its limit.
     """

@@ -1,10 +1,10 @@
-"""Train the shipped models: each recipe and its transformer-less twin alike, over the recipe's seeds.
+"""Train the shipped models: each model config and its baseline (no STN) alike, over the config's seeds.
 
-    python export/train.py                       every recipe in stn_infer/models/shipped
+    python export/train.py                       every model config in stn_infer/models/shipped
     python export/train.py st-cnn-affine-rts     one of them
-    python export/train.py mine.toml -o results  any recipe
+    python export/train.py mine.toml -o results  your own
 
-Each run (recipe, model or twin, seed) is kept in the work folder, so that a stopped training goes on where it was.
+Each run (config, model or baseline, seed) is kept in the work folder: an interrupted training resumes.
 The first seed's weights are the ones that are shipped: choosing the best by its test error would flatter it.
 """
 
@@ -39,7 +39,7 @@ COPIES = 10  # distortions of each held-out digit that an error is measured on
 
 @dataclass(frozen=True)
 class Run:
-    """One network to train: the recipe's own, or its twin."""
+    """One network to train: the config's own, or its baseline without a spatial transformer (``twin``)."""
 
     recipe: Path
     twin: bool
@@ -58,8 +58,8 @@ class Run:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("recipes", nargs="*", help="names of shipped recipes, or TOML files (default: all shipped)")
-    parser.add_argument("-o", "--output", type=Path, help="where weights and figures go (default: beside each recipe)")
+    parser.add_argument("recipes", nargs="*", help="names of shipped models, or TOML files (default: all shipped)")
+    parser.add_argument("-o", "--output", type=Path, help="where weights and figures go (default: beside each config)")
     parser.add_argument("--work", type=Path, default=Path("build/training"), help="where finished runs are kept")
     parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")
     arguments = parser.parse_args()
@@ -87,7 +87,7 @@ def _runs(paths: list[Path]) -> Iterator[Run]:
 
 def _seeds(recipe: Recipe) -> tuple[int, ...]:
     if recipe.data is None or recipe.training is None:
-        raise SourceError(f"recipe {recipe.name} has no [data] or no [training], which training needs")
+        raise SourceError(f"{recipe.name} has no [data] or no [training], which training needs")
     return recipe.training.seeds
 
 
@@ -106,7 +106,7 @@ def _train_and_keep(task: tuple[Run, Path]) -> str:
 
 
 def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
-    """Adam with a warm-up and a cosine, cross-entropy, every digit distorted anew in every epoch."""
+    """Adam with a warm-up and a cosine, cross-entropy, every digit distorted again in every epoch."""
     assert recipe.data is not None and recipe.training is not None
     plan = recipe.training
     digits = split_digits()[0]
@@ -119,10 +119,10 @@ def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
     for epoch in range(plan.epochs):
         inputs = as_input(distort(images, recipe.data.distortion, generator, recipe.data.canvas), recipe)
         losses = []
-        for batch in torch.randperm(len(labels), generator=generator).split(plan.batch_size):
+        for batch in torch.randperm(len(labels), generator=generator).split(plan.batch_size):  # type: ignore[no-untyped-call]
             loss = F.cross_entropy(network(inputs[batch]), labels[batch])
             optimizer.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             schedule.step()
@@ -137,7 +137,7 @@ def test_error(network: nn.Module, recipe: Recipe, copies: int = COPIES) -> floa
     assert recipe.data is not None
     test: Digits = held_out_distorted(recipe.data.distortion, recipe.data.canvas, copies)
     with torch.inference_mode():
-        chunks = torch.from_numpy(test.images).split(500)
+        chunks = torch.from_numpy(test.images).split(500)  # type: ignore[no-untyped-call]
         predicted = torch.cat([network(as_input(chunk, recipe)).argmax(1) for chunk in chunks])
     return 100 * float(np.mean(predicted.numpy() != test.labels))
 
@@ -149,7 +149,8 @@ def as_input(images: Tensor, recipe: Recipe) -> Tensor:
 
 
 def _groups(network: nn.Module, rate: float, factor: float) -> list[dict[str, object]]:
-    steering, rest = [], []
+    steering: list[nn.Parameter] = []
+    rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
         (steering if "localization" in name or name.startswith("head") else rest).append(parameter)
     return [
@@ -168,13 +169,15 @@ def _collect(path: Path, work: Path, output: Path) -> str:
     seeds = _seeds(recipe)
 
     def errors(twin: bool) -> list[float]:
-        return [json.loads((work / f"{Run(path, twin, seed).name}.json").read_text())["error"] for seed in seeds]
+        files = [work / f"{Run(path, twin, seed).name}.json" for seed in seeds]
+        return [round(json.loads(file.read_text())["error"], 4) for file in files]
 
+    own, baseline = errors(False), errors(True) if recipe.twin else []
     figures = {
         "seeds": list(seeds),
-        "errors": [round(error, 4) for error in errors(False)],
+        "errors": own,
         "twin": recipe.twin,
-        "twin_errors": [round(error, 4) for error in errors(True)] if recipe.twin else [],
+        "twin_errors": baseline,
         "shipped_seed": seeds[0],
         "images": COPIES * 10 * HELD_OUT_PER_CLASS,
     }
@@ -182,8 +185,8 @@ def _collect(path: Path, work: Path, output: Path) -> str:
     weights = (work / f"{Run(path, False, seeds[0]).name}.safetensors").read_bytes()
     (output / f"{path.stem}.safetensors").write_bytes(weights)
     (output / f"{path.stem}.json").write_text(json.dumps(figures, indent=2) + "\n")
-    twin = f", twin {recipe.twin} {fmean(figures['twin_errors']):.2f} %" if recipe.twin else ""
-    return f"{path.stem}: {fmean(figures['errors']):.2f} % error (mean of {len(seeds)} seeds){twin}"
+    beside = f", baseline {recipe.twin} {fmean(baseline):.2f} %" if recipe.twin else ""
+    return f"{path.stem}: {fmean(own):.2f} % error (mean of {len(seeds)} seeds){beside}"
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
@@ -143,3 +144,30 @@ def test_tests_are_named_after_what_they_test() -> None:
 def test_files_of_tests_fit_in_a_head() -> None:
     lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in (ROOT / "tests").rglob("*.py")}
     assert {name: length for name, length in lengths.items() if length > 500} == {}
+
+
+def test_nothing_outside_of_the_tests_imports_them() -> None:
+    importing = []
+    for folder in ("stn_infer", "benchmarks", "export", "examples"):
+        for path in sorted((ROOT / folder).rglob("*.py")):
+            text = path.read_text(encoding="utf-8")
+            if "tests/support" in text:
+                importing.append(f"{path.relative_to(ROOT)} names a file of theirs")
+            for node in ast.walk(ast.parse(text)):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+                names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+                if any(name.split(".")[0] == "tests" for name in names):
+                    importing.append(f"{path.relative_to(ROOT)}:{node.lineno}")
+    assert importing == []
+
+
+def test_benchmarks_run_as_files_and_as_modules() -> None:
+    """A script finds the package that it belongs to, from wherever it is started."""
+    lost = []
+    for path in sorted((ROOT / "benchmarks").rglob("*.py")):
+        text = path.read_text(encoding="utf-8")
+        script = "__main__" in text and re.search(r"^from benchmarks", text, re.MULTILINE)
+        root = f"sys.path.insert(0, str(Path(__file__).resolve().parents[{len(path.relative_to(ROOT).parts) - 1}]))"
+        if script and root not in text.partition("from benchmarks")[0]:
+            lost.append(str(path.relative_to(ROOT)))
+    assert lost == []

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
+from benchmarks.op_files import run_op
 from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import Affine, Projective, ThinPlateSpline, Transformation
-from tests.support.helpers import run_op
 from tests.support.reference import PADDING_MODES, grid_sample, spatial_grid
 
 FAMILIES: dict[str, tuple[Transformation, tuple[int, ...], tuple[int, ...]]] = {

@@ -1,1 +1,1 @@
-"""Other people's tools beside ours, in one run; see README.md in this folder."""
+"""Other libraries' tools beside ours, in one run; see README.md in this folder."""

@@ -131,10 +131,10 @@ def _higher(one: float | None, other: float | None) -> float | None:
 
 def _best(call: Callable[[], Tensor], on_gpu: bool) -> float:
     """Seconds of the fastest of ten; on a GPU between events, so that the launch is not in it."""
-    times = []
+    times: list[float] = []
     for _ in range(_REPEATS + 1):  # the first one warms up
         if on_gpu:
-            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))  # type: ignore[no-untyped-call]
             before.record()
             call()
             after.record()

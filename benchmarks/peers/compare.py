@@ -1,4 +1,4 @@
-"""Ours and other people's tools, in one run of the project's own benchmark, beside what the machine could do at best.
+"""Ours and other libraries, in one run of the project's own benchmark, beside what the machine could do at best.
 
     pip install 'stn-infer[peers]'           # and [peers-gpu] for DALI and CV-CUDA
     python benchmarks/peers/compare.py -o benchmarks/results/peers-MACHINE.json
@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import sys
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict
@@ -27,7 +26,7 @@ from pathlib import Path
 
 import torch
 
-sys.path.insert(0, os.getcwd())
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.peers.bounds import Bound, Rates, bound, measure_rates
 from stn_infer.api.bench import make_request
@@ -72,18 +71,18 @@ def ours(device: str) -> tuple[str, ...]:
 
 
 def peers(device: str) -> dict[str, str]:
-    """Variants of others there, and what a table calls them."""
+    """Variants of other libraries there, and what a table calls them."""
     return _PEERS if device == "cpu" else _PEERS | _PEERS_ON_A_GPU
 
 
 def table(result: BenchResult, bounds: list[Bound]) -> str:
-    """Markdown: a row a case and peer: the bound, the fastest of ours by name, theirs, and the ratio with its interval.
+    """Markdown, a row per case and library: lower bound, fastest of ours by name, its time, our speedup over it.
 
-    The ratio is paired within the rounds, as in the result's own table; an unstable measurement is marked with a star.
+    The speedup is paired within the rounds, as in the result's own table; a star marks an unstable measurement.
     Libraries of warps have no row for networks.
     """
     lines = [
-        "| case | bound, ms | fastest of ours, ms | peer | theirs, ms | theirs / ours |",
+        "| case | lower bound, ms | fastest of ours, ms | library | its time, ms | our speedup over it (95 % CI) |",
         "|---|---|---|---|---|---|",
     ]
     networks = {model.name for model in result.models if not model.case.model.startswith(_WARPS)}

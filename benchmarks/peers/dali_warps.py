@@ -46,7 +46,7 @@ def warp_affine(setup: Setup) -> OpenVariant:
                 # On a GPU, inputs are read and outputs are ready in the order of PyTorch's stream.
                 stream = torch.cuda.current_stream(self.device) if on_gpu else None
                 (output,) = pipeline.run(stream, image=as_fed(image), matrix=as_fed(matrices))
-                return torch.from_dlpack(output.as_tensor())
+                return torch.utils.dlpack.from_dlpack(output.as_tensor())
 
             return warp
 

@@ -54,7 +54,8 @@ class PixelVariant(TorchVariant):
 
     def _forward(self, image: Tensor, change: Tensor) -> Tensor:
         if image.shape not in self._ready:
-            scale, shift = (it.to(image.device) for it in pixel_map(*image.shape[1:3], self.origin))
+            height, width = image.shape[1:3]
+            scale, shift = (it.to(image.device) for it in pixel_map(height, width, self.origin))
             self._ready[image.shape] = (scale, shift, self.make(image.shape))
         scale, shift, warp = self._ready[image.shape]
         return warp(image, torch.addmm(shift, change, scale).view(-1, 2, 3))

@@ -31,11 +31,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from lanes import LANES
-from machine import PARAMETERS, Warp
 from numpy.typing import NDArray
-from program import Counts, Memory, Program
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.sass.lanes import LANES
+from benchmarks.sass.machine import PARAMETERS, Warp
+from benchmarks.sass.program import Counts, Memory, Program
 from stn_infer import plugin
 
 PLUGINS = Path(__file__).resolve().parents[2] / "plugins"

@@ -6,7 +6,8 @@ import re
 
 import numpy as np
 from numpy.typing import NDArray
-from program import Instruction
+
+from benchmarks.sass.program import Instruction
 
 LANES = 32
 
@@ -36,7 +37,8 @@ class Lanes:
         name = text.lstrip("!")
         kind, number = ("UP", name[2:]) if name.startswith("U") else ("P", name[1:])
         value = self.predicates[kind][7 if number == "T" else int(number)]
-        return ~value if inverted else value.copy()
+        found: Mask = ~value if inverted else value.copy()
+        return found
 
     def _set_predicate(self, text: str, value: Mask, mask: Mask) -> None:
         kind, number = ("UP", text[2:]) if text.startswith("U") else ("P", text[1:])
@@ -59,7 +61,8 @@ class Lanes:
             value = int(text, 16)
             return np.full(LANES, (value >> 32 * offset) & 0xFFFFFFFF, np.uint64)
         kind, number = self._register(text)
-        return self.registers[kind][number if number == 256 else number + offset].copy()
+        found: Words = self.registers[kind][number if number == 256 else number + offset].copy()
+        return found
 
     def _int(self, text: str, offset: int = 0) -> Words:
         """An integer operand: R5, -R5, ~R5, 0x10, c[..]; a negated value is 2^32 - x, also for x = 0."""

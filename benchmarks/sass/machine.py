@@ -11,9 +11,10 @@ import re
 from collections.abc import Callable
 
 import numpy as np
-from lanes import FLOATS, LANES, WORD, Lanes, Mask, Words
 from numpy.typing import NDArray
-from program import Counts, Instruction, Memory, Program
+
+from benchmarks.sass.lanes import FLOATS, LANES, WORD, Lanes, Mask, Words
+from benchmarks.sass.program import Counts, Instruction, Memory, Program
 
 PARAMETERS = 0x210
 """Where a kernel's parameters start in its constant bank, on sm_90."""
@@ -160,7 +161,7 @@ class Warp(Lanes):
 
     def _lea(self, i: Instruction, mask: Mask) -> None:
         carries, operands = self._results(i)
-        carry = np.uint64(0)
+        carry = np.zeros(LANES, np.uint64)
         if "X" in i.modifiers:
             carry = self._predicate(operands.pop()).astype(np.uint64)
         if "HI" in i.modifiers:

@@ -9,16 +9,13 @@ from typing import Any
 
 import pytest
 
+from benchmarks import conformance_matrix as matrix
 from stn_infer.reference.sampling import sample
 from stn_infer.samplers import SamplerSpec
 from tests.support.paths import ROOT
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 
 SCRIPT = ROOT / "benchmarks" / "conformance.py"
-sys.path.insert(0, str(SCRIPT.parent))
-
-import conformance_matrix as matrix  # noqa: E402
-
 OURS = ("reference", "our op, opset 18", "our op, opset 22")
 
 

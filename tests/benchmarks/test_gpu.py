@@ -3,90 +3,135 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 
 import pytest
 import torch
 
+from benchmarks import gpu, gpu_cases
 from stn_infer import plugin
+from stn_infer.errors import ModelError
 from tests.support.paths import ROOT
-
-BENCHMARKS = ROOT / "benchmarks"
 
 pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
 )
 
 
-@pytest.fixture
-def gpu(monkeypatch: pytest.MonkeyPatch) -> Iterator[ModuleType]:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    import gpu
-
-    tf32 = torch.backends.cudnn.allow_tf32
-    yield gpu
-    torch.backends.cudnn.allow_tf32 = tf32
+@pytest.fixture(autouse=True)
+def tf32() -> Iterator[None]:
+    allowed = torch.backends.cudnn.allow_tf32
+    yield
+    torch.backends.cudnn.allow_tf32 = allowed
 
 
-def test_every_step_on_the_cpu(gpu: ModuleType, tmp_path: Path) -> None:
+def work(case: str, ours: str, targets: dict[str, float], *, on_device: bool = True) -> gpu_cases.Work:
+    calls = {ours: lambda: torch.ones(2)}
+    return gpu_cases.Work(case, calls, torch.zeros(2), 1e-3, ours, targets, on_device)
+
+
+def test_every_step_on_the_cpu(tmp_path: Path) -> None:
     path = tmp_path / "results" / "cpu.json"
     assert gpu.main(["--device", "cpu", "--tiny", "--no-compile", "--samples", "3", "-o", str(path)]) == 0
     result = json.loads(path.read_text())
-    assert result["gpu"] == {"name": "cpu"} and result["notes"] == []
+    assert result["gpu"] == {"name": "cpu"} and result["notes"] == [] and result["failures"] == []
     assert result["versions"]["torch"] == torch.__version__
     found = {(row["case"], row["variant"]) for row in result["rows"]}
+    warps = {case.tiny().name for case in gpu_cases.WARPS}
+    assert len(warps) == len(gpu_cases.WARPS)
+    assert {(case, variant) for case in warps for variant in ("fused", "eager", "copy")} <= found
     assert {
-        ("4x1x8x8 float32", "fused"),
-        ("4x1x8x8 float32", "eager"),
-        ("bandwidth 2x3x16x16 float16", "copy"),
-        ("bandwidth 2x3x16x16 float32", "fused"),
         ("tutorial-stn, batch 1", "graph, fused"),
-        ("onnxruntime 2x3x12x9 float32", "op"),
-        ("onnxruntime 2x3x12x9 float32", "function"),
+        ("tutorial-stn, batch 3", "eager"),
+        ("onnxruntime 1x3x12x17 float32", "op"),
+        ("onnxruntime 1x3x12x17 float32", "function"),
     } <= found
     assert all(len(row["device_samples_ms"]) == 3 and row["device_ms"] > 0 for row in result["rows"])
     assert all(0 <= row["error"] < 5e-3 for row in result["rows"])
-    assert [figure["target"] for figure in result["figures"]] == [3.0, 3.0, 0.8, 0.8, 5.0, 2.0, 1.0, 1.0]
+    assert [figure["target"] for figure in result["figures"]] == [3.0, 3.0, 3.0, 0.8, 0.8, 5.0, 2.0, 1.0, 1.0, 1.0]
 
 
-def test_the_whole_model_is_fused_where_it_says_so(gpu: ModuleType) -> None:
+def test_the_cases_cover_what_the_kernels_do() -> None:
+    cases = gpu_cases.WARPS
+    assert {case.kind for case in cases} == {"affine", "projective", "basis"}
+    assert {case.mode for case in cases} == {"bilinear", "nearest", "bicubic"}
+    assert {case.dtype for case in cases} == {torch.float32, torch.float16, torch.bfloat16}
+    assert {case.channels_last for case in cases} == {True, False}
+
+
+def test_each_kernel_once_for_a_profiler(capsys: pytest.CaptureFixture[str]) -> None:
+    with torch.profiler.profile() as profile:
+        assert gpu.main(["--device", "cpu", "--tiny", "--once"]) == 0
+    assert capsys.readouterr().out.splitlines() == [case.tiny().name for case in gpu_cases.WARPS]
+    calls = [event.name for event in profile.events() if event.name.startswith("stn::")]
+    assert len(calls) == len(gpu_cases.WARPS)
+
+
+def test_the_whole_model_is_fused_where_it_says_so() -> None:
     with torch.inference_mode():
-        calls = gpu.whole(2, torch.device("cpu"), compiled=False).calls
+        calls = gpu_cases.network(2, torch.device("cpu"), compiled=False).calls
         with torch.profiler.profile() as profile:
             calls["graph, fused"]()
     names = {event.name for event in profile.events()}
     assert "stn::spatial_transformer" in names and "aten::grid_sampler_2d" not in names
 
 
-def test_figures_are_ratios_to_the_fused_warp(gpu: ModuleType) -> None:
-    def row(case: str, variant: str, device_ms: float, latency_ms: float) -> object:
-        return gpu.Row(case, variant, device_ms, latency_ms, 0.0, (), ())
+def test_figures_are_speedups_of_ours() -> None:
+    def row(variant: str, device_ms: float, latency_ms: float) -> gpu.Row:
+        return gpu.Row("", variant, device_ms, latency_ms, 0.0, (), ())
 
-    rows = [row("a", "fused", 1.0, 9.0), row("a", "eager", 4.0, 9.0), row("a", "compile", 1.2, 9.0)]
-    rows += [row("bandwidth a", "fused", 2.0, 9.0), row("bandwidth a", "copy", 1.7, 9.0)]
-    rows += [row("tutorial-stn, batch 1", "eager", 9.0, 8.0), row("tutorial-stn, batch 1", "graph, fused", 9.0, 1.0)]
-    found = {figure.name: (round(figure.value, 3), figure.reached) for figure in gpu.figures(rows)}
-    assert found == {
-        "a: eager / fused": (4.0, True),
-        "a: compile / fused": (1.2, False),
-        "bandwidth a: share of the copy bandwidth": (0.85, True),
-        "tutorial-stn, batch 1: eager / fused in a CUDA graph": (8.0, True),
+    rows = [row("fused", 1.0, 9.0), row("eager", 4.0, 9.0), row("compile", 1.2, 9.0), row("copy", 0.85, 9.0)]
+    found = gpu.figures_of(work("a", "fused", {"eager": 3.0, "compile": 1.5}), rows)
+    found += gpu.figures_of(work("b", "fused", {"copy": 0.8, "not measured": 1.0}), rows)
+    rows = [row("eager", 9.0, 8.0), row("graph, fused", 9.0, 1.0)]
+    found += gpu.figures_of(work("whole", "graph, fused", {"eager": 5.0}, on_device=False), rows)
+    assert {figure.name: (round(figure.value, 3), figure.reached) for figure in found} == {
+        "a: speedup over eager": (4.0, True),
+        "a: speedup over compile": (1.2, False),
+        "b: share of the copy bandwidth": (0.85, True),
+        "whole: speedup over eager": (8.0, True),
     }
 
 
-def test_a_wrong_answer_is_not_timed(gpu: ModuleType) -> None:
-    work = gpu.Work("case", {"fused": lambda: torch.ones(2)}, torch.zeros(2), 1e-3)
-    with pytest.raises(SystemExit, match=r"case, fused: off by 1\.0e\+00"):
-        gpu.measure(work, gpu.Timer(torch.device("cpu"), 1))
+def test_a_wrong_answer_is_not_timed() -> None:
+    with pytest.raises(ModelError, match=r"fused is off by 1\.0e\+00, expected at most 1\.0e-03: not timed"):
+        gpu.measure(work("case", "fused", {}), gpu.Timer(torch.device("cpu"), 1))
 
 
-def test_a_gpu_names_its_file(gpu: ModuleType) -> None:
+def test_a_case_that_fails_costs_no_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made = gpu_cases.warp
+
+    def failing(case: gpu_cases.Warp, device: torch.device, compiled: bool = True) -> gpu_cases.Work:
+        if case.mode == "nearest":
+            raise RuntimeError("out of memory")
+        return made(case, device, compiled)
+
+    monkeypatch.setattr(gpu_cases, "warp", failing)
+    path = tmp_path / "cpu.json"
+    arguments = ["--device", "cpu", "--tiny", "--no-compile", "--part", "warps", "--samples", "1", "-o", str(path)]
+    assert gpu.main(arguments) == 1
+    result = json.loads(path.read_text())
+    assert result["failures"] == ["4x3x12x17 float32, nearest: out of memory"]
+    assert "FAILED 4x3x12x17 float32, nearest: out of memory" in capsys.readouterr().out
+    assert len({row["case"] for row in result["rows"]}) == len(gpu_cases.WARPS) - 1
+
+
+def test_a_gpu_names_its_file() -> None:
     assert gpu.result_path("NVIDIA H100 80GB HBM3").name == "gpu-h100-80gb-hbm3.json"
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so(gpu: ModuleType) -> None:
+def test_without_a_gpu_it_says_so() -> None:
     with pytest.raises(SystemExit, match="finds no usable GPU"):
         gpu.main([])
+
+
+def test_the_files_that_its_page_names_are_there() -> None:
+    page = (ROOT / "benchmarks" / "GPU.md").read_text(encoding="utf-8")
+    sources = set(re.findall(r"[\w./-]+\.(?:py|cpp|toml)\b", page))
+    assert len(sources) > 6
+    assert not [source for source in sources if not (ROOT / source).exists()]

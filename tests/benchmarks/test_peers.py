@@ -19,15 +19,9 @@ from stn_infer.benchmarking.prepare.case import Prepared, Setup
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.reference.comparison import Expected
-from tests.support.paths import ROOT
 
 DALI = "benchmarks.peers.dali_warps:warp_affine"
 METHOD = Method(rounds=1, seconds=0.01, samples=3, turns=1, warmup_seconds=0.01, warmup_limit=0.1, isolate=False)
-
-
-@pytest.fixture(autouse=True)
-def importable(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT))
 
 
 def peer(name: str) -> Any:

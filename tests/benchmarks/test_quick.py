@@ -2,37 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import random
 import shutil
 import subprocess
 from functools import partial
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import pytest
 
+from benchmarks import instructions, quick, turns
 from stn_infer import plugin
-from tests.support.paths import ROOT
-
-BENCHMARKS = ROOT / "benchmarks"
 
 needs_library = pytest.mark.skipif(not plugin.available(), reason="the plugin library is not built")
 needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="valgrind is not installed")
-
-
-@pytest.fixture
-def quick(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("quick")
-
-
-@pytest.fixture
-def instructions(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("instructions")
 
 
 class Machine:
@@ -49,14 +33,13 @@ class Machine:
         self.now += seconds * self.slow * self._chance.uniform(1.0, 1.05)
 
 
-def made(quick: ModuleType, **fields: Any) -> Any:
-    same = {"ratios": {}, "instructions": {}, "cpu": "xeon, avx2", "rivals": "torch 2", "compiler": "gcc 12"}
+def made(**fields: Any) -> Any:
+    same = {"ratios": {}, "instructions": {}, "cpu": "xeon, avx2", "libraries": "torch 2", "compiler": "gcc 12"}
     return quick.Quick(**{**same, **fields})
 
 
 def fastest_calls(seed: int, seconds: dict[str, float]) -> dict[str, float]:
     """What one process finds for variants that take so long a call."""
-    turns = importlib.import_module("turns")
     machine = Machine(seed)
     calls = {variant: partial(machine.call, taken) for variant, taken in seconds.items()}
     plan = turns.Plan(20, calls=1, turn_seconds=0.012, seconds=1e9)
@@ -65,7 +48,7 @@ def fastest_calls(seed: int, seconds: dict[str, float]) -> dict[str, float]:
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_a_ratio_holds_on_a_noisy_machine(quick: ModuleType, monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
+def test_a_ratio_holds_on_a_noisy_machine(monkeypatch: pytest.MonkeyPatch, seed: int) -> None:
     monkeypatch.setattr(quick, "CASES", {"case": {"fast / slow": ("slow", "fast")}})
     chance = random.Random(seed)
     processes = []
@@ -78,9 +61,9 @@ def test_a_ratio_holds_on_a_noisy_machine(quick: ModuleType, monkeypatch: pytest
     assert quick.ratios_of(processes) == {"case: fast / slow": pytest.approx(2.5, rel=0.1)}
 
 
-def test_what_got_slower_is_a_regression_and_what_moved_a_little_is_not(quick: ModuleType) -> None:
-    before = made(quick, ratios={"a": 4.0, "b": 4.0, "gone": 1.0}, instructions={"k": 1000, "l": 1000})
-    now = made(quick, ratios={"a": 3.8, "b": 3.5, "new": 1.0}, instructions={"k": 1010, "l": 1030})
+def test_what_got_slower_is_a_regression_and_what_moved_a_little_is_not() -> None:
+    before = made(ratios={"a": 4.0, "b": 4.0, "gone": 1.0}, instructions={"k": 1000, "l": 1000})
+    now = made(ratios={"a": 3.8, "b": 3.5, "new": 1.0}, instructions={"k": 1010, "l": 1030})
     changes = {change.name: change for change in quick.compare(before, now)}
     assert set(changes) == {"a", "b", "k", "l"}
     assert [name for name, change in changes.items() if change.regressed] == ["b", "l"]
@@ -92,45 +75,45 @@ def test_what_got_slower_is_a_regression_and_what_moved_a_little_is_not(quick: M
     ("elsewhere", "regressed", "remark"),
     [
         ({"cpu": "epyc, avx512"}, ["k"], "ratios not judged, another machine: xeon, avx2 then, epyc, avx512 now"),
-        ({"rivals": "torch 3"}, ["k"], "ratios not judged, other rivals: torch 2 then, torch 3 now"),
+        ({"libraries": "torch 3"}, ["k"], "ratios not judged, other versions: torch 2 then, torch 3 now"),
         ({"compiler": "gcc 13"}, ["a"], "counts not judged, another compiler: gcc 12 then, gcc 13 now"),
         ({"instructions": {}}, ["a"], "no instruction counts: valgrind is not installed"),
     ],
 )
 def test_what_was_measured_elsewhere_is_shown_and_not_judged(
-    quick: ModuleType, elsewhere: dict[str, Any], regressed: list[str], remark: str
+    elsewhere: dict[str, Any], regressed: list[str], remark: str
 ) -> None:
-    before = made(quick, ratios={"a": 4.0}, instructions={"k": 1000})
-    now = made(quick, **{"ratios": {"a": 2.0}, "instructions": {"k": 2000}, **elsewhere})
+    before = made(ratios={"a": 4.0}, instructions={"k": 1000})
+    now = made(**{"ratios": {"a": 2.0}, "instructions": {"k": 2000}, **elsewhere})
     changes = quick.compare(before, now)
     assert [change.name for change in changes if change.regressed] == regressed
     assert {change.name for change in changes} == {"a", *now.instructions}
     assert quick.remarks(before, now) == [remark]
 
 
-def test_the_committed_baseline_names_what_is_measured(quick: ModuleType, instructions: ModuleType) -> None:
+def test_the_committed_baseline_names_what_is_measured() -> None:
     baseline = quick.load(quick.BASELINE)
     names = {f"{case}: {ratio}" for case, pairs in quick.CASES.items() for ratio in pairs}
     assert baseline.ratios.keys() == names
     assert baseline.instructions.keys() == {name for name, *_ in instructions.problems()}
-    assert baseline.compiler and baseline.cpu and baseline.rivals
+    assert baseline.compiler and baseline.cpu and baseline.libraries
 
 
 @pytest.mark.parametrize("content", [{"ratios": {}}, [], "nothing"])
-def test_a_damaged_baseline_is_one_line(quick: ModuleType, tmp_path: Path, content: object) -> None:
+def test_a_damaged_baseline_is_one_line(tmp_path: Path, content: object) -> None:
     (tmp_path / "quick.json").write_text(json.dumps(content))
     with pytest.raises(SystemExit, match=r"^no baseline in .*--update$"):
         quick.load(tmp_path / "quick.json")
 
 
-def test_a_baseline_of_another_version_is_not_compared_with(quick: ModuleType, tmp_path: Path) -> None:
-    (tmp_path / "quick.json").write_text(json.dumps({**vars(made(quick)), "schema_version": 1}))
-    with pytest.raises(SystemExit, match=r"^expected a baseline of version 2, .*--update$"):
+def test_a_baseline_of_another_version_is_not_compared_with(tmp_path: Path) -> None:
+    (tmp_path / "quick.json").write_text(json.dumps({**vars(made()), "schema_version": 2}))
+    with pytest.raises(SystemExit, match=r"^expected a baseline of version 3, .*--update$"):
         quick.load(tmp_path / "quick.json")
 
 
 @needs_library
-def test_the_compiler_is_known_from_the_library(quick: ModuleType, tmp_path: Path) -> None:
+def test_the_compiler_is_known_from_the_library(tmp_path: Path) -> None:
     assert "GCC: " in quick.compiler(plugin.library_path()) or "clang" in quick.compiler(plugin.library_path())
     (tmp_path / "other.so").write_bytes(b"\x7fELF\0GCC: (A 1) 12.2.0\0GCC: (A 1) 12.2.0\0Debian clang version 14.0.6\0")
     assert quick.compiler(tmp_path / "other.so") == "Debian clang version 14.0.6; GCC: (A 1) 12.2.0"
@@ -138,9 +121,7 @@ def test_the_compiler_is_known_from_the_library(quick: ModuleType, tmp_path: Pat
 
 @needs_library
 @needs_valgrind
-def test_instructions_are_counted_case_by_case_without_symbols(
-    instructions: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_instructions_are_counted_case_by_case_without_symbols(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     library = tmp_path / plugin.FILE_NAME
     shutil.copy(plugin.library_path(), library)
     if strip := shutil.which("strip"):  # as pip does when it installs
@@ -157,9 +138,7 @@ def test_instructions_are_counted_case_by_case_without_symbols(
 
 
 @needs_library
-def test_valgrind_that_fails_is_one_line(
-    instructions: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_valgrind_that_fails_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     broken = tmp_path / "valgrind"
     broken.write_text("#!/bin/sh\necho '==1== Memcheck' >&2\necho 'valgrind: no such tool' >&2\nexit 1\n")
     broken.chmod(0o755)

@@ -1,24 +1,12 @@
 from __future__ import annotations
 
-import importlib.util
 import re
-from types import ModuleType
 
-import pytest
-
+from benchmarks import readme
 from tests.support.paths import ROOT
 
 
-@pytest.fixture(scope="module")
-def readme() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("readme_figures", ROOT / "benchmarks" / "readme.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def test_the_figures_are_those_of_the_result_files(readme: ModuleType) -> None:
+def test_the_figures_are_those_of_the_result_files() -> None:
     texts = [page.read_text(encoding="utf-8") for page in (readme.README, readme.PEERS)]
     for text in texts:
         assert readme.filled(text) == text, "run benchmarks/readme.py"
@@ -26,7 +14,7 @@ def test_the_figures_are_those_of_the_result_files(readme: ModuleType) -> None:
         assert f"<!-- figures: {name} -->" in "".join(texts)
 
 
-def test_a_changed_figure_is_noticed(readme: ModuleType) -> None:
+def test_a_changed_figure_is_noticed() -> None:
     text = readme.README.read_text(encoding="utf-8")
     block = re.search(r"<!-- figures: models -->.*?(\d\.\d\d) %", text, re.DOTALL)
     assert block is not None
@@ -34,23 +22,23 @@ def test_a_changed_figure_is_noticed(readme: ModuleType) -> None:
     assert readme.filled(changed) == text != changed
 
 
-def test_pages_that_the_readme_links_are_there(readme: ModuleType) -> None:
+def test_pages_that_the_readme_links_are_there() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", readme.README.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert not missing
 
 
-def test_every_verb_is_in_the_readme(readme: ModuleType) -> None:
+def test_every_verb_is_in_the_readme() -> None:
     from stn_infer.cli.main import VERBS
 
     text = readme.README.read_text(encoding="utf-8")
     assert not [verb for verb in VERBS if f"`{verb}`" not in text]
 
 
-def test_the_headline_run_was_whole_and_what_is_quoted_was_timed(readme: ModuleType) -> None:
+def test_the_headline_run_was_whole_and_what_is_quoted_was_timed() -> None:
     result = readme.peers()
     assert result.complete
     assert not result.request.method.quick
     rows = [result.get(variant, 256, "tutorial-stn-r") for variant in readme.NAMES]
     assert all(row.status == "timed" for row in rows)
-    assert "not to be had" not in readme.warps()
+    assert "not available" not in readme.warps()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
-import importlib.util
 import shutil
 import sysconfig
 from pathlib import Path
@@ -13,15 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.support.paths import ROOT
-
-SASS = ROOT / "benchmarks" / "sass"
+from benchmarks.sass import count, machine, program
 
 
 @pytest.fixture
-def sass(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
-    monkeypatch.syspath_prepend(str(SASS))
-    return SimpleNamespace(**{name: importlib.import_module(name) for name in ("program", "machine", "count")})
+def sass() -> SimpleNamespace:
+    return SimpleNamespace(program=program, machine=machine, count=count)
 
 
 def run(sass: SimpleNamespace, *code: str, memory: Any = None, parameters: bytes = b"") -> Any:

