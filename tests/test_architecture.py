@@ -42,6 +42,7 @@ FLOORS = (
     "quiet",
     "metadata",
     "files",
+    "deviation",
     "errors",
     "version",
     "samplers",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from stn_infer.fusion.fuse import Finding
     from stn_infer.proto.session import Stored
-    from stn_infer.repairs.equivalence import Comparison
+    from stn_infer.repairs.equivalence import Equivalence
     from stn_infer.repairs.result import Repair
 
 _MOST_IN_ONE_FILE = 1_900_000_000  # protobuf ends at 2 GB
@@ -43,7 +43,7 @@ class OptimizeReport:
     original_opset: int
     findings: tuple[Finding, ...]
     repairs: tuple[Repair, ...]
-    comparison: Comparison
+    comparison: Equivalence
     notes: tuple[str, ...]
 
     @property
@@ -206,7 +206,7 @@ def _credit(model: onnx.ModelProto) -> None:
 
 def _verified(
     prepared: _Prepared, rewritten: _Rewritten, tolerance: float, shapes: Mapping[str, tuple[int, ...]] | None
-) -> tuple[Comparison, tuple[str, ...]]:
+) -> tuple[Equivalence, tuple[str, ...]]:
     from stn_infer.proto.inputs import plan_inputs
     from stn_infer.proto.session import Stored
     from stn_infer.repairs.equivalence import compare

@@ -13,10 +13,11 @@ from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, 
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.samples import Batch, as_batches, sample_batches
-from stn_infer.verification.judging import Judgment, expect, judge
+from stn_infer.verification.judging import Judgment, judge
 from stn_infer.verification.model import limits_for, reduced_precision, summarize
 from stn_infer.verification.report import BackendReport, Verification
 from stn_infer.verification.runners import RUNNERS, open_runner
+from stn_infer.verification.tolerance import expect
 
 if TYPE_CHECKING:
     import onnx
@@ -107,8 +108,8 @@ def verify(
     ):  # its ranges come from images; noise leaves them, in a right file too
         batches = tuple(batch for batch in batches if batch.kind == "images") or batches
         notes.append("an int8 file is right on images like those it was calibrated on; give such with --inputs")
-    limits, more = limits_for(proto, reference, loaded, batches, tolerance)
     found = expect(reference, batches)
+    limits, more = limits_for(proto, reference, loaded, found, tolerance)
     names = list(dict.fromkeys(backends)) if backends is not None else _backends_for(proto)
     reports = []
     for name in names:

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from stn_infer.arrays import Array
+from stn_infer.backends.eager import EagerBackend
 from stn_infer.errors import UsageError, VerificationError
 from stn_infer.metadata import Precision
 from stn_infer.precision.eager_bf16 import EagerBf16
 from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
-from stn_infer.precision.probe import Deviation, Probe, Run, activation_peaks
+from stn_infer.precision.probe import PrecisionLoss, Probe, Run, activation_peaks
 from stn_infer.precision.rounding import rounded_in_float32
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class PrecisionReport:
     Attributes:
         precision: fp16, bf16 or int8.
         size, float_size: bytes of the two files.
-        output_error: the largest error of an output over that output's largest magnitude (at least 1).
+        output_error: the largest error of an output over its scale, see :mod:`stn_infer.deviation`.
         grid_px: the largest distance between two sampling points along an axis, in pixels; None without a sampler.
         agreement: the share of samples whose largest first output is the same class; None where that is no scores.
         compared: how many samples ``agreement`` is of.
@@ -131,7 +132,8 @@ def lower(
     # the user's own samples say what it costs; of noise, half precision makes more than of any image
     feeds, scored, described = _samples(loaded, model, calibration, made_up=calibration is None)
     notes = list(calibration.notes) if calibration is not None else []
-    expected, deviation = Probe(model, plain=True), Deviation()
+    expected, source = Probe(model, plain=True), EagerBackend(loaded)
+    loss = PrecisionLoss()
     eager: _Eager | None = None
     if precision == "int8":
         if calibration is None:
@@ -154,12 +156,12 @@ def lower(
         else:
             eager = _Eager(loaded)
     for batch, is_real in zip(feeds, scored, strict=True):
-        want = expected.run(batch)
+        want, alike = expected.run(batch), source.run(batch)
         runs = [probe.run(batch) for probe in probes]
         for run in runs:
-            deviation.add(want, run, scored=is_real and run is runs[0])
+            loss.add(want, run, scored=is_real and run is runs[0], alike=alike)
         if eager is not None:
-            eager.add(batch, want, runs[0])
+            eager.add(batch, want, runs[0], alike)
     if eager is not None:
         notes.append(
             "onnxruntime's CPU has no bfloat16 operators: the file was checked in float32 with every bf16 value rounded"
@@ -174,10 +176,10 @@ def lower(
         precision=precision,
         size=lowered.ByteSize(),
         float_size=model.ByteSize(),
-        output_error=deviation.output_error,
-        grid_px=deviation.grid_px,
-        agreement=deviation.agreement,
-        compared=deviation.compared,
+        output_error=loss.output_error,
+        grid_px=loss.grid_px,
+        agreement=loss.agreement,
+        compared=loss.compared,
         eager_error=None if eager is None else eager.error,
         inputs=described,
         tolerance=default if tolerance is None else tolerance,
@@ -193,10 +195,10 @@ class _Eager:
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._runner: EagerBf16 | None = EagerBf16(loaded.module)
-        self._deviation = Deviation()
+        self._loss = PrecisionLoss()
         self.error: float | None = None
 
-    def add(self, feeds: Mapping[str, Array], expected: Run, actual: Run) -> None:
+    def add(self, feeds: Mapping[str, Array], expected: Run, actual: Run, alike: Mapping[str, Array]) -> None:
         if self._runner is None:
             return
         found = self._runner.run(list(feeds.values()), [sampling.grid for sampling in actual.samplings])
@@ -206,8 +208,8 @@ class _Eager:
             self._runner = self.error = None
             return
         wanted = {name: want for (name, want), _ in pairs}
-        self._deviation.add_outputs(wanted, {name: got for (name, _), got in pairs})
-        self.error = self._deviation.output_error
+        self._loss.add_outputs(wanted, {name: got for (name, _), got in pairs}, alike)
+        self.error = self._loss.output_error
 
 
 def _samples(

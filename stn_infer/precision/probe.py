@@ -10,7 +10,8 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.reference.comparison import compare_outputs, grid_distance
+from stn_infer.deviation import Level, largest_error
+from stn_infer.reference.comparison import grid_distance
 from stn_infer.reference.model import Sampling
 
 if TYPE_CHECKING:
@@ -100,19 +101,18 @@ class Probe:
         return Run({name: results[name] for name in self._outputs}, tuple(samplings))
 
 
-class Deviation:
+class PrecisionLoss:
     """How far one file is from another, over any number of batches."""
 
     def __init__(self) -> None:
         self._errors: dict[str, float] = {}
-        self._scales: dict[str, float] = {}
-        self._unequal: dict[str, list[int]] = {}
+        self._levels: dict[str, Level] = {}
         self._px: float | None = None
         self._same = self.compared = 0
 
-    def add(self, expected: Run, actual: Run, *, scored: bool) -> None:
+    def add(self, expected: Run, actual: Run, *, scored: bool, alike: Mapping[str, Array] | None = None) -> None:
         """Count one batch; ``scored``: whether its samples are real, so that the class they get means something."""
-        self.add_outputs(expected.outputs, actual.outputs)
+        self.add_outputs(expected.outputs, actual.outputs, alike)
         for want, got in zip(expected.samplings, actual.samplings, strict=True):
             distance, _ = grid_distance(want.sampler, want.grid, got.grid, want.size)
             self._px = max(self._px or 0.0, distance)
@@ -122,24 +122,19 @@ class Deviation:
             self.compared += len(want_scores)
             self._same += int((want_scores.argmax(1) == got_scores.argmax(1)).sum())
 
-    def add_outputs(self, expected: Mapping[str, Array], actual: Mapping[str, Array]) -> None:
-        """Count one batch's outputs alone."""
+    def add_outputs(
+        self, expected: Mapping[str, Array], actual: Mapping[str, Array], alike: Mapping[str, Array] | None = None
+    ) -> None:
+        """Count one batch's outputs alone; ``alike``: what rounding in the same precision may make of ``expected``."""
         for name, want in expected.items():
-            got = actual[name]
-            if want.dtype.kind != "f":
-                counts = self._unequal.setdefault(name, [0, 0])
-                counts[0] += int((want != got).sum())
-                counts[1] += want.size
-                continue
-            new = compare_outputs(name, want, got)
-            self._errors[name] = max(self._errors.get(name, 0.0), new.max_error)
-            self._scales[name] = max(self._scales.get(name, 1.0), new.scale)
+            level = Level.of(want, [alike[name]] if alike and name in alike else [])
+            self._levels[name] = self._levels.get(name, level) | level
+            self._errors[name] = max(self._errors.get(name, 0.0), largest_error(want, actual[name]))
 
     @property
     def output_error(self) -> float:
-        """The worst output: largest error over largest magnitude (at least 1); of integers, the share that differs."""
-        scaled = [error / self._scales[name] for name, error in self._errors.items()]
-        return max([*scaled, *(unequal / max(total, 1) for unequal, total in self._unequal.values())], default=0.0)
+        """The worst output: largest error over its scale; of whole numbers, the share that differs."""
+        return max((error / self._levels[name].scale() for name, error in self._errors.items()), default=0.0)
 
     @property
     def grid_px(self) -> float | None:

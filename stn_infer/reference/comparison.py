@@ -1,4 +1,6 @@
-"""How two arrays differ: outputs over their scale, grids in pixels, warped images in two tiers.
+"""How grids and warped images differ from the reference's: grids in pixels, warped images in two tiers.
+
+Outputs, and the policies on scale, noise and what is not finite, are in :mod:`stn_infer.deviation`.
 
 A warped image is continuous in its sampling grid but for ``nearest``, which jumps half way between two pixels. So it is
 judged in two tiers:
@@ -26,7 +28,7 @@ from math import comb
 import numpy as np
 
 from stn_infer.arrays import Array
-from stn_infer.errors import ModelError
+from stn_infer.deviation import Level, largest_error
 from stn_infer.reference.sampling import UNIT, Doubles, sample_at
 from stn_infer.samplers import SamplerSpec
 
@@ -42,34 +44,32 @@ class Expected:
         inputs: one array an input, [N, ...], float32.
         outputs: one array an output, in the reference's type.
         may_flip: whether a sampler of the model is ``nearest``.
+        scales: one an output, see :meth:`stn_infer.deviation.Level.scale`; empty: of these outputs alone.
     """
 
     inputs: tuple[Array, ...]
     outputs: tuple[Array, ...]
     may_flip: bool
+    scales: tuple[float, ...] = ()
 
     def error(self, outputs: Sequence[Array]) -> float:
-        """The largest error of ``outputs`` over its scale, the largest magnitude in the reference or 1.
+        """The largest error of ``outputs`` over its scale; infinite where shapes differ.
 
-        Infinite where shapes differ or something is not a number that should be. With a nearest sampler, the worst
-        2 % of the samples are passed over. More outputs than the reference has (theta) are passed over too.
+        With a nearest sampler, the worst 2 % of the samples are skipped, and so are more outputs than the reference
+        has (theta).
         """
         if len(outputs) < len(self.outputs):
             return float("inf")
         worst = 0.0
-        for expected, actual in zip(self.outputs, outputs, strict=False):
+        scales = self.scales or [Level.of(expected).scale() for expected in self.outputs]
+        for expected, actual, scale in zip(self.outputs, outputs, scales, strict=False):
             if expected.shape != actual.shape:
                 return float("inf")
-            if not expected.size:
-                continue
-            with np.errstate(invalid="ignore"):
-                difference = np.abs(actual.astype(np.float64) - expected)
-            difference[np.isnan(actual) & np.isnan(expected)] = 0.0
-            difference[np.isnan(difference)] = np.inf
-            errors = np.sort(difference.reshape(len(difference), -1).max(axis=1))
-            passed_over = int(len(errors) * _FLIPPED_SHARE) if self.may_flip else 0
-            scale = max(1.0, float(np.abs(expected[np.isfinite(expected)]).max(initial=0.0)))
-            worst = max(worst, float(errors[len(errors) - 1 - passed_over]) / scale)
+            error = largest_error(expected, actual)
+            if error and self.may_flip and expected.ndim:
+                each = sorted(map(largest_error, expected, actual))
+                error = each[len(each) - 1 - int(len(each) * _FLIPPED_SHARE)]
+            worst = max(worst, error / scale)
         return worst
 
 
@@ -79,45 +79,6 @@ FAR = 4.0
 """Coordinates beyond this sample outside whatever their last digits are: distances are not told there."""
 _DEFINED = 1e5  # coordinates beyond are not compared: runtimes differ there
 _HALF_UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
-
-
-@dataclass(frozen=True)
-class OutputDeviation:
-    """One output against the reference.
-
-    Attributes:
-        name: the output's name.
-        max_error: the largest absolute difference.
-        scale: the largest magnitude in the reference, at least 1; ``max_error / scale`` is held to the tolerance.
-    """
-
-    name: str
-    max_error: float
-    scale: float
-
-    @property
-    def scaled(self) -> float:
-        """What is compared with the tolerance."""
-        return self.max_error / self.scale
-
-
-def compare_outputs(name: str, expected: Array, actual: Array) -> OutputDeviation:
-    """The largest difference; not-a-numbers are the same where both have them.
-
-    Raises:
-        ModelError: the shapes differ.
-    """
-    if expected.shape != actual.shape:
-        raise ModelError(f"output {name!r} has shape {list(actual.shape)}, expected {list(expected.shape)}")
-    if expected.size == 0:
-        return OutputDeviation(name, 0.0, 1.0)
-    wanted, found = expected.astype(np.float64), actual.astype(np.float64)
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(found - wanted)
-    same = (wanted == found) | (np.isnan(wanted) & np.isnan(found))
-    difference = np.where(same, 0.0, np.where(np.isnan(difference), np.inf, difference))
-    finite = np.abs(wanted[np.isfinite(wanted)])
-    return OutputDeviation(name, float(difference.max()), max(1.0, float(finite.max(initial=0.0))))
 
 
 def grid_distance(sampler: SamplerSpec, expected: Array, actual: Array, size: Sequence[int]) -> tuple[float, float]:

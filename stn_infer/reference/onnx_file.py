@@ -39,6 +39,7 @@ class OnnxReference:
     def __init__(self, model: onnx.ModelProto, name: str = "the file") -> None:
         from onnx.reference import ReferenceEvaluator
 
+        self.model = model
         self._name = name
         self._inputs = [value.name for value in given_inputs(model.graph)]
         self._state = _State()

@@ -19,24 +19,16 @@ from typing import Any
 import numpy as np
 
 from stn_infer.arrays import Array
+from stn_infer.deviation import Deviation, bfloat16, compare, is_float, largest_error
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import canonical_basis
-from stn_infer.reference.comparison import OutputDeviation, compare_outputs, compare_warp, grid_distance
+from stn_infer.reference.comparison import compare_warp, grid_distance
 from stn_infer.reference.model import ReferenceModel, Sampling
-from stn_infer.reference.samples import Batch
 from stn_infer.reference.sampling import sample
 from stn_infer.verification.report import BackendReport, GridDeviation, Status, failures
 from stn_infer.verification.runners import IsolatedSampler, Run, Runner, Trace
 from stn_infer.verification.sampler_checks import SamplerCheck, check_sampler
-
-
-@dataclass(frozen=True)
-class Expectation:
-    """A batch, and what the reference makes of it."""
-
-    batch: Batch
-    outputs: list[Array]
-    samplings: list[Sampling]
+from stn_infer.verification.tolerance import Expectation, Float32Levels, float32_levels
 
 
 @dataclass(frozen=True)
@@ -50,12 +42,15 @@ class Limits:
             that is not looked at. Where ``output`` is wide because a coordinate's last digits move the warped image,
             this one need not be.
         image: on the error of what a sampler reads, over its scale; None: as ``output``.
+        levels: what the scales of outputs and images are made of; None: as large as the reference has them, without
+            noise.
     """
 
     output: float
     grid_px: float
     rest: float | None = None
     image: float | None = None
+    levels: Float32Levels | None = None
 
     @property
     def of_image(self) -> float:
@@ -71,11 +66,6 @@ class Judgment:
     notes: tuple[str, ...]
 
 
-def expect(reference: ReferenceModel, batches: Sequence[Batch]) -> list[Expectation]:
-    """Run the reference."""
-    return [Expectation(batch, *reference.run(batch.inputs)) for batch in batches]
-
-
 def judge(
     runner: Runner, reference: ReferenceModel, expectations: Sequence[Expectation], limits: Limits, *, seed: int = 0
 ) -> Judgment:
@@ -84,8 +74,11 @@ def judge(
     Raises:
         ModelError: it fails, or its outputs are not the reference's in number or shape.
     """
-    outputs: dict[str, OutputDeviation] = {}
-    rests: dict[str, OutputDeviation] = {}
+    levels = limits.levels or float32_levels(reference, expectations, None)
+    scales = [level.scale() for level in levels.outputs]
+    image_scales = [level.scale() for level in levels.images]
+    outputs: dict[str, Deviation] = {}
+    rests: dict[str, Deviation] = {}
     grids: dict[int, GridDeviation] = {}
     notes: dict[str, None] = {}
     last: tuple[Run, list[Sampling] | None] | None = None
@@ -96,7 +89,7 @@ def judge(
         paired = _paired(run.traces, expectation.samplings)
         if not paired and (run.traces or expectation.samplings):
             notes["the samplers can't be paired with the reference's: outputs alone were compared"] = None
-        found, rest, deviations = _compare(runner, run, reference, expectation, paired, limits)
+        found, rest, deviations = _compare(runner, run, reference, expectation, paired, limits, scales, image_scales)
         for deviation in deviations:
             known = grids.get(deviation.sampler)
             grids[deviation.sampler] = deviation if known is None else known.worse(deviation)
@@ -132,22 +125,24 @@ def _compare(
     expectation: Expectation,
     paired: bool,
     limits: Limits,
-) -> tuple[list[OutputDeviation], list[OutputDeviation], list[GridDeviation]]:
+    scales: Sequence[float],
+    image_scales: Sequence[float],
+) -> tuple[list[Deviation], list[Deviation], list[GridDeviation]]:
     """One batch: outputs, outputs by the backend's warped images where ``limits.rest`` asks, and the samplers.
 
     Samplers are compared where they can be paired.
     """
 
-    def all_outputs(expected: Sequence[Array]) -> list[OutputDeviation]:
+    def all_outputs(expected: Sequence[Array]) -> list[Deviation]:
         return [
-            compare_outputs(name, wanted, value)
-            for (name, value), wanted in zip(run.outputs.items(), expected, strict=False)
+            compare(name, wanted, value, scale)
+            for (name, value), wanted, scale in zip(run.outputs.items(), expected, scales, strict=False)
         ]
 
     outputs = all_outputs(expectation.outputs)
     if not paired:
         return outputs, [], []
-    grids = _grids(runner, run, expectation.samplings)
+    grids = _grids(runner, run, expectation.samplings, image_scales)
     # a sampler that is right by itself may have moved what comes after it, the image of the next one included
     off = not all(output.scaled <= limits.output for output in outputs) or any(
         grid.flips or not grid.image <= limits.of_image for grid in grids
@@ -165,16 +160,13 @@ def _compare(
             min(first, second, key=lambda item: item.scaled) for first, second in zip(outputs, given, strict=True)
         ]
         grids = [
-            replace(
-                min(first, second, key=lambda item: item.max_px),
-                image=min(first.image, second.image),
-            )
-            for first, second in zip(grids, _grids(runner, run, samplings), strict=True)
+            replace(min(first, second, key=lambda item: item.max_px), image=min(first.image, second.image))
+            for first, second in zip(grids, _grids(runner, run, samplings, image_scales), strict=True)
         ]
     return outputs, given if whole else [], grids
 
 
-def _rest_failures(rests: Iterable[OutputDeviation], limit: float | None) -> tuple[str, ...]:
+def _rest_failures(rests: Iterable[Deviation], limit: float | None) -> tuple[str, ...]:
     return tuple(
         f"output {output.name!r} is off by {output.max_error:.2e} ({output.scaled:.2e} of its scale) from what its own "
         f"warped images give, expected at most {limit:.0e}"
@@ -187,15 +179,17 @@ def _unknown(expectations: Sequence[Expectation]) -> tuple[str, ...]:
     """The outputs that hold no number in the reference: what has nothing to be compared with is not right."""
     found = []
     for index, values in enumerate(zip(*(expectation.outputs for expectation in expectations), strict=False)):
-        floats = [value for value in values if value.dtype.kind == "f" and value.size]
+        floats = [value for value in values if is_float(value) and value.size]
         if floats and not any(bool(np.isfinite(value).any()) for value in floats):
             found.append(f"output {index} holds no finite number in the reference either: nothing can be compared")
     return tuple(found)
 
 
-def _grids(runner: Runner, run: Run, samplings: Sequence[Sampling]) -> list[GridDeviation]:
+def _grids(
+    runner: Runner, run: Run, samplings: Sequence[Sampling], image_scales: Sequence[float]
+) -> list[GridDeviation]:
     found = []
-    for index, (trace, sampling) in enumerate(zip(run.traces, samplings, strict=True)):
+    for index, (trace, sampling, scale) in enumerate(zip(run.traces, samplings, image_scales, strict=True)):
         sampler, size = sampling.sampler, sampling.size
         actual = trace.points.grid
         distance, corner = grid_distance(sampler, sampling.grid, actual, size)
@@ -207,7 +201,7 @@ def _grids(runner: Runner, run: Run, samplings: Sequence[Sampling]) -> list[Grid
             elsewhere = np.nan_to_num(trace.warped) != np.nan_to_num(sample(sampler, trace.image, sampling.grid))
             flips = int(elsewhere.any(axis=1).sum())
         width = max(size, default=1)
-        image = 0.0 if sampling.image is None else compare_outputs("image", sampling.image, trace.image).scaled
+        image = 0.0 if sampling.image is None else largest_error(sampling.image, trace.image) / scale
         found.append(GridDeviation(index, sampler.mode, distance, corner, width, warp, hint, flips, image))
     return found
 
@@ -225,18 +219,13 @@ def _grid_hint(sampling: Sampling, actual: Array, distance: float) -> str:
     with np.errstate(over="ignore"):
         if np.array_equal(actual, actual.astype(np.float16)):
             return "a sampling grid in float16"
-    if np.array_equal(actual, _bfloat16(actual)):
+    if np.array_equal(actual, bfloat16(actual)):
         return "a sampling grid in bfloat16"
     for corners, way in ((False, "True instead of False"), (True, "False instead of True")):
         other = _other_corners(sampling.grid, corners)
         if other is not None and explains(other):
             return f"align_corners={way} in the grid"
     return ""
-
-
-def _bfloat16(values: Array) -> Array:
-    bits = np.ascontiguousarray(values, np.float32).view(np.uint32)
-    return (bits & np.uint32(0xFFFF0000)).view(np.float32)
 
 
 def _other_corners(grid: Array, corners: bool) -> Array | None:

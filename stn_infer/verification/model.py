@@ -8,12 +8,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stn_infer.deviation import float32_tolerance
 from stn_infer.reference.model import Reference, ReferenceModel
+from stn_infer.reference.onnx_file import OnnxReference
 from stn_infer.reference.samples import Batch, sample_batches
-from stn_infer.verification.judging import Limits, expect, judge
+from stn_infer.verification.judging import Limits, judge
 from stn_infer.verification.report import GRID_TOLERANCE_PX, BackendReport, Verification
 from stn_infer.verification.runners import open_runner
-from stn_infer.verification.tolerance import downstream_deviation, float32_deviation, float32_tolerance
+from stn_infer.verification.tolerance import Expectation, eager_float32, expect, file_float32, float32_levels
 
 if TYPE_CHECKING:
     import onnx
@@ -50,12 +52,13 @@ def verify_model(
     """
     reference = Reference(loaded.module, loaded.input_shapes)
     batches = sample_batches(loaded) if batches is None else batches
-    limits, notes = limits_for(model, reference, loaded, batches, tolerance)
+    expectations = expect(reference, batches)
+    limits, notes = limits_for(model, reference, loaded, expectations, tolerance)
     if grid_tolerance is not None:
         limits = replace(limits, grid_px=grid_tolerance)
     runner = open_runner("ort", model, loaded, "cpu")
     try:
-        judgment = judge(runner, reference, expect(reference, batches), limits)
+        judgment = judge(runner, reference, expectations, limits)
     finally:
         runner.close()
     return summarize(reference, limits, [judgment.report], batches, (*notes, *judgment.notes))
@@ -76,7 +79,7 @@ def limits_for(
     model: onnx.ModelProto,
     reference: ReferenceModel,
     loaded: LoadedModel | None,
-    batches: Sequence[Batch],
+    expectations: Sequence[Expectation],
     tolerance: float | None,
 ) -> tuple[Limits, list[str]]:
     """What is tolerated, and why it is more than usual."""
@@ -85,6 +88,11 @@ def limits_for(
     grid_px = GRID_TOLERANCE_PX * (10 if single else 1)
     if single:
         notes.append("the model can't be run in float64: compared with float32")
+    if isinstance(reference, OnnxReference):
+        as_float32 = file_float32(reference.model)
+    else:
+        as_float32 = None if loaded is None else eager_float32(loaded)
+    levels = float32_levels(reference, expectations, as_float32)
     lower = reduced_precision(model)
     if lower:
         usual = _LOWER[lower]
@@ -92,24 +100,21 @@ def limits_for(
             f"{lower} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px"
         )
         limit = tolerance or usual.output
-        return Limits(limit, usual.grid_px, image=max(limit, usual.output)), notes
+        return Limits(limit, usual.grid_px, image=max(limit, usual.output), levels=levels), notes
     if single or loaded is None:
         usual_limit = TOLERANCE_FP32_REFERENCE if single else _TOLERANCE_FILE
         limit = tolerance or usual_limit
-        return Limits(limit, grid_px, image=max(limit, usual_limit)), notes
-    assert isinstance(reference, Reference)
-    inputs = [batch.inputs for batch in batches]
-    deviation = float32_deviation(loaded, reference, inputs)
-    image = float32_tolerance(TOLERANCE, deviation.images)
+        return Limits(limit, grid_px, image=max(limit, usual_limit), levels=levels), notes
+    image = float32_tolerance(TOLERANCE, levels.image_rounding)
     if tolerance is not None:
-        return Limits(tolerance, grid_px, image=max(tolerance, image)), notes
-    limit = float32_tolerance(TOLERANCE, deviation.outputs)
+        return Limits(tolerance, grid_px, image=max(tolerance, image), levels=levels), notes
+    limit = float32_tolerance(TOLERANCE, levels.rounding)
     if limit <= TOLERANCE:
-        return Limits(limit, grid_px, image=image), notes
-    notes.append(f"float32 PyTorch itself is off by {deviation.outputs:.1e} here: held to {limit:.1e}")
+        return Limits(limit, grid_px, image=image, levels=levels), notes
+    notes.append(f"float32 PyTorch itself is off by {levels.rounding:.1e} here: held to {limit:.1e}")
     # what comes after the samplers is seldom as sensitive as they are
-    rest = float32_tolerance(TOLERANCE, downstream_deviation(loaded, reference, inputs))
-    return Limits(limit, grid_px, rest, image), notes
+    downstream = float32_levels(reference, expectations, as_float32, own_warps=True)
+    return Limits(limit, grid_px, float32_tolerance(TOLERANCE, downstream.rounding), image, levels), notes
 
 
 def reduced_precision(model: onnx.ModelProto) -> str | None:

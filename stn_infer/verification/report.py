@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any, Literal
 
+from stn_infer.deviation import Deviation
 from stn_infer.errors import VerificationError
-from stn_infer.reference.comparison import Flips, OutputDeviation, WarpDeviation
+from stn_infer.reference.comparison import Flips, WarpDeviation
 from stn_infer.verification.sampler_checks import SamplerCheck
 
 GRID_TOLERANCE_PX = 1e-3
@@ -84,7 +85,7 @@ class BackendReport:
     status: Status
     failures: tuple[str, ...] = ()
     about: str = ""
-    outputs: tuple[OutputDeviation, ...] = ()
+    outputs: tuple[Deviation, ...] = ()
     grids: tuple[GridDeviation, ...] = ()
     checks: tuple[SamplerCheck, ...] = ()
 
@@ -136,9 +137,9 @@ class Verification:
         return bool(self.ran) and all(report.status == "passed" for report in self.ran)
 
     @property
-    def outputs(self) -> tuple[OutputDeviation, ...]:
+    def outputs(self) -> tuple[Deviation, ...]:
         """Each output at the backend where it is furthest off."""
-        worst: dict[str, OutputDeviation] = {}
+        worst: dict[str, Deviation] = {}
         for output in (output for report in self.ran for output in report.outputs):
             worst[output.name] = max(worst.get(output.name, output), output, key=lambda deviation: deviation.scaled)
         return tuple(worst.values())
@@ -180,6 +181,9 @@ class Verification:
         """The whole as JSON; what is not finite is a string."""
         content = {"passed": self.passed, **asdict(self)}
         for report, shown in zip(self.backends, content["backends"], strict=True):
+            shown["outputs"] = [
+                {"name": output.name, "max_error": output.max_error, "scale": output.scale} for output in report.outputs
+            ]
             shown["grids"] = [
                 {**asdict(grid), "points": grid.points, "warp": asdict(grid.warp)} for grid in report.grids
             ]
@@ -188,7 +192,7 @@ class Verification:
 
 
 def failures(
-    outputs: Iterable[OutputDeviation],
+    outputs: Iterable[Deviation],
     grids: Sequence[GridDeviation],
     checks: Sequence[SamplerCheck],
     tolerance: float,

@@ -21,6 +21,7 @@ from itertools import product
 import numpy as np
 
 from stn_infer.arrays import Array
+from stn_infer.deviation import bfloat16
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.reference.comparison import Flips, WarpDeviation, compare_warp
 from stn_infer.reference.sampling import mistakes
@@ -216,7 +217,7 @@ class _Bench:
         if self._node.dtype == "float16":
             image = image.astype(np.float16).astype(np.float32)
         elif self._node.dtype == "bfloat16":
-            image = (image.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
+            image = bfloat16(image)
         warp = self._open(image.shape[1:], given.shape[1:])
         warped = warp(image, given)
         return _Trial(image, given, self._node.points(given, image.shape[2:]), warped)
@@ -249,7 +250,7 @@ def _cause(trials: Sequence[_Trial], expected: SamplerSpec, node: SamplerNode) -
     grids: dict[str, Callable[[Array], Array]] = {
         "swapped x and y" if rank == 2 else "swapped x, y and z": lambda grid: grid[..., ::-1],
         "a sampling grid in float16": lambda grid: grid.astype(np.float16).astype(np.float64),
-        "a sampling grid in bfloat16": _bfloat16,
+        "a sampling grid in bfloat16": lambda grid: bfloat16(grid).astype(np.float64),
     }
     if rank == 3:
         grids["swapped x and y"] = lambda grid: grid[..., [1, 0, 2]]
@@ -276,12 +277,6 @@ def _cause(trials: Sequence[_Trial], expected: SamplerSpec, node: SamplerNode) -
     # rounded on the way to the grid: not the same numbers, but an error of that size
     ratio = [_relative_error(trial, expected, node.dtype) for trial in trials[:2]]
     return "coordinates in half precision or TF32" if all(share < 0.02 for share in ratio) else None
-
-
-def _bfloat16(grid: Array) -> Array:
-    bits = np.ascontiguousarray(grid, np.float32).view(np.uint32).astype(np.uint64)
-    rounded = ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32)
-    return rounded.view(np.float32).astype(np.float64)
 
 
 def _relative_error(trial: _Trial, sampler: SamplerSpec, dtype: str) -> float:

@@ -1,4 +1,4 @@
-"""How exact float32 can be on a model: what a runtime is held to can't be less than what eager PyTorch reaches itself.
+"""How exact float32 can be on a model: a runtime can't be held to less than what float32 reaches in PyTorch itself.
 
 A warped image of 100 pixels and more is such a case: coordinates have 24 bits, and a hundred-thousandth of a pixel on
 an edge between black and white is a hundred-thousandth of the output.
@@ -6,93 +6,134 @@ an edge between black and white is a hundred-thousandth of the output.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import reduce
+from itertools import zip_longest
+from operator import or_
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from stn_infer.arrays import Array
+from stn_infer.deviation import Level
+from stn_infer.errors import ModelError
+from stn_infer.reference.model import ReferenceModel, Sampling
+from stn_infer.reference.onnx_file import OrtReference
+from stn_infer.reference.samples import Batch
 
 if TYPE_CHECKING:
-    from stn_infer.reference.model import Reference
+    import onnx
+
     from stn_infer.sources.load import LoadedModel
 
-
-MARGIN = 4.0
-"""Other runtimes sum in another order: their share over eager PyTorch's own deviation."""
-CEILING = 1e-3
-"""Beyond this a tolerance finds nothing; a model whose float32 is worse needs one that its user has chosen."""
+Single = Callable[[Sequence[Array]], tuple[list[Array], list[Array], list[Array]]]
+"""A model in float32: inputs to outputs, what each sampler reads, and what it returns."""
 
 
 @dataclass(frozen=True)
-class Deviation:
-    """The largest differences between eager float32 and the float64 reference, each over its array's scale.
+class Expectation:
+    """A batch, and what the reference makes of it."""
 
-    0 where nothing can be said: the reference is no float64, a sampler reads the nearest pixel (where a rounding error
-    moves a whole pixel, and all that comes after), or a value is not finite.
+    batch: Batch
+    outputs: list[Array]
+    samplings: list[Sampling]
+
+
+def expect(reference: ReferenceModel, batches: Sequence[Batch]) -> list[Expectation]:
+    """Run the reference."""
+    return [Expectation(batch, *reference.run(batch.inputs)) for batch in batches]
+
+
+@dataclass(frozen=True)
+class Float32Levels:
+    """The level of each array over all batches, with what float32 is off by where that can be told.
 
     Attributes:
-        outputs: of the outputs.
-        images: of what samplers read.
+        outputs: one an output.
+        images: one a sampler, of what it reads.
+        nearest: whether a sampler is ``nearest``. Where one turns a rounding error into another pixel, that is no noise
+            of what comes after: the noise of outputs is what the rest of the network makes of the same pixels.
     """
 
-    outputs: float
-    images: float
+    outputs: tuple[Level, ...] = ()
+    images: tuple[Level, ...] = ()
+    nearest: bool = False
+
+    @property
+    def rounding(self) -> float:
+        """Of the outputs, over their magnitude; 0 with a nearest sampler, which no tolerance allows for."""
+        return 0.0 if self.nearest else max((level.rounding for level in self.outputs), default=0.0)
+
+    @property
+    def image_rounding(self) -> float:
+        """Of what samplers read, over its magnitude."""
+        return max((level.rounding for level in self.images), default=0.0)
 
 
-def float32_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[Sequence[Array]]) -> Deviation:
-    """How far eager float32 is from the float64 reference.
+def eager_float32(loaded: LoadedModel) -> Single:
+    """A PyTorch source in float32."""
+    from stn_infer.verification.runners import EagerRunner
+
+    runner = EagerRunner(loaded, "cpu", fused=False)
+
+    def run(inputs: Sequence[Array]) -> tuple[list[Array], list[Array], list[Array]]:
+        found = runner.run(inputs)
+        images, warps = [trace.image for trace in found.traces], [trace.warped for trace in found.traces]
+        return list(found.outputs.values()), images, warps
+
+    return run
+
+
+def file_float32(model: onnx.ModelProto) -> Single | None:
+    """An ONNX file in onnxruntime without optimizations; None where that can't run it."""
+    try:
+        session = OrtReference(model)
+    except ModelError:
+        return None
+
+    def run(inputs: Sequence[Array]) -> tuple[list[Array], list[Array], list[Array]]:
+        outputs, samplings = session.run(inputs)
+        return outputs, [sampling.image for sampling in samplings if sampling.image is not None], []
+
+    return run
+
+
+def float32_levels(
+    reference: ReferenceModel,
+    expectations: Sequence[Expectation],
+    single: Single | None,
+    *,
+    own_warps: bool = False,
+) -> Float32Levels:
+    """How large the reference's arrays are, and how far float32 is from them.
 
     Args:
-        loaded: the model in float32.
-        reference: the same model in float64.
-        batches: inputs to run.
+        reference: what ``expectations`` are of.
+        expectations: what was run.
+        single: the same model in float32; where it is None or the reference is no float64, no noise is measured.
+        own_warps: whether the reference is given float32's own warped images. That leaves out what the last digits of
+            a coordinate do to a warped image: it is what the rest of the network needs.
     """
-    from stn_infer.verification.runners import EagerRunner
-
-    if reference.dtype != "float64":
-        return Deviation(0.0, 0.0)
-    runner, outputs, images = EagerRunner(loaded, "cpu", fused=False), [0.0], [0.0]
-    for inputs in batches:
-        expected, samplings = reference.run(inputs)
-        run = runner.run(inputs)
-        for trace, sampling in zip(run.traces, samplings, strict=False):
-            if sampling.image is not None and sampling.image.shape == trace.image.shape:
-                images.append(_scaled(trace.image, sampling.image))
-            if sampling.mode == "nearest":
-                outputs.append(np.inf)
-                break
-        outputs += [_scaled(output, wanted) for output, wanted in zip(run.outputs.values(), expected, strict=True)]
-    return Deviation(*(max(errors) if np.isfinite(errors).all() else 0.0 for errors in (outputs, images)))
+    single = single if reference.dtype == "float64" else None
+    modes = [sampling.mode for sampling in expectations[0].samplings] if expectations else []
+    nearest = "nearest" in modes
+    outputs: list[list[Level]] = []
+    images: list[list[Level]] = []
+    for found in expectations:
+        values, read, warps = single(found.batch.inputs) if single is not None else ([], [], [])
+        wanted = found.outputs
+        if warps and (own_warps or nearest):
+            wanted = reference.run(found.batch.inputs, warps)[0]
+        outputs.append(_levels(wanted, values))
+        seen = [np.zeros(0) if sampling.image is None else sampling.image for sampling in found.samplings]
+        images.append(_levels(seen, read[: modes.index("nearest") + 1 if nearest else None]))
+    return Float32Levels(_joined(outputs), _joined(images), nearest)
 
 
-def _scaled(actual: Array, expected: Array) -> float:
-    """The largest difference over the scale; 0 where there are no floats, infinite where one is not finite."""
-    if expected.dtype.kind != "f" or not expected.size:
-        return 0.0
-    with np.errstate(invalid="ignore"):
-        difference = np.abs(actual.astype(np.float64) - expected).max()
-    return float(difference / max(1.0, float(np.abs(expected).max()))) if np.isfinite(difference) else float("inf")
+def _levels(expected: Sequence[Array], actual: Sequence[Array]) -> list[Level]:
+    return [Level.of(wanted, actual[index : index + 1]) for index, wanted in enumerate(expected)]
 
 
-def downstream_deviation(loaded: LoadedModel, reference: Reference, batches: Sequence[Sequence[Array]]) -> float:
-    """As :func:`float32_deviation`, the reference being given eager float32's own warped images.
-
-    That leaves out what the last digits of a coordinate do to a warped image: it is what the rest of the network needs.
-    """
-    from stn_infer.verification.runners import EagerRunner
-
-    runner, worst = EagerRunner(loaded, "cpu", fused=False), 0.0
-    for inputs in batches:
-        run = runner.run(inputs)
-        expected, _ = reference.run(inputs, [trace.warped for trace in run.traces])
-        for output, wanted in zip(run.outputs.values(), expected, strict=True):
-            error = _scaled(output, wanted)
-            worst = max(worst, error if np.isfinite(error) else 0.0)
-    return worst
-
-
-def float32_tolerance(default: float, deviation: float) -> float:
-    """``default``, or what float32 needs where that is more: ``MARGIN`` times its deviation, ``CEILING`` at most."""
-    return max(default, min(MARGIN * deviation, CEILING))
+def _joined(batches: Sequence[Sequence[Level]]) -> tuple[Level, ...]:
+    return tuple(reduce(or_, levels) for levels in zip_longest(*batches, fillvalue=Level()))

@@ -200,7 +200,7 @@ def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, 
 def test_a_variant_that_computes_something_else_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
     run = torch_module.TorchVariant.run
     monkeypatch.setattr(
-        torch_module.TorchVariant, "run", lambda self, *given: [out + 1e-3 for out in run(self, *given)]
+        torch_module.TorchVariant, "run", lambda self, *given: [out * 1.001 for out in run(self, *given)]
     )
     off = bench(TINY, batch_sizes=(2,), variants=("eager",), input_shapes=SHAPE, method=TINY_METHOD)
     assert not off.passed
@@ -208,6 +208,36 @@ def test_a_variant_that_computes_something_else_gets_no_number(monkeypatch: pyte
     assert (eager.status, eager.samples_ms, eager.median_ms) == ("failed", (), None)
     assert eager.error == pytest.approx(1e-3, rel=1e-2)
     assert "expected at most 1e-05: not timed" in eager.reason
+
+
+class Small(Tiny):
+    """Its outputs are far below 1."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) * 1e-6
+
+
+class Masked(Tiny):
+    """With a logit that is never chosen."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x) + torch.tensor([0.0, -float("inf")])
+
+
+def test_an_infinite_logit_is_no_error() -> None:
+    variants = ("eager", "ort-plain", "ort")
+    timed = bench(f"{__name__}:Masked", batch_sizes=(2,), variants=variants, input_shapes=SHAPE, method=TINY_METHOD)
+    assert timed.passed, [row.reason for row in timed.measurements]
+    assert all((timed.get(name, 2).error or 0) <= 1e-5 for name in variants)
+
+
+def test_a_small_output_is_judged_on_its_own_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = torch_module.TorchVariant.run
+    given = {"batch_sizes": (2,), "variants": ("eager",), "input_shapes": SHAPE, "method": TINY_METHOD}
+    assert bench(f"{__name__}:Small", **given).passed  # type: ignore[arg-type]
+    monkeypatch.setattr(torch_module.TorchVariant, "run", lambda *call: [out * (1 + 1e-4) for out in run(*call)])
+    off = bench(f"{__name__}:Small", **given)  # type: ignore[arg-type]
+    assert off.get("eager", 2).error == pytest.approx(1e-4, rel=0.1) and not off.passed
 
 
 @pytest.fixture(scope="module")
@@ -390,12 +420,12 @@ def test_expected_measures_the_error_over_the_scale() -> None:
 
 
 def test_a_nearest_sampler_may_flip_a_few_samples() -> None:
-    wanted = np.zeros((100, 3))
+    wanted = np.ones((100, 3))
     off = wanted.copy()
-    off[[7, 50]] = 1
+    off[[7, 50]] = 2
     assert Expected((), (wanted,), may_flip=True).error([off]) == 0
     assert Expected((), (wanted,), may_flip=False).error([off]) == 1
-    off[51] = 1
+    off[51] = 2
     assert Expected((), (wanted,), may_flip=True).error([off]) == 1
 
 

@@ -168,7 +168,7 @@ def test_indices_among_the_inputs(tmp_path: Path) -> None:
 def test_half_precision_is_compared_in_float32(tmp_path: Path) -> None:
     report = optimize(save(half_model(), tmp_path), tmp_path / "out.onnx")
     assert report.comparison.widened and report.comparison.rounding is not None
-    assert all(output.error <= TOLERANCE for output in report.comparison.outputs)
+    assert all(output.scaled <= TOLERANCE for output in report.comparison.outputs)
     assert "half precision: compared in float32" in describe(report)
 
 

@@ -95,8 +95,8 @@ def test_it_keeps_its_outputs_and_builds(animal: Animal, tmp_path: Path, request
     path.write_bytes(load(animal).SerializeToString())
     report = optimize(path, tmp_path / "out.onnx")
     assert [finding.fused for finding in report.findings] == [isinstance(entry, Fused) for entry in animal.expected]
-    assert all(output.error <= output.bound for output in report.comparison.outputs)
-    assert all(output.bound < 1e-3 for output in report.comparison.outputs), "rounding alone must not hide an error"
+    assert all(output.scaled <= output.limit for output in report.comparison.outputs)
+    assert all(output.limit < 1e-3 for output in report.comparison.outputs), "rounding alone must not hide an error"
     errors = {finding.code for finding in lint(tmp_path / "out.onnx").findings if finding.fixable}
     assert not errors
     if animal.name not in NO_LAYER and report.fused:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from math import inf, nan
 
@@ -12,10 +13,10 @@ import torch
 from onnx import numpy_helper
 from torch import Tensor, nn
 
+from stn_infer.deviation import Deviation
 from stn_infer.errors import ModelError, VerificationError
 from stn_infer.fusion.fuse import fuse
 from stn_infer.metadata import ModelMetadata
-from stn_infer.reference.comparison import OutputDeviation
 from stn_infer.reference.model import Reference
 from stn_infer.reference.samples import Batch, sample_batches
 from stn_infer.sources.load import LoadedModel
@@ -129,7 +130,7 @@ def test_nearest_flips_are_counted_and_their_samples_left_out() -> None:
 
 
 def report(error: float = 0.0, pixels: float = 0.0) -> Verification:
-    outputs, grids = (OutputDeviation("output", 10 * error, 10.0),), (GridDeviation(0, "bilinear", pixels),)
+    outputs, grids = (Deviation("output", 10 * error, 10.0),), (GridDeviation(0, "bilinear", pixels),)
     found = failures(outputs, grids, (), 1e-5, 1e-3)
     backend = BackendReport("ort", "failed" if found else "passed", found, "", outputs, grids)
     return Verification("float64", "float64 eager PyTorch", 1e-5, (backend,), "1 random")
@@ -251,3 +252,64 @@ def test_a_forward_that_writes_into_its_input_leaves_the_inputs_alone() -> None:
     assert verify_model(loaded, model, batches=[batch]).passed
     EagerRunner(loaded, "cpu", fused=False).run(batch.inputs)
     assert np.array_equal(batch.inputs[0], before)
+
+
+class Ending(AffineGrid):
+    """A spatial transformer, and what ``end`` makes of its result and its input."""
+
+    def __init__(self, end: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.end = end
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.end(super().forward(x), x)
+
+
+def ending(end: Callable[[Tensor, Tensor], Tensor]) -> tuple[LoadedModel, onnx.ModelProto]:
+    torch.manual_seed(0)
+    module = Ending(end).eval()
+    return LoadedModel("ending", module, (SHAPE,), ModelMetadata(), "factory"), fuse(export_plain(module, [SHAPE]))[0]
+
+
+def changed_output(model: onnx.ModelProto, operator: str, number: float) -> onnx.ModelProto:
+    """A copy that applies ``operator`` to its output and ``number``."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (name,) = (value.name for value in copy.graph.output)
+    for node in copy.graph.node:
+        node.output[:] = ["before" if output == name else output for output in node.output]
+    copy.graph.node.append(onnx.helper.make_node(operator, ["before", "number"], [name]))
+    copy.graph.initializer.append(numpy_helper.from_array(np.array(number, np.float32), "number"))
+    return copy
+
+
+@pytest.mark.parametrize("size", [1e-2, 1e-6, 1e-12])
+def test_a_small_output_is_judged_on_its_own_scale(size: float) -> None:
+    loaded, model = ending(lambda warped, x: warped.mean((2, 3)) * size)
+    right = verify_model(loaded, model)
+    assert right.passed and right.outputs[0].scale < 3 * size, right.summary()
+    wrong = verify_model(loaded, changed_output(model, "Mul", 1 + 5e-5))
+    assert wrong.outputs[0].scaled == pytest.approx(5e-5, rel=0.1)
+    with pytest.raises(VerificationError, match="output 'output' is off by"):
+        wrong.check("ending")
+
+
+def test_an_infinite_logit_is_right_in_its_place_alone() -> None:
+    masked = torch.tensor([0.0, -inf])
+    loaded, model = ending(lambda warped, x: warped.mean((2, 3)) + masked)
+    assert verify_model(loaded, model).passed
+    assert not verify_model(loaded, changed_output(model, "Mul", -1.0)).passed
+
+
+@pytest.mark.parametrize("same", [False, True])
+def test_what_float32_leaves_of_a_difference_is_no_error(same: bool) -> None:
+    """Zero but for rounding: some 1e-17 in float64 and 1e-8 in float32, or exactly zero where both terms are one."""
+
+    def rest(warped: Tensor, x: Tensor) -> Tensor:
+        return warped.mean((1, 2, 3)) - (warped.mean((1, 2, 3)) if same else warped.mean(3).mean(2).mean(1))
+
+    loaded, model = ending(rest)
+    right = verify_model(loaded, model)
+    assert right.passed and right.tolerance == 1e-5 and 1e-4 < right.outputs[0].scale <= 1, right.summary()
+    assert verify_model(loaded, changed_output(model, "Add", 1e-8)).passed
+    assert not verify_model(loaded, changed_output(model, "Add", 2e-5)).passed

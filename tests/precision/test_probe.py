@@ -9,7 +9,7 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from stn_infer.precision.probe import Deviation, Probe, Run, activation_peaks
+from stn_infer.precision.probe import PrecisionLoss, Probe, Run, activation_peaks
 from stn_infer.reference.model import Sampling
 from tests.support.precision_models import images, model_of, small_stn
 
@@ -27,7 +27,7 @@ def changed(model: onnx.ModelProto, name: str, add: float) -> onnx.ModelProto:
 def test_a_shift_of_theta_is_told_in_pixels(plain: bool) -> None:
     """theta + 0.1 in all six values moves a corner by 0.1 (1 + 7/8 + 7/8), of which a pixel is 1/4."""
     model = small_stn()
-    deviation = Deviation()
+    deviation = PrecisionLoss()
     feeds = {"x": images()}
     wanted, found = (Probe(item, plain=plain).run(feeds) for item in (model, changed(model, "t0_b_theta", 0.1)))
     deviation.add(wanted, found, scored=True)
@@ -40,7 +40,7 @@ def test_a_plain_sampler_and_a_fused_one_show_the_same_grid() -> None:
     from onnx import inliner
 
     model, feeds = small_stn(transformers=2), {"x": images()}
-    deviation = Deviation()
+    deviation = PrecisionLoss()
     deviation.add(Probe(model).run(feeds), Probe(inliner.inline_local_functions(model)).run(feeds), scored=True)
     assert deviation.grid_px is not None and 0 < deviation.grid_px < 1e-5
     assert deviation.output_error < 1e-5 and deviation.agreement == 1.0 and deviation.compared == 16
@@ -52,7 +52,7 @@ def run_of(values: list[list[float]], grid: float = 0.0) -> Run:
 
 
 def test_errors_are_of_the_scale_of_all_batches_and_classes_are_counted() -> None:
-    deviation = Deviation()
+    deviation = PrecisionLoss()
     deviation.add(run_of([[1.0, 2.0]]), run_of([[1.0, 2.5]]), scored=True)
     deviation.add(run_of([[0.0, 10.0]]), run_of([[10.0, 9.9]], 0.01), scored=True)
     deviation.add(run_of([[0.0, 1.0]]), run_of([[1.0, 0.0]]), scored=False)
@@ -62,13 +62,13 @@ def test_errors_are_of_the_scale_of_all_batches_and_classes_are_counted() -> Non
 
 
 def test_not_a_number_is_infinitely_wrong() -> None:
-    deviation = Deviation()
+    deviation = PrecisionLoss()
     deviation.add(run_of([[1.0, 2.0]]), run_of([[math.nan, 2.0]], math.nan), scored=True)
     assert deviation.output_error == math.inf and deviation.grid_px == math.inf
 
 
 def test_integers_are_counted() -> None:
-    deviation = Deviation()
+    deviation = PrecisionLoss()
     deviation.add_outputs({"y": np.array([1, 2, 3, 4])}, {"y": np.array([1, 2, 3, 9])})
     assert deviation.output_error == 0.25 and deviation.agreement is None and deviation.grid_px is None
 

@@ -13,11 +13,11 @@ from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.proto.inputs import parse_named_shapes, plan_inputs, random_feeds
 from stn_infer.proto.retype import has_halves, widen
 from stn_infer.proto.session import Stored, open_session
-from stn_infer.repairs.equivalence import Comparison, compare
+from stn_infer.repairs.equivalence import Equivalence, compare
 from tests.support.onnx_files import F16, F32, affine_model, constant, half_model, make
 
 
-def compared(original: onnx.ModelProto, rewritten: onnx.ModelProto, **options: Any) -> Comparison:
+def compared(original: onnx.ModelProto, rewritten: onnx.ModelProto, **options: Any) -> Equivalence:
     return compare(Stored(original), Stored(rewritten), plan_inputs(original), **options)
 
 
@@ -53,7 +53,7 @@ def test_nearest_sampling_may_flip_single_values_only() -> None:
 
 def test_rounding_is_allowed_for_and_told() -> None:
     found = compared(affine_model(), shifted(affine_model(), 1e-6), tolerance=1e-9)
-    assert 0 < found.worst <= found.outputs[0].bound < 1e-4
+    assert 0 < found.worst <= found.outputs[0].limit < 1e-4
 
 
 def test_whole_numbers_must_agree() -> None:
@@ -83,6 +83,59 @@ def test_another_shape_and_not_a_number_are_seen() -> None:
     nan.graph.initializer.append(constant(np.nan, "nan", np.float32))
     with pytest.raises(VerificationError, match="off by inf"):
         compared(affine_model(), nan)
+
+
+def ending(operator: str, number: float, model: onnx.ModelProto | None = None) -> onnx.ModelProto:
+    """``model`` with ``operator`` applied to its output and ``number``."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model or affine_model())
+    index = len(copy.graph.node)
+    copy.graph.node[-1].output[0] = f"before_{index}"
+    copy.graph.node.append(helper.make_node(operator, [f"before_{index}", f"number_{index}"], ["y"]))
+    copy.graph.initializer.append(constant(number, f"number_{index}", np.float32))
+    return copy
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "nearest"])
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-6, 1e-12])
+def test_an_output_is_judged_on_its_own_scale(size: float, mode: str) -> None:
+    small = ending("Mul", size, affine_model(mode=mode))
+    assert compared(small, small).worst == 0
+    with pytest.raises(VerificationError, match=r"off by 1\.00e-04|of its values differ"):
+        compared(small, ending("Mul", 1 + 1e-4, small))
+
+
+def test_infinities_are_equal_in_sign_and_place() -> None:
+    logarithm = ending("Pow", 0.5, ending("Div", 0.0, ending("Mul", 1.0)))  # inf, and NaN of -inf
+    assert compared(logarithm, logarithm).worst == 0
+    infinite = ending("Div", 0.0)
+    assert compared(infinite, infinite).worst == 0
+    with pytest.raises(VerificationError, match="off by inf"):
+        compared(infinite, ending("Mul", -1.0, infinite))
+
+
+def test_what_onnxruntime_leaves_of_a_difference_is_no_error() -> None:
+    """3 (w * x) - (3 w) * x: rounding alone, and another one where onnxruntime multiplies the weights beforehand."""
+    weights = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["a"]),
+        helper.make_node("Mul", ["a", "three"], ["b"]),
+        helper.make_node("Conv", ["x", "w3"], ["c"]),
+        helper.make_node("Sub", ["b", "c"], ["y"]),
+    ]
+    constants = {"w": weights, "w3": 3 * weights, "three": np.full((1, 4, 1, 1), 3)}
+    model = make(
+        nodes,
+        {"x": (F32, ["n", 3, 8, 8])},
+        {"y": (F32, ["n", 4, 6, 6])},
+        [constant(value, name, np.float32) for name, value in constants.items()],
+    )
+    x = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    plain, optimized = (open_session(Stored(model), optimized=way).run(None, {"x": x})[0] for way in (False, True))
+    assert 0 < np.abs(plain).max() < 1e-5 and np.abs(plain - optimized).max() > 0.1 * np.abs(plain).max()
+    assert compared(model, model).worst == 0
+    with pytest.raises(VerificationError, match="off by"):
+        compared(model, ending("Add", 1e-4, model))
 
 
 def test_half_precision_widened_hides_nothing() -> None:

@@ -23,10 +23,11 @@ from stn_infer.reference.samples import Batch, sample_batches
 from stn_infer.samplers import SamplerSpec
 from stn_infer.sources.load import LoadedModel
 from stn_infer.torch_export.plain import export_plain
-from stn_infer.verification.judging import Limits, expect, judge
+from stn_infer.verification.judging import Limits, judge
 from stn_infer.verification.model import verify_model
 from stn_infer.verification.runners import OnnxRunner
 from stn_infer.verification.sampler_checks import SamplerCheck, check_sampler
+from stn_infer.verification.tolerance import expect
 from tests.support.wrong_files import Mutation, one_transformer, rounded_grid, rounding_up, swapped_axes, with_attribute
 
 Array = NDArray[Any]

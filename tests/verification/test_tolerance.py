@@ -9,10 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from stn_infer.deviation import CEILING, MARGIN, float32_tolerance
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference
+from stn_infer.reference.samples import Batch
 from stn_infer.sources.load import LoadedModel
-from stn_infer.verification.tolerance import CEILING, MARGIN, float32_deviation, float32_tolerance
+from stn_infer.verification.tolerance import eager_float32, expect, float32_levels
 
 
 class Function(nn.Module):
@@ -28,7 +30,9 @@ def deviation(function: Callable[[Tensor], Tensor], *shape: int) -> float:
     module = Function(function)
     inputs = [np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)]
     loaded = LoadedModel("function", module, (shape,), ModelMetadata(), "factory")
-    return float32_deviation(loaded, Reference(module, [shape]), [inputs]).outputs
+    reference = Reference(module, [shape])
+    found = expect(reference, [Batch("random", tuple(inputs))])
+    return float32_levels(reference, found, eager_float32(loaded)).rounding
 
 
 def grid(x: Tensor, width: int) -> Tensor:

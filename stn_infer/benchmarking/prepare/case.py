@@ -47,6 +47,7 @@ class Prepared:
         cuts: tensors of the two files that grids are computed from: where a profile's "grid" begins.
         sys_path: where modules are imported from.
         preprocess: how the model in PyTorch wants images; None where there is no such model, or it takes none.
+        scales: what the error of each output is divided by.
     """
 
     folder: str
@@ -63,11 +64,12 @@ class Prepared:
     cuts: tuple[str, ...] = ()
     sys_path: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
+    scales: tuple[float, ...] = ()
 
     def expected(self, batch_size: int) -> Expected:
         """The inputs and outputs at a batch size."""
         with np.load(Path(self.folder) / f"batch-{batch_size}.npz") as stored:
-            return Expected(_numbered(stored, "input"), _numbered(stored, "output"), self.may_flip)
+            return Expected(_numbered(stored, "input"), _numbered(stored, "output"), self.may_flip, self.scales)
 
     def load(self) -> LoadedModel:
         """The model in PyTorch, with the very weights that the reference had.
@@ -205,6 +207,7 @@ def prepare(
         cuts=made.cuts,
         sys_path=tuple(sys.path),
         preprocess=None if loaded is None else loaded.metadata.preprocess,
+        scales=tuple(level.scale() for level in seen.levels),
     )
     notes = [loaded.note] if loaded is not None and loaded.note else []
     notes += feeds.notes(max(case.batch_sizes))
@@ -223,6 +226,7 @@ def prepare(
     if seen.alike:
         advice = "feed more than one sample" if feeds.repeats_one else "train it, or give --weights"
         notes.append(f"all samples of a batch have the same sampling grid, which favors the cache: {advice}")
+    of_itself = loaded is None and own != "fp32"
     model = Model(
         name=name,
         case=case,
@@ -230,7 +234,7 @@ def prepare(
         inputs=feeds.described,
         inputs_sha256=inputs_sha256,
         reference=kind,
-        tolerance=tolerance or tolerance_of(kind, case.precision, of_itself=loaded is None and own != "fp32"),
+        tolerance=tolerance or tolerance_of(kind, case.precision, seen.rounding, of_itself=of_itself),
         sha256=hashes,
         build_s=made.build_s,
         notes=tuple(notes),

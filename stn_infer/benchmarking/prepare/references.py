@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import or_
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,8 +12,11 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.benchmarking.request import Case
+from stn_infer.deviation import Level, float32_tolerance
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.metadata import Precision
+from stn_infer.reference.samples import Batch
+from stn_infer.verification.tolerance import Float32Levels
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
@@ -29,18 +33,33 @@ _INT8_OF_ITSELF = 1e-2
 
 @dataclass
 class Seen:
-    """What the reference's samplers showed: whether one is ``nearest``, and whether grids differ between samples."""
+    """What the reference showed.
+
+    Attributes:
+        nearest: whether a sampler is.
+        alike: whether all samples of a batch have the same grid.
+        levels: of the outputs, over all batches.
+        rounding: float32's own error over the outputs' magnitude, as ``verify`` measures it.
+    """
 
     nearest: bool = False
     alike: bool = False
+    levels: tuple[Level, ...] = ()
+    rounding: float = 0.0
+
+    def note(self, found: Float32Levels) -> None:
+        """Add a batch."""
+        self.levels = tuple(map(or_, self.levels or found.outputs, found.outputs))
+        self.rounding = max(self.rounding, found.rounding)
 
 
 def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
     """Eager PyTorch in float64 where that works: how to run it, what it is, and what is seen on the way."""
     from stn_infer.reference.model import Reference
+    from stn_infer.verification.tolerance import Expectation, eager_float32, float32_levels
 
     reference = Reference(loaded.module, loaded.input_shapes)
-    seen = Seen()
+    seen, single = Seen(), eager_float32(loaded)
 
     def run(inputs: Sequence[Array]) -> list[Array]:
         outputs, samplings = reference.run(inputs)
@@ -48,6 +67,8 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
         if len(inputs[0]) > 1:
             spreads = [float(np.ptp(call.pixels(call.grid), axis=0).max(initial=0.0)) for call in samplings]
             seen.alike |= any(spread < _LEAST_SPREAD_PX for spread in spreads)
+        found = Expectation(Batch("bench", tuple(inputs)), outputs, samplings)
+        seen.note(float32_levels(reference, [found], single))
         return outputs
 
     return run, f"{reference.dtype} eager", seen
@@ -89,19 +110,24 @@ def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]
         for attribute in node.attribute
     )
 
+    seen = Seen(nearest)
+
     def run(inputs: Sequence[Array]) -> list[Array]:
-        return [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
+        outputs = [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
+        seen.note(Float32Levels(tuple(map(Level.of, outputs))))
+        return outputs
 
     stand_in = LoadedModel(path.stem, nn.Identity(), shapes, metadata, "factory")
-    return run, "float32 onnxruntime without optimizations", Seen(nearest), stand_in
+    return run, "float32 onnxruntime without optimizations", seen, stand_in
 
 
-def tolerance_of(reference: str, precision: Precision, *, of_itself: bool = False) -> float:
+def tolerance_of(reference: str, precision: Precision, rounding: float, *, of_itself: bool = False) -> float:
     """On each output's error over its scale, where the user names none.
 
     Args:
         reference: what outputs are compared with, as :func:`torch_reference` and :func:`file_reference` call it.
         precision: of the weights and images; int8 is held to what ``export`` and ``verify`` hold it to.
+        rounding: float32's own, see :class:`Seen`.
         of_itself: whether outputs are compared with those of the very file, in that precision already.
     """
     from stn_infer.precision.lower import TOLERANCES
@@ -113,4 +139,4 @@ def tolerance_of(reference: str, precision: Precision, *, of_itself: bool = Fals
         return TOLERANCES["int8"][0]
     if precision in _HALF_TOLERANCE:
         return _HALF_TOLERANCE[precision]
-    return TOLERANCE if reference.startswith("float64") else TOLERANCE_FP32_REFERENCE
+    return float32_tolerance(TOLERANCE, rounding) if reference.startswith("float64") else TOLERANCE_FP32_REFERENCE
