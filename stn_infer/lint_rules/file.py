@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule
+from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
 from stn_infer.proto.load import External, external_tensors
-from stn_infer.proto.traversal import tensors_of
+from stn_infer.proto.traversal import given_inputs, tensors_of
 from stn_infer.repairs.versions import NEWEST_IR, NEWEST_OPSET
 
 _BLOCK = 4 << 20
@@ -23,75 +23,52 @@ _NUMPY: dict[int, np.dtype[Any]] = {
 _OLDEST_OPSET = 11
 
 
+def _finding(code: str, severity: Severity, message: str, tensor: str = "", fixable: bool = False) -> LintFinding:
+    return LintFinding(code, severity, "", tensor, message, fixable)
+
+
 def versions(context: LintContext) -> Iterator[LintFinding]:
     """Opset and IR version against what onnxruntime reads."""
-    if context.opset > NEWEST_OPSET:
-        yield LintFinding(
-            "opset-too-new",
-            "error",
-            "",
-            "",
-            f"opset {context.opset}: onnxruntime 1.31 reads up to {NEWEST_OPSET}; export at opset 18"
-            + context.unfixable("opset-too-new"),
-            context.fixable("opset-too-new"),
-        )
-    if context.model.ir_version > NEWEST_IR:
-        yield LintFinding(
-            "ir-too-new",
-            "error",
-            "",
-            "",
-            f"IR version {context.model.ir_version}: onnxruntime 1.31 reads up to {NEWEST_IR}; save with an older one"
-            + context.unfixable("ir-too-new"),
-            context.fixable("ir-too-new"),
-        )
+    too_new = (
+        ("opset-too-new", "opset", context.opset, NEWEST_OPSET, "export at opset 18"),
+        ("ir-too-new", "IR version", context.model.ir_version, NEWEST_IR, "save with an older one"),
+    )
+    for code, what, version, newest, advice in too_new:
+        if version > newest:
+            message = f"{what} {version}: onnxruntime 1.31 reads up to {newest}; {advice}{context.unfixable(code)}"
+            yield _finding(code, "error", message, fixable=context.fixable(code))
     if context.opset < _OLDEST_OPSET:
-        yield LintFinding(
-            "opset-too-old",
-            "warning",
-            "",
-            "",
-            f"opset {context.opset} is older than {_OLDEST_OPSET}, the oldest that optimize knows; export it again",
-        )
+        message = f"opset {context.opset} is older than {_OLDEST_OPSET}, the oldest that optimize reads; export again"
+        yield _finding("opset-too-old", "warning", message)
 
 
 def inputs(context: LintContext) -> Iterator[LintFinding]:
     """Sizes that the exporter froze, and weights that are inputs too."""
-    weights = {tensor.name for tensor in context.model.graph.initializer}
-    listed = [value.name for value in context.model.graph.input if value.name in weights]
+    given = given_inputs(context.model.graph)
+    names = {value.name for value in given}
+    listed = [value.name for value in context.model.graph.input if value.name not in names]
     if listed:
-        yield LintFinding(
-            "weights-as-inputs",
-            "warning",
-            "",
-            listed[0],
+        message = (
             f"{len(listed)} weights are inputs too, so that no runtime may treat them as constants and no grid can be "
-            "proven; export with keep_initializers_as_inputs=False",
-            context.fixable("weights-as-inputs"),
+            "proven; export with keep_initializers_as_inputs=False"
         )
-    for value in context.model.graph.input:
+        yield _finding("weights-as-inputs", "warning", message, listed[0], context.fixable("weights-as-inputs"))
+    for value in given:
         dims = context.fact(value.name).dims
-        if value.name in weights or dims is None or len(dims) < 2:
+        if dims is None or len(dims) < 2:
             continue
         if dims[0] is not None:
-            yield LintFinding(
-                "static-batch",
-                "warning",
-                "",
-                value.name,
+            message = (
                 f"input {value.name!r} is fixed to batch size {dims[0]}: batches are run in pieces of that size; "
-                "export with a dynamic batch axis",
+                "export with a dynamic batch axis"
             )
+            yield _finding("static-batch", "warning", message, value.name)
         if len(dims) in (4, 5) and all(size is not None for size in dims[2:]) and context.samplers:
-            size = "x".join(map(str, dims[2:]))
-            yield LintFinding(
-                "static-size",
-                "info",
-                "",
-                value.name,
-                f"input {value.name!r} is fixed to {size}: other images must be resized before; export with dynamic "
-                "axes if the network allows it",
+            message = (
+                f"input {value.name!r} is fixed to {'x'.join(map(str, dims[2:]))}: other images must be resized "
+                "before; export with dynamic axes if the network allows it"
             )
+            yield _finding("static-size", "info", message, value.name)
 
 
 def weights(context: LintContext) -> Iterator[LintFinding]:
@@ -104,22 +81,13 @@ def weights(context: LintContext) -> Iterator[LintFinding]:
             kind = _scan(next(places)[1], _NUMPY.get(tensor.data_type))
         elif tensor.data_type in (*_NUMPY, TensorProto.BFLOAT16):
             kind = _not_finite(numpy_helper.to_array(tensor))
+        name = tensor.name or "a constant"
         if kind == "NaN":
-            yield LintFinding(
-                "nan-weights",
-                "error",
-                "",
-                tensor.name,
-                f"{tensor.name or 'a constant'!r} holds NaN, and whatever depends on it will; fix the checkpoint",
-            )
+            message = f"{name!r} holds NaN, and whatever depends on it will; fix the checkpoint"
+            yield _finding("nan-weights", "error", message, tensor.name)
         elif kind == "infinity":
-            yield LintFinding(
-                "infinite-weights",
-                "info",
-                "",
-                tensor.name,
-                f"{tensor.name or 'a constant'!r} holds an infinity: right in a mask, an overflow elsewhere",
-            )
+            message = f"{name!r} holds an infinity: right in a mask, an overflow elsewhere"
+            yield _finding("infinite-weights", "info", message, tensor.name)
 
 
 def _scan(place: External, dtype: np.dtype[Any] | None) -> str | None:
@@ -147,13 +115,13 @@ def _not_finite(values: NDArray[Any]) -> str | None:
 def examined(context: LintContext) -> Iterator[LintFinding]:
     """That there is nothing to do, or that the fusion could not be run."""
     if not context.samplers and not any(node.op_type == "AffineGrid" for node in context.model.graph.node):
-        yield LintFinding("no-sampler", "info", "", "", "there is no sampler in the file: nothing to rewrite")
+        yield _finding("no-sampler", "info", "there is no sampler in the file: nothing to rewrite")
     if context.load_error:
-        yield LintFinding("does-not-run", "error", "", "", f"{context.load_error}; export the model again")
+        yield _finding("does-not-run", "error", f"{context.load_error}; export the model again")
     elif context.not_fused:
-        yield LintFinding("not-examined", "warning", "", "", f"the grids could not be examined: {context.not_fused}")
+        yield _finding("not-examined", "warning", f"the grids could not be examined: {context.not_fused}")
     if context.invalid:
-        yield LintFinding("invalid", "warning", "", "", f"onnx's checker refuses it: {context.invalid}")
+        yield _finding("invalid", "warning", f"onnx's checker refuses it: {context.invalid}")
 
 
 RULES: tuple[LintRule, ...] = (versions, inputs, weights, examined)
