@@ -22,6 +22,16 @@ if TYPE_CHECKING:
     from stn_infer.benchmarking.result import BenchResult
 
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision", "inputs")
+_EPILOG = """\b
+Examples:
+  stn-infer bench st-cnn-affine-rts --quick
+  stn-infer bench model.onnx --batch-sizes 1,256 -o result.json
+
+\b
+Two more forms, each with --help:
+  stn-infer bench compare A.json B.json
+  stn-infer bench report RESULT.json -o FOLDER
+"""
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
@@ -59,7 +69,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 
 @click.command(
     cls=_WithOthers,
-    epilog="Two more forms: `bench compare A.json B.json` and `bench report RESULT.json -o FOLDER`; each has --help.",
+    epilog=_EPILOG,
 )
 @click.argument("model", metavar="MODEL", required=False)
 @click.option(

@@ -12,7 +12,13 @@ from stn_infer.cli import options
 RESULT = click.Path(path_type=Path, dir_okay=False)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  stn-infer bench compare before.json after.json
+  stn-infer bench compare before.json after.json --relative-to eager --threshold 10
+"""
+)
 @click.argument("before", metavar="A.json", type=RESULT)
 @click.argument("after", metavar="B.json", type=RESULT)
 @click.option(
@@ -45,7 +51,13 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
         ctx.exit(1)
 
 
-@click.command()
+@click.command(
+    epilog="""\b
+Examples:
+  stn-infer bench report result.json -o report
+  stn-infer bench report benchmarks/results/peers-xeon-2.5ghz-2-cores.json -o peers
+"""
+)
 @click.argument("result", metavar="RESULT.json", type=RESULT)
 @options.output_option("The folder for report.md, report.csv and report.html.", folder=True)
 def report(result: Path, output: Path) -> None:

@@ -95,8 +95,8 @@ def notes(result: BenchResult) -> tuple[str, ...]:
     if method.quick:
         rounds_taken = f"{method.rounds} rounds" if method.rounds > 1 else "1 round"
         found.append(
-            f"a quick look ({rounds_taken}, {method.seconds:g} s per row): --quick is not for publication, "
-            "which needs at least 6 rounds and 3 s"
+            f"a quick look ({rounds_taken}, {method.seconds:g} s per row) is not for publication, "
+            "which needs at least 6 rounds and 3 s per row"
         )
     if not method.isolate:
         found.append("all rounds were made in one process")
