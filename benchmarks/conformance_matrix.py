@@ -28,11 +28,10 @@ from stn_infer import plugin
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import StnInferError, one_line
-from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.op import SpatialNode
+from stn_infer.fusion.basis import Basis, canonical_basis
+from stn_infer.reference.calls import grid_and_bound
 from stn_infer.reference.comparison import compare_warp
 from stn_infer.reference.sampling import sample
-from stn_infer.reference.taps import theta_points
 from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec
 
 DTYPES = ("float32", "float16", "bfloat16")
@@ -122,17 +121,12 @@ def data(case: Case) -> Data:
     theta = torch.eye(case.rank, case.rank + 1) + 0.3 * torch.randn(
         (_BATCH, case.rank, case.rank + 1), generator=generator
     )
-    points = theta_points(_node(case), theta.numpy(), size)
-    return Data(image.numpy(), theta.numpy(), points.grid, points.bound)
+    return Data(image.numpy(), theta.numpy(), *grid_and_bound(_basis(case), theta.numpy(), size))
 
 
-def _node(case: Case) -> SpatialNode:
+def _basis(case: Case) -> Basis:
     output_size = SIZES[case.rank][1]
-    basis = canonical_basis(output_size).astype(np.float32)
-    sampler = case.sampler
-    return SpatialNode(
-        "", "affine", "", "", "", basis, output_size, sampler.mode, sampler.padding_mode, sampler.align_corners
-    )
+    return Basis("affine", canonical_basis(output_size).astype(np.float32), output_size)
 
 
 def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
@@ -161,7 +155,7 @@ def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
 def run_pytorch(case: Case, given: Data) -> Array:
     """affine grid in float32, then grid_sample in the image's type, which wants the grid in that type too."""
     dtype = getattr(torch, case.dtype)
-    points = torch.from_numpy(given.theta) @ torch.from_numpy(_node(case).basis)
+    points = torch.from_numpy(given.theta) @ torch.from_numpy(_basis(case).rows)
     output_size = SIZES[case.rank][1]
     grid = points.transpose(1, 2).reshape(_BATCH, *output_size, case.rank).to(dtype)
     image = torch.from_numpy(given.image).to(dtype)
@@ -176,7 +170,7 @@ def run_fused(case: Case, given: Data) -> Array:
 
     plugin.load()
     image = torch.from_numpy(given.image).to(getattr(torch, case.dtype))
-    theta, basis = torch.from_numpy(given.theta), torch.from_numpy(_node(case).basis)
+    theta, basis = torch.from_numpy(given.theta), torch.from_numpy(_basis(case).rows)
     warped = spatial_transformer(image, theta, basis, "affine", SIZES[case.rank][1], case.sampler)
     return np.asarray(warped.float().numpy())
 
@@ -184,7 +178,7 @@ def run_fused(case: Case, given: Data) -> Array:
 def _file(case: Case, *, standard: bool = False, opset: int = _OPSET) -> onnx.ModelProto:
     """The case's sampler, as our op or as the standard operator."""
     size, output_size = SIZES[case.rank]
-    shape, basis = (_CHANNELS, *size), _node(case).basis
+    shape, basis = (_CHANNELS, *size), _basis(case).rows
     return op_file("affine", shape, basis, output_size, case.sampler, opset=opset, dtype=case.dtype, standard=standard)
 
 

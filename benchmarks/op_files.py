@@ -10,8 +10,9 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, Kind, attach_functions, node_attributes
-from stn_infer.samplers import SamplerSpec, spell_mode
+from stn_infer.fusion.basis import Kind
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.samplers import SamplerSpec
 
 _TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
@@ -42,7 +43,7 @@ def op_file(
         standard: make the grid with standard operators and read it by GridSample, instead of by our op; kinds
             ``affine`` and ``basis`` only.
     """
-    mode, output_size = spell_mode(sampler.mode, opset), tuple(output_size)
+    output_size = tuple(output_size)
     constants = {"basis": np.ascontiguousarray(basis, np.float32)}
     image, warped = ("input", "output") if dtype == "float32" else ("image", "warped")
     if standard:
@@ -51,17 +52,10 @@ def op_file(
             helper.make_node("MatMul", ["theta", "basis"], ["points"]),
             helper.make_node("Transpose", ["points"], ["transposed"], perm=[0, 2, 1]),
             helper.make_node("Reshape", ["transposed", "shape"], ["grid"]),
-            helper.make_node(
-                "GridSample",
-                [image, "grid"],
-                [warped],
-                mode=mode,
-                padding_mode=sampler.padding_mode,
-                align_corners=int(sampler.align_corners),
-            ),
+            helper.make_node("GridSample", [image, "grid"], [warped], **sampler.attributes(opset)),
         ]
     else:
-        attributes = node_attributes(kind, output_size, mode, sampler.padding_mode, sampler.align_corners)
+        attributes = node_attributes(kind, output_size, sampler, opset)
         op_type = PROJECTIVE if kind == "projective" else SPATIAL
         inputs = [image, "theta", "basis"]
         nodes = [helper.make_node(op_type, inputs, [warped], name="transformer", domain=DOMAIN, **attributes)]

@@ -17,12 +17,11 @@ from torch import Tensor
 
 from stn_infer import plugin
 from stn_infer.errors import UsageError
-from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec
+from stn_infer.samplers import DEFAULT_SPEC, MODES, PADDING_MODES, SamplerSpec
 from stn_infer.transforms.grid import sampled, sampling_grid
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _OP = "stn::spatial_transformer"
-DEFAULT = SamplerSpec()
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 torch.library.define(
@@ -38,7 +37,7 @@ def spatial_transformer(
     basis: Tensor,
     kind: str,
     output_size: Sequence[int],
-    sampler: SamplerSpec = DEFAULT,
+    sampler: SamplerSpec = DEFAULT_SPEC,
 ) -> Tensor:
     """Sample ``input`` at the grid ``theta · basis``, by the fused kernel where there is one.
 
@@ -78,7 +77,12 @@ def _library_serves(device: str) -> bool:
 
 
 def composed(
-    input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], sampler: SamplerSpec = DEFAULT
+    input: Tensor,
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    sampler: SamplerSpec = DEFAULT_SPEC,
 ) -> Tensor:
     """The same from ordinary operators: a product, and ``grid_sample``; coordinates in float32 at least."""
     return sampled(input, sampling_grid(theta, basis, kind, output_size), sampler)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -61,6 +61,11 @@ class SamplerSpec:
         """
         return cls(MODES[mode], PADDING_MODES[padding_mode], bool(align_corners))
 
+    def attributes(self, opset: int) -> dict[str, Any]:
+        """GridSample's attributes at ``opset``."""
+        mode = spell_mode(self.mode, opset)
+        return {"mode": mode, "padding_mode": self.padding_mode, "align_corners": int(self.align_corners)}
+
     def __str__(self) -> str:
         return f"{self.mode}, {self.padding_mode}, align_corners={self.align_corners}"
 
@@ -75,3 +80,7 @@ class SamplerSpec:
         if self.align_corners:
             return np.asarray(2 * pixels / np.maximum(sizes - 1, 1) - 1)
         return np.asarray((2 * pixels + 1) / sizes - 1)
+
+
+DEFAULT_SPEC = SamplerSpec()
+"""Bilinear, zeros, pixel edges: as PyTorch's ``grid_sample`` and ONNX's GridSample without attributes."""

@@ -148,7 +148,7 @@ def _portable_node() -> bytes:
     from stn_infer.fusion.op import DOMAIN, SPATIAL, attach_functions, node_attributes
 
     basis = canonical_basis((5, 5)).astype(np.float32)
-    attributes = node_attributes("affine", (5, 5), "bilinear", "zeros", False)
+    attributes = node_attributes("affine", (5, 5))
     node = helper.make_node(SPATIAL, ["image", "theta", "basis"], ["warped"], "warp", domain=DOMAIN, **attributes)
     graph = helper.make_graph(
         [node],

@@ -93,7 +93,7 @@ def export(
         OutputError: the file cannot be written.
     """
     from stn_infer.data.batches import check_sources
-    from stn_infer.fusion.op import with_theta as add_theta
+    from stn_infer.fusion.samplers import with_theta as add_theta
     from stn_infer.sources.load import load_source
 
     path = Path(output)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,6 @@ from typing import TYPE_CHECKING
 from stn_infer.arrays import Array
 from stn_infer.errors import InputError, ModelError
 from stn_infer.metadata import ModelMetadata, Preprocess
-from stn_infer.reference.model import Sampling
 from stn_infer.show.look import Look, WarpView
 
 if TYPE_CHECKING:
@@ -19,7 +17,7 @@ if TYPE_CHECKING:
 
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.fusion.fuse import Finding
-    from stn_infer.fusion.op import SpatialNode
+    from stn_infer.reference.calls import SamplerCall
 
 
 def show(
@@ -69,27 +67,26 @@ def look(
     labels: Sequence[str] | None = None,
 ) -> tuple[Look, ...]:
     """What :func:`show` draws, as arrays; see there."""
-    proto, nodes, metadata = _model(str(model))
-    opened = _open(proto, nodes)
-    names, feeds = _read(opened.backend, inputs, count, metadata.preprocess, preprocess)
-    values = {**feeds, **opened.backend.run(feeds)}
-    predictions = _predictions(values[opened.answer], tuple(labels) if labels is not None else metadata.labels)
+    from stn_infer.backends.ort import OrtBackend
+    from stn_infer.reference.taps import tap
+
+    proto, metadata = _model(str(model))
+    tapped = tap(proto, inlined=False)
+    backend = OrtBackend(tapped.model.SerializeToString())
+    names, feeds = _read(backend, inputs, count, metadata.preprocess, preprocess)
+    run = tapped.read(backend.run(feeds))
+    answer = next(iter(run.outputs.values()))
+    predictions = _predictions(answer, tuple(labels) if labels is not None else metadata.labels)
+    calls = [call for call in run.calls if call.node.fused]
     return tuple(
-        Look(
-            name,
-            predictions[index],
-            tuple(
-                _warp_view(node, values[node.input][index], values[theta][index], values[node.output][index])
-                for node, theta in zip(nodes, opened.thetas, strict=True)
-            ),
-        )
+        Look(name, predictions[index], tuple(_warp_view(call, index) for call in calls))
         for index, name in enumerate(names)
     )
 
 
-def _model(model: str) -> tuple[onnx.ModelProto, tuple[SpatialNode, ...], ModelMetadata]:
+def _model(model: str) -> tuple[onnx.ModelProto, ModelMetadata]:
     from stn_infer.fusion.fuse import describe, fuse
-    from stn_infer.fusion.op import spatial_nodes
+    from stn_infer.fusion.samplers import spatial_nodes
     from stn_infer.proto.load import load_model
 
     if model.endswith(".onnx"):
@@ -108,33 +105,9 @@ def _model(model: str) -> tuple[onnx.ModelProto, tuple[SpatialNode, ...], ModelM
     nodes = spatial_nodes(proto)
     if not nodes:
         raise ModelError(f"{model} has no spatial transformer to draw: {describe(findings)}")
-    if any(len(node.output_size) != 2 for node in nodes):
+    if any(node.basis and len(node.basis.output_size) != 2 for node in nodes):
         raise ModelError(f"{model} transforms volumes; only images can be drawn")
-    return proto, nodes, metadata
-
-
-@dataclass(frozen=True)
-class _Opened:
-    """The model with everything to be drawn among its outputs: ``answer`` is its own first, ``thetas`` one a node."""
-
-    backend: OrtBackend
-    answer: str
-    thetas: tuple[str, ...]
-
-
-def _open(proto: onnx.ModelProto, nodes: Sequence[SpatialNode]) -> _Opened:
-    import onnx
-
-    from stn_infer.backends.ort import OrtBackend
-    from stn_infer.fusion.op import with_theta
-
-    own = len(proto.graph.output)
-    probe = with_theta(proto)
-    thetas = tuple(value.name for value in probe.graph.output[own:])
-    present = {value.name for value in (*probe.graph.output, *probe.graph.input)}
-    wanted = dict.fromkeys(name for node in nodes for name in (node.input, node.output))
-    probe.graph.output.extend(onnx.ValueInfoProto(name=name) for name in wanted if name not in present)
-    return _Opened(OrtBackend(probe.SerializeToString()), proto.graph.output[0].name, thetas)
+    return proto, metadata
 
 
 def _read(
@@ -167,7 +140,6 @@ def _predictions(output: Array, labels: tuple[str, ...] | None) -> list[str]:
     return [labels[index] if labels and index < len(labels) else str(index) for index in classes]
 
 
-def _warp_view(node: SpatialNode, source: Array, theta: Array, warped: Array) -> WarpView:
-    grid = node.grid(theta[None])[0]
-    points = Sampling(grid, source.shape[1:], node.mode, node.align_corners).pixels(grid)
-    return WarpView(source, points, warped, straight=node.kind != "basis")
+def _warp_view(call: SamplerCall, index: int) -> WarpView:
+    straight = call.node.basis is not None and call.node.basis.kind != "basis"
+    return WarpView(call.image[index], call.pixels[index], call.warped[index], straight)

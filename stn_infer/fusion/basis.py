@@ -1,12 +1,18 @@
-"""The regular mesh of target points that every grid starts from, in numpy."""
+"""A grid is ``theta · basis``: the basis, the mesh of target points that most have for it, and the product in numpy."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from math import prod
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+
+from stn_infer.arrays import Array
+
+Kind = Literal["affine", "basis", "projective"]
 
 
 def canonical_basis(output_size: Sequence[int], corners: bool = False) -> NDArray[np.float64]:
@@ -24,3 +30,41 @@ def canonical_basis(output_size: Sequence[int], corners: bool = False) -> NDArra
 
 def _centers(size: int) -> NDArray[np.float64]:
     return (2 * np.arange(size) + 1) / size - 1.0
+
+
+def map_points(theta: Array, basis: Array, output_size: Sequence[int]) -> Array:
+    """``theta · basis``: [N, R, K] and [K, P] to [N, *output_size, R], P = prod(output_size), in their common type."""
+    points = theta @ basis
+    return np.asarray(points.transpose(0, 2, 1).reshape(len(theta), *output_size, theta.shape[1]))
+
+
+@dataclass(frozen=True)
+class Basis:
+    """What makes a grid of theta.
+
+    Attributes:
+        kind: affine, basis or projective.
+        rows: [K, P], P = prod(output_size), row-major.
+        output_size: (height, width) or (depth, height, width).
+    """
+
+    kind: Kind
+    rows: Array
+    output_size: tuple[int, ...]
+
+    def exact(self) -> Basis:
+        """With rows in float64; the x, y(, z), 1 of which files have float32 copies are computed again."""
+        rows = self.rows.astype(np.float64)
+        if self.kind != "basis":
+            mesh = canonical_basis(self.output_size)
+            if mesh.shape == rows.shape and np.abs(mesh - rows).max(initial=0.0) < 1e-6:
+                rows = mesh
+        return replace(self, rows=rows)
+
+    def grid(self, theta: Array) -> NDArray[np.float64]:
+        """The sampling grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, 3, 3]), in float64."""
+        points = map_points(theta.astype(np.float64), self.rows.astype(np.float64), self.output_size)
+        if self.kind != "projective":
+            return points
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.asarray(points[..., :-1] / points[..., -1:])

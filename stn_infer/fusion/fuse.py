@@ -22,13 +22,14 @@ from itertools import count
 import onnx
 
 from stn_infer.errors import ModelError
+from stn_infer.fusion.basis import Kind
 from stn_infer.fusion.cuts import Cutter
 from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
 from stn_infer.fusion.measure import Cut, ThetaMap, factor
-from stn_infer.fusion.op import Kind, attach_functions
+from stn_infer.fusion.op import attach_functions
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, Prover
 from stn_infer.fusion.rewrite import Rewriter

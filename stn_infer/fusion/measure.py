@@ -15,10 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.basis import Kind, canonical_basis
 from stn_infer.fusion.dataflow import NotLinear
 from stn_infer.fusion.evaluate import Evaluator, Quotient
-from stn_infer.fusion.op import Kind
 from stn_infer.fusion.shapes import ALONE, Axis, Sizes, SymbolicShape
 from stn_infer.fusion.span import ROUNDING, Span, fit, scales, snap
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from stn_infer.arrays import Array
-from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.basis import canonical_basis, map_points
 
 Attributes = Mapping[str, Any]
 Operator = Callable[[Attributes, Sequence[Array | None]], list[Array]]
@@ -208,8 +208,8 @@ def _affine_grid(attributes: Attributes, inputs: Sequence[Array | None]) -> list
     """In the inputs' precision; the reference operator computes in float32."""
     theta, size = _present(inputs)
     output_size = [int(length) for length in size[2:]]
-    points = theta @ canonical_basis(output_size, bool(attributes.get("align_corners", 0)))
-    return [np.asarray(points.transpose(0, 2, 1).reshape(len(theta), *output_size, theta.shape[1]))]
+    mesh = canonical_basis(output_size, bool(attributes.get("align_corners", 0)))
+    return [map_points(theta, mesh, output_size)]
 
 
 OPERATORS: dict[str, Operator] = {

@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes
+from stn_infer.fusion.samplers import spec_of
 from stn_infer.fusion.shapes import ALONE, Observation
 from stn_infer.proto.edit import NewNodes
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import attributes_of, opset_of
-from stn_infer.samplers import spell_mode
 
 _PIECE = 4096
 
@@ -46,7 +46,6 @@ class Rewriter:
         prefix = next(self._prefixes)
         new = NewNodes(self._names, prefix)
         theta = self._theta(new, sampler.input[0], cut, found)
-        attributes = attributes_of(sampler)
         node = helper.make_node(
             PROJECTIVE if found.kind == "projective" else SPATIAL,
             [sampler.input[0], theta, self._basis(new, found)],
@@ -54,13 +53,7 @@ class Rewriter:
             name=sampler.name or self._names.fresh(prefix),
             domain=DOMAIN,
         )
-        values = node_attributes(
-            found.kind,
-            found.output_size,
-            spell_mode(attributes.get("mode", "linear"), self._opset),
-            attributes.get("padding_mode", "zeros"),
-            bool(attributes.get("align_corners", 0)),
-        )
+        values = node_attributes(found.kind, found.output_size, spec_of(sampler), self._opset)
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(values.items()))
         self._new[sampler.output[0]] = [*new.nodes, node]
         self._graph.initializer.extend(new.constants)

@@ -7,11 +7,15 @@ from dataclasses import dataclass
 from typing import Any
 
 import onnx
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from stn_infer.fusion.op import is_spatial
+from stn_infer.errors import ModelError
+from stn_infer.fusion.basis import Basis, Kind
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, is_spatial
+from stn_infer.proto.edit import copy_of
+from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, nested_nodes, opset_of
-from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
+from stn_infer.samplers import SamplerSpec
 
 CUSTOM = {
     ("com.microsoft", "GridSample"),
@@ -44,30 +48,32 @@ UNKNOWN = TensorFacts()
 
 
 @dataclass(frozen=True)
-class Sampler:
-    """One sampler in the file.
+class SamplerNode:
+    """A sampler and its place in a file; one that PyTorch ran has none, and no names.
 
     Attributes:
-        node: its name, or its output's.
+        spec: how it reads its grid.
+        basis: what makes the grid of theta; None where it is given the grid, and where :func:`find_samplers` found it.
+        name: the node's, or its output's.
         op_type, domain: what it is.
         where: "" in the main graph, else the subgraph's or function's name.
-        input, grid, output: tensor names; of our own ops the grid is "".
-        mode: bilinear, nearest or bicubic, whatever the file's spelling.
-        padding_mode, align_corners: as GridSample's.
+        input, grid, theta, output: tensor names; our own ops have a theta, all others a grid; the other is "".
         spelling: the mode as the file has it.
+        dtype: the image's type, where that was asked for.
     """
 
-    node: str
-    op_type: str
-    domain: str
-    where: str
-    input: str
-    grid: str
-    output: str
-    mode: str
-    padding_mode: str
-    align_corners: bool
-    spelling: str
+    spec: SamplerSpec
+    basis: Basis | None = None
+    name: str = ""
+    op_type: str = "GridSample"
+    domain: str = ""
+    where: str = ""
+    input: str = ""
+    grid: str = ""
+    theta: str = ""
+    output: str = ""
+    spelling: str = ""
+    dtype: str = "float32"
 
     @property
     def custom(self) -> bool:
@@ -77,10 +83,10 @@ class Sampler:
     @property
     def fused(self) -> bool:
         """Whether it is one of our own ops."""
-        return self.domain == "stn"
+        return self.domain == DOMAIN
 
 
-def find_samplers(model: onnx.ModelProto) -> tuple[Sampler, ...]:
+def find_samplers(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
     """Every sampler: of the main graph, its subgraphs, and the functions but our own."""
     constants = small_constants(model)
     found = list(_in_nodes(model.graph.node, "", constants))
@@ -88,48 +94,46 @@ def find_samplers(model: onnx.ModelProto) -> tuple[Sampler, ...]:
         for inner in list(nested_nodes([node]))[1:]:
             found += _in_nodes([inner], f"a subgraph of {node.name or node.op_type!r}", constants)
     for function in model.functions:
-        if function.domain != "stn":
+        if function.domain != DOMAIN:
             for inner in nested_nodes(function.node):
                 found += _in_nodes([inner], f"the function {function.domain}::{function.name}", {})
     return tuple(found)
 
 
-def _in_nodes(nodes: Any, where: str, constants: Mapping[str, int]) -> Iterator[Sampler]:
+def _in_nodes(nodes: Any, where: str, constants: Mapping[str, int]) -> Iterator[SamplerNode]:
     for node in nodes:
         if not node.output or len(node.input) < 2:
             continue
-        settings = sampler_settings(node, constants)
-        if settings is None:
-            continue
-        mode, padding, aligned, spelling = settings
-        grid = "" if is_spatial(node) else node.input[1]
-        name = node.name or node.output[0]
-        yield Sampler(
-            name,
-            node.op_type,
-            node.domain,
-            where,
-            node.input[0],
-            grid,
-            node.output[0],
-            mode,
-            padding,
-            aligned,
-            spelling,
-        )
+        spec = sampler_spec(node, constants)
+        if spec is not None:
+            yield _sampler_node(node, spec, where=where)
 
 
-def sampler_settings(node: onnx.NodeProto, constants: Mapping[str, int]) -> tuple[str, str, bool, str] | None:
-    """(mode, padding, align_corners, the mode's spelling) of a sampler; None for any other node.
+def _sampler_node(node: onnx.NodeProto, spec: SamplerSpec, basis: Basis | None = None, where: str = "") -> SamplerNode:
+    image, points = node.input[:2]
+    grid, theta = ("", points) if is_spatial(node) else (points, "")
+    name, spelling = node.name or node.output[0], str(attributes_of(node).get("mode", spec.mode))
+    return SamplerNode(
+        spec, basis, name, node.op_type, node.domain, where, image, grid, theta, node.output[0], spelling
+    )
+
+
+def spec_of(node: onnx.NodeProto) -> SamplerSpec:
+    """The settings of a GridSample or of one of our ops."""
+    attributes = attributes_of(node)
+    mode, padding_mode = str(attributes.get("mode", "bilinear")), str(attributes.get("padding_mode", "zeros"))
+    return SamplerSpec.of(mode, padding_mode, bool(attributes.get("align_corners", 0)))
+
+
+def sampler_spec(node: onnx.NodeProto, constants: Mapping[str, int]) -> SamplerSpec | None:
+    """The settings of a sampler; None for any other node.
 
     Args:
         constants: the scalars that the file holds, for samplers that take their settings as inputs.
     """
-    attributes = attributes_of(node)
     if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft")):
-        spelling = str(attributes.get("mode", "bilinear"))
-        padding = str(attributes.get("padding_mode", "zeros"))
-        return spell_mode(spelling), padding, bool(attributes.get("align_corners", 0)), spelling
+        return spec_of(node)
+    attributes = attributes_of(node)
     if (node.domain, node.op_type) == ("mmdeploy", "grid_sampler"):
         numbers = [attributes.get(key, 0) for key in ("interpolation_mode", "padding_mode", "align_corners")]
     elif (node.domain, node.op_type) == ("aten", "grid_sampler") or (
@@ -140,10 +144,49 @@ def sampler_settings(node: onnx.NodeProto, constants: Mapping[str, int]) -> tupl
         numbers = [constants[name] for name in node.input[2:5]]
     else:
         return None
-    mode, padding_number, aligned = numbers
-    if mode not in (0, 1, 2) or padding_number not in (0, 1, 2):
-        return None
-    return MODES[mode], PADDING_MODES[padding_number], bool(aligned), MODES[mode]
+    known = all(number in (0, 1, 2) for number in numbers[:2])
+    return SamplerSpec.numbered(*numbers) if known else None
+
+
+def spatial_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
+    """The spatial transformers of ``model``'s main graph with their bases, in graph order.
+
+    Raises:
+        ModelError: a node's basis is not a constant, or it lacks an attribute.
+    """
+    return tuple(sampler for sampler, _ in _spatial(model))
+
+
+def _spatial(model: onnx.ModelProto) -> Iterator[tuple[SamplerNode, Basis]]:
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in filter(is_spatial, model.graph.node):
+        values = attributes_of(node)
+        try:
+            kind: Kind = "projective" if node.op_type == PROJECTIVE else values["kind"]
+            size = tuple(int(length) for length in values["grid_shape"][1:-1])
+            basis = Basis(kind, numpy_helper.to_array(constants[node.input[2]]), size)
+            spec = SamplerSpec.of(values["mode"], values["padding_mode"], values["align_corners"])
+            yield _sampler_node(node, spec, basis), basis
+        except (KeyError, IndexError) as error:
+            raise ModelError(f"node {node.name!r} ({DOMAIN}::{node.op_type}) lacks {error}; export it again") from None
+
+
+def with_theta(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of ``model`` with theta [N, D, K] of every spatial transformer as an extra output.
+
+    The outputs are named ``theta`` where there is one transformer, else ``theta_0``, ``theta_1``, … in graph order.
+    """
+    copy = copy_of(model)
+    nodes, names = list(_spatial(copy)), Names(copy.graph)
+    for index, (node, basis) in enumerate(nodes):
+        name = names.fresh("theta" if len(nodes) == 1 else f"theta_{index}")
+        rows = 3 if basis.kind == "projective" else len(basis.output_size)
+        batch = copy.graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
+        copy.graph.node.append(helper.make_node("Identity", [node.theta], [name], name=f"stn_{name}"))
+        copy.graph.output.append(
+            helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, rows, basis.rows.shape[0]])
+        )
+    return copy
 
 
 def small_constants(model: onnx.ModelProto) -> dict[str, int]:
@@ -186,7 +229,7 @@ def infer_facts(model: onnx.ModelProto) -> dict[str, TensorFacts]:
     return facts
 
 
-def reads_nearest(model: onnx.ModelProto, sampler: Sampler, facts: Facts) -> bool:
+def reads_nearest(model: onnx.ModelProto, sampler: SamplerNode, facts: Facts) -> bool:
     """Whether TensorRT up to 11.1 takes it for nearest: opset 20's ``linear`` and ``cubic``, in images."""
     dims = facts.get(sampler.input, UNKNOWN).dims
     volume = dims is not None and len(dims) == 5

@@ -11,7 +11,7 @@ import onnx
 
 from stn_infer.errors import ModelError
 from stn_infer.fusion.fuse import Finding
-from stn_infer.fusion.samplers import UNKNOWN, Facts, Sampler, TensorFacts, find_samplers, infer_facts
+from stn_infer.fusion.samplers import UNKNOWN, Facts, SamplerNode, TensorFacts, find_samplers, infer_facts
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import opset_of
 from stn_infer.repairs.passes import checker_problem, run_passes
@@ -65,7 +65,7 @@ class LintContext:
     weights: onnx.ModelProto
     folder: Path
     opset: int
-    samplers: tuple[Sampler, ...]
+    samplers: tuple[SamplerNode, ...]
     facts: Facts
     findings: tuple[Finding, ...]
     repairs: tuple[Repair, ...]
@@ -86,9 +86,9 @@ class LintContext:
         reasons = [entry.message for entry in self.repairs if entry.code == code and not entry.done]
         return f" (not repaired: {reasons[0]})" if reasons else ""
 
-    def pass_finding(self, sampler: Sampler) -> Finding | None:
+    def pass_finding(self, sampler: SamplerNode) -> Finding | None:
         """What the fusion would make of a sampler."""
-        return next((finding for finding in self.findings if finding.node == sampler.node), None)
+        return next((finding for finding in self.findings if finding.node == sampler.name), None)
 
 
 LintRule = Callable[[LintContext], Iterator[LintFinding]]

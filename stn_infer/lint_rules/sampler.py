@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from stn_infer.fusion.op import SPATIAL, is_spatial
-from stn_infer.fusion.samplers import CUSTOM, Sampler, reads_nearest, sampler_settings, small_constants
+from stn_infer.fusion.samplers import CUSTOM, SamplerNode, reads_nearest, sampler_spec, small_constants
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
 from stn_infer.proto.traversal import attributes_of, is_standard, producers, subgraphs, walk_back
 
@@ -86,7 +86,7 @@ def unknown_samplers(context: LintContext) -> Iterator[LintFinding]:
         )
     for node in context.model.graph.node:
         custom = (node.domain, node.op_type) in CUSTOM and node.op_type in ("grid_sampler", "GridSample")
-        if custom and node.output[0] not in known and sampler_settings(node, constants) is None:
+        if custom and node.output[0] not in known and sampler_spec(node, constants) is None:
             yield LintFinding(
                 "custom-sampler",
                 "error",
@@ -101,7 +101,7 @@ def volumes(context: LintContext) -> Iterator[LintFinding]:
     for sampler in context.samplers:
         if not _is_volume(context, sampler):
             continue
-        if sampler.mode == "bicubic":
+        if sampler.spec.mode == "bicubic":
             yield _finding(
                 "cubic-volume",
                 "error",
@@ -122,7 +122,7 @@ def volumes(context: LintContext) -> Iterator[LintFinding]:
 def cubics(context: LintContext) -> Iterator[LintFinding]:
     """Bicubic sampling."""
     for sampler in context.samplers:
-        if sampler.mode == "bicubic" and not _is_volume(context, sampler):
+        if sampler.spec.mode == "bicubic" and not _is_volume(context, sampler):
             yield _finding(
                 "cubic-sampler",
                 "info",
@@ -248,14 +248,14 @@ def conventions(context: LintContext) -> Iterator[LintFinding]:
         else:
             size = (context.fact(sampler.grid).dims or ())[1:-1]
             corners = _mesh_convention(context.model, sampler.grid, size[-1] if size else None)
-        if corners is not None and corners != sampler.align_corners:
+        if corners is not None and corners != sampler.spec.align_corners:
             width, _ = _width(context, sampler)
             yield _finding(
                 "convention-mix",
                 "info",
                 sampler,
                 f"the grid has -1 and 1 at the {'centers' if corners else 'edges'} of the outer pixels, the sampler at "
-                f"their {'centers' if sampler.align_corners else 'edges'}: even an identity theta samples up to "
+                f"their {'centers' if sampler.spec.align_corners else 'edges'}: even an identity theta samples up to "
                 f"{_identity_error(width, corners):.2f} px off; right only if it was trained so (PyTorch before 1.3 "
                 "mixed them)",
             )
@@ -276,18 +276,18 @@ RULES: tuple[LintRule, ...] = (
 )
 
 
-def _finding(code: str, severity: Severity, sampler: Sampler, message: str, fixable: bool = False) -> LintFinding:
+def _finding(code: str, severity: Severity, sampler: SamplerNode, message: str, fixable: bool = False) -> LintFinding:
     if sampler.where:
         message = f"in {sampler.where}: {message}"
-    return LintFinding(code, severity, sampler.node, sampler.grid or sampler.input, message, fixable)
+    return LintFinding(code, severity, sampler.name, sampler.grid or sampler.input, message, fixable)
 
 
-def _fused(context: LintContext, sampler: Sampler) -> bool:
+def _fused(context: LintContext, sampler: SamplerNode) -> bool:
     found = context.pass_finding(sampler)
     return found is not None and found.fused
 
 
-def _is_volume(context: LintContext, sampler: Sampler) -> bool:
+def _is_volume(context: LintContext, sampler: SamplerNode) -> bool:
     image, grid = context.fact(sampler.input).dims, context.fact(sampler.grid).dims
     if sampler.fused and image is None:
         return any(_output_rank(node) == 3 for node in context.model.graph.node if sampler.output in node.output)
@@ -300,7 +300,7 @@ def _output_rank(node: onnx.NodeProto) -> int:
     return next((len(attribute.ints) - 2 for attribute in node.attribute if attribute.name == "grid_shape"), 0)
 
 
-def _width(context: LintContext, sampler: Sampler) -> tuple[int, bool]:
+def _width(context: LintContext, sampler: SamplerNode) -> tuple[int, bool]:
     """The largest extent of the image that is sampled, and whether the file says so."""
     dims = context.fact(sampler.input).dims or ()
     sizes = [size for size in dims[2:] if size is not None]

@@ -17,7 +17,7 @@ import onnx
 from numpy.typing import NDArray
 
 from stn_infer.errors import ExportError, MissingDependencyError, one_line
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.precision.coordinates import LAYERS, coordinate_nodes
 from stn_infer.proto.edit import copy_of
 from stn_infer.quiet import quiet

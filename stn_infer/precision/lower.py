@@ -18,8 +18,9 @@ from stn_infer.metadata import Precision
 from stn_infer.precision.eager_bf16 import EagerBf16
 from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
-from stn_infer.precision.probe import PrecisionLoss, Probe, Run, activation_peaks
+from stn_infer.precision.probe import PrecisionLoss, Probe, activation_peaks
 from stn_infer.precision.rounding import rounded_in_float32
+from stn_infer.reference.calls import TracedRun
 
 if TYPE_CHECKING:
     import onnx
@@ -198,10 +199,12 @@ class _Eager:
         self._loss = PrecisionLoss()
         self.error: float | None = None
 
-    def add(self, feeds: Mapping[str, Array], expected: Run, actual: Run, alike: Mapping[str, Array]) -> None:
+    def add(
+        self, feeds: Mapping[str, Array], expected: TracedRun, actual: TracedRun, alike: Mapping[str, Array]
+    ) -> None:
         if self._runner is None:
             return
-        found = self._runner.run(list(feeds.values()), [sampling.grid for sampling in actual.samplings])
+        found = self._runner.run(list(feeds.values()), [call.grid for call in actual.calls])
         # theta may have been added as further outputs
         pairs = list(zip(expected.outputs.items(), found or (), strict=False))
         if not pairs or any(want.shape != got.shape for (_, want), got in pairs):

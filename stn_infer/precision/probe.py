@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -11,37 +10,12 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.deviation import Level, largest_error
+from stn_infer.reference.calls import TracedRun
 from stn_infer.reference.comparison import grid_distance
-from stn_infer.reference.model import Sampling
+from stn_infer.reference.taps import tap
 
 if TYPE_CHECKING:
     import onnx
-
-    from stn_infer.fusion.op import SpatialNode
-
-
-@dataclass(frozen=True)
-class Run:
-    """What a file made of one batch.
-
-    Attributes:
-        outputs: by name.
-        samplings: where each sampler reads, in graph order.
-    """
-
-    outputs: dict[str, Array]
-    samplings: tuple[Sampling, ...]
-
-
-@dataclass(frozen=True)
-class _Sampler:
-    """Where to see what a sampler does: the tensor with theta or the grid, and the one with the sampled size."""
-
-    coordinates: str
-    shape: str
-    mode: str
-    align_corners: bool
-    node: SpatialNode | None  # None: ``coordinates`` is a grid
 
 
 class Probe:
@@ -56,49 +30,13 @@ class Probe:
     """
 
     def __init__(self, model: onnx.ModelProto, *, plain: bool = False) -> None:
-        import onnx
-        from onnx import helper
+        self.inputs = tuple(value.name for value in model.graph.input)
+        self._tapped = tap(model, inlined=False)
+        self._backend = OrtBackend(self._tapped.model.SerializeToString(), plugin=False if plain else None)
 
-        from stn_infer.fusion.op import spatial_nodes
-        from stn_infer.proto.edit import copy_of
-        from stn_infer.proto.names import Names
-        from stn_infer.proto.traversal import attributes_of, is_standard
-        from stn_infer.samplers import spell_mode
-
-        probe = copy_of(model)
-        self.inputs = tuple(value.name for value in probe.graph.input)
-        self._outputs = tuple(value.name for value in probe.graph.output)
-        spatial = {node.output: node for node in spatial_nodes(model)}
-        self._samplers: list[_Sampler] = []
-        names = Names(probe.graph)
-        shown: dict[str, None] = {}
-        for index, node in enumerate(model.graph.node):
-            ours = spatial.get(node.output[0]) if node.output else None
-            if ours is None and not is_standard(node, "GridSample"):
-                continue
-            attributes = attributes_of(node)
-            mode = spell_mode(attributes.get("mode", "bilinear"))
-            shape = names.fresh(f"stn_probe_shape_{index}")
-            probe.graph.node.append(helper.make_node("Shape", [node.input[0]], [shape]))
-            corners = bool(attributes.get("align_corners", 0))
-            self._samplers.append(_Sampler(node.input[1], shape, mode, corners, ours))
-            shown[node.input[1]] = shown[shape] = None
-        for name in shown:
-            if name not in (*self.inputs, *self._outputs):
-                probe.graph.output.append(onnx.ValueInfoProto(name=name))
-        self._backend = OrtBackend(probe.SerializeToString(), plugin=False if plain else None)
-
-    def run(self, feeds: Mapping[str, Array]) -> Run:
+    def run(self, feeds: Mapping[str, Array]) -> TracedRun:
         """Run one batch of inputs by name."""
-        results: Mapping[str, Array] = {**feeds, **self._backend.run(feeds)}
-        samplings = []
-        for sampler in self._samplers:
-            grid = results[sampler.coordinates]
-            if sampler.node is not None:
-                grid = sampler.node.grid(grid)
-            size = tuple(int(axis) for axis in results[sampler.shape][2:])
-            samplings.append(Sampling(grid, size, sampler.mode, sampler.align_corners))
-        return Run({name: results[name] for name in self._outputs}, tuple(samplings))
+        return self._tapped.read(self._backend.run(feeds))
 
 
 class PrecisionLoss:
@@ -110,11 +48,13 @@ class PrecisionLoss:
         self._px: float | None = None
         self._same = self.compared = 0
 
-    def add(self, expected: Run, actual: Run, *, scored: bool, alike: Mapping[str, Array] | None = None) -> None:
+    def add(
+        self, expected: TracedRun, actual: TracedRun, *, scored: bool, alike: Mapping[str, Array] | None = None
+    ) -> None:
         """Count one batch; ``scored``: whether its samples are real, so that the class they get means something."""
         self.add_outputs(expected.outputs, actual.outputs, alike)
-        for want, got in zip(expected.samplings, actual.samplings, strict=True):
-            distance, _ = grid_distance(want.sampler, want.grid, got.grid, want.size)
+        for want, got in zip(expected.calls, actual.calls, strict=True):
+            distance, _ = grid_distance(want.spec, want.grid, got.grid, want.size)
             self._px = max(self._px or 0.0, distance)
         first = next(iter(expected.outputs))
         want_scores, got_scores = expected.outputs[first], actual.outputs[first]

@@ -17,18 +17,19 @@ import onnx
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, one_line
-from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.op import DOMAIN, OP_TYPES
+from stn_infer.fusion.basis import Basis, Kind, canonical_basis, map_points
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, PROJECTIVE
+from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.proto.retype import doubled
 from stn_infer.proto.traversal import given_inputs
-from stn_infer.reference.model import Sampling
+from stn_infer.reference.calls import SamplerCall
 from stn_infer.reference.sampling import sample
 from stn_infer.reference.taps import tap, without_other_functions
 from stn_infer.samplers import SamplerSpec
 
 
 class OnnxReference:
-    """An ONNX graph in float64 that notes each sampling; a :class:`~stn_infer.reference.model.ReferenceModel`.
+    """An ONNX graph in float64 that notes each call of a sampler; a :class:`~stn_infer.reference.model.ReferenceModel`.
 
     Raises:
         ModelError: an operator in it has no float64 implementation, or fails.
@@ -58,8 +59,8 @@ class OnnxReference:
 
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
-    ) -> tuple[list[Array], list[Sampling]]:
-        """Outputs and samplings; see :meth:`stn_infer.reference.model.Reference.run`.
+    ) -> tuple[list[Array], list[SamplerCall]]:
+        """Outputs and calls; see :meth:`stn_infer.reference.model.Reference.run`.
 
         Raises:
             ModelError: an operator fails.
@@ -103,8 +104,8 @@ class OrtReference:
 
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
-    ) -> tuple[list[Array], list[Sampling]]:
-        """Outputs and samplings; ``warps`` can't be put into a session and are passed over."""
+    ) -> tuple[list[Array], list[SamplerCall]]:
+        """Outputs and calls; ``warps`` can't be put into a session and are passed over."""
         names = [value.name for value in self._session.get_inputs()]
         found = dict(
             zip(
@@ -113,19 +114,8 @@ class OrtReference:
                 strict=True,
             )
         )
-        samplings = [
-            Sampling(
-                found[taps["grid"]],
-                found[taps["image"]].shape[2:],
-                node.sampler.mode,
-                node.sampler.align_corners,
-                node.sampler.padding_mode,
-                found[taps["image"]],
-            )
-            for node, taps in zip(self._tapped.samplers, self._tapped.taps, strict=True)
-            if "grid" in taps
-        ]
-        return [found[name] for name in self._tapped.outputs], samplings
+        run = self._tapped.read(found)
+        return list(run.outputs.values()), list(run.calls)
 
 
 # ---- operators ---------------------------------------------------------------------------------------------------
@@ -135,15 +125,13 @@ class _State:
     """What the samplers note, and what they are told to return."""
 
     def __init__(self) -> None:
-        self.calls: list[Sampling] = []
+        self.calls: list[SamplerCall] = []
         self.warps: list[Array | None] = []
 
-    def sample(self, image: Array, grid: Array, mode: str, padding_mode: str, align_corners: bool) -> Array:
-        sampler = SamplerSpec.of(mode, padding_mode, align_corners)
-        index = len(self.calls)
-        self.calls.append(Sampling(grid, image.shape[2:], sampler.mode, sampler.align_corners, padding_mode, image))
+    def sample(self, image: Array, grid: Array, spec: SamplerSpec) -> Array:
+        index, warped = len(self.calls), sample(spec, image, grid)
+        self.calls.append(SamplerCall.of(SamplerNode(spec), image, grid, warped))
         given = self.warps[index] if index < len(self.warps) else None
-        warped = sample(sampler, image, grid)
         return given.astype(np.float64) if given is not None and given.shape == warped.shape else warped
 
 
@@ -156,16 +144,15 @@ def _operators(state: _State) -> list[Any]:
         op_domain = ""
 
         def _run(self, image: Array, grid: Array, mode: Any = None, padding_mode: Any = None, **rest: Any) -> Any:
-            corners = bool(rest.get("align_corners") or 0)
-            return (state.sample(image, grid, mode or "linear", padding_mode or "zeros", corners),)
+            spec = SamplerSpec.of(mode or "linear", padding_mode or "zeros", bool(rest.get("align_corners")))
+            return (state.sample(image, grid, spec),)
 
     class AffineGrid(OpRun):
         op_domain = ""
 
         def _run(self, theta: Array, size: Array, align_corners: Any = None) -> Any:
             output_size = [int(length) for length in size[2:]]
-            points = theta @ canonical_basis(output_size, bool(align_corners))
-            return (points.transpose(0, 2, 1).reshape(len(theta), *output_size, theta.shape[1]),)
+            return (map_points(theta, canonical_basis(output_size, bool(align_corners)), output_size),)
 
     found: list[Any] = [GridSample, AffineGrid]
     found += [_transformer(OpRun, name, state) for name in OP_TYPES]
@@ -174,19 +161,13 @@ def _operators(state: _State) -> list[Any]:
 
 
 def _transformer(base: Any, name: str, state: _State) -> Any:
-    projective = name == "ProjectiveTransformer"
-
     def _run(self: Any, image: Array, theta: Array, basis: Array, **attributes: Any) -> Any:
-        size = [int(length) for length in attributes["grid_shape"][1:-1]]
-        exact = canonical_basis(size)
-        if attributes.get("kind") == "affine" and exact.shape == basis.shape:
-            basis = exact
-        points = theta @ basis
-        if projective:
-            points = points[:, :-1] / points[:, -1:]
-        grid = points.transpose(0, 2, 1).reshape(len(theta), *size, -1)
-        mode, padding = attributes["mode"], attributes["padding_mode"]
-        return (state.sample(image, grid, mode, padding, bool(attributes["align_corners"])),)
+        size = tuple(int(length) for length in attributes["grid_shape"][1:-1])
+        kind: Kind = "projective" if name == PROJECTIVE else attributes["kind"]
+        mesh = canonical_basis(size)
+        rows = mesh if kind == "affine" and mesh.shape == basis.shape else basis
+        spec = SamplerSpec.of(attributes["mode"], attributes["padding_mode"], attributes["align_corners"])
+        return (state.sample(image, Basis(kind, rows, size).exact().grid(theta), spec),)
 
     # onnx's evaluator reads the parameters' names from the signature; for an op without a schema it passes attributes
     return type(name, (base,), {"op_domain": DOMAIN, "_run": _run, "op_schema": _schema(name)})

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from math import prod
 
 import numpy as np
@@ -13,86 +12,16 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
-from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.op import DOMAIN, OP_TYPES, SpatialNode, spatial_nodes
+from stn_infer.fusion.basis import Basis, map_points
+from stn_infer.fusion.op import DOMAIN, OP_TYPES
+from stn_infer.fusion.samplers import SamplerNode, find_samplers, infer_facts, spatial_nodes
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.names import Names
-from stn_infer.proto.traversal import attributes_of, is_standard
-from stn_infer.reference.sampling import Doubles, coordinate_bound
-from stn_infer.samplers import SamplerSpec
+from stn_infer.proto.traversal import is_standard
+from stn_infer.reference.calls import SamplerCall, TracedRun
 
 _PREFIX = "stn_verify"
 _HALVES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16: "bfloat16"}
-
-
-@dataclass(frozen=True)
-class Points:
-    """Where a sampler should read, and how far float32 may put it from there.
-
-    Attributes:
-        grid: [N, *out, D] float64, coordinates in [-1, 1].
-        bound: [N, *out, D], in pixels of the image.
-    """
-
-    grid: Doubles
-    bound: Doubles
-
-
-@dataclass(frozen=True)
-class SamplerNode:
-    """One sampler of a file: a spatial transformer, or a plain GridSample.
-
-    Attributes:
-        sampler: its attributes.
-        transformer: the node; None for GridSample.
-        dtype: the type of the image it samples.
-        node: as it stands in the file.
-    """
-
-    sampler: SamplerSpec
-    transformer: SpatialNode | None
-    dtype: str
-    node: onnx.NodeProto
-
-    @property
-    def placed_by(self) -> str:
-        """What it is given to place its points: ``theta`` or ``grid``."""
-        return "grid" if self.transformer is None else "theta"
-
-    def points(self, given: Array, size: Sequence[int]) -> Points:
-        """Where it should sample an image of ``size`` when it is given this theta [N, D, K], or this grid."""
-        if self.transformer is None:
-            grid = given.astype(np.float64)
-            return Points(grid, coordinate_bound(grid, size))
-        return theta_points(self.transformer, given, size)
-
-
-def theta_points(node: SpatialNode, theta: Array, size: Sequence[int]) -> Points:
-    """The grid of ``theta`` [N, D, K] in float64, and float32's bound."""
-    basis = _exact_basis(node)
-    values = theta.astype(np.float64)
-    shape = (len(values), *node.output_size, -1)
-
-    def arranged(points: Array) -> Array:
-        return np.asarray(points.transpose(0, 2, 1).reshape(shape))
-
-    points, terms = values @ basis, np.abs(values) @ np.abs(basis)
-    if node.kind != "projective":
-        grid = arranged(points)
-        return Points(grid, coordinate_bound(grid, size, arranged(terms), len(basis)))
-    with np.errstate(divide="ignore", invalid="ignore"):
-        grid = arranged(points[:, :-1] / points[:, -1:])
-    w = arranged(np.concatenate([points[:, -1:], terms[:, -1:]], axis=1))
-    return Points(grid, coordinate_bound(grid, size, arranged(terms[:, :-1]), len(basis), w))
-
-
-def _exact_basis(node: SpatialNode) -> Doubles:
-    """The basis [K, P]; the rows x, y(, z), 1 of kind affine exactly, of which the file holds float32 copies."""
-    stored = node.basis.astype(np.float64)
-    if node.kind == "basis":
-        return stored
-    exact = canonical_basis(node.output_size)
-    return exact if exact.shape == stored.shape and np.abs(exact - stored).max(initial=0.0) < 1e-6 else stored
 
 
 def without_other_functions(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -112,40 +41,12 @@ def _ours(domain: str, name: str) -> bool:
 
 def sampler_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
     """The samplers in the main graph, in its order; functions other than ours must have been inlined."""
-    transformers = iter(spatial_nodes(model))
-    types = _types(model)
-    found = []
-    for node in model.graph.node:
-        dtype = _HALVES.get(types.get(node.input[0], 0), "float32") if node.input else "float32"
-        if _ours(node.domain, node.op_type):
-            transformer = next(transformers)
-            sampler = SamplerSpec.of(transformer.mode, transformer.padding_mode, transformer.align_corners)
-            found.append(SamplerNode(sampler, transformer, dtype, node))
-        elif is_standard(node, "GridSample"):
-            found.append(SamplerNode(_plain_sampler(node), None, dtype, node))
-    return tuple(found)
-
-
-def _plain_sampler(node: onnx.NodeProto) -> SamplerSpec:
-    values = attributes_of(node)
-    return SamplerSpec.of(
-        values.get("mode", "linear"),
-        values.get("padding_mode", "zeros"),
-        bool(values.get("align_corners", 0)),
-    )
-
-
-def _types(model: onnx.ModelProto) -> dict[str, int]:
-    """Element types by tensor name, as far as they are known."""
-    with contextlib.suppress(Exception):  # a convenience: unknown types are float32
-        model = onnx.shape_inference.infer_shapes(model)
-    values = (*model.graph.value_info, *model.graph.input, *model.graph.output)
-    types = {value.name: int(value.type.tensor_type.elem_type) for value in values}
-    # what our op returns has its image's type; shape inference does not look into every function
-    for node in model.graph.node:
-        if node.input and node.output and node.op_type in (*OP_TYPES, "GridSample"):
-            types.setdefault(node.output[0], types.get(node.input[0], 0))
-    return types
+    ours = {node.output: node for node in spatial_nodes(model)}
+    found = [ours.get(node.output, node) for node in find_samplers(model) if not (node.where or node.custom)]
+    types = {name: fact.elem_type for name, fact in infer_facts(model).items() if fact.elem_type}
+    for node in found:  # what our op returns has its image's type; shape inference does not look into every function
+        types.setdefault(node.output, types.get(node.input, 0))
+    return tuple(replace(node, dtype=_HALVES.get(types.get(node.input, 0), "float32")) for node in found)
 
 
 @dataclass(frozen=True)
@@ -165,6 +66,15 @@ class Tapped:
     samplers: tuple[SamplerNode, ...]
     taps: tuple[Mapping[str, str], ...]
 
+    def read(self, values: Mapping[str, Array]) -> TracedRun:
+        """A run of the original, from the copy's outputs."""
+        calls = []
+        for node, names in zip(self.samplers, self.taps, strict=True):
+            image, warped = values[names["image"]], values[names["warped"]]
+            seen = "grid" in names
+            calls.append(SamplerCall.of(node, image, values[names["grid" if seen else "theta"]], warped, at_grid=seen))
+        return TracedRun({name: values[name] for name in self.outputs}, tuple(calls))
+
 
 def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
     """Make what the samplers do visible.
@@ -180,15 +90,15 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
     samplers = sampler_nodes(flat)
     copy = copy_of(inliner.inline_local_functions(flat) if inlined and flat.functions else flat)
     free = Names(copy.graph)
-    grids: list[str | None] = [node.input[1] for node in copy.graph.node if node.op_type == "GridSample"]
+    grids: list[str | None] = [node.input[1] for node in copy.graph.node if is_standard(node, "GridSample")]
     if len(grids) != len(samplers):
         plain = iter(grids)
-        grids = [None if sampler.transformer is not None else next(plain) for sampler in samplers]
+        grids = [None if sampler.fused else next(plain) for sampler in samplers]
     taps = []
     for index, (sampler, grid) in enumerate(zip(samplers, grids, strict=True)):
-        tensors = {"image": sampler.node.input[0], "warped": sampler.node.output[0]}
-        if sampler.transformer is not None:
-            tensors["theta"] = sampler.transformer.theta
+        tensors = {"image": sampler.input, "warped": sampler.output}
+        if sampler.fused:
+            tensors["theta"] = sampler.theta
         if grid is not None:
             tensors["grid"] = grid
         names = {what: free.fresh(f"{_PREFIX}_{index}_{what}") for what in tensors}
@@ -210,7 +120,7 @@ def isolated(
         model: the file it is from.
         image_shape, placed: the inputs' shapes without batch.
     """
-    node = copy_of(sampler.node)
+    node = copy_of(next(node for node in model.graph.node if sampler.output in node.output))
     nodes = [node]
     node.input[1], node.output[0] = "points", "warped"
     node.input[0] = "image"
@@ -222,14 +132,14 @@ def isolated(
             node,
             helper.make_node("Cast", ["warped_half"], ["warped"], to=TensorProto.FLOAT),
         ]
-        if sampler.transformer is None:  # GridSample wants one type for both
+        if sampler.basis is None:  # GridSample wants one type for both
             node.input[1] = "points_half"
             nodes.insert(0, helper.make_node("Cast", ["points"], ["points_half"], to=half))
     constants = []
-    if sampler.transformer is not None:
+    if sampler.basis is not None:
         node.input[2] = "basis"
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(sampler.transformer.basis), "basis"))
-        size = sampler.transformer.output_size
+        constants.append(numpy_helper.from_array(np.ascontiguousarray(sampler.basis.rows), "basis"))
+        size = sampler.basis.output_size
     else:
         size = placed[:-1]
     shapes = {"image": image_shape, "points": placed}
@@ -246,22 +156,24 @@ def isolated(
     return content
 
 
-def theta_for(node: SpatialNode, grid: Array) -> Array | None:
-    """theta [N, D, K] float32 whose grid is ``grid`` [N, *out, D], or None where the family has no such grid."""
-    basis = node.basis.astype(np.float64)
-    if not np.isfinite(basis).all():
+def theta_for(basis: Basis, grid: Array) -> Array | None:
+    """theta [N, D, K] float32 whose grid is ``grid`` [N, *out, D], or None where the family has no such grid.
+
+    Raises:
+        ModelError: the basis is not one of as many points as the grid has.
+    """
+    rows = basis.rows.astype(np.float64)
+    if not np.isfinite(rows).all():
         return None
-    if node.output_size and basis.shape[1] != prod(node.output_size):
-        raise ModelError(
-            f"node {node.name!r}: its basis has {basis.shape[1]} points for an output of {node.output_size}"
-        )
+    if basis.output_size and rows.shape[1] != prod(basis.output_size):
+        raise ModelError(f"the basis has {rows.shape[1]} points for an output of {basis.output_size}")
     points = np.moveaxis(grid.reshape(len(grid), -1, grid.shape[-1]), 1, 2)  # [N, D, P]
-    theta = np.linalg.lstsq(basis.T, points.transpose(2, 0, 1).reshape(basis.shape[1], -1), rcond=None)[0]
-    theta = theta.reshape(len(basis), *points.shape[:2]).transpose(1, 2, 0)  # [N, D, K]
-    if not np.abs(theta @ basis - points).max(initial=0.0) < 1e-4:
+    theta = np.linalg.lstsq(rows.T, points.transpose(2, 0, 1).reshape(rows.shape[1], -1), rcond=None)[0]
+    theta = theta.reshape(len(rows), *points.shape[:2]).transpose(1, 2, 0)  # [N, D, K]
+    if not np.abs(map_points(theta, rows, grid.shape[1:-1]) - grid).max(initial=0.0) < 1e-4:
         return None
-    if node.kind == "projective":
-        last = np.zeros((len(theta), 1, len(basis)))
+    if basis.kind == "projective":
+        last = np.zeros((len(theta), 1, len(rows)))
         last[..., -1] = 1  # the basis ends in ones
         theta = np.concatenate([theta, last], axis=1)
     return np.asarray(theta, np.float32)

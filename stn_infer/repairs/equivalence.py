@@ -25,12 +25,14 @@ from onnx import TensorProto
 from stn_infer.arrays import Array
 from stn_infer.deviation import MARGIN, Deviation, Level, errors, is_float, largest_error
 from stn_infer.errors import ModelError, VerificationError
+from stn_infer.fusion.op import OP_TYPES
+from stn_infer.fusion.samplers import spec_of
 from stn_infer.proto.edit import NewNodes, copy_of, replace_all
 from stn_infer.proto.inputs import InputPlan, batch_symbols, random_feeds, size_symbols
 from stn_infer.proto.names import Names
 from stn_infer.proto.retype import has_halves, widen
 from stn_infer.proto.session import Stored, open_session, reason
-from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, every_node, opset_of, subgraphs
+from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, opset_of, subgraphs
 
 TOLERANCE = 1e-5
 _CAP = 1e-2
@@ -106,9 +108,7 @@ def _compare(
         optimized = _run_all(rewritten, feeds)
     except ModelError as error:
         raise VerificationError(f"the rewritten model does not run where the original does: {error}") from error
-    judge = _Judge(
-        tolerance=tolerance, flips=any(mode == "nearest" for mode in sampling_modes(original.model)), half=half
-    )
+    judge = _Judge(tolerance=tolerance, flips=samples_nearest(original.model), half=half)
     # onnxruntime's own optimizations round too; they are part of what a user runs
     loose = replace(judge, tolerance=10 * tolerance)
     names = [value.name for value in original.model.graph.output]
@@ -253,13 +253,11 @@ def _share(values: Array) -> float:
     return float(values.mean()) if values.size else 0.0
 
 
-def sampling_modes(model: onnx.ModelProto) -> set[str]:
-    """The modes of every GridSample and spatial transformer, in subgraphs and functions too."""
-    return {
-        str(attributes_of(node).get("mode", "linear"))
-        for node in every_node(model)
-        if node.op_type in ("GridSample", "SpatialTransformer", "ProjectiveTransformer")
-    }
+def samples_nearest(model: onnx.ModelProto) -> bool:
+    """Whether a GridSample or spatial transformer is ``nearest``, in subgraphs and functions too."""
+    return any(
+        spec_of(node).mode == "nearest" for node in every_node(model) if node.op_type in ("GridSample", *OP_TYPES)
+    )
 
 
 def perturb_grids(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:

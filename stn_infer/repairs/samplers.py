@@ -7,14 +7,13 @@ from itertools import chain
 import onnx
 from onnx import TensorProto, helper
 
-from stn_infer.fusion.samplers import CUSTOM, UNKNOWN, infer_facts, sampler_settings, small_constants
+from stn_infer.fusion.samplers import CUSTOM, UNKNOWN, infer_facts, sampler_spec, small_constants
 from stn_infer.proto.edit import copy_of, replace_all
 from stn_infer.proto.names import Names
 from stn_infer.proto.retype import HALF_TYPES
 from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, nested_nodes, opset_of
 from stn_infer.repairs.opset import raise_opset
 from stn_infer.repairs.result import NotRepairable, PassResult, Repair
-from stn_infer.samplers import spell_mode
 
 _FLOATS = HALF_TYPES | {TensorProto.FLOAT}
 
@@ -33,20 +32,18 @@ def standard_samplers(model: onnx.ModelProto) -> PassResult[Repair]:
     graphs += [(function.node, {}) for function in changed.functions]  # where the main graph's names mean nothing
     count = 0
     for node, known in chain.from_iterable(((node, known) for node in nested_nodes(nodes)) for nodes, known in graphs):
-        settings = sampler_settings(node, known)
+        spec = sampler_spec(node, known)
         old = is_standard(node) and opset < 16
-        if settings is None or not (old or (node.domain, node.op_type) in CUSTOM):
+        if spec is None or not (old or (node.domain, node.op_type) in CUSTOM):
             continue
-        mode, padding, aligned, _ = settings
         if any(attribute.ref_attr_name for attribute in node.attribute):
             raise NotRepairable(f"a function takes the settings of {node.name or node.output[0]!r} as attributes")
-        if node.domain == "mmdeploy" and mode == "bicubic":
+        if node.domain == "mmdeploy" and spec.mode == "bicubic":
             raise NotRepairable(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
         count += 1
         node.op_type, node.domain = "GridSample", ""
         del node.attribute[:], node.input[2:]
-        values = {"mode": spell_mode(mode, opset), "padding_mode": padding, "align_corners": int(aligned)}
-        node.attribute.extend(helper.make_attribute(key, value) for key, value in values.items())
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in spec.attributes(opset).items())
     if not count:
         return PassResult(model)
     notes = [Repair("custom-sampler", f"{count} custom samplers are the standard GridSample now")]

@@ -1,7 +1,8 @@
 """Every transformation of the STN paper, each as ``theta`` and ``basis``."""
 
+from stn_infer.fusion.basis import Kind
 from stn_infer.transforms.affine import Affine, Attention, Translation
-from stn_infer.transforms.base import Kind, Transformation
+from stn_infer.transforms.base import Transformation
 from stn_infer.transforms.fixed import FixedBasis
 from stn_infer.transforms.piecewise import PiecewiseAffine
 from stn_infer.transforms.projective import Projective

@@ -12,7 +12,8 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from stn_infer.transforms.base import Kind, Transformation, canonical_basis, center_to_grid, check_rank
+from stn_infer.fusion.basis import Kind
+from stn_infer.transforms.base import Transformation, canonical_basis, center_to_grid, check_rank
 
 
 class _AffineKind(Transformation):

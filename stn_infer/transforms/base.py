@@ -9,15 +9,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar
 
 import torch
 from torch import Tensor
 
 from stn_infer.errors import UsageError
+from stn_infer.fusion.basis import Kind
 from stn_infer.fusion.basis import canonical_basis as basis_of_pixels
-
-Kind = Literal["affine", "basis", "projective"]
 
 
 class Transformation(ABC):

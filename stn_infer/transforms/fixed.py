@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from stn_infer.errors import UsageError
-from stn_infer.transforms.base import Kind, Transformation, check_rank, target_coordinates
+from stn_infer.fusion.basis import Kind
+from stn_infer.transforms.base import Transformation, check_rank, target_coordinates
 
 
 @dataclass(frozen=True, eq=False)

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from stn_infer.errors import UsageError
-from stn_infer.transforms.base import Kind, Transformation
+from stn_infer.fusion.basis import Kind
+from stn_infer.transforms.base import Transformation
 
 Points = tuple[tuple[float, float], ...]
 

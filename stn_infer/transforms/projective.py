@@ -10,7 +10,8 @@ import torch
 from torch import Tensor
 
 from stn_infer.errors import UsageError
-from stn_infer.transforms.base import Kind, Transformation, canonical_basis, center_to_grid
+from stn_infer.fusion.basis import Kind
+from stn_infer.transforms.base import Transformation, canonical_basis, center_to_grid
 
 
 @dataclass(frozen=True)

@@ -22,11 +22,12 @@ from stn_infer.arrays import Array
 from stn_infer.deviation import Deviation, bfloat16, compare, is_float, largest_error
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import canonical_basis
+from stn_infer.reference.calls import SamplerCall, TracedRun
 from stn_infer.reference.comparison import compare_warp, grid_distance
-from stn_infer.reference.model import ReferenceModel, Sampling
+from stn_infer.reference.model import ReferenceModel
 from stn_infer.reference.sampling import sample
 from stn_infer.verification.report import BackendReport, GridDeviation, Status, failures
-from stn_infer.verification.runners import IsolatedSampler, Run, Runner, Trace
+from stn_infer.verification.runners import IsolatedSampler, Runner
 from stn_infer.verification.sampler_checks import SamplerCheck, check_sampler
 from stn_infer.verification.tolerance import Expectation, Float32Levels, float32_levels
 
@@ -37,7 +38,7 @@ class Limits:
 
     Attributes:
         output: on each output's error over its scale.
-        grid_px: on a sampling point's distance, in pixels, for images up to 1,024 pixels wide.
+        grid_px: on a wanted point's distance, in pixels, for images up to 1,024 pixels wide.
         rest: on each output's error over its scale where the reference is given the backend's own warped images; None:
             that is not looked at. Where ``output`` is wide because a coordinate's last digits move the warped image,
             this one need not be.
@@ -81,13 +82,13 @@ def judge(
     rests: dict[str, Deviation] = {}
     grids: dict[int, GridDeviation] = {}
     notes: dict[str, None] = {}
-    last: tuple[Run, list[Sampling] | None] | None = None
+    last: tuple[TracedRun, list[SamplerCall] | None] | None = None
     for expectation in expectations:
         run = runner.run(expectation.batch.inputs)
         if len(run.outputs) < len(expectation.outputs):
             raise ModelError(f"the model has {len(run.outputs)} outputs, its source {len(expectation.outputs)}")
-        paired = _paired(run.traces, expectation.samplings)
-        if not paired and (run.traces or expectation.samplings):
+        paired = _paired(run.calls, expectation.calls)
+        if not paired and (run.calls or expectation.calls):
             notes["the samplers can't be paired with the reference's: outputs alone were compared"] = None
         found, rest, deviations = _compare(runner, run, reference, expectation, paired, limits, scales, image_scales)
         for deviation in deviations:
@@ -97,7 +98,7 @@ def judge(
             for output in new:
                 worst = known_outputs.get(output.name, output)
                 known_outputs[output.name] = max(worst, output, key=lambda item: item.scaled)
-        last = run, expectation.samplings if paired else None
+        last = run, expectation.calls if paired else None
     checks = _check_samplers(runner, *last, seed) if last is not None else ()
     worst_grids = tuple(grids.values())
     found_failures = failures(outputs.values(), worst_grids, checks, limits.output, limits.grid_px, limits.of_image)
@@ -109,18 +110,16 @@ def judge(
     return Judgment(report, tuple(notes))
 
 
-def _paired(traces: Sequence[Trace], samplings: Sequence[Sampling]) -> bool:
-    return len(traces) == len(samplings) and all(
-        trace.points.grid.shape == sampling.grid.shape
-        and trace.image.shape[2:] == tuple(sampling.size)
-        and (sampling.image is None or trace.image.shape == sampling.image.shape)
-        for trace, sampling in zip(traces, samplings, strict=True)
+def _paired(calls: Sequence[SamplerCall], references: Sequence[SamplerCall]) -> bool:
+    return len(calls) == len(references) and all(
+        call.grid.shape == wanted.grid.shape and call.image.shape == wanted.image.shape
+        for call, wanted in zip(calls, references, strict=True)
     )
 
 
 def _compare(
     runner: Runner,
-    run: Run,
+    run: TracedRun,
     reference: ReferenceModel,
     expectation: Expectation,
     paired: bool,
@@ -142,18 +141,16 @@ def _compare(
     outputs = all_outputs(expectation.outputs)
     if not paired:
         return outputs, [], []
-    grids = _grids(runner, run, expectation.samplings, image_scales)
+    grids = _grids(run, expectation.calls, image_scales)
     # a sampler that is right by itself may have moved what comes after it, the image of the next one included
     off = not all(output.scaled <= limits.output for output in outputs) or any(
         grid.flips or not grid.image <= limits.of_image for grid in grids
     )
-    warps = [
-        trace.warped if grid.warp.problem() is None else None for trace, grid in zip(run.traces, grids, strict=True)
-    ]
+    warps = [call.warped if grid.warp.problem() is None else None for call, grid in zip(run.calls, grids, strict=True)]
     whole = limits.rest is not None and all(warp is not None for warp in warps)
     if not (off or whole) or not any(warp is not None for warp in warps):
         return outputs, [], grids
-    again, samplings = reference.run(expectation.batch.inputs, warps)
+    again, references = reference.run(expectation.batch.inputs, warps)
     given = all_outputs(again)
     if off:
         outputs = [
@@ -161,7 +158,7 @@ def _compare(
         ]
         grids = [
             replace(min(first, second, key=lambda item: item.max_px), image=min(first.image, second.image))
-            for first, second in zip(grids, _grids(runner, run, samplings, image_scales), strict=True)
+            for first, second in zip(grids, _grids(run, references, image_scales), strict=True)
         ]
     return outputs, given if whole else [], grids
 
@@ -185,36 +182,32 @@ def _unknown(expectations: Sequence[Expectation]) -> tuple[str, ...]:
     return tuple(found)
 
 
-def _grids(
-    runner: Runner, run: Run, samplings: Sequence[Sampling], image_scales: Sequence[float]
-) -> list[GridDeviation]:
+def _grids(run: TracedRun, references: Sequence[SamplerCall], image_scales: Sequence[float]) -> list[GridDeviation]:
     found = []
-    for index, (trace, sampling, scale) in enumerate(zip(run.traces, samplings, image_scales, strict=True)):
-        sampler, size = sampling.sampler, sampling.size
-        actual = trace.points.grid
-        distance, corner = grid_distance(sampler, sampling.grid, actual, size)
-        dtype = runner.samplers[index].dtype
-        warp = compare_warp(trace.warped, trace.image, actual, trace.points.bound, sampler, dtype)
-        hint = _grid_hint(sampling, actual, distance)
+    for index, (call, wanted, scale) in enumerate(zip(run.calls, references, image_scales, strict=True)):
+        spec, size = wanted.spec, wanted.size
+        distance, corner = grid_distance(spec, wanted.grid, call.grid, size)
+        warp = compare_warp(call.warped, call.image, call.grid, call.bound, spec, call.node.dtype)
+        hint = _grid_hint(wanted, call.grid, distance)
         flips = 0
-        if sampler.mode == "nearest" and trace.warped.size:
-            elsewhere = np.nan_to_num(trace.warped) != np.nan_to_num(sample(sampler, trace.image, sampling.grid))
+        if spec.mode == "nearest" and call.warped.size:
+            elsewhere = np.nan_to_num(call.warped) != np.nan_to_num(sample(spec, call.image, wanted.grid))
             flips = int(elsewhere.any(axis=1).sum())
         width = max(size, default=1)
-        image = 0.0 if sampling.image is None else largest_error(sampling.image, trace.image) / scale
-        found.append(GridDeviation(index, sampler.mode, distance, corner, width, warp, hint, flips, image))
+        image = largest_error(wanted.image, call.image) / scale
+        found.append(GridDeviation(index, spec.mode, distance, corner, width, warp, hint, flips, image))
     return found
 
 
-def _grid_hint(sampling: Sampling, actual: Array, distance: float) -> str:
+def _grid_hint(wanted: SamplerCall, actual: Array, distance: float) -> str:
     """What explains a grid that is off by ``distance`` pixels; empty where nothing does."""
 
     def explains(grid: Array) -> bool:
-        return grid_distance(sampling.sampler, grid, actual, sampling.size)[0] <= 0.02 * distance
+        return grid_distance(wanted.spec, grid, actual, wanted.size)[0] <= 0.02 * distance
 
     if distance <= 1e-6 or not np.isfinite(distance) or not actual.size:
         return ""
-    if explains(sampling.grid[..., ::-1]):
+    if explains(wanted.grid[..., ::-1]):
         return "swapped x and y"
     with np.errstate(over="ignore"):
         if np.array_equal(actual, actual.astype(np.float16)):
@@ -222,7 +215,7 @@ def _grid_hint(sampling: Sampling, actual: Array, distance: float) -> str:
     if np.array_equal(actual, bfloat16(actual)):
         return "a sampling grid in bfloat16"
     for corners, way in ((False, "True instead of False"), (True, "False instead of True")):
-        other = _other_corners(sampling.grid, corners)
+        other = _other_corners(wanted.grid, corners)
         if other is not None and explains(other):
             return f"align_corners={way} in the grid"
     return ""
@@ -239,11 +232,13 @@ def _other_corners(grid: Array, corners: bool) -> Array | None:
     return np.asarray((after.T @ theta).reshape(grid.shape))
 
 
-def _check_samplers(runner: Runner, run: Run, samplings: list[Sampling] | None, seed: int) -> tuple[SamplerCheck, ...]:
+def _check_samplers(
+    runner: Runner, run: TracedRun, references: list[SamplerCall] | None, seed: int
+) -> tuple[SamplerCheck, ...]:
     """Each sampler on its own; the reference says how it should sample, where its samplers can be paired."""
     checks = []
     opened: dict[Any, IsolatedSampler] = {}  # a runtime may take a second to build one
-    for index, (node, trace) in enumerate(zip(runner.samplers, run.traces, strict=True)):
+    for index, call in enumerate(run.calls):
 
         def open_isolated(image: tuple[int, ...], placed: tuple[int, ...], index: int = index) -> IsolatedSampler:
             key = (index, image, placed)
@@ -251,8 +246,8 @@ def _check_samplers(runner: Runner, run: Run, samplings: list[Sampling] | None, 
                 opened[key] = runner.isolated(index, image, placed)
             return opened[key]
 
-        expected = node.sampler if samplings is None else samplings[index].sampler
-        size, output_size = trace.image.shape[2:], trace.points.grid.shape[1:-1]
+        expected = call.spec if references is None else references[index].spec
+        size, output_size = call.image.shape[2:], call.grid.shape[1:-1]
         if min((*size, *output_size), default=0) > 0:
-            checks.append(check_sampler(index, node, expected, size, output_size, open_isolated, seed))
+            checks.append(check_sampler(index, call.node, expected, size, output_size, open_isolated, seed))
     return tuple(checks)

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
-from stn_infer.reference.sampling import coordinate_bound
-from stn_infer.reference.taps import Points, SamplerNode, Tapped, isolated, tap, without_other_functions
-from stn_infer.samplers import SamplerSpec
+from stn_infer.fusion.op import is_spatial
+from stn_infer.reference.calls import TracedRun, recorder
+from stn_infer.reference.taps import Tapped, isolated, tap, without_other_functions
 
 if TYPE_CHECKING:
     import onnx
@@ -38,39 +37,13 @@ RUNNERS = {
 }
 
 
-@dataclass(frozen=True)
-class Trace:
-    """What one sampler did in a run.
-
-    Attributes:
-        image: [N, C, *in], what it sampled.
-        warped: [N, C, *out], what it returned.
-        points: where it should have sampled by the theta or the grid that it was given.
-        grid: [N, *out, D], the grid that it used, where that can be seen.
-    """
-
-    image: Array
-    warped: Array
-    points: Points
-    grid: Array | None
-
-
-@dataclass(frozen=True)
-class Run:
-    """One run: outputs by name in the model's order, and one trace a sampler."""
-
-    outputs: dict[str, Array]
-    traces: tuple[Trace, ...]
-
-
 class Runner(Protocol):
     """A model in one runtime."""
 
     name: str
-    samplers: tuple[SamplerNode, ...]
 
-    def run(self, inputs: Sequence[Array]) -> Run:
-        """Outputs and traces for inputs in the model's order."""
+    def run(self, inputs: Sequence[Array]) -> TracedRun:
+        """Outputs and calls for inputs in the model's order."""
         ...
 
     def isolated(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> IsolatedSampler:
@@ -103,30 +76,17 @@ class OnnxRunner:
         self._open = open_model
         self._flat = without_other_functions(model)
         self._tapped: Tapped = tap(model, inlined=inlined)
-        self.samplers: tuple[SamplerNode, ...] = self._tapped.samplers
+        self.samplers = self._tapped.samplers
         self._backend = open_model(self._tapped.model.SerializeToString())
         self._inputs = [spec.name for spec in self._backend.inputs]
 
-    def run(self, inputs: Sequence[Array]) -> Run:
+    def run(self, inputs: Sequence[Array]) -> TracedRun:
         """See :class:`Runner`."""
         if len(inputs) != len(self._inputs):
             raise ModelError(f"the ONNX model has {len(self._inputs)} inputs, its source {len(inputs)}")
         specs = self._backend.inputs
         feeds = {spec.name: value.astype(spec.dtype, copy=False) for spec, value in zip(specs, inputs, strict=True)}
-        values: Mapping[str, Array] = self._backend.run(feeds)
-        traces = tuple(
-            self._trace(sampler, {what: values[name] for what, name in taps.items()})
-            for sampler, taps in zip(self.samplers, self._tapped.taps, strict=True)
-        )
-        return Run({name: values[name] for name in self._tapped.outputs}, traces)
-
-    def _trace(self, sampler: SamplerNode, values: Mapping[str, Array]) -> Trace:
-        image, size = values["image"], values["image"].shape[2:]
-        if "grid" in values:
-            grid = values["grid"]
-            points = Points(grid.astype(np.float64), coordinate_bound(grid.astype(np.float64), size))
-            return Trace(image, values["warped"], points, grid)
-        return Trace(image, values["warped"], sampler.points(values[sampler.placed_by], size), None)
+        return self._tapped.read(self._backend.run(feeds))
 
     def isolated(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> IsolatedSampler:
         """See :class:`Runner`."""
@@ -164,10 +124,9 @@ class EagerRunner:
         self._module: nn.Module = copy.deepcopy(loaded.module).to(self._device)
         self._fused = fused
         _set_fused(self._module, fused, target.kind)
-        self.samplers: tuple[SamplerNode, ...] = ()
-        self._calls: list[_Call] = []
+        self._again: list[Callable[..., Any]] = []
 
-    def run(self, inputs: Sequence[Array]) -> Run:
+    def run(self, inputs: Sequence[Array]) -> TracedRun:
         """See :class:`Runner`."""
         import torch
         from torch.utils import _pytree as pytree
@@ -175,25 +134,24 @@ class EagerRunner:
         from stn_infer.backends.eager import numbered
 
         tensors = [torch.tensor(value, device=self._device) for value in inputs]  # copies: a forward may write in place
-        with torch.no_grad(), warnings.catch_warnings(), _observer() as observer:
+        with torch.no_grad(), warnings.catch_warnings(), recorder() as recorded:
             warnings.simplefilter("ignore")
             outputs = pytree.tree_leaves(self._module(*tensors))
-        self._calls = observer.calls
+        self._again = recorded.again
         names = numbered("output", len(outputs))
         values = {name: output.cpu().numpy() for name, output in zip(names, outputs, strict=True)}
-        self.samplers = tuple(call.node for call in self._calls)
-        return Run(values, tuple(call.trace() for call in self._calls))
+        return TracedRun(values, tuple(recorded.calls))
 
     def isolated(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> IsolatedSampler:
         """See :class:`Runner`."""
         import torch
 
-        call = self._calls[index]
+        again = self._again[index]
 
         def warp(image: Array, given: Array) -> Array:
             with torch.no_grad():
                 tensors = (torch.from_numpy(value.astype(np.float32)).to(self._device) for value in (image, given))
-                return np.asarray(call.again(*tensors).cpu().numpy())
+                return np.asarray(again(*tensors).cpu().numpy())
 
         return warp
 
@@ -227,77 +185,6 @@ def _set_fused(module: nn.Module, fused: bool, device: str) -> None:
         layer.fused = fused
 
 
-@dataclass(frozen=True)
-class _Call:
-    """A sampler that eager PyTorch ran: what it was given, and how to run it again on other tensors."""
-
-    node: SamplerNode
-    image: Array
-    given: Array
-    warped: Array
-    again: Callable[..., Any]
-
-    def trace(self) -> Trace:
-        points = self.node.points(self.given, self.image.shape[2:])
-        return Trace(self.image, self.warped, points, None if self.node.transformer is not None else self.given)
-
-
-def _observer() -> Any:
-    """A context in which every sampler that runs is noted, in ``calls``."""
-    import torch
-    from torch.utils._python_dispatch import TorchDispatchMode
-
-    aten = torch.ops.aten
-    samplers = (aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
-
-    class Observer(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Notes what samplers are given and return."""
-
-        def __init__(self) -> None:
-            super().__init__()  # type: ignore[no-untyped-call]
-            self.calls: list[_Call] = []
-
-        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            result = func(*args, **(kwargs or {}))
-            if func in samplers:
-                image, grid, mode, padding, corners = args[:5]
-                sampler = SamplerSpec.numbered(mode, padding, corners)
-                self._note(sampler, None, image, grid, result, lambda i, g: func(i, g, mode, padding, corners))
-            elif str(func) == "stn.spatial_transformer.default":
-                image, theta, basis, kind, size, mode, padding_mode, corners = args
-                sampler = SamplerSpec(mode, padding_mode, bool(corners))
-                self._note(
-                    sampler,
-                    _transformer(_array(basis), kind, tuple(map(int, size)), sampler),
-                    image,
-                    theta,
-                    result,
-                    lambda i, t: func(i, t, basis, kind, size, mode, padding_mode, corners),
-                )
-            return result
-
-        def _note(
-            self, sampler: SamplerSpec, transformer: Any, image: Any, given: Any, result: Any, again: Callable[..., Any]
-        ) -> None:
-            import onnx
-
-            dtype = str(image.dtype).removeprefix("torch.")
-            node = SamplerNode(sampler, transformer, dtype, onnx.NodeProto())
-            self.calls.append(_Call(node, _array(image), _array(given), _array(result), again))
-
-    return Observer()
-
-
-def _array(tensor: Any) -> Array:
-    return np.array(tensor.detach().float().cpu().numpy())
-
-
-def _transformer(basis: Array, kind: Any, size: tuple[int, ...], sampler: SamplerSpec) -> Any:
-    from stn_infer.fusion.op import SpatialNode
-
-    return SpatialNode("", kind, "", "", "", basis, size, sampler.mode, sampler.padding_mode, sampler.align_corners)
-
-
 def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, device: str) -> Runner:
     """Open one of :data:`RUNNERS`.
 
@@ -322,7 +209,7 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
         from stn_infer.precision.rounding import half_types
 
         fused = name == "ort-fused"
-        if fused and not _has_our_ops(model):
+        if fused and not any(is_spatial(node) for node in model.graph.node):
             raise UsageError("the file has no spatial transformer of domain stn; stn-infer optimize")
         if name == "ort-rounded" and not half_types(model):
             raise UsageError("the file has no float16 or bfloat16 values; take ort")
@@ -346,9 +233,3 @@ def _rounded(content: bytes) -> bytes:
 
     rounded: bytes = rounded_in_float32(onnx.ModelProto.FromString(content)).SerializeToString()
     return rounded
-
-
-def _has_our_ops(model: onnx.ModelProto) -> bool:
-    from stn_infer.fusion.op import DOMAIN, OP_TYPES
-
-    return any(node.domain == DOMAIN and node.op_type in OP_TYPES for node in model.graph.node)

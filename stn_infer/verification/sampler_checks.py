@@ -22,10 +22,12 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.deviation import bfloat16
-from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.basis import canonical_basis, map_points
+from stn_infer.fusion.samplers import SamplerNode
+from stn_infer.reference.calls import SamplerCall
 from stn_infer.reference.comparison import Flips, WarpDeviation, compare_warp
 from stn_infer.reference.sampling import mistakes
-from stn_infer.reference.taps import Points, SamplerNode, theta_for
+from stn_infer.reference.taps import theta_for
 from stn_infer.samplers import SamplerSpec
 from stn_infer.verification.runners import IsolatedSampler
 
@@ -56,16 +58,6 @@ class SamplerCheck:
     def passed(self) -> bool:
         """Whether all was right."""
         return not self.problem
-
-
-@dataclass(frozen=True)
-class _Trial:
-    """Some grids on one image: what went in, and what came out."""
-
-    image: Array
-    given: Array
-    points: Points
-    warped: Array
 
 
 def check_sampler(
@@ -113,14 +105,14 @@ def check_sampler(
 
 def _basis_problem(node: SamplerNode) -> str | None:
     """What is wrong with a file's basis whatever a runtime makes of it; None where nothing is."""
-    transformer = node.transformer
-    if transformer is None:
+    basis = node.basis
+    if basis is None:
         return None
-    if not np.isfinite(transformer.basis).all():
+    if not np.isfinite(basis.rows).all():
         return "its basis holds NaN or infinity"
-    if transformer.kind == "affine":
-        rows = canonical_basis(transformer.output_size)
-        if rows.shape != transformer.basis.shape or np.abs(rows - transformer.basis).max(initial=0.0) > 1e-6:
+    if basis.kind == "affine":
+        mesh = canonical_basis(basis.output_size)
+        if mesh.shape != basis.rows.shape or np.abs(mesh - basis.rows).max(initial=0.0) > 1e-6:
             return "its kind is affine, and its basis is not x, y(, z), 1 at the pixels' centers, which kernels take"
     return None
 
@@ -144,7 +136,7 @@ class _Bench:
         self._node, self._expected, self._output_size = node, expected, output_size
         self._open, self._generator = open_isolated, generator
 
-    def random(self, size: tuple[int, ...], count: int) -> _Trial:
+    def random(self, size: tuple[int, ...], count: int) -> SamplerCall:
         """Rotations, scales and shifts that leave the image, a far one among them."""
         rank = len(size)
         mesh = canonical_basis(self._output_size)  # [D + 1, P]
@@ -152,8 +144,7 @@ class _Bench:
         theta[:, :, :rank] = np.eye(rank) + self._generator.normal(0, 0.35, (count, rank, rank))
         theta[:, :, rank] = self._generator.normal(0, 0.3, (count, rank))
         theta[0, :, :rank] *= 12
-        grid = np.moveaxis(theta @ mesh, 1, 2).reshape(count, *self._output_size, rank)
-        given = self._place(grid)
+        given = self._place(map_points(theta, mesh, self._output_size))
         if given is None:  # a family that has not all affine grids: any theta near its own will do
             given = self._own_thetas(count)
         return self._run(self._image(size, count), given)
@@ -168,7 +159,7 @@ class _Bench:
             if given is None:
                 continue
             trial = self._run(self._image(size, 1), given)
-            reached = self._expected.pixels(trial.points.grid, size)
+            reached = self._expected.pixels(trial.grid, size)
             inside = np.ones(self._output_size, bool)
             for target, length in zip(targets, size, strict=True):
                 inside &= (target >= 0) & (target < length)
@@ -181,9 +172,9 @@ class _Bench:
             held[name] = bool(off.max() <= 2e-2 * float(np.ptp(trial.image)))
         return held
 
-    def ties(self, axis: int, rank: int) -> _Trial | None:
+    def ties(self, axis: int, rank: int) -> SamplerCall | None:
         """Every output point of a sample at the same tie along ``axis``, x being 0, in coordinates that are exact."""
-        if self._node.transformer is not None and self._node.transformer.kind == "basis":
+        if self._node.basis is not None and self._node.basis.kind == "basis":
             return None  # a sum of many products is not exact
         pixels = np.full((_TIES - 1, rank), 2.0)
         pixels[:, axis] = np.arange(_TIES - 1) + 0.5
@@ -199,28 +190,27 @@ class _Bench:
         return self._run(np.repeat(image, len(pixels), 0), given)
 
     def _own_thetas(self, count: int) -> Array:
-        transformer = self._node.transformer
-        assert transformer is not None, "a plain grid can be placed anywhere"
-        rows = 3 if transformer.kind == "projective" else len(transformer.output_size)
-        return self._generator.normal(0, 0.6, (count, rows, len(transformer.basis))).astype(np.float32)
+        basis = self._node.basis
+        assert basis is not None, "a plain grid can be placed anywhere"
+        rows = 3 if basis.kind == "projective" else len(basis.output_size)
+        return self._generator.normal(0, 0.6, (count, rows, len(basis.rows))).astype(np.float32)
 
     def _image(self, size: tuple[int, ...], count: int) -> Array:
         return self._generator.random((count, _CHANNELS, *size), dtype=np.float32) * 2 - 0.5
 
     def _place(self, grid: Array) -> Array | None:
         """What puts the sampler's points there: theta, or the grid itself."""
-        if self._node.transformer is None:
+        if self._node.basis is None:
             return grid.astype(np.float16 if self._node.dtype == "float16" else np.float32).astype(np.float32)
-        return theta_for(self._node.transformer, grid)
+        return theta_for(self._node.basis, grid)
 
-    def _run(self, image: Array, given: Array) -> _Trial:
+    def _run(self, image: Array, given: Array) -> SamplerCall:
         if self._node.dtype == "float16":
             image = image.astype(np.float16).astype(np.float32)
         elif self._node.dtype == "bfloat16":
             image = bfloat16(image)
         warp = self._open(image.shape[1:], given.shape[1:])
-        warped = warp(image, given)
-        return _Trial(image, given, self._node.points(given, image.shape[2:]), warped)
+        return SamplerCall.of(self._node, image, given, warp(image, given))
 
 
 def _moves(size: tuple[int, ...], output_size: tuple[int, ...]) -> dict[str, Array]:
@@ -239,14 +229,13 @@ def _moves(size: tuple[int, ...], output_size: tuple[int, ...]) -> dict[str, Arr
     return moves
 
 
-def _judge(trial: _Trial, sampler: SamplerSpec, dtype: str, grid: Array | None = None) -> WarpDeviation:
-    points = trial.points
-    return compare_warp(trial.warped, trial.image, points.grid if grid is None else grid, points.bound, sampler, dtype)
+def _judge(trial: SamplerCall, sampler: SamplerSpec, dtype: str) -> WarpDeviation:
+    return compare_warp(trial.warped, trial.image, trial.grid, trial.bound, sampler, dtype)
 
 
-def _cause(trials: Sequence[_Trial], expected: SamplerSpec, node: SamplerNode) -> str | None:
+def _cause(trials: Sequence[SamplerCall], expected: SamplerSpec, node: SamplerNode) -> str | None:
     """The single mistake that explains every trial; None where none does."""
-    rank = trials[0].points.grid.shape[-1]
+    rank = trials[0].grid.shape[-1]
     grids: dict[str, Callable[[Array], Array]] = {
         "swapped x and y" if rank == 2 else "swapped x, y and z": lambda grid: grid[..., ::-1],
         "a sampling grid in float16": lambda grid: grid.astype(np.float16).astype(np.float64),
@@ -257,8 +246,8 @@ def _cause(trials: Sequence[_Trial], expected: SamplerSpec, node: SamplerNode) -
 
     def explained(sampler: SamplerSpec, move: Callable[[Array], Array], slack: float = 1.0) -> bool:
         for trial in trials:
-            bound = trial.points.bound * slack
-            moved = move(trial.points.grid)
+            bound = trial.bound * slack
+            moved = move(trial.grid)
             found = compare_warp(trial.warped, trial.image, moved, bound, sampler, node.dtype)
             if found.wrong > 0.002 * found.flips.points or found.flips.problem():
                 return False
@@ -279,9 +268,9 @@ def _cause(trials: Sequence[_Trial], expected: SamplerSpec, node: SamplerNode) -
     return "coordinates in half precision or TF32" if all(share < 0.02 for share in ratio) else None
 
 
-def _relative_error(trial: _Trial, sampler: SamplerSpec, dtype: str) -> float:
+def _relative_error(trial: SamplerCall, sampler: SamplerSpec, dtype: str) -> float:
     """The share of points that are off even when coordinates are allowed half precision's error."""
     size = np.array(trial.image.shape[2:][::-1], np.float64)
-    loose = trial.points.bound + 2.0**-8 * (np.abs(trial.points.grid) + 1) * size / 2
-    found = compare_warp(trial.warped, trial.image, trial.points.grid, loose, sampler, dtype)
+    loose = trial.bound + 2.0**-8 * (np.abs(trial.grid) + 1) * size / 2
+    found = compare_warp(trial.warped, trial.image, trial.grid, loose, sampler, dtype)
     return found.wrong / max(found.flips.points, 1)

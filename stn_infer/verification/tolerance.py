@@ -13,12 +13,11 @@ from itertools import zip_longest
 from operator import or_
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from stn_infer.arrays import Array
 from stn_infer.deviation import Level
 from stn_infer.errors import ModelError
-from stn_infer.reference.model import ReferenceModel, Sampling
+from stn_infer.reference.calls import SamplerCall
+from stn_infer.reference.model import ReferenceModel
 from stn_infer.reference.onnx_file import OrtReference
 from stn_infer.reference.samples import Batch
 
@@ -37,7 +36,7 @@ class Expectation:
 
     batch: Batch
     outputs: list[Array]
-    samplings: list[Sampling]
+    calls: list[SamplerCall]
 
 
 def expect(reference: ReferenceModel, batches: Sequence[Batch]) -> list[Expectation]:
@@ -79,7 +78,7 @@ def eager_float32(loaded: LoadedModel) -> Single:
 
     def run(inputs: Sequence[Array]) -> tuple[list[Array], list[Array], list[Array]]:
         found = runner.run(inputs)
-        images, warps = [trace.image for trace in found.traces], [trace.warped for trace in found.traces]
+        images, warps = [call.image for call in found.calls], [call.warped for call in found.calls]
         return list(found.outputs.values()), images, warps
 
     return run
@@ -93,8 +92,8 @@ def file_float32(model: onnx.ModelProto) -> Single | None:
         return None
 
     def run(inputs: Sequence[Array]) -> tuple[list[Array], list[Array], list[Array]]:
-        outputs, samplings = session.run(inputs)
-        return outputs, [sampling.image for sampling in samplings if sampling.image is not None], []
+        outputs, calls = session.run(inputs)
+        return outputs, [call.image for call in calls], []
 
     return run
 
@@ -116,7 +115,7 @@ def float32_levels(
             a coordinate do to a warped image: it is what the rest of the network needs.
     """
     single = single if reference.dtype == "float64" else None
-    modes = [sampling.mode for sampling in expectations[0].samplings] if expectations else []
+    modes = [call.spec.mode for call in expectations[0].calls] if expectations else []
     nearest = "nearest" in modes
     outputs: list[list[Level]] = []
     images: list[list[Level]] = []
@@ -126,8 +125,9 @@ def float32_levels(
         if warps and (own_warps or nearest):
             wanted = reference.run(found.batch.inputs, warps)[0]
         outputs.append(_levels(wanted, values))
-        seen = [np.zeros(0) if sampling.image is None else sampling.image for sampling in found.samplings]
-        images.append(_levels(seen, read[: modes.index("nearest") + 1 if nearest else None]))
+        images.append(
+            _levels([call.image for call in found.calls], read[: modes.index("nearest") + 1 if nearest else None])
+        )
     return Float32Levels(_joined(outputs), _joined(images), nearest)
 
 

@@ -17,7 +17,7 @@ from stn_infer.api import export as exporter
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.cli.main import main
 from stn_infer.errors import ExportError, UsageError, VerificationError
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.metadata import Preprocess
 from tests.support.stn_styles import SHAPE, AffineGrid
 

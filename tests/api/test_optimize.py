@@ -21,7 +21,7 @@ from stn_infer.api.optimize import describe, optimize
 from stn_infer.errors import ModelError, OutputError, UsageError, VerificationError
 from stn_infer.files import open_atomically
 from stn_infer.fusion.fuse import Finding, fuse
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.proto.load import load_model
 from stn_infer.proto.traversal import opset_of
 from stn_infer.repairs.equivalence import TOLERANCE

@@ -94,7 +94,7 @@ def test_the_reference_is_double_and_changes_nothing() -> None:
     reference = Reference(module, [SHAPE])
     (output,), samplings = reference.run([np.zeros((2, *SHAPE), np.float32)])
     assert (reference.dtype, output.dtype) == ("float64", np.float64)
-    assert [sampling.mode for sampling in samplings] == ["bilinear", "bicubic", "bilinear"]
+    assert [sampling.spec.mode for sampling in samplings] == ["bilinear", "bicubic", "bilinear"]
     assert all(sampling.grid.shape == (2, *SHAPE[1:], 2) and sampling.size == SHAPE[1:] for sampling in samplings)
     assert torch.get_default_dtype() == torch.float32
     for name, value in module.state_dict().items():

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stn_infer.cli.main import main
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.proto.traversal import opset_of
 from tests.support.onnx_files import affine_model, flow_model
 

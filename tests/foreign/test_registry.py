@@ -16,7 +16,7 @@ from stn_infer.backends.ort import OrtBackend
 from stn_infer.cli.main import main
 from stn_infer.errors import SourceError, StnInferError, UsageError, WeightsError
 from stn_infer.foreign import FOREIGN, import_aster, import_dtrb
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.layers import SpatialTransformer
 from stn_infer.sources.load import load_source
 from tests.support.published_rectifiers import Aster, Rare, Recognizer, pictures

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from stn_infer.fusion.fuse import fuse
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.layers import SpatialTransformer
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.load import LoadedModel
@@ -85,14 +85,14 @@ def test_family(case: str) -> None:
     assert (finding.kind, finding.basis_rows) == (kind, rows)
     assert finding.parameters == transformation.num_parameters
     (node,) = spatial_nodes(model)
-    assert node.output_size == tuple(options["output_size"])
-    assert node.mode == options.get("mode", "bilinear")
-    assert node.padding_mode == options.get("padding_mode", "zeros")
-    assert node.align_corners == options.get("align_corners", False)
+    assert node.basis is not None and node.basis.output_size == tuple(options["output_size"])
+    assert node.spec.mode == options.get("mode", "bilinear")
+    assert node.spec.padding_mode == options.get("padding_mode", "zeros")
+    assert node.spec.align_corners == options.get("align_corners", False)
     loaded = LoadedModel(case, module, (shape,), ModelMetadata(), "factory")
     verification = verify_model(loaded, model)
     verification.check(case)
-    assert verification.grids[0].mode == node.mode
+    assert verification.grids[0].mode == node.spec.mode
 
 
 def test_wrong_values_are_caught() -> None:

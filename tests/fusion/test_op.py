@@ -8,19 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.errors import ModelError
-from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.op import (
-    DOMAIN,
-    PROJECTIVE,
-    SPATIAL,
-    Kind,
-    attach_functions,
-    node_attributes,
-    spatial_nodes,
-    with_theta,
-)
-from stn_infer.samplers import spell_mode
+from stn_infer.fusion.basis import Kind, canonical_basis
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.samplers import SamplerSpec
 
 
 def one_node(
@@ -41,7 +31,7 @@ def one_node(
         ["warped"],
         name="warp",
         domain=DOMAIN,
-        **node_attributes(kind, output_size, spell_mode(mode, opset), "zeros", False),
+        **node_attributes(kind, output_size, SamplerSpec(mode), opset),
     )
     graph = helper.make_graph(
         [node],
@@ -86,33 +76,3 @@ def test_half_precision_images_keep_single_precision_grids() -> None:
     warped = OrtBackend(model.SerializeToString()).run({"image": images, "values": theta})["warped"]
     assert warped.dtype == np.float16
     np.testing.assert_allclose(warped.astype(np.float32), images.astype(np.float32), atol=6e-4)
-
-
-def test_spatial_nodes_reads_back_what_was_written() -> None:
-    (node,) = spatial_nodes(one_node("projective", mode="nearest"))
-    assert (node.kind, node.mode, node.padding_mode, node.align_corners) == ("projective", "nearest", "zeros", False)
-    assert node.output_size == (4, 6)
-    theta = np.array([[[1, 0, 0.5], [0, 1, 0], [0, 0, 2]]], np.float32)
-    grid = node.grid(theta)
-    assert grid.shape == (1, 4, 6, 2)
-    np.testing.assert_allclose(grid[0, :, :, 0], np.tile(((np.arange(6) * 2 + 1) / 6 - 1 + 0.5) / 2, (4, 1)))
-
-
-def test_spatial_nodes_of_a_damaged_node() -> None:
-    model = one_node("affine")
-    del model.graph.initializer[:]
-    with pytest.raises(ModelError, match="lacks 'basis'"):
-        spatial_nodes(model)
-
-
-def test_with_theta_adds_outputs_and_keeps_names_apart() -> None:
-    model = one_node("affine")
-    model.graph.output[0].name = "theta"
-    model.graph.node[0].output[0] = "theta"
-    copy = with_theta(model)
-    assert [value.name for value in copy.graph.output] == ["theta", "theta_"]
-    assert [value.name for value in model.graph.output] == ["theta"]
-    theta = np.random.default_rng(0).standard_normal((2, 2, 3)).astype(np.float32)
-    images = np.zeros((2, 3, 5, 7), np.float32)
-    result = OrtBackend(copy.SerializeToString()).run({"image": images, "values": theta})
-    np.testing.assert_array_equal(result["theta_"], theta)

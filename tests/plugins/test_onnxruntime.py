@@ -15,7 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer import plugin
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
-from stn_infer.samplers import spell_mode
+from stn_infer.samplers import SamplerSpec
 from tests.support import reference
 
 Array = NDArray[Any]
@@ -48,7 +48,7 @@ def one_node(
 ) -> onnx.ModelProto:
     """A portable file that is one spatial transformer; half types are cast inside, so that inputs stay float32."""
     rank, rows = len(output_size), 3 if kind == "projective" else len(output_size)
-    attributes = node_attributes(kind, output_size, spell_mode(mode, opset), padding_mode, align_corners)  # type: ignore[arg-type]
+    attributes = node_attributes(kind, output_size, SamplerSpec(mode, padding_mode, align_corners), opset)  # type: ignore[arg-type]
     op_type = PROJECTIVE if kind == "projective" else SPATIAL
     nodes = [
         helper.make_node("Cast", ["input"], ["image"], to=TYPES[dtype]),

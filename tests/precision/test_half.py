@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import ExportError, ModelError
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.precision.half import Half, largest, smallest, to_half
 from stn_infer.precision.rounding import rounded_in_float32
 from tests.support.precision_models import images, model_of, small_stn, types_of

@@ -11,7 +11,7 @@ from onnx import helper, numpy_helper
 
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import ExportError
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.precision.int8 import quantize
 from tests.support.precision_models import images, model_of, small_stn
 
@@ -64,8 +64,8 @@ def test_layers_are_quantized_per_channel_and_the_head_is_not(pair: tuple[onnx.M
 
 def test_transformers_and_functions_survive(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     model, quantized = pair
-    assert [(node.theta, node.output_size) for node in spatial_nodes(quantized)] == [
-        (node.theta, node.output_size) for node in spatial_nodes(model)
+    assert [(node.theta, node.basis and node.basis.output_size) for node in spatial_nodes(quantized)] == [
+        (node.theta, node.basis and node.basis.output_size) for node in spatial_nodes(model)
     ]
     assert [(item.domain, item.name) for item in quantized.functions] == [("stn", "SpatialTransformer")]
 

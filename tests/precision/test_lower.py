@@ -21,7 +21,7 @@ from stn_infer.api.export import export
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.cli.main import main
 from stn_infer.errors import ModelError, UsageError, VerificationError
-from stn_infer.fusion.op import spatial_nodes
+from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.models import create
 from stn_infer.precision.eager_bf16 import EagerBf16
 from stn_infer.precision.lower import PrecisionReport

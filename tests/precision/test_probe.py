@@ -9,8 +9,10 @@ import onnx
 import pytest
 from onnx import helper, numpy_helper
 
-from stn_infer.precision.probe import PrecisionLoss, Probe, Run, activation_peaks
-from stn_infer.reference.model import Sampling
+from stn_infer.fusion.samplers import SamplerNode
+from stn_infer.precision.probe import PrecisionLoss, Probe, activation_peaks
+from stn_infer.reference.calls import SamplerCall, TracedRun
+from stn_infer.samplers import DEFAULT_SPEC
 from tests.support.precision_models import images, model_of, small_stn
 
 
@@ -32,7 +34,7 @@ def test_a_shift_of_theta_is_told_in_pixels(plain: bool) -> None:
     wanted, found = (Probe(item, plain=plain).run(feeds) for item in (model, changed(model, "t0_b_theta", 0.1)))
     deviation.add(wanted, found, scored=True)
     assert deviation.grid_px == pytest.approx(0.1 * (1 + 2 * 7 / 8) * 4, rel=1e-5)
-    assert wanted.samplings[0].size == (8, 8) and wanted.samplings[0].grid.shape == (16, 8, 8, 2)
+    assert wanted.calls[0].size == (8, 8) and wanted.calls[0].grid.shape == (16, 8, 8, 2)
     assert list(wanted.outputs) == ["y"]
 
 
@@ -46,9 +48,11 @@ def test_a_plain_sampler_and_a_fused_one_show_the_same_grid() -> None:
     assert deviation.output_error < 1e-5 and deviation.agreement == 1.0 and deviation.compared == 16
 
 
-def run_of(values: list[list[float]], grid: float = 0.0) -> Run:
+def run_of(values: list[list[float]], grid: float = 0.0) -> TracedRun:
     points = np.full((len(values), 1, 1, 2), grid)
-    return Run({"y": np.array(values, np.float32)}, (Sampling(points, (10, 10), "bilinear", False),))
+    image = np.zeros((len(points), 1, 10, 10), np.float32)
+    call = SamplerCall.of(SamplerNode(DEFAULT_SPEC), image, points, image)
+    return TracedRun({"y": np.array(values, np.float32)}, (call,))
 
 
 def test_errors_are_of_the_scale_of_all_batches_and_classes_are_counted() -> None:

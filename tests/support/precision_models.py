@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.op import DOMAIN, SPATIAL, attach_functions, node_attributes
-from stn_infer.samplers import spell_mode
 
 Array = NDArray[Any]
 
@@ -60,7 +59,7 @@ def small_stn(opset: int = 18, transformers: int = 1, seed: int = 0) -> onnx.Mod
         "b3": weights(4),
     }
     nodes, image = [], "x"
-    attributes = node_attributes("affine", (8, 8), spell_mode("bilinear", opset), "zeros", False)
+    attributes = node_attributes("affine", (8, 8), opset=opset)
     for index in range(transformers):
         p = f"t{index}_"
         constants |= {

@@ -8,18 +8,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from stn_infer.fusion.basis import canonical_basis
-from stn_infer.fusion.op import (
-    DOMAIN,
-    OP_TYPES,
-    PROJECTIVE,
-    SPATIAL,
-    Kind,
-    attach_functions,
-    node_attributes,
-)
+from stn_infer.fusion.basis import Kind, canonical_basis
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, PROJECTIVE, SPATIAL, attach_functions, node_attributes
 from stn_infer.proto.traversal import opset_of
-from stn_infer.samplers import spell_mode
+from stn_infer.samplers import SamplerSpec, spell_mode
 
 Mutation = Callable[[onnx.ModelProto], onnx.ModelProto]
 
@@ -38,7 +30,7 @@ def one_transformer(
     basis = canonical_basis(output_size)
     if kind == "basis":
         basis = np.concatenate([basis, np.random.default_rng(0).normal(size=(4, basis.shape[1]))])
-    attributes = node_attributes(kind, output_size, spell_mode(mode, opset), padding_mode, align_corners)
+    attributes = node_attributes(kind, output_size, SamplerSpec(mode, padding_mode, align_corners), opset)
     op_type = PROJECTIVE if kind == "projective" else SPATIAL
     rows = 3 if kind == "projective" else rank
     graph = helper.make_graph(

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import helper, inliner
+from onnx import inliner
 
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
 from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error, make_logger
 from stn_infer.errors import ModelError, one_line
-from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION, is_spatial
+from stn_infer.fusion.samplers import spec_of
 from stn_infer.proto.edit import copy_of, replace_all
 from stn_infer.proto.traversal import STANDARD_DOMAINS
 
@@ -173,22 +174,15 @@ def _modes(model: onnx.ModelProto) -> Iterator[str]:
     """The sampling modes of the nodes that become GridSample layers, those in called functions included."""
     functions = {(function.domain, function.name): function for function in model.functions}
     for node in model.graph.node:
-        if node.op_type == "GridSample" or (node.domain == DOMAIN and node.op_type in OP_TYPES):
-            yield _mode(node)
+        if node.op_type == "GridSample" or is_spatial(node):
+            yield spec_of(node).mode
         elif (node.domain, node.op_type) in functions:
             body = functions[node.domain, node.op_type].node
-            yield from (_mode(inner) for inner in body if inner.op_type == "GridSample")
-
-
-def _mode(node: onnx.NodeProto) -> str:
-    for attribute in node.attribute:
-        if attribute.name == "mode" and attribute.type == onnx.AttributeProto.STRING:
-            return bytes(helper.get_attribute_value(attribute)).decode()
-    return "bilinear"
+            yield from (spec_of(inner).mode for inner in body if inner.op_type == "GridSample")
 
 
 def _check_fused(model: onnx.ModelProto, fused: tuple[str, ...], runtime: TensorRT) -> None:
-    wanted = [node.name for node in model.graph.node if node.domain == DOMAIN and node.op_type in OP_TYPES]
+    wanted = [node.name for node in model.graph.node if is_spatial(node)]
     if len(fused) < len(wanted):
         raise ModelError(
             f"{runtime.title} {runtime.version} took the plugin for {len(fused)} of {len(wanted)} spatial "

@@ -57,7 +57,7 @@ def make_files(
         given_is_converted: whether ``given`` is in that precision already.
     """
     from stn_infer.fusion.fuse import fuse
-    from stn_infer.fusion.op import spatial_nodes
+    from stn_infer.fusion.samplers import spatial_nodes
     from stn_infer.proto.load import load_model
     from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_plain
 

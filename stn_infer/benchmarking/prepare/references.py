@@ -62,12 +62,12 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
     seen, single = Seen(), eager_float32(loaded)
 
     def run(inputs: Sequence[Array]) -> list[Array]:
-        outputs, samplings = reference.run(inputs)
-        seen.nearest |= any(call.mode == "nearest" for call in samplings)
+        outputs, calls = reference.run(inputs)
+        seen.nearest |= any(call.spec.mode == "nearest" for call in calls)
         if len(inputs[0]) > 1:
-            spreads = [float(np.ptp(call.pixels(call.grid), axis=0).max(initial=0.0)) for call in samplings]
+            spreads = [float(np.ptp(call.pixels, axis=0).max(initial=0.0)) for call in calls]
             seen.alike |= any(spread < _LEAST_SPREAD_PX for spread in spreads)
-        found = Expectation(Batch("bench", tuple(inputs)), outputs, samplings)
+        found = Expectation(Batch("bench", tuple(inputs)), outputs, calls)
         seen.note(float32_levels(reference, [found], single))
         return outputs
 

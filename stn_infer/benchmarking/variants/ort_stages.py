@@ -15,13 +15,14 @@ from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.variant import Inspection
 from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.benchmarking.variants.stages import LONGEST_S, NO_SAMPLER, RECORDED, UNRECORDED, add_up, not_known
+from stn_infer.fusion.op import OP_TYPES
 
 if TYPE_CHECKING:
     import onnx
 
     from stn_infer.backends.ort import OrtBackend
 
-SAMPLERS = ("GridSample", "SpatialTransformer", "ProjectiveTransformer")
+SAMPLERS = ("GridSample", *OP_TYPES)
 
 _LAUNCHES = "onnxruntime's profiler times launches on a GPU, not the kernels"
 

@@ -29,7 +29,7 @@ LIBRARY = Path("/somewhere/libstn_plugins.so")
 def model(nodes: int = 1) -> onnx.ModelProto:
     """``nodes`` spatial transformers in a row."""
     names = ["input", *(f"warped_{index}" for index in range(nodes))]
-    attributes = node_attributes("affine", (4, 4), "bilinear", "zeros", False)
+    attributes = node_attributes("affine", (4, 4))
     graph = helper.make_graph(
         [
             helper.make_node(

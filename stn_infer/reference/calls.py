@@ -1,0 +1,135 @@
+"""What samplers did while a model ran, in whatever runtime."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from stn_infer.arrays import Array
+from stn_infer.fusion.basis import Basis, map_points
+from stn_infer.fusion.samplers import SamplerNode
+from stn_infer.reference.sampling import Doubles, coordinate_bound
+from stn_infer.samplers import SamplerSpec
+
+
+@dataclass(frozen=True)
+class SamplerCall:
+    """One call of a sampler.
+
+    Attributes:
+        node: the sampler.
+        image: [N, C, *in], what it sampled.
+        grid: [N, *out, D] float64: where it should have sampled by the theta or the grid that it was given.
+        bound: [N, *out, D]: how far float32 may put a point from there, in pixels of the image.
+        warped: [N, C, *out], what it returned.
+    """
+
+    node: SamplerNode
+    image: Array
+    grid: Doubles
+    bound: Doubles
+    warped: Array
+
+    @classmethod
+    def of(cls, node: SamplerNode, image: Array, given: Array, warped: Array, *, at_grid: bool = False) -> SamplerCall:
+        """From what a sampler was given: theta [N, D, K], or the grid where it takes one or ``at_grid`` says so."""
+        size = image.shape[2:]
+        if node.basis is None or at_grid:
+            grid = given.astype(np.float64)
+            return cls(node, image, grid, coordinate_bound(grid, size), warped)
+        return cls(node, image, *grid_and_bound(node.basis, given, size), warped)
+
+    @property
+    def spec(self) -> SamplerSpec:
+        """How the grid is read."""
+        return self.node.spec
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """The sampled image's spatial size."""
+        return tuple(self.image.shape[2:])
+
+    @property
+    def pixels(self) -> Array:
+        """The grid as fractional pixel indices of the image, (x, y[, z])."""
+        return self.spec.pixels(self.grid, self.size)
+
+
+@dataclass(frozen=True)
+class TracedRun:
+    """One run of a model: outputs by name in the model's order, and its samplers' calls in theirs."""
+
+    outputs: dict[str, Array]
+    calls: tuple[SamplerCall, ...]
+
+
+def grid_and_bound(basis: Basis, theta: Array, size: Sequence[int]) -> tuple[Doubles, Doubles]:
+    """The grid of ``theta`` [N, D, K] in float64, and float32's bound in pixels of an image of ``size``."""
+    exact, values = basis.exact(), theta.astype(np.float64)
+    grid = exact.grid(values)
+    terms = map_points(np.abs(values), np.abs(exact.rows), basis.output_size)
+    if basis.kind != "projective":
+        return grid, coordinate_bound(grid, size, terms, len(exact.rows))
+    w = map_points(values[:, -1:], exact.rows, basis.output_size)
+    denominator = np.concatenate([w, terms[..., -1:]], axis=-1)
+    return grid, coordinate_bound(grid, size, terms[..., :-1], len(exact.rows), denominator)
+
+
+def recorder(warps: Sequence[Array | None] = ()) -> Any:
+    """A context in which every sampler that PyTorch runs is noted.
+
+    Its ``calls`` are the :class:`SamplerCall`; ``again`` has for each a function of image and theta (or grid) that runs
+    it once more.
+
+    Args:
+        warps: what the samplers return instead of their own [N, C, *out], in the order in which they run; None keeps
+            one.
+    """
+    import torch
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    aten = torch.ops.aten
+    samplers = (aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
+
+    class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
+        """Notes what samplers are given and return."""
+
+        def __init__(self) -> None:
+            super().__init__()  # type: ignore[no-untyped-call]
+            self.calls: list[SamplerCall] = []
+            self.again: list[Callable[..., Any]] = []
+
+        def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = func(*args, **(kwargs or {}))
+            dtype = str(getattr(args[0], "dtype", "")).removeprefix("torch.") if args else ""
+            if func in samplers:
+                image, given, *settings = args[:5]
+                node = SamplerNode(SamplerSpec.numbered(*settings), dtype=dtype)
+                again = lambda image, grid: func(image, grid, *settings)  # noqa: E731
+            elif str(func) == "stn.spatial_transformer.default":
+                image, given, rows, kind, size, *settings = args
+                basis = Basis(kind, _array(rows), tuple(map(int, size)))
+                node = SamplerNode(SamplerSpec(*settings), basis, dtype=dtype)
+                again = lambda image, theta: func(image, theta, rows, kind, size, *settings)  # noqa: E731
+            else:
+                return result
+            index = len(self.calls)
+            self.calls.append(SamplerCall.of(node, _array(image), _array(given), _array(result)))
+            self.again.append(again)
+            warp = warps[index] if index < len(warps) else None
+            if warp is not None and warp.shape == tuple(result.shape):
+                return torch.from_numpy(np.ascontiguousarray(warp)).to(result)
+            return result
+
+    return Recorder()
+
+
+def _array(tensor: Any) -> Array:
+    """A copy, since a later operator may write in place; half types as float32."""
+    import torch
+
+    tensor = tensor.detach().cpu()
+    return np.array((tensor if tensor.dtype == torch.float64 else tensor.float()).numpy())
