@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
@@ -67,11 +68,17 @@ def test_wrong_suites_are_usage_errors(tmp_path: Path, text: str, message: str) 
         read_suite(path, Method())
 
 
-def test_the_suites_of_the_project_can_be_read() -> None:
+def test_the_suites_of_the_project_can_be_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stn_infer.benchmarking.variants.names import VARIANTS
     from stn_infer.models import NETWORKS, SHIPPED
+
+    monkeypatch.syspath_prepend(str(ROOT))
 
     found = sorted((ROOT / "benchmarks" / "suites").glob("*.toml"))
     assert found
     for path in found:
         suite = read_suite(path, QUICK)
-        assert all(case.model in {*NETWORKS, *SHIPPED} for case in suite.cases)
+        for name in [*(case.model for case in suite.cases), *(suite.variants or VARIANTS)]:
+            module, _, attribute = name.partition(":")
+            known = name in {*NETWORKS, *SHIPPED, *VARIANTS}
+            assert known or callable(getattr(importlib.import_module(module), attribute)), (path.name, name)
