@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from benchmarks import conformance
 from benchmarks import conformance_matrix as matrix
 from stn_infer.reference.sampling import sample
 from stn_infer.samplers import SamplerSpec
@@ -43,6 +44,14 @@ def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, A
     return found
 
 
+def test_the_reference_and_our_op_pass_every_node_test_of_onnx() -> None:
+    found = [conformance.node_row(case) for case in conformance.node_cases()]
+    assert len(found) == 26
+    assert {row.name: column for row in found for column in OURS if not row.cells[column].passed} == {}
+
+
+@pytest.mark.slow
+@pytest.mark.xdist_group("conformance")
 @pytest.mark.parametrize(
     ("collection", "count", "columns"),
     [("nodes", 26, OURS), ("samples", 18, OURS[:2])],
@@ -56,6 +65,8 @@ def test_the_reference_and_our_op_pass_every_test(
     } == {}
 
 
+@pytest.mark.slow
+@pytest.mark.xdist_group("conformance")
 def test_the_written_page_is_of_these_tests(rows: dict[str, list[dict[str, Any]]]) -> None:
     """The figures depend on versions and the processor, so only the names and the counts are compared."""
 

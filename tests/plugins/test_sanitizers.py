@@ -14,6 +14,7 @@ from tests.support.paths import ROOT
 from tests.support.plugin_cases import ISAS
 
 PLUGINS = ROOT / "plugins"
+LIMIT = 600  # seconds for a program or a build; none takes a third of it
 
 
 needs_compiler = pytest.mark.skipif(
@@ -24,7 +25,9 @@ needs_compiler = pytest.mark.skipif(
 def run(*command: str | Path, isa: str = "") -> str:
     """What a program printed; it must succeed, and say that nothing failed."""
     environment = os.environ | ({"STN_CPU_ISA": isa} if isa else {})
-    done = subprocess.run([*map(str, command)], env=environment, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [*map(str, command)], env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     assert " 0 failed" in done.stdout
     return done.stdout
@@ -36,9 +39,13 @@ def build(folder: Path, *options: str) -> None:
     The CUDA kernels are compiled for the CPU.
     """
     flags = ["-DSTN_CUDA=CPU", "-DSTN_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", *options]
-    subprocess.run(["cmake", "-S", str(PLUGINS), "-B", str(folder), *flags], check=True, capture_output=True)
+    subprocess.run(
+        ["cmake", "-S", str(PLUGINS), "-B", str(folder), *flags], check=True, capture_output=True, timeout=LIMIT
+    )
     targets = ["--target", "kernels_test", "tensorrt_host"]
-    subprocess.run(["cmake", "--build", str(folder), "--parallel", *targets], check=True, capture_output=True)
+    subprocess.run(
+        ["cmake", "--build", str(folder), "--parallel", *targets], check=True, capture_output=True, timeout=LIMIT
+    )
 
 
 def kernels_test(folder: Path) -> Path:
