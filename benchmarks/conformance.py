@@ -234,7 +234,7 @@ def _plain_node(image: Array, grid: Array, sampler: SamplerSpec) -> Array:
 
 def _first_output(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Array:
     """Of a file of others in onnxruntime."""
-    return np.asarray(open_session(Stored(model)).run(None, dict(feeds))[0])
+    return np.asarray(open_session(Stored(model)).run(feeds)[0])
 
 
 def _cell(result: Array, expected: Array, rtol: float, atol: float) -> Cell:

@@ -18,6 +18,7 @@ from stn_infer.errors import MissingDependencyError
 from stn_infer.fused import composed, spatial_transformer
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.layers import SpatialTransformer
+from stn_infer.proto.session import CPU, import_onnxruntime, open_session
 from stn_infer.samplers import SamplerSpec
 from stn_infer.transforms import Affine
 
@@ -229,25 +230,19 @@ def in_onnxruntime(case: Warp, device: torch.device) -> Work:
     """
     from stn_infer.backends.ort import cuda_problem
 
-    try:
-        import onnxruntime as ort
-    except ImportError as error:
-        raise MissingDependencyError(str(error)) from None
+    import_onnxruntime()
     if device.type == "cuda" and (problem := cuda_problem()) is not None:
         raise MissingDependencyError(problem)
     image, theta, basis = inputs(case, device)
     size = case.shape[2:]
     model = op_file("affine", case.shape[1:], basis.cpu().numpy(), size, SamplerSpec()).SerializeToString()
-    provider: Any = "CPUExecutionProvider"
+    providers = CPU
     if device.type == "cuda":
-        provider = ("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0})
+        providers = (("CUDAExecutionProvider", {"device_id": device.index or 0, "use_tf32": 0}),)
 
     def bound(library: bool) -> Call:
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        if library:
-            options.register_custom_ops_library(str(plugin.library_path()))
-        session = ort.InferenceSession(model, options, providers=[provider])
+        path = plugin.library_path() if library else None
+        session = open_session(model, spin="always", providers=providers, library=path).raw
         output, binding = torch.empty(case.shape, device=device), session.io_binding()
         where = (device.type, device.index or 0, np.float32)
         for name, tensor in (("input", image), ("theta", theta)):

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 import torch.nn.functional as F
 
@@ -17,6 +16,7 @@ from stn_infer import plugin
 from stn_infer.arrays import Array
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.fusion.fuse import fuse
+from stn_infer.proto.session import Stored, open_session
 from stn_infer.samplers import SamplerSpec
 from stn_infer.sources.load import load_source
 from stn_infer.torch_export.plain import export_plain
@@ -93,11 +93,6 @@ def _tutorial(folder: Path, batch: int) -> Calls:
 
 def _call(model: onnx.ModelProto, feeds: dict[str, Array], *, library: bool) -> Callable[[], Array]:
     """The first output, by a session whose threads sleep between calls and so disturb no other variant's turn."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = 1
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    if library:
-        options.register_custom_ops_library(str(plugin.library_path()))
-    session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    path = plugin.library_path() if library else None
+    session = open_session(Stored(model), threads=1, spin="while-running", library=path).raw
     return lambda: session.run(None, feeds)[0]

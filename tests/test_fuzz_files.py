@@ -31,6 +31,15 @@ VERBS = {
     "build": ["build", "{model}", "-o", "{out}/engine", "--runtime", "tensorrt-rtx", "--target", "sm89"],
 }
 
+#: Verbs that run the file, the exit code of each, and the batch that it runs first.
+RUNNING = {
+    "run": (VERBS["run"], 1, 2),
+    "show": (VERBS["show"], 1, 2),
+    "verify": (["verify", "{model}"], 1, 3),
+    "bench": (["bench", "{model}", "--quick", "--batch-sizes", "1"], 1, 1),
+    "optimize": (VERBS["optimize"], 3, 1),
+}
+
 _opened: list[str] | None = None
 
 
@@ -83,6 +92,35 @@ def test_hostile_files_end_in_one_line(name: str, tmp_path: Path, inputs: Path, 
         assert not list(out.iterdir()), verb
     assert sorted(folder.iterdir()) == before
     assert not [path for path in opened if "secret-" in path]
+
+
+def affine_model_with_a_head_that_fails() -> onnx.ModelProto:
+    """It loads, and its last node fails whatever it is given; the inputs are those of ``affine_model``."""
+    model = affine_model()
+    out = model.graph.output[0]
+    model.graph.node.append(helper.make_node("Reshape", [out.name, "bad"], ["reshaped"], name="head"))
+    model.graph.initializer.append(constant([7, 5], "bad", np.int64))
+    out.CopyFrom(helper.make_tensor_value_info("reshaped", F32, [7, 5]))
+    return model
+
+
+@pytest.mark.parametrize("verb", RUNNING)
+def test_a_file_that_loads_and_fails_while_running(verb: str, tmp_path: Path, inputs: Path) -> None:
+    """The same sentence whoever runs it: which node, why, and nothing of onnxruntime's source."""
+    out = tmp_path / "out"
+    out.mkdir()
+    onnx.save(affine_model_with_a_head_that_fails(), tmp_path / "m.onnx")
+    arguments, exit_code, batch = RUNNING[verb]
+    arguments = [part.format(model=tmp_path / "m.onnx", out=out, inputs=inputs) for part in arguments]
+    result = CliRunner().invoke(main, arguments)
+    assert result.exit_code == exit_code, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
+    assert line.endswith(
+        f" on x [{batch}, 1, 8, 8]: Reshape node 'head': The input tensor cannot be reshaped to the requested shape. "
+        f"Input shape:{{{batch},1,8,8}}, requested shape:{{7,5}}"
+    )
+    assert "onnxruntime fails while running " in line
+    assert {path.name for path in out.iterdir()} <= {"predictions"}  # what run would resume
 
 
 @pytest.mark.parametrize("seed", range(6))

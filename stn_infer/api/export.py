@@ -181,7 +181,7 @@ def _changes(loaded: LoadedModel) -> bool:
     from stn_infer.reference.model import Reference
     from stn_infer.reference.samples import sample_batches
 
-    reference = Reference(loaded.module, loaded.input_shapes)
+    reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
     inputs = sample_batches(loaded)[0].inputs
     first, again = reference.run(inputs)[0], reference.run(inputs)[0]
     return not all(

@@ -96,7 +96,7 @@ def verify(
         own, notes = _own_batches(proto, inputs, None if loaded is None else loaded.metadata)
     reference: ReferenceModel
     if loaded is not None and against is None:
-        reference = Reference(loaded.module, loaded.input_shapes)
+        reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
         batches = own or sample_batches(loaded)
     else:
         batches = own or _file_batches(proto, input_shapes)

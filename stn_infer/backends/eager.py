@@ -104,17 +104,9 @@ class EagerBackend:
 
     def _call(self, module: Any, tensors: Sequence[torch.Tensor]) -> list[Array]:
         import torch
-        from torch.utils import _pytree as pytree
 
-        try:
-            with torch.inference_mode():
-                outputs = pytree.tree_leaves(module(*tensors))
-        except Exception as error:
-            text = one_line(str(error)) or "no message"
-            raise ModelError(f"{self._label} fails in PyTorch ({self.name}): {type(error).__name__}: {text}") from error
-        strange = [type(output).__name__ for output in outputs if not isinstance(output, torch.Tensor)]
-        if strange or not outputs:
-            raise ModelError(f"{self._label} returns {strange[0] if strange else 'nothing'}; expected tensors")
+        with torch.inference_mode():
+            outputs = call_module(module, tensors, self._label, self.name)
         return [output.cpu().numpy() for output in outputs]
 
     def describe(self) -> dict[str, str]:
@@ -134,6 +126,34 @@ class EagerBackend:
 
         self._module = None
         torch.set_num_threads(self._threads_before)
+
+
+def call_module(module: Any, tensors: Sequence[Any], label: str = "the model", how: str = "eager") -> list[Any]:
+    """A module's outputs as a flat list of tensors; gradients are the caller's to switch off.
+
+    Args:
+        module: a module, or any callable that takes tensors.
+        tensors: its inputs.
+        label, how: what messages call the model, and how it is run.
+
+    Raises:
+        ModelError: its code fails, on inputs that are named, or it returns something that is not a tensor.
+    """
+    import torch
+    from torch.utils import _pytree as pytree
+
+    try:
+        outputs = pytree.tree_leaves(module(*tensors))
+    except MemoryError:
+        raise
+    except Exception as error:  # a model's own code may raise anything
+        given = " and ".join(str(list(tensor.shape)) for tensor in tensors)
+        text = one_line(str(error)) or "no message"
+        raise ModelError(f"{label} fails in PyTorch ({how}) on {given}: {type(error).__name__}: {text}") from error
+    strange = [type(output).__name__ for output in outputs if not isinstance(output, torch.Tensor)]
+    if strange or not outputs:
+        raise ModelError(f"{label} returns {strange[0] if strange else 'nothing'}; expected tensors")
+    return list(outputs)
 
 
 def input_names(module: nn.Module, count: int) -> list[str]:

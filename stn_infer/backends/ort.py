@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -16,13 +16,9 @@ from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
-from stn_infer.errors import MissingDependencyError, ModelError, one_line
+from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.metadata import ModelMetadata
-
-if TYPE_CHECKING:
-    import onnxruntime
-
-Spin = Literal["always", "while-running", "never"]
+from stn_infer.proto.session import CPU, Provider, Session, Spin, import_onnxruntime, open_session
 
 _DTYPES = {
     "tensor(float)": np.float32,
@@ -52,7 +48,8 @@ class OrtBackend:
             (they sleep once no run is under way, so that sessions in turns don't disturb each other) or ``never``.
         plugin: whether the plugin library's op runs the file's spatial transformers, instead of the functions that the
             file carries; None: where the library is built and has kernels for the device.
-        configure: given onnxruntime's session options before the session is made, to profile it, say.
+        label: what messages call the model; None: the file's name, or ``the model``.
+        profile: a folder for onnxruntime's profile; see :func:`stn_infer.proto.session.open_session`.
         cuda_options: options of the CUDA provider, on top of this backend's own.
 
     Raises:
@@ -71,14 +68,13 @@ class OrtBackend:
         *,
         spin: Spin = "always",
         plugin: bool | None = None,
-        configure: Callable[[Any], None] | None = None,
+        label: str | None = None,
+        profile: Path | None = None,
         cuda_options: Mapping[str, Any] | None = None,
     ) -> None:
-        ort = _import_onnxruntime()
         target = Device.parse(device)
         self.device = str(target)
         self._threads = threads
-        self._label = model.name if isinstance(model, Path) else "the model"
         if isinstance(model, Path) and not model.is_file():
             raise ModelError(f"{model}: expected an ONNX file, found {'a folder' if model.is_dir() else 'nothing'}")
         if isinstance(model, Path):
@@ -86,52 +82,50 @@ class OrtBackend:
 
             check_file(model)  # a damaged file ends here, and not in native code
 
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = threads or 0
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0" if spin == "never" else "1")
-        options.add_session_config_entry("session.force_spinning_stop", "1" if spin == "while-running" else "0")
         # A registered op takes every node of its name: it is registered only where it has a kernel for all of them.
         self._plugin = None if plugin is False else _plugin_library(target.kind, required=plugin is True)
-        providers: list[Any] = ["CPUExecutionProvider"]
+        providers: tuple[Provider, ...] = CPU
         if target.kind == "cuda":
-            preload_cuda(ort)
-            providers.insert(
-                0, ("CUDAExecutionProvider", {"device_id": target.index, "use_tf32": 0, **(cuda_options or {})})
-            )
-        if configure is not None:
-            configure(options)
+            preload_cuda(import_onnxruntime())
+            cuda = {"device_id": target.index, "use_tf32": 0, **(cuda_options or {})}
+            providers = (("CUDAExecutionProvider", cuda), *CPU)
         try:
-            if self._plugin is not None:
-                options.register_custom_ops_library(str(self._plugin))
-            session = ort.InferenceSession(
-                str(model) if isinstance(model, Path) else model, options, providers=providers
+            session = open_session(
+                model,
+                label=label,
+                threads=threads,
+                spin=spin,
+                providers=providers,
+                library=self._plugin,
+                profile=profile,
             )
-        except Exception as error:
-            reason = failure_reason(error)
-            if target.kind == "cpu" and "NOT_IMPLEMENTED" in reason and _holds_bfloat16(model):
-                reason = "its CPU provider has no bfloat16 operators; build it for TensorRT, or export as fp16"
-            raise ModelError(f"onnxruntime refuses {self._label}: {reason}") from error
-        self._session: onnxruntime.InferenceSession | None = session
-        self._providers: list[str] = session.get_providers()
+        except ModelError as error:
+            if target.kind == "cpu" and "NOT_IMPLEMENTED" in str(error.__cause__) and _holds_bfloat16(model):
+                raise ModelError(
+                    f"{str(error).partition(':')[0]}: its CPU provider has no bfloat16 operators; "
+                    "build it for TensorRT, or export as fp16"
+                ) from error.__cause__
+            raise
+        self._session: Session | None = session
+        self._providers = session.providers
         if target.kind == "cuda" and "CUDAExecutionProvider" not in self._providers:
             # onnxruntime falls back to the CPU with no more than a log line; whoever asked for a GPU wants to know.
             reason = cuda_problem() or "onnxruntime does not say why"
             raise MissingDependencyError(f"device {self.device} was asked for, onnxruntime cannot use it: {reason}")
 
-        specs = tuple(_spec(value) for value in session.get_inputs())
+        specs = tuple(_spec(value) for value in session.raw.get_inputs())
         # A fixed batch is served in pieces, so that axis 0 is dynamic for whoever calls.
         fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
         if len(fixed) > 1:
-            raise ModelError(f"{self._label}: its inputs have different fixed batch sizes {sorted(fixed)}")
+            raise ModelError(f"{session.label}: its inputs have different fixed batch sizes {sorted(fixed)}")
         self._fixed_batch: int | None = fixed.pop() if fixed else None
         self.inputs: tuple[TensorSpec, ...] = tuple(_free_batch(spec) for spec in specs)
-        self.outputs: tuple[TensorSpec, ...] = tuple(_free_batch(_spec(value)) for value in session.get_outputs())
-        self.metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map)
+        self.outputs: tuple[TensorSpec, ...] = tuple(_free_batch(_spec(value)) for value in session.raw.get_outputs())
+        self.metadata = ModelMetadata.from_props(session.raw.get_modelmeta().custom_metadata_map)
 
     @property
-    def session(self) -> Any:
-        """onnxruntime's own session, for what this class does not wrap (bindings, profiles).
+    def session(self) -> Session:
+        """The session, for what this class does not wrap (bindings, profiles).
 
         Raises:
             ModelError: the backend is closed.
@@ -153,20 +147,14 @@ class OrtBackend:
         return self._run(inputs)
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        if self._session is None:
-            raise ModelError("this backend is closed; open it again")
-        names = [spec.name for spec in self.outputs]
-        try:
-            return dict(zip(names, self._session.run(names, dict(inputs)), strict=True))
-        except Exception as error:
-            raise ModelError(f"onnxruntime failed while running {self._label}: {failure_reason(error)}") from error
+        session = self.session
+        return dict(zip(session.outputs, session.run(inputs), strict=True))
 
     def describe(self) -> dict[str, str]:
         """Runtime and version, the providers in use, threads."""
-        ort = _import_onnxruntime()
         return {
             "runtime": "onnxruntime",
-            "version": str(ort.__version__),
+            "version": str(import_onnxruntime().__version__),
             "device": self.device,
             "providers": ", ".join(self._providers),
             "threads": str(self._threads or "one a core"),
@@ -176,12 +164,6 @@ class OrtBackend:
     def close(self) -> None:
         """Let go of the session."""
         self._session = None
-
-
-def failure_reason(error: BaseException) -> str:
-    """onnxruntime's message without its prefix, on one line."""
-    text = str(error).strip()
-    return one_line(text.split(" : ", 2)[-1] if text.startswith("[ONNXRuntimeError]") else error)
 
 
 def _plugin_library(kind: str, required: bool) -> Path | None:
@@ -212,7 +194,7 @@ def _holds_bfloat16(model: Path | bytes) -> bool:
 
 def cuda_problem() -> str | None:
     """Why onnxruntime's CUDA provider cannot work here, or None when its library and a driver load."""
-    ort = _import_onnxruntime()
+    ort = import_onnxruntime()
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return "this onnxruntime is built without CUDA; install onnxruntime-gpu"
     try:
@@ -231,18 +213,6 @@ def cuda_problem() -> str | None:
     except OSError as error:
         return f"its CUDA provider does not load: {error}"
     return None
-
-
-def _import_onnxruntime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise MissingDependencyError(
-            f"onnxruntime cannot be imported ({error}); pip install onnxruntime-gpu"
-        ) from error
-    # The session's severity does not cover providers that fail to load; what matters there we report ourselves.
-    onnxruntime.set_default_logger_severity(4)
-    return onnxruntime
 
 
 def preload_cuda(ort: Any) -> None:

@@ -16,10 +16,11 @@ import onnx
 from onnx import TensorProto, helper
 
 from stn_infer.arrays import Array
-from stn_infer.errors import ModelError, one_line
+from stn_infer.errors import ModelError
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.proto.inputs import Shapes, plausible_shapes
 from stn_infer.proto.retype import FLOAT_TYPES
+from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import names_read, producers, walk_back
 
 
@@ -296,8 +297,6 @@ class _Observer:
 
     def _run(self, values: set[str], shapes: set[str], settings: Sequence[Sizes]) -> list[dict[str, Array]]:
         """Values, and shapes alone, at each setting; from tensors with a known shape, random numbers in them."""
-        import onnxruntime as ort
-
         fed, nodes, read = self._behind(sorted(values | shapes))
         model = self._empty()
         for name in fed:
@@ -318,20 +317,13 @@ class _Observer:
             model.graph.node.append(helper.make_node("Shape", [name], [_SHAPE_OF + name]))
         fetched = [*sorted(values - set(fed)), *(_SHAPE_OF + name for name in sorted(shapes))]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched)
-        options = ort.SessionOptions()
-        options.log_severity_level = 4
         # Unoptimized: otherwise onnxruntime could fuse away the very tensors that are asked for.
-        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-        options.enable_cpu_mem_arena = False
+        session = open_session(Stored(model), optimized=False, arena=False)
         generator = np.random.default_rng(0)
         runs = []
-        try:
-            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            for sizes in settings:
-                feeds = {name: self._value(name, sizes, generator) for name in fed}
-                runs.append({**feeds, **dict(zip(fetched, session.run(fetched, feeds), strict=True))})
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
-            raise ModelError(f"onnxruntime cannot run the model: {one_line(error)}") from error
+        for sizes in settings:
+            feeds = {name: self._value(name, sizes, generator) for name in fed}
+            runs.append({**feeds, **dict(zip(fetched, session.run(feeds, fetched), strict=True))})
         return runs
 
     def _behind(self, fetched: Sequence[str]) -> tuple[list[str], list[int], list[str]]:

@@ -39,9 +39,11 @@ class Reference:
     Args:
         module: in evaluation mode; it is copied, not changed.
         shapes: the inputs' shapes without batch, to find out whether float64 works.
+        name: what messages call it.
     """
 
-    def __init__(self, module: nn.Module, shapes: Sequence[tuple[int, ...]]) -> None:
+    def __init__(self, module: nn.Module, shapes: Sequence[tuple[int, ...]], name: str = "the model") -> None:
+        self._name = name
         self.dtype, self._default, self._module = "float32", "float32", module
         probe = [np.zeros((1, *shape), np.float32) for shape in shapes]
         for default in ("float64", "float32"):
@@ -71,9 +73,13 @@ class Reference:
             inputs: one array an input.
             warps: what the samplers return instead of their own [N, C, *out], in the order in which they run; None
                 keeps one.
+
+        Raises:
+            ModelError: the module's own code fails.
         """
         import torch
-        from torch.utils import _pytree as pytree
+
+        from stn_infer.backends.eager import call_module
 
         dtype = getattr(torch, self.dtype)
         # copied, since a forward may write in place
@@ -83,7 +89,7 @@ class Reference:
         try:
             with torch.no_grad(), warnings.catch_warnings(), recorder(warps or ()) as recorded:
                 warnings.simplefilter("ignore")
-                outputs = pytree.tree_leaves(self._module(*tensors))
+                outputs = call_module(self._module, tensors, self._name, f"eager, {self.dtype}")
         finally:
             torch.set_default_dtype(before)
         return [output.numpy() for output in outputs], recorded.calls

@@ -21,6 +21,7 @@ from stn_infer.fusion.basis import Basis, Kind, canonical_basis, map_points
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, PROJECTIVE
 from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.proto.retype import doubled
+from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import given_inputs
 from stn_infer.reference.calls import SamplerCall
 from stn_infer.reference.sampling import sample
@@ -82,20 +83,9 @@ class OrtReference:
     dtype = "float32"
 
     def __init__(self, model: onnx.ModelProto, name: str = "the file") -> None:
-        import onnxruntime
-
         self._name = name
         self._tapped = tap(model, inlined=True)
-        options = onnxruntime.SessionOptions()
-        options.log_severity_level = 4
-        options.intra_op_num_threads = 1
-        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        try:
-            self._session = onnxruntime.InferenceSession(
-                self._tapped.model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-            )
-        except Exception as error:
-            raise ModelError(f"onnxruntime refuses the model: {one_line(error)}") from error
+        self._session = open_session(Stored(self._tapped.model), label=name, optimized=False, threads=1)
 
     @property
     def title(self) -> str:
@@ -105,16 +95,13 @@ class OrtReference:
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
     ) -> tuple[list[Array], list[SamplerCall]]:
-        """Outputs and calls; ``warps`` can't be put into a session and are passed over."""
-        names = [value.name for value in self._session.get_inputs()]
-        found = dict(
-            zip(
-                [value.name for value in self._session.get_outputs()],
-                self._session.run(None, dict(zip(names, inputs, strict=True))),
-                strict=True,
-            )
-        )
-        run = self._tapped.read(found)
+        """Outputs and calls; ``warps`` can't be put into a session and are ignored.
+
+        Raises:
+            ModelError: onnxruntime fails.
+        """
+        values = self._session.run(dict(zip(self._session.inputs, inputs, strict=True)))
+        run = self._tapped.read(dict(zip(self._session.outputs, values, strict=True)))
         return list(run.outputs.values()), list(run.calls)
 
 

@@ -31,7 +31,7 @@ from stn_infer.proto.edit import NewNodes, copy_of, replace_all
 from stn_infer.proto.inputs import InputPlan, batch_symbols, random_feeds, size_symbols
 from stn_infer.proto.names import Names
 from stn_infer.proto.retype import has_halves, widen
-from stn_infer.proto.session import Stored, open_session, reason
+from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, opset_of, subgraphs
 
 TOLERANCE = 1e-5
@@ -131,7 +131,7 @@ def run_at_plausible_sizes(
     session = open_session(original, optimized=False)
     batches: Sequence[tuple[int, ...]] = _BATCHES if batch_symbols(plans) else ((1,),)
     sizes = _SIZES if size_symbols(plans) else (1,)
-    failure: Exception | None = None
+    failure: ModelError | None = None
     for size in sizes:
         for batch in batches:
             generator = np.random.default_rng(7)
@@ -139,23 +139,20 @@ def run_at_plausible_sizes(
             if not batch_symbols(plans):
                 feeds.append(random_feeds(plans, 1, size, generator))
             try:
-                outputs = [session.run(None, feed) for feed in feeds]
-            except Exception as error:
+                outputs = [session.run(feed) for feed in feeds]
+            except ModelError as error:
                 failure = failure or error
                 continue
             said = [f"batch {' and '.join(map(str, batch))}"] if batch_symbols(plans) else ["2 inputs"]
             said += [f"size {size}"] if size_symbols(plans) else []
             return feeds, outputs, ", ".join(said)
     hint = "; give the open sizes with --input-shape NAME=..." if size_symbols(plans) else ""
-    raise ModelError(f"onnxruntime cannot run it on random inputs: {reason(failure)}{hint}")
+    raise ModelError(f"{failure}{hint}")
 
 
 def _run_all(stored: Stored, feeds: Iterable[Mapping[str, Array]], *, optimized: bool = True) -> list[list[Array]]:
     session = open_session(stored, optimized=optimized)
-    try:
-        return [session.run(None, dict(feed)) for feed in feeds]
-    except Exception as error:
-        raise ModelError(reason(error)) from error
+    return [session.run(feed) for feed in feeds]
 
 
 @dataclass(frozen=True)

@@ -50,7 +50,7 @@ def verify_model(
     Raises:
         ModelError: onnxruntime refuses the model, or it has fewer outputs than the source.
     """
-    reference = Reference(loaded.module, loaded.input_shapes)
+    reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
     batches = sample_batches(loaded) if batches is None else batches
     expectations = expect(reference, batches)
     limits, notes = limits_for(model, reference, loaded, expectations, tolerance)

@@ -120,7 +120,7 @@ class EagerRunner:
         target = Device.parse(device)
         if target.kind == "cuda" and not torch.cuda.is_available():
             raise MissingDependencyError(f"device {target} was asked for, but this PyTorch finds no usable GPU")
-        self._device = str(target)
+        self._device, self._label = str(target), loaded.name
         self._module: nn.Module = copy.deepcopy(loaded.module).to(self._device)
         self._fused = fused
         _set_fused(self._module, fused, target.kind)
@@ -129,14 +129,13 @@ class EagerRunner:
     def run(self, inputs: Sequence[Array]) -> TracedRun:
         """See :class:`Runner`."""
         import torch
-        from torch.utils import _pytree as pytree
 
-        from stn_infer.backends.eager import numbered
+        from stn_infer.backends.eager import call_module, numbered
 
         tensors = [torch.tensor(value, device=self._device) for value in inputs]  # copies: a forward may write in place
         with torch.no_grad(), warnings.catch_warnings(), recorder() as recorded:
             warnings.simplefilter("ignore")
-            outputs = pytree.tree_leaves(self._module(*tensors))
+            outputs = call_module(self._module, tensors, self._label, self.name)
         self._again = recorded.again
         names = numbered("output", len(outputs))
         values = {name: output.cpu().numpy() for name, output in zip(names, outputs, strict=True)}
@@ -146,12 +145,15 @@ class EagerRunner:
         """See :class:`Runner`."""
         import torch
 
+        from stn_infer.backends.eager import call_module
+
         again = self._again[index]
 
         def warp(image: Array, given: Array) -> Array:
             with torch.no_grad():
-                tensors = (torch.from_numpy(value.astype(np.float32)).to(self._device) for value in (image, given))
-                return np.asarray(again(*tensors).cpu().numpy())
+                tensors = [torch.from_numpy(value.astype(np.float32)).to(self._device) for value in (image, given)]
+                (warped,) = call_module(again, tensors, f"a sampler of {self._label}", self.name)
+                return np.asarray(warped.cpu().numpy())
 
         return warp
 

@@ -29,11 +29,13 @@ class Raising(nn.Module):
 
 
 def test_a_model_that_fails_or_takes_something_else_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ModelError, match=r"Raising fails on float32 inputs \[2, 1, 8, 8\]: always"):
+    with pytest.raises(
+        ModelError, match=r"Raising fails in PyTorch \(eager, float32\) on \[2, 1, 8, 8\]: ValueError: always"
+    ):
         bench(f"{__name__}:Raising", batch_sizes=(2,), variants=("eager",), input_shapes=SHAPE)
     for text, message in (
         ("g (int64[N, 4] x) => (float[N, 4] y) { y = Cast<to = 1>(x) }", r"input 'x' takes tensor\(int64\)"),
-        ("g (float[1, 4] x) => (float[1, 4] y) { y = Relu(x) }", r"fixed fails on float32 inputs \[2, 4\]"),
+        ("g (float[1, 4] x) => (float[1, 4] y) { y = Relu(x) }", r"fails while running fixed.onnx on x \[2, 4\]"),
         (
             "g () => (float[4] y) { y = Constant<value_floats = [1.0, 2.0, 3.0, 4.0]>() }",
             "expected a model with inputs",

@@ -131,7 +131,7 @@ def test_what_onnxruntime_leaves_of_a_difference_is_no_error() -> None:
         [constant(value, name, np.float32) for name, value in constants.items()],
     )
     x = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)
-    plain, optimized = (open_session(Stored(model), optimized=way).run(None, {"x": x})[0] for way in (False, True))
+    plain, optimized = (open_session(Stored(model), optimized=way).run({"x": x})[0] for way in (False, True))
     assert 0 < np.abs(plain).max() < 1e-5 and np.abs(plain - optimized).max() > 0.1 * np.abs(plain).max()
     assert compared(model, model).worst == 0
     with pytest.raises(VerificationError, match="off by"):
@@ -158,7 +158,7 @@ def test_external_half_precision_weights_are_cast(tmp_path: Any) -> None:
     session = open_session(Stored(widen(stored), tmp_path))
     x = np.eye(8, dtype=np.float32)
     np.testing.assert_array_equal(
-        session.run(None, {"x": x})[0], np.fromfile(tmp_path / "w.bin", np.float16).reshape(8, 600).astype(np.float32)
+        session.run({"x": x})[0], np.fromfile(tmp_path / "w.bin", np.float16).reshape(8, 600).astype(np.float32)
     )
 
 

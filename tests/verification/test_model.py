@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
+import torch
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
@@ -29,6 +31,8 @@ from stn_infer.reference.model import Reference
 from stn_infer.reference.onnx_file import OnnxReference, OrtReference
 from stn_infer.reference.samples import sample_batches
 from stn_infer.sources.load import LoadedModel
+from stn_infer.verification.model import verify_model
+from stn_infer.verification.runners import open_runner
 from tests.support import tensorrt_standin as standin
 from tests.support.shared import portable, source
 from tests.support.wrong_files import Mutation, one_transformer, with_attribute
@@ -331,3 +335,36 @@ def test_an_unknown_backend(tmp_path: Path) -> None:
 
 def test_the_public_name() -> None:
     assert stn_infer.verify is verify
+
+
+class TakesTwo(torch.nn.Module):
+    """A model whose code was written for batches of at most two."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise ValueError("at most\ntwo")
+        return torch.nn.functional.grid_sample(x, x.new_zeros(len(x), 4, 4, 2), align_corners=False)
+
+
+def test_a_source_whose_own_code_fails_is_one_line(tmp_path: Path) -> None:
+    module, x = TakesTwo(), np.zeros((3, 1, 8, 8), np.float32)
+    told = r"^toy fails in PyTorch \({}\) on \[3, 1, 8, 8\]: ValueError: at most two$"
+    with pytest.raises(ModelError, match=told.format("eager, float64")):
+        Reference(module, [(1, 8, 8)], "toy").run([x])
+    loaded = LoadedModel("toy", module, ((1, 8, 8),), ModelMetadata(), "factory")
+    with pytest.raises(ModelError, match=told.format("eager")):
+        open_runner("eager", onnx.ModelProto(), loaded, "cpu").run([x])
+    path = written(tmp_path, shipped()[1])
+    result = CliRunner().invoke(main, ["verify", str(path), "--source", f"{__name__}:TakesTwo"])
+    assert result.exit_code == 1 and "TakesTwo fails in PyTorch" in result.stderr, result.stderr
+    assert "internal error" not in result.stderr and result.stderr.count("\n") == 1
+
+
+def test_a_file_that_fails_while_running_is_one_line() -> None:
+    """As export's own check of what it made would say it."""
+    graph = onnx.parser.parse_graph("g (float[n, 1, 8, 8] x) => (float[7, 5] y) { y = Reshape(x, size) }")
+    graph.initializer.append(numpy_helper.from_array(np.array([7, 5]), "size"))
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    loaded = LoadedModel("toy", torch.nn.Identity(), ((1, 8, 8),), ModelMetadata(), "factory")
+    with pytest.raises(ModelError, match=r"on x \[\d+, 1, 8, 8\]: Reshape node: The input tensor cannot be reshaped"):
+        verify_model(loaded, model)

@@ -19,7 +19,7 @@ from stn_infer.benchmarking.prepare.model_files import ModelFiles, make_files
 from stn_infer.benchmarking.prepare.references import file_reference, tolerance_of, torch_reference
 from stn_infer.benchmarking.request import Case, Method, Progress
 from stn_infer.benchmarking.result import CALIBRATION, Model
-from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError, one_line
+from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata, Precision, Preprocess
 from stn_infer.reference.comparison import Expected
 
@@ -181,13 +181,8 @@ def prepare(
         try:
             inputs = feeds.batch(batch)
             outputs = run(inputs)
-        except StnInferError:
-            raise
         except MemoryError:
             raise ModelError(f"batch size {batch} of {name} does not fit into memory; use a smaller one") from None
-        except Exception as error:  # whatever the model's own code or its runtime raises
-            fed = " and ".join(str(list(value.shape)) for value in inputs)
-            raise ModelError(f"{name} fails on float32 inputs {fed}: {one_line(error)}") from error
         arrays: dict[str, Any] = {f"input_{index}": value for index, value in enumerate(inputs)}
         arrays |= {f"output_{index}": value for index, value in enumerate(outputs)}
         np.savez(folder / f"batch-{batch}.npz", **arrays)

@@ -58,7 +58,7 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
     from stn_infer.reference.model import Reference
     from stn_infer.verification.tolerance import Expectation, eager_float32, float32_levels
 
-    reference = Reference(loaded.module, loaded.input_shapes)
+    reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
     seen, single = Seen(), eager_float32(loaded)
 
     def run(inputs: Sequence[Array]) -> list[Array]:
@@ -76,34 +76,27 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
 
 def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]:
     """onnxruntime without optimizations, for a file without a source."""
-    import onnxruntime
     from torch import nn
 
-    from stn_infer.backends.ort import failure_reason
     from stn_infer.metadata import ModelMetadata
     from stn_infer.proto.load import load_model
+    from stn_infer.proto.session import open_session
     from stn_infer.sources.load import LoadedModel
 
-    options = onnxruntime.SessionOptions()
-    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-    options.log_severity_level = 4
-    try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # onnxruntime's own, of several types
-        raise ModelError(f"onnxruntime rejects {path.name}: {failure_reason(error)}") from error
-    if not session.get_inputs():
+    session = open_session(path, optimized=False)
+    given = session.raw.get_inputs()
+    if not given:
         raise ModelError(f"{path}: expected a model with inputs; it has none")
-    wrong = [value for value in session.get_inputs() if value.type != "tensor(float)"]
+    wrong = [value for value in given if value.type != "tensor(float)"]
     if wrong:
         raise UsageError(
             f"{path}: bench feeds float32, input {wrong[0].name!r} takes {wrong[0].type}; "
             "put a Cast before it, or use a variant of your own"
         )
-    names = [value.name for value in session.get_inputs()]
-    shapes = case.input_shapes or tuple(tuple(value.shape[1:]) for value in session.get_inputs())
+    shapes = case.input_shapes or tuple(tuple(value.shape[1:]) for value in given)
     if any(not isinstance(axis, int) for shape in shapes for axis in shape):
         raise UsageError(f"{path}: it has dynamic axes other than the batch; add --input-shape C,H,W")
-    metadata = ModelMetadata.from_props(session.get_modelmeta().custom_metadata_map)
+    metadata = ModelMetadata.from_props(session.raw.get_modelmeta().custom_metadata_map)
     nearest = any(
         attribute.name == "mode" and attribute.s == b"nearest"
         for node in load_model(path).graph.node
@@ -113,7 +106,7 @@ def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]
     seen = Seen(nearest)
 
     def run(inputs: Sequence[Array]) -> list[Array]:
-        outputs = [np.asarray(value) for value in session.run(None, dict(zip(names, inputs, strict=True)))]
+        outputs = [np.asarray(value) for value in session.run(dict(zip(session.inputs, inputs, strict=True)))]
         seen.note(Float32Levels(tuple(map(Level.of, outputs))))
         return outputs
 

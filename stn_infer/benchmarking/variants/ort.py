@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from stn_infer.arrays import Array
-from stn_infer.backends.ort import OrtBackend, failure_reason
+from stn_infer.backends.ort import OrtBackend
 from stn_infer.benchmarking.harness.cuda import EventTimer, require_gpu
 from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup, onnx_file
 from stn_infer.errors import ModelError
+from stn_infer.proto.session import import_onnxruntime, reason
 
 
 class OrtVariant(OpenVariant):
@@ -108,17 +109,16 @@ class _BoundArrays(_Arrays):
     """
 
     def __init__(self, variant: OrtVariant, inputs: Sequence[Array]) -> None:
-        import onnxruntime as ort
-
         super().__init__(variant, inputs)
         self.concurrent = False
         self.alone = "inputs and outputs that are bound serve one caller"
+        ort = import_onnxruntime()
         self._session = variant.backend.session
         kind, _, index = variant.device.partition(":")
         place = (kind, int(index or 0))
         names = [spec.name for spec in variant.backend.outputs]
+        shaped = _shapes(variant, self._feeds)
         try:
-            shaped = _shapes(variant, self._feeds, names)
             self._inputs = {
                 name: ort.OrtValue.ortvalue_from_numpy(array, *place) for name, array in self._feeds.items()
             }
@@ -126,13 +126,13 @@ class _BoundArrays(_Arrays):
                 ort.OrtValue.ortvalue_from_shape_and_type(list(value.shape), value.dtype.type, *place)
                 for value in shaped
             ]
-            self._binding = self._session.io_binding()
+            self._binding = self._session.raw.io_binding()
             for name, value in self._inputs.items():
                 self._binding.bind_ortvalue_input(name, value)
             for name, value in zip(names, self._outputs, strict=True):
                 self._binding.bind_ortvalue_output(name, value)
         except Exception as error:
-            raise ModelError(f"onnxruntime cannot bind inputs and outputs: {failure_reason(error)}") from error
+            raise ModelError(f"onnxruntime cannot bind inputs and outputs: {reason(error)}") from error
         self._options = ort.RunOptions()
         if variant.graph:
             self._options.add_run_config_entry("gpu_graph_id", variant.graph_number())
@@ -144,9 +144,9 @@ class _BoundArrays(_Arrays):
 
     def _compute(self) -> None:
         try:
-            self._session.run_with_iobinding(self._binding, self._options)
+            self._session.raw.run_with_iobinding(self._binding, self._options)
         except Exception as error:
-            raise ModelError(f"onnxruntime failed while running: {failure_reason(error)}") from error
+            raise self._session.failure(error, self._feeds) from error
 
     def call(self) -> object:
         if self._copies:
@@ -169,12 +169,11 @@ class _BoundArrays(_Arrays):
         return [value.numpy() for value in self._outputs]
 
 
-def _shapes(variant: OrtVariant, feeds: dict[str, Array], names: list[str]) -> list[Any]:
+def _shapes(variant: OrtVariant, feeds: dict[str, Array]) -> list[Any]:
     """Outputs of another session: a captured graph cannot allocate its own, and the first call is not timed yet."""
     backend = variant.open(variant.file)
     try:
-        found: list[Any] = backend.session.run(names, feeds)
-        return found
+        return backend.session.run(feeds)
     finally:
         backend.close()
 

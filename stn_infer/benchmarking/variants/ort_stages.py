@@ -28,7 +28,7 @@ _LAUNCHES = "onnxruntime's profiler times launches on a GPU, not the kernels"
 
 
 def inspect_session(
-    open_session: Callable[..., OrtBackend],
+    open_backend: Callable[..., OrtBackend],
     model: Path | bytes,
     feeds: Mapping[str, Array],
     cuts: Sequence[str],
@@ -37,28 +37,21 @@ def inspect_session(
     """Run a profiled copy of a session for a moment.
 
     Args:
-        open_session: makes it; takes a model and ``configure``, as :class:`~stn_infer.backends.ort.OrtBackend` does.
+        open_backend: makes it; takes a model and ``profile``, as :class:`~stn_infer.backends.ort.OrtBackend` does.
         model: what :func:`named_nodes` made.
         feeds: inputs by name.
         cuts: tensors that grids are computed from; what lies between them and a sampler is the stage ``grid``.
         device: ``cpu``, or a GPU, for which onnxruntime reports where the samplers ran and not for how long.
     """
     with tempfile.TemporaryDirectory() as folder:
-        optimized = Path(folder) / "optimized.onnx"
-
-        def configure(options: Any) -> None:
-            options.enable_profiling = True
-            options.profile_file_prefix = str(Path(folder) / "profile")
-            options.optimized_model_filepath = str(optimized)
-
-        backend = open_session(model, configure=configure)
+        backend = open_backend(model, profile=Path(folder))
         try:
             began = time.monotonic()
             for run in range(UNRECORDED + RECORDED):
                 if run and time.monotonic() - began > LONGEST_S:
                     break
                 backend.run(feeds)
-            profile = Path(backend.session.end_profiling())
+            profile = Path(backend.session.raw.end_profiling())
         finally:
             backend.close()
         nodes = read_profile(json.loads(profile.read_text(encoding="utf-8")))
@@ -66,7 +59,7 @@ def inspect_session(
         with suppress(Exception):  # a graph that onnx cannot read back still has its samplers in the profile
             import onnx
 
-            grid = grid_nodes(onnx.load(optimized, load_external_data=False), cuts)
+            grid = grid_nodes(onnx.load(Path(folder) / "optimized.onnx", load_external_data=False), cuts)
     samplers = tuple(
         SamplerPlacement(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS
     )

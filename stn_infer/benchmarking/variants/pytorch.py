@@ -45,7 +45,7 @@ class TorchVariant(OpenVariant):
         if self.compiled:
             self.compiler = Compiler(len(prepared.batch_sizes))
             self.module = torch.compile(self.plain, dynamic=False)
-        self._label = f"{prepared.name} fails in PyTorch ({name})"
+        self._named = prepared.name, name
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
         """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
@@ -58,13 +58,11 @@ class TorchVariant(OpenVariant):
             ModelError: the module fails, or the compiler does.
         """
         import torch
-        from torch.utils import _pytree as pytree
 
-        try:
-            with torch.inference_mode():
-                return list(pytree.tree_leaves((module or self.module)(*tensors)))
-        except Exception as error:  # whatever the model's own code raises
-            raise ModelError(f"{self._label}: {type(error).__name__}: {one_line(error)}") from error
+        from stn_infer.backends.eager import call_module
+
+        with torch.inference_mode():
+            return call_module(module or self.module, tensors, *self._named)
 
     def describe(self) -> dict[str, str]:
         """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import types
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +32,7 @@ class GraphSession:
 
     def __init__(self) -> None:
         self.graphs: dict[str, Any] = {}
+        self.raw = self
 
     def io_binding(self) -> Any:
         inputs: list[Any] = []
@@ -44,7 +44,7 @@ class GraphSession:
             bind_ortvalue_output=lambda name, value: outputs.append(value),
         )
 
-    def run(self, names: Sequence[str], feeds: dict[str, Any]) -> list[Any]:
+    def run(self, feeds: dict[str, Any]) -> list[Any]:
         return [feeds["x"] * 2]
 
     def run_with_iobinding(self, binding: Any, options: Options) -> None:
