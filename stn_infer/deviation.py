@@ -154,3 +154,11 @@ def compare(name: str, expected: Array, actual: Array, scale: float | None = Non
         raise ModelError(f"output {name!r} has shape {list(actual.shape)}, expected {list(expected.shape)}")
     scale = Level.of(expected).scale() if scale is None else scale
     return Deviation(name, largest_error(expected, actual), scale)
+
+
+def worst(deviations: Iterable[Deviation]) -> tuple[Deviation, ...]:
+    """One of each output: the one that is furthest off."""
+    found: dict[str, Deviation] = {}
+    for deviation in deviations:
+        found[deviation.name] = max(found.get(deviation.name, deviation), deviation, key=lambda item: item.scaled)
+    return tuple(found.values())

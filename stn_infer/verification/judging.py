@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from stn_infer.arrays import Array
-from stn_infer.deviation import Deviation, bfloat16, compare, is_float, largest_error
+from stn_infer.deviation import Deviation, bfloat16, compare, is_float, largest_error, worst
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.reference.calls import SamplerCall, TracedRun
@@ -78,8 +78,8 @@ def judge(
     levels = limits.levels or float32_levels(reference, expectations, None)
     scales = [level.scale() for level in levels.outputs]
     image_scales = [level.scale() for level in levels.images]
-    outputs: dict[str, Deviation] = {}
-    rests: dict[str, Deviation] = {}
+    outputs: list[Deviation] = []
+    rests: list[Deviation] = []
     grids: dict[int, GridDeviation] = {}
     notes: dict[str, None] = {}
     last: tuple[TracedRun, list[SamplerCall] | None] | None = None
@@ -94,19 +94,14 @@ def judge(
         for deviation in deviations:
             known = grids.get(deviation.sampler)
             grids[deviation.sampler] = deviation if known is None else known.worse(deviation)
-        for known_outputs, new in ((outputs, found), (rests, rest)):
-            for output in new:
-                worst = known_outputs.get(output.name, output)
-                known_outputs[output.name] = max(worst, output, key=lambda item: item.scaled)
+        outputs, rests = [*outputs, *found], [*rests, *rest]
         last = run, expectation.calls if paired else None
     checks = _check_samplers(runner, *last, seed) if last is not None else ()
-    worst_grids = tuple(grids.values())
-    found_failures = failures(outputs.values(), worst_grids, checks, limits.output, limits.grid_px, limits.of_image)
-    found_failures += _unknown(expectations) + _rest_failures(rests.values(), limits.rest)
+    worst_outputs, worst_grids = worst(outputs), tuple(grids.values())
+    found_failures = failures(worst_outputs, worst_grids, checks, limits.output, limits.grid_px, limits.of_image)
+    found_failures += _unknown(expectations) + _rest_failures(worst(rests), limits.rest)
     status: Status = "failed" if found_failures else "passed"
-    report = BackendReport(
-        runner.name, status, found_failures, runner.describe(), tuple(outputs.values()), worst_grids, checks
-    )
+    report = BackendReport(runner.name, status, found_failures, runner.describe(), worst_outputs, worst_grids, checks)
     return Judgment(report, tuple(notes))
 
 

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from math import isfinite
 from typing import Any, Literal
 
-from stn_infer.deviation import Deviation
+from stn_infer.deviation import Deviation, worst
 from stn_infer.errors import VerificationError
 from stn_infer.reference.comparison import Flips, WarpDeviation
 from stn_infer.verification.sampler_checks import SamplerCheck
@@ -139,18 +139,15 @@ class Verification:
     @property
     def outputs(self) -> tuple[Deviation, ...]:
         """Each output at the backend where it is furthest off."""
-        worst: dict[str, Deviation] = {}
-        for output in (output for report in self.ran for output in report.outputs):
-            worst[output.name] = max(worst.get(output.name, output), output, key=lambda deviation: deviation.scaled)
-        return tuple(worst.values())
+        return worst(output for report in self.ran for output in report.outputs)
 
     @property
     def grids(self) -> tuple[GridDeviation, ...]:
         """Each sampler at the backend where it is furthest off."""
-        worst: dict[int, GridDeviation] = {}
+        found: dict[int, GridDeviation] = {}
         for grid in (grid for report in self.ran for grid in report.grids):
-            worst[grid.sampler] = max(worst.get(grid.sampler, grid), grid, key=lambda deviation: deviation.max_px)
-        return tuple(worst.values())
+            found[grid.sampler] = max(found.get(grid.sampler, grid), grid, key=lambda deviation: deviation.max_px)
+        return tuple(found.values())
 
     def summary(self) -> str:
         """One line: the worst output and the worst grid."""

@@ -24,6 +24,7 @@ from stn_infer.torch_export.plain import export_plain
 from stn_infer.verification.model import verify_model
 from stn_infer.verification.report import BackendReport, GridDeviation, Verification, failures
 from stn_infer.verification.runners import EagerRunner
+from tests.support.onnx_files import then
 from tests.support.stn_styles import SHAPE, AffineGrid, TwoTransformers
 
 
@@ -271,24 +272,12 @@ def ending(end: Callable[[Tensor, Tensor], Tensor]) -> tuple[LoadedModel, onnx.M
     return LoadedModel("ending", module, (SHAPE,), ModelMetadata(), "factory"), fuse(export_plain(module, [SHAPE]))[0]
 
 
-def changed_output(model: onnx.ModelProto, operator: str, number: float) -> onnx.ModelProto:
-    """A copy that applies ``operator`` to its output and ``number``."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model)
-    (name,) = (value.name for value in copy.graph.output)
-    for node in copy.graph.node:
-        node.output[:] = ["before" if output == name else output for output in node.output]
-    copy.graph.node.append(onnx.helper.make_node(operator, ["before", "number"], [name]))
-    copy.graph.initializer.append(numpy_helper.from_array(np.array(number, np.float32), "number"))
-    return copy
-
-
 @pytest.mark.parametrize("size", [1e-2, 1e-6, 1e-12])
 def test_a_small_output_is_judged_on_its_own_scale(size: float) -> None:
     loaded, model = ending(lambda warped, x: warped.mean((2, 3)) * size)
     right = verify_model(loaded, model)
     assert right.passed and right.outputs[0].scale < 3 * size, right.summary()
-    wrong = verify_model(loaded, changed_output(model, "Mul", 1 + 5e-5))
+    wrong = verify_model(loaded, then(model, "Mul", 1 + 5e-5))
     assert wrong.outputs[0].scaled == pytest.approx(5e-5, rel=0.1)
     with pytest.raises(VerificationError, match="output 'output' is off by"):
         wrong.check("ending")
@@ -298,7 +287,7 @@ def test_an_infinite_logit_is_right_in_its_place_alone() -> None:
     masked = torch.tensor([0.0, -inf])
     loaded, model = ending(lambda warped, x: warped.mean((2, 3)) + masked)
     assert verify_model(loaded, model).passed
-    assert not verify_model(loaded, changed_output(model, "Mul", -1.0)).passed
+    assert not verify_model(loaded, then(model, "Mul", -1.0)).passed
 
 
 @pytest.mark.parametrize("same", [False, True])
@@ -311,5 +300,5 @@ def test_what_float32_leaves_of_a_difference_is_no_error(same: bool) -> None:
     loaded, model = ending(rest)
     right = verify_model(loaded, model)
     assert right.passed and right.tolerance == 1e-5 and 1e-4 < right.outputs[0].scale <= 1, right.summary()
-    assert verify_model(loaded, changed_output(model, "Add", 1e-8)).passed
-    assert not verify_model(loaded, changed_output(model, "Add", 2e-5)).passed
+    assert verify_model(loaded, then(model, "Add", 1e-8)).passed
+    assert not verify_model(loaded, then(model, "Add", 2e-5)).passed

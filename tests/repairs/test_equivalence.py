@@ -14,7 +14,7 @@ from stn_infer.proto.inputs import parse_named_shapes, plan_inputs, random_feeds
 from stn_infer.proto.retype import has_halves, widen
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.repairs.equivalence import Equivalence, compare
-from tests.support.onnx_files import F16, F32, affine_model, constant, half_model, make
+from tests.support.onnx_files import F16, F32, affine_model, constant, half_model, make, then
 
 
 def compared(original: onnx.ModelProto, rewritten: onnx.ModelProto, **options: Any) -> Equivalence:
@@ -85,33 +85,20 @@ def test_another_shape_and_not_a_number_are_seen() -> None:
         compared(affine_model(), nan)
 
 
-def ending(operator: str, number: float, model: onnx.ModelProto | None = None) -> onnx.ModelProto:
-    """``model`` with ``operator`` applied to its output and ``number``."""
-    copy = onnx.ModelProto()
-    copy.CopyFrom(model or affine_model())
-    index = len(copy.graph.node)
-    copy.graph.node[-1].output[0] = f"before_{index}"
-    copy.graph.node.append(helper.make_node(operator, [f"before_{index}", f"number_{index}"], ["y"]))
-    copy.graph.initializer.append(constant(number, f"number_{index}", np.float32))
-    return copy
-
-
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("size", [1.0, 1e-2, 1e-6, 1e-12])
 def test_an_output_is_judged_on_its_own_scale(size: float, mode: str) -> None:
-    small = ending("Mul", size, affine_model(mode=mode))
+    small = then(affine_model(mode=mode), "Mul", size)
     assert compared(small, small).worst == 0
     with pytest.raises(VerificationError, match=r"off by 1\.00e-04|of its values differ"):
-        compared(small, ending("Mul", 1 + 1e-4, small))
+        compared(small, then(small, "Mul", 1 + 1e-4))
 
 
 def test_infinities_are_equal_in_sign_and_place() -> None:
-    logarithm = ending("Pow", 0.5, ending("Div", 0.0, ending("Mul", 1.0)))  # inf, and NaN of -inf
-    assert compared(logarithm, logarithm).worst == 0
-    infinite = ending("Div", 0.0)
+    infinite = then(affine_model(), "Div", 0.0)  # NaN where the image is 0
     assert compared(infinite, infinite).worst == 0
     with pytest.raises(VerificationError, match="off by inf"):
-        compared(infinite, ending("Mul", -1.0, infinite))
+        compared(infinite, then(infinite, "Mul", -1.0))
 
 
 def test_what_onnxruntime_leaves_of_a_difference_is_no_error() -> None:
@@ -135,7 +122,7 @@ def test_what_onnxruntime_leaves_of_a_difference_is_no_error() -> None:
     assert 0 < np.abs(plain).max() < 1e-5 and np.abs(plain - optimized).max() > 0.1 * np.abs(plain).max()
     assert compared(model, model).worst == 0
     with pytest.raises(VerificationError, match="off by"):
-        compared(model, ending("Add", 1e-4, model))
+        compared(model, then(model, "Add", 1e-4))
 
 
 def test_half_precision_widened_hides_nothing() -> None:

@@ -161,3 +161,19 @@ def half_model(width: int = 64) -> onnx.ModelProto:
         {"y": (F16, ["n", 1, 8, width])},
         weights,
     )
+
+
+def then(model: onnx.ModelProto, operator: str, number: float) -> onnx.ModelProto:
+    """A copy that applies ``operator`` to its only output and ``number``."""
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    (output,) = (value.name for value in copy.graph.output)
+    before, operand = f"{output}_before_{operator}", f"{output}_{operator}_by"
+    while any(before in node.output for node in copy.graph.node):
+        before, operand = f"{before}_again", f"{operand}_again"
+    for node in copy.graph.node:
+        node.output[:] = [before if name == output else name for name in node.output]
+        node.input[:] = [before if name == output else name for name in node.input]
+    copy.graph.node.append(helper.make_node(operator, [before, operand], [output]))
+    copy.graph.initializer.append(constant(number, operand, np.float32))
+    return copy

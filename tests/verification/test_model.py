@@ -34,6 +34,7 @@ from stn_infer.sources.load import LoadedModel
 from stn_infer.verification.model import verify_model
 from stn_infer.verification.runners import open_runner
 from tests.support import tensorrt_standin as standin
+from tests.support.onnx_files import F32, affine_model, constant, make, then
 from tests.support.shared import portable, source
 from tests.support.wrong_files import Mutation, one_transformer, with_attribute
 
@@ -156,6 +157,33 @@ def test_open_sizes_need_a_shape(tmp_path: Path) -> None:
 
 
 @cache
+@pytest.mark.parametrize("size", [1.0, 1e-2, 1e-9])
+def test_an_output_of_a_file_without_a_source_is_judged_on_its_own_scale(size: float, tmp_path: Path) -> None:
+    model = then(affine_model(), "Mul", size)
+    right, wrong = written(tmp_path, model), written(tmp_path, then(model, "Mul", 1 + 5e-4), "wrong.onnx")
+    assert verify(right).passed
+    found = verify(wrong, against=right)
+    assert not found.passed and found.outputs[0].scaled == pytest.approx(5e-4, rel=0.1)
+
+
+def test_what_float32_leaves_of_a_difference_in_a_file_is_no_error(tmp_path: Path) -> None:
+    """x - 100 + 100 - x: exactly zero in the mathematics, some 1e-6 in float32 and 1e-14 in float64."""
+    nodes = [
+        helper.make_node(operator, inputs, [output])
+        for operator, inputs, output in [
+            ("Sub", ["x", "c"], "a"),
+            ("Add", ["a", "c"], "b"),
+            ("Sub", ["b", "x"], "y"),
+        ]
+    ]
+    shape = ["n", 3]
+    model = make(nodes, {"x": (F32, shape)}, {"y": (F32, shape)}, [constant(100.3, "c", np.float32)])
+    path = written(tmp_path, model)
+    found = verify(path)
+    assert found.passed and found.outputs[0].scale == 1 and found.outputs[0].max_error > 1e-7
+    assert not verify(written(tmp_path, then(model, "Add", 1e-3), "wrong.onnx"), against=path).passed
+
+
 def bfloat16_file() -> onnx.ModelProto:
     return to_half(portable(SHIPPED, bf16=True), "bf16").model
 
