@@ -29,9 +29,8 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.peers.bounds import Bound, Rates, bound, measure_rates
-from stn_infer.api.bench import make_request
+from stn_infer.api.bench import make_request, measure
 from stn_infer.backends.device import Device
-from stn_infer.benchmarking.harness.session import run_request
 from stn_infer.benchmarking.record import Measurement
 from stn_infer.benchmarking.report.speedup import ratio_text, speedup
 from stn_infer.benchmarking.request import Case, Method
@@ -140,7 +139,7 @@ def main() -> None:
     request = make_request(cases, (*ours(device), *peers(device)), device, threads, _TOLERANCE, method)
     rates = _rates(device, threads)
     command = " ".join(["python", *sys.argv])
-    result = run_request(request, output=arguments.output, command=command, say=lambda text: print(text, flush=True))
+    result = measure(request, output=arguments.output, command=command, say=lambda text: print(text, flush=True))
     rates = rates.better(_rates(device, threads))
     bounds = [
         bound(model.case, model.name, batch, rates, arguments.boundary)

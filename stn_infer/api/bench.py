@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
+from stn_infer.api.source import load_original, metadata_of, resolve_model
 from stn_infer.benchmarking.request import Case, Method, Progress, Request, check_batch_sizes
 from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.variants.names import VARIANTS
-from stn_infer.errors import UsageError
+from stn_infer.errors import StnInferError, UsageError
 from stn_infer.metadata import Precision
+from stn_infer.sources.load import LoadedModel
+
+if TYPE_CHECKING:
+    from stn_infer.benchmarking.prepare.case import CaseModel
 
 
 def bench(
@@ -37,13 +42,13 @@ def bench(
     are off, or whose samplers run elsewhere than on the device, is not timed. benchmarks/METHOD.md has the rest.
 
     Args:
-        model: any source that ``export`` takes, or an ``.onnx`` file; for one without a source, only the runtimes that
+        model: any source that ``export`` takes, or an ONNX file; for one without a source, only the runtimes that
             take ONNX files are measured, verified against onnxruntime without optimizations.
         batch_sizes: samples per call, each measured on its own.
         variants: names out of :data:`~stn_infer.benchmarking.variants.names.VARIANTS`; None: all.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator, in every runtime; None: one per physical core.
-        source: for an ``.onnx`` file, what it was exported from; None: what its metadata names.
+        source: for an ONNX file, what it was exported from; None: what its metadata names.
         weights, input_shapes: as for ``export``.
         precision: of weights and images. ``int8`` is for the runtimes that take ONNX files.
         inputs: images, folders or array files to feed, also as INT8 calibration data; None: the package's digits where
@@ -80,9 +85,46 @@ def bench(
         inputs=fed,
     )
     request = make_request((case,), variants, device, threads, tolerance, method)
+    return measure(request, output=output, command=command, say=say)
+
+
+def measure(
+    request: Request,
+    *,
+    output: Path | None = None,
+    earlier: BenchResult | None = None,
+    command: str = "",
+    say: Progress = lambda text: None,
+) -> BenchResult:
+    """Measure what a request asks for, or what of it ``earlier`` lacks; arguments and errors as :func:`bench`."""
     from stn_infer.benchmarking.harness.session import run_request
 
-    return run_request(request, output=output, command=command, say=say)
+    return run_request(request, resolve_case, output=output, earlier=earlier, command=command, say=say)
+
+
+def resolve_case(case: Case) -> CaseModel:
+    """Load the model that a case names.
+
+    Raises:
+        UsageError, SourceError, ModelError: the model cannot be had.
+    """
+    from stn_infer.benchmarking.prepare.case import CaseModel
+
+    source, weights, shapes = case.source, case.weights, case.input_shapes
+    found = resolve_model(case.model, source=source, weights=weights, input_shapes=shapes, of_original=True)
+    if isinstance(found, LoadedModel):
+        return CaseModel(found)
+    path, graph = Path(case.model), found.read()
+    metadata = metadata_of(graph)
+    problem = f"{path.name} does not name what it was exported from; name it with --source SOURCE"
+    try:
+        loaded = load_original(graph, source=source, weights=weights, input_shapes=shapes)
+    except StnInferError as error:
+        if case.source or case.weights or isinstance(error, UsageError):
+            raise
+        loaded = None
+        problem = f"{path.name} was exported from {metadata.source}, which is not available here: {error}"
+    return CaseModel(loaded, path, "" if loaded else problem, metadata.precision)
 
 
 def make_request(

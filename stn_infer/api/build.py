@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from stn_infer.api.open import exported
+from stn_infer.api.source import OnnxModel, resolve_model
 from stn_infer.backends.tensorrt.engine import BuildOptions, Engine, build_or_reuse, check_runtime, request_engine
 from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_folder, load_engine, write_engine
 from stn_infer.errors import ModelError
@@ -15,15 +18,18 @@ def build(
     output: str | Path,
     options: BuildOptions | None = None,
     *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
     cache: Path | None = None,
     rebuild: bool = False,
 ) -> Engine:
     """Build an engine and write it, with its sidecar, to ``output``.
 
     Args:
-        model: an ``.onnx`` file or any source that ``stn-infer export`` takes.
+        model: an ONNX file or any source that ``stn-infer export`` takes.
         output: the engine's file; one that is up to date is left alone.
         options: how.
+        weights, input_shapes: of a source, as for ``export``.
         cache: the folder of the engine cache; None: the user's.
         rebuild: build even where the same engine is there.
 
@@ -36,8 +42,8 @@ def build(
     options, path = options or BuildOptions(), Path(output)
     check_writable(path)
     check_runtime(options)
-    name, content = _resolved(model)
-    request = request_engine(content, options, name)
+    found = resolve_model(model, weights=weights, input_shapes=input_shapes)
+    request = request_engine(exported(found), options, str(model) if isinstance(found, OnnxModel) else found.name)
     if not rebuild:
         try:
             data, sidecar = load_engine(path)
@@ -48,14 +54,3 @@ def build(
     engine = build_or_reuse(request, EngineCache(cache or default_cache_folder()), rebuild, path)
     write_engine(path, engine.data, engine.sidecar)
     return engine
-
-
-def _resolved(source: str | Path) -> tuple[str, Path | bytes]:
-    """(what to call it, the ONNX file or its bytes)."""
-    if str(source).endswith(".onnx"):
-        return str(source), Path(source)
-    from stn_infer.api.export import export_bytes
-    from stn_infer.sources.load import load_source
-
-    loaded = load_source(str(source))
-    return loaded.name, export_bytes(loaded)

@@ -66,11 +66,12 @@ def lint(model: str | Path) -> LintReport:
     """Examine an ONNX file; it is only read.
 
     Args:
-        model: an ``.onnx`` file; external data are read from its folder.
+        model: an ONNX file; external data are read from its folder.
 
     Raises:
-        ModelError: it is unreadable or damaged.
+        ModelError: it is unreadable or damaged, or not an ONNX file.
     """
+    from stn_infer.api.source import onnx_path
     from stn_infer.lint_rules import file as lint_file
     from stn_infer.lint_rules import sampler as lint_sampler
     from stn_infer.lint_rules.context import apply_rules, examine
@@ -79,7 +80,7 @@ def lint(model: str | Path) -> LintReport:
     from stn_infer.repairs.large_weights import light_copy
     from stn_infer.repairs.trial import try_model
 
-    path = Path(model)
+    path = onnx_path(model)
     whole = read_graph(path)
     opset = opset_of(whole)
     light = light_copy(whole, path.parent)

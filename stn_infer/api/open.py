@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.errors import UsageError
+from stn_infer.api.source import EngineFile, OnnxModel, resolve
+from stn_infer.errors import SourceError, UsageError
+from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
 
 if TYPE_CHECKING:
     from stn_infer.backends.base import Backend
-    from stn_infer.sources.load import LoadedModel
 
 BACKENDS = ("ort", "eager", "compile", "tensorrt", "tensorrt-rtx")
 
@@ -19,17 +21,21 @@ def open_backend(
     backend: str = "ort",
     device: str = "cpu",
     threads: int | None = None,
+    *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
 ) -> Backend:
     """Open ``model`` in a backend.
 
     Args:
-        model: an ``.onnx`` file, the bytes of one, a loaded model, or any source that ``stn-infer export`` takes
+        model: an ONNX file, the bytes of one, a loaded model, or any source that ``stn-infer export`` takes
             (a shipped model's name, a recipe, a ``.pt2``, ``package.module:factory``).
         backend: ``ort``, ``eager``, ``compile``, ``tensorrt`` or ``tensorrt-rtx``. ``eager`` and ``compile`` run
             PyTorch and cannot take an ONNX file; the others export a source in memory first. TensorRT also takes
             engines.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator; None: the runtime's own choice.
+        weights, input_shapes: of a source, as for ``export``.
 
     Raises:
         UsageError: an unknown backend or device, or an ONNX file for a PyTorch backend.
@@ -37,42 +43,33 @@ def open_backend(
     """
     if backend not in BACKENDS:
         raise UsageError(f"a backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+    found = resolve(model, weights=weights, input_shapes=input_shapes)
     if backend in ("tensorrt", "tensorrt-rtx"):
-        from stn_infer.backends.tensorrt.backend import ENGINE_SUFFIXES, open_tensorrt
+        from stn_infer.backends.tensorrt.backend import open_engine, open_tensorrt
 
-        if isinstance(model, (str, Path)) and str(model).endswith((".onnx", *ENGINE_SUFFIXES)):
-            return open_tensorrt(Path(model), backend, device)
-        if isinstance(model, bytes):
-            return open_tensorrt(model, backend, device)
-        from stn_infer.api.export import export_bytes
-
-        loaded = _loaded(model)
-        return open_tensorrt(export_bytes(loaded), backend, device, name=loaded.name)
-    is_onnx = isinstance(model, bytes) or (isinstance(model, (str, Path)) and str(model).endswith(".onnx"))
-    if is_onnx and backend != "ort":
-        raise UsageError(
-            f"backend {backend!r} runs PyTorch models, not an ONNX file; use --backend ort, or give the model's source"
-        )
+        if isinstance(found, EngineFile):
+            return open_engine(found.path, backend, device)
+        name = found.name if isinstance(found, LoadedModel) else None
+        return open_tensorrt(exported(found), backend, device, name=name)
+    if isinstance(found, EngineFile):
+        raise SourceError(f"{found.path} {ENGINE_PROBLEM}")
     if backend == "ort":
         from stn_infer.backends.ort import OrtBackend
 
-        if isinstance(model, bytes):
-            return OrtBackend(model, device, threads)
-        if isinstance(model, (str, Path)) and is_onnx:
-            return OrtBackend(Path(model), device, threads)
-        from stn_infer.api.export import export_bytes
-
-        return OrtBackend(export_bytes(_loaded(model)), device, threads)
-
+        return OrtBackend(exported(found), device, threads)
+    if isinstance(found, OnnxModel):
+        raise UsageError(
+            f"backend {backend!r} runs PyTorch models, not an ONNX file; use --backend ort, or give the model's source"
+        )
     from stn_infer.backends.eager import EagerBackend
 
-    return EagerBackend(_loaded(model), device, compile=backend == "compile", threads=threads)
+    return EagerBackend(found, device, compile=backend == "compile", threads=threads)
 
 
-def _loaded(model: str | Path | bytes | LoadedModel) -> LoadedModel:
-    if isinstance(model, (str, Path)):
-        from stn_infer.sources.load import load_source
+def exported(found: OnnxModel | LoadedModel) -> Path | bytes:
+    """The ONNX file or its bytes; what is loaded in PyTorch is exported in memory, and verified."""
+    if isinstance(found, OnnxModel):
+        return found.content
+    from stn_infer.api.export import export_bytes
 
-        return load_source(str(model))
-    assert not isinstance(model, bytes), "bytes are an ONNX file"
-    return model
+    return export_bytes(found)

@@ -66,26 +66,27 @@ def optimize(
     external.
 
     Args:
-        model: an ``.onnx`` file, opset 11 or later.
+        model: an ONNX file, opset 11 or later.
         output: the file to write; an existing one is replaced, and kept where anything fails.
         fix: also repair what ``lint`` marks as fixable.
         tolerance: on each output's error over its scale; None: 1e-5.
         input_shapes: by input name, for open sizes; of the whole input, or of one sample.
 
     Raises:
-        ModelError: the file is unreadable or damaged, or onnxruntime can't run it.
+        ModelError: the file is unreadable or damaged, or not an ONNX file, or onnxruntime can't run it.
         UsageError: ``input_shapes`` does not fit it, or ``tolerance`` is not a positive number.
         VerificationError: the result would not compute what the original does, or that could not be tried; nothing is
             written.
         OutputError: the file can't be written.
     """
+    from stn_infer.api.source import onnx_path
     from stn_infer.repairs.equivalence import TOLERANCE
     from stn_infer.repairs.trial import try_model
 
     tolerance = TOLERANCE if tolerance is None else tolerance
     if not 0 < tolerance < inf:
         raise UsageError(f"--tolerance takes a positive number, not {tolerance}")
-    path, source = Path(output), Path(model)
+    path, source = Path(output), onnx_path(model)
     check_writable(path)
     prepared = _Prepared(source, path)
     try:

@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stn_infer.backends.base import Backend
+from stn_infer.errors import UsageError
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
 from stn_infer.pipeline.job import hash_model
@@ -17,6 +18,8 @@ def run(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
     backend: str = "ort",
     device: str = "cpu",
     batch_size: int = 64,
@@ -34,11 +37,13 @@ def run(
     ledger with its reason, and the others go on.
 
     Args:
-        model: an ``.onnx`` file, any source that ``stn-infer export`` takes, or a backend that is open already (then
-            ``backend`` and ``device`` are its own, and on a CPU it should use one thread).
+        model: an ONNX file, an engine (with ``backend`` tensorrt or tensorrt-rtx), any source that ``stn-infer export``
+            takes, or a backend that is open already (then ``backend`` and ``device`` are its own, and on a CPU it
+            should use one thread).
         inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
         output: a folder, new or empty unless ``resume``.
-        backend: ``ort`` or ``eager``.
+        weights, input_shapes: of a source, as for ``export``.
+        backend: ``ort``, ``eager``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: samples given to the model at once.
         format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz holds outputs that are not one vector a sample.
@@ -60,8 +65,11 @@ def run(
             from stn_infer.api.open import open_backend
 
             on_gpu = device.startswith("cuda")
-            runner = open_backend(model, backend, device, None if on_gpu else 1)
+            threads = None if on_gpu else 1
+            runner = open_backend(model, backend, device, threads, weights=weights, input_shapes=input_shapes)
             stack.callback(runner.close)
+        elif weights is not None or input_shapes is not None:
+            raise UsageError("the backend is open already; weights and input shapes are given where it is opened")
         else:
             runner = model
         is_path = isinstance(model, (str, Path))
@@ -79,6 +87,6 @@ def run(
                 shard_rows=shard_rows,
             ),
             model=Path(str(model)).name if is_path else runner.metadata.source,
-            model_sha256=hash_model(str(model)) if is_path else "",
+            model_sha256=hash_model(str(model), weights, input_shapes) if is_path else "",
             progress=progress,
         )

@@ -7,6 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stn_infer.api.source import OnnxModel, metadata_of, resolve_model
 from stn_infer.arrays import Array
 from stn_infer.errors import InputError, ModelError
 from stn_infer.metadata import ModelMetadata, Preprocess
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.fusion.fuse import Finding
     from stn_infer.reference.calls import SamplerCall
+    from stn_infer.sources.load import LoadedModel
 
 
 def show(
@@ -25,6 +27,8 @@ def show(
     inputs: Sequence[str | Path],
     output: str | Path,
     *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
@@ -32,9 +36,10 @@ def show(
     """Draw the first ``count`` inputs with what is sampled from them, the warped outputs and the predictions.
 
     Args:
-        model: an ``.onnx`` file, or any source that ``export`` takes.
+        model: an ONNX file, or any source that ``export`` takes.
         inputs: as for ``run``.
         output: the picture to write; its suffix (.png, .svg, .pdf) says which kind.
+        weights, input_shapes: of a source, as for ``export``.
         count: at most this many.
         preprocess, labels: as for ``run``.
 
@@ -53,7 +58,15 @@ def show(
     path = Path(output)
     require_matplotlib()
     check_writable(path)
-    looks = look(model, inputs, count=count, preprocess=preprocess, labels=labels)
+    looks = look(
+        model,
+        inputs,
+        weights=weights,
+        input_shapes=input_shapes,
+        count=count,
+        preprocess=preprocess,
+        labels=labels,
+    )
     write_atomically(path, draw(looks, path.suffix))
     return looks
 
@@ -62,6 +75,8 @@ def look(
     model: str | Path,
     inputs: Sequence[str | Path],
     *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
@@ -70,7 +85,7 @@ def look(
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
 
-    proto, metadata = _model(str(model))
+    proto, metadata = _model(resolve_model(model, weights=weights, input_shapes=input_shapes), str(model))
     tapped = tap(proto, inlined=False)
     backend = OrtBackend(tapped.model.SerializeToString())
     names, feeds = _read(backend, inputs, count, metadata.preprocess, preprocess)
@@ -84,29 +99,26 @@ def look(
     )
 
 
-def _model(model: str) -> tuple[onnx.ModelProto, ModelMetadata]:
+def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, ModelMetadata]:
     from stn_infer.fusion.fuse import describe, fuse
     from stn_infer.fusion.samplers import spatial_nodes
-    from stn_infer.proto.load import load_model
 
-    if model.endswith(".onnx"):
-        proto = load_model(Path(model))
-        metadata = ModelMetadata.from_props({prop.key: prop.value for prop in proto.metadata_props})
+    if isinstance(model, OnnxModel):
+        proto = model.load()
+        metadata = metadata_of(proto)
         findings: tuple[Finding, ...] = ()
         if not spatial_nodes(proto):
             proto, findings = fuse(proto)
     else:
-        from stn_infer.sources.load import load_source
         from stn_infer.torch_export.portable import build_portable
 
-        loaded = load_source(model)
-        metadata = loaded.metadata
-        proto, findings = build_portable(loaded)
+        metadata = model.metadata
+        proto, findings = build_portable(model)
     nodes = spatial_nodes(proto)
     if not nodes:
-        raise ModelError(f"{model} has no spatial transformer to draw: {describe(findings)}")
+        raise ModelError(f"{name} has no spatial transformer to draw: {describe(findings)}")
     if any(node.basis and len(node.basis.output_size) != 2 for node in nodes):
-        raise ModelError(f"{model} transforms volumes; only images can be drawn")
+        raise ModelError(f"{name} transforms volumes; only images can be drawn")
     return proto, metadata
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from stn_infer.api.source import OnnxModel, load_original, metadata_of, onnx_path, resolve_model
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference, ReferenceModel
@@ -52,7 +53,7 @@ def verify(
     invariants), and on its outputs.
 
     Args:
-        model: an ``.onnx`` file, or a source that ``export`` takes, which is exported in memory.
+        model: an ONNX file, or a source that ``export`` takes, which is exported in memory.
         source: what the file was exported from; None: what its metadata names.
         weights: the checkpoint it was exported with, where it was not the source's own.
         input_shapes: as for ``export``; for a file, shapes [C, H, W] without batch where it leaves sizes open.
@@ -72,8 +73,6 @@ def verify(
         InputError: ``inputs`` can't be read.
         MissingDependencyError: one of ``backends`` is not there.
     """
-    from stn_infer.proto.load import load_model
-
     if against is not None and source is not None:
         raise UsageError("--against names the reference, --source another; give one of them")
     if against is not None and weights is not None:
@@ -83,13 +82,16 @@ def verify(
         raise UsageError(f"a backend is one of {', '.join(RUNNERS)}, not {unknown!r}")
     if tolerance is not None and not 0 < tolerance < float("inf"):
         raise UsageError(f"a tolerance is a number above 0, not {tolerance}")
-    if _is_onnx(Path(model)):
-        proto = load_model(Path(model))
-        loaded = None if against is not None else _source(proto, source, weights, input_shapes)
+    found = resolve_model(model, source=source, weights=weights, input_shapes=input_shapes, of_original=True)
+    loaded: LoadedModel | None
+    if isinstance(found, OnnxModel):
+        proto, loaded = found.load(), None
+        if against is None:
+            loaded = load_original(proto, source=source, weights=weights, input_shapes=input_shapes)
     else:
-        if source is not None:
-            raise UsageError(f"--source is for ONNX files; {model} is a source itself")
-        loaded, proto = _exported(str(model), weights, input_shapes)
+        from stn_infer.torch_export.portable import build_portable
+
+        loaded, proto = found, build_portable(found)[0]
     notes: list[str] = []
     own: tuple[Batch, ...] | None = None
     if inputs:
@@ -100,7 +102,7 @@ def verify(
         batches = own or sample_batches(loaded)
     else:
         batches = own or _file_batches(proto, input_shapes)
-        right = proto if against is None else load_model(Path(against))
+        right = proto if against is None else OnnxModel(onnx_path(against)).load()
         reference, problem = _file_reference(right, "the file" if against is None else Path(against).name, batches)
         notes += [f"the file can't be evaluated in float64: {problem}"] if problem else []
     if (
@@ -108,13 +110,13 @@ def verify(
     ):  # its ranges come from images; noise leaves them, in a right file too
         batches = tuple(batch for batch in batches if batch.kind == "images") or batches
         notes.append("an int8 file is right on images like those it was calibrated on; give such with --inputs")
-    found = expect(reference, batches)
-    limits, more = limits_for(proto, reference, loaded, found, tolerance)
+    wanted = expect(reference, batches)
+    limits, more = limits_for(proto, reference, loaded, wanted, tolerance)
     names = list(dict.fromkeys(backends)) if backends is not None else _backends_for(proto)
     reports = []
     for name in names:
         try:
-            judgment = _judge_one(name, proto, loaded, device, lambda runner: judge(runner, reference, found, limits))
+            judgment = _judge_one(name, proto, loaded, device, lambda runner: judge(runner, reference, wanted, limits))
         except StnInferError as error:
             if backends is not None and isinstance(error, (UsageError, MissingDependencyError)):
                 raise type(error)(f"{name}: {error}") from None
@@ -146,12 +148,6 @@ def _judge_one(name: str, proto: onnx.ModelProto, loaded: LoadedModel | None, de
         runner.close()
 
 
-def _is_onnx(path: Path) -> bool:
-    """Whether a path is meant as an ONNX file: by its suffix, or a file of none that a source has."""
-    suffix = path.suffix.lower()
-    return suffix == ".onnx" or (suffix not in (".toml", ".pt2") and path.is_file())
-
-
 def _noted(result: Verification, note: str) -> Verification:
     return replace(result, notes=(note, *result.notes))
 
@@ -164,46 +160,6 @@ def _backends_for(model: onnx.ModelProto) -> list[str]:
 
     lacking = onnx.TensorProto.BFLOAT16 in half_types(model)
     return [name for name in RUNNERS if name != "ort-rounded" or lacking]
-
-
-def _source(
-    proto: onnx.ModelProto,
-    source: str | None,
-    weights: Path | None,
-    input_shapes: Sequence[tuple[int, ...]] | None,
-) -> LoadedModel | None:
-    """The PyTorch source of a file, where it is known."""
-    from stn_infer.sources.load import load_source
-
-    metadata = ModelMetadata.from_props({prop.key: prop.value for prop in proto.metadata_props})
-    source = source or metadata.source
-    if not source:
-        if weights is not None:
-            raise UsageError("--weights belong to a source; name it with --source SOURCE")
-        return None
-    own = _shapes(proto)
-    if input_shapes and own and [tuple(shape) for shape in input_shapes] != list(own):
-        given, fixed = (", ".join("x".join(map(str, shape)) for shape in shapes) for shapes in (input_shapes, own))
-        raise UsageError(f"the file's inputs are {fixed}, not {given}; leave out --input-shape")
-    return load_source(source, weights=weights, input_shapes=input_shapes or own or None)
-
-
-def _exported(
-    source: str, weights: Path | None, input_shapes: Sequence[tuple[int, ...]] | None
-) -> tuple[LoadedModel, onnx.ModelProto]:
-    from stn_infer.sources.load import load_source
-    from stn_infer.torch_export.portable import build_portable
-
-    loaded = load_source(source, weights=weights, input_shapes=input_shapes)
-    return loaded, build_portable(loaded)[0]
-
-
-def _shapes(model: onnx.ModelProto) -> tuple[tuple[int, ...], ...]:
-    """The inputs' shapes without batch; empty where a size is open, so that the source's own example is taken."""
-    shapes = tuple(
-        tuple(dimension.dim_value for dimension in value.type.tensor_type.shape.dim[1:]) for value in model.graph.input
-    )
-    return shapes if all(all(shape) for shape in shapes) else ()
 
 
 def _file_reference(model: onnx.ModelProto, name: str, batches: Sequence[Batch]) -> tuple[ReferenceModel, str]:
@@ -224,7 +180,7 @@ def _own_batches(
     """The user's samples, and what to say of them; pre-processed as the source says, else as the file does."""
     from stn_infer.data.batches import load_for_file
 
-    metadata = metadata or ModelMetadata.from_props({prop.key: prop.value for prop in model.metadata_props})
+    metadata = metadata or metadata_of(model)
     found = load_for_file(sources, model, metadata.preprocess, most=_OWN_SAMPLES)
     return tuple(Batch("of yours", tuple(batch.values())) for batch in found.batches), list(found.notes)
 
@@ -250,7 +206,6 @@ def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]
     plain = all(plan.elem_type == onnx.TensorProto.FLOAT and plan.dims for plan in plans)
     if plain and batch_symbols(plans) and all(isinstance(plan.dims[0], str) for plan in plans):
         shapes = [tuple(int(size) for size in plan.dims[1:]) for plan in plans]
-        metadata = ModelMetadata.from_props({prop.key: prop.value for prop in model.metadata_props})
-        return as_batches(shapes, metadata)
+        return as_batches(shapes, metadata_of(model))
     generator = np.random.default_rng(7)
     return tuple(Batch("random", tuple(random_feeds(plans, count, 1, generator).values())) for count in (3, 1))

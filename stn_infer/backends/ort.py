@@ -75,8 +75,6 @@ class OrtBackend:
         target = Device.parse(device)
         self.device = str(target)
         self._threads = threads
-        if isinstance(model, Path) and not model.is_file():
-            raise ModelError(f"{model}: expected an ONNX file, found {'a folder' if model.is_dir() else 'nothing'}")
         if isinstance(model, Path):
             from stn_infer.proto.load import check_file
 

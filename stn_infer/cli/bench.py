@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from stn_infer.benchmarking.request import Request
     from stn_infer.benchmarking.result import BenchResult
 
-_CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shape", "precision", "inputs")
+_CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shapes", "precision", "inputs")
 _EPILOG = """\b
 Examples:
   stn-infer bench st-cnn-affine-rts --quick
@@ -71,7 +71,9 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     cls=_WithOthers,
     epilog=_EPILOG,
 )
-@click.argument("model", metavar="MODEL", required=False)
+@click.argument("model", metavar="SOURCE", required=False)
+@options.source_options
+@options.original_option
 @click.option(
     "--batch-sizes",
     default="1,64",
@@ -93,9 +95,6 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 )
 @options.device_option
 @options.threads_option
-@click.option("--source", help="What an ONNX file was exported from; known for shipped models.")
-@options.weights_option
-@options.input_shape_option
 @click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
 @click.option(
     "--inputs",
@@ -144,7 +143,7 @@ def command(
     threads: int | None,
     source: str | None,
     weights: Path | None,
-    input_shape: tuple[str, ...],
+    input_shapes: options.Shapes | None,
     precision: Precision,
     inputs: tuple[Path, ...],
     boundary: str | None,
@@ -205,7 +204,6 @@ def command(
         tolerance = found.tolerance if tolerance is None else tolerance
     else:
         from stn_infer.benchmarking.request import Case, check_batch_sizes
-        from stn_infer.sources.load import parse_input_shapes
 
         assert model is not None
         cases = (
@@ -213,7 +211,7 @@ def command(
                 model,
                 source=source,
                 weights=str(weights) if weights else None,
-                input_shapes=parse_input_shapes(input_shape) or None,
+                input_shapes=input_shapes,
                 precision=precision,
                 batch_sizes=check_batch_sizes(batch_sizes),
                 inputs=tuple(map(str, inputs)) or None,
@@ -260,14 +258,15 @@ def _measure(request: Request, output: Path | None, earlier: BenchResult | None 
     """Measure with a status line on a terminal, after an estimate of how long it takes."""
     from rich.console import Console
 
-    from stn_infer.benchmarking.harness.session import describe_request, run_request
+    from stn_infer.api.bench import measure
+    from stn_infer.benchmarking.harness.session import describe_request
 
     click.echo(describe_request(request, earlier), err=True)
     command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
     before = _written(output)
     try:
         with Console(stderr=True).status("") as status:
-            return run_request(request, output=output, earlier=earlier, command=command, say=status.update)
+            return measure(request, output=output, earlier=earlier, command=command, say=status.update)
     except KeyboardInterrupt:
         if output is not None and (earlier is not None or _written(output) != before):
             click.echo(f"the finished rounds are in {output}; resume with: stn-infer bench --resume {output}", err=True)

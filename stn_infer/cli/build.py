@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 @click.command()
 @options.model_argument
+@options.source_options
 @options.output_option("The engine to write; beside it, OUTPUT.json says what it was built from.")
 @click.option(
     "--runtime",
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
 @click.option("--rebuild", is_flag=True, help="Build even where the same engine is there already.")
 def command(
     model: str,
+    weights: Path | None,
+    input_shapes: options.Shapes | None,
     output: Path,
     runtime: str,
     target: str | None,
@@ -76,6 +79,8 @@ def command(
             tf32=tf32,
             device=gpu.index,
         ),
+        weights=weights,
+        input_shapes=input_shapes,
         cache=cache,
         rebuild=rebuild,
     )

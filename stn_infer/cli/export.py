@@ -15,10 +15,9 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@options.source_argument
+@options.model_argument
 @options.output_option("The ONNX file to write; it appears only after it was verified.")
-@options.weights_option
-@options.input_shape_option
+@options.source_options
 @click.option(
     "--dynamic-size",
     is_flag=True,
@@ -54,10 +53,10 @@ if TYPE_CHECKING:
     help="How far from fp32 a lower precision may sample, in pixels.  [default: fp16 0.05, bf16 0.25, int8 0.5]",
 )
 def command(
-    source: str,
+    model: str,
     output: Path,
     weights: Path | None,
-    input_shape: tuple[str, ...],
+    input_shapes: options.Shapes | None,
     dynamic_size: bool,
     with_theta: bool,
     preprocess: str | None,
@@ -74,13 +73,12 @@ def command(
     """
     from stn_infer.api.export import export
     from stn_infer.metadata import Preprocess
-    from stn_infer.sources.load import parse_input_shapes
 
     report = export(
-        source,
+        model,
         output,
         weights=weights,
-        input_shapes=parse_input_shapes(input_shape) or None,
+        input_shapes=input_shapes,
         with_theta=with_theta,
         preprocess=None if preprocess is None else Preprocess.parse(preprocess),
         labels=labels,

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import click
 
 
 @click.command()
-@click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="IN.onnx")
 @click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines; its layout is stable.")
 @click.pass_context
-def command(ctx: click.Context, model: Path, as_json: bool) -> None:
+def command(ctx: click.Context, model: str, as_json: bool) -> None:
     """Examine IN.onnx for what some runtime will get wrong, refuse, or run slowly; [*] marks what optimize mends.
 
     Exit code 1 where a finding is an error (a runtime gives wrong values or cannot run the file), else 0.

@@ -10,7 +10,7 @@ from stn_infer.cli import options
 
 
 @click.command()
-@click.argument("model", metavar="IN.onnx", type=click.Path(path_type=Path))
+@click.argument("model", metavar="IN.onnx")
 @options.output_option("The ONNX file to write; it appears only after it was compared with the original.")
 @click.option(
     "--fix/--no-fix", default=True, show_default=True, help="Also repair what lint marks with [*] beside the grids."
@@ -26,7 +26,7 @@ from stn_infer.cli import options
     type=click.FloatRange(min=0, min_open=True),
     help="On each output's error over its scale.  [default: 1e-5]",
 )
-def command(model: Path, output: Path, fix: bool, input_shape: tuple[str, ...], tolerance: float | None) -> None:
+def command(model: str, output: Path, fix: bool, input_shape: tuple[str, ...], tolerance: float | None) -> None:
     """Rewrite IN.onnx so that sampling grids which are linear in their parameters run as one fused op.
 
     Grids that are not provably so are left as they are, with the reason. The result is compared with the original in

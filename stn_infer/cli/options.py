@@ -20,10 +20,15 @@ import click
 
 from stn_infer.errors import UsageError
 
+Shapes = tuple[tuple[int, ...], ...]
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
-SOURCE_HELP = "a shipped model's name, a recipe (.toml), a .pt2 file or package.module:factory"
+#: What SOURCE is, the same sentence in the help of every command that takes one.
+SOURCE_HELP = (
+    "SOURCE is an ONNX file, the name of a shipped model or a network (stn-infer models lists them), a model config "
+    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder. Files are known by content."
+)
 
 
 def _check_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
@@ -53,11 +58,14 @@ def _read_labels(ctx: click.Context, parameter: click.Parameter, value: Path | N
     return None if value is None else load_labels(value)
 
 
-#: MODEL, as a string: an ONNX file or any source.
-model_argument: Decorator[Any] = click.argument("model", metavar="MODEL")
+def _parse_shapes(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> Shapes | None:
+    from stn_infer.sources.load import parse_input_shapes
 
-#: SOURCE, as a string.
-source_argument: Decorator[Any] = click.argument("source", metavar="SOURCE")
+    return parse_input_shapes(value) or None
+
+
+#: ``model``: the SOURCE, as a string.
+model_argument: Decorator[Any] = click.argument("model", metavar="SOURCE")
 
 #: ``device``: "cpu" or "cuda:N".
 device_option: Decorator[Any] = click.option(
@@ -68,15 +76,31 @@ device_option: Decorator[Any] = click.option(
 weights_option: Decorator[Any] = click.option(
     "--weights",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Checkpoint: .safetensors, or .pt/.pth that holds tensors only.",
+    help="Checkpoint with SOURCE's weights: .safetensors, or .pt/.pth that holds tensors only.",
 )
 
-#: ``input_shape``: tuple of strings, one an input, as the user wrote them ("1,28,28").
+#: ``input_shapes``: tuple of shapes, one an input; None when not given.
 input_shape_option: Decorator[Any] = click.option(
     "--input-shape",
+    "input_shapes",
     multiple=True,
     metavar="C,H,W",
-    help="Shape of one sample, without the batch; repeat it for several inputs.",
+    callback=_parse_shapes,
+    help="Shape of one sample, without the batch; needed for a factory, repeat it for several inputs.",
+)
+
+
+def source_options(command: F) -> F:
+    """``weights`` and ``input_shapes``: what goes with SOURCE in every command."""
+    decorated: F = weights_option(input_shape_option(command))
+    return decorated
+
+
+#: ``source``: str or None.
+original_option: Decorator[Any] = click.option(
+    "--source",
+    metavar="SOURCE",
+    help="What an ONNX file was exported from; known already for shipped models. --weights then belong to that.",
 )
 
 #: ``preprocess``: the text, for ``Preprocess.parse`` or ``Preprocess.updated``; None when not given.

@@ -18,6 +18,7 @@ SOME_FAILED = 4
 @click.command()
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@options.source_options
 @options.output_option("Folder for predictions and ledgers; new or empty, unless --resume.", folder=True)
 @options.backend_option("ort", "eager", "tensorrt", "tensorrt-rtx")
 @options.device_option
@@ -41,6 +42,8 @@ def command(
     ctx: click.Context,
     model: str,
     inputs: tuple[str, ...],
+    weights: Path | None,
+    input_shapes: options.Shapes | None,
     output: Path,
     backend: str,
     device: str,
@@ -66,6 +69,8 @@ def command(
             model,
             inputs,
             output,
+            weights=weights,
+            input_shapes=input_shapes,
             backend=backend,
             device=device,
             batch_size=batch_size,

@@ -12,6 +12,7 @@ from stn_infer.cli import options
 @click.command()
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@options.source_options
 @options.output_option("The picture to write: .png, .svg or .pdf.")
 @click.option(
     "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="At most this many inputs."
@@ -21,6 +22,8 @@ from stn_infer.cli import options
 def command(
     model: str,
     inputs: tuple[str, ...],
+    weights: Path | None,
+    input_shapes: options.Shapes | None,
     output: Path,
     count: int,
     preprocess: str | None,
@@ -33,7 +36,16 @@ def command(
     """
     from stn_infer.api.show import show
 
-    looks = show(model, inputs, output, count=count, preprocess=preprocess, labels=labels)
+    looks = show(
+        model,
+        inputs,
+        output,
+        weights=weights,
+        input_shapes=input_shapes,
+        count=count,
+        preprocess=preprocess,
+        labels=labels,
+    )
     for look in looks:
         click.echo(f"{look.name}: {look.prediction or 'no class'}")
     click.echo(f"wrote {output}")

@@ -18,8 +18,9 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
 
 
 @click.command()
-@click.argument("model", metavar="MODEL", type=click.Path(path_type=Path))
-@click.option("--source", help="What the file was exported from; known already for shipped models.")
+@options.model_argument
+@options.source_options
+@options.original_option
 @click.option(
     "--against",
     type=click.Path(path_type=Path),
@@ -41,8 +42,6 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
     help="eager, eager-fused, ort, ort-fused, ort-rounded, tensorrt or tensorrt-rtx; repeat it.  [all]",
 )
 @options.device_option
-@options.weights_option
-@options.input_shape_option
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
@@ -50,14 +49,14 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
 def command(
-    model: Path,
+    model: str,
     source: str | None,
     against: Path | None,
     inputs: tuple[Path, ...],
     backends: tuple[str, ...],
     device: str,
     weights: Path | None,
-    input_shape: tuple[str, ...],
+    input_shapes: options.Shapes | None,
     tolerance: float | None,
     as_json: bool,
 ) -> None:
@@ -68,7 +67,6 @@ def command(
     file; ort-rounded runs a bfloat16 file, which onnxruntime's CPU can't, in float32 with every value rounded.
     """
     from stn_infer.api.verify import verify
-    from stn_infer.sources.load import parse_input_shapes
 
     # what a user's own model prints does not belong among the results
     with redirect_stdout(sys.stderr):
@@ -76,7 +74,7 @@ def command(
             model,
             source=source,
             weights=weights,
-            input_shapes=parse_input_shapes(input_shape) or None,
+            input_shapes=input_shapes,
             tolerance=tolerance,
             backends=backends or None,
             device=device,
@@ -87,7 +85,7 @@ def command(
         click.echo(result.to_json())
     else:
         _print(result)
-    result.check(str(model))
+    result.check(model)
     if as_json:
         return
     if result.emulated:

@@ -54,7 +54,7 @@ class Job:
 
     Attributes:
         model: the source or the file's name, without its folder.
-        model_sha256: of the file; empty where the model is not a file.
+        model_sha256: of the file, and of weights and shapes that were given; empty where there is none of these.
         samples, inputs_sha256: how many, and the fingerprint of their names.
         inputs_stat_sha256: of their files' sizes and times of modification.
         inputs_content_sha256: of their files' bytes, where these were asked for; then times don't matter.
@@ -178,13 +178,23 @@ def read_ledger(path: Path) -> Iterator[LedgerRow]:
         raise OutputError(f"cannot read the ledger {path}: {error}") from error
 
 
-def hash_model(model: str | Path) -> str:
-    """SHA-256, hex, of a model's file and of the external data beside it; "" where ``model`` is not a file."""
+def hash_model(
+    model: str | Path, weights: str | Path | None = None, input_shapes: Sequence[tuple[int, ...]] | None = None
+) -> str:
+    """SHA-256, hex, of a model's file, of the external data beside it, and of what was given besides.
+
+    "" where ``model`` is not a file and nothing else was given.
+    """
     path = Path(model)
-    if not path.is_file():
+    parts = [path, *sorted(path.parent.glob(f"{path.name}[._]data"))] if path.is_file() else []
+    if weights is not None:
+        parts.append(Path(weights))
+    if not parts and not input_shapes:
         return ""
     digest = hashlib.sha256()
-    for part in [path, *sorted(path.parent.glob(f"{path.name}[._]data"))]:
+    if input_shapes:
+        digest.update(repr([tuple(shape) for shape in input_shapes]).encode())
+    for part in parts:
         with part.open("rb") as file:
             while block := file.read(1 << 20):
                 digest.update(block)

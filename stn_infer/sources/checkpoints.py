@@ -21,6 +21,7 @@ from torch.nn.parameter import is_lazy
 
 from stn_infer.errors import WeightsError, one_line
 from stn_infer.metadata import respelled
+from stn_infer.sources.identify import WORDS, identify_file, is_safetensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training loops keep the tensors, in the order in which they are tried."""
@@ -120,8 +121,16 @@ def _read(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(f"{path}: expected a checkpoint (.safetensors, .pt or .pth), but the path {state}")
+    found = identify_file(path)
+    if found.kind in WORDS or found.kind == "other":
+        what = f"is {WORDS[found.kind]}" if found.kind in WORDS else found.problem
+        raise WeightsError(f"{path}: expected a checkpoint (.safetensors, .pt or .pth), but it {what}")
     try:
-        return _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(path, _read_torch(path))
+        with path.open("rb") as file:
+            head = file.read(9)
+        # a damaged one is told by its name
+        safe = is_safetensors(head) or (path.suffix == ".safetensors" and head[:2] not in (b"PK", b"\x80\x02"))
+        return _read_safetensors(path) if safe else _unwrap(path, _read_torch(path))
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
 

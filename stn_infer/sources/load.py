@@ -1,4 +1,4 @@
-"""Where a model comes from: one string, SOURCE, becomes a PyTorch module with the shapes of its inputs.
+"""Where a PyTorch model comes from: one string, SOURCE, becomes a module with the shapes of its inputs.
 
 | SOURCE | what it is |
 |---|---|
@@ -8,6 +8,8 @@
 | ``mine.toml`` | a recipe |
 | ``mine.pt2`` | what ``torch.export.save`` wrote |
 | ``package.module:factory`` | a callable that returns a module, or a module; the current folder is importable |
+
+Files are known by what they hold, whatever they are called (:mod:`stn_infer.sources.identify`).
 """
 
 from __future__ import annotations
@@ -24,6 +26,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.quiet import quiet
+from stn_infer.sources.identify import identify, registered_names
 from stn_infer.sources.program_archive import opened_program
 
 if TYPE_CHECKING:
@@ -33,9 +36,6 @@ if TYPE_CHECKING:
 
 Shapes = tuple[tuple[int, ...], ...]
 Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "pt2"]
-
-_ENGINES = (".engine", ".plan", ".trt")
-_CHECKPOINTS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin")
 
 
 @dataclass(frozen=True)
@@ -62,12 +62,12 @@ class LoadedModel:
 
 
 def load_source(
-    source: str, *, weights: Path | None = None, input_shapes: Sequence[tuple[int, ...]] | None = None
+    source: str | Path, *, weights: Path | None = None, input_shapes: Sequence[tuple[int, ...]] | None = None
 ) -> LoadedModel:
     """The model that SOURCE names (see the module's table).
 
     Args:
-        source: a shipped model, a network, a published rectifier, a ``.toml``, a ``.pt2``, or
+        source: a shipped model, a network, a published rectifier, a recipe, a program of ``torch.export.save``, or
             ``package.module:factory``.
         weights: a checkpoint to load instead of the source's own weights.
         input_shapes: the inputs' shapes without batch; needed for a factory, else they override the source's.
@@ -78,16 +78,32 @@ def load_source(
         UsageError: a factory without ``input_shapes``.
     """
     shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
-    path = Path(source)
-    if path.suffix == ".toml":
-        loaded = _from_recipe_file(path, weights, shapes)
-    elif path.suffix == ".pt2":
-        loaded = _from_pt2(path, shapes)
-    elif ":" in source:
-        loaded = _from_factory(source, shapes)
-    else:
-        loaded = _from_registry(source, weights, shapes)
+    found, name = identify(source), str(source)
+    match found.kind:
+        case "recipe":
+            loaded = _from_recipe_file(Path(source), weights, shapes)
+        case "program":
+            loaded = _from_program(Path(source), shapes)
+        case "factory":
+            loaded = _from_factory(name, shapes)
+        case "name":
+            loaded = _from_registry(name, weights, shapes)
+        case "onnx" if not Path(source).is_file():
+            raise SourceError(f"{name} does not exist, and an ONNX file is no PyTorch source")
+        case "onnx":
+            raise SourceError(f"{name} is an ONNX file already; expected a PyTorch source")
+        case "engine":
+            raise SourceError(f"{name} {ENGINE_PROBLEM}")
+        case _:
+            raise SourceError(f"{name} {found.problem}")
     return _finish(loaded, weights)
+
+
+#: What to say of an engine where a model is wanted.
+ENGINE_PROBLEM = (
+    "is a TensorRT engine, which only run takes, and with --backend tensorrt or tensorrt-rtx; "
+    "give the model that it was built from"
+)
 
 
 def parse_input_shapes(texts: Iterable[str]) -> Shapes:
@@ -168,25 +184,11 @@ def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> 
             "network",
             note="" if weights else f"{source} is a network, not a trained model: its weights are random (seed 0)",
         )
-    raise SourceError(_not_a_source(source, [*SHIPPED, *NETWORKS, *FOREIGN]))
+    raise SourceError(_no_such_name(source))
 
 
-def _not_a_source(source: str, names: list[str]) -> str:
-    path = Path(source)
-    if path.suffix == ".onnx":
-        return f"{source} is an ONNX file already; expected a PyTorch source (run, verify and optimize take ONNX files)"
-    if path.suffix in _CHECKPOINTS:
-        return (
-            f"{source} is a checkpoint, which holds weights and no network; name the network as SOURCE "
-            f"(e.g. package.module:factory) and give this file with --weights"
-        )
-    if path.suffix == ".py":
-        return f"{source} is a Python file; name the factory in it as {path.stem}:FACTORY, run from its folder"
-    if path.suffix in _ENGINES and path.is_file():
-        return f"{source} is an engine; expected a PyTorch source (run takes engines with --backend tensorrt[-rtx])"
-    if path.is_file():
-        return f"{source} is a file of no known kind: an ONNX file is called .onnx, a recipe .toml, a program .pt2"
-    near = difflib.get_close_matches(source, names, n=3, cutoff=0.5)
+def _no_such_name(source: str) -> str:
+    near = difflib.get_close_matches(source, registered_names(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "'stn-infer models' lists the names"
     return (
         f"no source {source!r}: expected a shipped model, a network, a published rectifier, a recipe .toml, a .pt2 or "
@@ -342,7 +344,7 @@ def _raised(error: BaseException) -> str:
 # ---- exported programs -------------------------------------------------------------------------------------------
 
 
-def _from_pt2(path: Path, shapes: Shapes | None) -> LoadedModel:
+def _from_program(path: Path, shapes: Shapes | None) -> LoadedModel:
     import torch
 
     if not path.is_file():

@@ -16,10 +16,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from stn_infer.api.bench import bench
+from stn_infer.api.bench import bench, measure
 from stn_infer.benchmarking.harness.cuda import EventTimer
 from stn_infer.benchmarking.harness.processes import Crashed
-from stn_infer.benchmarking.harness.session import run_request
 from stn_infer.benchmarking.machine.monitor import (
     MachineMonitor,
     Reading,
@@ -153,7 +152,7 @@ def test_an_interrupted_run_is_completed_by_a_fresh_process_with_the_same_weight
     )
     output = tmp_path / "result.json"
     apart = replace(done.request, method=replace(TINY_METHOD, isolate=True))
-    whole = run_request(apart, earlier=half, output=output)
+    whole = measure(apart, earlier=half, output=output)
     assert read_result(output) == whole and whole.complete
     row = whole.get("eager", 2)
     assert row.status == "timed"  # the factory's weights are random: without those of the reference it would be off
@@ -178,14 +177,14 @@ def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, 
         "        return x.mean((2, 3))\n"
     )
     monkeypatch.syspath_prepend(str(tmp_path))
-    from stn_infer.api.bench import make_request
+    from stn_infer.api.bench import make_request, resolve_case
     from stn_infer.benchmarking.request import Case
 
     case = Case(f"{name}:Dying", input_shapes=((1, 4, 4),), batch_sizes=(2,))
     request = make_request([case], ["eager"], "cpu", 1, None, TINY_METHOD)
     folder = tmp_path / "work"
     folder.mkdir()
-    processes = Processes(folder)
+    processes = Processes(folder, resolve_case)
     (model,) = processes.prepare(request, lambda text: None)
     task = Task(processes.prepared[0], RoundTask(model, request, 0, ("eager",)))
     if end == "interrupt":  # somebody's Ctrl-C is no fault of the variant

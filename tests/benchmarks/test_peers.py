@@ -58,14 +58,13 @@ def test_every_peer_is_verified_and_timed() -> None:
     """Tiny sizes, in this process."""
     for package in ("kornia", "onnxslim", "onnxsim"):
         pytest.importorskip(package, reason=f"{package} is not installed: the extra 'peers'")
-    from stn_infer.api.bench import make_request
-    from stn_infer.benchmarking.harness.session import run_request
+    from stn_infer.api.bench import make_request, measure
     from stn_infer.benchmarking.request import Case
 
     compare, bounds = peer("compare"), peer("bounds")
     case = Case("benchmarks.peers.warps:warp_digits", input_shapes=((1, 12, 12), (6,)), batch_sizes=(3,))
     peers = [name for name in compare.peers("cpu") if name != "compile"]
-    result = run_request(make_request((case,), ("ort", *peers), "cpu", 1, None, METHOD))
+    result = measure(make_request((case,), ("ort", *peers), "cpu", 1, None, METHOD))
     status = {row.variant: (row.status, row.reason) for row in result.measurements}
     assert set(status) == {"ort", *peers} and DALI in peers
     if not has_dali():

@@ -39,7 +39,7 @@ def test_defaults() -> None:
         "output": None,
         "labels": None,
         "threads": None,
-        "input_shape": (),
+        "input_shapes": None,
     }
 
 

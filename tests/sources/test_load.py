@@ -112,11 +112,12 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
 
 
 def test_files_that_are_no_sources_say_what_they_are_for(folder: Path) -> None:
-    for name in ("net.engine", "net"):
-        (folder / name).touch()
+    for name in ("net.engine", "net", "model.onnx"):
+        (folder / name).write_bytes(b"\0 anything")
     assert "--backend tensorrt" in error_of("net.engine")
-    assert "of no known kind: an ONNX file is called .onnx" in error_of("net")
+    assert "of no kind that is known here: not an ONNX file" in error_of("net")
     assert "ONNX file already" in error_of("model.onnx")
+    assert "none.onnx does not exist" in error_of("none.onnx")
     assert "with --weights" in error_of("model.safetensors")
     assert "net:FACTORY" in error_of("net.py")
 

@@ -16,7 +16,15 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
-from stn_infer.backends.tensorrt.runtime import RUNTIMES, Gpu, TensorRT, current_gpu, load_runtime, make_logger
+from stn_infer.backends.tensorrt.runtime import (
+    RUNTIMES,
+    Gpu,
+    RuntimeName,
+    TensorRT,
+    current_gpu,
+    load_runtime,
+    make_logger,
+)
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 
@@ -26,7 +34,17 @@ if TYPE_CHECKING:
     from stn_infer.backends.tensorrt.engine import BuildOptions
     from stn_infer.backends.tensorrt.executor import Executor, IoTensor
 
-ENGINE_SUFFIXES = (".engine", ".plan", ".trt")
+
+def open_engine(path: Path, runtime: str = "tensorrt", device: str = "cuda:0") -> TensorRTBackend:
+    """Open an engine's file; its sidecar, if there is one, says what it is.
+
+    Raises:
+        ModelError: the engine is truncated, foreign or stale.
+        UsageError, MissingDependencyError: as :func:`open_tensorrt`.
+    """
+    chosen, target = _chosen(runtime, device)
+    engine, sidecar = load_engine(path)
+    return _opened(path.name, engine, sidecar, chosen, target)
 
 
 def open_tensorrt(
@@ -37,33 +55,38 @@ def open_tensorrt(
     *,
     name: str | None = None,
 ) -> TensorRTBackend:
-    """Open an engine, or build one (or take it from the cache) and open that.
+    """Build a model's engine, or take it from the cache, and open that.
 
     Args:
-        model: an engine (``.engine``, ``.plan`` or ``.trt``), an ONNX file, or the bytes of one.
+        model: an ONNX file, or the bytes of one.
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cuda`` or ``cuda:N``.
-        options: how to build what is no engine yet; None: as ``build`` does by itself.
+        options: how to build it; None: as ``build`` does by itself.
         name: what to call the model in messages; None: its file or its graph.
 
     Raises:
         UsageError: an unknown runtime, or a device that is no GPU.
         MissingDependencyError: the runtime, a GPU or the plugin library is missing.
-        ModelError: the engine is truncated, foreign or stale, or the model cannot be built.
+        ModelError: the model cannot be built.
     """
+    from stn_infer.backends.tensorrt.engine import BuildOptions, engine_for
+
+    chosen, target = _chosen(runtime, device)
+    built = engine_for(model, options or BuildOptions(runtime=chosen, device=target.index), name=name)
+    return _opened(built.sidecar.source, built.data, built.sidecar, chosen, target)
+
+
+def _chosen(runtime: str, device: str) -> tuple[RuntimeName, Device]:
     chosen = next((known for known in RUNTIMES if known == runtime), None)
     if chosen is None:
         raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {runtime!r}")
     target = Device.parse(device)
     if target.kind != "cuda":
         raise UsageError(f"engines run on GPUs: the device is cuda or cuda:N, not {device!r}")
-    if isinstance(model, Path) and model.suffix in ENGINE_SUFFIXES:
-        label, (engine, sidecar) = model.name, load_engine(model)
-    else:
-        from stn_infer.backends.tensorrt.engine import BuildOptions, engine_for
+    return chosen, target
 
-        built = engine_for(model, options or BuildOptions(runtime=chosen, device=target.index), name=name)
-        label, engine, sidecar = built.sidecar.source, built.data, built.sidecar
+
+def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeName, target: Device) -> TensorRTBackend:
     if sidecar is not None and sidecar.key.runtime != chosen:
         raise ModelError(f"{label} is an engine of {sidecar.key.runtime}, not of {chosen}; use that backend")
     loaded = load_runtime(chosen)

@@ -16,7 +16,7 @@ from stn_infer.benchmarking.decode import decode
 from stn_infer.benchmarking.harness.round import RoundReport, RoundTask
 from stn_infer.benchmarking.harness.worker import CANNOT_WRITE, Task, work
 from stn_infer.benchmarking.machine.monitor import busy_processes, cpu_share_in_use
-from stn_infer.benchmarking.prepare.case import Prepared, files_of, prepare
+from stn_infer.benchmarking.prepare.case import Prepared, Resolver, files_of, prepare
 from stn_infer.benchmarking.request import Progress, Request
 from stn_infer.benchmarking.result import Model
 from stn_infer.errors import OutputError, UsageError
@@ -55,10 +55,11 @@ class Processes:
 
     Args:
         folder: an empty one, for the models' files.
+        resolve: loads the model that a case names.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, folder: Path, resolve: Resolver) -> None:
+        self._folder, self._resolve = folder, resolve
         self.prepared: list[Prepared] = []
 
     def prepare(self, request: Request, say: Progress) -> tuple[Model, ...]:
@@ -70,7 +71,13 @@ class Processes:
             folder.mkdir()
             try:
                 prepared, model = prepare(
-                    case, folder, files=files, tolerance=request.tolerance, seed=request.method.seed, say=say
+                    case,
+                    folder,
+                    self._resolve,
+                    files=files,
+                    tolerance=request.tolerance,
+                    seed=request.method.seed,
+                    say=say,
                 )
             except OSError as error:
                 if error.errno not in (errno.ENOSPC, errno.EDQUOT):

@@ -15,6 +15,7 @@ from stn_infer.benchmarking.harness.processes import Crashed, Processes, Workers
 from stn_infer.benchmarking.harness.round import RoundReport, RoundTask
 from stn_infer.benchmarking.machine.monitor import cpu_facts, this_machine, versions
 from stn_infer.benchmarking.machine.nvml import gpu_facts
+from stn_infer.benchmarking.prepare.case import Resolver
 from stn_infer.benchmarking.record import Measurement
 from stn_infer.benchmarking.request import Progress, Request
 from stn_infer.benchmarking.result import CALIBRATION, BenchResult, Model, RoundLog
@@ -162,6 +163,7 @@ def merge(result: BenchResult, measurements: Sequence[Measurement], log: RoundLo
 
 def run_request(
     request: Request,
+    resolve: Resolver,
     *,
     output: Path | None = None,
     earlier: BenchResult | None = None,
@@ -169,6 +171,11 @@ def run_request(
     say: Progress = lambda text: None,
 ) -> BenchResult:
     """Measure with real runtimes; with ``output``, the result is there after every round. Raises as :func:`measure`.
+
+    Args:
+        request, earlier, command, say: as for :func:`measure`.
+        resolve: loads the model that a case names.
+        output: a JSON file.
 
     Raises:
         OutputError: ``output`` cannot be written; said before anything is measured.
@@ -181,7 +188,7 @@ def run_request(
             write_atomically(output, result.to_json().encode())
 
     with tempfile.TemporaryDirectory(prefix="stn-bench-") as folder:
-        workers = Processes(Path(folder))
+        workers = Processes(Path(folder), resolve)
         result = measure(request, workers, earlier=earlier, save=save, command=command, say=say)
     save(result)
     return result

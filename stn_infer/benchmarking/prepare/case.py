@@ -20,11 +20,31 @@ from stn_infer.benchmarking.prepare.references import file_reference, tolerance_
 from stn_infer.benchmarking.request import Case, Method, Progress
 from stn_infer.benchmarking.result import CALIBRATION, Model
 from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError
-from stn_infer.metadata import ModelMetadata, Precision, Preprocess
+from stn_infer.metadata import Precision, Preprocess
 from stn_infer.reference.comparison import Expected
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
+
+
+@dataclass(frozen=True)
+class CaseModel:
+    """What a case's model turned out to be; made from it by ``api/bench.py``, the only one that sees a SOURCE.
+
+    Attributes:
+        loaded: the model in PyTorch; None where it is not known.
+        file: the ONNX file that was given; None where a PyTorch source was.
+        problem: why there is no ``loaded``.
+        precision: of ``file``.
+    """
+
+    loaded: LoadedModel | None
+    file: Path | None = None
+    problem: str = ""
+    precision: Precision = "fp32"
+
+
+Resolver = Callable[[Case], CaseModel]
 
 _WEIGHTS = "weights.pt"
 
@@ -134,13 +154,21 @@ def onnx_file(name: str, prepared: Prepared) -> str:
 
 
 def prepare(
-    case: Case, folder: Path, *, files: frozenset[str], tolerance: float | None, seed: int, say: Progress
+    case: Case,
+    folder: Path,
+    resolve: Resolver,
+    *,
+    files: frozenset[str],
+    tolerance: float | None,
+    seed: int,
+    say: Progress,
 ) -> tuple[Prepared, Model]:
     """Load a case's model, make its files, inputs and expected outputs, and write them into ``folder``.
 
     Args:
         case: what is asked for; the precision of a given file that is in reduced precision becomes the case's.
         folder: empty.
+        resolve: loads the model that the case names.
         files: which ONNX files are needed, of ``plain`` and ``portable``.
         tolerance: on each output's error over its scale; None: chosen by reference and precision.
         seed: of random inputs.
@@ -151,7 +179,10 @@ def prepare(
         InputError: the user's inputs cannot be read.
     """
     say(f"loading {case.model}")
-    loaded, given, problem, own = _load(case)
+    found = resolve(case)
+    loaded, given, own = found.loaded, found.file, found.precision
+    if given is not None and case.precision not in ("fp32", own) and own != "fp32":
+        raise UsageError(f"{given.name} is in {own} already; leave --precision out")
     case = replace(case, precision=own) if own != "fp32" else case
     hashes: dict[str, str] = {}
     if loaded is not None:
@@ -168,8 +199,8 @@ def prepare(
     if files:
         samples = partial(feeds.samples, max(case.batch_sizes))
         made = make_files(loaded, given, folder, files, case.precision, samples, given_is_converted=own != "fp32")
-    if problem:
-        made.problems["torch"] = problem
+    if found.problem:
+        made.problems["torch"] = found.problem
     hashes |= {name: _sha256(path) for name, path in made.made.items()}
     if any(name.endswith(" in int8") for name in made.build_s):
         hashes[CALIBRATION] = hash_arrays(samples())
@@ -190,7 +221,7 @@ def prepare(
     prepared = Prepared(
         folder=str(folder),
         name=name,
-        source=None if loaded is None else _source(case, loaded),
+        source=None if loaded is None else loaded.metadata.source,
         source_weights=case.weights,
         input_shapes=shapes,
         precision=case.precision,
@@ -244,55 +275,6 @@ def hash_arrays(arrays: Sequence[Array]) -> str:
         digest.update(f"{array.dtype.str}{array.shape}".encode())
         digest.update(np.ascontiguousarray(array).tobytes())
     return digest.hexdigest()
-
-
-def _load(case: Case) -> tuple[LoadedModel | None, Path | None, str, Precision]:
-    """The model in PyTorch, the ONNX file if one was given, why there is no model in PyTorch, the file's precision."""
-    from stn_infer.sources.load import load_source
-
-    weights = Path(case.weights) if case.weights else None
-    if not case.model.endswith(".onnx"):
-        if case.source is not None:
-            raise UsageError(f"--source goes with an ONNX file; {case.model} is a source itself")
-        return load_source(case.model, weights=weights, input_shapes=case.input_shapes), None, "", "fp32"
-    path = Path(case.model)
-    metadata, fixed = _read_file(path)
-    if case.precision not in ("fp32", metadata.precision) and metadata.precision != "fp32":
-        raise UsageError(f"{path.name} is in {metadata.precision} already; leave --precision out")
-    shapes, named = case.input_shapes or fixed, metadata.source
-    if not (case.source or named):
-        problem = f"{path.name} does not name what it was exported from; name it with --source SOURCE"
-        return None, path, problem, metadata.precision
-    try:
-        loaded = load_source(case.source or named, weights=weights, input_shapes=shapes)
-        return loaded, path, "", metadata.precision
-    except StnInferError as error:
-        if case.source or weights:
-            raise
-        problem = f"{path.name} was exported from {named}, which is not available here: {error}"
-        return None, path, problem, metadata.precision
-
-
-def _read_file(path: Path) -> tuple[ModelMetadata, tuple[tuple[int, ...], ...] | None]:
-    """What an ONNX file says of itself, and its inputs' shapes without batch; None where one is open.
-
-    Raises:
-        ModelError: it is missing or damaged.
-    """
-    from stn_infer.proto.load import read_graph
-    from stn_infer.proto.traversal import given_inputs
-
-    graph = read_graph(path)
-    shapes: list[tuple[int, ...]] = []
-    for value in given_inputs(graph.graph):
-        sizes = [axis.dim_value if axis.HasField("dim_value") else 0 for axis in value.type.tensor_type.shape.dim]
-        shapes.append(tuple(sizes[1:]))
-    metadata = ModelMetadata.from_props({entry.key: entry.value for entry in graph.metadata_props})
-    return metadata, None if any(size < 1 for shape in shapes for size in shape) else tuple(shapes)
-
-
-def _source(case: Case, loaded: LoadedModel) -> str:
-    return (case.source or loaded.metadata.source) if case.model.endswith(".onnx") else case.model
 
 
 def _save_weights(loaded: LoadedModel, path: Path) -> str:

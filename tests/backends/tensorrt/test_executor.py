@@ -15,7 +15,14 @@ from stn_infer import plugin
 from stn_infer.backends.base import Backend
 from stn_infer.backends.tensorrt import backend as backend_module
 from stn_infer.backends.tensorrt import engine as building
-from stn_infer.backends.tensorrt.backend import Opened, TensorRTBackend, check_usable, load_plugin_of, open_tensorrt
+from stn_infer.backends.tensorrt.backend import (
+    Opened,
+    TensorRTBackend,
+    check_usable,
+    load_plugin_of,
+    open_engine,
+    open_tensorrt,
+)
 from stn_infer.backends.tensorrt.cuda_stream import CudaDevice
 from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar, write_engine
 from stn_infer.backends.tensorrt.executor import Executor
@@ -248,17 +255,17 @@ def test_an_engine_whose_plugin_is_missing_says_so(monkeypatch: pytest.MonkeyPat
 def test_what_cannot_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "m.engine"
     with pytest.raises(ModelError, match="expected a TensorRT engine"):
-        open_tensorrt(path)
+        open_engine(path)
     write_engine(path, b"engine", sidecar_of(runtime="tensorrt-rtx"))
     with pytest.raises(ModelError, match=r"m\.engine is an engine of tensorrt-rtx, not of tensorrt; use that backend"):
-        open_tensorrt(path)
+        open_engine(path)
     path.write_bytes(b"eng")
     with pytest.raises(ModelError, match="3 of 6 bytes: it is truncated"):
-        open_tensorrt(path)
+        open_engine(path)
     with pytest.raises(UsageError, match="engines run on GPUs"):
-        open_tensorrt(path, device="cpu")
+        open_engine(path, device="cpu")
     with pytest.raises(UsageError, match="a runtime is one of tensorrt, tensorrt-rtx"):
-        open_tensorrt(path, "openvino")
+        open_engine(path, "openvino")
 
 
 @pytest.mark.parametrize("deserializes", [True, False])
@@ -273,11 +280,11 @@ def test_a_whole_opening_and_a_foreign_file(
     if not deserializes:
         path.write_bytes(b"no engine at all")
         with pytest.raises(ModelError, match=r"TensorRT 11\.4\.0 cannot load the engine: Serialization"):
-            open_tensorrt(path)
+            open_engine(path)
         return
     sidecar = replace(sidecar_of(), fused=("a", "b"), metadata=ModelMetadata(labels=("0", "1")).to_props())
     write_engine(path, b"engine", sidecar)
-    backend = open_tensorrt(path, device="cuda")
+    backend = open_engine(path, device="cuda")
     assert backend.metadata.labels == ("0", "1")
     assert backend.describe()["spatial transformers"] == "2 by the plugin"
     assert (backend.name, backend.device) == ("tensorrt", "cuda:0")

@@ -10,7 +10,7 @@ from typing import TextIO
 
 import pytest
 
-from stn_infer.api.bench import make_request
+from stn_infer.api.bench import make_request, resolve_case
 from stn_infer.benchmarking.harness import processes, worker
 from stn_infer.benchmarking.request import Case, Method
 from stn_infer.errors import OutputError
@@ -43,4 +43,4 @@ def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setattr(processes, "prepare", full)
     request = make_request([Case("cnn")], ["eager"], "cpu", 1, None, Method())
     with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):
-        processes.Processes(tmp_path).prepare(request, lambda text: None)
+        processes.Processes(tmp_path, resolve_case).prepare(request, lambda text: None)

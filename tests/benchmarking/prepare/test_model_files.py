@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import nn
 
-from stn_infer.api.bench import bench
+from stn_infer.api.bench import bench, resolve_case
 from stn_infer.benchmarking.prepare.case import Prepared, prepare
 from stn_infer.benchmarking.request import Case, Method
 from stn_infer.benchmarking.result import CALIBRATION, Model
@@ -44,7 +44,7 @@ SHAPE = [(1, 8, 8)]
 
 def prepared(folder: Path, case: Case) -> tuple[Prepared, Model]:
     both = frozenset(("plain", "portable"))
-    return prepare(case, folder, files=both, tolerance=None, seed=0, say=lambda text: None)
+    return prepare(case, folder, resolve_case, files=both, tolerance=None, seed=0, say=lambda text: None)
 
 
 def quantized(path: str | None) -> int:

@@ -11,6 +11,7 @@ import onnx
 import onnx.parser
 import pytest
 
+from stn_infer.api.bench import resolve_case
 from stn_infer.backends.base import TensorSpec
 from stn_infer.benchmarking.prepare.case import Setup, prepare
 from stn_infer.benchmarking.request import Case, Method
@@ -101,6 +102,7 @@ def test_binding_leaves_the_first_call_to_be_timed(monkeypatch: pytest.MonkeyPat
     prepared, _ = prepare(
         Case(str(path), batch_sizes=(2,)),
         tmp_path,
+        resolve_case,
         files=frozenset(("plain", "portable")),
         tolerance=None,
         seed=0,
