@@ -180,11 +180,11 @@ def metadata_of(file: onnx.ModelProto) -> ModelMetadata:
 
 def input_sizes(file: onnx.ModelProto) -> Sizes:
     """Sizes of an ONNX file's inputs; those that initializers stand for are left out."""
-    constants = {tensor.name for tensor in file.graph.initializer}
+    from stn_infer.proto.traversal import given_inputs
+
     return tuple(
         tuple(axis.dim_value if axis.HasField("dim_value") else None for axis in value.type.tensor_type.shape.dim[1:])
-        for value in file.graph.input
-        if value.name not in constants
+        for value in given_inputs(file.graph)
     )
 
 

@@ -316,7 +316,7 @@ def test_wrong_arguments_are_usage_errors() -> None:
         bench(TINY, variants=("tvm",), input_shapes=SHAPE)
     with pytest.raises(UsageError, match="at least 1, given 0"):
         bench(TINY, batch_sizes=(0,), input_shapes=SHAPE)
-    with pytest.raises(UsageError, match="--source goes with an ONNX file"):
+    with pytest.raises(UsageError, match="--source is for ONNX files"):
         bench(TINY, source="cnn", input_shapes=SHAPE)
     with pytest.raises(UsageError, match="a precision is one of fp32, fp16, bf16, int8, not 'fp8'"):
         bench(TINY, precision="fp8", input_shapes=SHAPE)  # type: ignore[arg-type]

@@ -42,7 +42,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     """What the command line asks for; the answer is made up."""
     requests: list[Request] = []
 
-    def run_request(request: Request, **extra: object) -> BenchResult:
+    def run_request(request: Request, *resolve: object, **extra: object) -> BenchResult:
         requests.append(request)
         return simulated(eager=Simulated(noisy(2.0)), ort=Simulated(noisy(1.0)))
 
@@ -119,7 +119,7 @@ def test_what_would_have_no_effect_is_refused(asked: list[Request], tmp_path: Pa
 def test_an_interruption_names_the_file_to_go_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
 
-    def interrupted(request: Request, **extra: object) -> BenchResult:
+    def interrupted(request: Request, *resolve: object, **extra: object) -> BenchResult:
         if written:
             output.write_text("{}")
         raise KeyboardInterrupt
@@ -162,11 +162,11 @@ def test_report_writes_three_files(tmp_path: Path) -> None:
 def test_a_failed_variant_is_exit_code_3_and_nothing_timed_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
     off = simulated(eager=Simulated(fixed(1.0)), ort=Simulated(fixed(1.0), off_by=1.0))
     none = simulated(ort=Simulated(fixed(1.0), error=MissingDependencyError("no such runtime")))
-    monkeypatch.setattr(session, "run_request", lambda request, **extra: off)
+    monkeypatch.setattr(session, "run_request", lambda request, resolve, **extra: off)
     with pytest.raises(VerificationError, match="ort at batch 4: outputs are off") as caught:
         CliRunner().invoke(command, ["cnn"], catch_exceptions=False)
     assert caught.value.exit_code == 3
-    monkeypatch.setattr(session, "run_request", lambda request, **extra: none)
+    monkeypatch.setattr(session, "run_request", lambda request, resolve, **extra: none)
     with pytest.raises(ModelError, match="nothing could be timed; ort: no such runtime"):
         CliRunner().invoke(command, ["cnn"], catch_exceptions=False)
 

@@ -23,7 +23,7 @@ from stn_infer.backends.tensorrt import backend as tensorrt
 from stn_infer.backends.tensorrt.executor import Executor
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, make_logger
 from stn_infer.cli.main import main
-from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
+from stn_infer.errors import InputError, MissingDependencyError, ModelError, SourceError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.precision.half import to_half
 from stn_infer.precision.int8 import quantize
@@ -77,7 +77,7 @@ def test_an_onnx_file_may_be_called_anything(tmp_path: Path) -> None:
     for name in ("model.ONNX", "model.pb", "model"):
         assert verify(written(tmp_path, one_transformer(), name), backends=["ort"]).passed
     (tmp_path / "image.png").write_bytes(b"no model")
-    with pytest.raises(ModelError, match=r"image\.png is no ONNX file"):
+    with pytest.raises(SourceError, match=r"image\.png is of no kind that is known here: not an ONNX file"):
         verify(tmp_path / "image.png")
 
 

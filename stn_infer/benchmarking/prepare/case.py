@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -19,7 +19,7 @@ from stn_infer.benchmarking.prepare.model_files import ModelFiles, make_files
 from stn_infer.benchmarking.prepare.references import file_reference, tolerance_of, torch_reference
 from stn_infer.benchmarking.request import Case, Method, Progress
 from stn_infer.benchmarking.result import CALIBRATION, Model
-from stn_infer.errors import ModelError, SourceError, StnInferError, UsageError
+from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import Precision, Preprocess
 from stn_infer.reference.comparison import Expected
 
