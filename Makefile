@@ -24,13 +24,17 @@ bench-quick: $(VENV)/.test
 
 # On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
 # A library with CUDA kernels that was built beforehand is used as it is; without one it is built, which needs nvcc.
+# DEVICE=cpu tries the steps at small sizes without a GPU. benchmarks/GPU.md has the steps for a GPU that is lent for minutes.
+DEVICE ?= cuda
+DRY := $(filter cpu,$(DEVICE))
 gpu-check: export PYTHONPATH := .
 gpu-check:
 	$(PYTHON) -c "from stn_infer import plugin; raise SystemExit(not plugin.info().cuda)" || \
 	    $(PYTHON) -m stn_infer.cli.main plugin build --cuda
 	$(PYTHON) -m pytest -m gpu $(shell grep -rl 'mark\.gpu' tests --include=*.py)
-	$(PYTHON) benchmarks/gpu.py
-	$(PYTHON) benchmarks/peers/compare.py --device cuda --boundary device --case 0 --case 1 --case 2 --rounds 3 --seconds 1
+	$(PYTHON) benchmarks/gpu.py --device $(DEVICE) $(if $(DRY),--tiny --no-compile --samples 3)
+	$(PYTHON) benchmarks/peers/compare.py --device $(DEVICE) --boundary device --case 0 \
+	    $(if $(DRY),--rounds 1 --seconds 0.1,--case 1 --case 2 --rounds 3 --seconds 1)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

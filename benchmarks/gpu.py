@@ -251,7 +251,7 @@ def main(argv: list[str] | None = None) -> int:
                 measured = measure(work, timer)
             rows += measured
             figures += figures_of(work, measured)
-        except MissingDependencyError as error:
+        except (ImportError, MissingDependencyError) as error:  # a machine for GPUs may have PyTorch alone
             notes.append(f"{name} is left out: {error}")
         except Exception as error:  # a GPU out of memory, a compiler that fails: one case must not cost the others
             failures.append(f"{name}: {error if isinstance(error, StnInferError) else one_line(error)}")

@@ -12,13 +12,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.op_files import op_file
 from stn_infer import plugin
 from stn_infer.errors import MissingDependencyError
 from stn_infer.fused import composed, spatial_transformer
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.layers import SpatialTransformer
-from stn_infer.proto.session import CPU, import_onnxruntime, open_session
 from stn_infer.samplers import SamplerSpec
 from stn_infer.transforms import Affine
 
@@ -226,9 +224,12 @@ def in_onnxruntime(case: Warp, device: torch.device) -> Work:
     """One portable node in onnxruntime on this device, by the function in the file and by the op; tensors stay put.
 
     Raises:
+        ImportError: onnx is not installed.
         MissingDependencyError: there is no onnxruntime, or none for the device.
     """
+    from benchmarks.op_files import op_file
     from stn_infer.backends.ort import cuda_problem
+    from stn_infer.proto.session import CPU, import_onnxruntime, open_session
 
     import_onnxruntime()
     if device.type == "cuda" and (problem := cuda_problem()) is not None:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -118,6 +120,14 @@ def test_a_case_that_fails_costs_no_other(
     assert result["failures"] == ["4x3x12x17 float32, nearest: out of memory"]
     assert "FAILED 4x3x12x17 float32, nearest: out of memory" in capsys.readouterr().out
     assert len({row["case"] for row in result["rows"]}) == len(gpu_cases.WARPS) - 1
+
+
+def test_pytorch_alone_is_enough_to_start() -> None:
+    """A machine for GPUs may have nothing else; what the other parts need is imported by them."""
+    missing = ("onnx", "onnxruntime", "onnxscript", "orjson", "mlxtend", "safetensors", "click", "PIL", "rich")
+    code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import benchmarks.gpu"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_gpu_names_its_file() -> None:
