@@ -2,7 +2,7 @@
 
 First every sampler in every runtime (``conformance_matrix.py``). Then two outside collections are run through the
 float64 sampler that everything is verified with (``stn_infer/reference/sampling.py``), eager PyTorch, onnxruntime's own
-nodes and our op, as onnxruntime runs it from its function body:
+nodes and our op, which onnxruntime runs from its function body and by the plugin library:
 
 - the ONNX backend's node tests for GridSample and AffineGrid, by their own tolerance;
 - PyTorch's sample inputs for ``grid_sample``, whose truth is PyTorch in float64.
@@ -42,9 +42,12 @@ from stn_infer.samplers import SamplerSpec, spell_mode
 from stn_infer.transforms import Affine
 
 ROOT = Path(__file__).resolve().parents[1]
-NODE_COLUMNS = ("reference", "PyTorch", "onnxruntime", "our op, opset 18", "our op, opset 22")
-SAMPLE_COLUMNS = ("reference", "onnxruntime", "our op, opset 18")
-CLAIMED = ("reference", "our op, opset 18", "our op, opset 22")
+OURS = {"our op, opset 18": (18, False), "our op, opset 22": (22, False), "our op, library": (18, True)}
+"""Our op by its function at an opset, and by the plugin library."""
+
+NODE_COLUMNS = ("reference", "PyTorch", "onnxruntime", *OURS)
+SAMPLE_COLUMNS = ("reference", "onnxruntime", "our op, opset 18", "our op, library")
+CLAIMED = ("reference", *OURS)
 """The columns that are ours; a failure in any other is somebody else's and is only shown."""
 
 DOUBLE, SINGLE = 1e-12, 2e-4
@@ -109,11 +112,8 @@ def _sampler_columns(case: Any, given: list[Array], expected: Array) -> dict[str
     theta = np.moveaxis(grid.reshape(len(grid), -1, grid.shape[-1]), 1, 2)
     basis = np.eye(theta.shape[2], dtype=np.float32)
     ours = {
-        f"our op, opset {opset}": (
-            run_op("basis", image, theta, basis, output_size, *options, opset, library=False),
-            expected,
-        )
-        for opset in (18, 22)
+        column: (run_op("basis", image, theta, basis, output_size, *options, opset, library=library), expected)
+        for column, (opset, library) in OURS.items()
     }
     return {
         "reference": (sample(sampler, image, grid), expected),
@@ -134,12 +134,10 @@ def _affine_columns(case: Any, given: list[Array], expected: Array) -> dict[str,
     matrix, offset = (part.numpy() for part in transformation.affine_map(size, align_corners))
     folded = (theta.reshape(len(theta), -1) @ matrix.T + offset).reshape(theta.shape)
     basis = transformation.basis(size, align_corners).numpy().astype(np.float32)
+    options = ("bilinear", "border", align_corners)
     ours = {
-        f"our op, opset {opset}": (
-            run_op("affine", image, folded, basis, size, "bilinear", "border", align_corners, opset, library=False),
-            truth,
-        )
-        for opset in (18, 22)
+        column: (run_op("affine", image, folded, basis, size, *options, opset, library=library), truth)
+        for column, (opset, library) in OURS.items()
     }
     return {
         "reference": (affine_grid(theta, size, align_corners), expected),
@@ -180,8 +178,10 @@ def sample_rows() -> Iterator[Row]:
         if theta is not None:
             size = points.shape[1:-1]
             basis = Affine(rank=len(size)).basis(size, False).numpy().astype(np.float32)
-            single = run_op("affine", image, theta, basis, size, mode, padding_mode, align_corners, library=False)
-            cells["our op, opset 18"] = _single_cell(single, truth, mode, scale)
+            for column in SAMPLE_COLUMNS[2:]:
+                library = OURS[column][1]
+                single = run_op("affine", image, theta, basis, size, mode, padding_mode, align_corners, library=library)
+                cells[column] = _single_cell(single, truth, mode, scale)
         yield Row(name, cells)
 
 
@@ -319,7 +319,7 @@ Written by `python benchmarks/conformance.py` with {versions}, on the CPU; a tes
 {matrix}A number below is the largest absolute error; **fails** stands beside one that is more than its row allows.
 
 *reference* is `stn_infer/reference/sampling.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
-runs it from the function body in the file, float32.
+runs it in float32: from the function body in the file, at two opsets, or by the plugin library.
 
 ## ONNX's node tests
 

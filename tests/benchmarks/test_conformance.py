@@ -17,12 +17,13 @@ from tests.support.paths import ROOT
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 
 SCRIPT = ROOT / "benchmarks" / "conformance.py"
-OURS = ("reference", "our op, opset 18", "our op, opset 22")
+OURS = ("reference", "our op, opset 18", "our op, library", "our op, opset 22")
 
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
     """What the script found; in a process of its own, because PyTorch's test code freezes torch's global flags."""
+    library_or_skip()
     folder = tmp_path_factory.mktemp("conformance")
     result = subprocess.run(
         [
@@ -54,7 +55,7 @@ def test_the_reference_and_our_op_pass_every_node_test_of_onnx() -> None:
 @pytest.mark.xdist_group("conformance")
 @pytest.mark.parametrize(
     ("collection", "count", "columns"),
-    [("nodes", 26, OURS), ("samples", 18, OURS[:2])],
+    [("nodes", 26, OURS), ("samples", 18, OURS[:3])],
 )
 def test_the_reference_and_our_op_pass_every_test(
     rows: dict[str, list[dict[str, Any]]], collection: str, count: int, columns: tuple[str, ...]
