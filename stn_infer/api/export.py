@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
 from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import PRECISIONS, ModelMetadata, Precision, Preprocess
-from stn_infer.torch_export.portable import build_portable
+from stn_infer.torch_export.portable import build_portable, describe, file_metadata
 
 if TYPE_CHECKING:
     import onnx
@@ -105,12 +105,11 @@ def export(
     if calibration:
         check_sources(calibration)
     loaded = load_source(source, weights=None if weights is None else Path(weights), input_shapes=input_shapes)
-    metadata = ModelMetadata(
-        preprocess or loaded.metadata.preprocess,
-        tuple(labels) if labels is not None else loaded.metadata.labels,
-        loaded.name if loaded.origin == "shipped" and weights is None else "",
-        precision,
-    )
+    metadata = file_metadata(loaded, precision)
+    if preprocess is not None:
+        metadata = replace(metadata, preprocess=preprocess)
+    if labels is not None:
+        metadata = replace(metadata, labels=tuple(labels))
     model, findings = build_portable(loaded, precision, dynamic_size)
     if with_theta:
         if not any(finding.fused for finding in findings):
@@ -125,11 +124,11 @@ def export(
     if precision != "fp32":
         from stn_infer.precision.lower import lower
 
-        _describe(model, metadata)
+        describe(model, metadata)
         model, lowered = lower(loaded, model, precision, samples, tolerance=tolerance, grid_tolerance=grid_tolerance)
         lowered.check(loaded.name)
         notes += lowered.notes
-    _describe(model, metadata)
+    describe(model, metadata)
     content = model.SerializeToString()
     write_atomically(path, content)
     return ExportReport(
@@ -152,7 +151,7 @@ def export_bytes(loaded: LoadedModel) -> bytes:
         VerificationError: it would not compute what the model does.
     """
     model, _ = build_portable(loaded)
-    _describe(model, loaded.metadata)
+    describe(model, loaded.metadata)
     _verified(loaded, model, None)
     content: bytes = model.SerializeToString()
     return content
@@ -210,7 +209,7 @@ def _check_precision(
     if precision not in PRECISIONS:
         raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
     if precision == "int8" and not calibration:
-        raise UsageError("int8 takes its ranges from images of yours; add --calibrate PATH")
+        raise UsageError("int8 is calibrated on your own images; add --calibrate PATH")
     if precision == "fp32" and calibration:
         raise UsageError("--calibrate is for lower precisions; add --precision int8")
     if precision == "fp32" and grid_tolerance is not None:
@@ -233,15 +232,6 @@ def _checked_metadata(
     if not calibration:
         return None
     return load_calibration(calibration, backend.inputs, resolve_preprocess(backend.inputs, metadata.preprocess, None))
-
-
-def _describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
-    from stn_infer.version import __version__
-
-    model.producer_name, model.producer_version = "stn-infer", __version__
-    del model.metadata_props[:]
-    for key, value in sorted(metadata.to_props().items()):
-        model.metadata_props.add(key=key, value=value)
 
 
 def _shapes(values: Sequence[onnx.ValueInfoProto]) -> tuple[str, ...]:

@@ -20,6 +20,7 @@ from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
 from stn_infer.precision.probe import PrecisionLoss, Probe, activation_peaks
 from stn_infer.precision.rounding import rounded_in_float32
+from stn_infer.proto.traversal import given_inputs
 from stn_infer.reference.calls import TracedRun
 
 if TYPE_CHECKING:
@@ -104,6 +105,46 @@ class PrecisionReport:
         return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)
 
 
+@dataclass(frozen=True)
+class Converted:
+    """A file in reduced precision, as `export` writes it and `bench` times it, and what the user should know of it."""
+
+    model: onnx.ModelProto
+    notes: tuple[str, ...] = ()
+
+
+def convert(
+    loaded: LoadedModel, model: onnx.ModelProto, precision: Precision, calibration: Calibration | None = None
+) -> Converted:
+    """``model`` in reduced precision, neither measured nor verified.
+
+    Args:
+        loaded: says what inputs look like: FP16 peaks are looked for on noise and images too.
+        model: a float32 file, fused or not, of opset 22 for bf16.
+        precision: fp16, bf16 or int8.
+        calibration: INT8 calibration data, which FP16 peaks are looked for on besides; inputs in the model's order.
+
+    Raises:
+        UsageError: int8 without calibration, or precision fp32.
+        ExportError: the model can't be converted.
+    """
+    if precision not in TOLERANCES:
+        raise UsageError(f"expected one of {', '.join(TOLERANCES)}, not {precision!r}")
+    if precision == "int8":
+        if calibration is None:
+            raise UsageError("int8 is calibrated on your own images; add --calibrate PATH")
+        return Converted(quantize(model, _named(model, calibration)))
+    half: Half = "fp16" if precision == "fp16" else "bf16"
+    peaks = None
+    if half == "fp16":
+        peaks = activation_peaks(model, _samples(loaded, model, calibration, made_up=True)[0])
+    made = to_half(model, half, peaks=peaks)
+    notes = [finding.message for finding in made.findings]
+    if made.half_nodes == 0:
+        notes.append(f"nothing became {half}: every layer makes a sampling grid, or is out of range")
+    return Converted(made.model, tuple(notes))
+
+
 def lower(
     loaded: LoadedModel,
     model: onnx.ModelProto,
@@ -127,32 +168,19 @@ def lower(
         UsageError: int8 without calibration, or precision fp32.
         ExportError: the model can't be converted.
     """
-
-    if precision not in TOLERANCES:
-        raise UsageError(f"expected one of {', '.join(TOLERANCES)}, not {precision!r}")
+    converted = convert(loaded, model, precision, calibration)
+    lowered = converted.model
     # the user's own samples say what it costs; of noise, half precision makes more than of any image
     feeds, scored, described = _samples(loaded, model, calibration, made_up=calibration is None)
-    notes = list(calibration.notes) if calibration is not None else []
+    notes = [*(calibration.notes if calibration is not None else ()), *converted.notes]
     expected, source = Probe(model, plain=True), EagerBackend(loaded)
     loss = PrecisionLoss()
     eager: _Eager | None = None
     if precision == "int8":
-        if calibration is None:
-            raise UsageError("int8 takes its ranges from images of yours; add --calibrate PATH")
-        lowered = quantize(model, calibration.batches)
         probes = [Probe(lowered)]
     else:
-        half: Half = "fp16" if precision == "fp16" else "bf16"
-        peaks = None
-        if half == "fp16":
-            peaks = activation_peaks(model, _samples(loaded, model, calibration, made_up=True)[0])
-        converted = to_half(model, half, peaks=peaks)
-        lowered = converted.model
-        notes += [finding.message for finding in converted.findings]
-        if converted.half_nodes == 0:
-            notes.append(f"nothing became {half}: every layer makes a sampling grid, or is out of range")
         probes = [Probe(rounded_in_float32(lowered))]
-        if half == "fp16":
+        if precision == "fp16":
             probes.append(Probe(lowered))
         else:
             eager = _Eager(loaded)
@@ -221,7 +249,7 @@ def _samples(
     """What to run: feeds, which of them are real images, and what they are; ``made_up``: more than the user's own."""
     from stn_infer.reference.samples import sample_batches, sample_images
 
-    names = [value.name for value in model.graph.input]
+    names = [value.name for value in given_inputs(model.graph)]
     feeds: list[dict[str, Array]] = []
     scored: list[bool] = []
     described: list[str] = []
@@ -236,7 +264,13 @@ def _samples(
             scored.append(True)
             described.append(f"{_IMAGES} images")
     if calibration is not None:
-        feeds += calibration.batches
+        feeds += _named(model, calibration)
         scored += [True] * len(calibration.batches)
         described.append(f"{calibration.samples} of yours")
     return feeds, scored, ", ".join(described)
+
+
+def _named(model: onnx.ModelProto, calibration: Calibration) -> list[dict[str, Array]]:
+    """The user's samples under the names of the model's inputs."""
+    names = [value.name for value in given_inputs(model.graph)]
+    return [dict(zip(names, batch.values(), strict=True)) for batch in calibration.batches]

@@ -47,7 +47,7 @@ class LoadedModel:
         module: on the CPU, fp32, in evaluation mode.
         input_shapes: one shape an input, without the batch axis.
         metadata: pre-processing and labels, as far as the source knows them.
-        origin: which of the kinds of SOURCE it was.
+        origin: which of the kinds of SOURCE it was; a shipped model with other weights is a network.
         fixed_batch: the batch size that a ``.pt2`` is tied to; None where the batch is free.
         note: something the user should be told, such as that the weights are random; empty otherwise.
     """
@@ -172,7 +172,8 @@ def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> 
     if source in SHIPPED:
         model = shipped(source)
         own = model.weights_path if weights is None else None
-        return replace(_from_recipe(model.recipe, source, own, shapes), origin="shipped")
+        origin: Origin = "shipped" if weights is None else "network"
+        return replace(_from_recipe(model.recipe, source, own, shapes), origin=origin)
     if source in NETWORKS:
         default = tuple(NETWORKS[source].input_shape)
         options = {"input_shape": shapes[0]} if shapes and shapes[0] != default else {}

@@ -1,17 +1,31 @@
-"""A PyTorch model to the portable ONNX file, not yet verified: export, repair, fuse."""
+"""A PyTorch model to the portable ONNX file, not yet verified: export, fuse, describe."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from stn_infer.errors import ExportError
-from stn_infer.metadata import Precision
+from stn_infer.metadata import ModelMetadata, Precision
+from stn_infer.version import __version__
 
 if TYPE_CHECKING:
     import onnx
 
     from stn_infer.fusion.fuse import Finding
     from stn_infer.sources.load import LoadedModel
+
+
+def build_plain(loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False) -> onnx.ModelProto:
+    """What PyTorch itself exports, in float32 and of the opset that ``precision`` needs; raises as `build_portable`."""
+    from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_plain
+
+    if loaded.fixed_batch is not None:
+        raise ExportError(
+            f"{loaded.name}: the .pt2 is tied to batch size {loaded.fixed_batch}; "
+            "make it with torch.export.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},))"
+        )
+    opset = BF16_OPSET if precision == "bf16" else OPSET
+    return export_plain(loaded.module, loaded.input_shapes, loaded.name, dynamic_size, opset=opset)
 
 
 def build_portable(
@@ -22,24 +36,32 @@ def build_portable(
     Args:
         loaded: the source.
         precision: the file's opset is what this needs.
-        dynamic_size: leave height and width of image inputs open.
+        dynamic_size: export dynamic height and width of image inputs.
 
     Raises:
         ExportError: it cannot be exported.
         UsageError: it does not take inputs of the shapes that ``loaded`` names.
     """
     from stn_infer.fusion.fuse import fuse
-    from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_plain, other_shapes
+    from stn_infer.torch_export.plain import other_shapes
 
-    if loaded.fixed_batch is not None:
-        raise ExportError(
-            f"{loaded.name}: the .pt2 is tied to batch size {loaded.fixed_batch}; "
-            "make it with torch.export.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},))"
-        )
-    opset = BF16_OPSET if precision == "bf16" else OPSET
-    plain = export_plain(loaded.module, loaded.input_shapes, loaded.name, dynamic_size, opset=opset)
+    plain = build_plain(loaded, precision, dynamic_size)
     if not dynamic_size:
         return fuse(plain)
     names = [value.name for value in plain.graph.input]
     sizes = (loaded.input_shapes, other_shapes(loaded.input_shapes))
     return fuse(plain, [dict(zip(names, shapes, strict=True)) for shapes in sizes])
+
+
+def file_metadata(loaded: LoadedModel, precision: Precision = "fp32") -> ModelMetadata:
+    """What a file of ``loaded`` says of itself; of sources only a shipped model's name, which holds on any machine."""
+    source = loaded.name if loaded.origin == "shipped" else ""
+    return ModelMetadata(loaded.metadata.preprocess, loaded.metadata.labels, source, precision)
+
+
+def describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
+    """Write who made the file, and ``metadata`` in place of all other, into ``model``."""
+    model.producer_name, model.producer_version = "stn-infer", __version__
+    del model.metadata_props[:]
+    for key, value in sorted(metadata.to_props().items()):
+        model.metadata_props.add(key=key, value=value)

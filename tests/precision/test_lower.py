@@ -130,7 +130,7 @@ def test_the_command_line_shows_size_and_errors(tmp_path: Path, digits: Path) ->
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--precision", "int8"], "int8 takes its ranges from images of yours; add --calibrate PATH"),
+        (["--precision", "int8"], "int8 is calibrated on your own images; add --calibrate PATH"),
         (["--calibrate", "."], "--calibrate is for lower precisions; add --precision int8"),
         (["--grid-tolerance", "1"], "--grid-tolerance is for lower precisions"),
         (["--precision", "fp8"], "fp8"),

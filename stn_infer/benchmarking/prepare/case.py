@@ -197,13 +197,14 @@ def prepare(
     say(f"exporting {case.model}")
     made = ModelFiles()
     if files:
-        samples = partial(feeds.samples, max(case.batch_sizes))
-        made = make_files(loaded, given, folder, files, case.precision, samples, given_is_converted=own != "fp32")
+        calibration = partial(feeds.calibration, max(case.batch_sizes), made_up=case.precision == "int8")
+        converted = own != "fp32"
+        made = make_files(loaded, given, folder, files, case.precision, rule, calibration, given_is_converted=converted)
     if found.problem:
         made.problems["torch"] = found.problem
     hashes |= {name: _sha256(path) for name, path in made.made.items()}
     if any(name.endswith(" in int8") for name in made.build_s):
-        hashes[CALIBRATION] = hash_arrays(samples())
+        hashes[CALIBRATION] = hash_arrays(feeds.samples(max(case.batch_sizes)))
     if given is not None:
         hashes["file"] = _sha256(given)
     say(f"reference outputs of {name}")

@@ -54,6 +54,18 @@ class Feeds:
         """INT8 calibration data: all of the user's samples, else as many as the largest batch, from 64 to 1,024."""
         return self.batch(min(max(size, _FEWEST), _MOST)) if self._sources is None else self._pool
 
+    def calibration(self, size: int, *, made_up: bool) -> Calibration | None:
+        """The user's samples as ``export --calibrate`` reads them; where there are none, :meth:`samples` or None."""
+        from stn_infer.data.batches import Calibration
+
+        if self._sources is not None:
+            return self._own
+        if not made_up:
+            return None
+        samples = self.samples(size)
+        names = (f"input_{index}" for index in range(len(samples)))
+        return Calibration((dict(zip(names, samples, strict=True)),), len(samples[0]), ())
+
     @property
     def repeats_one(self) -> bool:
         """Whether batches are one sample over and over."""

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.arrays import Array
 from stn_infer.errors import StnInferError
 from stn_infer.metadata import Precision
 
 if TYPE_CHECKING:
     import onnx
 
+    from stn_infer.data.batches import Calibration
     from stn_infer.sources.load import LoadedModel
 
 
@@ -41,11 +41,14 @@ def make_files(
     folder: Path,
     wanted: frozenset[str],
     precision: Precision,
-    samples: Callable[[], Sequence[Array]],
+    rule: LoadedModel,
+    calibration: Callable[[], Calibration | None],
     *,
     given_is_converted: bool = False,
 ) -> ModelFiles:
     """Export, fuse and convert what is wanted; from a file that is given, make the other.
+
+    The portable file of a PyTorch model is, byte for byte, what ``export`` writes.
 
     Args:
         loaded: the model in PyTorch, where there is one.
@@ -53,13 +56,15 @@ def make_files(
         folder: where to write.
         wanted: ``plain`` and ``portable``, or fewer.
         precision: what the files are converted to.
-        samples: one array per input: INT8 calibration data, and what FP16 peaks are measured on; asked for only there.
+        rule: ``loaded``, or what stands for it: says what inputs look like.
+        calibration: INT8 calibration data; asked for only where something is converted.
         given_is_converted: whether ``given`` is in that precision already.
     """
     from stn_infer.fusion.fuse import fuse
     from stn_infer.fusion.samplers import spatial_nodes
+    from stn_infer.precision.lower import convert
     from stn_infer.proto.load import load_model
-    from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_plain
+    from stn_infer.torch_export.portable import build_plain, describe, file_metadata
 
     files = ModelFiles()
     cuts: list[str] = []
@@ -75,17 +80,17 @@ def make_files(
     try:
         if plain is None and loaded is not None and ("plain" in wanted or "portable" not in files.made):
             began = time.perf_counter()
-            opset = BF16_OPSET if precision == "bf16" else OPSET
-            plain = export_plain(loaded.module, loaded.input_shapes, loaded.name, opset=opset)
+            plain = build_plain(loaded, precision)
             files.made["plain"] = _write(plain, folder / "plain.onnx")
             files.build_s["plain"] = round(time.perf_counter() - began, 3)
         if plain is not None and ("portable" in wanted or "portable" in files.made):
             began = time.perf_counter()
-            portable, findings = fuse(
-                plain
-            )  # of a portable file that was given, too: for what is a grid in the plain one
+            # of a portable file that was given, too: for what is a grid in the plain one
+            portable, findings = fuse(plain)
             cuts += [name for finding in findings for name in finding.cut]
             if "portable" not in files.made:
+                if given is None and loaded is not None:
+                    describe(portable, file_metadata(loaded))
                 files.made["portable"] = _write(portable, folder / "portable.onnx")
                 files.build_s["portable"] = round(time.perf_counter() - began, 3)
     except StnInferError as error:
@@ -101,32 +106,15 @@ def make_files(
                 continue
             began = time.perf_counter()
             try:
-                converted = _converted(load_model(files.made[name]), precision, samples())
+                converted = convert(rule, load_model(files.made[name]), precision, calibration()).model
+                if given is None and loaded is not None and name == "portable":
+                    describe(converted, file_metadata(loaded, precision))
                 files.made[name] = _write(converted, folder / f"{name}-{precision}.onnx")
                 files.build_s[f"{name} in {precision}"] = round(time.perf_counter() - began, 3)
             except StnInferError as error:
                 del files.made[name]
                 files.problems[name] = str(error)
     return files
-
-
-def _converted(model: onnx.ModelProto, precision: Precision, samples: Sequence[Array]) -> onnx.ModelProto:
-    """``model`` as `export --precision` writes it.
-
-    Raises:
-        ExportError: it can't be converted.
-    """
-    from stn_infer.precision.half import to_half
-    from stn_infer.precision.int8 import quantize
-    from stn_infer.precision.probe import activation_peaks
-    from stn_infer.proto.traversal import given_inputs
-
-    feeds = [dict(zip((value.name for value in given_inputs(model.graph)), samples, strict=True))]
-    if precision == "int8":
-        return quantize(model, feeds)
-    if precision == "bf16":
-        return to_half(model, "bf16").model
-    return to_half(model, "fp16", peaks=activation_peaks(model, feeds)).model
 
 
 def _write(model: onnx.ModelProto, path: Path) -> Path:

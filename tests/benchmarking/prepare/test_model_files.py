@@ -12,11 +12,13 @@ import torch
 from torch import nn
 
 from stn_infer.api.bench import bench, resolve_case
+from stn_infer.api.export import export
 from stn_infer.benchmarking.prepare.case import Prepared, prepare
 from stn_infer.benchmarking.request import Case, Method
 from stn_infer.benchmarking.result import CALIBRATION, Model
 from stn_infer.errors import InputError, UsageError
 from stn_infer.layers import SpatialTransformer
+from stn_infer.metadata import PRECISIONS, Precision
 from stn_infer.precision.lower import TOLERANCES
 from stn_infer.transforms import Affine
 
@@ -77,6 +79,36 @@ def test_the_files_are_quantized_where_exports_are(tmp_path: Path) -> None:
     # the convolution's input; what makes theta, and the sampler, stay as they are
     assert quantized(found.plain) == quantized(found.portable) == 1
     assert any(node.op_type == "SpatialTransformer" for node in onnx.load(found.portable or "").graph.node)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("source", [NET, "st-cnn-affine-rts"])
+def test_the_timed_file_is_the_one_that_export_writes(tmp_path: Path, source: str, precision: Precision) -> None:
+    shape = (1, 8, 8) if source == NET else (1, 42, 42)
+    np.save(tmp_path / "mine.npy", np.random.default_rng(0).random((40, *shape), dtype=np.float32))
+    inputs = (str(tmp_path / "mine.npy"),)
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    case = Case(source, input_shapes=(shape,), precision=precision, batch_sizes=(2,), inputs=inputs)
+    timed, _ = prepared(folder, case)
+    assert timed.portable is not None
+    exported = export(
+        source,
+        tmp_path / "exported.onnx",
+        input_shapes=(shape,),
+        precision=precision,
+        calibration=None if precision == "fp32" else inputs,
+    )
+    assert Path(timed.portable).read_bytes() == exported.path.read_bytes()
+
+
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+def test_without_samples_it_is_too(tmp_path: Path, precision: Precision) -> None:
+    folder = tmp_path / "bench"
+    folder.mkdir()
+    timed, _ = prepared(folder, Case(NET, input_shapes=((1, 8, 8),), precision=precision, batch_sizes=(2,)))
+    exported = export(NET, tmp_path / "exported.onnx", input_shapes=SHAPE, precision=precision)
+    assert timed.portable is not None and Path(timed.portable).read_bytes() == exported.path.read_bytes()
 
 
 def test_what_is_a_grid_is_known_in_both_files_of_a_portable_one_that_was_given(tmp_path: Path) -> None:
