@@ -16,6 +16,8 @@ from __future__ import annotations
 
 import re
 
+from stn_infer.printing import shown
+
 
 class StnInferError(Exception):
     """Base of every error that stn-infer raises on purpose; ``exit_code`` is the command line's."""
@@ -64,8 +66,11 @@ class OutputError(StnInferError):
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """A message on one line, without colors, cut at ``limit`` characters; an empty exception's is its type."""
-    text = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())
+    """A message on one line, without colors, cut at ``limit`` characters; an empty exception's is its type.
+
+    What a file's names could do to a terminal is escaped: see :mod:`stn_infer.printing`.
+    """
+    text = shown(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
     if not text and isinstance(error, BaseException):
         text = type(error).__name__
     return text if len(text) <= limit else text[: limit - 1] + "…"

@@ -44,6 +44,7 @@ FLOORS = (
     "files",
     "deviation",
     "errors",
+    "printing",
     "version",
     "samplers",
     "arrays",

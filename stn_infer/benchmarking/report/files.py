@@ -17,6 +17,7 @@ from stn_infer.benchmarking.result import BenchResult, Model
 from stn_infer.benchmarking.stats import FLOORS
 from stn_infer.errors import OutputError
 from stn_infer.files import write_atomically
+from stn_infer.printing import markdown_cell, shown, spreadsheet_cell
 
 _CSV = (
     *("model", "precision", "device", "boundary", "batch_size", "variant", "status", "reason", "error", "samples"),
@@ -53,31 +54,27 @@ def markdown(result: BenchResult) -> str:
     parts = ["# Benchmark\n"]
     for model in result.models:
         main = tables.latencies(result, model)
-        parts += [f"## {main.caption}\n", *_markdown_table(main), ""]
+        parts += [f"## {markdown_cell(main.caption)}\n", *_markdown_table(main), ""]
         for table in tables.beside(result, model):
-            parts += [f"{table.caption}:\n", *_markdown_table(table), ""]
-        parts += [*_built(model), ""]
-    parts += [f"- {_escaped(line)}" for line in lines_below(result)]
-    parts += ["", *_origin(result)]
+            parts += [f"{markdown_cell(table.caption)}:\n", *_markdown_table(table), ""]
+        parts += [*map(markdown_cell, _built(model)), ""]
+    parts += [f"- {markdown_cell(line)}" for line in lines_below(result)]
+    parts += ["", *map(markdown_cell, _origin(result))]
     return "\n".join(parts) + "\n"
 
 
 def comparison_markdown(comparison: ResultComparison) -> str:
     """The rows of a comparison as a Markdown table, with its warnings."""
     lines = _markdown_table(tables.changes(comparison))
-    return "\n".join([*lines, "", *(f"- warning: {text}" for text in comparison.warnings)]) + "\n"
+    return "\n".join([*lines, "", *(f"- warning: {markdown_cell(text)}" for text in comparison.warnings)]) + "\n"
 
 
 def _markdown_table(table: Table) -> list[str]:
     return [
         "| " + " | ".join(table.headings) + " |",
         "|" + "|".join("---:" if table.is_figure(name) else "---" for name in table.headings) + "|",
-        *("| " + " | ".join(map(_escaped, row)) + " |" for row in table.rows),
+        *("| " + " | ".join(map(markdown_cell, row)) + " |" for row in table.rows),
     ]
-
-
-def _escaped(text: str) -> str:
-    return text.replace("|", "\\|").replace("*", "\\*")
 
 
 def _built(model: Model) -> list[str]:
@@ -97,7 +94,7 @@ def as_csv(result: BenchResult) -> str:
     for row in result.measurements:
         first = row.rounds[0] if row.rounds else None
         shares, throughputs, paced = row.shares or {}, tables.throughputs(row), tables.paced_latencies(row)
-        writer.writerow(
+        cells: list[object] = (
             [row.model, row.precision, result.request.device, result.request.method.boundary, row.batch_size]
             + [row.variant, row.status, row.reason, row.error, len(row.samples_ms)]
             + [row.percentiles.get(percent) for percent in FLOORS]
@@ -108,6 +105,7 @@ def as_csv(result: BenchResult) -> str:
             + [throughputs.get(callers) for callers in method.concurrency]
             + [paced.get(rate, {}).get(percent) for rate in method.rates for percent in FLOORS]
         )
+        writer.writerow([spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return out.getvalue()
 
 
@@ -119,15 +117,15 @@ def page(result: BenchResult) -> str:
     """
     from stn_infer.benchmarking.report.plots import plots
 
-    parts = [f"<h1>Benchmark: {html.escape(', '.join(model.name for model in result.models))}</h1>"]
-    parts += ["<ul>", *(f"<li>{html.escape(line)}</li>" for line in lines_below(result)), "</ul>"]
+    parts = [f"<h1>Benchmark: {html.escape(shown(', '.join(model.name for model in result.models)))}</h1>"]
+    parts += ["<ul>", *(f"<li>{html.escape(shown(line))}</li>" for line in lines_below(result)), "</ul>"]
     for model in result.models:
         main = tables.latencies(result, model)
-        parts += [f"<h2>{html.escape(main.caption)}</h2>", _html_table(replace(main, caption=""))]
+        parts += [f"<h2>{html.escape(shown(main.caption))}</h2>", _html_table(replace(main, caption=""))]
         parts += [f"<figure>{svg}</figure>" for svg in plots(result, model)]
         parts += [_html_table(table) for table in tables.beside(result, model)]
-        parts += [f"<p>{html.escape(line)}</p>" for line in _built(model)]
-    parts += [f"<p>{html.escape(line)}</p>" for line in _origin(result)]
+        parts += [f"<p>{html.escape(shown(line))}</p>" for line in _built(model)]
+    parts += [f"<p>{html.escape(shown(line))}</p>" for line in _origin(result)]
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Benchmark</title>'
@@ -137,8 +135,8 @@ def page(result: BenchResult) -> str:
 
 def _html_table(table: Table) -> str:
     head = "".join(f"<th>{html.escape(name)}</th>" for name in table.headings)
-    lines = ["<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in row) + "</tr>" for row in table.rows]
-    title = f"<caption>{html.escape(table.caption)}</caption>" if table.caption else ""
+    lines = ["<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in table.rows]
+    title = f"<caption>{html.escape(shown(table.caption))}</caption>" if table.caption else ""
     return f"<table>{title}<tr>{head}</tr>\n" + "\n".join(lines) + "</table>"
 
 
