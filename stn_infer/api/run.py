@@ -10,7 +10,7 @@ from stn_infer.backends.base import Backend
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
-from stn_infer.pipeline.job import hash_model
+from stn_infer.sources.load import LoadedModel
 
 
 def run(
@@ -25,6 +25,7 @@ def run(
     batch_size: int = 64,
     format: str = "csv",
     resume: bool = False,
+    check_inputs: bool = False,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     workers: int | None = None,
@@ -47,7 +48,9 @@ def run(
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: samples given to the model at once.
         format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz holds outputs that are not one vector a sample.
-        resume: go on with the job in ``output``; shards that are done stay as they are.
+        resume: continue the job in ``output``; shards that are done stay as they are. Everything that decides an answer
+            must be the same: model, preprocessing, and the inputs' names, sizes and times of modification.
+        check_inputs: read all inputs first, so that a resumed job compares their contents instead of their times.
         preprocess: how images become inputs; as text, changes to what the model's file says.
         labels: the name of each class; None: what the model's file says.
         workers: threads; None: one a core.
@@ -60,13 +63,19 @@ def run(
         OutputError: the folder is taken by something else, or cannot be written.
         SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be had or run.
     """
+    model_sha256 = ""
     with ExitStack() as stack:
         if isinstance(model, (str, Path)):
+            from stn_infer.api.fingerprint import fingerprint
             from stn_infer.api.open import open_backend
+            from stn_infer.api.source import resolve
 
-            on_gpu = device.startswith("cuda")
-            threads = None if on_gpu else 1
-            runner = open_backend(model, backend, device, threads, weights=weights, input_shapes=input_shapes)
+            found = resolve(model, weights=weights, input_shapes=input_shapes)
+            model_sha256 = fingerprint(found)
+            threads = None if device.startswith("cuda") else 1
+            opened = found if isinstance(found, LoadedModel) else model
+            shapes = None if isinstance(found, LoadedModel) else input_shapes
+            runner = open_backend(opened, backend, device, threads, input_shapes=shapes)
             stack.callback(runner.close)
         elif weights is not None or input_shapes is not None:
             raise UsageError("the backend is open already; weights and input shapes are given where it is opened")
@@ -81,12 +90,13 @@ def run(
                 batch_size=batch_size,
                 format=format,
                 resume=resume,
+                check_inputs=check_inputs,
                 preprocess=preprocess,
                 labels=labels,
                 workers=workers,
                 shard_rows=shard_rows,
             ),
             model=Path(str(model)).name if is_path else runner.metadata.source,
-            model_sha256=hash_model(str(model), weights, input_shapes) if is_path else "",
+            model_sha256=model_sha256,
             progress=progress,
         )

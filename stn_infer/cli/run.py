@@ -31,6 +31,9 @@ SOME_FAILED = 4
     help="Of the predictions; npz holds outputs of any shape.",
 )
 @click.option("--resume", is_flag=True, help="Go on with the interrupted job in the output folder.")
+@click.option(
+    "--check-inputs", is_flag=True, help="Compare the inputs' contents, not their times, when a job is resumed."
+)
 @options.preprocess_option
 @options.labels_option
 @click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
@@ -50,6 +53,7 @@ def command(
     batch_size: int,
     format: str,
     resume: bool,
+    check_inputs: bool,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
     workers: int | None,
@@ -76,6 +80,7 @@ def command(
             batch_size=batch_size,
             format=format,
             resume=resume,
+            check_inputs=check_inputs,
             preprocess=preprocess,
             labels=labels,
             workers=workers,

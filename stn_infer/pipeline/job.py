@@ -11,7 +11,6 @@ A ledger appears after its predictions: where it is there, the shard is done.
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -48,13 +47,21 @@ _MEANING = (
 )
 
 
+_WORDS = {
+    "model_sha256": "the model's graph, weights or code differ",
+    "inputs_sha256": "the inputs' names differ",
+    "inputs_stat_sha256": "the inputs' sizes or times of modification differ",
+    "inputs_content_sha256": "the inputs' contents differ, or were compared in one of the two runs only",
+}
+
+
 @dataclass(frozen=True)
 class Job:
     """What was asked for, as ``run.json`` keeps it.
 
     Attributes:
         model: the source or the file's name, without its folder.
-        model_sha256: of the file, and of weights and shapes that were given; empty where there is none of these.
+        model_sha256: of everything that decides the model's answers; empty where a backend was given that was open.
         samples, inputs_sha256: how many, and the fingerprint of their names.
         inputs_stat_sha256: of their files' sizes and times of modification.
         inputs_content_sha256: of their files' bytes, where these were asked for; then times don't matter.
@@ -178,29 +185,6 @@ def read_ledger(path: Path) -> Iterator[LedgerRow]:
         raise OutputError(f"cannot read the ledger {path}: {error}") from error
 
 
-def hash_model(
-    model: str | Path, weights: str | Path | None = None, input_shapes: Sequence[tuple[int, ...]] | None = None
-) -> str:
-    """SHA-256, hex, of a model's file, of the external data beside it, and of what was given besides.
-
-    "" where ``model`` is not a file and nothing else was given.
-    """
-    path = Path(model)
-    parts = [path, *sorted(path.parent.glob(f"{path.name}[._]data"))] if path.is_file() else []
-    if weights is not None:
-        parts.append(Path(weights))
-    if not parts and not input_shapes:
-        return ""
-    digest = hashlib.sha256()
-    if input_shapes:
-        digest.update(repr([tuple(shape) for shape in input_shapes]).encode())
-    for part in parts:
-        with part.open("rb") as file:
-            while block := file.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
-
-
 def _check_occupied(path: Path, resume: bool) -> bool:
     """Make the folder; whether it holds something, which must be a job, and ``resume`` asked for."""
     try:
@@ -230,9 +214,11 @@ def _check_same(manifest: Path, job: Job) -> None:
         raise OutputError(f"cannot resume: {manifest} is damaged ({error}); name a new folder") from error
     if different:
         key = different[0]
+        what = _WORDS.get(key) or f"{key} was {_short(before[key])}, now {_short(now[key])}"
+        others = [_WORDS.get(key, key).removesuffix(" differ") for key in different[1:]]
         raise OutputError(
-            f"cannot resume another job: {key} was {_short(before[key])}, now {_short(now[key])}"
-            + (f" ({', '.join(different[1:])} differ too)" if different[1:] else "")
+            f"cannot resume another job: {what}"
+            + (f" ({', '.join(others)} differ too)" if others else "")
             + "; ask for the same, or name a new folder"
         )
 

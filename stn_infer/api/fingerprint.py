@@ -1,0 +1,66 @@
+"""What decides a model's answers, as one hash: an interrupted job is resumed only with the same."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from stn_infer.api.source import EngineFile, OnnxModel
+from stn_infer.sources.load import LoadedModel
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
+
+    from torch import nn
+
+
+def fingerprint(model: OnnxModel | EngineFile | LoadedModel) -> str:
+    """SHA-256, hex, of everything that decides a model's answers.
+
+    Of an ONNX file: its bytes and those of its external data, whatever they are called. Of an engine: its bytes. Of a
+    PyTorch model, wherever it came from: parameters, buffers, structure, input shapes and the source of its classes.
+
+    Raises:
+        ModelError: an ONNX file is damaged, or its external data are missing.
+    """
+    digest = hashlib.sha256()
+    if isinstance(model, LoadedModel):
+        _add_module(digest, model.module)
+        digest.update(repr(model.input_shapes).encode())
+    elif isinstance(model, EngineFile):
+        _add_file(digest, model.path)
+    elif isinstance(model.content, bytes):
+        digest.update(model.content)
+    else:
+        from stn_infer.proto.load import external_tensors
+
+        _add_file(digest, model.content)
+        places = external_tensors(model.read(), model.content.parent)
+        for path in sorted({place.path for _, place in places}):
+            _add_file(digest, path)
+    return digest.hexdigest()
+
+
+def _add_file(digest: _Hash, path: Path) -> None:
+    with path.open("rb") as file:
+        digest.update(hashlib.file_digest(file, "sha256").digest())
+
+
+def _add_module(digest: _Hash, module: nn.Module) -> None:
+    import torch
+
+    digest.update(repr(module).encode())
+    for kind in sorted(
+        {type(part) for part in module.modules()}, key=lambda kind: (kind.__module__, kind.__qualname__)
+    ):
+        if kind.__module__.partition(".")[0] not in ("torch", "stn_infer"):
+            try:
+                digest.update(inspect.getsource(kind).encode())
+            except (OSError, TypeError):  # made at run time
+                digest.update(kind.__qualname__.encode())
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        values = tensor.detach().cpu().contiguous()
+        digest.update(f"{name}\0{values.dtype}\0{tuple(values.shape)}\0".encode())
+        digest.update(values.reshape(-1).view(torch.uint8).numpy().tobytes())
