@@ -30,9 +30,9 @@ class Rates:
     """What a device does at best.
 
     Attributes:
-        copies: (bytes moved, bytes a second) of copies on the device, read and written, sizes growing.
-        flops_per_s: operations a second of a float32 matrix product without TF32.
-        upload_per_s, download_per_s: bytes a second from and to pinned memory; None without a bus.
+        copies: (bytes moved, bytes per second) of copies on the device, read and written, sizes growing.
+        flops_per_s: operations per second of a float32 matrix product without TF32.
+        upload_per_s, download_per_s: bytes per second from and to pinned memory; None without a bus.
     """
 
     copies: tuple[tuple[int, float], ...]
@@ -97,7 +97,7 @@ def measure_rates(device: str, threads: int, largest: int | None = None, side: i
 
 
 def _copy(source: Tensor, target: Tensor) -> tuple[int, float]:
-    """Bytes read and written, and bytes a second."""
+    """Bytes read and written, and bytes per second."""
     moved = source.nbytes + target.nbytes
     return moved, moved / _best(lambda: target.copy_(source), source.is_cuda)
 

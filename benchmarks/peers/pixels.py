@@ -83,7 +83,7 @@ class PixelVariant(TorchVariant):
 
 
 def pixel_map(height: int, width: int, origin: float) -> tuple[Tensor, Tensor]:
-    """How six numbers a sample become its matrix in pixels: scale [6, 6] and shift [6] of :func:`folded`.
+    """How six numbers per sample become its matrix in pixels: scale [6, 6] and shift [6] of :func:`folded`.
 
     theta maps between coordinates that are -1 and 1 at the corner pixels' centers; with the same ``pixels`` of both
     images, the matrix between their pixels is ``pixels · theta · pixels⁻¹``.

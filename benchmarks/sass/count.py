@@ -45,10 +45,10 @@ SMS = 132
 CLOCK = 1.7e9
 """Hertz, under load."""
 BANDWIDTH = 3.0e12
-"""Bytes a second, read and written together: what a copy reaches."""
+"""Bytes per second, read and written together: what a copy reaches."""
 
 L2_BANDWIDTH = 5.5e12
-"""Bytes a second, between the level-2 cache and the SMs."""
+"""Bytes per second, between the level-2 cache and the SMs."""
 
 _SOURCES = ("api.cpp", "kernels/cpu.cpp", "kernels/cpu_plain.cpp", "kernels/thread_pool.cpp", "kernels/warp.cpp")
 _RECORD = ctypes.CFUNCTYPE(
