@@ -1,1 +1,1 @@
-"""The pass that makes provably linear sampling grids one op; start at fuse.py."""
+"""The fusion pass: replaces provably linear sampling grids and their samplers by one op. Entry point: fuse.py."""

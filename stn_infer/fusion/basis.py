@@ -1,4 +1,4 @@
-"""A grid is ``theta · basis``: the basis, the mesh of target points that most have for it, and the product in numpy."""
+"""The basis of a sampling grid ``theta · basis``, its usual mesh of target points, and the product in numpy."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ Kind = Literal["affine", "basis", "projective"]
 
 
 def canonical_basis(output_size: Sequence[int], corners: bool = False) -> NDArray[np.float64]:
-    """Rows x, y(, z), 1 of the output's points, [D + 1, P], row-major, x along the last axis.
+    """Returns the rows x, y(, z), 1 of the output's points: [D + 1, P], row-major, x along the last axis.
 
     Args:
         output_size: (H, W) or (D, H, W).
-        corners: whether -1 and 1 are the outermost pixels' centers (torch's ``align_corners=True``) or their outer
-            edges, so that pixel i lies at (2 i + 1) / size - 1.
+        corners: True puts -1 and 1 at the centers of the outermost pixels (torch's ``align_corners=True``). False puts
+            them at the outer edges, so pixel i lies at (2 i + 1) / size - 1.
     """
     axes = [np.linspace(-1, 1, size) if corners and size > 1 else _centers(size) for size in output_size]
     mesh = np.meshgrid(*axes, indexing="ij")
@@ -33,14 +33,17 @@ def _centers(size: int) -> NDArray[np.float64]:
 
 
 def map_points(theta: Array, basis: Array, output_size: Sequence[int]) -> Array:
-    """``theta · basis``: [N, R, K] and [K, P] to [N, *output_size, R], P = prod(output_size), in their common type."""
+    """Returns ``theta · basis`` in their common type.
+
+    [N, R, K] and [K, P] give [N, *output_size, R], with P = prod(output_size).
+    """
     points = theta @ basis
     return np.asarray(points.transpose(0, 2, 1).reshape(len(theta), *output_size, theta.shape[1]))
 
 
 @dataclass(frozen=True)
 class Basis:
-    """What makes a grid of theta.
+    """The constant factor that maps theta to a sampling grid.
 
     Attributes:
         kind: affine, basis or projective.
@@ -53,7 +56,7 @@ class Basis:
     output_size: tuple[int, ...]
 
     def exact(self) -> Basis:
-        """With rows in float64; the x, y(, z), 1 of which files have float32 copies are computed again."""
+        """Returns the basis with rows in float64. Float32 copies of x, y(, z), 1 are recomputed in float64."""
         rows = self.rows.astype(np.float64)
         if self.kind != "basis":
             mesh = canonical_basis(self.output_size)
@@ -62,7 +65,7 @@ class Basis:
         return replace(self, rows=rows)
 
     def grid(self, theta: Array) -> NDArray[np.float64]:
-        """The sampling grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, 3, 3]), in float64."""
+        """Returns the sampling grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, 3, 3]), in float64."""
         points = map_points(theta.astype(np.float64), self.rows.astype(np.float64), self.output_size)
         if self.kind != "projective":
             return points

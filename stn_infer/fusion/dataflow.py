@@ -1,4 +1,4 @@
-"""A graph seen as data flow: which tensors vary with the inputs' data, and where a sampling grid can be cut."""
+"""Data flow in a graph: which tensors vary with the inputs' data, and which nodes a sampling grid depends on."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from stn_infer.proto.traversal import (
     walk_back,
 )
 
-# Their outputs tell a shape, not data: constant once the batch size is known.
+# Operators that return a shape, not data: constant once the batch size is known.
 SHAPE_OPS = frozenset({"Shape", "Size"})
-# The shape of what they make is data itself.
+# Operators whose output shape depends on data.
 _DATA_SHAPED_OPS = frozenset(
     {"NonZero", "Compress", "Unique", "NonMaxSuppression", "Loop", "Scan", "If", "SequenceMap", "StringSplit"}
     | {"ImageDecoder"}
 )
-# The inputs from this one on give the shape of the output, or a part of it; those before are data.
+# Inputs from this index on determine (part of) the output's shape; the inputs before it are data.
 _SHAPE_INPUTS = {
     **dict.fromkeys(
         ("Range", "ConstantOfShape", "HannWindow", "HammingWindow", "BlackmanWindow", "MelWeightMatrix"), 0
@@ -40,17 +40,17 @@ _SHAPE_INPUTS = {
 _RANDOM_OPS = frozenset(
     {"RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial"}
 )
-# Operators of other domains that are known to compute the same from the same; the rest might be random.
+# Operators of other domains that are known to be deterministic; the others might be random.
 OTHER_CONSTANT_OPS = frozenset({("com.microsoft", "Inverse")})
 
 
 @dataclass(frozen=True)
 class NotLinear(Exception):
-    """Why a tensor is not provably linear in what comes before it.
+    """Why a tensor is not provably linear in the tensors before it.
 
     Attributes:
         tensor: the output at which the proof ends.
-        op_type: the operator that makes it; empty for an input of the graph.
+        op_type: the operator that produces it; empty for an input of the graph.
         reason: one clause, for a message.
     """
 
@@ -67,10 +67,10 @@ class GraphView:
 
     Attributes:
         scope: the scope.
-        nodes: its nodes, in topological order (ONNX demands it).
-        initializers: name -> tensor, but for those that a caller may override.
-        producer: tensor -> index of the node that makes it; what the scope is given has none.
-        varying: the tensors that depend on the data of an input; a shape is no data.
+        nodes: its nodes, in topological order (required by ONNX).
+        initializers: name -> tensor, without those that a caller may override.
+        producer: tensor -> index of the node that produces it; tensors given to the scope have none.
+        varying: the tensors that depend on the data of an input; a shape is not data.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -83,21 +83,21 @@ class GraphView:
         _trace(self.nodes, self.varying, functions)
 
     def node_of(self, tensor: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor; None for what the scope is given, and for initializers."""
+        """The node that produces a tensor. None for initializers and for tensors given to the scope."""
         index = self.producer.get(tensor)
         return None if index is None else self.nodes[index]
 
     def maker(self, tensor: str) -> str:
-        """The operator that makes a tensor, with its domain unless it is ONNX's own; empty for what has no maker."""
+        """The operator that produces a tensor, with its domain unless it is standard; empty if no node produces it."""
         node = self.node_of(tensor)
         return "" if node is None else _operator(node)
 
     def varying_inputs(self, node: onnx.NodeProto) -> list[str]:
-        """The inputs of ``node`` that vary with data, without repeats."""
+        """The inputs of ``node`` that vary with data, without duplicates."""
         return [name for name in dict.fromkeys(node.input) if name in self.varying]
 
     def region(self, grid: str, op_types: frozenset[str]) -> list[int]:
-        """Indices of the nodes through which ``grid`` can be followed back over ``op_types`` alone, ascending."""
+        """Indices, ascending, of the nodes through which ``grid`` can be traced back over ``op_types`` only."""
 
         def followed(name: str) -> bool:
             node = self.node_of(name)
@@ -109,7 +109,7 @@ class GraphView:
         return sorted({self.producer[name] for name in walk_back([grid], before) if followed(name)})
 
     def constants_behind(self, region: list[int]) -> tuple[set[str], set[str]]:
-        """The non-varying tensors that ``region``'s nodes rest on, and the tensors whose shape these ask for."""
+        """The non-varying tensors that ``region``'s nodes depend on, and the tensors whose shapes these read."""
 
         def before(name: str) -> Iterable[str]:
             node = self.node_of(name)
@@ -129,7 +129,10 @@ def _operator(node: onnx.NodeProto) -> str:
 def _trace(
     nodes: Iterable[onnx.NodeProto], varying: set[str], functions: Mapping[tuple[str, str], onnx.FunctionProto]
 ) -> set[str]:
-    """Add to ``varying``, in place, what depends on the data of what is in it; the tensors whose shape does."""
+    """Adds to ``varying``, in place, every tensor that depends on its tensors' data.
+
+    Returns the tensors whose shape depends on data.
+    """
     data_shaped: set[str] = set()
     for node in nodes:
         outputs = [name for name in node.output if name]
@@ -154,9 +157,9 @@ def _trace(
 
 
 def _is_random(node: onnx.NodeProto) -> bool:
-    """Whether a node may compute something else each time."""
+    """Whether a node may compute different values from the same inputs."""
     if node.domain not in STANDARD_DOMAINS:
         return (node.domain, node.op_type) not in OTHER_CONSTANT_OPS
     if node.op_type in _RANDOM_OPS or (node.op_type == "Dropout" and any(node.input[2:])):
-        return True  # the third input of Dropout switches it on
+        return True  # Dropout's third input enables training mode
     return any(_is_random(inner) for _, graph in subgraphs(node) for inner in nested_nodes(graph.node))

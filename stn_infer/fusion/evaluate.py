@@ -1,7 +1,7 @@
-"""Evaluate parts of a graph in float64, node by node, with onnx's reference operators.
+"""Evaluates parts of a graph in float64, node by node, with onnx's reference operators.
 
-A tensor that is a quotient is carried as a pair (numerator, denominator), so that a projective grid's two linear
-forms can be measured apart; everything else is one array.
+A tensor that is a quotient is represented as a pair (numerator, denominator), so that the two linear forms of a
+projective grid can be measured separately. Every other tensor is one array.
 """
 
 from __future__ import annotations
@@ -24,30 +24,30 @@ from stn_infer.proto.edit import copy_of
 from stn_infer.proto.retype import FLOAT_TYPES
 from stn_infer.proto.traversal import attributes_of, walk_back
 
-# Input 0 holds the values, input 1 a shape.
+# Operators whose input 0 holds the values and input 1 a shape.
 SHAPED_BY_SECOND = frozenset({"Expand", "Reshape", "Tile"})
-# What only picks or arranges the elements of a shape.
+# Operators that only select or rearrange the elements of a shape.
 _PICKS = frozenset({"Shape", "Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Concat", "Identity", "Reshape"})
-# What makes each element from single elements, so that a constant that is repeated over the batch stays repeated.
+# Operators that compute each output element from single elements: a constant repeated over the batch stays repeated.
 _EACH_ELEMENT = _PICKS | frozenset(
     {"Expand", "Tile", "Transpose", "Flatten", "Split", "GatherElements", "ScatterElements", "Where", "Neg", "Sqrt"}
     | {"Add", "Sub", "Mul", "Div", "Pow", "Exp", "Log", "Abs", "Reciprocal", "Sum", "Mean", "Pad", "CastLike"}
 )
-# What exporters compute the index of every sample with; what it makes of two batch sizes it makes of all.
+# Operators from which exporters compute the index of every sample; two batch sizes determine the result at all others.
 _INDEX_OPS = _PICKS | frozenset(
     {"Size", "Range", "Expand", "Tile", "Transpose", "ConstantOfShape", "Constant", "Where", "Equal", "Mul", "Add"}
 )
-# To what a size can be cast and stay what it is.
+# Types that a size can be cast to without changing its value.
 _NUMBERS = FLOAT_TYPES | {TensorProto.INT32, TensorProto.INT64}
-# Where a shape must go on as it began.
+# Batch sizes at which a shape must continue its linear growth.
 _BATCHES = (1, 4, 5, 8, 16, 17, 33, 64, 100, 128)
-# A constant larger than this is computed again for each batch size rather than kept.
+# A constant larger than this is recomputed for each use instead of cached.
 _KEPT_BYTES = 2**22
 
 
 @dataclass(frozen=True)
 class Quotient:
-    """``numerator / denominator``, of one broadcast shape."""
+    """``numerator / denominator``, broadcast to one shape."""
 
     numerator: Array
     denominator: Array
@@ -61,26 +61,26 @@ def _widened(array: Array) -> Array:
 
 
 class Evaluator:
-    """Float64 values of a graph's constants and of what follows from values given at a cut."""
+    """Computes float64 values of a graph's constants, and of the tensors that follow from values given at a cut."""
 
     def __init__(self, view: GraphView, observed: Observation, opset: int) -> None:
         self._view, self._observed, self._opset = view, observed, opset
         self._constants: dict[tuple[str, Sizes], Array] = {}
         self._sized: dict[str, bool] = {}
-        self._linear: set[str] = set()  # what only picks from shapes, so that it is linear in the open sizes
+        self._linear: set[str] = set()  # tensors that only select from shapes, so they are linear in the dynamic sizes
         self._references: dict[int, Any] = {}
 
     @property
     def settings(self) -> tuple[Sizes, ...]:
-        """The sizes at which constants differ if they depend on what the file leaves open."""
+        """The sizes at which constants differ if they depend on the file's dynamic sizes."""
         return self._observed.settings
 
     def depends_on_open_sizes(self, name: str) -> bool:
-        """Whether the values (not the shape alone) of a tensor that varies with no data follow from an open size.
+        """Whether the values (not only the shape) of a constant tensor depend on a dynamic size.
 
-        The shape arguments of what expands or reshapes don't count, as long as they grow with the batch: the values
-        stay the same, only more often. Picks from a shape are linear in the batch, so that two sizes decide; anything
-        else computed from it is presumed to depend on it.
+        Shape arguments of Expand, Reshape and Tile don't count as long as they grow with the batch: the same values
+        are only repeated more often. Selections from a shape are linear in the batch, so two sizes decide. Anything
+        else computed from a shape is assumed to depend on it.
         """
         stack = [name]
         while stack:
@@ -110,7 +110,7 @@ class Evaluator:
         if not all(self.grows_with_batch(need) for need in self._needs(name) if need not in needs):
             return True
         sized = node.op_type in SHAPE_OPS or any(self._sized[need] for need in needs)
-        # a sum along the batch of a repeated constant counts the samples
+        # A sum of a repeated constant along the batch counts the samples.
         sized = sized or (node.op_type not in _EACH_ELEMENT and any(map(self._carries_open_size, needs)))
         if not sized or not self._only_picks(node):
             return sized
@@ -119,9 +119,9 @@ class Evaluator:
         return any(not np.array_equal(first, other) for other in others)
 
     def grows_with_batch(self, name: str) -> bool:
-        """Whether a shape is linear in the batch: by the way it is made, or else at a number of sizes.
+        """Whether a shape is linear in the batch: by its construction, or else at several batch sizes.
 
-        Exporters ask of shapes whether they are -1, and multiply and add; no rule tells that from a threshold.
+        Exporters compare shapes with -1, multiply and add. No structural rule distinguishes that from a threshold.
         """
         batches = [sizes for sizes in self.settings if not sizes.variant]
         if not self.depends_on_open_sizes(name) or name in self._linear or len(batches) < 2:
@@ -135,7 +135,7 @@ class Evaluator:
         )
 
     def _only_picks(self, node: onnx.NodeProto) -> bool:
-        """Whether a node picks from shapes, at places that are the same for every size."""
+        """Whether a node selects from shapes at positions that are the same for every size."""
         if node.op_type not in _PICKS or (node.op_type == "Cast" and attributes_of(node)["to"] not in _NUMBERS):
             return False
         picked = len(node.input) if node.op_type == "Concat" else 1
@@ -144,10 +144,10 @@ class Evaluator:
         values_are = all(name in self._linear or not self._sized[name] for name in node.input[:picked] if name)
         return values_are and not any(self._sized.get(name, False) for name in node.input[picked:])
 
-    def numbers_samples(self, name: str) -> Array | None:
+    def sample_index(self, name: str) -> Array | None:
         """The value, at the first setting, of an index [N, ..., R] whose first component is each sample's number.
 
-        None where the tensor is none, or is computed in a way that may be another at other sizes.
+        None if the tensor is not such an index, or if its values at other sizes may follow another rule.
         """
         for top in walk_back([name], self._needs):
             node = self._view.node_of(top)
@@ -155,7 +155,7 @@ class Evaluator:
                 continue
             if node.op_type not in _INDEX_OPS:
                 return None
-            # exporters ask of a shape whether it is -1, which it never is; any other number might be a size
+            # Exporters compare a shape with -1, which it never equals; any other number might be a size.
             if node.op_type == "Equal" and not any(
                 need in self._view.producer and np.all(self.constant(need, self.settings[0]) < 0) for need in node.input
             ):
@@ -170,10 +170,10 @@ class Evaluator:
         return values[0]
 
     def constant(self, name: str, sizes: Sizes) -> Array:
-        """The value of a tensor that varies with no data, at some sizes; floats in float64.
+        """Returns the value of a constant tensor at given sizes; floats in float64.
 
         Raises:
-            NotLinear: an operator behind it can't be evaluated.
+            NotLinear: an operator that the tensor is computed with can't be evaluated.
         """
         local: dict[str, Array] = {}
         stack = [name]
@@ -201,7 +201,7 @@ class Evaluator:
 
     def _store(self, name: str, sizes: Sizes, local: dict[str, Array]) -> None:
         for output, value in self._outputs(name, sizes, local):
-            # views of few numbers cost nothing, however large they look
+            # Views of few numbers take little memory, whatever their shape.
             if _held_bytes(value) <= _KEPT_BYTES:
                 self._constants[output, sizes] = value
             else:
@@ -211,7 +211,7 @@ class Evaluator:
         if name in self._view.initializers:
             tensor = self._view.initializers[name]
             if tensor.data_location == TensorProto.EXTERNAL:
-                raise NotLinear(name, "", "its data are in another file, which was not read")
+                raise NotLinear(name, "", "its data are in an external file that was not read")
             return [(name, _widened(numpy_helper.to_array(tensor)))]
         node = self._view.node_of(name)
         if node is None:
@@ -232,7 +232,8 @@ class Evaluator:
     def _shape(self, node: onnx.NodeProto, sizes: Sizes) -> Array:
         shape = self._observed.shapes.get(node.input[0])
         if shape is None:
-            raise NotLinear(node.output[0], node.op_type, f"the shape of {node.input[0]!r} follows no simple rule")
+            reason = f"the shape of {node.input[0]!r} does not follow a simple rule"
+            raise NotLinear(node.output[0], node.op_type, reason)
         lengths = np.array([axis.at(sizes) for axis in shape], np.int64)
         if node.op_type == "Size":
             return np.array(lengths.prod(), np.int64)
@@ -240,10 +241,10 @@ class Evaluator:
         return lengths[attributes.get("start", 0) : attributes.get("end", len(lengths))]
 
     def apply(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> list[Array]:
-        """One node on float64 inputs; casts to a float type keep float64.
+        """Evaluates one node on float64 inputs; casts to a float type keep float64.
 
         Raises:
-            NotLinear: onnx's reference implementation can't do it.
+            NotLinear: neither this package's operators nor onnx's reference implementation can evaluate it.
         """
         if node.op_type == "Cast" and attributes_of(node)["to"] in FLOAT_TYPES and inputs[0] is not None:
             return [inputs[0].astype(np.float64)]
@@ -258,7 +259,7 @@ class Evaluator:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 results = self._reference(node).run(None, feeds)
-        except Exception as error:  # the reference operators raise anything
+        except Exception as error:  # the reference operators raise exceptions of any type
             raise NotLinear(node.output[0], node.op_type, f"it cannot be evaluated: {one_line(error)}") from error
         return [_widened(np.asarray(result)) for result in results]
 
@@ -273,14 +274,14 @@ class Evaluator:
     def forward(
         self, sources: Mapping[str, Array], nodes: Sequence[int], quotients: frozenset[str], target: str, sizes: Sizes
     ) -> Value:
-        """The value of ``target``, from values given for the cut's tensors, through ``nodes`` (ascending).
+        """Computes ``target`` from values of the cut's tensors, through ``nodes``.
 
         Args:
-            sources: name -> value, in the shape that it has at ``sizes``.
-            nodes: indices of the nodes between the cut and ``target``.
+            sources: name -> value, in the tensor's shape at ``sizes``.
+            nodes: indices of the nodes between the cut and ``target``, ascending.
             quotients: the tensors that the proof found to be quotients or reciprocals.
-            target: the tensor wanted.
-            sizes: what the open sizes are.
+            target: the tensor to compute.
+            sizes: the values of the dynamic sizes.
 
         Raises:
             NotLinear: an operator can't be evaluated.
@@ -306,7 +307,7 @@ class Evaluator:
         return values[target]
 
     def _quotient(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
-        """One node of which an input or the output is a quotient."""
+        """Evaluates one node with a quotient among its inputs or outputs."""
         pairs = [value if isinstance(value, Quotient) else _over_one(value) for value in inputs]
         first = pairs[0]
         if node.op_type == "Reciprocal":
@@ -322,12 +323,12 @@ class Evaluator:
         if node.op_type in ("Add", "Sub", "Sum", "Mean"):
             varying = next(index for index, value in enumerate(inputs) if isinstance(value, Quotient))
             bottom = pairs[varying].denominator
-            # one term is a quotient, the others are constants: a/b + c = (a + c b)/b
+            # One term is a quotient and the others are constants: a/b + c = (a + c b)/b.
             terms = [pair.numerator if i == varying else pair.numerator * bottom for i, pair in enumerate(pairs)]
             return [_broadcast(self.apply(node, terms)[0], bottom)]
         if node.op_type == "Neg":
             return [Quotient(-first.numerator, first.denominator)]
-        # layout alone: what it does to the numerators it does to the denominators
+        # A layout operator: it acts on the denominators as on the numerators.
         data = _data_inputs(node)
         tops = [pair.numerator if index in data else _plain(inputs[index]) for index, pair in enumerate(pairs)]
         bottoms = [pair.denominator if index in data else _plain(inputs[index]) for index, pair in enumerate(pairs)]
@@ -336,7 +337,7 @@ class Evaluator:
 
 
 def _held_bytes(value: Array) -> int:
-    """What an array takes; for a view that repeats values, what these take."""
+    """Bytes that an array takes; a view that repeats values counts them once."""
     elements = 1
     for size, stride in zip(value.shape, value.strides, strict=True):
         elements *= size if stride else 1
@@ -358,7 +359,7 @@ def _broadcast(numerator: Array, denominator: Array) -> Quotient:
 
 
 def _data_inputs(node: onnx.NodeProto) -> frozenset[int]:
-    """Which inputs of a layout operator hold data, the others being shapes or indices."""
+    """Which inputs of a layout operator hold data; the others are shapes or indices."""
     if node.op_type == "Concat":
         return frozenset(range(len(node.input)))
     if node.op_type == "Where":

@@ -1,4 +1,4 @@
-"""What a tensor is in the values of a cut, and one node under proof."""
+"""The form of a tensor as a function of a cut's values, and the context in which one node is examined."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stn_infer.fusion.shapes import SymbolicShape
 
 
 class Degree(IntEnum):
-    """What a tensor is in the cut's values, element by element."""
+    """How each element of a tensor depends on the cut's values."""
 
     CONSTANT = 0
     AFFINE = 1
@@ -25,7 +25,7 @@ class Degree(IntEnum):
 
 @dataclass(frozen=True)
 class Form:
-    """A tensor's degree, and the axis that carries the samples (None: it is one for all of them)."""
+    """A tensor's degree, and its batch axis (None: all samples share the tensor)."""
 
     degree: Degree
     axis: int | None
@@ -33,7 +33,7 @@ class Form:
 
 @dataclass(frozen=True)
 class Context:
-    """One node under proof: its inputs' forms (None: left out), and what is known of the tensors."""
+    """One node under proof: the forms of its inputs (None: input omitted), and what is known about the tensors."""
 
     node: onnx.NodeProto
     forms: tuple[Form | None, ...]
@@ -46,7 +46,7 @@ class Context:
 
     def shape(self, name: str) -> SymbolicShape:
         if name not in self.shapes:
-            raise self.fail(f"the shape of {name!r} follows no simple rule")
+            raise self.fail(f"the shape of {name!r} does not follow a simple rule")
         return self.shapes[name]
 
     def form(self, index: int) -> Form:
@@ -59,7 +59,7 @@ class Context:
         return len(self.shape(self.node.input[index]))
 
     def integers(self, index: int) -> list[int] | None:
-        """Values of a constant integer input; None where it is left out."""
+        """Values of a constant integer input. None if it is omitted."""
         if index >= len(self.node.input) or not self.node.input[index]:
             return None
         if self.form(index).degree is not Degree.CONSTANT:
@@ -68,7 +68,7 @@ class Context:
         return [int(value) for value in np.asarray(values).ravel()]
 
     def only_first(self) -> Form:
-        """The form of input 0, all others being constant."""
+        """The form of input 0; requires all other inputs to be constant."""
         if any(form is not None and form.degree is not Degree.CONSTANT for form in self.forms[1:]):
             raise self.fail("an index or shape depends on data")
         return self.form(0)
@@ -80,40 +80,40 @@ FLOATS = frozenset({"float", "float16", "bfloat16", "double"})
 
 
 def present(context: Context) -> list[int]:
-    """The inputs that are not left out."""
+    """Indices of the inputs that are not omitted."""
     return [index for index, form in enumerate(context.forms) if form is not None]
 
 
 def moved_axis(context: Context, index: int, output_rank: int) -> int | None:
-    """Input ``index``'s samples' axis in an output of another rank, broadcast."""
+    """The batch axis of input ``index`` after broadcasting to an output of another rank."""
     axis = context.form(index).axis
     return None if axis is None else axis + output_rank - context.rank(index)
 
 
 def common_axis(context: Context, indices: Sequence[int], output_rank: int) -> int | None:
-    """The samples' axis after broadcasting; all operands must agree on it."""
+    """The batch axis after broadcasting; all operands must agree on it."""
     axes = {axis for axis in (moved_axis(context, index, output_rank) for index in indices) if axis is not None}
     if len(axes) > 1:
-        raise context.fail("samples of a batch lie on different axes, so that they mix")
+        raise context.fail("the samples of a batch lie on different axes, so they are mixed")
     return axes.pop() if axes else None
 
 
 def require_affine(context: Context, indices: Sequence[int]) -> None:
-    """Refuse quotients."""
+    """Raises NotLinear if an input is a quotient."""
     for index in indices:
         if context.form(index).degree > Degree.AFFINE:
             raise context.fail("it mixes quotients with different denominators")
 
 
 def mixed_degree(context: Context, indices: Sequence[int]) -> Degree:
-    """The degree of a tensor whose elements come from several."""
+    """The degree of a tensor whose elements come from several inputs."""
     degree = max(context.form(index).degree for index in indices)
     same = all(context.form(index).degree == degree for index in indices)
     return degree if same or degree <= Degree.AFFINE else Degree.QUOTIENT
 
 
 def elementwise(context: Context, degree: Degree) -> Form:
-    """The form of an operator that works element by element, broadcasting."""
+    """The form of the output of a broadcasting elementwise operator."""
     indices = present(context)
     rank = max(context.rank(index) for index in indices)
     return Form(degree, common_axis(context, indices, rank))

@@ -1,4 +1,4 @@
-"""Put a model's own functions in place of their calls, where a sampler or what makes its grid is in one."""
+"""Inlines the model-local functions that contain a sampler or compute a sampling grid."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from stn_infer.proto.edit import copy_of, copy_without_initializers, replace_all
 from stn_infer.proto.traversal import is_standard, nested_nodes
 
 _Key = tuple[str, str]
-_MOST_ROUNDS = 16
+_MAX_ROUNDS = 16
 _LARGE = 2**12
 
 
 def with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` in which every sampler, and what a grid is computed with, is in a graph.
+    """Returns a copy of ``model`` in which all samplers, and the nodes that compute their grids, are in a graph.
 
-    Functions of domain ``stn`` stay: their samplers are fused already.
+    Functions of domain ``stn`` are not inlined: their samplers are already fused.
     """
     copy = copy_of(model)
-    for _ in range(_MOST_ROUNDS):
+    for _ in range(_MAX_ROUNDS):
         before = _own_functions(copy)
         chosen = before and (_with_samplers(copy) or _before_grids(copy))
         if not chosen:
             break
         copy = _inlined(copy, sorted(chosen))
         if _own_functions(copy) == before:
-            break  # the inliner leaves what imports another opset
+            break  # the inliner does not inline functions that import another opset
     return copy
 
 
@@ -39,7 +39,7 @@ def _own_functions(model: onnx.ModelProto) -> set[_Key]:
 
 
 def sampling_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
-    """The model's own functions that still hold a sampler."""
+    """The model-local functions that still contain a sampler."""
     return [
         function
         for function in model.functions
@@ -48,7 +48,7 @@ def sampling_functions(model: onnx.ModelProto) -> list[onnx.FunctionProto]:
 
 
 def _with_samplers(model: onnx.ModelProto) -> set[_Key]:
-    """Functions that hold a sampler, or call one that does."""
+    """Functions that contain a sampler, directly or through a call."""
     found = {(function.domain, function.name) for function in sampling_functions(model)}
     while True:
         more = {
@@ -63,7 +63,7 @@ def _with_samplers(model: onnx.ModelProto) -> set[_Key]:
 
 
 def _before_grids(model: onnx.ModelProto) -> set[_Key]:
-    """Functions at whose calls a walk back from a grid ends."""
+    """Functions at whose calls the backward traversal from a grid ends."""
     called = set()
     for scope in scopes(model):
         view = GraphView(scope)
@@ -78,17 +78,17 @@ def _before_grids(model: onnx.ModelProto) -> set[_Key]:
 
 
 def _inlined(model: onnx.ModelProto, chosen: list[_Key]) -> onnx.ModelProto:
-    """A copy with calls inlined; the inliner passes models as bytes, so large tensors stay behind."""
+    """Returns a copy with calls inlined. Large tensors are left out meanwhile: the inliner copies models as bytes."""
     from onnx import inliner
 
-    aside = {tensor.name: tensor for tensor in model.graph.initializer if tensor.ByteSize() > _LARGE}
+    large = {tensor.name: tensor for tensor in model.graph.initializer if tensor.ByteSize() > _LARGE}
     light = copy_without_initializers(model)
-    light.graph.initializer.extend(_hollow(t) if t.name in aside else t for t in model.graph.initializer)
+    light.graph.initializer.extend(_without_data(t) if t.name in large else t for t in model.graph.initializer)
     inlined = inliner.inline_selected_functions(light, chosen)
-    replace_all(inlined.graph.initializer, (aside.get(t.name, t) for t in inlined.graph.initializer))
+    replace_all(inlined.graph.initializer, (large.get(t.name, t) for t in inlined.graph.initializer))
     return inlined
 
 
-def _hollow(tensor: TensorProto) -> TensorProto:
-    """A tensor's name, type and dimensions."""
+def _without_data(tensor: TensorProto) -> TensorProto:
+    """Returns a tensor's name, type and dimensions without its data."""
     return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

@@ -1,16 +1,16 @@
-"""The pass: every GridSample whose grid is provably ``theta · basis`` becomes one ``stn`` node.
+"""The fusion pass: every GridSample whose grid is provably ``theta · basis`` becomes one ``stn`` node.
 
-Its steps, each in a module of its own:
+Each step has its own module:
 
-1. ``functions``: put the model's own functions in place of their calls, where a sampler or its grid is in one.
-2. ``scopes``: lay each graph that holds a sampler flat, with all that it can see.
-3. ``dataflow``, ``shapes``: which tensors vary with the inputs' data, and how shapes follow from the open sizes.
-4. ``cuts``: walk back from the grid while operators may be linear; the tensors passed on the way are where to cut.
+1. ``functions``: inline the model-local functions that contain a sampler or compute its grid.
+2. ``scopes``: flatten each graph that contains a sampler, together with the enclosing graphs that it can read.
+3. ``dataflow``, ``shapes``: which tensors vary with the inputs' data, and how shapes depend on the dynamic sizes.
+4. ``cuts``: trace back from the grid through operators that may be linear; each set of tensors on the way is a cut.
 5. ``proof`` (``forms``, ``rules_*``): prove the grid affine, or a quotient of affine forms, in a cut's tensors.
 6. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis.
-7. ``rewrite``, ``op``: put the ``stn`` node in, and the op's function into the file.
+7. ``rewrite``, ``op``: insert the ``stn`` node into the graph and the op's function into the file.
 
-Whatever fails leaves the graph as it was, with a finding that names the tensor and why.
+If a step fails, the graph is unchanged, and a finding names the tensor and the reason.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
 from stn_infer.fusion.measure import Cut, ThetaMap, factor
-from stn_infer.fusion.op import attach_functions
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, Prover
 from stn_infer.fusion.rewrite import Rewriter
@@ -43,20 +43,20 @@ from stn_infer.proto.traversal import STANDARD_DOMAINS, is_standard, nested_node
 
 @dataclass(frozen=True)
 class Finding:
-    """What the pass made of one GridSample.
+    """The pass's result for one GridSample.
 
     Attributes:
-        node: the GridSample's name, or its output's where it has none.
+        node: the GridSample's name, or its output's name if it has none.
         grid: the grid's tensor.
-        fused: whether a spatial-transformer node stands there now.
-        message: one sentence: what was found, or which tensor and operator ended the proof.
-        kind: affine, basis, projective; None where not fused.
-        parameters: Q, values a sample at the cut; 0 where not fused.
-        basis_rows: K; 0 where not fused.
+        fused: whether a spatial-transformer node replaced it.
+        message: one sentence: what was fused, or which tensor and operator ended the proof.
+        kind: affine, basis, projective; None if not fused.
+        parameters: Q, values per sample at the cut; 0 if not fused.
+        basis_rows: K; 0 if not fused.
         cut: the tensors that theta is computed from.
         precision: the narrowest type in which the file computed the grid: float16, bfloat16, float32 or float64. The
-            op computes it in float32, so that it is not the file's own within half precision's rounding, but better.
-        scope: the body of an If, Loop or Scan, or the function, that the node is in; empty for the main graph.
+            op computes it in float32, so a half-precision grid becomes more accurate than the file's own.
+        scope: the body of the If, Loop or Scan, or the function, that contains the node; empty for the main graph.
     """
 
     node: str
@@ -72,20 +72,20 @@ class Finding:
 
 
 def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
-    """Rewrite what can be proven; the given model is not changed.
+    """Fuses every sampler whose grid is provably linear; the given model is not changed.
 
     Args:
-        model: a valid model of opset 16 or later. Samplers are found in the bodies of If, Loop and Scan too, and in the
-            model's own functions.
-        shapes: sizes for inputs that have open ones besides the batch, by name and without the batch; two choices, so
-            that what follows an open size is seen to. Without them plausible ones are tried.
+        model: a valid model of opset 16 or later. Samplers in the bodies of If, Loop and Scan and in model-local
+            functions are included.
+        shapes: two choices of sizes, by input name and without the batch, for inputs with dynamic sizes besides the
+            batch; two show what depends on a dynamic size. If empty, plausible sizes are tried.
 
     Returns:
-        The rewritten copy (with the functions of the ops it uses; just a copy where nothing was fused) and one finding
-        a GridSample, in graph order. Inputs, outputs and the opset stay.
+        The rewritten copy, with the functions of the ops it uses (an identical copy if nothing was fused), and one
+        finding per GridSample, in graph order. Inputs, outputs and the opset do not change.
 
     Raises:
-        ModelError: onnxruntime can't run the model, or a function of it has the name of a standard operator.
+        ModelError: onnxruntime can't run the model, or a model-local function has the name of a standard operator.
     """
     _refuse_own_operators(model)
     copy = with_functions_inlined(model)
@@ -107,33 +107,35 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
 
 
 def _refuse_own_operators(model: onnx.ModelProto) -> None:
-    """ONNX lets a file's function stand for an operator of the same name; onnxruntime takes its own all the same."""
+    """ONNX lets a file's function replace an operator of the same name, but onnxruntime still runs its own kernel."""
     for function in model.functions:
         if function.domain in STANDARD_DOMAINS or (function.domain, function.name) in OTHER_CONSTANT_OPS:
-            raise ModelError(f"the file has a function of the name of the standard operator {function.name!r}")
+            raise ModelError(f"the file has a function with the name of the standard operator {function.name!r}")
 
 
 def _in_functions(model: onnx.ModelProto) -> Iterator[Finding]:
-    """Samplers that could not be brought into a graph."""
-    reason = "it is in a function that could not be put in place of its calls"
+    """Findings for samplers in functions that could not be inlined."""
+    reason = "it is in a function that could not be inlined"
     for function in sampling_functions(model):
         for node in nested_nodes(function.node):
             if is_standard(node, "GridSample"):
-                yield _left(node, NotLinear(node.input[1], "", reason), f"function {function.name!r}")
+                yield _not_fused(node, NotLinear(node.input[1], "", reason), f"function {function.name!r}")
 
 
-def _left(node: onnx.NodeProto, why: NotLinear, scope: str) -> Finding:
+def _not_fused(node: onnx.NodeProto, why: NotLinear, scope: str) -> Finding:
     maker = f" ({why.op_type})" if why.op_type else ""
-    message = f"left as it was: grid {node.input[1]!r} is not provably linear: {why.tensor!r}{maker}: {why.reason}"
+    message = f"not fused: grid {node.input[1]!r} is not provably linear: {why.tensor!r}{maker}: {why.reason}"
     return Finding(node.name or node.output[0], node.input[1], False, message, scope=scope)
 
 
 def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scope: str) -> Finding:
     rows = len(found.basis)
     where = ", ".join(repr(name) for name in cut.tensors)
-    message = f"fused: {found.kind}, K = {rows}, theta from {cut.size} values a sample at {where}"
+    op = PROJECTIVE if found.kind == "projective" else SPATIAL
+    kind = f"basis, K = {rows}" if found.kind == "basis" else found.kind
+    message = f"fused GridSample into {DOMAIN}::{op} ({kind}, {cut.size} parameters from {where})"
     if precision in ("float16", "bfloat16"):
-        message += f"; its coordinates were {precision} and are float32 now"
+        message += f"; coordinates change from {precision} to float32"
     name = node.name or node.output[0]
     return Finding(name, node.input[1], True, message, found.kind, cut.size, rows, cut.tensors, precision, scope)
 
@@ -153,7 +155,7 @@ class _Planner:
         nodes = sorted(set().union(*self._regions.values()))
         constants, shaped = self.view.constants_behind(nodes)
         tensors = {name for index in nodes for name in (*self.view.nodes[index].input, *self.view.nodes[index].output)}
-        # a sampler's own input and grid too, whose shapes say what it makes
+        # The sampler's image and grid too: their shapes determine the shape of its output.
         tensors |= {name for node in samplers for name in node.input} | constants | shaped
         tensors |= {name for pair in scope.carried for name in pair}
         tensors.discard("")
@@ -165,20 +167,20 @@ class _Planner:
         }
 
     def decide(self, node: onnx.NodeProto, rewriter: Rewriter) -> Finding:
-        """Have one sampler replaced once ``rewriter`` finishes, if its grid is provably linear."""
+        """Decides on one sampler; if its grid is provably linear, registers its replacement with ``rewriter``."""
         scope = self.view.scope.label
         try:
             cut, found, precision = self._plan(node.input[0], node.input[1])
         except NotLinear as why:
-            return _left(node, why, scope)
+            return _not_fused(node, why, scope)
         rewriter.replace(node, cut, found)
         return _fused(node, cut, found, precision, scope)
 
     def _plan(self, image: str, grid: str) -> tuple[Cut, ThetaMap, str]:
-        """The cut and the map for one sampler, and the precision in which the file computed its grid.
+        """Returns the cut and the map for one sampler, and the precision in which the file computed its grid.
 
         Raises:
-            NotLinear: there is none.
+            NotLinear: no cut has a proof and a map.
         """
         self._check(image, grid)
         shape = self.observed.shapes[grid]
@@ -202,33 +204,33 @@ class _Planner:
         raise tried[0] if tried else last
 
     def _check(self, image: str, grid: str) -> None:
-        """Refuse what has no op, whatever the grid is computed from."""
+        """Raises NotLinear for samplers that the op does not support, however the grid is computed."""
         scope, maker = self.view.scope, self.view.maker(grid)
         if scope.shadowed is not None:
-            raise NotLinear(grid, maker, f"its graph has a second {scope.shadowed!r} beside an outer graph's")
+            raise NotLinear(grid, maker, f"its graph redefines {scope.shadowed!r} of an enclosing graph")
         for before, after in scope.carried:
             if self.observed.shapes.get(before) != self.observed.shapes.get(after):
                 raise NotLinear(grid, maker, f"the shape of {before!r} may change from one iteration to the next")
         if grid not in self.view.varying:
-            raise NotLinear(grid, maker, "it depends on no input, so that there is no theta to compute")
+            raise NotLinear(grid, maker, "it depends on no input, so it has no theta")
         shape = self.observed.shapes.get(grid, ())
         dimensions = len(shape) - 2
         if dimensions not in (2, 3) or any(axis.batch for axis in shape[1:]) or shape[-1].factor != dimensions:
             raise NotLinear(grid, maker, "its shape is not [N, *output_size, D] with N the batch")
         if any(axis.varied is not None for axis in shape):
-            raise NotLinear(grid, maker, "its size follows an input's open size, so that there is no one basis")
+            raise NotLinear(grid, maker, "its size depends on a dynamic input size, so it has no fixed basis")
         kind = self.observed.dtypes.get(image, "unknown")
         if kind not in FLOATS - {"double"}:
-            raise NotLinear(image, self.view.maker(image), f"the image is {kind}, for which the op has no type")
+            raise NotLinear(image, self.view.maker(image), f"the image is {kind}, a type that the op does not support")
 
     def _needs_a_run(self, constant: str) -> bool:
-        """Whether a constant's value may have to come from onnxruntime: no operator of ours computes it."""
+        """Whether a constant's value may have to come from onnxruntime: no operator of this package computes it."""
         known = {*OPERATORS, *SHAPE_OPS, "Cast", "Constant", "ConstantOfShape"}
         return constant not in self.view.varying and self.view.maker(constant) not in known
 
 
 def describe(findings: tuple[Finding, ...]) -> str:
-    """The findings, a line each; one sentence where there is no sampler at all."""
+    """Returns the findings, one per line; one sentence if the graph has no sampler."""
     if not findings:
         return "no GridSample in the graph: nothing to fuse"
     return "\n".join(f"{finding.node}: {finding.message}" for finding in findings)

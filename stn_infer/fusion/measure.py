@@ -1,8 +1,8 @@
-"""Measure the map from a cut to a grid, and factor it into ``theta`` and ``basis``.
+"""Measures the map from a cut to a grid, and factors it into ``theta`` and ``basis``.
 
-The grid at parameters p is ``grid[p] = offset + sum_q p_q response_q``: running the subgraph at zero and at the unit
-vectors gives offset and responses, in float64. Their span has a small basis: the rows x, y(, z), 1 for affine families,
-as many rows as control points for splines and piecewise affine meshes.
+The grid at parameters p is ``grid[p] = offset + sum_q p_q response_q``. Running the subgraph in float64 at zero and at
+the unit vectors gives the offset and the responses. Their span has a small basis: the rows x, y(, z), 1 for affine
+families, one row per control point for splines and piecewise affine meshes.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from numpy.typing import NDArray
 from stn_infer.fusion.basis import Kind, canonical_basis
 from stn_infer.fusion.dataflow import NotLinear
 from stn_infer.fusion.evaluate import Evaluator, Quotient
-from stn_infer.fusion.shapes import ALONE, Axis, Sizes, SymbolicShape
+from stn_infer.fusion.shapes import SINGLE, Axis, Sizes, SymbolicShape
 from stn_infer.fusion.span import ROUNDING, Span, fit, scales, snap
 
 Float64 = NDArray[np.float64]
 Fit = Callable[[Float64, Float64], "Float64 | None"]
 
-# A run's intermediate values, in elements: chunks of unit vectors are as long as this allows.
-_MOST_VALUES = 2**18
-_MOST_UNITS = 64
-# Responses of fewer elements are kept rather than measured a second time.
+# Limit on a run's intermediate values, in elements; it determines how many unit vectors one chunk holds.
+_MAX_VALUES = 2**18
+_MAX_UNITS = 64
+# Responses of fewer elements are kept instead of measured a second time.
 _KEPT_VALUES = 2**21
 _SEED = 20150605
 
@@ -36,16 +36,16 @@ _SEED = 20150605
 class Cut:
     """Tensors that together determine a grid, unit by unit.
 
-    A unit is what one map applies to: a row of the grid's first axis, or a sample with all of its rows.
+    One map applies to each unit. A unit is a row of the grid's first axis, or a sample with all of its rows.
 
     Attributes:
         tensors: their names.
-        shapes: their shapes; those of the units have these on axis 0, unless there is one unit alone.
-        shared: for each tensor, whether it is one for all units.
-        nodes: indices of the nodes between them and the grid, ascending.
-        units: how many units there are.
-        rows: T, the grid's rows a unit.
-        widest: elements a unit of all tensors that are held at once on the way.
+        shapes: their shapes; tensors that are not shared have the units on axis 0, unless there is a single unit.
+        shared: for each tensor, whether all units share it.
+        nodes: indices of the nodes between the tensors and the grid, ascending.
+        units: the number of units.
+        rows: T, the grid's rows per unit.
+        widest: the most elements per unit that are held at once between the cut and the grid.
     """
 
     tensors: tuple[str, ...]
@@ -58,7 +58,7 @@ class Cut:
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        """Values a unit in each tensor."""
+        """Values per unit in each tensor."""
         return tuple(
             prod(axis.factor for axis in shape) // (1 if shared else self.units.factor)
             for shape, shared in zip(self.shapes, self.shared, strict=True)
@@ -66,16 +66,16 @@ class Cut:
 
     @property
     def size(self) -> int:
-        """Q, the values a unit in all of them."""
+        """Q, the total number of values per unit."""
         return sum(self.sizes)
 
     @property
     def shared_columns(self) -> NDArray[np.bool_]:
-        """[Q]: which values are one for all units."""
+        """[Q]: which values all units share."""
         return np.repeat(np.array(self.shared), self.sizes)
 
     def split(self, parameters: Float64, sizes: Sizes) -> dict[str, NDArray[Any]]:
-        """Parameters [units, Q] as the tensors' values; shared ones are the first unit's."""
+        """Splits parameters [units, Q] into the tensors' values; shared tensors take the first unit's values."""
         pieces = np.split(parameters, np.cumsum(self.sizes)[:-1], axis=1)
         return {
             name: (piece[:1] if shared else piece).reshape([axis.at(sizes) for axis in shape])
@@ -90,7 +90,7 @@ class ThetaMap:
     Attributes:
         kind: affine, basis or projective.
         basis: [K, P] float64.
-        matrix: [T*D*K, Q] float64; row (t*D + d)*K + k gives theta[d, k] of a unit's t-th row of the grid.
+        matrix: [T*D*K, Q] float64; row (t*D + d)*K + k gives theta[d, k] of the unit's t-th grid row.
         offset: [T*D*K] float64.
         dimensions: D: 2 or 3; 3 for a projective theta.
         output_size: (height, width) or (depth, height, width).
@@ -107,18 +107,18 @@ class ThetaMap:
 def factor(
     evaluator: Evaluator, cut: Cut, grid: str, output_size: tuple[int, ...], quotients: frozenset[str]
 ) -> ThetaMap:
-    """Measure the map from ``cut`` to ``grid`` and factor it with the smallest K.
+    """Measures the map from ``cut`` to ``grid`` and factors it with the smallest K.
 
     Args:
-        evaluator: evaluates the nodes between.
+        evaluator: evaluates the nodes between the cut and the grid.
         cut: a cut from which ``grid`` was proven affine, or a quotient of affine forms.
         grid: the grid's tensor, [units * T, *output_size, D].
         output_size: its spatial size.
         quotients: the tensors that the proof found to be quotients.
 
     Raises:
-        NotLinear: a node can't be evaluated, the map is not what was proven or mixes units, or its span is too large
-            to pay.
+        NotLinear: a node can't be evaluated, the map differs from the proven form, the map mixes units, or its span is
+            too large for fusion to be useful.
     """
     measured = _Measured(evaluator, cut, grid, quotients, prod(output_size))
     measured.check()
@@ -133,17 +133,17 @@ def factor(
 
 
 def _theta_map(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...]) -> ThetaMap:
-    """From theta [T, D, K, Q + 1], the constant part last."""
+    """Builds the map from theta [T, D, K, Q + 1], the constant part last."""
     flat = snap(theta.reshape(-1, theta.shape[3]))
     return ThetaMap(kind, basis, flat[:, :-1], flat[:, -1], theta.shape[1], output_size)
 
 
 class _Measured:
-    """The responses to the unit vectors, then the value at zero; measured in chunks, kept where they are few.
+    """The responses to the unit vectors, then the value at zero; measured in chunks, kept in memory if they are small.
 
     Attributes:
         projective: whether there are denominators.
-        scales: what rounding is measured against, for numerators and denominators: [Q + 1, T * D] each.
+        scales: the scales that rounding is compared with, for numerators and denominators: [Q + 1, T * D] each.
     """
 
     def __init__(self, evaluator: Evaluator, cut: Cut, grid: str, quotients: frozenset[str], points: int) -> None:
@@ -171,7 +171,7 @@ class _Measured:
         self.scales = tuple(scales(part) for part in together)
 
     def chunks(self, part: int = 0) -> Iterator[tuple[Float64, Float64]]:
-        """Responses [c, T, P, D] of numerators (0) or denominators (1), with the scale of each column of them."""
+        """Yields responses [c, T, P, D] of numerators (0) or denominators (1), with the scale of each column."""
         start = 0
         for chunk in self._measure() if self._kept is None else self._kept:
             stop = start + chunk.shape[1]
@@ -179,20 +179,20 @@ class _Measured:
             start = stop
 
     def check(self) -> None:
-        """Compare the measured map with runs at random points, at all sizes that the file may have.
+        """Compares the measured map with runs at random points, at all trial sizes.
 
-        Being proven affine, the subgraph's map is known from its values at such points: a unit that another one acts
-        on, or that has a map of its own, shows.
+        The map was proven affine, so random points determine it. A unit that depends on another unit, or that has a
+        different map, gives a deviation.
 
         Raises:
-            NotLinear: it does not hold.
+            NotLinear: the values deviate.
         """
         for (sizes, parameters), expected in zip(self._checks, self._expected, strict=True):
             limit = 1e-9 * max(1.0, float(np.abs(expected).max(initial=0.0)))
             if not np.allclose(self._at(parameters, sizes), expected, rtol=0, atol=limit):
                 reason = "the measured map does not hold at random points"
-                if self._cut.units != ALONE:
-                    reason = "the samples of a batch do not have one map each, all the same"
+                if self._cut.units != SINGLE:
+                    reason = "the samples of a batch do not all have the same map"
                 raise NotLinear(self._grid, "", reason)
 
     def _random(self, sizes: Sizes) -> Float64:
@@ -206,8 +206,8 @@ class _Measured:
         settings = self._evaluator.settings
         if not self._cut.units.batch:
             return list(settings)
-        # other batches than those from which shapes were learned
-        return [Sizes(3), Sizes(5 if self._cut.widest * 5 <= 16 * _MOST_VALUES else 2), *settings[2:]]
+        # Batch sizes other than those from which the shapes were learned.
+        return [Sizes(3), Sizes(5 if self._cut.widest * 5 <= 16 * _MAX_VALUES else 2), *settings[2:]]
 
     def _measure(self) -> Iterator[Float64]:
         shared = self._cut.shared_columns
@@ -230,15 +230,15 @@ class _Measured:
 
     @property
     def _chunk(self) -> int:
-        """How many units one run takes."""
+        """How many units one run evaluates."""
         if not self._cut.units.batch:
             return self._cut.units.factor
-        return max(1, min(_MOST_UNITS, _MOST_VALUES // max(self._cut.widest, 1)))
+        return max(1, min(_MAX_UNITS, _MAX_VALUES // max(self._cut.widest, 1)))
 
     def _several(self, parameters: Float64) -> Float64:
-        """The responses to as many unit vectors, one a unit."""
+        """Returns the responses to several unit vectors, one per unit."""
         factor = self._cut.units.factor
-        # at least two samples a run, so that an axis of length 1 is never taken for the batch
+        # At least two samples per run, so that an axis of length 1 is never mistaken for the batch.
         batch = max(2, -(-len(parameters) // factor)) if self._cut.units.batch else 1
         sizes = Sizes(batch)
         padded = np.zeros((self._cut.units.at(sizes), self._cut.size))
@@ -247,7 +247,7 @@ class _Measured:
         return responses
 
     def _one(self, parameters: Float64) -> Float64:
-        """[parts, 1, T, P, D] where all units have the same parameters."""
+        """Returns the value [parts, 1, T, P, D] with the same parameters for all units."""
         sizes = Sizes(2 if self._cut.units.batch else 1)
         return self._at(np.tile(parameters, (self._cut.units.at(sizes), 1)), sizes)[:, :1]
 
@@ -258,17 +258,17 @@ class _Measured:
         parts = (value.numerator, value.denominator) if isinstance(value, Quotient) else (value,)
         shape = (len(parameters), self._cut.rows, self._points, parts[0].shape[-1])
         if any(part.size != prod(shape) for part in parts):
-            raise NotLinear(self._grid, "", "its shape is not the one that it had")
+            raise NotLinear(self._grid, "", "its shape is not the one observed before")
         return np.stack([part.reshape(shape) for part in parts])
 
 
 def _columns(chunk: Float64) -> Float64:
-    """Responses [c, T, P, D] as columns [P, c * T * D]."""
+    """Returns responses [c, T, P, D] as columns [P, c * T * D]."""
     return chunk.transpose(2, 0, 1, 3).reshape(chunk.shape[2], -1)
 
 
 def _coefficients(measured: _Measured, fit_chunk: Fit, part: int = 0) -> Float64 | None:
-    """Theta [T, D, K, Q + 1] from coefficients fitted chunk by chunk; None where a chunk does not fit."""
+    """Returns theta [T, D, K, Q + 1] from coefficients fitted chunk by chunk. None if a chunk does not fit."""
     pieces = []
     for responses, scale in measured.chunks(part):
         found = fit_chunk(_columns(responses), scale)
@@ -280,7 +280,7 @@ def _coefficients(measured: _Measured, fit_chunk: Fit, part: int = 0) -> Float64
 
 
 def _spanned(measured: _Measured, grid: str) -> tuple[Float64, Float64]:
-    """A basis of the responses' span, and theta in it."""
+    """Returns a basis of the responses' span, and theta in that basis."""
     for thorough in (False, True):
         span: Span | None = None
         for responses, scale in measured.chunks():
@@ -288,7 +288,7 @@ def _spanned(measured: _Measured, grid: str) -> tuple[Float64, Float64]:
             span = span or Span(len(columns), thorough)
             span.add(columns, scale)
             if 2 * span.rows > len(columns):
-                raise NotLinear(grid, "", f"its span has about {span.rows} dimensions, too many to pay")
+                raise NotLinear(grid, "", f"its span has about {span.rows} dimensions, too many to benefit from fusion")
         assert span is not None
         theta = _coefficients(measured, span.fit)
         if theta is not None:
@@ -298,12 +298,12 @@ def _spanned(measured: _Measured, grid: str) -> tuple[Float64, Float64]:
 
 def _projective(measured: _Measured, mesh: Float64, output_size: tuple[int, ...], grid: str) -> ThetaMap:
     if len(output_size) != 2:
-        raise NotLinear(grid, "", "a projective map in 3-D has no operator")
+        raise NotLinear(grid, "", "no operator supports a projective map in 3-D")
     for bottom, _ in measured.chunks(1):
         if np.any(np.ptp(bottom, axis=3) > ROUNDING * max(1.0, float(np.abs(bottom).max(initial=0.0)))):
             raise NotLinear(grid, "", "x and y are divided by different values")
     upper = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
     lower = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale), part=1)
     if upper is None or lower is None:
-        raise NotLinear(grid, "", "a quotient of forms that are not linear in x and y has no operator")
+        raise NotLinear(grid, "", "no operator supports a quotient of forms that are not linear in x and y")
     return _theta_map("projective", mesh, np.concatenate([upper, lower[:, :1]], axis=1), output_size)

@@ -1,7 +1,7 @@
 """The ops ``stn::SpatialTransformer`` and ``stn::ProjectiveTransformer``, version 1, and their plain ONNX bodies.
 
-Every file that this package writes carries, beside the nodes, model-local functions of the same names. A runtime
-with a kernel for the op takes the kernel; every other runtime inlines the function. See ARCHITECTURE.md.
+Every fused file contains, besides the nodes, model-local functions of the same names. A runtime with a kernel for the
+op runs the kernel; every other runtime inlines the function. See ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _SAMPLER_ATTRIBUTES = ("align_corners", "mode", "padding_mode")
 def node_attributes(
     kind: Kind, output_size: tuple[int, ...], spec: SamplerSpec = DEFAULT_SPEC, opset: int = 18
 ) -> dict[str, Any]:
-    """The attributes of a node at ``opset``; ``grid_shape`` is [0, *output_size, D], 0 standing for the batch."""
+    """Returns the attributes of a node at ``opset``; ``grid_shape`` is [0, *output_size, D], 0 denoting the batch."""
     attributes: dict[str, Any] = {
         **spec.attributes(opset),
         "grid_shape": [0, *output_size, len(output_size)],
@@ -41,7 +41,7 @@ def node_attributes(
 
 
 def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
-    """The body of ``op_type`` in plain ONNX at ``opset``; attributes are taken by reference."""
+    """Returns the body of ``op_type`` in plain ONNX at ``opset``; attributes are references to the caller's."""
     nodes = [helper.make_node("MatMul", ["theta", "basis"], ["stn_points"])]
     points = "stn_points"
     if op_type == PROJECTIVE:
@@ -62,7 +62,7 @@ def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
         helper.make_node("Transpose", [points], ["stn_transposed"], perm=[0, 2, 1]),
         shape,
         helper.make_node("Reshape", ["stn_transposed", "stn_grid_shape"], ["stn_grid"]),
-        # Coordinates stay fp32 whatever the image's type is, and GridSample wants one type for both.
+        # Coordinates stay float32 for every image type, and GridSample requires one type for image and grid.
         helper.make_node("Cast", ["input"], ["stn_image"], to=TensorProto.FLOAT),
         sample,
         helper.make_node("CastLike", ["stn_sampled", "input"], ["output"]),
@@ -89,12 +89,12 @@ def _reference(name: str, function_attribute: str, kind: int) -> onnx.AttributeP
 
 
 def is_spatial(node: onnx.NodeProto) -> bool:
-    """Whether it is one of our own ops."""
+    """Whether a node is one of this package's ops."""
     return bool(node.domain == DOMAIN and node.op_type in OP_TYPES)
 
 
 def attach_functions(model: onnx.ModelProto) -> None:
-    """Give ``model``, in place, the functions of the ops its nodes use, and the import of domain ``stn``."""
+    """Adds to ``model``, in place, the functions of the ops that its nodes use, and the import of domain ``stn``."""
     types = {node.op_type for node in nested_nodes(model.graph.node) if is_spatial(node)}
     used = [op_type for op_type in OP_TYPES if op_type in types]
     present = {(function.domain, function.name) for function in model.functions}

@@ -1,7 +1,8 @@
-"""Common operators in numpy, in whatever precision their inputs have; onnx's reference operators do the rest.
+"""Common operators in numpy, in the precision of their inputs; onnx's reference operators cover the others.
 
-The pass evaluates a grid's nodes in float64, some hundred times for a large model. These operators cost microseconds
-where setting up a reference operator costs a fraction of a millisecond, and those that repeat values give views.
+The pass evaluates a grid's nodes in float64, about a hundred times for a large model. These operators take
+microseconds, whereas setting up a reference operator takes a fraction of a millisecond. Operators that repeat values
+return views.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ def _optional(inputs: Sequence[Array | None], index: int) -> Array | None:
 
 
 def _integers(attributes: Attributes, inputs: Sequence[Array | None], index: int, name: str) -> list[int] | None:
-    """A list of integers that older opsets have as an attribute, newer ones as an input."""
+    """Returns a list of integers that is an attribute in older opsets and an input in newer ones."""
     value = attributes.get(name)
     if value is None:
         value = _optional(inputs, index)
@@ -124,7 +125,7 @@ def _split(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array
     data, axis = _first(inputs), attributes.get("axis", 0)
     sizes = _integers(attributes, inputs, 1, "split")
     if sizes is None:
-        # the last part may be smaller
+        # The last part may be smaller.
         parts, length = attributes["num_outputs"], data.shape[axis]
         size = -(-length // parts)
         sizes = [size] * (parts - 1) + [length - size * (parts - 1)]
@@ -167,7 +168,7 @@ def _reduce(compute: Callable[..., Any]) -> Operator:
 
 
 def _cast_like(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    """Floats keep the precision that they have here."""
+    """Casts between floats keep the input's precision."""
     data, target = _present(inputs)
     kept = target.dtype.kind == "f" and data.dtype.kind == "f"
     return [data if kept else data.astype(target.dtype)]
@@ -180,7 +181,7 @@ def _where(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array
 
 def _scatter_nd(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
     if attributes.get("reduction", "none") != "none":
-        raise ValueError("a scatter that adds or multiplies")
+        raise ValueError("ScatterND with a reduction is not supported")
     data, indices, updates = _present(inputs)
     result = np.array(data)
     result[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))] = updates
@@ -192,7 +193,7 @@ def _pad(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
     pads = _integers(attributes, inputs, 1, "pads") or []
     axes = _integers({}, inputs, 3, "axes") or list(range(data.ndim))
     if min(pads, default=0) < 0:
-        raise ValueError("a negative padding")
+        raise ValueError("negative padding is not supported")
     widths = [(0, 0)] * data.ndim
     for number, axis in enumerate(axes):
         widths[axis] = (pads[number], pads[number + len(axes)])
@@ -205,7 +206,7 @@ def _pad(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
 
 
 def _affine_grid(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    """In the inputs' precision; the reference operator computes in float32."""
+    """AffineGrid in the inputs' precision; the reference operator computes in float32."""
     theta, size = _present(inputs)
     output_size = [int(length) for length in size[2:]]
     mesh = canonical_basis(output_size, bool(attributes.get("align_corners", 0)))
@@ -247,4 +248,4 @@ OPERATORS: dict[str, Operator] = {
     "AffineGrid": _affine_grid,
     "Inverse": _binary(np.linalg.inv),
 }
-"""Operator -> function; it raises where it does not know better."""
+"""Operator -> function; it raises an exception for cases that it does not support."""

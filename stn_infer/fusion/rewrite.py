@@ -1,4 +1,4 @@
-"""Put ``stn`` nodes where samplers stood; the map to theta is folded into a linear layer where one stands before."""
+"""Replaces samplers by ``stn`` nodes; folds the map to theta into the preceding linear layer if there is one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes
 from stn_infer.fusion.samplers import spec_of
-from stn_infer.fusion.shapes import ALONE, Observation
+from stn_infer.fusion.shapes import SINGLE, Observation
 from stn_infer.proto.edit import NewNodes
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import attributes_of, opset_of
@@ -24,13 +24,13 @@ _PIECE = 4096
 
 
 class Rewriter:
-    """Edits one graph of a model in place; :meth:`finish` puts the new nodes in.
+    """Edits one graph of a model in place; :meth:`finish` inserts the new nodes.
 
     Args:
         view: the graph.
         observed: its shapes and types.
-        names: the model's, shared by the rewriters of all its graphs.
-        prefixes: what the names of each transformer's tensors begin with, shared likewise.
+        names: the model's names, shared by the rewriters of all its graphs.
+        prefixes: name prefixes, one per transformer, shared by the rewriters of all its graphs.
     """
 
     def __init__(self, view: GraphView, observed: Observation, names: Names, prefixes: Iterator[str]) -> None:
@@ -39,10 +39,10 @@ class Rewriter:
         self._opset = opset_of(view.scope.model)
         self._thetas: dict[tuple[object, ...], str] = {}
         self._bases: dict[bytes, str] = {}
-        self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that take its place
+        self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that replace the sampler
 
     def replace(self, sampler: onnx.NodeProto, cut: Cut, found: ThetaMap) -> None:
-        """Replace one GridSample by the op on ``theta`` and ``basis``."""
+        """Registers the replacement of one GridSample by the op on ``theta`` and ``basis``."""
         prefix = next(self._prefixes)
         new = NewNodes(self._names, prefix)
         theta = self._theta(new, sampler.input[0], cut, found)
@@ -59,7 +59,7 @@ class Rewriter:
         self._graph.initializer.extend(new.constants)
 
     def finish(self) -> None:
-        """Put the new nodes where the samplers are."""
+        """Replaces the samplers by the new nodes."""
         graph = self._graph
         for index in reversed(range(len(graph.node))):
             outputs = graph.node[index].output
@@ -77,10 +77,10 @@ class Rewriter:
         return self._bases[key]
 
     def _theta(self, new: NewNodes, image: str, cut: Cut, found: ThetaMap) -> str:
-        """The name of theta [N, D, K]."""
+        """Returns the name of theta [N, D, K]; adds the nodes that compute it, unless they exist."""
         alone = all(cut.shared)
-        # an input may have a batch of its own, to be repeated for the images
-        repeated = self._observed.batches > 1 or (alone and cut.units != ALONE)
+        # An input may have a separate batch size, which is broadcast to the images.
+        repeated = self._observed.batches > 1 or (alone and cut.units != SINGLE)
         key = (
             cut.tensors,
             found.matrix.tobytes(),
@@ -91,7 +91,7 @@ class Rewriter:
         if key in self._thetas:
             return self._thetas[key]
         values = self._fold(new, cut, found) or self._apply(new, image, cut, found)
-        # a unit's rows lie side by side in the values
+        # A unit's rows are contiguous in the values.
         leading = 0 if cut.rows == 1 else -1
         shape = np.array([leading, found.dimensions, len(found.basis)], np.int64)
         theta = new.node("Reshape", [values, new.constant("theta_shape", shape)], "theta")
@@ -101,7 +101,10 @@ class Rewriter:
         return theta
 
     def _fold(self, new: NewNodes, cut: Cut, found: ThetaMap) -> str | None:
-        """A Gemm that gives theta straight from the layer's input: weights M·W, bias M·b + m."""
+        """Adds a Gemm that computes theta directly from the layer's input, with weights M·W and bias M·b + m.
+
+        Returns None if the cut is not the output of such a layer.
+        """
         layer = self._view.node_of(cut.tensors[0])
         if len(cut.tensors) > 1 or layer is None or layer.op_type != "Gemm":
             return None
@@ -126,11 +129,11 @@ class Rewriter:
         return _gemm(new, features, folded, found.matrix @ bias + found.offset)
 
     def _apply(self, new: NewNodes, image: str, cut: Cut, found: ThetaMap) -> str:
-        """theta = M · p + m on the cut's values; nothing but a reshape where M is the identity and m is zero."""
+        """Adds theta = M · p + m on the cut's values; only a reshape if M is the identity and m is zero."""
         flat = []
         for number, (tensor, shape, size) in enumerate(zip(cut.tensors, cut.shapes, cut.sizes, strict=True)):
             name = _single(new, tensor, self._observed.dtypes.get(tensor))
-            one = cut.shared[number] or cut.units == ALONE
+            one = cut.shared[number] or cut.units == SINGLE
             whole = len(shape) == 2 and shape[1].factor == size and not (one and shape[0].factor != 1)
             if not whole:
                 leading = 1 if one else 0 if shape[0] == cut.units else -1
@@ -138,7 +141,7 @@ class Rewriter:
                 name = new.node("Reshape", [name, sizes], f"parameters_{number}")
             flat.append(name)
         if len(flat) > 1 and self._observed.batches > 1 and cut.rows == 1 and not all(cut.shared):
-            # inputs with batches of their own: one of them may be 1 and broadcast
+            # Inputs with separate batch sizes: one of them may be 1, to be broadcast.
             flat = [_repeat(new, name, image, 2) for name in flat]
         elif any(cut.shared) and not all(cut.shared):
             sample = flat[cut.shared.index(False)]
@@ -153,7 +156,7 @@ class Rewriter:
 
 
 def _repeat(new: NewNodes, values: str, like: str, rank: int) -> str:
-    """``values`` [1 or N, ...] repeated as often as ``like`` [N, ...] has samples."""
+    """Repeats ``values`` [1 or N, ...] to the batch size of ``like`` [N, ...]."""
     size = new.node("Shape", [like], "batch", start=0, end=1)
     ones = new.constant("ones", np.ones(rank - 1, np.int64))
     shape = new.node("Concat", [size, ones], "repeats", axis=0)
@@ -161,7 +164,7 @@ def _repeat(new: NewNodes, values: str, like: str, rank: int) -> str:
 
 
 def _single(new: NewNodes, tensor: str, dtype: str | None) -> str:
-    """``tensor`` in float32."""
+    """Returns the name of ``tensor`` in float32; adds a cast if needed."""
     return tensor if dtype == "float" else new.node("Cast", [tensor], "single", to=TensorProto.FLOAT)
 
 
@@ -172,7 +175,7 @@ def _gemm(new: NewNodes, values: str, matrix: NDArray[Any], offset: NDArray[np.f
 
 
 def _product(matrix: NDArray[np.float64], weight: NDArray[Any]) -> NDArray[np.float32]:
-    """``matrix @ weight`` in float64, rounded at the end; in pieces, since a layer may have many features."""
+    """Returns ``matrix @ weight``, computed in float64 piece by piece, because a layer may have many features."""
     product = np.empty((len(matrix), weight.shape[1]), np.float32)
     for start in range(0, weight.shape[1], _PIECE):
         product[:, start : start + _PIECE] = matrix @ weight[:, start : start + _PIECE].astype(np.float64)

@@ -1,4 +1,4 @@
-"""The proof's rules for operators that compute: sums, products, quotients, reductions."""
+"""The proof's rules for arithmetic operators: sums, products, quotients, reductions."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def _sum(context: Context) -> Form:
     degrees = [context.form(index).degree for index in present(context)]
     varying = [degree for degree in degrees if degree is not Degree.CONSTANT]
     if len(varying) == 1:
-        # (a/b) + c = (a + c b)/b: adding a constant to a reciprocal gives it an affine numerator
+        # (a/b) + c = (a + c b)/b: adding a constant to a reciprocal makes the numerator affine.
         degree = Degree.QUOTIENT if varying[0] is Degree.RECIPROCAL else varying[0]
         return elementwise(context, degree)
     if all(degree is Degree.AFFINE for degree in varying):
@@ -89,7 +89,7 @@ def _gemm(context: Context) -> Form:
         moved = moved_axis(context, 2, 2)
         axes += [moved] if moved is not None else []
     if len(set(axes)) > 1:
-        raise context.fail("samples of a batch lie on different axes, so that they mix")
+        raise context.fail("the samples of a batch lie on different axes, so they are mixed")
     return Form(Degree.AFFINE, axes[0] if axes else None)
 
 
@@ -100,7 +100,7 @@ def _einsum(context: Context) -> Form:
     terms, arrow, output = equation.partition("->")
     labels = terms.split(",")
     if "." in equation or not arrow or any(len(set(label)) != len(label) for label in labels):
-        raise context.fail("an equation with an ellipsis, a diagonal or no output is not followed")
+        raise context.fail("an equation with an ellipsis, a diagonal or no output is not supported")
     carriers = {labels[index][axis] for index in indices if (axis := context.form(index).axis) is not None}
     if len(carriers) > 1 or not carriers <= set(output):
         raise context.fail("it sums over the samples of a batch, or mixes them")

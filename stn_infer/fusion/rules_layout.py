@@ -1,4 +1,4 @@
-"""The proof's rules for operators that move, pick, repeat or convert elements."""
+"""The proof's rules for operators that move, select, repeat or convert elements."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def _same(context: Context) -> Form:
 
 
 def _cast(context: Context) -> Form:
-    """Between floats: rounding to half precision is no part of the map, which is kept in float32."""
+    """Casts between floats: rounding to half precision is not part of the map, which stays in float32."""
     source = context.dtypes.get(context.node.input[0], "unknown")
     if context.node.op_type == "CastLike":
         target = context.dtypes.get(context.node.input[1], "unknown")
@@ -36,7 +36,7 @@ def _dropout(context: Context) -> Form:
 
 def _where(context: Context) -> Form:
     if context.form(0).degree is not Degree.CONSTANT:
-        raise context.fail("the condition depends on data, so that the map has pieces")
+        raise context.fail("the condition depends on data, so the map is piecewise")
     degree = max(context.form(1).degree, context.form(2).degree)
     if degree > Degree.AFFINE:
         degree = Degree.QUOTIENT
@@ -44,7 +44,7 @@ def _where(context: Context) -> Form:
 
 
 def _reshape(context: Context) -> Form:
-    """Reshape, Flatten, Squeeze, Unsqueeze: what stands before the samples' axis must stay before it."""
+    """Reshape, Flatten, Squeeze, Unsqueeze: the elements before the batch axis must stay before it."""
     form = context.only_first()
     if form.axis is None:
         return form
@@ -84,11 +84,11 @@ def _slice(context: Context) -> Form:
     form, rank = context.only_first(), context.rank(0)
     starts, ends = context.integers(1), context.integers(2)
     if starts is None or ends is None:  # opset 9: attributes
-        raise context.fail("a Slice without inputs for its bounds is not followed")
+        raise context.fail("a Slice without inputs for its bounds is not supported")
     axes = context.integers(3) or list(range(len(starts)))
     steps = context.integers(4) or [1] * len(starts)
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
-        # "to the end" is written as the largest number; any other end may be short of some batch
+        # The largest number means "to the end"; any other end may cut off part of a larger batch.
         if axis % rank == form.axis and (start, step, end >= 2**31 - 1) != (0, 1, True):
             raise context.fail("it takes part of the batch")
     return form
@@ -100,23 +100,23 @@ def _gather(context: Context) -> Form:
     if form.axis is None:
         return form
     if axis == form.axis or context.form(1).axis is not None:
-        raise context.fail("it picks samples out of the batch")
+        raise context.fail("it selects samples from the batch")
     return Form(form.degree, form.axis if form.axis < axis else form.axis + context.rank(1) - 1)
 
 
 def _pick_elements(context: Context) -> Form:
-    """GatherElements, and ScatterElements (whose updates may vary): along an axis that is not the batch."""
+    """GatherElements and ScatterElements (whose updates may vary), along an axis other than the batch axis."""
     node, rank = context.node, context.rank(0)
     if context.form(1).degree is not Degree.CONSTANT:
         raise context.fail("the indices depend on data")
     attributes = attributes_of(node)
     if attributes.get("reduction", "none") != "none":
-        raise context.fail("a scatter that adds or multiplies is not followed")
+        raise context.fail("a scatter with a reduction is not supported")
     data = [index for index in present(context) if index != 1]
     axes = {context.form(index).axis for index in (*data, 1)} - {None}
     axis = axes.pop() if len(axes) == 1 else None
     if axes or axis == attributes.get("axis", 0) % rank:
-        raise context.fail("it picks samples out of the batch")
+        raise context.fail("it selects samples from the batch")
     return Form(mixed_degree(context, data), axis)
 
 
@@ -134,35 +134,35 @@ def _stretch(context: Context) -> Form:
 
 
 def _scatter_nd(context: Context) -> Form:
-    """Elements put in place, by indices that are the same for every sample, or begin with the sample's number."""
+    """ScatterND, by indices that are the same for every sample, or that begin with the sample's number."""
     node = context.node
     if context.form(1).degree is not Degree.CONSTANT:
         raise context.fail("the indices depend on data")
     if attributes_of(node).get("reduction", "none") != "none":
-        raise context.fail("a scatter that adds or multiplies is not followed")
+        raise context.fail("a scatter with a reduction is not supported")
     degree = mixed_degree(context, (0, 2))
     data, updates = context.form(0).axis, context.form(2).axis
     if context.evaluator.depends_on_open_sizes(node.input[1]):
-        if context.evaluator.numbers_samples(node.input[1]) is None or data != 0 or updates not in (None, 0):
+        if context.evaluator.sample_index(node.input[1]) is None or data != 0 or updates not in (None, 0):
             raise context.fail("the indices are computed from the batch size")
         return Form(degree, 0)
     indices = context.shape(node.input[1])
     indexed = indices[-1].factor
     expected = None if data is None else len(indices) - 1 + data - indexed
     if (data is not None and data < indexed) or updates not in (None, expected):
-        raise context.fail("it picks samples out of the batch")
+        raise context.fail("it selects samples from the batch")
     return Form(degree, data)
 
 
 def _pad(context: Context) -> Form:
     form, rank = context.only_first(), context.rank(0)
     if form.degree > Degree.AFFINE:
-        raise context.fail("it puts constants beside a quotient")
+        raise context.fail("it pads a quotient with constants")
     pads = context.integers(1) or []
     axes = [axis % rank for axis in context.integers(3) or range(rank)]
     sizes = dict(zip(axes, zip(pads[: len(axes)], pads[len(axes) :], strict=True), strict=True))
     if form.axis is not None and any(sizes.get(form.axis, (0, 0))):
-        raise context.fail("it lengthens the batch")
+        raise context.fail("it pads the batch axis")
     return form
 
 

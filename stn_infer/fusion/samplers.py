@@ -1,4 +1,4 @@
-"""The samplers of an ONNX file — GridSample, its custom relatives, our own ops — and the facts of their tensors."""
+"""The samplers of an ONNX file (GridSample, custom samplers, this package's ops) and facts about their tensors."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ CUSTOM = {
 
 @dataclass(frozen=True)
 class TensorFacts:
-    """What the file or shape inference says of a tensor.
+    """A tensor's type and shape, from the file or from shape inference.
 
     Attributes:
-        elem_type: ONNX's number; 0 where unknown.
-        dims: a size, or None where it is open; the whole is None where the rank is unknown.
+        elem_type: ONNX's type number; 0 if unknown.
+        dims: one entry per axis, None if the size is dynamic; None instead of a tuple if the rank is unknown.
     """
 
     elem_type: int = 0
@@ -49,17 +49,17 @@ UNKNOWN = TensorFacts()
 
 @dataclass(frozen=True)
 class SamplerNode:
-    """A sampler and its place in a file; one that PyTorch ran has none, and no names.
+    """A sampler and its location in a file. A sampler that PyTorch ran has neither a location nor names.
 
     Attributes:
-        spec: how it reads its grid.
-        basis: what makes the grid of theta; None where it is given the grid, and where :func:`find_samplers` found it.
-        name: the node's, or its output's.
-        op_type, domain: what it is.
-        where: "" in the main graph, else the subgraph's or function's name.
-        input, grid, theta, output: tensor names; our own ops have a theta, all others a grid; the other is "".
-        spelling: the mode as the file has it.
-        dtype: the image's type, where that was asked for.
+        spec: the sampling mode, padding mode and align_corners.
+        basis: maps theta to the grid; None if the sampler takes a grid, and for results of :func:`find_samplers`.
+        name: the node's name, or its output's.
+        op_type, domain: the operator.
+        where: "" in the main graph, else a description of the subgraph or function.
+        input, grid, theta, output: tensor names; this package's ops have a theta, all others a grid; the other is "".
+        spelling: the mode as spelled in the file.
+        dtype: the image's type, if known.
     """
 
     spec: SamplerSpec
@@ -77,17 +77,17 @@ class SamplerNode:
 
     @property
     def custom(self) -> bool:
-        """Whether another runtime's operator stands here."""
+        """Whether it is another runtime's operator."""
         return self.domain not in STANDARD_DOMAINS and not self.fused
 
     @property
     def fused(self) -> bool:
-        """Whether it is one of our own ops."""
+        """Whether it is one of this package's ops."""
         return self.domain == DOMAIN
 
 
 def find_samplers(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
-    """Every sampler: of the main graph, its subgraphs, and the functions but our own."""
+    """Returns every sampler in the main graph, its subgraphs, and the functions outside domain ``stn``."""
     constants = small_constants(model)
     found = list(_in_nodes(model.graph.node, "", constants))
     for node in model.graph.node:
@@ -119,17 +119,18 @@ def _sampler_node(node: onnx.NodeProto, spec: SamplerSpec, basis: Basis | None =
 
 
 def spec_of(node: onnx.NodeProto) -> SamplerSpec:
-    """The settings of a GridSample or of one of our ops."""
+    """Returns the settings of a GridSample or of one of this package's ops."""
     attributes = attributes_of(node)
     mode, padding_mode = str(attributes.get("mode", "bilinear")), str(attributes.get("padding_mode", "zeros"))
     return SamplerSpec.of(mode, padding_mode, bool(attributes.get("align_corners", 0)))
 
 
 def sampler_spec(node: onnx.NodeProto, constants: Mapping[str, int]) -> SamplerSpec | None:
-    """The settings of a sampler; None for any other node.
+    """Returns the settings of a sampler. None for any other node.
 
     Args:
-        constants: the scalars that the file holds, for samplers that take their settings as inputs.
+        node: any node.
+        constants: the file's scalar constants, for samplers that take their settings as inputs.
     """
     if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft")):
         return spec_of(node)
@@ -149,7 +150,7 @@ def sampler_spec(node: onnx.NodeProto, constants: Mapping[str, int]) -> SamplerS
 
 
 def spatial_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
-    """The spatial transformers of ``model``'s main graph with their bases, in graph order.
+    """Returns the spatial transformers of ``model``'s main graph with their bases, in graph order.
 
     Raises:
         ModelError: a node's basis is not a constant, or it lacks an attribute.
@@ -172,9 +173,9 @@ def _spatial(model: onnx.ModelProto) -> Iterator[tuple[SamplerNode, Basis]]:
 
 
 def with_theta(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model`` with theta [N, D, K] of every spatial transformer as an extra output.
+    """Returns a copy of ``model`` with theta [N, D, K] of every spatial transformer as an extra output.
 
-    The outputs are named ``theta`` where there is one transformer, else ``theta_0``, ``theta_1``, … in graph order.
+    The output is named ``theta`` if there is one transformer, else ``theta_0``, ``theta_1``, … in graph order.
     """
     copy = copy_of(model)
     nodes, names = list(_spatial(copy)), Names(copy.graph)
@@ -190,9 +191,9 @@ def with_theta(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def small_constants(model: onnx.ModelProto) -> dict[str, int]:
-    """By name, the whole numbers and truth values that stand in the file as scalars."""
+    """Returns the file's scalar integer and boolean constants by name."""
     found: dict[str, int] = {}
-    # from IR version 4 on a caller may override them
+    # From IR version 4 on, a caller may override initializers that are also inputs.
     inputs = {value.name for value in model.graph.input} if model.ir_version >= 4 else set()
     kinds = (TensorProto.INT64, TensorProto.INT32, TensorProto.BOOL)
     tensors = [(tensor.name, tensor) for tensor in model.graph.initializer if tensor.name not in inputs]
@@ -211,10 +212,10 @@ def small_constants(model: onnx.ModelProto) -> dict[str, int]:
 
 
 def infer_facts(model: onnx.ModelProto) -> dict[str, TensorFacts]:
-    """Types and shapes of the main graph's tensors, as far as onnx's shape inference gets."""
+    """Returns types and shapes of the main graph's tensors, as far as onnx's shape inference determines them."""
     try:
         inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
-    except Exception:  # a C++ exception of no particular class; what the file itself says is left
+    except Exception:  # a C++ exception of no particular class; the file's own types and shapes remain
         inferred = model
     facts = {
         tensor.name: TensorFacts(tensor.data_type, tuple(int(size) for size in tensor.dims))
@@ -230,7 +231,7 @@ def infer_facts(model: onnx.ModelProto) -> dict[str, TensorFacts]:
 
 
 def reads_nearest(model: onnx.ModelProto, sampler: SamplerNode, facts: Facts) -> bool:
-    """Whether TensorRT up to 11.1 takes it for nearest: opset 20's ``linear`` and ``cubic``, in images."""
+    """Whether TensorRT up to 11.1 reads the mode as nearest: opset 20's ``linear`` and ``cubic``, for images."""
     dims = facts.get(sampler.input, UNKNOWN).dims
     volume = dims is not None and len(dims) == 5
     return sampler.spelling in ("linear", "cubic") and opset_of(model) >= 20 and not volume

@@ -1,8 +1,8 @@
-"""A model's graphs laid flat: the main graph, and each body of an If, Loop or Scan with all that it can see.
+"""A model's graphs, flattened: the main graph, and each body of an If, Loop or Scan with the nodes that it can read.
 
-A body reads tensors of the graphs around it, so that a grid may be computed outside and sampled inside. For a sampler
-in a body, the nodes before the body's holder and the body's own make one list; what the holder feeds in at each
-iteration is replaced by nodes that give its shape, and can't be followed further.
+A body reads tensors of the enclosing graphs, so a grid may be computed outside and sampled inside. For a sampler in a
+body, one list contains the nodes before the holder (the If, Loop or Scan node) and the body's nodes. The values that
+the holder passes in at each iteration are replaced by nodes that give their shape; they are not traced further back.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from stn_infer.proto.traversal import attributes_of, is_standard, nested_nodes, 
 
 @dataclass(frozen=True)
 class Scope:
-    """One graph of a model, seen with the graphs around it.
+    """One graph of a model, together with its enclosing graphs.
 
     Attributes:
         model: the model.
         graph: the graph itself, part of the model.
         label: empty for the main graph, else e.g. ``then_branch of 'If_3'``.
-        nodes: the nodes of the graphs around it up to its holder, and its own; in order.
-        own: how many of the last ones are its own.
-        given: tensors that a holder feeds at each iteration: they vary, and what makes them is not followed.
-        carried: (input, output) names of what loops around it hand from one iteration to the next.
-        initializers: name -> tensor, of all graphs concerned.
-        defaults: names that are initializers and inputs at once, so that a caller may override them.
-        shadowed: a name that is defined twice on the way; such a graph is not followed.
+        nodes: the nodes of the enclosing graphs up to the holder, then the graph's own nodes, in order.
+        own: the number of the graph's own nodes, which come last.
+        given: tensors that a holder passes in at each iteration: they vary, and are not traced further back.
+        carried: (input, output) names of the values that enclosing loops carry from one iteration to the next.
+        initializers: name -> tensor, of this and all enclosing graphs.
+        defaults: names of initializers that are also inputs, so a caller may override them.
+        shadowed: a name that both this and an enclosing graph define; samplers in such a graph are not fused.
     """
 
     model: onnx.ModelProto
@@ -51,7 +51,7 @@ class Scope:
 
 
 def scopes(model: onnx.ModelProto) -> Iterator[Scope]:
-    """The graphs of ``model`` that hold a sampler, the main graph first."""
+    """Yields the graphs of ``model`` that contain a sampler, the main graph first."""
     graph = model.graph
     tensors = {tensor.name: tensor for tensor in graph.initializer}
     defaults = frozenset(value.name for value in graph.input if value.name in tensors)
@@ -106,7 +106,7 @@ def _scanned(holder: onnx.NodeProto) -> int:
 
 
 def _first_iteration(holder: onnx.NodeProto, body: onnx.GraphProto) -> list[onnx.NodeProto]:
-    """Nodes that give the body's inputs in the shape of its first iteration."""
+    """Nodes that give the body's inputs with their shapes in the first iteration."""
     names = [value.name for value in body.input]
     if holder.op_type == "Loop" and len(names) >= 2:
         nodes = [helper.make_node("Constant", [], [names[0]], value_int=0)]

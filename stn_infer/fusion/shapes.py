@@ -1,7 +1,7 @@
-"""How each tensor's shape depends on what a file leaves open: the batch, and sizes that its inputs name.
+"""How each tensor's shape depends on the file's dynamic sizes: the batch, and other sizes that its inputs name.
 
-Shape inference tells most of it. What it leaves open (old exporters, contrib operators) a run tells: of those nodes
-alone, from tensors whose shape is known, at two batch sizes. An axis whose length is the same in both is static; one
+Shape inference determines most shapes. The others (old exporters, contrib operators) are observed in a run of only the
+nodes involved, from tensors of known shape, at two batch sizes. An axis with the same length in both is static; an axis
 that grows in proportion carries the batch.
 """
 
@@ -26,17 +26,17 @@ from stn_infer.proto.traversal import names_read, producers, walk_back
 
 @dataclass(frozen=True)
 class Sizes:
-    """One choice for what a file leaves open: the batch, and which of two trial values its other open axes have."""
+    """One choice of the dynamic sizes: the batch, and which of two trial values the other dynamic axes have."""
 
     batch: int
     variant: int = 0
 
 
-#: Two batches, then other values of the open axes.
+#: Two batch sizes, then the other trial values of the dynamic axes.
 SETTINGS = (Sizes(2), Sizes(3), Sizes(3, 1))
 _TRIAL = (32, 48)
 _SHAPE_OF = "stn_shape_of_"
-# So many unknown shapes are better inferred from the first of them than all fetched from a run.
+# From this many unknown shapes on, it is faster to observe the first ones and infer the others than to observe all.
 _MANY = 32
 _ROUNDS = 4
 _LARGE = 2**16
@@ -44,9 +44,9 @@ _LARGE = 2**16
 
 @dataclass(frozen=True)
 class Axis:
-    """An axis' length: ``factor``, times the batch size where it carries the batch.
+    """An axis's length: ``factor``, times the batch size if the axis carries the batch.
 
-    ``varied`` is the factor at the other value of the file's open sizes, where it is another one.
+    ``varied`` is the factor at the second trial value of the dynamic sizes; None if it equals ``factor``.
     """
 
     factor: int
@@ -54,25 +54,25 @@ class Axis:
     varied: int | None = None
 
     def at(self, sizes: Sizes) -> int:
-        """The length."""
+        """The length at ``sizes``."""
         factor = self.varied if sizes.variant and self.varied is not None else self.factor
         return factor * sizes.batch if self.batch else factor
 
 
 SymbolicShape = tuple[Axis, ...]
-ALONE = Axis(1)
+SINGLE = Axis(1)
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What is known of a graph's tensors.
+    """What is known about a graph's tensors.
 
     Attributes:
-        shapes: name -> the shape as a function of the open sizes; tensors whose shape follows no such rule are absent.
-        dtypes: name -> numpy's name of the type.
-        constants: name -> value, for constants that onnx's reference operators may lack.
-        settings: the sizes at which to try: all of ``SETTINGS``, or fewer where a file leaves less open.
-        batches: how many names the inputs give to their first axis: two may differ at run time.
+        shapes: name -> the shape as a function of the dynamic sizes; tensors whose shape has no such rule are absent.
+        dtypes: name -> ONNX's name of the type, in lower case.
+        constants: name -> value, for constants that the reference operators may not be able to compute.
+        settings: the trial sizes: all of ``SETTINGS``, or fewer if the file has fewer dynamic sizes.
+        batches: number of different names of the inputs' first axes; such batch sizes may differ at run time.
     """
 
     shapes: Mapping[str, SymbolicShape]
@@ -83,7 +83,7 @@ class Observation:
 
 
 class Symbols:
-    """The names of a model's open input axes, and their trial lengths."""
+    """The names of a model's dynamic input axes, and their trial lengths."""
 
     def __init__(self, inputs: Sequence[onnx.ValueInfoProto], shapes: Sequence[Shapes], frozen: bool) -> None:
         self._trials: dict[str, tuple[int, int]] = {}
@@ -110,23 +110,23 @@ class Symbols:
                         self._trials[name] = (given[0][axis - 1], given[-1][axis - 1]) if given else _TRIAL
             self._shapes[value.name] = shape
         self._batches = batches
-        # an anonymous axis is taken for the one batch
+        # An unnamed axis counts as the common batch.
         self.batches = len({name if "/" not in name else "" for name in batches})
         self.open = bool(named - batches)
 
     @property
     def settings(self) -> tuple[Sizes, ...]:
-        """The sizes worth a try."""
+        """The trial sizes."""
         if not self._batches:
             return (Sizes(1), Sizes(1, 1)) if self.open else (Sizes(1),)
         return SETTINGS if self.open else SETTINGS[:2]
 
     def shape(self, name: str) -> list[int | str] | None:
-        """An input's shape, each open axis named; None where the file gives no rank."""
+        """An input's shape, every dynamic axis named. None if the file gives no rank."""
         return self._shapes.get(name)
 
     def name(self, axis: Axis) -> int | str:
-        """A dimension that stands for an axis."""
+        """A dimension (number or symbol) that denotes an axis."""
         if axis == Axis(axis.factor):
             return axis.factor
         if axis == Axis(1, batch=True):
@@ -136,7 +136,7 @@ class Symbols:
         return name
 
     def axis(self, dim: int | str | None) -> Axis | None:
-        """An inferred dimension; None where it is neither a number nor an input's name."""
+        """The axis of an inferred dimension. None if it is neither a number nor a known symbol."""
         if isinstance(dim, int):
             return Axis(dim)
         if dim in self._made:
@@ -149,17 +149,17 @@ class Symbols:
 def observe(
     view: GraphView, tensors: Iterable[str], needed: Callable[[str], bool], shapes: Sequence[Shapes] = ()
 ) -> Observation:
-    """What shapes ``tensors`` have.
+    """Determines the shapes of ``tensors``.
 
     Args:
         view: the graph.
         tensors: names.
-        needed: whether a constant's value should be had by running it.
-        shapes: sizes of inputs that have open ones besides the batch, by name and without the batch; two choices.
-            Without them plausible ones are tried.
+        needed: whether a constant's value should be computed by a run.
+        shapes: two choices of sizes, by input name and without the batch, for inputs with dynamic sizes besides the
+            batch. If empty, plausible sizes are tried.
 
     Raises:
-        ModelError: onnxruntime refuses the part of the model that tells, or it fails at every size tried.
+        ModelError: onnxruntime rejects the nodes involved, or they fail at every size tried.
     """
     wanted = list(dict.fromkeys(tensors))
     error: ModelError | None = None
@@ -196,7 +196,7 @@ class _Observer:
         for _ in range(_ROUNDS):
             if len(shapes) < _MANY:
                 break
-            # one unknown length makes all that follows unknown; learn it, and infer the rest
+            # One unknown length makes all later shapes unknown; observe it, and infer the others.
             shapes = self._infer_behind(self._first_of(shapes), shapes, settings)
         constants: dict[str, Array] = {}
         if values or shapes:
@@ -215,7 +215,7 @@ class _Observer:
         return Observation(self._shapes, dtypes, constants, settings, self.symbols.batches)
 
     def _first_of(self, shapes: set[str]) -> set[str]:
-        """Tensors of unknown shape that are made from tensors of known ones, and lead to ``shapes``."""
+        """Tensors of unknown shape that are computed from tensors of known shape, and that ``shapes`` depend on."""
 
         def unknown(name: str) -> list[str]:
             node = self._view.node_of(name)
@@ -225,7 +225,7 @@ class _Observer:
         return {name for name in reached if name in self._types and not unknown(name)}
 
     def _infer_behind(self, first: set[str], shapes: set[str], settings: Sequence[Sizes]) -> set[str]:
-        """Run for the shapes of ``first`` and infer again; which of ``shapes`` are still unknown."""
+        """Observes the shapes of ``first`` and infers again. Returns those of ``shapes`` that are still unknown."""
         if first:
             runs = self._run(set(), first, settings)
             for name in sorted(first):
@@ -241,14 +241,14 @@ class _Observer:
             self._shapes[name] = shape
 
     def _infer(self) -> None:
-        """Shapes and types that follow from the inputs' by onnx's own inference."""
+        """Shapes and types that onnx's shape inference derives from the inputs."""
         for name, tensor in self._scope.initializers.items():
             self._shapes[name] = tuple(Axis(int(size)) for size in tensor.dims)
             self._types[name] = tensor.data_type
         skeleton = self._skeleton()
         try:
             graph = onnx.shape_inference.infer_shapes(skeleton, data_prop=True).graph
-        except Exception:  # whatever it finds wrong, a run says better
+        except Exception:  # a run reports the error more clearly
             graph = skeleton.graph
         for value in (*graph.input, *graph.value_info):
             tensor_type = value.type.tensor_type
@@ -262,7 +262,7 @@ class _Observer:
                     self._shapes[value.name] = tuple(axis for axis in axes if axis is not None)
 
     def _skeleton(self) -> onnx.ModelProto:
-        """The scope as a model for inference: without large data, its open axes named."""
+        """The scope as a model for inference: without large data, with named dynamic axes."""
         model = self._empty()
         initializers = self._scope.initializers
         for value in self._scope.model.graph.input:
@@ -296,7 +296,7 @@ class _Observer:
         return model
 
     def _run(self, values: set[str], shapes: set[str], settings: Sequence[Sizes]) -> list[dict[str, Array]]:
-        """Values, and shapes alone, at each setting; from tensors with a known shape, random numbers in them."""
+        """Runs for values, and for shapes only, at each setting, from random tensors of known shape."""
         fed, nodes, read = self._behind(sorted(values | shapes))
         model = self._empty()
         for name in fed:
@@ -307,7 +307,7 @@ class _Observer:
                 model.graph.node.extend(_filled(tensor))
             else:
                 model.graph.initializer.append(tensor)
-        # only their shapes are fetched where these will do: values would have to be held until the end
+        # Only shapes are fetched if they suffice: values would be held in memory until the end.
         for index in nodes:
             node = self._view.nodes[index]
             model.graph.node.append(node)
@@ -317,7 +317,7 @@ class _Observer:
             model.graph.node.append(helper.make_node("Shape", [name], [_SHAPE_OF + name]))
         fetched = [*sorted(values - set(fed)), *(_SHAPE_OF + name for name in sorted(shapes))]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in fetched)
-        # Unoptimized: otherwise onnxruntime could fuse away the very tensors that are asked for.
+        # Unoptimized: otherwise onnxruntime could fuse away the requested tensors.
         session = open_session(Stored(model), optimized=False, arena=False)
         generator = np.random.default_rng(0)
         runs = []
@@ -327,8 +327,8 @@ class _Observer:
         return runs
 
     def _behind(self, fetched: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
-        """What to feed, run and read so as to have ``fetched``."""
-        made = producers(self._view.nodes)  # what a holder feeds, too
+        """Tensors to feed, nodes to run, and initializers to read in order to compute ``fetched``."""
+        made = producers(self._view.nodes)  # includes the values that a holder passes in
         inputs = {value.name for value in self._scope.model.graph.input}
         asked = set(fetched)
 
@@ -348,11 +348,11 @@ class _Observer:
         fed = [name for name in others if is_fed(name)]
         for name in fed:
             if name not in self._shapes or name not in self._types:
-                raise ModelError(f"input {name!r} has no shape, or is not a tensor")
+                raise ModelError(f"input {name!r} has no shape or is not a tensor")
         return fed, sorted({made[name] for name in others if name in made and not is_fed(name)}), read
 
     def _large_layers(self, nodes: Sequence[int]) -> set[str]:
-        """Weights that a layer multiplies its input with: their values decide no shape."""
+        """Weights of layers: their values do not affect any shape."""
         layers = ("Conv", "ConvTranspose", "Gemm", "MatMul")
         return {
             name
@@ -385,7 +385,7 @@ def _bytes(tensor: TensorProto) -> int:
 
 
 def _filled(tensor: TensorProto) -> list[onnx.NodeProto]:
-    """Nodes that give a tensor of this shape, its values small and all the same."""
+    """Nodes that produce a tensor of this shape with one small value everywhere."""
     shape = f"{tensor.name}/shape"
     value = helper.make_tensor("", tensor.data_type, [1], [0.01])
     return [
@@ -395,7 +395,7 @@ def _filled(tensor: TensorProto) -> list[onnx.NodeProto]:
 
 
 def _symbolic_shape(lengths: Sequence[tuple[int, ...]], settings: Sequence[Sizes]) -> SymbolicShape | None:
-    """The rule behind a shape seen at each setting."""
+    """The rule that gives the observed shape at each setting. None if there is none."""
     if len({len(shape) for shape in lengths}) > 1:
         return None
     axes = [_rule(axis, settings) for axis in zip(*lengths, strict=True)]

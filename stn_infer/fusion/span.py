@@ -1,4 +1,4 @@
-"""Fit columns to a basis up to rounding, and find a small basis of many columns."""
+"""Fits columns to a basis up to rounding, and finds a small basis of many columns."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from numpy.typing import NDArray
 
 Float64 = NDArray[np.float64]
 
-#: Constants of a float32 model are rounded by 6e-8 of coordinates that reach 1 and a little more; what lies closer than
-#: this to a simpler map is that map. It is 0.0003 px at width 1024.
+#: Constants of a float32 model have a rounding error of 6e-8 at coordinates slightly above 1. A map within this
+#: tolerance of a simpler map is taken to be the simpler map. The tolerance is 0.0003 px at width 1024.
 ROUNDING = 5e-7
 
 
 def scales(largest: Float64) -> Float64:
-    """What rounding is measured against: [Q + 1, C] from the responses' largest values [Q + 1, C], constant part last.
+    """Returns the scales that rounding is compared with: [Q + 1, C] from the responses' largest values [Q + 1, C].
 
-    A parameter's response has its own scale, however small: its parameter may be large. It is at least a thousandth of
-    the largest response, so that what canceled to nearly nothing is not taken for a direction. The constant part is a
-    grid: its scale is at least 1.
+    The constant part comes last. Each parameter's response has its own scale, however small, because the parameter may
+    be large. The scale is at least a thousandth of the largest response, so that cancellation noise is not taken for a
+    direction. The constant part is a grid, so its scale is at least 1.
     """
     floor = np.full(len(largest), largest[:-1].max(initial=0.0) * 1e-3)
     floor[-1] = 1.0
@@ -26,7 +26,7 @@ def scales(largest: Float64) -> Float64:
 
 
 def fit(basis: Float64, columns: Float64, scale: Float64) -> Float64 | None:
-    """Coefficients [K, C] with ``basis.T @ coefficients = columns`` [P, C]; None where more than rounding is left."""
+    """Returns [K, C] with ``basis.T @ coefficients = columns`` [P, C]. None if the residual exceeds rounding."""
     if not np.all(np.isfinite(columns)):
         return None
     coefficients: Float64 = np.linalg.lstsq(basis.T, columns / scale, rcond=None)[0].astype(np.float64)
@@ -35,22 +35,22 @@ def fit(basis: Float64, columns: Float64, scale: Float64) -> Float64 | None:
 
 
 def snap(values: Float64) -> Float64:
-    """Coefficients [R, Q + 1] that are an integer but for rounding, made that; a column has its own scale."""
+    """Rounds coefficients [R, Q + 1] that are integers up to rounding; each column has its own scale."""
     nearest = np.round(values)
     tolerance = ROUNDING / 2 * np.minimum(1.0, np.abs(values).max(axis=0, initial=0.0))
     return np.where(np.abs(values - nearest) <= tolerance, nearest, values)
 
 
 class Span:
-    """A basis of columns that come in chunks, made of columns themselves where that is well conditioned.
+    """A basis of columns that arrive in chunks, made of the columns themselves if that is well conditioned.
 
-    Columns are taken in the parameters' order, so that a spline's basis is its control points' own responses and theta
-    is their positions. A column nearly within the span of those before is left to these; ``thorough``: what is left of
-    it becomes a row of its own instead.
+    Columns are added in the parameters' order, so a spline's basis is the responses of its control points, and theta
+    is their positions. A column nearly within the span of the earlier columns is not added; with ``thorough``, its
+    residual becomes a row.
 
     Args:
         points: P.
-        thorough: take in what lies barely outside the span, orthogonalized.
+        thorough: add the orthogonalized residual of columns that lie barely outside the span.
     """
 
     def __init__(self, points: int, thorough: bool) -> None:
@@ -65,24 +65,24 @@ class Span:
         return self._basis[: self.rows]
 
     def add(self, columns: Float64, scale: Float64) -> None:
-        """Extend the span to ``columns`` [P, C], until it has too many rows to pay.
+        """Extends the span to ``columns`` [P, C], until it has more than P / 2 rows.
 
         Args:
             columns: responses.
-            scale: of each.
+            scale: the scale of each column.
         """
         scaled = columns / scale
         norms = np.linalg.norm(scaled, axis=0)
         known = self._orthonormal[: self.rows]
         rests = scaled - known.T @ (known @ scaled)
         threshold = 0.0 if self._thorough else 1e-4
-        # what lies within the span of earlier chunks is skipped at once
+        # Columns within the span of earlier chunks are skipped.
         for number in np.flatnonzero(np.linalg.norm(rests, axis=0) > np.maximum(threshold * norms, ROUNDING / 4)):
             if 2 * self.rows > self._points:
                 return
             known = self._orthonormal[: self.rows]
             rest = rests[:, number]
-            for _ in range(2):  # twice is enough
+            for _ in range(2):  # orthogonalizing twice is enough
                 rest = rest - (known @ rest) @ known
             left = float(np.linalg.norm(rest))
             if norms[number] > ROUNDING and left > 1e-4 * norms[number]:
@@ -99,7 +99,7 @@ class Span:
         self.rows += 1
 
     def fit(self, columns: Float64, scale: Float64) -> Float64 | None:
-        """Coefficients [K, C] of ``columns`` [P, C] in the basis; None where more than rounding is left."""
+        """Returns the coefficients [K, C] of ``columns`` [P, C] in the basis. None if the residual exceeds rounding."""
         if not np.all(np.isfinite(columns)):
             return None
         known = self._orthonormal[: self.rows]

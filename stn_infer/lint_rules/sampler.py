@@ -27,7 +27,7 @@ _FLOW_CARRIERS = frozenset(
     {"Add", "Sub", "Mul", "Div", "Concat", "Slice", "Split", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Tanh"}
     | {"Resize", "Upsample", "Cast", "Gather", "Identity", "Clip", "Pad", "GridSample"}
 )
-_MOST_VALUES = 1 << 24
+_MAX_VALUES = 1 << 24
 
 
 def traps(context: LintContext) -> Iterator[LintFinding]:
@@ -369,6 +369,6 @@ def _constants_behind(graph: onnx.GraphProto, tensor: str) -> Iterator[NDArray[n
             and value.data_type in (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16)
             and value.data_location != TensorProto.EXTERNAL
             and value.dims
-            and np.prod(value.dims) <= _MOST_VALUES
+            and np.prod(value.dims) <= _MAX_VALUES
         ):
             yield numpy_helper.to_array(value)

@@ -27,10 +27,10 @@ from stn_infer.proto.traversal import (
 )
 from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
 
-_MOST_NESTED = 16
-_MOST_NODES = 1_000_000  # functions inlined
-_MOST_DIMS = 64
-_MOST_ELEMENTS = 2**40
+_MAX_NESTED = 16
+_MAX_NODES = 1_000_000  # functions inlined
+_MAX_DIMS = 64
+_MAX_ELEMENTS = 2**40
 
 _BITS = {
     **dict.fromkeys(("UINT2", "INT2"), 2),
@@ -98,10 +98,10 @@ def elements(tensor: TensorProto) -> int:
     Raises:
         ModelError: a dimension is negative, or there are too many.
     """
-    if len(tensor.dims) > _MOST_DIMS or any(size < 0 for size in tensor.dims):
+    if len(tensor.dims) > _MAX_DIMS or any(size < 0 for size in tensor.dims):
         raise ModelError(f"tensor {tensor.name!r} has impossible dimensions {_shown(tensor.dims)}")
     count: int = math.prod(tensor.dims)
-    if count > _MOST_ELEMENTS or any(size > _MOST_ELEMENTS for size in tensor.dims):
+    if count > _MAX_ELEMENTS or any(size > _MAX_ELEMENTS for size in tensor.dims):
         raise ModelError(f"tensor {tensor.name!r} has absurd dimensions {_shown(tensor.dims)}")
     return count
 
@@ -161,8 +161,8 @@ class _Checker:
         for node in nested_nodes(model.graph.node):
             if any(attribute.ref_attr_name for attribute in node.attribute):
                 raise ModelError(f"node {_label(node)} takes an attribute from a caller, and is in no function")
-        if self._inlined(model.graph.node) > _MOST_NODES:
-            raise ModelError(f"its functions expand to more than {_MOST_NODES} nodes")
+        if self._inlined(model.graph.node) > _MAX_NODES:
+            raise ModelError(f"its functions expand to more than {_MAX_NODES} nodes")
 
     def _check_function(self, function: onnx.FunctionProto) -> None:
         label = _called((function.domain, function.name, function.overload))
@@ -186,8 +186,8 @@ class _Checker:
             for key in ready:
                 depth[key] = 1 + max((depth[callee] for callee in calls[key]), default=0)
                 self._sizes[key] = self._inlined(self._functions[key].node)
-                if depth[key] > _MOST_NESTED:
-                    raise ModelError(f"functions call each other more than {_MOST_NESTED} deep, at {_called(key)}")
+                if depth[key] > _MAX_NESTED:
+                    raise ModelError(f"functions call each other more than {_MAX_NESTED} deep, at {_called(key)}")
 
     def _called_by(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Function]:
         for node in nested_nodes(nodes):
@@ -199,8 +199,8 @@ class _Checker:
         return sum(self._sizes.get((node.domain, node.op_type, node.overload), 1) for node in nested_nodes(nodes))
 
     def _check_graph(self, graph: onnx.GraphProto, outer: _Scope, depth: int) -> None:
-        if depth > _MOST_NESTED:
-            raise ModelError(f"its subgraphs are nested more than {_MOST_NESTED} deep")
+        if depth > _MAX_NESTED:
+            raise ModelError(f"its subgraphs are nested more than {_MAX_NESTED} deep")
         known: set[str] = set()
         for value in graph.input:
             if not value.name or value.name in known:
@@ -308,7 +308,7 @@ def _check_word(node: onnx.NodeProto, attribute: AttributeProto) -> None:
 
 def _range(schema: Any) -> str:
     low, high = schema.min_input, schema.max_input
-    return str(low) if low == high else f"{low} to {high}" if high < _MOST_NODES else f"{low} or more"
+    return str(low) if low == high else f"{low} to {high}" if high < _MAX_NODES else f"{low} or more"
 
 
 def check_tensor(tensor: TensorProto, at: str = "") -> None:
@@ -348,7 +348,7 @@ def _check_type(value: onnx.ValueInfoProto) -> None:
         return
     for dim in value.type.tensor_type.shape.dim:
         # some exporters write -1 for "any"
-        if dim.dim_value < -1 or dim.dim_value > _MOST_ELEMENTS:
+        if dim.dim_value < -1 or dim.dim_value > _MAX_ELEMENTS:
             raise ModelError(f"{value.name!r} has the impossible dimension {dim.dim_value}")
     if value.type.tensor_type.elem_type not in _TYPE_NAMES:
         raise ModelError(f"{value.name!r} has the unknown type {value.type.tensor_type.elem_type}")

@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 _BASES = (32, 64, 224, 16)
 
 
-_MOST_VALUES = 2**28
+_MAX_VALUES = 2**28
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def random_feeds(plans: Sequence[InputPlan], batch: int, size: int, generator: n
     feeds: dict[str, Array] = {}
     for plan in plans:
         shape = [(batch if dim in batches else size) if isinstance(dim, str) else dim for dim in plan.dims]
-        if math.prod(shape) > _MOST_VALUES:
+        if math.prod(shape) > _MAX_VALUES:
             raise UsageError(f"input {plan.name!r} of shape {shape} is too large to try; give --input-shape")
         feeds[plan.name] = _random(plan, shape, generator)
     return feeds

@@ -18,7 +18,7 @@ from stn_infer.errors import ModelError, one_line
 from stn_infer.proto.check import check_structure, sort_nodes, tensor_bytes
 from stn_infer.proto.traversal import tensors_of
 
-_MOST_BYTES = 2**31 - 1  # protobuf's own limit
+_MAX_BYTES = 2**31 - 1  # protobuf's own limit
 
 
 @dataclass(frozen=True)
@@ -77,7 +77,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     if not stat.S_ISREG(mode):
         what = "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
         raise ModelError(f"{path} {what}; expected an ONNX file")
-    if path.stat().st_size > _MOST_BYTES:
+    if path.stat().st_size > _MAX_BYTES:
         raise ModelError(
             f"{path} is larger than 2 GB, which no ONNX file can be; its data belong into a file beside it"
         )

@@ -1,4 +1,4 @@
-"""The basis and what makes a grid of it."""
+"""The basis, and the grid computed from it."""
 
 from __future__ import annotations
 
@@ -27,6 +27,6 @@ def test_a_projective_grid_divides_by_the_third_row() -> None:
 
 
 @pytest.mark.parametrize(("kind", "off"), [("basis", 0.0), ("affine", 1e-3)])
-def test_rows_that_are_not_the_mesh_stay(kind: Kind, off: float) -> None:
+def test_rows_that_are_not_the_mesh_are_not_replaced(kind: Kind, off: float) -> None:
     rows = (canonical_basis((4, 5)) + off).astype(np.float32)
     np.testing.assert_array_equal(Basis(kind, rows, (4, 5)).exact().rows, rows.astype(np.float64))

@@ -1,4 +1,4 @@
-"""What a grid follows besides its parameters: the batch's size, shapes that tell data, chance, names anew."""
+"""What a grid may depend on besides its parameters: the batch size, data-dependent shapes, randomness, reused names."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from tests.support.zoo_graphs import Graph
 
 BEFORE = "points = MatMul(p, mesh) t = Transpose<perm=[0,2,1]>(points) plain = Reshape(t, shape) "
 ZERO, ONE = {"zero": np.array(0)}, {"one": np.array(1)}
-ADD_SIZE = " tell = Shape(shaped) first = Gather(tell, zero) c = Cast<to=1>(first) grid = Add(plain, c)"
-# p's largest value in hundreds, as a whole number: 0 for all that is tried at random
+ADD_SIZE = " sizes = Shape(shaped) first = Gather(sizes, zero) c = Cast<to=1>(first) grid = Add(plain, c)"
+# p's largest value in hundreds, as an integer: 0 for all random trial values
 HUNDREDS = "m = ReduceMax<keepdims=0>(p) parts = Div(m, hundred) i = Cast<to=7>(parts) "
 HUNDRED = {"hundred": np.float32(100), **ZERO}
 
@@ -31,26 +31,26 @@ def function(name: str, body: str, domain: str = "pkg", inputs: str = "x") -> st
     return f'<domain: "{domain}", opset_import: ["" : 18]> {name} ({inputs}) => (y) {{ {body} }}'
 
 
-#: Each is the same as a linear grid for batches of 1, 2, 3 and 5 samples and for normal random numbers.
+#: Each equals a linear grid for batches of 1, 2, 3 and 5 samples and for normal random numbers.
 DISGUISED: dict[str, Callable[[], onnx.ModelProto]] = {
-    "a table indexed by the batch's size": graph(
+    "a table indexed by the batch size": graph(
         "s = Shape(p) n = Gather(s, zero) f = Gather(table, n) grid = Add(plain, f)",
         table=np.array([0, 0, 0, 0, 1, 0], np.float32),
         **ZERO,
     ),
-    "eighths of the batch's size": graph(
+    "the batch size divided by eight": graph(
         "s = Shape(p) n = Gather(s, zero) d = Div(n, eight) f = Cast<to=1>(d) grid = Add(plain, f)",
         eight=np.array(8),
         **ZERO,
     ),
-    "as many values as eighths of the batch": graph(
+    "a number of values that depends on the batch size divided by eight": graph(
         "s = Shape(p) n = Gather(s, zeros) d = Div(n, eight) e = Add(d, six) "
         "o = ConstantOfShape<value=float[1]{0.1}>(e) f = ReduceSum<keepdims=0>(o) grid = Add(plain, f)",
         zeros=np.array([0]),
         eight=np.array(8),
         six=np.array([6]),
     ),
-    "the size of what data split": graph(
+    "the size of a data-dependent split": graph(
         HUNDREDS + "u = Unsqueeze(i, zeros) j = Sub(five, u) both = Concat<axis=0>(u, j) "
         "shaped, rest = Split(table, both)"
         + ADD_SIZE,
@@ -59,18 +59,18 @@ DISGUISED: dict[str, Callable[[], onnx.ModelProto]] = {
         table=np.zeros(5, np.float32),
         **HUNDRED,
     ),
-    "the size of the member that data pick": graph(
+    "the size of a data-dependent sequence element": graph(
         HUNDREDS + "all = SequenceConstruct(short, long) shaped = SequenceAt(all, i)" + ADD_SIZE,
         short=np.zeros(5, np.float32),
         long=np.zeros(6, np.float32),
         **HUNDRED,
     ),
-    "the size of what a function finds in data": graph(
+    "the data-dependent size of a function's output": graph(
         "found = pkg.large(p) shaped = Transpose(found)" + ADD_SIZE,
         function("large", "h = Constant<value_float=100.0>() g = Greater(x, h) y = NonZero(g)"),
         **ZERO,
     ),
-    "a function named as an operator that tells shapes": graph(
+    "a function with the name of a shape operator": graph(
         "f = pkg.Shape(p) c = ReduceMean<keepdims=0>(f) grid = Mul(plain, c)", function("Shape", "y = Exp(x)")
     ),
     "dropout of a constant": graph(
@@ -83,12 +83,12 @@ DISGUISED: dict[str, Callable[[], onnx.ModelProto]] = {
 
 
 @pytest.mark.parametrize("case", DISGUISED)
-def test_what_only_looks_linear_where_it_is_tried_is_left(case: str) -> None:
+def test_grids_that_are_linear_only_at_the_trial_points_are_not_fused(case: str) -> None:
     (finding,) = fuse(DISGUISED[case]())[1]
     assert not finding.fused, finding.message
 
 
-def test_a_function_that_only_reshapes_by_constants_does_no_harm() -> None:
+def test_a_function_that_only_reshapes_by_constants_does_not_prevent_fusion() -> None:
     body = "flat = pkg.view(p, one_row) shaped = Transpose(flat)" + ADD_SIZE
     made = graph(
         body, function("view", "y = Reshape(x, sizes)", inputs="x, sizes"), one_row=np.array([-1, 6]), **ZERO
@@ -97,14 +97,14 @@ def test_a_function_that_only_reshapes_by_constants_does_no_harm() -> None:
     assert finding.fused, finding.message
 
 
-def test_a_function_named_as_a_standard_operator_is_not_judged() -> None:
+def test_a_function_with_the_name_of_a_standard_operator_raises() -> None:
     made = graph("grid = Neg(plain)", function("Neg", "y = Sin(x)", domain=""))()
     with pytest.raises(ModelError, match="name of the standard operator 'Neg'"):
         fuse(made)
 
 
 @pytest.mark.parametrize("batches", [(3, 3), (3, 1), (1, 3)])
-def test_parameters_with_batches_of_their_own_are_broadcast(batches: tuple[int, int]) -> None:
+def test_parameters_with_separate_batch_sizes_are_broadcast(batches: tuple[int, int]) -> None:
     body = "points2 = MatMul(q, mesh) t2 = Transpose<perm=[0,2,1]>(points2) other = Reshape(t2, shape) "
     made = graph(body + "grid = Add(plain, other)", more=", float[M, 2, 3] q")()
     rewritten, (finding,) = fuse(made)

@@ -1,4 +1,4 @@
-"""The pass on models as users write them: what it must fuse, what it must leave, and that outputs stay right."""
+"""The pass on models as users write them: what it must fuse, what it must not fuse, and that outputs stay correct."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.load import LoadedModel
 from stn_infer.torch_export.plain import export_plain
 from stn_infer.verification.model import verify_model
-from tests.support.stn_styles import FUSED, LEFT_ALONE, SHAPE, AssignedTheta, RectifierTPS, TwoTransformers
+from tests.support.stn_styles import FUSED, NOT_FUSED, SHAPE, AssignedTheta, RectifierTPS, TwoTransformers
 
 
 @cache
@@ -35,7 +35,7 @@ def fused(style: type[nn.Module]) -> tuple[LoadedModel, onnx.ModelProto, tuple[F
 
 
 @pytest.mark.parametrize("style", FUSED, ids=lambda style: style.__name__)
-def test_linear_grids_are_fused_and_right(style: type[nn.Module]) -> None:
+def test_linear_grids_are_fused_and_correct(style: type[nn.Module]) -> None:
     kind, rows, values = FUSED[style]
     loaded, model, (finding,) = fused(style)
     assert finding.fused, finding.message
@@ -47,19 +47,19 @@ def test_linear_grids_are_fused_and_right(style: type[nn.Module]) -> None:
     assert len(verification.grids) == 1
 
 
-@pytest.mark.parametrize("style", LEFT_ALONE, ids=lambda style: style.__name__)
-def test_other_grids_are_left_with_a_reason(style: type[nn.Module]) -> None:
+@pytest.mark.parametrize("style", NOT_FUSED, ids=lambda style: style.__name__)
+def test_other_grids_are_not_fused_and_the_reason_is_given(style: type[nn.Module]) -> None:
     loaded, model, (finding,) = fused(style)
     assert not finding.fused
-    assert LEFT_ALONE[style] in finding.message
-    assert finding.message.startswith("left as it was")
+    assert NOT_FUSED[style] in finding.message
+    assert finding.message.startswith("not fused: ")
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in plain(style)[1].graph.node]
     verify_model(loaded, model).check(style.__name__)
 
 
-def test_restricted_families_cost_no_extra_layer() -> None:
+def test_restricted_families_need_no_extra_layer() -> None:
     _, model, _ = fused(AssignedTheta)
-    # features and theta: three parameters become six values inside the second layer's weights
+    # The layers of features and theta: the second layer's weights turn three parameters into six values.
     assert [node.op_type for node in model.graph.node if node.op_type in ("Gemm", "MatMul")] == ["Gemm", "Gemm"]
 
 
@@ -84,14 +84,14 @@ def test_the_given_model_is_not_changed() -> None:
     assert model.SerializeToString() == before
 
 
-def test_a_model_without_a_sampler_comes_back_as_it_is() -> None:
+def test_a_model_without_a_sampler_has_no_findings() -> None:
     model = export_plain(nn.Sequential(nn.Flatten(), nn.Linear(6, 2)).eval(), [(1, 2, 3)])
     rewritten, findings = fuse(model)
     assert findings == ()
     assert DOMAIN not in {entry.domain for entry in rewritten.opset_import}
 
 
-def test_nothing_of_the_exporting_machine_stays_in_the_file() -> None:
+def test_the_file_holds_no_paths_or_stack_traces_of_the_exporting_machine() -> None:
     _, model, _ = fused(next(iter(FUSED)))
     content = model.SerializeToString()
     assert b".py" not in content and b"stack_trace" not in content

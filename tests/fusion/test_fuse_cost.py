@@ -1,4 +1,4 @@
-"""What the pass costs: processor time on long graphs, memory on large ones."""
+"""Cost of the pass: CPU time on long graphs, memory on large ones."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ MIB = 1 << 20
 
 
 def model(features: int, parameters: int, grid: int, size: int = SIZE, points: int = 0) -> onnx.ModelProto:
-    """A transformer with so many nodes before theta's linear layer, between it and theta, and on the grid.
+    """A transformer with the given numbers of nodes before theta's linear layer, after the layer, and after the grid.
 
-    ``points``: a spline's control points instead of an affine map.
+    ``points``: number of control points of a spline; 0 for an affine map.
     """
     generator = np.random.default_rng(0)
     nodes: list[onnx.NodeProto] = []
@@ -91,7 +91,7 @@ print(memory("VmHWM") - imports)
 
 
 def peak(made: onnx.ModelProto, path: Path) -> int:
-    """The most memory that loading and fusing take, beside what the imported packages take."""
+    """Peak memory of loading and fusing, without the memory of the imported packages."""
     path.write_bytes(made.SerializeToString())
     done = subprocess.run([sys.executable, "-c", PROGRAM, str(path)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -99,7 +99,7 @@ def peak(made: onnx.ModelProto, path: Path) -> int:
 
 
 def test_memory_of_a_large_model(tmp_path: Path) -> None:
-    """Weights behind the warp, and weights of a layer before it."""
+    """Weights of layers after the warp and of a layer before it."""
     made = model(0, 0, 0)
     weights = np.zeros((SIZE * SIZE, 32 * MIB // (4 * SIZE * SIZE)), np.float32)
     for index in range(3):
@@ -110,7 +110,7 @@ def test_memory_of_a_large_model(tmp_path: Path) -> None:
     made.graph.output.extend(helper.make_tensor_value_info(f"z{i}", TensorProto.FLOAT, None) for i in range(3))
     size = made.ByteSize()
     assert size > 96 * MIB
-    # reading the file holds its bytes beside the model for a moment
+    # While the file is read, its bytes and the model are both in memory.
     assert peak(made, tmp_path / "large.onnx") < 2 * size + 200 * MIB
 
 

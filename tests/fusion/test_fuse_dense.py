@@ -1,4 +1,4 @@
-"""Warps by a field that a network computes voxel by voxel: there is no theta, so the pass leaves them alone."""
+"""Warps by a dense field that a network computes per voxel: there is no theta, so the pass does not fuse them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SIZE = (4, 6, 5)
 
 
 class Registration(nn.Module):
-    """VoxelMorph's way: a convnet on both volumes gives a displacement in voxels, added to the identity grid."""
+    """As in VoxelMorph: a convnet on both volumes gives a displacement in voxels, added to the identity grid."""
 
     def __init__(self, size: tuple[int, int, int] = SIZE) -> None:
         super().__init__()
@@ -37,7 +37,7 @@ class Registration(nn.Module):
 
 
 class Portrait(nn.Module):
-    """LivePortrait's way: the volume warped by one motion a key point; a softmax mask blends the motions into one."""
+    """As in LivePortrait: the volume is warped by one motion per key point; a softmax mask blends the motions."""
 
     def __init__(self, channels: int = 3, points: int = 4, size: tuple[int, int, int] = SIZE) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class Portrait(nn.Module):
 
 
 class Flow(nn.Module):
-    """The same in the plane: optical flow from a convnet."""
+    """The same in 2-D: optical flow from a convnet."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -93,7 +93,7 @@ def samplers(model: onnx.ModelProto) -> list[str]:
     return [node.op_type for node in model.graph.node if node.op_type in ("GridSample", "SpatialTransformer")]
 
 
-def test_dense_registration_of_volumes_is_left_alone_and_runs() -> None:
+def test_dense_registration_of_volumes_is_not_fused_and_runs() -> None:
     torch.manual_seed(0)
     module, shapes = Registration().eval(), ((1, *SIZE), (1, *SIZE))
     plain, model, (finding,) = exported(module, *shapes)
@@ -104,7 +104,7 @@ def test_dense_registration_of_volumes_is_left_alone_and_runs() -> None:
         check_runs(module, model, batch, *shapes)
 
 
-def test_optical_flow_is_left_alone_and_runs() -> None:
+def test_optical_flow_is_not_fused_and_runs() -> None:
     torch.manual_seed(1)
     module = Flow().eval()
     _, model, (finding,) = exported(module, (1, 7, 9))
@@ -113,19 +113,19 @@ def test_optical_flow_is_left_alone_and_runs() -> None:
 
 
 def check_named(finding: Finding) -> None:
-    """The finding names the grid, and the convolution that no theta can stand for."""
+    """The finding names the grid, and the convolution that ends the proof."""
     assert not finding.fused
     assert "(Conv)" in finding.message and finding.grid in finding.message
 
 
-def test_motions_blended_by_a_mask_are_left_alone_and_run() -> None:
+def test_motions_blended_by_a_mask_are_not_fused_and_run() -> None:
     torch.manual_seed(0)
     module, shapes = Portrait().eval(), ((3, *SIZE), (4, 3), (4, 3))
     _, model, findings = exported(module, *shapes)
     sparse, blended = findings
     assert not blended.fused
     assert "(Mul)" in blended.message or "(Softmax)" in blended.message, blended.message
-    # one motion a key point is a translation: linear, so that it may be fused; the blend may not
+    # One motion per key point is a translation, hence linear, so it may be fused; the blend may not.
     assert samplers(model)[-1] == "GridSample"
     assert sparse.fused == (samplers(model)[0] == "SpatialTransformer")
     for batch in (1, 2):

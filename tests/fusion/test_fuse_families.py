@@ -1,4 +1,4 @@
-"""Our own layer, every family: fused with the K that the design names, and right."""
+"""The package's layer with every transformation family: fused with the documented K, with correct outputs."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_family(case: str) -> None:
 
 
 def test_wrong_values_are_caught() -> None:
-    """What verification is for: each of these changes leaves a file that runs."""
+    """Verification must detect each of these changes, although the changed file still runs."""
     torch.manual_seed(1)
     module = Warp(Affine(), IMAGE, output_size=(8, 9)).eval()
     loaded = LoadedModel("warp", module, (IMAGE,), ModelMetadata(), "factory")

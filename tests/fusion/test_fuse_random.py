@@ -1,4 +1,4 @@
-"""Random programs that compute a grid: all linear ones are rewritten, none that is not, and outputs stay."""
+"""Random programs that compute a grid: all linear ones are rewritten, no others are, and outputs do not change."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ HEIGHT, WIDTH = 7, 8
 POINTS = HEIGHT * WIDTH
 RUNS = settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 PARAMETERS = 5
-MOST = 24  # elements a sample of a tensor on the way
+MOST = 24  # elements per sample of an intermediate tensor
 
 
 @dataclass
 class Program:
-    """Nodes under construction; each tensor has its shape for one sample, the batch on axis 0 before it."""
+    """Nodes under construction; each tensor's shape is that of one sample, without the batch axis 0."""
 
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     constants: list[onnx.TensorProto] = field(default_factory=list)
@@ -37,7 +37,7 @@ class Program:
         return f"k{self.count}"
 
     def node(self, op: str, inputs: list[str], *shapes: tuple[int, ...], **attributes: object) -> str:
-        """Add a node; the name of its first output."""
+        """Adds a node; returns the name of its first output."""
         self.count += 1
         outputs = [f"t{self.count}_{index}" for index in range(len(shapes))]
         self.nodes.append(helper.make_node(op, inputs, outputs, **attributes))
@@ -60,7 +60,7 @@ def random_numbers(draw: st.DrawFn, *shape: int) -> np.ndarray:
 
 
 def step(draw: st.DrawFn, program: Program, name: str) -> str:
-    """One linear operator on a tensor; the name of what comes out."""
+    """Applies one linear operator to a tensor; returns the output's name."""
     shape = program.shapes[name]
     size, rank = int(np.prod(shape)), len(shape)
     axis = draw(st.integers(1, rank))
@@ -128,7 +128,7 @@ def _inserted(shape: tuple[int, ...], place: int, size: int) -> tuple[int, ...]:
 
 
 def grid_of(draw: st.DrawFn, program: Program, name: str) -> str:
-    """Spread a tensor's values over the points, in one of several ways; [N, H, W, 2]."""
+    """Maps a tensor's values to the points in one of several ways; [N, H, W, 2]."""
     size = int(np.prod(program.shapes[name]))
     flat = program.node("Reshape", [name, program.constant(np.array([0, size]))], (size,))
     if draw(st.booleans()):
@@ -175,7 +175,7 @@ def check_equal(model: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
     onnx.checker.check_model(rewritten)
     for batch in (1, 4):
         expected = outputs(model, batch)
-        # a bilinear sampler multiplies an error of the grid by the image's slope; grids here reach about a hundred
+        # A bilinear sampler multiplies a grid error by the image's slope; grids here reach about a hundred.
         np.testing.assert_allclose(outputs(rewritten, batch), expected, rtol=0, atol=2e-4)
 
 
@@ -202,7 +202,9 @@ BENDS = ("Clip", "Relu", "Abs", "Tanh", "Mul", "Where", "Max", "Round", "Sin")
 
 @given(linear_programs(), st.sampled_from(BENDS), st.data())
 @RUNS
-def test_programs_with_a_bend_at_the_grid_are_left(made: tuple[Program, str], bend: str, data: st.DataObject) -> None:
+def test_programs_with_a_nonlinear_grid_are_not_fused(
+    made: tuple[Program, str], bend: str, data: st.DataObject
+) -> None:
     program, grid = made
     if bend == "Clip":
         bent = program.node("Clip", [grid, program.constant(np.float32(-99.0)), program.constant(np.float32(99.0))], ())
@@ -226,8 +228,8 @@ def test_programs_with_a_bend_at_the_grid_are_left(made: tuple[Program, str], be
 
 @given(linear_programs(), st.sampled_from(("Clip", "Relu", "Abs", "Tanh", "Sin")))
 @RUNS
-def test_a_bend_before_the_cut_does_no_harm(second: tuple[Program, str], bend: str) -> None:
-    """The values after it are few, and the grid is linear in them."""
+def test_a_nonlinear_operator_before_the_cut_does_not_prevent_fusion(second: tuple[Program, str], bend: str) -> None:
+    """The operator has few outputs, and the grid is linear in them."""
     program, _ = second
     for node in program.nodes:
         for index, name in enumerate(node.input):

@@ -1,4 +1,4 @@
-"""The pass on the zoo: every finding as expected, every output right, interface and opset kept."""
+"""The pass on the zoo: expected findings, correct outputs, unchanged interface and opset."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from stn_infer.fusion.fuse import Finding, fuse
 from stn_infer.fusion.op import DOMAIN
-from tests.support.zoo import ANIMALS, Animal, Fused, Left, load
+from tests.support.zoo import ANIMALS, Animal, Fused, NotFused, load
 from tests.support.zoo_graphs import HALF_MESH, POINTS, Graph
 
 
@@ -28,7 +28,7 @@ def session(model: onnx.ModelProto) -> ort.InferenceSession:
 
 
 def inputs(model: onnx.ModelProto, batch: int) -> dict[str, np.ndarray]:
-    """Random numbers near what transformers take: images of normal values, parameters near the identity."""
+    """Plausible random inputs of transformers: images of normal values, parameters of smaller spread."""
     generator = np.random.default_rng(batch)
     feeds = {}
     for value in model.graph.input:
@@ -49,7 +49,7 @@ def test_animal(animal: Animal) -> None:
     check_findings(animal, findings)
     check_interface(model, rewritten)
     if not animal.linear:
-        assert rewritten.SerializeToString() == before, "nothing was fused, and yet something changed"
+        assert rewritten.SerializeToString() == before, "nothing was fused, but the model changed"
         return
     onnx.checker.check_model(rewritten, full_check=True)
     again, more = fuse(rewritten)
@@ -62,7 +62,7 @@ def test_animal(animal: Animal) -> None:
 def check_findings(animal: Animal, findings: tuple[Finding, ...]) -> None:
     assert len(findings) == len(animal.expected), findings
     for finding, expected in zip(findings, animal.expected, strict=True):
-        if isinstance(expected, Left):
+        if isinstance(expected, NotFused):
             assert not finding.fused, finding.message
             assert expected.reason in finding.message and finding.grid in finding.message
             continue
@@ -85,15 +85,15 @@ def check_interface(model: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
 
 
 def check_outputs(animal: Animal, model: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
-    original, ours = session(model), session(rewritten)
+    original, fused = session(model), session(rewritten)
     for batch in animal.batches:
         feeds = inputs(model, batch)
-        for one, other in zip(original.run(None, feeds), ours.run(None, feeds), strict=True):
+        for one, other in zip(original.run(None, feeds), fused.run(None, feeds), strict=True):
             assert one.shape == other.shape
             np.testing.assert_allclose(other, one, rtol=0, atol=animal.tolerance * max(1.0, np.abs(one).max()))
 
 
-def test_the_zoo_is_large_and_nearly_all_that_is_linear_is_fused() -> None:
+def test_the_zoo_is_large_and_nearly_all_linear_grids_are_fused() -> None:
     assert len(ANIMALS) >= 40
     assert len({animal.name for animal in ANIMALS}) == len(ANIMALS)
     linear = [animal for animal in ANIMALS if animal.linear]
@@ -101,7 +101,7 @@ def test_the_zoo_is_large_and_nearly_all_that_is_linear_is_fused() -> None:
     assert len(fused) >= 0.95 * len(linear)
 
 
-def test_where_a_sampler_is_told() -> None:
+def test_findings_name_the_subgraph_of_a_sampler() -> None:
     scopes = {}
     for animal in ANIMALS:
         if animal.name in ("sampler in both branches", "sampler in a loop"):
@@ -118,8 +118,8 @@ def test_theta_of_a_shared_input_is_computed_once() -> None:
     assert isinstance(animal.expected[0], Fused)
 
 
-def test_half_precision_is_the_single_precision_of_the_constants_as_stored() -> None:
-    """onnxruntime can't run the original; a float32 model with the same constants says what is right."""
+def test_a_half_precision_model_equals_a_float32_model_with_the_same_stored_constants() -> None:
+    """onnxruntime can't run the original; a float32 model with the same constants is the reference."""
     halves, _ = fuse(Graph(POINTS, types=("float16", "float16"), constants={"mesh": HALF_MESH})())
     singles = Graph(POINTS, constants={"mesh": HALF_MESH.astype(np.float32)})()
     feeds = inputs(halves, 3)

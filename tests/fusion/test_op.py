@@ -1,4 +1,4 @@
-"""The op's node, its function body and the helpers that read them back."""
+"""The op's node and its function body."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def one_node(
     opset: int = 18,
     element: int = TensorProto.FLOAT,
 ) -> onnx.ModelProto:
-    """A model that is one spatial transformer, theta being an input."""
+    """A model of one spatial transformer with theta as an input."""
     rank = len(size)
     rows = 3 if kind == "projective" else rank
     basis = canonical_basis(output_size).astype(np.float32)
@@ -69,7 +69,7 @@ def test_volumes_and_an_empty_batch() -> None:
 
 
 def test_half_precision_images_keep_single_precision_grids() -> None:
-    """A grid of 1,024 columns in half precision would be off by a quarter of a pixel."""
+    """A half-precision grid of 1,024 columns would have an error of a quarter of a pixel."""
     model = one_node("affine", size=(1, 1024), output_size=(1, 1024), element=TensorProto.FLOAT16)
     images = np.tile(np.arange(1024, dtype=np.float16) / 1024, (1, 3, 1, 1))
     theta = np.eye(2, 3, dtype=np.float32)[None]

@@ -1,4 +1,4 @@
-"""The proof's rules, one small graph each: theta [N, 2, 3] (or p [N, 6]) goes in, a grid [N, 4, 5, 2] comes out."""
+"""The proof's rules, one small graph each, from theta [N, 2, 3] (or p [N, 6]) to a grid [N, 4, 5, 2]."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def outputs(made: onnx.ModelProto, parameters: np.ndarray) -> np.ndarray:
 
 
 def check(made: onnx.ModelProto, shape: tuple[int, ...]) -> Finding:
-    """Fuse; whatever came of it, outputs are the same."""
+    """Fuses, and checks that outputs do not change, whether or not the sampler was fused."""
     rewritten, (finding,) = fuse(made)
     values = 0.4 * np.random.default_rng(6).standard_normal((3, *shape)).astype(np.float32)
     np.testing.assert_allclose(outputs(rewritten, values), outputs(made, values), atol=2e-5)
@@ -109,7 +109,7 @@ def test_linear(case: str) -> None:
     assert (finding.kind, finding.basis_rows, finding.parameters) == ("affine", 3, 6)
 
 
-REFUSED = {
+NOT_LINEAR = {
     "sum over the batch": ("m = ReduceSum<keepdims=1>(p, zero) q = Add(p, m)", "samples of a batch", {"zero": [0]}),
     "order of samples": (
         "q = Slice(p, last, before_first, zero, back)",
@@ -122,19 +122,19 @@ REFUSED = {
 }
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_the_cut_stays_behind_what_is_not_linear(case: str) -> None:
-    """Before the product the values are still few, so the grid is fused from behind the obstacle."""
-    before, _, constants = REFUSED[case]
+@pytest.mark.parametrize("case", NOT_LINEAR)
+def test_the_cut_is_placed_after_a_nonlinear_operator(case: str) -> None:
+    """Before the product the values are still few, so the grid is fused from the operator's output."""
+    before, _, constants = NOT_LINEAR[case]
     body = f"{before} {PRODUCT.replace('MatMul(p', 'MatMul(q')}"
     made = model(body, **{name: np.asarray(value) for name, value in constants.items()})
     finding = check(made, (2, 3))
     assert finding.fused and finding.cut == ("q",)
 
 
-@pytest.mark.parametrize("case", REFUSED)
-def test_an_obstacle_after_the_product_leaves_the_grid(case: str) -> None:
-    after, reason, constants = REFUSED[case]
+@pytest.mark.parametrize("case", NOT_LINEAR)
+def test_a_nonlinear_operator_after_the_product_prevents_fusion(case: str) -> None:
+    after, reason, constants = NOT_LINEAR[case]
     body = (
         f"{PRODUCT.replace('grid =', 'g =')} {after.replace('(p', '(g').replace('p)', 'g)').replace('q =', 'grid =')}"
     )
@@ -156,7 +156,7 @@ def test_a_quotient_is_not_summed() -> None:
     assert "different denominators" in finding.message
 
 
-def test_two_denominators_are_no_projective_map() -> None:
+def test_two_denominators_are_not_a_projective_map() -> None:
     body = (
         "points = MatMul(p, mesh) xy, w = Split<axis=1>(points, parts) q = Div(xy, w)"
         " t = Transpose<perm=[0,2,1]>(q) grid = Reshape(t, shape)"
@@ -187,7 +187,7 @@ def test_affine_grid_operator() -> None:
 
 
 def test_a_basis_of_few_rows_for_many_parameters() -> None:
-    """Twelve coefficients of four fixed fields: K is four, whatever the network's own parameters are."""
+    """Twelve coefficients of four fixed fields: K is four."""
     fields = np.random.default_rng(2).standard_normal((4, HEIGHT * WIDTH)).astype(np.float32)
     mixing = np.random.default_rng(3).standard_normal((12, 8)).astype(np.float32)
     body = (
@@ -208,7 +208,7 @@ BEHIND = {
 
 
 @pytest.mark.parametrize("case", BEHIND)
-def test_what_rounds_or_drops_is_not_crossed(case: str) -> None:
+def test_the_cut_is_placed_after_rounding_and_dropout(case: str) -> None:
     before, constants = BEHIND[case]
     _, (finding,) = fuse(model(f"{before} {PRODUCT.replace('MatMul(p', 'MatMul(q')}", **constants))
     assert finding.fused and finding.cut == ("q",)
@@ -231,14 +231,14 @@ AFTER = {
 
 
 @pytest.mark.parametrize("case", AFTER)
-def test_what_only_looks_constant_ends_a_proof(case: str) -> None:
+def test_values_that_are_constant_only_at_the_trial_points_end_the_proof(case: str) -> None:
     after, constants, reason = AFTER[case]
     finding = check(model(f"{PRODUCT.replace('grid =', 'g =')} {after}", **constants), (2, 3))
     assert not finding.fused
     assert reason in finding.message
 
 
-def test_a_slice_of_the_batch_is_not_the_batch() -> None:
+def test_the_cut_is_placed_after_a_slice_of_the_batch() -> None:
     constants = {"zero": np.array([0]), "sixteen": np.array([16])}
     body = f"q = Slice(p, zero, sixteen, zero) {PRODUCT.replace('MatMul(p', 'MatMul(q')}"
     _, (finding,) = fuse(model(body, **constants))
@@ -258,7 +258,7 @@ def test_small_responses_of_large_parameters_are_kept() -> None:
     np.testing.assert_allclose(outputs(rewritten, values), outputs(made, values), atol=2e-5)
 
 
-def test_a_default_that_a_caller_may_override_is_no_constant() -> None:
+def test_a_default_that_a_caller_may_override_is_not_a_constant() -> None:
     made = model(PRODUCT)
     made.graph.input.append(onnx.helper.make_tensor_value_info("mesh", onnx.TensorProto.FLOAT, [3, HEIGHT * WIDTH]))
     rewritten, (finding,) = fuse(made)

@@ -1,4 +1,4 @@
-"""The samplers of a file: what is read of them, and theta as an output."""
+"""The samplers of a file: reading their settings, and theta as an output."""
 
 from __future__ import annotations
 

@@ -290,7 +290,7 @@ class LearnedGrid(nn.Module):
         return F.grid_sample(x, F.affine_grid(theta, list(x.size()), align_corners=False), align_corners=False)
 
 
-LEFT_ALONE = {
+NOT_FUSED = {
     # style: what the finding names
     ClampedGrid: "Clip",
     ChosenGrid: "Where",

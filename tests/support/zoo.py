@@ -1,8 +1,7 @@
-"""A zoo of small models with samplers, each with what the pass should make of it.
+"""A zoo of small models with samplers, each with the expected result of the pass.
 
 PyTorch modules exported in several ways (``stn_styles.py``, ``zoo_torch.py``) and graphs built by hand
-(``zoo_graphs.py``).
-``load`` builds one; builds are kept for the session.
+(``zoo_graphs.py``). ``load`` builds a model once per session.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from tests.support.zoo_torch import dynamo, script
 
 @dataclass(frozen=True)
 class Fused:
-    """A sampler that must be fused: kind, K, and values a sample at the cut (None: any)."""
+    """A sampler that must be fused: kind, K, and values per sample at the cut (None: any)."""
 
     kind: str
     rows: int
@@ -34,8 +33,8 @@ class Fused:
 
 
 @dataclass(frozen=True)
-class Left:
-    """A sampler that must stay, for a reason of which this is part."""
+class NotFused:
+    """A sampler that must not be fused; ``reason`` is part of the finding's message."""
 
     reason: str
 
@@ -45,31 +44,30 @@ class Animal:
     """One model.
 
     Attributes:
-        name: unique.
-        build: makes it.
-        expected: one entry a sampler, in graph order.
-        linear: whether the models' grids are linear, so that they count for the share that must be fused.
-        batches: sizes at which outputs are compared.
-        tolerance: on the outputs' error over their scale.
+        name: a unique name.
+        build: builds the model.
+        expected: one entry per sampler, in graph order.
+        batches: batch sizes at which outputs are compared.
+        tolerance: limit on the outputs' error, relative to their scale.
         runs: whether onnxruntime can run the original.
     """
 
     name: str
     build: Callable[[], onnx.ModelProto]
-    expected: tuple[Fused | Left, ...]
+    expected: tuple[Fused | NotFused, ...]
     batches: tuple[int, ...] = (1, 3)
     tolerance: float = 1e-5
     runs: bool = True
 
     @property
     def linear(self) -> bool:
-        """Whether some grid of it can be fused."""
+        """Whether one of its grids can be fused."""
         return any(isinstance(entry, Fused) for entry in self.expected)
 
 
 @cache
 def load(animal: Animal) -> onnx.ModelProto:
-    """The model; don't change it."""
+    """Returns the model; callers must not change it."""
 
     def build() -> bytes:
         torch.manual_seed(3)
@@ -89,8 +87,8 @@ ANIMALS = (
     Animal("dynamo 20: volume", dynamo(styles.Volume, 20), (Fused("affine", 4, 12),)),
     Animal("dynamo 18: several outputs", dynamo(nets.SeveralOutputs, 18), (AFFINE,)),
     Animal("dynamo 18: composed", dynamo(nets.Composed, 18), (Fused("affine", 3),) * 3),
-    Animal("dynamo 18: clamped grid", dynamo(styles.ClampedGrid, 18), (Left("Clip"),)),
-    # tracing, the other exporter
+    Animal("dynamo 18: clamped grid", dynamo(styles.ClampedGrid, 18), (NotFused("Clip"),)),
+    # the tracing exporter
     Animal("script 16: batched mesh", script(styles.BatchedMesh, 16), (AFFINE,)),
     Animal("script 16: sigmoid attention", script(styles.SigmoidAttention, 16), (Fused("affine", 3, 3),)),
     Animal("script 16: homography", script(styles.Homography, 16), (Fused("projective", 3, 8),)),
@@ -105,7 +103,7 @@ ANIMALS = (
     Animal("script 20: three transformers", script(styles.TwoTransformers, 20), (AFFINE,) * 3),
     Animal("script 17: TensorFlow's mesh", script(nets.TensorFlowMesh, 17), (AFFINE,)),
     Animal("script 16: composed", script(nets.Composed, 16), (Fused("affine", 3),) * 3),
-    Animal("script 16: warps", script(nets.Glimpses, 16), (Fused("affine", 3),)),
+    Animal("script 16: warps", script(nets.SeveralWarps, 16), (Fused("affine", 3),)),
     Animal("script 20: theta as input", script(nets.ThetaInput, 20, styles.SHAPE, (2, 3)), (AFFINE,)),
     Animal("script 20: several outputs", script(nets.SeveralOutputs, 20), (AFFINE,)),
     Animal("script 16: double grid", script(nets.DoubleGrid, 16), (AFFINE,)),
@@ -129,9 +127,9 @@ ANIMALS = (
     Animal("one theta for all", graphs.ONE_THETA, (AFFINE,)),
     Animal("one theta without a batch", graphs.THETA_WITHOUT_BATCH, (AFFINE,)),
     Animal("frames share a theta", graphs.THETA_OF_FRAMES, (Fused("affine", 3),)),
-    Animal("theta with a batch of its own", graphs.THETA_WITH_ITS_OWN_BATCH, (AFFINE,)),
+    Animal("theta with a separate batch size", graphs.THETA_WITH_ITS_OWN_BATCH, (AFFINE,)),
     Animal("shared scale, own shift", graphs.SHARED_SCALE, (Fused("affine", 3, 3),)),
-    Animal("height and width open", graphs.OPEN_SIZE, (AFFINE,)),
+    Animal("dynamic height and width", graphs.OPEN_SIZE, (AFFINE,)),
     Animal("half precision throughout", graphs.HALF, (Fused("basis", 3, 6, "float16"),), runs=False),
     Animal("half theta, float image", graphs.HALF_THETA, (Fused("basis", 3, 6, "float16"),), tolerance=5e-2),
     Animal("sampler in both branches", graphs.BRANCHES, (AFFINE, AFFINE)),
@@ -141,24 +139,24 @@ ANIMALS = (
     Animal("sampler in a function", graphs.IN_FUNCTION, (AFFINE,)),
     Animal("grid from a function", graphs.GRID_IN_FUNCTION, (AFFINE,)),
     # not linear, or not in a transformation's parameters
-    Animal("script 16: dense flow", script(styles.DenseFlow, 16), (Left("Conv"),)),
-    Animal("script 20: bent grid", script(styles.BentGrid, 20), (Left("Tanh"),)),
-    Animal("script 20: where", script(styles.ChosenGrid, 20), (Left("Where"),)),
-    Animal("script 20: relu", script(nets.ReluGrid, 20), (Left("Relu"),)),
-    Animal("script 16: product after the cut", script(styles.ProductAfterCut, 16), (Left("Mul"),)),
-    Animal("script 20: mixed samples", script(styles.MixedSamples, 20), (Left("samples of a batch"),)),
-    Animal("script 20: sized by the batch", script(styles.BatchSized, 20), (Left("computed from the batch size"),)),
-    Animal("script 20: learned grid", script(styles.LearnedGrid, 20), (Left("depends on no input"),)),
+    Animal("script 16: dense flow", script(styles.DenseFlow, 16), (NotFused("Conv"),)),
+    Animal("script 20: bent grid", script(styles.BentGrid, 20), (NotFused("Tanh"),)),
+    Animal("script 20: where", script(styles.ChosenGrid, 20), (NotFused("Where"),)),
+    Animal("script 20: relu", script(nets.ReluGrid, 20), (NotFused("Relu"),)),
+    Animal("script 16: product after the cut", script(styles.ProductAfterCut, 16), (NotFused("Mul"),)),
+    Animal("script 20: mixed samples", script(styles.MixedSamples, 20), (NotFused("samples of a batch"),)),
+    Animal("script 20: sized by the batch", script(styles.BatchSized, 20), (NotFused("computed from the batch size"),)),
+    Animal("script 20: learned grid", script(styles.LearnedGrid, 20), (NotFused("depends on no input"),)),
     Animal(
         "script 20: mixed samples, batch of three",
         script(styles.MixedSamples, 20, batch=3),
-        (Left("do not have one map each"),),
+        (NotFused("do not all have the same map"),),
         (3,),
     ),
-    Animal("flow as input", graphs.FLOW_INPUT, (Left("a dense field"),)),
-    Animal("branch around the grid", graphs.GRID_BY_BRANCH, (Left("a branch or a loop"),)),
-    Animal("clamp in a function", graphs.CLAMP_IN_FUNCTION, (Left("Clip"),)),
-    Animal("grid of the image's size", graphs.GRID_OF_IMAGES_SIZE, (Left("open size"),)),
-    Animal("rounded coordinates", graphs.ROUNDED, (Left("Round"),)),
-    Animal("absolute values in a branch", graphs.ABSOLUTE_IN_BRANCH, (Left("Abs"), AFFINE)),
+    Animal("flow as input", graphs.FLOW_INPUT, (NotFused("a dense field"),)),
+    Animal("branch around the grid", graphs.GRID_BY_BRANCH, (NotFused("a branch or a loop"),)),
+    Animal("clamp in a function", graphs.CLAMP_IN_FUNCTION, (NotFused("Clip"),)),
+    Animal("grid of the image's size", graphs.GRID_OF_IMAGES_SIZE, (NotFused("dynamic input size"),)),
+    Animal("rounded coordinates", graphs.ROUNDED, (NotFused("Round"),)),
+    Animal("absolute values in a branch", graphs.ABSOLUTE_IN_BRANCH, (NotFused("Abs"), AFFINE)),
 )

@@ -1,4 +1,4 @@
-"""Graphs of the zoo that are built by hand, mostly in ONNX's text form."""
+"""Hand-built graphs of the zoo, mostly in ONNX's text form."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def mesh(corners: bool = False) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Graph:
-    """A model in ONNX's text form: ``body`` computes ``grid`` from ``p``, and a sampler follows unless it has one."""
+    """A model in ONNX's text form: ``body`` computes ``grid`` from ``p``; a sampler is appended unless it has one."""
 
     body: str
     p: str = "N, 2, 3"
@@ -89,7 +89,7 @@ def affine_grid(rank: int) -> Callable[[], onnx.ModelProto]:
 
 
 def spline(inverse_inside: bool) -> Callable[[], onnx.ModelProto]:
-    """A thin plate spline whose system is inverted in the graph, by onnxruntime's own operator."""
+    """A thin plate spline; its system is inverted in the graph by onnxruntime's contrib operator, or beforehand."""
     control = np.array([[-1, -1], [0, -1], [1, -1], [-1, 1], [0, 1], [1, 1]], np.float32)
 
     def kernel(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""PyTorch modules of the zoo, beside those in tests/support/stn_styles.py, and two ways to export them."""
+"""PyTorch modules of the zoo, in addition to those in tests/support/stn_styles.py, and two ways to export them."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def dynamo(style: Callable[[], nn.Module], opset: int, *shapes: tuple[int, ...])
 def script(
     style: Callable[[], nn.Module], opset: int, *shapes: tuple[int, ...], batch: int | None = None
 ) -> Callable[[], onnx.ModelProto]:
-    """Exported by tracing, as long usual; ``batch``: frozen to it, else dynamic."""
+    """Exported by tracing, formerly the default; ``batch`` fixes the batch size, else it is dynamic."""
 
     def build() -> onnx.ModelProto:
         module = style().eval()
@@ -64,7 +64,7 @@ def script(
 
 
 class TensorFlowMesh(nn.Module):
-    """Mesh code after the first TensorFlow implementation: outer products of ones, tiled, a matmul, two slices."""
+    """Mesh code as in the first TensorFlow implementation: outer products of ones, tiled, a matmul, two slices."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -82,7 +82,7 @@ class TensorFlowMesh(nn.Module):
 
 
 class Composed(nn.Module):
-    """An inverse-compositional loop, unrolled: each step is composed with those before, and the image warped anew."""
+    """An unrolled inverse-compositional loop: each step composes the transformations and warps the image again."""
 
     def __init__(self, steps: int = 3) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class Composed(nn.Module):
         return warped
 
 
-class Glimpses(nn.Module):
+class SeveralWarps(nn.Module):
     """Four warps of each image: thetas side by side, the image repeated."""
 
     def __init__(self, count: int = 4) -> None:
@@ -158,7 +158,7 @@ class DoubleGrid(nn.Module):
 
 
 class CoarseFlow(nn.Module):
-    """A flow field of a few control points, blended by fixed weights: linear, with one row a point."""
+    """A flow field of a few control points, blended by fixed weights: linear, with one row per point."""
 
     def __init__(self, points: int = 4) -> None:
         super().__init__()
@@ -172,7 +172,7 @@ class CoarseFlow(nn.Module):
 
 
 class ClampedTheta(nn.Module):
-    """A clamp before the cut does no harm."""
+    """A clamp before the cut, which does not prevent fusion."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -197,7 +197,7 @@ class TwoHeads(nn.Module):
 
 
 class ReluGrid(styles.AffineGrid):
-    """Points left of the middle are folded onto it."""
+    """Negative coordinates are clamped to zero."""
 
     def forward(self, x: Tensor) -> Tensor:
         grid = F.affine_grid(self.loc(x).view(-1, 2, 3), list(x.size()), align_corners=False)
