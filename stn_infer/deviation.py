@@ -1,20 +1,20 @@
-"""How far an array is from what it should be: the one comparator of export, verify, bench, optimize and precision.
+"""The one comparator of export, verify, bench, optimize and precision: the error of an array against a reference.
 
-Its policies, the same everywhere:
+Its policies are the same everywhere:
 
-- *Errors*: the absolute difference of each value, in float64. NaN where the reference has NaN, and an infinity of the
-  same sign where the reference has it, are equal; any other value that is not finite is infinitely wrong. Differences
-  below float32's smallest normal number are none: runtimes may flush them to zero.
-- *Scale*: an output is judged on its own scale, however small: the largest finite magnitude that the reference has in
-  it, over all batches that are compared. A tolerance is on the largest error over that scale.
-- *Noise*: what rounding alone moves an output by. It is measured on the model, never assumed: an output of 1e-9 that
-  float32 computes to seven digits is held to them. A tolerance is raised to ``MARGIN`` times the noise over the scale,
-  and to ``CEILING`` at most, so that no runtime is held to more than float32 can do. Where even that is less than the
-  noise, the output is what is left of a difference, and has no scale of its own; nor has one that is zero throughout.
-  Their scale is 1, the size of the features that they are the difference of.
-- *Whole numbers* and booleans are labels: what counts is the share of values that differ.
-- *Flips*: a sampler of mode nearest turns rounding into another pixel, and its user says how many values or samples may
-  be flipped: :mod:`stn_infer.reference.comparison` by statistics where the grid is known,
+- *Errors*: the absolute difference of each value, in float64. Two NaNs are equal, and so are two infinities of the same
+  sign. The error of any other non-finite value is infinite. Differences below float32's smallest normal number count as
+  zero, because runtimes may flush them to zero.
+- *Scale*: each output is judged on its own scale, however small. The scale is the largest finite magnitude of the
+  reference output over all compared batches. A tolerance is a limit on the largest error over that scale.
+- *Noise*: the change of an output that is due to rounding alone. It is measured on the model, never assumed: an output
+  of 1e-9 that float32 computes to seven digits is compared to seven digits. A tolerance is raised to ``MARGIN`` times
+  the noise over the scale, but to no more than ``CEILING``, so that no runtime must be more exact than float32 can be.
+  Where the noise exceeds even that, the output is the remainder of a cancellation and has no scale of its own. An
+  output that is zero throughout has none either. Their scale is 1, the magnitude of the features that cancel.
+- *Integers* and booleans are labels: the error is the share of values that differ.
+- *Flips*: a sampler of mode nearest may turn a rounding error into another pixel. The caller decides how many values or
+  samples may flip: :mod:`stn_infer.reference.comparison` by statistics where the grid is known,
   :mod:`stn_infer.repairs.equivalence` by the share that perturbed grids flip, ``bench`` by a fixed share of samples.
 """
 
@@ -30,14 +30,14 @@ from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
 
 MARGIN = 4.0
-"""Other runtimes sum in another order: what they may be off by, over the noise that was measured."""
+"""The allowed error over the measured noise; other runtimes sum in another order."""
 CEILING = 1e-3
-"""A tolerance beyond this finds nothing, so that noise never raises one further."""
+"""The largest tolerance that noise may lead to; a larger one would find no mistakes."""
 _TINY = 2.0**-126
 
 
 def is_float(values: Array) -> bool:
-    """Whether these are floats; numpy knows bfloat16 as a void type."""
+    """Whether ``values`` are floats; numpy treats bfloat16 as a void type."""
     return values.dtype.kind in "fV"
 
 
@@ -49,7 +49,7 @@ def bfloat16(values: Array) -> Array:
 
 
 def errors(expected: Array, actual: Array) -> NDArray[np.float64]:
-    """The error of each value; of whole numbers and booleans, 1 where they differ."""
+    """The error of each value; for integers and booleans, 1 where they differ."""
     if not is_float(expected):
         return np.asarray(expected != actual, np.float64)
     wanted, found = expected.astype(np.float64), actual.astype(np.float64)
@@ -60,14 +60,14 @@ def errors(expected: Array, actual: Array) -> NDArray[np.float64]:
 
 
 def largest_error(expected: Array, actual: Array) -> float:
-    """The largest of :func:`errors`; of whole numbers and booleans, the share that differs."""
+    """The largest of :func:`errors`; for integers and booleans, the share of values that differ."""
     found = errors(expected, actual)
     return float(found.max(initial=0.0) if is_float(expected) or not found.size else found.mean())
 
 
 @dataclass(frozen=True)
 class Level:
-    """What an output's errors are measured by, over any number of batches.
+    """An output's magnitude and rounding noise, over any number of batches; its scale follows from them.
 
     Attributes:
         magnitude: the largest finite magnitude in the reference.
@@ -79,7 +79,12 @@ class Level:
 
     @classmethod
     def of(cls, expected: Array, alike: Iterable[Array] = ()) -> Level:
-        """From one batch of the reference, and what is as right but for rounding; what is not finite is neither."""
+        """Compute the level of one batch; non-finite values are ignored.
+
+        Args:
+            expected: the reference output.
+            alike: the same output from runs that differ from the reference by rounding alone.
+        """
         if not is_float(expected):
             return cls(1.0)
         noises = [_largest(errors(expected, other)) for other in alike if other.shape == expected.shape]
@@ -89,10 +94,10 @@ class Level:
         return Level(max(self.magnitude, other.magnitude), max(self.noise, other.noise))
 
     def scale(self, ceiling: float = CEILING) -> float:
-        """What an error is divided by; see the module's text.
+        """The value that errors are divided by; see the module's docstring.
 
         Args:
-            ceiling: the share of the magnitude beyond which an output is little but noise.
+            ceiling: the share of the magnitude beyond which ``MARGIN`` times the noise leaves the output no scale.
         """
         own = self.magnitude >= _TINY and MARGIN * self.noise <= ceiling * self.magnitude
         return self.magnitude if own else max(self.magnitude, 1.0)
@@ -104,26 +109,26 @@ class Level:
 
 
 def _largest(values: Array) -> float:
-    """The largest finite magnitude; 0 where there is none."""
+    """The largest finite magnitude; 0 if no value is finite."""
     wide = np.abs(values.astype(np.float64))
     return float(wide.max(initial=0.0, where=np.isfinite(wide)))
 
 
 def float32_tolerance(default: float, rounding: float) -> float:
-    """``default``, or what float32 needs where that is more: ``MARGIN`` times its rounding, ``CEILING`` at most."""
+    """The larger of ``default`` and what float32 needs: ``MARGIN`` times its rounding, but no more than ``CEILING``."""
     return max(default, min(MARGIN * rounding, CEILING))
 
 
 @dataclass(frozen=True)
 class Deviation:
-    """One output against the reference.
+    """The error of one output against the reference.
 
     Attributes:
         name: the output's name.
         max_error: the largest error.
-        scale: what it is divided by.
-        limit: what the scaled error was held to; infinite where it is held to nothing here.
-        flips: the share of values that are set aside, since a nearest sampler may flip them.
+        scale: the value that the error is divided by.
+        limit: the largest scaled error that was allowed; infinite where no limit was applied.
+        flips: the share of values that were excluded, because a nearest sampler may flip them.
     """
 
     name: str
@@ -134,18 +139,18 @@ class Deviation:
 
     @property
     def scaled(self) -> float:
-        """What is compared with the tolerance."""
+        """The largest error over the scale, which is compared with the tolerance."""
         return self.max_error / self.scale
 
 
 def compare(name: str, expected: Array, actual: Array, scale: float | None = None) -> Deviation:
-    """One output against the reference.
+    """Compare one output with the reference.
 
     Args:
         name: the output's name.
-        expected: what the reference gives.
-        actual: what is judged, of the same shape.
-        scale: of the output over all batches, see :meth:`Level.scale`; None: of this batch alone.
+        expected: the reference output.
+        actual: the output to judge, of the same shape.
+        scale: the output's scale over all batches, see :meth:`Level.scale`; None: the scale of this batch alone.
 
     Raises:
         ModelError: the shapes differ.
@@ -157,7 +162,7 @@ def compare(name: str, expected: Array, actual: Array, scale: float | None = Non
 
 
 def worst(deviations: Iterable[Deviation]) -> tuple[Deviation, ...]:
-    """One of each output: the one that is furthest off."""
+    """The deviation with the largest scaled error for each output."""
     found: dict[str, Deviation] = {}
     for deviation in deviations:
         found[deviation.name] = max(found.get(deviation.name, deviation), deviation, key=lambda item: item.scaled)

@@ -1,1 +1,1 @@
-"""What everything is held to: a model or a file in float64, with a record of every sampling grid."""
+"""The reference that every result is compared with: a model or a file in float64, with every sampling grid recorded."""

@@ -1,4 +1,4 @@
-"""What samplers did while a model ran, in whatever runtime."""
+"""Records of sampler calls in a run of a model, independent of the runtime."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class SamplerCall:
 
     Attributes:
         node: the sampler.
-        image: [N, C, *in], what it sampled.
-        grid: [N, *out, D] float64: where it should have sampled by the theta or the grid that it was given.
-        bound: [N, *out, D]: how far float32 may put a point from there, in pixels of the image.
-        warped: [N, C, *out], what it returned.
+        image: [N, C, *in], the sampled image.
+        grid: [N, *out, D] float64, the exact grid for the theta or the grid that it was given.
+        bound: [N, *out, D], the bound on float32's error of a point, in pixels of the image.
+        warped: [N, C, *out], the result.
     """
 
     node: SamplerNode
@@ -35,7 +35,15 @@ class SamplerCall:
 
     @classmethod
     def of(cls, node: SamplerNode, image: Array, given: Array, warped: Array, *, at_grid: bool = False) -> SamplerCall:
-        """From what a sampler was given: theta [N, D, K], or the grid where it takes one or ``at_grid`` says so."""
+        """Make a call from its inputs and result.
+
+        Args:
+            node: the sampler.
+            image: [N, C, *in].
+            given: theta [N, D, K], or the grid [N, *out, D] for a plain sampler or with ``at_grid``.
+            warped: [N, C, *out].
+            at_grid: whether ``given`` is the grid of a spatial transformer.
+        """
         size = image.shape[2:]
         if node.basis is None or at_grid:
             grid = given.astype(np.float64)
@@ -60,14 +68,14 @@ class SamplerCall:
 
 @dataclass(frozen=True)
 class TracedRun:
-    """One run of a model: outputs by name in the model's order, and its samplers' calls in theirs."""
+    """One run of a model: outputs by name, in the model's order, and the sampler calls in execution order."""
 
     outputs: dict[str, Array]
     calls: tuple[SamplerCall, ...]
 
 
 def grid_and_bound(basis: Basis, theta: Array, size: Sequence[int]) -> tuple[Doubles, Doubles]:
-    """The grid of ``theta`` [N, D, K] in float64, and float32's bound in pixels of an image of ``size``."""
+    """The grid of ``theta`` [N, D, K] in float64, and float32's error bound in pixels of an image of ``size``."""
     exact, values = basis.exact(), theta.astype(np.float64)
     grid = exact.grid(values)
     terms = map_points(np.abs(values), np.abs(exact.rows), basis.output_size)
@@ -79,14 +87,14 @@ def grid_and_bound(basis: Basis, theta: Array, size: Sequence[int]) -> tuple[Dou
 
 
 def recorder(warps: Sequence[Array | None] = ()) -> Any:
-    """A context in which every sampler that PyTorch runs is noted.
+    """A context manager that records every sampler call in PyTorch.
 
-    Its ``calls`` are the :class:`SamplerCall`; ``again`` has for each a function of image and theta (or grid) that runs
-    it once more.
+    Its ``calls`` are the :class:`SamplerCall` objects. Its ``again`` has a function of image and theta (or grid) for
+    each, which runs that sampler again.
 
     Args:
-        warps: what the samplers return instead of their own [N, C, *out], in the order in which they run; None keeps
-            one.
+        warps: the warped images [N, C, *out] that replace the samplers' results, in the order in which the samplers
+            run; None keeps a sampler's own.
     """
     import torch
     from torch.utils._python_dispatch import TorchDispatchMode
@@ -95,7 +103,7 @@ def recorder(warps: Sequence[Array | None] = ()) -> Any:
     samplers = (aten.grid_sampler_2d.default, aten.grid_sampler_3d.default)
 
     class Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-        """Notes what samplers are given and return."""
+        """Records the inputs and results of samplers."""
 
         def __init__(self) -> None:
             super().__init__()  # type: ignore[no-untyped-call]
@@ -128,7 +136,7 @@ def recorder(warps: Sequence[Array | None] = ()) -> Any:
 
 
 def _array(tensor: Any) -> Array:
-    """A copy, since a later operator may write in place; half types as float32."""
+    """Copy a tensor, because a later operator may write in place; half-precision types become float32."""
     import torch
 
     tensor = tensor.detach().cpu()

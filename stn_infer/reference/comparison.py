@@ -1,21 +1,22 @@
-"""How grids and warped images differ from the reference's: grids in pixels, warped images in two tiers.
+"""Compare grids and warped images with the reference's: grids in pixels, warped images in two tiers.
 
-Outputs, and the policies on scale, noise and what is not finite, are in :mod:`stn_infer.deviation`.
+The comparison of outputs, and the policies on scale, noise and non-finite values, are in :mod:`stn_infer.deviation`.
 
-A warped image is continuous in its sampling grid but for ``nearest``, which jumps half way between two pixels. So it is
-judged in two tiers:
+A warped image is continuous in its sampling grid, except with ``nearest``, which jumps halfway between pixels. So it
+is judged in two tiers:
 
-- *interior*: every value must be the float64 sampler's, up to what float32 coordinates can move it: the coordinate's
-  error bound times the steepest slope of the image, plus the rounding of the weighted sum. Nothing is averaged.
+- *interior*: every value must equal the float64 sampler's, up to the effect of float32 coordinates: the coordinate's
+  error bound times the steepest slope of the image, plus the rounding of the weighted sum. No errors are averaged.
 - *band*: output points whose exact coordinate is within that bound of a jump may read the pixel on the other side
-  (a flip), and no third one.
+  (a flip), but no third pixel.
 
-Flips are rounding noise or a mistake, and statistics tell which. Noise is as likely to push up as down, and at an exact
-tie it crosses in half of the cases at most. One coordinate often serves a whole row of points, all of which flip
-together; so each distinct coordinate counts once. With n distinct flips of which m went up, m is held to the binomial
-distribution B(n, 1/2); of b distinct coordinates in the band, the number that flipped is held to B(b, 1/2) from above.
-Either is rejected below a probability of 1e-6, so that a hundred thousand right runs raise less than one alarm;
-rounding half up, where the definition says half to even, flips every second tie upwards and is found with 21 of them.
+Statistics tell whether flips are rounding noise or a mistake. Noise pushes up and down with equal probability, and at
+an exact tie it crosses in at most half of the cases. All points of a row often have the same coordinate and flip
+together, so each distinct coordinate counts once. With n distinct flips, of which m went up, m is tested against the
+binomial distribution B(n, 1/2), two-sided. Of b distinct coordinates in the band, the number that flipped is tested
+against B(b, 1/2), one-sided. Either test rejects below a probability of 1e-6, so that a hundred thousand correct runs
+raise less than one false alarm. Rounding half up, where the definition says half to even, flips every second tie upward
+and is detected with 21 of them.
 """
 
 from __future__ import annotations
@@ -32,19 +33,19 @@ from stn_infer.deviation import Level, largest_error
 from stn_infer.reference.sampling import UNIT, Doubles, sample_at
 from stn_infer.samplers import SamplerSpec
 
-# Rounding may flip a nearest sampler's pixel, which changes that sample's outputs at will.
+# Rounding may flip a nearest sampler's pixel, which may change that sample's outputs by any amount.
 _FLIPPED_SHARE = 0.02
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What every variant must give for ``inputs``.
+    """The outputs that every variant must return for ``inputs``.
 
     Attributes:
-        inputs: one array an input, [N, ...], float32.
-        outputs: one array an output, in the reference's type.
+        inputs: one array per input, [N, ...], float32.
+        outputs: one array per output, in the reference's type.
         may_flip: whether a sampler of the model is ``nearest``.
-        scales: one an output, see :meth:`stn_infer.deviation.Level.scale`; empty: of these outputs alone.
+        scales: one per output, see :meth:`stn_infer.deviation.Level.scale`; empty: the scales of these outputs alone.
     """
 
     inputs: tuple[Array, ...]
@@ -53,10 +54,10 @@ class Expected:
     scales: tuple[float, ...] = ()
 
     def error(self, outputs: Sequence[Array]) -> float:
-        """The largest error of ``outputs`` over its scale; infinite where shapes differ.
+        """The largest error of ``outputs`` over its scale; infinite if an output is missing or a shape differs.
 
-        With a nearest sampler, the worst 2 % of the samples are skipped, and so are more outputs than the reference
-        has (theta).
+        Outputs that the reference does not have (theta) are ignored. With a nearest sampler, the worst 2 % of the
+        samples are ignored too.
         """
         if len(outputs) < len(self.outputs):
             return float("inf")
@@ -74,18 +75,23 @@ class Expected:
 
 
 SIGNIFICANCE = 1e-6
-"""The probability below which a pattern of flips is no chance."""
+"""The probability below which a pattern of flips is not due to chance."""
 FAR = 4.0
-"""Coordinates beyond this sample outside whatever their last digits are: distances are not told there."""
-_DEFINED = 1e5  # coordinates beyond are not compared: runtimes differ there
+"""Distances are not measured for normalized coordinates beyond this, which lie well outside the image."""
+_DEFINED = 1e5  # coordinates beyond are not compared, because runtimes differ there
 _HALF_UNITS = {"float16": 2.0**-11, "bfloat16": 2.0**-8}
 
 
 def grid_distance(sampler: SamplerSpec, expected: Array, actual: Array, size: Sequence[int]) -> tuple[float, float]:
-    """(largest distance of a point, largest distance of one of the output's corners) of two grids, in input pixels.
+    """The largest distance of a point, and the largest distance of one of the output's corners, in input pixels.
 
-    A point's distance is taken along each axis, a corner's is Euclid's. Points outside by more than the image's size
-    are passed over.
+    A point's distance is the largest along an axis, a corner's is Euclidean. Coordinates beyond ``FAR`` are ignored.
+
+    Args:
+        sampler: how the grids are read.
+        expected: the reference grid [N, *out, D].
+        actual: the grid to judge, of the same shape.
+        size: the spatial size of the sampled image.
     """
     wanted = sampler.pixels(expected.astype(np.float64), size)
     found = sampler.pixels(actual.astype(np.float64), size)
@@ -105,10 +111,11 @@ class Flips:
     """Nearest samples that read the pixel on the other side of a tie.
 
     Attributes:
-        points: output points compared.
-        flipped: how many of them flipped.
-        coordinates: distinct coordinates in the band around ties.
-        up, down: distinct coordinates at which a flip read the higher and the lower pixel.
+        points: the number of output points compared.
+        flipped: the number of them that flipped.
+        coordinates: the number of distinct coordinates in the band around ties.
+        up: the number of distinct coordinates at which a flip read the higher pixel.
+        down: the number of distinct coordinates at which a flip read the lower pixel.
     """
 
     points: int = 0
@@ -127,11 +134,11 @@ class Flips:
         )
 
     def problem(self) -> str | None:
-        """Why these flips are no rounding noise; None where they may be."""
+        """Why these flips cannot be rounding noise; None if they can."""
         count = self.up + self.down
         if 2 * _tail(max(self.up, self.down), count) < SIGNIFICANCE:
             way, most = ("up", self.up) if self.up > self.down else ("down", self.down)
-            return f"{most} of {count} ties are rounded {way} against the definition, which rounding noise does not do"
+            return f"{most} of {count} flips at ties round {way}, which rounding noise does not explain"
         if _tail(count, self.coordinates) < SIGNIFICANCE:
             return f"{count} of {self.coordinates} coordinates at a tie flipped, expected at most half of them"
         return None
@@ -148,13 +155,13 @@ def _tail(successes: int, trials: int) -> float:
 
 @dataclass(frozen=True)
 class WarpDeviation:
-    """A warped image against the float64 sampler at the same grid.
+    """The deviation of a warped image from the float64 sampler's at the same grid.
 
     Attributes:
-        max_error: the largest absolute difference outside flips.
-        excess: the largest ratio of a difference to what float32 may do there; more than 1 fails.
-        wrong: output points beyond it.
-        flips: with mode nearest.
+        max_error: the largest absolute difference, flips excluded.
+        excess: the largest ratio of a difference to what float32 explains there; more than 1 fails.
+        wrong: the number of output points with a larger difference than float32 explains.
+        flips: the flips, with mode nearest.
     """
 
     max_error: float
@@ -171,7 +178,7 @@ class WarpDeviation:
         )
 
     def problem(self) -> str | None:
-        """What is wrong, in a few words; None where nothing is."""
+        """What is wrong, as part of a message; None if the warped image is right."""
         if self.wrong:
             return f"{self.wrong} of {self.flips.points} points are wrong, by up to {self.max_error:.1e}" + (
                 f", {self.excess:.0f} times what float32 explains" if np.isfinite(self.excess) else ""
@@ -182,13 +189,13 @@ class WarpDeviation:
 def compare_warp(
     actual: Array, image: Array, grid: Array, bound: Array, sampler: SamplerSpec, dtype: str = "float32"
 ) -> WarpDeviation:
-    """Judge ``actual`` in two tiers; see the module's text.
+    """Judge the warped image ``actual`` in two tiers; see the module's docstring.
 
     Args:
-        actual: [N, C, *out], what the runtime made.
-        image: [N, C, *in], what it sampled.
-        grid: [N, *out, D], float64: where it should sample.
-        bound: [N, *out, D]: how far it may be off, in pixels.
+        actual: [N, C, *out], the runtime's result.
+        image: [N, C, *in], the image that it sampled.
+        grid: [N, *out, D], float64, the exact grid.
+        bound: [N, *out, D], the bound on float32's error of a point, in pixels.
         sampler: how it should sample.
         dtype: the image's type in the runtime.
     """
@@ -220,13 +227,13 @@ def compare_warp(
 
 
 def _allowed(image: Array, bound: Array, sampler: SamplerSpec) -> Doubles:
-    """What float32 may make of a value: [N, 1, *out]."""
+    """The difference that float32 explains for a value: [N, 1, *out]."""
     values = image.astype(np.float64)
     peak = np.abs(values).reshape(len(values), -1).max(axis=1)  # [N]
     spread = (-1, *[1] * (bound.ndim - 1))
     if sampler.mode == "nearest":
         return np.zeros((len(values), *[1] * (bound.ndim - 1)))
-    # the slope of a cubic interpolation is less than four times the steepest step
+    # the slope of cubic interpolation is less than four times the steepest step
     factor, operations = (4, 64) if sampler.mode == "bicubic" else (1, 16)
     allowed = np.broadcast_to((operations * UNIT * peak).reshape(spread), (len(values), 1, *bound.shape[1:-1])).copy()
     outside = 1 if sampler.padding_mode == "zeros" else 0
@@ -251,7 +258,7 @@ def _flips(
     defined: Array,
     unit: float,
 ) -> tuple[Array, Flips]:
-    """Which of the points that are off are flips [N, *out], and their statistics."""
+    """Whether each point out of tolerance is a flip [N, *out], and the statistics of the flips."""
     rank = pixels.shape[-1]
     reach = np.maximum(bound, 1e-12)
     with np.errstate(invalid="ignore"):
@@ -268,7 +275,7 @@ def _flips(
             flipped |= same
             direction = np.where(same[..., None] & at_tie, np.array(signs, np.int8), direction)
     sizes = np.array(image.shape[2:][::-1], np.float64)
-    # only one axis at a tie, inside the image: what lies outside is folded back, and its direction with it
+    # only points with one axis at a tie, inside the image: outside, padding may reverse the direction of a flip
     single = at_tie & (at_tie.sum(axis=-1, keepdims=True) == 1) & (pixels > 0) & (pixels < sizes - 1)
     coordinates = up = down = 0
     for axis in range(rank):

@@ -1,4 +1,4 @@
-"""The reference that everything is compared with: a model in eager float64 PyTorch, and what its samplers do."""
+"""The reference for a PyTorch model: eager float64 PyTorch, with each sampler call recorded."""
 
 from __future__ import annotations
 
@@ -17,29 +17,29 @@ if TYPE_CHECKING:
 
 
 class ReferenceModel(Protocol):
-    """A model that is right by definition."""
+    """A model whose results are correct by definition."""
 
     dtype: str
 
     @property
     def title(self) -> str:
-        """What it is, for a report."""
+        """Its description in a report."""
         ...
 
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
     ) -> tuple[list[Array], list[SamplerCall]]:
-        """Outputs and calls; ``warps`` replaces what the samplers return, None keeping one."""
+        """Run it and return outputs and sampler calls; ``warps`` replaces the samplers' results, except where None."""
         ...
 
 
 class Reference:
-    """A model in eager PyTorch, in float64 where it can be run so, that notes each call of a sampler.
+    """A model in eager PyTorch that records each sampler call; in float64 if the model can run in it, else in float32.
 
     Args:
         module: in evaluation mode; it is copied, not changed.
-        shapes: the inputs' shapes without batch, to find out whether float64 works.
-        name: what messages call it.
+        shapes: the inputs' shapes without batch, for a trial run in float64.
+        name: its name in messages.
     """
 
     def __init__(self, module: nn.Module, shapes: Sequence[tuple[int, ...]], name: str = "the model") -> None:
@@ -48,31 +48,31 @@ class Reference:
         probe = [np.zeros((1, *shape), np.float32) for shape in shapes]
         for default in ("float64", "float32"):
             try:
-                # mesh code often creates tensors of the default type in forward
-                with warnings.catch_warnings():  # an exported program's own classes warn of themselves when copied
+                # forward often creates meshes in the default type
+                with warnings.catch_warnings():  # an exported program's own classes warn when they are copied
                     warnings.simplefilter("ignore")
                     candidate = copy.deepcopy(module).double()
                 self._module, self.dtype, self._default = candidate, "float64", default
                 self.run(probe)
                 return
-            except Exception:  # the user's forward may raise anything
+            except Exception:  # the user's forward may raise any exception
                 continue
         self._module, self.dtype, self._default = module, "float32", "float32"
 
     @property
     def title(self) -> str:
-        """For a report."""
+        """See :class:`ReferenceModel`."""
         return f"{self.dtype} eager PyTorch"
 
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
     ) -> tuple[list[Array], list[SamplerCall]]:
-        """Outputs and calls for float inputs [N, ...].
+        """Run the model and return its outputs and sampler calls.
 
         Args:
-            inputs: one array an input.
-            warps: what the samplers return instead of their own [N, C, *out], in the order in which they run; None
-                keeps one.
+            inputs: one array per input, [N, ...].
+            warps: the warped images [N, C, *out] that replace the samplers' results, in the order in which the samplers
+                run; None keeps a sampler's own.
 
         Raises:
             ModelError: the module's own code fails.

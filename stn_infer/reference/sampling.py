@@ -1,7 +1,7 @@
-"""Grid sampling in float64 numpy: what every runtime's sampler is held to, and how far float32 may be from it.
+"""Grid sampling in float64 numpy: the reference for every runtime's sampler, and a bound on float32's coordinates.
 
-The definition is that of ONNX's GridSample and of ``torch.nn.functional.grid_sample``. Coordinates that are not finite
-lie outside: zeros padding gives 0, the others read index 0.
+The definition is that of ONNX's GridSample and of ``torch.nn.functional.grid_sample``. Non-finite coordinates lie
+outside the image: zeros padding gives 0, the other padding modes read index 0.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ _ROUND: dict[Rounding, Callable[[Doubles], Doubles]] = {
 
 
 def sample(spec: SamplerSpec, image: Array, grid: Array) -> Doubles:
-    """``image`` [N, C, *in] read at ``grid`` [N, *out, D] in float64: [N, C, *out]."""
+    """Sample ``image`` [N, C, *in] at ``grid`` [N, *out, D] in float64; returns [N, C, *out]."""
     with np.errstate(invalid="ignore", over="ignore"):
         pixels = spec.pixels(grid.astype(np.float64), image.shape[2:])
     return sample_at(spec, image, pixels)
 
 
 def sample_at(spec: SamplerSpec, image: Array, pixels: Array) -> Doubles:
-    """``image`` [N, C, *in] read at pixel indices [N, *out, D], x first, in float64: [N, C, *out]."""
+    """Sample ``image`` [N, C, *in] at pixel indices [N, *out, D], x first, in float64; returns [N, C, *out]."""
     image = image.astype(np.float64)
     batch, channels, *size = image.shape
     out = pixels.shape[1:-1]
@@ -62,10 +62,10 @@ def sample_at(spec: SamplerSpec, image: Array, pixels: Array) -> Doubles:
 
 
 def _taps(spec: SamplerSpec, at: Doubles, length: int) -> list[tuple[Doubles, Doubles]]:
-    """What is read along one axis at pixel indices ``at``: index (maybe outside) and weight of each tap."""
+    """Index and weight of each tap along one axis at pixel indices ``at``; an index may lie outside the image."""
     at = np.where(np.isfinite(at), at, -8.0 if spec.padding_mode == "zeros" else 0.0)
-    at = np.clip(at, -(2.0**51), 2.0**51)  # beyond, neighbors can't be told apart
-    if spec.mode == "bicubic":  # each tap is padded by itself
+    at = np.clip(at, -(2.0**51), 2.0**51)  # beyond, float64 cannot hold half pixels
+    if spec.mode == "bicubic":  # each tap is padded separately
         first = np.floor(at)
         t = at - first
         return [(_padded(spec, first + i, length), _keys(np.abs(t - i))) for i in (-1, 0, 1, 2)]
@@ -90,7 +90,7 @@ def _padded(spec: SamplerSpec, at: Doubles, length: int) -> Doubles:
 
 
 def mistakes(spec: SamplerSpec, rank: int) -> dict[str, SamplerSpec]:
-    """What one mistake would make of a sampler of images or volumes (``rank`` 2 or 3), by how a message names it."""
+    """Variants of a sampler of images or volumes (``rank`` 2 or 3) with one mistake each, by the mistake's name."""
     found = {
         f"{mode} sampling instead of {spec.mode}": replace(spec, mode=mode)
         for mode in MODES
@@ -124,26 +124,26 @@ def coordinate_bound(
     count: int = 0,
     denominator: Array | None = None,
 ) -> Doubles:
-    """How far float32 arithmetic may put a sampling point from where it belongs, along each axis, in pixels.
+    """Bound the error of a sampling point computed in float32, along each axis, in pixels.
 
-    The usual forward error bound (Higham, Accuracy and Stability of Numerical Algorithms, 3.1): a sum of K products is
-    off by at most (K + 1) u times the sum of their magnitudes, whatever its order; u = 2^-24. A few operations more
-    turn it into a pixel index.
+    The bound is the standard forward error bound (Higham, Accuracy and Stability of Numerical Algorithms, 3.1): the
+    error of a sum of K products is at most (K + 1) u times the sum of their magnitudes, in any order; u = 2^-24. A few
+    more operations turn the sum into a pixel index.
 
     Args:
         grid: the exact grid [N, *out, D], float64.
         size: the image's spatial size.
-        terms: sum over k of |theta basis|, [N, *out, D]; None where the runtime was given the grid itself.
+        terms: sum over k of |theta basis|, [N, *out, D]; None if the runtime was given the grid itself.
         count: K.
-        denominator: of a projective grid: [N, *out, 2], the third row's value and its sum of magnitudes.
+        denominator: for a projective grid: [N, *out, 2], the third row's value and its sum of magnitudes.
 
     Returns:
-        [N, *out, D]; infinite where nothing can be promised.
+        [N, *out, D]; infinite where no bound holds.
     """
     scale = np.array(tuple(size)[::-1], np.float64) / 2
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):
         off = 6 * UNIT * (np.abs(grid) + 1)
-        # an affine kernel may make the rows x and y itself, with three roundings more
+        # an affine kernel may compute the rows x and y itself, with three more roundings
         sum_off = (count + 5) * UNIT
         if terms is not None and denominator is None:
             off = off + sum_off * terms

@@ -1,4 +1,4 @@
-"""Look inside an ONNX file: a copy that shows what its samplers read and return, and each sampler on its own."""
+"""Extend an ONNX file with outputs for the inputs and results of its samplers, and extract single samplers from it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _HALVES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16:
 
 
 def without_other_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model with every function inlined but those of our ops."""
+    """Inline all functions of a model except those of domain ``stn``."""
     from onnx import inliner
 
     others = [function for function in model.functions if not _ours(function.domain, function.name)]
@@ -40,25 +40,25 @@ def _ours(domain: str, name: str) -> bool:
 
 
 def sampler_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
-    """The samplers in the main graph, in its order; functions other than ours must have been inlined."""
+    """The samplers in the main graph, in graph order; functions outside domain ``stn`` must have been inlined."""
     ours = {node.output: node for node in spatial_nodes(model)}
     found = [ours.get(node.output, node) for node in find_samplers(model) if not (node.where or node.custom)]
     types = {name: fact.elem_type for name, fact in infer_facts(model).items() if fact.elem_type}
-    for node in found:  # what our op returns has its image's type; shape inference does not look into every function
+    for node in found:  # the output has the image's type; shape inference does not look into every function
         types.setdefault(node.output, types.get(node.input, 0))
     return tuple(replace(node, dtype=_HALVES.get(types.get(node.input, 0), "float32")) for node in found)
 
 
 @dataclass(frozen=True)
 class Tapped:
-    """A copy of a model with what its samplers do as float32 outputs.
+    """A copy of a model with additional float32 outputs for the inputs and results of its samplers.
 
     Attributes:
         model: the copy.
         outputs: the original's outputs, in order.
-        samplers: in the graph's order.
-        taps: one dictionary a sampler: ``image``, ``theta`` (of a spatial transformer), ``grid`` (where it can be
-            seen) and ``warped`` to the name of the output that holds it.
+        samplers: in graph order.
+        taps: one dictionary per sampler, which maps ``image``, ``theta`` (for a spatial transformer), ``grid`` (where
+            the graph contains it) and ``warped`` to the name of the output.
     """
 
     model: onnx.ModelProto
@@ -67,7 +67,7 @@ class Tapped:
     taps: tuple[Mapping[str, str], ...]
 
     def read(self, values: Mapping[str, Array]) -> TracedRun:
-        """A run of the original, from the copy's outputs."""
+        """Split the copy's outputs into the original's outputs and the sampler calls."""
         calls = []
         for node, names in zip(self.samplers, self.taps, strict=True):
             image, warped = values[names["image"]], values[names["warped"]]
@@ -77,12 +77,12 @@ class Tapped:
 
 
 def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
-    """Make what the samplers do visible.
+    """Add outputs for the inputs and results of all samplers.
 
     Args:
         model: any file; it is copied.
-        inlined: replace our functions by their bodies, so that the grids inside can be seen. Else the nodes stay, for
-            a runtime that has a kernel for them.
+        inlined: inline the functions of domain ``stn`` too, which gives access to the grids inside. If false, their
+            nodes stay, for a runtime that has kernels for them.
     """
     from onnx import inliner
 
@@ -112,13 +112,18 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
 def isolated(
     model: onnx.ModelProto, sampler: SamplerNode, image_shape: tuple[int, ...], placed: tuple[int, ...]
 ) -> bytes:
-    """A file that is this one sampler: inputs ``image`` and ``points`` (theta or grid) in float32, output ``warped``.
+    """Extract one sampler to a file with float32 inputs ``image`` and ``points`` (theta or grid) and output ``warped``.
 
-    It keeps the node's attributes, its basis, and the functions and opsets of the file.
+    The file keeps the node's attributes, its basis, and the functions and opsets of the original.
 
     Args:
-        model: the file it is from.
-        image_shape, placed: the inputs' shapes without batch.
+        model: the original file.
+        sampler: the sampler to extract.
+        image_shape: the shape of ``image`` without batch.
+        placed: the shape of ``points`` without batch.
+
+    Returns:
+        The content of the file.
     """
     node = copy_of(next(node for node in model.graph.node if sampler.output in node.output))
     nodes = [node]
@@ -132,7 +137,7 @@ def isolated(
             node,
             helper.make_node("Cast", ["warped_half"], ["warped"], to=TensorProto.FLOAT),
         ]
-        if sampler.basis is None:  # GridSample wants one type for both
+        if sampler.basis is None:  # GridSample requires one type for both inputs
             node.input[1] = "points_half"
             nodes.insert(0, helper.make_node("Cast", ["points"], ["points_half"], to=half))
     constants = []
@@ -157,10 +162,10 @@ def isolated(
 
 
 def theta_for(basis: Basis, grid: Array) -> Array | None:
-    """theta [N, D, K] float32 whose grid is ``grid`` [N, *out, D], or None where the family has no such grid.
+    """The theta [N, D, K] in float32 whose grid is ``grid`` [N, *out, D]; None if the family has no such grid.
 
     Raises:
-        ModelError: the basis is not one of as many points as the grid has.
+        ModelError: the basis and its output size have different numbers of points.
     """
     rows = basis.rows.astype(np.float64)
     if not np.isfinite(rows).all():
@@ -174,6 +179,6 @@ def theta_for(basis: Basis, grid: Array) -> Array | None:
         return None
     if basis.kind == "projective":
         last = np.zeros((len(theta), 1, len(rows)))
-        last[..., -1] = 1  # the basis ends in ones
+        last[..., -1] = 1  # the last row of the basis is all ones
         theta = np.concatenate([theta, last], axis=1)
     return np.asarray(theta, np.float32)

@@ -1,1 +1,1 @@
-"""Every runtime against a float64 reference: grids in pixels, each sampler on its own, outputs."""
+"""Compare every runtime with a float64 reference: grids in pixels, each sampler in isolation, outputs."""

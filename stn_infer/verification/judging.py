@@ -1,13 +1,14 @@
-"""Run a backend beside the reference and judge it, stage by stage.
+"""Run a backend and the reference on the same inputs, and compare them stage by stage.
 
-An output is what remains of four things, and each is held to its own limit, so that none can hide behind another:
+Four stages determine an output. Each has its own limit, so that an error in one cannot hide behind another's tolerance:
 
 1. *theta and the grid*, in pixels of the input, against the reference's;
 2. *the image* that each sampler reads, against the reference's;
 3. *each sampler*, given its own image and its own grid, against the float64 sampler (see ``comparison``);
-4. *the outputs*. Where they are off, the reference runs once more with the backend's own warped images (those that
-   stage 3 found right) in place of its own: a coordinate that is right to a thousandth of a pixel, or a nearest
-   sample that flipped at a tie, may change the rest of the network at will, and that is no error of the rest.
+4. *the outputs*. Where they are out of tolerance, the reference runs again with the backend's warped images (those that
+   passed stage 3) in place of its own. A coordinate that is right to a thousandth of a pixel, or a nearest sample that
+   flipped at a tie, may change the downstream network's results by any amount. That is not an error of the downstream
+   network.
 """
 
 from __future__ import annotations
@@ -34,34 +35,33 @@ from stn_infer.verification.tolerance import Expectation, Float32Levels, float32
 
 @dataclass(frozen=True)
 class Limits:
-    """What is tolerated.
+    """The largest deviations that pass.
 
     Attributes:
-        output: on each output's error over its scale.
-        grid_px: on a wanted point's distance, in pixels, for images up to 1,024 pixels wide.
-        rest: on each output's error over its scale where the reference is given the backend's own warped images; None:
-            that is not looked at. Where ``output`` is wide because a coordinate's last digits move the warped image,
-            this one need not be.
-        image: on the error of what a sampler reads, over its scale; None: as ``output``.
-        levels: what the scales of outputs and images are made of; None: as large as the reference has them, without
-            noise.
+        output: for each output's error over its scale.
+        grid_px: for a sampling point's distance, in pixels, for images up to 1,024 pixels wide.
+        downstream: for each output's error over its scale, where the reference is given the backend's own warped
+            images; None: this is not checked. It can be tighter than ``output``, which may be wide only because the
+            last digits of a coordinate move the warped image.
+        image: for the error of the image that a sampler reads, over its scale; None: as ``output``.
+        levels: the levels that give the scales of outputs and images; None: the reference's magnitudes, without noise.
     """
 
     output: float
     grid_px: float
-    rest: float | None = None
+    downstream: float | None = None
     image: float | None = None
     levels: Float32Levels | None = None
 
     @property
     def of_image(self) -> float:
-        """The limit for what a sampler reads."""
+        """The limit for the image that a sampler reads."""
         return self.output if self.image is None else self.image
 
 
 @dataclass(frozen=True)
 class Judgment:
-    """A backend's report, and what a reader should know of how it was come by."""
+    """A backend's report, and notes on how the comparison was made."""
 
     report: BackendReport
     notes: tuple[str, ...]
@@ -70,16 +70,16 @@ class Judgment:
 def judge(
     runner: Runner, reference: ReferenceModel, expectations: Sequence[Expectation], limits: Limits, *, seed: int = 0
 ) -> Judgment:
-    """Run a backend on all batches, and its samplers on their own.
+    """Run a backend on all batches, and each of its samplers in isolation.
 
     Raises:
-        ModelError: it fails, or its outputs are not the reference's in number or shape.
+        ModelError: the backend fails, or its outputs differ from the reference's in number or shape.
     """
     levels = limits.levels or float32_levels(reference, expectations, None)
     scales = [level.scale() for level in levels.outputs]
     image_scales = [level.scale() for level in levels.images]
     outputs: list[Deviation] = []
-    rests: list[Deviation] = []
+    downstream: list[Deviation] = []
     grids: dict[int, GridDeviation] = {}
     notes: dict[str, None] = {}
     last: tuple[TracedRun, list[SamplerCall] | None] | None = None
@@ -89,17 +89,17 @@ def judge(
             raise ModelError(f"the model has {len(run.outputs)} outputs, its source {len(expectation.outputs)}")
         paired = _paired(run.calls, expectation.calls)
         if not paired and (run.calls or expectation.calls):
-            notes["the samplers can't be paired with the reference's: outputs alone were compared"] = None
-        found, rest, deviations = _compare(runner, run, reference, expectation, paired, limits, scales, image_scales)
+            notes["the samplers cannot be paired with the reference's: only the outputs were compared"] = None
+        found, after, deviations = _compare(runner, run, reference, expectation, paired, limits, scales, image_scales)
         for deviation in deviations:
             known = grids.get(deviation.sampler)
             grids[deviation.sampler] = deviation if known is None else known.worse(deviation)
-        outputs, rests = [*outputs, *found], [*rests, *rest]
+        outputs, downstream = [*outputs, *found], [*downstream, *after]
         last = run, expectation.calls if paired else None
     checks = _check_samplers(runner, *last, seed) if last is not None else ()
     worst_outputs, worst_grids = worst(outputs), tuple(grids.values())
     found_failures = failures(worst_outputs, worst_grids, checks, limits.output, limits.grid_px, limits.of_image)
-    found_failures += _unknown(expectations) + _rest_failures(worst(rests), limits.rest)
+    found_failures += _without_reference(expectations) + _downstream_failures(worst(downstream), limits.downstream)
     status: Status = "failed" if found_failures else "passed"
     report = BackendReport(runner.name, status, found_failures, runner.describe(), worst_outputs, worst_grids, checks)
     return Judgment(report, tuple(notes))
@@ -122,9 +122,11 @@ def _compare(
     scales: Sequence[float],
     image_scales: Sequence[float],
 ) -> tuple[list[Deviation], list[Deviation], list[GridDeviation]]:
-    """One batch: outputs, outputs by the backend's warped images where ``limits.rest`` asks, and the samplers.
+    """Compare one batch.
 
-    Samplers are compared where they can be paired.
+    Returns:
+        The deviations of the outputs; those of the outputs against the reference given the backend's warped images, if
+        ``limits.downstream`` is set; and those of the samplers, if they can be paired.
     """
 
     def all_outputs(expected: Sequence[Array]) -> list[Deviation]:
@@ -137,12 +139,12 @@ def _compare(
     if not paired:
         return outputs, [], []
     grids = _grids(run, expectation.calls, image_scales)
-    # a sampler that is right by itself may have moved what comes after it, the image of the next one included
+    # a sampler that passes in isolation may still move what comes after it, including the next sampler's image
     off = not all(output.scaled <= limits.output for output in outputs) or any(
         grid.flips or not grid.image <= limits.of_image for grid in grids
     )
     warps = [call.warped if grid.warp.problem() is None else None for call, grid in zip(run.calls, grids, strict=True)]
-    whole = limits.rest is not None and all(warp is not None for warp in warps)
+    whole = limits.downstream is not None and all(warp is not None for warp in warps)
     if not (off or whole) or not any(warp is not None for warp in warps):
         return outputs, [], grids
     again, references = reference.run(expectation.batch.inputs, warps)
@@ -158,22 +160,22 @@ def _compare(
     return outputs, given if whole else [], grids
 
 
-def _rest_failures(rests: Iterable[Deviation], limit: float | None) -> tuple[str, ...]:
+def _downstream_failures(outputs: Iterable[Deviation], limit: float | None) -> tuple[str, ...]:
     return tuple(
-        f"output {output.name!r} is off by {output.max_error:.2e} ({output.scaled:.2e} of its scale) from what its own "
-        f"warped images give, expected at most {limit:.0e}"
-        for output in rests
+        f"output {output.name!r} is off by {output.max_error:.2e} ({output.scaled:.2e} of its scale) downstream of the "
+        f"samplers, given the same warped images; expected at most {limit:.0e}"
+        for output in outputs
         if limit is not None and not output.scaled <= limit
     )
 
 
-def _unknown(expectations: Sequence[Expectation]) -> tuple[str, ...]:
-    """The outputs that hold no number in the reference: what has nothing to be compared with is not right."""
+def _without_reference(expectations: Sequence[Expectation]) -> tuple[str, ...]:
+    """A failure for each output without a finite number in the reference, because it cannot be compared."""
     found = []
     for index, values in enumerate(zip(*(expectation.outputs for expectation in expectations), strict=False)):
         floats = [value for value in values if is_float(value) and value.size]
         if floats and not any(bool(np.isfinite(value).any()) for value in floats):
-            found.append(f"output {index} holds no finite number in the reference either: nothing can be compared")
+            found.append(f"output {index} has no finite number in the reference either: it cannot be compared")
     return tuple(found)
 
 
@@ -195,7 +197,7 @@ def _grids(run: TracedRun, references: Sequence[SamplerCall], image_scales: Sequ
 
 
 def _grid_hint(wanted: SamplerCall, actual: Array, distance: float) -> str:
-    """What explains a grid that is off by ``distance`` pixels; empty where nothing does."""
+    """The likely cause of a grid that is off by ``distance`` pixels; empty if none is known."""
 
     def explains(grid: Array) -> bool:
         return grid_distance(wanted.spec, grid, actual, wanted.size)[0] <= 0.02 * distance
@@ -217,7 +219,12 @@ def _grid_hint(wanted: SamplerCall, actual: Array, distance: float) -> str:
 
 
 def _other_corners(grid: Array, corners: bool) -> Array | None:
-    """An affine grid over pixel centers (or corners) as it would be over the other; None where it is not affine."""
+    """Convert an affine grid from one ``align_corners`` to the other; None if the grid is not affine.
+
+    Args:
+        grid: [N, *out, D].
+        corners: the ``align_corners`` that ``grid`` was made with.
+    """
     size = grid.shape[1:-1]
     before, after = canonical_basis(size, corners), canonical_basis(size, not corners)
     points = grid.reshape(len(grid), -1, grid.shape[-1]).astype(np.float64)  # [N, P, D]
@@ -230,9 +237,9 @@ def _other_corners(grid: Array, corners: bool) -> Array | None:
 def _check_samplers(
     runner: Runner, run: TracedRun, references: list[SamplerCall] | None, seed: int
 ) -> tuple[SamplerCheck, ...]:
-    """Each sampler on its own; the reference says how it should sample, where its samplers can be paired."""
+    """Check each sampler in isolation; the reference defines how it should sample, if the samplers can be paired."""
     checks = []
-    opened: dict[Any, IsolatedSampler] = {}  # a runtime may take a second to build one
+    opened: dict[Any, IsolatedSampler] = {}  # building one may take a runtime a second
     for index, call in enumerate(run.calls):
 
         def open_isolated(image: tuple[int, ...], placed: tuple[int, ...], index: int = index) -> IsolatedSampler:

@@ -1,4 +1,4 @@
-"""An exported model in onnxruntime against its PyTorch source, and what is tolerated of which model."""
+"""Compare an exported model in onnxruntime with its PyTorch source, and choose the limits for a model."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-5
 TOLERANCE_FP32_REFERENCE = 1e-4
-_TOLERANCE_FILE = 1e-4  # without the source, nothing says how exact float32 can be on the model
-# Twice what export allows a lower precision against float32: what moves is theta and the features; what the samplers
-# make of them is held to float32 all the same.
-_LOWER = {"float16": Limits(1e-2, 0.1), "bfloat16": Limits(1e-1, 0.5), "int8": Limits(2e-1, 1.0)}
+_TOLERANCE_FILE = 1e-4  # without the source, float32's own error on the model is unknown
+# Twice what export allows reduced precision against float32. Reduced precision moves theta and the features; the
+# samplers' own results must still be as exact as float32.
+_REDUCED = {"float16": Limits(1e-2, 0.1), "bfloat16": Limits(1e-1, 0.5), "int8": Limits(2e-1, 1.0)}
 
 
 def verify_model(
@@ -42,13 +42,14 @@ def verify_model(
 
     Args:
         loaded: the source.
-        model: the portable or the plain file; extra outputs (theta) are passed over.
-        tolerance: on each output's scaled error; None: as for :func:`verify`.
-        grid_tolerance: on a sampling point's distance, in pixels; None: 1e-3, ten times that with a float32 reference.
-        batches: what to run; None: random inputs at two batch sizes, and real images.
+        model: the portable or the plain file; extra outputs (theta) are ignored.
+        tolerance: the limit on each output's scaled error; None: as for :func:`verify`.
+        grid_tolerance: the limit on a sampling point's distance, in pixels; None: 1e-3, ten times that with a float32
+            reference.
+        batches: the inputs to run; None: random inputs at two batch sizes, and real images.
 
     Raises:
-        ModelError: onnxruntime refuses the model, or it has fewer outputs than the source.
+        ModelError: onnxruntime cannot run the model, or the model has fewer outputs than the source.
     """
     reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
     batches = sample_batches(loaded) if batches is None else batches
@@ -82,22 +83,23 @@ def limits_for(
     expectations: Sequence[Expectation],
     tolerance: float | None,
 ) -> tuple[Limits, list[str]]:
-    """What is tolerated, and why it is more than usual."""
+    """The limits for a model, and notes that explain limits above the default."""
     notes = []
     single = reference.dtype != "float64"
     grid_px = GRID_TOLERANCE_PX * (10 if single else 1)
     if single:
-        notes.append("the model can't be run in float64: compared with float32")
+        notes.append("the model cannot run in float64: compared with float32")
     if isinstance(reference, OnnxReference):
         as_float32 = file_float32(reference.model)
     else:
         as_float32 = None if loaded is None else eager_float32(loaded)
     levels = float32_levels(reference, expectations, as_float32)
-    lower = reduced_precision(model)
-    if lower:
-        usual = _LOWER[lower]
+    reduced = reduced_precision(model)
+    if reduced:
+        usual = _REDUCED[reduced]
         notes.append(
-            f"{lower} weights: outputs are held to {tolerance or usual.output:.0e}, grids to {usual.grid_px} px"
+            f"{reduced} weights: the tolerance is {tolerance or usual.output:.0e} for outputs and {usual.grid_px} px "
+            "for grids"
         )
         limit = tolerance or usual.output
         return Limits(limit, usual.grid_px, image=max(limit, usual.output), levels=levels), notes
@@ -111,14 +113,16 @@ def limits_for(
     limit = float32_tolerance(TOLERANCE, levels.rounding)
     if limit <= TOLERANCE:
         return Limits(limit, grid_px, image=image, levels=levels), notes
-    notes.append(f"float32 PyTorch itself is off by {levels.rounding:.1e} here: held to {limit:.1e}")
-    # what comes after the samplers is seldom as sensitive as they are
+    notes.append(
+        f"float32 PyTorch itself is off by {levels.rounding:.1e} on this model: the tolerance is raised to {limit:.1e}"
+    )
+    # the network after the samplers is rarely as sensitive to rounding as they are
     downstream = float32_levels(reference, expectations, as_float32, own_warps=True)
     return Limits(limit, grid_px, float32_tolerance(TOLERANCE, downstream.rounding), image, levels), notes
 
 
 def reduced_precision(model: onnx.ModelProto) -> str | None:
-    """``float16`` or ``bfloat16`` where a constant that is no mere number has that type; ``int8`` for Q/DQ files."""
+    """``float16`` or ``bfloat16`` if a constant of more than 4 values has that type; ``int8`` for Q/DQ files."""
     import onnx
 
     names = {onnx.TensorProto.FLOAT16: "float16", onnx.TensorProto.BFLOAT16: "bfloat16"}

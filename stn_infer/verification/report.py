@@ -1,4 +1,4 @@
-"""What a verification found: one report a backend, and the whole."""
+"""The result of a verification: one report per backend, and the whole."""
 
 from __future__ import annotations
 
@@ -16,24 +16,24 @@ from stn_infer.verification.sampler_checks import SamplerCheck
 GRID_TOLERANCE_PX = 1e-3
 _WIDE = 1024  # float32 coordinates lose digits beyond this width
 
-NOTHING = WarpDeviation(0.0, 0.0, 0, Flips())
+_NO_DEVIATION = WarpDeviation(0.0, 0.0, 0, Flips())
 Status = Literal["passed", "failed", "unavailable"]
 
 
 @dataclass(frozen=True)
 class GridDeviation:
-    """One sampler in a model's runs against the reference.
+    """The deviation of one sampler in a model's runs from the reference.
 
     Attributes:
-        sampler: its number, in the order in which the model runs them.
+        sampler: its index, in the order in which the model runs its samplers.
         mode: bilinear, nearest or bicubic.
         max_px: the largest distance along an axis between two sampling points, in input pixels.
-        theta_px: the largest displacement of a corner of the output, in input pixels: what an error of theta does.
+        theta_px: the largest displacement of a corner of the output, in input pixels: the effect of an error of theta.
         width: the longest axis of the sampled image.
-        warp: what it made of its own image and grid, against the float64 sampler.
-        hint: what an error of the grid looks like; empty where it looks like nothing.
+        warp: the deviation of its warped image from the float64 sampler's, given the same image and grid.
+        hint: the likely cause of an error of the grid; empty if none is known.
         flips: with mode nearest, how many output points read another pixel than at the reference's grid; both grids
-            are within the tolerance of each other, so they lie on two sides of a tie.
+            are within the tolerance of each other, so such points lie on two sides of a tie.
         image: the largest difference of the sampled image from the reference's, over its scale.
     """
 
@@ -42,18 +42,18 @@ class GridDeviation:
     max_px: float
     theta_px: float = 0.0
     width: int = 1
-    warp: WarpDeviation = NOTHING
+    warp: WarpDeviation = _NO_DEVIATION
     hint: str = ""
     flips: int = 0
     image: float = 0.0
 
     @property
     def points(self) -> int:
-        """How many sampling points were compared."""
+        """The number of sampling points that were compared."""
         return self.warp.flips.points
 
     def worse(self, other: GridDeviation) -> GridDeviation:
-        """Both runs together."""
+        """Combine the deviations of two runs: the larger values, and the sum of the flips."""
         return GridDeviation(
             self.sampler,
             self.mode,
@@ -69,16 +69,17 @@ class GridDeviation:
 
 @dataclass(frozen=True)
 class BackendReport:
-    """One backend against the reference.
+    """The comparison of one backend with the reference.
 
     Attributes:
         backend: its name, one of ``RUNNERS``.
-        status: ``passed``, ``failed``, or ``unavailable``, when it did not run.
-        failures: why it failed, or why it is not available; the most telling first.
+        status: ``passed``, ``failed``, or ``unavailable`` if it did not run.
+        failures: why it failed, or why it is unavailable; the most specific reason first.
         about: runtime and version.
-        outputs: the worst over all inputs.
-        grids: one entry a sampler, the worst over all inputs; empty where they can't be paired with the reference's.
-        checks: each sampler on its own.
+        outputs: the worst deviation of each output over all inputs.
+        grids: one entry per sampler, the worst over all inputs; empty if the samplers cannot be paired with the
+            reference's.
+        checks: each sampler in isolation.
     """
 
     backend: str
@@ -91,7 +92,7 @@ class BackendReport:
 
     @property
     def reason(self) -> str:
-        """The first failure, or why it is not available; empty for one that passed."""
+        """The first failure, or why the backend is unavailable; empty if it passed."""
         return self.failures[0] if self.failures else ""
 
 
@@ -101,11 +102,11 @@ class Verification:
 
     Attributes:
         reference: ``float64`` or ``float32``, the type in which the reference ran.
-        title: what the reference was, such as ``float64 eager PyTorch``.
-        tolerance: on each output's scaled error.
-        backends: one report each.
-        inputs: what was run, e.g. ``3 random, 1 random, 8 digits``.
-        notes: what a reader should know.
+        title: a description of the reference, such as ``float64 eager PyTorch``.
+        tolerance: the limit on each output's scaled error.
+        backends: one report per backend.
+        inputs: the inputs that were run, such as ``3 random, 1 random, 8 images``.
+        notes: remarks on how the comparison was made.
     """
 
     reference: str
@@ -117,65 +118,65 @@ class Verification:
 
     @property
     def ran(self) -> tuple[BackendReport, ...]:
-        """The backends that were there."""
+        """The reports of the backends that were available."""
         return tuple(report for report in self.backends if report.status != "unavailable")
 
     @property
     def ran_the_file(self) -> bool:
-        """Whether a backend other than PyTorch ran: the source's being right says nothing of a file."""
+        """Whether a backend other than PyTorch ran: a correct source does not show that the file is correct."""
         return any(not report.backend.startswith("eager") for report in self.ran)
 
     @property
     def emulated(self) -> bool:
-        """Whether the file ran with its half-precision values rounded in float32, and in no other way."""
+        """Whether the file ran only with its half-precision values emulated in float32."""
         ran = [report.backend for report in self.ran if not report.backend.startswith("eager")]
         return ran == ["ort-rounded"]
 
     @property
     def passed(self) -> bool:
-        """Whether a backend ran, and every one that did passed."""
+        """Whether at least one backend ran, and all that ran passed."""
         return bool(self.ran) and all(report.status == "passed" for report in self.ran)
 
     @property
     def outputs(self) -> tuple[Deviation, ...]:
-        """Each output at the backend where it is furthest off."""
+        """The worst deviation of each output over all backends."""
         return worst(output for report in self.ran for output in report.outputs)
 
     @property
     def grids(self) -> tuple[GridDeviation, ...]:
-        """Each sampler at the backend where it is furthest off."""
+        """The worst deviation of each sampler over all backends."""
         found: dict[int, GridDeviation] = {}
         for grid in (grid for report in self.ran for grid in report.grids):
             found[grid.sampler] = max(found.get(grid.sampler, grid), grid, key=lambda deviation: deviation.max_px)
         return tuple(found.values())
 
     def summary(self) -> str:
-        """One line: the worst output and the worst grid."""
+        """One line with the worst output and the worst grid."""
         if not self.outputs:
-            return "nothing ran"
-        output = max(self.outputs, key=lambda deviation: deviation.scaled)
-        parts = [f"output within {output.max_error:.1e} of {self.title.removesuffix(' PyTorch')}"]
+            return "no backend ran"
+        error = max(deviation.scaled for deviation in self.outputs)
+        parts = [f"max relative output error {error:.1e} vs. {self.title.replace('eager ', '')}"]
         if self.grids:
-            parts.append(f"grid within {max(grid.max_px for grid in self.grids):.1e} px")
+            parts.append(f"max grid error {max(grid.max_px for grid in self.grids):.1e} px")
         flips = sum(grid.flips for grid in self.grids)
         if any(grid.mode == "nearest" for grid in self.grids):
             parts.append(f"{flips} of {sum(grid.points for grid in self.grids)} nearest samples flipped")
         return ", ".join(parts)
 
     def check(self, name: str) -> None:
-        """Raise unless passed; ``name`` is what the message calls the model.
+        """Raise an error if the verification did not pass; ``name`` is the model's name in the message.
 
         Raises:
-            VerificationError: the first backend that failed, and why.
+            VerificationError: a backend failed, or none ran; the message names the first that failed and the reason.
         """
         for report in self.ran:
             if report.status == "failed":
                 raise VerificationError(f"{name}: {report.backend}: {report.reason} (reference: {self.title})")
         if not self.ran:
-            raise VerificationError(f"{name}: no backend could be run")
+            raise VerificationError(f"{name}: no backend could run")
 
     def to_json(self) -> str:
-        """The whole as JSON; what is not finite is a string."""
+        """The verification as JSON; non-finite numbers are strings."""
         content = {"passed": self.passed, **asdict(self)}
         for report, shown in zip(self.backends, content["backends"], strict=True):
             shown["outputs"] = [
@@ -196,14 +197,14 @@ def failures(
     grid_tolerance: float,
     image_tolerance: float | None = None,
 ) -> tuple[str, ...]:
-    """What is out of tolerance, the most telling first; written so that not-a-number fails."""
+    """A message for each value out of tolerance, the most specific first; NaN is out of tolerance."""
     found = [check.problem for check in checks if check.problem]
     for grid in grids:
         limit = grid_tolerance * max(1.0, grid.width / _WIDE)
         if not grid.max_px <= limit or not grid.theta_px <= 2 * limit:
             found.append(
                 f"sampler {grid.sampler} is off by {max(grid.max_px, grid.theta_px):.2e} px, expected at most "
-                f"{limit:.0e} px" + (f"; it looks like {grid.hint}" if grid.hint else "")
+                f"{limit:.0e} px" + (f"; likely cause: {grid.hint}" if grid.hint else "")
             )
         image_limit = tolerance if image_tolerance is None else image_tolerance
         if not grid.image <= image_limit:
@@ -224,7 +225,7 @@ def failures(
 
 
 def _plain(value: Any) -> Any:
-    """``value`` as JSON can hold it."""
+    """Convert ``value`` to types that JSON has."""
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

@@ -1,4 +1,4 @@
-"""What ``verify`` runs: a model in one runtime, with what its samplers did, and each sampler on its own."""
+"""The runners of ``verify``: a model in one runtime with a record of its samplers, and each sampler in isolation."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
 IsolatedSampler = Callable[[Array, Array], Array]
-"""A sampler on its own: image [N, C, *in] and theta [N, D, K] or grid [N, *out, D] to the warped image [N, C, *out]."""
+"""A sampler in isolation: (image [N, C, *in], theta [N, D, K] or grid [N, *out, D]) -> warped image [N, C, *out]."""
 
-#: Name to what it is; the order of the table.
+#: Name to description, in the order of the table.
 RUNNERS = {
     "eager": "PyTorch, float32",
-    "eager-fused": "PyTorch, its spatial transformers by the plugin library",
-    "ort": "onnxruntime, the file's own functions",
-    "ort-fused": "onnxruntime, its spatial transformers by the plugin library",
-    "ort-rounded": "onnxruntime, half-precision files in float32 with every half value rounded",
+    "eager-fused": "PyTorch, with the plugin library's kernels for spatial transformers",
+    "ort": "onnxruntime, with the file's own functions",
+    "ort-fused": "onnxruntime, with the plugin library's kernels for spatial transformers",
+    "ort-rounded": "onnxruntime, half-precision files emulated in float32: every half-precision value is rounded",
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT-RTX",
 }
@@ -43,11 +43,11 @@ class Runner(Protocol):
     name: str
 
     def run(self, inputs: Sequence[Array]) -> TracedRun:
-        """Outputs and calls for inputs in the model's order."""
+        """Run the model on inputs in its order; returns outputs and sampler calls."""
         ...
 
     def isolated(self, index: int, image_shape: tuple[int, ...], placed: tuple[int, ...]) -> IsolatedSampler:
-        """A sampler on its own, for inputs of these shapes without batch."""
+        """Open one sampler in isolation, for inputs of these shapes without batch."""
         ...
 
     def describe(self) -> str:
@@ -55,18 +55,18 @@ class Runner(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go of everything."""
+        """Release all resources."""
         ...
 
 
 class OnnxRunner:
-    """An ONNX model in a runtime that takes ONNX.
+    """Runs an ONNX model in a runtime that reads ONNX.
 
     Args:
-        name: for the table.
+        name: its name in the table.
         model: the file.
         open_model: opens the bytes of a file.
-        inlined: whether the runtime has no kernel for our ops, so that the grids in their functions may be shown.
+        inlined: inline the functions of our ops, which shows the grids inside; for runtimes without a kernel for them.
     """
 
     def __init__(
@@ -109,7 +109,7 @@ class OnnxRunner:
 
 
 class EagerRunner:
-    """A PyTorch module in float32; ``fused``: its spatial transformers sample by the plugin library."""
+    """Runs a PyTorch module in float32; ``fused``: its spatial transformers use the plugin library's kernels."""
 
     def __init__(self, loaded: LoadedModel, device: str, *, fused: bool) -> None:
         import torch
@@ -119,7 +119,7 @@ class EagerRunner:
         self.name = "eager-fused" if fused else "eager"
         target = Device.parse(device)
         if target.kind == "cuda" and not torch.cuda.is_available():
-            raise MissingDependencyError(f"device {target} was asked for, but this PyTorch finds no usable GPU")
+            raise MissingDependencyError(f"device {target} was requested, but this PyTorch finds no usable GPU")
         self._device, self._label = str(target), loaded.name
         self._module: nn.Module = copy.deepcopy(loaded.module).to(self._device)
         self._fused = fused
@@ -169,20 +169,20 @@ class EagerRunner:
 
 
 def _set_fused(module: nn.Module, fused: bool, device: str) -> None:
-    """Let a module's spatial transformers sample by the plugin library, or by PyTorch's own operators.
+    """Make a module's spatial transformers use the plugin library's kernels, or PyTorch's own operators.
 
     Raises:
-        UsageError: it has none that could be fused.
-        MissingDependencyError: there is no library, or it has no kernels for the device.
+        UsageError: the module has no spatial transformer that can be fused.
+        MissingDependencyError: the library is missing, or it has no kernels for the device.
     """
     from stn_infer import plugin
     from stn_infer.layers import SpatialTransformer
 
     layers = [layer for layer in module.modules() if isinstance(layer, SpatialTransformer)]
     if fused and not layers:
-        raise UsageError("the source has no stn_infer.SpatialTransformer that could be fused")
+        raise UsageError("the source has no stn_infer.SpatialTransformer that can be fused")
     if fused and not plugin.load().stn_has_cuda() and device == "cuda":
-        raise MissingDependencyError("the plugin library has no CUDA kernels; stn-infer plugin build")
+        raise MissingDependencyError("the plugin library has no CUDA kernels; run stn-infer plugin build")
     for layer in layers:
         layer.fused = fused
 
@@ -191,20 +191,22 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
     """Open one of :data:`RUNNERS`.
 
     Args:
+        name: a key of :data:`RUNNERS`.
         model: the file.
-        loaded: its PyTorch source; None: there is none.
-        device: ``cpu`` or ``cuda:N``; TensorRT takes ``cuda:0`` where it is ``cpu``.
+        loaded: its PyTorch source; None if there is none.
+        device: ``cpu`` or ``cuda:N``; TensorRT uses ``cuda:0`` for ``cpu``.
 
     Raises:
-        UsageError: PyTorch without a source, or a fused source that has nothing to fuse.
+        UsageError: the name is unknown, an eager runner has no source, a fused one has nothing to fuse, or the file has
+            no half-precision values for ``ort-rounded``.
         MissingDependencyError: the runtime, the plugin library or the GPU is missing.
-        ModelError: the runtime refuses the file.
+        ModelError: the runtime cannot load the file.
     """
     if name not in RUNNERS:
-        raise UsageError(f"a backend is one of {', '.join(RUNNERS)}, not {name!r}")
+        raise UsageError(f"unknown backend {name!r}: expected one of {', '.join(RUNNERS)}")
     if name.startswith("eager"):
         if loaded is None:
-            raise UsageError("it runs the PyTorch source, which the file does not name; give --source SOURCE")
+            raise UsageError("this backend runs the PyTorch source, which the file does not name; give --source SOURCE")
         return EagerRunner(loaded, device, fused=name == "eager-fused")
     if name.startswith("ort"):
         from stn_infer.backends.ort import OrtBackend
@@ -212,9 +214,9 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
 
         fused = name == "ort-fused"
         if fused and not any(is_spatial(node) for node in model.graph.node):
-            raise UsageError("the file has no spatial transformer of domain stn; stn-infer optimize")
+            raise UsageError("the file has no spatial transformer node (domain stn); run stn-infer optimize to fuse")
         if name == "ort-rounded" and not half_types(model):
-            raise UsageError("the file has no float16 or bfloat16 values; take ort")
+            raise UsageError("the file has no float16 or bfloat16 values; use the backend ort")
 
         def open_ort(content: bytes) -> OrtBackend:
             if name == "ort-rounded":

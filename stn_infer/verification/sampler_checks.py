@@ -1,15 +1,15 @@
-"""Each sampler on its own: what must come out whatever the model's weights are, and the name of the mistake if not.
+"""Check each sampler in isolation, independently of the model's weights, and name the likely mistake.
 
-A trained network may never leave the image, or sit at the identity, and then a wrong padding or a swapped axis does
-not show in its outputs. So every sampler of the file is run alone, with grids that are made to tell:
+A trained network may never sample outside the image, or may stay at the identity. Then a wrong padding or a swapped
+axis does not show in its outputs. So every sampler of the file runs alone, on grids that expose such mistakes:
 
-- invariants, whose answer needs no sampler: a grid at the pixels' centers copies the image, moved by whole pixels it
-  moves it, mirrored it mirrors it, transposed it transposes it;
-- rotated, scaled and shifted grids that leave the image, against the float64 sampler, at the image's own size and on
-  one of 1,024 pixels, where half-precision or TF32 coordinates are off by tenths of a pixel;
-- for ``nearest``, coordinates that float32 holds exactly and that lie exactly between two pixels.
+- invariants, whose expected result needs no sampler: a grid at the pixel centers copies the image; shifted by whole
+  pixels, flipped or transposed, it shifts, flips or transposes the image;
+- rotated, scaled and shifted grids that leave the image, against the float64 sampler, at the image's own size and at a
+  width of 1,024 pixels, where half-precision or TF32 coordinates are off by tenths of a pixel;
+- for ``nearest``, coordinates that are exact in float32 and lie exactly between two pixels.
 
-A family that has no such grid (an attention transformer cannot mirror) is passed over where it has none.
+A check is skipped where the transform family has no such grid: an attention transformer, for one, cannot flip.
 """
 
 from __future__ import annotations
@@ -32,20 +32,20 @@ from stn_infer.samplers import SamplerSpec
 from stn_infer.verification.runners import IsolatedSampler
 
 WIDE = 1024
-_TIES = 64  # the length of the image of ties; a power of two, so that coordinates are exact
+_TIES = 64  # the length of the image for ties; a power of two, so that coordinates are exact
 _CHANNELS = 2
 
 
 @dataclass(frozen=True)
 class SamplerCheck:
-    """What became of one sampler.
+    """The result of checking one sampler.
 
     Attributes:
-        sampler: its number, in the order in which the model runs them.
+        sampler: its index, in the order in which the model runs its samplers.
         expected: how it should sample.
-        deviation: against the float64 sampler, over all grids.
-        invariants: by name, whether it held.
-        problem: what is wrong, and what it looks like; empty where nothing is.
+        deviation: its deviation from the float64 sampler, over all grids.
+        invariants: each invariant's name, and whether it held.
+        problem: what is wrong, and its likely cause; empty if the sampler passed.
     """
 
     sampler: int
@@ -56,7 +56,7 @@ class SamplerCheck:
 
     @property
     def passed(self) -> bool:
-        """Whether all was right."""
+        """Whether no problem was found."""
         return not self.problem
 
 
@@ -69,27 +69,27 @@ def check_sampler(
     open_isolated: Callable[[tuple[int, ...], tuple[int, ...]], IsolatedSampler],
     seed: int = 0,
 ) -> SamplerCheck:
-    """Run one sampler on its own.
+    """Check one sampler in isolation.
 
     Args:
-        index: its number.
-        node: it.
-        expected: how it should sample; not necessarily what its attributes say.
-        size: of the image that it samples in the model.
-        output_size: of its output.
-        open_isolated: the sampler for an image and points of these shapes without batch.
-        seed: of the images and grids.
+        index: its index in the model.
+        node: the sampler.
+        expected: how it should sample, which may differ from its attributes.
+        size: the spatial size of the image that it samples in the model.
+        output_size: the spatial size of its output.
+        open_isolated: opens the sampler for an image and a theta or grid of these shapes without batch.
+        seed: for random images and grids.
 
     Raises:
-        ModelError: the runtime refuses the sampler on its own.
+        ModelError: the runtime cannot run the sampler in isolation.
     """
     generator = np.random.default_rng(seed)
-    bench = _Bench(node, expected, tuple(output_size), open_isolated, generator)
+    grids = _TestGrids(node, expected, tuple(output_size), open_isolated, generator)
     size = tuple(size)
-    invariants = bench.invariants(size)
-    trials = [bench.random(size, 6), bench.random(_wide(size), 4)]
+    invariants = grids.invariants(size)
+    trials = [grids.random(size, 6), grids.random(_wide(size), 4)]
     if expected.mode == "nearest":
-        ties = (bench.ties(axis, len(size)) for axis in range(len(size)))
+        ties = (grids.ties(axis, len(size)) for axis in range(len(size)))
         trials += [trial for trial in ties if trial is not None]
     deviation = WarpDeviation(0.0, 0.0, 0, Flips())
     for trial in trials:
@@ -99,31 +99,31 @@ def check_sampler(
     if problem or broken:
         cause = _cause(trials, expected, node) if deviation.problem() or broken else None
         problem = problem or f"{broken[0]} does not hold"
-        problem = f"sampler {index} ({expected}): {problem}" + (f"; it looks like {cause}" if cause else "")
+        problem = f"sampler {index} ({expected}): {problem}" + (f"; likely cause: {cause}" if cause else "")
     return SamplerCheck(index, expected, deviation, invariants, problem)
 
 
 def _basis_problem(node: SamplerNode) -> str | None:
-    """What is wrong with a file's basis whatever a runtime makes of it; None where nothing is."""
+    """What is wrong with a file's basis in every runtime; None if it is right."""
     basis = node.basis
     if basis is None:
         return None
     if not np.isfinite(basis.rows).all():
-        return "its basis holds NaN or infinity"
+        return "its basis contains NaN or infinity"
     if basis.kind == "affine":
         mesh = canonical_basis(basis.output_size)
         if mesh.shape != basis.rows.shape or np.abs(mesh - basis.rows).max(initial=0.0) > 1e-6:
-            return "its kind is affine, and its basis is not x, y(, z), 1 at the pixels' centers, which kernels take"
+            return "its kind is affine, but its basis is not x, y(, z), 1 at the pixel centers, as kernels assume"
     return None
 
 
 def _wide(size: tuple[int, ...]) -> tuple[int, ...]:
-    """The size of an image of 1,024 pixels along x, and few along the others."""
+    """The size of an image of at least 1,024 pixels along x, and of few along the other axes."""
     return (*(min(length, 6) for length in size[:-1]), max(WIDE, size[-1]))
 
 
-class _Bench:
-    """Makes grids for one sampler and runs them."""
+class _TestGrids:
+    """Makes test grids for one sampler and runs it on them."""
 
     def __init__(
         self,
@@ -137,7 +137,7 @@ class _Bench:
         self._open, self._generator = open_isolated, generator
 
     def random(self, size: tuple[int, ...], count: int) -> SamplerCall:
-        """Rotations, scales and shifts that leave the image, a far one among them."""
+        """Run on rotations, scales and shifts that leave the image, one of them by far."""
         rank = len(size)
         mesh = canonical_basis(self._output_size)  # [D + 1, P]
         theta = np.zeros((count, rank, rank + 1))
@@ -145,15 +145,15 @@ class _Bench:
         theta[:, :, rank] = self._generator.normal(0, 0.3, (count, rank))
         theta[0, :, :rank] *= 12
         given = self._place(map_points(theta, mesh, self._output_size))
-        if given is None:  # a family that has not all affine grids: any theta near its own will do
-            given = self._own_thetas(count)
+        if given is None:  # the family does not have all affine grids: use random thetas of its own
+            given = self._random_thetas(count)
         return self._run(self._image(size, count), given)
 
     def invariants(self, size: tuple[int, ...]) -> dict[str, bool]:
-        """Name to whether it held, for those that the family has grids for."""
+        """Check the invariants for which the family has grids; returns each name and whether it held."""
         held: dict[str, bool] = {}
         for name, targets in _moves(size, self._output_size).items():
-            # targets: [D, *out], which pixel (in the axes' order) each output pixel copies
+            # targets: [D, *out], the pixel (in the order of the axes) that each output pixel copies
             pixels = np.moveaxis(targets[::-1], 0, -1)[None].astype(np.float64)  # [1, *out, D], x first
             given = self._place(self._expected.normalized(pixels, size))
             if given is None:
@@ -167,29 +167,32 @@ class _Bench:
                 continue
             index = tuple(np.where(inside, target, 0) for target in targets)
             copied = trial.image[0][(slice(None), *index)]
-            # a hundredth of a pixel's slope, at most: what float32 makes of it is judged with the random grids
+            # loose, up to a hundredth of a pixel's slope: float32's own error is judged on the random grids
             off = np.abs(trial.warped[0] - copied)[:, inside]
             held[name] = bool(off.max() <= 2e-2 * float(np.ptp(trial.image)))
         return held
 
     def ties(self, axis: int, rank: int) -> SamplerCall | None:
-        """Every output point of a sample at the same tie along ``axis``, x being 0, in coordinates that are exact."""
+        """Run with all output points of a sample at the same tie along ``axis`` (0 is x), in exact coordinates.
+
+        Returns None if the family has no such grid.
+        """
         if self._node.basis is not None and self._node.basis.kind == "basis":
-            return None  # a sum of many products is not exact
+            return None  # a sum of several products is not exact
         pixels = np.full((_TIES - 1, rank), 2.0)
         pixels[:, axis] = np.arange(_TIES - 1) + 0.5
-        # coordinates are multiples of 1/64: with -1 and 1 at the outermost pixels' centers, that takes a pixel more
+        # coordinates are multiples of 1/64: with -1 and 1 at the outermost pixel centers, this takes one pixel more
         more = int(self._expected.align_corners)
         size = tuple(_TIES + more if axis == rank - 1 - place else 8 + more for place in range(rank))
         points = self._expected.normalized(pixels, size).reshape(len(pixels), *[1] * rank, rank)
         given = self._place(np.broadcast_to(points, (len(pixels), *self._output_size, rank)))
         if given is None:
             return None
-        given = np.round(given * 2.0**20) / 2.0**20  # least squares leave a few units in the last place
+        given = np.round(given * 2.0**20) / 2.0**20  # removes the error of the least-squares fit in the last digits
         image = self._generator.standard_normal((1, 1, *size)).astype(np.float32)
         return self._run(np.repeat(image, len(pixels), 0), given)
 
-    def _own_thetas(self, count: int) -> Array:
+    def _random_thetas(self, count: int) -> Array:
         basis = self._node.basis
         assert basis is not None, "a plain grid can be placed anywhere"
         rows = 3 if basis.kind == "projective" else len(basis.output_size)
@@ -199,7 +202,7 @@ class _Bench:
         return self._generator.random((count, _CHANNELS, *size), dtype=np.float32) * 2 - 0.5
 
     def _place(self, grid: Array) -> Array | None:
-        """What puts the sampler's points there: theta, or the grid itself."""
+        """The theta that gives ``grid``, or ``grid`` itself for a plain sampler; None if no theta gives it."""
         if self._node.basis is None:
             return grid.astype(np.float16 if self._node.dtype == "float16" else np.float32).astype(np.float32)
         return theta_for(self._node.basis, grid)
@@ -214,7 +217,7 @@ class _Bench:
 
 
 def _moves(size: tuple[int, ...], output_size: tuple[int, ...]) -> dict[str, Array]:
-    """Which pixel each output pixel copies [D, *out], in the axes' order; some lie outside."""
+    """By name, the pixel that each output pixel copies [D, *out], in the order of the axes; some lie outside."""
     own = np.stack(np.meshgrid(*[np.arange(length) for length in output_size], indexing="ij"))
     shift = np.array([1, -2, 3][: len(size)]).reshape(-1, *[1] * len(size))
     moves = {"identity": own, "a shift by whole pixels": own + shift}
@@ -234,7 +237,7 @@ def _judge(trial: SamplerCall, sampler: SamplerSpec, dtype: str) -> WarpDeviatio
 
 
 def _cause(trials: Sequence[SamplerCall], expected: SamplerSpec, node: SamplerNode) -> str | None:
-    """The single mistake that explains every trial; None where none does."""
+    """The mistake that explains every trial; None if none is known."""
     rank = trials[0].grid.shape[-1]
     grids: dict[str, Callable[[Array], Array]] = {
         "swapped x and y" if rank == 2 else "swapped x, y and z": lambda grid: grid[..., ::-1],
@@ -263,13 +266,13 @@ def _cause(trials: Sequence[SamplerCall], expected: SamplerSpec, node: SamplerNo
         for (name, sampler), (other, move) in product(mistakes(expected, rank).items(), list(grids.items())[:1]):
             if explained(sampler, move):
                 return f"{name} and {other}"
-    # rounded on the way to the grid: not the same numbers, but an error of that size
+    # coordinates that were rounded before the grid: other numbers, but an error of the same size
     ratio = [_relative_error(trial, expected, node.dtype) for trial in trials[:2]]
     return "coordinates in half precision or TF32" if all(share < 0.02 for share in ratio) else None
 
 
 def _relative_error(trial: SamplerCall, sampler: SamplerSpec, dtype: str) -> float:
-    """The share of points that are off even when coordinates are allowed half precision's error."""
+    """The share of points that are wrong even if coordinates may have half precision's error."""
     size = np.array(trial.image.shape[2:][::-1], np.float64)
     loose = trial.bound + 2.0**-8 * (np.abs(trial.grid) + 1) * size / 2
     found = compare_warp(trial.warped, trial.image, trial.grid, loose, sampler, dtype)

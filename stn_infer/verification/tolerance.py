@@ -1,7 +1,7 @@
-"""How exact float32 can be on a model: a runtime can't be held to less than what float32 reaches in PyTorch itself.
+"""Measure float32's rounding error on a model, because no runtime can be more exact than float32 in PyTorch itself.
 
-A warped image of 100 pixels and more is such a case: coordinates have 24 bits, and a hundred-thousandth of a pixel on
-an edge between black and white is a hundred-thousandth of the output.
+Rounding matters for images of 100 pixels and more: coordinates have 24 bits, and an error of a hundred-thousandth of a
+pixel on an edge between black and white is a hundred-thousandth of the output.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
     from stn_infer.sources.load import LoadedModel
 
-Single = Callable[[Sequence[Array]], tuple[list[Array], list[Array], list[Array]]]
-"""A model in float32: inputs to outputs, what each sampler reads, and what it returns."""
+Float32Model = Callable[[Sequence[Array]], tuple[list[Array], list[Array], list[Array]]]
+"""A model in float32: maps inputs to outputs, the images that the samplers read, and the warped images."""
 
 
 @dataclass(frozen=True)
 class Expectation:
-    """A batch, and what the reference makes of it."""
+    """A batch, with the reference's outputs and sampler calls for it."""
 
     batch: Batch
     outputs: list[Array]
@@ -40,19 +40,19 @@ class Expectation:
 
 
 def expect(reference: ReferenceModel, batches: Sequence[Batch]) -> list[Expectation]:
-    """Run the reference."""
+    """Run the reference on each batch."""
     return [Expectation(batch, *reference.run(batch.inputs)) for batch in batches]
 
 
 @dataclass(frozen=True)
 class Float32Levels:
-    """The level of each array over all batches, with what float32 is off by where that can be told.
+    """The level of each array over all batches, with float32's error as its noise if it was measured.
 
     Attributes:
-        outputs: one an output.
-        images: one a sampler, of what it reads.
-        nearest: whether a sampler is ``nearest``. Where one turns a rounding error into another pixel, that is no noise
-            of what comes after: the noise of outputs is what the rest of the network makes of the same pixels.
+        outputs: one per output.
+        images: one per sampler, of the image that it reads.
+        nearest: whether a sampler is ``nearest``. Such a sampler may turn a rounding error into another pixel, which
+            does not count as noise: the noise of the outputs is measured with the same pixels in both runs.
     """
 
     outputs: tuple[Level, ...] = ()
@@ -61,17 +61,17 @@ class Float32Levels:
 
     @property
     def rounding(self) -> float:
-        """Of the outputs, over their magnitude; 0 with a nearest sampler, which no tolerance allows for."""
+        """The largest noise of an output over its scale; 0 with a nearest sampler, for which none is allowed."""
         return 0.0 if self.nearest else max((level.rounding for level in self.outputs), default=0.0)
 
     @property
     def image_rounding(self) -> float:
-        """Of what samplers read, over its magnitude."""
+        """The largest noise of an image that a sampler reads, over its scale."""
         return max((level.rounding for level in self.images), default=0.0)
 
 
-def eager_float32(loaded: LoadedModel) -> Single:
-    """A PyTorch source in float32."""
+def eager_float32(loaded: LoadedModel) -> Float32Model:
+    """Open a PyTorch source in float32."""
     from stn_infer.verification.runners import EagerRunner
 
     runner = EagerRunner(loaded, "cpu", fused=False)
@@ -84,8 +84,8 @@ def eager_float32(loaded: LoadedModel) -> Single:
     return run
 
 
-def file_float32(model: onnx.ModelProto) -> Single | None:
-    """An ONNX file in onnxruntime without optimizations; None where that can't run it."""
+def file_float32(model: onnx.ModelProto) -> Float32Model | None:
+    """Open an ONNX file in onnxruntime without optimizations; None if onnxruntime cannot load it."""
     try:
         session = OrtReference(model)
     except ModelError:
@@ -101,18 +101,18 @@ def file_float32(model: onnx.ModelProto) -> Single | None:
 def float32_levels(
     reference: ReferenceModel,
     expectations: Sequence[Expectation],
-    single: Single | None,
+    single: Float32Model | None,
     *,
     own_warps: bool = False,
 ) -> Float32Levels:
-    """How large the reference's arrays are, and how far float32 is from them.
+    """Measure the magnitudes of the reference's arrays, and float32's error on them.
 
     Args:
-        reference: what ``expectations`` are of.
-        expectations: what was run.
-        single: the same model in float32; where it is None or the reference is no float64, no noise is measured.
-        own_warps: whether the reference is given float32's own warped images. That leaves out what the last digits of
-            a coordinate do to a warped image: it is what the rest of the network needs.
+        reference: the model that ``expectations`` come from.
+        expectations: the batches and the reference's results for them.
+        single: the same model in float32; if it is None, or the reference is not in float64, no noise is measured.
+        own_warps: give the reference float32's own warped images. This excludes the effect of a coordinate's last
+            digits on a warped image, and leaves the noise of the downstream network.
     """
     single = single if reference.dtype == "float64" else None
     modes = [call.spec.mode for call in expectations[0].calls] if expectations else []

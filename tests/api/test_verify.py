@@ -74,7 +74,7 @@ def test_unpaired_grids_are_said_so() -> None:
     plain.graph.node.append(twin)
     verification = verify_model(loaded, plain)
     assert verification.passed and verification.grids == ()
-    assert any("can't be paired" in note for note in verification.notes)
+    assert any("cannot be paired" in note for note in verification.notes)
 
 
 def test_an_output_too_few() -> None:

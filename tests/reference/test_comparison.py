@@ -1,4 +1,4 @@
-"""Two tiers: what float32 may do passes, a point more fails; flips by chance pass, flips with a bias fail."""
+"""The two tiers: errors that float32 explains pass, others fail; random flips pass, biased flips fail."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def ties(count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 
 def flipped(count: int, choose: np.ndarray) -> Flips:
-    """What is found where the backend reads the upper pixel at ties with ``choose``, else the lower one."""
+    """The flips of a backend that reads the upper pixel at ties where ``choose`` is true, else the lower one."""
     image, grid, bound = ties(count)
     lower = np.arange(count)
     actual = image[..., np.where(choose, lower + 1, lower)]
@@ -30,7 +30,7 @@ def flipped(count: int, choose: np.ndarray) -> Flips:
     return found.flips
 
 
-def test_flips_by_chance_pass_twenty_times() -> None:
+def test_random_flips_pass_for_twenty_seeds() -> None:
     for seed in range(20):
         flips = flipped(200, np.random.default_rng(seed).random(200) < 0.5)
         assert flips.problem() is None and flips.coordinates > 190 and flips.flipped > 60
@@ -39,19 +39,19 @@ def test_flips_by_chance_pass_twenty_times() -> None:
 def test_half_up_and_half_down_are_biases() -> None:
     up = flipped(60, np.ones(60, bool))
     assert (up.up, up.down) == (30, 0) or (up.up, up.down) == (29, 0)
-    assert "rounded up" in str(up.problem())
+    assert "flips at ties round up" in str(up.problem())
     down = flipped(60, np.zeros(60, bool))
-    assert down.up == 0 and "rounded down" in str(down.problem())
+    assert down.up == 0 and "flips at ties round down" in str(down.problem())
 
 
-def test_flipping_every_tie_is_too_much() -> None:
-    even = np.arange(60) % 2 == 0  # the definition reads the even one: the lower at even places
+def test_flipping_every_tie_is_rejected() -> None:
+    even = np.arange(60) % 2 == 0  # the definition reads the even pixel, which is the lower one at even positions
     flips = flipped(60, even)
     assert flips.up == pytest.approx(flips.down, abs=1)
     assert "at most half" in str(flips.problem())
 
 
-def test_a_third_pixel_is_no_flip() -> None:
+def test_a_third_pixel_is_not_a_flip() -> None:
     image, grid, bound = ties(30)
     actual = image[..., np.arange(30)].copy()
     actual[..., 7] = image[..., 9]
@@ -68,8 +68,8 @@ def test_a_flip_outside_the_band_is_wrong() -> None:
     assert compare_warp(lower, image, moved, bound, NEAREST).wrong == 30
 
 
-def test_rows_that_flip_together_count_once() -> None:
-    """A column of a thousand points at one coordinate is one event, not a thousand."""
+def test_points_with_one_coordinate_count_once() -> None:
+    """A column of a thousand points with the same coordinate is one event."""
     image = np.random.default_rng(0).normal(size=(1, 1, 1000, 8))
     pixels = np.stack(np.meshgrid(np.array([2.5]), np.arange(1000.0)), -1)[None]  # x, y
     grid = NEAREST.normalized(pixels, (1000, 8))
@@ -78,7 +78,7 @@ def test_rows_that_flip_together_count_once() -> None:
     assert found.problem() is None
 
 
-def test_the_interior_is_held_to_the_slope_of_the_image() -> None:
+def test_the_interior_limit_follows_the_slope_of_the_image() -> None:
     rng, sampler = np.random.default_rng(3), SamplerSpec()
     image, pixels = rng.normal(size=(2, 3, 9, 9)), rng.uniform(0, 8, (2, 5, 5, 2))
     grid, bound = sampler.normalized(pixels, (9, 9)), np.full((2, 5, 5, 2), 1e-4)
@@ -88,7 +88,7 @@ def test_the_interior_is_held_to_the_slope_of_the_image() -> None:
     assert compare_warp(off, image, grid, bound, sampler).wrong > 10
 
 
-def test_not_a_number_is_wrong_but_not_where_nothing_is_defined() -> None:
+def test_nan_is_wrong_except_where_the_grid_is_not_finite() -> None:
     image, grid = np.ones((1, 1, 4, 4)), np.zeros((1, 1, 2, 2))
     bound = np.full(grid.shape, 1e-6)
     grid[0, 0, 1] = np.nan

@@ -1,4 +1,4 @@
-"""The package's float64 sampler against the tests' own, and the bound on float32 coordinates."""
+"""The package's float64 sampler against the test suite's own, and the error bound on float32 coordinates."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SIZES = [(5, 7), (1, 5), (1, 1), (3, 4, 5), (2, 1, 6)]
 @pytest.mark.parametrize("padding_mode", PADDING_MODES)
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("size", SIZES, ids=str)
-def test_it_is_the_tests_reference(size: tuple[int, ...], mode: str, padding_mode: str, align_corners: bool) -> None:
+def test_it_equals_the_test_reference(size: tuple[int, ...], mode: str, padding_mode: str, align_corners: bool) -> None:
     rng = np.random.default_rng(5)
     image = rng.normal(size=(2, 3, *size))
     grid = rng.uniform(-3, 3, size=(2, *[3, 20, 2][: len(size)], len(size)))
@@ -45,7 +45,7 @@ def test_ties_by_rounding() -> None:
         assert sample_at(sampler, image, pixels).ravel().tolist() == expected
 
 
-def test_float32_stays_within_the_bound_and_half_precision_does_not() -> None:
+def test_float32_stays_within_the_bound_and_float16_does_not() -> None:
     rng, size = np.random.default_rng(1), (40, 1000)
     theta = rng.normal(size=(50, 2, 3)).astype(np.float32)
     basis = reference.affine_grid(np.eye(2, 3)[None], (16, 16))[0].reshape(-1, 2)
@@ -68,7 +68,7 @@ def test_a_projective_bound_is_infinite_where_w_may_be_zero() -> None:
     assert np.isfinite(bound[0, 0, 0]).all() and np.isinf(bound[0, 0, 1]).all()
 
 
-def test_mistakes_differ_by_one_thing() -> None:
+def test_each_mistake_changes_the_result() -> None:
     rng = np.random.default_rng(2)
     image, grid = rng.normal(size=(1, 1, 6, 6)), rng.uniform(-1.5, 1.5, (1, 9, 9, 2))
     base = SamplerSpec()

@@ -1,4 +1,4 @@
-"""``verify`` as a whole: a row a backend or the reason, files with and without a source, two files, TensorRT."""
+"""``verify`` as a whole: one row per backend, files with and without a source, two files, TensorRT."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_file_alone_is_compared_with_itself_in_float64(tmp_path: Path) -> None
     result = verify(written(tmp_path, shipped()[1]), backends=["ort"])
     assert result.passed and result.title == "the file evaluated in float64"
     assert result.reference == "float64" and result.grids[0].max_px < 1e-4
-    with pytest.raises(UsageError, match="eager: it runs the PyTorch source"):
+    with pytest.raises(UsageError, match="eager: this backend runs the PyTorch source"):
         verify(tmp_path / "model.onnx", backends=["eager"])
 
 
@@ -88,19 +88,19 @@ def test_two_files(tmp_path: Path) -> None:
     result = verify(wrong, against=right, backends=["ort"])
     assert not result.passed and result.title == "right.onnx evaluated in float64"
     assert "border padding instead of zeros" in result.backends[0].reason
-    assert verify(wrong, backends=["ort"]).passed, "by itself it is what it says"
+    assert verify(wrong, backends=["ort"]).passed, "its own attributes define the reference"
     with pytest.raises(UsageError, match="--against"):
         verify(wrong, against=right, source="x")
 
 
-def test_every_shipped_model_in_float64_is_pytorch_in_float64() -> None:
+def test_a_shipped_model_in_float64_equals_pytorch_in_float64() -> None:
     loaded, model = shipped()
     inputs = [np.random.default_rng(0).random((3, *shape), dtype=np.float32) for shape in loaded.input_shapes]
     wanted, samplings = Reference(loaded.module, loaded.input_shapes).run(inputs)
     found, others = OnnxReference(model).run(inputs)
     np.testing.assert_allclose(found[0], wanted[0], rtol=0, atol=1e-12)
     assert samplings[0].spec == others[0].spec
-    # the file's head has the affine family's map folded in, and float32 constants
+    # the affine family's map is folded into the file's head, and the constants are float32
     assert np.abs(samplings[0].grid - others[0].grid).max() < 1e-6
 
 
@@ -126,7 +126,7 @@ def graph_of(nodes: list[onnx.NodeProto], constants: dict[str, Any], shape: list
         ("AveragePool", {"kernel_shape": [3, 3], "pads": [1, 1, 1, 1]}),
     ],
 )
-def test_float64_operators_are_onnxruntimes(op: str, attributes: dict[str, Any]) -> None:
+def test_float64_operators_equal_onnxruntimes(op: str, attributes: dict[str, Any]) -> None:
     weight = np.random.default_rng(1).normal(size=(4, 3, 3, 2)).astype(np.float32)
     inputs, constants = (["x", "w"], {"w": weight}) if op == "Conv" else (["x"], {})
     model = graph_of([helper.make_node(op, inputs, ["y"], **attributes)], constants, ["n", 3, 9, 8])
@@ -137,7 +137,7 @@ def test_float64_operators_are_onnxruntimes(op: str, attributes: dict[str, Any])
     np.testing.assert_allclose(exact, single, atol=1e-5)
 
 
-def test_where_float64_cannot_be_had_float32_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_float32_reference_is_noted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object) -> None:
         raise ModelError("no such operator")
 
@@ -147,7 +147,7 @@ def test_where_float64_cannot_be_had_float32_is_said(tmp_path: Path, monkeypatch
     assert any("can't be evaluated in float64: no such operator" in note for note in result.notes)
 
 
-def test_open_sizes_need_a_shape(tmp_path: Path) -> None:
+def test_dynamic_sizes_need_a_shape(tmp_path: Path) -> None:
     model = one_transformer()
     model.graph.input[0].type.tensor_type.shape.dim[3].dim_param = "width"
     path = written(tmp_path, model)
@@ -156,7 +156,6 @@ def test_open_sizes_need_a_shape(tmp_path: Path) -> None:
     assert verify(path, backends=["ort"], input_shapes=[(2, 12, 20), (2, 3)]).passed
 
 
-@cache
 @pytest.mark.parametrize("size", [1.0, 1e-2, 1e-9])
 def test_an_output_of_a_file_without_a_source_is_judged_on_its_own_scale(size: float, tmp_path: Path) -> None:
     model = then(affine_model(), "Mul", size)
@@ -166,8 +165,8 @@ def test_an_output_of_a_file_without_a_source_is_judged_on_its_own_scale(size: f
     assert not found.passed and found.outputs[0].scaled == pytest.approx(5e-4, rel=0.1)
 
 
-def test_what_float32_leaves_of_a_difference_in_a_file_is_no_error(tmp_path: Path) -> None:
-    """x - 100 + 100 - x: exactly zero in the mathematics, some 1e-6 in float32 and 1e-14 in float64."""
+def test_the_remainder_of_a_cancellation_in_a_file_is_not_an_error(tmp_path: Path) -> None:
+    """x - 100.3 + 100.3 - x is exactly zero in theory, about 1e-6 in float32 and 1e-14 in float64."""
     nodes = [
         helper.make_node(operator, inputs, [output])
         for operator, inputs, output in [
@@ -184,13 +183,14 @@ def test_what_float32_leaves_of_a_difference_in_a_file_is_no_error(tmp_path: Pat
     assert not verify(written(tmp_path, then(model, "Add", 1e-3), "wrong.onnx"), against=path).passed
 
 
+@cache
 def bfloat16_file() -> onnx.ModelProto:
     return to_half(portable(SHIPPED, bf16=True), "bf16").model
 
 
 @pytest.mark.parametrize("mistake", [None, with_attribute(mode="nearest"), with_attribute(align_corners=1)])
-def test_a_bfloat16_file_is_run_rounded_in_float32(tmp_path: Path, mistake: Mutation | None) -> None:
-    """onnxruntime's CPU has no bfloat16: the source's being right would say nothing of the file."""
+def test_a_bfloat16_file_is_emulated_in_float32(tmp_path: Path, mistake: Mutation | None) -> None:
+    """onnxruntime has no bfloat16 on the CPU, and a correct source does not show that the file is correct."""
     path = written(tmp_path, mistake(bfloat16_file()) if mistake else bfloat16_file())
     result = verify(path, source=SHIPPED)
     rows = {report.backend: report for report in result.backends}
@@ -200,7 +200,7 @@ def test_a_bfloat16_file_is_run_rounded_in_float32(tmp_path: Path, mistake: Muta
     assert "in float32 with every half" in result.notes[0]
 
 
-def test_own_inputs_are_what_is_run(tmp_path: Path) -> None:
+def test_given_inputs_replace_the_sample_inputs(tmp_path: Path) -> None:
     folder = tmp_path / "images"
     folder.mkdir()
     for index in range(34):
@@ -216,21 +216,21 @@ def test_own_inputs_are_what_is_run(tmp_path: Path) -> None:
         verify(path, source=SHIPPED, inputs=[tmp_path / "wrong.npy"])
 
 
-def test_an_int8_file_is_compared_on_images_alone(tmp_path: Path) -> None:
+def test_an_int8_file_is_compared_on_images_only(tmp_path: Path) -> None:
     loaded, model = shipped()
     samples = [{"input": batch.inputs[0]} for batch in sample_batches(loaded) if batch.kind == "images"]
     result = verify(written(tmp_path, quantize(model, samples)), source=SHIPPED, backends=["ort"])
     assert result.passed and result.inputs == "8 images" and any("--inputs" in note for note in result.notes)
 
 
-def test_rounding_is_for_half_precision_alone(tmp_path: Path) -> None:
+def test_ort_rounded_is_for_half_precision_only(tmp_path: Path) -> None:
     path = written(tmp_path, one_transformer())
     assert "ort-rounded" not in [report.backend for report in verify(path).backends]
     with pytest.raises(UsageError, match="no float16 or bfloat16 values"):
         verify(path, backends=["ort-rounded"])
 
 
-def test_a_file_that_nothing_runs_is_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_no_backend_runs_is_not_verified(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: object, **__: object) -> None:
         raise ModelError("no such operator")
 
@@ -255,7 +255,7 @@ def test_arguments_that_do_not_go_together(tmp_path: Path, options: dict[str, An
         verify(written(tmp_path, shipped()[1]), **options)
 
 
-# ---- TensorRT, by the stand-in that computes y = 2 x -------------------------------------------------------------
+# ---- TensorRT, replaced by a stand-in that computes y = 2 x ------------------------------------------------------
 
 
 def doubling(factor: float) -> onnx.ModelProto:
@@ -293,7 +293,7 @@ def test_an_engine_that_fails_is_a_failure(tmp_path: Path, fake: standin.Script)
     assert "TensorRT failed while running" in result.backends[0].reason
 
 
-def test_tensorrt_that_is_not_there_is_a_row_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorrt_is_a_row_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
         raise MissingDependencyError("a GPU is needed")
 
@@ -321,7 +321,7 @@ def test_exit_code_3_and_the_reason(tmp_path: Path) -> None:
     wrong = written(tmp_path, with_attribute(mode="nearest")(one_transformer()), "wrong.onnx")
     result = CliRunner().invoke(main, ["verify", str(wrong), "--against", str(right), "--backend", "ort"])
     assert result.exit_code == 3
-    assert "it looks like nearest sampling instead of bilinear" in result.output
+    assert "likely cause: nearest sampling instead of bilinear" in result.output
 
 
 def test_json(tmp_path: Path) -> None:
@@ -337,7 +337,7 @@ def test_json(tmp_path: Path) -> None:
     assert json.loads(failed.stdout)["backends"][0]["failures"]
 
 
-def test_what_a_model_prints_is_not_among_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_models_own_prints_are_not_in_the_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "printing.py").write_text(
         "from torch import nn\nclass Net(nn.Module):\n    def forward(self, x):\n"
         "        print('forward')\n        return x * 2\n"
@@ -347,7 +347,7 @@ def test_what_a_model_prints_is_not_among_the_json(tmp_path: Path, monkeypatch: 
     assert json.loads(result.stdout)["passed"] and "forward" in result.stderr
 
 
-def test_the_source_alone_is_not_the_file(tmp_path: Path) -> None:
+def test_a_passing_source_does_not_verify_the_file(tmp_path: Path) -> None:
     path = written(tmp_path, shipped()[1])
     result = CliRunner().invoke(main, ["verify", str(path), "--source", SHIPPED, "--backend", "eager"])
     assert result.exit_code == 0, result.output
@@ -376,11 +376,11 @@ class TakesTwo(torch.nn.Module):
 
 def test_a_source_whose_own_code_fails_is_one_line(tmp_path: Path) -> None:
     module, x = TakesTwo(), np.zeros((3, 1, 8, 8), np.float32)
-    told = r"^toy fails in PyTorch \({}\) on \[3, 1, 8, 8\]: ValueError: at most two$"
-    with pytest.raises(ModelError, match=told.format("eager, float64")):
+    message = r"^toy fails in PyTorch \({}\) on \[3, 1, 8, 8\]: ValueError: at most two$"
+    with pytest.raises(ModelError, match=message.format("eager, float64")):
         Reference(module, [(1, 8, 8)], "toy").run([x])
     loaded = LoadedModel("toy", module, ((1, 8, 8),), ModelMetadata(), "factory")
-    with pytest.raises(ModelError, match=told.format("eager")):
+    with pytest.raises(ModelError, match=message.format("eager")):
         open_runner("eager", onnx.ModelProto(), loaded, "cpu").run([x])
     path = written(tmp_path, shipped()[1])
     result = CliRunner().invoke(main, ["verify", str(path), "--source", f"{__name__}:TakesTwo"])
@@ -389,7 +389,7 @@ def test_a_source_whose_own_code_fails_is_one_line(tmp_path: Path) -> None:
 
 
 def test_a_file_that_fails_while_running_is_one_line() -> None:
-    """As export's own check of what it made would say it."""
+    """The message is the same as in export's own verification."""
     graph = onnx.parser.parse_graph("g (float[n, 1, 8, 8] x) => (float[7, 5] y) { y = Reshape(x, size) }")
     graph.initializer.append(numpy_helper.from_array(np.array([7, 5]), "size"))
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)

@@ -1,4 +1,4 @@
-"""Each of these leaves a file that runs, and each must be found, named where it can be, and never imagined."""
+"""Mistakes that leave a file that runs: each must be found and, where possible, named, without false alarms."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ MISTAKES: dict[str, tuple[Mutation, str]] = {
 
 
 class Net(nn.Module):
-    """Localization, affine grid and sampler, as in PyTorch's tutorial; never far from the identity."""
+    """Localization, affine grid and sampler, as in PyTorch's tutorial; close to the identity."""
 
     def __init__(self, shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -63,7 +63,7 @@ class Net(nn.Module):
 
 @cache
 def pair(width: int = 24) -> tuple[LoadedModel, onnx.ModelProto, onnx.ModelProto]:
-    """The source, its portable file, and its plain file."""
+    """The source, its portable file and its plain file."""
     shape = (1, 20, width)
     module = Net(shape).eval()
     plain = export_plain(module, [shape])
@@ -92,7 +92,7 @@ def test_a_float16_grid_at_width_1024_is_found_in_a_plain_file_too() -> None:
 
 
 def test_a_float16_theta_is_found() -> None:
-    """The head's result rounded: the corners move, and so do the outputs."""
+    """The head's result is rounded, which moves the corners of the grid."""
     loaded, portable, _ = pair(1024)
     wrong = onnx.ModelProto()
     wrong.CopyFrom(portable)
@@ -107,11 +107,11 @@ def test_a_float16_theta_is_found() -> None:
     assert not result.passed and result.grids[0].theta_px > 0.05
 
 
-# ---- backends that run right files wrong -------------------------------------------------------------------------
+# ---- wrong backends for right files ------------------------------------------------------------------------------
 
 
 def runner(model: onnx.ModelProto, mutate: Mutation | None = None, fused: bool = False) -> OnnxRunner:
-    """onnxruntime, which runs every file that it is given as ``mutate`` makes it."""
+    """onnxruntime, which applies ``mutate`` to every file before it runs it."""
 
     def open_model(content: bytes) -> OrtBackend:
         proto = onnx.ModelProto.FromString(content)
@@ -181,7 +181,7 @@ def test_rounding_half_up_is_a_bias(kind: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
-def test_two_mistakes_are_found_even_if_not_named(mode: str) -> None:
+def test_several_mistakes_at_once_are_found(mode: str) -> None:
     model = one_transformer(mode=mode)
 
     def mutate(proto: onnx.ModelProto) -> onnx.ModelProto:
@@ -200,13 +200,13 @@ def test_two_mistakes_are_found_even_if_not_named(mode: str) -> None:
         (SamplerSpec(align_corners=True), "align_corners=False instead of True"),
     ],
 )
-def test_the_mistake_is_named_the_other_way_round(expected: SamplerSpec, name: str) -> None:
+def test_the_likely_cause_is_named(expected: SamplerSpec, name: str) -> None:
     check = isolated(one_transformer(), expected, 1)
-    assert not check.passed and f"it looks like {name}" in check.problem
+    assert not check.passed and f"likely cause: {name}" in check.problem
 
 
-def test_an_identity_head_hides_nothing() -> None:
-    """A zero-initialized head samples at the identity, where neither padding nor an axis shows in the outputs."""
+def test_an_identity_head_does_not_hide_a_mistake() -> None:
+    """A zero-initialized head samples at the identity, where a wrong padding or axis does not change the outputs."""
     loaded, _, _ = pair()
     module = Net((1, 20, 24)).eval()
     with torch.no_grad():
@@ -236,13 +236,13 @@ def scaled_output(factor: float) -> Mutation:
 
 
 def test_a_scaled_output_does_not_hide_behind_a_sensitive_warp() -> None:
-    """At width 1024 float32 moves noise by a ten-thousandth; what follows the sampler is exact all the same."""
+    """At width 1024, float32's error on noise is 1e-4 in the warp, but the downstream network is exact."""
     loaded, portable, _ = pair(1024)
     right = verify_model(loaded, portable)
     assert right.passed and right.tolerance > 1.2e-4
     result = verify_model(loaded, scaled_output(1.0001)(portable))
     (failure,) = result.backends[0].failures
-    assert "from what its own warped images give, expected at most 1e-05" in failure
+    assert "downstream of the samplers, given the same warped images; expected at most 1e-05" in failure
 
 
 def with_basis(change: Callable[[Array], Array]) -> Mutation:
@@ -260,25 +260,25 @@ def with_basis(change: Callable[[Array], Array]) -> Mutation:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda basis: basis * np.float32("nan"), "its basis holds NaN"),
-        (lambda basis: basis * 0.99, "its kind is affine, and its basis is not x, y"),
+        (lambda basis: basis * np.float32("nan"), "its basis contains NaN"),
+        (lambda basis: basis * 0.99, "its kind is affine, but its basis is not x, y"),
     ],
 )
 def test_a_basis_that_kernels_would_not_read(change: Callable[[Array], Array], message: str, capfd: Any) -> None:
-    """The function in the file reads the basis, a kernel of kind affine makes the rows itself."""
+    """The function in the file reads the basis, but a kernel of kind affine computes the rows itself."""
     model = with_basis(change)(one_transformer())
     check = isolated(model, SamplerSpec(), 0)
     assert not check.passed and message in check.problem
-    assert capfd.readouterr() == ("", "")  # LAPACK writes of NaN to stdout
+    assert capfd.readouterr() == ("", "")  # LAPACK reports NaN on stdout
 
 
-def test_nothing_but_nan_is_no_agreement() -> None:
+def test_outputs_of_nan_alone_fail() -> None:
     _, portable, _ = pair()
     wrong = scaled_output(float("nan"))(portable)
     reference, tested = OnnxReference(wrong), runner(wrong)
     images = np.random.default_rng(0).random((2, 1, 20, 24), dtype=np.float32)
     report = judge(tested, reference, expect(reference, [Batch("random", (images,))]), Limits(1e-5, 1e-3)).report
-    assert report.status == "failed" and "no finite number in the reference either" in report.reason
+    assert report.status == "failed" and "has no finite number in the reference either" in report.reason
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])

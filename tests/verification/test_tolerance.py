@@ -1,4 +1,4 @@
-"""What float32 can hold, and how far that may loosen a comparison."""
+"""Float32's rounding error on a model, and how much it raises a tolerance."""
 
 from __future__ import annotations
 
@@ -40,12 +40,12 @@ def grid(x: Tensor, width: int) -> Tensor:
     return torch.nn.functional.affine_grid(theta, [len(x), 1, 8, width], align_corners=False)
 
 
-def test_cancellation_in_float32_is_seen_and_plain_arithmetic_is_not() -> None:
+def test_cancellation_is_noise_and_exact_arithmetic_is_not() -> None:
     assert deviation(lambda x: (x + 4096) - 4096, 3) == pytest.approx(2e-4, rel=0.5)
     assert deviation(lambda x: 2 * x, 3) == 0
 
 
-def test_a_warp_deviates_with_its_width() -> None:
+def test_the_noise_of_a_warp_grows_with_its_width() -> None:
     narrow, wide = (
         deviation(lambda x: torch.nn.functional.grid_sample(x, grid(x, x.shape[3]), align_corners=False), 1, 8, width)
         for width in (16, 1024)
@@ -53,7 +53,7 @@ def test_a_warp_deviates_with_its_width() -> None:
     assert narrow < 1e-5 < wide < CEILING
 
 
-def test_a_nearest_sampler_says_nothing_of_rounding() -> None:
+def test_rounding_is_zero_with_a_nearest_sampler() -> None:
     def warp(x: Tensor) -> Tensor:
         return (
             torch.nn.functional.grid_sample(x, grid(x, 64), mode="nearest", align_corners=False) + (x * 0 + 4096) - 4096
@@ -62,8 +62,8 @@ def test_a_nearest_sampler_says_nothing_of_rounding() -> None:
     assert deviation(warp, 1, 8, 64) == 0
 
 
-def test_what_is_not_finite_loosens_nothing() -> None:
-    assert deviation(lambda x: x * 1e30 * 1e30, 3) == 0  # infinite in float32 alone
+def test_non_finite_values_do_not_raise_a_tolerance() -> None:
+    assert deviation(lambda x: x * 1e30 * 1e30, 3) == 0  # infinite only in float32
 
 
 def test_the_tolerance_is_bounded_on_both_sides() -> None:
