@@ -40,6 +40,7 @@ FLOORS = (
     "fusion",
     "proto",
     "quiet",
+    "isolation",
     "metadata",
     "files",
     "deviation",
@@ -117,6 +118,27 @@ def test_private_names_stay_in_their_folder() -> None:
             if private and _room(module) != _room(target):
                 crossing.append(f"{path.relative_to(ROOT)}:{line} imports {name} of {target}")
     assert crossing == []
+
+
+STARTING = {
+    *(f"subprocess.{name}" for name in ("Popen", "run", "call", "check_call", "check_output")),
+    *(f"os.{name}" for name in ("fork", "forkpty", "posix_spawn", "posix_spawnp", "system", "popen", "spawnv")),
+}
+
+
+def test_python_is_started_in_one_place() -> None:
+    """isolation.py says what a child imports, and that it ends with its parent; plugin.py starts compilers."""
+    found = set()
+    for path in MODULES.values():
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            named = {ast.unparse(node)} if isinstance(node, ast.Attribute) else set()
+            if isinstance(node, ast.Import):
+                named = {alias.name for alias in node.names}
+            elif isinstance(node, ast.ImportFrom):
+                named = {f"{node.module}.{alias.name}" for alias in node.names} | {str(node.module)}
+            if any(name in STARTING or "multiprocessing" in name or "ProcessPool" in name for name in named):
+                found.add(str(path.relative_to(PACKAGE)))
+    assert found == {"isolation.py", "plugin.py"}
 
 
 def test_folders_fit_in_a_head() -> None:

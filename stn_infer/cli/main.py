@@ -40,7 +40,6 @@ VERBS = {
     "doctor": "Say what this machine can run, and why not the rest.",
 }
 
-INTERRUPTED = 130
 _DEBUG_HELP = "Show the traceback of an error."
 
 
@@ -99,7 +98,7 @@ class LazyGroup(click.Group):
             except Exception as error:
                 if interrupts.seen and not isinstance(error, click.exceptions.Abort):
                     error = Interrupted(error)
-                _fail(error, name, "--debug" in arguments)
+                _fail(error, name, "--debug" in arguments, interrupts.exit_code)
         sys.exit(code if type(code) is int else 0)
 
 
@@ -112,31 +111,39 @@ class Interrupted(click.exceptions.Abort):
 
 
 class _Interrupts:
-    """A context that remembers Ctrl-C, which raises KeyboardInterrupt as ever."""
+    """A context that remembers Ctrl-C, which raises KeyboardInterrupt as ever.
+
+    So does ``kill``, or a terminal that is closed: temporary files are removed, and children end.
+    """
 
     def __init__(self) -> None:
-        self.seen = False
-        self._before: Any = None
+        self.seen = 0
+        self._before: dict[int, Any] = {}
+
+    @property
+    def exit_code(self) -> int:
+        """As a shell gives it for the signal."""
+        return 128 + (self.seen or signal.SIGINT)
 
     def __enter__(self) -> _Interrupts:
         # a caller's own handler is left alone, and only the main thread may set one
-        if (
-            threading.current_thread() is threading.main_thread()
-            and signal.getsignal(signal.SIGINT) is signal.default_int_handler
-        ):
-            self._before = signal.signal(signal.SIGINT, self._note)
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                if signal.getsignal(number) is default:
+                    self._before[number] = signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        for number, before in self._before.items():
+            signal.signal(number, before)
 
     def _note(self, number: int, frame: Any) -> Never:
-        self.seen = True
+        self.seen = number
         raise KeyboardInterrupt
 
 
-def _fail(error: Exception, prog_name: str, debug: bool) -> Never:
+def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Never:
     """Print one line for ``error`` (after its traceback where asked) and exit with its code."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         # Whoever read our output has gone (`| head`): nobody is left to tell.
@@ -144,17 +151,17 @@ def _fail(error: Exception, prog_name: str, debug: bool) -> Never:
         sys.exit(1)
     if debug:
         traceback.print_exception(error)
-    message, code = _explain(error, prog_name)
+    message, code = _explain(error, prog_name, interrupted)
     click.echo("error: " + " ".join(message.split()), err=True)
     sys.exit(code)
 
 
-def _explain(error: Exception, prog_name: str) -> tuple[str, int]:
+def _explain(error: Exception, prog_name: str, interrupted: int) -> tuple[str, int]:
     """(what to tell, exit code) for an exception."""
     if isinstance(error, StnInferError):
         return str(error), error.exit_code
     if isinstance(error, click.exceptions.Abort):
-        return "interrupted", INTERRUPTED
+        return "interrupted", interrupted
     if isinstance(error, click.UsageError):
         path = error.ctx.command_path if error.ctx else prog_name
         return f"{error.format_message()} (see '{path} --help')", error.exit_code

@@ -14,13 +14,13 @@ import resource
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import onnx
 
 from stn_infer.errors import ModelError, UsageError, one_line
+from stn_infer.isolation import python_child
 
 # Address space: libraries and threads take 3 GB of it without using them.
 _LEAST_BYTES = 6 << 30
@@ -48,34 +48,30 @@ def try_model(
     Raises:
         ModelError: the child was ended by a crash, by its memory limit or by its deadline.
     """
-    with tempfile.NamedTemporaryFile(suffix=".onnx") as file:
-        file.write(model.SerializeToString())
-        file.flush()
-        job = {
-            "model": file.name,
-            "folder": None if folder is None else str(folder),
-            "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
-            "memory": _limit(model),
-        }
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    job = {
+        "folder": None if folder is None else str(folder),
+        "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
+        "memory": _limit(model),
+    }
+    with python_child(
+        "stn_infer.repairs.trial",
+        [json.dumps(job)],
+        environment={"OMP_NUM_THREADS": "1"},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as child:
         try:
-            done = subprocess.run(
-                [sys.executable, "-m", "stn_infer.repairs.trial", json.dumps(job)],
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                timeout=_SECONDS,
-                check=False,
-                env=environment,
-            )
+            said, _ = child.communicate(model.SerializeToString(), timeout=_SECONDS)
         except subprocess.TimeoutExpired:
             raise ModelError(f"{source}: onnxruntime does not come to an end with it in {_SECONDS} s") from None
-    if done.returncode == 0:
+    if child.returncode == 0:
         return
-    if done.returncode < 0:
-        name = signal.Signals(-done.returncode).name
+    if child.returncode < 0:
+        name = signal.Signals(-child.returncode).name
         raise ModelError(f"{source}: a native library crashed on it ({name}) in a trial; it is damaged")
-    lines = [line for line in done.stdout.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
-    reason = lines[-1].removeprefix(_RESULT) if lines else f"exit code {done.returncode}"
+    lines = [line for line in said.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
+    reason = lines[-1].removeprefix(_RESULT) if lines else f"exit code {child.returncode}"
     raise ModelError(f"{source}: {one_line(reason)}")
 
 
@@ -98,7 +94,7 @@ def _child(job: dict[str, object]) -> int:
     from stn_infer.repairs.equivalence import run_at_plausible_sizes
 
     model = onnx.ModelProto()
-    model.ParseFromString(Path(str(job["model"])).read_bytes())
+    model.ParseFromString(sys.stdin.buffer.read())
     folder = None if job["folder"] is None else Path(str(job["folder"]))
     shapes = job["shapes"]
     assert isinstance(shapes, dict)

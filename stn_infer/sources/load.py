@@ -322,8 +322,8 @@ def _made(source: str, options: dict[str, Any]) -> nn.Module:
 def _attribute(source: str, module_name: str, attribute: str) -> Any:
     """``module:a.b`` imported; the current folder comes first, as for ``python -m``, and stays importable."""
     folder = os.getcwd()
-    if folder not in sys.path:
-        sys.path.insert(0, folder)
+    if sys.path[:1] != [folder]:
+        sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # importing runs the user's code: anything may come

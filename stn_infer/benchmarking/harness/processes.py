@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
-import os
-import signal
 import subprocess
-import sys
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +17,7 @@ from stn_infer.benchmarking.prepare.case import Prepared, Resolver, files_of, pr
 from stn_infer.benchmarking.request import Progress, Request
 from stn_infer.benchmarking.result import Model
 from stn_infer.errors import OutputError, UsageError
+from stn_infer.isolation import python_child
 
 
 class Workers(Protocol):
@@ -119,30 +117,25 @@ def run_apart(task: Task, folder: Path, say: Progress) -> RoundReport:
     question, answer, errors = folder / "task.json", folder / "answer.json", folder / "stderr.txt"
     answer.unlink(missing_ok=True)
     question.write_text(json.dumps(asdict(task)), encoding="utf-8")
-    command = [sys.executable, "-m", "stn_infer.benchmarking.harness.worker", str(question), str(answer)]
     # The compiler's cache is this benchmark's own: the first round really compiles, the others take what it made.
     compiled = folder / "compiled"
-    environment = {
-        **os.environ,
-        "TORCHINDUCTOR_CACHE_DIR": str(compiled),
-        "TRITON_CACHE_DIR": str(compiled / "triton"),
-        "PYTHONPATH": os.pathsep.join(filter(None, map(os.path.abspath, task.prepared.sys_path))),
-    }
+    environment = {"TORCHINDUCTOR_CACHE_DIR": str(compiled), "TRITON_CACHE_DIR": str(compiled / "triton")}
     at = ""
     with (
         errors.open("w") as sink,
-        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=sink, text=True, env=environment) as process,
+        python_child(
+            "stn_infer.benchmarking.harness.worker",
+            [str(question), str(answer)],
+            environment=environment,
+            stdout=subprocess.PIPE,
+            stderr=sink,
+            text=True,
+        ) as process,
     ):
-        try:
-            assert process.stdout is not None
-            for line in process.stdout:
-                at = line.strip()
-                say(at)
-        except BaseException:
-            process.kill()
-            raise
-    if process.returncode in (-signal.SIGINT, -signal.SIGTERM, -signal.SIGHUP):
-        raise KeyboardInterrupt
+        assert process.stdout is not None
+        for line in process.stdout:
+            at = line.strip()
+            say(at)
     if process.returncode != 0 or not answer.exists():
         tail = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
         code = process.returncode

@@ -1,15 +1,13 @@
-"""A round in a process of its own: ``python -m stn_infer.benchmarking.harness.worker TASK.json ANSWER.json``.
+"""A round in a process of its own, whose arguments are the files TASK.json and ANSWER.json.
 
 Progress goes to standard output, one line per step; whatever a runtime prints goes to standard error.
 """
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import os
-import signal
 import sys
 import warnings
 from collections.abc import Sequence
@@ -26,8 +24,6 @@ from stn_infer.benchmarking.request import Progress
 
 #: The exit code of a worker whose answer cannot be written: sysexits.h's EX_IOERR.
 CANNOT_WRITE = 74
-
-_PR_SET_PDEATHSIG = 1
 
 
 @dataclass(frozen=True)
@@ -82,13 +78,9 @@ def open_gpu(device: str) -> None:
 
 def main() -> None:
     """Read the task, run it, write the answer."""
-    # killed with the process that started it, however that ends; Ctrl-C ends it without a traceback
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
     out = os.fdopen(os.dup(1), "w", buffering=1)
     os.dup2(2, 1)
     task = decode(Task, json.loads(Path(sys.argv[1]).read_text(encoding="utf-8")))
-    sys.path[:] = task.prepared.sys_path
     report = work(task, partial(print, file=out, flush=True))
     try:
         Path(sys.argv[2]).write_text(json.dumps(asdict(report)), encoding="utf-8")

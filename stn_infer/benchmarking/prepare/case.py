@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -65,7 +64,6 @@ class Prepared:
         batch_sizes: those that are there.
         may_flip: whether a sampler is ``nearest``.
         cuts: tensors of the two files that grids are computed from: where a profile's "grid" begins.
-        sys_path: where modules are imported from.
         preprocess: how the model in PyTorch wants images; None where there is no such model, or it takes none.
         scales: what the error of each output is divided by.
     """
@@ -82,7 +80,6 @@ class Prepared:
     batch_sizes: tuple[int, ...]
     may_flip: bool = False
     cuts: tuple[str, ...] = ()
-    sys_path: tuple[str, ...] = ()
     preprocess: Preprocess | None = None
     scales: tuple[float, ...] = ()
 
@@ -232,7 +229,6 @@ def prepare(
         batch_sizes=case.batch_sizes,
         may_flip=seen.nearest,
         cuts=made.cuts,
-        sys_path=tuple(sys.path),
         preprocess=None if loaded is None else loaded.metadata.preprocess,
         scales=tuple(level.scale() for level in seen.levels),
     )

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import errno
 import types
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import pytest
 
@@ -19,18 +20,17 @@ from stn_infer.errors import OutputError
 def test_a_full_disk_is_no_variants_fault(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     asked: dict[str, str] = {}
 
-    class Died(contextlib.AbstractContextManager["Died"]):
-        returncode = worker.CANNOT_WRITE
+    @contextlib.contextmanager
+    def died(
+        module: str, arguments: list[str], environment: dict[str, str], stderr: TextIO, **streams: object
+    ) -> Iterator[Any]:
+        assert module == worker.__name__
+        asked.update(environment)
+        stderr.write("a warning\nNo space left on device\n")
+        yield types.SimpleNamespace(stdout=["eager, batch 2\n"], returncode=worker.CANNOT_WRITE)
 
-        def __init__(self, command: list[str], stderr: TextIO, **named: object) -> None:
-            self.stdout = ["eager, batch 2\n"]
-            asked.update(named["env"])  # type: ignore[call-overload]
-            stderr.write("a warning\nNo space left on device\n")
-
-        def __exit__(self, *raised: object) -> None: ...
-
-    monkeypatch.setattr(processes.subprocess, "Popen", Died)
-    nothing = types.SimpleNamespace(sys_path=(), variants=("eager",))
+    monkeypatch.setattr(processes, "python_child", died)
+    nothing = types.SimpleNamespace(variants=("eager",))
     task = worker.Task(nothing, nothing)  # type: ignore[arg-type]
     monkeypatch.setattr(processes, "asdict", lambda it: {})
     with pytest.raises(OutputError, match="No space left on device; set TMPDIR"):

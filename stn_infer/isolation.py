@@ -1,0 +1,107 @@
+"""Python in a process of its own, so that what a native library or a user's code does there ends there.
+
+A child imports nothing from the current folder before a user's own code asks for it: a file there that bears the name
+of a module would run instead of the module. It is killed by the kernel once this process has ended, however that ended;
+its temporary files are removed by this one. This file is also the first that the child runs, by its path, and so
+imports nothing of ours.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import runpy
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+_F_SETSIG = 10  # of Linux's fcntl.h; Python's module has it from 3.13 on
+_INTERRUPTS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+@contextmanager
+def python_child(
+    module: str, arguments: Sequence[str] = (), *, environment: Mapping[str, str] | None = None, **streams: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """Run ``python -m module arguments`` during the block, and wait for it at the end; an exception kills it.
+
+    It finds modules where this process does, the current folder last.
+
+    Args:
+        module: its name.
+        arguments: of its command line.
+        environment: variables on top of this process's; ``TMPDIR`` is a folder of the child's own.
+        streams: ``stdin``, ``stdout``, ``stderr`` and ``text``, as for :class:`subprocess.Popen`.
+
+    Raises:
+        KeyboardInterrupt: somebody ended it by Ctrl-C or ``kill``, which is nothing that it did.
+    """
+    watched, held = os.pipe()  # the child is killed once nobody holds the writing end
+    try:
+        with tempfile.TemporaryDirectory(prefix="stn-infer-", ignore_cleanup_errors=True) as scratch:
+            begin = json.dumps({"watched": watched, "path": _child_path(), "module": module})
+            with subprocess.Popen(
+                [sys.executable, "-P", __file__, begin, *arguments],
+                env={**_child_environment(), **(environment or {}), "TMPDIR": scratch},
+                pass_fds=(watched,),
+                **streams,
+            ) as process:
+                try:
+                    yield process
+                except BaseException:
+                    process.kill()
+                    raise
+    finally:
+        os.close(watched)
+        os.close(held)
+    if -process.returncode in _INTERRUPTS:
+        raise KeyboardInterrupt
+
+
+def _child_path() -> list[str]:
+    """This process's ``sys.path``, the current folder last, and the folder of this package after that."""
+    others = [os.path.abspath(entry) for entry in sys.path if not _is_current(entry)]
+    current = [""] if len(others) < len(sys.path) else []
+    return [*others, *current, str(Path(__file__).resolve().parent.parent)]
+
+
+def _child_environment() -> dict[str, str]:
+    """This process's variables, ``PYTHONPATH`` without the current folder."""
+    found = dict(os.environ)
+    entries = [entry for entry in found.pop("PYTHONPATH", "").split(os.pathsep) if not _is_current(entry)]
+    return {**found, "PYTHONPATH": os.pathsep.join(entries)} if entries else found
+
+
+def _is_current(entry: str) -> bool:
+    """Whether an entry of a module search path is the current folder; an empty one is."""
+    try:
+        return os.path.samefile(entry or os.curdir, os.curdir)
+    except OSError:  # it does not exist
+        return False
+
+
+def _begin(watched: int, path: Sequence[str], module: str) -> None:
+    """The child's side: take care of how this process ends, and be the module."""
+    # by a signal that needs no thread of ours: a native library may hold Python's lock for ever
+    fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(watched, _F_SETSIG, signal.SIGKILL)
+    fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
+    waiting = select.poll()
+    waiting.register(watched)
+    if waiting.poll(0):
+        os.kill(os.getpid(), signal.SIGKILL)  # it ended before this one was ready
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback
+    sys.path[:] = path
+    del sys.argv[1]
+    runpy.run_module(module, run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    _begin(**json.loads(sys.argv[1]))

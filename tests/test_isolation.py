@@ -1,0 +1,213 @@
+"""Processes of their own: what they import, and that none is left, however this one ends."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from stn_infer.api.bench import bench
+from stn_infer.benchmarking.request import Method
+from stn_infer.cli.main import main
+from stn_infer.isolation import python_child
+from tests.support.onnx_files import affine_model
+from tests.support.paths import ROOT
+
+#: A module of the name of one that everything needs; it leaves a mark, and ends the process.
+IMPOSTOR = "import pathlib\npathlib.Path(__file__).with_name('imported').touch()\nraise SystemExit('an impostor ran')\n"
+NETWORK = """
+import torch
+class Net(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.fc = torch.nn.Linear(64, 6)
+    def forward(self, x):
+        theta = self.fc(x.flatten(1)).unflatten(1, (2, 3))
+        grid = torch.nn.functional.affine_grid(theta, x.shape, align_corners=False)
+        return torch.nn.functional.grid_sample(x, grid, align_corners=False)
+"""
+QUICK = Method(rounds=1, seconds=0.01, samples=3, turns=1, warmup_seconds=0.0, warmup_limit=0.1, row_limit=1.0)
+HOLDS_THE_LOCK = "import os\nprint(os.getpid(), flush=True)\nsum(range(10**12))\n"
+
+
+@pytest.fixture
+def modules(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str], str]:
+    """Writes a module that this process, and so its children, can import."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+
+    def write(name: str, text: str) -> str:
+        (folder / f"{name}.py").write_text(text)
+        return name
+
+    return write
+
+
+@pytest.fixture
+def hostile_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """The current folder has modules of the names that libraries have; none may be imported."""
+    folder = tmp_path / "here"
+    folder.mkdir()
+    for name in ("numpy", "onnx", "onnxruntime", "torch", "json", "runpy", "tempfile", "stn_infer"):
+        (folder / f"{name}.py").write_text(IMPOSTOR)
+    monkeypatch.chdir(folder)
+    yield folder
+    assert not (folder / "imported").exists()
+
+
+def alive(process: int) -> bool:
+    try:
+        state = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0]
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return state not in "ZX"
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 60.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def children(process: int) -> list[int]:
+    tasks = Path(f"/proc/{process}/task")
+    return [int(child) for task in tasks.iterdir() for child in (task / "children").read_text().split()]
+
+
+@pytest.mark.parametrize("current", ["", ".", None])
+def test_a_child_imports_nothing_from_the_current_folder(
+    current: str | None, hostile_folder: Path, modules: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    entry = str(hostile_folder) if current is None else current
+    monkeypatch.setattr(sys, "path", [entry, *sys.path])
+    others = str(hostile_folder.parent / "others")
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([entry, others, ""]))
+    text = "import sys, os, json, numpy, onnx\nprint(json.dumps([sys.argv[1:], sys.path, os.environ['PYTHONPATH']]))\n"
+    with python_child(modules("child", text), ["a b", "--c"], stdout=subprocess.PIPE, text=True) as child:
+        said, _ = child.communicate()
+    assert child.returncode == 0
+    arguments, path, variable = json.loads(said)
+    assert arguments == ["a b", "--c"] and variable == others
+    assert path[-2:] == ["", str(ROOT)]  # what a user's own code may import comes last
+    assert path[:-2] == [os.path.abspath(it) for it in sys.path if it and Path(it) not in (Path(), hostile_folder)]
+
+
+def test_without_the_current_folder_a_child_has_none(
+    hostile_folder: Path, modules: Callable[[str, str], str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    text = "import sys, os\nprint(sys.path, 'PYTHONPATH' in os.environ)\n"
+    with python_child(modules("child", text), stdout=subprocess.PIPE, text=True) as child:
+        said, _ = child.communicate()
+    assert "''" not in said and str(hostile_folder) not in said and said.endswith("False\n")
+
+
+def test_commands_import_nothing_from_the_current_folder(hostile_folder: Path) -> None:
+    onnx.save(affine_model(), "m.onnx")
+    for arguments in (["lint", "m.onnx"], ["optimize", "m.onnx", "-o", "o.onnx"], ["verify", "m.onnx"]):
+        result = CliRunner().invoke(main, arguments)
+        assert result.exit_code == 0, result.output
+    assert (
+        bench("m.onnx", batch_sizes=(2,), variants=("ort-plain",), method=QUICK).get("ort-plain", 2).status == "timed"
+    )
+
+
+def test_bench_finds_a_factory_in_the_current_folder_and_nothing_else(
+    hostile_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (hostile_folder / "net_of_mine.py").write_text(NETWORK)
+    shapes = [(1, 8, 8)]
+    try:
+        done = bench("net_of_mine:Net", batch_sizes=(2,), variants=("eager",), input_shapes=shapes, method=QUICK)
+    finally:
+        sys.modules.pop("net_of_mine", None)
+    assert done.get("eager", 2).status == "timed", done.get("eager", 2).reason
+
+
+PARENT = """
+import subprocess, sys
+from stn_infer.isolation import python_child
+with python_child("child", stdout=subprocess.PIPE, text=True) as child:
+    print(child.stdout.readline().strip(), flush=True)
+    child.wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL, signal.SIGINT])
+def test_a_child_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
+    """Even one that holds Python's lock, and whatever ended the parent."""
+    (tmp_path / "child.py").write_text(HOLDS_THE_LOCK)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    command = [sys.executable, "-c", PARENT]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen(command, **streams, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        assert alive(child)
+        parent.send_signal(number)
+        parent.wait(60)
+    wait_until(lambda: not alive(child))
+
+
+def test_a_child_outlives_the_thread_that_started_it(modules: Callable[[str, str], str]) -> None:
+    name = modules("child", "import sys\nprint(sys.stdin.readline(), end='')\n")
+    with contextlib.ExitStack() as stack:
+        started = []
+
+        def start() -> None:
+            streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+            started.append(stack.enter_context(python_child(name, **streams)))
+
+        thread = threading.Thread(target=start)
+        thread.start()
+        thread.join()
+        assert started[0].communicate("still here\n")[0] == "still here\n"
+    assert started[0].returncode == 0
+
+
+def test_an_exception_ends_it_and_its_temporary_files_go(modules: Callable[[str, str], str]) -> None:
+    name = modules("child", "import tempfile, time\nprint(tempfile.mkdtemp(), flush=True)\ntime.sleep(1000)\n")
+    with pytest.raises(ZeroDivisionError), python_child(name, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdout is not None
+        folder = Path(child.stdout.readline().strip())
+        assert folder.is_dir()
+        raise ZeroDivisionError
+    assert not alive(child.pid) and not folder.parent.exists()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_somebody_who_ends_a_child_ends_the_command(number: signal.Signals, modules: Callable[[str, str], str]) -> None:
+    name = modules("child", "import time\nprint(flush=True)\ntime.sleep(1000)\n")
+    with pytest.raises(KeyboardInterrupt), python_child(name, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        child.send_signal(number)
+        child.wait()
+
+
+def test_a_command_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    command = [sys.executable, "-m", "stn_infer.cli.main", "bench", "cnn", "--variant", "eager", "--batch-sizes", "1"]
+    environment = {**os.environ, "TMPDIR": str(temporary)}
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=tmp_path) as process:
+        wait_until(lambda: bool(children(process.pid)) and len(list(temporary.iterdir())) >= 2)
+        workers = children(process.pid)
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM and said.endswith("error: interrupted\n")
+    assert not any(map(alive, workers)) and not list(temporary.iterdir())
