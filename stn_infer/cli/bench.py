@@ -14,6 +14,7 @@ from click.core import ParameterSource
 
 from stn_infer.cli import options
 from stn_infer.cli.bench_results import RESULT, compare, report, wide_console
+from stn_infer.cli.help import Command
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
 
@@ -22,21 +23,11 @@ if TYPE_CHECKING:
     from stn_infer.benchmarking.result import BenchResult
 
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shapes", "precision", "inputs")
-_EPILOG = """\b
-Examples:
-  stn-infer bench st-cnn-affine-rts --quick
-  stn-infer bench model.onnx --batch-sizes 1,256 -o result.json
-
-\b
-Two more forms, each with --help:
-  stn-infer bench compare A.json B.json
-  stn-infer bench report RESULT.json -o FOLDER
-"""
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
-class _WithOthers(click.Command):
-    """A command whose first word may name another one; anything else is MODEL."""
+class _WithOthers(Command):
+    """A command whose first word may name another one; anything else is SOURCE."""
 
     others: dict[str, click.Command]
 
@@ -69,7 +60,11 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 
 @click.command(
     cls=_WithOthers,
-    epilog=_EPILOG,
+    examples=(
+        "stn-infer bench st-cnn-affine-rts --quick",
+        "stn-infer bench model.onnx --batch-sizes 1,256 -o result.json",
+    ),
+    epilog="\b\nTwo more forms, each with --help:\n  bench compare A.json B.json\n  bench report RESULT.json -o FOLDER",
 )
 @click.argument("model", metavar="SOURCE", required=False)
 @options.source_options
@@ -95,7 +90,9 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 )
 @options.device_option
 @options.threads_option
-@click.option("--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True)
+@click.option(
+    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="As export --precision."
+)
 @click.option(
     "--inputs",
     multiple=True,
@@ -128,8 +125,8 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     help="Largest output error, relative to the output's scale.  [default: by precision]",
 )
 @options.seed_option
-@click.option("--suite", type=RESULT, help="Benchmark the models in this TOML file instead of MODEL.")
-@click.option("--resume", type=RESULT, help="Resume an interrupted benchmark from its result instead of MODEL.")
+@click.option("--suite", type=RESULT, help="Benchmark the models in this TOML file instead of SOURCE.")
+@click.option("--resume", type=RESULT, help="Resume an interrupted benchmark from its result instead of SOURCE.")
 @options.output_option("Write the result with all samples to this JSON file after every round.", required=False)
 @click.pass_context
 def command(
@@ -159,11 +156,10 @@ def command(
     resume: Path | None,
     output: Path | None,
 ) -> None:
-    """Measure the latency and throughput of MODEL in every runtime that is installed.
+    """Measure latency and throughput in every runtime that is installed.
 
-    MODEL is a shipped model's name, a model config (.toml), a .pt2, package.module:factory, or an ONNX file. Every
-    variant is verified before it is timed, and variants take turns in rounds. Exit code 3 when a variant's outputs
-    differ from the reference's; it is not timed then. benchmarks/METHOD.md describes the method.
+    Every variant is verified before it is timed, and variants take turns in rounds. Exit code 3 when a variant's
+    outputs differ from the reference's; it is not timed then. benchmarks/METHOD.md describes the method.
     """
     from stn_infer.api.bench import make_request
     from stn_infer.benchmarking.request import QUICK, Method
@@ -174,7 +170,7 @@ def command(
         click.echo("\n".join(f"{name:<{width}}  {what}" for name, what in VARIANTS.items()))
         return
     if sum(given is not None for given in (model, suite, resume)) != 1:
-        raise UsageError("bench takes one of MODEL, --suite FILE and --resume RESULT")
+        raise UsageError("bench takes one of SOURCE, --suite FILE and --resume RESULT")
     if resume is not None:
         others = [
             parameter.name or ""

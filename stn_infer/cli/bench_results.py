@@ -8,16 +8,17 @@ from typing import Any
 import click
 
 from stn_infer.cli import options
+from stn_infer.cli.help import Command
 
 RESULT = click.Path(path_type=Path, dir_okay=False)
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  stn-infer bench compare before.json after.json
-  stn-infer bench compare before.json after.json --relative-to eager --threshold 10
-"""
+    cls=Command,
+    examples=(
+        "stn-infer bench compare before.json after.json",
+        "stn-infer bench compare before.json after.json --relative-to eager --threshold 10",
+    ),
 )
 @click.argument("before", metavar="A.json", type=RESULT)
 @click.argument("after", metavar="B.json", type=RESULT)
@@ -52,11 +53,11 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
 
 
 @click.command(
-    epilog="""\b
-Examples:
-  stn-infer bench report result.json -o report
-  stn-infer bench report benchmarks/results/peers-xeon-2.5ghz-2-cores.json -o peers
-"""
+    cls=Command,
+    examples=(
+        "stn-infer bench report result.json -o report",
+        "stn-infer bench report benchmarks/results/peers-xeon-2.5ghz-2-cores.json -o peers",
+    ),
 )
 @click.argument("result", metavar="RESULT.json", type=RESULT)
 @options.output_option("The folder for report.md, report.csv and report.html.", folder=True)

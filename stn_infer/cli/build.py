@@ -8,13 +8,20 @@ from typing import TYPE_CHECKING
 import click
 
 from stn_infer.cli import options
+from stn_infer.cli.help import Command
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from stn_infer.backends.tensorrt.engine import Engine
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer build model.onnx -o model.engine --profile 1:64:256",
+        "stn-infer build st-cnn-affine-rts -o model.engine --runtime tensorrt-rtx --target sm89",
+    ),
+)
 @options.model_argument
 @options.source_options
 @options.output_option("The engine to write; beside it, OUTPUT.json says what it was built from.")
@@ -23,9 +30,13 @@ if TYPE_CHECKING:
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
     default="tensorrt",
     show_default=True,
-    help="For what.",
+    help="Runtime that will run the engine.",
 )
-@click.option("--target", metavar="smNN", help="GPU architecture; TensorRT-RTX builds for one that is not there.")
+@click.option(
+    "--target",
+    metavar="smNN",
+    help="GPU architecture; TensorRT-RTX can build for one that is not present.",
+)
 @click.option(
     "--profile",
     metavar="MIN:OPT:MAX",
@@ -34,12 +45,12 @@ if TYPE_CHECKING:
 @click.option(
     "--plugin/--native",
     default=None,
-    help="Spatial transformers by our plugin or by TensorRT's own layers.  [default: the plugin where it is built]",
+    help="Run spatial transformers by our plugin or by TensorRT's own layers.  [default: the plugin where it is built]",
 )
 @click.option("--tf32", is_flag=True, help="Allow TF32; it moves samples by 0.1 pixels at a width of 1,000.")
 @click.option("--device", default="cuda", show_default=True, help="GPU to build on: cuda or cuda:N.")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of the engine cache.")
-@click.option("--rebuild", is_flag=True, help="Build even where the same engine is there already.")
+@click.option("--rebuild", is_flag=True, help="Build also where the same engine exists.")
 def command(
     model: str,
     weights: Path | None,
@@ -54,10 +65,9 @@ def command(
     cache: Path | None,
     rebuild: bool,
 ) -> None:
-    """Build an engine from MODEL, an ONNX file or any source that `export` takes.
+    """Build a TensorRT engine.
 
-    An engine that was built from the same model, for the same GPU and with the same runtime, plugin and options is not
-    built again; whenever one is, the reason is said.
+    An engine of the same model, GPU, runtime, plugin and options is reused; the reason is printed either way.
     """
     from stn_infer.api.build import build
     from stn_infer.backends.device import Device

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from stn_infer.cli.help import Group
+
 folder_option = click.option(
     "--cache",
     "folder",
@@ -17,7 +19,7 @@ folder_option = click.option(
 )
 
 
-@click.group()
+@click.group(cls=Group, examples=("stn-infer cache list", "stn-infer cache clear"))
 def command() -> None:
     """List or clear the cache of TensorRT engines.
 
@@ -26,7 +28,7 @@ def command() -> None:
     """
 
 
-@command.command(name="list")
+@command.command(name="list", examples=("stn-infer cache list", "stn-infer cache list --cache engines --json"))
 @folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(folder: Path | None, as_json: bool) -> None:
@@ -50,7 +52,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
     click.echo(f"{len(entries)} engines, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {cache.folder}")
 
 
-@command.command()
+@command.command(examples=("stn-infer cache clear", "stn-infer cache clear --cache engines"))
 @folder_option
 def clear(folder: Path | None) -> None:
     """Delete all cached engines except those that are being built."""

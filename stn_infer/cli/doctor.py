@@ -7,12 +7,23 @@ from dataclasses import asdict
 
 import click
 
+from stn_infer.cli.help import Command
 
-@click.command()
-@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of a table.")
+
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer doctor",
+        "stn-infer doctor --json",
+    ),
+)
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of a table.")
 @click.pass_context
 def command(ctx: click.Context, as_json: bool) -> None:
-    """Say what this machine can run, and why not the rest. Exit code 1 when a part that must work does not."""
+    """Report what this machine can run, and what is missing for the rest.
+
+    Exit code 1 when a required part does not work.
+    """
     from stn_infer.api.doctor import diagnose
 
     checks = diagnose()

@@ -8,20 +8,28 @@ from typing import TYPE_CHECKING
 import click
 
 from stn_infer.cli import options
+from stn_infer.cli.help import Command
 from stn_infer.metadata import PRECISIONS, Precision
 
 if TYPE_CHECKING:
     from stn_infer.api.export import ExportReport
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer export st-cnn-affine-rts -o model.onnx",
+        "stn-infer export mypackage.nets:make --weights net.pt --input-shape 3,64,64 -o model.onnx",
+        "stn-infer export net.toml -o model.onnx --precision int8 --calibrate images/",
+    ),
+)
 @options.model_argument
-@options.output_option("The ONNX file to write; it appears only after it was verified.")
+@options.output_option("The ONNX file to write, once it is verified.")
 @options.source_options
 @click.option(
     "--dynamic-size",
     is_flag=True,
-    help="Leave height and width of image inputs open; --input-shape is an example then.",
+    help="Export dynamic height and width of image inputs; --input-shape is an example then.",
 )
 @click.option("--with-theta", is_flag=True, help="Add theta [N, D, K] of every spatial transformer as outputs.")
 @options.preprocess_option
@@ -31,7 +39,7 @@ if TYPE_CHECKING:
     type=click.Choice(PRECISIONS),
     default="fp32",
     show_default=True,
-    help="Of weights and features; theta and the sampling stay in fp32.",
+    help="Precision of weights and features; theta and the sampling stay in FP32.",
 )
 @click.option(
     "--calibrate",
@@ -39,18 +47,18 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Images, folders or array files for int8's ranges; lower precisions are compared on them alone.  [repeatable]",
+    help="Your own images, folders or array files: INT8 calibration data, and what accuracy is measured on.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="On the outputs' error over their scale.  [default: 1e-5; fp16 0.005, bf16 0.05, int8 0.1]",
+    help="Largest output error, relative to the output's scale.  [default: 1e-5; fp16 0.005, bf16 0.05, int8 0.1]",
 )
 @click.option(
     "--grid-tolerance",
     type=click.FloatRange(min=0, min_open=True),
     metavar="PX",
-    help="How far from fp32 a lower precision may sample, in pixels.  [default: fp16 0.05, bf16 0.25, int8 0.5]",
+    help="How far from FP32 reduced precision may sample, in pixels.  [default: fp16 0.05, bf16 0.25, int8 0.5]",
 )
 def command(
     model: str,
@@ -66,10 +74,10 @@ def command(
     tolerance: float | None,
     grid_tolerance: float | None,
 ) -> None:
-    """Export SOURCE to a portable ONNX file.
+    """Export a PyTorch model to a portable ONNX file.
 
-    SOURCE is a shipped model's name, a recipe (.toml), a .pt2 file or package.module:factory, the current folder being
-    importable. The file runs in every ONNX runtime; its spatial transformers run fused where a kernel is registered.
+    The file is verified before it is written. It runs in every ONNX runtime; its spatial transformers run fused where a
+    kernel is registered. export takes every SOURCE but an ONNX file, which optimize rewrites.
     """
     from stn_infer.api.export import export
     from stn_infer.metadata import Preprocess

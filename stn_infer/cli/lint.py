@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import click
 
+from stn_infer.cli.help import Command
 
-@click.command()
+
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer lint model.onnx",
+        "stn-infer lint model.onnx --json > findings.json",
+    ),
+)
 @click.argument("model", metavar="IN.onnx")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of lines; its layout is stable.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its layout is stable.")
 @click.pass_context
 def command(ctx: click.Context, model: str, as_json: bool) -> None:
-    """Examine IN.onnx for what some runtime will get wrong, refuse, or run slowly; [*] marks what optimize mends.
+    """Report what in an ONNX file is wrong, unsupported or slow in some runtime.
 
-    Exit code 1 where a finding is an error (a runtime gives wrong values or cannot run the file), else 0.
+    Findings marked [*] are fixed by optimize. Exit code 1 where a finding is an error: a runtime computes wrong values
+    or cannot run the file.
     """
     from stn_infer.api.lint import lint
 

@@ -1,8 +1,8 @@
-"""The command ``stn-infer``: a thin shell whose verbs are imported only when they are called.
+"""The command ``stn-infer``: a thin shell whose commands are imported only when they are called.
 
-A verb is a module ``stn_infer.cli.<verb>`` that holds a click command named ``command``. It raises
-:class:`~stn_infer.errors.StnInferError` for what a user can mend; the one place that turns an exception into a line
-on stderr and an exit code is here. A verb that ends well with another code (4: some inputs failed) calls
+A command is a module ``stn_infer.cli.<name>`` that holds a click command named ``command``. It raises
+:class:`~stn_infer.errors.StnInferError` for what a user can fix; the one place that turns an exception into a line
+on stderr and an exit code is here. A command that ends well with another code (4: some inputs failed) calls
 ``ctx.exit(code)``.
 """
 
@@ -24,35 +24,35 @@ import click
 
 from stn_infer.errors import StnInferError
 
-# The order of a user's day. A help line stands here so that ``--help`` imports no verb.
-VERBS = {
-    "models": "List the networks and the shipped checkpoints.",
-    "export": "Turn a trained model into a portable ONNX file.",
-    "optimize": "Rewrite an ONNX file's sampling grids as theta · basis.",
+# In the order of use. A help line stands here so that ``--help`` imports no command.
+COMMANDS = {
+    "models": "List the shipped models and all networks.",
+    "export": "Export a PyTorch model to a portable ONNX file.",
+    "optimize": "Fuse the spatial transformers of any ONNX file.",
+    "lint": "Report what in an ONNX file is wrong, unsupported or slow.",
+    "build": "Build a TensorRT engine.",
     "cache": "List or clear the cache of TensorRT engines.",
-    "lint": "Say what in an ONNX file will be slow or wrong, and where.",
-    "build": "Build a TensorRT engine from an ONNX file.",
-    "run": "Predict files, folders, arrays or lists; write predictions and a ledger.",
-    "verify": "Compare backends with a float64 reference.",
-    "bench": "Measure latency and throughput, outputs verified first.",
+    "run": "Predict images, folders, arrays or lists of files.",
+    "verify": "Compare every backend with a float64 reference.",
+    "bench": "Measure latency and throughput in every runtime.",
     "plugin": "Inspect or build the plugin library.",
-    "show": "Draw inputs, what is sampled from them, and predictions.",
-    "doctor": "Say what this machine can run, and why not the rest.",
+    "show": "Draw inputs, the regions that are sampled, and predictions.",
+    "doctor": "Report what this machine can run, and what is missing.",
 }
 
 _DEBUG_HELP = "Show the traceback of an error."
 
 
 class LazyGroup(click.Group):
-    """A group that imports a verb when it is called, and reports every error as one line."""
+    """A group that imports a command when it is called, and reports every error as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs whose module is installed."""
+        """The commands whose module is installed."""
         folder = Path(__file__).parent
-        return [verb for verb in VERBS if (folder / f"{verb}.py").exists() or (folder / verb).is_dir()]
+        return [name for name in COMMANDS if (folder / f"{name}.py").exists() or (folder / name).is_dir()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb's click command, with ``--debug`` added; None when there is no such verb."""
+        """The click command, with ``--debug`` added; None when there is no such command."""
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f"stn_infer.cli.{cmd_name}").command
@@ -64,19 +64,19 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the verb, or say which one may have been meant."""
-        verbs = self.list_commands(ctx)
-        if args[0] not in verbs and not args[0].startswith("-") and not ctx.resilient_parsing:
-            near = difflib.get_close_matches(args[0], verbs, n=1)
-            ctx.fail(f"no such verb: {args[0]!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help"))
+        """Find the command, or say which one may have been meant."""
+        names = self.list_commands(ctx)
+        if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
+            near = difflib.get_close_matches(args[0], names, n=1)
+            ctx.fail(f"no such command: {args[0]!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help"))
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the verbs from the table above, without importing them."""
-        verbs = [(verb, VERBS[verb]) for verb in self.list_commands(ctx)]
-        if verbs:
-            with formatter.section("Verbs"):
-                formatter.write_dl(verbs)
+        """List the commands from the table above, without importing them."""
+        commands = [(name, COMMANDS[name]) for name in self.list_commands(ctx)]
+        if commands:
+            with formatter.section("Commands"):
+                formatter.write_dl(commands)
 
     def main(
         self,
@@ -197,7 +197,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
 @click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Version.")
 @click.option("--debug", is_flag=True, expose_value=False, help=_DEBUG_HELP)
 def main() -> None:
-    """Spatial Transformer Networks: checkpoint to portable ONNX, predictions and an honest latency table."""
+    """Spatial Transformer Networks: portable ONNX export, batched prediction, verification and benchmarks."""
 
 
 if __name__ == "__main__":

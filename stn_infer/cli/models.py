@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
+from stn_infer.cli.help import Command
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -18,18 +19,24 @@ if TYPE_CHECKING:
     from stn_infer.models import Network, ShippedModel
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer models",
+        "stn-infer models --conventions --width 224",
+    ),
+)
 @click.option("--conventions", is_flag=True, help="List the pixel conventions of known implementations instead.")
 @click.option(
     "--width",
     type=click.IntRange(min=2),
     default=100,
     show_default=True,
-    help="With --conventions: the image width for which the identity's error is told.",
+    help="With --conventions: image width for which the identity's error is computed.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Write JSON instead of tables.")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
 def command(conventions: bool, width: int, as_json: bool) -> None:
-    """List the trained models that are shipped, with their measured error, and all other networks by name."""
+    """List the shipped models with their measured error, and all networks by name."""
     if conventions:
         _list_conventions(width, as_json)
         return

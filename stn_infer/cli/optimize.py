@@ -7,31 +7,36 @@ from pathlib import Path
 import click
 
 from stn_infer.cli import options
+from stn_infer.cli.help import Command
 
 
-@click.command()
-@click.argument("model", metavar="IN.onnx")
-@options.output_option("The ONNX file to write; it appears only after it was compared with the original.")
-@click.option(
-    "--fix/--no-fix", default=True, show_default=True, help="Also repair what lint marks with [*] beside the grids."
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer optimize model.onnx -o fused.onnx",
+        "stn-infer optimize model.onnx -o fused.onnx --no-fix --input-shape image=1,3,224,224",
+    ),
 )
+@click.argument("model", metavar="IN.onnx")
+@options.output_option("The ONNX file to write, once it is compared with the original.")
+@click.option("--fix/--no-fix", default=True, show_default=True, help="Also fix what lint marks with [*].")
 @click.option(
     "--input-shape",
     multiple=True,
     metavar="NAME=N,C,H,W",
-    help="Size of an input that the file leaves open, to compare at; without N for one sample; repeat for several.",
+    help="Shape to compare at of an input with dynamic sizes, with or without the batch; repeatable.",
 )
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="On each output's error over its scale.  [default: 1e-5]",
+    help="Largest output error, relative to the output's scale.  [default: 1e-5]",
 )
 def command(model: str, output: Path, fix: bool, input_shape: tuple[str, ...], tolerance: float | None) -> None:
-    """Rewrite IN.onnx so that sampling grids which are linear in their parameters run as one fused op.
+    """Fuse the spatial transformers of any ONNX file.
 
-    Grids that are not provably so are left as they are, with the reason. The result is compared with the original in
-    onnxruntime on random inputs, and written only where it agrees (else exit code 3). External data stay external,
-    as OUT.onnx.data.
+    A GridSample whose grid is provably linear in its parameters becomes one stn op; others stay, and the reason is
+    printed. The result is written only if its outputs agree with the original's on random inputs in onnxruntime (exit
+    code 3 otherwise). External data stay external, as OUT.onnx.data.
     """
     from stn_infer.api.optimize import describe, optimize
     from stn_infer.proto.inputs import parse_named_shapes

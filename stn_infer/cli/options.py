@@ -1,4 +1,4 @@
-"""Options that several verbs share, so that one name means one thing everywhere.
+"""Options that several commands share, so that one name means one thing everywhere.
 
 Each is a decorator; the ones that take arguments are functions that return a decorator::
 
@@ -24,12 +24,6 @@ Shapes = tuple[tuple[int, ...], ...]
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
 
-#: What SOURCE is, the same sentence in the help of every command that takes one.
-SOURCE_HELP = (
-    "SOURCE is an ONNX file, the name of a shipped model or a network (stn-infer models lists them), a model config "
-    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder. Files are known by content."
-)
-
 
 def _check_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:
     if re.fullmatch(r"cpu|cuda(:\d+)?", value) is None:
@@ -38,7 +32,7 @@ def _check_device(ctx: click.Context, parameter: click.Parameter, value: str) ->
 
 
 def load_labels(path: Path) -> tuple[str, ...]:
-    """The class names in ``path``, one a line, in the order of the classes; a blank last line is passed over.
+    """The class names in ``path``, one per line, in the order of the classes; a blank last line is skipped.
 
     Raises:
         UsageError: the file cannot be read, or holds no name.
@@ -46,11 +40,11 @@ def load_labels(path: Path) -> tuple[str, ...]:
     try:
         labels = tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--labels takes a text file with one name a line; cannot read {path} ({error})") from None
+        raise UsageError(f"--labels takes a text file with one name per line; cannot read {path} ({error})") from None
     while labels and not labels[-1].strip():
         labels = labels[:-1]
     if not labels:
-        raise UsageError(f"--labels takes a text file with one name a line; {path} is empty")
+        raise UsageError(f"--labels takes a text file with one name per line; {path} is empty")
     return labels
 
 
@@ -69,7 +63,7 @@ model_argument: Decorator[Any] = click.argument("model", metavar="SOURCE")
 
 #: ``device``: "cpu" or "cuda:N".
 device_option: Decorator[Any] = click.option(
-    "--device", default="cpu", show_default=True, callback=_check_device, help="cpu, cuda or cuda:N."
+    "--device", default="cpu", show_default=True, callback=_check_device, help="What computes: cpu, cuda or cuda:N."
 )
 
 #: ``weights``: Path or None.
@@ -79,14 +73,14 @@ weights_option: Decorator[Any] = click.option(
     help="Checkpoint with SOURCE's weights: .safetensors, or .pt/.pth that holds tensors only.",
 )
 
-#: ``input_shapes``: tuple of shapes, one an input; None when not given.
+#: ``input_shapes``: tuple of shapes, one per input; None when not given.
 input_shape_option: Decorator[Any] = click.option(
     "--input-shape",
     "input_shapes",
     multiple=True,
     metavar="C,H,W",
     callback=_parse_shapes,
-    help="Shape of one sample, without the batch; needed for a factory, repeat it for several inputs.",
+    help="Shape of one sample, without the batch; needed for a factory; repeatable, once per input.",
 )
 
 
@@ -100,14 +94,14 @@ def source_options(command: F) -> F:
 original_option: Decorator[Any] = click.option(
     "--source",
     metavar="SOURCE",
-    help="What an ONNX file was exported from; known already for shipped models. --weights then belong to that.",
+    help="What an ONNX file was exported from, which --weights then belong to; known for shipped models.",
 )
 
 #: ``preprocess``: the text, for ``Preprocess.parse`` or ``Preprocess.updated``; None when not given.
 preprocess_option: Decorator[Any] = click.option(
     "--preprocess",
     metavar="KEY=VALUE,...",
-    help="What an image means: gray or rgb, size=HxW, scale=1/255, mean=a:b:c, std=a:b:c.",
+    help="How images become inputs: gray or rgb, size=HxW, scale=1/255, mean=a:b:c, std=a:b:c.",
 )
 
 #: ``labels``: tuple of class names, read from the file given; None when not given.
@@ -115,12 +109,12 @@ labels_option: Decorator[Any] = click.option(
     "--labels",
     type=click.Path(path_type=Path),
     callback=_read_labels,
-    help="Text file with the name of each class, one a line.",
+    help="Text file with the name of each class, one per line.",
 )
 
 #: ``threads``: int or None (the runtime's own choice).
 threads_option: Decorator[Any] = click.option(
-    "--threads", type=click.IntRange(min=1), help="Threads on the CPU.  [default: all cores]"
+    "--threads", type=click.IntRange(min=1), help="Threads on the CPU.  [default: one per physical core]"
 )
 
 #: ``seed``: int.
@@ -132,7 +126,7 @@ seed_option: Decorator[Any] = click.option(
 def backend_option(*names: str) -> Decorator[Any]:
     """``backend``: one of ``names``; the first is the default."""
     return click.option(
-        "--backend", type=click.Choice(names), default=names[0], show_default=True, help="What runs the model."
+        "--backend", type=click.Choice(names), default=names[0], show_default=True, help="Runtime that runs the model."
     )
 
 
@@ -143,7 +137,7 @@ def batch_size_option(default: int) -> Decorator[Any]:
         type=click.IntRange(min=1),
         default=default,
         show_default=True,
-        help="Samples given to the model at once.",
+        help="Samples per call of the model.",
     )
 
 

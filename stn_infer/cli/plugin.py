@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import click
 
+from stn_infer.cli.help import Group
 
-@click.group()
+
+@click.group(cls=Group, examples=("stn-infer plugin info", "stn-infer plugin build --arch all"))
 def command() -> None:
-    """Inspect or build the plugin library, which runs spatial transformers fused."""
+    """Inspect or build the plugin library, whose kernels run spatial transformers fused."""
 
 
-@command.command()
+@command.command(examples=("stn-infer plugin info", "STN_PLUGINS_LIBRARY=./libstn_plugins.so stn-infer plugin info"))
 def info() -> None:
-    """Say what the library can do here, what it cannot, and how to get it."""
+    """Report what the library supports on this machine, and how to get the rest."""
     from stn_infer import plugin
 
     found = plugin.info()
@@ -36,23 +38,28 @@ def info() -> None:
         click.echo(f"{name:<12} {tool or f'not found: {remedy}'}")
 
 
-@command.command()
+@command.command(examples=("stn-infer plugin path", "trtexec --onnx=m.onnx --dynamicPlugins=$(stn-infer plugin path)"))
 def path() -> None:
-    """Print the library's path, for onnxruntime's register_custom_ops_library or trtexec --dynamicPlugins."""
+    """Print the library's path.
+
+    For onnxruntime's register_custom_ops_library or trtexec --dynamicPlugins.
+    """
     from stn_infer import plugin
 
     click.echo(plugin.library_path())
 
 
-@command.command()
+@command.command(examples=("stn-infer plugin build", "stn-infer plugin build --arch sm80,sm90"))
 @click.option(
     "--arch",
     default="native",
     show_default=True,
     metavar="native|all|smNN,...",
-    help="The GPUs to compile for; native means those in this machine, and none where there are none.",
+    help="GPU architectures to compile for; native: those in this machine, if any.",
 )
-@click.option("--cuda/--no-cuda", default=None, help="With or without the CUDA kernels.  [default: where nvcc is]")
+@click.option(
+    "--cuda/--no-cuda", default=None, help="With or without the CUDA kernels.  [default: with, if nvcc is found]"
+)
 def build(arch: str, cuda: bool | None) -> None:
     """Compile the library from the source tree."""
     from stn_infer import plugin

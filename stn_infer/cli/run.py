@@ -11,15 +11,22 @@ from pathlib import Path
 import click
 
 from stn_infer.cli import options
+from stn_infer.cli.help import Command
 
 SOME_FAILED = 4
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer run model.onnx images/ -o predictions",
+        "stn-infer run st-cnn-affine-rts inputs.npy -o predictions --format npz --batch-size 256",
+    ),
+)
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
-@options.output_option("Folder for predictions and ledgers; new or empty, unless --resume.", folder=True)
+@options.output_option("Folder for predictions and status files; new or empty, unless --resume.", folder=True)
 @options.backend_option("ort", "eager", "tensorrt", "tensorrt-rtx")
 @options.device_option
 @options.batch_size_option(64)
@@ -28,17 +35,17 @@ SOME_FAILED = 4
     type=click.Choice(["csv", "jsonl", "parquet", "npz"]),
     default="csv",
     show_default=True,
-    help="Of the predictions; npz holds outputs of any shape.",
+    help="File format of the predictions; npz holds outputs of any shape.",
 )
-@click.option("--resume", is_flag=True, help="Go on with the interrupted job in the output folder.")
+@click.option("--resume", is_flag=True, help="Resume the interrupted job in the output folder.")
 @click.option(
     "--check-inputs", is_flag=True, help="Compare the inputs' contents, not their times, when a job is resumed."
 )
 @options.preprocess_option
 @options.labels_option
-@click.option("--workers", type=click.IntRange(min=1), help="Threads.  [default: one a core]")
+@click.option("--workers", type=click.IntRange(min=1), help="Threads that read and predict.  [default: one per core]")
 @click.option(
-    "--shard-rows", type=click.IntRange(min=1), help="Inputs a shard.  [default: 4096, fewer for large outputs]"
+    "--shard-rows", type=click.IntRange(min=1), help="Inputs per output file.  [default: 4096, fewer for large outputs]"
 )
 @click.pass_context
 def command(
@@ -59,10 +66,10 @@ def command(
     workers: int | None,
     shard_rows: int | None,
 ) -> None:
-    """Predict each INPUT with MODEL, an ONNX file or any source that export takes.
+    """Predict each INPUT and write the predictions.
 
-    INPUT is an image, a folder, a glob pattern, an .npy or .npz file, @list.txt with one path a line, or - for such a
-    list on stdin. An input that cannot be read costs its own row in the ledger, and the exit code is 4.
+    INPUT is an image, a folder, a glob pattern, an .npy or .npz file, @list.txt with one path per line, or - for such a
+    list on stdin. A status file has one row per input; when some inputs could not be read, the exit code is 4.
     """
     from stn_infer.api.run import run
 
@@ -96,7 +103,7 @@ def command(
     for name, error in summary.failures:
         click.echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
     if summary.failed > len(summary.failures):
-        click.echo(f"failed: and {summary.failed - len(summary.failures)} more, see the ledger", err=True)
+        click.echo(f"failed: and {summary.failed - len(summary.failures)} more, see the status files", err=True)
     if summary.failed:
         ctx.exit(SOME_FAILED)
 

@@ -7,15 +7,22 @@ from pathlib import Path
 import click
 
 from stn_infer.cli import options
+from stn_infer.cli.help import Command
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer show st-cnn-affine-rts images/ -o picture.png",
+        "stn-infer show model.onnx inputs.npy -o picture.svg --count 4",
+    ),
+)
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
 @options.output_option("The picture to write: .png, .svg or .pdf.")
 @click.option(
-    "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="At most this many inputs."
+    "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Draw at most this many inputs."
 )
 @options.preprocess_option
 @options.labels_option
@@ -29,10 +36,9 @@ def command(
     preprocess: str | None,
     labels: tuple[str, ...] | None,
 ) -> None:
-    """Draw each INPUT with the quadrilateral or mesh that MODEL samples, the warped output and the prediction.
+    """Draw each INPUT with the region that the model samples, the warped output and the prediction.
 
-    MODEL is an ONNX file or any source that export takes; INPUT is as for run. The dot marks the corner that becomes
-    the top left.
+    The region is a quadrilateral or a mesh; its dot marks the corner that becomes the top left. INPUT is as for run.
     """
     from stn_infer.api.show import show
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from stn_infer.cli import options
+from stn_infer.cli.help import Command
 
 if TYPE_CHECKING:
     from stn_infer.verification.report import BackendReport, Verification
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants", "output error", "runtime, or why not")
 
 
-@click.command()
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer verify model.onnx",
+        "stn-infer verify fused.onnx --against model.onnx --backend ort --backend ort-fused",
+    ),
+)
 @options.model_argument
 @options.source_options
 @options.original_option
@@ -25,29 +32,29 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
     "--against",
     type=click.Path(path_type=Path),
     metavar="FILE.onnx",
-    help="Compare with this file, which is right, instead of the source.",
+    help="Take this file as the reference, instead of the source.",
 )
 @click.option(
     "--inputs",
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Images, folders or array files to compare on; repeat it.  [noise, and images of the package's]",
+    help="Your own images, folders or array files to compare on; repeatable.  [default: noise and digits]",
 )
 @click.option(
     "--backend",
     "backends",
     multiple=True,
     metavar="NAME",
-    help="eager, eager-fused, ort, ort-fused, ort-rounded, tensorrt or tensorrt-rtx; repeat it.  [all]",
+    help="eager, eager-fused, ort, ort-fused, ort-rounded, tensorrt or tensorrt-rtx; repeatable.  [default: all]",
 )
 @options.device_option
 @click.option(
     "--tolerance",
     type=click.FloatRange(min=0, min_open=True),
-    help="On the outputs' error over their scale.  [default: 1e-5 with a source, 1e-4 without]",
+    help="Largest output error, relative to the output's scale.  [default: 1e-5 with a source, 1e-4 without]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print everything that was measured as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print all measurements as JSON.")
 def command(
     model: str,
     source: str | None,
@@ -60,11 +67,11 @@ def command(
     tolerance: float | None,
     as_json: bool,
 ) -> None:
-    """Compare every backend that is here with a float64 reference: grids in pixels, samplers, outputs.
+    """Compare every backend with a float64 reference: sampling grids in pixels, samplers, outputs.
 
-    MODEL is an ONNX file, or a source that export takes. The reference is its PyTorch source in float64; for a file of
-    unknown origin, the file itself evaluated in float64. Exit code 3 when a backend is wrong, 1 when none could run the
-    file; ort-rounded runs a bfloat16 file, which onnxruntime's CPU can't, in float32 with every value rounded.
+    The reference is the PyTorch source in float64; for an ONNX file of unknown origin, the file itself in float64.
+    Exit code 3 when a backend is wrong, 1 when none could run the file. ort-rounded runs a bfloat16 file, which
+    onnxruntime cannot run on a CPU, in float32 with every value rounded.
     """
     from stn_infer.api.verify import verify
 

@@ -29,10 +29,10 @@ def test_pages_that_the_readme_links_are_there() -> None:
 
 
 def test_every_verb_is_in_the_readme() -> None:
-    from stn_infer.cli.main import VERBS
+    from stn_infer.cli.main import COMMANDS
 
     text = readme.README.read_text(encoding="utf-8")
-    assert not [verb for verb in VERBS if f"`{verb}`" not in text]
+    assert not [name for name in COMMANDS if f"`{name}`" not in text]
 
 
 def test_the_headline_run_was_whole_and_what_is_quoted_was_timed() -> None:

@@ -174,8 +174,8 @@ def test_a_failed_variant_is_exit_code_3_and_nothing_timed_is_1(monkeypatch: pyt
 def test_wrong_command_lines_are_usage_errors(tmp_path: Path) -> None:
     for line, message in (
         ("cnn --batch-sizes 1;2", "joined by commas"),
-        ("", "one of MODEL, --suite FILE and --resume"),
-        ("cnn --suite x.toml", "one of MODEL, --suite FILE and --resume"),
+        ("", "one of SOURCE, --suite FILE and --resume"),
+        ("cnn --suite x.toml", "one of SOURCE, --suite FILE and --resume"),
         ("--resume missing.json", "missing.json"),
         ("cnn --variant tvm", "variants are"),
     ):

@@ -11,12 +11,12 @@ import click
 import pytest
 from click.testing import CliRunner, Result
 
-from stn_infer.cli.main import VERBS, LazyGroup, main
+from stn_infer.cli.main import COMMANDS, LazyGroup, main
 from stn_infer.errors import InputError, OutputError, UsageError, VerificationError
 
 
-class OneVerb(LazyGroup):
-    """The real shell with a single verb, ``do``, that calls a function."""
+class OneCommand(LazyGroup):
+    """The real shell with a single command, ``do``, that calls a function."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         super().__init__("stn-infer")
@@ -31,7 +31,7 @@ class OneVerb(LazyGroup):
 
 
 def invoke(action: Callable[[], object], *arguments: str) -> Result:
-    return CliRunner().invoke(OneVerb(action), ["do", *arguments])
+    return CliRunner().invoke(OneCommand(action), ["do", *arguments])
 
 
 def raising(error: BaseException) -> Callable[[], object]:
@@ -113,42 +113,42 @@ def test_a_bug_is_one_line_without_debug_and_a_traceback_with_it() -> None:
     assert result.stderr.splitlines()[-1].startswith("error: internal error")
 
 
-def test_a_verb_may_end_with_a_code_of_its_own() -> None:
+def test_a_command_may_end_with_a_code_of_its_own() -> None:
     assert invoke(lambda: click.get_current_context().exit(4)).exit_code == 4
     assert invoke(lambda: None).exit_code == 0
 
 
 def test_errors_pass_through_outside_standalone_mode() -> None:
     with pytest.raises(InputError, match="no file"):
-        OneVerb(raising(InputError("no file"))).main(["do"], standalone_mode=False)
+        OneCommand(raising(InputError("no file"))).main(["do"], standalone_mode=False)
 
 
 def test_a_wrong_option_is_one_line() -> None:
-    result = CliRunner().invoke(OneVerb(lambda: None), ["do", "--color"])
+    result = CliRunner().invoke(OneCommand(lambda: None), ["do", "--color"])
     assert result.exit_code == 2
     assert result.stderr.startswith("error: No such option")
     assert result.stderr.count("\n") == 1
     assert "do --help" in result.stderr
 
 
-def test_a_wrong_verb_suggests_the_near_one() -> None:
+def test_a_wrong_command_suggests_the_near_one() -> None:
     result = CliRunner().invoke(main, ["exprot"])
     assert result.exit_code == 2
-    assert "no such verb: 'exprot'; did you mean 'export'?" in result.stderr
+    assert "no such command: 'exprot'; did you mean 'export'?" in result.stderr
     assert "--help" in CliRunner().invoke(main, ["zzz"]).stderr
 
 
-def test_help_lists_the_verbs_that_are_there() -> None:
+def test_help_lists_the_commands_that_are_there() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
-    for verb in ("export", "run", "verify"):
-        assert VERBS[verb] in " ".join(result.stdout.split())
+    for name in ("export", "run", "verify"):
+        assert COMMANDS[name] in " ".join(result.stdout.split())
 
 
-def test_every_verb_has_help_and_takes_debug() -> None:
+def test_every_command_has_help_and_takes_debug() -> None:
     ctx = click.Context(main)
-    for verb in main.list_commands(ctx):
-        result = CliRunner().invoke(main, [verb, "--help"])
+    for name in main.list_commands(ctx):
+        result = CliRunner().invoke(main, [name, "--help"])
         assert result.exit_code == 0, result.stderr
         assert "--debug" in result.stdout
 
@@ -176,8 +176,8 @@ def test_help_and_import_load_no_runtime() -> None:
 def test_a_reader_that_leaves_is_no_error() -> None:
     code = (
         "import click\n"
-        "from tests.cli.test_main import OneVerb\n"
-        "OneVerb(lambda: [click.echo('x' * 100) for _ in range(10000)])(['do'])\n"
+        "from tests.cli.test_main import OneCommand\n"
+        "OneCommand(lambda: [click.echo('x' * 100) for _ in range(10000)])(['do'])\n"
     )
     process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     assert process.stdout is not None and process.stderr is not None

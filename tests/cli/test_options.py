@@ -69,7 +69,7 @@ def test_labels(tmp_path: Path) -> None:
 def test_wrong_labels(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "labels.txt"
     path.write_bytes(content)
-    with pytest.raises(UsageError, match="one name a line"):
+    with pytest.raises(UsageError, match="one name per line"):
         options.load_labels(path)
     with pytest.raises(UsageError, match="cannot read"):
         options.load_labels(tmp_path / "none.txt")

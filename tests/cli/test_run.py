@@ -118,7 +118,7 @@ def test_some_inputs_failed(model: Path, images: Path, tmp_path: Path) -> None:
     lines = result.stderr.splitlines()
     assert len(lines) == 6 and all(line.startswith("failed: ") for line in lines)
     assert "03.png is empty (0 bytes)" in lines[0] and lines[0].count("03.png") == 1
-    assert lines[-1] == "failed: and 2 more, see the ledger"
+    assert lines[-1] == "failed: and 2 more, see the status files"
     ledger = table(tmp_path / "out" / "ledger-00000.csv")
     assert [row["status"] for row in ledger] == ["ok"] * 3 + ["failed"] * 7 + ["ok"] * 10
     again = invoke(model, images, "-o", tmp_path / "out", "--resume")

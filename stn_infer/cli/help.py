@@ -1,0 +1,86 @@
+"""How every command's ``--help`` reads: one plain sentence, what SOURCE is, options in groups, examples.
+
+Nothing is imported for that but click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+#: What SOURCE is, the same sentence in every command that takes one.
+SOURCE_HELP = (
+    "SOURCE is an ONNX file, the name of a shipped model or a network (stn-infer models lists them), a model config "
+    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder. Files are known by content."
+)
+
+# One name means one thing in every command, and so it has one group.
+_GROUPS: dict[str, str] = {
+    "Source options": "--weights --input-shape --source --against --suite",
+    "Input options": "--inputs --calibrate --preprocess --labels --count",
+    "Runtime options": "--backend --variant --list-variants --device --batch-size --batch-sizes --threads --workers",
+    "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",
+    "Measurement options": "--quick --boundary --rounds --seconds --samples --l2 --concurrency --rate --seed",
+    "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
+    "Output options": "--output --format --json --resume --check-inputs --shard-rows --dynamic-size --with-theta --fix",
+}
+_GROUP_OF = {name: title for title, names in _GROUPS.items() for name in names.split()}
+_OTHER = "Other options"
+_FEWEST = 3  # groups that are worth their headings
+
+
+class _Help:
+    """What :class:`Command` and :class:`Group` share."""
+
+    examples: Sequence[str]
+    params: list[click.Parameter]
+
+    def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The docstring, and what SOURCE is where the command takes one."""
+        super().format_help_text(ctx, formatter)  # type: ignore[misc]
+        if any(parameter.metavar == "SOURCE" for parameter in self.params if isinstance(parameter, click.Argument)):
+            formatter.write_paragraph()
+            with formatter.indentation():
+                formatter.write_text(SOURCE_HELP)
+
+    def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The examples, each on a line that can be copied."""
+        if self.examples:
+            with formatter.section("Examples"):
+                for line in self.examples:
+                    formatter.write(f"{'':>{formatter.current_indent}}{line}\n")
+        super().format_epilog(ctx, formatter)  # type: ignore[misc]
+
+
+class Command(_Help, click.Command):
+    """A click command with ``examples``, whose options are listed in groups."""
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.examples = examples
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The options by group, in the order of the table above; a few are one list."""
+        groups: dict[str, list[tuple[str, str]]] = {title: [] for title in (*_GROUPS, _OTHER)}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None
+            if record is not None:
+                groups[_GROUP_OF.get(max(parameter.opts, key=len), _OTHER)].append(record)
+        groups = {title: records for title, records in groups.items() if records}
+        if len(groups) < _FEWEST:
+            groups = {"Options": [record for records in groups.values() for record in records]}
+        for title, records in groups.items():
+            with formatter.section(title):
+                formatter.write_dl(records)
+
+
+class Group(_Help, click.Group):
+    """A click group with ``examples``, whose commands are :class:`Command`."""
+
+    command_class = Command
+
+    def __init__(self, *arguments: Any, examples: Sequence[str] = (), **named: Any) -> None:
+        super().__init__(*arguments, **named)
+        self.examples = examples
