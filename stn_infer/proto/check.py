@@ -28,7 +28,10 @@ from stn_infer.proto.traversal import (
 from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
 
 _MAX_NESTED = 16
-_MAX_NODES = 1_000_000  # functions inlined
+# Nodes after inlining: an honest file calls some functions often, a hostile one doubles at every level.
+_MAX_INLINED = 50_000
+_MAX_INLINED_PER_NODE = 10
+_UNBOUNDED = 1_000_000  # inputs: a schema says "any number" by a larger one
 _MAX_DIMS = 64
 _MAX_ELEMENTS = 2**40
 
@@ -161,8 +164,12 @@ class _Checker:
         for node in nested_nodes(model.graph.node):
             if any(attribute.ref_attr_name for attribute in node.attribute):
                 raise ModelError(f"node {_label(node)} takes an attribute from a caller, and is in no function")
-        if self._inlined(model.graph.node) > _MAX_NODES:
-            raise ModelError(f"its functions expand to more than {_MAX_NODES} nodes")
+        written = sum(1 for part in (model.graph, *model.functions) for _ in nested_nodes(part.node))
+        inlined, most = self._inlined(model.graph.node), _MAX_INLINED + _MAX_INLINED_PER_NODE * written
+        if inlined > most:
+            raise ModelError(
+                f"its {written:,} nodes become {inlined:,} where functions are inlined, more than {most:,}"
+            )
 
     def _check_function(self, function: onnx.FunctionProto) -> None:
         label = _called((function.domain, function.name, function.overload))
@@ -308,7 +315,7 @@ def _check_word(node: onnx.NodeProto, attribute: AttributeProto) -> None:
 
 def _range(schema: Any) -> str:
     low, high = schema.min_input, schema.max_input
-    return str(low) if low == high else f"{low} to {high}" if high < _MAX_NODES else f"{low} or more"
+    return str(low) if low == high else f"{low} to {high}" if high < _UNBOUNDED else f"{low} or more"
 
 
 def check_tensor(tensor: TensorProto, at: str = "") -> None:

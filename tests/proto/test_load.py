@@ -126,3 +126,13 @@ def test_flipped_bits_never_pass_as_another_exception() -> None:
         except ModelError:
             continue
     assert 0 < passed < 3000
+
+
+@pytest.mark.slow
+def test_as_many_nodes_as_a_file_writes_out_pass() -> None:
+    """The limit is on what functions multiply, not on a large model."""
+    nodes = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(100_000)]
+    values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4]) for name in ("t0", "t100000")]
+    graph = helper.make_graph(nodes, "g", values[:1], values[1:])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=8)
+    assert len(parse_model(model.SerializeToString()).graph.node) == 100_000

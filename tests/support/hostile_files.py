@@ -332,7 +332,11 @@ HOSTILE: dict[str, tuple[Writer, str]] = {
     ),
     "functions that explode": (
         _with_functions([_function(f"g{i}", [f"g{i + 1}"] * 8) for i in range(12)] + [_function("g12", [])], "g0"),
-        "expand to more than",
+        "where functions are inlined, more than",
+    ),
+    "functions of 100,000 nodes": (
+        _with_functions([_function(f"g{i}", [f"g{i + 1}"] * 10) for i in range(5)] + [_function("g5", [])], "g0"),
+        "its 57 nodes become 111,111 where functions are inlined, more than 50,570",
     ),
     "subgraphs too deep": (_nested(20), "nested"),
     "subgraphs far too deep": (_nested(28), "nested"),
