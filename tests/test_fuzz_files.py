@@ -161,7 +161,7 @@ def test_a_model_that_asks_for_too_much_memory(tmp_path: Path, inputs: Path) -> 
     model = make(nodes, {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [constant([2**36], "size")])
     onnx.save(model, tmp_path / "model.onnx")
     code, stderr = call("optimize", tmp_path / "model.onnx", tmp_path, inputs)
-    assert code == 1 and "asks for more memory than" in stderr
+    assert code == 1 and "requests more memory than" in stderr
     assert not (tmp_path / "result.onnx").exists()
 
 

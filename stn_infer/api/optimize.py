@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stn_infer.fusion.fuse import Finding
     from stn_infer.proto.session import Stored
     from stn_infer.repairs.equivalence import Equivalence
+    from stn_infer.repairs.passes import Rewritten
     from stn_infer.repairs.result import Repair
 
 _MOST_IN_ONE_FILE = 1_900_000_000  # protobuf ends at 2 GB
@@ -80,6 +81,7 @@ def optimize(
         OutputError: the file can't be written.
     """
     from stn_infer.api.source import onnx_path
+    from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.equivalence import TOLERANCE
     from stn_infer.repairs.trial import try_model
 
@@ -93,8 +95,8 @@ def optimize(
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stn-infer-") as scratch:
             prepared.load(Path(scratch))
             try_model(source, prepared.original, prepared.folder, input_shapes)
-            rewritten = _rewrite(prepared, fix)
-            comparison, notes = _verified(prepared, rewritten, tolerance, input_shapes)
+            rewritten, reference, notes = _rewrite(prepared, fix)
+            comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)
             size = _write(prepared, rewritten.model, path)
     except (ModelError, VerificationError) as error:
         if str(source) in str(error):
@@ -103,12 +105,12 @@ def optimize(
     return OptimizeReport(
         path,
         size,
-        rewritten.opset,
+        opset_of(rewritten.model),
         prepared.opset,
         rewritten.findings,
         rewritten.repairs,
         comparison,
-        (*rewritten.notes, *notes),
+        (*notes, *more),
     )
 
 
@@ -154,19 +156,11 @@ class _Prepared:
         self.original = model
 
 
-@dataclass(frozen=True)
-class _Rewritten:
-    """The result, not yet compared; ``reference`` is the original, or what stands for it where nothing can run it."""
+def _rewrite(prepared: _Prepared, fix: bool) -> tuple[Rewritten, onnx.ModelProto, tuple[str, ...]]:
+    """Returns the rewritten model, the model to compare it with, and notes.
 
-    model: onnx.ModelProto
-    reference: onnx.ModelProto
-    opset: int
-    findings: tuple[Finding, ...]
-    repairs: tuple[Repair, ...]
-    notes: tuple[str, ...]
-
-
-def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
+    The model to compare with is the original, or the repaired file if onnxruntime can't open the original.
+    """
     from stn_infer.proto.edit import copy_of
     from stn_infer.proto.session import Stored
     from stn_infer.proto.traversal import opset_of
@@ -174,10 +168,10 @@ def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
     from stn_infer.repairs.passes import run_passes
 
     light = prepared.original
-    aside: dict[str, onnx.TensorProto] = {}
+    detached: dict[str, onnx.TensorProto] = {}
     if prepared.folder is not None:
         pull_in_near_grids(light, prepared.folder)
-        light, aside = detach_weights(light)
+        light, detached = detach_weights(light)
     found = run_passes(light, fix=fix)
     changed = found.model is not light
     if changed:
@@ -189,11 +183,10 @@ def _rewrite(prepared: _Prepared, fix: bool) -> _Rewritten:
         notes = (f"opset {opset_of(found.repaired)} has no GridSample: nothing to fuse",)
     reference = prepared.original
     if any(entry.done for entry in found.repairs) and not _opens(Stored(light)):
-        reference = attach_weights(copy_of(found.repaired), aside)
+        reference = attach_weights(copy_of(found.repaired), detached)
         notes = (*notes, "onnxruntime can't run the original: the result was compared with the repaired file")
-    opset = opset_of(found.model)
-    result = attach_weights(found.model, aside) if changed else prepared.original
-    return _Rewritten(result, reference, opset, found.findings, found.repairs, notes)
+    result = attach_weights(found.model, detached) if changed else prepared.original
+    return replace(found, model=result), reference, notes
 
 
 def _credit(model: onnx.ModelProto) -> None:
@@ -206,17 +199,21 @@ def _credit(model: onnx.ModelProto) -> None:
 
 
 def _verified(
-    prepared: _Prepared, rewritten: _Rewritten, tolerance: float, shapes: Mapping[str, tuple[int, ...]] | None
+    prepared: _Prepared,
+    original: onnx.ModelProto,
+    rewritten: onnx.ModelProto,
+    tolerance: float,
+    shapes: Mapping[str, tuple[int, ...]] | None,
 ) -> tuple[Equivalence, tuple[str, ...]]:
     from stn_infer.proto.inputs import plan_inputs
     from stn_infer.proto.session import Stored
     from stn_infer.repairs.equivalence import compare
 
-    _check_interface(rewritten.reference, rewritten.model)
-    plans = plan_inputs(rewritten.reference, shapes)
-    reference = Stored(rewritten.reference, prepared.folder)
+    _check_interface(original, rewritten)
+    plans = plan_inputs(original, shapes)
+    reference = Stored(original, prepared.folder)
     try:
-        comparison = compare(reference, Stored(rewritten.model, prepared.folder), plans, tolerance=tolerance)
+        comparison = compare(reference, Stored(rewritten, prepared.folder), plans, tolerance=tolerance)
     except ModelError as error:
         if not _opens(reference):
             raise

@@ -1,4 +1,4 @@
-"""What a rule looks at, and what it finds; a rule is a function from the first to the second."""
+"""A lint rule's input and output: a rule is a function from a LintContext to LintFindings."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 @dataclass(frozen=True)
 class LintFinding:
-    """One thing that will be slow or wrong, or that is worth knowing.
+    """One lint finding.
 
     Attributes:
-        code: what kind of finding it is; stable between releases.
-        severity: ``error``: a runtime gives wrong values or can't run it; ``warning``: slow, imprecise, or refused by
-            some runtime; ``info``: good to know.
-        node: the node's name (or its output's); "" where it is about the whole file.
-        tensor: the tensor it is about; "" where there is none.
-        message: what, why it matters, what to do.
+        code: the kind of finding; stable between releases.
+        severity: ``error``: a runtime gives wrong values or can't run the file; ``warning``: slow, imprecise, or
+            rejected by a runtime; ``info``: other information.
+        node: the node's name (or its output's); "" if the finding concerns the whole file.
+        tensor: the tensor concerned; "" if there is none.
+        message: the problem, its effect, and the remedy.
         fixable: whether ``stn-infer optimize`` fixes it.
     """
 
@@ -45,20 +45,20 @@ class LintFinding:
 
 @dataclass(frozen=True)
 class LintContext:
-    """What rules look at.
+    """The input of the rules.
 
     Attributes:
-        model: the file, its large weights detached.
-        weights: the file with its weights, to look at these alone.
-        folder: where external data lie.
-        opset: of the default domain.
-        samplers: all of them.
+        model: the file, with large weights detached.
+        weights: the file with its weights, for rules about weights.
+        folder: the folder of external data.
+        opset: the version of the default domain.
+        samplers: all samplers in the file.
         facts: types and shapes, by tensor.
-        findings: what the fusion would make of each sampler.
-        repairs: what ``optimize`` would fix, and what it couldn't.
-        not_fused: why the fusion could not be run; "" where it could.
-        invalid: why onnx's checker refuses the file as it will be repaired; "" where it doesn't.
-        load_error: why onnxruntime refuses that; "" where it doesn't.
+        findings: the fusion's result for each sampler.
+        repairs: what ``optimize`` would fix, and what it could not fix.
+        not_fused: why the fusion could not run; "" if it could.
+        invalid: why onnx's checker rejects the repaired file; "" if it accepts it.
+        load_error: why onnxruntime rejects the repaired file; "" if it accepts it.
     """
 
     model: onnx.ModelProto
@@ -74,20 +74,20 @@ class LintContext:
     load_error: str
 
     def fact(self, tensor: str) -> TensorFacts:
-        """What is known of a tensor."""
+        """What is known about a tensor."""
         return self.facts.get(tensor, UNKNOWN)
 
     def fixable(self, code: str) -> bool:
-        """Whether ``optimize`` fixes findings of this code here."""
+        """Whether ``optimize`` fixes findings with this code in this file."""
         return any(entry.code == code and entry.done for entry in self.repairs)
 
     def unfixable(self, code: str) -> str:
-        """Why not, as a clause to add to a message; "" where it does, or has nothing to say."""
+        """Why ``optimize`` cannot fix findings with this code, as a clause for a message; "" if there is no reason."""
         reasons = [entry.message for entry in self.repairs if entry.code == code and not entry.done]
-        return f" (not repaired: {reasons[0]})" if reasons else ""
+        return f" (not fixable: {reasons[0]})" if reasons else ""
 
     def pass_finding(self, sampler: SamplerNode) -> Finding | None:
-        """What the fusion would make of a sampler."""
+        """The fusion's result for a sampler."""
         return next((finding for finding in self.findings if finding.node == sampler.name), None)
 
 
@@ -95,11 +95,12 @@ LintRule = Callable[[LintContext], Iterator[LintFinding]]
 
 
 def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> LintContext:
-    """Find out everything that the rules ask for: a dry run of what ``optimize`` does.
+    """Builds the rules' context, with a dry run of ``optimize``.
 
     Args:
-        model: its large weights detached.
-        weights: the file as it was read, external data in ``folder``.
+        model: the file, with large weights detached.
+        weights: the file as read, with external data in ``folder``.
+        folder: the folder of external data.
     """
     rewritten = run_passes(model)
     return LintContext(
@@ -126,6 +127,6 @@ def _load_error(model: onnx.ModelProto) -> str:
 
 
 def apply_rules(context: LintContext, rules: tuple[LintRule, ...]) -> tuple[LintFinding, ...]:
-    """The rules' findings, the gravest first."""
+    """Returns the rules' findings, most severe first."""
     found = [finding for rule in rules for finding in rule(context)]
     return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))

@@ -28,29 +28,29 @@ def _finding(code: str, severity: Severity, message: str, tensor: str = "", fixa
 
 
 def versions(context: LintContext) -> Iterator[LintFinding]:
-    """Opset and IR version against what onnxruntime reads."""
+    """Opsets and IR versions that onnxruntime does not support, or that are too old."""
     too_new = (
         ("opset-too-new", "opset", context.opset, NEWEST_OPSET, "export at opset 18"),
         ("ir-too-new", "IR version", context.model.ir_version, NEWEST_IR, "save with an older one"),
     )
     for code, what, version, newest, advice in too_new:
         if version > newest:
-            message = f"{what} {version}: onnxruntime 1.31 reads up to {newest}; {advice}{context.unfixable(code)}"
+            message = f"{what} {version}: onnxruntime 1.31 supports up to {newest}; {advice}{context.unfixable(code)}"
             yield _finding(code, "error", message, fixable=context.fixable(code))
     if context.opset < _OLDEST_OPSET:
-        message = f"opset {context.opset} is older than {_OLDEST_OPSET}, the oldest that optimize reads; export again"
+        message = f"opset {context.opset} is older than {_OLDEST_OPSET}, the oldest that optimize supports; re-export"
         yield _finding("opset-too-old", "warning", message)
 
 
 def inputs(context: LintContext) -> Iterator[LintFinding]:
-    """Sizes that the exporter froze, and weights that are inputs too."""
+    """Sizes that the exporter baked in as constants, and weights that are also inputs."""
     given = given_inputs(context.model.graph)
     names = {value.name for value in given}
     listed = [value.name for value in context.model.graph.input if value.name not in names]
     if listed:
         message = (
-            f"{len(listed)} weights are inputs too, so that no runtime may treat them as constants and no grid can be "
-            "proven; export with keep_initializers_as_inputs=False"
+            f"{len(listed)} weights are also inputs, so runtimes cannot treat them as constants and no grid can be "
+            "proven linear; export with keep_initializers_as_inputs=False"
         )
         yield _finding("weights-as-inputs", "warning", message, listed[0], context.fixable("weights-as-inputs"))
     for value in given:
@@ -59,21 +59,21 @@ def inputs(context: LintContext) -> Iterator[LintFinding]:
             continue
         if dims[0] is not None:
             message = (
-                f"input {value.name!r} is fixed to batch size {dims[0]}: batches are run in pieces of that size; "
+                f"input {value.name!r} has the fixed batch size {dims[0]}: larger batches are split; "
                 "export with a dynamic batch axis"
             )
             yield _finding("static-batch", "warning", message, value.name)
         if len(dims) in (4, 5) and all(size is not None for size in dims[2:]) and context.samplers:
             message = (
-                f"input {value.name!r} is fixed to {'x'.join(map(str, dims[2:]))}: other images must be resized "
-                "before; export with dynamic axes if the network allows it"
+                f"input {value.name!r} has the fixed size {'x'.join(map(str, dims[2:]))}: images of other sizes must "
+                "be resized; export with dynamic height and width if the network supports it"
             )
             yield _finding("static-size", "info", message, value.name)
 
 
 def weights(context: LintContext) -> Iterator[LintFinding]:
-    """Weights that are not numbers."""
-    # both walk the tensors in one order
+    """Weights that are NaN or infinite."""
+    # external_tensors and tensors_of visit the tensors in the same order.
     places = iter(external_tensors(context.weights, context.folder))
     for tensor in tensors_of(context.weights):
         kind = None
@@ -83,15 +83,15 @@ def weights(context: LintContext) -> Iterator[LintFinding]:
             kind = _not_finite(numpy_helper.to_array(tensor))
         name = tensor.name or "a constant"
         if kind == "NaN":
-            message = f"{name!r} holds NaN, and whatever depends on it will; fix the checkpoint"
+            message = f"{name!r} contains NaN, which propagates to all dependent values; fix the checkpoint"
             yield _finding("nan-weights", "error", message, tensor.name)
         elif kind == "infinity":
-            message = f"{name!r} holds an infinity: right in a mask, an overflow elsewhere"
+            message = f"{name!r} contains an infinity: valid in a mask, elsewhere probably an overflow"
             yield _finding("infinite-weights", "info", message, tensor.name)
 
 
 def _scan(place: External, dtype: np.dtype[Any] | None) -> str | None:
-    """As :func:`_not_finite`, block by block; None for types that are not looked into."""
+    """Like :func:`_not_finite`, block by block. None for types that are not scanned."""
     if dtype is None:
         return None
     kind: str | None = None
@@ -106,22 +106,22 @@ def _scan(place: External, dtype: np.dtype[Any] | None) -> str | None:
 
 
 def _not_finite(values: NDArray[Any]) -> str | None:
-    """NaN, infinity, or None."""
+    """Returns "NaN", "infinity", or None."""
     if np.isfinite(values).all():
         return None
     return "NaN" if np.isnan(values).any() else "infinity"
 
 
 def examined(context: LintContext) -> Iterator[LintFinding]:
-    """That there is nothing to do, or that the fusion could not be run."""
+    """Files without a sampler, files that do not run, and files on which the fusion could not run."""
     if not context.samplers and not any(node.op_type == "AffineGrid" for node in context.model.graph.node):
-        yield _finding("no-sampler", "info", "there is no sampler in the file: nothing to rewrite")
+        yield _finding("no-sampler", "info", "the file has no sampler: nothing to rewrite")
     if context.load_error:
         yield _finding("does-not-run", "error", f"{context.load_error}; export the model again")
     elif context.not_fused:
-        yield _finding("not-examined", "warning", f"the grids could not be examined: {context.not_fused}")
+        yield _finding("not-examined", "warning", f"the fusion pass could not run: {context.not_fused}")
     if context.invalid:
-        yield _finding("invalid", "warning", f"onnx's checker refuses it: {context.invalid}")
+        yield _finding("invalid", "warning", f"onnx's checker rejects the file: {context.invalid}")
 
 
 RULES: tuple[LintRule, ...] = (versions, inputs, weights, examined)

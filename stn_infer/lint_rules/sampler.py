@@ -1,8 +1,8 @@
-"""Rules about samplers: what each runtime makes of them, and what their grids cost.
+"""Rules about samplers: how each runtime handles them, and the cost of their grids.
 
-Sources: the parsers' and runtimes' own behavior as measured (TensorRT-RTX 1.7.1, onnxruntime 1.31), the TensorRT
-support matrices, and for onnxruntime's CUDA provider its kernel list and pull request 27201, which brought volumes and
-the kernels for opset 20 and later in 2026.
+Sources: measured behavior of parsers and runtimes (TensorRT-RTX 1.7.1, onnxruntime 1.31); the TensorRT support
+matrices; for onnxruntime's CUDA provider, its kernel list and pull request 27201, which added volumes and kernels for
+opset 20 and later in 2026.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stn_infer.proto.traversal import attributes_of, is_standard, producers, sub
 
 _HALF_EPSILON: dict[int, float] = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
 _FAMILIAR_WIDTH = 1024
-# What ends a walk from a grid back to a flow field, and what it passes.
+# Operators that compute a flow field, and operators that may lie between the flow field and a grid.
 _FLOW_MAKERS = frozenset({"Conv", "ConvTranspose", "DeformConv"})
 _FLOW_CARRIERS = frozenset(
     {"Add", "Sub", "Mul", "Div", "Concat", "Slice", "Split", "Transpose", "Reshape", "Unsqueeze", "Squeeze", "Tanh"}
@@ -31,7 +31,7 @@ _MAX_VALUES = 1 << 24
 
 
 def traps(context: LintContext) -> Iterator[LintFinding]:
-    """Opset 20's spelling of the mode, which TensorRT up to 11.1 takes for nearest."""
+    """Opset 20's spelling of the mode, which TensorRT up to 11.1 reads as nearest."""
     for sampler in context.samplers:
         if reads_nearest(context.model, sampler, context.facts):
             yield _finding(
@@ -39,14 +39,13 @@ def traps(context: LintContext) -> Iterator[LintFinding]:
                 "error",
                 sampler,
                 f"mode {sampler.spelling!r} (opset {context.opset}) is silently imported as NEAREST by TensorRT up to "
-                "11.1; opset 16 to 19 spell it so that every version reads it right"
-                + context.unfixable("opset-20-trap"),
+                "11.1; all versions read the spelling of opset 16 to 19 correctly" + context.unfixable("opset-20-trap"),
                 context.fixable("opset-20-trap"),
             )
 
 
 def affine_grids(context: LintContext) -> Iterator[LintFinding]:
-    """AffineGrid, which TensorRT can't import."""
+    """AffineGrid, which TensorRT cannot import."""
     users = {sampler.grid: sampler for sampler in context.samplers}
     for node in context.model.graph.node:
         if is_standard(node, "AffineGrid"):
@@ -57,7 +56,7 @@ def affine_grids(context: LintContext) -> Iterator[LintFinding]:
                 "warning",
                 node.name or node.output[0],
                 node.output[0],
-                "AffineGrid has no importer in TensorRT, whatever its version; "
+                "AffineGrid has no importer in any TensorRT version; "
                 + ("optimize replaces it" if fixable else "export at opset 18, which decomposes it")
                 + context.unfixable("affine-grid"),
                 fixable,
@@ -65,14 +64,14 @@ def affine_grids(context: LintContext) -> Iterator[LintFinding]:
 
 
 def unknown_samplers(context: LintContext) -> Iterator[LintFinding]:
-    """Other runtimes' samplers, and the standard one in an opset that has none."""
+    """Custom samplers, and GridSample in an opset without GridSample."""
     constants = small_constants(context.model)
     known = {sampler.output for sampler in context.samplers}
     for sampler in context.samplers:
         if sampler.custom:
             name = f"{sampler.domain}::{sampler.op_type}"
             where = "onnxruntime" if sampler.domain == "com.microsoft" else "its own runtime"
-            what = f"{name} runs in {where} only"
+            what = f"{name} runs only in {where}"
         elif context.opset < 16 and not sampler.fused:
             what = f"no runtime has GridSample at opset {context.opset}"
         else:
@@ -92,12 +91,12 @@ def unknown_samplers(context: LintContext) -> Iterator[LintFinding]:
                 "error",
                 node.name or node.output[0],
                 node.output[0],
-                f"{node.domain}::{node.op_type} with settings that are no constants of the file; export it again",
+                f"the settings of {node.domain}::{node.op_type} are not constants; export the model again",
             )
 
 
 def volumes(context: LintContext) -> Iterator[LintFinding]:
-    """5-D samplers: which runtime takes them."""
+    """5-D samplers, and the runtimes that support them."""
     for sampler in context.samplers:
         if not _is_volume(context, sampler):
             continue
@@ -106,34 +105,34 @@ def volumes(context: LintContext) -> Iterator[LintFinding]:
                 "cubic-volume",
                 "error",
                 sampler,
-                "no runtime samples volumes bicubically: onnxruntime and PyTorch refuse it; use mode linear",
+                "no runtime supports bicubic sampling of volumes: onnxruntime and PyTorch reject it; use mode linear",
             )
         elif not sampler.fused:
             yield _finding(
                 "volume-sampler",
                 "warning",
                 sampler,
-                "a volume (5-D): TensorRT has it natively from 11.2.1 on; for older versions the plugin library covers "
-                "it once it is fused",
+                "volume (5-D): TensorRT supports it natively from 11.2.1 on; older versions need the plugin library "
+                "and a fused sampler",
                 _fused(context, sampler),
             )
 
 
 def cubics(context: LintContext) -> Iterator[LintFinding]:
-    """Bicubic sampling."""
+    """Cost of bicubic sampling, and the runtimes that support it."""
     for sampler in context.samplers:
         if sampler.spec.mode == "bicubic" and not _is_volume(context, sampler):
             yield _finding(
                 "cubic-sampler",
                 "info",
                 sampler,
-                "bicubic reads 16 pixels per sample instead of 4; onnxruntime, TensorRT from 8.5 and the plugin "
-                "library have it, mmdeploy's plugin computes bilinear instead",
+                "bicubic reads 16 pixels per sample instead of 4; onnxruntime, TensorRT from 8.5 on and the plugin "
+                "library support it; mmdeploy's plugin computes bilinear instead",
             )
 
 
 def mixed_types(context: LintContext) -> Iterator[LintFinding]:
-    """Image and grid of two types, which TensorRT refuses."""
+    """Image and grid of different types, which TensorRT rejects."""
     for sampler in context.samplers:
         image, grid = context.fact(sampler.input), context.fact(sampler.grid)
         if sampler.grid and image.elem_type and grid.elem_type and image.elem_type != grid.elem_type:
@@ -141,7 +140,7 @@ def mixed_types(context: LintContext) -> Iterator[LintFinding]:
                 "mixed-types",
                 "warning",
                 sampler,
-                f"the image is {image.type_name} and the grid {grid.type_name}: TensorRT needs one type for both",
+                f"the image is {image.type_name} and the grid {grid.type_name}: TensorRT requires the same type",
                 context.fixable("mixed-types") or _fused(context, sampler),
             )
 
@@ -158,21 +157,21 @@ def half_grids(context: LintContext) -> Iterator[LintFinding]:
             "half-grid",
             "warning" if error >= 0.1 or not known else "info",
             sampler,
-            f"the grid is {context.fact(sampler.grid).type_name}: its rounding moves a sample by up to {error:.2g} px "
-            f"at {'' if known else 'e.g. '}width {width}; keep the grid in float32",
+            f"the grid is {context.fact(sampler.grid).type_name}: rounding moves sampling points by up to "
+            f"{error:.2g} px at {'' if known else 'e.g. '}width {width}; keep the grid in float32",
             _fused(context, sampler),
         )
 
 
 def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
-    """What onnxruntime's CUDA provider has no kernel for, so that the sampler runs on the CPU."""
+    """Samplers without a kernel in onnxruntime's CUDA provider, which then run on the CPU."""
     for sampler in context.samplers:
         if sampler.fused or sampler.custom:
             continue
         kind = context.fact(sampler.input)
         reasons = []
         if kind.elem_type not in (0, TensorProto.FLOAT):
-            reasons.append(f"it has kernels for float only, not for {kind.type_name}")
+            reasons.append(f"it has kernels only for float, not for {kind.type_name}")
         if _is_volume(context, sampler):
             reasons.append("releases before 2026 have none for volumes")
         if context.opset >= 20:
@@ -182,17 +181,17 @@ def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
                 "cpu-sampler",
                 "warning",
                 sampler,
-                "onnxruntime's CUDA provider may silently leave it to the CPU, with host-device copies: "
+                "onnxruntime's CUDA provider may silently run it on the CPU, with host-device copies: "
                 + " and ".join(reasons),
                 _fused(context, sampler),
             )
 
 
 def grids(context: LintContext) -> Iterator[LintFinding]:
-    """What the fusion would make of each grid."""
+    """The fusion's result for each grid."""
     for sampler in context.samplers:
         if sampler.fused:
-            yield _finding("fused", "info", sampler, "a fused spatial transformer already")
+            yield _finding("fused", "info", sampler, "already a fused spatial transformer")
             continue
         found = context.pass_finding(sampler)
         if found is None:
@@ -202,8 +201,8 @@ def grids(context: LintContext) -> Iterator[LintFinding]:
                 "fusable-grid",
                 "warning",
                 sampler,
-                f"the grid is written to memory and read again, though it is linear in {found.parameters} values per "
-                "sample: optimize fuses it",
+                f"the grid is linear in {found.parameters} values per sample, but is written to memory and read back; "
+                "optimize fuses it",
                 True,
             )
         elif _is_flow(context.model, sampler.grid):
@@ -211,14 +210,14 @@ def grids(context: LintContext) -> Iterator[LintFinding]:
                 "dense-flow",
                 "info",
                 sampler,
-                f"grid {sampler.grid!r} is a flow field that a convolution computes pixel by pixel: it stays as it is",
+                f"grid {sampler.grid!r} is a flow field that a convolution computes per pixel; it cannot be fused",
             )
         else:
             yield _finding("grid-not-linear", "info", sampler, found.message)
 
 
 def precision(context: LintContext) -> Iterator[LintFinding]:
-    """TF32, once a file."""
+    """Effect of TF32, reported once per file."""
     for sampler in context.samplers:
         found = context.pass_finding(sampler)
         if sampler.fused or (found is not None and found.fused):
@@ -228,15 +227,15 @@ def precision(context: LintContext) -> Iterator[LintFinding]:
                 "tf32",
                 "info",
                 sampler,
-                f"TF32 in the product that makes the grid moves a sample by up to {error:.2g} px at "
-                f"{'' if known else 'e.g. '}width {width}; it is off here by default (--tf32), and on by default in "
-                "other programs",
+                f"TF32 in the matrix product of the grid moves sampling points by up to {error:.2g} px at "
+                f"{'' if known else 'e.g. '}width {width}; stn-infer disables TF32 by default (--tf32 enables it), "
+                "other programs may enable it by default",
             )
             return
 
 
 def conventions(context: LintContext) -> Iterator[LintFinding]:
-    """A grid at pixel centers read by a sampler that takes corners, or the other way round."""
+    """A grid and a sampler with different ``align_corners`` conventions."""
     grids = {node.output[0]: node for node in context.model.graph.node if node.op_type == "AffineGrid"}
     for sampler in context.samplers:
         found = context.pass_finding(sampler)
@@ -254,10 +253,10 @@ def conventions(context: LintContext) -> Iterator[LintFinding]:
                 "convention-mix",
                 "info",
                 sampler,
-                f"the grid has -1 and 1 at the {'centers' if corners else 'edges'} of the outer pixels, the sampler at "
-                f"their {'centers' if sampler.spec.align_corners else 'edges'}: even an identity theta samples up to "
-                f"{_identity_error(width, corners):.2f} px off; right only if it was trained so (PyTorch before 1.3 "
-                "mixed them)",
+                f"-1 and 1 are the {'centers' if corners else 'edges'} of the outer pixels in the grid, but their "
+                f"{'centers' if sampler.spec.align_corners else 'edges'} in the sampler: even an identity theta "
+                f"samples up to {_identity_error(width, corners):.2f} px off; correct only if the network was trained "
+                "this way (PyTorch before 1.3 mixed the two conventions)",
             )
 
 
@@ -301,14 +300,14 @@ def _output_rank(node: onnx.NodeProto) -> int:
 
 
 def _width(context: LintContext, sampler: SamplerNode) -> tuple[int, bool]:
-    """The largest extent of the image that is sampled, and whether the file says so."""
+    """The largest spatial size of the sampled image, and whether the file gives it."""
     dims = context.fact(sampler.input).dims or ()
     sizes = [size for size in dims[2:] if size is not None]
     return (max(sizes), True) if sizes else (_FAMILIAR_WIDTH, False)
 
 
 def _identity_error(width: int, corners: bool) -> float:
-    """How far an identity theta samples off, at the outermost of ``width`` pixels."""
+    """The largest sampling error, in pixels, of an identity theta on ``width`` pixels."""
     index = np.arange(width)
     if corners:
         coordinate = np.linspace(-1.0, 1.0, width)
@@ -320,7 +319,7 @@ def _identity_error(width: int, corners: bool) -> float:
 
 
 def _is_flow(model: onnx.ModelProto, grid: str) -> bool:
-    """Whether a convolution's output reaches the grid through arithmetic on single values alone."""
+    """Whether a convolution's output reaches the grid only through elementwise and layout operators."""
     nodes, made = model.graph.node, producers(model.graph.node)
 
     def before(name: str) -> Sequence[str]:
@@ -330,7 +329,7 @@ def _is_flow(model: onnx.ModelProto, grid: str) -> bool:
 
 
 def _mesh_convention(model: onnx.ModelProto, grid: str, width: int | None) -> bool | None:
-    """Whether a constant mesh behind the grid has its -1 and 1 at the pixels' centers; None where none is found."""
+    """Whether the grid's constant mesh has -1 and 1 at the outer pixels' centers. None if no such mesh is found."""
     if width is None or width < 3:
         return None
     corners = np.linspace(-1.0, 1.0, width)
@@ -350,7 +349,7 @@ def _contains(values: NDArray[np.float64], wanted: NDArray[np.float64]) -> bool:
 
 
 def _constants_behind(graph: onnx.GraphProto, tensor: str) -> Iterator[NDArray[np.float32]]:
-    """The float constants of the file from which a tensor is computed, convolutions aside."""
+    """Yields the float constants that a tensor is computed from, without tracing through layers."""
     made = producers(graph.node)
     constants = {value.name: value for value in graph.initializer}
     for node in graph.node:

@@ -1,1 +1,1 @@
-"""ONNX protobufs: read, checked, walked, named, run. Knows no sampler."""
+"""ONNX protobufs: reading, checking, traversing, naming, running. Independent of samplers."""

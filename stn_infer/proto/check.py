@@ -1,8 +1,8 @@
-"""Check an ONNX file's structure in Python before any native library sees it.
+"""Checks an ONNX file's structure in Python before it is passed to a native library.
 
-onnx's checker, onnxruntime and TensorRT's parser are written for well-formed files; some damaged or hostile ones end
-the process. What is checked here costs linear time and no memory to speak of: names and their order, subgraphs,
-functions, and that each tensor's data are as long as its dimensions say.
+onnx's checker, onnxruntime and TensorRT's parser expect well-formed files; some damaged or hostile files crash the
+process. These checks take linear time and little memory. They cover names and their order, subgraphs, functions, and
+whether the length of each tensor's data matches its dimensions.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from stn_infer.proto.traversal import (
 from stn_infer.samplers import MODES, PADDING_MODES, spell_mode
 
 _MAX_NESTED = 16
-# Nodes after inlining: an honest file calls some functions often, a hostile one doubles at every level.
+# Limits on nodes after inlining: a normal file calls some functions often, a hostile one doubles at every level.
 _MAX_INLINED = 50_000
 _MAX_INLINED_PER_NODE = 10
-_UNBOUNDED = 1_000_000  # inputs: a schema says "any number" by a larger one
+_UNBOUNDED = 1_000_000  # a larger maximum number of inputs in a schema means "any number"
 _MAX_DIMS = 64
 _MAX_ELEMENTS = 2**40
 
@@ -47,7 +47,7 @@ _BITS = {
     "COMPLEX128": 128,
 }
 _TYPE_NAMES = {number: name for name, number in TensorProto.DataType.items()}
-# The field that holds a type's values where they are not raw bytes, and how many entries an element takes.
+# The field that holds a type's values if they are not raw bytes, and the number of entries per element.
 _FIELDS = {
     **dict.fromkeys(("FLOAT",), ("float_data", 1)),
     **dict.fromkeys(("COMPLEX64",), ("float_data", 2)),
@@ -71,10 +71,10 @@ _Scope = tuple[set[str], ...]
 
 
 def check_structure(model: onnx.ModelProto) -> None:
-    """Refuse a model that no runtime should be handed.
+    """Checks a model's structure.
 
     Raises:
-        ModelError: one sentence without the file's name: what is wrong, and at which node or tensor.
+        ModelError: the structure is invalid; one sentence that names the problem and the node or tensor, not the file.
     """
     try:
         _check_text(model)
@@ -84,10 +84,10 @@ def check_structure(model: onnx.ModelProto) -> None:
 
 
 def tensor_bytes(tensor: TensorProto) -> int:
-    """How many bytes a tensor's data take, raw, by its dimensions and type.
+    """Returns the size of a tensor's raw data in bytes, from its dimensions and type.
 
     Raises:
-        ModelError: a dimension is negative or absurd, or the type is unknown or has no fixed size.
+        ModelError: the dimensions are invalid, or the type is unknown or has no fixed size.
     """
     name = _TYPE_NAMES.get(tensor.data_type, "UNDEFINED")
     if name not in _BITS:
@@ -96,40 +96,40 @@ def tensor_bytes(tensor: TensorProto) -> int:
 
 
 def elements(tensor: TensorProto) -> int:
-    """How many elements a tensor's dimensions say it has.
+    """Returns the number of elements that a tensor's dimensions give.
 
     Raises:
-        ModelError: a dimension is negative, or there are too many.
+        ModelError: a dimension is negative, or there are too many dimensions or elements.
     """
     if len(tensor.dims) > _MAX_DIMS or any(size < 0 for size in tensor.dims):
-        raise ModelError(f"tensor {tensor.name!r} has impossible dimensions {_shown(tensor.dims)}")
+        raise ModelError(f"tensor {tensor.name!r} has invalid dimensions {_format_dims(tensor.dims)}")
     count: int = math.prod(tensor.dims)
     if count > _MAX_ELEMENTS or any(size > _MAX_ELEMENTS for size in tensor.dims):
-        raise ModelError(f"tensor {tensor.name!r} has absurd dimensions {_shown(tensor.dims)}")
+        raise ModelError(f"tensor {tensor.name!r} has implausibly large dimensions {_format_dims(tensor.dims)}")
     return count
 
 
 def _check_text(message: Any) -> None:
-    """Every string is text: protobuf hands out bytes that are no UTF-8 as bytes."""
+    """Checks that every string is valid UTF-8: protobuf returns any other string as bytes."""
     if isinstance(message, TensorProto):
-        # its data are not to be copied for this
+        # ListFields would copy the tensor's data.
         texts = [message.name, *(text for entry in message.external_data for text in (entry.key, entry.value))]
         if not all(isinstance(text, str) for text in texts):
-            raise ModelError(f"the name {texts[0]!r} in it is not valid UTF-8")
+            raise ModelError(f"it contains the name {texts[0]!r}, which is not valid UTF-8")
         return
     for field, value in message.ListFields():
         values = [value] if isinstance(value, (str, bytes)) or hasattr(value, "ListFields") else value
         if field.type == field.TYPE_STRING:
             for text in values:
                 if not isinstance(text, str):
-                    raise ModelError(f"the name {bytes(text[:40])!r} in it is not valid UTF-8")
+                    raise ModelError(f"it contains the name {bytes(text[:40])!r}, which is not valid UTF-8")
         elif field.type == field.TYPE_MESSAGE:
             for inner in values:
                 _check_text(inner)
 
 
 class _Checker:
-    """Walks one model; counts nodes as they would be with every function inlined."""
+    """Checks one model; counts nodes as if every function were inlined."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self._model = model
@@ -139,9 +139,9 @@ class _Checker:
     def run(self) -> None:
         model = self._model
         if not model.graph.node:
-            raise ModelError("it holds no graph; it is no ONNX file, or it is truncated")
+            raise ModelError("it contains no graph; it is not an ONNX file, or it is truncated")
         if model.ir_version < 1:
-            raise ModelError("it names no IR version; it is damaged")
+            raise ModelError("it has no IR version; it is damaged")
         versions: dict[str, int] = {}
         for entry in model.opset_import:
             domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
@@ -152,7 +152,7 @@ class _Checker:
         for function in model.functions:
             key = (function.domain, function.name, function.overload)
             if key in self._functions:
-                raise ModelError(f"function {_called(key)} is defined twice")
+                raise ModelError(f"function {_qualified(key)} is defined twice")
             self._functions[key] = function
         _check_signatures(model.graph.node, versions.get("", 1))
         for function in model.functions:
@@ -163,40 +163,40 @@ class _Checker:
         self._check_graph(model.graph, (), 0)
         for node in nested_nodes(model.graph.node):
             if any(attribute.ref_attr_name for attribute in node.attribute):
-                raise ModelError(f"node {_label(node)} takes an attribute from a caller, and is in no function")
+                raise ModelError(f"node {_label(node)} references a caller's attribute outside a function")
         written = sum(1 for part in (model.graph, *model.functions) for _ in nested_nodes(part.node))
         inlined, most = self._inlined(model.graph.node), _MAX_INLINED + _MAX_INLINED_PER_NODE * written
         if inlined > most:
             raise ModelError(
-                f"its {written:,} nodes become {inlined:,} where functions are inlined, more than {most:,}"
+                f"its {written:,} nodes expand to {inlined:,} with functions inlined; the limit is {most:,}"
             )
 
     def _check_function(self, function: onnx.FunctionProto) -> None:
-        label = _called((function.domain, function.name, function.overload))
+        label = _qualified((function.domain, function.name, function.overload))
         known = set(function.input)
         if len(known) != len(function.input):
-            raise ModelError(f"function {label} has two inputs of one name")
+            raise ModelError(f"function {label} has two inputs with the same name")
         self._check_nodes(function.node, known, (), 1)
         for name in function.output:
             if name not in known:
-                raise ModelError(f"function {label}: nothing makes its output {name!r}")
+                raise ModelError(f"function {label}: no node produces its output {name!r}")
 
     def _size_of_functions(self) -> None:
-        """Node counts with the functions they call inlined, callees first; recursion has no such order."""
-        calls = {key: set(self._called_by(function.node)) for key, function in self._functions.items()}
+        """Counts nodes with called functions inlined, callees first; recursion is an error."""
+        calls = {key: set(self._calls_in(function.node)) for key, function in self._functions.items()}
         depth = dict.fromkeys(calls, 0)
         while len(self._sizes) < len(calls):
             ready = [key for key, callees in calls.items() if key not in self._sizes and callees <= self._sizes.keys()]
             if not ready:
-                looped = next(key for key in calls if key not in self._sizes)
-                raise ModelError(f"function {_called(looped)} calls itself")
+                recursive = next(key for key in calls if key not in self._sizes)
+                raise ModelError(f"function {_qualified(recursive)} calls itself")
             for key in ready:
                 depth[key] = 1 + max((depth[callee] for callee in calls[key]), default=0)
                 self._sizes[key] = self._inlined(self._functions[key].node)
                 if depth[key] > _MAX_NESTED:
-                    raise ModelError(f"functions call each other more than {_MAX_NESTED} deep, at {_called(key)}")
+                    raise ModelError(f"function calls are nested more than {_MAX_NESTED} deep, at {_qualified(key)}")
 
-    def _called_by(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Function]:
+    def _calls_in(self, nodes: Iterable[onnx.NodeProto]) -> Iterator[_Function]:
         for node in nested_nodes(nodes):
             key = (node.domain, node.op_type, node.overload)
             if key in self._functions:
@@ -233,30 +233,30 @@ class _Checker:
                 raise ModelError(f"two outputs are named {value.name!r}")
             outputs.add(value.name)
             if not any(value.name in names for names in (known, *outer)):
-                raise ModelError(f"nothing makes the output {value.name!r}")
+                raise ModelError(f"no node produces the output {value.name!r}")
             _check_type(value)
         for value in graph.value_info:
             _check_type(value)
 
     def _check_nodes(self, nodes: Iterable[onnx.NodeProto], known: set[str], outer: _Scope, depth: int) -> None:
-        """Each node reads what was made before it; ``known`` grows by what it makes."""
+        """Checks that each node reads only tensors produced before it; adds its outputs to ``known``."""
         nodes = list(nodes)
         made = {name for node in nodes for name in node.output}
         for node in nodes:
             if not node.op_type:
-                raise ModelError(f"node {node.name!r} names no operator")
+                raise ModelError(f"node {node.name!r} has no operator type")
             for name in node.input:
                 if name and not any(name in names for names in (known, *outer)):
                     if name in made:
                         raise ModelError(
-                            f"node {_label(node)} reads {name!r}, which is made only after it: "
-                            "the graph has a cycle, or is not in order"
+                            f"node {_label(node)} reads {name!r}, which a later node produces: "
+                            "the graph has a cycle or is not in topological order"
                         )
-                    raise ModelError(f"node {_label(node)} reads {name!r}, which nothing makes")
+                    raise ModelError(f"node {_label(node)} reads {name!r}, which no node produces")
             self._check_attributes(node, known, outer, depth)
             for name in node.output:
                 if name and name in known:
-                    raise ModelError(f"node {_label(node)} makes {name!r}, which exists already")
+                    raise ModelError(f"node {_label(node)} produces {name!r}, which already exists")
                 known.add(name)
             known.discard("")
 
@@ -264,11 +264,11 @@ class _Checker:
         names = set()
         for attribute in node.attribute:
             if not attribute.name or attribute.name in names:
-                raise ModelError(f"node {_label(node)} has two attributes {attribute.name!r}, or one without a name")
+                raise ModelError(f"node {_label(node)} has a duplicate or unnamed attribute {attribute.name!r}")
             names.add(attribute.name)
             payload = _PAYLOADS.get(attribute.type)
             if payload is not None and not attribute.ref_attr_name and not attribute.HasField(payload):
-                raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} lacks its value")
+                raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} has no value")
         for _, graph in subgraphs(node):
             self._check_graph(graph, (known, *outer), depth + 1)
         for tensor in node_tensors(node):
@@ -276,7 +276,7 @@ class _Checker:
 
 
 def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int) -> None:
-    """Standard operators have as many inputs as they take, and attributes of the right type."""
+    """Checks that standard operators have a valid number of inputs and outputs, and attributes of the right type."""
     schemas: dict[str, Any] = {}
     for node in nested_nodes(nodes):
         if not is_standard(node):
@@ -284,7 +284,7 @@ def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int) -> None:
         if node.op_type not in schemas:
             try:
                 schemas[node.op_type] = defs.get_schema(node.op_type, version, "")
-            except defs.SchemaError:  # custom, or of another version: whoever runs it has the say
+            except defs.SchemaError:  # custom, or of another version: the runtime decides
                 schemas[node.op_type] = None
         schema = schemas[node.op_type]
         if schema is None:
@@ -310,7 +310,7 @@ def _check_word(node: onnx.NodeProto, attribute: AttributeProto) -> None:
         raise ModelError(f"node {_label(node)}: attribute {attribute.name!r} is not valid UTF-8") from None
     if node.op_type == "GridSample" and word not in _SAMPLER_WORDS.get(attribute.name, (word,)):
         words = ", ".join(_SAMPLER_WORDS[attribute.name])
-        raise ModelError(f"node {_label(node)}: {attribute.name} {word[:20]!r} is none of {words}")
+        raise ModelError(f"node {_label(node)}: {attribute.name} {word[:20]!r} is not one of {words}")
 
 
 def _range(schema: Any) -> str:
@@ -319,10 +319,10 @@ def _range(schema: Any) -> str:
 
 
 def check_tensor(tensor: TensorProto, at: str = "") -> None:
-    """Refuse a tensor whose data are not as long as its dimensions say; external data are looked at elsewhere.
+    """Checks that the length of a tensor's data matches its dimensions; external data are checked in load.py.
 
     Raises:
-        ModelError: so, or its dimensions or its type are impossible.
+        ModelError: the length differs, or the dimensions or the type are invalid.
     """
     what = f"tensor {tensor.name!r}" + (f" of node {at}" if at else "")
     if tensor.HasField("segment"):
@@ -331,7 +331,7 @@ def check_tensor(tensor: TensorProto, at: str = "") -> None:
     kind = _TYPE_NAMES.get(tensor.data_type, "UNDEFINED")
     if kind == "STRING":
         if len(tensor.string_data) != count or tensor.data_location == TensorProto.EXTERNAL:
-            raise ModelError(f"{what} should hold {count} strings and holds {len(tensor.string_data)}")
+            raise ModelError(f"{what} should hold {count} strings, but holds {len(tensor.string_data)}")
         return
     size = tensor_bytes(tensor)
     if tensor.data_location == TensorProto.EXTERNAL:
@@ -339,24 +339,24 @@ def check_tensor(tensor: TensorProto, at: str = "") -> None:
     if tensor.HasField("raw_data"):
         held = len(tensor.raw_data)
         if held != size:
-            raise ModelError(f"{what} has dimensions {_shown(tensor.dims)}, {size} bytes, and holds {held}")
+            raise ModelError(f"{what} has dimensions {_format_dims(tensor.dims)}, {size} bytes, but holds {held}")
         return
     field, entries = _FIELDS.get(kind, ("int32_data", 1))
     wanted = count * entries
     if _BITS[kind] < 8 and kind not in ("FLOAT6E2M3", "FLOAT6E3M2"):
-        wanted = size  # packed: several to a byte, one byte an entry
+        wanted = size  # packed: several elements per byte, one byte per entry
     held = len(getattr(tensor, field))
     if held != wanted:
-        raise ModelError(f"{what} has dimensions {_shown(tensor.dims)}, {wanted} values, and holds {held}")
+        raise ModelError(f"{what} has dimensions {_format_dims(tensor.dims)}, {wanted} values, but holds {held}")
 
 
 def _check_type(value: onnx.ValueInfoProto) -> None:
     if not value.type.HasField("tensor_type"):
         return
     for dim in value.type.tensor_type.shape.dim:
-        # some exporters write -1 for "any"
+        # Some exporters write -1 for a dynamic size.
         if dim.dim_value < -1 or dim.dim_value > _MAX_ELEMENTS:
-            raise ModelError(f"{value.name!r} has the impossible dimension {dim.dim_value}")
+            raise ModelError(f"{value.name!r} has the invalid dimension {dim.dim_value}")
     if value.type.tensor_type.elem_type not in _TYPE_NAMES:
         raise ModelError(f"{value.name!r} has the unknown type {value.type.tensor_type.elem_type}")
 
@@ -365,22 +365,22 @@ def _label(node: onnx.NodeProto) -> str:
     return f"{node.name or (node.output[0] if node.output else '')!r} ({node.op_type})"
 
 
-def _called(key: _Function) -> str:
+def _qualified(key: _Function) -> str:
     return f"{key[0]}::{key[1]}"
 
 
-def _shown(dims: Iterable[int]) -> str:
+def _format_dims(dims: Iterable[int]) -> str:
     text = str(list(dims))
     return text if len(text) <= 80 else text[:79] + "…"
 
 
 def sort_nodes(graph: onnx.GraphProto) -> bool:
-    """Put ``graph``'s nodes, in place, into an order in which each reads what was made before; stable.
+    """Sorts ``graph``'s nodes topologically, in place; the sort is stable.
 
-    Some exporters write them in another order, which onnxruntime corrects and ONNX does not allow.
+    Some exporters write another order. ONNX does not allow that, but onnxruntime corrects it.
 
     Returns:
-        Whether anything moved. A graph with a cycle is left as it is.
+        Whether any node moved. A graph with a cycle is not changed.
     """
     made = producers(graph.node)
     needs = [{made[name] for name in names_read(node) if name in made} for node in graph.node]
@@ -394,7 +394,7 @@ def sort_nodes(graph: onnx.GraphProto) -> bool:
 
 
 def _topological(needs: Mapping[int, set[int]]) -> list[int]:
-    """Kahn's algorithm, the smallest index first; shorter than ``needs`` where there is a cycle."""
+    """Kahn's algorithm, smallest index first. The result is shorter than ``needs`` if there is a cycle."""
     import heapq
 
     waiting = {index: len(before) for index, before in needs.items()}

@@ -1,4 +1,4 @@
-"""Edits of ONNX protobufs: copies, replaced lists of nodes, new nodes and constants, what nothing uses taken out."""
+"""Edits of ONNX protobufs: copying, replacing lists of nodes, adding nodes and constants, removing unused ones."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ M = TypeVar("M", bound=Message)
 
 
 def copy_of(message: M) -> M:
-    """A copy of a model, node or tensor."""
+    """Returns a copy of a model, node or tensor."""
     copy: M = type(message)()
     copy.CopyFrom(message)
     return copy
 
 
 def copy_without(message: M, left_out: str, into: M | None = None) -> M:
-    """A copy of all fields but one, whose data may be large; in ``into`` where that is given."""
+    """Returns a copy without one field, whose data may be large; copies into ``into`` if it is given."""
     copy: M = type(message)() if into is None else into
     for field, value in message.ListFields():
         if field.name == left_out:
@@ -40,29 +40,29 @@ def copy_without(message: M, left_out: str, into: M | None = None) -> M:
 
 
 def copy_without_initializers(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy of ``model``, its main graph's initializers left out."""
+    """Returns a copy of ``model`` without the main graph's initializers."""
     copy = copy_without(model, "graph")
     copy_without(model.graph, "initializer", copy.graph)
     return copy
 
 
 def replace_all(field: Any, messages: Iterable[M]) -> None:
-    """Make ``messages``, some of which may be in it, all that a repeated field holds."""
-    copies = [copy_of(message) for message in messages]  # copied, since emptying the field invalidates its own
+    """Replaces the content of a repeated field by ``messages``, which may include messages of the field itself."""
+    copies = [copy_of(message) for message in messages]  # emptying the field invalidates its messages
     del field[:]
     field.extend(copies)
 
 
 class NewNodes:
-    """Nodes to be put into a graph, each output under a name that is free there.
+    """New nodes for a graph; each output gets a name that is not used there.
 
     Args:
-        names: the graph's.
-        prefix: what the names of all of them begin with.
+        names: the graph's names.
+        prefix: the prefix of all new names.
 
     Attributes:
-        nodes: those made so far, in order.
-        constants: initializers that they read.
+        nodes: the nodes added so far, in order.
+        constants: the initializers added so far.
     """
 
     def __init__(self, names: Names, prefix: str) -> None:
@@ -71,28 +71,28 @@ class NewNodes:
         self.constants: list[onnx.TensorProto] = []
 
     def name(self, what: str) -> str:
-        """A free name that tells what it is for."""
+        """Returns an unused name made of the prefix and ``what``."""
         return self._names.fresh(f"{self._prefix}_{what}")
 
     def node(self, op_type: str, inputs: Iterable[str], what: str, **attributes: Any) -> str:
-        """Add a node with one output; its name."""
+        """Adds a node with one output; returns the output's name."""
         output = self.name(what)
         self.nodes.append(helper.make_node(op_type, list(inputs), [output], **attributes))
         return output
 
     def constant(self, what: str, values: NDArray[Any]) -> str:
-        """Add an initializer; its name."""
+        """Adds an initializer; returns its name."""
         name = self.name(what)
         self.constants.append(numpy_helper.from_array(values, name))
         return name
 
     def scalar(self, what: str, value: float) -> str:
-        """Add a float32 constant as a node, which a function may hold too; its name."""
+        """Adds a float32 constant as a node, which functions support too; returns its name."""
         return self.node("Constant", [], what, value=numpy_helper.from_array(np.array(value, np.float32)))
 
 
 def drop_unused(graph: GraphProto) -> None:
-    """Remove, in place, the nodes and constants that nothing uses, in subgraphs too; these keep their interface."""
+    """Removes unused nodes and constants in place, in subgraphs too; subgraphs keep their inputs and outputs."""
     needed = {value.name for value in (*graph.output, *graph.input)}
     for index in reversed(range(len(graph.node))):
         node = graph.node[index]

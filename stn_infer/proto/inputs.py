@@ -1,4 +1,4 @@
-"""Random inputs for any ONNX file: typed and shaped by the file, or by the user where the file leaves a size open."""
+"""Random inputs for any ONNX file. Types and shapes come from the file; the user may give the dynamic sizes."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class InputPlan:
 
     Attributes:
         name: its name.
-        elem_type: ONNX's number of its type.
-        dims: a number where the size is fixed, a symbol where it is open.
+        elem_type: ONNX's type number.
+        dims: one entry per axis: a number if the size is fixed, a symbol if it is dynamic.
     """
 
     name: str
@@ -37,10 +37,10 @@ class InputPlan:
 
 
 def parse_named_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
-    """``NAME=2,3,64,64`` (or ``3,64,64`` for the only input, under the name "") to shapes by name.
+    """Parses ``NAME=2,3,64,64`` into shapes by name; ``3,64,64`` (for a single input) gets the name "".
 
     Raises:
-        UsageError: not of this form.
+        UsageError: a text does not have this form, or a name occurs twice.
     """
     shapes: dict[str, tuple[int, ...]] = {}
     for text in texts:
@@ -55,21 +55,22 @@ def parse_named_shapes(texts: Sequence[str]) -> dict[str, tuple[int, ...]]:
 
 
 def plan_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | None = None) -> tuple[InputPlan, ...]:
-    """The inputs that a caller must give, with what ``shapes`` says of them filled in.
+    """Returns the inputs that a caller must give, with the sizes from ``shapes`` filled in.
 
     Args:
-        shapes: by name ("" for the only input): of the whole input, or of one sample, without the batch.
+        model: the model.
+        shapes: by name ("" for a single input): the shape of the whole input, or of one sample, without the batch.
 
     Raises:
         UsageError: ``shapes`` does not fit the model, or an input's rank is unknown and not given.
-        ModelError: an input is no tensor of numbers.
+        ModelError: an input is not a numeric tensor.
     """
     values = given_inputs(model.graph)
     given = dict(shapes or {})
     if "" in given:
         if len(values) != 1:
             names = ", ".join(value.name for value in values)
-            raise UsageError(f"--input-shape needs a name here, NAME=2,3,64,64; the inputs are {names or 'none'}")
+            raise UsageError(f"--input-shape needs an input name, NAME=2,3,64,64; the inputs are {names or 'none'}")
         given[values[0].name] = given.pop("")
     unknown = given.keys() - {value.name for value in values}
     if unknown:
@@ -89,31 +90,34 @@ def plan_inputs(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]] | 
 
 
 def batch_symbols(plans: Sequence[InputPlan]) -> frozenset[str]:
-    """The symbols that stand for the batch: the open sizes of the inputs' first axes."""
+    """The symbols that denote the batch: the dynamic sizes of the inputs' first axes."""
     return frozenset(plan.dims[0] for plan in plans if plan.dims and isinstance(plan.dims[0], str))
 
 
 def size_symbols(plans: Sequence[InputPlan]) -> frozenset[str]:
-    """The other open sizes."""
+    """The symbols of the other dynamic sizes."""
     names = frozenset(size for plan in plans for size in plan.dims if isinstance(size, str))
     return names - batch_symbols(plans)
 
 
 def random_feeds(plans: Sequence[InputPlan], batch: int, size: int, generator: np.random.Generator) -> dict[str, Array]:
-    """Random inputs: normal numbers, small integers (they may be indices), truth values; uint8 as pixels.
+    """Returns random inputs: normal floats, integers 0 and 1 (they may be indices), booleans, and uint8 pixels.
 
     Args:
-        batch, size: for the batch and for every other open size.
+        plans: the inputs.
+        batch: the batch size.
+        size: the value of every other dynamic size.
+        generator: the source of random numbers.
 
     Raises:
-        UsageError: an input would be larger than a gigabyte.
+        UsageError: an input would have more than 2**28 values.
     """
     batches = batch_symbols(plans)
     feeds: dict[str, Array] = {}
     for plan in plans:
         shape = [(batch if dim in batches else size) if isinstance(dim, str) else dim for dim in plan.dims]
         if math.prod(shape) > _MAX_VALUES:
-            raise UsageError(f"input {plan.name!r} of shape {shape} is too large to try; give --input-shape")
+            raise UsageError(f"input {plan.name!r} of shape {shape} is too large to run; give --input-shape")
         feeds[plan.name] = _random(plan, shape, generator)
     return feeds
 
@@ -132,10 +136,10 @@ def _random(plan: InputPlan, shape: list[int], generator: np.random.Generator) -
 def _plan(value: onnx.ValueInfoProto, given: tuple[int, ...] | None) -> InputPlan:
     tensor = value.type.tensor_type
     if not value.type.HasField("tensor_type") or tensor.elem_type in (TensorProto.UNDEFINED, TensorProto.STRING):
-        raise ModelError(f"input {value.name!r} is no tensor of numbers, so that the model cannot be tried")
+        raise ModelError(f"input {value.name!r} is not a numeric tensor, so the model cannot be run on random inputs")
     if not tensor.HasField("shape"):
         if given is None:
-            raise UsageError(f"the file does not say input {value.name!r}'s shape; give --input-shape {value.name}=...")
+            raise UsageError(f"input {value.name!r} has no shape in the file; give --input-shape {value.name}=...")
         return InputPlan(value.name, tensor.elem_type, given)
     dims = _dims(value)
     if given is None:
@@ -161,10 +165,10 @@ def _dims(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
 
 
 def plausible_shapes(model: onnx.ModelProto) -> Iterator[tuple[Shapes, Shapes]]:
-    """Pairs of shapes by input name, without the batch, likeliest first; none where nothing else is open.
+    """Yields pairs of shapes by input name, without the batch, most likely first; none without dynamic sizes.
 
-    An axis' symbol stands for one size everywhere. Axes are given sizes of their own first, so that none passes for
-    another, and then one size in common, as some networks want it.
+    A symbol denotes the same size everywhere. Axes first get distinct sizes, so that they cannot be confused, and then
+    one common size, which some networks require.
     """
     inputs = {value.name: _sizes(value) for value in given_inputs(model.graph)}
     symbols = list(dict.fromkeys(size for sizes in inputs.values() for size in sizes if isinstance(size, str)))
@@ -172,7 +176,7 @@ def plausible_shapes(model: onnx.ModelProto) -> Iterator[tuple[Shapes, Shapes]]:
         return
     for step in (32, 0):
         for base in _BASES:
-            # the second pair's distances differ from the first's, so that no quotient stays the same
+            # The second shapes have other differences than the first, so no quotient of sizes stays the same.
             first, second = (
                 {symbol: start + place * apart for place, symbol in enumerate(symbols)}
                 for start, apart in ((base, step), (base + 32, 2 * step))
@@ -181,7 +185,7 @@ def plausible_shapes(model: onnx.ModelProto) -> Iterator[tuple[Shapes, Shapes]]:
 
 
 def _sizes(value: onnx.ValueInfoProto) -> tuple[int | str, ...]:
-    """Sizes without the batch; a number, or the symbol of an open one (made up where it has none)."""
+    """Sizes without the batch: a number, or the symbol of a dynamic size (generated if it has none)."""
     dims = list(value.type.tensor_type.shape.dim)[1:]
     return tuple(d.dim_value or d.dim_param or f"{value.name} {axis}" for axis, d in enumerate(dims, 1))
 

@@ -1,7 +1,7 @@
-"""The one gate through which ONNX files come in: read, checked, and with a sentence for each way to be wrong.
+"""Reads and checks ONNX files; all commands read ONNX files through this module.
 
-A file is somebody else's: nothing in it is believed before it was looked at. Its external data are read from its own
-folder and nowhere else, and its structure is checked before a native library is handed any of it.
+Files are untrusted. External data are read only from the file's own folder, and the structure is checked before a
+native library sees any of it. Every kind of damage is reported in one sentence.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class External:
         """The bytes.
 
         Raises:
-            ModelError: the file has become shorter, or can't be read.
+            ModelError: the file is shorter than when it was checked, or can't be read.
         """
         try:
             with self.path.open("rb") as file:
@@ -47,7 +47,7 @@ class External:
 
 
 def load_model(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file; external data are read from its folder.
+    """Reads an ONNX file, and external data from its folder.
 
     Raises:
         ModelError: it is missing, a folder, not ONNX, truncated or damaged, or its external data are missing, too
@@ -65,10 +65,10 @@ def load_model(path: Path) -> onnx.ModelProto:
 
 
 def read_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file and leave its external data where they are; where they lie is checked all the same.
+    """Reads an ONNX file without its external data; the location of the external data is still checked.
 
     Raises:
-        ModelError: as :func:`load_model`.
+        ModelError: as for :func:`load_model`.
     """
     try:
         mode = path.stat().st_mode
@@ -78,14 +78,12 @@ def read_graph(path: Path) -> onnx.ModelProto:
         what = "is a folder" if stat.S_ISDIR(mode) else "is not a regular file"
         raise ModelError(f"{path} {what}; expected an ONNX file")
     if path.stat().st_size > _MAX_BYTES:
-        raise ModelError(
-            f"{path} is larger than 2 GB, which no ONNX file can be; its data belong into a file beside it"
-        )
+        raise ModelError(f"{path} is larger than 2 GB, the limit of an ONNX file; save it with external data")
     model = onnx.ModelProto()
     try:
         model.ParseFromString(path.read_bytes())
     except DecodeError:
-        raise ModelError(f"{path} is no ONNX file, or it is truncated") from None
+        raise ModelError(f"{path} is not an ONNX file, or it is truncated") from None
     except OSError as error:
         raise ModelError(f"{path} cannot be read: {one_line(error)}") from None
     except MemoryError:
@@ -95,42 +93,42 @@ def read_graph(path: Path) -> onnx.ModelProto:
 
 
 def parse_model(content: bytes, name: str = "the model") -> onnx.ModelProto:
-    """A model from a file's bytes, checked as a file's are; external data it must not have.
+    """Parses a model from a file's bytes, with the same checks as for a file; external data are not allowed.
 
     Raises:
-        ModelError: it is no ONNX model, or a damaged one.
+        ModelError: it is not an ONNX model, it is damaged, or it has external data.
     """
     model = onnx.ModelProto()
     try:
         model.ParseFromString(content)
     except DecodeError:
-        raise ModelError(f"{name} is no ONNX model, or it is truncated") from None
+        raise ModelError(f"{name} is not an ONNX model, or it is truncated") from None
     check_model(model, None, name)
     return model
 
 
 def check_file(path: Path) -> None:
-    """What :func:`load_model` refuses, without reading the external data: for who hands the path to a runtime.
+    """Makes the checks of :func:`load_model` without reading external data, before a runtime opens the path.
 
     Raises:
-        ModelError: as :func:`load_model`.
+        ModelError: as for :func:`load_model`.
     """
     read_graph(path)
 
 
 def check_model(model: onnx.ModelProto, folder: Path | None, name: str) -> None:
-    """Check a model's structure and where its external data lie; put its nodes into order.
+    """Checks a model's structure and the location of its external data; sorts its nodes.
 
     Args:
-        model: nodes that are out of order, but in no cycle, are moved in place.
-        folder: where external data may lie; None: it may have none.
-        name: what messages call it.
+        model: its nodes are sorted topologically in place, unless there is a cycle.
+        folder: the folder of external data; None: external data are not allowed.
+        name: the model's name in messages.
 
     Raises:
         ModelError: it is damaged.
     """
     if not model.graph.node:
-        raise ModelError(f"{name} is no ONNX file, or it is truncated: it holds no graph")
+        raise ModelError(f"{name} is not an ONNX file, or it is truncated: it contains no graph")
     try:
         sort_nodes(model.graph)
         check_structure(model)
@@ -142,7 +140,7 @@ def check_model(model: onnx.ModelProto, folder: Path | None, name: str) -> None:
 
 
 def external_tensors(model: onnx.ModelProto, folder: Path | None) -> list[tuple[TensorProto, External]]:
-    """The tensors whose data lie outside the file, and where.
+    """Returns the tensors with external data, and the location of the data.
 
     Raises:
         ModelError: a location is outside ``folder`` (symbolic links followed), missing or too short.
@@ -155,10 +153,10 @@ def external_tensors(model: onnx.ModelProto, folder: Path | None) -> list[tuple[
 
 
 def embed(tensor: TensorProto, place: External) -> None:
-    """Read a tensor's external data into it, in place.
+    """Reads a tensor's external data into the tensor, in place.
 
     Raises:
-        ModelError: they can't be read.
+        ModelError: the data can't be read.
     """
     data = place.read()
     tensor.ClearField("external_data")
@@ -171,19 +169,19 @@ def _locate(tensor: TensorProto, folder: Path | None) -> External:
     location = entries.get("location", "")
     what = f"external data of {tensor.name!r}"
     if folder is None:
-        raise ModelError(f"{what} lie in {location!r}, and there is no folder to look for it; give the file's path")
+        raise ModelError(f"{what} are in {location!r}, but bytes have no folder to read it from; give the file's path")
     try:
         home = folder.resolve(strict=True)
         target = (home / location).resolve(strict=False)
     except (OSError, ValueError, RuntimeError):
-        raise ModelError(f"{what}: {location!r} is no usable path") from None
+        raise ModelError(f"{what}: {location!r} is not a usable path") from None
     plain = location and not Path(location).is_absolute() and ".." not in Path(location).parts
     if not plain or not target.is_relative_to(home) or target == home:
-        raise ModelError(f"{what} must lie in the file's own folder; {location!r} does not")
+        raise ModelError(f"{what} must be in the file's own folder; {location!r} is not")
     try:
         status = target.stat()
     except OSError:
-        raise ModelError(f"{what} are missing: there is no {location!r} beside the file") from None
+        raise ModelError(f"{what} are missing: {location!r} does not exist in the file's folder") from None
     if not stat.S_ISREG(status.st_mode):
         raise ModelError(f"{what}: {location!r} is not a regular file")
     size = tensor_bytes(tensor)
@@ -200,5 +198,5 @@ def _number(entries: dict[str, str], key: str, default: int, what: str) -> int:
     if text is None:
         return default
     if not text.isascii() or not text.isdigit() or len(text) > 18:
-        raise ModelError(f"{what} have the {key} {text[:40]!r}, which is no number of bytes")
+        raise ModelError(f"{what} have the {key} {text[:40]!r}, which is not a number of bytes")
     return int(text)

@@ -1,4 +1,4 @@
-"""Names for new tensors and nodes that clash with none of a graph's."""
+"""Unique names for new tensors and nodes of a graph."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stn_infer.proto.traversal import every_graph, nested_nodes
 
 
 class Names:
-    """Names that are free in a graph or a function, and in the subgraphs within."""
+    """Generates names that are unused in a graph or a function and its subgraphs."""
 
     def __init__(self, holder: onnx.GraphProto | onnx.FunctionProto) -> None:
         self._taken = {name for node in nested_nodes(holder.node) for name in (*node.input, *node.output)}
@@ -21,11 +21,11 @@ class Names:
             self.take(value.name for value in (*graph.input, *graph.output, *graph.initializer))
 
     def take(self, names: Iterable[str]) -> None:
-        """Count ``names`` among those that are taken."""
+        """Marks ``names`` as used."""
         self._taken.update(names)
 
     def fresh(self, name: str) -> str:
-        """``name``, or one like it; it is taken from now on."""
+        """Returns ``name``, or a variant if it is used, and marks the result as used."""
         while name in self._taken:
             name += "_"
         self._taken.add(name)

@@ -1,4 +1,4 @@
-"""A model with other floating-point types: halves as float32 to compare files, all as float64 for a reference."""
+"""Changes a model's floating-point types: half precision to float32 for comparisons, all to float64 for a reference."""
 
 from __future__ import annotations
 
@@ -28,9 +28,9 @@ def has_halves(model: onnx.ModelProto) -> bool:
 
 
 def widen(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every float16 and bfloat16 is a float32; values keep their stored precision.
+    """Returns a copy with float32 in place of float16 and bfloat16; values keep their stored precision.
 
-    Initializers in external data stay as they are there, and are cast where the graph begins.
+    Initializers with external data keep their type and are cast at the start of the graph.
     """
     wide = copy_of(model)
     change = _Change(HALF_TYPES, TensorProto.FLOAT)
@@ -50,7 +50,7 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy without functions in which every float16, bfloat16 and float32 is a double."""
+    """Returns a copy without functions, with double in place of float16, bfloat16 and float32."""
     wide = copy_of(model)
     del wide.functions[:]
     _Change(FLOAT_TYPES, TensorProto.DOUBLE).graph(wide.graph)
@@ -58,7 +58,7 @@ def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 class _Change:
-    """Every value of the types ``old`` becomes one of ``new``, in graphs and the bodies within; shapes are dropped."""
+    """Changes values of the types ``old`` to ``new``, in graphs and their subgraphs; drops inferred shapes."""
 
     def __init__(self, old: Collection[int], new: int) -> None:
         self.old, self.new = old, new
@@ -75,7 +75,7 @@ class _Change:
     def nodes(self, nodes: Iterable[onnx.NodeProto]) -> None:
         for node in nodes:
             if TensorProto.FLOAT in self.old:
-                _say_values(node)
+                _write_defaults(node)
             for attribute in node.attribute:
                 if attribute.HasField("t"):
                     self.tensor(attribute.t)
@@ -90,8 +90,8 @@ class _Change:
             tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
 
 
-def _say_values(node: onnx.NodeProto) -> None:
-    """Write out as tensors the float32 values that a node has by default, or as bare numbers."""
+def _write_defaults(node: onnx.NodeProto) -> None:
+    """Writes a node's default or scalar float32 values as tensor attributes."""
     if node.op_type == "ConstantOfShape" and not node.attribute:
         node.attribute.append(helper.make_attribute("value", numpy_helper.from_array(np.zeros(1, np.float32))))
     if node.op_type == "Constant":

@@ -1,4 +1,4 @@
-"""The one place that opens an onnxruntime session, runs it, and words what onnxruntime answers."""
+"""Opens and runs onnxruntime sessions, and formats onnxruntime's errors."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 Spin = Literal["always", "while-running", "never"]
 
-#: A provider's name, or its name and options, as onnxruntime takes them.
+#: A provider's name, or its name and options, in onnxruntime's form.
 Provider = str | tuple[str, dict[str, Any]]
 
 CPU: tuple[Provider, ...] = ("CPUExecutionProvider",)
 
-_MOST_SHAPES = 4
+_MAX_SHAPES = 4
 
 
 @dataclass(frozen=True)
 class Stored:
-    """A model, and the folder its external data lie in."""
+    """A model, and the folder of its external data."""
 
     model: onnx.ModelProto
     folder: Path | None = None
@@ -35,10 +35,10 @@ class Session:
     """An open onnxruntime session; threads may share it.
 
     Attributes:
-        raw: onnxruntime's own session, for bindings and profiles.
-        label: what messages call the model.
+        raw: the onnxruntime session, for bindings and profiles.
+        label: the model's name in messages.
         inputs, outputs: names in the model's order.
-        providers: those that the session really has, in the order of preference.
+        providers: the providers that the session actually uses, in order of preference.
     """
 
     def __init__(self, raw: Any, label: str) -> None:
@@ -48,22 +48,22 @@ class Session:
         self.providers: list[str] = raw.get_providers()
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> list[Any]:
-        """Values of ``outputs`` (None: all, in the model's order) for inputs by name.
+        """Returns the values of ``outputs`` (None: all, in the model's order) for inputs by name.
 
         Raises:
-            ModelError: onnxruntime fails; says on which inputs.
+            ModelError: onnxruntime fails; the message gives the input shapes.
         """
         try:
             found: list[Any] = self.raw.run(outputs, dict(feeds))
             return found
-        except Exception as error:  # onnxruntime's exceptions share no base class of their own
+        except Exception as error:  # onnxruntime's exceptions have no common base class
             raise self.failure(error, feeds) from error
 
     def failure(self, error: BaseException, feeds: Mapping[str, Array] | None = None) -> ModelError:
-        """What to raise for an error of onnxruntime's while it ran this session on ``feeds``."""
+        """Returns the exception to raise for an onnxruntime error in a run of this session on ``feeds``."""
         given = [f"{name} {list(value.shape)}" for name, value in (feeds or {}).items() if hasattr(value, "shape")]
-        more = [f"{len(given) - _MOST_SHAPES} more"] if len(given) > _MOST_SHAPES else []
-        shapes = f" on {', '.join(given[:_MOST_SHAPES] + more)}" if given else ""
+        more = [f"{len(given) - _MAX_SHAPES} more"] if len(given) > _MAX_SHAPES else []
+        shapes = f" on {', '.join(given[:_MAX_SHAPES] + more)}" if given else ""
         return ModelError(f"onnxruntime fails while running {self.label}{shapes}: {reason(error)}")
 
 
@@ -79,19 +79,19 @@ def open_session(
     arena: bool = True,
     profile: Path | None = None,
 ) -> Session:
-    """Open an onnxruntime session; nothing of onnxruntime's own is logged.
+    """Opens an onnxruntime session with onnxruntime's logging disabled.
 
     Args:
-        model: a file, the bytes of one, or a model in memory with the folder of its external data.
-        label: what messages call it; None: the file's name, or ``the model``.
+        model: a file, the content of a file, or a model in memory with the folder of its external data.
+        label: the model's name in messages; None: the file's name, or ``the model``.
         optimized: whether onnxruntime may optimize the graph.
-        threads: threads inside one operator; None: one per core.
+        threads: threads per operator; None: one per core.
         spin: when threads that wait for work spin: ``always``, ``while-running`` (they sleep while nothing runs) or
             ``never``.
-        providers: execution providers in the order of preference.
+        providers: execution providers in order of preference.
         library: a library of custom operators to register.
         arena: whether memory is kept for the next run.
-        profile: a folder for onnxruntime's profile and ``optimized.onnx``, the graph as it runs.
+        profile: a folder for onnxruntime's profile and ``optimized.onnx``, the optimized graph.
 
     Raises:
         ModelError: onnxruntime rejects the model.
@@ -113,7 +113,7 @@ def open_session(
         options.optimized_model_filepath = str(profile / "optimized.onnx")
     if isinstance(model, Stored) and model.folder is not None:
         options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(model.folder))
-        # weights stay mapped from the file instead of being copied
+        # Weights stay memory-mapped instead of being copied.
         options.add_session_config_entry("session.disable_prepacking", "1")
     try:
         if library is not None:
@@ -122,7 +122,7 @@ def open_session(
         if isinstance(content, Stored):
             content = content.model.SerializeToString()
         return Session(ort.InferenceSession(content, options, providers=list(providers)), label)
-    except Exception as error:  # protobuf's 2 GB limit among them
+    except Exception as error:  # onnxruntime's exceptions, and protobuf's at its 2 GB limit
         raise ModelError(f"onnxruntime rejects {label}: {reason(error)}") from error
 
 
@@ -130,10 +130,10 @@ _FATAL = 4
 
 
 def import_onnxruntime() -> Any:
-    """The package, its own logging off: what matters is raised, or reported by us.
+    """Returns the onnxruntime package with its logging disabled: this package raises or reports errors itself.
 
     Raises:
-        MissingDependencyError: it cannot be imported.
+        MissingDependencyError: onnxruntime cannot be imported.
     """
     try:
         import onnxruntime
@@ -141,7 +141,7 @@ def import_onnxruntime() -> Any:
         raise MissingDependencyError(
             f"onnxruntime cannot be imported ({error}); pip install onnxruntime-gpu"
         ) from error
-    # a session's severity does not cover providers that fail to load
+    # A session's log severity does not apply to providers that fail to load.
     onnxruntime.set_default_logger_severity(_FATAL)
     return onnxruntime
 
@@ -161,7 +161,7 @@ _CUDA_DETAILS = re.compile(r" ?; (?:GPU|hostname)=.*$")
 
 
 def reason(error: BaseException | str) -> str:
-    """What onnxruntime says, on one line: without status codes, and without where in its source it was thrown."""
+    """Returns onnxruntime's error message on one line, without status codes and source locations."""
     text = _LOADING.sub("", _PREFIX.sub("", " ".join(str(error).split())))
     while found := _PLACE.search(text):
         text = text[: found.start()] + _CONDITION.sub("", _after_signature(text[found.end() :]))
@@ -173,14 +173,14 @@ def reason(error: BaseException | str) -> str:
 
 
 def _after_signature(text: str) -> str:
-    """What follows the C++ function that ``text`` starts with: its bare name, or all of its signature."""
+    """Returns the text after the C++ function (bare name or full signature) that ``text`` starts with."""
     depth = 0
     opening = text.find("(")
     if opening < 1 or text[opening - 1] == " ":
         return text.partition(" ")[2]
     for position, letter in enumerate(text):
         depth += (letter == "(") - (letter == ")")
-        if letter == ")" and depth == 0 and text[position + 1 : position + 2] != "(":  # operator()(...) goes on
+        if letter == ")" and depth == 0 and text[position + 1 : position + 2] != "(":  # operator()(...) continues
             suffixes = _SUFFIXES.match(text, position + 1)
             return text[suffixes.end() if suffixes else position + 1 :]
     return text

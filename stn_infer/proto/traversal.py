@@ -1,6 +1,6 @@
-"""Walks over ONNX protobufs: which nodes, subgraphs and tensors there are, and what reads what.
+"""Read-only traversal of ONNX protobufs: nodes, subgraphs, tensors, and which node reads which tensor.
 
-They only read. What changes a graph is in :mod:`stn_infer.proto.edit`.
+Functions that change a graph are in :mod:`stn_infer.proto.edit`.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ STANDARD_DOMAINS = ("", "ai.onnx")
 
 
 def opset_of(holder: onnx.ModelProto | onnx.FunctionProto) -> int:
-    """The version of the default ONNX domain that a model or a function imports.
+    """Returns the version of the default ONNX domain that a model or a function imports.
 
     Raises:
-        ModelError: it imports none.
+        ModelError: it does not import the default domain.
     """
     for entry in holder.opset_import:
         if entry.domain in STANDARD_DOMAINS:
@@ -33,18 +33,18 @@ def opset_of(holder: onnx.ModelProto | onnx.FunctionProto) -> int:
 
 
 def is_standard(node: NodeProto, *op_types: str) -> bool:
-    """Whether a node is an operator of ONNX's own domain; and one of ``op_types``, where these are given."""
+    """Whether a node is an operator of the standard domain, and one of ``op_types`` if any are given."""
     return node.domain in STANDARD_DOMAINS and (not op_types or node.op_type in op_types)
 
 
 def attributes_of(node: NodeProto) -> dict[str, Any]:
-    """A node's attributes as Python values, strings decoded; without those that a function takes from its caller."""
+    """Returns a node's attributes as Python values, strings decoded, without references to a caller's attributes."""
     values = {a.name: helper.get_attribute_value(a) for a in node.attribute if not a.ref_attr_name}
     return {name: v.decode(errors="replace") if isinstance(v, bytes) else v for name, v in values.items()}
 
 
 def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
-    """The graphs in a node's attributes (the branches of an If, the body of a Loop), by attribute name."""
+    """Yields the graphs in a node's attributes (the branches of an If, the body of a Loop) by attribute name."""
     for attribute in node.attribute:
         if attribute.HasField("g"):
             yield attribute.name, attribute.g
@@ -53,7 +53,7 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
 
 
 def names_read(node: NodeProto) -> Iterator[str]:
-    """The tensors that a node reads, and those that its subgraphs take from the graphs around them."""
+    """Yields the tensors that a node reads, and those that its subgraphs read from the enclosing graphs."""
     yield from filter(None, node.input)
     for _, graph in subgraphs(node):
         own = {value.name for value in (*graph.input, *graph.initializer)}
@@ -68,7 +68,7 @@ def names_read(node: NodeProto) -> Iterator[str]:
 
 
 def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
-    """``nodes`` and, after each, those in its subgraphs, at any depth."""
+    """Yields ``nodes`` and, after each, the nodes in its subgraphs, at any depth."""
     for node in nodes:
         yield node
         for _, graph in subgraphs(node):
@@ -76,25 +76,25 @@ def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
 
 
 def every_node(model: onnx.ModelProto) -> Iterator[NodeProto]:
-    """All nodes of a model: of the main graph, of its functions, and of the subgraphs of either."""
+    """Yields all nodes of a model: those of the main graph, the functions, and their subgraphs."""
     for holder in (model.graph, *model.functions):
         yield from nested_nodes(holder.node)
 
 
 def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
-    """``graph`` and the subgraphs in it, at any depth."""
+    """Yields ``graph`` and its subgraphs, at any depth."""
     yield graph
     for node in nested_nodes(graph.node):
         yield from (inner for _, inner in subgraphs(node))
 
 
 def producers(nodes: Iterable[NodeProto]) -> dict[str, int]:
-    """By tensor, the position in ``nodes`` of the node that makes it."""
+    """Maps each tensor to the position in ``nodes`` of the node that produces it."""
     return {name: index for index, node in enumerate(nodes) for name in node.output if name}
 
 
 def walk_back(starts: Iterable[str], before: Callable[[str], Iterable[str]]) -> Iterator[str]:
-    """``starts``, and every tensor that ``before`` leads to from one of them: each once, the last found first."""
+    """Yields ``starts`` and every tensor reachable from them through ``before``, each once, depth first."""
     stack, seen = list(starts), {""}
     while stack:
         name = stack.pop()
@@ -108,13 +108,13 @@ def walk_back(starts: Iterable[str], before: Callable[[str], Iterable[str]]) -> 
 
 
 def given_inputs(graph: GraphProto) -> list[onnx.ValueInfoProto]:
-    """The inputs that a caller must give: those that no initializer has a value for."""
+    """The inputs that a caller must give: those without an initializer."""
     initialized = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in initialized]
 
 
 def tensors_of(model: onnx.ModelProto) -> Iterator[TensorProto]:
-    """Every tensor in the file that holds data: initializers and attributes, in subgraphs and functions too."""
+    """Yields every tensor with data: initializers and attributes, in subgraphs and functions too."""
     for holder in (model.graph, *model.functions):
         yield from _tensors_in(holder)
 

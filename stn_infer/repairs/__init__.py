@@ -1,1 +1,1 @@
-"""What is fixed in an ONNX file beside the fusion, and the comparison that every rewrite must pass."""
+"""Repairs of ONNX files before and after the fusion, and the comparison of a rewritten file with the original."""

@@ -1,4 +1,4 @@
-"""AffineGrid, which TensorRT has no importer for, as a matrix product."""
+"""Replaces AffineGrid, which TensorRT cannot import, by a matrix product."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from stn_infer.proto.traversal import attributes_of, is_standard
 from stn_infer.repairs.result import NotRepairable, PassResult, Repair
 
 
-def plain_affine_grids(model: onnx.ModelProto) -> PassResult[Repair]:
-    """AffineGrid nodes that the fusion left become theta · mesh, which every runtime has and every opset.
+def plain_affine_grids(model: onnx.ModelProto) -> PassResult:
+    """Replaces the AffineGrid nodes that remain after the fusion by theta · mesh, which all runtimes support.
 
     Raises:
-        NotRepairable: the size of the grid is not fixed, or one pixel along an axis.
+        NotRepairable: a grid's size is not fixed in the file, is one pixel along an axis, or theta is not float32.
     """
     count = sum(is_standard(node, "AffineGrid") for node in model.graph.node)
     if not count:
@@ -40,12 +40,12 @@ def plain_affine_grids(model: onnx.ModelProto) -> PassResult[Repair]:
         nodes += new.nodes
         changed.graph.initializer.extend(new.constants)
     replace_all(changed.graph.node, nodes)
-    message = f"{count} AffineGrid written as a matrix product with a constant mesh"
+    message = f"replaced {count} AffineGrid by a matrix product with a constant mesh"
     return PassResult(changed, True, (Repair("affine-grid", message),))
 
 
 def _product(node: onnx.NodeProto, sizes: list[int], names: Names) -> NewNodes:
-    """What computes the same as AffineGrid."""
+    """The nodes that replace one AffineGrid."""
     mesh = canonical_basis(sizes, bool(attributes_of(node).get("align_corners", 0))).astype(np.float32)
     new = NewNodes(names, node.output[0])
     points = new.node("MatMul", [node.input[0], new.constant("mesh", mesh)], "points")
@@ -56,7 +56,7 @@ def _product(node: onnx.NodeProto, sizes: list[int], names: Names) -> NewNodes:
 
 
 def _without_defaults(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which what a caller may override has no value."""
+    """Returns a copy without the initializers that a caller may override."""
     copy = copy_of(model)
     inputs = {value.name for value in model.graph.input}
     replace_all(copy.graph.initializer, (tensor for tensor in model.graph.initializer if tensor.name not in inputs))

@@ -1,13 +1,13 @@
-"""Compare a rewritten ONNX file with the original, in onnxruntime on random inputs.
+"""Compares a rewritten ONNX file with the original, in onnxruntime on random inputs.
 
-The two do the same arithmetic in another order, so that their grids differ by rounding; how much an output moves for
-that depends on the model. It is measured: the original runs again with its own grids perturbed by a few units in the
-last place. An output may differ by the tolerance on its scale (see :mod:`stn_infer.deviation`), or by four times what
-rounding alone does to it, but never by more than a hundredth of its magnitude. Where a sampler takes the nearest pixel,
-rounding flips single values, and so their share is judged in the same way.
+Both files do the same arithmetic in different order, so their grids differ by rounding. The effect on an output depends
+on the model, so it is measured: the original runs again with its grids perturbed by a few units in the last place. An
+output may differ by the tolerance on its scale (see :mod:`stn_infer.deviation`), or by four times the measured effect
+of rounding, but never by more than a hundredth of its magnitude. For nearest sampling, rounding flips single values, so
+the share of flipped values is limited in the same way.
 
-A half-precision model is compared in float32, both files widened, since the rewritten one keeps its grid in float32
-and is meant to differ; what the two make of it as they are is told too.
+A half-precision model is compared in float32, with both files widened: the rewritten file computes its grid in float32
+and therefore differs. The difference without widening is reported too.
 """
 
 from __future__ import annotations
@@ -41,21 +41,21 @@ _PERTURBATIONS = (7919.3, 3571.7)
 _FLIP_SLACK, _FLIP_CAP = 2e-3, 1e-2
 _HALF_TOLERANCE = 2e-2
 _EPSILON = {TensorProto.FLOAT: 2.0**-23, TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
-# Batch sizes to try, two at a time, and values for every other open size, likeliest first.
+# Batch sizes to try, usually two per run, and values for every other dynamic size; most likely first.
 _BATCHES = ((1, 3), (2, 4), (8, 16), (1,), (2,))
 _SIZES = (32, 64, 24, 128, 224, 28, 256, 100, 8)
 
 
 @dataclass(frozen=True)
 class Equivalence:
-    """That two files compute the same, as far as was tried.
+    """The result of a successful comparison of two files.
 
     Attributes:
-        outputs: one entry an output, the worst over all inputs.
-        runs: what was run, e.g. ``batch 1 and 3, size 32``.
+        outputs: one entry per output, the worst over all inputs.
+        runs: the sizes of the runs, e.g. ``batch 1 and 3, size 32``.
         widened: whether float16 and bfloat16 were compared as float32.
-        rounding: where widened: the largest difference between the two files as they are, over the output's scale;
-            None where onnxruntime can't run the original as it is.
+        rounding: if widened, the largest difference between the files without widening, over the output's scale; None
+            if onnxruntime can't run the original without widening.
     """
 
     outputs: tuple[Deviation, ...]
@@ -65,34 +65,34 @@ class Equivalence:
 
     @property
     def worst(self) -> float:
-        """The largest error of an output, flips aside."""
+        """The largest error of an output, without flipped values."""
         return max((output.scaled for output in self.outputs), default=0.0)
 
 
 def compare(
     original: Stored, rewritten: Stored, plans: Sequence[InputPlan], *, tolerance: float = TOLERANCE
 ) -> Equivalence:
-    """Run both on the same random inputs, at two batch sizes where the batch is open.
+    """Runs both files on the same random inputs, at two batch sizes if the batch is dynamic.
 
     Raises:
-        VerificationError: an output differs by more than it may.
+        VerificationError: an output differs by more than the limit.
         ModelError: onnxruntime cannot run the original at any plausible size.
     """
     if not has_halves(original.model):
         return _compare(original, rewritten, plans, tolerance, False)
-    as_they_are: float | None = None
+    rounding: float | None = None
     try:
         loose = _compare(original, rewritten, plans, _HALF_TOLERANCE, True)
-        as_they_are = loose.worst
+        rounding = loose.worst
     except ModelError:
-        pass  # bfloat16 has few kernels on the CPU; widened it is compared all the same
+        pass  # bfloat16 has few kernels on the CPU; the widened files are still compared
     pair = [Stored(widen(stored.model), stored.folder) for stored in (original, rewritten)]
     wide_plans = [
         InputPlan(plan.name, TensorProto.FLOAT if plan.elem_type in _EPSILON else plan.elem_type, plan.dims)
         for plan in plans
     ]
     found = _compare(pair[0], pair[1], wide_plans, tolerance, False)
-    return Equivalence(found.outputs, found.runs, True, as_they_are)
+    return Equivalence(found.outputs, found.runs, True, rounding)
 
 
 def _compare(
@@ -107,15 +107,15 @@ def _compare(
         found = _run_all(rewritten, feeds, optimized=False)
         optimized = _run_all(rewritten, feeds)
     except ModelError as error:
-        raise VerificationError(f"the rewritten model does not run where the original does: {error}") from error
+        raise VerificationError(f"the original model runs, but the rewritten model does not: {error}") from error
     judge = _Judge(tolerance=tolerance, flips=samples_nearest(original.model), half=half)
-    # onnxruntime's own optimizations round too; they are part of what a user runs
+    # onnxruntime's graph optimizations round too, and users run with them.
     loose = replace(judge, tolerance=10 * tolerance)
     names = [value.name for value in original.model.graph.output]
     outputs = judge.deviations(names, wanted, found, perturbed)
     try:
         loose.deviations(names, wanted, optimized, perturbed)
-    except VerificationError:  # as wrong as they make the original is not wrong
+    except VerificationError:  # the optimizations may change the original by as much
         loose.deviations(names, wanted, optimized, [*perturbed, _run_all(original, feeds)])
     return Equivalence(outputs, runs)
 
@@ -123,10 +123,10 @@ def _compare(
 def run_at_plausible_sizes(
     original: Stored, plans: Sequence[InputPlan]
 ) -> tuple[list[dict[str, Array]], list[list[Array]], str]:
-    """(inputs, the original's outputs, what was run), at the first sizes at which it runs.
+    """Returns the inputs, the original's outputs, and a description of the sizes, for the first sizes that run.
 
     Raises:
-        ModelError: at none.
+        ModelError: the original runs at none of the sizes.
     """
     session = open_session(original, optimized=False)
     batches: Sequence[tuple[int, ...]] = _BATCHES if batch_symbols(plans) else ((1,),)
@@ -143,10 +143,10 @@ def run_at_plausible_sizes(
             except ModelError as error:
                 failure = failure or error
                 continue
-            said = [f"batch {' and '.join(map(str, batch))}"] if batch_symbols(plans) else ["2 inputs"]
-            said += [f"size {size}"] if size_symbols(plans) else []
-            return feeds, outputs, ", ".join(said)
-    hint = "; give the open sizes with --input-shape NAME=..." if size_symbols(plans) else ""
+            parts = [f"batch {' and '.join(map(str, batch))}"] if batch_symbols(plans) else ["2 inputs"]
+            parts += [f"size {size}"] if size_symbols(plans) else []
+            return feeds, outputs, ", ".join(parts)
+    hint = "; give the dynamic sizes with --input-shape NAME=..." if size_symbols(plans) else ""
     raise ModelError(f"{failure}{hint}")
 
 
@@ -157,12 +157,12 @@ def _run_all(stored: Stored, feeds: Iterable[Mapping[str, Array]], *, optimized:
 
 @dataclass(frozen=True)
 class _Judge:
-    """How much an output may differ.
+    """Limits on an output's difference.
 
     Attributes:
-        tolerance: on the error over the output's scale.
-        flips: whether single values may flip, since a sampler takes the nearest pixel.
-        half: whether what half-precision grids do to an output may go beyond the cap.
+        tolerance: limit on the error over the output's scale.
+        flips: whether single values may flip because of nearest sampling.
+        half: whether the effect of half-precision grids may exceed the cap.
     """
 
     tolerance: float
@@ -176,7 +176,7 @@ class _Judge:
         found: Sequence[Sequence[Any]],
         perturbed: Sequence[Sequence[Sequence[Any]]],
     ) -> tuple[Deviation, ...]:
-        """Every output, of runs that each hold one array an output; see :meth:`deviation`."""
+        """Returns the deviation of every output; each run holds one array per output. See :meth:`deviation`."""
         runs = (wanted, found, *perturbed)
         sorted_by_output = ([[row[index] for row in run] for run in runs] for index in range(len(names)))
         return tuple(
@@ -187,18 +187,18 @@ class _Judge:
     def deviation(
         self, name: str, want: Sequence[Any], got: Sequence[Any], perturbed: Sequence[Sequence[Any]]
     ) -> Deviation:
-        """One output of all runs against the original's, with ``perturbed`` for what rounding does.
+        """Compares one output of all runs with the original's; ``perturbed`` shows the effect of rounding.
 
         Raises:
-            VerificationError: it is more than it may be.
+            VerificationError: the deviation exceeds the limit.
         """
         for wanted, found in zip(want, got, strict=True):
             if not isinstance(wanted, np.ndarray):
-                raise VerificationError(f"output {name!r} is no tensor, so that it cannot be compared")
+                raise VerificationError(f"output {name!r} is not a tensor, so it cannot be compared")
             if not isinstance(found, np.ndarray) or found.dtype != wanted.dtype or found.shape != wanted.shape:
                 other = f"{found.dtype} {list(found.shape)}" if isinstance(found, np.ndarray) else type(found).__name__
                 raise VerificationError(
-                    f"output {name!r} is {wanted.dtype} {list(wanted.shape)} in the original, and {other} in the "
+                    f"output {name!r} is {wanted.dtype} {list(wanted.shape)} in the original, but {other} in the "
                     "rewritten model"
                 )
         if not is_float(want[0]):
@@ -218,7 +218,7 @@ class _Judge:
         allowed: float,
         level: Level,
     ) -> Deviation:
-        """Single values may be off by more than ``allowed``, as many as rounding flips in each run, about."""
+        """Compares an output that may have about as many values off by more than ``allowed`` as rounding flips."""
         kept, flips = 0.0, 0.0
         for wanted, found, *alike in zip(want, got, *perturbed, strict=True):
             error = errors(wanted, found)
@@ -228,7 +228,7 @@ class _Judge:
             if beyond > most:
                 values = "values" if is_float(wanted) else f"{wanted.dtype} values"
                 raise VerificationError(
-                    f"output {name!r}: {beyond:.2%} of its {values} differ, where rounding flips {expected:.2%} of them"
+                    f"output {name!r}: {beyond:.2%} of its {values} differ, but rounding flips only {expected:.2%}"
                 )
             kept = max(kept, float(error.max(initial=0.0, where=error <= allowed)))
             flips = max(flips, beyond)
@@ -251,20 +251,20 @@ def _share(values: Array) -> float:
 
 
 def samples_nearest(model: onnx.ModelProto) -> bool:
-    """Whether a GridSample or spatial transformer is ``nearest``, in subgraphs and functions too."""
+    """Whether a GridSample or spatial transformer has mode ``nearest``, in subgraphs and functions too."""
     return any(
         spec_of(node).mode == "nearest" for node in every_node(model) if node.op_type in ("GridSample", *OP_TYPES)
     )
 
 
 def perturb_grids(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
-    """A copy in which each GridSample's grid is off by up to a few units in the last place.
+    """Returns a copy in which each GridSample's grid is perturbed by up to a few units in the last place.
 
-    The noise is a scrambled multiple of the grid itself, by operators that every opset has; ``factor`` varies it.
+    The noise is a scrambled multiple of the grid, computed by operators that every opset has; ``factor`` varies it.
     """
     copy = copy_of(model)
     half = has_halves(model)
-    # CastLike came with opset 15; before there is no GridSample but onnxruntime's own, in float32
+    # CastLike is available from opset 15 on; earlier, the only GridSample is onnxruntime's contrib op, in float32.
     back = "CastLike" if opset_of(model) >= 15 else "Identity"
     for holder in (copy.graph, *copy.functions):
         _perturb(holder.node, Names(holder), half, back, factor)
@@ -272,7 +272,7 @@ def perturb_grids(model: onnx.ModelProto, factor: float) -> onnx.ModelProto:
 
 
 def _perturb(nodes: Any, names: Names, half: bool, back: str, factor: float) -> None:
-    """grid -> grid + u (1 + |grid|) ε with u in [-1, 1], in float32, in place; the type of the grid is kept."""
+    """Replaces grids in place by grid + u (1 + |grid|) ε with u in [-1, 1], in float32; keeps the grid's type."""
     epsilon = _EPSILON[TensorProto.FLOAT16 if half else TensorProto.FLOAT] * (1.0 if half else _ULPS)
     kept: list[onnx.NodeProto] = []
     for node in nodes:

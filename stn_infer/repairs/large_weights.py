@@ -1,8 +1,8 @@
-"""Keep a large model's weights out of memory while its graph is rewritten.
+"""Keeps a large model's weights out of memory while its graph is rewritten.
 
-The pass needs the constants near a grid and the shapes of everything else. So each large initializer that no grid is
-computed from is replaced by a ``ConstantOfShape`` while the graph changes, and comes back afterwards as a
-reference to the bytes on the disk, which onnxruntime maps instead of reading.
+The pass needs the constants near a grid and only the shapes of the others. Each large initializer that no grid is
+computed from is therefore replaced by a ``ConstantOfShape`` during the rewrite. Afterwards it is restored as a
+reference to the bytes on disk, which onnxruntime memory-maps.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from stn_infer.proto.load import External, embed, external_tensors
 from stn_infer.proto.retype import FLOAT_TYPES
 from stn_infer.proto.traversal import names_read, producers, subgraphs, walk_back
 
-#: Models with fewer bytes of weights than this are handled in memory.
+#: Models with fewer bytes of weights than this are processed in memory.
 SMALL_MODEL = 64 << 20
 LARGE_TENSOR = 64 << 10
 _EXTERNAL_TENSOR = 1 << 10
 _ALIGNMENT = 4096
 _BLOCK = 64 << 10
-_DETACHED = "stn_stands_in_for_"  # begins the names of what replaces a tensor
-# Behind them nothing is linear any more, so that no grid's map is measured through them.
+_DETACHED = "stn_stands_in_for_"  # name prefix of the nodes and constants that replace a tensor
+# Operators that no linear map passes through, so no grid's map is measured through them.
 _ENDS = frozenset(
     {"Conv", "ConvTranspose", "MaxPool", "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "Softmax", "Erf", "Gelu"}
     | {"LSTM", "GRU", "RNN", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "HardSwish", "Silu"}
@@ -37,20 +37,22 @@ _ENDS = frozenset(
 
 
 def bytes_of_weights(model: onnx.ModelProto) -> int:
-    """What the main graph's initializers take, wherever they lie."""
+    """Bytes of the main graph's initializers, embedded or external."""
     return sum(tensor_bytes(t) for t in model.graph.initializer if t.data_type != TensorProto.STRING)
 
 
 def pull_in(model: onnx.ModelProto, folder: Path, *, above: int | None = None) -> None:
-    """Read external data into ``model``, in place.
+    """Reads external data into ``model``, in place.
 
     Args:
-        above: leave initializers of the main graph that are larger where they are; None: read everything.
+        model: a model with external data.
+        folder: the folder of external data.
+        above: initializers of the main graph with more bytes stay external; None: read everything.
 
     Raises:
-        ModelError: they can't be read.
+        ModelError: the data can't be read.
     """
-    # they come in the file's order, the main graph's initializers first
+    # The tensors are in the file's order, the main graph's initializers first.
     main = sum(tensor.data_location == TensorProto.EXTERNAL for tensor in model.graph.initializer)
     for index, (tensor, place) in enumerate(external_tensors(model, folder)):
         large = above is not None and place.length > above and tensor.data_type in FLOAT_TYPES
@@ -59,10 +61,10 @@ def pull_in(model: onnx.ModelProto, folder: Path, *, above: int | None = None) -
 
 
 def spill(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """A copy of ``model`` whose large initializers lie in a file in ``folder``.
+    """Returns a copy of ``model`` with its large initializers moved to a file in ``folder``.
 
     Raises:
-        OutputError: no room there.
+        OutputError: the file can't be written.
     """
     path = folder / "weights"
     try:
@@ -98,41 +100,41 @@ def _described(tensor: TensorProto) -> TensorProto:
 
 
 def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, TensorProto]]:
-    """A copy of ``model`` with nodes in place of the large external initializers that no grid is computed from.
+    """Returns a copy of ``model`` with nodes in place of the external initializers.
 
-    Initializers near a grid must have been read in before.
+    Initializers near a grid must have been read into the model before.
 
     Returns:
-        (the copy, the references that were taken out, by name).
+        The copy, and the removed references by name.
     """
     overridable = {value.name for value in model.graph.input}
-    aside: dict[str, TensorProto] = {}
+    detached: dict[str, TensorProto] = {}
     kept = []
     for tensor in model.graph.initializer:
         if tensor.data_location == TensorProto.EXTERNAL and tensor.name not in overridable:
-            aside[tensor.name] = tensor
+            detached[tensor.name] = tensor
         else:
             kept.append(tensor)
     light = copy_without_initializers(model)
     light.graph.initializer.extend(kept)
     first = []
-    for name, tensor in aside.items():
+    for name, tensor in detached.items():
         shape = _DETACHED + name
         light.graph.initializer.append(helper.make_tensor(shape, TensorProto.INT64, [len(tensor.dims)], tensor.dims))
         zero = b"\0" * (tensor_bytes(tensor) // elements(tensor))
         value = helper.make_tensor("value", tensor.data_type, [1], zero, True)
         first.append(helper.make_node("ConstantOfShape", [shape], [name], name=shape, value=value))
     replace_all(light.graph.node, [*first, *light.graph.node])
-    return light, aside
+    return light, detached
 
 
-def attach_weights(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onnx.ModelProto:
-    """Undo :func:`detach_weights`, in place, on a model that was rewritten since; what is no longer used stays away."""
-    if not aside:
+def attach_weights(light: onnx.ModelProto, detached: dict[str, TensorProto]) -> onnx.ModelProto:
+    """Undoes :func:`detach_weights`, in place, on a model rewritten since; omits weights that are no longer used."""
+    if not detached:
         return light
     graph = light.graph
     used = {node.output[0] for node in graph.node if node.name.startswith(_DETACHED)}
-    back = [tensor for name, tensor in aside.items() if name in used]
+    back = [tensor for name, tensor in detached.items() if name in used]
     replace_all(graph.node, [node for node in graph.node if not node.name.startswith(_DETACHED)])
     others = (tensor for tensor in graph.initializer if not tensor.name.startswith(_DETACHED))
     replace_all(graph.initializer, [*back, *others])
@@ -140,10 +142,10 @@ def attach_weights(light: onnx.ModelProto, aside: dict[str, TensorProto]) -> onn
 
 
 def pull_in_near_grids(model: onnx.ModelProto, folder: Path) -> None:
-    """Read, in place, the external initializers from which a sampling grid may be computed.
+    """Reads, in place, the external initializers that a sampling grid may be computed from.
 
     Raises:
-        ModelError: they can't be read.
+        ModelError: the data can't be read.
     """
     near = _near_grids(model.graph)
     for tensor, place in external_tensors(model, folder):
@@ -152,7 +154,7 @@ def pull_in_near_grids(model: onnx.ModelProto, folder: Path) -> None:
 
 
 def _near_grids(graph: onnx.GraphProto) -> set[str]:
-    """The tensors behind every grid, back to whatever ends all linearity; of nodes with subgraphs, all they read."""
+    """The tensors that grids depend on, back to nonlinear operators, and all tensors that nodes with subgraphs read."""
     starts: list[str] = []
     for node in graph.node:
         if node.op_type in ("GridSample", "grid_sampler", "ATen") and len(node.input) > 1:
@@ -169,14 +171,16 @@ def _near_grids(graph: onnx.GraphProto) -> set[str]:
 
 
 def write_external(model: onnx.ModelProto, folder: Path | None, file: BinaryIO, location: str) -> None:
-    """Write the initializers' data into ``file`` and leave references to ``location`` in ``model``, in place.
+    """Writes the initializers' data to ``file``, and replaces the data in ``model``, in place, by references.
 
     Args:
-        folder: where the references that ``model`` holds already point.
-        file: open for writing, empty.
+        model: the model.
+        folder: the folder of the model's existing external data; None: there are none.
+        file: an empty file, open for writing.
+        location: the file's name in the references.
 
     Raises:
-        ModelError: data that ``model`` refers to can't be read.
+        ModelError: external data of ``model`` can't be read.
         OSError: ``file`` can't be written.
     """
     places = {} if folder is None else {tensor.name: place for tensor, place in external_tensors(model, folder)}
@@ -198,14 +202,15 @@ def write_external(model: onnx.ModelProto, folder: Path | None, file: BinaryIO, 
 
 
 def write_embedded(model: onnx.ModelProto, folder: Path | None, file: BinaryIO) -> None:
-    """Write ``model`` as one file, the data that it refers to in place of the references, without holding them.
+    """Writes ``model`` as one file with external data embedded, without loading the data into memory.
 
     Args:
-        folder: where references point; None: there are none.
-        file: open for writing.
+        model: the model.
+        folder: the folder of external data; None: there are none.
+        file: a file open for writing.
 
     Raises:
-        ModelError: data that ``model`` refers to can't be read.
+        ModelError: external data of ``model`` can't be read.
         OSError: ``file`` can't be written.
     """
     if folder is None:
@@ -231,7 +236,7 @@ def write_embedded(model: onnx.ModelProto, folder: Path | None, file: BinaryIO) 
 
 
 def _field(message: Any, name: str, length: int) -> bytes:
-    """The wire format's opening of a field of ``length`` bytes: its number and type, and the length, as varints."""
+    """The header of a ``length``-byte field in protobuf's wire format: number and type, then length, as varints."""
     number = message.DESCRIPTOR.fields_by_name[name].number
     return _varint(number << 3 | 2) + _varint(length)
 
@@ -245,14 +250,14 @@ def _varint(value: int) -> bytes:
 
 
 def _stream(place: External, file: BinaryIO) -> None:
-    """Copy a region block by block; blocks of zeros become holes."""
+    """Copies a region block by block; blocks of zeros become holes in a sparse file."""
     left = place.length
     with place.path.open("rb") as source:
         source.seek(place.offset)
         while left:
             block = source.read(min(left, _BLOCK))
             if not block:
-                raise ModelError(f"external data {place.path} ends too early")
+                raise ModelError(f"external data {place.path} is truncated")
             if block.count(0) == len(block):
                 file.seek(len(block), 1)
             else:
@@ -261,9 +266,9 @@ def _stream(place: External, file: BinaryIO) -> None:
 
 
 def light_copy(model: onnx.ModelProto, folder: Path) -> onnx.ModelProto:
-    """A copy of ``model`` with everything in memory but large weights that no grid is computed from.
+    """Returns a copy of ``model`` in memory without the large weights that no grid is computed from.
 
-    For who looks at the graph alone: the detached weights don't come back.
+    For inspection of the graph only: the detached weights cannot be attached again.
 
     Raises:
         ModelError: external data can't be read.

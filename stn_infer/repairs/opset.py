@@ -1,4 +1,4 @@
-"""Bring a file to another opset where every operator in it means the same there."""
+"""Converts a file to another opset if every operator in it has the same meaning there."""
 
 from __future__ import annotations
 
@@ -14,26 +14,27 @@ from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard,
 from stn_infer.repairs.result import NotRepairable
 from stn_infer.samplers import spell_mode
 
-# Same signature, another meaning: GroupNormalization's scale is per group up to 20, per channel from 21 on.
+# Operators with the same signature but another meaning: GroupNormalization's scale is per group up to opset 20, per
+# channel from 21 on.
 _REDEFINED = {"GroupNormalization": 21}
-# Their new attributes default to what they did without them, or concern types that the older version lacks.
+# Operators whose new attributes default to the old behavior, or concern types that the older version lacks.
 _EXTENDED = ("QuantizeLinear", "DequantizeLinear", "Cast", "CastLike")
 _PENDING = "stn.pending"
 _OWN = {(DOMAIN, name) for name in OP_TYPES}
 
 
 def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """A copy of ``model`` at an older opset.
+    """Returns a copy of ``model`` at an older opset.
 
-    Every operator must be the same at both: not revised between them, or revised only in the types that it takes
-    (signatures are compared, and onnxruntime checks the types afterwards). GridSample is respelled.
+    Every operator must be the same at both opsets: not revised between them, or revised only in its supported types
+    (signatures are compared here, and onnxruntime checks the types afterwards). GridSample's mode is respelled.
 
     Raises:
-        NotRepairable: an operator is newer, or was revised, or a function takes a sampler's mode as an attribute.
+        NotRepairable: an operator is newer or was revised, or a function takes a sampler's mode as an attribute.
     """
     present = opset_of(model)
     lowered = copy_of(model)
-    # our own functions are written again at the new opset
+    # This package's functions are written again at the new opset.
     others = [function for function in model.functions if (function.domain, function.name) not in _OWN]
     replace_all(lowered.functions, others)
     for node in every_node(lowered):
@@ -50,12 +51,12 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 
 
 def raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
-    """A copy of ``model`` at a newer opset: by name where nothing was revised, else by onnx's own converter.
+    """Returns a copy of ``model`` at a newer opset: relabeled if no operator was revised, else by onnx's converter.
 
-    A GridSample of the default domain may stand in the file although its old opset has none.
+    The file may contain a GridSample of the default domain although its old opset does not define one.
 
     Raises:
-        NotRepairable: the converter can't, or the file has functions, which the converter drops.
+        NotRepairable: the converter fails, or the file has functions, which the converter drops.
     """
     if model.functions:
         raise NotRepairable("the file has model-local functions, which onnx's version converter drops")
@@ -84,8 +85,8 @@ def _convert(pending: onnx.ModelProto, model: onnx.ModelProto, version: int) -> 
     except Exception as error:  # a C++ exception of no particular class
         raise NotRepairable(f"onnx's version converter fails ({one_line(error, 160)})") from None
     if not converted.graph.node:
-        raise NotRepairable("onnx's version converter gives back nothing")
-    # it knows no open shape and forgets what it does not know
+        raise NotRepairable("onnx's version converter returns an empty graph")
+    # The converter does not support dynamic shapes and drops what it does not support.
     replace_all(converted.graph.input, model.graph.input)
     replace_all(converted.graph.output, model.graph.output)
     replace_all(converted.metadata_props, model.metadata_props)
@@ -110,7 +111,7 @@ def _check_same(node: onnx.NodeProto, present: int, version: int) -> None:
 
 
 def _uses_only(node: onnx.NodeProto, now: Any, then: Any) -> bool:
-    """Whether all that ``now`` has more than ``then`` is attributes that the node leaves out."""
+    """Whether ``now`` differs from ``then`` only by attributes that the node does not set."""
     before, after = _signature(then), _signature(now)
     given = {attribute.name for attribute in node.attribute}
     extra = after[2].keys() - before[2].keys()
@@ -119,7 +120,7 @@ def _uses_only(node: onnx.NodeProto, now: Any, then: Any) -> bool:
 
 
 def _signature(schema: Any) -> tuple[Any, Any, dict[str, Any]]:
-    """Inputs, outputs and attributes, without the types that are allowed."""
+    """Inputs, outputs and attributes, without the allowed types."""
     return (
         [(value.name, str(value.option)) for value in schema.inputs],
         [(value.name, str(value.option)) for value in schema.outputs],

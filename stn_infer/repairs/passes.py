@@ -1,8 +1,8 @@
-"""What is done to a foreign file, pass by pass: the page that ``optimize`` and ``lint`` share.
+"""The passes over a third-party ONNX file, shared by ``optimize`` and ``lint``.
 
-Some repairs are made before the fusion, so that it can run, and some after it, since it takes operators away. A repair
-is a function from a model to a changed copy, checked on its own: one that onnx's checker or onnxruntime refuses is left
-out and named. What the whole computes is compared with the original afterwards.
+Some repairs run before the fusion, to make it possible, and some after it, because the fusion removes operators. A
+repair is a function from a model to a changed copy, and each result is checked: a repair whose result onnx's checker or
+onnxruntime rejects is skipped and reported. ``optimize`` compares the final result with the original.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from stn_infer.repairs.result import NotRepairable, PassResult, Repair
 from stn_infer.repairs.samplers import one_type, standard_samplers
 from stn_infer.repairs.versions import drop_default_inputs, lower_versions, older_mode_names
 
-Pass = Callable[[onnx.ModelProto], PassResult[Repair]]
+Pass = Callable[[onnx.ModelProto], PassResult]
 
-#: By the code of the finding that they answer, in this order.
+#: Repairs by the code of the finding that they fix, in execution order.
 BEFORE_FUSION: dict[str, Pass] = {
     "opset-too-new": lower_versions,
     "weights-as-inputs": drop_default_inputs,
@@ -39,14 +39,14 @@ AFTER_FUSION: dict[str, Pass] = {
 
 @dataclass(frozen=True)
 class Rewritten:
-    """What the passes made of a model.
+    """The result of the passes.
 
     Attributes:
-        model: the result; the given model itself where nothing changed.
-        repaired: what the fusion was given: as :attr:`model`.
-        findings: what became of each sampler.
-        repairs: what was fixed beside, and what could not be.
-        not_fused: why the fusion could not be run; "" where it could.
+        model: the final model; the given model itself if nothing changed.
+        repaired: the input of the fusion; the given model itself if nothing was repaired before it.
+        findings: the fusion's result for each sampler.
+        repairs: what was fixed besides, and what could not be fixed.
+        not_fused: why the fusion could not run; "" if it could.
     """
 
     model: onnx.ModelProto
@@ -57,24 +57,24 @@ class Rewritten:
 
 
 def run_passes(model: onnx.ModelProto, *, fix: bool = True) -> Rewritten:
-    """Repair ``model``, fuse its samplers, and repair what the fusion left.
+    """Repairs ``model``, fuses its samplers, and repairs what remains after the fusion.
 
     Args:
-        model: any model that was let in (:mod:`stn_infer.proto.load`); it is not changed.
-        fix: whether to repair; else fuse alone.
+        model: a model that passed the checks of :mod:`stn_infer.proto.load`; it is not changed.
+        fix: whether to repair; if False, only the fusion runs.
     """
     before = repair(model, BEFORE_FUSION if fix else {})
-    fused, not_fused = PassResult[Finding](before.model), ""
+    fused, findings, not_fused = before.model, tuple[Finding, ...](), ""
     try:
-        fused = fuse_samplers(before.model)
+        fused, findings = _fuse(before.model)
     except NotRepairable as reason:
         not_fused = str(reason)
-    after = repair(fused.model, AFTER_FUSION if fix else {})
-    return Rewritten(after.model, before.model, fused.notes, (*before.notes, *after.notes), not_fused)
+    after = repair(fused, AFTER_FUSION if fix else {})
+    return Rewritten(after.model, before.model, findings, (*before.notes, *after.notes), not_fused)
 
 
-def repair(model: onnx.ModelProto, passes: Mapping[str, Pass]) -> PassResult[Repair]:
-    """Make each of ``passes`` that applies and whose result passes its check."""
+def repair(model: onnx.ModelProto, passes: Mapping[str, Pass]) -> PassResult:
+    """Runs each of ``passes`` that applies; keeps results that pass the check."""
     notes: list[Repair] = []
     changed = False
     for code, apply in passes.items():
@@ -90,30 +90,30 @@ def repair(model: onnx.ModelProto, passes: Mapping[str, Pass]) -> PassResult[Rep
     return PassResult(model, changed, tuple(notes))
 
 
-def fuse_samplers(model: onnx.ModelProto) -> PassResult[Finding]:
-    """The fusion as a pass.
+def _fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
+    """:func:`fuse` for any file; returns the given model itself if nothing was fused.
 
     Raises:
-        NotRepairable: it can't be run on this model.
+        NotRepairable: the fusion can't run on this model.
     """
     if opset_of(model) < 16:
-        return PassResult(model)  # there is no GridSample yet
+        return model, ()  # these opsets have no GridSample
     try:
-        with np.errstate(all="ignore"):  # weights may be infinite, or no numbers
+        with np.errstate(all="ignore"):  # weights may be infinite or NaN
             fused, findings = fuse(model)
     except ModelError as error:
         raise NotRepairable(str(error)) from None
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, onnx.checker.ValidationError) as error:
-        # a damaged file may hold what no operator's definition allows
-        raise NotRepairable(f"the pass cannot take it apart ({type(error).__name__}: {one_line(error, 120)})") from None
+        # A damaged file may violate an operator's definition.
+        raise NotRepairable(f"the pass cannot analyze it ({type(error).__name__}: {one_line(error, 120)})") from None
     if not any(finding.fused for finding in findings):
-        return PassResult(model, False, findings)
+        return model, findings
     fused.ir_version = max(fused.ir_version, 8)  # the first with functions
-    return PassResult(fused, True, findings)
+    return fused, findings
 
 
 def _check(changed: onnx.ModelProto, model: onnx.ModelProto) -> None:
-    """Raise NotRepairable where onnxruntime refuses the result, or onnx's checker does that took the file before."""
+    """Raises NotRepairable if onnxruntime rejects the result, or if onnx's checker rejects only the result."""
     problem = checker_problem(changed)
     if problem and not checker_problem(model):
         raise NotRepairable(f"the result would not be valid: {problem}")
@@ -124,9 +124,9 @@ def _check(changed: onnx.ModelProto, model: onnx.ModelProto) -> None:
 
 
 def checker_problem(model: onnx.ModelProto) -> str:
-    """Why onnx's checker refuses a model; "" where it doesn't."""
+    """Why onnx's checker rejects a model; "" if it accepts it."""
     try:
         onnx.checker.check_model(model)
-    except Exception as error:  # its C++ raises several classes
+    except Exception as error:  # its C++ code raises several classes
         return one_line(error, 160)
     return ""

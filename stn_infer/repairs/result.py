@@ -1,27 +1,24 @@
-"""What a pass hands on, and what it says of what it did."""
+"""The result of a repair pass."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Generic, TypeVar
 
 import onnx
 
-Note = TypeVar("Note")
-
 
 class NotRepairable(Exception):
-    """Why a pass can't do its work: one clause."""
+    """A pass can't run or can't repair the model; the message is one clause."""
 
 
 @dataclass(frozen=True)
 class Repair:
-    """One thing that was fixed, or that could not be.
+    """One repair, done or not.
 
     Attributes:
-        code: of the finding that it answers.
-        message: one clause: what was done; or why it was not.
-        done: which of the two.
+        code: the code of the finding that it fixes.
+        message: one clause: what was fixed, or why it could not be fixed.
+        done: whether it was fixed.
     """
 
     code: str
@@ -30,15 +27,15 @@ class Repair:
 
 
 @dataclass(frozen=True)
-class PassResult(Generic[Note]):
-    """What a pass made of a model.
+class PassResult:
+    """The result of one or more repair passes.
 
     Attributes:
         model: a changed copy, or the given model itself.
-        changed: which of the two.
-        notes: what was done: repairs; of the fusion, a finding for each sampler.
+        changed: whether it is a changed copy.
+        notes: the repairs that were done or that could not be done.
     """
 
     model: onnx.ModelProto
     changed: bool = False
-    notes: tuple[Note, ...] = ()
+    notes: tuple[Repair, ...] = ()

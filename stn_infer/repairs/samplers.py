@@ -1,4 +1,4 @@
-"""Samplers as every runtime knows them: the standard operator, its image and grid of one type."""
+"""Replaces custom samplers by the standard GridSample, and gives image and grid the same type."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ from stn_infer.repairs.result import NotRepairable, PassResult, Repair
 _FLOATS = HALF_TYPES | {TensorProto.FLOAT}
 
 
-def standard_samplers(model: onnx.ModelProto) -> PassResult[Repair]:
-    """Custom samplers become GridSample, and the file's opset at least 16.
+def standard_samplers(model: onnx.ModelProto) -> PassResult:
+    """Replaces custom samplers by GridSample, and raises the file's opset to at least 16.
 
     Raises:
-        NotRepairable: mmdeploy's runtime samples bicubic as bilinear, a function takes a sampler's settings as
-            attributes, or the opset can't be raised.
+        NotRepairable: an mmdeploy sampler is bicubic (its kernels compute bilinear), a function takes a sampler's
+            settings as attributes, or the opset can't be raised.
     """
     changed = copy_of(model)
     opset = opset_of(model)
     constants = small_constants(model)
     graphs = [(changed.graph.node, constants)]
-    graphs += [(function.node, {}) for function in changed.functions]  # where the main graph's names mean nothing
+    graphs += [(function.node, {}) for function in changed.functions]  # constants of the main graph are not visible
     count = 0
     for node, known in chain.from_iterable(((node, known) for node in nested_nodes(nodes)) for nodes, known in graphs):
         spec = sampler_spec(node, known)
@@ -39,24 +39,24 @@ def standard_samplers(model: onnx.ModelProto) -> PassResult[Repair]:
         if any(attribute.ref_attr_name for attribute in node.attribute):
             raise NotRepairable(f"a function takes the settings of {node.name or node.output[0]!r} as attributes")
         if node.domain == "mmdeploy" and spec.mode == "bicubic":
-            raise NotRepairable(f"{node.name!r} asks mmdeploy for bicubic, and mmdeploy's kernels compute bilinear")
+            raise NotRepairable(f"{node.name!r} has mode bicubic, but mmdeploy's kernels compute bilinear")
         count += 1
         node.op_type, node.domain = "GridSample", ""
         del node.attribute[:], node.input[2:]
         node.attribute.extend(helper.make_attribute(key, value) for key, value in spec.attributes(opset).items())
     if not count:
         return PassResult(model)
-    notes = [Repair("custom-sampler", f"{count} custom samplers are the standard GridSample now")]
+    notes = [Repair("custom-sampler", f"replaced {count} custom samplers by the standard GridSample")]
     if opset < 16:
         changed = raise_opset(changed, 16)
-        notes.append(Repair("custom-sampler", f"opset {opset} raised to 16, the first that has GridSample"))
+        notes.append(Repair("custom-sampler", f"raised opset {opset} to 16, the first with GridSample"))
     used = {*STANDARD_DOMAINS, *(node.domain for node in every_node(changed))}
     replace_all(changed.opset_import, [entry for entry in changed.opset_import if entry.domain in used])
     return PassResult(changed, True, tuple(notes))
 
 
-def one_type(model: onnx.ModelProto) -> PassResult[Repair]:
-    """Image and grid of a sampler get one type, the wider of the two; the output keeps its own."""
+def one_type(model: onnx.ModelProto) -> PassResult:
+    """Casts a sampler's image and grid to float32 if their types differ; the output keeps its type."""
     facts = infer_facts(model)
     changed = copy_of(model)
     names = Names(changed.graph)
@@ -79,7 +79,7 @@ def one_type(model: onnx.ModelProto) -> PassResult[Repair]:
             node.output[0] = name
             after.append(helper.make_node("Cast", [name], [output], to=image))
         nodes += [node, *after]
-        notes.append(Repair("mixed-types", f"{node.name or node.output[0]!r} samples in float32, image and grid"))
+        notes.append(Repair("mixed-types", f"cast image and grid of {node.name or node.output[0]!r} to float32"))
     if not notes:
         return PassResult(model)
     replace_all(changed.graph.node, nodes)

@@ -1,8 +1,8 @@
-"""Try a foreign model in a process of its own first: whatever a native library does to it there, ours goes on.
+"""Runs a third-party model in a separate process first, so that a crash of a native library is contained.
 
-Structure is checked before (structure.py), and no file is known that passes and then ends the process; but operators'
-attributes can ask for any amount of memory or time, and native code has bugs. The child has an address-space limit
-and a deadline.
+The structure is checked before (proto/check.py), and no file is known that passes the check and crashes the process.
+But operators' attributes can request any amount of memory or time, and native code has bugs. The child process has an
+address-space limit and a timeout.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ import onnx
 from stn_infer.errors import ModelError, UsageError, one_line
 from stn_infer.isolation import python_child
 
-# Address space: libraries and threads take 3 GB of it without using them.
+# Address space: libraries and threads reserve 3 GB without using it.
 _LEAST_BYTES = 6 << 30
 _SHARE_OF_MACHINE = 0.75
 _SECONDS = 600
@@ -35,18 +35,18 @@ def try_model(
     folder: Path | None,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> None:
-    """Check and run ``model`` in a child: onnx's checker and shape inference, and onnxruntime on random inputs.
+    """Runs onnx's checker, shape inference, and onnxruntime on random inputs for ``model`` in a child process.
 
-    What merely fails there is not our business here: the same step fails in this process, with its own message.
+    Ordinary errors in the child are ignored: the same step fails again in this process, with its own message.
 
     Args:
         source: the file, for messages.
-        model: without its external data.
-        folder: where these lie.
-        shapes: of inputs, by name.
+        model: the model without its external data.
+        folder: the folder of external data.
+        shapes: input shapes by name.
 
     Raises:
-        ModelError: the child was ended by a crash, by its memory limit or by its deadline.
+        ModelError: the child crashed, or exceeded its memory limit or timeout.
     """
     job = {
         "folder": None if folder is None else str(folder),
@@ -62,21 +62,21 @@ def try_model(
         stderr=subprocess.DEVNULL,
     ) as child:
         try:
-            said, _ = child.communicate(model.SerializeToString(), timeout=_SECONDS)
+            output, _ = child.communicate(model.SerializeToString(), timeout=_SECONDS)
         except subprocess.TimeoutExpired:
-            raise ModelError(f"{source}: onnxruntime does not come to an end with it in {_SECONDS} s") from None
+            raise ModelError(f"{source}: a trial run in onnxruntime did not finish within {_SECONDS} s") from None
     if child.returncode == 0:
         return
     if child.returncode < 0:
         name = signal.Signals(-child.returncode).name
-        raise ModelError(f"{source}: a native library crashed on it ({name}) in a trial; it is damaged")
-    lines = [line for line in said.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
+        raise ModelError(f"{source}: a native library crashed on it ({name}) in a trial run; the file is damaged")
+    lines = [line for line in output.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
     reason = lines[-1].removeprefix(_RESULT) if lines else f"exit code {child.returncode}"
     raise ModelError(f"{source}: {one_line(reason)}")
 
 
 def _limit(model: onnx.ModelProto) -> int:
-    """Bytes of address space that the child may have: most of the machine's memory, and room for the weights."""
+    """The child's address-space limit in bytes: most of the machine's memory, plus room for the weights."""
     from stn_infer.repairs.large_weights import bytes_of_weights
 
     machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
@@ -84,7 +84,7 @@ def _limit(model: onnx.ModelProto) -> int:
 
 
 def _child(job: dict[str, object]) -> int:
-    """Run every native step once; 0 whatever they say, 1 where memory did not suffice."""
+    """Runs every native step once. Returns 1 if memory was insufficient, else 0, even if a step fails."""
     hard = resource.getrlimit(resource.RLIMIT_AS)[1]
     limit = int(str(job["memory"]))
     resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
@@ -112,17 +112,17 @@ def _child(job: dict[str, object]) -> int:
         try:
             _raise_out_of_memory(error)
         except MemoryError:
-            print(f"{_RESULT}it asks for more memory than {limit >> 30} GiB ({one_line(error, 160)})", flush=True)
+            print(f"{_RESULT}it requests more memory than {limit >> 30} GiB ({one_line(error, 160)})", flush=True)
             return 1
     return 0
 
 
 def _raise_out_of_memory(error: Exception) -> None:
-    """MemoryError, if that is what a native library's error means."""
+    """Raises MemoryError if a native library's error means that memory was insufficient."""
     if isinstance(error, MemoryError) or re.search(r"bad_alloc|allocat|out of memory", str(error), re.IGNORECASE):
         raise MemoryError(str(error))
 
 
 if __name__ == "__main__":
-    # no interpreter shutdown: a native library's destructors are no part of the trial
+    # No interpreter shutdown: a native library's destructors are not part of the trial.
     os._exit(_child(json.loads(sys.argv[1])))

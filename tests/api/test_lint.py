@@ -1,4 +1,4 @@
-"""`lint`: each trap is found, named by its code, node and tensor, and marked as fixable where optimize mends it."""
+"""`lint`: each finding has the right code, node and tensor, and is marked as fixable if optimize fixes it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def find(report: LintReport, code: str) -> LintFinding:
 
 
 def half_grid_model(width: int, kind: int) -> onnx.ModelProto:
-    """A flow field whose grid is half precision; its error depends on the image's width alone."""
+    """A flow field with a half-precision grid; its error depends only on the image width."""
     nodes = [
         helper.make_node("Cast", ["flow"], ["grid"], to=kind),
         helper.make_node("Cast", ["x"], ["image"], to=kind),
@@ -46,7 +46,7 @@ def half_grid_model(width: int, kind: int) -> onnx.ModelProto:
 
 
 def two_samplers() -> onnx.ModelProto:
-    """One linear grid, one that is clamped."""
+    """One linear grid and one clamped grid."""
     model = affine_model()
     model.graph.node[-1].output[0] = "first"
     model.graph.node.extend(
@@ -94,7 +94,7 @@ MM = {"interpolation_mode": 2, "padding_mode": 0, "align_corners": 0}
 CASES: list[tuple[Any, str, str, str, str, str, bool]] = [
     (lambda: affine_model(opset=20, mode="linear"), "opset-20-trap", "error", "sample", "grid", "NEAREST", True),
     (newer_operator, "opset-20-trap", "error", "sample", "grid", "Gelu (node 'gelu') does not exist", False),
-    (affine_grid_model, "affine-grid", "warning", "affine", "grid", "no importer in TensorRT", True),
+    (affine_grid_model, "affine-grid", "warning", "affine", "grid", "no importer in any TensorRT", True),
     (lambda: affine_grid_model(volume=True), "volume-sampler", "warning", "sample", "grid", "11.2.1", True),
     (lambda: affine_grid_model(volume=True), "cpu-sampler", "warning", "sample", "grid", "none for volumes", True),
     (cubic_volume, "cubic-volume", "error", "sample", "grid", "no runtime", False),
@@ -120,7 +120,7 @@ CASES: list[tuple[Any, str, str, str, str, str, bool]] = [
     (lambda: bad_weights(float("inf")), "infinite-weights", "info", "", "fc_w", "mask", False),
     (
         lambda: affine_model(opset=11, domain="com.microsoft", ir_version=6),
-        *("custom-sampler", "warning", "sample", "grid", "com.microsoft::GridSample runs in onnxruntime only", True),
+        *("custom-sampler", "warning", "sample", "grid", "com.microsoft::GridSample runs only in onnxruntime", True),
     ),
     (
         lambda: affine_model(opset=11, sampler="grid_sampler", domain="mmdeploy", attributes=MM, ir_version=6),
@@ -139,7 +139,7 @@ def test_found(
     assert piece in finding.message and finding.fixable == fixable
 
 
-def test_a_sound_file_has_no_error_and_no_warning(tmp_path: Path) -> None:
+def test_an_optimized_file_has_no_error_and_no_warning(tmp_path: Path) -> None:
     optimize(_saved(affine_grid_model(), tmp_path), tmp_path / "out.onnx")
     report = lint(tmp_path / "out.onnx")
     assert report.counts == {"error": 0, "warning": 0, "info": len(report.findings)}
@@ -147,7 +147,7 @@ def test_a_sound_file_has_no_error_and_no_warning(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("make_model", [case[0] for case in CASES if case[-1]])
-def test_what_is_marked_as_fixable_is_gone_after_optimize(make_model: Any, tmp_path: Path) -> None:
+def test_fixable_findings_are_gone_after_optimize(make_model: Any, tmp_path: Path) -> None:
     path = _saved(make_model(), tmp_path)
     before = {(finding.code, finding.node) for finding in lint(path).findings if finding.fixable}
     optimize(path, tmp_path / "out.onnx")
@@ -161,23 +161,23 @@ def _saved(model: onnx.ModelProto, folder: Path) -> Path:
     return path
 
 
-def test_the_conventions_of_one_kind_are_no_finding(tmp_path: Path) -> None:
+def test_equal_conventions_give_no_finding(tmp_path: Path) -> None:
     for model in (affine_model(), affine_model(corners=True, align_corners=1)):
         assert "convention-mix" not in {finding.code for finding in examined(model, tmp_path).findings}
 
 
 def test_the_identity_error_is_that_of_the_convention_table() -> None:
-    """Width 100: half a pixel at most either way, nothing in the middle."""
+    """At width 100 the error is at most half a pixel for either mix."""
     assert _identity_error(100, corners=True) == pytest.approx(0.5)
     assert _identity_error(100, corners=False) == pytest.approx(0.495)
 
 
-def test_nothing_to_sample(tmp_path: Path) -> None:
+def test_a_file_without_a_sampler(tmp_path: Path) -> None:
     model = make([helper.make_node("Relu", ["x"], ["y"])], {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [])
     assert [finding.code for finding in examined(model, tmp_path).findings] == ["no-sampler"]
 
 
-def test_samplers_in_subgraphs_are_looked_at(tmp_path: Path) -> None:
+def test_samplers_in_subgraphs_are_examined(tmp_path: Path) -> None:
     branches = [
         helper.make_graph(
             [helper.make_node("GridSample", ["x", "grid"], [name], name=f"in_{name}", mode="linear")],
@@ -196,7 +196,7 @@ def test_samplers_in_subgraphs_are_looked_at(tmp_path: Path) -> None:
     assert all("a subgraph of 'choice'" in finding.message and finding.fixable for finding in caught)
 
 
-def test_external_weights_are_looked_at(tmp_path: Path) -> None:
+def test_external_weights_are_examined(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     onnx.save(bad_weights(float("nan")), path, save_as_external_data=True, location="weights.bin", size_threshold=200)
     assert find(lint(path), "nan-weights").tensor == "fc_w"

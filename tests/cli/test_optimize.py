@@ -30,7 +30,7 @@ def test_it_says_what_it_did(model: Path, tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     lines = result.output.splitlines()
     assert lines[0].startswith("sample: fused GridSample into stn::SpatialTransformer (affine, ")
-    assert lines[1].startswith("repaired: opset-20-trap: opset 20 lowered to 19")
+    assert lines[1].startswith("repaired: opset-20-trap: lowered opset 20 to 19")
     assert lines[2].startswith("verified against the original in onnxruntime: within ")
     assert lines[3].startswith(f"wrote {tmp_path / 'out.onnx'} (") and lines[3].endswith(
         "opset 19, was 20); 1 of 1 samplers fused"

@@ -1,4 +1,4 @@
-"""Edits leave what they copy alone, and take no name that is taken."""
+"""Edits do not change the original, and new names are unused ones."""
 
 from __future__ import annotations
 
@@ -35,23 +35,23 @@ def test_a_copy_without_initializers_has_everything_else() -> None:
     assert copy == given
 
 
-def test_a_field_is_replaced_by_what_it_holds_itself() -> None:
+def test_a_field_can_be_replaced_by_its_own_messages() -> None:
     given = model()
     before = copy_of(given)
     replace_all(given.graph.node, [given.graph.node[1], given.graph.node[0]])
     assert list(given.graph.node) == [before.graph.node[1], before.graph.node[0]]
 
 
-def test_what_nothing_uses_goes() -> None:
+def test_unused_nodes_and_constants_are_removed() -> None:
     given = model()
     drop_unused(given.graph)
     assert [node.output[0] for node in given.graph.node] == ["y"]
     assert [tensor.name for tensor in given.graph.initializer] == ["w"]
 
 
-def test_new_nodes_take_free_names_and_compute() -> None:
+def test_new_nodes_get_unused_names_and_run() -> None:
     given = model()
-    given.graph.node[0].output[0] = "new_sum"  # a name that the new nodes would have
+    given.graph.node[0].output[0] = "new_sum"  # a name that a new node would get
     new = NewNodes(Names(given.graph), "new")
     total = new.node("Add", ["new_sum", new.scalar("one", 1.0)], "sum")
     scale = new.constant("scale", np.full(1, 3, np.float32))
@@ -64,7 +64,7 @@ def test_new_nodes_take_free_names_and_compute() -> None:
     np.testing.assert_array_equal(session.run(None, {"x": np.zeros(2, np.float32)})[0], [9.0, 9.0])
 
 
-def test_names_in_a_function_are_its_own() -> None:
+def test_names_in_a_function_are_separate() -> None:
     node = helper.make_node("Neg", ["a"], ["b"])
     function = helper.make_function("pkg", "f", ["a"], ["b"], [node], [helper.make_opsetid("", 18)])
     names = Names(function)

@@ -1,4 +1,4 @@
-"""The gate for ONNX files: what is damaged or hostile is refused in one sentence, and what is sound passes."""
+"""Loading ONNX files: damaged and hostile files give a one-sentence error, valid files load."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from stn_infer.proto.load import load_model, parse_model, read_graph
 from tests.support.hostile_files import HOSTILE
 from tests.support.onnx_files import affine_model, constant
 
-RUNTIMES_OWN = {"unknown operator"}  # structurally sound; onnx and onnxruntime refuse it
+RUNTIME_ERRORS = {"unknown operator"}  # structurally valid; onnx and onnxruntime reject it
 
 
-@pytest.mark.parametrize("name", sorted(HOSTILE.keys() - RUNTIMES_OWN))
-def test_refused(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", sorted(HOSTILE.keys() - RUNTIME_ERRORS))
+def test_rejected(name: str, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     folder.mkdir()
     write, piece = HOSTILE[name]
@@ -32,7 +32,7 @@ def test_refused(name: str, tmp_path: Path) -> None:
     assert "\n" not in message and len(message) < 500
 
 
-def test_a_sound_file_comes_back_as_it_was(tmp_path: Path) -> None:
+def test_a_valid_file_is_read_unchanged(tmp_path: Path) -> None:
     model = affine_model()
     path = tmp_path / "model.onnx"
     onnx.save(model, path)
@@ -51,7 +51,7 @@ def test_external_data_are_read_from_the_folder(tmp_path: Path) -> None:
     assert any(tensor.data_location == onnx.TensorProto.EXTERNAL for tensor in kept)
 
 
-def test_a_subfolder_holds_data_too(tmp_path: Path) -> None:
+def test_external_data_may_be_in_a_subfolder(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     onnx.save(affine_model(), tmp_path / "m.onnx", save_as_external_data=True, location="data/w", size_threshold=64)
     assert load_model(tmp_path / "m.onnx").SerializeToString() == affine_model().SerializeToString()
@@ -75,7 +75,7 @@ def test_nodes_out_of_order_are_sorted(tmp_path: Path) -> None:
     assert names == [node.name for node in affine_model().graph.node]
 
 
-def test_subgraphs_read_what_is_around_them(tmp_path: Path) -> None:
+def test_subgraphs_read_tensors_of_the_enclosing_graph(tmp_path: Path) -> None:
     then = helper.make_graph(
         [helper.make_node("Mul", ["y0", "half"], ["a"])], "then", [], [helper.make_tensor_value_info("a", 1, None)]
     )
@@ -88,7 +88,7 @@ def test_subgraphs_read_what_is_around_them(tmp_path: Path) -> None:
     model.graph.node.append(helper.make_node("If", ["yes"], ["y"], then_branch=then, else_branch=other))
     assert parse_model(model.SerializeToString()).graph.node[-1].op_type == "If"
     model.graph.node[-1].attribute[0].g.node[0].input[0] = "unknown"
-    with pytest.raises(ModelError, match="reads 'unknown', which nothing makes"):
+    with pytest.raises(ModelError, match="reads 'unknown', which no node produces"):
         parse_model(model.SerializeToString())
 
 
@@ -96,7 +96,7 @@ def test_subgraphs_read_what_is_around_them(tmp_path: Path) -> None:
     "kind", ["FLOAT16", "BFLOAT16", "INT4", "UINT4", "FLOAT4E2M1", "FLOAT8E4M3FN", "BOOL", "COMPLEX64"]
 )
 @pytest.mark.parametrize("raw", [True, False])
-def test_every_type_s_length_is_known(kind: str, raw: bool) -> None:
+def test_the_data_length_of_every_type_is_checked(kind: str, raw: bool) -> None:
     number = onnx.TensorProto.DataType.Value(kind)
     dtype = helper.tensor_dtype_to_np_dtype(number)
     values = np.zeros(5, dtype)
@@ -112,7 +112,7 @@ def test_every_type_s_length_is_known(kind: str, raw: bool) -> None:
         parse_model(model.SerializeToString())
 
 
-def test_flipped_bits_never_pass_as_another_exception() -> None:
+def test_flipped_bits_never_raise_another_exception() -> None:
     content = affine_model().SerializeToString()
     passed = 0
     for seed in range(3000):
@@ -129,8 +129,8 @@ def test_flipped_bits_never_pass_as_another_exception() -> None:
 
 
 @pytest.mark.slow
-def test_as_many_nodes_as_a_file_writes_out_pass() -> None:
-    """The limit is on what functions multiply, not on a large model."""
+def test_the_limit_on_inlined_nodes_grows_with_the_file() -> None:
+    """A large model without functions is accepted."""
     nodes = [helper.make_node("Relu", [f"t{i}"], [f"t{i + 1}"]) for i in range(100_000)]
     values = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, ["n", 4]) for name in ("t0", "t100000")]
     graph = helper.make_graph(nodes, "g", values[:1], values[1:])

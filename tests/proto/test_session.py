@@ -1,4 +1,4 @@
-"""Sessions: the options they are opened with, and every error of onnxruntime's as one clean line."""
+"""Sessions: the options they are opened with, and the formatting of onnxruntime errors."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIGNATURE = "onnxruntime::ReshapeHelper::ReshapeHelper(const onnxruntime::Tensor
 
 
 def reshape(to: tuple[int, ...] = (7, 5), name: str = "head") -> onnx.ModelProto:
-    """x [n, 6] reshaped to a size that it does not have: it loads, and fails while it runs."""
+    """x [n, 6] reshaped to a size that it does not have: it loads, but fails at run time."""
     node = helper.make_node("Reshape", ["x", "size"], ["y"], name=name)
     return make([node], {"x": (F32, ["n", 6])}, {"y": (F32, list(to))}, [constant(to, "size", np.int64)])
 
@@ -33,7 +33,7 @@ def one_node(op: str, domain: str = "", opset: int = 18, **attributes: object) -
 
 
 @pytest.mark.parametrize(
-    ("said", "told"),
+    ("message", "expected"),
     [
         ("[ONNXRuntimeError] : 1 : FAIL : two\n lines", "two lines"),
         ("[ONNXRuntimeError] : 7 : INVALID_PROTOBUF : Load model from /a b/m.onnx failed:no protobuf", "no protobuf"),
@@ -57,12 +57,12 @@ def one_node(op: str, domain: str = "", opset: int = 18, **attributes: object) -
         ("x" * 1000, "x" * 499 + "…"),
     ],
 )
-def test_what_onnxruntime_says_without_where_it_says_it(said: str | BaseException, told: str) -> None:
-    assert reason(said) == told
+def test_error_messages_have_no_source_locations(message: str | BaseException, expected: str) -> None:
+    assert reason(message) == expected
 
 
 @pytest.mark.parametrize(
-    ("model", "told"),
+    ("model", "expected"),
     [
         (one_node("Fancy"), "Fancy"),
         (one_node("Fancy", "acme"), "acme:Fancy"),
@@ -73,24 +73,24 @@ def test_what_onnxruntime_says_without_where_it_says_it(said: str | BaseExceptio
         (onnx.ModelProto(), "No graph was found"),
     ],
 )
-def test_a_model_that_cannot_be_loaded(model: onnx.ModelProto, told: str, tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded(model: onnx.ModelProto, expected: str, tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     path.write_bytes(model.SerializeToString())
     library = plugin.info().path
-    if library is None and "mode" in told:
+    if library is None and "mode" in expected:
         pytest.skip("the plugin library is not built")
     for given, label in ((path, "m.onnx"), (path.read_bytes(), "the model"), (Stored(model), "the model")):
         with pytest.raises(ModelError) as caught:
             open_session(given, library=library)
         line = str(caught.value)
-        assert line.startswith(f"onnxruntime rejects {label}: ") and told in line, line
+        assert line.startswith(f"onnxruntime rejects {label}: ") and expected in line, line
         assert not any(
             part in line for part in ("\n", "ONNXRuntimeError", "onnxruntime_src", "::common", str(tmp_path))
         )
 
 
 @pytest.mark.parametrize("content", [b"", b"\x08\xff\xffgarbage", b"no protobuf at all"])
-def test_bytes_that_are_no_model(content: bytes) -> None:
+def test_bytes_that_are_not_a_model(content: bytes) -> None:
     with pytest.raises(ModelError, match=r"^onnxruntime rejects m: .*(protobuf|graph)"):
         open_session(content, label="m")
 
@@ -116,16 +116,16 @@ def test_a_run_that_fails_names_the_model_the_inputs_and_the_node() -> None:
         "onnxruntime fails while running net.onnx on x [3, 6]: Reshape node 'head': The input tensor cannot be "
         "reshaped to the requested shape. Input shape:{3,6}, requested shape:{7,5}"
     )
-    for feeds, told in (
+    for feeds, expected in (
         ({}, "running net.onnx: Required inputs"),
         ({"x": np.ones((3, 7), np.float32)}, r"on x \[3, 7\]: Got invalid dimensions .* index: 1 Got: 7 Expected: 6"),
         ({"x": np.ones((3, 6))}, "Unexpected input data type"),
     ):
-        with pytest.raises(ModelError, match=told):
+        with pytest.raises(ModelError, match=expected):
             session.run(feeds)
 
 
-def test_many_inputs_are_not_all_told() -> None:
+def test_error_messages_list_only_some_of_many_inputs() -> None:
     names = [f"x{index}" for index in range(6)]
     model = make(
         [helper.make_node("Concat", names, ["y"], axis=0)],
@@ -140,14 +140,14 @@ def test_many_inputs_are_not_all_told() -> None:
         open_session(Stored(model)).run(feeds)
 
 
-def test_our_own_op_says_what_it_expected() -> None:
+def test_the_plugin_op_s_error_says_what_it_expected() -> None:
     library = plugin.info().path
     if library is None:
         pytest.skip("the plugin library is not built")
     session = open_session(Stored(one_transformer()), library=library)
     feeds = {"image": np.ones((2, 2, 12, 16), np.float32), "theta": np.ones((3, 2, 3), np.float32)}
-    told = r"theta \[3, 2, 3\]: SpatialTransformer node: stn::SpatialTransformer: .* different batch sizes$"
-    with pytest.raises(ModelError, match=told):
+    expected = r"theta \[3, 2, 3\]: SpatialTransformer node: stn::SpatialTransformer: .* different batch sizes$"
+    with pytest.raises(ModelError, match=expected):
         session.run(feeds)
 
 
@@ -179,8 +179,8 @@ def test_each_option_reaches_onnxruntime(tmp_path: Path) -> None:
     assert open_session(model, spin="always").raw.get_session_options().get_session_config_entry(entries[0]) == "1"
 
 
-def test_nothing_else_opens_a_session() -> None:
-    """One place has the options and the words."""
+def test_no_other_module_opens_a_session() -> None:
+    """Session options and error messages are defined in one place."""
     package = Path(plugin.__file__).parent
     elsewhere = [
         path.name

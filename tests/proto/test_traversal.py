@@ -1,4 +1,4 @@
-"""Walks see what is nested, once, and tell what a subgraph takes from outside from what it makes itself."""
+"""Traversal visits nested nodes once, and separates the tensors that a subgraph captures from those it produces."""
 
 from __future__ import annotations
 
@@ -48,23 +48,23 @@ def test_nodes_graphs_and_tensors_at_any_depth() -> None:
     assert [name for name, _ in subgraphs(model.graph.node[1])] == ["then_branch", "else_branch"]
 
 
-def test_a_node_reads_what_its_subgraphs_capture_and_nothing_that_they_make() -> None:
+def test_a_node_reads_what_its_subgraphs_capture_and_not_what_they_produce() -> None:
     assert set(names_read(nested().graph.node[1])) == {"c", "doubled", "weight", "x"}
 
 
-def test_an_attribute_of_the_caller_has_no_value() -> None:
+def test_a_reference_to_a_caller_s_attribute_has_no_value() -> None:
     (function,) = nested().functions
     assert attributes_of(function.node[1]) == {}
     node = helper.make_node("GridSample", ["x", "g"], ["y"], mode="linear", align_corners=1)
     assert attributes_of(node) == {"mode": "linear", "align_corners": 1}
 
 
-def test_producers_and_the_walk_back() -> None:
+def test_producers_and_walk_back() -> None:
     nodes = [helper.make_node("Add", ["a", "b"], ["c"]), helper.make_node("Split", ["c"], ["d", "", "e"])]
     assert producers(nodes) == {"c": 0, "d": 1, "e": 1}
     edges = {"d": ["c", "c"], "c": ["a", "", "d"]}
     reached = list(walk_back(["d", ""], lambda name: edges.get(name, [])))
-    assert sorted(reached) == ["a", "c", "d"] and reached[0] == "d", "a circle ends, and each tensor comes once"
+    assert sorted(reached) == ["a", "c", "d"] and reached[0] == "d", "a cycle terminates, and each tensor occurs once"
 
 
 def test_inputs_with_a_default_need_not_be_given() -> None:

@@ -1,4 +1,4 @@
-"""The comparison of a rewritten file with the original, its random inputs, and half precision widened."""
+"""The comparison of a rewritten file with the original, its random inputs, and widening of half precision."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def compared(original: onnx.ModelProto, rewritten: onnx.ModelProto, **options: A
 
 
 def shifted(model: onnx.ModelProto, pixels: float) -> onnx.ModelProto:
-    """The same transformer with its mesh moved to the right by so many pixels of 8."""
+    """The same transformer with its mesh shifted to the right by ``pixels`` of 8."""
     copy = onnx.ModelProto()
     copy.CopyFrom(model)
     (mesh,) = (tensor for tensor in copy.graph.initializer if tensor.name == "mesh")
@@ -39,24 +39,24 @@ def test_a_model_equals_itself(mode: str) -> None:
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
-def test_a_thousandth_of_a_pixel_is_seen(mode: str) -> None:
+def test_a_thousandth_of_a_pixel_is_detected(mode: str) -> None:
     with pytest.raises(VerificationError, match="output 'y' is off by"):
         compared(affine_model(mode=mode), shifted(affine_model(mode=mode), 1e-3))
 
 
 def test_nearest_sampling_may_flip_single_values_only() -> None:
     model = affine_model(mode="nearest")
-    with pytest.raises(VerificationError, match=r"of its values differ, where rounding flips 0\.00% of them"):
+    with pytest.raises(VerificationError, match=r"of its values differ, but rounding flips only 0\.00%"):
         compared(model, shifted(model, 0.2))
     assert compared(model, shifted(model, 1e-7)).outputs[0].flips <= 0.01
 
 
-def test_rounding_is_allowed_for_and_told() -> None:
+def test_rounding_is_allowed_and_reported() -> None:
     found = compared(affine_model(), shifted(affine_model(), 1e-6), tolerance=1e-9)
     assert 0 < found.worst <= found.outputs[0].limit < 1e-4
 
 
-def test_whole_numbers_must_agree() -> None:
+def test_integer_and_boolean_outputs_must_agree() -> None:
     def classes(threshold: float) -> onnx.ModelProto:
         model = affine_model()
         model.graph.node[-1].output[0] = "sampled"
@@ -70,12 +70,12 @@ def test_whole_numbers_must_agree() -> None:
         compared(classes(0.1), classes(0.3))
 
 
-def test_another_shape_and_not_a_number_are_seen() -> None:
+def test_another_shape_and_nan_are_detected() -> None:
     flat = affine_model()
     flat.graph.node[-1].output[0] = "sampled"
     flat.graph.node.append(helper.make_node("Flatten", ["sampled"], ["y"]))
     del flat.graph.output[0].type.tensor_type.shape.dim[2:]
-    with pytest.raises(VerificationError, match=r"float32 \[1, 1, 8, 8\] in the original, and float32 \[1, 64\]"):
+    with pytest.raises(VerificationError, match=r"float32 \[1, 1, 8, 8\] in the original, but float32 \[1, 64\]"):
         compared(affine_model(), flat)
     nan = affine_model()
     nan.graph.node[-1].output[0] = "sampled"
@@ -87,22 +87,22 @@ def test_another_shape_and_not_a_number_are_seen() -> None:
 
 @pytest.mark.parametrize("mode", ["bilinear", "nearest"])
 @pytest.mark.parametrize("size", [1.0, 1e-2, 1e-6, 1e-12])
-def test_an_output_is_judged_on_its_own_scale(size: float, mode: str) -> None:
+def test_an_output_is_compared_on_its_own_scale(size: float, mode: str) -> None:
     small = then(affine_model(mode=mode), "Mul", size)
     assert compared(small, small).worst == 0
     with pytest.raises(VerificationError, match=r"off by 1\.00e-04|of its values differ"):
         compared(small, then(small, "Mul", 1 + 1e-4))
 
 
-def test_infinities_are_equal_in_sign_and_place() -> None:
+def test_infinities_must_agree_in_sign_and_position() -> None:
     infinite = then(affine_model(), "Div", 0.0)  # NaN where the image is 0
     assert compared(infinite, infinite).worst == 0
     with pytest.raises(VerificationError, match="off by inf"):
         compared(infinite, then(infinite, "Mul", -1.0))
 
 
-def test_what_onnxruntime_leaves_of_a_difference_is_no_error() -> None:
-    """3 (w * x) - (3 w) * x: rounding alone, and another one where onnxruntime multiplies the weights beforehand."""
+def test_rounding_by_onnxruntime_s_optimizations_is_not_an_error() -> None:
+    """3 (w * x) - (3 w) * x is only rounding, which differs if onnxruntime multiplies the weights beforehand."""
     weights = np.random.default_rng(0).standard_normal((4, 3, 3, 3)).astype(np.float32)
     nodes = [
         helper.make_node("Conv", ["x", "w"], ["a"]),
@@ -125,7 +125,7 @@ def test_what_onnxruntime_leaves_of_a_difference_is_no_error() -> None:
         compared(model, then(model, "Add", 1e-4))
 
 
-def test_half_precision_widened_hides_nothing() -> None:
+def test_half_precision_is_compared_in_float32() -> None:
     assert has_halves(half_model()) and not has_halves(affine_model())
     found = compared(half_model(), half_model())
     assert found.widened and found.rounding == 0
@@ -158,7 +158,7 @@ def test_shapes_by_name() -> None:
         parse_named_shapes(["x=1", "x=2"])
 
 
-def test_inputs_follow_the_file() -> None:
+def test_inputs_have_the_file_s_types_and_shapes() -> None:
     inputs: dict[str, Any] = {
         "x": (F32, ["n", 1, "h", "w"]),
         "other": (F32, ["n", "w"]),
@@ -178,14 +178,14 @@ def test_inputs_follow_the_file() -> None:
     assert feeds["rows"].dtype == np.int64 and set(feeds["rows"]) <= {0, 1}
     assert feeds["pixels"].dtype == np.uint8 and feeds["on"].dtype == np.bool_
     feeds = random_feeds(plan_inputs(model, {"x": (1, 6, 7)}), 2, 9, np.random.default_rng(0))
-    assert feeds["x"].shape == (2, 1, 6, 7) and feeds["other"].shape == (2, 7), "one symbol is one size"
-    with pytest.raises(UsageError, match="too large to try"):
+    assert feeds["x"].shape == (2, 1, 6, 7) and feeds["other"].shape == (2, 7), "a symbol denotes one size"
+    with pytest.raises(UsageError, match="too large to run"):
         random_feeds(plan_inputs(model, {"x": (1, 1 << 15, 1 << 15)}), 2, 9, np.random.default_rng(0))
-    with pytest.raises(UsageError, match="needs a name here"):
+    with pytest.raises(UsageError, match="needs an input name"):
         plan_inputs(model, {"": (1, 6, 7)})
 
 
-def test_text_cannot_be_tried() -> None:
+def test_string_inputs_are_rejected() -> None:
     model = make([helper.make_node("Identity", ["x"], ["y"])], {"x": (TensorProto.STRING, [1])}, {"y": (F32, None)}, [])
-    with pytest.raises(ModelError, match="no tensor of numbers"):
+    with pytest.raises(ModelError, match="is not a numeric tensor"):
         plan_inputs(model)

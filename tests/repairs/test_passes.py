@@ -1,4 +1,4 @@
-"""Repairs: each keeps what the file computes, says what it did, and refuses what it can't prove."""
+"""Repairs: each preserves the file's outputs, reports what it did, and does not apply where that is not provable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.onnx_files import F16, F32, affine_grid_model, affine_model, 
 
 
 def repaired(model: onnx.ModelProto, passes: Mapping[str, Pass]) -> tuple[onnx.ModelProto, tuple[Repair, ...]]:
-    """The result and its notes; whether it says that it changed anything is what it did."""
+    """Returns the result and its notes; checks that ``changed`` is correct."""
     result = repair(model, passes)
     assert result.changed is (result.model is not model) is any(note.done for note in result.notes)
     return result.model, result.notes
@@ -49,7 +49,7 @@ def modes(model: onnx.ModelProto) -> list[str]:
 
 @pytest.mark.parametrize("opset", [20, 21, 22])
 @pytest.mark.parametrize("mode", ["linear", "cubic"])
-def test_the_trap_is_left_by_an_older_opset(opset: int, mode: str) -> None:
+def test_the_opset_20_trap_is_fixed_by_an_older_opset(opset: int, mode: str) -> None:
     model = affine_model(opset=opset, mode=mode)
     fixed, done = repaired(model, AFTER_FUSION)
     assert [(entry.code, entry.done) for entry in done] == [("opset-20-trap", True)]
@@ -59,14 +59,14 @@ def test_the_trap_is_left_by_an_older_opset(opset: int, mode: str) -> None:
     np.testing.assert_array_equal(run(fixed, x=x), run(model, x=x))
 
 
-def test_nearest_is_no_trap() -> None:
+def test_nearest_is_not_affected_by_the_trap() -> None:
     model = affine_model(opset=20, mode="nearest")
     fixed, done = repaired(model, AFTER_FUSION)
     assert fixed is model and done == ()
 
 
-def test_volumes_are_no_trap() -> None:
-    """TensorRT that takes them reads opset 20 right."""
+def test_volumes_are_not_affected_by_the_trap() -> None:
+    """TensorRT versions that support volumes read opset 20 correctly."""
     generator = np.random.default_rng(0)
     weights = [constant(generator.uniform(-1, 1, (1, 3, 4, 5, 3)), "grid", np.float32)]
     model = make(
@@ -79,7 +79,7 @@ def test_volumes_are_no_trap() -> None:
     assert repaired(model, AFTER_FUSION) == (model, ())
 
 
-def test_a_fused_file_leaves_the_trap_too() -> None:
+def test_the_trap_is_fixed_in_a_fused_file_too() -> None:
     model = affine_model(opset=20, mode="linear", padding_mode="border")
     fused, _ = fuse(model)
     fixed, done = repaired(fused, AFTER_FUSION)
@@ -100,7 +100,7 @@ def test_a_newer_operator_keeps_the_opset() -> None:
 
 
 def test_a_redefined_operator_keeps_the_opset() -> None:
-    """GroupNormalization's signature did not change at 21; what its scale means did."""
+    """GroupNormalization's signature did not change at opset 21, but the meaning of its scale did."""
     nodes = [
         helper.make_node("GroupNormalization", ["x", "scale", "bias"], ["z"], name="norm", num_groups=2),
         helper.make_node("GridSample", ["z", "grid"], ["y"], mode="linear"),
@@ -113,7 +113,7 @@ def test_a_redefined_operator_keeps_the_opset() -> None:
 
 
 def test_types_that_an_older_operator_lacks_are_found_by_running() -> None:
-    """Only types differ between Conv 11 and 22: the signature says nothing, onnx's and onnxruntime's checks do."""
+    """Conv 11 and 22 differ only in types: signatures are equal, but onnx's and onnxruntime's checks fail."""
     nodes = [
         helper.make_node("Cast", ["x"], ["b"], to=TensorProto.BFLOAT16),
         helper.make_node("Conv", ["b", "w"], ["c"], kernel_shape=[1, 1]),
@@ -141,8 +141,8 @@ def test_onnxruntimes_own_sampler_becomes_the_standard_one(opset: int, padding_m
     assert fixed.graph.output[0] == model.graph.output[0]
 
 
-def test_operators_that_changed_on_the_way_are_converted() -> None:
-    """Unsqueeze's axes were an attribute up to 12, and are an input since."""
+def test_operators_that_changed_between_the_opsets_are_converted() -> None:
+    """Unsqueeze's axes are an attribute up to opset 12, and an input from 13 on."""
     model = affine_model(opset=11, domain="com.microsoft", ir_version=6)
     model.graph.node[-1].output[0] = "sampled"
     model.graph.node.append(helper.make_node("Unsqueeze", ["sampled"], ["y"], axes=[0]))
@@ -168,7 +168,7 @@ def test_mmdeploys_sampler(interpolation: int, mode: str, padding: int, padding_
     np.testing.assert_array_equal(run(fixed, x=images()), run(wanted, x=images()))
 
 
-def test_mmdeploys_bicubic_is_refused() -> None:
+def test_mmdeploys_bicubic_is_not_repairable() -> None:
     attributes = {"interpolation_mode": 2, "padding_mode": 0, "align_corners": 0}
     model = affine_model(opset=11, sampler="grid_sampler", domain="mmdeploy", attributes=attributes, ir_version=6)
     fixed, done = repaired(model, BEFORE_FUSION)
@@ -243,7 +243,7 @@ def test_image_and_grid_get_one_type(image: int, grid: int) -> None:
     np.testing.assert_allclose(found.astype(np.float32), wanted.astype(np.float32), atol=2e-3)
 
 
-def test_what_needs_no_repair_is_given_back_itself() -> None:
+def test_a_model_that_needs_no_repair_is_returned_itself() -> None:
     for model in (affine_model(), flow_model()):
         assert repaired(model, BEFORE_FUSION) == (model, ())
     assert repaired(affine_model(), AFTER_FUSION) == (affine_model(), ())
@@ -252,7 +252,7 @@ def test_what_needs_no_repair_is_given_back_itself() -> None:
 @pytest.mark.parametrize("volume", [False, True])
 @pytest.mark.parametrize("align_corners", [0, 1])
 def test_affine_grid_as_a_matrix_product(volume: bool, align_corners: int) -> None:
-    """The grid is an output too, so that the pass can't take it away."""
+    """The grid is also an output, so the fusion cannot remove it."""
     model = affine_grid_model(volume=volume)
     next(node for node in model.graph.node if node.op_type == "AffineGrid").attribute[0].i = align_corners
     sizes = [4, 6, 8] if volume else [6, 8]
@@ -267,7 +267,7 @@ def test_affine_grid_as_a_matrix_product(volume: bool, align_corners: int) -> No
     np.testing.assert_allclose(run(fixed, x=x, theta=theta), run(model, x=x, theta=theta), atol=1e-6)
 
 
-def test_an_affine_grid_of_open_size_is_refused() -> None:
+def test_an_affine_grid_of_dynamic_size_is_not_repairable() -> None:
     model = affine_grid_model()
     (tensor,) = (tensor for tensor in model.graph.initializer if tensor.name == "rest")
     model.graph.initializer.remove(tensor)
@@ -277,8 +277,8 @@ def test_an_affine_grid_of_open_size_is_refused() -> None:
     assert not done[0].done and "size of AffineGrid 'affine' is not fixed" in done[0].message
 
 
-def test_an_affine_grid_whose_size_a_caller_may_override_is_refused() -> None:
-    """The file's value for it is a default only."""
+def test_an_affine_grid_whose_size_a_caller_may_override_is_not_repairable() -> None:
+    """The file's value is only a default."""
     model = affine_grid_model()
     model.graph.input.append(helper.make_tensor_value_info("rest", TensorProto.INT64, [3]))
     fixed, done = repaired(model, AFTER_FUSION)
@@ -305,7 +305,7 @@ def test_a_mode_that_a_function_takes_as_an_attribute_is_kept() -> None:
     assert [(entry.code, entry.done) for entry in done] == [("custom-sampler", False)]
 
 
-def test_constants_of_the_main_graph_mean_nothing_in_a_function() -> None:
+def test_constants_of_the_main_graph_are_not_visible_in_a_function() -> None:
     sampler = (
         "zero = Constant <value_int = 0> () one = Constant <value_int = 1> () "
         "y = aten.grid_sampler (x, g, one, zero, zero)"
@@ -315,7 +315,7 @@ def test_constants_of_the_main_graph_mean_nothing_in_a_function() -> None:
     assert fixed is model and done == ()
 
 
-def test_settings_that_a_caller_may_override_are_no_constants() -> None:
+def test_settings_that_a_caller_may_override_are_not_constants() -> None:
     model = parser.parse_model(
         """
         <ir_version: 10, opset_import: ["" : 18, "aten" : 1]>
