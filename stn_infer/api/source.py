@@ -74,6 +74,7 @@ def resolve(
 
     Raises:
         SourceError: it is nothing that can be run; says what it is and what to do.
+        ModelError: a file that is called like an ONNX file or an engine does not exist.
         WeightsError, UsageError: as :func:`~stn_infer.sources.load.load_source`; ``weights`` or ``input_shapes`` of a
             model that has its own.
     """
@@ -91,6 +92,10 @@ def resolve(
             found = OnnxModel(Path(source))
         else:
             return load_source(source, weights=None if weights is None else Path(weights), input_shapes=input_shapes)
+    if isinstance(found, EngineFile) and not found.path.exists():
+        raise ModelError(f"{found.path} does not exist; expected a TensorRT engine")
+    if isinstance(found, OnnxModel) and isinstance(found.content, Path) and not found.content.exists():
+        raise ModelError(f"{found.name} does not exist; expected an ONNX file")
     if not of_original:
         name = str(found.path) if isinstance(found, EngineFile) else found.name
         if weights is not None:

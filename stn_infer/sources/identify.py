@@ -112,8 +112,12 @@ def identify_file(path: Path) -> Identified:
             return Identified("unusable", "is a folder; name the file in it")
         if not stat.S_ISREG(mode):
             return Identified("unusable", "is no regular file; give a model's file")
+        size = path.stat().st_size
+        if size == 0:
+            meant = WORDS.get(_BY_SUFFIX.get(path.suffix.lower(), "unusable"))
+            return Identified("unusable", f"is empty; {f'expected {meant}' if meant else 'copy or make it again'}")
         with path.open("rb") as file:
-            found = _by_content(file, path.stat().st_size)
+            found = _by_content(file, size)
     except OSError as error:
         return Identified("unusable", f"cannot be read: {error.strerror or error}")
     if found is not None:
@@ -146,8 +150,6 @@ def registered_names() -> tuple[str, ...]:
 
 def _by_content(file: BinaryIO, size: int) -> Identified | None:
     """What a file's bytes say; None where they say nothing."""
-    if size == 0:
-        return Identified("unusable", "is empty; copy or make it again")
     head = file.read(_HEAD)
     for offset, magic, problem in _MAGIC:
         if head.startswith(magic, offset):

@@ -53,7 +53,7 @@ CASES = {
     "of another version": (lambda path: write(path, runtime_version="10.9.0"), "built with TensorRT 10.9.0, this is"),
     "of another GPU": (lambda path: write(path, gpu="another", sm="sm90"), "built for another (sm90), this is a GPU"),
     "of TensorRT-RTX": (lambda path: write(path, runtime="tensorrt-rtx"), "is an engine of tensorrt-rtx"),
-    "missing": (lambda path: None, "expected a TensorRT engine, found No such file"),
+    "missing": (lambda path: None, "does not exist; expected a TensorRT engine"),
 }
 
 
