@@ -121,7 +121,7 @@ def test_the_command_line_shows_size_and_errors(tmp_path: Path, digits: Path) ->
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.output
     lines = result.stdout.splitlines()
-    header = next(index for index, line in enumerate(lines) if "output error" in line)
+    header = next(index for index, line in enumerate(lines) if "same class" in line)
     assert lines[header + 1].split()[:3] == ["fp32", "121", "KiB"]
     assert lines[header + 2].split()[:2] == ["fp16", "68"] and " px " in lines[header + 2]
     assert lines[header + 3] == "compared with the fp32 file on 40 of yours", "and on no noise"
