@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -12,7 +13,8 @@ from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.variants.names import VARIANTS
 from stn_infer.errors import StnInferError, UsageError
 from stn_infer.metadata import Precision
-from stn_infer.sources.load import LoadedModel
+from stn_infer.sources.identify import identify
+from stn_infer.sources.load import LoadedModel, refused_code
 
 if TYPE_CHECKING:
     from stn_infer.benchmarking.prepare.case import CaseModel
@@ -35,6 +37,7 @@ def bench(
     output: Path | None = None,
     command: str = "",
     say: Progress = lambda text: None,
+    allow_code: bool = False,
 ) -> BenchResult:
     """Measure a model's latency in every way it can be run, after verifying each against eager PyTorch in float64.
 
@@ -59,6 +62,7 @@ def bench(
         output: a JSON file that holds all finished rounds after each one.
         command: written into the result.
         say: told the progress.
+        allow_code: let a file name Python code to run, as a recipe or an ONNX file's metadata can.
 
     Returns:
         The result: a row for each variant and batch size, also for those that could not be timed, with the reason.
@@ -85,7 +89,7 @@ def bench(
         inputs=fed,
     )
     request = make_request((case,), variants, device, threads, tolerance, method)
-    return measure(request, output=output, command=command, say=say)
+    return measure(request, output=output, command=command, say=say, allow_code=allow_code)
 
 
 def measure(
@@ -95,14 +99,27 @@ def measure(
     earlier: BenchResult | None = None,
     command: str = "",
     say: Progress = lambda text: None,
+    allow_code: bool = False,
 ) -> BenchResult:
     """Measure what a request asks for, or what of it ``earlier`` lacks; arguments and errors as :func:`bench`."""
     from stn_infer.benchmarking.harness.session import run_request
 
-    return run_request(request, resolve_case, output=output, earlier=earlier, command=command, say=say)
+    resolve = partial(resolve_case, allow_code=allow_code)
+    return run_request(request, resolve, output=output, earlier=earlier, command=command, say=say)
 
 
-def resolve_case(case: Case) -> CaseModel:
+def check_code(file: Path, cases: Sequence[Case], variants: Sequence[str]) -> None:
+    """Refuse a suite or an earlier result that names Python code to run; recipes are refused where they are read.
+
+    Raises:
+        SourceError: a case's model, what a case's file was exported from, or a variant is package.module:function.
+    """
+    named = [name for case in cases for name in (case.model, case.source) if name and identify(name).kind == "factory"]
+    for code in (*named, *(name for name in variants if ":" in name)):
+        raise refused_code(file, code)
+
+
+def resolve_case(case: Case, *, allow_code: bool = False) -> CaseModel:
     """Load the model that a case names.
 
     Raises:
@@ -111,14 +128,16 @@ def resolve_case(case: Case) -> CaseModel:
     from stn_infer.benchmarking.prepare.case import CaseModel
 
     source, weights, shapes = case.source, case.weights, case.input_shapes
-    found = resolve_model(case.model, source=source, weights=weights, input_shapes=shapes, of_original=True)
+    found = resolve_model(
+        case.model, source=source, weights=weights, input_shapes=shapes, of_original=True, allow_code=allow_code
+    )
     if isinstance(found, LoadedModel):
         return CaseModel(found)
     path, graph = Path(case.model), found.read()
     metadata = metadata_of(graph)
     problem = f"{path.name} does not name what it was exported from; name it with --source SOURCE"
     try:
-        loaded = load_original(graph, source=source, weights=weights, input_shapes=shapes)
+        loaded = load_original(graph, source=source, weights=weights, input_shapes=shapes, allow_code=allow_code)
     except StnInferError as error:
         if case.source or case.weights or isinstance(error, UsageError):
             raise

@@ -22,6 +22,7 @@ def build(
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     cache: Path | None = None,
     rebuild: bool = False,
+    allow_code: bool = False,
 ) -> Engine:
     """Build an engine and write it, with its sidecar, to ``output``.
 
@@ -32,6 +33,7 @@ def build(
         weights, input_shapes: of a source, as for ``export``.
         cache: the folder of the engine cache; None: the user's.
         rebuild: build even where the same engine is there.
+        allow_code: let a file name Python code to run, as a recipe can; a factory as ``model`` may always.
 
     Raises:
         UsageError: options that don't go together, or a profile that the model doesn't take.
@@ -42,7 +44,7 @@ def build(
     options, path = options or BuildOptions(), Path(output)
     check_writable(path)
     check_runtime(options)
-    found = resolve_model(model, weights=weights, input_shapes=input_shapes)
+    found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
     request = request_engine(exported(found), options, str(model) if isinstance(found, OnnxModel) else found.name)
     if not rebuild:
         try:

@@ -60,6 +60,7 @@ def export(
     calibration: Sequence[str | Path] | None = None,
     grid_tolerance: float | None = None,
     dynamic_size: bool = False,
+    allow_code: bool = False,
 ) -> ExportReport:
     """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
 
@@ -82,6 +83,7 @@ def export(
         grid_tolerance: in pixels, how far a lower precision may sample from where float32 does; None: as above.
         dynamic_size: leave height and width of image inputs open too; ``input_shapes`` are examples then, and the
             float32 file is verified at a second size as well.
+        allow_code: let a file name Python code to run, as a recipe can; a factory as ``source`` may always.
 
     Raises:
         SourceError, WeightsError: the model cannot be had.
@@ -104,7 +106,12 @@ def export(
     check_writable(path)
     if calibration:
         check_sources(calibration)
-    loaded = load_source(source, weights=None if weights is None else Path(weights), input_shapes=input_shapes)
+    loaded = load_source(
+        source,
+        weights=None if weights is None else Path(weights),
+        input_shapes=input_shapes,
+        allow_code=allow_code,
+    )
     metadata = file_metadata(loaded, precision)
     if preprocess is not None:
         metadata = replace(metadata, preprocess=preprocess)

@@ -24,6 +24,7 @@ def open_backend(
     *,
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
+    allow_code: bool = False,
 ) -> Backend:
     """Open ``model`` in a backend.
 
@@ -35,7 +36,7 @@ def open_backend(
             engines.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator; None: the runtime's own choice.
-        weights, input_shapes: of a source, as for ``export``.
+        weights, input_shapes, allow_code: of a source, as for ``export``.
 
     Raises:
         UsageError: an unknown backend or device, or an ONNX file for a PyTorch backend.
@@ -43,7 +44,7 @@ def open_backend(
     """
     if backend not in BACKENDS:
         raise UsageError(f"a backend is one of {', '.join(BACKENDS)}, not {backend!r}")
-    found = resolve(model, weights=weights, input_shapes=input_shapes)
+    found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
     if backend in ("tensorrt", "tensorrt-rtx"):
         from stn_infer.backends.tensorrt.backend import open_engine, open_tensorrt
 

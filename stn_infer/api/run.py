@@ -20,6 +20,7 @@ def run(
     *,
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
+    allow_code: bool = False,
     backend: str = "ort",
     device: str = "cpu",
     batch_size: int = 64,
@@ -43,7 +44,7 @@ def run(
             should use one thread).
         inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
         output: a folder, new or empty unless ``resume``.
-        weights, input_shapes: of a source, as for ``export``.
+        weights, input_shapes, allow_code: of a source, as for ``export``.
         backend: ``ort``, ``eager``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: samples given to the model at once.
@@ -70,7 +71,7 @@ def run(
             from stn_infer.api.open import open_backend
             from stn_infer.api.source import resolve
 
-            found = resolve(model, weights=weights, input_shapes=input_shapes)
+            found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
             model_sha256 = fingerprint(found)
             threads = None if device.startswith("cuda") else 1
             opened = found if isinstance(found, LoadedModel) else model

@@ -32,6 +32,7 @@ def show(
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    allow_code: bool = False,
 ) -> tuple[Look, ...]:
     """Draw the first ``count`` inputs with what is sampled from them, the warped outputs and the predictions.
 
@@ -39,7 +40,7 @@ def show(
         model: an ONNX file, or any source that ``export`` takes.
         inputs: as for ``run``.
         output: the picture to write; its suffix (.png, .svg, .pdf) says which kind.
-        weights, input_shapes: of a source, as for ``export``.
+        weights, input_shapes, allow_code: of a source, as for ``export``.
         count: at most this many.
         preprocess, labels: as for ``run``.
 
@@ -66,6 +67,7 @@ def show(
         count=count,
         preprocess=preprocess,
         labels=labels,
+        allow_code=allow_code,
     )
     write_atomically(path, draw(looks, path.suffix))
     return looks
@@ -80,12 +82,14 @@ def look(
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    allow_code: bool = False,
 ) -> tuple[Look, ...]:
     """What :func:`show` draws, as arrays; see there."""
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
 
-    proto, metadata = _model(resolve_model(model, weights=weights, input_shapes=input_shapes), str(model))
+    found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
+    proto, metadata = _model(found, str(model))
     tapped = tap(proto, inlined=False)
     backend = OrtBackend(tapped.model.SerializeToString())
     names, feeds = _read(backend, inputs, count, metadata.preprocess, preprocess)

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import ModelMetadata
-from stn_infer.sources.identify import PYTORCH_KINDS, identify
-from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel, load_source
+from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
+from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel, load_source, refused_code
 
 if TYPE_CHECKING:
     import onnx
@@ -60,6 +60,7 @@ def resolve(
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     of_original: bool = False,
+    allow_code: bool = False,
 ) -> OnnxModel | EngineFile | LoadedModel:
     """What SOURCE is, told by its content; a PyTorch source is loaded.
 
@@ -71,6 +72,7 @@ def resolve(
         input_shapes: shapes without batch, of a PyTorch source; of a file, no others than its own.
         of_original: whether ``weights`` and ``input_shapes`` are, beside an ONNX file, those of what it was exported
             from; see :func:`load_original`.
+        allow_code: whether a file may name Python code to run, as a recipe can.
 
     Raises:
         SourceError: it is nothing that can be run; says what it is and what to do.
@@ -91,7 +93,8 @@ def resolve(
         elif kind == "onnx":
             found = OnnxModel(Path(source))
         else:
-            return load_source(source, weights=None if weights is None else Path(weights), input_shapes=input_shapes)
+            checkpoint = None if weights is None else Path(weights)
+            return load_source(source, weights=checkpoint, input_shapes=input_shapes, allow_code=allow_code)
     if isinstance(found, EngineFile) and not found.path.exists():
         raise ModelError(f"{found.path} does not exist; expected a TensorRT engine")
     if isinstance(found, OnnxModel) and isinstance(found.content, Path) and not found.content.exists():
@@ -114,6 +117,7 @@ def resolve_model(
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     of_original: bool = False,
+    allow_code: bool = False,
 ) -> OnnxModel | LoadedModel:
     """As :func:`resolve`, for commands that take no engine; ``source`` is what an ONNX file was exported from.
 
@@ -123,7 +127,7 @@ def resolve_model(
     """
     if source is not None and identify(model).kind in PYTORCH_KINDS:
         raise UsageError(f"--source is for ONNX files; {model} is a source itself")
-    found = resolve(model, weights=weights, input_shapes=input_shapes, of_original=of_original)
+    found = resolve(model, weights=weights, input_shapes=input_shapes, of_original=of_original, allow_code=allow_code)
     if isinstance(found, EngineFile):
         raise SourceError(f"{found.path} {ENGINE_PROBLEM}")
     return found
@@ -151,20 +155,30 @@ def load_original(
     source: str | None = None,
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
+    allow_code: bool = False,
 ) -> LoadedModel | None:
     """The PyTorch model that an ONNX file was exported from, at the file's own shapes; None where that is not known.
 
     Args:
         file: external data may be left out.
-        source: what it was exported from; None: what its metadata names.
+        source: what it was exported from; None: what its metadata names, which is a registered name.
         weights: a checkpoint for that.
         input_shapes: shapes without batch where the file leaves sizes open, else its own.
+        allow_code: whether a file may name Python code to run; its metadata may then name any source.
 
     Raises:
-        SourceError, WeightsError: the source cannot be loaded.
+        SourceError, WeightsError: the source cannot be loaded, or the file may not name it.
         UsageError: the shapes are not the file's, or there are weights and no source.
     """
-    source = source or metadata_of(file).source
+    named = metadata_of(file).source
+    if not source and named and not allow_code and named not in registered_names():
+        if ":" in named:
+            raise refused_code("the file's metadata", named)
+        raise SourceError(
+            f"the file's metadata names the source {named}, but a file names registered models only; "
+            "give --source, or --allow-code to load what it names"
+        )
+    source = source or named
     if not source:
         if weights is not None:
             raise UsageError("--weights belong to a source; name it with --source SOURCE")
@@ -175,6 +189,7 @@ def load_original(
         source,
         weights=None if weights is None else Path(weights),
         input_shapes=input_shapes or fixed_shapes(file),
+        allow_code=allow_code,
     )
 
 

@@ -44,6 +44,7 @@ def verify(
     device: str = "cpu",
     against: str | Path | None = None,
     inputs: Sequence[str | Path] | None = None,
+    allow_code: bool = False,
 ) -> Verification:
     """Compare a model in every backend with a float64 reference.
 
@@ -66,6 +67,7 @@ def verify(
         inputs: images, folders or array files to compare on, as ``run`` takes them, 32 samples at most; None: noise and
             images of the package's for a model that takes images. An int8 file is right on images like those it was
             calibrated on alone.
+        allow_code: let a file name Python code to run, as a recipe or an ONNX file's metadata can.
 
     Raises:
         UsageError: arguments that don't go together, or an unknown backend.
@@ -82,12 +84,16 @@ def verify(
         raise UsageError(f"a backend is one of {', '.join(RUNNERS)}, not {unknown!r}")
     if tolerance is not None and not 0 < tolerance < float("inf"):
         raise UsageError(f"a tolerance is a number above 0, not {tolerance}")
-    found = resolve_model(model, source=source, weights=weights, input_shapes=input_shapes, of_original=True)
+    found = resolve_model(
+        model, source=source, weights=weights, input_shapes=input_shapes, of_original=True, allow_code=allow_code
+    )
     loaded: LoadedModel | None
     if isinstance(found, OnnxModel):
         proto, loaded = found.load(), None
         if against is None:
-            loaded = load_original(proto, source=source, weights=weights, input_shapes=input_shapes)
+            loaded = load_original(
+                proto, source=source, weights=weights, input_shapes=input_shapes, allow_code=allow_code
+            )
     else:
         from stn_infer.torch_export.portable import build_portable
 

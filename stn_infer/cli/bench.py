@@ -17,6 +17,7 @@ from stn_infer.cli.bench_results import RESULT, compare, report, wide_console
 from stn_infer.cli.help import Command
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
+from stn_infer.printing import shown
 
 if TYPE_CHECKING:
     from stn_infer.benchmarking.request import Request
@@ -141,6 +142,7 @@ def command(
     source: str | None,
     weights: Path | None,
     input_shapes: options.Shapes | None,
+    allow_code: bool,
     precision: Precision,
     inputs: tuple[Path, ...],
     boundary: str | None,
@@ -161,7 +163,7 @@ def command(
     Every variant is verified before it is timed, and variants take turns in rounds. Exit code 3 when a variant's
     outputs differ from the reference's; it is not timed then. benchmarks/METHOD.md describes the method.
     """
-    from stn_infer.api.bench import make_request
+    from stn_infer.api.bench import check_code, make_request
     from stn_infer.benchmarking.request import QUICK, Method
     from stn_infer.benchmarking.variants.names import VARIANTS
 
@@ -175,10 +177,10 @@ def command(
         others = [
             parameter.name or ""
             for parameter in ctx.command.params
-            if parameter.name not in ("resume", "output", "debug")
+            if parameter.name not in ("resume", "output", "allow_code", "debug")
         ]
         _refuse(ctx, others, "--resume", "it resumes what the file asks for; start again for anything else")
-        _show(*_resumed(resume, output))
+        _show(*_resumed(resume, output, allow_code))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -191,6 +193,8 @@ def command(
 
         _refuse(ctx, _CASE_OPTIONS, "--suite", "set it in the file")
         found = read_suite(suite, method)
+        if not allow_code:
+            check_code(suite, found.cases, () if variants else found.variants or ())
         if quick:
             changes = {name: getattr(QUICK, name) for name in _QUICK_LENGTHS} | changes
         # what the command line says takes precedence
@@ -215,7 +219,7 @@ def command(
         )
     names = variants or (_quick_variants(device) if quick else None)
     request = make_request(cases, names, device, threads, tolerance, replace(method, **changes))
-    _show(_measure(request, output), output)
+    _show(_measure(request, output, allow_code=allow_code), output)
 
 
 command.others = {"compare": compare, "report": report}
@@ -242,17 +246,23 @@ def _quick_variants(device: str) -> tuple[str, ...]:
     return names
 
 
-def _resumed(path: Path, output: Path | None) -> tuple[BenchResult, Path]:
+def _resumed(path: Path, output: Path | None, allow_code: bool) -> tuple[BenchResult, Path]:
+    from stn_infer.api.bench import check_code
     from stn_infer.benchmarking.result import read_result
 
     earlier = read_result(path)
+    if not allow_code:
+        check_code(path, earlier.request.cases, earlier.request.variants)
     target = output or path
-    return _measure(earlier.request, target, earlier), target
+    return _measure(earlier.request, target, earlier, allow_code=allow_code), target
 
 
-def _measure(request: Request, output: Path | None, earlier: BenchResult | None = None) -> BenchResult:
+def _measure(
+    request: Request, output: Path | None, earlier: BenchResult | None = None, *, allow_code: bool
+) -> BenchResult:
     """Measure with a status line on a terminal, after an estimate of how long it takes."""
     from rich.console import Console
+    from rich.text import Text
 
     from stn_infer.api.bench import measure
     from stn_infer.benchmarking.harness.session import describe_request
@@ -262,7 +272,14 @@ def _measure(request: Request, output: Path | None, earlier: BenchResult | None 
     before = _written(output)
     try:
         with Console(stderr=True).status("") as status:
-            return measure(request, output=output, earlier=earlier, command=command, say=status.update)
+            return measure(
+                request,
+                output=output,
+                earlier=earlier,
+                command=command,
+                say=lambda text: status.update(Text(shown(text))),
+                allow_code=allow_code,
+            )
     except KeyboardInterrupt:
         if output is not None and (earlier is not None or _written(output) != before):
             click.echo(f"the finished rounds are in {output}; resume with: stn-infer bench --resume {output}", err=True)

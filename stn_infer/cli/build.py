@@ -55,6 +55,7 @@ def command(
     model: str,
     weights: Path | None,
     input_shapes: options.Shapes | None,
+    allow_code: bool,
     output: Path,
     runtime: str,
     target: str | None,
@@ -91,6 +92,7 @@ def command(
         ),
         weights=weights,
         input_shapes=input_shapes,
+        allow_code=allow_code,
         cache=cache,
         rebuild=rebuild,
     )

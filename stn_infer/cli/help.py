@@ -13,12 +13,13 @@ import click
 #: What SOURCE is, the same sentence in every command that takes one.
 SOURCE_HELP = (
     "SOURCE is an ONNX file, the name of a shipped model or a network (stn-infer models lists them), a model config "
-    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder. Files are known by content."
+    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder: the one SOURCE that runs code. "
+    "Files are known by content."
 )
 
 # One name means one thing in every command, and so it has one group.
 _GROUPS: dict[str, str] = {
-    "Source options": "--weights --input-shape --source --against --suite",
+    "Source options": "--weights --input-shape --source --against --suite --allow-code",
     "Input options": "--inputs --calibrate --preprocess --labels --count",
     "Runtime options": "--backend --variant --list-variants --device --batch-size --batch-sizes --threads --workers",
     "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",

@@ -84,9 +84,17 @@ input_shape_option: Decorator[Any] = click.option(
 )
 
 
+#: ``allow_code``: bool.
+allow_code_option: Decorator[Any] = click.option(
+    "--allow-code",
+    is_flag=True,
+    help="Let a file, such as a model config, name Python code (package.module:factory) that is imported and run.",
+)
+
+
 def source_options(command: F) -> F:
-    """``weights`` and ``input_shapes``: what goes with SOURCE in every command."""
-    decorated: F = weights_option(input_shape_option(command))
+    """``weights``, ``input_shapes`` and ``allow_code``: what goes with SOURCE in every command."""
+    decorated: F = weights_option(input_shape_option(allow_code_option(command)))
     return decorated
 
 

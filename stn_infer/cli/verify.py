@@ -64,6 +64,7 @@ def command(
     device: str,
     weights: Path | None,
     input_shapes: options.Shapes | None,
+    allow_code: bool,
     tolerance: float | None,
     as_json: bool,
 ) -> None:
@@ -82,6 +83,7 @@ def command(
             source=source,
             weights=weights,
             input_shapes=input_shapes,
+            allow_code=allow_code,
             tolerance=tolerance,
             backends=backends or None,
             device=device,

@@ -9,6 +9,8 @@
 | ``mine.pt2`` | what ``torch.export.save`` wrote |
 | ``package.module:factory`` | a callable that returns a module, or a module; the current folder is importable |
 
+The last is the one that runs code. A file never does: a recipe that names a factory needs ``allow_code``.
+
 Files are known by what they hold, whatever they are called (:mod:`stn_infer.sources.identify`).
 """
 
@@ -62,7 +64,11 @@ class LoadedModel:
 
 
 def load_source(
-    source: str | Path, *, weights: Path | None = None, input_shapes: Sequence[tuple[int, ...]] | None = None
+    source: str | Path,
+    *,
+    weights: Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
+    allow_code: bool = False,
 ) -> LoadedModel:
     """The model that SOURCE names (see the module's table).
 
@@ -71,9 +77,10 @@ def load_source(
             ``package.module:factory``.
         weights: a checkpoint to load instead of the source's own weights.
         input_shapes: the inputs' shapes without batch; needed for a factory, else they override the source's.
+        allow_code: whether a file may name Python code to run, as a recipe can; a factory as ``source`` may always.
 
     Raises:
-        SourceError: there is no such source, or it cannot be made into a module.
+        SourceError: there is no such source, it cannot be made into a module, or it would run code without leave.
         WeightsError: the checkpoint is unreadable, does not fit, or holds NaN.
         UsageError: a factory without ``input_shapes``.
     """
@@ -81,7 +88,7 @@ def load_source(
     found, name = identify(source), str(source)
     match found.kind:
         case "recipe":
-            loaded = _from_recipe_file(Path(source), weights, shapes)
+            loaded = _from_recipe_file(Path(source), weights, shapes, allow_code)
         case "program":
             loaded = _from_program(Path(source), shapes)
         case "factory":
@@ -97,6 +104,11 @@ def load_source(
         case _:
             raise SourceError(f"{name} {found.problem}")
     return _finish(loaded, weights)
+
+
+def refused_code(file: str | Path, code: str) -> SourceError:
+    """What to raise where ``file`` names ``code``, as package.module:function, and nobody allowed that."""
+    return SourceError(f"{file} names {code}, which would import and run that Python code; --allow-code allows it")
 
 
 #: What to say of an engine where a model is wanted.
@@ -197,11 +209,13 @@ def _no_such_name(source: str) -> str:
     )
 
 
-def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None, allow_code: bool) -> LoadedModel:
     from stn_infer.foreign import FOREIGN
     from stn_infer.models.recipes import load_recipe
 
     recipe = load_recipe(path)
+    if ":" in recipe.network and not allow_code:
+        raise refused_code(path, recipe.network)
     beside = path.with_suffix(".safetensors")
     has_own = weights is None and beside.is_file()
     if recipe.network in FOREIGN:
@@ -320,10 +334,9 @@ def _made(source: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _attribute(source: str, module_name: str, attribute: str) -> Any:
-    """``module:a.b`` imported; the current folder comes first, as for ``python -m``, and stays importable."""
+    """``module:a.b`` imported; the current folder comes last, so that no file in it stands in for a package."""
     folder = os.getcwd()
-    if sys.path[:1] != [folder]:
-        sys.path[:] = [folder, *(entry for entry in sys.path if entry != folder)]
+    sys.path[:] = [*(entry for entry in sys.path if entry not in ("", folder)), folder]
     try:
         found: Any = importlib.import_module(module_name)
     except (Exception, SystemExit) as error:  # importing runs the user's code: anything may come

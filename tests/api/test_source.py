@@ -191,7 +191,7 @@ def test_a_program_is_one_whatever_it_is_called(folder: Path, name: str) -> None
 def test_a_recipe_is_one_whatever_it_is_called(folder: Path) -> None:
     Path("recipe.txt").write_text(f'[model]\nnetwork = "{NET}"\ninput_shape = [1, 8, 8]\n')
     for command in (run, verify):
-        done = command("recipe.txt", "--weights", "weights.pt")
+        done = command("recipe.txt", "--weights", "weights.pt", "--allow-code")
         assert done.exit_code == 0, done.output
 
 

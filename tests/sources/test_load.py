@@ -149,7 +149,7 @@ def test_a_recipe_of_a_factory_hands_its_options_on(folder: Path) -> None:
     (folder / "wide.toml").write_text(
         '[model]\nnetwork = "factories_under_test:wide"\ninput_shape = [4]\noptions = { classes = 7 }\n'
     )
-    loaded = load_source("wide.toml")
+    loaded = load_source("wide.toml", allow_code=True)
     assert loaded.note == ""
     assert loaded.module(torch.zeros(2, 4)).shape == (2, 7)
 
@@ -295,3 +295,13 @@ def test_wrong_input_shapes(text: str) -> None:
 def test_wrong_sources_are_source_errors() -> None:
     with pytest.raises(SourceError):
         load_source("nothing-like-it")
+
+
+def test_the_current_folder_comes_last(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "colorsys.py").write_text("raise RuntimeError('the current folder was imported')\n")
+    with (folder / "factories_under_test.py").open("a") as file:
+        file.write("\nimport colorsys\nassert colorsys.rgb_to_hsv\nlinear = nn.Linear(4, 2)\n")
+    monkeypatch.delitem(sys.modules, "colorsys", raising=False)
+    sys.path.insert(0, str(folder))
+    load_source("factories_under_test:linear", input_shapes=[(4,)])
+    assert sys.path[-1] == str(folder) and sys.path.count(str(folder)) == 1
