@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from stn_infer.lint_rules.context import SEVERITIES, LintFinding
+from stn_infer.printing import shown
 
 __all__ = ["LintFinding", "LintReport", "lint"]
 
@@ -45,7 +46,7 @@ class LintReport:
             "counts": self.counts,
             "findings": [asdict(finding) for finding in self.findings],
         }
-        return json.dumps(content, indent=2, ensure_ascii=False)
+        return json.dumps(content, indent=2)  # in ASCII: names can do nothing to a terminal
 
     def to_text(self) -> str:
         """A line a finding, and a line of counts."""
@@ -59,7 +60,7 @@ class LintReport:
         lines.append(
             f"{self.path} (opset {self.opset}): {counted}" + (f"; {fixable} [*] fixable by optimize" if fixable else "")
         )
-        return "\n".join(lines)
+        return "\n".join(map(shown, lines))
 
 
 def lint(model: str | Path) -> LintReport:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
 from stn_infer.files import check_writable, open_atomically
+from stn_infer.printing import shown
 
 if TYPE_CHECKING:
     import onnx
@@ -277,8 +278,7 @@ def describe(report: OptimizeReport) -> str:
     """The report, a line a fact."""
     from stn_infer.fusion.fuse import describe as describe_findings
 
-    lines = [describe_findings(report.findings)]
-    lines += [
+    lines = [
         f"{'repaired' if entry.done else 'not repaired'}: {entry.code}: {entry.message}" for entry in report.repairs
     ]
     lines += [f"note: {one_line(note)}" for note in report.notes]
@@ -293,4 +293,4 @@ def describe(report: OptimizeReport) -> str:
         opset += f", was {report.original_opset}"
     fused = f"{report.fused} of {len(report.findings)} samplers fused"
     lines.append(f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {fused}")
-    return "\n".join(lines)
+    return "\n".join((describe_findings(report.findings), *map(shown, lines)))

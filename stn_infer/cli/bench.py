@@ -13,8 +13,9 @@ import click
 from click.core import ParameterSource
 
 from stn_infer.cli import options
-from stn_infer.cli.bench_results import RESULT, compare, report, wide_console
+from stn_infer.cli.bench_results import RESULT, compare, report
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo, table_console
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
 from stn_infer.printing import shown
@@ -169,7 +170,7 @@ def command(
 
     if list_variants:
         width = max(map(len, VARIANTS))
-        click.echo("\n".join(f"{name:<{width}}  {what}" for name, what in VARIANTS.items()))
+        echo(*(f"{name:<{width}}  {what}" for name, what in VARIANTS.items()))
         return
     if sum(given is not None for given in (model, suite, resume)) != 1:
         raise UsageError("bench takes one of SOURCE, --suite FILE and --resume RESULT")
@@ -242,7 +243,7 @@ def _quick_variants(device: str) -> tuple[str, ...]:
 
     names = quick_variants(device)
     left_out = [name for name in possible(tuple(VARIANTS), device) if name not in names]
-    click.echo(f"--quick leaves out {', '.join(left_out)}; add one with --variant", err=True)
+    echo(f"--quick leaves out {', '.join(left_out)}; add one with --variant", err=True)
     return names
 
 
@@ -267,7 +268,7 @@ def _measure(
     from stn_infer.api.bench import measure
     from stn_infer.benchmarking.harness.session import describe_request
 
-    click.echo(describe_request(request, earlier), err=True)
+    echo(describe_request(request, earlier), err=True)
     command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
     before = _written(output)
     try:
@@ -282,7 +283,7 @@ def _measure(
             )
     except KeyboardInterrupt:
         if output is not None and (earlier is not None or _written(output) != before):
-            click.echo(f"the finished rounds are in {output}; resume with: stn-infer bench --resume {output}", err=True)
+            echo(f"the finished rounds are in {output}; resume with: stn-infer bench --resume {output}", err=True)
         raise
 
 
@@ -295,9 +296,9 @@ def _show(result: BenchResult, output: Path | None) -> None:
     """Print the table; fail where a variant did, or where nothing could be timed."""
     from stn_infer.benchmarking.report.terminal import render
 
-    wide_console().print(render(result))
+    table_console(180).print(render(result))
     if output is not None:
-        click.echo(f"wrote {output}")
+        echo(f"wrote {output}")
     if all(row.status == "unavailable" for row in result.measurements):
         raise ModelError(f"nothing could be timed; {result.measurements[0].variant}: {result.measurements[0].reason}")
     failed = [row for row in result.measurements if row.status == "failed"]

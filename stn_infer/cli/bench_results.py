@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo, table_console
 
 RESULT = click.Path(path_type=Path, dir_okay=False)
 
@@ -43,12 +43,12 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
     from stn_infer.benchmarking.result import read_result
 
     found = compare_results(read_result(before), read_result(after), threshold=threshold / 100, relative_to=relative_to)
-    wide_console().print(as_rich(changes(found, f"{before.name} (A) and {after.name} (B)")))
+    table_console(180).print(as_rich(changes(found, f"{before.name} (A) and {after.name} (B)")))
     for warning in found.warnings:
-        click.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
     if found.regressions:
         names = ", ".join(f"{change.variant} at batch {change.batch_size}" for change in found.regressions)
-        click.echo(f"slower: {names}")
+        echo(f"slower: {names}")
         ctx.exit(1)
 
 
@@ -67,14 +67,4 @@ def report(result: Path, output: Path) -> None:
     from stn_infer.benchmarking.result import read_result
 
     for path in write_report(read_result(result), output):
-        click.echo(f"wrote {path}")
-
-
-def wide_console() -> Any:
-    """A console for tables, which does not wrap them where there is no terminal."""
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 180
-    return console
+        echo(f"wrote {path}")

@@ -9,6 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -96,18 +97,17 @@ def command(
         cache=cache,
         rebuild=rebuild,
     )
-    click.echo(_text(engine, output))
+    echo(*_lines(engine, output))
 
 
-def _text(engine: Engine, output: Path) -> str:
+def _lines(engine: Engine, output: Path) -> list[str]:
     sidecar, key = engine.sidecar, engine.sidecar.key
     did = f"built in {sidecar.build_seconds:.1f} s" if engine.built else "not built again"
     fused = f"{len(sidecar.fused)} by the plugin" if key.plugin_sha256 else "by native layers"
-    lines = [
+    return [
         *(f"note: {note}" for note in engine.notes),
         f"{did}: {engine.reason}",
         f"{key.runtime} {key.runtime_version} for {key.gpu or key.sm}, {key.precision}, spatial transformers {fused}",
         *(f"profile {profile}" for profile in key.profiles),
         f"{output} ({sidecar.engine_size / 1024:.0f} KiB)",
     ]
-    return "\n".join(lines)

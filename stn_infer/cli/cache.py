@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from stn_infer.cli.help import Group
+from stn_infer.cli.output import echo, echo_text
 
 folder_option = click.option(
     "--cache",
@@ -39,7 +40,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
     entries = cache.entries()
     if as_json:
         rows = [{**asdict(entry), "path": str(entry.path)} for entry in entries]
-        click.echo(json.dumps({"folder": str(cache.folder), "entries": rows}, indent=2))
+        echo_text(json.dumps({"folder": str(cache.folder), "entries": rows}, indent=2))
         return
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
@@ -48,8 +49,8 @@ def list_(folder: Path | None, as_json: bool) -> None:
         else:
             key = entry.sidecar.key
             what = f"{entry.sidecar.source}, {key.runtime} {key.runtime_version}, {key.gpu or key.sm}, {key.precision}"
-        click.echo(f"{entry.path.stem}  {used}  {entry.size / 2**20:8.1f} MiB  {what}")
-    click.echo(f"{len(entries)} engines, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {cache.folder}")
+        echo(f"{entry.path.stem}  {used}  {entry.size / 2**20:8.1f} MiB  {what}")
+    echo(f"{len(entries)} engines, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {cache.folder}")
 
 
 @command.command(examples=("stn-infer cache clear", "stn-infer cache clear --cache engines"))
@@ -59,4 +60,4 @@ def clear(folder: Path | None) -> None:
     from stn_infer.api.cache import clear_cache
 
     gone = clear_cache(folder)
-    click.echo(f"deleted {len(gone)} engines, {sum(entry.size for entry in gone) / 2**20:.1f} MiB")
+    echo(f"deleted {len(gone)} engines, {sum(entry.size for entry in gone) / 2**20:.1f} MiB")

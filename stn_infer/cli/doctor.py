@@ -8,6 +8,7 @@ from dataclasses import asdict
 import click
 
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo, echo_text
 
 
 @click.command(
@@ -28,11 +29,11 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     checks = diagnose()
     if as_json:
-        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
+        echo_text(json.dumps([asdict(check) for check in checks], indent=1))
     else:
         width = max(len(check.name) for check in checks)
         for check in checks:
             advice = f" -> {check.advice}" if check.advice else ""
-            click.echo(f"{check.status:<8} {check.name:<{width}}  {check.detail}{advice}")
+            echo(f"{check.status:<8} {check.name:<{width}}  {check.detail}{advice}")
     if any(check.status == "broken" for check in checks):
         ctx.exit(1)

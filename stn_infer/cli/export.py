@@ -9,6 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo
 from stn_infer.metadata import PRECISIONS, Precision
 
 if TYPE_CHECKING:
@@ -98,28 +99,27 @@ def command(
         grid_tolerance=grid_tolerance,
         dynamic_size=dynamic_size,
     )
-    click.echo(_text(report))
+    echo(*_lines(report))
 
 
-def _text(report: ExportReport) -> str:
+def _lines(report: ExportReport) -> list[str]:
     from stn_infer.fusion.fuse import describe
 
-    lines = [
+    return [
         *(f"note: {note}" for note in report.notes),
-        describe(report.findings),
+        *describe(report.findings).splitlines(),
         f"verified: {report.verification.summary()} (inputs: {report.verification.inputs})",
         *_costs(report),
         f"wrote {report.path} ({report.size / 1024:.0f} KiB): "
         f"{'; '.join(report.inputs)} -> {'; '.join(report.outputs)}",
     ]
-    return "\n".join(lines)
 
 
 def _costs(report: ExportReport) -> list[str]:
     lowered = report.precision
     if lowered is None:
         return []
-    found = [lowered.table(), f"compared with the fp32 file on {lowered.inputs}"]
+    found = [*lowered.table().splitlines(), f"compared with the fp32 file on {lowered.inputs}"]
     if lowered.eager_error is not None:
         found[-1] += f"; eager bfloat16 PyTorch within {lowered.eager_error:.1e}"
     return found

@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo_text
 
 
 @click.command(
@@ -26,6 +27,6 @@ def command(ctx: click.Context, model: str, as_json: bool) -> None:
     from stn_infer.api.lint import lint
 
     report = lint(model)
-    click.echo(report.to_json() if as_json else report.to_text())
+    echo_text(report.to_json() if as_json else report.to_text())
     if report.counts["error"]:
         ctx.exit(1)

@@ -22,6 +22,7 @@ from typing import Any, Never
 
 import click
 
+from stn_infer.cli.output import echo, echo_text
 from stn_infer.errors import StnInferError
 
 # In the order of use. A help line stands here so that ``--help`` imports no command.
@@ -150,9 +151,9 @@ def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Ne
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.exit(1)
     if debug:
-        traceback.print_exception(error)
+        echo_text("".join(traceback.format_exception(error)).rstrip(), err=True)
     message, code = _explain(error, prog_name, interrupted)
-    click.echo("error: " + " ".join(message.split()), err=True)
+    echo("error: " + " ".join(message.split()), err=True)
     sys.exit(code)
 
 
@@ -181,9 +182,9 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
         from importlib.metadata import PackageNotFoundError, version
 
         try:
-            click.echo(f"stn-infer {version('stn-infer')}")
+            echo(f"stn-infer {version('stn-infer')}")
         except PackageNotFoundError:
-            click.echo("stn-infer (not installed, run from its source)")
+            echo("stn-infer (not installed, run from its source)")
         ctx.exit()
 
 

@@ -10,6 +10,7 @@ import click
 from click.core import ParameterSource
 
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo_text, table_console
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -58,18 +59,13 @@ def command(conventions: bool, width: int, as_json: bool) -> None:
                 for foreign in FOREIGN.values()
             ],
         }
-        click.echo(json.dumps(fields, indent=1))
+        echo_text(json.dumps(fields, indent=1))
         return
     _print(_shipped_table(models), _networks_table(list(NETWORKS.values())), _foreign_table(list(FOREIGN.values())))
 
 
 def _print(*tables: Table) -> None:
-    from rich.console import Console
-
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # no terminal, no reason to wrap
-    console.print(*tables)
+    table_console().print(*tables)
 
 
 def _list_conventions(width: int, as_json: bool) -> None:
@@ -80,7 +76,7 @@ def _list_conventions(width: int, as_json: bool) -> None:
             {**asdict(convention), "width": width, "identity_error_px": convention.identity_error(width)}
             for convention in CONVENTIONS.values()
         ]
-        click.echo(json.dumps({"conventions": rows}, indent=1))
+        echo_text(json.dumps({"conventions": rows}, indent=1))
         return
     from rich.table import Table
 

@@ -8,6 +8,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo_text
 
 
 @click.command(
@@ -42,4 +43,4 @@ def command(model: str, output: Path, fix: bool, input_shape: tuple[str, ...], t
     from stn_infer.proto.inputs import parse_named_shapes
 
     report = optimize(model, output, fix=fix, tolerance=tolerance, input_shapes=parse_named_shapes(input_shape) or None)
-    click.echo(describe(report))
+    echo_text(describe(report))

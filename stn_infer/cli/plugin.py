@@ -5,6 +5,7 @@ from __future__ import annotations
 import click
 
 from stn_infer.cli.help import Group
+from stn_infer.cli.output import echo
 
 
 @click.group(cls=Group, examples=("stn-infer plugin info", "stn-infer plugin build --arch all"))
@@ -19,23 +20,21 @@ def info() -> None:
 
     found = plugin.info()
     if found.path is None:
-        click.echo(f"library      none: {found.problem}")
-        click.echo("             models run without it, through plain ONNX and PyTorch operators")
+        echo(f"library      none: {found.problem}")
+        echo("             models run without it, through plain ONNX and PyTorch operators")
     else:
-        click.echo(f"library      {found.path}")
-        click.echo(f"version      {found.version}")
-        click.echo(f"CPU kernels  {found.cpu_isa}")
-        click.echo(
-            f"CUDA kernels {'yes' if found.cuda else 'no: `stn-infer plugin build --arch all` makes them, with nvcc'}"
-        )
-        click.echo(f"onnxruntime  {'yes' if found.onnxruntime else 'no'}")
-        click.echo(f"TensorRT     {'yes' if found.tensorrt else 'no'}")
+        echo(f"library      {found.path}")
+        echo(f"version      {found.version}")
+        echo(f"CPU kernels  {found.cpu_isa}")
+        echo(f"CUDA kernels {'yes' if found.cuda else 'no: `stn-infer plugin build --arch all` makes them, with nvcc'}")
+        echo(f"onnxruntime  {'yes' if found.onnxruntime else 'no'}")
+        echo(f"TensorRT     {'yes' if found.tensorrt else 'no'}")
     for name, tool, remedy in (
         ("cmake", found.cmake, "pip install cmake ninja"),
         ("c++", found.compiler, "install g++ or clang++"),
         ("nvcc", found.nvcc, f"pip install {' '.join(found.nvcc_packages)}"),
     ):
-        click.echo(f"{name:<12} {tool or f'not found: {remedy}'}")
+        echo(f"{name:<12} {tool or f'not found: {remedy}'}")
 
 
 @command.command(examples=("stn-infer plugin path", "trtexec --onnx=m.onnx --dynamicPlugins=$(stn-infer plugin path)"))
@@ -46,7 +45,7 @@ def path() -> None:
     """
     from stn_infer import plugin
 
-    click.echo(plugin.library_path())
+    echo(plugin.library_path())
 
 
 @command.command(examples=("stn-infer plugin build", "stn-infer plugin build --arch sm80,sm90"))
@@ -64,4 +63,4 @@ def build(arch: str, cuda: bool | None) -> None:
     """Compile the library from the source tree."""
     from stn_infer import plugin
 
-    click.echo(plugin.build(arch, cuda=cuda))
+    echo(plugin.build(arch, cuda=cuda))

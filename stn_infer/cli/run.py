@@ -12,6 +12,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo
 
 SOME_FAILED = 4
 
@@ -98,14 +99,14 @@ def command(
         )
     resumed = f" ({summary.resumed} of them before)" if summary.resumed else ""
     rate = (summary.total - summary.resumed) / max(summary.seconds, 1e-9)
-    click.echo(
+    echo(
         f"{summary.total} inputs{resumed}: {summary.ok} predicted, {summary.failed} failed, in {summary.seconds:.2f} s "
         f"({rate:.0f}/s); {summary.output}/predictions-*.{format}"
     )
     for name, error in summary.failures:
-        click.echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
+        echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
     if summary.failed > len(summary.failures):
-        click.echo(f"failed: and {summary.failed - len(summary.failures)} more, see the status files", err=True)
+        echo(f"failed: and {summary.failed - len(summary.failures)} more, see the status files", err=True)
     if summary.failed:
         ctx.exit(SOME_FAILED)
 

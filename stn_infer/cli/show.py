@@ -8,6 +8,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo
 
 
 @click.command(
@@ -55,5 +56,5 @@ def command(
         labels=labels,
     )
     for look in looks:
-        click.echo(f"{look.name}: {look.prediction or 'no class'}")
-    click.echo(f"wrote {output}")
+        echo(f"{look.name}: {look.prediction or 'no class'}")
+    echo(f"wrote {output}")

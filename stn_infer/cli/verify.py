@@ -11,6 +11,8 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo, echo_text, table_console
+from stn_infer.printing import shown
 
 if TYPE_CHECKING:
     from stn_infer.verification.report import BackendReport, Verification
@@ -91,39 +93,35 @@ def command(
             inputs=inputs or None,
         )
     if as_json:
-        click.echo(result.to_json())
+        echo_text(result.to_json())
     else:
         _print(result)
     result.check(model)
     if as_json:
         return
     if result.emulated:
-        click.echo("passed with half values rounded in float32: no backend here runs the file itself")
+        echo("passed with half values rounded in float32: no backend here runs the file itself")
     else:
-        click.echo("passed" if result.ran_the_file else "passed in PyTorch alone: no backend here runs the file")
+        echo("passed" if result.ran_the_file else "passed in PyTorch alone: no backend here runs the file")
 
 
 def _print(result: Verification) -> None:
     from rich import box
-    from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    console = Console(highlight=False)
-    if not console.is_terminal:
-        console.width = 160  # no terminal, no reason to wrap
     for note in result.notes:
-        click.echo(f"note: {note}")
-    click.echo(f"reference: {result.title}; inputs: {result.inputs}; tolerance {result.tolerance:.0e}")
+        echo(f"note: {note}")
+    echo(f"reference: {result.title}; inputs: {result.inputs}; tolerance {result.tolerance:.0e}")
     table = Table(box=box.SIMPLE, pad_edge=False)
     for column in _COLUMNS:
         table.add_column(column, overflow="fold")
     for report in result.backends:
-        table.add_row(*(Text(text) for text in _row(report)))
-    console.print(table)
+        table.add_row(*(Text(shown(text)) for text in _row(report)))
+    table_console().print(table)
     for report in result.ran:
         for failure in report.failures:
-            click.echo(f"{report.backend}: {failure}")
+            echo(f"{report.backend}: {failure}")
 
 
 def _row(report: BackendReport) -> tuple[str, ...]:

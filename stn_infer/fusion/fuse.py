@@ -35,6 +35,7 @@ from stn_infer.fusion.proof import LINEAR_OPS, Prover
 from stn_infer.fusion.rewrite import Rewriter
 from stn_infer.fusion.scopes import Scope, scopes
 from stn_infer.fusion.shapes import Observation, observe
+from stn_infer.printing import shown
 from stn_infer.proto.edit import copy_of, drop_unused
 from stn_infer.proto.inputs import Shapes
 from stn_infer.proto.names import Names
@@ -233,4 +234,4 @@ def describe(findings: tuple[Finding, ...]) -> str:
     """Returns the findings, one per line; one sentence if the graph has no sampler."""
     if not findings:
         return "no GridSample in the graph: nothing to fuse"
-    return "\n".join(f"{finding.node}: {finding.message}" for finding in findings)
+    return "\n".join(shown(f"{finding.node}: {finding.message}") for finding in findings)

@@ -11,6 +11,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, OutputError
+from stn_infer.printing import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -56,9 +57,9 @@ def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
                 which = f" {number + 1}" if transformers > 1 else ""
                 above.set_ylabel(f"input{which}", fontsize=8)
                 below.set_ylabel(f"warped{which}", fontsize=8)
-        axes[0][column].set_title(_short(look.name), fontsize=6, color="0.4")
+        axes[0][column].set_title(shown(_short(look.name)), parse_math=False, fontsize=6, color="0.4")
         if look.prediction:
-            axes[-1][column].set_xlabel(look.prediction, fontsize=10)
+            axes[-1][column].set_xlabel(shown(look.prediction), parse_math=False, fontsize=10)
     figure.tight_layout(pad=0.4)
     content = io.BytesIO()
     kind = suffix.lstrip(".").lower() or "png"

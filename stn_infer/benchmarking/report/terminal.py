@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.benchmarking.report import tables
 from stn_infer.benchmarking.report.notes import lines_below
+from stn_infer.printing import shown
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -23,16 +24,19 @@ def render(result: BenchResult) -> RenderableType:
         found.append(as_rich(tables.latencies(result, model), sections=True))
         beside = (tables.under_load(result, model), tables.stages(result, model, max(model.case.batch_sizes)))
         found += [as_rich(table) for table in beside if table.rows]
-    return Group(*found, *(Text(line) for line in lines_below(result)))
+    return Group(*found, *(Text(shown(line)) for line in lines_below(result)))
 
 
 def as_rich(table: tables.Table, *, sections: bool = False) -> RenderableType:
     """A table for rich's console; with ``sections``, a line between batch sizes."""
     from rich.table import Table
+    from rich.text import Text
 
-    shown = Table(title=table.caption, title_justify="left")
+    rendered = Table(title=Text(shown(table.caption), "table.title"), title_justify="left")
     for heading in table.headings:
-        shown.add_column(heading, justify="right" if table.is_figure(heading) else "left")
+        rendered.add_column(Text(shown(heading)), justify="right" if table.is_figure(heading) else "left")
     for row, after in zip(table.rows, (*table.rows[1:], None), strict=False):
-        shown.add_row(*row, end_section=sections and (after is None or after[0] != row[0]))
-    return shown
+        rendered.add_row(
+            *(Text(shown(cell)) for cell in row), end_section=sections and (after is None or after[0] != row[0])
+        )
+    return rendered
