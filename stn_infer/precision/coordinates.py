@@ -1,4 +1,4 @@
-"""Which nodes of a graph compute where its samplers read: what no reduced precision may touch."""
+"""Finds the nodes that compute sampling coordinates; these are never converted to reduced precision."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ _RECURRENT = frozenset({"LSTM", "GRU", "RNN"})
 
 
 def coordinate_nodes(model: onnx.ModelProto, *, whole_head: bool = False) -> frozenset[int]:
-    """Positions, in the main graph, of the nodes that compute sampling grids or theta.
+    """Returns the positions, in the main graph, of the nodes that compute sampling grids or theta.
 
-    From each sampler backwards, up to and including the layer whose output the transformation's parameters are: a
-    Conv, ConvTranspose or Gemm, or a MatMul of samples [N, features] with a constant matrix.
+    Traces back from each sampler, up to and including the layer that outputs the transformation's parameters: a Conv,
+    ConvTranspose or Gemm, or a MatMul of samples [N, features] with a constant matrix.
 
     Args:
         model: fused or not.
-        whole_head: go on through fully connected layers, up to the last convolution (exclusive).
+        whole_head: continue through fully connected layers, up to but excluding the last convolution.
     """
     graph = model.graph
     made = producers(graph.node)
@@ -32,7 +32,7 @@ def coordinate_nodes(model: onnx.ModelProto, *, whole_head: bool = False) -> fro
 
     def is_layer(node: onnx.NodeProto) -> bool:
         if node.op_type == "MatMul":
-            # of tokens [N, ..., features] one can't tell a layer from points times a basis
+            # With tokens [N, ..., features], a layer cannot be distinguished from points times a basis.
             return node.input[1] in constants and ranks.get(node.input[0]) == 2
         return node.op_type in LAYERS | _RECURRENT
 
@@ -43,7 +43,7 @@ def coordinate_nodes(model: onnx.ModelProto, *, whole_head: bool = False) -> fro
     def before(name: str) -> Iterable[str]:
         if not is_part(name) or (is_layer(graph.node[made[name]]) and not whole_head):
             return ()
-        # what a nested sampler samples here is a field of coordinates: it is followed as well
+        # A nested sampler samples a field of coordinates here, so its inputs are traced too.
         return names_read(graph.node[made[name]])
 
     starts = [node.input[1] for node in graph.node if is_standard(node, "GridSample") or is_spatial(node)]

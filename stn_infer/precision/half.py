@@ -1,13 +1,13 @@
-"""A float32 graph in half precision: weights and features in float16 or bfloat16, coordinates in float32.
+"""Converts a float32 graph to half precision: weights and features to float16 or bfloat16, coordinates stay float32.
 
-Inputs and outputs of the graph stay float32; casts stand where a value crosses from one type to the other. A tensor's
-own name always means its float32 value, and its half value has a name of its own, so that whatever stays in float32
-(subgraphs too) is left as it is. Three rules say which node computes in which type:
+Inputs and outputs of the graph stay float32; casts are inserted between the types. A tensor's original name always
+denotes its float32 value, and its half value has another name, so nodes that stay in float32 (and subgraphs) are not
+changed. Three rules determine a node's type:
 
-* a node on the way to a sampling grid, back to and including the layer that gives the transformation's parameters,
-  stays in float32: coordinates in half precision are off by pixels;
-* layers with weights, and the spatial transformers, are half (these sample in float32 inside, see ``op.py``);
-* an operator that is safe in half precision is half where a value that it reads is half already; every other one,
+* A node that computes a sampling grid, back to and including the layer that outputs the transformation's parameters,
+  stays in float32: half-precision coordinates have errors of pixels.
+* Layers with weights and spatial transformers become half (transformers sample in float32 internally, see ``op.py``).
+* An operator that is safe in half precision becomes half if one of its inputs is already half. Every other operator,
   such as a softmax, a normalization or a sum over an axis, stays in float32.
 """
 
@@ -31,14 +31,14 @@ from stn_infer.proto.traversal import is_standard, names_read, opset_of
 
 Half = Literal["fp16", "bf16"]
 
-#: The opset that each type needs: convolutions take bfloat16 from 22 on only.
+#: The minimum opset of each type: convolutions support bfloat16 only from 22 on.
 OPSETS: dict[Half, int] = {"fp16": 16, "bf16": 22}
 
 _TYPES: dict[Half, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _NUMPY: dict[Half, Any] = {"fp16": np.float16, "bf16": ml_dtypes.bfloat16}
 _SCHEMA_TYPES: dict[Half, str] = {"fp16": "tensor(float16)", "bf16": "tensor(bfloat16)"}
 
-# Safe in half precision: each output is one of the inputs' values, or a short sum of them.
+# Operators that are safe in half precision: each output is an input value, or depends on only a few of them.
 # fmt: off
 _SAFE = frozenset({
     "Abs", "Add", "AveragePool", "Clip", "Concat", "DepthToSpace", "Div", "Dropout", "Elu", "Expand", "Flatten",
@@ -47,19 +47,19 @@ _SAFE = frozenset({
     "SpaceToDepth", "Split", "Squeeze", "Sub", "Sum", "Tanh", "Tile", "Transpose", "Unsqueeze", "Where",
 })
 # fmt: on
-# Read a tensor of either type and give no float back.
+# Operators that read a tensor of either type and return no float.
 _EITHER = frozenset({"Shape", "Size"})
 
 
 @dataclass(frozen=True)
 class RangeFinding:
-    """A value that the half type can't hold.
+    """A tensor with values out of the half type's range.
 
     Attributes:
         tensor: its name.
-        problem: ``overflow`` (it would become infinite; the nodes that use it stay in float32), ``vanishing`` (all its
-            values would become zero; likewise) or ``underflow`` (some would, and do).
-        message: one sentence, with the figures.
+        problem: ``overflow`` (a value would become infinite, so the nodes that use it stay in float32), ``vanishing``
+            (all values would become zero, so the nodes stay in float32 too) or ``underflow`` (some values become zero).
+        message: one sentence, with the numbers.
     """
 
     tensor: str
@@ -69,12 +69,12 @@ class RangeFinding:
 
 @dataclass(frozen=True)
 class HalfModel:
-    """What :func:`to_half` made.
+    """The result of :func:`to_half`.
 
     Attributes:
-        model: with float32 inputs and outputs.
-        findings: values out of the type's range.
-        half_nodes, float_nodes: how many nodes compute on half values, and how many on float32 ones.
+        model: the converted model, with float32 inputs and outputs.
+        findings: tensors with values out of the type's range.
+        half_nodes, float_nodes: the number of nodes that compute in half precision, and in float32.
     """
 
     model: onnx.ModelProto
@@ -96,13 +96,13 @@ def smallest(half: Half) -> float:
 
 
 def to_half(model: onnx.ModelProto, half: Half, *, peaks: dict[str, float] | None = None) -> HalfModel:
-    """``model`` with its features and weights in half precision; the given model is not changed.
+    """Returns ``model`` with features and weights in half precision; the given model is not changed.
 
     Args:
         model: a float32 model, fused or not, of opset 16 or later (22 or later for ``bf16``).
         half: ``fp16`` or ``bf16``.
-        peaks: the largest magnitude that each activation was seen to reach, by tensor name; nodes at one that the type
-            can't hold stay in float32. None: nobody looked.
+        peaks: the largest observed magnitude of each activation, by tensor name; nodes with an activation that exceeds
+            the type's range stay in float32. None: not measured.
 
     Raises:
         ExportError: the model's opset is too old for the type.
@@ -113,7 +113,7 @@ def to_half(model: onnx.ModelProto, half: Half, *, peaks: dict[str, float] | Non
 
 
 class _Converter:
-    """One conversion; the given model is only read."""
+    """One conversion; the given model is not changed."""
 
     def __init__(self, model: onnx.ModelProto, half: Half) -> None:
         self._half: Half = half
@@ -123,23 +123,23 @@ class _Converter:
         self._constants = {tensor.name: tensor for tensor in self._graph.initializer}
         self._floats = _float_tensors(model)
         self._names = Names(self._graph)
-        self._halves: dict[str, str] = {}  # a tensor's name -> its half value's
-        self._made: set[str] = set()  # float32 names whose value exists
+        self._halves: dict[str, str] = {}  # tensor name -> name of its half value
+        self._made: set[str] = set()  # names of tensors whose float32 value exists
         self._nodes: list[onnx.NodeProto] = []
         self._findings: dict[str, RangeFinding] = {}
 
     def convert(self, peaks: dict[str, float]) -> HalfModel:
         for tensor in self._graph.initializer:
             if tensor.name in self._floats:
-                self._look_at(tensor)
+                self._check_range(tensor)
         for name, peak in peaks.items():
-            # as much again, since other inputs may go further; written so that not-a-number counts
+            # A factor of 2, because other inputs may reach further; the comparison is negated so that NaN counts.
             if name in self._floats and not 2 * peak <= largest(self._half):
                 self._note(name, "overflow", f"activation {name!r} reaches {peak:.3g}")
         blocked = {name for name, finding in self._findings.items() if finding.problem != "underflow"}
         coordinates = coordinate_nodes(self._model)
         self._made = set(self._floats) & (set(self._constants) | {value.name for value in self._graph.input})
-        home: set[str] = set()  # tensors that a half node makes
+        home: set[str] = set()  # tensors that half nodes produce
         used: set[str] = set()
         half_nodes = 0
         for index, node in enumerate(self._graph.node):
@@ -166,7 +166,7 @@ class _Converter:
     # ---- which type ----------------------------------------------------------------------------------------------
 
     def _half_slots(self, node: onnx.NodeProto) -> list[int]:
-        """The inputs that become half where the node does; empty where it can't."""
+        """The inputs that become half if the node does; empty if the node can't become half."""
         if is_spatial(node):
             return [0] if node.input[0] in self._floats else []
         if node.op_type not in _SAFE | LAYERS or not is_standard(node):
@@ -174,7 +174,7 @@ class _Converter:
         schema = defs.get_schema(node.op_type, self._opset)
         allowed = {entry.type_param_str: set(entry.allowed_type_strs) for entry in schema.type_constraints}
         kinds = [_parameter(schema.inputs, index).type_str for index in range(len(node.input))]
-        # the type parameter of the features: a Resize's scales, say, have another
+        # The type parameter of the features; e.g. a Resize's scales have another one.
         main = next((kind for kind, name in zip(kinds, node.input, strict=True) if name in self._floats), None)
         if main is None or _SCHEMA_TYPES[self._half] not in allowed.get(main, ()):
             return []
@@ -183,8 +183,8 @@ class _Converter:
                 return []
         return [index for index, name in enumerate(node.input) if name in self._floats and kinds[index] == main]
 
-    def _look_at(self, tensor: onnx.TensorProto) -> None:
-        """Note what of a constant's values the type can't hold."""
+    def _check_range(self, tensor: onnx.TensorProto) -> None:
+        """Records a finding if a constant has values out of the type's range."""
         values = numpy_helper.to_array(tensor)
         magnitudes = np.abs(values[np.isfinite(values) & (values != 0)])
         if magnitudes.size == 0:
@@ -200,13 +200,13 @@ class _Converter:
 
     def _note(self, tensor: str, problem: Literal["overflow", "vanishing", "underflow"], what: str) -> None:
         if problem == "overflow":
-            what += f", and {self._half} ends at {largest(self._half):.6g}: the nodes that use it stay in float32"
+            what += f", above {self._half}'s maximum {largest(self._half):.6g}: the nodes that use it stay in float32"
         else:
-            limit = f"{self._half}'s smallest value, {smallest(self._half):.2g}"
+            limit = f"{self._half}'s smallest positive value {smallest(self._half):.2g}"
             what += (
                 f", below {limit}: the nodes that use it stay in float32"
                 if problem == "vanishing"
-                else f" lie below {limit}, and become 0"
+                else f" are below {limit} and become 0"
             )
         self._findings[tensor] = RangeFinding(tensor, problem, what)
 
@@ -217,7 +217,7 @@ class _Converter:
     # ---- nodes ---------------------------------------------------------------------------------------------------
 
     def _add_half(self, node: onnx.NodeProto, slots: list[int]) -> list[str]:
-        """Put the node in on half values; the names that it reads as such."""
+        """Adds the node on half values; returns the names of the inputs read as half."""
         new = copy_of(node)
         read = [node.input[slot] for slot in slots]
         for index, name in enumerate(node.input):
@@ -245,7 +245,7 @@ class _Converter:
         self._made.update(node.output)
 
     def _half_name(self, name: str) -> str:
-        """The name of a tensor's half value, made where there is none yet."""
+        """Returns the name of a tensor's half value; adds the value if it does not exist yet."""
         if name not in self._halves:
             half = self._halves[name] = self._names.fresh(f"{name}.{self._half}")
             if name in self._constants:
@@ -257,7 +257,7 @@ class _Converter:
         return self._halves[name]
 
     def _need_float(self, name: str) -> None:
-        """See that a tensor's float32 value exists."""
+        """Adds a tensor's float32 value if it does not exist yet."""
         if name in self._halves and name not in self._made:
             self._made.add(name)
             half = self._halves[name]
@@ -272,7 +272,7 @@ class _Converter:
 
 
 def _parameter(parameters: Any, index: int) -> Any:
-    """A schema's formal parameter for an actual one; the last may be variadic."""
+    """The schema's formal parameter for the input or output ``index``; the last one may be variadic."""
     return parameters[min(index, len(parameters) - 1)]
 
 
@@ -282,7 +282,7 @@ def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     values = (*graph.value_info, *graph.input, *graph.output)
     found = {value.name for value in values if value.type.tensor_type.elem_type == TensorProto.FLOAT}
     found |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
-    # inference may not look into functions
+    # Shape inference may not look into functions.
     for node in model.graph.node:
         if is_spatial(node) and node.input[0] in found:
             found.add(node.output[0])

@@ -1,8 +1,8 @@
-"""A float32 graph with 8-bit convolutions and linear layers: Q/DQ pairs by static calibration.
+"""Quantizes convolutions and linear layers of a float32 graph to INT8: Q/DQ pairs by static calibration.
 
-Inputs and weights of the layers are quantized, symmetrically and per channel, as TensorRT wants them; a layer's
-output stays as it is until the next layer quantizes it. What computes sampling grids, the fully connected layers of a
-localization network included, and the samplers themselves stay in float32.
+Inputs and weights of the layers are quantized symmetrically, weights per channel, as TensorRT requires. A layer's
+output is not quantized until the next layer reads it. Nodes that compute sampling grids, including the fully connected
+layers of a localization network, and the samplers stay in float32.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ _TYPES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 
 
 def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]]]) -> onnx.ModelProto:
-    """``model`` with Q/DQ pairs around its layers; the given model is not changed.
+    """Returns ``model`` with Q/DQ pairs before its layers; the given model is not changed.
 
     Args:
         model: float32, fused or not; its functions are kept.
-        samples: what the ranges of activations are taken from (their extremes): inputs by name, [N, ...], once.
+        samples: INT8 calibration data: batches [N, ...] of inputs by name; min and max of each activation are used.
 
     Raises:
         ExportError: no layer can be quantized, there are no samples, or onnxruntime's quantizer fails.
@@ -43,10 +43,10 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
     named = _named(model)
     head = {named.graph.node[index].name for index in coordinate_nodes(named, whole_head=True)}
     if not any(node.op_type in LAYERS and node.name not in head for node in named.graph.node):
-        raise ExportError("int8: the model has no convolution or linear layer besides those that make theta")
+        raise ExportError("int8: the model has no convolution or linear layer besides those that compute theta")
 
     class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-        """The samples in the quantizer's words."""
+        """The samples in the quantizer's interface."""
 
         def __init__(self) -> None:
             self._rest = iter(samples)
@@ -55,7 +55,7 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
             found = next(self._rest, None)
             return None if found is None else dict(found)
 
-    # its advice to run the pre-processing, which would inline the functions, is not for us
+    # The quantizer advises to run its pre-processing, but that would inline the functions.
     with tempfile.TemporaryDirectory(prefix="stn-infer-") as folder, quiet():
         path = Path(folder) / "int8.onnx"
         try:
@@ -72,12 +72,12 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
                 extra_options={
                     "ActivationSymmetric": True,
                     "WeightSymmetric": True,
-                    "QuantizeBias": False,  # TensorRT takes no 32-bit integers to dequantize
+                    "QuantizeBias": False,  # TensorRT cannot dequantize 32-bit integers
                     "OpTypesToExcludeOutputQuantization": list(_TYPES),
                 },
             )
             quantized = onnx.load(path)
-        except Exception as error:  # the quantizer raises what it comes upon, in no common type
+        except Exception as error:  # the quantizer's exceptions have no common type
             raise ExportError(f"int8: onnxruntime's quantizer fails: {one_line(error)}") from error
     _restore(quantized, {node.name for node in named.graph.node if node.op_type in LAYERS and node.name not in head})
     _check(model, quantized)
@@ -85,7 +85,7 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
 
 
 def _named(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy whose nodes all have names of their own, by which the quantizer is told what to leave alone."""
+    """Returns a copy in which all nodes have unique names, so that nodes can be excluded from quantization by name."""
     copy = copy_of(model)
     taken: set[str] = set()
     for index, node in enumerate(copy.graph.node):
@@ -98,9 +98,9 @@ def _named(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def _restore(model: onnx.ModelProto, layers: set[str]) -> None:
-    """Give everything but the quantized layers, samplers above all, the values themselves again, in place.
+    """Connects all nodes except the quantized layers, above all samplers, to the unquantized tensors, in place.
 
-    The quantizer puts a tensor's Q/DQ pair before all of its readers.
+    The quantizer inserts a tensor's Q/DQ pair before all nodes that read the tensor.
     """
     before = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"}
     exact = {
@@ -115,17 +115,17 @@ def _restore(model: onnx.ModelProto, layers: set[str]) -> None:
 
 
 def _check(model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-    """Whether the spatial transformers and their functions are what they were, and every zero point is zero."""
+    """Raises unless the spatial transformers and functions are unchanged and every zero point is zero."""
     kept = {(node.input, node.theta, node.output) for node in spatial_nodes(quantized)}
     functions = {(function.domain, function.name) for function in quantized.functions}
     for node in spatial_nodes(model):
         if (node.input, node.theta, node.output) not in kept:
-            raise ExportError(f"int8: the quantizer changed the spatial transformer {node.name!r}; it must be left")
+            raise ExportError(f"int8: the quantizer changed the spatial transformer {node.name!r}")
     if not functions.issuperset((function.domain, function.name) for function in model.functions):
-        raise ExportError("int8: the quantizer dropped the file's functions, without which it is not portable")
+        raise ExportError("int8: the quantizer removed the file's functions, so the result is not portable")
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}
     for layer in quantized.graph.node:
         if layer.op_type in ("QuantizeLinear", "DequantizeLinear") and len(layer.input) > 2:
             zero = constants.get(layer.input[2])
             if zero is not None and np.any(onnx.numpy_helper.to_array(zero)):
-                raise ExportError(f"int8: the quantizer gave {layer.name!r} a zero point, which TensorRT refuses")
+                raise ExportError(f"int8: the quantizer gave {layer.name!r} a zero point, which TensorRT rejects")

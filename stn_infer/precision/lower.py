@@ -1,8 +1,9 @@
-"""A verified float32 file in fp16, bf16 or int8, and what that costs: size, outputs, sampling grids in pixels.
+"""Converts a verified float32 file to fp16, bf16 or int8, and measures size, output error, and grid error in pixels.
 
-Half precision is measured as the file means it: exact operators, every half tensor rounded (``graph/rounding.py``).
-onnxruntime's CPU would flatter an fp16 file, which it computes in float32, and can't run a bf16 one at all; a bf16
-file's features are compared with eager bfloat16 PyTorch besides. An int8 file runs as it is.
+Half precision is measured by the file's definition: exact operators, every half tensor rounded
+(``precision/rounding.py``). onnxruntime's CPU provider computes fp16 in float32, which underestimates the error, and
+can't run bf16 at all. The features of a bf16 file are also compared with eager bfloat16 PyTorch. An int8 file runs
+unchanged.
 """
 
 from __future__ import annotations
@@ -30,28 +31,28 @@ if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
 
-#: On an output's largest error over its scale, and on a sampling point's distance in pixels of the sampled image.
+#: Limits on an output's largest error over its scale, and on a sampling point's error in pixels of the sampled image.
 TOLERANCES: dict[str, tuple[float, float]] = {"fp16": (5e-3, 0.05), "bf16": (5e-2, 0.25), "int8": (1e-1, 0.5)}
 
-_IMAGES = 64  # of the package's digits, for the share of samples that keep their class
+_IMAGES = 64  # number of the package's digit images, for the share of samples that keep their class
 
 
 @dataclass(frozen=True)
 class PrecisionReport:
-    """A file in a lower precision against the float32 file.
+    """A file in reduced precision, compared with the float32 file.
 
     Attributes:
         precision: fp16, bf16 or int8.
         size, float_size: bytes of the two files.
         output_error: the largest error of an output over its scale, see :mod:`stn_infer.deviation`.
         grid_px: the largest distance between two sampling points along an axis, in pixels; None without a sampler.
-        agreement: the share of samples whose largest first output is the same class; None where that is no scores.
-        compared: how many samples ``agreement`` is of.
-        eager_error: bf16's outputs in eager PyTorch against the float32 file, scaled; None where they can't be had.
-        inputs: what was run.
-        tolerance, grid_tolerance: what output_error (and eager_error) and grid_px are held to.
-        notes: values out of range, and what the user should know.
-        on_own: whether ``inputs`` are the user's own.
+        agreement: the share of samples with the same class (argmax of the first output); None without class scores.
+        compared: the number of samples behind ``agreement``.
+        eager_error: like output_error, for bf16 in eager PyTorch; None if not available.
+        inputs: a description of the inputs.
+        tolerance, grid_tolerance: the limits on output_error (and eager_error) and on grid_px.
+        notes: values out of range, and other notes for the user.
+        on_own: whether ``inputs`` are the user's own samples.
     """
 
     precision: Precision
@@ -69,31 +70,31 @@ class PrecisionReport:
     on_own: bool = False
 
     def check(self, name: str) -> None:
-        """Raise unless every error is within tolerance; not-a-number never is.
+        """Checks that every error is within tolerance; NaN never is.
 
         Raises:
-            VerificationError: which error is too large, and by how much.
+            VerificationError: an error is too large; the message names it and its value.
         """
-        for value, what in ((self.output_error, "its outputs"), (self.eager_error, "its outputs in eager PyTorch")):
+        for value, where in ((self.output_error, ""), (self.eager_error, " in eager PyTorch")):
             if value is not None and not value <= self.tolerance:
                 raise VerificationError(
-                    f"{name} in {self.precision}: {what} are off by {value:.2e} of their scale from fp32, expected at "
+                    f"{name} in {self.precision}: max relative output error{where} {value:.2e} vs. fp32, expected at "
                     f"most {self.tolerance:.2g}; {self._advice} or allow it with --tolerance"
                 )
         if self.grid_px is not None and not self.grid_px <= self.grid_tolerance:
             raise VerificationError(
-                f"{name} in {self.precision}: it samples {self.grid_px:.2g} px away from where fp32 does, expected at "
-                f"most {self.grid_tolerance:.2g} px; {self._advice} or allow it with --grid-tolerance"
+                f"{name} in {self.precision}: max grid error {self.grid_px:.2g} px vs. fp32, expected at most "
+                f"{self.grid_tolerance:.2g} px; {self._advice} or allow it with --grid-tolerance"
             )
 
     @property
     def _advice(self) -> str:
         if self.on_own:
             return "keep a higher precision,"
-        return "keep a higher precision, compare on images of yours instead of noise with --calibrate,"
+        return "keep a higher precision, compare on your own images instead of noise with --calibrate,"
 
     def table(self) -> str:
-        """The two files side by side, for a terminal."""
+        """The two files side by side, as a text table."""
         same = f"{100 * self.agreement:.1f} % of {self.compared}" if self.agreement is not None else "-"
         grid = f"{self.grid_px:.1e} px" if self.grid_px is not None else "-"
         rows = [
@@ -107,7 +108,7 @@ class PrecisionReport:
 
 @dataclass(frozen=True)
 class Converted:
-    """A file in reduced precision, as `export` writes it and `bench` times it, and what the user should know of it."""
+    """A model in reduced precision, as `export` writes it and `bench` measures it, with notes for the user."""
 
     model: onnx.ModelProto
     notes: tuple[str, ...] = ()
@@ -116,13 +117,13 @@ class Converted:
 def convert(
     loaded: LoadedModel, model: onnx.ModelProto, precision: Precision, calibration: Calibration | None = None
 ) -> Converted:
-    """``model`` in reduced precision, neither measured nor verified.
+    """Converts ``model`` to reduced precision, without measurement or verification.
 
     Args:
-        loaded: says what inputs look like: FP16 peaks are looked for on noise and images too.
-        model: a float32 file, fused or not, of opset 22 for bf16.
+        loaded: the source; for fp16, activation peaks are measured on noise and images made for its inputs.
+        model: a float32 model, fused or not, of opset 22 for bf16.
         precision: fp16, bf16 or int8.
-        calibration: INT8 calibration data, which FP16 peaks are looked for on besides; inputs in the model's order.
+        calibration: INT8 calibration data, also used for fp16 activation peaks; inputs in the model's order.
 
     Raises:
         UsageError: int8 without calibration, or precision fp32.
@@ -141,7 +142,7 @@ def convert(
     made = to_half(model, half, peaks=peaks)
     notes = [finding.message for finding in made.findings]
     if made.half_nodes == 0:
-        notes.append(f"nothing became {half}: every layer makes a sampling grid, or is out of range")
+        notes.append(f"no node was converted to {half}: every layer computes a sampling grid or is out of range")
     return Converted(made.model, tuple(notes))
 
 
@@ -154,15 +155,15 @@ def lower(
     tolerance: float | None = None,
     grid_tolerance: float | None = None,
 ) -> tuple[onnx.ModelProto, PrecisionReport]:
-    """``model`` in a lower precision, and how far it is from ``model``; not yet held to the tolerances.
+    """Converts ``model`` to reduced precision and measures the error; does not check the tolerances.
 
     Args:
-        loaded: the source; says what inputs look like.
-        model: the portable float32 file, verified, of opset 22 for bf16.
+        loaded: the source; determines the inputs' shapes.
+        model: the verified portable float32 model, of opset 22 for bf16.
         precision: fp16, bf16 or int8.
-        calibration: the user's samples, on which alone the two are compared; needed for int8. None: noise, and images
-            of the package's.
-        tolerance, grid_tolerance: see :data:`TOLERANCES`, whose values are the defaults.
+        calibration: the user's samples; the only inputs of the comparison, and required for int8. None: noise and the
+            package's images.
+        tolerance, grid_tolerance: limits; None: the values of :data:`TOLERANCES`.
 
     Raises:
         UsageError: int8 without calibration, or precision fp32.
@@ -170,7 +171,7 @@ def lower(
     """
     converted = convert(loaded, model, precision, calibration)
     lowered = converted.model
-    # the user's own samples say what it costs; of noise, half precision makes more than of any image
+    # The user's own samples, if given, determine the error; noise gives larger half-precision errors than images.
     feeds, scored, described = _samples(loaded, model, calibration, made_up=calibration is None)
     notes = [*(calibration.notes if calibration is not None else ()), *converted.notes]
     expected, source = Probe(model, plain=True), EagerBackend(loaded)
@@ -193,7 +194,7 @@ def lower(
             eager.add(batch, want, runs[0], alike)
     if eager is not None:
         notes.append(
-            "onnxruntime's CPU has no bfloat16 operators: the file was checked in float32 with every bf16 value rounded"
+            "onnxruntime's CPU provider has no bfloat16 operators: the file was checked in float32 with rounded values"
             + (
                 ", and in eager bfloat16 PyTorch"
                 if eager.error is not None
@@ -220,7 +221,7 @@ def lower(
 
 
 class _Eager:
-    """A bf16 file's outputs in eager PyTorch, against the float32 file; gives up where PyTorch can't follow."""
+    """Compares a bf16 file's outputs in eager PyTorch with the float32 file; stops if PyTorch can't run the model."""
 
     def __init__(self, loaded: LoadedModel) -> None:
         self._runner: EagerBf16 | None = EagerBf16(loaded.module)
@@ -233,7 +234,7 @@ class _Eager:
         if self._runner is None:
             return
         found = self._runner.run(list(feeds.values()), [call.grid for call in actual.calls])
-        # theta may have been added as further outputs
+        # The file may have theta as additional outputs.
         pairs = list(zip(expected.outputs.items(), found or (), strict=False))
         if not pairs or any(want.shape != got.shape for (_, want), got in pairs):
             self._runner = self.error = None
@@ -246,7 +247,7 @@ class _Eager:
 def _samples(
     loaded: LoadedModel, model: onnx.ModelProto, calibration: Calibration | None, *, made_up: bool
 ) -> tuple[list[dict[str, Array]], list[bool], str]:
-    """What to run: feeds, which of them are real images, and what they are; ``made_up``: more than the user's own."""
+    """Returns the feeds, which of them are real images, and a description; ``made_up`` adds generated samples."""
     from stn_infer.reference.samples import sample_batches, sample_images
 
     names = [value.name for value in given_inputs(model.graph)]
@@ -266,11 +267,11 @@ def _samples(
     if calibration is not None:
         feeds += _named(model, calibration)
         scored += [True] * len(calibration.batches)
-        described.append(f"{calibration.samples} of yours")
+        described.append(f"{calibration.samples} calibration samples")
     return feeds, scored, ", ".join(described)
 
 
 def _named(model: onnx.ModelProto, calibration: Calibration) -> list[dict[str, Array]]:
-    """The user's samples under the names of the model's inputs."""
+    """The user's samples by the names of the model's inputs."""
     names = [value.name for value in given_inputs(model.graph)]
     return [dict(zip(names, batch.values(), strict=True)) for batch in calibration.batches]

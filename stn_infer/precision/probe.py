@@ -1,4 +1,4 @@
-"""Run two files side by side on the same samples, and measure how far one is from the other."""
+"""Runs two files on the same samples, and measures the deviation of one from the other."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 class Probe:
-    """An ONNX model in onnxruntime on the CPU that shows its samplers' coordinates beside its outputs.
+    """An ONNX model in onnxruntime on the CPU that returns its samplers' coordinates besides its outputs.
 
     Args:
-        model: fused or not; coordinates are float32 whatever the features are, and keep their names in every precision.
-        plain: whether spatial transformers run by the file's functions, even where the plugin library is built.
+        model: fused or not; coordinates are float32 and have the same names in every precision.
+        plain: whether spatial transformers run as the file's functions, even if the plugin library is built.
 
     Raises:
-        ModelError: onnxruntime refuses the model.
+        ModelError: onnxruntime rejects the model.
     """
 
     def __init__(self, model: onnx.ModelProto, *, plain: bool = False) -> None:
@@ -35,12 +35,12 @@ class Probe:
         self._backend = OrtBackend(self._tapped.model.SerializeToString(), plugin=False if plain else None)
 
     def run(self, feeds: Mapping[str, Array]) -> TracedRun:
-        """Run one batch of inputs by name."""
+        """Runs one batch of inputs by name."""
         return self._tapped.read(self._backend.run(feeds))
 
 
 class PrecisionLoss:
-    """How far one file is from another, over any number of batches."""
+    """The deviation of one file from another, over any number of batches."""
 
     def __init__(self) -> None:
         self._errors: dict[str, float] = {}
@@ -51,7 +51,7 @@ class PrecisionLoss:
     def add(
         self, expected: TracedRun, actual: TracedRun, *, scored: bool, alike: Mapping[str, Array] | None = None
     ) -> None:
-        """Count one batch; ``scored``: whether its samples are real, so that the class they get means something."""
+        """Adds one batch; ``scored``: whether its samples are real images, so that their classes are compared."""
         self.add_outputs(expected.outputs, actual.outputs, alike)
         for want, got in zip(expected.calls, actual.calls, strict=True):
             distance, _ = grid_distance(want.spec, want.grid, got.grid, want.size)
@@ -65,7 +65,7 @@ class PrecisionLoss:
     def add_outputs(
         self, expected: Mapping[str, Array], actual: Mapping[str, Array], alike: Mapping[str, Array] | None = None
     ) -> None:
-        """Count one batch's outputs alone; ``alike``: what rounding in the same precision may make of ``expected``."""
+        """Adds one batch's outputs only; ``alike``: ``expected`` with different rounding in the same precision."""
         for name, want in expected.items():
             level = Level.of(want, [alike[name]] if alike and name in alike else [])
             self._levels[name] = self._levels.get(name, level) | level
@@ -73,7 +73,7 @@ class PrecisionLoss:
 
     @property
     def output_error(self) -> float:
-        """The worst output: largest error over its scale; of whole numbers, the share that differs."""
+        """The worst output: its largest error over its scale, or for integers the share of different values."""
         return max((error / self._levels[name].scale() for name, error in self._errors.items()), default=0.0)
 
     @property
@@ -83,15 +83,15 @@ class PrecisionLoss:
 
     @property
     def agreement(self) -> float | None:
-        """The share of scored samples whose first output has its maximum in the same place; None without scores."""
+        """The share of scored samples whose first output has the same argmax; None without scores."""
         return self._same / self.compared if self.compared else None
 
 
 def activation_peaks(model: onnx.ModelProto, batches: Sequence[Mapping[str, Array]]) -> dict[str, float]:
-    """The largest magnitude that each float32 tensor of the main graph reaches on ``batches``; NaN where it holds one.
+    """Returns the largest magnitude of each float32 tensor of the main graph on ``batches``; NaN if it contains NaN.
 
     Raises:
-        ModelError: onnxruntime refuses the model.
+        ModelError: onnxruntime rejects the model.
     """
     import onnx
     from onnx import TensorProto, helper
@@ -115,5 +115,5 @@ def activation_peaks(model: onnx.ModelProto, batches: Sequence[Mapping[str, Arra
     for feeds in batches:
         found = backend.run(feeds)
         for index, name in enumerate(names):
-            peaks[name] = float(np.maximum(peaks[name], found[f"stn_peak_{index}"]))  # keeps not-a-number
+            peaks[name] = float(np.maximum(peaks[name], found[f"stn_peak_{index}"]))  # propagates NaN
     return peaks

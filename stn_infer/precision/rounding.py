@@ -1,8 +1,8 @@
-"""A half-precision graph in float32 arithmetic that rounds where the graph does.
+"""Emulates a half-precision graph in float32 arithmetic with the graph's rounding.
 
-No runtime has every operator in every type: onnxruntime's CPU has none in bfloat16, and computes float16 in float32
-without rounding in between. What a file means is this: each operator exact, each half-precision tensor rounded. That
-is what a GPU that accumulates in float32 computes too.
+No runtime supports every operator in every type: onnxruntime's CPU provider has no bfloat16 operators, and computes
+float16 in float32 without intermediate rounding. By definition, each operator is exact and each half-precision tensor
+is rounded. A GPU that accumulates in float32 computes the same.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ from stn_infer.proto.retype import HALF_TYPES
 
 
 def half_types(model: onnx.ModelProto) -> frozenset[int]:
-    """Which of the half-precision types the main graph's constants have, or its casts give."""
+    """The half-precision types of the main graph's constants and casts."""
     casts = (attribute.i for node in model.graph.node if node.op_type == "Cast" for attribute in node.attribute)
     return HALF_TYPES.intersection((*(tensor.data_type for tensor in model.graph.initializer), *casts))
 
 
 def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A copy in which every half-precision tensor is a float32 one with the same values; functions are inlined.
+    """Returns a copy with float32 tensors of the same values in place of half-precision ones, and functions inlined.
 
     Args:
-        model: with float32 (or integer) inputs and outputs, as :func:`~stn_infer.precision.half.to_half` makes it.
+        model: with float32 (or integer) inputs and outputs, as :func:`~stn_infer.precision.half.to_half` returns it.
     """
     plain = inliner.inline_local_functions(model) if model.functions else model
     types = {

@@ -1,1 +1,1 @@
-"""PyTorch module to plain ONNX to the portable file, unverified."""
+"""Exports a PyTorch module to plain ONNX and to the portable file, without verification."""

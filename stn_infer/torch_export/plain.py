@@ -1,4 +1,4 @@
-"""PyTorch module to plain ONNX, opset 18, through ``torch.onnx.export(dynamo=True)``."""
+"""Exports a PyTorch module to plain ONNX with ``torch.onnx.export(dynamo=True)``."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 OPSET = 18
-# The first with bfloat16 convolutions.
+# The first opset with bfloat16 convolutions.
 BF16_OPSET = 22
-# onnxruntime 1.31 reads up to 13, TensorRT's parsers less; nothing here needs more than 10.
+# onnxruntime 1.31 supports up to 13, TensorRT's parsers less; the exported files need at most 10.
 IR_VERSION = 10
 _BATCH = 2
-_GROWTH = {3: 32, 4: 16}  # by the axes of an image or a volume without its batch
+_GROWTH = {3: 32, 4: 16}  # size step by rank without the batch axis: images, volumes
 
 
 def sample_batch(shapes: Sequence[tuple[int, ...]], batch: int = _BATCH) -> tuple[torch.Tensor, ...]:
-    """Normal random inputs [batch, *shape] in float32, the same each time."""
+    """Returns normal random inputs [batch, *shape] in float32, with a fixed seed."""
     import torch
 
     generator = torch.Generator().manual_seed(0)
@@ -37,9 +37,9 @@ def sample_batch(shapes: Sequence[tuple[int, ...]], batch: int = _BATCH) -> tupl
 
 
 def other_shapes(input_shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
-    """The same inputs with images of another size: [C, H, W] and [C, D, H, W] grow, by another length each axis.
+    """Returns the input shapes with another image size: each axis of [C, H, W] and [C, D, H, W] grows differently.
 
-    By multiples of 32 (volumes: 16), because networks that halve their features pass nothing else.
+    Sizes grow by multiples of 32 (volumes: 16), because networks that downsample by 2 repeatedly require that.
     """
     return tuple(
         (shape[0], *(size + _GROWTH[len(shape)] * axis for axis, size in enumerate(shape[1:], 1)))
@@ -57,23 +57,23 @@ def export_plain(
     *,
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """What PyTorch itself exports, with a dynamic batch: the baseline, and the pass' input.
+    """Exports a module with PyTorch's exporter and a dynamic batch: the baseline, and the fusion pass's input.
 
     Args:
         module: in evaluation mode, on the CPU, float32.
-        input_shapes: one shape an input, without the batch.
-        name: what messages call the model.
+        input_shapes: one shape per input, without the batch.
+        name: the model's name in messages.
         dynamic_size: leave height and width (and depth) of images [C, H, W] and volumes [C, D, H, W] open too;
             ``input_shapes`` are examples then.
-        opset: 18, or what a type needs that 18 lacks.
+        opset: 18, or a later one if a type requires it.
 
     Returns:
-        A model of that opset. Its outputs are named by their keys where the module returns a dictionary, else
-        ``output``, or ``output_0``, ``output_1``, … where there are several.
+        A model of that opset. Its outputs are named by their keys if the module returns a dictionary, else ``output``,
+        or ``output_0``, ``output_1``, … if there are several.
 
     Raises:
-        UsageError: the module does not take inputs of these shapes.
-        ExportError: torch.onnx.export can't export it, or not with a dynamic batch or size.
+        UsageError: the module does not accept inputs of these shapes.
+        ExportError: torch.onnx.export can't export the module, or not with a dynamic batch or size.
     """
     import torch
 
@@ -82,7 +82,8 @@ def export_plain(
     if dynamic_size:
         _try_other_sizes(module, input_shapes, name)
     axes = _dynamic_axes(input_shapes, dynamic_size)
-    unique = [f"stn_export_{index}" for index in range(len(outputs))]  # the exporter lets an output shadow a tensor
+    # The exporter allows an output name to shadow a tensor.
+    unique = [f"stn_export_{index}" for index in range(len(outputs))]
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -94,7 +95,7 @@ def export_plain(
                 dynamic_shapes=_by_parameter(module, axes),
                 verbose=False,
             )
-    except Exception as error:  # the exporter wraps whatever its stages raise, in several private types
+    except Exception as error:  # the exporter wraps errors of its stages in several private types
         raise ExportError(f"{name}: torch.onnx.export cannot export it: {_reason(error)}") from error
     if program is None:
         raise ExportError(f"{name}: torch.onnx.export returned no program")
@@ -135,12 +136,12 @@ def _by_parameter(module: nn.Module, axes: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], name: str) -> None:
-    """Raise unless the module itself takes images of another size."""
+    """Raises unless the module accepts images of another size."""
     import torch
 
     others = other_shapes(input_shapes)
     if others == tuple(input_shapes):
-        raise UsageError(f"{name} takes no images [C, H, W] or [C, D, H, W]; export it without a dynamic size")
+        raise UsageError(f"{name} has no image input [C, H, W] or [C, D, H, W]; export it without a dynamic size")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -148,21 +149,21 @@ def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]],
     except Exception as error:  # the user's forward may raise anything
         own, other = (_sizes(shapes) for shapes in (input_shapes, others))
         raise ExportError(
-            f"{name}: the network takes images of {own} and not of {other} ({_one_line(error)}); pool its features to "
-            "a fixed size, or export it without a dynamic size"
+            f"{name}: the network accepts images of {own} but not of {other} ({_one_line(error)}); pool its features "
+            "to a fixed size, or export it without a dynamic size"
         ) from error
 
 
 def _check_open(model: onnx.ModelProto, axes: Sequence[Mapping[int, Any]], name: str) -> None:
-    """Raise where the exporter silently took a size for a number."""
+    """Raises if the exporter silently baked in a size as a constant."""
     for value, wanted in zip(model.graph.input, axes, strict=False):
         dimensions = value.type.tensor_type.shape.dim
-        frozen = [dimensions[axis].dim_value for axis in wanted if axis and dimensions[axis].dim_value]
-        if frozen:
+        fixed = [dimensions[axis].dim_value for axis in wanted if axis and dimensions[axis].dim_value]
+        if fixed:
             raise ExportError(
-                f"{name}: the exporter froze the size of input {value.name!r} at {'x'.join(map(str, frozen))}, as it "
-                "does with affine_grid(theta, x.shape) and int(x.shape[2]); give the grid a size of its own, or export "
-                "it without a dynamic size"
+                f"{name}: the exporter baked in the size {'x'.join(map(str, fixed))} of input {value.name!r} as a "
+                "constant, as it does for affine_grid(theta, x.shape) and int(x.shape[2]); give the grid a fixed size, "
+                "or export the model without a dynamic size"
             )
 
 
@@ -171,7 +172,7 @@ def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
 
 
 def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> list[str]:
-    """Run the module once, to see that it takes the inputs and what it returns."""
+    """Runs the module once to check that it accepts the inputs; returns the names of its outputs."""
     import torch
     from torch.utils import _pytree as pytree
 
@@ -183,8 +184,8 @@ def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: 
     except Exception as error:  # the user's forward may raise anything
         if _takes_one(module, arguments):
             raise ExportError(
-                f"{name}: the model takes a batch of 1 and not of {_BATCH} ({_one_line(error)}); "
-                "write it with x.shape[0] or -1 instead of a number"
+                f"{name}: the model accepts a batch of 1 but not of {_BATCH} ({_one_line(error)}); "
+                "use x.shape[0] or -1 in its code instead of a number"
             ) from error
         raise UsageError(
             f"{name} cannot be run on an input of shape {shapes} (batch {_BATCH}): {_one_line(error)}; "
@@ -193,9 +194,9 @@ def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: 
     outputs = pytree.tree_leaves(returned)
     if not outputs or not all(isinstance(output, torch.Tensor) for output in outputs):
         kinds = ", ".join(sorted({type(output).__name__ for output in outputs})) or "nothing"
-        raise ExportError(f"{name}: expected a model that returns tensors, it returns {kinds}")
+        raise ExportError(f"{name}: expected a model that returns tensors, got {kinds}")
     if any(output.is_complex() for output in outputs):
-        raise ExportError(f"{name}: ONNX has no complex numbers; let the model return torch.view_as_real(...) of them")
+        raise ExportError(f"{name}: complex outputs are not supported; return torch.view_as_real(...) of them instead")
     if isinstance(returned, dict) and len(returned) == len(outputs):
         return [str(key) or f"output_{index}" for index, key in enumerate(returned)]
     return ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
@@ -207,13 +208,13 @@ def _takes_one(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> bool:
     try:
         with torch.no_grad():
             module(*(argument[:1] for argument in arguments))
-    except Exception:  # it does not run at all, then
+    except Exception:  # the model does not run at any batch size
         return False
     return True
 
 
 def _reason(error: BaseException) -> str:
-    """The innermost cause in one line: the exporter's own text is a page of advice around it."""
+    """The innermost cause in one line, without the exporter's long advice."""
     while error.__cause__ is not None:
         error = error.__cause__
     text = str(error)
@@ -227,19 +228,19 @@ def _reason(error: BaseException) -> str:
     if ties and "batch" in text:
         return (
             f"the model ties the batch to a constant ({_one_line(error)}); "
-            "write it with x.shape[0] or -1 instead of a number"
+            "use x.shape[0] or -1 in its code instead of a number"
         )
     return _one_line(error)
 
 
 def _one_line(error: BaseException) -> str:
-    """The exception's type and first line; the lines after it are the exporter's advice."""
+    """The exception's type and first line; later lines are the exporter's advice."""
     first = next(filter(None, (line.strip() for line in str(error).splitlines())), "no message")
     return f"{type(error).__name__}: {one_line(first, 240)}"
 
 
 def _strip(model: onnx.ModelProto) -> None:
-    """Drop the exporter's debugging notes: stack traces with the paths of the machine it ran on."""
+    """Removes the exporter's debugging data: stack traces with paths of the exporting machine."""
     model.ir_version = min(model.ir_version, IR_VERSION)
     graph = model.graph
     for item in (model, graph, *graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
@@ -248,7 +249,7 @@ def _strip(model: onnx.ModelProto) -> None:
 
 
 def _name_outputs(model: onnx.ModelProto, wanted: Sequence[str]) -> None:
-    """Call the outputs as ``wanted``; a tensor or weight of that name gets another, an input keeps it."""
+    """Renames the outputs to ``wanted``; a tensor or weight with such a name is renamed, an input keeps its name."""
     names = Names(model.graph)
     kept = {value.name for value in model.graph.input}
     renamed: dict[str, str] = {}
@@ -270,7 +271,7 @@ def _check_dynamic(model: onnx.ModelProto, name: str) -> None:
         dimensions = value.type.tensor_type.shape.dim
         if not dimensions or dimensions[0].dim_value:
             raise ExportError(
-                f"{name}: input {value.name!r} came out with a fixed batch; write the model with x.shape[0] or -1"
+                f"{name}: the exporter fixed the batch size of input {value.name!r}; use x.shape[0] or -1 in the model"
             )
     for value in model.graph.output:
         dimensions = value.type.tensor_type.shape.dim

@@ -1,4 +1,4 @@
-"""A PyTorch model to the portable ONNX file, not yet verified: export, fuse, describe."""
+"""Converts a PyTorch model to the portable ONNX model, not yet verified: export, fusion, metadata."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ if TYPE_CHECKING:
 
 
 def build_plain(loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False) -> onnx.ModelProto:
-    """What PyTorch itself exports, in float32 and of the opset that ``precision`` needs; raises as `build_portable`."""
+    """Exports with PyTorch's exporter, in float32 at the opset that ``precision`` requires.
+
+    Raises:
+        ExportError, UsageError: as for :func:`build_portable`.
+    """
     from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_plain
 
     if loaded.fixed_batch is not None:
@@ -31,16 +35,16 @@ def build_plain(loaded: LoadedModel, precision: Precision = "fp32", dynamic_size
 def build_portable(
     loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False
 ) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
-    """The portable float32 model in memory, not yet verified, and what became of each GridSample.
+    """Returns the portable float32 model in memory, not yet verified, and one finding per GridSample.
 
     Args:
         loaded: the source.
-        precision: the file's opset is what this needs.
+        precision: determines the file's opset.
         dynamic_size: export dynamic height and width of image inputs.
 
     Raises:
-        ExportError: it cannot be exported.
-        UsageError: it does not take inputs of the shapes that ``loaded`` names.
+        ExportError: the model cannot be exported.
+        UsageError: the model does not accept inputs of the shapes given by ``loaded``.
     """
     from stn_infer.fusion.fuse import fuse
     from stn_infer.torch_export.plain import other_shapes
@@ -54,13 +58,13 @@ def build_portable(
 
 
 def file_metadata(loaded: LoadedModel, precision: Precision = "fp32") -> ModelMetadata:
-    """What a file of ``loaded`` says of itself; of sources only a shipped model's name, which holds on any machine."""
+    """Returns the metadata of a file made from ``loaded``; a source is named only if it is a shipped model."""
     source = loaded.name if loaded.origin == "shipped" else ""
     return ModelMetadata(loaded.metadata.preprocess, loaded.metadata.labels, source, precision)
 
 
 def describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
-    """Write who made the file, and ``metadata`` in place of all other, into ``model``."""
+    """Writes the producer and ``metadata`` to ``model``; replaces all other metadata."""
     model.producer_name, model.producer_version = "stn-infer", __version__
     del model.metadata_props[:]
     for key, value in sorted(metadata.to_props().items()):

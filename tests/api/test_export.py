@@ -88,7 +88,7 @@ class BatchOfOne(nn.Module):
 
 
 def test_a_batch_of_one_is_told_from_a_wrong_shape(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="takes a batch of 1 and not of 2"):
+    with pytest.raises(ExportError, match="accepts a batch of 1 but not of 2"):
         exporter.export("tests.api.test_export:BatchOfOne", tmp_path / "m.onnx", input_shapes=[SHAPE])
 
 

@@ -1,4 +1,4 @@
-"""Which nodes compute sampling grids."""
+"""Finding the nodes that compute sampling grids."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ def names(model: object, *, whole_head: bool = False) -> set[str]:
     return {model.graph.node[index].name or model.graph.node[index].op_type for index in found}  # type: ignore[attr-defined]
 
 
-def test_from_theta_back_to_the_layer_that_gives_it() -> None:
+def test_from_theta_back_to_the_layer_that_outputs_it() -> None:
     assert names(small_stn()) == {"Reshape", "t0_head"}
     assert names(small_stn(transformers=2)) == {"Reshape", "t0_head", "t1_head"}
 
@@ -23,8 +23,8 @@ def test_the_whole_head_ends_at_the_last_convolution() -> None:
     assert names(small_stn(), whole_head=True) == {"Reshape", "t0_head", "t0_tanh", "t0_fc", "t0_flatten", "t0_relu"}
 
 
-def test_a_product_of_points_and_a_basis_is_no_layer() -> None:
-    """[N, 2, 3] times [3, P] is arithmetic of coordinates; the layer before it is the end."""
+def test_a_product_of_points_and_a_basis_is_not_a_layer() -> None:
+    """[N, 2, 3] times [3, P] is coordinate arithmetic; the traversal ends at the layer before it."""
     rng = np.random.default_rng(0)
     model = model_of(
         [
@@ -60,8 +60,8 @@ def test_a_product_of_points_and_a_basis_is_no_layer() -> None:
     }
 
 
-def test_a_field_that_is_itself_sampled_is_followed() -> None:
-    """Composed flows: what the inner sampler samples are coordinates, and its image's maker is the end."""
+def test_a_sampled_field_of_coordinates_is_traced() -> None:
+    """Composed flows: the inner sampler samples coordinates, and the traversal ends at the layer that outputs them."""
     model = model_of(
         [
             helper.make_node("Conv", ["x", "w"], ["flow"], name="flow"),

@@ -1,4 +1,4 @@
-"""Half precision: which node computes in which type, what is out of range, and that the files run."""
+"""Half precision: the type of each node, values out of range, and that the files run."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def test_features_are_half_and_coordinates_are_not(half: Half, transformers: int
             assert {types[tensor] for tensor in (*layer.input, *layer.output)} == {TYPES[half]}, name
         head = node(made.model, f"t{index}_head")
         assert {types[tensor] for tensor in (*head.input, *head.output)} == {F32}
-        # what comes before the head is a feature
+        # The layer before the head computes features.
         assert types[node(made.model, f"t{index}_tanh").output[0]] == TYPES[half]
         warp = node(made.model, f"t{index}_stn")
         assert [types[tensor] for tensor in (*warp.input, *warp.output)] == [TYPES[half], F32, F32, TYPES[half]]
     assert [item.theta for item in spatial_nodes(made.model)] == [item.theta for item in spatial_nodes(model)]
     assert made.half_nodes + made.float_nodes == len(model.graph.node)
-    # each weight once, rounded to the nearest value of the type
+    # Each weight is stored once, rounded to the nearest value of the type.
     kept = {tensor.name: numpy_helper.to_array(tensor) for tensor in made.model.graph.initializer}
     source = next(numpy_helper.to_array(tensor) for tensor in model.graph.initializer if tensor.name == "w3")
     assert "w3" not in kept
@@ -58,10 +58,10 @@ def test_features_are_half_and_coordinates_are_not(half: Half, transformers: int
     np.testing.assert_array_equal(kept[f"w3.{half}"], source.astype(dtype))
 
 
-def test_a_cast_stands_where_a_value_crosses_and_only_once() -> None:
+def test_each_value_is_cast_only_once() -> None:
     made = to_half(small_stn(18, 2), "fp16").model
     casts = [node for node in made.graph.node if node.op_type == "Cast"]
-    # the image, what each head reads, and the scores
+    # Casts of the image, of the input of each head, and of the scores.
     assert sorted((node.input[0], node.attribute[0].i) for node in casts) == [
         ("t0_tanh.fp16", F32),
         ("t1_tanh.fp16", F32),
@@ -82,14 +82,14 @@ def test_an_fp16_file_runs_with_and_without_the_library(plugin: bool) -> None:
     assert np.abs(expected).max() > 0.5
 
 
-def test_onnxruntime_has_no_bfloat16_on_the_cpu_and_says_so() -> None:
+def test_bfloat16_on_the_cpu_raises() -> None:
     made = to_half(small_stn(22), "bf16").model
     with pytest.raises(ModelError, match="its CPU provider has no bfloat16 operators"):
         run(made, images())
 
 
 def test_sampling_happens_in_float32() -> None:
-    """At width 4096 a half-precision coordinate is off by more than a pixel; a ramp shows where samples were read."""
+    """At width 4096 a half-precision coordinate has an error above a pixel; a ramp image shows the sampling points."""
     width = 4096
     basis = np.stack([(2 * np.arange(width) + 1) / width - 1, np.zeros(width), np.ones(width)]).astype(np.float32)
     attributes = {
@@ -110,14 +110,14 @@ def test_sampling_happens_in_float32() -> None:
         {"one": np.ones((1, 1, 1, 1), np.float32), "theta": theta, "basis": basis},
         shape=(1, 1, width),
     )
-    # steps of one unit between neighbors, which fp16 holds exactly
+    # Neighbors differ by one unit, which fp16 represents exactly.
     x = np.tile(np.array([0.0, 1.0], np.float32), width // 2).reshape(1, 1, 1, width)
     for plugin in (False, None):
         y = run(to_half(model, "fp16").model, x, plugin)[0, 0, 0, :-1]
         np.testing.assert_allclose(y, np.abs(x[0, 0, 0, :-1] - 0.125), atol=1e-3)
 
 
-def test_a_sampler_that_was_not_fused_keeps_its_grid() -> None:
+def test_a_sampler_that_was_not_fused_keeps_its_float32_grid() -> None:
     rng = np.random.default_rng(0)
     model = model_of(
         [
@@ -144,8 +144,8 @@ def test_a_sampler_that_was_not_fused_keeps_its_grid() -> None:
     np.testing.assert_allclose(run(made, x), run(model, x), atol=5e-3 * scale)
 
 
-def test_what_is_not_safe_stays_in_float32() -> None:
-    """A softmax and a sum stay; a Resize's scales have a type of their own; a shape is read off either type."""
+def test_unsafe_operators_stay_in_float32() -> None:
+    """A softmax and a sum stay in float32; a Resize's scales have a separate type; Shape reads either type."""
     model = model_of(
         [
             helper.make_node("Conv", ["x", "w"], ["a"], name="conv"),
@@ -199,7 +199,7 @@ def test_a_subgraph_reads_float32() -> None:
 
 
 def scaled(values: list[float]) -> onnx.ModelProto:
-    """Two convolutions 1x1, of which the first has the given weights."""
+    """Two 1x1 convolutions; the first has the given weights."""
     return model_of(
         [
             helper.make_node("Conv", ["x", "first"], ["a"], name="first"),
@@ -215,9 +215,14 @@ def scaled(values: list[float]) -> onnx.ModelProto:
 @pytest.mark.parametrize(
     ("values", "problem", "message", "stays"),
     [
-        ([1.0, 7e4], "overflow", "weight 'first' reaches 7e+04, and fp16 ends at 65504", True),
-        ([1e-9, 2e-8], "vanishing", "weight 'first' is at most 2e-08, below fp16's smallest value, 6e-08", True),
-        ([1.0, 1e-9], "underflow", "1 of 2 values of weight 'first' lie below fp16's smallest value", False),
+        ([1.0, 7e4], "overflow", "weight 'first' reaches 7e+04, above fp16's maximum 65504", True),
+        (
+            [1e-9, 2e-8],
+            "vanishing",
+            "weight 'first' is at most 2e-08, below fp16's smallest positive value 6e-08",
+            True,
+        ),
+        ([1.0, 1e-9], "underflow", "1 of 2 values of weight 'first' are below fp16's smallest positive value", False),
     ],
 )
 def test_weights_out_of_range_are_named(values: list[float], problem: str, message: str, stays: bool) -> None:
@@ -250,8 +255,8 @@ def test_bf16_needs_opset_22() -> None:
         to_half(small_stn(18), "bf16")
 
 
-def test_the_last_layer_in_float32_saves_grid_error() -> None:
-    """Rounding theta itself would cost several times the error of rounding the features before it."""
+def test_the_last_layer_in_float32_reduces_the_grid_error() -> None:
+    """Rounding theta causes several times the error of rounding the features before it."""
     model, x = small_stn(22), images(64)
 
     def theta(changed: onnx.ModelProto) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""int8: what is quantized and how, and that the portable op survives."""
+"""int8: which nodes are quantized and how, and that the portable op is kept."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.precision_models import images, model_of, small_stn
 
 @pytest.fixture(scope="module", params=[1, 2], ids=["one transformer", "two"])
 def pair(request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, onnx.ModelProto]:
-    """A model and the same in int8."""
+    """A model, and the same model in int8."""
     model = small_stn(transformers=request.param)
     before = model.SerializeToString()
     quantized = quantize(model, [{"x": images(16, seed)} for seed in range(4)])
@@ -30,7 +30,7 @@ def constants(model: onnx.ModelProto) -> dict[str, np.ndarray]:
     return {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
 
 
-def test_the_file_is_valid_and_says_int8(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
+def test_the_file_is_valid_and_quantized(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     _, quantized = pair
     onnx.checker.check_model(quantized, full_check=True)
     values = constants(quantized)
@@ -57,12 +57,12 @@ def test_layers_are_quantized_per_channel_and_the_head_is_not(pair: tuple[onnx.M
         assert np.abs(restored - sources[weight]).max() <= scale.max() / 2 + 1e-7
     for name in (name for name in nodes if name.endswith(("_fc", "_head"))):
         assert set(nodes[name].input[1:]) <= set(sources), name
-    # the sampled image and theta are what they were
+    # The sampled image and theta are unchanged.
     for old, new in zip(spatial_nodes(model), spatial_nodes(quantized), strict=True):
         assert (new.input, new.theta) == (old.input, old.theta)
 
 
-def test_transformers_and_functions_survive(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
+def test_transformers_and_functions_are_kept(pair: tuple[onnx.ModelProto, onnx.ModelProto]) -> None:
     model, quantized = pair
     assert [(node.theta, node.basis and node.basis.output_size) for node in spatial_nodes(quantized)] == [
         (node.theta, node.basis and node.basis.output_size) for node in spatial_nodes(model)
@@ -78,7 +78,7 @@ def test_it_computes_nearly_the_same(pair: tuple[onnx.ModelProto, onnx.ModelProt
     assert 0 < error < 0.03 * np.abs(want).max()
 
 
-def test_a_model_that_is_all_head_is_refused() -> None:
+def test_a_model_with_only_a_localization_head_raises() -> None:
     rng = np.random.default_rng(0)
     model = small_stn()
     nodes = [node for node in model.graph.node if node.name in ("t0_stn", "t0_head") or not node.name]
@@ -88,11 +88,11 @@ def test_a_model_that_is_all_head_is_refused() -> None:
     kept["t0_w_theta"] = rng.standard_normal((6, 64)).astype(np.float32)
     used = {name for node in nodes for name in node.input} | {"flat"}
     small = model_of([flat, *nodes], {name: value for name, value in kept.items() if name in used})
-    with pytest.raises(ExportError, match="no convolution or linear layer besides those that make theta"):
+    with pytest.raises(ExportError, match="no convolution or linear layer besides those that compute theta"):
         quantize(small, [{"x": images()}])
 
 
-def test_without_samples_it_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_samples_the_error_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ExportError, match="int8: onnxruntime's quantizer fails"):
         quantize(small_stn(), [])
     assert logging.root.manager.disable == logging.NOTSET

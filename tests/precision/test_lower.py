@@ -1,4 +1,4 @@
-"""Export in a lower precision from end to end: measured, refused beyond a tolerance, and what is written runs."""
+"""Export in reduced precision end to end: measured errors, an error beyond the tolerance, and files that run."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ MODEL = "tutorial-stn-r"
 
 @pytest.fixture(scope="module")
 def built() -> dict[tuple[str, bool], Any]:
-    """Models that were exported already, by name and whether for bf16: PyTorch's exporter takes seconds."""
+    """Models already exported, by name and whether for bf16: PyTorch's exporter takes seconds."""
     return {}
 
 
@@ -87,11 +87,11 @@ def test_export_of_a_shipped_model(
     assert {prop.key: prop.value for prop in model.metadata_props}["stn_infer.precision"] == precision
     if precision == "bf16":
         assert lowered.eager_error is not None and 0 < lowered.eager_error < output
-        assert any("onnxruntime's CPU has no bfloat16 operators" in note for note in report.notes)
+        assert any("onnxruntime's CPU provider has no bfloat16 operators" in note for note in report.notes)
         with pytest.raises(ModelError, match="its CPU provider has no bfloat16 operators"):
             OrtBackend(path)
         return
-    # what is measured is what the file gives
+    # The measured error is that of the written file.
     summary = stn_infer.run(path, [digits], tmp_path / "predictions", format="npz")
     assert summary.ok == 40
     images = sample_images(40, (1, 28, 28))
@@ -110,7 +110,7 @@ def test_beyond_the_tolerance_nothing_is_written(tmp_path: Path) -> None:
     arguments = ["export", MODEL, "-o", str(path), "--precision", "fp16", "--tolerance", "1e-7"]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 3 and result.stdout == ""
-    assert f"{MODEL} in fp16: its outputs are off by" in result.stderr and "--tolerance" in result.stderr
+    assert f"{MODEL} in fp16: max relative output error" in result.stderr and "--tolerance" in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert path.read_bytes() == b"an older file" and list(tmp_path.iterdir()) == [path]
 
@@ -124,7 +124,7 @@ def test_the_command_line_shows_size_and_errors(tmp_path: Path, digits: Path) ->
     header = next(index for index, line in enumerate(lines) if "same class" in line)
     assert lines[header + 1].split()[:3] == ["fp32", "121", "KiB"]
     assert lines[header + 2].split()[:2] == ["fp16", "68"] and " px " in lines[header + 2]
-    assert lines[header + 3] == "compared with the fp32 file on 40 of yours", "and on no noise"
+    assert lines[header + 3] == "compared with the fp32 file on 40 calibration samples", "without noise"
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_the_command_line_shows_size_and_errors(tmp_path: Path, digits: Path) ->
         (["--precision", "fp16", "--tolerance", "inf"], "a tolerance is a number above 0, not inf"),
     ],
 )
-def test_options_that_do_not_go_together(tmp_path: Path, options: list[str], message: str) -> None:
+def test_incompatible_options(tmp_path: Path, options: list[str], message: str) -> None:
     result = CliRunner().invoke(main, ["export", MODEL, "-o", str(tmp_path / "m.onnx"), *options])
     assert result.exit_code == 2 and message in result.stderr
     assert list(tmp_path.iterdir()) == []
@@ -149,7 +149,7 @@ def test_an_unknown_precision_is_a_usage_error(tmp_path: Path) -> None:
 
 
 class Loud(nn.Module):
-    """Features far beyond float16's range, made small again by the next layer."""
+    """Features far beyond float16's range, scaled down by the next layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -166,7 +166,7 @@ class Loud(nn.Module):
         return self.scores(self.after(self.before(x)).amax((2, 3)))  # type: ignore[no-any-return]
 
 
-def test_what_overflows_is_named_and_stays_in_float32(tmp_path: Path) -> None:
+def test_overflowing_tensors_are_named_and_stay_in_float32(tmp_path: Path) -> None:
     report = export(
         "tests.precision.test_lower:Loud", tmp_path / "m.onnx", input_shapes=[(1, 12, 12)], precision="fp16"
     )
@@ -197,14 +197,14 @@ REPORT = PrecisionReport(
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"output_error": 6e-3}, r"its outputs are off by 6.00e-03 of their scale from fp32, expected at most 0.005"),
-        ({"output_error": math.nan}, "its outputs are off by nan"),
-        ({"eager_error": 1.0}, "its outputs in eager PyTorch are off by 1.00e"),
-        ({"grid_px": 0.06}, r"it samples 0.06 px away from where fp32 does, expected at most 0.05 px"),
-        ({"grid_px": math.inf}, "it samples inf px away"),
+        ({"output_error": 6e-3}, r"max relative output error 6.00e-03 vs. fp32, expected at most 0.005"),
+        ({"output_error": math.nan}, "max relative output error nan"),
+        ({"eager_error": 1.0}, "max relative output error in eager PyTorch 1.00e"),
+        ({"grid_px": 0.06}, r"max grid error 0.06 px vs. fp32, expected at most 0.05 px"),
+        ({"grid_px": math.inf}, "max grid error inf px"),
     ],
 )
-def test_each_error_is_held_to_its_tolerance(change: dict[str, Any], message: str) -> None:
+def test_each_error_is_checked_against_its_tolerance(change: dict[str, Any], message: str) -> None:
     REPORT.check("m")
     replace(REPORT, grid_px=None, agreement=None).check("m")
     with pytest.raises(VerificationError, match=message) as caught:
@@ -215,13 +215,13 @@ def test_each_error_is_held_to_its_tolerance(change: dict[str, Any], message: st
     assert "--calibrate" not in str(caught.value)
 
 
-def test_the_table_says_none_where_there_is_none() -> None:
+def test_the_table_without_a_sampler_and_scores() -> None:
     full, bare = (report.table().splitlines()[2] for report in (REPORT, replace(REPORT, grid_px=None, agreement=None)))
     assert " ".join(full.split()) == "fp16 1 KiB 1.0e-03 1.0e-02 px 99.5 % of 200"
     assert " ".join(bare.split()) == "fp16 1 KiB 1.0e-03 - -"
 
 
-def test_eager_bf16_takes_the_grids_it_is_given() -> None:
+def test_eager_bf16_uses_the_given_grids() -> None:
     module = create("tutorial-stn").eval()
     images = sample_images(3, (1, 28, 28))
     identity = torch.nn.functional.affine_grid(torch.eye(2, 3).expand(3, 2, 3), (3, 1, 28, 28), align_corners=False)
@@ -234,7 +234,7 @@ def test_eager_bf16_takes_the_grids_it_is_given() -> None:
     scale = np.abs(expected).max()
     assert 1e-5 < np.abs(same - expected).max() / scale < 2e-2 < np.abs(moved - expected).max() / scale
     assert next(module.parameters()).dtype == torch.float32
-    # what does not fit is told apart, not passed over
+    # Grids that do not fit are reported, not ignored.
     assert runner.run([images], []) is None
     assert runner.run([images], [identity.numpy()] * 2) is None
     assert runner.run([images], [identity.numpy()[:, :5]]) is None

@@ -1,4 +1,4 @@
-"""How far one file is from another: outputs, grids in pixels, classes, activations."""
+"""The deviation of one file from another: outputs, grids in pixels, classes, activations."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def changed(model: onnx.ModelProto, name: str, add: float) -> onnx.ModelProto:
 
 
 @pytest.mark.parametrize("plain", [False, True])
-def test_a_shift_of_theta_is_told_in_pixels(plain: bool) -> None:
-    """theta + 0.1 in all six values moves a corner by 0.1 (1 + 7/8 + 7/8), of which a pixel is 1/4."""
+def test_a_shift_of_theta_is_measured_in_pixels(plain: bool) -> None:
+    """theta + 0.1 in all six values moves a corner by 0.1 (1 + 7/8 + 7/8); a pixel is 1/4."""
     model = small_stn()
     deviation = PrecisionLoss()
     feeds = {"x": images()}
@@ -38,7 +38,7 @@ def test_a_shift_of_theta_is_told_in_pixels(plain: bool) -> None:
     assert list(wanted.outputs) == ["y"]
 
 
-def test_a_plain_sampler_and_a_fused_one_show_the_same_grid() -> None:
+def test_a_plain_sampler_and_a_fused_one_have_the_same_grid() -> None:
     from onnx import inliner
 
     model, feeds = small_stn(transformers=2), {"x": images()}
@@ -55,7 +55,7 @@ def run_of(values: list[list[float]], grid: float = 0.0) -> TracedRun:
     return TracedRun({"y": np.array(values, np.float32)}, (call,))
 
 
-def test_errors_are_of_the_scale_of_all_batches_and_classes_are_counted() -> None:
+def test_errors_are_relative_to_the_scale_of_all_batches_and_classes_are_counted() -> None:
     deviation = PrecisionLoss()
     deviation.add(run_of([[1.0, 2.0]]), run_of([[1.0, 2.5]]), scored=True)
     deviation.add(run_of([[0.0, 10.0]]), run_of([[10.0, 9.9]], 0.01), scored=True)
@@ -65,7 +65,7 @@ def test_errors_are_of_the_scale_of_all_batches_and_classes_are_counted() -> Non
     assert deviation.grid_px == pytest.approx(0.05)
 
 
-def test_not_a_number_is_infinitely_wrong() -> None:
+def test_nan_is_an_infinite_error() -> None:
     deviation = PrecisionLoss()
     deviation.add(run_of([[1.0, 2.0]]), run_of([[math.nan, 2.0]], math.nan), scored=True)
     assert deviation.output_error == math.inf and deviation.grid_px == math.inf

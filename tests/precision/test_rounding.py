@@ -1,4 +1,4 @@
-"""A half-precision file in float32 arithmetic: rounded where the file says, and nowhere else."""
+"""A half-precision file in float32 arithmetic: rounded only where the file has half-precision tensors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.support.precision_models import images, model_of, small_stn, types_of
 
 @pytest.mark.parametrize(("half", "dtype"), [("fp16", np.float16), ("bf16", ml_dtypes.bfloat16)])
 def test_every_half_value_is_rounded(half: Half, dtype: Any) -> None:
-    """Scaling by constants, where the exact result of each step can be had."""
+    """Scaling by constants, where the exact result of each step is known."""
     model = model_of(
         [
             helper.make_node("Conv", ["x", "w"], ["a"]),
@@ -41,7 +41,7 @@ def test_every_half_value_is_rounded(half: Half, dtype: Any) -> None:
 
 
 @pytest.mark.parametrize("half", ["fp16", "bf16"])
-def test_nothing_half_is_left_and_functions_are_inlined(half: Half) -> None:
+def test_no_half_tensors_remain_and_functions_are_inlined(half: Half) -> None:
     made = rounded_in_float32(to_half(small_stn(22, 2), half).model)
     assert not made.functions
     halves = {name for name, kind in types_of(made).items() if kind in (TensorProto.FLOAT16, TensorProto.BFLOAT16)}

@@ -1,4 +1,4 @@
-"""A small localization network, transformer and classifier as an ONNX graph, for the tests of lower precisions."""
+"""A small localization network, transformer and classifier as an ONNX graph, for the tests of reduced precision."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def model_of(
     inferred = onnx.shape_inference.infer_shapes(model).graph.output[0]
     if inferred.type.tensor_type.HasField("shape"):
         model.graph.output[0].CopyFrom(inferred)
-    else:  # inference doesn't see through a sampler of open size
+    else:  # shape inference does not support a sampler of dynamic size
         model.graph.output[0].CopyFrom(helper.make_tensor_value_info("y", TensorProto.FLOAT, [None] * (len(shape) + 1)))
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def small_stn(opset: int = 18, transformers: int = 1, seed: int = 0) -> onnx.ModelProto:
-    """Images [N, 1, 8, 8] to scores [N, 4]; with several transformers, each warps what the one before gave."""
+    """Images [N, 1, 8, 8] to scores [N, 4]; with several transformers, each warps the previous one's output."""
     rng = np.random.default_rng(seed)
 
     def weights(*shape: int) -> Array:

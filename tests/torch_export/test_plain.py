@@ -1,4 +1,4 @@
-"""PyTorch's exporter: parameters and outputs of every kind keep their names and their meaning."""
+"""Export with PyTorch's exporter: inputs and outputs of every kind have the right names and values."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Function = Callable[[Tensor], object]
 
 
 class Model(nn.Module):
-    """A linear layer, called ``head``, and what is made of input and features."""
+    """A linear layer ``head``; ``result`` computes the outputs from the input and the features."""
 
     def __init__(self, result: Callable[[Tensor, Tensor], object]) -> None:
         super().__init__()
@@ -30,7 +30,7 @@ class Model(nn.Module):
 
 
 def exported(module: nn.Module, inputs: int = 1) -> tuple[list[str], list[str]]:
-    """The names of inputs and outputs of a file that answers as the module does."""
+    """Exports a module, checks that the file computes the same, and returns the names of inputs and outputs."""
     module.eval()
     backend = OrtBackend(export_plain(module, [SHAPE] * inputs).SerializeToString(), threads=1)
     generator = torch.Generator().manual_seed(0)
@@ -48,7 +48,7 @@ def exported(module: nn.Module, inputs: int = 1) -> tuple[list[str], list[str]]:
     ("result", "names"),
     [
         (lambda x, y: {"z": y, "a": x + 1}, ["z", "a"]),
-        # names that tensors within the graph have, weights and inputs included
+        # names that other tensors of the graph have, including weights and inputs
         (lambda x, y: {"linear": x * 2, "val_0": y, "add": x + 1}, ["linear", "val_0", "add"]),
         (lambda x, y: {"x": y, "head.weight": x + 1}, ["x_out", "head.weight"]),
         (lambda x, y: {0: y, "0": x + 1, "": x - 1}, ["0", "0_out", "output_2"]),
@@ -60,7 +60,7 @@ def test_outputs_are_named_by_their_keys(result: Callable[[Tensor, Tensor], obje
     assert exported(Model(result)) == (["x"], names)
 
 
-def test_an_input_called_like_our_output() -> None:
+def test_an_input_with_the_default_output_name() -> None:
     class Named(nn.Module):
         def forward(self, output: Tensor) -> Tensor:
             return output * 2
@@ -78,6 +78,6 @@ def test_any_number_of_inputs() -> None:
     assert len(exported(Sum())[0]) == 1
 
 
-def test_complex_outputs_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"no complex numbers.*view_as_real"):
+def test_complex_outputs_are_rejected() -> None:
+    with pytest.raises(ExportError, match=r"complex outputs are not supported.*view_as_real"):
         export_plain(Model(lambda x, y: torch.fft.fft(y)), [SHAPE])

@@ -1,4 +1,4 @@
-"""Open height and width: kept where a network allows it, fused where the grid has a size of its own, else refused."""
+"""Dynamic height and width: exported if the network supports it, fused if the grid has a fixed size, else an error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SHAPE = (1, 16, 16)
 
 
 class Pooled(nn.Module):
-    """A localization network that pools globally, and a grid of 8 x 10: any image will do."""
+    """A localization network with global pooling and a grid of 8 x 10; it accepts images of any size."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -50,7 +50,7 @@ class TakesASizeForANumber(Pooled):
 
 
 class InPixels(Pooled):
-    """Coordinates divided by the image's size: the grid follows from the parameters *and* the size."""
+    """Coordinates divided by the image size: the grid depends on the parameters *and* the size."""
 
     def forward(self, x: Tensor) -> Tensor:
         height, width = x.shape[2:]
@@ -59,7 +59,7 @@ class InPixels(Pooled):
 
 
 class Flat(Pooled):
-    """A linear layer on all pixels: one size only."""
+    """A linear layer on all pixels: only one size is possible."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -103,7 +103,7 @@ def pooled() -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
     return exported(Pooled(), SHAPE)
 
 
-def test_a_pooled_network_takes_every_size_and_is_fused(pooled: tuple[onnx.ModelProto, tuple[Finding, ...]]) -> None:
+def test_a_pooled_network_accepts_every_size_and_is_fused(pooled: tuple[onnx.ModelProto, tuple[Finding, ...]]) -> None:
     model, (finding,) = pooled
     assert dims(model) == [["batch", 1, "height", "width"], ["batch", 1, 8, 10]]
     assert finding.fused and finding.kind == "affine"
@@ -112,7 +112,7 @@ def test_a_pooled_network_takes_every_size_and_is_fused(pooled: tuple[onnx.Model
         check(model, Pooled().eval(), (1, *size))
 
 
-def test_a_grid_that_follows_the_size_is_not_taken_for_linear() -> None:
+def test_a_grid_that_depends_on_the_size_is_not_fused() -> None:
     model, (finding,) = exported(InPixels(), SHAPE)
     assert not finding.fused
     assert "depends on the size of the images" in finding.message
@@ -129,7 +129,7 @@ def test_images_of_one_size_share_their_symbols_and_vectors_have_none() -> None:
     check(model, Pair().eval(), (1, 30, 20), (1, 30, 20), (1,))
 
 
-def test_without_an_example_the_pass_finds_sizes_at_which_a_file_runs(
+def test_without_given_shapes_the_pass_finds_sizes_at_which_a_file_runs(
     pooled: tuple[onnx.ModelProto, tuple[Finding, ...]],
 ) -> None:
     plain = onnx.inliner.inline_local_functions(pooled[0])
@@ -140,7 +140,7 @@ def test_without_an_example_the_pass_finds_sizes_at_which_a_file_runs(
 
 @pytest.mark.parametrize("relation", ["any", "equal", "at least 200"])
 def test_plausible_sizes(relation: str) -> None:
-    """A flow of the image's own size beside a grid of a fixed one, under a condition on the size."""
+    """A flow of the image's size besides a grid of fixed size, with a condition on the size."""
     flow = "Mul(x, x)" if relation == "any" else "MatMul(x, x)"
     kernel = "[199, 199]" if relation == "at least 200" else "[1, 1]"
     model = onnx.parser.parse_model(f"""
@@ -162,7 +162,7 @@ def test_plausible_sizes(relation: str) -> None:
     assert finding.fused, finding.message
 
 
-def test_a_file_that_runs_at_no_plausible_size_is_left_alone() -> None:
+def test_a_file_that_runs_at_no_plausible_size_is_not_fused() -> None:
     model = onnx.parser.parse_model("""
         <ir_version: 10, opset_import: ["" : 18]>
         net (float[n, 1, h, 7] x) => (float[n, 1, h, 7] y)
@@ -179,20 +179,23 @@ def test_a_file_that_runs_at_no_plausible_size_is_left_alone() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (FollowsTheInput, r"net: the exporter froze the size of input 'x' at 16x16, as it does with affine_grid"),
-        (TakesASizeForANumber, r"net: the exporter froze the size of input 'x' at 16"),
-        (Flat, r"net: the network takes images of 16x16 and not of 48x80 \(RuntimeError: mat1 and mat2"),
+        (
+            FollowsTheInput,
+            r"net: the exporter baked in the size 16x16 of input 'x' as a constant, as it does for affine_grid",
+        ),
+        (TakesASizeForANumber, r"net: the exporter baked in the size 16"),
+        (Flat, r"net: the network accepts images of 16x16 but not of 48x80 \(RuntimeError: mat1 and mat2"),
     ],
 )
-def test_what_cannot_be_open_is_refused_in_one_line(make: type[Pooled], message: str) -> None:
+def test_models_without_dynamic_size_support_give_a_one_line_error(make: type[Pooled], message: str) -> None:
     with pytest.raises(ExportError, match=message) as caught:
         export_plain(make().eval(), [SHAPE], "net", True)
     assert "\n" not in str(caught.value)
     assert "without a dynamic size" in str(caught.value)
 
 
-def test_a_model_without_images_is_told_so() -> None:
-    with pytest.raises(UsageError, match="takes no images"):
+def test_a_model_without_images_raises() -> None:
+    with pytest.raises(UsageError, match="has no image input"):
         export_plain(nn.Linear(4, 2), [(4,)], "net", True)
 
 
@@ -203,7 +206,7 @@ def test_other_shapes_differ_on_every_axis_of_an_image() -> None:
 # ---- export, run and verify --------------------------------------------------------------------------------------
 
 
-def test_the_command_line_exports_an_open_size_and_run_takes_images_of_all_sizes(tmp_path: Path) -> None:
+def test_the_command_line_exports_a_dynamic_size_and_run_accepts_images_of_all_sizes(tmp_path: Path) -> None:
     from click.testing import CliRunner
     from PIL import Image
 
@@ -239,14 +242,14 @@ def test_the_command_line_exports_an_open_size_and_run_takes_images_of_all_sizes
             np.testing.assert_allclose(answer, wanted[0].numpy(), atol=1e-5)
 
 
-def test_a_size_that_the_exporter_froze_in_a_value_is_caught_and_nothing_is_written(
+def test_a_size_baked_in_as_a_value_is_detected_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import stn_infer
     from stn_infer.torch_export import plain as export
 
     def frozen(*args: object, **options: object) -> onnx.ModelProto:
-        """An export in which the image's width of the example stands as a number."""
+        """An export that contains the example's image width as a constant."""
         plain = export_plain(Pooled().eval(), [SHAPE], "net", True)
         constant = onnx.numpy_helper.from_array(np.array([16.0], np.float32), "frozen")
         plain.graph.initializer.append(constant)
