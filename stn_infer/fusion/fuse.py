@@ -88,7 +88,7 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
     Raises:
         ModelError: onnxruntime can't run the model, or a model-local function has the name of a standard operator.
     """
-    _refuse_own_operators(model)
+    _reject_redefined_operators(model)
     copy = with_functions_inlined(model)
     names, prefixes = Names(copy.graph), (f"stn_{number}" for number in count())
     findings: list[Finding] = []
@@ -107,7 +107,7 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
     return copy, tuple(findings)
 
 
-def _refuse_own_operators(model: onnx.ModelProto) -> None:
+def _reject_redefined_operators(model: onnx.ModelProto) -> None:
     """ONNX lets a file's function replace an operator of the same name, but onnxruntime still runs its own kernel."""
     for function in model.functions:
         if function.domain in STANDARD_DOMAINS or (function.domain, function.name) in OTHER_CONSTANT_OPS:

@@ -63,8 +63,8 @@ def export_plain(
         module: in evaluation mode, on the CPU, float32.
         input_shapes: one shape per input, without the batch.
         name: the model's name in messages.
-        dynamic_size: leave height and width (and depth) of images [C, H, W] and volumes [C, D, H, W] open too;
-            ``input_shapes`` are examples then.
+        dynamic_size: export dynamic height and width (and depth) of images [C, H, W] and volumes [C, D, H, W];
+            ``input_shapes`` are then examples.
         opset: 18, or a later one if a type requires it.
 
     Returns:
@@ -104,25 +104,25 @@ def export_plain(
     _name_outputs(model, outputs)
     _check_dynamic(model, name)
     if dynamic_size:
-        _check_open(model, axes, name)
+        _check_dynamic_size(model, axes, name)
     return model
 
 
 def _dynamic_axes(input_shapes: Sequence[tuple[int, ...]], dynamic_size: bool) -> tuple[dict[int, Any], ...]:
-    """The open axes of each input; images of one size have one pair of symbols, as a network may join them."""
+    """The dynamic axes of each input; images of the same size share their symbols, because a network may join them."""
     from torch.export import Dim
 
     batch = Dim("batch")
     known: dict[tuple[int, ...], tuple[Any, ...]] = {}
     axes: list[dict[int, Any]] = []
     for shape in input_shapes:
-        open_axes: dict[int, Any] = {0: batch}
+        dynamic_axes: dict[int, Any] = {0: batch}
         if dynamic_size and len(shape) in _GROWTH:
             suffix = f"_{len(known)}" if known and shape[1:] not in known else ""
             names = ("depth", "height", "width")[-len(shape) + 1 :]
             symbols = known.setdefault(shape[1:], tuple(Dim(f"{name}{suffix}") for name in names))
-            open_axes |= dict(enumerate(symbols, 2))
-        axes.append(open_axes)
+            dynamic_axes |= dict(enumerate(symbols, 2))
+        axes.append(dynamic_axes)
     return tuple(axes)
 
 
@@ -154,7 +154,7 @@ def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]],
         ) from error
 
 
-def _check_open(model: onnx.ModelProto, axes: Sequence[Mapping[int, Any]], name: str) -> None:
+def _check_dynamic_size(model: onnx.ModelProto, axes: Sequence[Mapping[int, Any]], name: str) -> None:
     """Raises if the exporter silently baked in a size as a constant."""
     for value, wanted in zip(model.graph.input, axes, strict=False):
         dimensions = value.type.tensor_type.shape.dim

@@ -266,6 +266,6 @@ def test_the_last_layer_in_float32_reduces_the_grid_error() -> None:
         return OrtBackend(copy.SerializeToString(), threads=1, plugin=False).run({"x": x})["t0_theta"]
 
     exact = theta(model)
-    ours = np.abs(theta(rounded_in_float32(to_half(model, "bf16").model)) - exact).max()
+    converted = np.abs(theta(rounded_in_float32(to_half(model, "bf16").model)) - exact).max()
     rounded = np.abs(exact.astype(ml_dtypes.bfloat16).astype(np.float32) - exact).max()
-    assert 0 < 2 * ours < rounded
+    assert 0 < 2 * converted < rounded
