@@ -1,6 +1,6 @@
-"""The main job, end to end on real images: export, run, score, time, draw. `make demo` runs it.
+"""A demo of the main commands on real images: export, run, bench, show. `make demo` runs it.
 
-Every step is a command that you can type yourself; each is printed before it runs. Results are in demo-out/.
+Each step is a command line, printed before it runs. The results are in demo-out/.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def main() -> None:
 
 
 def write_digits() -> int:
-    """Write the 1,000 digits that no shipped model has seen, distorted, as PNG; the class is in the name."""
+    """Write the 1,000 held-out digits, distorted, as PNG files; the class is in the file name."""
     import torch
     from PIL import Image
 
@@ -52,10 +52,10 @@ def write_digits() -> int:
 
 
 def score() -> str:
-    """The share of predictions that agree with the file names."""
+    """The accuracy of the predictions, with the classes from the file names."""
     rows = [row for shard in sorted(PREDICTIONS.glob("predictions-*.csv")) for row in csv.DictReader(shard.open())]
     right = sum(row["prediction"] == Path(row["input"]).stem.rpartition("_")[2] for row in rows)
-    return f"{right} of {len(rows)} digits are right: {100 * right / len(rows):.1f} %"
+    return f"{right} of {len(rows)} predictions are correct: {100 * right / len(rows):.1f} %"
 
 
 def say(text: str) -> None:

@@ -1,11 +1,11 @@
-"""Train the shipped models: each model config and its baseline (no STN) alike, over the config's seeds.
+"""Train the shipped models: each recipe (model config in TOML) and its baseline (no STN), for all seeds.
 
-    python export/train.py                       every model config in stn_infer/models/shipped
+    python export/train.py                       all recipes in stn_infer/models/shipped
     python export/train.py st-cnn-affine-rts     one of them
     python export/train.py mine.toml -o results  your own
 
-Each run (config, model or baseline, seed) is kept in the work folder: an interrupted training resumes.
-The first seed's weights are the ones that are shipped: choosing the best by its test error would flatter it.
+Completed runs (recipe, model or baseline, seed) are stored in the work folder, so that an interrupted training can be
+resumed. The weights of the first seed are shipped: selecting the best by test error would bias the reported error.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from stn_infer.models import create
 from stn_infer.models.catalog import FOLDER
 from stn_infer.models.recipes import Recipe, load_recipe
 
-COPIES = 10  # distortions of each held-out digit that an error is measured on
+COPIES = 10  # distortions per held-out digit in the test set
 
 
 @dataclass(frozen=True)
 class Run:
-    """One network to train: the config's own, or its baseline without a spatial transformer (``twin``)."""
+    """One training run: the recipe's network, or its baseline without a spatial transformer (``twin``)."""
 
     recipe: Path
     twin: bool
@@ -59,9 +59,9 @@ class Run:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", help="names of shipped models, or TOML files (default: all shipped)")
-    parser.add_argument("-o", "--output", type=Path, help="where weights and figures go (default: beside each config)")
-    parser.add_argument("--work", type=Path, default=Path("build/training"), help="where finished runs are kept")
-    parser.add_argument("--jobs", type=int, default=2, help="runs at a time, one thread each (default: 2)")
+    parser.add_argument("-o", "--output", type=Path, help="folder for weights and errors (default: the recipe's)")
+    parser.add_argument("--work", type=Path, default=Path("build/training"), help="folder for completed runs")
+    parser.add_argument("--jobs", type=int, default=2, help="concurrent runs, one thread each (default: 2)")
     arguments = parser.parse_args()
     names = arguments.recipes or sorted(path.stem for path in FOLDER.glob("*.toml"))
     paths = [Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml" for name in names]
@@ -87,7 +87,7 @@ def _runs(paths: list[Path]) -> Iterator[Run]:
 
 def _seeds(recipe: Recipe) -> tuple[int, ...]:
     if recipe.data is None or recipe.training is None:
-        raise SourceError(f"{recipe.name} has no [data] or no [training], which training needs")
+        raise SourceError(f"recipe {recipe.name} cannot be trained: it needs [data] and [training]")
     return recipe.training.seeds
 
 
@@ -102,11 +102,11 @@ def _train_and_keep(task: tuple[Run, Path]) -> str:
     seconds = round(time.perf_counter() - started)
     save_file(network.state_dict(), work / f"{run.name}.safetensors")
     (work / f"{run.name}.json").write_text(json.dumps({"error": error, "seconds": seconds}))
-    return f"{run.name}: {error:.2f} % error after {seconds} s"
+    return f"{run.name}: test error {error:.2f} % after {seconds} s"
 
 
 def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
-    """Adam with a warm-up and a cosine, cross-entropy, every digit distorted again in every epoch."""
+    """Train with Adam, warm-up, cosine decay and cross-entropy, with new random distortions in every epoch."""
     assert recipe.data is not None and recipe.training is not None
     plan = recipe.training
     digits = split_digits()[0]
@@ -133,7 +133,7 @@ def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
 
 
 def test_error(network: nn.Module, recipe: Recipe, copies: int = COPIES) -> float:
-    """Error in percent over ``copies`` distortions of each held-out digit, as 8-bit images."""
+    """The error in percent over ``copies`` distortions of each held-out digit, as 8-bit images."""
     assert recipe.data is not None
     test: Digits = held_out_distorted(recipe.data.distortion, recipe.data.canvas, copies)
     with torch.inference_mode():
@@ -143,7 +143,7 @@ def test_error(network: nn.Module, recipe: Recipe, copies: int = COPIES) -> floa
 
 
 def as_input(images: Tensor, recipe: Recipe) -> Tensor:
-    """Images [N, H, W] uint8 as the network's input [N, 1, H, W], by the recipe's pre-processing."""
+    """Converts images [N, H, W] uint8 to the network's input [N, 1, H, W] with the recipe's pre-processing."""
     preprocess = recipe.preprocess or Preprocess()
     return (images[:, None].float() * preprocess.scale - preprocess.mean[0]) / preprocess.std[0]
 
@@ -186,7 +186,7 @@ def _collect(path: Path, work: Path, output: Path) -> str:
     (output / f"{path.stem}.safetensors").write_bytes(weights)
     (output / f"{path.stem}.json").write_text(json.dumps(figures, indent=2) + "\n")
     beside = f", baseline {recipe.twin} {fmean(baseline):.2f} %" if recipe.twin else ""
-    return f"{path.stem}: {fmean(own):.2f} % error (mean of {len(seeds)} seeds){beside}"
+    return f"{path.stem}: test error {fmean(own):.2f} % (mean of {len(seeds)} seeds){beside}"
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-# TensorRT's part of the library: three plugin creators in stn_plugins, the library that registers them by itself
-# when it is loaded, and the host that drives them in the tests. Nothing here links TensorRT.
-set(TENSORRT_INCLUDE_DIR "" CACHE PATH "Folder of TensorRT's own headers; empty: the slice in abi/ is used")
+# The TensorRT adapter: three plugin creators in stn_plugins, the library that registers them when it is loaded, and
+# the host that runs them in the tests. None of these links TensorRT.
+set(TENSORRT_INCLUDE_DIR "" CACHE PATH "Folder of the official TensorRT headers; empty: use the declarations in abi/")
 
 function(stn_use_tensorrt_interface target)
   if(TENSORRT_INCLUDE_DIR)
@@ -18,7 +18,7 @@ target_sources(
           ${CMAKE_CURRENT_LIST_DIR}/src/adapters/tensorrt_problem.cpp)
 stn_use_tensorrt_interface(stn_plugins)
 
-# Lies beside stn_plugins and loads it from there.
+# Installed in the same folder as stn_plugins, and loads it from there.
 add_library(stn_plugins_register SHARED ${CMAKE_CURRENT_LIST_DIR}/src/register/register.cpp)
 target_compile_options(stn_plugins_register PRIVATE ${STN_WARNINGS})
 target_link_libraries(stn_plugins_register PRIVATE ${CMAKE_DL_LIBS})

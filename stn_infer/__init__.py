@@ -1,4 +1,4 @@
-"""Spatial Transformer Networks: checkpoint in; portable ONNX, batched predictions and an honest latency table out.
+"""Spatial Transformer Networks: from a checkpoint to portable ONNX, batched predictions and a latency table.
 
     import stn_infer
 
@@ -7,7 +7,7 @@
     stn_infer.verify("model.onnx")
     stn_infer.bench("st-cnn-affine-rts", batch_sizes=(1, 64))
 
-Importing the package imports neither torch nor onnxruntime nor onnx: each name is loaded when it is first used.
+Importing the package imports neither torch nor onnxruntime nor onnx: each public name is loaded on first use.
 """
 
 from __future__ import annotations

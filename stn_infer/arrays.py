@@ -1,4 +1,4 @@
-"""The one name for a numpy array of any element type."""
+"""``Array``: a numpy array of any element type."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""How known implementations place pixels: one named preset each, and how far its identity is off.
+"""Sampling conventions of known implementations, one named preset each, and the identity error of each.
 
-A grid and a sampler must agree on where -1 and 1 lie. Where they don't, even the identity transformation moves the
-image; a checkpoint was trained with that shift and needs it at inference. No torch in here.
+A grid and a sampler must agree on the positions of -1 and 1. If they differ, even the identity transformation shifts
+the image; a checkpoint trained with that shift needs it at inference. This module does not import torch.
 """
 
 from __future__ import annotations
@@ -19,18 +19,19 @@ Order = Literal["xy", "yx"]
 
 @dataclass(frozen=True)
 class Convention:
-    """One implementation's choice.
+    """The sampling convention of one implementation.
 
     Attributes:
         name: as given to ``SpatialTransformer(convention=...)``.
-        description: whose it is.
+        description: the implementation.
         grid_align_corners: whether -1 and 1 of the grid are the centers of the border pixels (True) or their outer
             edges (False).
         align_corners: the same for the sampler.
-        padding_mode: what a sample outside the input reads.
+        padding_mode: the value of samples outside the input.
         order: the order of coordinates in parameters and theta: ``yx`` has y first.
-        short: by how many pixels the sampler stops short of the last one: it maps [-1, 1] to [0, W - 1 - short].
-        difference: what the original does that a sampler with these fields does not; empty where there is nothing.
+        short: the number of pixels by which the sampler ends before the last one: it maps [-1, 1] to
+            [0, W - 1 - short].
+        difference: behavior of the original that these fields do not reproduce; empty if there is none.
     """
 
     name: str
@@ -43,20 +44,20 @@ class Convention:
     difference: str = ""
 
     def identity_error(self, width: int) -> tuple[float, float, float]:
-        """Where the identity samples, minus where it should, in pixels at the left, middle and right one.
+        """The identity's sampling position minus the correct one, in pixels, at the left, middle and right pixel.
 
-        Positive is to the right. The middle pixel is number ``(width - 1) // 2``.
+        Positive values are to the right. The middle pixel has index ``(width - 1) // 2``.
 
         Raises:
-            UsageError: a width below 2.
+            UsageError: ``width`` is below 2.
         """
         if width < 2:
-            raise UsageError(f"the identity's error is defined from 2 pixels on, not for {width}")
+            raise UsageError(f"the identity error is defined for widths of at least 2, not {width}")
         left, middle, right = (self._read(pixel, width) - pixel for pixel in (0, (width - 1) // 2, width - 1))
         return left, middle, right
 
     def _read(self, pixel: int, width: int) -> float:
-        """The pixel index that the identity reads for an output pixel, input and output being equally wide."""
+        """The pixel index that the identity reads for an output pixel, for input and output of the same width."""
         zero_to_two = 2 * pixel / (width - 1) if self.grid_align_corners else (2 * pixel + 1) / width
         if self.align_corners:
             return zero_to_two / 2 * (width - 1 - self.short)
@@ -67,7 +68,7 @@ CONVENTIONS: Mapping[str, Convention] = {
     convention.name: convention
     for convention in (
         Convention("torch>=1.3", "affine_grid and grid_sample with their defaults since torch 1.3", False, False),
-        Convention("torch<=1.2", "the same up to torch 1.2, and with align_corners=True since", True, True),
+        Convention("torch<=1.2", "the same up to torch 1.2; since 1.3, align_corners=True", True, True),
         Convention("dtrb", "TPS of deep-text-recognition-benchmark (RARE)", False, True, "border"),
         Convention("paddleocr", "TPS of PaddleOCR", False, True),
         Convention(
@@ -75,7 +76,8 @@ CONVENTIONS: Mapping[str, Convention] = {
             "TPS of the PyTorch port of ASTER, run on torch 1.3 or later",
             True,
             False,
-            difference="clamps coordinates to [-1, 1] before sampling: a sample outside reads the half-bright rim",
+            difference="clamps coordinates to [-1, 1] before sampling: samples outside the input read the border "
+            "pixels at half intensity",
         ),
         Convention("warbean", "TPS of WarBean's tps_stn_pytorch, run on torch 1.3 or later", True, False),
         Convention("stnbhwd", "Torch7's stnbhwd, parameters in the order y, x", True, True, order="yx"),
@@ -86,23 +88,23 @@ CONVENTIONS: Mapping[str, Convention] = {
             True,
             True,
             short=1,
-            difference="zero at once outside [0, W - 1), where zeros padding fades over one pixel",
+            difference="zero everywhere outside [0, W - 1), where zeros padding fades over one pixel",
         ),
     )
 }
-"""By name. ``torch>=1.3`` is the default everywhere else in this package."""
+"""Conventions by name. ``torch>=1.3`` is the default in this package."""
 
 
 def find_convention(name: str) -> Convention:
     """The convention called ``name``.
 
     Raises:
-        UsageError: there is none.
+        UsageError: there is no such convention.
     """
     if name not in CONVENTIONS:
         near = difflib.get_close_matches(name, CONVENTIONS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(CONVENTIONS)}"
-        raise UsageError(f"there is no convention called {name!r}; {hint}")
+        raise UsageError(f"no such convention: {name!r}; {hint}")
     return CONVENTIONS[name]
 
 
@@ -113,12 +115,13 @@ def resolve(
     padding_mode: PaddingMode | None,
     order: Order | None,
 ) -> Convention:
-    """A convention with the fields that are given in place of its own.
+    """The named convention with its fields replaced by the arguments that are given.
 
-    Without a convention an absent ``grid_align_corners`` follows ``align_corners``, the rest follows torch >= 1.3.
+    Without a convention, an absent ``grid_align_corners`` follows ``align_corners`` and the other fields follow
+    torch >= 1.3.
 
     Raises:
-        UsageError: no such convention, padding mode or order.
+        UsageError: an unknown convention, padding mode or order.
     """
     for field, value, choices in (
         ("padding_mode", padding_mode, PADDING_MODES),

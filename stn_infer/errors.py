@@ -1,12 +1,12 @@
-"""The exception tree. A user's mistake becomes one line: what was expected, what was given, what to do.
+"""The exception tree. A user error becomes one line: what was expected, what was given, what to do.
 
 StnInferError                  exit code 1
-├── UsageError                 2    arguments that cannot go together, a value of the wrong form
+├── UsageError                 2    incompatible arguments, or a malformed value
 ├── MissingDependencyError     1    an optional package or a compiler is not installed
-├── SourceError                1    a model cannot be had from its source (file, recipe, factory)
+├── SourceError                1    a model cannot be loaded from its source (file, recipe, factory)
 │   └── WeightsError           1    a checkpoint is unreadable, or its keys or shapes do not fit
-├── ModelError                 1    an ONNX file is unreadable, or a runtime refuses it
-├── ExportError                1    torch.onnx.export or the spatial pass cannot go on
+├── ModelError                 1    an ONNX file is unreadable, or a runtime rejects it
+├── ExportError                1    torch.onnx.export failed, or the exported graph cannot be used
 ├── VerificationError          3    outputs or grids differ by more than the tolerance
 ├── InputError                 1    an input of `run` is missing, unreadable or of the wrong shape
 └── OutputError                1    a result cannot be written (permission, disk full, would overwrite)
@@ -20,23 +20,23 @@ from stn_infer.printing import shown
 
 
 class StnInferError(Exception):
-    """Base of every error that stn-infer raises on purpose; ``exit_code`` is the command line's."""
+    """Base class of all errors that stn-infer raises; ``exit_code`` is the command's exit code."""
 
     exit_code = 1
 
 
 class UsageError(StnInferError):
-    """Arguments that cannot go together, or a value of the wrong form."""
+    """Incompatible arguments, or a malformed value."""
 
     exit_code = 2
 
 
 class MissingDependencyError(StnInferError):
-    """An optional package (or a compiler) is needed and not installed."""
+    """An optional package or a compiler is required and not installed."""
 
 
 class SourceError(StnInferError):
-    """A model cannot be had from its source: a shipped name, a recipe, a ``.pt2`` or a factory."""
+    """A model cannot be loaded from its source: a shipped name, a recipe, a ``.pt2`` file or a factory."""
 
 
 class WeightsError(SourceError):
@@ -44,7 +44,7 @@ class WeightsError(SourceError):
 
 
 class ModelError(StnInferError):
-    """An ONNX file is unreadable, or a runtime refuses it."""
+    """An ONNX file is unreadable, or a runtime rejects it."""
 
 
 class ExportError(StnInferError):
@@ -62,13 +62,14 @@ class InputError(StnInferError):
 
 
 class OutputError(StnInferError):
-    """A result cannot be written: no permission, disk full, or it would overwrite something."""
+    """A result cannot be written: no permission, disk full, or it would overwrite an existing file."""
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:
-    """A message on one line, without colors, cut at ``limit`` characters; an empty exception's is its type.
+    """``error``'s message on one line without ANSI colors, truncated to ``limit`` characters.
 
-    What a file's names could do to a terminal is escaped: see :mod:`stn_infer.printing`.
+    An exception without a message gives the name of its type. Control characters are escaped: see
+    :mod:`stn_infer.printing`.
     """
     text = shown(" ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split()))
     if not text and isinstance(error, BaseException):

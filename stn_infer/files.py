@@ -1,4 +1,4 @@
-"""Write a file so that it is either there whole or not at all."""
+"""Atomic file writes, and checks before reading or writing a file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from stn_infer.errors import InputError, OutputError
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write ``content`` beside ``path``, flush it to the disk and rename it into place.
+    """Write ``content`` to a temporary file beside ``path``, flush it to disk and rename it to ``path``.
 
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full; nothing is left behind.
@@ -25,7 +25,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
-    """A file to write, which takes ``path``'s place once the block has ended without an exception.
+    """Open a temporary file for writing; it replaces ``path`` when the block ends without an exception.
 
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full; nothing is left behind.
@@ -36,10 +36,10 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 @contextlib.contextmanager
 def appearing(path: Path) -> Iterator[Path]:
-    """A temporary path to write; on success its bytes reach the disk and it takes ``path``'s place.
+    """Yield a temporary path to write; on success the file is flushed to disk and replaces ``path``.
 
     Raises:
-        OutputError: as for :func:`open_atomically`; nothing is left behind.
+        OutputError: as for :func:`open_atomically`; no temporary file remains.
     """
     temporary: Path | None = None
     try:
@@ -60,12 +60,12 @@ def appearing(path: Path) -> Iterator[Path]:
 
 
 def open_regular(path: str) -> int:
-    """A descriptor to read a file from, which the caller closes.
+    """Open a regular file for reading and return its descriptor; the caller closes it.
 
-    It never waits: a pipe or a device that is called like a file is refused.
+    Does not block: a pipe or a device at ``path`` is rejected.
 
     Raises:
-        InputError: ``path`` is missing, unreadable, or not a file.
+        InputError: ``path`` is missing, unreadable, or not a regular file.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
@@ -81,22 +81,22 @@ def open_regular(path: str) -> int:
 
 
 def kind_of(mode: int) -> str:
-    """What a path leads to, by its ``st_mode``: ``a folder``, ``a named pipe`` ..."""
+    """The kind of a path that is not a regular file, from its ``st_mode``: ``a folder``, ``a named pipe``, ..."""
     kinds = ((stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe"), (stat.S_ISSOCK, "a socket"))
     return next((name for matches, name in kinds if matches(mode)), "a device")
 
 
 def check_writable(path: Path) -> None:
-    """Fail before long work, not after it, where ``path`` can't be written.
+    """Raise before a long computation if ``path`` cannot be written.
 
     Raises:
         OutputError: ``path`` is a folder or a device, or its folder is missing or not writable.
     """
     if path.exists() and not path.is_file():
-        what = "a folder" if path.is_dir() else "no regular file"
+        what = "a folder" if path.is_dir() else "not a regular file"
         raise OutputError(f"cannot write {path}: it is {what}; name a file")
     if not path.parent.is_dir():
-        raise OutputError(f"cannot write {path}: there is no folder {path.parent}")
+        raise OutputError(f"cannot write {path}: no such folder: {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"cannot write {path}: the folder {path.parent} is not writable")
 

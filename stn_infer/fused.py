@@ -1,8 +1,8 @@
-"""The fused spatial transformer as a PyTorch operator: theta to warped image in one pass, without a sampling grid.
+"""The fused spatial transformer as a PyTorch operator: from theta to the warped image without a sampling grid.
 
-Importing this module defines ``torch.ops.stn.spatial_transformer``, on the plugin library's C interface. It works in
-eager mode, under ``torch.compile`` and ``torch.export``, and in CUDA graphs; its gradient is that of the composition
-of ordinary operators, which is also what runs where the library has no kernel.
+Importing this module defines ``torch.ops.stn.spatial_transformer``, which calls the plugin library's C interface. It
+works in eager mode, under ``torch.compile`` and ``torch.export``, and in CUDA graphs. Its gradient is computed by a
+composition of standard operators, which is also the fallback if the library has no kernel.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def spatial_transformer(
     output_size: Sequence[int],
     sampler: SamplerSpec = DEFAULT_SPEC,
 ) -> Tensor:
-    """Sample ``input`` at the grid ``theta · basis``, by the fused kernel where there is one.
+    """Sample ``input`` at the grid ``theta · basis``, with the fused kernel if there is one.
 
     Args:
         input: [N, C, H, W] or [N, C, D, H, W].
@@ -47,13 +47,13 @@ def spatial_transformer(
         basis: [K, P], P = prod(output_size). Kind ``affine`` stands for the rows x, y(, z), 1 at pixel centers.
         kind: ``affine``, ``basis`` or ``projective``.
         output_size: (H, W) or (D, H, W).
-        sampler: as ``torch.nn.functional.grid_sample``'s settings; bicubic for images only.
+        sampler: the settings of ``torch.nn.functional.grid_sample``; bicubic for images only.
 
     Returns:
         [N, C, *output_size], in the input's dtype and memory format.
 
     Raises:
-        UsageError: an unknown kind, mode or padding mode, or shapes that contradict each other.
+        UsageError: an unknown kind, mode or padding mode, or inconsistent shapes.
     """
     _check(input, theta, basis, kind, output_size, sampler)
     if not usable(input):
@@ -64,13 +64,13 @@ def spatial_transformer(
 
 
 def usable(input: Tensor) -> bool:
-    """Whether there is a kernel for tensors like ``input``: the library loads, and knows its dtype and device."""
+    """Whether there is a kernel for ``input``: the library loads and supports its dtype and device."""
     return input.dtype in _DTYPES and _library_serves(input.device.type)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _library_serves(device: str) -> bool:
-    """Whether the library has kernels for a device; it neither comes nor goes while a process runs."""
+    """Whether the library has kernels for a device; constant during a process."""
     if device not in ("cpu", "cuda") or not plugin.available():
         return False
     return device == "cpu" or bool(plugin.load().stn_has_cuda())
@@ -84,7 +84,7 @@ def composed(
     output_size: Sequence[int],
     sampler: SamplerSpec = DEFAULT_SPEC,
 ) -> Tensor:
-    """The same from ordinary operators: a product, and ``grid_sample``; coordinates in float32 at least."""
+    """:func:`spatial_transformer` composed of standard operators, with coordinates in float32 at least."""
     return sampled(input, sampling_grid(theta, basis, kind, output_size), sampler)
 
 
@@ -106,10 +106,12 @@ def _check(
     rows = 3 if kind == "projective" else rank
     if theta.dim() != 3 or theta.shape[0] != input.shape[0] or theta.shape[1] != rows:
         raise UsageError(
-            f"expected theta of {rows} rows for a batch of {input.shape[0]}, got the shape {tuple(theta.shape)}"
+            f"expected theta with {rows} rows and batch size {input.shape[0]}, got the shape {tuple(theta.shape)}"
         )
     if basis.dim() != 2 or basis.shape[0] != theta.shape[2]:
-        raise UsageError(f"expected a basis of {theta.shape[2]} rows as theta has columns, got {tuple(basis.shape)}")
+        raise UsageError(
+            f"expected a basis with {theta.shape[2]} rows, the columns of theta, got the shape {tuple(basis.shape)}"
+        )
 
 
 def _is_channels_last(input: Tensor) -> bool:
@@ -138,7 +140,7 @@ def _problem(
     shape: tuple[int, ...],
     rows: int,
 ) -> plugin.Problem:
-    """A problem without its arrays. Filling one in takes longer than warping a small image, so they are kept."""
+    """A problem without its arrays. Cached, because filling it in takes longer than warping a small image."""
     mode, padding_mode, align_corners = settings
     return plugin.Problem(
         rank=len(output_size),

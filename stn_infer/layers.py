@@ -20,33 +20,33 @@ from stn_infer.transforms.grid import cast, full_precision, sampled, sampling_gr
 
 
 class SpatialTransformer(nn.Module):
-    """Warps its input by a grid that a localization network chooses (Jaderberg et al. 2015, section 3).
+    """Warps its input at a grid predicted by a localization network (Jaderberg et al. 2015, section 3).
 
     Args:
-        localization: maps the input to parameters [N, Q]; None when the caller gives them to :meth:`forward`.
+        localization: maps the input to parameters [N, Q]; None if the caller passes them to :meth:`forward`.
         transformation: the family of grids.
-        output_size: (H, W), or (D, H, W) for volumes; smaller or larger than the input's.
-        mode: the sampler's interpolation; ``bilinear`` is trilinear for volumes, which have no ``bicubic``.
-        padding_mode: what a sample outside the input reads; None: as the convention, else zeros.
-        align_corners: the sampler's convention, as ``torch.nn.functional.grid_sample``; None: as the convention, else
-            False.
-        grid_align_corners: the grid's convention; None: as the convention, else the sampler's. They differ in some
+        output_size: (H, W), or (D, H, W) for volumes; may differ from the input's.
+        mode: the sampler's interpolation; ``bilinear`` is trilinear for volumes, which do not support ``bicubic``.
+        padding_mode: the value of samples outside the input; None: from the convention, else zeros.
+        align_corners: the sampler's convention, as in ``torch.nn.functional.grid_sample``; None: from the convention,
+            else False.
+        grid_align_corners: the grid's convention; None: from the convention, else the sampler's. They differ in some
             known checkpoints.
-        identity_init: start at the identity: the last linear layer's weights are zeroed, its bias is the identity.
-        fused: sample by the plugin library's kernel, which never writes a grid, where it is built and has one for the
-            input's type and device; else, and whenever the module is exported, by ordinary operators.
+        identity_init: zero the weights of the last linear layer and set its bias to the identity parameters.
+        fused: use the plugin library's fused kernel, which does not materialize a grid, if the library is built and
+            supports the input's dtype and device. Otherwise, and always during export, use standard operators.
         convention: a name in :data:`stn_infer.conventions.CONVENTIONS` for the fields that are not given.
-        order: whether parameters have x or y first; None: as the convention, else ``xy``. Control points are always
-            written (x, y).
-        input_size: (H, W) or (D, H, W) of the input, needed where the convention's sampler stops short of the last
-            pixel (``kevinzakka``): how far depends on it.
+        order: whether parameters have x or y first; None: from the convention, else ``xy``. Control points are always
+            (x, y) in ``transformation``.
+        input_size: (H, W) or (D, H, W) of the input; required by conventions whose sampler ends before the last pixel
+            (``kevinzakka``), because their scale depends on it.
 
-    The constants are buffers that no checkpoint holds. They stay in float32 when the module is cast to a half type
-    (a half grid would be off by pixels) and are solved anew in float64 for ``.double()``.
+    The constants are buffers that are not stored in checkpoints. They remain in float32 when the module is cast to half
+    precision (a grid in half precision is wrong by pixels), and are recomputed in float64 for ``.double()``.
 
     Raises:
         UsageError: an unknown mode, padding mode, order or convention, an output size of the wrong rank, a missing
-            ``input_size``, or ``identity_init`` with a localization network that does not end in a linear layer of
+            ``input_size``, or ``identity_init`` with a localization network that does not end in a linear layer with
             Q outputs.
     """
 
@@ -97,11 +97,11 @@ class SpatialTransformer(nn.Module):
         """Warp ``input`` [N, C, H, W] (or [N, C, D, H, W]) to [N, C, *output_size], in its own dtype.
 
         Args:
-            input: the images or volumes that are sampled, and that the localization network looks at.
-            parameters: [N, Q], instead of the localization network's.
+            input: the images or volumes to sample, also the localization network's input.
+            parameters: [N, Q], instead of the localization network's output.
 
         Raises:
-            UsageError: no localization network and no parameters, or an input of the wrong rank.
+            UsageError: there is no localization network and no parameters, or the input has the wrong rank or size.
         """
         if input.dim() != self.transformation.rank + 2:
             raise UsageError(
@@ -110,8 +110,8 @@ class SpatialTransformer(nn.Module):
             )
         if self.short and self.input_size != tuple(input.shape[2:]):
             raise UsageError(
-                f"this SpatialTransformer was made for inputs of size {self.input_size}, not {tuple(input.shape[2:])}; "
-                "its convention needs the input's size: build it with input_size"
+                f"this SpatialTransformer was built for inputs of size {self.input_size}, not "
+                f"{tuple(input.shape[2:])}; its convention depends on the input's size: build it with that input_size"
             )
         if parameters is None:
             if self.localization is None:
@@ -127,7 +127,7 @@ class SpatialTransformer(nn.Module):
         return spatial_transformer(input, theta, self.basis, self.transformation.kind, self.output_size, sampler)
 
     def theta(self, parameters: Tensor) -> Tensor:
-        """The network's parameters [N, Q] as theta [N, D, K] (projective: [N, 3, 3]), float32 or float64."""
+        """Maps the network's parameters [N, Q] to theta [N, D, K] (projective: [N, 3, 3]), float32 or float64."""
         dtype = torch.promote_types(parameters.dtype, self.parameter_matrix.dtype)
         with full_precision(parameters.device):
             matrix, offset = cast(self.parameter_matrix, dtype), cast(self.parameter_offset, dtype)
@@ -139,10 +139,10 @@ class SpatialTransformer(nn.Module):
         return sampling_grid(theta, self.basis, self.transformation.kind, self.output_size)
 
     def reset_to_identity(self) -> None:
-        """Zero the last linear layer's weights and set its bias to the identity.
+        """Zero the weights of the last linear layer and set its bias to the identity parameters.
 
         Raises:
-            UsageError: there is no localization network, or it does not end in a linear layer of Q outputs.
+            UsageError: there is no localization network, or it does not end in a linear layer with Q outputs.
         """
         head = [module for module in (self.localization or nn.Identity()).modules() if list(module.parameters(False))]
         count = self.transformation.num_parameters
@@ -157,7 +157,7 @@ class SpatialTransformer(nn.Module):
             last.bias.copy_(self._identity())
 
     def extra_repr(self) -> str:
-        """The fields that no submodule shows."""
+        """The fields that are not submodules."""
         return (
             f"{type(self.transformation).__name__}, output_size={self.output_size}, mode={self.mode!r}, "
             f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, "
@@ -172,14 +172,14 @@ class SpatialTransformer(nn.Module):
         return None
 
     def _identity(self) -> Tensor:
-        """The identity's parameters [Q], float64, in the order that the network gives them."""
+        """The identity parameters [Q], float64, in the order of the network's outputs."""
         identity = self.transformation.identity()
         swap = self.order == "yx" and self.transformation.kind == "basis"
         return identity.reshape(-1, self.transformation.rank).flip(1).reshape(-1) if swap else identity
 
     def _constants(self) -> dict[str, Tensor]:
         kind, shape = self.transformation.kind, self.transformation.theta_shape
-        # the family does not know of the order: its first axis is y then
+        # the transformation does not know the order: for yx, its first axis is y
         axes = self.output_size if self.order == "xy" else self.output_size[::-1]
         matrix, offset = self.transformation.affine_map(axes, self.grid_align_corners)
         basis = self.transformation.basis(self.output_size, self.grid_align_corners)
@@ -193,8 +193,8 @@ class SpatialTransformer(nn.Module):
         return {"basis": basis, "parameter_matrix": matrix, "parameter_offset": offset}
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        # .to(), .double(), .half(), .cuda(), .to_empty() all come through here. A cast of a rounded constant stays
-        # rounded and to_empty() leaves rubbish, so the constants are made anew, and never in less than float32.
+        # Called by .to(), .double(), .half(), .cuda() and .to_empty(). Casting a rounded constant does not restore its
+        # precision and to_empty() leaves it uninitialized, so the constants are recomputed, in float32 at least.
         before = self.basis.dtype, self.basis.device
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if (self.basis.dtype, self.basis.device) != before:
@@ -205,6 +205,6 @@ class SpatialTransformer(nn.Module):
 
 
 def _respell_keys(module: nn.Module, state: dict[str, Any], prefix: str, *others: Any) -> None:
-    """Take checkpoints of versions that wrote ``localisation``."""
+    """Accept checkpoints of earlier versions, whose keys are spelled ``localisation``."""
     for key in [key for key in state if key.startswith(f"{prefix}localisation.")]:
         state[prefix + respelled(key[len(prefix) :])] = state.pop(key)

@@ -1,7 +1,7 @@
-"""What an image means to a model: pre-processing and labels, and how both travel in an ONNX file.
+"""A model's pre-processing and labels, and how both are stored in an ONNX file.
 
-They are stored in ``metadata_props`` under keys that start with ``stn_infer.``, as JSON, so that a file
-copied to another machine still knows how its inputs are made. No torch, no onnx in here.
+They are stored as JSON in ``metadata_props`` under keys that start with ``stn_infer.``, so that a file copied to
+another machine still describes its inputs. This module imports neither torch nor onnx.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Literal, get_args
 from stn_infer.errors import UsageError
 
 PREFIX = "stn_infer."
-MOST_PIXELS = 1 << 26  # of an image, decoded or resized to: RGB takes 192 MiB, and as much again while it is converted
+# The largest decoded or resized image. In RGB it takes 192 MiB, and the same again during conversion.
+MOST_PIXELS = 1 << 26
 
 _OLD_SPELLINGS = (("colour", "color"), ("grey", "gray"), ("localisation", "localization"))
 
@@ -25,7 +26,7 @@ PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 
 def respelled(name: str) -> str:
-    """A key or value of a file that an earlier version wrote, in today's spelling."""
+    """A key or value from a file of an earlier version, in the current spelling."""
     for old, new in _OLD_SPELLINGS:
         name = name.replace(old, new)
     return name
@@ -33,13 +34,16 @@ def respelled(name: str) -> str:
 
 @dataclass(frozen=True)
 class Preprocess:
-    """How a decoded 8-bit image becomes a model's input: ``(pixel * scale - mean) / std``, layout C, H, W.
+    """Converts a decoded 8-bit image to a model's input: ``(pixel * scale - mean) / std``, layout [C, H, W].
 
     Attributes:
         color: ``gray`` (one channel, ITU-R 601 luma) or ``rgb`` (three).
-        size: (height, width) to resize to, bilinear; None: an image must have the model's input size.
+        size: (height, width) to resize to, bilinear; None: images must have the model's input size.
         scale: factor on pixel values 0..255, applied first.
-        mean, std: one value, or one a channel, applied after ``scale``.
+        mean, std: one value, or one per channel, applied after ``scale``.
+
+    Raises:
+        UsageError: a field is out of range or malformed.
     """
 
     color: ColorMode = "gray"
@@ -63,7 +67,7 @@ class Preprocess:
             if len(values) not in (1, self.channels):
                 raise UsageError(f"preprocess {name} has {len(values)} values; {self.color} takes 1 or {self.channels}")
         if any(value == 0 for value in self.std):
-            raise UsageError("preprocess std holds a 0, which would divide by zero")
+            raise UsageError("preprocess std contains 0, which would divide by zero")
 
     @property
     def channels(self) -> int:
@@ -71,15 +75,15 @@ class Preprocess:
         return 3 if self.color == "rgb" else 1
 
     def updated(self, text: str) -> Preprocess:
-        """This pre-processing with the fields that ``text`` names replaced.
+        """Returns this pre-processing with the fields in ``text`` replaced.
 
         Args:
             text: comma-separated ``key=value``; ``gray`` and ``rgb`` also stand alone. Keys: ``color``, ``size``
-                (``42x42``, or ``model`` for the model's own), ``scale`` (``1/255`` works), ``mean`` and ``std``
-                (values joined by ``:``).
+                (``42x42``, or ``model`` for the model's input size), ``scale`` (a number or a fraction such as
+                ``1/255``), ``mean`` and ``std`` (values joined by ``:``).
 
         Raises:
-            UsageError: an unknown key, or a value of the wrong form.
+            UsageError: an unknown key, or a malformed value.
         """
         fields: dict[str, object] = {}
         for part in filter(None, (piece.strip() for piece in text.split(","))):
@@ -94,14 +98,14 @@ class Preprocess:
                 raise UsageError(f"unknown preprocess key {key!r}; expected one of {expected}") from None
             except (ValueError, ZeroDivisionError):
                 raise UsageError(
-                    f"preprocess {key}={value!r} is not understood; write e.g. "
+                    f"preprocess {key}={value!r} is malformed; write e.g. "
                     "'rgb,size=224x224,scale=1/255,mean=0.485:0.456:0.406,std=0.229:0.224:0.225'"
                 ) from None
         return replace(self, **fields)  # type: ignore[arg-type]
 
     @classmethod
     def parse(cls, text: str) -> Preprocess:
-        """The pre-processing that ``text`` describes; fields not named keep their defaults."""
+        """The pre-processing that ``text`` describes; absent fields keep their defaults."""
         return cls().updated(text)
 
 
@@ -135,14 +139,14 @@ _PARSERS: dict[str, Callable[[str], object]] = {
 
 @dataclass(frozen=True)
 class ModelMetadata:
-    """What travels with a model besides its graph.
+    """Metadata stored with a model.
 
     Attributes:
-        preprocess: how images become inputs; None when the exporter was not told.
-        labels: one name a class, in the order of the first output's last axis; None when not told.
-        source: the shipped model's name, or of a loaded model its SOURCE; empty when unknown. A file keeps a shipped
-            model's name only: a factory or a path would mean nothing on another machine.
-        precision: what the file's weights and features are in.
+        preprocess: how images become inputs; None when unknown.
+        labels: one name per class, in the order of the first output's last axis; None when unknown.
+        source: the shipped model's name, or the SOURCE of a loaded model; empty when unknown. A file stores only the
+            name of a shipped model: a factory or a path has no meaning on another machine.
+        precision: the precision of the file's weights and features.
     """
 
     preprocess: Preprocess | None = None
@@ -165,10 +169,10 @@ class ModelMetadata:
 
     @classmethod
     def from_props(cls, props: Mapping[str, str]) -> ModelMetadata:
-        """Read back what :meth:`to_props` wrote; keys of others are passed over.
+        """Reads what :meth:`to_props` wrote; ignores all other keys.
 
         Raises:
-            UsageError: an ``stn_infer.`` key holds something that is not what this version writes.
+            UsageError: an ``stn_infer.`` key holds a value that this version does not write.
         """
         preprocess, labels = props.get(PREFIX + "preprocess"), props.get(PREFIX + "labels")
         precision = next((name for name in PRECISIONS if name == props.get(PREFIX + "precision", "fp32")), None)

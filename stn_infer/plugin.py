@@ -1,6 +1,6 @@
-"""The plugin library ``libstn_plugins.so``: where it is, what it can do, how to build it, and its C interface.
+"""The plugin library ``libstn_plugins.so``: its location, capabilities, build and C interface.
 
-Nothing needs it: without a library every model runs through plain ONNX or PyTorch operators.
+The library is optional: without it, every model runs on standard ONNX or PyTorch operators.
 """
 
 from __future__ import annotations
@@ -19,16 +19,16 @@ from pathlib import Path
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 
 ENVIRONMENT = "STN_PLUGIN_LIBRARY"
-"""The variable that names a library to use instead of the one that would be found."""
+"""The environment variable with the path of a library to use instead of the default ones."""
 
 FILE_NAME = "libstn_plugins.so"
 
 _PACKAGE = Path(__file__).resolve().parent
 _SOURCES = _PACKAGE.parent / "plugins"
 _BUILD = _PACKAGE.parent / "build" / "plugins"
-_HINT = "`stn-infer plugin build` makes it from the source tree"
+_HINT = "`stn-infer plugin build` builds it from the source tree"
 
-# PyPI's packages that make up a CUDA compiler, each with a file by which it is known.
+# The PyPI packages that together are a CUDA compiler, each with a file that identifies it.
 _NVCC_PACKAGES = {
     "nvidia-cuda-nvcc": "bin/nvcc",
     "nvidia-cuda-crt": "include/crt/host_config.h",
@@ -37,14 +37,14 @@ _NVCC_PACKAGES = {
     "nvidia-cuda-cccl": "include/cccl/nv/target",
 }
 
-# The enumerations of plugins/include/stn/stn.h, in its order; modes and padding modes are numbered as in samplers.py.
+# The enumerations of plugins/include/stn/stn.h, in order; modes and padding modes are in samplers.py.
 DTYPES = ("float32", "float16", "bfloat16")
 KINDS = ("affine", "basis", "projective", "grid")
 LAYOUTS = ("planar", "channels_last")
 
 
 class Problem(ctypes.Structure):
-    """``stn_problem`` of stn.h; ``struct_size`` is filled in."""
+    """``stn_problem`` of stn.h, with ``struct_size`` set."""
 
     _fields_ = (
         ("struct_size", ctypes.c_uint32),
@@ -78,17 +78,17 @@ class Problem(ctypes.Structure):
 
 @dataclass(frozen=True)
 class PluginInfo:
-    """What there is of the library on this machine.
+    """The library and the build tools on this machine.
 
     Attributes:
-        path: the file, or None.
-        problem: why it cannot be used, or None.
-        version: the library's.
-        cuda: whether it holds the CUDA kernels.
-        cpu_isa: ``avx512``, ``avx2`` or ``plain``.
-        onnxruntime, tensorrt: whether it holds these adapters.
+        path: the library's file, or None.
+        problem: why the library cannot be used, or None.
+        version: the library's version, or None.
+        cuda: whether it contains the CUDA kernels.
+        cpu_isa: ``avx512``, ``avx2`` or ``plain``, or None.
+        onnxruntime, tensorrt: whether it contains these adapters.
         cmake, compiler, nvcc: the tools that ``build`` would use, or None.
-        nvcc_packages: PyPI's packages that would bring what nvcc lacks here; empty where nothing is missing.
+        nvcc_packages: the PyPI packages to install for a complete nvcc; empty if nothing is missing.
     """
 
     path: Path | None
@@ -105,14 +105,14 @@ class PluginInfo:
 
 
 def candidates() -> tuple[Path, ...]:
-    """Where the library is looked for, in order; ``STN_PLUGIN_LIBRARY`` alone where it is set.
+    """The paths where the library is searched, in order; only ``STN_PLUGIN_LIBRARY`` if it is set.
 
-    In a checkout, what ``stn-infer plugin build`` made goes before what was installed.
+    In a checkout, the result of ``stn-infer plugin build`` precedes the installed library.
     """
     named = os.environ.get(ENVIRONMENT)
     if named:
         return (Path(named),)
-    installed = (_PACKAGE, Path(sysconfig.get_path("platlib")) / _PACKAGE.name)  # the same, but for an editable install
+    installed = (_PACKAGE, Path(sysconfig.get_path("platlib")) / _PACKAGE.name)  # they differ in an editable install
     return (_BUILD / FILE_NAME, *dict.fromkeys(folder / "lib" / FILE_NAME for folder in installed))
 
 
@@ -120,7 +120,7 @@ def library_path() -> Path:
     """The library's file.
 
     Raises:
-        MissingDependencyError: there is none.
+        MissingDependencyError: the library is not built.
     """
     for path in candidates():
         if path.is_file():
@@ -130,15 +130,15 @@ def library_path() -> Path:
 
 
 def available() -> bool:
-    """Whether the library is there and loads."""
+    """Whether the library is built and loads."""
     return _load(os.environ.get(ENVIRONMENT))[0] is not None
 
 
 def load() -> ctypes.CDLL:
-    """The library with its C interface declared. A failure is remembered.
+    """The library with its C interface declared. The result is cached, including a failure.
 
     Raises:
-        MissingDependencyError: it is not there, or it does not load; the reason is in the message.
+        MissingDependencyError: the library is not built or does not load; the message has the reason.
     """
     library, problem = _load(os.environ.get(ENVIRONMENT))
     if library is None:
@@ -150,7 +150,8 @@ def run_cpu(problem: Problem, threads: int = 0) -> None:
     """Run a problem whose arrays are in host memory; ``threads`` 0 means all.
 
     Raises:
-        ModelError: the library refuses the problem.
+        MissingDependencyError: the library is not built or does not load.
+        ModelError: the library rejects the problem.
     """
     _check(load().stn_run_cpu(ctypes.byref(problem), threads))
 
@@ -159,13 +160,14 @@ def run_cuda(problem: Problem, stream: int) -> None:
     """Launch a problem whose arrays are in device memory on a CUDA stream.
 
     Raises:
-        ModelError: the library refuses the problem, or the launch failed.
+        MissingDependencyError: the library is not built or does not load.
+        ModelError: the library rejects the problem, or the launch failed.
     """
     _check(load().stn_run_cuda(ctypes.byref(problem), ctypes.c_void_p(stream)))
 
 
 def info() -> PluginInfo:
-    """What there is, what is not, and which tools could build it."""
+    """The state of the library and of the tools that build it."""
     library, problem = _load(os.environ.get(ENVIRONMENT))
     nvcc, nvcc_packages = _find_nvcc()
     return PluginInfo(
@@ -187,17 +189,17 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     """Compile the library from the source tree into its build folder.
 
     Args:
-        arch: GPUs to compile for: ``native`` (the ones in this machine), ``all``, or names such as ``sm90,sm120``.
-        cuda: with the CUDA kernels; None: where nvcc is found.
+        arch: GPU architectures: ``native`` (the GPUs in this machine), ``all``, or names such as ``sm90,sm120``.
+        cuda: whether to compile the CUDA kernels; None: if nvcc is found.
 
     Raises:
-        MissingDependencyError: the sources, cmake or a compiler are missing.
-        UsageError: ``arch`` is of another form.
-        ModelError: the compiler failed; the message is its first error.
+        MissingDependencyError: the sources, cmake, a compiler or a GPU for ``native`` is missing.
+        UsageError: ``arch`` is malformed.
+        ModelError: the compiler failed; the message has its first error.
     """
     architectures = parse_arch(arch)
     if not (_SOURCES / "CMakeLists.txt").is_file():
-        raise MissingDependencyError(f"the sources are not at {_SOURCES}; build from a checkout of stn-infer")
+        raise MissingDependencyError(f"no plugin sources in {_SOURCES}; build from a checkout of stn-infer")
     cmake = _which("cmake")
     if cmake is None or _which("c++") is None:
         raise MissingDependencyError("cmake and a C++17 compiler are needed; pip install cmake ninja, and install g++")
@@ -205,15 +207,17 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     if cuda and nvcc is None:
         raise MissingDependencyError(f"nvcc is needed for CUDA kernels; pip install {' '.join(nvcc_packages)}")
     if cuda and architectures == "native" and not _has_gpu():
-        raise MissingDependencyError("there is no NVIDIA GPU here to compile for; name one: --arch sm90, or --arch all")
+        raise MissingDependencyError(
+            "--arch native needs an NVIDIA GPU, and this machine has none; use --arch all, or e.g. --arch sm90"
+        )
     if cuda is None:
-        # Without a GPU "native" has nothing to compile for.
+        # Without a GPU, "native" has no architecture to compile for.
         cuda = nvcc is not None and (architectures != "native" or _has_gpu())
     configure = [str(cmake), "-S", str(_SOURCES), "-B", str(_BUILD), "-DCMAKE_BUILD_TYPE=Release"]
     configure.append(f"-DSTN_CUDA={'ON' if cuda else 'OFF'}")
     if cuda:
         configure += [f"-DSTN_CUDA_ARCH={architectures}", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
-    # CMake can't change the CUDA compiler of a build folder.
+    # CMake cannot change the CUDA compiler of an existing build folder.
     cache = _BUILD / "CMakeCache.txt"
     known = re.search(r"^CMAKE_CUDA_COMPILER:\w+=(.*)$", cache.read_text() if cache.is_file() else "", re.MULTILINE)
     if cuda and known is not None and known[1] != str(nvcc):
@@ -229,10 +233,10 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
 
 
 def parse_arch(arch: str) -> str:
-    """``native``, ``all`` or ``sm90,sm120`` in CMake's words.
+    """The value of CMAKE_CUDA_ARCHITECTURES for ``native``, ``all`` or names such as ``sm90,sm120``.
 
     Raises:
-        UsageError: anything else.
+        UsageError: ``arch`` is malformed.
     """
     if arch in ("native", "all"):
         return arch
@@ -244,7 +248,7 @@ def parse_arch(arch: str) -> str:
 
 @cache
 def _load(named: str | None) -> tuple[ctypes.CDLL | None, str | None]:
-    """The library, or why there is none; found once for each value of ``STN_PLUGIN_LIBRARY``."""
+    """The library, or why it is not available; loaded once per value of ``STN_PLUGIN_LIBRARY``."""
     paths = candidates()
     path = next((path for path in paths if path.is_file()), None)
     if path is None:
@@ -258,7 +262,7 @@ def _load(named: str | None) -> tuple[ctypes.CDLL | None, str | None]:
         for name in ("stn_status_text", "stn_version", "stn_cpu_isa"):
             getattr(library, name).restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
-        return None, f"the plugin library does not load: {error}; {_HINT} anew"
+        return None, f"the plugin library does not load: {error}; {_HINT} again"
     return library, None
 
 
@@ -268,20 +272,20 @@ def _check(status: int) -> None:
 
 
 def _which(tool: str) -> Path | None:
-    # Tools that pip installed lie beside the interpreter, which need not be on the path.
+    # Tools installed by pip are in the interpreter's folder, which may not be on PATH.
     found = shutil.which(tool) or shutil.which(tool, path=str(Path(sys.executable).parent))
     return None if found is None else Path(found)
 
 
 def _find_nvcc() -> tuple[Path | None, tuple[str, ...]]:
-    """nvcc of the system, or else of PyPI's compiler packages, and those of these packages that are missing."""
+    """nvcc from the system or from the PyPI compiler packages, and the PyPI packages that are missing."""
     home = os.environ.get("CUDA_HOME") or "/usr/local/cuda"
     found = _which("nvcc") or shutil.which("nvcc", path=f"{home}/bin")
     if found is not None:
         return Path(found), ()
     incomplete = tuple(_NVCC_PACKAGES)
     for folder in dict.fromkeys(sys.path):
-        # nvidia/cu13 from CUDA 13 on: every package puts its part there
+        # from CUDA 13 on, all packages install into nvidia/cu13
         for nvcc in sorted(Path(folder).glob("nvidia/*/bin/nvcc"), reverse=True):
             root = nvcc.parent.parent
             missing = tuple(name for name, part in _NVCC_PACKAGES.items() if not (root / part).exists())
@@ -303,6 +307,6 @@ def _has_gpu() -> bool:
 def _first_error(log: str) -> str:
     lines = [line.strip() for line in log.splitlines() if line.strip()]
     at = next((index for index, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
-    # CMake says only on the next line what is wrong.
+    # CMake prints the reason on the line after "CMake Error".
     length = 2 if lines and lines[at].startswith("CMake Error") else 1
     return " ".join(lines[at : at + length])[:300] or "no output"

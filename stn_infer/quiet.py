@@ -1,4 +1,4 @@
-"""PyTorch's exporters without their chatter: it is about packages that are not needed and about its own future."""
+"""Suppresses the output of PyTorch's exporters, which is about optional packages and future deprecations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Inside it no warning, no log line and no graph printed before an error reaches the user."""
+    """A context without warnings, log messages, or output on stderr."""
     previous = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

@@ -1,4 +1,4 @@
-"""What a sampler does with a grid, as one value, and the words and numbers that runtimes have for it. No torch here."""
+"""The settings of a sampler as one value, and their names and numbers in runtimes. Does not import torch."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ _BEFORE_20 = {new: old for old, new in _FROM_20.items()}
 
 
 def spell_mode(mode: str, opset: int = 16) -> str:
-    """``mode`` in the words of ``opset``: ``bilinear``/``bicubic`` up to 19, ``linear``/``cubic`` from 20.
+    """The name of ``mode`` in ``opset``: ``bilinear``/``bicubic`` up to 19, ``linear``/``cubic`` from 20.
 
-    What is not a mode is returned as it is.
+    An unknown mode is returned unchanged.
     """
     old = _BEFORE_20.get(mode, mode)
     return _FROM_20.get(old, old) if opset >= 20 else old
@@ -33,13 +33,13 @@ def spell_mode(mode: str, opset: int = 16) -> str:
 
 @dataclass(frozen=True)
 class SamplerSpec:
-    """How a grid is read.
+    """The settings of a sampler.
 
     Attributes:
         mode: bilinear (trilinear in volumes), nearest or bicubic.
-        padding_mode: zeros, border or reflection: what a sample outside the image reads.
-        align_corners: whether -1 and 1 are the outermost pixels' centers or their outer edges.
-        rounding: of nearest; every runtime should round half to even, the others serve to name a mistake.
+        padding_mode: the value of samples outside the image: zeros, border or reflection.
+        align_corners: whether -1 and 1 are the centers of the border pixels (True) or their outer edges (False).
+        rounding: of nearest; runtimes should round half to even, the other values identify a runtime's bug.
     """
 
     mode: str = "bilinear"
@@ -49,20 +49,20 @@ class SamplerSpec:
 
     @classmethod
     def of(cls, mode: str, padding_mode: str, align_corners: bool) -> SamplerSpec:
-        """From attributes, in either spelling of the modes."""
+        """From ONNX attributes, with the mode's name in any opset."""
         return cls(spell_mode(mode), padding_mode, bool(align_corners))
 
     @classmethod
     def numbered(cls, mode: int, padding_mode: int, align_corners: bool) -> SamplerSpec:
-        """From the numbers of PyTorch's operators.
+        """From the enumeration values of PyTorch's operators.
 
         Raises:
-            IndexError: there is no such mode.
+            IndexError: an unknown mode or padding mode.
         """
         return cls(MODES[mode], PADDING_MODES[padding_mode], bool(align_corners))
 
     def attributes(self, opset: int) -> dict[str, Any]:
-        """GridSample's attributes at ``opset``."""
+        """GridSample's attributes in ``opset``."""
         mode = spell_mode(self.mode, opset)
         return {"mode": mode, "padding_mode": self.padding_mode, "align_corners": int(self.align_corners)}
 
@@ -70,12 +70,12 @@ class SamplerSpec:
         return f"{self.mode}, {self.padding_mode}, align_corners={self.align_corners}"
 
     def pixels(self, grid: Array, size: Sequence[int]) -> Array:
-        """Coordinates [..., D] in [-1, 1] as fractional pixel indices, x first, in their own type."""
+        """Converts coordinates [..., D] in [-1, 1] to fractional pixel indices, x first, in the grid's dtype."""
         sizes = np.array(tuple(size)[::-1], grid.dtype)
         return np.asarray((grid + 1) / 2 * (sizes - 1) if self.align_corners else ((grid + 1) * sizes - 1) / 2)
 
     def normalized(self, pixels: Array, size: Sequence[int]) -> NDArray[np.float64]:
-        """The grid whose points lie at pixel indices [..., D]: :meth:`pixels` backwards, in float64."""
+        """Converts pixel indices [..., D] to grid coordinates in float64: the inverse of :meth:`pixels`."""
         sizes = np.array(tuple(size)[::-1], np.float64)
         if self.align_corners:
             return np.asarray(2 * pixels / np.maximum(sizes - 1, 1) - 1)
@@ -83,4 +83,4 @@ class SamplerSpec:
 
 
 DEFAULT_SPEC = SamplerSpec()
-"""Bilinear, zeros, pixel edges: as PyTorch's ``grid_sample`` and ONNX's GridSample without attributes."""
+"""Bilinear, zeros, align_corners=False: the defaults of PyTorch's ``grid_sample`` and ONNX's GridSample."""

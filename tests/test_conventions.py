@@ -1,4 +1,4 @@
-"""Convention presets: their table, and what SpatialTransformer makes of them, against slow samplers of each."""
+"""Convention presets: their table, and SpatialTransformer with each against a slow reference sampler."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ TABLE = {
 
 
 def identity_shift(name: str, width: int) -> tuple[float, float, float]:
-    """How far the grid of an identity lies from each pixel, in the sampler's pixels, from the layer itself."""
+    """The identity error of the layer: the distance of its grid from each pixel, in the sampler's pixels."""
     layer = SpatialTransformer(None, Affine(), (1, width), "bilinear", "border", convention=name, input_size=(1, width))
     parameters = torch.tensor([[1, 0, 0, 0, 1, 0]], dtype=torch.float64)
     grid = layer.double().grid(layer.theta(parameters))[0, 0, :, 0]
@@ -57,11 +57,11 @@ def test_identity_errors_are_those_of_the_published_table(name: str) -> None:
 
 @pytest.mark.parametrize("width", [2, 3, 100, 1024])
 @pytest.mark.parametrize("name", CONVENTIONS)
-def test_the_layer_has_the_identity_error_that_the_preset_says(name: str, width: int) -> None:
+def test_the_layer_has_the_identity_error_of_the_preset(name: str, width: int) -> None:
     assert CONVENTIONS[name].identity_error(width) == pytest.approx(identity_shift(name, width), abs=1e-9)
 
 
-def test_every_implementation_of_the_table_is_there() -> None:
+def test_every_implementation_of_the_table_has_a_preset() -> None:
     assert set(CONVENTIONS) == set(TABLE)
 
 
@@ -106,7 +106,7 @@ def torch7(image: Array, theta: Array) -> Array:
 
 
 def lasagne(image: Array, theta: Array) -> Array:
-    """Lasagne: corners at -1 and 1, positions clipped to the image, so that outside repeats the border."""
+    """Lasagne: corners at -1 and 1, positions clipped to the image, which is border padding."""
     height, width = image.shape
     out = np.zeros(SIZE)
     for i, y in enumerate(linspace(SIZE[0])):
@@ -119,7 +119,7 @@ def lasagne(image: Array, theta: Array) -> Array:
 
 
 def tensorflow_w_minus_2(image: Array, theta: Array) -> tuple[Array, NDArray[np.bool_]]:
-    """kevinzakka: scale W - 2, neighbors clipped *before* the weights are taken. Also: how far outside, per pixel."""
+    """kevinzakka: scale W - 2, neighbors clipped *before* computing the weights; and where zeros padding fades."""
     height, width = image.shape
     out, fades = np.zeros(SIZE), np.zeros(SIZE, bool)
     for i, y in enumerate(linspace(SIZE[0])):
@@ -169,7 +169,7 @@ def test_lasagne(seed: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_kevinzakka_but_for_the_pixel_over_which_zeros_padding_fades(seed: int) -> None:
+def test_kevinzakka_except_where_zeros_padding_fades(seed: int) -> None:
     image, theta = random_image(seed), random_theta(seed, 0.6)
     expected, fades = tensorflow_w_minus_2(image, theta)
     actual = warped("kevinzakka", image, theta)
@@ -189,7 +189,7 @@ def test_torch(name: str, grid: bool, sampler: bool) -> None:
 
 
 @pytest.mark.parametrize(("name", "padding"), [("dtrb", "border"), ("paddleocr", "zeros")])
-def test_text_rectifiers_mix_centres_and_corners(name: str, padding: str) -> None:
+def test_text_rectifiers_mix_centers_and_corners(name: str, padding: str) -> None:
     image, theta = random_image(1), random_theta(1)
     height, width = IMAGE
     expected = np.zeros(SIZE)
@@ -220,7 +220,7 @@ def test_text_rectifiers_mix_corners_and_centers(name: str) -> None:
 
 
 def mirrored(family: Transformation, parameters: torch.Tensor) -> torch.Tensor:
-    """x-first parameters [N, Q] written with y first, family by family."""
+    """Converts x-first parameters [N, Q] to y-first, for each family."""
     batch = len(parameters)
     if isinstance(family, Affine):
         axes = [*reversed(range(family.rank)), family.rank]
@@ -254,7 +254,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("family", FAMILIES, ids=lambda family: f"{type(family).__name__}{family.num_parameters}")
-def test_parameters_with_y_first_give_the_grid_of_the_same_with_x_first(family: Transformation, corners: bool) -> None:
+def test_parameters_with_y_first_give_the_same_grid_as_with_x_first(family: Transformation, corners: bool) -> None:
     size = (3, *SIZE)[-family.rank :]
     generator = torch.Generator().manual_seed(3)
     shape = (2, family.num_parameters)
@@ -287,7 +287,7 @@ def test_a_sampler_that_stops_short_scales_every_family(family: Transformation) 
     torch.testing.assert_close((short.grid(short.theta(parameters)) + 1) / 2 * last, pixels)
 
 
-# ---- how they are chosen -----------------------------------------------------------------------------------------
+# ---- selection ---------------------------------------------------------------------------------------------------
 
 
 def fields(**options: object) -> tuple[bool, bool, str, str]:
@@ -295,7 +295,7 @@ def fields(**options: object) -> tuple[bool, bool, str, str]:
     return layer.grid_align_corners, layer.align_corners, layer.padding_mode, layer.order
 
 
-def test_explicit_fields_win_over_the_preset() -> None:
+def test_explicit_fields_override_the_preset() -> None:
     assert fields(convention="aster") == (True, False, "zeros", "xy")
     assert fields(convention="aster", align_corners=True) == (True, True, "zeros", "xy")
     assert fields(convention="aster", grid_align_corners=False) == (False, False, "zeros", "xy")
@@ -315,8 +315,8 @@ def test_networks_take_a_convention_too() -> None:
     assert create("st-fcn-tps", convention="dtrb", padding_mode="zeros").transformer.padding_mode == "zeros"
 
 
-def test_mistakes_are_told_in_one_line() -> None:
-    with pytest.raises(UsageError, match="no convention called 'astre'; did you mean 'aster'"):
+def test_errors_are_one_line() -> None:
+    with pytest.raises(UsageError, match="no such convention: 'astre'; did you mean 'aster'"):
         find_convention("astre")
     with pytest.raises(UsageError, match=r"expected one of torch>=1.3, torch<=1.2, dtrb"):
         fields(convention="qqq")
@@ -326,14 +326,14 @@ def test_mistakes_are_told_in_one_line() -> None:
         fields(convention="kevinzakka")
     with pytest.raises(UsageError, match="input_size of Affine has 2 axes"):
         fields(convention="kevinzakka", input_size=(3,))
-    with pytest.raises(UsageError, match=r"made for inputs of size \(7, 6\), not \(9, 9\)"):
+    with pytest.raises(UsageError, match=r"built for inputs of size \(7, 6\), not \(9, 9\)"):
         layer = SpatialTransformer(None, Affine(), SIZE, convention="kevinzakka", input_size=IMAGE)
         layer(torch.zeros(1, 1, 9, 9), torch.zeros(1, 6))
-    with pytest.raises(UsageError, match="from 2 pixels on"):
+    with pytest.raises(UsageError, match="defined for widths of at least 2, not"):
         CONVENTIONS["dtrb"].identity_error(1)
 
 
-def test_the_documentation_has_the_table_as_it_is() -> None:
+def test_the_documented_table_is_current() -> None:
     page = (ROOT / "docs" / "foreign-checkpoints.md").read_text(encoding="utf-8")
     rows = {line.split("`")[1]: line for line in page.splitlines() if line.startswith("| `") and line.count("|") == 7}
     assert list(rows) == list(CONVENTIONS)

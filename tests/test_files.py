@@ -1,4 +1,4 @@
-"""A file is there whole or not at all."""
+"""Files are written completely or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_writes_and_replaces(tmp_path: Path) -> None:
     assert path.stat().st_mode & 0o777 == 0o666 & ~umask
 
 
-def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_keeps_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"old")
 
@@ -37,7 +37,7 @@ def test_a_full_disk_keeps_what_was_there(tmp_path: Path, monkeypatch: pytest.Mo
     assert [entry.name for entry in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
+def test_a_file_appears_completely_or_not_at_all(tmp_path: Path) -> None:
     with appearing(tmp_path / "x") as temporary:
         temporary.write_text("new")
         assert not (tmp_path / "x").exists()
@@ -49,7 +49,9 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert (tmp_path / "x").read_text() == "new"
 
 
-@pytest.mark.parametrize(("name", "reason"), [(".", "a folder"), ("none/x", "no folder"), ("/dev/null", "no regular")])
+@pytest.mark.parametrize(
+    ("name", "reason"), [(".", "a folder"), ("none/x", "no such folder"), ("/dev/null", "not a regular file")]
+)
 def test_unwritable(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(OutputError, match=reason):
         check_writable(tmp_path / name)

@@ -1,4 +1,4 @@
-"""The fused PyTorch operator against the composition of ordinary ones, eager and compiled, and its gradient."""
+"""The fused PyTorch operator against the composition of standard operators, eager and compiled, and its gradient."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_equals_the_layer(transformation: Transformation, grid_align_corners: bo
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_half_images_keep_float_coordinates(dtype: torch.dtype) -> None:
+def test_half_precision_images_keep_float32_coordinates(dtype: torch.dtype) -> None:
     image, theta, basis = case(dtype=dtype)
     answer = spatial_transformer(image, theta, basis, "affine", (6, 8))
     assert answer.dtype == dtype
@@ -108,7 +108,7 @@ def test_opcheck_of_layouts() -> None:
     opcheck(torch.cat([image, image], dim=3)[..., : image.shape[3]], theta.mT.contiguous().mT, basis.T.contiguous().T)
 
 
-def test_gradient_is_the_compositions() -> None:
+def test_gradient_equals_the_compositions() -> None:
     gradients = []
     for function in (spatial_transformer, composed):
         image, theta, basis = case()
@@ -123,7 +123,7 @@ def test_gradient_is_the_compositions() -> None:
 @pytest.mark.parametrize("backend", ["aot_eager", pytest.param("inductor", marks=pytest.mark.slow)])
 @pytest.mark.filterwarnings("ignore::DeprecationWarning")  # inductor's own
 def test_compiled_with_a_changing_batch(backend: str) -> None:
-    """The operator is part of one graph, which serves every batch and leaves coordinates in float32."""
+    """The operator is part of one graph, which runs every batch size and keeps coordinates in float32."""
     torch.manual_seed(0)
     localization = nn.Sequential(nn.Flatten(), nn.Linear(3 * 7 * 9, 6))
     layer = SpatialTransformer(localization, Affine(), (6, 8), identity_init=False, fused=True)
@@ -143,8 +143,8 @@ def test_compiled_with_a_changing_batch(backend: str) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_autocast_leaves_coordinates_alone(dtype: torch.dtype) -> None:
-    """Of a model under autocast, the localization network rounds its answer; the transformer rounds no coordinate."""
+def test_autocast_does_not_round_coordinates(dtype: torch.dtype) -> None:
+    """Under autocast, the localization network rounds its output; the transformer does not round coordinates."""
     layer = SpatialTransformer(None, Affine(), (6, 8), fused=True)
     image, theta, _ = case(dtype=dtype)
     expected = layer(image, theta.flatten(1))
@@ -179,8 +179,8 @@ def test_the_composition_keeps_its_grid_in_float32_under_autocast() -> None:
         ({"sampler": SamplerSpec(padding_mode="none")}, "padding_mode is one of"),
         ({"kind": "grid"}, "kind is one of"),
         ({"output_size": (6, 8, 4)}, "expected an input of 5 axes"),
-        ({"theta": torch.zeros(1, 2, 3)}, "expected theta of 2 rows for a batch of 2"),
-        ({"basis": torch.zeros(4, 48)}, "expected a basis of 3 rows"),
+        ({"theta": torch.zeros(1, 2, 3)}, "expected theta with 2 rows and batch size 2"),
+        ({"basis": torch.zeros(4, 48)}, "expected a basis with 3 rows"),
     ],
 )
 def test_wrong_arguments(change: dict[str, object], message: str) -> None:
@@ -213,7 +213,7 @@ def test_cuda_and_a_cuda_graph() -> None:
     torch.testing.assert_close(captured, expected, atol=1e-4, rtol=1e-4)
 
 
-def test_the_layer_takes_the_operator_and_exports_without_it() -> None:
+def test_the_layer_uses_the_operator_and_exports_without_it() -> None:
     from torch import nn
 
     from stn_infer.layers import SpatialTransformer

@@ -1,4 +1,4 @@
-"""SpatialTransformer: sampling, conventions, gradients, precision, and how it lives inside a network."""
+"""SpatialTransformer: sampling, conventions, gradients, precision, and its use in a network."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def linear_network(family: Transformation, pixels: int) -> nn.Sequential:
     return nn.Sequential(nn.Flatten(), nn.Linear(pixels, family.num_parameters))
 
 
-# ---- what the sampler does ---------------------------------------------------------------------------------------
+# ---- sampling ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("padding", "corners"), list(itertools.product(PADDINGS, [False, True])))
@@ -73,7 +73,7 @@ def linear_network(family: Transformation, pixels: int) -> nn.Sequential:
         *itertools.product([Affine(3)], MODES[:2]),
     ],
 )
-def test_identity_leaves_the_input_alone(family: Transformation, mode: str, padding: str, corners: bool) -> None:
+def test_identity_does_not_change_the_input(family: Transformation, mode: str, padding: str, corners: bool) -> None:
     size = (4, 5, 6)[: family.rank]
     images = random(0, 2, 3, *size)
     layer = warp(family, size, mode=mode, padding_mode=padding, align_corners=corners)
@@ -117,7 +117,7 @@ def test_a_flip_of_depth_flips_a_volume() -> None:
 @settings(max_examples=15, deadline=None)
 def test_whole_pixel_shifts_compose(shifts: tuple[int, int, int, int]) -> None:
     images = torch.zeros(1, 1, 12, 12, dtype=torch.float64)
-    images[..., 4:8, 4:8] = random(2, 4, 4)  # far enough from the border that nothing is lost
+    images[..., 4:8, 4:8] = random(2, 4, 4)  # far enough from the border to stay in the image
     layer = warp(Translation(), (12, 12))
     first, second = torch.tensor(shifts, dtype=torch.float64).reshape(2, 1, 2) / 6
     torch.testing.assert_close(layer(layer(images, first), second), layer(images, first + second), atol=1e-12, rtol=0)
@@ -142,7 +142,7 @@ def test_batches_of_0_and_sizes_of_1_work(channels: int, lengths: tuple[int, int
     assert layer(images[:0], repeated(identity, 0)).shape == (0, channels, *lengths)
 
 
-# ---- the grid's convention and the sampler's ---------------------------------------------------------------------
+# ---- conventions of grid and sampler -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("family", [Affine(), Projective(), ThinPlateSpline((2, 10))], ids=name)
@@ -169,7 +169,7 @@ def test_the_identity_error_of_known_conventions(
     torch.testing.assert_close(sampled, position[20:80], atol=1e-9, rtol=0)
 
 
-def test_the_grid_takes_the_samplers_convention_unless_told() -> None:
+def test_the_grid_has_the_samplers_convention_by_default() -> None:
     assert SpatialTransformer(None, Affine(), (4, 4), align_corners=True).grid_align_corners
     assert not SpatialTransformer(None, Affine(), (4, 4)).grid_align_corners
     assert not SpatialTransformer(
@@ -227,7 +227,7 @@ def test_double_is_a_true_float64_reference(family: Transformation) -> None:
     assert torch.equal(through_half.parameter_offset, offset)
 
 
-def test_a_module_without_storage_gets_its_constants_back() -> None:
+def test_a_module_without_storage_recomputes_its_constants() -> None:
     layer = SpatialTransformer(None, ThinPlateSpline(), (5, 7))
     basis = layer.basis
     assert torch.equal(layer.to("meta").to_empty(device="cpu").basis, basis)
@@ -241,14 +241,14 @@ def test_coordinates_stay_float32_in_a_half_model(dtype: torch.dtype) -> None:
     x = layer.grid(layer.theta(parameters))[0, 0, :, 0]
     assert x.dtype == torch.float32
     pixels = ((x + 1) * 1024 - 1) / 2
-    assert float((pixels - torch.arange(1024)).abs().max()) < 1e-3  # the half grid would be off by 0.25 and 2
+    assert float((pixels - torch.arange(1024)).abs().max()) < 1e-3  # a grid in half precision has errors of 0.25 and 2
     images = random(7, 1, 3, 2, 1024).to(dtype)
     warped = layer(images, parameters)
     assert warped.dtype == dtype
     torch.testing.assert_close(warped, images, atol=2e-3, rtol=0)
 
 
-def test_autocast_leaves_the_coordinates_alone() -> None:
+def test_autocast_does_not_round_the_coordinates() -> None:
     layer = SpatialTransformer(None, Affine(), (2, 1024))
     with torch.autocast("cpu", dtype=torch.bfloat16):
         grid = layer.grid(layer.theta(Affine().identity()[None].bfloat16()))
@@ -272,7 +272,7 @@ def test_float32_grids_are_within_a_thousandth_of_a_pixel(family: Transformation
 
 
 class Several(nn.Module):
-    """Two transformers side by side on one input, a third on the feature maps of both, one localization shared."""
+    """Two parallel transformers on one input, a third on the feature maps of both, and a shared localization."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -303,7 +303,7 @@ def test_several_transformers_in_one_network_train_and_export() -> None:
         torch.testing.assert_close(program.module()(other), network(other), atol=1e-6, rtol=0)
 
 
-def test_checkpoints_hold_weights_only_and_copies_are_whole() -> None:
+def test_checkpoints_contain_only_weights_and_copies_are_complete() -> None:
     layer = SpatialTransformer(linear_network(ThinPlateSpline(), 64), ThinPlateSpline(), (8, 8))
     assert sorted(layer.state_dict()) == ["localization.1.bias", "localization.1.weight"]
     images = torch.rand(2, 1, 8, 8)
@@ -322,14 +322,14 @@ def test_identity_initialization(family: Transformation) -> None:
     torch.testing.assert_close(layer(images), images, atol=1e-5, rtol=0)
 
 
-def test_identity_initialization_can_be_left_out() -> None:
+def test_identity_initialization_is_optional() -> None:
     network = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.Sigmoid())
     before = copy.deepcopy(network.state_dict())
     SpatialTransformer(network, Attention(), (4, 4), identity_init=False)
     assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
 
 
-# ---- what is refused ---------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -343,13 +343,13 @@ def test_identity_initialization_can_be_left_out() -> None:
         ({"localization": nn.Identity()}, "ends in a linear layer"),
     ],
 )
-def test_what_cannot_work_is_refused_at_once(options: dict[str, object], message: str) -> None:
+def test_invalid_options_are_rejected_immediately(options: dict[str, object], message: str) -> None:
     arguments = {"localization": None, "transformation": Affine(), "output_size": (4, 4), **options}
     with pytest.raises(UsageError, match=message):
         SpatialTransformer(**arguments)  # type: ignore[arg-type]
 
 
-def test_inputs_that_cannot_work_are_refused() -> None:
+def test_invalid_inputs_are_rejected() -> None:
     layer = SpatialTransformer(None, Affine(), (4, 4))
     with pytest.raises(UsageError, match="no localization network"):
         layer(torch.rand(1, 1, 4, 4))

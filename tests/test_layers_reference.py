@@ -1,4 +1,4 @@
-"""Our layer in PyTorch and our op in onnxruntime against the reference: every kind, mode, padding and convention."""
+"""SpatialTransformer and the stn op in onnxruntime against the reference: every kind, mode, padding and convention."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CASES = [
 
 
 @pytest.mark.parametrize(("family", "size", "output_size", "mode", "padding_mode", "align_corners"), CASES)
-def test_layer_and_op_are_the_reference(
+def test_layer_and_op_equal_the_reference(
     family: Transformation,
     size: tuple[int, ...],
     output_size: tuple[int, ...],
@@ -45,7 +45,7 @@ def test_layer_and_op_are_the_reference(
     basis = family.basis(output_size, align_corners)
     grid = spatial_grid(theta.numpy(), basis.numpy(), output_size, family.kind == "projective")
     expected = grid_sample(image.numpy(), grid, mode, padding_mode, align_corners)
-    # The images are smooth enough for float32: a coordinate of a few pixels is rounded by less than 1e-5 of one.
+    # The images are smooth enough for float32: the rounding error of a coordinate is below 1e-5 pixels.
     double = layer(image, parameters).numpy()
     single = layer.float()(image.float(), parameters.float()).numpy()
     op = run_op(

@@ -1,4 +1,4 @@
-"""Pre-processing as text, and what travels in a file."""
+"""Pre-processing as text, and metadata in a file."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ def test_parse() -> None:
     assert rule == Preprocess("rgb", (32, 100), 1 / 127.5, (1.0,), (0.5, 0.25, 0.125))
 
 
-def test_an_update_keeps_what_it_does_not_name() -> None:
+def test_an_update_keeps_other_fields() -> None:
     rule = Preprocess("rgb", (32, 100), mean=(0.5,))
     assert rule.updated("size=model, std=2") == Preprocess("rgb", None, mean=(0.5,), std=(2.0,))
     assert rule.updated("") == rule
@@ -24,10 +24,10 @@ def test_an_update_keeps_what_it_does_not_name() -> None:
     [
         ("color=blue", "'gray' or 'rgb'"),
         ("sise=3x3", "unknown preprocess key 'sise'"),
-        ("size=3", "is not understood"),
+        ("size=3", "is malformed"),
         ("size=0x3", "at least 1"),
-        ("scale=1/0", "is not understood"),
-        ("scale=abc", "is not understood"),
+        ("scale=1/0", "is malformed"),
+        ("scale=abc", "is malformed"),
         ("std=0", "divide by zero"),
         ("mean=1:2", "takes 1 or 1"),
         ("rgb,mean=1:2", "takes 1 or 3"),

@@ -1,4 +1,4 @@
-"""Finding, loading and building the plugin library, and the ``plugin`` verb."""
+"""Finding, loading and building the plugin library, and the ``plugin`` command."""
 
 from __future__ import annotations
 
@@ -33,7 +33,9 @@ def test_the_named_library_is_the_only_candidate(monkeypatch: pytest.MonkeyPatch
 
 
 @pytest.mark.parametrize("content", [b"", b"no library at all"])
-def test_a_file_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes) -> None:
+def test_a_library_that_does_not_load_reports_why(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, content: bytes
+) -> None:
     broken = tmp_path / "libstn_plugins.so"
     broken.write_bytes(content)
     monkeypatch.setenv(plugin.ENVIRONMENT, str(broken))
@@ -42,7 +44,7 @@ def test_a_file_that_does_not_load_says_why(monkeypatch: pytest.MonkeyPatch, tmp
         plugin.load()
 
 
-def test_a_foreign_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unrelated_library_is_rejected(monkeypatch: pytest.MonkeyPatch) -> None:
     name = next(line.split()[-1] for line in Path("/proc/self/maps").read_text().splitlines() if "libc.so" in line)
     monkeypatch.setenv(plugin.ENVIRONMENT, name)
     with pytest.raises(MissingDependencyError, match="stn_check"):
@@ -50,8 +52,8 @@ def test_a_foreign_library_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @needs_library
-def test_the_problem_is_laid_out_as_the_library_has_it() -> None:
-    """struct_size is checked by the library: the two must agree to the byte."""
+def test_the_problem_has_the_librarys_memory_layout() -> None:
+    """The library checks struct_size: both sizes must be equal."""
     assert ctypes.sizeof(plugin.Problem) == 176
     value = (ctypes.c_float * 1)(2.0)
     theta = (ctypes.c_float * 6)(1, 0, 0, 0, 1, 0)
@@ -71,7 +73,7 @@ def test_the_problem_is_laid_out_as_the_library_has_it() -> None:
 
 
 @needs_library
-def test_the_library_needs_nothing_but_the_c_and_cpp_runtimes() -> None:
+def test_the_library_needs_only_the_c_and_cpp_runtimes() -> None:
     """No onnxruntime, no TensorRT, no shared CUDA runtime; and it exports its three interfaces and nothing else."""
     path = str(plugin.library_path())
     needed = subprocess.run(["readelf", "-d", path], capture_output=True, text=True, check=True).stdout
@@ -99,7 +101,7 @@ def test_wrong_architectures(arch: str) -> None:
         plugin.parse_arch(arch)
 
 
-def test_building_without_sources_or_tools_says_what_is_missing(
+def test_building_without_sources_or_tools_reports_what_is_missing(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     with monkeypatch.context() as patch:
@@ -123,7 +125,7 @@ def test_a_failed_build_is_one_line(monkeypatch: pytest.MonkeyPatch, tmp_path: P
 
 
 def compiler_packages(folder: Path, without: str = "") -> Path:
-    """What PyPI's compiler packages put into site-packages, as far as it is looked at."""
+    """The files of the PyPI compiler packages in site-packages that are checked."""
     for package, part in plugin._NVCC_PACKAGES.items():
         if package != without:
             path = folder / "nvidia" / "cu13" / part
@@ -161,20 +163,20 @@ def test_nvcc_of_pypi_packages_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert "--fresh" in commands[2]
 
 
-def test_without_a_gpu_native_has_nothing_to_compile_for(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_building_for_native_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plugin, "_find_nvcc", lambda: (Path("nvcc"), ()))
     monkeypatch.setattr(plugin, "_has_gpu", lambda: False)
-    with pytest.raises(MissingDependencyError, match=r"no NVIDIA GPU here.*--arch sm90"):
+    with pytest.raises(MissingDependencyError, match=r"--arch native needs an NVIDIA GPU.*--arch sm90"):
         plugin.build(cuda=True)
 
 
 @pytest.mark.usefixtures("no_system_nvcc")
 @pytest.mark.parametrize("without", ["nvidia-nvvm", "nvidia-cuda-runtime", "nvidia-cuda-nvcc"])
-def test_what_nvcc_lacks_is_named(tmp_path: Path, without: str) -> None:
+def test_missing_nvcc_packages_are_reported(tmp_path: Path, without: str) -> None:
     compiler_packages(tmp_path, without)
     found = plugin.info()
     assert found.nvcc is None
-    # without nvcc itself it is not known which folder the others belong to
+    # without nvcc, the folder of the other packages is unknown
     assert found.nvcc_packages == (tuple(plugin._NVCC_PACKAGES) if without == "nvidia-cuda-nvcc" else (without,))
     with pytest.raises(MissingDependencyError, match=f"nvcc is needed.*pip install.*{without}"):
         plugin.build(cuda=True)
@@ -182,14 +184,14 @@ def test_what_nvcc_lacks_is_named(tmp_path: Path, without: str) -> None:
 
 
 @needs_library
-def test_the_verb() -> None:
+def test_the_plugin_command() -> None:
     runner = CliRunner()
     assert runner.invoke(command, ["path"]).output.strip() == str(plugin.library_path())
     output = runner.invoke(command, ["info"]).output
     assert "CPU kernels" in output and "onnxruntime  yes" in output
 
 
-def test_the_verb_without_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_plugin_command_without_a_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(plugin.ENVIRONMENT, str(tmp_path / "none.so"))
     output = CliRunner().invoke(command, ["info"]).output
     assert "library      none" in output and "models run without it" in output

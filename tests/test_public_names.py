@@ -1,4 +1,4 @@
-"""What ``import stn_infer`` promises: these names, and nothing heavy."""
+"""The public names of ``stn_infer``, and that importing it imports no heavy packages."""
 
 from __future__ import annotations
 
@@ -54,17 +54,17 @@ def imported_by(code: str) -> set[str]:
     return {name.partition(".")[0] for name in json.loads(output.splitlines()[-1])}
 
 
-def test_importing_is_light() -> None:
+def test_importing_imports_no_heavy_packages() -> None:
     assert not HEAVY & imported_by("import stn_infer; stn_infer.StnInferError; stn_infer.Preprocess")
 
 
-def test_help_is_light() -> None:
+def test_help_imports_no_heavy_packages() -> None:
     code = "from stn_infer.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass"
     assert not HEAVY & imported_by(code)
 
 
 def test_no_module_hides_a_public_function() -> None:
-    """Importing a submodule sets its name on the package: ``stn_infer.verify`` must stay the function."""
+    """Importing a submodule sets its name on the package: ``stn_infer.verify`` must remain the function."""
     code = (
         "import pkgutil, importlib, stn_infer\n"
         "functions = {name for name in stn_infer.__all__ if callable(getattr(stn_infer, name))}\n"

@@ -1,4 +1,4 @@
-"""A sampler's settings: their spellings and numbers, and where a coordinate lies."""
+"""A sampler's settings: names, enumeration values, and the conversion of coordinates."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_spell_mode() -> None:
 @pytest.mark.parametrize("align_corners", [False, True])
 @pytest.mark.parametrize("padding_mode", range(3))
 @pytest.mark.parametrize("mode", range(3))
-def test_numbers_are_pytorchs(mode: int, padding_mode: int, align_corners: bool) -> None:
+def test_numbers_are_those_of_pytorch(mode: int, padding_mode: int, align_corners: bool) -> None:
     rng = np.random.default_rng(0)
     image, grid = torch.from_numpy(rng.normal(size=(1, 1, 5, 6))), torch.from_numpy(rng.uniform(-2, 2, (1, 4, 4, 2)))
     spec = SamplerSpec.numbered(mode, padding_mode, align_corners)
@@ -29,7 +29,7 @@ def test_numbers_are_pytorchs(mode: int, padding_mode: int, align_corners: bool)
 
 
 @pytest.mark.parametrize("align_corners", [False, True])
-def test_there_and_back(align_corners: bool) -> None:
+def test_pixels_and_normalized_are_inverse(align_corners: bool) -> None:
     sampler, pixels = SamplerSpec(align_corners=align_corners), np.random.default_rng(0).uniform(-3, 9, (4, 2))
     back = sampler.pixels(sampler.normalized(pixels, (5, 7)), (5, 7))
     np.testing.assert_allclose(back, pixels, atol=1e-14)

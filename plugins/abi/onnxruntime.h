@@ -1,9 +1,9 @@
 /// \file onnxruntime.h
-/// \brief The slice of onnxruntime's C interface that a custom op needs, written out by position.
+/// \brief The part of onnxruntime's C API that a custom op needs, declared by position.
 ///
-/// onnxruntime's wheel ships no headers, but its interface is an array of functions that only grows: a position, once
-/// given, keeps its meaning. The positions below were counted in the public headers of version 1.17 and later ones;
-/// nothing later than 1.17 is used.
+/// onnxruntime's wheel contains no headers, but its API is an array of functions that is only appended to: a position
+/// never changes its meaning. The positions below are from the public headers of version 1.17 and later; no function
+/// newer than 1.17 is used.
 #ifndef STN_ABI_ONNXRUNTIME_H_
 #define STN_ABI_ONNXRUNTIME_H_
 
@@ -14,7 +14,7 @@ namespace stn::ort {
 
 constexpr uint32_t kApiVersion = 17;
 
-// Objects of onnxruntime, seen through pointers only.
+// onnxruntime's opaque types, used only through pointers.
 struct Status;
 struct SessionOptions;
 struct CustomOpDomain;
@@ -34,7 +34,7 @@ enum AttributeType : int { kAttributeInts = 2 };
 /// OrtApi: a table of functions, called by position.
 struct Api {
   using Function = void (*)();
-  Function slots[276];  // up to the last of version 1.17
+  Function slots[276];  // all functions of version 1.17
 
   template <class Signature>
   Signature* at(size_t position) const {
@@ -70,7 +70,7 @@ struct Api {
   Status* dimensions(const TensorInfo* info, int64_t* sizes, size_t count) const {
     return at<Status*(const TensorInfo*, int64_t*, size_t)>(62)(info, sizes, count);
   }
-  /// The names of axes without a known size; empty for the others. They belong to `info`.
+  /// The names of axes of unknown size; empty for other axes. `info` owns them.
   Status* symbolic_dimensions(const TensorInfo* info, const char** names, size_t count) const {
     return at<Status*(const TensorInfo*, const char**, size_t)>(63)(info, names, count);
   }
@@ -91,18 +91,18 @@ struct Api {
   }
   void release(Status* status) const { at<void(Status*)>(93)(status); }
   void release(TensorInfo* info) const { at<void(TensorInfo*)>(99)(info); }
-  /// \param values may be NULL: then only the size is given.
+  /// \param values may be NULL, to get only the size.
   Status* attribute_ints(const KernelInfo* info, const char* name, int64_t* values, size_t* size) const {
     return at<Status*(const KernelInfo*, const char*, int64_t*, size_t*)>(163)(info, name, values, size);
   }
   Status* gpu_stream(const KernelContext* context, void** stream) const {
     return at<Status*(const KernelContext*, void**)>(193)(context, stream);
   }
-  /// \param info belongs to the context.
+  /// \param info owned by the context.
   Status* inferred_input(const ShapeInferContext* context, size_t index, TensorInfo** info) const {
     return at<Status*(const ShapeInferContext*, size_t, TensorInfo**)>(268)(context, index, info);
   }
-  /// \param attribute belongs to the context.
+  /// \param attribute owned by the context.
   Status* inferred_attribute(const ShapeInferContext* context, const char* name, const OpAttribute** attribute) const {
     return at<Status*(const ShapeInferContext*, const char*, const OpAttribute**)>(269)(context, name, attribute);
   }
@@ -112,13 +112,13 @@ struct Api {
   Status* set_symbolic_dimensions(TensorInfo* info, const char** names, size_t count) const {
     return at<Status*(TensorInfo*, const char**, size_t)>(271)(info, names, count);
   }
-  /// \param bytes what `data` holds; \param used what the attribute took of it, or would.
+  /// \param bytes the size of `data`; \param used the size of the attribute.
   Status* read_attribute(const OpAttribute* attribute, AttributeType type, void* data, size_t bytes,
                          size_t* used) const {
     return at<Status*(const OpAttribute*, AttributeType, void*, size_t, size_t*)>(272)(attribute, type, data, bytes,
                                                                                        used);
   }
-  /// Calls `function(data, i)` for i in [0, total) on the session's own threads.
+  /// Calls `function(data, i)` for i in [0, total) on the session's threads.
   Status* parallel_for(const KernelContext* context, void (*function)(void*, size_t), size_t total, size_t batches,
                        void* data) const {
     return at<Status*(const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)>(274)(context, function,
@@ -126,13 +126,13 @@ struct Api {
   }
 };
 
-/// OrtApiBase: how a library gets at the table.
+/// OrtApiBase: gives access to the table.
 struct ApiBase {
   const Api* (*get_api)(uint32_t version);
   const char* (*version_string)();
 };
 
-/// OrtCustomOp of version 17: what onnxruntime asks an op.
+/// OrtCustomOp of version 17: the functions of an op that onnxruntime calls.
 struct CustomOp {
   uint32_t version;
   void* (*create_kernel)(const CustomOp*, const Api*, const KernelInfo*);

@@ -1,13 +1,13 @@
 /// \file tensorrt.h
-/// \brief The slice of TensorRT's plugin interface that this library implements, written out by us.
+/// \brief Declarations of the part of TensorRT's plugin interface that this library implements.
 ///
-/// pip's TensorRT ships no headers, and a plugin library needs none of TensorRT's symbols: it implements versioned
-/// interfaces whose layout has been the same since TensorRT 10.0, and exports two C functions. So this slice makes one
-/// binary for every TensorRT from 10 on. Where the official headers are at hand, configure with
-/// -DTENSORRT_INCLUDE_DIR=<folder> and they are used instead; the sizes asserted below hold for both.
+/// The TensorRT wheel contains no headers, and a plugin library needs none of TensorRT's symbols: it implements
+/// versioned interfaces whose layout is the same since TensorRT 10.0, and exports two C functions. So one binary works
+/// with every TensorRT from 10 on. To use the official headers instead, configure with
+/// -DTENSORRT_INCLUDE_DIR=<folder>; the sizes asserted below hold for both.
 ///
 /// Only the order of virtual functions, the order of members and the values of enumerators matter. The slots are
-/// checked at run time by tests/tensorrt_host.cpp. Declarations keep TensorRT's own names.
+/// checked at run time by tests/tensorrt_host.cpp. Declarations have TensorRT's names.
 #ifndef STN_ABI_TENSORRT_H_
 #define STN_ABI_TENSORRT_H_
 
@@ -29,8 +29,8 @@ using AsciiChar = char;
 
 enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kBF16 = 7 };
 
-/// kLINEAR is planar. The others put the channels last: kHWC and kDHWC (fp32) without padding, kHWC8 and kDHWC8 (fp16,
-/// bf16) with the channels rounded up to a multiple of 8.
+/// kLINEAR is planar. The others are channels-last: kHWC and kDHWC (fp32) without padding, kHWC8 and kDHWC8 (fp16,
+/// bf16) with the number of channels rounded up to a multiple of 8.
 enum class TensorFormat : int32_t { kLINEAR = 0, kHWC8 = 2, kDHWC8 = 6, kHWC = 8, kDHWC = 12 };
 
 enum class PluginFieldType : int32_t { kINT32 = 5, kCHAR = 6, kUNKNOWN = 8, kINT64 = 10 };
@@ -43,7 +43,7 @@ enum class APILanguage : int32_t { kCPP = 0, kPYTHON = 1 };
 
 enum class DimensionOperation : int32_t;
 
-/// A shape; an extent that is not known yet is -1.
+/// A shape; an unknown extent is -1.
 struct Dims64 {
   static constexpr int32_t MAX_DIMS{8};
   int32_t nbDims;
@@ -65,7 +65,7 @@ struct DynamicPluginTensorDesc {
   Dims opt;
 };
 
-/// An attribute: `length` counts elements of `type`; characters need not end with a NUL.
+/// An attribute: `length` is the number of elements of `type`; characters may lack a terminating NUL.
 class PluginField {
  public:
   AsciiChar const* name;
@@ -89,9 +89,9 @@ struct InterfaceInfo {
   int32_t minor;
 };
 
-/// What TensorRT builds its dimension expressions with lies behind a pointer to one of these.
 class IDimensionExpr;
 
+/// The implementations behind IDimensionExpr and IExprBuilder.
 namespace apiv {
 
 class VRoot {

@@ -42,19 +42,19 @@ const char* stn_status_text(int status) {
     case STN_OK:
       return "ok";
     case STN_ERROR_STRUCT_SIZE:
-      return "struct_size is not this library's; build the caller and libstn_plugins from the same stn.h";
+      return "struct_size does not match this library; build the caller and libstn_plugins from the same stn.h";
     case STN_ERROR_VALUE:
-      return "rank, kind, mode, padding, dtype or layout is unknown, or they cannot go together";
+      return "rank, kind, mode, padding, dtype or layout is unknown, or their combination is not supported";
     case STN_ERROR_SIZE:
-      return "a size is negative, or two sizes contradict each other";
+      return "a size is negative, or two sizes are inconsistent";
     case STN_ERROR_OVERFLOW:
-      return "an array is larger than can be addressed";
+      return "an array is too large to address";
     case STN_ERROR_POINTER:
-      return "an array that is needed is missing";
+      return "a required array is missing";
     case STN_ERROR_NO_CUDA:
       return "libstn_plugins was built without CUDA";
     case STN_ERROR_CUDA:
-      return "the CUDA launch failed; set STN_LOG=1 to see CUDA's own message";
+      return "the CUDA launch failed; set STN_LOG=1 to print CUDA's error message";
     case STN_ERROR_MEMORY:
       return "out of memory";
     default:

@@ -1,5 +1,5 @@
 /// \file device_memory.hpp
-/// \brief Buffers for the tests: in host memory, or on a GPU through the driver, which is looked up at run time.
+/// \brief Buffers for the tests, in host memory or on a GPU through the CUDA driver, which is loaded at run time.
 #ifndef STN_TESTS_DEVICE_MEMORY_HPP_
 #define STN_TESTS_DEVICE_MEMORY_HPP_
 
@@ -35,7 +35,7 @@ class HostDevice final : public Device {
   void* stream() override { return nullptr; }
 };
 
-/// \brief The first GPU, by libcuda alone; any failure ends the program with exit code 2.
+/// \brief The first GPU, through libcuda; any failure ends the program with exit code 2.
 class CudaDevice final : public Device {
  public:
   CudaDevice() : driver_(dlopen("libcuda.so.1", RTLD_NOW)) {
@@ -52,7 +52,7 @@ class CudaDevice final : public Device {
     unsigned long long address = 0;
     run("cuMemAlloc_v2", &address, bytes.size() + 1);
     if (!bytes.empty()) run("cuMemcpyHtoD_v2", address, static_cast<const void*>(bytes.data()), bytes.size());
-    run("cuCtxSynchronize");  // a copy from pageable memory may still be under way, and the stream doesn't wait for it
+    run("cuCtxSynchronize");  // a copy from pageable memory may be in flight, and the stream does not wait for it
     return reinterpret_cast<void*>(address);
   }
   std::vector<char> download(void* buffer, size_t size) override {

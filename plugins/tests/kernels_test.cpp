@@ -1,13 +1,13 @@
 /// \file kernels_test.cpp
-/// \brief Runs every combination of the kernels on arrays of exactly the right size, with coordinates from hell.
+/// \brief Runs every combination of the kernels on arrays of the exact size, with extreme and invalid coordinates.
 ///
 ///     kernels_test [--cuda | --cuda-on-cpu] [--every N]
 ///
-/// Made for AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and with --cuda for compute-sanitizer:
-/// nothing may be read or written out of bounds, and no float may be turned into an integer that cannot hold it. What
-/// comes out must lie within the image's range (bicubic: a little beyond), whatever the coordinates were. The CPU
-/// kernels' exact values are tested from Python; those of the CUDA kernels, on a GPU or compiled for the CPU, must
-/// equal theirs wherever the coordinates are ordinary. --every N takes each Nth combination only.
+/// For AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer, and with --cuda for compute-sanitizer: nothing
+/// may be read or written out of bounds, and no float may be converted to an integer type that cannot represent it.
+/// For all coordinates, the outputs must be within the image's range (bicubic: slightly beyond). The CPU kernels'
+/// values are tested from Python. The CUDA kernels' values, on a GPU or compiled for the CPU, must equal those of the
+/// CPU kernels for ordinary coordinates. --every N runs only every Nth combination.
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -28,9 +28,9 @@ int failures = 0;
 int64_t checks = 0;
 int64_t combinations = 0;
 int64_t every = 1;
-std::unique_ptr<Device> device;  // where the CUDA kernels run; none: the CPU kernels are run
+std::unique_ptr<Device> device;  // runs the CUDA kernels; null: the CPU kernels run
 
-/// Answers of the CUDA kernels beside the CPU's. A nearest sampler may take the neighbor where rounding decides.
+/// Outputs of the CUDA kernels compared with the CPU's. A nearest sampler may differ by one pixel at a tie.
 struct Comparison {
   int64_t values = 0;
   int64_t off = 0;
@@ -46,7 +46,7 @@ void expect(bool ok, const char* what, const stn_problem& p) {
                static_cast<long long>(p.channels));
 }
 
-/// An array of exactly `count` elements of a type, so that a sanitizer sees the first access beyond it.
+/// An array of exactly `count` elements of a type, so that a sanitizer detects the first access beyond it.
 struct Array {
   Array(int64_t count, int dtype) : dtype(dtype), count(count), bytes(new char[count * (dtype == STN_FP32 ? 4 : 2)]) {}
 
@@ -54,7 +54,7 @@ struct Array {
     if (dtype == STN_FP32) {
       reinterpret_cast<float*>(bytes.get())[i] = value;
     } else {
-      // Values here are small sums of powers of two: cutting off the float's bits is exact, but for the random ones.
+      // Except for the random ones, values are small sums of powers of two, for which truncating bits is exact.
       uint32_t bits;
       std::copy_n(reinterpret_cast<const char*>(&value), 4, reinterpret_cast<char*>(&bits));
       uint16_t half = static_cast<uint16_t>(bits >> 16);
@@ -89,7 +89,7 @@ struct Array {
   std::unique_ptr<char[]> bytes;
 };
 
-/// Runs a problem on copies of its arrays on the device, and brings the output back.
+/// Runs a problem on copies of its arrays on the device, and copies the output back.
 int run_on_device(stn_problem p, const Array& input, const Array& theta, const Array& basis, Array* output) {
   std::vector<void*> buffers;
   const Array* arrays[] = {&input, &theta, &basis, output};
@@ -117,7 +117,7 @@ int64_t product(const int64_t* sizes, int rank) {
   return result;
 }
 
-/// A number that is sometimes ordinary, sometimes on a border or a tie, and sometimes not one at all.
+/// A number that is ordinary, on a border, at a tie, or not finite.
 float nasty(std::mt19937& random) {
   static const float specials[] = {0.0f,
                                    -1.0f,
@@ -138,11 +138,11 @@ float nasty(std::mt19937& random) {
   return std::uniform_real_distribution<float>(-2.5f, 2.5f)(random);
 }
 
-/// A coordinate, or an element of theta, that no rounding turns into another place.
+/// A coordinate, or an element of theta, whose pixel does not depend on rounding.
 float ordinary(std::mt19937& random) { return std::uniform_real_distribution<float>(-1.3f, 1.3f)(random); }
 
-/// Whether rounding cannot matter to where a sample reads: along each axis a row of an affine theta that is ordinary,
-/// or one with something in it that is not finite (so that no pixel's coordinate is).
+/// Whether rounding cannot change which pixels a sample reads: every row of the affine theta is ordinary, or contains a
+/// value that is not finite (so that no coordinate is finite).
 bool is_clear(const stn_problem& p, const Array& theta, int64_t sample) {
   const int64_t columns = p.rank + 1, start = p.theta_batch == 1 ? 0 : sample * p.rank * columns;
   for (int64_t row = start; row < start + p.rank * columns; row += columns) {
@@ -156,8 +156,8 @@ bool is_clear(const stn_problem& p, const Array& theta, int64_t sample) {
   return true;
 }
 
-/// Compares what the CUDA kernels gave with the CPU kernels' answer, channel by channel: what lies behind the channels
-/// of a pixel may be anything. With a `theta`, only those samples that are clear.
+/// Compares the CUDA kernels' output with the CPU kernels', channel by channel: the padding after a pixel's channels is
+/// undefined. With a `theta`, compares only the samples whose pixels do not depend on rounding.
 void compare(stn_problem p, const Array& output, const Array* theta) {
   Array expected(output.count, output.dtype);
   for (int64_t i = 0; i < expected.count; ++i) expected.set(i, 0.25f);
@@ -179,7 +179,7 @@ void compare(stn_problem p, const Array& output, const Array* theta) {
   expect(p.mode == STN_NEAREST || here.off == 0, "the CPU kernels' values", p);
 }
 
-/// One combination, at coordinates that are `tame` or not.
+/// One combination, with ordinary coordinates if `tame`.
 void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   const int64_t in_pixels = product(s.in, p.rank), pixels = product(s.out, p.rank);
   const int64_t pitch = s.channels + 3;
@@ -188,7 +188,7 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   const int64_t rows = p.kind == STN_AFFINE ? p.rank + 1 : p.kind == STN_PROJECTIVE ? 3 : 5;
   p.struct_size = sizeof p;
   p.batch = s.batch;
-  // Now and then one theta serves the whole batch, or one image.
+  // Sometimes the whole batch shares one theta or one image.
   p.theta_batch = random() % 4 == 0 ? 1 : s.batch;
   p.input_batch = random() % 4 == 0 ? 1 : s.batch;
   p.channels = s.channels;
@@ -208,7 +208,7 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
     const float value = tame ? ordinary(random) : nasty(random);
     const bool narrow = theta.dtype != STN_FP32 && !(std::fabs(value) < 100);
     theta.set(i, narrow ? 0.5f : value);
-    // A third row whose quotient is never near 0 / 0.
+    // A third row for which w is never near 0.
     if (tame && p.kind == STN_PROJECTIVE && i % 9 >= 6) theta.set(i, i % 9 == 8 ? 3.0f : value);
   }
   Array basis(rows * pixels, STN_FP32);
@@ -232,8 +232,8 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   if (device && !tame && p.kind == STN_AFFINE && p.mode == STN_BILINEAR) compare(p, output, &theta);
 }
 
-/// The last corner of an image of more than 2^28 pixels, beyond what 32-bit byte offsets reach; only that corner's
-/// memory is ever touched.
+/// The last corner of an image of more than 2^28 pixels, beyond the range of 32-bit byte offsets; only the memory of
+/// that corner is accessed.
 void run_far_corner(std::mt19937& random) {
   constexpr int64_t kSide = 33000, kCorner = 12;
   const std::unique_ptr<void, decltype(&std::free)> image(std::calloc(kSide * kSide, 4), std::free);
@@ -258,8 +258,8 @@ void run_far_corner(std::mt19937& random) {
     expect(stn_run_cuda(&p, nullptr) == STN_OK, "run", p);
     double sum = 0;
     for (int64_t i = 0; i < output.count; ++i) sum += output.get(i);
-    expect(sum > 0.3 * output.count, "a corner that is not empty", p);
-    // Coordinates of 33000 pixels are off by 0.004 in fp32, and no two compilers' alike.
+    expect(sum > 0.3 * output.count, "corner is not empty", p);
+    // Coordinates near 33000 pixels have an error of 0.004 in fp32, which differs between compilers.
     Array on_cpu(output.count, STN_FP32);
     p.output = on_cpu.bytes.get();
     expect(stn_run_cpu(&p, 1) == STN_OK, "run on the CPU", p);
@@ -294,8 +294,8 @@ void run_all(const Shape& shape, int rank, std::mt19937& random) {
             }
 }
 
-/// Sizes that shape a CUDA launch: threads that compute several pixels, in tiles of uneven height; channels in one
-/// chunk and in several; and more samples than a grid has blocks.
+/// Sizes for all CUDA launch shapes: several pixels per thread, in tiles of unequal height; channels in one chunk and
+/// in several; and more samples than a grid has blocks.
 void run_large(std::mt19937& random) {
   stn_problem p{};
   p.rank = 2;
@@ -312,7 +312,7 @@ void run_large(std::mt19937& random) {
   run_one(p, {66000, 1, {2, 3, 0}, {4, 16, 0}}, true, random);
 }
 
-/// Many callers at once share one pool.
+/// Concurrent callers share one pool.
 void run_together() {
   std::vector<std::thread> callers;
   std::vector<int> wrong(4, 0);
@@ -339,10 +339,10 @@ void run_together() {
     });
   }
   for (std::thread& caller : callers) caller.join();
-  expect(std::count(wrong.begin(), wrong.end(), 0) == 4, "callers at once", stn_problem{});
+  expect(std::count(wrong.begin(), wrong.end(), 0) == 4, "concurrent callers", stn_problem{});
 }
 
-/// What must be refused, with nothing read or written.
+/// Problems that must be rejected without reading or writing an array.
 void refuse_nonsense() {
   float one = 1.0f;
   stn_problem good{};
@@ -396,7 +396,7 @@ int main(int count, char** arguments) {
     }
   }
   std::mt19937 random(7);
-  // Both sides of the 64 pixels from which on the CUDA kernel for affine images takes them.
+  // Fewer and more pixels than 64, from which on the affine CUDA kernel is used.
   const Shape images[] = {{2, 3, {5, 7, 0}, {6, 11, 0}}, {1, 21, {1, 1, 0}, {3, 3, 0}}, {1, 1, {1, 6, 0}, {1, 137, 0}},
                           {1, 2, {6, 1, 0}, {70, 1, 0}}, {3, 1, {2, 2, 0}, {9, 33, 0}}, {1, 70, {3, 4, 0}, {17, 19, 0}},
                           {2, 5, {1, 1, 0}, {8, 8, 0}},  {3, 2, {4, 3, 0}, {7, 9, 0}},  {0, 2, {3, 3, 0}, {2, 2, 0}}};

@@ -1,5 +1,5 @@
 /// \file tensorrt_cases.hpp
-/// \brief What the TensorRT host tries: one case an op, mode, type and layout, with its attributes, shapes and data.
+/// \brief The cases of the TensorRT host: one per op, mode, type and layout, with attributes, shapes and data.
 #ifndef STN_TESTS_TENSORRT_CASES_HPP_
 #define STN_TESTS_TENSORRT_CASES_HPP_
 
@@ -18,7 +18,7 @@ namespace cases {
 
 using namespace nvinfer1;
 
-/// \brief Attributes of a node, or what an engine has stored; owns its data.
+/// \brief Attributes of a node, or fields stored in an engine; owns their data.
 struct Attributes {
   void word(const char* name, const std::string& text) {
     add(name, text.data(), PluginFieldType::kCHAR, 1, text.size());
@@ -44,7 +44,7 @@ struct Attributes {
  private:
   void add(const char* name, const void* data, PluginFieldType type, size_t size, size_t length) {
     names.push_back(std::make_unique<std::string>(name));
-    // One byte off any alignment, as bytes of a file are.
+    // Misaligned by one byte, as bytes in a file may be.
     values.push_back(std::make_unique<std::vector<char>>(1 + size * length));
     if (length != 0) std::memcpy(values.back()->data() + 1, data, size * length);
     fields.emplace_back(names.back()->c_str(), values.back()->data() + 1, type, static_cast<int32_t>(length));
@@ -138,7 +138,7 @@ inline DynamicPluginTensorDesc dynamic(const PluginTensorDesc& from) {
   return result;
 }
 
-/// \brief Inputs, then the output, for a batch; -1 where the batch is not known yet.
+/// \brief Inputs, then the output, for a batch; -1: the batch is unknown.
 inline std::vector<PluginTensorDesc> descs(const Case& c, int64_t batch, const std::vector<int64_t>& image_size) {
   std::vector<int64_t> image = {batch, c.channels};
   std::vector<int64_t> out = image;

@@ -1,11 +1,11 @@
 /// \file tensorrt_host.cpp
-/// \brief Takes the plugins of a built library through the whole life that TensorRT gives them, without TensorRT.
+/// \brief Runs the plugins of a built library through the whole TensorRT lifecycle, without TensorRT.
 ///
 ///     tensorrt_host LIBRARY          computes in host memory
 ///     tensorrt_host LIBRARY --cuda   computes on the first GPU
 ///
-/// What enqueue writes is compared with stn_run_cpu on a problem that is filled in here and not by the adapter. Exit
-/// code 0: all checks passed, 1: some failed, 2: it could not run.
+/// The output of enqueue is compared with stn_run_cpu on a problem that is filled in here, not by the adapter. Exit
+/// code 0: all checks passed, 1: some failed, 2: the test could not run.
 #include <dlfcn.h>
 
 #include <cmath>
@@ -68,7 +68,7 @@ bool is_interface(void* object, const char* kind) {
 
 bool same(const char* a, const char* b) { return a != nullptr && std::strcmp(a, b) == 0; }
 
-/// \brief stn_run_cpu's answer for a case, by a problem that is written from the case alone.
+/// \brief The output of stn_run_cpu for a case, with a problem that is filled in from the case alone.
 std::vector<char> expected(const Library& library, const Case& c, const std::vector<PluginTensorDesc>& d,
                            const std::vector<std::vector<char>>& data) {
   std::vector<char> out(byte_size(d.back()));
@@ -135,9 +135,9 @@ void check_refusals(void* const* creators) {
   volume.integers("grid_shape", {0, 3, 4, 5, 3});
   refused(1, std::move(volume), "projective volume");
   PluginFieldCollection broken{3, nullptr};
-  CHECK(create(creators[0], &broken, TensorRTPhase::kBUILD) == nullptr, "no fields behind the count");
+  CHECK(create(creators[0], &broken, TensorRTPhase::kBUILD) == nullptr, "a count without fields");
   CHECK(create(creators[0], nullptr, TensorRTPhase::kBUILD) == nullptr, "no collection");
-  // ONNX opset 20's words, 64-bit integers and a counted NUL are right.
+  // ONNX opset 20's names, 64-bit integers and a NUL included in the length are accepted.
   Attributes fine;
   fine.word("mode", std::string("linear\0", 7));
   fine.long_integers("grid_shape", {0, 5, 7, 2});
@@ -167,7 +167,7 @@ void check_build(const Case& c, void* build) {
   CHECK((call<int32_t>(build, slots::kOutputTypes, &out_type, 1, types.data(), inputs) == 0), c.name);
   CHECK(out_type == c.type, c.name);
 
-  // The batch is a dimension that is not known yet: it must be handed on, and every other one be a constant.
+  // The batch is an unknown dimension, which must be passed through; every other one must be a constant.
   std::vector<std::unique_ptr<HostDimension>> dimensions;
   std::vector<DimsExprs> shapes;
   for (const DynamicPluginTensorDesc& d : all) {
@@ -249,9 +249,9 @@ void run(const Library& library, Device& device, const Case& c, void* runtime, i
   size_t wrong = 0;
   for (size_t i = 0; i < size / element_size(c.type); ++i) {
     const float difference = std::fabs(value_at(found, i, c.type) - value_at(wanted, i, c.type));
-    wrong += difference <= tolerance ? 0 : 1;  // so that NaN counts as wrong
+    wrong += difference <= tolerance ? 0 : 1;  // NaN counts as wrong
   }
-  // A nearest sample on an exact tie may go either way on another processor.
+  // A nearest sample at an exact tie may differ on another processor.
   CHECK(wrong <= (c.mode == STN_NEAREST ? size / element_size(c.type) / 100 : 0), c.name);
   CHECK(enqueue(nullptr, &out) != 0, c.name);
   for (void* buffer : buffers) device.release(buffer);
@@ -273,7 +273,7 @@ void check_life(const Library& library, Device& device, const Case& c, void* con
   CHECK(same(call<const char*>(core, slots::kNamespace), c.creator == 2 ? "" : "stn"), c.name);
   check_build(c, capability(plugin, PluginCapabilityType::kBUILD));
 
-  // Into the engine and out again; what was built goes before what it became is made.
+  // Serialize and deserialize; the original plugin is destroyed before the new one is created.
   void* copy = call<void*>(plugin, slots::kClone);
   CHECK(copy != nullptr && copy != plugin, c.name);
   call<void>(plugin, slots::kDelete);

@@ -1,9 +1,9 @@
 /// \file tensorrt_slots.hpp
-/// \brief TensorRT's plugin interface as a caller sees it: an object is a pointer to a table of functions.
+/// \brief The binary layout of TensorRT's plugin interface: an object is a pointer to a table of functions.
 ///
-/// The host calls plugins by these slots and not by the classes in abi/, so that a wrong order there cannot hide. The
-/// numbers are those of TensorRT 10.0 to 11.1: language, interface info and two destructors first, then an
-/// interface's own functions in the order of their declaration.
+/// The host calls plugins through these slots and not through the classes in abi/, so that it detects a wrong order
+/// there. The numbers are those of TensorRT 10.0 to 11.1: language, interface info and two destructors first, then the
+/// interface's functions in the order of their declaration.
 #ifndef STN_TESTS_TENSORRT_SLOTS_HPP_
 #define STN_TESTS_TENSORRT_SLOTS_HPP_
 
@@ -41,7 +41,7 @@ Result call(void* object, int slot, Args... args) {
 
 }  // namespace slots
 
-/// \brief A dimension as TensorRT's builder hands it over: a constant, or not known yet.
+/// \brief A dimension as passed by TensorRT's builder: a constant, or unknown.
 class HostDimension final : public nvinfer1::IDimensionExpr {
  public:
   /// \param value the extent, or -1.
@@ -58,7 +58,7 @@ class HostDimension final : public nvinfer1::IDimensionExpr {
   Value value_;
 };
 
-/// \brief An expression builder that knows constants only; anything else is answered with a null pointer.
+/// \brief An expression builder for constants only; other calls return a null pointer.
 class HostExpressions final : public nvinfer1::IExprBuilder {
  public:
   HostExpressions() { mImpl = &maker_; }

@@ -1,1 +1,1 @@
-"""Runtimes that run a model, behind one small protocol; a runtime is imported when it is opened."""
+"""Runtimes behind one small protocol; a runtime is imported when a model is opened in it."""

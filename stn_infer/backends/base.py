@@ -1,4 +1,4 @@
-"""What a runtime must offer: named inputs and outputs, and one call that maps arrays to arrays."""
+"""The interface of a backend: named inputs and outputs, and one call that maps arrays to arrays."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ class TensorSpec:
 
     Attributes:
         name: its name in the graph.
-        shape: axis lengths; None where an axis is dynamic (axis 0, the batch, always is).
-        dtype: numpy's type; bfloat16 has none and is given as uint16.
+        shape: axis lengths; None for a dynamic axis (axis 0, the batch, is always dynamic).
+        dtype: the numpy dtype; bfloat16 has none and is represented as uint16.
     """
 
     name: str
@@ -41,14 +41,15 @@ class Backend(Protocol):
         """Outputs by name, batch on axis 0, for inputs by name.
 
         Raises:
-            InputError: a name is missing, or a shape or type is not what ``inputs`` of the backend say.
+            InputError: a name is missing or unknown, or a shape or dtype does not match the backend's ``inputs``.
+            ModelError: the runtime failed, or the backend is closed.
         """
         ...
 
     def describe(self) -> dict[str, str]:
-        """What ran it, for reports: runtime and version, providers really in use, threads."""
+        """The runtime for reports: name and version, execution providers in use, threads."""
         ...
 
     def close(self) -> None:
-        """Let go of the device's memory; the backend cannot be run afterwards."""
+        """Release the device memory; the backend cannot be used afterwards."""
         ...

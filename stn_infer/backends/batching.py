@@ -1,4 +1,4 @@
-"""What every backend does around its runtime: check the inputs, and feed models whose batch is fixed."""
+"""Code shared by all backends: checking inputs, and running models with a fixed batch size."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from stn_infer.errors import InputError
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> int:
-    """Check names, types and shapes against ``specs``; axis 0 is free. Returns the batch size.
+    """Check names, dtypes and shapes against ``specs``; axis 0 may have any length. Returns the batch size.
 
     Raises:
-        InputError: a name is missing or unknown, a shape or type is not the spec's, or batch sizes differ.
+        InputError: a name is missing or unknown, a shape or dtype does not match, or batch sizes differ.
     """
     names = [spec.name for spec in specs]
     missing = [name for name in names if name not in inputs]
@@ -37,12 +37,12 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> in
             )
         batches.update(array.shape[:1])
     if len(batches) > 1:
-        raise InputError(f"all inputs need one batch size, given {', '.join(map(str, sorted(batches)))}")
+        raise InputError(f"all inputs need the same batch size, given {', '.join(map(str, sorted(batches)))}")
     return int(batches.pop()) if batches else 1
 
 
 def shape_text(shape: Sequence[int | None]) -> str:
-    """A shape for a message, axis 0 being the batch: ``[N, 1, 28, 28]``."""
+    """A shape for a message; a dynamic axis is ``?``: ``[?, 1, 28, 28]``."""
     return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"
 
 
@@ -52,9 +52,9 @@ def run_in_fixed_batches(
     batch: int,
     fixed: int,
 ) -> dict[str, Array]:
-    """Run a model that only takes ``fixed`` samples at a time on ``batch`` of them.
+    """Run a model whose batch size is ``fixed`` on ``batch`` samples.
 
-    The last piece is filled up by repeating its last sample, and what that gives is dropped.
+    The last chunk is padded by repeating its last sample; the outputs of the padding are dropped.
     """
     if batch == 0:
         outputs = run({name: np.zeros((fixed, *array.shape[1:]), array.dtype) for name, array in inputs.items()})

@@ -1,4 +1,4 @@
-"""Which device a backend runs on, read from ``cpu``, ``cuda`` or ``cuda:N``."""
+"""The device of a backend, parsed from ``cpu``, ``cuda`` or ``cuda:N``."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PyTorch itself: a loaded module run eagerly or through ``torch.compile``."""
+"""PyTorch: runs a loaded module eagerly or through ``torch.compile``."""
 
 from __future__ import annotations
 
@@ -27,18 +27,18 @@ if TYPE_CHECKING:
 class EagerBackend:
     """A PyTorch module; a :class:`~stn_infer.backends.base.Backend`.
 
-    Inputs are float32. Names are those of the exported file: inputs are called as ``forward`` calls them, outputs
-    ``output``, or ``output_0``, ``output_1``… when there are several.
+    Inputs are float32. Names are those of the exported file: inputs have the parameter names of ``forward``, outputs
+    are ``output``, or ``output_0``, ``output_1``, … if there are several.
 
     Args:
         loaded: the module with its input shapes; it is copied before it is moved to a GPU.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        compile: run through ``torch.compile``, which compiles anew at the first call of each batch size.
-        threads: threads inside one operator, for the whole process (PyTorch knows no other); None: leave as it is.
+        compile: run through ``torch.compile``, which compiles at the first call with each batch size.
+        threads: intra-op threads, a setting of the whole process in PyTorch; None: unchanged.
 
     Raises:
-        ModelError: the module does not run on inputs of its own shapes, or returns something that is no tensor.
-        MissingDependencyError: CUDA was asked for and this PyTorch has none.
+        ModelError: the module fails on inputs of its declared shapes, or does not return tensors.
+        MissingDependencyError: CUDA was requested, and PyTorch has no CUDA support or finds no such GPU.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class EagerBackend:
             require_cuda(torch, target)
             module = copy.deepcopy(module).to(self.device)
         with warnings.catch_warnings():
-            # importing the compiler trips over PyTorch's own deprecations
+            # importing the compiler emits PyTorch's own deprecation warnings
             warnings.simplefilter("ignore", DeprecationWarning)
             self._module: Any = torch.compile(module, dynamic=False) if compile else module
 
@@ -69,7 +69,7 @@ class EagerBackend:
             TensorSpec(name, (None, *shape), np.dtype(np.float32))
             for name, shape in zip(names, loaded.input_shapes, strict=True)
         )
-        # Only a run tells the outputs' shapes; an eager one, since compiling is slow and may not be wanted yet.
+        # Running is the only way to get the output shapes. It is eager because compiling is slow.
         batch = loaded.fixed_batch or 2
         probe = [torch.zeros((batch, *shape), device=self.device) for shape in loaded.input_shapes]
         outputs = self._call(module, probe)
@@ -82,8 +82,8 @@ class EagerBackend:
         """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
 
         Raises:
-            InputError: the inputs are not what ``self.inputs`` says.
-            ModelError: the module failed.
+            InputError: the inputs do not match ``self.inputs``.
+            ModelError: the module failed, or the backend is closed.
         """
         batch = check_inputs(self.inputs, inputs)
         if self._fixed_batch is not None and batch != self._fixed_batch:
@@ -121,7 +121,7 @@ class EagerBackend:
         }
 
     def close(self) -> None:
-        """Let go of the module, and give PyTorch back the number of threads it had."""
+        """Release the module, and restore PyTorch's previous number of threads."""
         import torch
 
         self._module = None
@@ -129,15 +129,15 @@ class EagerBackend:
 
 
 def call_module(module: Any, tensors: Sequence[Any], label: str = "the model", how: str = "eager") -> list[Any]:
-    """A module's outputs as a flat list of tensors; gradients are the caller's to switch off.
+    """Call a module; returns its outputs as a flat list of tensors. Does not disable gradients.
 
     Args:
         module: a module, or any callable that takes tensors.
         tensors: its inputs.
-        label, how: what messages call the model, and how it is run.
+        label, how: the model's name and how it runs, for messages.
 
     Raises:
-        ModelError: its code fails, on inputs that are named, or it returns something that is not a tensor.
+        ModelError: its code fails (the message names the inputs), or it returns something that is not a tensor.
     """
     import torch
     from torch.utils import _pytree as pytree
@@ -157,7 +157,7 @@ def call_module(module: Any, tensors: Sequence[Any], label: str = "the model", h
 
 
 def input_names(module: nn.Module, count: int) -> list[str]:
-    """The first ``count`` parameters of ``module.forward``; ``input``, or ``input_0``…, where it does not name them."""
+    """The names of the first ``count`` parameters of ``forward``; if it has fewer, ``input``, or ``input_0``, …"""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind in positional]
@@ -170,11 +170,16 @@ def numbered(name: str, count: int) -> list[str]:
 
 
 def require_cuda(torch: Any, target: Device) -> None:
+    """Check that PyTorch can use ``target``, and disable TF32.
+
+    Raises:
+        MissingDependencyError: PyTorch has no CUDA support, or finds no such GPU.
+    """
     if not torch.cuda.is_available():
         why = "is built without CUDA" if torch.version.cuda is None else "finds no usable GPU"
-        raise MissingDependencyError(f"device {target} was asked for, but this PyTorch {torch.__version__} {why}")
+        raise MissingDependencyError(f"device {target} was requested, but this PyTorch {torch.__version__} {why}")
     if target.index >= torch.cuda.device_count():
-        raise MissingDependencyError(f"device {target} was asked for, there are {torch.cuda.device_count()} GPUs")
-    # TF32 moves samples by a tenth of a pixel at width 1024; convolutions use it unless told otherwise.
+        raise MissingDependencyError(f"device {target} was requested, but there are {torch.cuda.device_count()} GPUs")
+    # TF32 shifts samples by a tenth of a pixel at width 1024; convolutions use it by default.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -1,4 +1,4 @@
-"""onnxruntime: any ONNX file, on the CPU or through the CUDA provider."""
+"""onnxruntime: runs ONNX models on the CPU or with the CUDA execution provider."""
 
 from __future__ import annotations
 
@@ -40,22 +40,23 @@ class OrtBackend:
     """An ONNX model in onnxruntime; a :class:`~stn_infer.backends.base.Backend`.
 
     Args:
-        model: a file, or the bytes of one. A file may keep its weights in external data.
+        model: a file, or its bytes. A file may store its weights in external data.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: threads inside one operator; None: one a core. With 1, ``run`` computes in the calling thread,
-            so that many callers may share one session.
-        spin: when threads that wait for work spin: ``always`` (onnxruntime's way, fastest alone), ``while-running``
-            (they sleep once no run is under way, so that sessions in turns don't disturb each other) or ``never``.
-        plugin: whether the plugin library's op runs the file's spatial transformers, instead of the functions that the
-            file carries; None: where the library is built and has kernels for the device.
-        label: what messages call the model; None: the file's name, or ``the model``.
+        threads: intra-op threads; None: one per core. With 1, ``run`` computes in the calling thread, so that several
+            callers can share one session.
+        spin: when idle threads spin: ``always`` (onnxruntime's default, fastest for a single session),
+            ``while-running`` (they sleep between runs, so that alternating sessions do not disturb each other) or
+            ``never``.
+        plugin: whether the plugin library's custom op runs the model's spatial transformers instead of the functions
+            in the file; None: if the library is built and has kernels for the device.
+        label: the model's name in messages; None: the file's name, or ``the model``.
         profile: a folder for onnxruntime's profile; see :func:`stn_infer.proto.session.open_session`.
-        cuda_options: options of the CUDA provider, on top of this backend's own.
+        cuda_options: additional options of the CUDA execution provider.
 
     Raises:
-        ModelError: the file is missing or unreadable, or onnxruntime refuses it.
-        MissingDependencyError: CUDA was asked for and its provider cannot be loaded, or the plugin library was asked
-            for and is not there or has no kernels for the device.
+        ModelError: the file is missing or unreadable, or onnxruntime rejects it.
+        MissingDependencyError: onnxruntime is not installed, CUDA was requested and its execution provider cannot be
+            loaded, or the plugin library was requested and is not built or has no kernels for the device.
     """
 
     name = "ort"
@@ -78,9 +79,9 @@ class OrtBackend:
         if isinstance(model, Path):
             from stn_infer.proto.load import check_file
 
-            check_file(model)  # a damaged file ends here, and not in native code
+            check_file(model)  # rejects a damaged file before native code reads it
 
-        # A registered op takes every node of its name: it is registered only where it has a kernel for all of them.
+        # A registered custom op runs all nodes of its name, so it is registered only if it has kernels for the device.
         self._plugin = None if plugin is False else _plugin_library(target.kind, required=plugin is True)
         providers: tuple[Provider, ...] = CPU
         if target.kind == "cuda":
@@ -100,19 +101,19 @@ class OrtBackend:
         except ModelError as error:
             if target.kind == "cpu" and "NOT_IMPLEMENTED" in str(error.__cause__) and _holds_bfloat16(model):
                 raise ModelError(
-                    f"{str(error).partition(':')[0]}: its CPU provider has no bfloat16 operators; "
+                    f"{str(error).partition(':')[0]}: its CPU execution provider has no bfloat16 operators; "
                     "build it for TensorRT, or export as fp16"
                 ) from error.__cause__
             raise
         self._session: Session | None = session
         self._providers = session.providers
         if target.kind == "cuda" and "CUDAExecutionProvider" not in self._providers:
-            # onnxruntime falls back to the CPU with no more than a log line; whoever asked for a GPU wants to know.
-            reason = cuda_problem() or "onnxruntime does not say why"
-            raise MissingDependencyError(f"device {self.device} was asked for, onnxruntime cannot use it: {reason}")
+            # onnxruntime falls back to the CPU with only a log message; a requested GPU that is not used is an error.
+            reason = cuda_problem() or "onnxruntime gives no reason"
+            raise MissingDependencyError(f"device {self.device} was requested, but onnxruntime cannot use it: {reason}")
 
         specs = tuple(_spec(value) for value in session.raw.get_inputs())
-        # A fixed batch is served in pieces, so that axis 0 is dynamic for whoever calls.
+        # A fixed batch size is handled by ``run``, so that axis 0 is dynamic for the caller.
         fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
         if len(fixed) > 1:
             raise ModelError(f"{session.label}: its inputs have different fixed batch sizes {sorted(fixed)}")
@@ -123,7 +124,7 @@ class OrtBackend:
 
     @property
     def session(self) -> Session:
-        """The session, for what this class does not wrap (bindings, profiles).
+        """The session, for features that this class does not wrap (I/O binding, profiling).
 
         Raises:
             ModelError: the backend is closed.
@@ -136,8 +137,8 @@ class OrtBackend:
         """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
 
         Raises:
-            InputError: the inputs are not what ``self.inputs`` says.
-            ModelError: onnxruntime failed while it ran.
+            InputError: the inputs do not match ``self.inputs``.
+            ModelError: onnxruntime failed, or the backend is closed.
         """
         batch = check_inputs(self.inputs, inputs)
         if self._fixed_batch is not None and batch != self._fixed_batch:
@@ -149,26 +150,26 @@ class OrtBackend:
         return dict(zip(session.outputs, session.run(inputs), strict=True))
 
     def describe(self) -> dict[str, str]:
-        """Runtime and version, the providers in use, threads."""
+        """Runtime and version, device, execution providers in use, threads, plugin library."""
         return {
             "runtime": "onnxruntime",
             "version": str(import_onnxruntime().__version__),
             "device": self.device,
             "providers": ", ".join(self._providers),
-            "threads": str(self._threads or "one a core"),
+            "threads": str(self._threads or "one per core"),
             "plugin": "none" if self._plugin is None else self._plugin.name,
         }
 
     def close(self) -> None:
-        """Let go of the session."""
+        """Release the session."""
         self._session = None
 
 
 def _plugin_library(kind: str, required: bool) -> Path | None:
-    """The plugin library, where it can serve this kind of device.
+    """The plugin library, if it has kernels for this kind of device.
 
     Raises:
-        MissingDependencyError: it is required and can't.
+        MissingDependencyError: it is required and is not built, or has no kernels for the device.
     """
     from stn_infer import plugin
 
@@ -178,12 +179,14 @@ def _plugin_library(kind: str, required: bool) -> Path | None:
     if found.path is not None and found.onnxruntime and (kind == "cpu" or found.cuda):
         return found.path
     if required:
-        raise MissingDependencyError(f"{found.path} has no onnxruntime op for {kind}; stn-infer plugin build")
+        raise MissingDependencyError(
+            f"{found.path} has no onnxruntime op for {kind}; build it with `stn-infer plugin build`"
+        )
     return None
 
 
 def _holds_bfloat16(model: Path | bytes) -> bool:
-    """Whether a file that could not be loaded has weights in bfloat16."""
+    """Whether the weights of a model that onnxruntime rejects are in bfloat16."""
     import onnx
 
     loaded = onnx.load(model, load_external_data=False) if isinstance(model, Path) else onnx.load_from_string(model)
@@ -191,7 +194,7 @@ def _holds_bfloat16(model: Path | bytes) -> bool:
 
 
 def cuda_problem() -> str | None:
-    """Why onnxruntime's CUDA provider cannot work here, or None when its library and a driver load."""
+    """Why onnxruntime's CUDA execution provider does not work, or None if its libraries and the driver load."""
     ort = import_onnxruntime()
     if "CUDAExecutionProvider" not in ort.get_available_providers():
         return "this onnxruntime is built without CUDA; install onnxruntime-gpu"
@@ -209,12 +212,12 @@ def cuda_problem() -> str | None:
         ctypes.CDLL(str(folder / "libonnxruntime_providers_shared.so"), mode=ctypes.RTLD_GLOBAL)
         ctypes.CDLL(str(folder / "libonnxruntime_providers_cuda.so"))
     except OSError as error:
-        return f"its CUDA provider does not load: {error}"
+        return f"its CUDA execution provider does not load: {error}"
     return None
 
 
 def preload_cuda(ort: Any) -> None:
-    """Load CUDA's libraries from pip's packages; whatever is missing shows when the provider loads."""
+    """Load the CUDA libraries from pip packages; a missing one makes the execution provider fail to load."""
     preload = getattr(ort, "preload_dlls", None)
     if preload is not None:
         with contextlib.redirect_stdout(io.StringIO()):  # it prints what it cannot find
@@ -224,11 +227,11 @@ def preload_cuda(ort: Any) -> None:
 def _spec(value: Any) -> TensorSpec:
     if value.type == "tensor(bfloat16)":
         raise ModelError(
-            f"{value.name!r} is bfloat16, which onnxruntime's Python interface cannot exchange; "
-            "give the model float32 inputs and outputs"
+            f"{value.name!r} is bfloat16, which onnxruntime's Python API does not support; "
+            "export the model with float32 inputs and outputs"
         )
     if value.type not in _DTYPES:
-        raise ModelError(f"{value.name!r} has type {value.type}; expected a tensor of numbers")
+        raise ModelError(f"{value.name!r} has type {value.type}; expected a numeric tensor")
     shape = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in value.shape)
     return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]))
 

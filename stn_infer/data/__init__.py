@@ -1,1 +1,1 @@
-"""Inputs from files, arrays and images to batches."""
+"""Loading images and arrays from files into batches of model inputs."""

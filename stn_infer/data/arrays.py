@@ -1,9 +1,9 @@
 """Samples from .npy and .npz files.
 
-Floating-point arrays are a model's inputs as they are, [N, ...] or one sample. Arrays of uint8 for a floating-point
-image input are pixels, as an image file's would be: [H, W] and [H, W, C] are one image, [N, H, W] gray images,
-[N, H, W, C] images, C being 1 or 3, and they go through the same pre-processing. A model with several inputs takes .npz
-files with those names.
+Floating-point arrays are used as model inputs without conversion: [N, ...], or one sample. uint8 arrays for a
+floating-point image input are pixels and get the same pre-processing as an image file: [H, W] or [H, W, C] is one
+image, [N, H, W] or [N, H, W, C] is N images, with C 1 or 3. A model with several inputs takes .npz files whose arrays
+have the inputs' names.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ from stn_infer.metadata import Preprocess
 
 T = TypeVar("T")
 
-_OPEN_FILES = 4  # a worker reads neighboring rows, so a few files serve them all
+_OPEN_FILES = 4  # workers read neighboring rows, so a few open files are enough
 _MOST_UNPACKED = 2 << 30
-_SHORT = "its data end early"
+_SHORT = "its data is truncated"
 
 
 class ArrayFiles:
@@ -51,10 +51,10 @@ class ArrayFiles:
         self._opened: OrderedDict[str, Mapping[str, Array | _Npy]] = OrderedDict()
 
     def count_rows(self, path: str) -> int | None:
-        """How many samples ``path`` holds; None when it is one sample. Reads no more than the headers.
+        """The number of samples in ``path``; None if the file is one sample. Reads only the headers.
 
         Raises:
-            InputError: the file is unreadable, lacks an input, or its shape or type does not fit.
+            InputError: the file is unreadable, lacks an input, or its shape or type does not match.
         """
         headers = self._named(path, self._headers(path))
         counts = set()
@@ -65,11 +65,11 @@ class ArrayFiles:
                 raise InputError(f"{path}: its samples are empty, {list(shape)}")
             counts.add(shape[0] if is_batch else None)
         if len(counts) > 1:
-            raise InputError(f"{path}: its arrays hold different numbers of samples")
+            raise InputError(f"{path}: its arrays have different numbers of samples")
         return counts.pop()
 
     def load(self, path: str, row: int | None) -> dict[str, Array]:
-        """One sample: by input name, pixels as uint8 [C, H, W], anything else in the input's type.
+        """Returns one sample by input name: pixels as uint8 [C, H, W], other arrays in the input's dtype.
 
         Raises:
             InputError: the file is unreadable or has changed since it was counted.
@@ -89,7 +89,7 @@ class ArrayFiles:
             else:
                 sample[spec.name] = np.asarray(values, dtype=spec.dtype)
                 if spec.dtype.kind == "f" and not np.isfinite(sample[spec.name]).all():
-                    raise InputError(f"{path}: expected finite numbers, it holds NaN or infinity")
+                    raise InputError(f"{path}: expected finite numbers, found NaN or infinity")
         return sample
 
     def _is_pixels(self, spec: TensorSpec, dtype: np.dtype[Any]) -> bool:
@@ -102,14 +102,16 @@ class ArrayFiles:
         )
 
     def _is_batch(self, path: str, spec: TensorSpec, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
-        """Whether an array of this shape and type is many samples of ``spec`` (or one)."""
+        """Whether an array of this shape and type is a batch of samples of ``spec`` rather than one sample."""
         if self._is_pixels(spec, dtype):
             color = len(shape) > 2 and shape[-1] in (1, 3)
             if len(shape) == 2 or (len(shape) == 3 and color):
                 return False
             if len(shape) == 3 or (len(shape) == 4 and color):
                 return True
-            raise InputError(f"{path}: uint8 pixels are [N, H, W] or [N, H, W, C] with C 1 or 3, found {list(shape)}")
+            raise InputError(
+                f"{path}: expected uint8 pixels [N, H, W] or [N, H, W, C] with C 1 or 3, found {list(shape)}"
+            )
         if not np.can_cast(dtype, spec.dtype, "same_kind") or (dtype == np.uint8 and spec.dtype.kind == "f"):
             raise InputError(f"{path}: input {spec.name!r} takes {spec.dtype} values, found {dtype}")
         wanted = spec.shape[1:]
@@ -121,7 +123,7 @@ class ArrayFiles:
         raise InputError(f"{path}: input {spec.name!r} takes [N, {text}], found {list(shape)}")
 
     def _named(self, path: str, arrays: Mapping[str, T]) -> Mapping[str, T]:
-        """``arrays`` by the model's input names; a single array needs no name."""
+        """``arrays`` by the model's input names; for a single input, a single array may have any name."""
         if len(self._specs) == 1 and len(arrays) == 1:
             return {self._specs[0].name: next(iter(arrays.values()))}
         missing = [spec.name for spec in self._specs if spec.name not in arrays]
@@ -134,7 +136,7 @@ class ArrayFiles:
         return arrays
 
     def _open(self, path: str) -> Mapping[str, Array | _Npy]:
-        """The arrays of a file: .npy is read a row at a time, .npz lies in memory; the last few files stay open."""
+        """The arrays of a file: .npy is read row by row, .npz is held in memory. The last few files stay open."""
         with self._lock:
             if path in self._opened:
                 self._opened.move_to_end(path)
@@ -157,7 +159,7 @@ class ArrayFiles:
         return unpacked
 
     def _headers(self, path: str) -> dict[str, _Header]:
-        """The header of each array that the model may take, by name; the one array of a .npy file is called ""."""
+        """The headers of the arrays for the model's inputs, by name; the array of a .npy file has the name ""."""
         with _damage(path, f"is not a readable {Path(path).suffix} file"), ExitStack() as stack:
             file = stack.enter_context(os.fdopen(open_regular(path), "rb"))
             if _is_npy(path):
@@ -170,7 +172,7 @@ class ArrayFiles:
             return headers
 
     def _members(self, path: str, archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str]]:
-        """The members that hold the model's inputs, and what they are called; all, where there is no more than one."""
+        """The members with the model's inputs, and their names; a single member needs no matching name."""
         members = [(member, member.filename.removesuffix(".npy")) for member in archive.infolist()]
         wanted = {spec.name for spec in self._specs}
         if len(members) > 1 and wanted <= {name for _, name in members}:
@@ -180,15 +182,15 @@ class ArrayFiles:
         size = sum(member.file_size for member, _ in members)
         if size > _MOST_UNPACKED:
             raise InputError(
-                f"{path} unpacks to {size >> 20} MiB, at most {_MOST_UNPACKED >> 20} are read into memory; "
-                "save it as .npy, which is read a row at a time"
+                f"{path} unpacks to {size >> 20} MiB, more than the limit of {_MOST_UNPACKED >> 20} MiB; "
+                "save it as .npy, which is read row by row"
             )
         return members
 
 
 @dataclass(frozen=True)
 class _Header:
-    """What the header of a .npy file or member says; ``offset`` is where its data begin."""
+    """The header of a .npy file or .npz member; its data starts at byte ``offset``."""
 
     shape: tuple[int, ...]
     fortran: bool
@@ -201,16 +203,16 @@ class _Header:
         return prod(self.shape) * self.dtype.itemsize
 
     def array(self, data: bytes) -> Array:
-        """The whole array out of its bytes."""
+        """The whole array from its bytes; ValueError if they are truncated."""
         if len(data) != self.size:
             raise ValueError(_SHORT)
         return np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
 
 class _Npy:
-    """The array of a .npy file, read a row at a time.
+    """The array of a .npy file, read row by row.
 
-    It is not mapped: a mapped file that is cut off meanwhile ends the process with SIGBUS.
+    The file is not memory-mapped: truncating a mapped file while it is read kills the process with SIGBUS.
     """
 
     def __init__(self, path: str) -> None:
@@ -226,17 +228,17 @@ class _Npy:
             os.close(self._file)
 
     def whole(self) -> Array:
-        """All of it, in memory.
+        """Reads the whole array into memory.
 
         Raises:
-            ValueError: it is too large for that, or was cut off.
+            ValueError: the array is too large, or the file is truncated.
         """
         if self._header.size > _MOST_UNPACKED:
-            raise ValueError(f"it holds {self._header.size >> 20} MiB that can't be read a row at a time")
+            raise ValueError(f"it has {self._header.size >> 20} MiB and cannot be read row by row")
         return self._header.array(os.pread(self._file, self._header.size, self._header.offset))
 
     def __getitem__(self, row: int) -> Array:
-        """Row ``row``; IndexError where the file does not hold it (any more)."""
+        """Row ``row``; raises IndexError if the file does not, or no longer, contain it."""
         if self._whole is not None:
             row_of_whole: Array = self._whole[row]
             return row_of_whole
@@ -250,7 +252,7 @@ class _Npy:
 
 @contextmanager
 def _damage(path: str, problem: str) -> Iterator[None]:
-    """A damaged file makes numpy and zipfile raise nearly anything: all of it is an InputError."""
+    """Raises every exception as an InputError: numpy and zipfile raise many types for a damaged file."""
     try:
         yield
     except InputError:
@@ -264,14 +266,14 @@ def _is_npy(path: str) -> bool:
 
 
 def _header(file: IO[bytes], size: int) -> _Header:
-    """The header at the start of ``file``, which has ``size`` bytes; ValueError where the two disagree."""
+    """Reads the header of ``file``, which has ``size`` bytes; raises ValueError if the size does not match."""
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy's advice on headers of Python 2
+        warnings.simplefilter("ignore")  # numpy warns about headers written by Python 2
         shape, fortran, dtype = read(file)
     if dtype.hasobject:
-        raise ValueError("it holds Python objects, which are not loaded")
+        raise ValueError("it contains Python objects, which are not loaded")
     header = _Header(shape, fortran, dtype, file.tell())
     if any(length < 0 for length in shape):
         raise ValueError(f"its header has a negative size: {list(shape)}")
@@ -279,7 +281,7 @@ def _header(file: IO[bytes], size: int) -> _Header:
         raise ValueError(f"its samples are empty: {list(shape)}")
     if header.offset + header.size > size:
         raise ValueError(
-            f"its header asks for {header.size} bytes of data ({list(shape)} {dtype}), the file has "
+            f"its header declares {header.size} bytes of data ({list(shape)} {dtype}), the file has "
             f"{max(0, size - header.offset)}"
         )
     return header

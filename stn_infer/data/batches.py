@@ -1,4 +1,4 @@
-"""The user's images as a model's inputs, for int8 ranges and for measuring what a lower precision costs."""
+"""The user's images as model inputs, for INT8 calibration and for measuring the error of reduced precision."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ _BATCH = 32
 
 @dataclass(frozen=True)
 class Calibration:
-    """Samples that stand for what the model will see.
+    """Samples that represent the inputs of the deployed model.
 
     Attributes:
-        batches: inputs by name, [N, ...]; together ``samples`` of them.
-        samples: how many were read.
-        notes: what the user should know, such as files that could not be read.
+        batches: inputs by name, [N, ...]; ``samples`` in total.
+        samples: the number of samples that were read.
+        notes: messages for the user, such as files that could not be read.
     """
 
     batches: tuple[dict[str, NDArray[Any]], ...]
@@ -38,10 +38,12 @@ class Calibration:
 
 
 def check_sources(sources: Sequence[str | Path]) -> None:
-    """Look for ``sources`` before long work; what is in the files, and stdin, is left to :func:`load_calibration`.
+    """Check that ``sources`` exist before a long computation.
+
+    File contents and stdin are checked by :func:`load_calibration`.
 
     Raises:
-        InputError: one is missing, or holds nothing to read.
+        InputError: a source is missing, or contains no inputs.
     """
     from stn_infer.data.inputs import Inputs
 
@@ -59,19 +61,19 @@ def load_calibration(
     most: int | None = None,
     what: str = "calibration",
 ) -> Calibration:
-    """Read and pre-process ``sources`` as ``run`` does.
+    """Read and pre-process ``sources`` in the same way as ``run``.
 
-    Of more than ``most`` samples, so many are taken at even distances, since folders are often sorted by class.
+    If there are more than ``most`` samples, evenly spaced ones are used, because folders are often sorted by class.
 
     Args:
         sources: files, folders, patterns, array files, ``@list.txt``.
         specs: the model's inputs.
-        preprocess: how pixels become inputs; None where the model takes no images.
-        most: None: 1,024.
-        what: what messages call the samples.
+        preprocess: how pixels become inputs; None if the model takes no images.
+        most: the largest number of samples; None: 1,024.
+        what: the name of the samples in messages.
 
     Raises:
-        InputError: there is nothing to read, or nothing of it can be read.
+        InputError: there are no samples, or none can be read.
     """
     from stn_infer.data.inputs import Inputs
     from stn_infer.data.loader import Loader
@@ -91,20 +93,20 @@ def load_calibration(
     samples = count - len(errors)
     if not samples:
         raise InputError(f"no {what} sample can be read: {errors[0]}")
-    notes = [f"{len(errors)} of {count} {what} samples were left out; the first: {errors[0]}"] if errors else []
+    notes = [f"{len(errors)} of {count} {what} samples were skipped; the first: {errors[0]}"] if errors else []
     if total > count:
-        notes.append(f"{count} of {total} {what} samples were taken, at even distances")
+        notes.append(f"{count} of {total} {what} samples were used, evenly spaced")
     return Calibration(tuple(batches), samples, tuple(notes))
 
 
 def load_for_file(
     sources: Sequence[str | Path], model: onnx.ModelProto, preprocess: Preprocess | None, *, most: int
 ) -> Calibration:
-    """As :func:`load_calibration`, for an ONNX file that no runtime need be able to open.
+    """:func:`load_calibration` for an ONNX model, without opening it in a runtime.
 
     Raises:
-        InputError: there is nothing to read, or nothing of it can be read.
-        UsageError: ``preprocess`` does not fit the file.
+        InputError: there are no samples, or none can be read.
+        UsageError: ``preprocess`` does not match the model.
     """
     from onnx import TensorProto, helper
 

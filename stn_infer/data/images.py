@@ -1,4 +1,4 @@
-"""Image files to 8-bit pixels, and pixels to a model's input."""
+"""Decoding image files to 8-bit pixels, and converting pixels to a model's input."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ def read(path: str) -> bytes:
     """The bytes of an image file.
 
     Raises:
-        InputError: it is missing, a folder, empty or cannot be read.
+        InputError: the file is missing, is a folder, is empty or cannot be read.
     """
     try:
-        # Half the system calls of a file object; each would let go of the interpreter's lock and queue for it again.
-        # A pipe is opened without waiting for its writer, and then reads as empty.
+        # This takes half the system calls of a file object; each call releases and reacquires the GIL.
+        # O_NONBLOCK opens a pipe without waiting for its writer; the pipe then reads as empty.
         file = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         try:
             data = os.read(file, _ONE_READ)
@@ -53,12 +53,14 @@ def read(path: str) -> bytes:
 
 
 def _rest(file: int, path: str) -> bytes:
-    """What follows the first read of a long file."""
+    """The rest of a file that is longer than the first read."""
     status = os.fstat(file)
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is {kind_of(status.st_mode)}, expected an image file")
     if status.st_size > _MOST_BYTES:
-        raise InputError(f"{path} has {status.st_size >> 20} MiB, an image file has at most {_MOST_BYTES >> 20}")
+        raise InputError(
+            f"{path} has {status.st_size >> 20} MiB, more than the limit of {_MOST_BYTES >> 20} MiB for an image file"
+        )
     with open(file, "rb", buffering=0, closefd=False) as rest:
         return rest.read(_MOST_BYTES) or b""
 
@@ -68,20 +70,20 @@ def decode(
 ) -> Pixels:
     """Decode the bytes of an image file.
 
-    An alpha channel is dropped, 16-bit grays are brought to 8 bits, of several frames the first is taken, and the
-    orientation is that of the stored pixels.
+    An alpha channel is dropped, 16-bit gray is converted to 8 bits, only the first of several frames is used, and
+    orientation metadata is ignored.
 
     Args:
         data: in any format that Pillow reads.
-        preprocess: its ``color`` and ``size`` are obeyed here, the rest by :func:`normalize`.
-        size: (height, width) that the model takes; None where any will do.
-        name: what messages call it.
+        preprocess: its ``color`` and ``size`` are applied here, the other fields by :func:`normalize`.
+        size: (height, width) that the model takes; None for an axis of any length.
+        name: the image's name in messages.
 
     Returns:
-        uint8 [C, H, W], C being 1 for gray and 3 for rgb.
+        uint8 [C, H, W], C is 1 for gray and 3 for rgb.
 
     Raises:
-        InputError: it is damaged or no image, or has another size than the model takes.
+        InputError: ``data`` is damaged or not an image, or the image does not have the size that the model takes.
     """
     image = open_plain_png(data)
     if image is not None:
@@ -90,8 +92,8 @@ def decode(
         with Image.open(BytesIO(data)) as image:
             if image.width * image.height > MOST_PIXELS:
                 raise InputError(
-                    f"{name} is {image.height}x{image.width} (height x width), more than the {MOST_PIXELS >> 20} "
-                    "million pixels that are decoded"
+                    f"{name} is {image.height}x{image.width} (height x width), more than the limit of "
+                    f"{MOST_PIXELS >> 20} million pixels"
                 )
             image.load()
             return from_image(_eight_bit(image, name), preprocess, size, name)
@@ -100,14 +102,14 @@ def decode(
     except UnidentifiedImageError:
         raise InputError(f"{name} is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
-        raise InputError(f"{name} has more pixels than Pillow thinks safe to decode") from None
-    # A damaged file makes Pillow's readers raise nearly anything.
+        raise InputError(f"{name} has more pixels than Pillow's decompression bomb limit") from None
+    # Pillow's decoders raise many types for a damaged file.
     except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error) as error:
         raise InputError(f"{name} is damaged or unreadable: {reason_of(error)}") from None
 
 
 def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
-    """:func:`decode` for an image that Pillow holds already; ``name`` is for messages."""
+    """:func:`decode` for a Pillow image; ``name`` is used in messages."""
     mode = "L" if preprocess.color == "gray" else "RGB"
     if image.mode != mode:
         image = image.convert(mode)
@@ -115,7 +117,7 @@ def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | Non
         height, width = preprocess.size
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     _check_size(image.height, image.width, size, name)
-    # Twice as fast as numpy.asarray(image), which asks for the same bytes by way of the array interface.
+    # Twice as fast as numpy.asarray(image), which gets the same bytes through the array interface.
     pixels: Pixels = np.frombuffer(image.tobytes(), np.uint8)
     if mode == "L":
         return pixels.reshape(1, image.height, image.width)
@@ -123,7 +125,7 @@ def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | Non
 
 
 def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
-    """:func:`decode` for 8-bit pixels [H, W] or [H, W, C] that lie in an array, C being 1 or 3."""
+    """:func:`decode` for an array of 8-bit pixels, [H, W] or [H, W, C] with C 1 or 3."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     right_color = (pixels.ndim == 2) == (preprocess.color == "gray")
@@ -145,12 +147,12 @@ def normalize(pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:
-    """Pillow clips deeper grays when it converts them to 8 bits, so they are scaled first."""
+    """Scales 16-bit gray to 8 bits: Pillow's own conversion clips it."""
     if image.mode.startswith("I;16"):
         deep: NDArray[Any] = np.asarray(image).astype(np.uint16)
         return Image.fromarray((deep >> 8).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise InputError(f"{name} holds {image.mode} pixels of no known range; store it as .npy, or as 8 or 16 bits")
+        raise InputError(f"{name} has {image.mode} pixels of unknown range; store it as .npy, or with 8 or 16 bits")
     return image
 
 
@@ -163,5 +165,5 @@ def _check_size(height: int, width: int, size: tuple[int | None, int | None], na
 
 
 def reason_of(error: Exception) -> str:
-    """The system's words for an ``OSError``, else the exception's own, else its type."""
+    """The system's message for an ``OSError``, else the exception's message, else its type."""
     return (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__

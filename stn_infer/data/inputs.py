@@ -1,8 +1,8 @@
-"""What `run` is given on its command line, as one lazy, ordered, repeatable list of samples.
+"""The inputs of `run` as a lazy, ordered, repeatable sequence of samples.
 
-Nothing here opens an image or holds a long list of samples: a folder is walked and a list file is read line by line.
-A survey walks once, counts and fingerprints, and keeps what it found, a long list in an unnamed temporary file: files
-that appear, vanish or change afterwards don't change what a job consists of.
+No image is opened here, and no long list of samples is held in memory: folders are walked and list files are read
+line by line. A survey walks all inputs once, counts and fingerprints them, and stores the result, a long one in an
+unnamed temporary file. Files that appear or disappear after the survey do not change the job.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from typing import IO, NamedTuple, Self
 from stn_infer.errors import InputError
 from stn_infer.files import open_regular
 
-#: What a folder is searched for; a file that is named outright may be called anything.
+#: The suffixes that a folder is searched for; an image file that is given explicitly may have any suffix.
 IMAGE_SUFFIXES = frozenset(
     {"bmp", "gif", "jpeg", "jpg", "jp2", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"}
 )
 ARRAY_SUFFIXES = frozenset({"npy", "npz"})
 _SUFFIXES = IMAGE_SUFFIXES | ARRAY_SUFFIXES
-_KEPT = 32768  # entries that a survey keeps in memory (some 10 MB); more go to a temporary file
+_KEPT = 32768  # entries that a survey keeps in memory (about 10 MB); more are written to a temporary file
 _CHUNK = 4096
 
 
 class Sample(NamedTuple):
-    """One row of a job (a named tuple of plain strings, because a job may have millions).
+    """One sample of a job (a named tuple, because a job may have millions).
 
     Attributes:
-        name: what the ledger calls it: the path as given, with ``[row]`` for a row of an array file.
+        name: the sample's name in the status file: the path as given, with ``[row]`` for a row of an array file.
         path: the file.
         row: the row in an array file; None for an image, or an array file that is one sample.
-        error: why it cannot be read, where that is known before it is opened; else empty.
+        error: why the sample cannot be read, if known before the file is opened; else empty.
     """
 
     name: str
@@ -50,14 +50,14 @@ class Sample(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A file that was found: ``rows`` samples of an array file, or, where None, one sample."""
+    """A file that was found: ``rows`` samples of an array file; None: the file is one sample."""
 
     path: str
     rows: int | None = None
     error: str = ""
 
     def samples(self) -> Iterator[Sample]:
-        """The rows of a job that it stands for."""
+        """The samples in this file."""
         if self.rows is None:
             yield Sample(self.path, self.path, None, self.error)
         else:
@@ -67,14 +67,14 @@ class Entry(NamedTuple):
 
 @dataclass(frozen=True)
 class Survey:
-    """What a pass over all inputs finds.
+    """The result of a pass over all inputs.
 
     Attributes:
-        samples: how many there are.
+        samples: the number of samples.
         images: whether any of them is an image file.
-        fingerprint: SHA-256, hex, of all names and numbers of rows in order.
-        stat_fingerprint: of every file's size and time of modification.
-        content_fingerprint: of every file's bytes; "" where they were not read.
+        fingerprint: SHA-256, hex, of all names and row counts in order.
+        stat_fingerprint: of the size and modification time of every file.
+        content_fingerprint: of the content of every file; "" if not requested.
     """
 
     samples: int
@@ -85,20 +85,21 @@ class Survey:
 
 
 class Inputs:
-    """The samples that ``sources`` name, in their order; iterate as often as needed. Duplicates are kept.
+    """The samples in ``sources``, in order; can be iterated repeatedly. Duplicates are kept.
 
-    After a :meth:`survey`, iterating gives what the survey found. As a context manager, or by :meth:`close`, it deletes
-    its temporary files.
+    After a :meth:`survey`, iterating yields the surveyed samples. Leaving the context, or :meth:`close`, deletes the
+    temporary files.
 
     Args:
-        sources: files, folders (searched recursively, sorted by name, hidden names and unknown suffixes passed
-            over), glob patterns, ``@list.txt`` (one path a line) and ``-`` (the same on stdin).
-        count_rows: how many samples an array file holds for the model at hand, None meaning that the whole file is
-            one; raises InputError when it holds none that fit.
-        stdin: where ``-`` reads from; None: the process's own.
+        sources: files, folders (searched recursively, sorted by name; hidden names and unknown suffixes are
+            ignored), glob patterns, ``@list.txt`` (one path per line) and ``-`` (a list on stdin).
+        count_rows: returns the number of samples in an array file for the model, or None if the whole file is one
+            sample; raises InputError if the file does not match the model.
+        stdin: what ``-`` reads; None: the standard input of the process.
 
     Raises:
-        InputError: a source that is named outright is missing, or a folder or pattern holds nothing to read.
+        InputError: no sources, or ``-`` given twice. Iterating raises it if an explicit source is missing, or a
+            folder or pattern contains no inputs.
     """
 
     def __init__(
@@ -114,9 +115,9 @@ class Inputs:
         self._spool: IO[bytes] | None = None
         self._surveyed = False
         if not self._sources:
-            raise InputError("no inputs given; name files, folders, patterns, @list.txt or - for stdin")
+            raise InputError("no inputs given; give files, folders, patterns, @list.txt or - for stdin")
         if self._sources.count("-") > 1:
-            raise InputError("'-' (stdin) was given twice; it can be read once")
+            raise InputError("'-' (stdin) was given twice; stdin can be read only once")
         if "-" in self._sources:
             self._stdin = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
             source = stdin or sys.stdin.buffer
@@ -130,7 +131,7 @@ class Inputs:
         self.close()
 
     def close(self) -> None:
-        """Delete the temporary files; afterwards it cannot be iterated."""
+        """Delete the temporary files; the inputs cannot be iterated afterwards."""
         for file in (self._stdin, self._spool):
             if file is not None:
                 file.close()
@@ -140,7 +141,7 @@ class Inputs:
             yield from entry.samples()
 
     def _found(self) -> Iterator[Entry]:
-        """What the survey found."""
+        """The entries that the survey found."""
         yield from self._kept
         if self._spool is not None:
             self._spool.seek(0)
@@ -168,13 +169,13 @@ class Inputs:
                 yield from self._named(source)
 
     def survey(self, contents: bool = False) -> Survey:
-        """Walk once over all inputs, to count and to fingerprint them.
+        """Walk all inputs once, and count and fingerprint them.
 
         Args:
-            contents: also read every file, for a fingerprint of its bytes.
+            contents: also read every file, for a fingerprint of its content.
 
         Raises:
-            InputError: as the class says, or there is no sample at all.
+            InputError: an explicit source is missing, a folder or pattern contains no inputs, or there are no samples.
         """
         names, stats, bytes_ = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         samples, images, last = 0, False, ""
@@ -204,14 +205,14 @@ class Inputs:
         marshal.dump([tuple(entry) for entry in some], self._spool)
 
     def _named(self, source: str) -> Iterator[Entry]:
-        """A path or pattern that somebody typed: it must lead to something."""
+        """The entries of an explicit path or pattern, which must exist."""
         if os.path.isdir(source):
             found = False
             for path in _walk(source, ()):
                 found = True
                 yield self._file(path)
             if not found:
-                raise InputError(f"nothing to read in the folder {source}; expected images or .npy/.npz files")
+                raise InputError(f"no inputs in the folder {source}; expected images or .npy/.npz files")
         elif os.path.exists(source):
             yield self._file(source)
         elif glob.has_magic(source):
@@ -228,17 +229,17 @@ class Inputs:
             raise InputError(f"no such file or folder: {source}")
 
     def _listed(self, lines: IO[bytes], name: str) -> Iterator[Entry]:
-        """The paths in a list; one that leads nowhere costs its own row, since lists are long and made by programs."""
+        """The entries of a list of paths; a missing path fails only its own sample, because lists are long."""
         for number, line in enumerate(lines):
             if number == 0:
                 if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-                    raise InputError(f"{name} is a list in UTF-16; save it in UTF-8")
+                    raise InputError(f"{name} is encoded in UTF-16; save it in UTF-8")
                 line = line.removeprefix(codecs.BOM_UTF8)
             path = os.fsdecode(line.rstrip(b"\r\n"))
             if not path.strip():
                 continue
             if "\0" in path:
-                raise InputError(f"{name} is not a list of paths, one per line: it holds binary data")
+                raise InputError(f"{name} is not a list of paths, one per line: it contains binary data")
             if os.path.isdir(path):
                 for inside in _walk(path, ()):
                     yield self._file(inside)
@@ -253,12 +254,12 @@ class Inputs:
         except InputError as error:
             return Entry(path, error=str(error))
         if rows == 0:
-            return Entry(path, error=f"{path}: expected at least one sample, it holds none")
+            return Entry(path, error=f"{path}: expected at least one sample, found none")
         return Entry(path, rows)
 
 
 def _stat(path: str) -> bytes:
-    """A file's size and time of modification; what is not there has neither."""
+    """A file's size and modification time; ``-`` for a missing file."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -267,7 +268,7 @@ def _stat(path: str) -> bytes:
 
 
 def _hash(path: str) -> bytes:
-    """SHA-256 of a file's bytes; of nothing where it can't be read, which is said when its turn comes."""
+    """SHA-256 of a file's content; zeros for a file that cannot be read, which fails later when it is loaded."""
     try:
         with os.fdopen(open_regular(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
@@ -276,12 +277,12 @@ def _hash(path: str) -> bytes:
 
 
 def is_array(path: str) -> bool:
-    """Whether a path is called like an array file."""
+    """Whether a path has the suffix of an array file."""
     return path.rpartition(".")[2].lower() in ARRAY_SUFFIXES
 
 
 def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Files under ``folder`` with a known suffix, sorted by name. Links are followed, but never in a circle."""
+    """Files under ``folder`` with a known suffix, sorted by name. Links are followed, except for cycles."""
     try:
         status = os.stat(folder)
         with os.scandir(folder) as listing:
@@ -296,10 +297,10 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
     for entry in entries:
         try:
             is_folder = entry.is_dir()
-        except OSError:  # links in a circle
+        except OSError:  # a cycle of links
             is_folder = False
         if is_folder:
             yield from _walk(entry.path, (*above, identity))
-        # a dangling link or a pipe that is called like an image costs its own row, and is not lost silently
+        # a dangling link or a pipe with an image suffix is a failed sample; it is not ignored silently
         elif entry.name.rpartition(".")[2].lower() in _SUFFIXES:
             yield entry.path

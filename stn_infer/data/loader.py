@@ -1,4 +1,4 @@
-"""From the samples of one batch to the arrays that a model takes; a bad sample costs its own row only."""
+"""Loading the samples of one batch into arrays for the model; a bad sample fails only its own row."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from stn_infer.data.inputs import Sample, is_array
 from stn_infer.errors import InputError, UsageError
 from stn_infer.metadata import Preprocess
 
-# Decoding a small image is mostly Python code, which only one thread can run: threads that try at once take twice as
-# long as one after the other (measured with 0.8 kB: 117 us alone, 227 us in two threads). From 3 kB on two are faster.
+# Decoding a small image is mostly Python code and holds the GIL: two concurrent threads are slower than one (measured
+# with 0.8 kB per image: 117 us with one thread, 227 us with two). From 3 kB on, two threads are faster.
 _SMALL = 3000
 
 
 @dataclass(frozen=True)
 class Group:
-    """Samples of one batch that can be stacked; more than one group only where a model takes several sizes.
+    """Samples of one batch that can be stacked; several groups occur only if a model takes several sizes.
 
     Attributes:
-        rows: their positions in the batch.
+        rows: positions of the samples in the batch.
         inputs: by input name, [len(rows), ...].
     """
 
@@ -35,12 +35,12 @@ class Group:
 
 @dataclass(frozen=True)
 class LoadedBatch:
-    """What became of the samples of one batch.
+    """The loaded samples of one batch.
 
     Attributes:
         groups: the arrays to run.
-        errors: by position in the batch, why a sample has no place in any group.
-        holds_the_lock: whether loading it was mostly Python code: its images were small.
+        errors: by position in the batch, why a sample could not be loaded.
+        holds_the_lock: whether loading held the GIL most of the time, because the images are small.
     """
 
     groups: tuple[Group, ...]
@@ -53,7 +53,7 @@ class Loader:
 
     Args:
         specs: the model's inputs, batch on axis 0.
-        preprocess: how pixels become inputs, as :func:`resolve_preprocess` gives it.
+        preprocess: how pixels become inputs, from :func:`resolve_preprocess`.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None) -> None:
@@ -64,7 +64,7 @@ class Loader:
         self.takes_images = len(self._specs) == 1 and preprocess is not None
 
     def load(self, samples: Sequence[Sample]) -> LoadedBatch:
-        """Read, decode and pre-process ``samples``; failures are told, not raised."""
+        """Read, decode and pre-process ``samples``; errors are returned, not raised."""
         errors: dict[int, str] = {}
         ready: dict[int, dict[str, Array]] = {}
         images, size = 0, 0
@@ -97,7 +97,7 @@ class Loader:
         inputs = {}
         for spec in self._specs:
             stacked: Array = np.stack([ready[row][spec.name] for row in rows])
-            if stacked.dtype != spec.dtype:  # pixels; everything else has the input's type already
+            if stacked.dtype != spec.dtype:  # pixels; other arrays already have the input's dtype
                 assert self._preprocess is not None
                 stacked = normalize(stacked, self._preprocess).astype(spec.dtype, copy=False)
             inputs[spec.name] = stacked
@@ -107,19 +107,19 @@ class Loader:
 def resolve_preprocess(
     specs: Sequence[TensorSpec], own: Preprocess | None, given: Preprocess | str | None
 ) -> Preprocess | None:
-    """How pixels become inputs of a model.
+    """The pre-processing for a model.
 
     Args:
         specs: the model's inputs.
-        own: what the model's file says.
-        given: what the user says: all of it, or, as text, the fields to change.
+        own: the pre-processing stored in the model's file.
+        given: the user's: a complete pre-processing or, as text, the fields to change.
 
     Returns:
-        The pre-processing; None where no input is an image [N, C, H, W] of 1 or 3 channels. Where nobody says
-        anything: gray or rgb as the model has channels, scaled to 0..1.
+        The pre-processing; None if no input is an image [N, C, H, W] of 1 or 3 channels. If neither ``own`` nor
+        ``given`` is set: gray or rgb by the model's number of channels, scaled to 0..1.
 
     Raises:
-        UsageError: it makes other channels or another size than the model takes, or the model takes no images.
+        UsageError: its channels or size are not what the model takes, or the model takes no images.
     """
     image = next((spec for spec in specs if len(spec.shape) == 4 and spec.shape[1] in (1, 3, None)), None)
     if image is None:
@@ -135,7 +135,7 @@ def resolve_preprocess(
     channels, height, width = image.shape[1:]
     if channels not in (None, preprocess.channels):
         raise UsageError(
-            f"the model takes {channels} channels, the pre-processing makes {preprocess.color}; "
+            f"the model takes {channels} channels, the pre-processing gives {preprocess.color}; "
             f"use --preprocess {'gray' if channels == 1 else 'rgb'}"
         )
     if preprocess.size is not None and not all(
@@ -149,7 +149,7 @@ def resolve_preprocess(
 
 
 def _updated(preprocess: Preprocess, text: str) -> Preprocess:
-    """Change the fields that ``text`` names; values a channel of the old color don't stand in the way of a new one."""
+    """Replace the fields in ``text``; a new color resets mean and std, which are per channel of the old color."""
     color = Preprocess.parse(_only_color(text)).color if _only_color(text) else preprocess.color
     if color != preprocess.color:
         preprocess = replace(preprocess, color=color, mean=(0.0,), std=(1.0,))

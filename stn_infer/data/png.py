@@ -1,8 +1,8 @@
-"""The plainest PNG files, read in half of Pillow's time.
+"""A reader for plain PNG files, which takes half the time of Pillow's.
 
-Pillow walks a PNG's chunks in Python, with the interpreter's lock held; for an image of a few hundred bytes that is
-nearly all the time it takes, and threads cannot share it. Here the chunks are walked once, and Pillow's own decoder
-gets the compressed pixels. Whatever is not plain, or not sound, is left to Pillow, for its picture or its complaint.
+Pillow parses a PNG's chunks in Python while holding the GIL. For an image of a few hundred bytes that is most of the
+decoding time, and threads cannot do it in parallel. Here the chunks are parsed in one pass, and Pillow's decoder gets
+the compressed pixels. All other files, including damaged ones, are left to Pillow.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = Struct(">IIBBBBB")  # width, height, bit depth, color type, compression, filter, interlace
 _WORD = Struct(">I")
 _MODES = {0: "L", 2: "RGB"}
-_PLAIN = {b"pHYs", b"tEXt", b"tIME", b"gAMA", b"sRGB", b"cHRM", b"IEND"}  # say nothing about the stored pixels
-_MOST_PIXELS = 1 << 22  # far below what Pillow calls a decompression bomb
+_PLAIN = {b"pHYs", b"tEXt", b"tIME", b"gAMA", b"sRGB", b"cHRM", b"IEND"}  # do not affect the stored pixels
+_MOST_PIXELS = 1 << 22  # far below Pillow's decompression bomb limit
 
 
 def open_plain_png(data: bytes) -> Image.Image | None:
-    """The image in ``data``, if that is a PNG of 8-bit gray or RGB without interlacing, transparency or damage.
+    """Decodes ``data`` if it is an undamaged 8-bit gray or RGB PNG without interlacing or transparency.
 
     Returns:
-        The decoded image, the same as ``PIL.Image.open`` would give; None where Pillow has to see for itself.
+        The same image as ``PIL.Image.open``; None for any other data.
     """
     if not data.startswith(_SIGNATURE):
         return None

@@ -1,4 +1,4 @@
-"""Published models whose checkpoints are imported: text rectifiers, each as a :class:`SpatialTransformer`."""
+"""Importing third-party checkpoints of published text rectifiers, each as a :class:`SpatialTransformer`."""
 
 from __future__ import annotations
 

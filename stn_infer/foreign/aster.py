@@ -1,7 +1,7 @@
-"""The thin plate spline rectifier of ASTER, as its PyTorch port publishes it.
+"""The thin plate spline rectifier of ASTER, as published in its PyTorch port.
 
-The image is resized for a small convolutional head, whose points are coordinates in 0..1; a spline through points
-inside the output's margins, constant and kept in the checkpoint, makes the grid.
+The image is resized for a small convolutional head, which predicts control points in 0..1. The grid is a thin plate
+spline through points inside the output's margins; its constants are stored in the checkpoint.
 Source: Shi et al. 2018, "ASTER: An Attentional Scene Text Recognizer with Flexible Rectification", section 3.1.
 """
 
@@ -23,16 +23,16 @@ from stn_infer.transforms import FixedBasis
 
 _WHAT = "ASTER rectifier"
 _CONVOLUTIONS = tuple(f"stn_convnet.{index}.0" for index in (0, 2, 4, 6, 8, 10))
-_FEATURE_SCALE = 0.1  # on the features before the last layer, in the published head
+_FEATURE_SCALE = 0.1  # factor on the features before the last layer of the published head
 
 Activation = Literal["none", "sigmoid"]
 
 
 class ClampedSpatialTransformer(SpatialTransformer):
-    """A transformer that clamps its grid to [-1, 1] before it samples.
+    """A transformer that clamps its grid to [-1, 1] before sampling.
 
-    With ``align_corners=True`` that is border padding; with False a sample outside reads halfway into the padding,
-    which no padding mode does, so that the clamp stays an operator and the grid is not fused.
+    With ``align_corners=True`` this equals border padding. With ``align_corners=False`` samples outside the input are
+    interpolated with the padding, which no padding mode does, so the clamp remains an operator and is not fused.
     """
 
     def grid(self, theta: Tensor) -> Tensor:
@@ -40,11 +40,11 @@ class ClampedSpatialTransformer(SpatialTransformer):
         return super().grid(theta).clamp(-1, 1)
 
     def _fused(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
-        return self._sampled(input, theta, sampler)  # the kernel never has a grid to clamp
+        return self._sampled(input, theta, sampler)  # the fused kernel has no grid to clamp
 
 
 class _Resize(nn.Module):
-    """Bilinear, the corners' centers staying where they are."""
+    """Bilinear resizing with ``align_corners=True``."""
 
     def __init__(self, size: tuple[int, int]) -> None:
         super().__init__()
@@ -69,19 +69,19 @@ def import_aster(
 ) -> SpatialTransformer:
     """The rectifier of an ASTER checkpoint: images [N, C, H, W] of any size to [N, C, *output_size].
 
-    The output's size, the number of points and the margins are in the checkpoint's buffers.
+    The output size, the number of points and the margins come from the checkpoint's buffers.
 
     Args:
-        state_dict: with the head (``stn_head.…``) and the transformer (``tps.…``), usually of a whole recognizer.
-        input_size: (H, W) that the image is resized to for the head.
-        activation: what the head ends in; a checkpoint does not tell.
-        align_corners: the sampler's. False is what the published code does on torch 1.3 and later; True is what it did
-            before, and what a checkpoint trained then expects.
-        prefix: where the recognizer is, in a model that holds several.
+        state_dict: contains the head (``stn_head.…``) and the transformer (``tps.…``), usually of a whole recognizer.
+        input_size: (H, W) to which the image is resized for the head.
+        activation: the last layer of the head, which is not stored in a checkpoint.
+        align_corners: the sampler's. The published code uses False on torch 1.3 and later; before, it used True, which
+            checkpoints trained on torch <= 1.2 expect.
+        prefix: the key prefix of the recognizer, for a model that contains several.
 
     Raises:
-        WeightsError: the state dict holds no such rectifier, or parts that do not fit each other.
-        UsageError: an unknown activation, or an input_size that is no size.
+        WeightsError: the state dict contains no such rectifier, or its tensors do not match each other.
+        UsageError: an unknown activation, or a malformed ``input_size``.
     """
     if activation not in ("none", "sigmoid"):
         raise UsageError(f"activation is one of none, sigmoid, not {activation!r}")
@@ -109,7 +109,7 @@ def import_aster(
 
 
 def _transformation(features: Tensor, inverse: Tensor, points: int) -> FixedBasis:
-    """From points in 0..1 to the grid in -1..1: a last basis row of ones takes the shift."""
+    """Maps points in 0..1 to the grid in -1..1; the shift uses a last basis row of ones."""
     size = image_size(features[:, -2], features[:, -1], "target_coordinate_repr")
     spline = (features.double() @ inverse.double()).T  # [points, P]
     basis = torch.cat([spline, torch.ones_like(spline[:1])])
@@ -122,7 +122,7 @@ def _transformation(features: Tensor, inverse: Tensor, points: int) -> FixedBasi
 
 
 def _localization(part: Part, size: tuple[int, int], activation: Activation) -> nn.Sequential:
-    """Resizing and head with the checkpoint's widths and weights, named as in the checkpoint."""
+    """The resize and the head with the checkpoint's widths, weights and names."""
     blocks: list[nn.Module] = []
     for name in _CONVOLUTIONS:
         width, channels, *kernel = part.take(f"{name}.weight", 4).shape
@@ -133,7 +133,7 @@ def _localization(part: Part, size: tuple[int, int], activation: Activation) -> 
     if pooled != features:
         raise WeightsError(
             f"{part.prefix}stn_fc1 takes {features} features, a head on {size[0]}x{size[1]} gives {pooled}; "
-            "say which size the images are resized to with input_size"
+            "set input_size to the size to which the images are resized"
         )
     outputs, inner = part.take("stn_fc2.weight", 2).shape
     network = nn.Sequential(

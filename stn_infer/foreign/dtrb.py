@@ -1,7 +1,7 @@
-"""The thin plate spline rectifier of RARE, as deep-text-recognition-benchmark ("DTRB") and its many heirs publish it.
+"""The thin plate spline rectifier of RARE, as in deep-text-recognition-benchmark ("DTRB") and projects based on it.
 
-Four convolutions with pooling and two linear layers give F fiducial points in the input; a spline through F points on
-the upper and lower edge of the output, constant and kept in the checkpoint, makes the grid.
+Four convolutions with pooling and two linear layers predict F fiducial points in the input. The grid is a thin plate
+spline through F points on the upper and lower edge of the output; its constants are stored in the checkpoint.
 Source: Shi et al. 2016, "Robust Scene Text Recognition with Automatic Rectification", section 3.1.
 """
 
@@ -33,19 +33,19 @@ def import_dtrb(
 ) -> SpatialTransformer:
     """The rectifier of a DTRB checkpoint: images [N, C, H, W] of any size to [N, C, *output_size].
 
-    The grid comes from the checkpoint's own buffers ``inv_delta_C`` and ``P_hat``, whose kernel is r² log(r + 1e-6);
-    where an heir does not keep them, they are made by that rule.
+    The grid comes from the checkpoint's buffers ``inv_delta_C`` and ``P_hat``, whose kernel is r² log(r + 1e-6). If the
+    checkpoint does not contain them, they are computed by the same formula.
 
     Args:
         state_dict: of the rectifier, or of a whole recognizer (``module.Transformation.…``).
-        output_size: (H, W); None: as the buffers say, else (32, 100).
-        align_corners: the sampler's; the published code says True, on every version of torch.
-        padding_mode: the published code says border.
-        prefix: where the rectifier is, in a model that holds several.
+        output_size: (H, W); None: from the buffers, else (32, 100).
+        align_corners: the sampler's; the published code uses True, on every version of torch.
+        padding_mode: the sampler's; the published code uses border.
+        prefix: the key prefix of the rectifier, for a model that contains several.
 
     Raises:
-        WeightsError: the state dict holds no such rectifier, or parts that do not fit each other.
-        UsageError: an ``output_size`` that is no size, or an unknown padding mode.
+        WeightsError: the state dict contains no such rectifier, or its tensors do not match each other.
+        UsageError: a malformed ``output_size``, or an unknown padding mode.
     """
     wanted = None if output_size is None else pair_of_sizes(output_size, "output_size")
     points = find_part(state_dict, "localization_fc2.weight", _WHAT, prefix)
@@ -80,7 +80,7 @@ def import_dtrb(
 
 
 def _localization(part: Part) -> nn.Sequential:
-    """The localization network with the checkpoint's widths and weights, named as in the checkpoint."""
+    """The localization network with the checkpoint's widths, weights and names."""
     layers: list[nn.Module] = []
     for name in _CONVOLUTIONS:
         width, channels, *kernel = part.take(f"{name}.weight", 4).shape
@@ -105,12 +105,12 @@ def _size(features: Tensor, given: Sequence[int] | None) -> tuple[int, int]:
     """(H, W) of the pixels whose x and y are columns 1 and 2."""
     height, width = image_size(features[:, 1], features[:, 2], "P_hat")
     if given is not None and tuple(given) != (height, width):
-        raise WeightsError(f"the checkpoint's P_hat is made for {height}x{width}, not for {'x'.join(map(str, given))}")
+        raise WeightsError(f"the checkpoint's P_hat is for {height}x{width}, not for {'x'.join(map(str, given))}")
     return height, width
 
 
 def _buffers(fiducials: int, size: tuple[int, int]) -> tuple[Tensor, Tensor]:
-    """P_hat [P, F + 3] and inv_delta_C [F + 3, F + 3] in float64, by the published rule."""
+    """P_hat [P, F + 3] and inv_delta_C [F + 3, F + 3] in float64, by the published formula."""
     x = torch.linspace(-1, 1, fiducials // 2, dtype=torch.float64)
     edges = [torch.stack([x, torch.full_like(x, y)], dim=1) for y in (-1.0, 1.0)]
     points = torch.cat(edges)  # [F, 2]

@@ -1,4 +1,4 @@
-"""The published models by name. Importing this needs no torch; importing a checkpoint does."""
+"""The third-party models by name. This module does not import torch; importing a checkpoint does."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Foreign:
-    """A published model that a checkpoint is imported into.
+    """A published third-party model whose checkpoints can be imported.
 
     Attributes:
         name: as on the command line.
         description: one line.
         function: ``module:function`` in ``stn_infer.foreign`` that imports a state dict.
-        input_height, input_width: of the images that the published code feeds it.
-        note: what a user should know of the import; empty where there is nothing.
+        input_height, input_width: the size of the input images in the published code.
+        note: a note on the import for the user, or empty.
     """
 
     name: str
@@ -35,11 +35,11 @@ class Foreign:
     note: str = ""
 
     def load(self, state_dict: Mapping[str, Tensor], **options: Any) -> nn.Module:
-        """The module; options are the importing function's keyword arguments.
+        """The module with the checkpoint's weights; ``options`` are keyword arguments of the importing function.
 
         Raises:
-            UsageError: an option that there is not.
-            WeightsError: the checkpoint does not hold such a model.
+            UsageError: an unknown option, or a malformed value.
+            WeightsError: the checkpoint does not contain such a model.
         """
         module, _, function = self.function.partition(":")
         load = getattr(import_module(f"stn_infer.foreign.{module}"), function)
@@ -54,7 +54,7 @@ class Foreign:
         return channels, self.input_height, self.input_width
 
     def preprocess(self, channels: int) -> Preprocess | None:
-        """The published pre-processing, pixels to -1..1; None for images of neither 1 nor 3 channels."""
+        """The published pre-processing, pixels to -1..1; None if ``channels`` is neither 1 nor 3."""
         if channels not in (1, 3):
             return None
         size = self.input_height, self.input_width
@@ -64,17 +64,15 @@ class Foreign:
 FOREIGN: Mapping[str, Foreign] = {
     foreign.name: foreign
     for foreign in (
-        Foreign(
-            "dtrb", "the TPS rectifier of RARE as deep-text-recognition-benchmark has it", "dtrb:import_dtrb", 32, 100
-        ),
+        Foreign("dtrb", "the TPS rectifier of RARE from deep-text-recognition-benchmark", "dtrb:import_dtrb", 32, 100),
         Foreign(
             "aster",
             "the TPS rectifier of ASTER's PyTorch port",
             "aster:import_aster",
             64,
             256,
-            note="aster samples as the published code does on torch >= 1.3 and clamps its grid, which stays unfused; a "
-            "checkpoint trained on torch <= 1.2 wants align_corners = true in a recipe's options",
+            note="aster samples like the published code on torch >= 1.3 and clamps its grid, so it is not fused; a "
+            "checkpoint trained on torch <= 1.2 needs align_corners = true in the options of a recipe",
         ),
     )
 }

@@ -1,4 +1,4 @@
-"""Finding a known part in the state dict of a larger model, and loading it; what does not fit is named."""
+"""Finding a known part in the state dict of a larger model, and loading it with specific error messages."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from stn_infer.errors import UsageError, WeightsError
 
 @dataclass(frozen=True)
 class Part:
-    """The tensors below one prefix.
+    """The tensors under one key prefix.
 
     Attributes:
-        what: what messages call it.
-        prefix: in the whole state dict, with its dot.
+        what: the part's name in messages.
+        prefix: the key prefix in the whole state dict, including its dot.
         tensors: by name without the prefix, float32 or float64.
     """
 
@@ -29,7 +29,7 @@ class Part:
         """The tensor called ``name``.
 
         Raises:
-            WeightsError: it is missing, or does not have this many axes.
+            WeightsError: it is missing, or does not have ``axes`` axes.
         """
         tensor = self.tensors.get(name)
         if tensor is None or tensor.dim() != axes:
@@ -40,15 +40,15 @@ class Part:
         return tensor
 
     def load(self, module: nn.Module) -> None:
-        """Load the tensors that ``module`` has; others are passed over.
+        """Load the tensors of ``module``; other tensors are ignored.
 
         Raises:
-            WeightsError: one is missing or has another shape.
+            WeightsError: a tensor is missing or has another shape.
         """
         own = module.state_dict()
         counters = [name for name in own if name.endswith("num_batches_tracked") and name not in self.tensors]
         for name in own:
-            if name in counters:  # old checkpoints lack it
+            if name in counters:  # old checkpoints do not have it
                 continue
             found = self.take(name, own[name].dim())
             if found.shape != own[name].shape:
@@ -60,16 +60,16 @@ class Part:
 
 
 def find_part(state_dict: Mapping[str, Tensor], anchor: str, what: str, prefix: str | None = None) -> Part:
-    """The part of a state dict that holds ``anchor``.
+    """The part of a state dict that contains the tensor ``anchor``.
 
     Args:
         state_dict: of the part alone or of a larger model.
-        anchor: a tensor's name that tells the part from all others.
-        what: what messages call the part.
-        prefix: where the part is, in a model that holds several.
+        anchor: the name of a tensor that only this part has.
+        what: the part's name in messages.
+        prefix: the key prefix of the part, for a model that contains several.
 
     Raises:
-        WeightsError: no such part, or several.
+        WeightsError: there is no such part, or more than one.
     """
     prefixes = sorted(key.removesuffix(anchor) for key in state_dict if key == anchor or key.endswith("." + anchor))
     if prefix is not None:
@@ -79,11 +79,11 @@ def find_part(state_dict: Mapping[str, Tensor], anchor: str, what: str, prefix: 
         below = f" below {prefix!r}" if prefix else ""
         some = ", ".join(list(state_dict)[:3])
         raise WeightsError(
-            f"the checkpoint holds no {what}: no {anchor!r}{below} among {len(state_dict)} tensors ({some}, …)"
+            f"the checkpoint contains no {what}: no {anchor!r}{below} among {len(state_dict)} tensors ({some}, …)"
         )
     if len(prefixes) > 1:
         raise WeightsError(
-            f"the checkpoint holds more than one {what}, at {', '.join(map(repr, prefixes))}; name one with prefix"
+            f"the checkpoint contains more than one {what}, at {', '.join(map(repr, prefixes))}; select one with prefix"
         )
     return part_below(state_dict, prefixes[0], what)
 
@@ -95,24 +95,26 @@ def part_below(state_dict: Mapping[str, Tensor], prefix: str, what: str) -> Part
 
 
 def image_size(x: Tensor, y: Tensor, name: str) -> tuple[int, int]:
-    """(H, W) of the pixels, row-major, whose coordinates are ``x`` [P] and ``y`` [P].
+    """(H, W) of the image whose pixels, row-major, have the coordinates ``x`` [P] and ``y`` [P].
 
     Raises:
-        WeightsError: they are not those of an image.
+        WeightsError: the coordinates are not those of an image's pixels.
     """
     if not bool(x.isfinite().all() & y.isfinite().all()):
-        raise WeightsError(f"{name} holds NaN or infinity; take a checkpoint that is whole")
+        raise WeightsError(f"{name} contains NaN or infinity; use an undamaged checkpoint")
     width, height = (int(torch.unique(values).numel()) for values in (x, y))
     if width * height != x.numel() or not bool((x.reshape(height, width) == x[:width]).all()):
-        raise WeightsError(f"{name} has {x.numel()} rows for {width} x and {height} y; expected a row a pixel")
+        raise WeightsError(
+            f"{name} has {x.numel()} rows for {width} x and {height} y coordinates; expected one row per pixel"
+        )
     return height, width
 
 
 def pair_of_sizes(value: object, name: str) -> tuple[int, int]:
-    """(H, W) as a caller or a recipe gives it.
+    """(H, W) from an argument or a recipe.
 
     Raises:
-        UsageError: it is not two whole numbers from 1 on.
+        UsageError: ``value`` is not two positive integers.
     """
     sizes = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else ()
     if len(sizes) != 2 or not all(type(size) is int and size > 0 for size in sizes):
@@ -121,5 +123,5 @@ def pair_of_sizes(value: object, name: str) -> tuple[int, int]:
 
 
 def _full(tensor: Tensor) -> Tensor:
-    """Half precision in float32; everything else as it is."""
+    """``tensor`` with half precision converted to float32; other tensors unchanged."""
     return tensor.float() if tensor.is_floating_point() and tensor.element_size() < 4 else tensor

@@ -1,4 +1,4 @@
-"""The networks by name, and the trained models that are shipped. Importing this needs no torch."""
+"""The networks by name, and the shipped trained models. Importing this package does not import torch."""
 
 from stn_infer.models.catalog import SHIPPED, Results, ShippedModel, shipped
 from stn_infer.models.registry import NETWORKS, Network, create

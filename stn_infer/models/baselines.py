@@ -1,4 +1,4 @@
-"""The transformer-less classifiers of the paper's distorted-digit experiments, which transformers are put before."""
+"""The baseline classifiers (no STN) of the paper's distorted-digit experiments."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def cnn(input_shape: Sequence[int] = (1, 28, 28), classes: int = 10, filters: in
     """conv 9x9, max 2, conv 7x7, max 2, one fully connected layer: [N, C, H, W] to logits [N, classes].
 
     Raises:
-        UsageError: an input of less than 24 pixels a side, of which the second pooling leaves nothing.
+        UsageError: the input's height or width is below 24, which leaves no features after the second pooling.
     """
     channels, height, width = input_shape
     rows, cols = (((length - 8) // 2 - 6) // 2 for length in (height, width))

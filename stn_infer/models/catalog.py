@@ -1,4 +1,7 @@
-"""The trained models that are shipped: recipe, weights and measured figures in ``shipped/``. No torch in here."""
+"""The shipped trained models: model configs (recipes), weights and measured errors in ``shipped/``.
+
+This module does not import torch.
+"""
 
 from __future__ import annotations
 
@@ -16,15 +19,15 @@ FOLDER = Path(__file__).parent / "shipped"
 
 @dataclass(frozen=True)
 class Results:
-    """What ``export/train.py`` measured.
+    """The errors that ``export/train.py`` measured.
 
     Attributes:
-        seeds: one run each.
-        errors: the model's error in percent, one a seed.
-        twin: the transformer-less network that was trained alike; None when there was none.
-        twin_errors: its error in percent, one a seed.
-        shipped_seed: whose weights are shipped.
-        images: how many test images, each a distortion of a digit that training never saw.
+        seeds: one training run each.
+        errors: the model's test error in percent, one per seed.
+        twin: the baseline network (no STN), trained with the same settings; None if there is none.
+        twin_errors: the baseline's test error in percent, one per seed.
+        shipped_seed: the seed whose weights are shipped.
+        images: the number of test images, each a distortion of a held-out digit.
     """
 
     seeds: tuple[int, ...]
@@ -41,18 +44,18 @@ class Results:
 
     @property
     def twin_error(self) -> float | None:
-        """The twin's mean error, percent."""
+        """The baseline's mean error, percent."""
         return fmean(self.twin_errors) if self.twin_errors else None
 
     @property
     def shipped_error(self) -> float:
-        """The error of the weights that are shipped, percent."""
+        """The error of the shipped weights, percent."""
         return self.errors[self.seeds.index(self.shipped_seed)]
 
 
 @dataclass(frozen=True)
 class ShippedModel:
-    """A trained model that comes with the package."""
+    """A trained model that is shipped with the package."""
 
     name: str
     recipe: Recipe
@@ -67,12 +70,12 @@ def shipped(name: str) -> ShippedModel:
     """The shipped model called ``name``.
 
     Raises:
-        SourceError: there is none of that name, or its files are damaged.
+        SourceError: there is no such model, or its files are damaged.
     """
     if name not in SHIPPED:
         near = difflib.get_close_matches(name, SHIPPED, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(SHIPPED)}"
-        raise SourceError(f"no model called {name!r} is shipped; {hint}")
+        raise SourceError(f"no such shipped model: {name!r}; {hint}")
     return ShippedModel(
         name, load_recipe(FOLDER / f"{name}.toml"), FOLDER / f"{name}.safetensors", _results(FOLDER / f"{name}.json")
     )
@@ -90,6 +93,4 @@ def _results(path: Path) -> Results:
             images=fields["images"],
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SourceError(
-            f"the measured figures {path} are missing or damaged ({error}); reinstall stn-infer"
-        ) from None
+        raise SourceError(f"the measured errors {path} are missing or damaged ({error}); reinstall stn-infer") from None

@@ -1,6 +1,6 @@
-"""Recipes: one TOML file says how a model is built, trained and fed. No torch in here.
+"""Recipes: model configs in TOML, with a model's network, pre-processing and training. Does not import torch.
 
-The weights of ``mine.toml`` are ``mine.safetensors`` beside it.
+The weights of ``mine.toml`` are in ``mine.safetensors`` in the same folder.
 
 description = "one line"
 labels = ["0", "1"]
@@ -20,7 +20,7 @@ canvas = [42, 42]
 [training]
 epochs = 60
 
-[twin]                              # the transformer-less network that is trained alike
+[twin]                              # the baseline (no STN), trained with the same settings
 network = "cnn"
 """
 
@@ -38,7 +38,7 @@ from stn_infer.metadata import Preprocess, respelled
 
 @dataclass(frozen=True)
 class Data:
-    """What the digits go through: ``distortion`` R, RTS, P or E, on a ``canvas`` of (H, W) pixels."""
+    """The training data: digits with a ``distortion`` R, RTS, P or E on a ``canvas`` of (H, W) pixels."""
 
     distortion: str
     canvas: tuple[int, int]
@@ -46,15 +46,15 @@ class Data:
 
 @dataclass(frozen=True)
 class Training:
-    """How a model and its twin are trained.
+    """The training settings of a model and its baseline.
 
     Attributes:
-        epochs: passes over the training digits, each distorted anew.
-        batch_size: images a step.
-        learning_rate: Adam's, at its peak; a cosine takes it to 0.
-        localization_factor: the localization network's learning rate is this times ``learning_rate``.
-        warmup: the share of all steps in which the rate rises from 0.
-        seeds: one run each; the figures are their means.
+        epochs: passes over the training digits, each with new random distortions.
+        batch_size: images per step.
+        learning_rate: Adam's peak learning rate; a cosine schedule decays it to 0.
+        localization_factor: factor on the learning rate of the localization network.
+        warmup: the fraction of all steps in which the learning rate rises linearly from 0.
+        seeds: one training run each; reported errors are their means.
     """
 
     epochs: int = 60
@@ -67,18 +67,18 @@ class Training:
 
 @dataclass(frozen=True)
 class Recipe:
-    """A model as its recipe describes it.
+    """A recipe: the description of a model.
 
     Attributes:
         name: the file's stem.
         network: a name of the registry, or ``package.module:factory``.
         input_shape: without batch.
-        options: for ``stn_infer.models.create``, ``input_shape`` among them where the network takes one.
+        options: for ``stn_infer.models.create``, including ``input_shape`` if the network takes one.
         description: one line.
-        preprocess: how an image becomes an input; None when the recipe does not say.
-        labels: one a class; None when the recipe does not say.
+        preprocess: how an image becomes an input; None if not given.
+        labels: one per class; None if not given.
         data, training: for ``export/train.py``.
-        twin, twin_options: the transformer-less network it is compared with.
+        twin, twin_options: the baseline network (no STN) and its options.
     """
 
     name: str
@@ -98,8 +98,8 @@ def load_recipe(path: Path) -> Recipe:
     """Read a recipe.
 
     Raises:
-        SourceError: the file is missing, is not TOML, lacks ``[model] network`` or ``input_shape``, or holds a key or
-            a value that recipes do not have.
+        SourceError: the file is missing, is not TOML, lacks ``[model] network`` or ``input_shape``, or contains an
+            unknown key or an invalid value.
     """
     path = Path(path)
     try:
@@ -117,7 +117,7 @@ def load_recipe(path: Path) -> Recipe:
 
 
 class _Wrong(Exception):
-    """What is wrong with a recipe; :func:`load_recipe` adds which."""
+    """An error in a recipe; :func:`load_recipe` adds the file's name."""
 
 
 def _recipe(path: Path, tables: dict[str, Any]) -> Recipe:
@@ -151,7 +151,7 @@ def _options(table: dict[str, Any], network: str, shape: tuple[int, ...]) -> dic
     options = table.get("options", {})
     if not isinstance(options, dict):
         raise _Wrong(f"options is a table such as {{ classes = 10 }}, not {options!r}")
-    fixed = ":" in network or network.startswith("tutorial-")  # these take no input shape
+    fixed = ":" in network or network.startswith("tutorial-")  # these networks take no input shape
     if fixed:
         return dict(options)
     return {"input_shape": shape, **{respelled(key): value for key, value in options.items()}}
@@ -186,14 +186,14 @@ def _training(tables: dict[str, Any]) -> Training:
     if "seeds" in table:
         seeds = table["seeds"]
         if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
-            raise _Wrong(f"[training] seeds is a list of whole numbers, not {seeds!r}")
+            raise _Wrong(f"[training] seeds is a list of integers, not {seeds!r}")
         table = {**table, "seeds": tuple(seeds)}
     for key, value in table.items():
         whole = key in ("epochs", "batch_size")
         if key != "seeds" and (
             isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value < 0
         ):
-            raise _Wrong(f"[training] {key} is a {'whole number' if whole else 'number'} of at least 0, not {value!r}")
+            raise _Wrong(f"[training] {key} is {'an integer' if whole else 'a number'} of at least 0, not {value!r}")
     return Training(**table)
 
 
@@ -214,5 +214,5 @@ def _only(table: dict[str, Any], known: set[str], where: str) -> None:
 
 def _numbers(value: Any, what: str, example: str) -> tuple[int, ...]:
     if not (isinstance(value, list) and value and all(type(size) is int and size > 0 for size in value)):
-        raise _Wrong(f"{what} is a list of sizes without batch, such as {example}, not {value!r}")
+        raise _Wrong(f"{what} is a list of sizes without the batch axis, such as {example}, not {value!r}")
     return tuple(value)

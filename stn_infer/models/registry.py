@@ -1,4 +1,4 @@
-"""The networks by name. Importing this needs no torch; building one does."""
+"""The networks by name. This module does not import torch; building a network does."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ class Network:
     Attributes:
         name: as on the command line.
         description: one line.
-        function: ``module:function`` in ``stn_infer.models`` that makes it.
-        family: its transformation in ``stn_infer.transforms``, the function's first argument; empty when it takes none.
-        input_shape: (C, H, W) unless the option ``input_shape`` says otherwise.
+        function: ``module:function`` in ``stn_infer.models`` that builds it.
+        family: its transformation in ``stn_infer.transforms``, the function's first argument; empty if it takes none.
+        input_shape: the default of the option ``input_shape``, (C, H, W).
     """
 
     name: str
@@ -62,24 +62,24 @@ def create(name: str, **options: Any) -> nn.Module:
 
     Args:
         name: a key of :data:`NETWORKS`.
-        options: ``input_shape``, ``classes`` and the like, and the transformation's own fields (``points``, ``scale``);
-            see the functions in ``stn_infer.models``.
+        options: arguments of the function in ``stn_infer.models`` that builds it (``input_shape``, ``classes``, ...),
+            and fields of the transformation (``points``, ``scale``).
 
     Raises:
-        UsageError: no such network, an option that it does not have, or a value that does not fit it.
+        UsageError: no such network, an unknown option, or an invalid value.
     """
     if name not in NETWORKS:
         near = difflib.get_close_matches(name, NETWORKS, 1)
         hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(NETWORKS)}"
-        raise UsageError(f"there is no network called {name!r}; {hint}")
+        raise UsageError(f"no such network: {name!r}; {hint}")
     return NETWORKS[name].build(**options)
 
 
 _FAMILIES = (
-    ("affine", "Affine", "an affine transformer"),
-    ("projective", "Projective", "a projective transformer"),
-    ("tps", "ThinPlateSpline", "a thin plate spline transformer of 4 x 4 points"),
-    ("attention", "Attention", "an attention transformer (scale and translation)"),
+    ("affine", "Affine", "affine spatial transformer"),
+    ("projective", "Projective", "projective spatial transformer"),
+    ("tps", "ThinPlateSpline", "thin plate spline (4 x 4 points) spatial transformer"),
+    ("attention", "Attention", "attention (scale and translation) spatial transformer"),
 )
 
 NETWORKS: dict[str, Network] = {
@@ -95,7 +95,7 @@ NETWORKS: dict[str, Network] = {
             Network(f"st-cnn-{name}", f"{text} before the cnn", "spatial:st_cnn", family)
             for name, family, text in _FAMILIES
         ),
-        Network("tutorial-cnn", "the tutorial STN's classifier alone", "tutorial:tutorial_cnn"),
-        Network("tutorial-stn", "the two-convolution STN of tutorials, affine_grid inside", "tutorial:TutorialSTN"),
+        Network("tutorial-cnn", "classifier of the tutorial STN, no STN", "tutorial:tutorial_cnn"),
+        Network("tutorial-stn", "two-convolution STN of tutorials, with affine_grid", "tutorial:TutorialSTN"),
     )
 }

@@ -40,12 +40,12 @@ def st_fcn(
     grid_align_corners: bool | None = None,
     convention: str | None = None,
 ) -> SpatialClassifier:
-    """A transformer steered by three fully connected layers, before an :func:`fcn`.
+    """A transformer with a localization network of three fully connected layers, before an :func:`fcn`.
 
     Args:
         transformation: the family of grids.
         input_shape: (C, H, W).
-        output_size: (H, W) that the classifier sees; None: the input's.
+        output_size: (H, W) of the classifier's input; None: the transformer's input size.
         classes: the number of logits.
         hidden: width of the classifier's two hidden layers.
         localization_hidden: width of the localization network's two hidden layers.
@@ -78,15 +78,15 @@ def st_cnn(
     grid_align_corners: bool | None = None,
     convention: str | None = None,
 ) -> SpatialClassifier:
-    """A transformer steered by a small convolutional network on the halved input, before a :func:`cnn`.
+    """A transformer with a small convolutional localization network at half resolution, before a :func:`cnn`.
 
     Args:
         transformation: the family of grids.
-        input_shape: (C, H, W); at least 28 pixels a side.
-        output_size: (H, W) that the classifier sees; None: the input's.
+        input_shape: (C, H, W); H and W at least 28.
+        output_size: (H, W) of the classifier's input; None: the transformer's input size.
         classes: the number of logits.
-        filters: of the classifier's first convolution; its second has twice as many.
-        localization_filters: of both convolutions of the localization network, and the width of its hidden layer.
+        filters: filters of the classifier's first convolution; the second has twice as many.
+        localization_filters: filters of both convolutions of the localization network, and width of its hidden layer.
         mode, padding_mode, align_corners, grid_align_corners, convention: the sampler's and the grid's, see
             :class:`SpatialTransformer`.
 
@@ -122,7 +122,7 @@ def _transformer(
     sampler: tuple[Mode, PaddingMode | None, bool | None, bool | None],
     convention: str | None,
 ) -> tuple[tuple[int, ...], SpatialTransformer]:
-    """The shape (C, H, W) that the classifier sees, and the transformer before it."""
+    """The shape (C, H, W) of the classifier's input, and the transformer before it."""
     channels, *size = input_shape
     output_size = tuple(output_size or size)
     transformer = SpatialTransformer(

@@ -1,6 +1,6 @@
-"""The small STN that most people meet first, built from plain ``affine_grid`` and ``grid_sample``.
+"""The small STN of common tutorials, built from ``affine_grid`` and ``grid_sample``.
 
-It stands for the models that users bring: nothing of this package is in it.
+It is an example of a user's model: it uses nothing from this package.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 
 def tutorial_cnn(classes: int = 10, dropout: float = 0.0) -> nn.Sequential:
-    """The tutorial's classifier without its transformer: [N, 1, 28, 28] to logits [N, classes]."""
+    """The tutorial's classifier without the spatial transformer: [N, 1, 28, 28] to logits [N, classes]."""
     return nn.Sequential(
         nn.Conv2d(1, 10, 5),
         nn.MaxPool2d(2),
@@ -32,8 +32,8 @@ class TutorialSTN(nn.Module):
 
     Args:
         classes: the number of logits.
-        dropout: in the classifier, while training.
-        align_corners: of grid and sampler; True for a checkpoint that was trained on torch 1.2 or before.
+        dropout: the classifier's dropout probability during training.
+        align_corners: of the grid and the sampler; True for checkpoints trained on torch <= 1.2.
     """
 
     def __init__(self, classes: int = 10, dropout: float = 0.0, align_corners: bool = False) -> None:

@@ -1,1 +1,1 @@
-"""Batched inference over many inputs: read, run and written, in shards that survive an interruption."""
+"""Batched inference over many inputs, written in shards so that an interrupted job can be resumed."""

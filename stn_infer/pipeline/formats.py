@@ -1,7 +1,7 @@
-"""Predictions on disk: one file a shard, in csv, jsonl, parquet or npz.
+"""Predictions on disk: one file per shard, in csv, jsonl, parquet or npz.
 
-A shard is written to a temporary file beside its place and appears by an atomic rename, after its bytes have reached
-the disk. Rows are encoded where they were computed, in the workers; the shard only takes them in order.
+A shard is written to a temporary file, flushed to disk and renamed atomically. The workers encode the rows that they
+compute; writing a shard only concatenates them in order.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ FORMATS = ("csv", "jsonl", "parquet", "npz")
 
 @dataclass(frozen=True)
 class Rows:
-    """Samples that were predicted.
+    """Predicted samples.
 
     Attributes:
-        names: what the ledger calls them.
+        names: the samples' names in the status file.
         outputs: by output name, [len(names), ...].
-        classes: int64 [len(names)], the argmax of the first output; None where that is no vector of scores.
+        classes: int64 [len(names)], the argmax of the first output; None if that output is not a vector of scores.
     """
 
     names: tuple[str, ...]
@@ -45,7 +45,7 @@ class Rows:
 
 
 class Format(ABC):
-    """How rows become a file. ``encode`` may run in any thread; the rest belongs to the one that writes.
+    """A file format for predictions. ``encode`` may run in any thread; ``write`` runs in one thread at a time.
 
     Args:
         outputs: the model's outputs, batch on axis 0.
@@ -61,21 +61,25 @@ class Format(ABC):
 
     @abstractmethod
     def encode(self, rows: Rows) -> Any:
-        """What :meth:`write` takes for ``rows``."""
+        """``rows`` in the form that :meth:`write` takes."""
 
     @abstractmethod
     def write(self, path: Path, parts: Sequence[Any]) -> None:
-        """Write the encoded ``parts`` of one shard, none or more, to ``path``."""
+        """Write the encoded ``parts`` of one shard, possibly none, to ``path``."""
 
     def empty(self) -> Rows:
-        """No rows at all, with the shapes that are known; for a shard whose samples all failed."""
+        """Zero rows with the known output shapes, for a shard whose samples all failed."""
         outputs: dict[str, Array] = {
             spec.name: np.zeros((0, *(axis or 0 for axis in spec.shape[1:])), spec.dtype) for spec in self.outputs
         }
         return Rows((), outputs, np.zeros(0, np.int64) if self.classifies else None)
 
     def label_of(self, row_class: int) -> str:
-        """The name of a class; only where there are labels."""
+        """The label of a class; requires ``labels``.
+
+        Raises:
+            UsageError: there are fewer labels than ``row_class`` needs.
+        """
         assert self.labels is not None
         if row_class >= len(self.labels):
             raise UsageError(f"the model predicts class {row_class}, but only {len(self.labels)} labels were given")
@@ -83,7 +87,7 @@ class Format(ABC):
 
 
 class CsvFormat(Format):
-    """A header and a line a sample; floats with as many digits as bring back their exact value."""
+    """A header and one line per sample; floats have enough digits to restore their exact value."""
 
     suffix = "csv"
 
@@ -112,7 +116,7 @@ class CsvFormat(Format):
 
 
 class JsonlFormat(Format):
-    """An object a line; each output is a list under its name, and what JSON has no number for is null."""
+    """One JSON object per line; each output is a list under its name, and numbers that are not finite are null."""
 
     suffix = "jsonl"
 
@@ -137,7 +141,11 @@ class JsonlFormat(Format):
 
 
 class ParquetFormat(Format):
-    """Columns as in csv, typed; needs pyarrow."""
+    """The columns of csv, typed.
+
+    Raises:
+        MissingDependencyError: pyarrow is not installed.
+    """
 
     suffix = "parquet"
 
@@ -171,16 +179,16 @@ class ParquetFormat(Format):
 
 
 class NpzFormat(Format):
-    """Every output in its own shape under its name, and beside them ``input``, ``prediction`` and ``label``."""
+    """Each output in its own shape under its name, together with ``input``, ``prediction`` and ``label``."""
 
     suffix = "npz"
 
     def encode(self, rows: Rows) -> Rows:
-        """The rows as they are."""
+        """The rows, unchanged."""
         return rows
 
     def write(self, path: Path, parts: Sequence[Rows]) -> None:
-        """An uncompressed .npz without pickles; an output called like one of ours gets ``output_`` before it."""
+        """An uncompressed .npz without pickles; an output whose name is reserved gets the prefix ``output_``."""
         rows = parts or [self.empty()]
         arrays: dict[str, Any] = {"input": np.array([name for part in rows for name in part.names], np.str_)}
         if self.classifies:
@@ -207,8 +215,8 @@ def make_format(name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] 
     """The format called ``name`` for a model with these ``outputs``.
 
     Raises:
-        UsageError: no such format, an output that is not one vector a sample in a format of rows, or a number of
-            labels that is not the number of classes.
+        UsageError: no such format, an output that is not one vector per sample (for formats other than npz), or
+            labels whose number is not the number of classes.
         MissingDependencyError: parquet without pyarrow.
     """
     if name not in _FORMATS:
@@ -218,12 +226,12 @@ def make_format(name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] 
             if len(spec.shape) > 2 or None in spec.shape[1:]:
                 shape = ", ".join("?" if axis is None else str(axis) for axis in spec.shape[1:])
                 raise UsageError(
-                    f"output {spec.name!r} is [N, {shape}], not one vector of known length a sample; "
-                    f"{name} cannot hold it, use --format npz"
+                    f"output {spec.name!r} is [N, {shape}], not one vector of known length per sample; "
+                    f"{name} cannot store it, use --format npz"
                 )
     if labels is not None:
         if not has_classes(outputs):
-            raise UsageError("labels were given, but the model's first output is no vector of class scores")
+            raise UsageError("labels were given, but the model's first output is not a vector of class scores")
         classes = outputs[0].shape[1]
         if classes not in (None, len(labels)):
             raise UsageError(f"{len(labels)} labels were given for the {classes} classes of output {outputs[0].name!r}")
@@ -231,35 +239,35 @@ def make_format(name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] 
 
 
 def has_classes(outputs: Sequence[TensorSpec]) -> bool:
-    """Whether the first output is a vector of two scores or more, so that its argmax is a prediction."""
+    """Whether the first output is a vector of at least two scores, whose argmax is the predicted class."""
     first = outputs[0]
     return len(first.shape) == 2 and first.shape[1] != 1 and first.dtype.kind in "fiu"
 
 
 def quoted(text: str) -> str:
-    """A csv field."""
+    """``text`` as a csv field, quoted if necessary."""
     if _SPECIAL.search(text):
         return '"' + text.replace('"', '""') + '"'
     return text
 
 
 def printable(name: str) -> str:
-    """A file name as valid Unicode: bytes that are not UTF-8 are written as escapes."""
+    """A file name as valid Unicode; bytes that are not UTF-8 become escapes."""
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
 
 
 def _number_lines(rows: Rows) -> list[str]:
-    """All outputs side by side, for each sample the end of its line."""
+    """For each sample, the end of its csv line: all outputs."""
     columns = [_joined(values.reshape(len(rows.names), -1)) for values in rows.outputs.values()]
     return ["," + ",".join(sample) + "\n" for sample in zip(*columns, strict=True)]
 
 
 def _joined(values: Array) -> list[str]:
-    """Each row's numbers, commas between them, with as few digits as bring them back in their own type."""
+    """Each row's numbers, comma-separated, with the fewest digits that restore them in their own type."""
     if values.dtype.char not in "fdil" or not values.size:
         line = ",".join([_number(values.dtype)] * values.shape[1])
         return [line % tuple(row) for row in values.tolist()]
-    # orjson takes a tenth of the time of formatting in Python, but JSON has no word for infinity
+    # orjson takes a tenth of the time of formatting in Python, but JSON has no infinity
     finite = np.isfinite(values)
     known = values if finite.all() else np.where(finite, values, values.dtype.type(0))
     text = orjson.dumps(np.ascontiguousarray(known), option=orjson.OPT_SERIALIZE_NUMPY)
@@ -273,7 +281,7 @@ def _joined(values: Array) -> list[str]:
 
 
 def _number(dtype: np.dtype[Any]) -> str:
-    """A printf format that brings a number of this type back exactly."""
+    """A printf format that restores a number of this type exactly."""
     if dtype.kind != "f":
         return "%d"
     return f"%.{ {2: 5, 4: 9, 8: 17}[dtype.itemsize] }g"

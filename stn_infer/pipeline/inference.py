@@ -1,7 +1,7 @@
-"""Batched inference over many inputs: read, run and write at the same time, in memory that does not grow.
+"""Batched inference over many inputs: loading, prediction and writing run concurrently in bounded memory.
 
-On a CPU there is a worker a core, and each runs the model with one thread; on a GPU one of them feeds the device and
-the others decode. Which worker does what is the business of `schedule.py`; here are the steps: load, predict, write.
+On a CPU there is one worker per core, and each runs the model with one thread. On a GPU one worker at a time runs the
+model and the others decode. `schedule.py` assigns work to workers; this module has the steps: load, predict, write.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from stn_infer.pipeline.job import Folder, Job, ledger_line, read_ledger
 from stn_infer.pipeline.schedule import Schedule
 
 SHARD_ROWS = 4096
-SHARD_BYTES = 256 << 20  # a shard of large outputs has fewer rows, since it is held in memory
+SHARD_BYTES = 256 << 20  # a shard is held in memory, so a shard of large outputs has fewer rows
 _SHOWN_FAILURES = 5
 
 Progress = Callable[[int, int], None]
@@ -36,15 +36,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True)
 class RunSummary:
-    """What became of a job.
+    """The result of a job.
 
     Attributes:
-        output: the folder of predictions and ledgers.
-        total: samples; ``ok`` and ``failed`` add up to it.
-        resumed: how many of them an earlier, interrupted run had done.
-        seconds: wall time of this run, the model being open already.
-        failures: (input, error) of the first few that failed.
-        preprocess: how images became inputs; None where the model takes none.
+        output: the folder of the predictions and status files.
+        total: the number of samples, ``ok`` + ``failed``.
+        resumed: the number of samples that an earlier, interrupted run had completed.
+        seconds: wall time of this run, without opening the model.
+        failures: (input, error) of the first few failed samples.
+        preprocess: how images became inputs; None if the model takes no images.
     """
 
     output: Path
@@ -59,7 +59,11 @@ class RunSummary:
 
 @dataclass(frozen=True, kw_only=True)
 class RunOptions:
-    """How to run a job; :func:`stn_infer.run` has what each means."""
+    """Options of a job, documented at :func:`stn_infer.run`.
+
+    Raises:
+        UsageError: ``batch_size``, ``workers`` or ``shard_rows`` is below 1.
+    """
 
     batch_size: int = 64
     format: str = "csv"
@@ -87,18 +91,18 @@ def run_job(
     model_sha256: str = "",
     progress: Progress | None = None,
 ) -> RunSummary:
-    """Predict ``inputs`` with a backend that is open, into the folder ``output``.
+    """Predict ``inputs`` with an open backend and write the results to the folder ``output``.
 
     Args:
         runner: on a CPU it should use one thread.
         inputs: files, folders, glob patterns, arrays, ``@list.txt``, ``-`` for stdin.
         output: a folder, new or empty unless the job is resumed.
-        options: how.
-        model, model_sha256: what the job's record calls the model; a resumed job must have the same.
-        progress: called with (samples done, samples in all) after each batch, by one worker at a time.
+        options: the job's options.
+        model, model_sha256: the model's name and hash in ``run.json``; a resumed job must have the same.
+        progress: called with (samples done, total samples) after each batch, by one worker at a time.
 
     Raises:
-        UsageError, InputError, OutputError, ModelError: as :func:`stn_infer.run` does.
+        UsageError, InputError, OutputError, ModelError: as for :func:`stn_infer.run`.
     """
     started = time.perf_counter()
     labels = runner.metadata.labels if options.labels is None else options.labels
@@ -109,7 +113,7 @@ def run_job(
         survey = samples.survey(options.check_inputs)
         if survey.images and not loader.takes_images:
             raise InputError(
-                "the model takes no single image [N, C, H, W] of 1 or 3 channels; give .npy or .npz files with "
+                "the model's input is not a single image [N, C, H, W] of 1 or 3 channels; give .npy or .npz files with "
                 + ", ".join(spec.name for spec in runner.inputs)
             )
         job = Job(
@@ -137,19 +141,19 @@ def run_job(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Neighboring samples of one shard."""
+    """Consecutive samples of one shard."""
 
     shard: int
     samples: tuple[Sample, ...]
 
 
-# What the model answered to the groups of a batch, each by output name, or why it could not.
+# For each group of a batch: the outputs by name, or an error message.
 _Answers = list[dict[str, Array] | str]
 
 
 @dataclass
 class _Writer:
-    """Takes predicted batches in order and makes shards of them."""
+    """Collects predicted batches in order and writes them as shards."""
 
     folder: Folder
     encoder: Format
@@ -163,7 +167,7 @@ class _Writer:
     _rows: int = 0
 
     def skip_done(self) -> None:
-        """Count what an earlier run has done."""
+        """Count the samples that an earlier run has completed."""
         job = self.folder.job
         for shard in range(-(-job.samples // job.shard_rows)):
             if self.folder.is_done(shard):
@@ -173,7 +177,7 @@ class _Writer:
         self._report()
 
     def take(self, batch: _Batch, loaded: LoadedBatch, answers: _Answers) -> None:
-        """Encode and add a batch; the last one of a shard writes it."""
+        """Encode and add a batch; after the last batch of a shard, write the shard."""
         errors = dict(loaded.errors)
         names = [printable(sample.name) for sample in batch.samples]
         rows, outputs = _merged(loaded, answers, errors)
@@ -198,7 +202,7 @@ class _Writer:
 
     def summary(self, seconds: float, preprocess: Preprocess | None) -> RunSummary:
         total = self.ok + self.failed
-        assert total == self.folder.job.samples, "a sample has no row"
+        assert total == self.folder.job.samples, "a sample is missing"
         path, failures = self.folder.path, tuple(self.failures)
         return RunSummary(path, total, self.ok, self.failed, self.resumed, seconds, failures, preprocess)
 
@@ -216,7 +220,7 @@ class _Writer:
 
 
 def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batch]:
-    """The batches that are still to do. A batch never spans two shards."""
+    """The remaining batches. A batch never spans two shards."""
     rest = iter(samples)
     shard = 0
     while members := tuple(islice(rest, folder.job.shard_rows)):
@@ -229,7 +233,7 @@ def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batc
 def _schedule(
     loader: Loader, backend: Backend, writer: _Writer, batches: Iterator[_Batch], workers: int | None
 ) -> Schedule[_Batch, LoadedBatch, _Answers]:
-    """The three steps, and how many threads take them."""
+    """The three steps, and the number of threads for each."""
     wanted = [spec.name for spec in writer.encoder.outputs]
 
     any_size = any(None in spec.shape[1:] for spec in backend.inputs)
@@ -238,7 +242,7 @@ def _schedule(
         try:
             outputs = backend.run(group.inputs)
         except ModelError as error:
-            if not any_size:  # it would fail for all others too
+            if not any_size:  # all other batches would fail too
                 raise
             return str(error)
         return {name: outputs[name] for name in wanted}
@@ -260,11 +264,11 @@ def _schedule(
 
 
 def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:
-    """The positions of a batch's samples that were answered, and the outputs in that order; others get an error."""
+    """Positions of the predicted samples in the batch, and their outputs in order; adds ``errors`` for the others."""
     rows: list[int] = []
     pieces: list[dict[str, Array]] = []
     for group, outputs in zip(loaded.groups, answers, strict=True):
-        if isinstance(outputs, str):  # a size that the network can't take
+        if isinstance(outputs, str):  # the network does not support this input size
             errors.update(dict.fromkeys(group.rows, outputs))
             continue
         good = _answered(group.rows, outputs, errors)
@@ -279,13 +283,13 @@ def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> t
         merged = {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
     except ValueError:
         raise ModelError(
-            "inputs of several sizes gave outputs of several sizes; give them to runs of their own"
+            "inputs of different sizes gave outputs of different sizes; run each input size separately"
         ) from None
     return sorted(rows), merged
 
 
 def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> list[int]:
-    """Positions in a group whose outputs hold no NaN; the others get an error."""
+    """Positions in a group whose outputs contain no NaN; adds ``errors`` for the others."""
     bad: dict[int, str] = {}
     for name, values in outputs.items():
         if values.ndim == 0 or len(values) != len(rows):
@@ -294,13 +298,13 @@ def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, 
             )
         if values.dtype.kind == "f" and np.isnan(values).any():
             for i in np.flatnonzero(np.isnan(values.reshape(len(rows), -1)).any(axis=1)).tolist():
-                bad.setdefault(i, f"the model's output {name!r} holds NaN for this input")
+                bad.setdefault(i, f"the model's output {name!r} contains NaN for this input")
     errors.update({rows[i]: reason for i, reason in bad.items()})
     return [i for i in range(len(rows)) if i not in bad]
 
 
 def _shard_rows(backend: Backend) -> int:
-    """Rows a shard, from what is known of the outputs' sizes; the same for the same model."""
+    """Rows per shard, from the known output sizes; the same for the same model."""
     size = sum(
         int(np.prod([axis or 256 for axis in spec.shape[1:]], dtype=np.int64)) * spec.dtype.itemsize
         for spec in backend.outputs

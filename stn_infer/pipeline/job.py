@@ -1,11 +1,11 @@
-"""The output folder of a job: what the job is, which of its shards are done, and its ledgers.
+"""The output folder of a job: the job's description, its predictions and its status files.
 
-    run.json                    what was asked for; a resumed job must ask for the same
-    predictions-00000.<format>  a fixed range of samples, those that could be predicted
-    ledger-00000.csv            every sample of that range, and what became of it
-    run.lock                    who works in the folder just now
+    run.json                    the job's description; a resumed job must have the same
+    predictions-00000.<format>  the predicted samples of a fixed range of samples
+    ledger-00000.csv            the status file of that range: one row per input, ok or failed
+    run.lock                    the process that is working in the folder
 
-A ledger appears after its predictions: where it is there, the shard is done.
+A status file is written after its predictions, so its presence marks the shard as done.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCHEMA_VERSION = 2
 MANIFEST_NAME = "run.json"
 LEDGER_COLUMNS = ("input", "status", "error", "shard", "row")
 
-# A resumed job may run elsewhere and in other batches, but must mean the same.
+# The fields that a resumed job must not change; it may use another device and batch size.
 _MEANING = (
     "schema_version",
     "model",
@@ -50,24 +50,25 @@ _MEANING = (
 _WORDS = {
     "model_sha256": "the model's graph, weights or code differ",
     "inputs_sha256": "the inputs' names differ",
-    "inputs_stat_sha256": "the inputs' sizes or times of modification differ",
-    "inputs_content_sha256": "the inputs' contents differ, or were compared in one of the two runs only",
+    "inputs_stat_sha256": "the inputs' sizes or modification times differ",
+    "inputs_content_sha256": "the inputs' contents differ, or were compared in only one of the two runs",
 }
 
 
 @dataclass(frozen=True)
 class Job:
-    """What was asked for, as ``run.json`` keeps it.
+    """A job's description, as stored in ``run.json``.
 
     Attributes:
         model: the source or the file's name, without its folder.
-        model_sha256: of everything that decides the model's answers; empty where a backend was given that was open.
-        samples, inputs_sha256: how many, and the fingerprint of their names.
-        inputs_stat_sha256: of their files' sizes and times of modification.
-        inputs_content_sha256: of their files' bytes, where these were asked for; then times don't matter.
-        backend, device, batch_size: what runs it, and how.
-        format, shard_rows: how it is written; a shard holds ``shard_rows`` samples, failed ones included.
-        preprocess, labels: as used, whether they came from the model's file, from the user or from nobody.
+        model_sha256: of everything that determines the model's outputs; empty if an open backend was passed.
+        samples, inputs_sha256: the number of samples, and the fingerprint of their names.
+        inputs_stat_sha256: of the sizes and modification times of their files.
+        inputs_content_sha256: of the content of their files if ``check_inputs`` is set, else empty; if both runs
+            have it, modification times are not compared.
+        backend, device, batch_size: what runs the model.
+        format, shard_rows: the output format, and the samples per shard, including failed ones.
+        preprocess, labels: the values in use, from the model's file, the user or the defaults.
         outputs: the names of the model's outputs.
     """
 
@@ -90,7 +91,7 @@ class Job:
 
 
 class LedgerRow(NamedTuple):
-    """What became of a sample: ``status`` is "ok" or "failed"; ``row`` counts within the shard's predictions."""
+    """A row of a status file: ``status`` is "ok" or "failed"; ``row`` is the index in the shard's predictions."""
 
     input: str
     status: str
@@ -101,7 +102,7 @@ class LedgerRow(NamedTuple):
 
 @dataclass(frozen=True)
 class Folder:
-    """The output folder of a job; :meth:`open` makes or checks it, and :meth:`close` leaves it to others."""
+    """The output folder of a job; :meth:`open` creates or checks and locks it, :meth:`close` unlocks it."""
 
     path: Path
     job: Job
@@ -109,16 +110,16 @@ class Folder:
 
     @classmethod
     def open(cls, path: Path, job: Job, resume: bool) -> Folder:
-        """Take ``path`` for ``job``.
+        """Open ``path`` for ``job`` and lock it.
 
         Raises:
-            OutputError: it cannot be written, another job works in it, it holds something and ``resume`` was not asked
-                for, or what it holds is another job.
+            OutputError: the folder cannot be written, another job is working in it, it is not empty and ``resume`` is
+                False, or it contains another job.
         """
         _check_occupied(path, resume)
         lock = FolderLock.take(path)
         try:
-            if _check_occupied(path, resume):  # again: another job may have come first
+            if _check_occupied(path, resume):  # again: another job may have started before the lock was taken
                 _check_same(path / MANIFEST_NAME, job)
                 for leftover in path.glob(".*.part"):
                     with suppress(OSError):
@@ -130,7 +131,7 @@ class Folder:
         return cls(path, job, lock)
 
     def close(self) -> None:
-        """Leave the folder to other jobs."""
+        """Release the folder's lock."""
         self._lock.release()
 
     def __enter__(self) -> Self:
@@ -144,15 +145,15 @@ class Folder:
         return self.path / f"predictions-{shard:05d}.{self.job.format}"
 
     def ledger(self, shard: int) -> Path:
-        """The file of a shard's ledger."""
+        """The status file of a shard."""
         return self.path / f"ledger-{shard:05d}.csv"
 
     def is_done(self, shard: int) -> bool:
-        """Whether a shard was written whole."""
+        """Whether a shard was written completely."""
         return self.ledger(shard).exists() and self.predictions(shard).exists()
 
     def write_ledger(self, shard: int, lines: Sequence[str]) -> None:
-        """Write the ledger of a shard, which marks it as done; its lines are those of :func:`ledger_line`.
+        """Write the status file of a shard, which marks it as done; ``lines`` are from :func:`ledger_line`.
 
         Raises:
             OutputError: it cannot be written.
@@ -162,40 +163,42 @@ class Folder:
 
 
 def ledger_line(name: str, error: str, shard: int, row: int) -> str:
-    """A line of a ledger; ``row`` counts when there is no ``error``."""
+    """A line of a status file; ``row`` is written only if ``error`` is empty."""
     if error:
         return f"{quoted(name)},failed,{quoted(error)},{shard},\n"
     return f"{quoted(name)},ok,,{shard},{row}\n"
 
 
 def read_ledger(path: Path) -> Iterator[LedgerRow]:
-    """The rows of a ledger file.
+    """The rows of a status file.
 
     Raises:
-        OutputError: it is not a ledger, or cannot be read.
+        OutputError: the file is not a status file, or cannot be read.
     """
     try:
         with path.open(encoding="utf-8", newline="") as file:
             reader = csv.reader(file)
             if tuple(next(reader, ())) != LEDGER_COLUMNS:
-                raise OutputError(f"{path} is no ledger; expected the columns {','.join(LEDGER_COLUMNS)}")
+                raise OutputError(f"{path} is not a status file; expected the columns {','.join(LEDGER_COLUMNS)}")
             for name, status, error, shard, row in reader:
                 yield LedgerRow(name, status, error, int(shard), int(row) if row else None)
     except (OSError, ValueError, csv.Error) as error:
-        raise OutputError(f"cannot read the ledger {path}: {error}") from error
+        raise OutputError(f"cannot read the status file {path}: {error}") from error
 
 
 def _check_occupied(path: Path, resume: bool) -> bool:
-    """Make the folder; whether it holds something, which must be a job, and ``resume`` asked for."""
+    """Create the folder; returns whether it contains a job, which is allowed only with ``resume``."""
     try:
         path.mkdir(parents=True, exist_ok=True)
         occupied = any(entry.name != LOCK_NAME for entry in path.iterdir())
     except OSError as error:
-        raise OutputError(f"cannot make the output folder {path}: {error.strerror}") from error
+        raise OutputError(f"cannot create the output folder {path}: {error.strerror}") from error
     if occupied and not resume:
-        raise OutputError(f"{path} is not empty; name a new folder, or --resume to continue the job in it")
+        raise OutputError(f"{path} is not empty; give a new folder, or --resume to continue the job in it")
     if occupied and not (path / MANIFEST_NAME).exists():
-        raise OutputError(f"{path} holds no job to resume (no {MANIFEST_NAME}); name the folder of one, or a new one")
+        raise OutputError(
+            f"{path} contains no job to resume (no {MANIFEST_NAME}); give the folder of a job, or a new folder"
+        )
     return occupied
 
 
@@ -208,10 +211,10 @@ def _check_same(manifest: Path, job: Job) -> None:
         before = json.loads(manifest.read_text(encoding="utf-8"))
         now = json.loads(_to_json(job))
         different = [key for key in _MEANING if before[key] != now[key]]
-        if now["inputs_content_sha256"] and before["inputs_content_sha256"]:  # then times don't matter
+        if now["inputs_content_sha256"] and before["inputs_content_sha256"]:  # then modification times are not compared
             different = [key for key in different if key != "inputs_stat_sha256"]
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise OutputError(f"cannot resume: {manifest} is damaged ({error}); name a new folder") from error
+        raise OutputError(f"cannot resume: {manifest} is damaged ({error}); give a new folder") from error
     if different:
         key = different[0]
         what = _WORDS.get(key) or f"{key} was {_short(before[key])}, now {_short(now[key])}"
@@ -219,7 +222,7 @@ def _check_same(manifest: Path, job: Job) -> None:
         raise OutputError(
             f"cannot resume another job: {what}"
             + (f" ({', '.join(others)} differ too)" if others else "")
-            + "; ask for the same, or name a new folder"
+            + "; use the same options and inputs, or give a new folder"
         )
 
 

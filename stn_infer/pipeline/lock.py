@@ -1,4 +1,4 @@
-"""One job per folder: a lock that names its owner, and that is taken over only when the owner is gone."""
+"""One job per folder: a lock file that records its owner and is taken over only if the owner has ended."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ LOCK_NAME = "run.lock"
 class FolderLock:
     """Holds ``folder``/run.lock until :meth:`release`, or until this process ends.
 
-    The kernel's lock on the file says whether the owner lives, also after ``kill -9``. The file says who it is, so that
-    an owner on another machine, whose kernel's lock may not be seen here, is not taken for gone.
+    The kernel lock on the file shows whether the owner is running, also after ``kill -9``. The file records the owner's
+    host and process id: the kernel lock of an owner on another machine may not be visible here.
     """
 
     def __init__(self, path: Path, descriptor: int) -> None:
@@ -28,10 +28,10 @@ class FolderLock:
 
     @classmethod
     def take(cls, folder: Path) -> Self:
-        """Take the lock of a folder that exists.
+        """Take the lock of an existing folder.
 
         Raises:
-            OutputError: another job works in it (or may, on another machine), or the lock cannot be written.
+            OutputError: another job is working in it (or may be, on another machine), or the lock cannot be written.
         """
         path = folder / LOCK_NAME
         try:
@@ -44,7 +44,7 @@ class FolderLock:
                     raise OutputError(_refusal(folder, owner, held))
                 if _still_there(path, descriptor):
                     break
-                os.close(descriptor)  # the job before has just ended, and deleted it
+                os.close(descriptor)  # the previous owner has just ended and deleted the file
             os.ftruncate(descriptor, 0)
             content = json.dumps({"host": platform.node(), "pid": os.getpid()})
             os.pwrite(descriptor, content.encode(), 0)
@@ -53,7 +53,7 @@ class FolderLock:
         return cls(path, descriptor)
 
     def release(self) -> None:
-        """Let others take the folder."""
+        """Delete and release the lock."""
         if self._descriptor >= 0:
             with suppress(OSError):
                 self._path.unlink()
@@ -62,7 +62,10 @@ class FolderLock:
 
 
 def _lock(descriptor: int) -> bool:
-    """Whether nobody else holds the kernel's lock; a file system without locks is asked for its owner alone."""
+    """Take the kernel lock; False if another process holds it.
+
+    On a file system without locks, False if the recorded owner is running.
+    """
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
@@ -87,7 +90,7 @@ def _runs(pid: object) -> bool:
 
 
 def _owner(descriptor: int) -> dict[str, object]:
-    """Who wrote the file; empty where nobody did, or it was cut off."""
+    """The owner recorded in the file; empty if the file is empty or truncated."""
     try:
         content = json.loads(os.pread(descriptor, 4096, 0))
     except ValueError:
@@ -106,5 +109,5 @@ def _still_there(path: Path, descriptor: int) -> bool:
 def _refusal(folder: Path, owner: dict[str, object], held: bool) -> str:
     who = f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"
     if not held:
-        return f"another job is working in {folder} ({who}); wait for it, or name another folder"
-    return f"{folder} belongs to a job on another machine ({who}); if that has ended, delete {folder / LOCK_NAME}"
+        return f"another job is working in {folder} ({who}); wait until it ends, or give another folder"
+    return f"{folder} belongs to a job on another machine ({who}); if it has ended, delete {folder / LOCK_NAME}"

@@ -1,9 +1,9 @@
-"""Which thread does what next: load batches, run the model on them, finish what it answered.
+"""A thread pool for three steps per batch: load it, run the model on it, finish (encode and write) the outputs.
 
-Decoding small images and encoding rows is Python, which one thread at a time can do: two that try wait for each other
-at every system call. Running a model is not. So threads belong to no batch and no step; whoever is free takes what is
-most useful of what may run now: finish (one thread at a time), load (one at a time while images are small, for large
-ones let go of the interpreter's lock), else run the model. No core waits for another while anything is to do.
+Decoding small images and encoding rows is Python code that holds the GIL, so concurrent threads slow each other down;
+running a model releases the GIL. Therefore threads are not bound to a batch or a step. A free thread takes the first
+step that may run now: finish (one thread at a time), load (one thread at a time for small images; decoding large images
+releases the GIL), else run the model. No thread is idle while a step may run.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ Answered = TypeVar("Answered")
 
 
 class HasCost(Protocol):
-    """What a loaded batch tells the schedule."""
+    """A loaded batch, as the schedule needs it."""
 
     @property
     def holds_the_lock(self) -> bool:
-        """Whether loading it was mostly Python code, so that a second thread would only have stood in the way."""
+        """Whether loading held the GIL most of the time, so that a second loading thread would not help."""
 
 
 @dataclass
 class Schedule(Generic[Batch, Loaded, Answered]):
-    """Takes batches through three steps with a bounded number under way.
+    """Runs three steps on each batch, with a bounded number of batches in flight.
 
     Attributes:
-        batches: what is to do; advanced by one thread at a time.
+        batches: the batches; advanced by one thread at a time.
         load: reads and decodes a batch, in any thread.
         infer: runs the model, in at most ``inferring`` threads at once.
-        finish: takes what the model answered, in the order of ``batches``, one at a time.
-        workers: threads.
-        inferring: how many may run the model at once; 1 for a device that is fed by one.
-        ahead: how many batches may be loaded, or being loaded, and not yet run.
+        finish: takes the model's outputs, in the order of ``batches``, one at a time.
+        workers: the number of threads.
+        inferring: the largest number of threads that run the model at once; 1 on a GPU.
+        ahead: the largest number of batches that are loaded or being loaded, and not yet run.
     """
 
     batches: Iterator[Batch]
@@ -58,17 +58,17 @@ class Schedule(Generic[Batch, Loaded, Answered]):
     _loading: int = field(default=0, init=False)
     _running: int = field(default=0, init=False)
     _ended: int = field(default=0, init=False)
-    _in_turn: bool = field(default=False, init=False)  # some thread is loading alone, or finishing
-    _alone: bool = field(default=True, init=False)  # loading is for one thread at a time
+    _in_turn: bool = field(default=False, init=False)  # a thread is loading exclusively, or finishing
+    _alone: bool = field(default=True, init=False)  # only one thread may load at a time
     _exhausted: bool = field(default=False, init=False)
     _error: BaseException | None = field(default=None, init=False)
 
     def run(self) -> None:
-        """Work until all batches are finished.
+        """Run until all batches are finished.
 
         Raises:
-            Whatever a step or ``batches`` raises, the first of them; threads have ended by then, and what had not
-            begun is dropped. So is it after Ctrl-C.
+            The first exception from a step or ``batches``, or KeyboardInterrupt. It is raised after all threads have
+            ended; steps that had not started are dropped.
         """
         threads = [threading.Thread(target=self._work, name=f"stn-worker-{i}") for i in range(self.workers)]
         try:
@@ -85,7 +85,7 @@ class Schedule(Generic[Batch, Loaded, Answered]):
             raise self._error
 
     def _wait(self, threads: list[threading.Thread]) -> None:
-        """Until all have ended. Not by joining them: Python takes a thread for ended when Ctrl-C comes then."""
+        """Wait until all threads have ended. Ctrl-C during ``join`` would mark a running thread as ended."""
         with self._changed:
             while self._ended < len(threads):
                 self._changed.wait()
@@ -120,14 +120,14 @@ class Schedule(Generic[Batch, Loaded, Answered]):
             self._changed.notify_all()
 
     def _next(self) -> Callable[[], None] | None:
-        """What to do now, taken; None where there is nothing. With the lock held."""
+        """Takes the next step; None if no step may run now. The caller holds the lock."""
         if self._error is not None:
             return None
         if not self._in_turn and self._finished in self._answered:
             self._in_turn = True
             return partial(self._finish, *self._answered.pop(self._finished))
         if not self._exhausted and self._has_room() and not (self._alone and (self._in_turn or self._loading)):
-            # the walk over the inputs is for one thread at a time, and short
+            # advancing ``batches`` is quick, and the lock makes it exclusive
             try:
                 batch = next(self.batches)
             except StopIteration:
@@ -148,7 +148,7 @@ class Schedule(Generic[Batch, Loaded, Answered]):
         return None
 
     def _has_room(self) -> bool:
-        """Whether another batch may be loaded: neither before the model nor behind it is there a heap already."""
+        """Whether another batch may be loaded: the queues before and after the model are not full."""
         waiting = self._loading + len(self._loaded)
         return waiting < self.ahead and len(self._answered) < self.ahead + self.workers
 

@@ -1,1 +1,1 @@
-"""Pictures of what a model looks at."""
+"""Pictures of inputs, sampling grids and warped outputs."""

@@ -1,4 +1,4 @@
-"""Looks drawn with matplotlib: a column a sample; under each source, with its mesh, what was sampled from it."""
+"""Drawing with matplotlib: one column per sample; under each source with its mesh, the warped output."""
 
 from __future__ import annotations
 
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 _MESH = "#ff8c1a"
 _LINES = 8
 _INCHES = 1.35
-# How far beyond the source, in source sizes, a picture reaches to show a mesh that leaves it.
+# The largest margin around the source, in source sizes, in which a mesh outside it is shown.
 _MARGIN = 0.3
 
 
 def require_matplotlib() -> None:
-    """Raise before any work when matplotlib is missing.
+    """Check for matplotlib before a long computation.
 
     Raises:
-        MissingDependencyError: it is not installed.
+        MissingDependencyError: matplotlib is not installed.
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise MissingDependencyError("pictures need matplotlib; pip install 'stn-infer[report]'")
@@ -40,7 +40,7 @@ def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
     """A picture of ``looks`` as the bytes of a file.
 
     Raises:
-        OutputError: matplotlib writes no files of this suffix.
+        OutputError: matplotlib does not support this file type.
     """
     from matplotlib.figure import Figure
 
@@ -64,13 +64,13 @@ def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
     content = io.BytesIO()
     kind = suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
-        raise OutputError(f"a picture cannot be written as .{kind}; name a .png, .svg or .pdf file")
+        raise OutputError(f"a picture cannot be written as .{kind}; give a .png, .svg or .pdf file")
     figure.savefig(content, format=kind)
     return content.getvalue()
 
 
 def _draw_image(axes: Axes, image: Array) -> None:
-    """[C, H, W] in gray or color, stretched to its own range: inputs are normalized, and features are anything."""
+    """Draws [C, H, W] in gray or color, scaled to its own range: inputs are normalized, features have any range."""
     finite = np.where(np.isfinite(image), image, 0.0).astype(np.float64)
     shown = finite.transpose(1, 2, 0) if len(finite) == 3 else finite.mean(axis=0)
     low, high = shown.min(), shown.max()
@@ -85,21 +85,21 @@ def _draw_source(axes: Axes, warp: WarpView, low: Array, high: Array) -> None:
     points = np.where(np.isfinite(warp.points), warp.points, np.nan)
     for line in mesh_lines(points, 2 if warp.straight else _LINES):
         axes.plot(line[:, 0], line[:, 1], color=_MESH, linewidth=0.8, solid_joinstyle="round")
-    # the corner that becomes the output's top left, so that turns and flips can be told
+    # marks the corner that becomes the output's top left, to show rotations and flips
     axes.plot(*points[0, 0], marker="o", markersize=3, color=_MESH)
     axes.set_xlim(low[0], high[0])
     axes.set_ylim(high[1], low[1])
 
 
 def mesh_lines(points: Array, count: int) -> list[Array]:
-    """``count`` rows and as many columns of ``points`` [H, W, 2], first and last among them, each [L, 2]."""
+    """``count`` rows and columns of ``points`` [H, W, 2], including the first and last, each [L, 2]."""
     rows = np.unique(np.linspace(0, points.shape[0] - 1, count).round().astype(int))
     columns = np.unique(np.linspace(0, points.shape[1] - 1, count).round().astype(int))
     return [points[row] for row in rows] + [points[:, column] for column in columns]
 
 
 def _extent(warps: Sequence[WarpView]) -> tuple[Array, Array]:
-    """Lowest and highest (x, y) to show of one transformer: all of the source, and of the meshes what is near it."""
+    """Lowest and highest (x, y) to show for one transformer: the whole source, and the meshes up to a margin."""
     size = np.array(warps[0].source.shape[:0:-1], np.float64)  # (W, H)
     points = np.concatenate([warp.points.reshape(-1, 2) for warp in warps])
     points = np.clip(points[np.isfinite(points).all(axis=1)], -_MARGIN * size, (1 + _MARGIN) * size)

@@ -1,4 +1,4 @@
-"""What ``show`` draws of one input: the image, each sampler's mesh and its warped output, the prediction."""
+"""What ``show`` draws for one input: the image, each sampler's mesh and warped output, and the prediction."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ class WarpView:
     """One spatial transformer on one sample.
 
     Attributes:
-        source: what is sampled, [C, H, W].
-        points: where, in pixels of ``source``, [Ho, Wo, 2] in (x, y) order; (0, 0) is the center of the first pixel.
-        warped: what comes out, [C, Ho, Wo].
-        straight: whether lines stay lines, so that the outline of ``points`` says all.
+        source: the sampler's input, [C, H, W].
+        points: sampling positions in pixels of ``source``, [Ho, Wo, 2], (x, y); (0, 0) is the first pixel's center.
+        warped: the sampler's output, [C, Ho, Wo].
+        straight: whether straight lines stay straight, so that the outline of ``points`` is sufficient.
     """
 
     source: Array
@@ -30,8 +30,8 @@ class Look:
 
     Attributes:
         name: its file, without folders.
-        prediction: the label or number of the largest value of the first output; empty where that is no vector.
-        warps: one a spatial transformer, in graph order.
+        prediction: the label or index of the largest value of the first output; empty if that is not a vector.
+        warps: one per spatial transformer, in graph order.
     """
 
     name: str

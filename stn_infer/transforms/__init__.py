@@ -1,4 +1,4 @@
-"""Every transformation of the STN paper, each as ``theta`` and ``basis``."""
+"""The transformations of the STN paper, each as ``theta`` and ``basis``."""
 
 from stn_infer.fusion.basis import Kind
 from stn_infer.transforms.affine import Affine, Attention, Translation

@@ -17,7 +17,7 @@ from stn_infer.transforms.base import Transformation, canonical_basis, center_to
 
 
 class _AffineKind(Transformation):
-    """What the three share: families say where their parameters go in a pixel-centered [D, D + 1] matrix."""
+    """Base of the three families: each places its parameters in a pixel-centered [D, D + 1] matrix."""
 
     kind: ClassVar[Kind] = "affine"
 
@@ -33,7 +33,7 @@ class _AffineKind(Transformation):
         return matrix * factors[:, None], offset * factors
 
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-        """Rows x, y(, z), 1 at pixel centers, [D + 1, P] float64, whatever the grid's convention."""
+        """Rows x, y(, z), 1 at pixel centers, [D + 1, P] float64, for every grid convention."""
         return canonical_basis(self.check_output_size(output_size))
 
     def _placement(self) -> tuple[Tensor, Tensor]:
@@ -47,7 +47,7 @@ class _AffineKind(Transformation):
 
 @dataclass(frozen=True)
 class Translation(_AffineKind):
-    """Parameters tx, ty(, tz): the source is the target moved by them."""
+    """Parameters tx, ty(, tz): source coordinates are target coordinates plus the translation."""
 
     rank: int = 2
 
@@ -60,7 +60,7 @@ class Translation(_AffineKind):
         return self.rank
 
     def identity(self) -> Tensor:
-        """No movement."""
+        """Zero translation."""
         return torch.zeros(self.rank, dtype=torch.float64)
 
     def _placement(self) -> tuple[Tensor, Tensor]:
@@ -73,7 +73,7 @@ class Translation(_AffineKind):
 
 @dataclass(frozen=True)
 class Attention(_AffineKind):
-    """Parameters s, tx, ty(, tz): isotropic scale and translation (eq. 2); with a fixed ``scale`` only tx, ty(, tz)."""
+    """Parameters s, tx, ty(, tz): isotropic scale and translation (eq. 2). A fixed ``scale`` leaves tx, ty(, tz)."""
 
     rank: int = 2
     scale: float | None = None
@@ -87,7 +87,7 @@ class Attention(_AffineKind):
         return self.rank + (self.scale is None)
 
     def identity(self) -> Tensor:
-        """Scale 1 (where it is free), no movement."""
+        """Scale 1 (if it is a parameter), zero translation."""
         parameters = torch.zeros(self.num_parameters, dtype=torch.float64)
         if self.scale is None:
             parameters[0] = 1

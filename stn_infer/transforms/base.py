@@ -1,8 +1,8 @@
-"""What every transformation offers, and the target coordinates they share.
+"""The interface of transformations, and their target coordinates.
 
-A sampling grid is ``theta . basis`` (DESIGN: one idea): ``grid[n, :, p] = sum_k theta[n, :, k] * basis[k, p]``.
-``basis`` [K, P] is constant; ``theta`` [N, D, K] is an affine map (M, m) of the network's own Q parameters.
-The projective kind has theta [N, 3, 3] and divides by the third row.
+A sampling grid is ``theta . basis``: ``grid[n, :, p] = sum_k theta[n, :, k] * basis[k, p]``. ``basis`` [K, P] is
+constant; ``theta`` [N, D, K] is an affine map (M, m) of the network's Q parameters. The projective kind has theta
+[N, 3, 3] and divides by the third row.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stn_infer.fusion.basis import canonical_basis as basis_of_pixels
 
 
 class Transformation(ABC):
-    """A family of sampling grids, on which a network's parameters choose one.
+    """A family of sampling grids; the network's parameters select one.
 
     Attributes:
         kind: ``affine`` (basis rows are x, y(, z), 1 at pixel centers), ``basis`` (any constant basis) or
@@ -38,7 +38,7 @@ class Transformation(ABC):
     @property
     @abstractmethod
     def num_parameters(self) -> int:
-        """Q: how many values a sample the localization network gives."""
+        """Q: the number of outputs of the localization network per sample."""
 
     @property
     @abstractmethod
@@ -69,13 +69,13 @@ class Transformation(ABC):
 
     @abstractmethod
     def identity(self) -> Tensor:
-        """Parameters [Q], float64, that give the identity grid (or this family's nearest to it)."""
+        """Parameters [Q], float64, of the identity grid (or the family's closest grid)."""
 
     def check_output_size(self, output_size: Sequence[int], name: str = "output_size") -> tuple[int, ...]:
-        """``output_size`` as a tuple; ``name`` is what the message calls it.
+        """``output_size`` as a tuple; ``name`` is used in the message.
 
         Raises:
-            UsageError: it does not have ``rank`` axes, or one of them is below 1.
+            UsageError: it does not have ``rank`` axes, or an axis is below 1.
         """
         size = tuple(int(length) for length in output_size)
         if len(size) != self.rank or min(size) < 1:
@@ -92,7 +92,7 @@ def check_rank(rank: int, name: str) -> None:
 
 
 def axis_coordinates(length: int, align_corners: bool) -> Tensor:
-    """Target coordinates of one axis, [length] float64 in [-1, 1]; a length of 1 gives 0, as torch's affine_grid."""
+    """Target coordinates of one axis, [length] float64 in [-1, 1]; length 1 gives 0, as in torch's affine_grid."""
     if length == 1:
         return torch.zeros(1, dtype=torch.float64)
     index = torch.arange(length, dtype=torch.float64)
@@ -111,23 +111,23 @@ def canonical_basis(output_size: Sequence[int]) -> Tensor:
 
 
 def center_to_grid(output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-    """Factors [D + 1] float64 that turn (x, y(, z), 1) at pixel centers into those of the grid's convention.
+    """Factors [D + 1] float64 from (x, y(, z), 1) at pixel centers to the coordinates of the grid's convention.
 
-    A kernel computes pixel centers on the fly, so another convention goes into theta: ``A' = A diag(factors)``.
+    The kernels compute pixel centers on the fly, so the convention is applied to theta: ``A' = A diag(factors)``.
     """
     factors = [length / (length - 1) if grid_align_corners and length > 1 else 1.0 for length in reversed(output_size)]
     return torch.tensor([*factors, 1.0], dtype=torch.float64)
 
 
 def reorder_axes(values: Tensor, kind: Kind, theta_shape: Sequence[int]) -> Tensor:
-    """Rows of M or m of parameters whose coordinates come as (z, )y, x, for theta with x, y(, z).
+    """Reorder the rows of M or m from parameters in the order (z, )y, x to theta in the order x, y(, z).
 
-    Affine and projective: the matrix' rows and columns are reversed, but for the last one, which belongs to the 1.
-    Control points: the two coordinates change places.
+    Affine and projective: reverses the matrix' rows and columns, except the last one, which belongs to the 1.
+    Control points: swaps the two coordinates.
 
     Args:
         values: M [D * K, Q] or m [D * K].
-        kind, theta_shape: the transformation's.
+        kind, theta_shape: of the transformation.
     """
     rows, cols = theta_shape
     axes = rows - (kind == "projective")
@@ -141,11 +141,11 @@ def shrink(
 ) -> tuple[Tensor, Tensor]:
     """(M, m) of the grid whose axis d is ``factors[d] * (grid + 1) - 1``.
 
-    A basis of control points sums to 1 at every pixel, so the constant goes to all points alike.
+    A basis of control points sums to 1 at every pixel, so the constant is added to all points equally.
 
     Args:
         matrix, offset: (M, m), [D * K, Q] and [D * K].
-        kind, theta_shape: the transformation's.
+        kind, theta_shape: of the transformation.
         factors: [D] float64, x first.
     """
     rows, cols = theta_shape

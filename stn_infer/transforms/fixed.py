@@ -1,4 +1,4 @@
-"""A transformation whose constants are given: how a checkpoint that carries its own is taken over."""
+"""A transformation with given constants, for checkpoints that store their own."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stn_infer.transforms.base import Transformation, check_rank, target_coordin
 
 @dataclass(frozen=True, eq=False)
 class FixedBasis(Transformation):
-    """Grids ``(matrix @ parameters + offset) . values``, whatever the grid's convention: it is in ``values``.
+    """Grids ``(matrix @ parameters + offset) . values``; ``values`` includes the grid's convention.
 
     Attributes:
         values: the basis [K, P], kept in float64.
@@ -26,7 +26,7 @@ class FixedBasis(Transformation):
         offset: [D * K]; None: zeros.
 
     Raises:
-        UsageError: shapes that do not fit each other, or values that are not finite.
+        UsageError: inconsistent shapes, or values that are not finite.
     """
 
     values: Tensor
@@ -49,11 +49,11 @@ class FixedBasis(Transformation):
         offset = torch.zeros(count, dtype=torch.float64) if self.offset is None else self.offset.detach().double()
         if matrix.dim() != 2 or len(matrix) != count or offset.shape != (count,):
             raise UsageError(
-                f"theta has {count} values here: matrix is [{count}, Q] and offset [{count}], "
+                f"theta has {count} values: expected matrix [{count}, Q] and offset [{count}], "
                 f"not {list(matrix.shape)} and {list(offset.shape)}"
             )
         if not all(bool(constant.isfinite().all()) for constant in (values, matrix, offset)):
-            raise UsageError("the constants of a FixedBasis hold NaN or infinity")
+            raise UsageError("the constants of a FixedBasis contain NaN or infinity")
         for name, constant in (("values", values), ("matrix", matrix), ("offset", offset)):
             object.__setattr__(self, name, constant)
 
@@ -73,18 +73,18 @@ class FixedBasis(Transformation):
         return self._map()[0].shape[1]
 
     def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
-        """See :meth:`Transformation.affine_map`: as given."""
+        """``matrix`` and ``offset``; see :meth:`Transformation.affine_map`."""
         return self._map()
 
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-        """As given, [K, P] float64."""
+        """``values``, [K, P] float64."""
         self.check_output_size(output_size)
         return self.values
 
     def identity(self) -> Tensor:
-        """The parameters whose grid is nearest to the pixel centers, in the least squares sense."""
+        """The parameters whose grid is closest to the pixel centers in the least squares sense."""
         matrix, offset = self._map()
-        # [D * P, Q]: how each coordinate of the grid depends on each parameter
+        # [D * P, Q]: the derivative of each grid coordinate by each parameter
         response, start = (
             torch.einsum("dkq,kp->dpq", part.reshape(self.rank, self.num_basis, -1), self.values).flatten(0, 1)
             for part in (matrix, offset)
@@ -97,13 +97,13 @@ class FixedBasis(Transformation):
         """``output_size`` as a tuple.
 
         Raises:
-            UsageError: it is not the grid's.
+            UsageError: it is not the size of the grid.
         """
         size = super().check_output_size(output_size, name)
         if name == "output_size" and size != tuple(self.size):
-            raise UsageError(f"this FixedBasis makes grids of {self.size}, not {size}; its constants hold the size")
+            raise UsageError(f"this FixedBasis has grids of size {self.size}, not {size}; its constants fix the size")
         return size
 
     def _map(self) -> tuple[Tensor, Tensor]:
-        assert self.matrix is not None and self.offset is not None  # made in __post_init__
+        assert self.matrix is not None and self.offset is not None  # set in __post_init__
         return self.matrix, self.offset

@@ -1,4 +1,4 @@
-"""Grids in PyTorch, and sampling at them: never in less than float32, since a half grid would be off by pixels."""
+"""Sampling grids and sampling in PyTorch, in float32 at least: a grid in half precision is wrong by pixels."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from stn_infer.samplers import SamplerSpec
 
 
 def sampling_grid(theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int]) -> Tensor:
-    """The grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, 3, 3]) and ``basis`` [K, P]; theta's dtype.
+    """The grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, 3, 3]) and ``basis`` [K, P].
 
-    Autocast is switched off for it.
+    Has theta's dtype; autocast is disabled.
     """
     with full_precision(theta.device):
         points: Tensor = torch.matmul(theta, cast(basis, theta.dtype))  # [N, D, P]
@@ -25,7 +25,10 @@ def sampling_grid(theta: Tensor, basis: Tensor, kind: str, output_size: Sequence
 
 
 def sampled(input: Tensor, grid: Tensor, sampler: SamplerSpec) -> Tensor:
-    """``input`` [N, C, *in] read at ``grid`` [N, *out, D] in the wider of their types: [N, C, *out], input's dtype."""
+    """Sample ``input`` [N, C, *in] at ``grid`` [N, *out, D]: [N, C, *out] in the input's dtype.
+
+    Computes in the wider of the two dtypes.
+    """
     dtype = torch.promote_types(input.dtype, grid.dtype)
     warped = F.grid_sample(
         cast(input, dtype),
@@ -38,12 +41,12 @@ def sampled(input: Tensor, grid: Tensor, sampler: SamplerSpec) -> Tensor:
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
-    """``tensor`` in ``dtype``; ``.to()`` of the same type would clutter an exported graph."""
+    """``tensor`` in ``dtype``; skips ``.to()`` for the same dtype, which would add a node to an exported graph."""
     return tensor if tensor.dtype == dtype else tensor.to(dtype)
 
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
-    """Autocast switched off, where it is on."""
+    """A context that disables autocast if it is enabled."""
     if torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

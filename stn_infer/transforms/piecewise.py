@@ -1,4 +1,4 @@
-"""Piecewise affine: a triangle mesh; inside a triangle the map is affine, so a pixel depends on three points."""
+"""Piecewise affine: a triangle mesh. The map is affine in each triangle, so a pixel depends on three points."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ Triangles = tuple[tuple[int, int, int], ...]
 class PiecewiseAffine(ControlPoints):
     """A mesh of triangles over control points.
 
-    A pixel outside every triangle follows the one it is nearest to (by its smallest barycentric coordinate).
+    A pixel outside all triangles uses the triangle in which its smallest barycentric coordinate is largest.
 
     Attributes:
         points: (rows, cols) of a lattice over [-1, 1], or K target-side (x, y); kept as pairs.
-        triangles: three indices into ``points`` each; None cuts every cell of a lattice along one diagonal.
+        triangles: three indices into ``points`` each; None: every cell of a lattice is split along one diagonal.
         offsets: whether parameters are offsets from the points instead of absolute positions.
 
     Raises:
-        UsageError: points as for a thin plate spline; explicit points without triangles; a triangle that names a
-            missing point or has no area.
+        UsageError: fewer than 3 points, equal points, or all on one line; explicit points without triangles; a
+            triangle with an index out of range or with zero area.
     """
 
     points: Points | tuple[int, int] = (4, 4)  # type: ignore[assignment]
@@ -47,7 +47,7 @@ class PiecewiseAffine(ControlPoints):
         object.__setattr__(self, "triangles", triangles)
 
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-        """Barycentric coordinates [K, P] float64: three non-zeros a column at most."""
+        """Barycentric coordinates [K, P] float64, with at most three non-zero values per column."""
         targets = target_coordinates(self.check_output_size(output_size), grid_align_corners)  # [2, P]
         corners = torch.tensor(self.triangles)  # [T, 3]
         vertices = self.target_points()[corners].transpose(1, 2)  # [T, 2, 3]
@@ -65,10 +65,10 @@ class PiecewiseAffine(ControlPoints):
         points = self.target_points()
         for triangle in checked:
             if min(triangle) < 0 or max(triangle) >= len(points):
-                raise UsageError(f"triangle {triangle} names a point that is not among the {len(points)} given")
+                raise UsageError(f"triangle {triangle} has an index that is not one of the {len(points)} points")
             a, b, c = points[list(triangle)]
             if abs(float((b - a)[0] * (c - a)[1] - (b - a)[1] * (c - a)[0])) < 1e-12:
-                raise UsageError(f"triangle {triangle} has no area; its points lie on one line")
+                raise UsageError(f"triangle {triangle} has zero area: its points are collinear")
         if not checked:
             raise UsageError("PiecewiseAffine needs at least one triangle, none was given")
         return checked

@@ -1,4 +1,4 @@
-"""Control points on the target side: a lattice over [-1, 1] x [-1, 1], or any explicit points."""
+"""Control points on the target side: a lattice over [-1, 1] x [-1, 1], or explicit points."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from stn_infer.errors import UsageError
+from stn_infer.errors import UsageError, one_line
 from stn_infer.fusion.basis import Kind
 from stn_infer.transforms.base import Transformation
 
@@ -24,10 +24,10 @@ def lattice(rows: int, cols: int) -> Points:
     """(x, y) of a rows x cols lattice that spans [-1, 1] on both axes, row-major.
 
     Raises:
-        UsageError: fewer than 2 rows or columns, whose points would be collinear.
+        UsageError: fewer than 2 rows or columns; the points would be collinear.
     """
     if min(rows, cols) < 2:
-        raise UsageError(f"a control lattice has at least 2 rows and 2 columns, not {rows} x {cols}")
+        raise UsageError(f"a control point lattice has at least 2 rows and 2 columns, not {rows} x {cols}")
     return tuple((2 * col / (cols - 1) - 1, 2 * row / (rows - 1) - 1) for row in range(rows) for col in range(cols))
 
 
@@ -35,7 +35,7 @@ def as_points(points: Any) -> Points:
     """``points`` — (rows, cols) or K pairs (x, y), in any nested sequence or array — as a tuple of pairs.
 
     Raises:
-        UsageError: another shape, values that are not finite, two equal points, or all of them on one line.
+        UsageError: another shape, fewer than 3 points, values that are not finite, equal points, or all on one line.
     """
     try:
         if is_lattice(points):
@@ -43,26 +43,26 @@ def as_points(points: Any) -> Points:
         pairs = tuple((float(x), float(y)) for x, y in points)
     except (TypeError, ValueError):
         raise UsageError(
-            "control points are (rows, cols), or a list of (x, y) pairs; something else was given"
+            f"control points are (rows, cols) or a list of (x, y) pairs, not {one_line(str(points), 60)}"
         ) from None
     array = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
     if len(pairs) < 3 or not bool(torch.isfinite(array).all()):
-        raise UsageError(f"at least 3 finite control points are needed, {len(pairs)} were given")
+        raise UsageError(f"at least 3 control points with finite coordinates are needed, {len(pairs)} were given")
     distances = torch.cdist(array, array) + torch.eye(len(pairs), dtype=torch.float64)
     if float(distances.min()) < 1e-9:
         first, second = divmod(int(distances.argmin()), len(pairs))
-        raise UsageError(f"control points {first} and {second} are the same, {pairs[first]}; each must be given once")
+        raise UsageError(f"control points {first} and {second} are equal, {pairs[first]}; each must be given once")
     spread = torch.linalg.svdvals(array - array.mean(0))
     if float(spread[1]) < 1e-9 * float(spread[0]):
-        raise UsageError("all control points lie on one line; add a point off it")
+        raise UsageError("all control points are collinear; add a point off the line")
     return pairs
 
 
 class ControlPoints(Transformation):
-    """What piecewise affine and thin plate spline share.
+    """Base of piecewise affine and thin plate spline.
 
-    Parameters are the points' source positions, point-major (x0, y0, x1, y1, ...): absolute coordinates, or
-    with ``offsets`` their distance from the target-side points.
+    Parameters are the points' source positions, point-major (x0, y0, x1, y1, ...): absolute coordinates, or with
+    ``offsets`` their displacement from the target-side points.
     """
 
     kind: ClassVar[Kind] = "basis"
@@ -85,7 +85,7 @@ class ControlPoints(Transformation):
         return 2 * len(self.points)
 
     def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
-        """See :meth:`Transformation.affine_map`: from point-major to axis-major, plus the points with ``offsets``."""
+        """Point-major to axis-major, plus the points with ``offsets``; see :meth:`Transformation.affine_map`."""
         self.check_output_size(output_size)
         count = self.num_basis
         order = torch.arange(2 * count).reshape(count, 2).T.reshape(-1)  # theta value d * K + k comes from 2 k + d

@@ -1,4 +1,4 @@
-"""Projective: theta is a homography [3, 3]; the grid is its first two rows over its third."""
+"""Projective: theta is a homography [3, 3]; the grid is its first two rows divided by the third."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ class Projective(Transformation):
         return matrix * factors[:, None], offset * factors
 
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-        """Rows x, y, 1 at pixel centers, [3, P] float64, whatever the grid's convention."""
+        """Rows x, y, 1 at pixel centers, [3, P] float64, for every grid convention."""
         return canonical_basis(self.check_output_size(output_size))
 
     def identity(self) -> Tensor:

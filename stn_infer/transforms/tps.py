@@ -1,7 +1,8 @@
-"""Thin plate splines: the smoothest map through control points, solved once in float64.
+"""Thin plate splines: the map of least bending energy through control points, solved once in float64.
 
 Source: Bookstein 1989. With U(r) = r^2 log r^2 and L = [[U(C, C), P], [P^T, 0]], P = [1, C], the grid at target
-points G is [U(G, C), 1, G] L^-1 [Y; 0] for source positions Y, so that its first K columns are a constant basis.
+points G is [U(G, C), 1, G] L^-1 [Y; 0] for source positions Y. The first K columns of [U(G, C), 1, G] L^-1 are the
+constant basis.
 """
 
 from __future__ import annotations
@@ -39,7 +40,7 @@ class ThinPlateSpline(ControlPoints):
         """[K, P] float64, at the target coordinates of the grid's convention.
 
         Raises:
-            UsageError: the points are so close together that the spline cannot be solved in float64.
+            UsageError: the points are too close together to solve the spline in float64.
         """
         targets = target_coordinates(self.check_output_size(output_size), grid_align_corners).T  # [P, 2]
         points = self.target_points()
@@ -50,7 +51,7 @@ class ThinPlateSpline(ControlPoints):
         inverse = torch.linalg.inv(system)
         weights: Tensor = _features(targets, points) @ inverse[:, :count]
         if not bool(torch.isfinite(weights).all()) or float((weights @ points - targets).abs().max()) > 1e-6:
-            raise UsageError("the control points lie too close together for a thin plate spline; space them out")
+            raise UsageError("the control points are too close together for a thin plate spline; space them out")
         return weights.T.contiguous()
 
 

@@ -19,7 +19,7 @@ SHAPE = [(1, 8, 8)]
 
 
 def test_an_output_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="there is no folder"):
+    with pytest.raises(OutputError, match="no such folder"):
         bench("no-such-model", output=tmp_path / "nowhere" / "result.json")
 
 

@@ -265,7 +265,7 @@ def test_what_cannot_be_run_is_an_error(tmp_path: Path) -> None:
 
 
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(OutputError, match="no folder"):
+    with pytest.raises(OutputError, match="no such folder"):
         optimize(save(affine_model(), tmp_path), tmp_path / "nowhere" / "out.onnx")
 
 

@@ -156,7 +156,7 @@ def test_nan_is_no_prediction(tmp_path: Path) -> None:
         return outputs
 
     summary = run(Fake(nan_at_two), tmp_path / "in", tmp_path / "out", batch_size=4)
-    assert summary.failures == ((str(paths[2]), "the model's output 'scores' holds NaN for this input"),)
+    assert summary.failures == ((str(paths[2]), "the model's output 'scores' contains NaN for this input"),)
     assert [row["row"] for row in table(tmp_path / "out", "ledger")] == ["0", "1", "", "2", "3", "4"]
     means = [float(row["scores_0"]) * 255 for row in table(tmp_path / "out", "predictions")]
     assert np.allclose(means, [0, 1, 3, 4, 5])
@@ -258,7 +258,7 @@ def test_every_odd_file_costs_its_own_row(tmp_path: Path) -> None:
         "device.jpg": "is a device, expected an image file",
         "dangling.png": "no such file",
         "empty.png": "is empty (0 bytes)",
-        "huge.npy": "its header asks for 64000000000000 bytes of data",
+        "huge.npy": "its header declares 64000000000000 bytes of data",
         "code.npy": "is not a readable .npy file",
         "odd.npz": "is not a readable .npz file",
     }
@@ -301,7 +301,7 @@ def test_several_inputs(tmp_path: Path) -> None:
     rows = table(tmp_path / "out", "predictions")
     assert np.allclose([[float(row[f"scores_{i}"]) for i in range(2)] for row in rows], shift)
     write_images(tmp_path / "in", 1)
-    with pytest.raises(InputError, match=r"takes no single image .* input, shift"):
+    with pytest.raises(InputError, match=r"input is not a single image .* input, shift"):
         run(Fake(function, inputs=specs), tmp_path / "in", tmp_path / "out2")
 
 

@@ -137,8 +137,8 @@ CHANGES: dict[str, tuple[str, dict[str, Any], Change, str]] = {
         lambda place, options: (place.images / "3.npy").rename(place.images / "4.npy"),
         "the inputs' names differ",
     ),
-    "size": ("plain.onnx", {}, _other_size, "the inputs' sizes or times of modification differ"),
-    "time": ("plain.onnx", {}, _other_time, "the inputs' sizes or times of modification differ"),
+    "size": ("plain.onnx", {}, _other_size, "the inputs' sizes or modification times differ"),
+    "time": ("plain.onnx", {}, _other_time, "the inputs' sizes or modification times differ"),
     "contents": ("plain.onnx", {"check_inputs": True}, _other_content, "the inputs' contents differ"),
     "contents compared now": ("plain.onnx", {}, _options(check_inputs=True), "the inputs' contents differ"),
 }

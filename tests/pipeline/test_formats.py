@@ -29,7 +29,7 @@ def rows(names: tuple[str, ...] = NAMES) -> Rows:
 
 
 def written(path: Path, format: str, parts: int = 2) -> Path:
-    """The four rows, in as many parts."""
+    """The four rows, split into parts."""
     encoder = make_format(format, [SCORES, COUNT], LABELS)
     whole, pieces = rows(), []
     assert whole.classes is not None
@@ -42,7 +42,7 @@ def written(path: Path, format: str, parts: int = 2) -> Path:
     return target
 
 
-def test_csv_brings_every_number_back(tmp_path: Path) -> None:
+def test_csv_restores_every_number(tmp_path: Path) -> None:
     with written(tmp_path, "csv").open(encoding="utf-8", newline="") as file:
         header, *lines = csv.reader(file)
     assert header == ["input", "prediction", "label", "scores_0", "scores_1", "scores_2", "count_0"]
@@ -83,7 +83,7 @@ def test_parquet(tmp_path: Path) -> None:
     assert table["count_0"].to_pylist() == [0, 1, 2, 3]
 
 
-def test_npz_holds_any_shape(tmp_path: Path) -> None:
+def test_npz_stores_any_shape(tmp_path: Path) -> None:
     outputs = [SCORES, THETA, TensorSpec("label", (None, 1), FLOAT32)]
     encoder = make_format("npz", outputs, LABELS)
     theta = np.random.default_rng(0).standard_normal((4, 2, 3)).astype(np.float32)
@@ -100,7 +100,7 @@ def test_npz_holds_any_shape(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("format", FORMATS)
-def test_the_split_into_parts_does_not_show(tmp_path: Path, format: str) -> None:
+def test_the_split_into_parts_does_not_change_the_file(tmp_path: Path, format: str) -> None:
     assert written(tmp_path, format, 1).read_bytes() == written(tmp_path, format, 4).read_bytes()
 
 
@@ -133,10 +133,10 @@ def test_no_prediction_without_scores(tmp_path: Path) -> None:
         ("csv", [SCORES, THETA], None, r"'theta' is \[N, 2, 3\].*--format npz"),
         ("parquet", [TensorSpec("x", (None, None), FLOAT32)], None, "--format npz"),
         ("csv", [SCORES], ("a", "b"), "2 labels were given for the 3 classes"),
-        ("npz", [THETA], ("a", "b"), "no vector of class scores"),
+        ("npz", [THETA], ("a", "b"), "not a vector of class scores"),
     ],
 )
-def test_what_does_not_go_together(
+def test_incompatible_outputs_labels_and_formats(
     format: str, outputs: list[TensorSpec], labels: tuple[str, ...] | None, message: str
 ) -> None:
     with pytest.raises(UsageError, match=message):

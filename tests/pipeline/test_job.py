@@ -39,9 +39,9 @@ def test_a_new_folder_gets_a_manifest(tmp_path: Path) -> None:
     assert manifest["schema_version"] == 2
 
 
-def test_a_folder_that_holds_something_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(OutputError, match="not empty; name a new folder, or --resume"):
+    with pytest.raises(OutputError, match="not empty; give a new folder, or --resume"):
         Folder.open(tmp_path, JOB, resume=False)
     with pytest.raises(OutputError, match="no job to resume"):
         Folder.open(tmp_path, JOB, resume=True)
@@ -53,7 +53,7 @@ def test_resuming_in_a_new_folder_starts(tmp_path: Path) -> None:
         assert not folder.is_done(0)
 
 
-def test_the_same_job_resumes_elsewhere_and_in_other_batches(tmp_path: Path) -> None:
+def test_a_job_resumes_on_another_device_and_with_another_batch_size(tmp_path: Path) -> None:
     Folder.open(tmp_path, JOB, resume=False).close()
     (tmp_path / ".predictions-00000.csv.77.part").write_text("half")
     Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1, stn_infer_version="9"), resume=True).close()
@@ -66,7 +66,7 @@ def test_the_same_job_resumes_elsewhere_and_in_other_batches(tmp_path: Path) -> 
         ({"model_sha256": "xyz"}, "the model's graph, weights or code differ"),
         ({"samples": 6}, "samples was 5, now 6"),
         ({"inputs_sha256": "xyz"}, "the inputs' names differ"),
-        ({"inputs_stat_sha256": "xyz"}, "the inputs' sizes or times of modification differ"),
+        ({"inputs_stat_sha256": "xyz"}, "the inputs' sizes or modification times differ"),
         ({"inputs_content_sha256": "xyz"}, "the inputs' contents differ"),
         ({"backend": "eager"}, 'backend was "ort", now "eager"'),
         ({"format": "npz"}, "format was "),
@@ -77,7 +77,7 @@ def test_the_same_job_resumes_elsewhere_and_in_other_batches(tmp_path: Path) -> 
         ({"outputs": ("scores", "theta")}, "outputs was "),
     ],
 )
-def test_another_job_is_refused_in_one_line(tmp_path: Path, change: dict[str, object], named: str) -> None:
+def test_another_job_is_rejected_in_one_line(tmp_path: Path, change: dict[str, object], named: str) -> None:
     Folder.open(tmp_path, JOB, resume=False).close()
     before = (tmp_path / "run.json").read_bytes()
     with pytest.raises(OutputError, match=f"cannot resume another job: {named}") as caught:
@@ -86,7 +86,7 @@ def test_another_job_is_refused_in_one_line(tmp_path: Path, change: dict[str, ob
     assert (tmp_path / "run.json").read_bytes() == before
 
 
-def test_where_contents_are_compared_times_are_not(tmp_path: Path) -> None:
+def test_modification_times_are_ignored_if_contents_are_compared(tmp_path: Path) -> None:
     job = replace(JOB, inputs_content_sha256="c")
     Folder.open(tmp_path, job, resume=False).close()
     Folder.open(tmp_path, replace(job, inputs_stat_sha256="touched"), resume=True).close()
@@ -101,15 +101,15 @@ def test_a_damaged_manifest(tmp_path: Path, content: str) -> None:
         Folder.open(tmp_path, JOB, resume=True)
 
 
-def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="cannot make the output folder"):
+    with pytest.raises(OutputError, match="cannot create the output folder"):
         Folder.open(tmp_path / "file" / "out", JOB, resume=False)
-    with pytest.raises(OutputError, match="cannot make the output folder"):
+    with pytest.raises(OutputError, match="cannot create the output folder"):
         Folder.open(tmp_path / "file", JOB, resume=False)
 
 
-def test_ledgers_come_back(tmp_path: Path) -> None:
+def test_status_files_round_trip(tmp_path: Path) -> None:
     folder = Folder.open(tmp_path, JOB, resume=False)
     folder.close()
     names = ['a "b", c.png', "line\nbreak.png", "ünï.png"]
@@ -126,7 +126,7 @@ def test_ledgers_come_back(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"a,b\n", b"input,status,error,shard,row\nx,ok\n", b"\xff\xfe"])
-def test_a_file_that_is_no_ledger(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_a_status_file(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "ledger-00000.csv").write_bytes(content)
     with pytest.raises(OutputError, match="ledger"):
         list(read_ledger(tmp_path / "ledger-00000.csv"))

@@ -1,4 +1,4 @@
-"""One job per folder, whoever comes, and however the owner before ended."""
+"""One job per folder, regardless of how the previous owner ended."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def end(process: subprocess.Popen[bytes]) -> None:
     process.communicate()
 
 
-def test_a_folder_that_is_held_is_refused_and_its_owner_named(tmp_path: Path) -> None:
+def test_a_locked_folder_is_rejected_with_its_owner(tmp_path: Path) -> None:
     process = holder(tmp_path)
     try:
         with pytest.raises(OutputError, match=rf"another job is working in .*\(process {process.pid} on ") as caught:
@@ -54,21 +54,21 @@ def test_a_folder_that_is_held_is_refused_and_its_owner_named(tmp_path: Path) ->
     assert not (tmp_path / LOCK_NAME).exists()
 
 
-def test_an_owner_on_another_machine_is_not_taken_for_gone(tmp_path: Path) -> None:
+def test_an_owner_on_another_machine_keeps_the_lock(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).write_text(json.dumps({"host": "elsewhere", "pid": 1}))
-    with pytest.raises(OutputError, match=r"on another machine \(process 1 on elsewhere\); if that has ended, delete"):
+    with pytest.raises(OutputError, match=r"on another machine \(process 1 on elsewhere\); if it has ended, delete"):
         FolderLock.take(tmp_path)
     (tmp_path / LOCK_NAME).unlink()
     FolderLock.take(tmp_path).release()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"pid": "x"}'])
-def test_a_damaged_lock_of_nobody_is_taken(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_lock_without_owner_is_taken_over(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_NAME).write_bytes(content)
     FolderLock.take(tmp_path).release()
 
 
-def test_what_cannot_be_locked_is_told(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_locked_is_reported(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).mkdir()
     with pytest.raises(OutputError, match="cannot lock the output folder"):
         FolderLock.take(tmp_path)
@@ -92,7 +92,7 @@ while time.monotonic() < end:
         lock = FolderLock.take(folder)
     except OutputError:
         continue
-    marker = os.open(folder / "inside", os.O_CREAT | os.O_EXCL)  # fails where two are in at once
+    marker = os.open(folder / "inside", os.O_CREAT | os.O_EXCL)  # fails if two processes hold the lock
     os.close(marker)
     os.unlink(folder / "inside")
     lock.release()
@@ -101,7 +101,7 @@ print(won)
 """
 
 
-def test_only_one_of_several_is_in_at_a_time(tmp_path: Path) -> None:
+def test_only_one_process_holds_the_lock_at_a_time(tmp_path: Path) -> None:
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", _RACE, str(tmp_path)],

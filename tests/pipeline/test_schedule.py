@@ -20,7 +20,7 @@ class Item:
 
 
 class Busy:
-    """How many threads are in each step now, and how many at most ever were."""
+    """The number of threads in each step, now and at most."""
 
     def __init__(self) -> None:
         self.most: dict[str, int] = {}
@@ -42,7 +42,7 @@ class Busy:
 def make(
     count: int, *, workers: int, inferring: int, small: bool = True, seed: int = 0, ahead: int = 3
 ) -> tuple[Schedule[int, Item, int], Busy, list[int], list[int]]:
-    """A schedule of ``count`` batches whose steps take some random time; what ran at once; what was dealt, finished."""
+    """A schedule of ``count`` batches with random step times, its concurrency, and the dealt and finished batches."""
     chance, busy = random.Random(seed), Busy()
     pauses = [[chance.uniform(0, 0.002) for _ in range(3)] for _ in range(count)]
     dealt: list[int] = []
@@ -84,11 +84,11 @@ def test_everything_is_finished_in_order(workers: int, inferring: int, small: bo
     assert dealt == finished == list(range(60))
     assert busy.most["infer"] <= inferring
     assert busy.most["finish"] == 1
-    # what waits before the model, in it, and behind it for its turn
+    # batches waiting before the model, in it, and after it
     assert busy.most["under way"] <= 2 * (3 + workers)
 
 
-def test_small_images_are_loaded_one_batch_at_a_time_and_large_ones_at_once() -> None:
+def test_small_images_are_loaded_by_one_thread_and_large_ones_by_several() -> None:
     schedule, busy, *_ = make(60, workers=4, inferring=4, small=True)
     schedule.run()
     assert busy.most["python"] == 1
@@ -97,12 +97,12 @@ def test_small_images_are_loaded_one_batch_at_a_time_and_large_ones_at_once() ->
     assert busy.most["load"] > 1
 
 
-def test_no_thread_waits_while_there_is_something_to_do() -> None:
-    """The model runs in both threads at once, although loading is for one at a time."""
+def test_no_thread_is_idle_while_a_step_may_run() -> None:
+    """The model runs in both threads at once, although only one thread may load."""
     clock = threading.Barrier(2, timeout=5)
 
     def together(_: object) -> int:
-        clock.wait()  # passes only if both threads are here at once
+        clock.wait()  # passes only if both threads wait here
         return 0
 
     Schedule(iter(range(8)), lambda n: Item(n, True), together, lambda *_: None, 2, 2, 3).run()
@@ -116,7 +116,7 @@ def test_no_batches() -> None:
 
 @pytest.mark.parametrize("step", ["batches", "load", "infer", "finish"])
 @pytest.mark.parametrize("workers", [1, 3])
-def test_the_first_error_ends_it(step: str, workers: int) -> None:
+def test_the_first_error_ends_the_run(step: str, workers: int) -> None:
     schedule, _, dealt, finished = make(1000, workers=workers, inferring=workers)
     original = getattr(schedule, step)
 
@@ -140,7 +140,7 @@ def test_the_first_error_ends_it(step: str, workers: int) -> None:
     assert len(dealt) < 40
 
 
-def test_ctrl_c_ends_it() -> None:
+def test_ctrl_c_ends_the_run() -> None:
     schedule, _, _, finished = make(100_000, workers=2, inferring=2)
     timer = threading.Timer(0.2, os.kill, [os.getpid(), signal.SIGINT])
     before = threading.active_count()

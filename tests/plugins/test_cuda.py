@@ -1,4 +1,4 @@
-"""The CUDA kernels against the CPU kernels, through the C interface and in onnxruntime's CUDA provider."""
+"""The CUDA kernels against the CPU kernels, through the C interface and in onnxruntime's CUDA execution provider."""
 
 from __future__ import annotations
 
@@ -80,13 +80,13 @@ def test_every_combination_equals_the_cpu(rank: int, dtype: str, channels: int) 
         cpu, cuda = (run(device, fields, tensors, output).float() for device in ("cpu", "cuda"))
         if layout:
             cpu, cuda = (result.view(batch, pixels, pitch)[..., :channels] for result in (cpu, cuda))
-        # a coordinate's last bit may flip a nearest sampler's pixel; the grid of kind 3 keeps away from that
+        # a coordinate's last bit may change a nearest sampler's pixel; the grid of kind 3 avoids ties
         close = torch.isclose(cuda, cpu, atol=TOLERANCES[dtype], rtol=TOLERANCES[dtype])
         assert close.float().mean() > (0.995 if mode == 1 and kind != 3 else 0.99999), fields
 
 
 def test_nothing_outside_is_read_for_any_coordinate() -> None:
-    """For compute-sanitizer: coordinates that are huge, infinite or not numbers, and images of one pixel."""
+    """For compute-sanitizer: huge, infinite and NaN coordinates, and images of one pixel."""
     specials = torch.tensor([0.0, -1.0, 1.0, 1e30, -1e30, 3e38, torch.inf, -torch.inf, torch.nan])
     grid = torch.cartesian_prod(specials, specials)[None].contiguous()
     for size, mode, padding, align in product(((1, 1), (1, 5), (4, 3)), range(3), range(3), range(2)):

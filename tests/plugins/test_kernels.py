@@ -24,7 +24,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 PADDING_MODES = ("zeros", "border", "reflection")
-# fp32 coordinates of images below 32 pixels are off by 2e-6 pixels; neighboring pixels differ by up to 5.
+# For images below 32 pixels, fp32 coordinates have an error of 2e-6 pixels; neighboring pixels differ by up to 5.
 TOLERANCES = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
 
 
@@ -49,7 +49,7 @@ def random_case(rng: np.random.Generator, rank: int, batch: int = 2, channels: i
 
 
 def affine_theta(rng: np.random.Generator, rank: int, batch: int) -> Array:
-    """Maps that reach well outside of the image, in float32."""
+    """Affine maps that extend far outside of the image, in float32."""
     theta = np.concatenate([np.eye(rank), np.zeros((rank, 1))], axis=1)[None]
     return (theta + 0.6 * rng.standard_normal((batch, rank, rank + 1))).astype(np.float32)
 
@@ -122,7 +122,7 @@ def test_projective(isa: str, with_basis: bool) -> None:
     basis = np.stack([x.ravel(), y.ravel(), np.ones(x.size)])
     grid = reference.spatial_grid(theta, basis, output_size, projective=True)
     answer = warp("projective", image, theta, basis if with_basis else None, output_size)
-    near = np.abs(grid).max(axis=-1)[:, None] < 5  # where w is near 0, fp32 and float64 sample elsewhere
+    near = np.abs(grid).max(axis=-1)[:, None] < 5  # near w = 0, fp32 and float64 sample different pixels
     expected = reference.grid_sample(image, grid)
     check(np.where(near, answer, 0), np.where(near, expected, 0))
 
@@ -145,7 +145,7 @@ def test_adversarial_coordinates(isa: str, rank: int) -> None:
     image = rng.standard_normal((1, 2, *size))
     for mode, padding_mode, align_corners in samplers(rank):
         edges = [-1.0, 1.0, 0.0, np.nan, np.inf, -np.inf, 1e30, -1e30, 3e38]
-        if padding_mode == "reflection":  # where a fold of 1e30 ends is a matter of rounding
+        if padding_mode == "reflection":  # the reflection of 1e30 depends on rounding
             edges = [edge for edge in edges if not np.isfinite(edge) or abs(edge) < 1e5]
         for length in size:  # every half pixel; exactly representable, as the sizes are powers of two
             halves = np.arange(-4, 2 * length + 4) / 2
@@ -183,7 +183,7 @@ def test_sizes_of_one(isa: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("width", [1, 2, 3, 7, 15, 16, 17, 33])
 def test_every_width_of_row(isa: str, width: int) -> None:
-    """Vectors straddle the rows of the output: each lane must know its own row."""
+    """Vectors span rows of the output: each lane must use its own row."""
     rng = np.random.default_rng(8)
     image, theta = rng.standard_normal((1, 1, 6, 6)), affine_theta(rng, 2, 1)
     for height in (1, 2, 40):
@@ -223,7 +223,7 @@ def test_layouts_may_differ(isa: str, before: str, after: str) -> None:
 
 @pytest.mark.parametrize("grid_dtype", ["float16", "bfloat16"])
 def test_half_grids(isa: str, grid_dtype: str) -> None:
-    """A grid of a half type is read as it is, and computed with in fp32."""
+    """A grid in half precision is read without conversion, and computed in fp32."""
     rng = np.random.default_rng(11)
     image = rng.standard_normal((1, 2, 6, 7))
     grid = from_bits(to_bits(rng.uniform(-1.2, 1.2, (1, 4, 5, 2)), grid_dtype), grid_dtype)
@@ -231,7 +231,7 @@ def test_half_grids(isa: str, grid_dtype: str) -> None:
 
 
 def test_an_image_with_inf_and_nan_spoils_only_its_neighbors(isa: str) -> None:
-    """What lies outside of the image is never read, so a NaN at the border does not leak through a zero weight."""
+    """Pixels outside of the image are never read, so a NaN at the border does not propagate through a zero weight."""
     image = np.ones((1, 1, 4, 4))
     image[0, 0, 0, 0], image[0, 0, 3, 3] = np.nan, np.inf
     x = np.array([-2.0, -1.5, 1.5, 2.0])
@@ -244,7 +244,7 @@ def test_an_image_with_inf_and_nan_spoils_only_its_neighbors(isa: str) -> None:
 
 
 def test_half_rounding_is_to_nearest_even(isa: str) -> None:
-    """Every finite half value passes through an identity warp unchanged, and midpoints round to even."""
+    """Every finite half-precision value is unchanged by an identity warp, and midpoints round to even."""
     bits = np.arange(1 << 16, dtype=np.uint16)
     for dtype in ("float16", "bfloat16"):
         with np.errstate(invalid="ignore"):  # some of the bits are signalling NaNs
@@ -278,7 +278,7 @@ def test_threads_change_nothing(seed: int, threads: int) -> None:
     height=st.integers(1, 20), width=st.integers(1, 20), dy=st.integers(-25, 25), dx=st.integers(-25, 25)
 )  # fmt: skip
 def test_whole_pixel_shifts_are_exact(height: int, width: int, dy: int, dx: int) -> None:
-    """A translation by whole pixels copies, with zeros where the image ends."""
+    """A translation by whole pixels copies pixels, with zeros outside of the image."""
     image = np.random.default_rng(height * width).standard_normal((1, 1, height, width)).astype(np.float32)
     theta = np.array([[[1, 0, 2 * dx / width], [0, 1, 2 * dy / height]]], np.float32)
     answer = warp("affine", image, theta, None, (height, width))

@@ -1,4 +1,4 @@
-"""Every shipped model with and without the fused op, from one file in onnxruntime and in PyTorch: the same answers."""
+"""Every shipped model with and without the fused op, in onnxruntime and in PyTorch: equal outputs."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 
-# Besides those that are trained, one whose op is the projective one.
+# In addition to the trained models, one with the projective op.
 @pytest.mark.parametrize("name", [*SHIPPED, "st-cnn-projective"])
 def test_the_same_file_and_model_with_and_without_the_op(name: str) -> None:
     loaded = load_source(name)
@@ -36,13 +36,13 @@ def test_the_same_file_and_model_with_and_without_the_op(name: str) -> None:
         backend.close()
     module = loaded.module.eval()
     layers = [layer for layer in module.modules() if isinstance(layer, SpatialTransformer)]
-    assert layers or name.startswith("tutorial")  # plain PyTorch, which has the op in onnxruntime alone
+    assert layers or name.startswith("tutorial")  # plain PyTorch, which has the op only in onnxruntime
     for fused in (False, True):
         for layer in layers:
             layer.fused = fused
         with torch.inference_mode():
             answers[f"PyTorch, op {fused}"] = module(torch.from_numpy(images)).numpy()
     expected = answers.pop("PyTorch, op False")
-    scale = max(1.0, float(np.abs(expected).max()))  # scores that are not probabilities go up to 40
+    scale = max(1.0, float(np.abs(expected).max()))  # scores are not probabilities, but up to 40
     for variant, answer in answers.items():
         np.testing.assert_allclose(answer, expected, rtol=0, atol=1e-5 * scale, err_msg=variant)

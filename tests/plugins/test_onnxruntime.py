@@ -1,4 +1,4 @@
-"""The plugin library as onnxruntime custom ops: the same file with and without it, and ONNX's own test cases."""
+"""The plugin library as onnxruntime custom ops: the same file with and without it, and ONNX's test cases."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def one_node(
     opset: int = 18,
     dtype: str = "float32",
 ) -> onnx.ModelProto:
-    """A portable file that is one spatial transformer; half types are cast inside, so that inputs stay float32."""
+    """A portable file with one spatial transformer; casts to half types are inside, so that inputs are float32."""
     rank, rows = len(output_size), 3 if kind == "projective" else len(output_size)
     attributes = node_attributes(kind, output_size, SamplerSpec(mode, padding_mode, align_corners), opset)  # type: ignore[arg-type]
     op_type = PROJECTIVE if kind == "projective" else SPATIAL
@@ -91,7 +91,7 @@ def both(model: onnx.ModelProto, feeds: dict[str, Array], threads: int = 1) -> t
 @pytest.mark.parametrize("opset", [18, 20])
 @pytest.mark.parametrize("rank", [2, 3])
 def test_the_same_file_with_and_without_the_library(rank: int, opset: int) -> None:
-    """All samplers; random thetas meet no tie, so nearest is compared as well."""
+    """All samplers; random thetas give no ties, so nearest is compared too."""
     rng = np.random.default_rng(1)
     size, output_size = (9, 12, 7)[:rank], (8, 10, 5)[:rank]
     if rank == 3 and opset == 18:
@@ -134,7 +134,7 @@ def test_half_types(dtype: str, tolerance: float, kind: str) -> None:
 
 
 def test_threads_and_batches() -> None:
-    """The session's threads share the work, and the batch is the call's."""
+    """The session's threads share the work, for any batch size."""
     rng = np.random.default_rng(4)
     model = one_node("affine", canonical((28, 28)), (28, 28))
     fused = session(model, True, threads=2)
@@ -159,7 +159,7 @@ def test_a_library_serves_many_sessions() -> None:
     ("kind", "output_size"), [("affine", (6, 8)), ("affine", (4, 5, 6)), ("basis", (6, 8)), ("projective", (6, 8))]
 )
 def test_the_output_has_a_shape_before_anything_runs(kind: str, output_size: tuple[int, ...], dtype: str) -> None:
-    """The file says nothing about it: batch and channels come from the input, the rest from grid_shape."""
+    """The file does not contain it: batch and channels come from the input, the other sizes from grid_shape."""
     model = one_node(kind, canonical(output_size), output_size, dtype=dtype)
     assert not model.graph.value_info and not model.graph.output[0].type.tensor_type.HasField("shape")
     assert session(model, True).get_outputs()[0].shape == ["n", "s1", *output_size]
@@ -169,7 +169,7 @@ def test_the_output_has_a_shape_before_anything_runs(kind: str, output_size: tup
 
 
 @pytest.mark.parametrize("rank", [None, 4])
-def test_an_input_of_unknown_shape_is_no_obstacle(rank: int | None) -> None:
+def test_an_input_of_unknown_shape_is_supported(rank: int | None) -> None:
     model = one_node("affine", canonical((4, 4)), (4, 4))
     known = model.graph.input[0].type.tensor_type
     known.ClearField("shape")
@@ -190,7 +190,7 @@ def test_an_input_of_unknown_shape_is_no_obstacle(rank: int | None) -> None:
         ({"grid_shape": [0, 4, 4, 3]}, "the last entry of grid_shape"),
     ],
 )
-def test_bad_attributes_are_refused_at_load(change: dict[str, Any], message: str) -> None:
+def test_bad_attributes_are_rejected_at_load(change: dict[str, Any], message: str) -> None:
     model = one_node("affine", canonical((4, 4)), (4, 4))
     node = model.graph.node[1]
     kept = [attribute for attribute in node.attribute if attribute.name not in change]
@@ -203,7 +203,7 @@ def test_bad_attributes_are_refused_at_load(change: dict[str, Any], message: str
 @pytest.mark.parametrize(
     ("theta", "message"), [((2, 2, 3), "different batch sizes"), ((1, 3, 3), "Got invalid dimensions|theta is")]
 )
-def test_bad_shapes_are_refused_at_run(theta: tuple[int, ...], message: str) -> None:
+def test_bad_shapes_are_rejected_at_run(theta: tuple[int, ...], message: str) -> None:
     model = one_node("affine", canonical((4, 4)), (4, 4))
     feeds = {"input": np.ones((1, 1, 4, 4), np.float32), "theta": np.ones(theta, np.float32)}
     with pytest.raises(Exception, match=message):
@@ -214,7 +214,7 @@ def grid_sample_cases() -> list[Any]:
     from onnx.backend.test.case.node import collect_testcases
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # other operators' cases overflow on purpose while they are made
+        warnings.simplefilter("ignore")  # cases of other operators overflow intentionally while they are created
         collected = collect_testcases(None)
     cases = [case for case in collected if case.name.startswith(("test_gridsample", "test_affine_grid"))]
     return [case for case in cases if not case.name.endswith("_expanded")]
@@ -222,7 +222,7 @@ def grid_sample_cases() -> list[Any]:
 
 @pytest.mark.parametrize("case", grid_sample_cases(), ids=lambda case: case.name)
 def test_onnx_node_tests(case: Any) -> None:
-    """ONNX's own cases through our op: the grid is a theta [N, D, P] with the unit basis [P, P].
+    """ONNX's test cases with the stn op: the grid is a theta [N, D, P] with the unit basis [P, P].
 
     An AffineGrid case gives theta; its grid is the sampling of a ramp image, whose values are the coordinates.
     """

@@ -1,4 +1,4 @@
-"""The kernels' C++ test, as it is and under the sanitizers, for every instruction set and on a GPU."""
+"""The kernels' C++ test, with and without sanitizers, for every instruction set and on a GPU."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ needs_compiler = pytest.mark.skipif(
 
 
 def run(*command: str | Path, isa: str = "") -> str:
-    """What a program printed; it must succeed, and say that nothing failed."""
+    """Returns a program's output; asserts that it succeeds and reports no failures."""
     environment = os.environ | ({"STN_CPU_ISA": isa} if isa else {})
     done = subprocess.run(
         [*map(str, command)], env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
@@ -34,7 +34,7 @@ def run(*command: str | Path, isa: str = "") -> str:
 
 
 def build(folder: Path, *options: str) -> None:
-    """The library and its C++ tests, not optimized: with sanitizers the optimizer takes many minutes.
+    """The library and its C++ tests without optimization: with sanitizers the optimizer takes many minutes.
 
     The CUDA kernels are compiled for the CPU.
     """
@@ -49,7 +49,7 @@ def build(folder: Path, *options: str) -> None:
 
 
 def kernels_test(folder: Path) -> Path:
-    """The test program on the library in use; one that was built beside the library will do without a compiler."""
+    """The test program for the library in use; one that was built with the library needs no compiler."""
     library, program = plugin.library_path(), folder / "kernels_test"
     if shutil.which("c++") is None:
         program = library.parent / "tests" / "kernels_test"
@@ -72,7 +72,7 @@ def test_every_combination_of_the_kernels(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.slow
 def test_plain_kernels_and_plugins_under_sanitizers(tmp_path: Path) -> None:
-    """Some of the combinations without SIMD; the test below does all of them with it."""
+    """A subset of the combinations without SIMD; the test below runs all of them with SIMD."""
     build(tmp_path, "-DSTN_SANITIZE=address,undefined,float-cast-overflow", "-DSTN_SIMD=OFF")
     assert run(tmp_path / "tests" / "kernels_test", "--every", "5").startswith("plain")
     assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "13")

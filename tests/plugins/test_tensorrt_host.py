@@ -1,4 +1,4 @@
-"""The C++ host that takes the plugins through TensorRT's whole lifecycle, in host memory or on a GPU."""
+"""The C++ host that runs the plugins through TensorRT's whole lifecycle, in host memory or on a GPU."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return binary
 
 
-def test_the_whole_life_of_the_plugins_in_host_memory(host: Path) -> None:
+def test_the_plugin_lifecycle_in_host_memory(host: Path) -> None:
     library = library_or_skip()
     done = subprocess.run([str(host), str(library)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -37,7 +37,7 @@ def test_the_whole_life_of_the_plugins_in_host_memory(host: Path) -> None:
 
 
 @pytest.mark.gpu
-def test_the_whole_life_of_the_plugins_on_a_gpu(host: Path) -> None:
+def test_the_plugin_lifecycle_on_a_gpu(host: Path) -> None:
     library = library_or_skip()
     if not plugin.load().stn_has_cuda():
         pytest.skip("the plugin library was built without CUDA")
@@ -47,7 +47,7 @@ def test_the_whole_life_of_the_plugins_on_a_gpu(host: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_a_file_that_is_no_library_is_an_error(host: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_library_is_an_error(host: Path, tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.so"
     wrong.write_bytes(b"nothing")
     done = subprocess.run([str(host), str(wrong)], capture_output=True, text=True, check=False)

@@ -1,4 +1,4 @@
-"""The plugin library in TensorRT's real registry, which tensorrt-lean brings and which needs no GPU."""
+"""The plugin library in TensorRT's plugin registry, from tensorrt-lean, which needs no GPU."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def library() -> Path:
 
 @pytest.fixture(scope="module")
 def registry(library: Path) -> tuple[dict[str, Any], str]:
-    """(what the registry says, stderr) after load_library."""
+    """(the registry's content, stderr) after load_library."""
     answer, errors, code = run_script("lean_registry.py", "load", str(library), environment=ON_HOST)
     assert code == 0, errors
     return answer, errors
@@ -48,7 +48,7 @@ def test_load_library_finds_three_creators_with_their_fields(registry: tuple[dic
     assert creators["GridSample"]["fields"] == SAMPLER
 
 
-def test_plugins_are_made_from_fields(registry: tuple[dict[str, Any], str]) -> None:
+def test_plugins_are_created_from_fields(registry: tuple[dict[str, Any], str]) -> None:
     made = registry[0]["made"]
     assert {case: it["metadata"] for case, it in made.items()} == {
         "defaults": "SpatialTransformer affine bilinear zeros half_pixel 28x28",
@@ -63,7 +63,7 @@ def test_plugins_are_made_from_fields(registry: tuple[dict[str, Any], str]) -> N
     assert made["projective"]["name"] == "ProjectiveTransformer"
 
 
-def test_bad_fields_are_refused_with_a_reason(registry: tuple[dict[str, Any], str]) -> None:
+def test_bad_fields_are_rejected_with_a_reason(registry: tuple[dict[str, Any], str]) -> None:
     answer, errors = registry
     assert set(answer["refused"].values()) == {None}
     for reason in (
@@ -81,7 +81,7 @@ def test_without_stn_log_nothing_is_printed(library: Path) -> None:
     assert "stn:" not in errors
 
 
-def test_a_library_without_cuda_says_so_instead_of_crashing_in_an_engine(library: Path) -> None:
+def test_a_library_without_cuda_reports_it_instead_of_crashing(library: Path) -> None:
     if plugin.load().stn_has_cuda():
         pytest.skip("this library has its CUDA kernels")
     answer, errors, code = run_script("lean_registry.py", "load", str(library), environment={"STN_LOG": ""})
@@ -90,7 +90,7 @@ def test_a_library_without_cuda_says_so_instead_of_crashing_in_an_engine(library
     assert "was built without CUDA" in errors
 
 
-def test_the_second_library_registers_by_itself(library: Path) -> None:
+def test_the_second_library_registers_when_it_is_loaded(library: Path) -> None:
     register = library.with_name("libstn_plugins_register.so")
     assert register.is_file()
     answer, errors, code = run_script("lean_registry.py", "register", str(register), environment=ON_HOST)

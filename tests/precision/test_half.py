@@ -84,7 +84,7 @@ def test_an_fp16_file_runs_with_and_without_the_library(plugin: bool) -> None:
 
 def test_bfloat16_on_the_cpu_raises() -> None:
     made = to_half(small_stn(22), "bf16").model
-    with pytest.raises(ModelError, match="its CPU provider has no bfloat16 operators"):
+    with pytest.raises(ModelError, match="its CPU execution provider has no bfloat16 operators"):
         run(made, images())
 
 

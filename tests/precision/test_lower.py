@@ -88,7 +88,7 @@ def test_export_of_a_shipped_model(
     if precision == "bf16":
         assert lowered.eager_error is not None and 0 < lowered.eager_error < output
         assert any("onnxruntime's CPU provider has no bfloat16 operators" in note for note in report.notes)
-        with pytest.raises(ModelError, match="its CPU provider has no bfloat16 operators"):
+        with pytest.raises(ModelError, match="its CPU execution provider has no bfloat16 operators"):
             OrtBackend(path)
         return
     # The measured error is that of the written file.

@@ -1,4 +1,4 @@
-"""What every transformation promises: shapes, the identity, and grids that agree with their definition."""
+"""All transformations: shapes, the identity, and grids that match their definition."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_shapes_and_types(family: Transformation) -> None:
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("family", [Affine(), Affine(3), Attention(), Translation(3), Projective(8)])
-def test_affine_and_projective_bases_are_pixel_centres_in_either_convention(
+def test_affine_and_projective_bases_are_pixel_centers_in_both_conventions(
     family: Transformation, corners: bool
 ) -> None:
     size = (4, 6, 5)[: family.rank]
@@ -87,7 +87,7 @@ def test_affine_is_the_matrix_times_the_target_coordinates(rank: int, corners: b
 
 @pytest.mark.parametrize("corners", [False, True])
 @pytest.mark.parametrize("rank", [2, 3])
-def test_attention_scales_and_moves(rank: int, corners: bool) -> None:
+def test_attention_scales_and_translates(rank: int, corners: bool) -> None:
     size = (5, 7, 3)[:rank]
     shift = torch.tensor([0.25, -0.5, 0.125], dtype=torch.float64)[:rank]
     wanted = 0.6 * targets(size, corners) + shift[:, None]
@@ -120,7 +120,7 @@ def test_homographies_compose(values: list[float]) -> None:
     torch.testing.assert_close(both, mapped[:2] / mapped[2], atol=1e-9, rtol=1e-9)
 
 
-def test_projective_with_8_parameters_has_h33_of_1_and_9_are_free_of_scale() -> None:
+def test_projective_has_h33_of_1_or_9_parameters_up_to_scale() -> None:
     eight = torch.tensor([1.1, 0.1, 0.2, -0.1, 0.9, -0.3, 0.2, -0.1], dtype=torch.float64)
     nine = torch.cat([eight, torch.ones(1, dtype=torch.float64)])
     wanted = grid_of(Projective(8), eight, (5, 6), True)
@@ -152,13 +152,13 @@ def test_points_that_move_together_move_the_grid(make: type) -> None:
 @pytest.mark.parametrize(
     ("size", "family"), [((4,), Affine()), ((4, 5), Affine(3)), ((0, 5), ThinPlateSpline()), ((4, 5, 6), Projective())]
 )
-def test_output_sizes_that_do_not_fit_are_refused(size: tuple[int, ...], family: Transformation) -> None:
+def test_output_sizes_that_do_not_match_are_rejected(size: tuple[int, ...], family: Transformation) -> None:
     with pytest.raises(UsageError, match="output_size"):
         family.basis(size, False)
 
 
 @pytest.mark.parametrize("make", [Translation, Attention, Affine])
-def test_ranks_other_than_2_and_3_are_refused(make: type) -> None:
+def test_ranks_other_than_2_and_3_are_rejected(make: type) -> None:
     with pytest.raises(UsageError, match="not 4"):
         make(4)
 
@@ -168,6 +168,6 @@ def test_projective_takes_8_or_9_parameters() -> None:
         Projective(7)
 
 
-def test_transformations_are_values() -> None:
+def test_transformations_compare_by_value() -> None:
     assert ThinPlateSpline((2, 3)) == ThinPlateSpline(torch.tensor(ThinPlateSpline((2, 3)).points).numpy())
     assert len({Affine(), Affine(2), Affine(3), Projective(), Projective(9), PiecewiseAffine()}) == 5

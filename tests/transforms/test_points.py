@@ -1,4 +1,4 @@
-"""Thin plate spline and piecewise affine against scipy and scikit-image, and the points that are refused."""
+"""Thin plate spline and piecewise affine against scipy and scikit-image, and invalid points."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Points = NDArray[np.float64]
 
 
 def scattered(seed: int, count: int) -> Points:
-    """The four corners and ``count`` random points inside, all well apart."""
+    """The four corners and ``count`` random points inside, all far apart."""
     rng = np.random.default_rng(seed)
     points = [np.array(corner, dtype=float) for corner in ((-1, -1), (1, -1), (1, 1), (-1, 1))]
     while len(points) < count + 4:
@@ -40,7 +40,7 @@ def test_thin_plate_spline_agrees_with_scipy(points: tuple[int, int] | Points, c
 
 
 @pytest.mark.parametrize("make", [ThinPlateSpline, PiecewiseAffine])
-def test_control_points_go_to_their_sources(make: type) -> None:
+def test_control_points_map_to_their_sources(make: type) -> None:
     family = make((3, 5))  # a 3 x 5 lattice lies on the pixels of a 3 x 5 grid of corners
     sources = torch.randn(15, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
     grid = grid_of(family, sources.reshape(-1), (3, 5), True)
@@ -57,7 +57,7 @@ def test_piecewise_affine_agrees_with_scikit_image(seed: int) -> None:
     np.testing.assert_allclose(grid.numpy().T, oracle(targets((17, 23), False).T.numpy()), atol=1e-12)
 
 
-def test_piecewise_affine_depends_on_three_points_a_pixel() -> None:
+def test_piecewise_affine_depends_on_three_points_per_pixel() -> None:
     basis = PiecewiseAffine((3, 4)).basis((20, 30), False)
     assert int((basis != 0).sum(0).max()) == 3
     assert float(basis.min()) > -1e-12
@@ -84,19 +84,19 @@ def test_projective_agrees_with_scikit_image(corners: bool) -> None:
     [
         ((1, 5), "at least 2 rows and 2 columns"),
         ([(0, 0), (1, 1)], "at least 3"),
-        ([(0, 0), (1, 1), (2, 2), (-1, -1)], "one line"),
-        ([(0, 0), (1, 0), (0, 1), (1, 0)], "points 1 and 3 are the same"),
+        ([(0, 0), (1, 1), (2, 2), (-1, -1)], "are collinear; add a point off the line"),
+        ([(0, 0), (1, 0), (0, 1), (1, 0)], "points 1 and 3 are equal"),
         ([(0, 0), (1, 0), (float("nan"), 1)], "finite"),
         ("none", "control points are"),
         ([(0, 0, 1), (1, 0, 1), (0, 1, 1)], "control points are"),
     ],
 )
-def test_points_that_cannot_work_are_refused(make: type, points: object, message: str) -> None:
+def test_invalid_points_are_rejected(make: type, points: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make(points)
 
 
-def test_thin_plate_spline_refuses_points_too_close_to_solve() -> None:
+def test_thin_plate_spline_rejects_points_that_are_too_close() -> None:
     family = ThinPlateSpline([(-1, -1), (1, -1), (0, 1), (0, 1 - 1e-8)])
     with pytest.raises(UsageError, match="too close together"):
         family.basis((8, 8), False)
@@ -104,8 +104,13 @@ def test_thin_plate_spline_refuses_points_too_close_to_solve() -> None:
 
 @pytest.mark.parametrize(
     ("triangles", "message"),
-    [(None, "needs triangles"), ([], "at least one"), ([(0, 1, 9)], "not among the 4"), ([(0, 1, 2)], "no area")],
+    [
+        (None, "needs triangles"),
+        ([], "at least one"),
+        ([(0, 1, 9)], "not one of the 4 points"),
+        ([(0, 1, 2)], "zero area"),
+    ],
 )
-def test_triangles_that_cannot_work_are_refused(triangles: object, message: str) -> None:
+def test_invalid_triangles_are_rejected(triangles: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         PiecewiseAffine([(-1, 0), (0, 0), (1, 0), (0, 1)], triangles=triangles)

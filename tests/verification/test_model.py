@@ -208,7 +208,7 @@ def test_given_inputs_replace_the_sample_inputs(tmp_path: Path) -> None:
     path = written(tmp_path, shipped()[1])
     result = verify(path, source=SHIPPED, backends=["ort"], inputs=[folder])
     assert result.passed and result.inputs == "32 of yours"
-    assert "32 of 34 given samples were taken, at even distances" in result.notes
+    assert "32 of 34 given samples were used, evenly spaced" in result.notes
     with pytest.raises(InputError, match="no such file or folder"):
         verify(path, source=SHIPPED, inputs=[tmp_path / "none"])
     np.save(tmp_path / "wrong.npy", np.zeros((2, 3, 5, 5), np.float32))
@@ -295,13 +295,13 @@ def test_an_engine_that_fails_is_a_failure(tmp_path: Path, fake: standin.Script)
 
 def test_a_missing_tensorrt_is_a_row_or_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(*_: object) -> None:
-        raise MissingDependencyError("a GPU is needed")
+        raise MissingDependencyError("a GPU is required")
 
     monkeypatch.setattr(tensorrt, "open_tensorrt", missing)
     path = written(tmp_path, one_transformer())
     report = verify(path).backends[4]
-    assert (report.backend, report.status, report.reason) == ("tensorrt", "unavailable", "a GPU is needed")
-    with pytest.raises(MissingDependencyError, match="tensorrt: a GPU is needed"):
+    assert (report.backend, report.status, report.reason) == ("tensorrt", "unavailable", "a GPU is required")
+    with pytest.raises(MissingDependencyError, match="tensorrt: a GPU is required"):
         verify(path, backends=["tensorrt"])
 
 

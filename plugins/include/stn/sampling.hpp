@@ -1,10 +1,10 @@
 /// \file sampling.hpp
-/// \brief The sampling math, once: on the device, in plain C++, and in every SIMD width.
+/// \brief The sampling math, shared by the device, scalar and SIMD kernels.
 ///
 /// Every function is a template over a lane type `L` with `L::F` (floats), `L::I` (32-bit integers), `L::M` (masks) and
-/// `L::width`. `Scalar` below is the lane type of width one; the CPU kernels bring wider ones with the same vocabulary
-/// of free functions. What is computed is ONNX GridSample (bilinear, nearest, bicubic with A = -0.75; zeros, border,
-/// reflection; both align_corners), with one addition: a coordinate that is not finite samples outside.
+/// `L::width`. `Scalar` below is the lane type of width one; the CPU kernels define wider ones with the same free
+/// functions. The result is ONNX GridSample (bilinear, nearest, bicubic with A = -0.75; zeros, border, reflection; both
+/// values of align_corners), with one addition: a coordinate that is not finite samples outside of the image.
 #ifndef STN_SAMPLING_HPP_
 #define STN_SAMPLING_HPP_
 
@@ -14,11 +14,11 @@
 #include "stn/stn.h"
 
 #if defined(STN_HD)
-// The tests' own.
+// Defined by the tests.
 #elif defined(__CUDACC__)
 #define STN_HD __host__ __device__ __forceinline__
 #else
-// Forced, so that no out-of-line copy with one instruction set's code can stand in for another's.
+// Forced inlining: the linker could otherwise merge out-of-line copies compiled for different instruction sets.
 #define STN_HD inline __attribute__((always_inline))
 #endif
 
@@ -44,9 +44,9 @@ STN_HD float vfma(float a, float b, float c) {
 STN_HD float vfloor(float x) { return floorf(x); }
 STN_HD float vround(float x) { return rintf(x); }  // half to even
 STN_HD float vabs(float x) { return fabsf(x); }
-/// The larger; `low` where x is NaN.
+/// The maximum; `low` if x is NaN.
 STN_HD float vmax(float x, float low) { return x > low ? x : low; }
-/// The smaller; `high` where x is NaN.
+/// The minimum; `high` if x is NaN.
 STN_HD float vmin(float x, float high) { return x < high ? x : high; }
 STN_HD float vmod(float x, float period) { return fmodf(x, period); }
 STN_HD bool vfinite(float x) { return fabsf(x) <= 3.402823466e+38f; }
@@ -72,17 +72,17 @@ STN_HD bool vany(bool m) { return m; }
 
 constexpr float kNotANumber = __builtin_nanf("");
 
-/// One axis of the input image: what turns a normalized coordinate into a pixel's, and what folds it back.
+/// One axis of the input image: constants to convert normalized to pixel coordinates, and to reflect them.
 struct Axis {
   int32_t size;     ///< pixels
   float half;       ///< pixel = x * half + center
   float center;     ///< the pixel coordinate of x = 0
   float last;       ///< size - 1
-  float fold_low;   ///< where reflection folds: 0, or -0.5
-  float fold_span;  ///< from one fold to the other: size - 1, or size
+  float fold_low;   ///< the lower reflection boundary: 0, or -0.5
+  float fold_span;  ///< the distance between the reflection boundaries: size - 1, or size
 };
 
-/// The axis of `size` pixels under a convention.
+/// The constants of an axis of `size` pixels.
 STN_HD Axis make_axis(int32_t size, bool align_corners) {
   Axis a;
   const float last = static_cast<float>(size - 1);
@@ -95,14 +95,15 @@ STN_HD Axis make_axis(int32_t size, bool align_corners) {
   return a;
 }
 
-/// Pixel coordinates of normalized ones; 0 is the center of the first pixel. NaN for what is not finite: the functions
-/// below put that outside. (A huge but finite coordinate may become infinite here, and keeps its side.)
+/// Converts normalized to pixel coordinates; 0 is the center of the first pixel. A coordinate that is not finite gives
+/// NaN, which the functions below place outside of the image. (A huge finite coordinate may overflow to infinity, and
+/// keeps its sign.)
 template <class F>
 STN_HD F unnormalize(F x, const Axis& a) {
   return vselect(vfinite(x), vfma(x, F(a.half), F(a.center)), F(kNotANumber));
 }
 
-/// Coordinates brought into the image, for border and reflection. NaN becomes 0.
+/// Clamps or reflects coordinates into the image, for border and reflection. NaN becomes 0.
 template <class F>
 STN_HD F pad_inside(F x, const Axis& a, int padding) {
   if (padding == STN_REFLECTION) {
@@ -114,14 +115,14 @@ STN_HD F pad_inside(F x, const Axis& a, int padding) {
   return vmin(vmax(x, F(0.0f)), F(a.last));
 }
 
-/// Coordinates brought to where their integer part is small; outside of the image they stay outside. NaN becomes
+/// Clamps coordinates to `reach` pixels around the image, so that their integer part fits in 32 bits. NaN becomes
 /// `-reach`.
 template <class F>
 STN_HD F keep_near(F x, const Axis& a, float reach) {
   return vmin(vmax(x, F(-reach)), F(a.last + reach));
 }
 
-/// The pixel nearest to a coordinate (half to even), valid where it lies in the image.
+/// The nearest pixel of a coordinate (half to even); valid if it is in the image.
 template <class L>
 struct NearestTap {
   typename L::I index;
@@ -137,7 +138,7 @@ STN_HD NearestTap<L> nearest_tap(typename L::F x, const Axis& a, int padding) {
   return tap;
 }
 
-/// The two pixels around a coordinate. Indices of invalid pixels lie outside of the image: don't read there.
+/// The two pixels around a coordinate. The index of an invalid pixel is outside of the image and must not be read.
 template <class L>
 struct LinearTap {
   typename L::I low;         ///< the left pixel; the right one is low + 1
@@ -161,7 +162,7 @@ STN_HD LinearTap<L> linear_tap(typename L::F x, const Axis& a, int padding) {
   return tap;
 }
 
-/// The four pixels around a coordinate, each padded on its own.
+/// The four pixels around a coordinate, each padded separately.
 template <class L>
 struct CubicTap {
   typename L::I index[4];
@@ -169,7 +170,7 @@ struct CubicTap {
   typename L::M valid[4];
 };
 
-/// Keys' kernel with A = -0.75 at distances t+1, t, 1-t, 2-t.
+/// Keys' cubic convolution kernel with A = -0.75 at distances t+1, t, 1-t, 2-t.
 template <class F>
 STN_HD void cubic_weights(F t, F* weight) {
   const F a(-0.75f), u = F(1.0f) - t;
@@ -187,7 +188,7 @@ STN_HD CubicTap<L> cubic_tap(typename L::F x, const Axis& a, int padding) {
   using F = typename L::F;
   using I = typename L::I;
   CubicTap<L> tap;
-  // From `reach` on, zeros leaves every tap outside and border clips every tap to the same pixel.
+  // Beyond `reach`, with zeros every tap is outside and with border every tap is clamped to the same pixel.
   x = padding == STN_REFLECTION ? vselect(vfinite(x), x, F(0.0f)) : keep_near(x, a, 4.0f);
   const F floor = vfloor(x);
   cubic_weights(x - floor, tap.weight);
@@ -202,20 +203,20 @@ STN_HD CubicTap<L> cubic_tap(typename L::F x, const Axis& a, int padding) {
 
 // ------------------------------------------------------------------------------------------------- sampling grids
 
-/// One normalized coordinate an axis: x, y(, z).
+/// One normalized coordinate per axis: x, y(, z).
 template <class L>
 struct Point {
   typename L::F at[3];
 };
 
-/// The normalized center of pixel i of an axis of `size` pixels: (2 i + 1) / size - 1.
+/// The normalized center of pixel i on an axis of `size` pixels: (2 i + 1) / size - 1.
 template <class L>
 STN_HD typename L::F pixel_center(typename L::I i, int32_t size, float inverse_size) {
   using F = typename L::F;
   return vfloat(i + i + typename L::I(1 - size)) * F(inverse_size);
 }
 
-/// One row of theta, at the canonical rows x, y(, z), 1.
+/// One row of theta times the canonical basis x, y(, z), 1.
 template <class L, int Rank>
 STN_HD typename L::F affine_row(const float* row, const Point<L>& center) {
   using F = typename L::F;
@@ -232,7 +233,7 @@ STN_HD Point<L> affine_point(const float* theta, const Point<L>& center) {
   return point;
 }
 
-/// The quotient of a projective transformation, in plain IEEE division: w = 0 gives inf or NaN, which sample outside.
+/// The perspective division, in IEEE arithmetic: w = 0 gives inf or NaN, which sample outside of the image.
 template <class L>
 STN_HD Point<L> divide(const Point<L>& numerator, typename L::F w) {
   Point<L> point = numerator;

@@ -1,10 +1,10 @@
 /// \file stn.h
 /// \brief The C interface of libstn_plugins: one fused spatial transformer, on the CPU and on CUDA.
 ///
-/// A problem says what to warp, how, and where the arrays are; `stn_run_cpu` and `stn_run_cuda` do it in one pass,
-/// without ever writing the sampling grid to memory. The meaning of every mode is ONNX GridSample's, with two
-/// additions: coordinates that are NaN or infinite sample outside (zeros: 0; border and reflection: index 0), and
-/// coordinates and weights are computed in fp32 whatever the images' type is.
+/// A problem describes one warp and points to its arrays. `stn_run_cpu` and `stn_run_cuda` compute it in one pass,
+/// without writing the sampling grid to memory. All modes have the semantics of ONNX GridSample, with two additions:
+/// NaN or infinite coordinates sample outside of the image (zeros: 0; border and reflection: index 0), and coordinates
+/// and weights are computed in fp32 for every image type.
 #ifndef STN_STN_H_
 #define STN_STN_H_
 
@@ -20,41 +20,41 @@
 extern "C" {
 #endif
 
-/// Element types of images and of plain grids.
+/// Element types of images and of sampling grids.
 enum stn_dtype { STN_FP32 = 0, STN_FP16 = 1, STN_BF16 = 2 };
 
-/// Where the sampling coordinates come from.
+/// How the sampling coordinates are computed.
 enum stn_kind {
   STN_AFFINE = 0,  ///< theta [N, D, D+1] times (x, y[, z], 1) at pixel centers
   STN_BASIS = 1,   ///< theta [N, D, K] times basis [K, P]
   STN_PROJECTIVE =
       2,        ///< theta [N, 3, 3] times basis [3, P] (or pixel centers), then divided by the third row; 2-D only
-  STN_GRID = 3  ///< theta points at the coordinates themselves: [N, P, D] of grid_dtype (plain GridSample)
+  STN_GRID = 3  ///< theta points to the coordinates: [N, P, D] of grid_dtype (GridSample)
 };
 
 /// Interpolation; bicubic is 2-D only (A = -0.75).
 enum stn_mode { STN_BILINEAR = 0, STN_NEAREST = 1, STN_BICUBIC = 2 };
 
-/// What lies outside of the image.
+/// The value of samples outside of the image.
 enum stn_padding { STN_ZEROS = 0, STN_BORDER = 1, STN_REFLECTION = 2 };
 
 /// Memory layout of an image batch: N, C, (D,) H, W or N, (D,) H, W, C.
 enum stn_layout { STN_PLANAR = 0, STN_CHANNELS_LAST = 1 };
 
-/// What the functions below return; `stn_status_text` puts it in words.
+/// Return values of the functions below; `stn_status_text` describes them.
 enum stn_status {
   STN_OK = 0,
-  STN_ERROR_STRUCT_SIZE = 1,  ///< the caller was compiled against another version of stn_problem
-  STN_ERROR_VALUE = 2,        ///< an enum value, the rank or a combination of them is not known
-  STN_ERROR_SIZE = 3,         ///< a size is negative or contradicts another
+  STN_ERROR_STRUCT_SIZE = 1,  ///< the caller was compiled with another version of stn_problem
+  STN_ERROR_VALUE = 2,        ///< an enum value or the rank is unknown, or a combination is not supported
+  STN_ERROR_SIZE = 3,         ///< a size is negative or inconsistent with another
   STN_ERROR_OVERFLOW = 4,     ///< an array would have more elements than a 64-bit index can address
-  STN_ERROR_POINTER = 5,      ///< an array that is needed is NULL
+  STN_ERROR_POINTER = 5,      ///< a required array is NULL
   STN_ERROR_NO_CUDA = 6,      ///< this library was built without CUDA
-  STN_ERROR_CUDA = 7,         ///< the launch failed; set STN_LOG=1 for CUDA's own words on stderr
-  STN_ERROR_MEMORY = 8        ///< the CPU path could not get its scratch memory or its threads
+  STN_ERROR_CUDA = 7,         ///< the launch failed; set STN_LOG=1 to print CUDA's error message to stderr
+  STN_ERROR_MEMORY = 8        ///< the CPU kernels could not allocate memory or start threads
 };
 
-/// One warp of one batch. Zero the struct, set struct_size to sizeof(stn_problem), fill in the rest.
+/// One warp of one batch. Zero the struct, set struct_size to sizeof(stn_problem), then set the other fields.
 typedef struct stn_problem {
   uint32_t struct_size;
   int32_t rank;           ///< D: 2 or 3 spatial dimensions
@@ -63,47 +63,51 @@ typedef struct stn_problem {
   int32_t padding;        ///< stn_padding
   int32_t align_corners;  ///< the sampler's convention: 0 or 1
   int32_t dtype;          ///< stn_dtype of input and output
-  int32_t grid_dtype;     ///< stn_dtype of the grid; read for STN_GRID only
+  int32_t grid_dtype;     ///< stn_dtype of the grid; used for STN_GRID only
   int32_t input_layout;   ///< stn_layout
   int32_t output_layout;  ///< stn_layout
   int64_t batch;          ///< N of the output
   int64_t channels;       ///< C
-  int64_t input_size[3];  ///< (D,) H, W: the first `rank` are read
+  int64_t input_size[3];  ///< (D,) H, W: the first `rank` are used
   int64_t output_size[3];
   int64_t basis_rows;         ///< K; D+1 for STN_AFFINE, 3 for STN_PROJECTIVE, ignored for STN_GRID
   int64_t theta_batch;        ///< batch, or 1: the same theta (or grid) for the whole batch
   int64_t input_batch;        ///< batch, or 1: the same image for every theta
   int64_t channel_pitch_in;   ///< channels-last only: elements from one pixel to the next; 0 = channels
-  int64_t channel_pitch_out;  ///< likewise; what lies between channels and the pitch may be overwritten
+  int64_t channel_pitch_out;  ///< likewise; elements from channels up to the pitch may be overwritten
   const void* input;          ///< [input_batch, C, *input_size] (or channels-last)
   const void* theta;          ///< fp32 [theta_batch, D, K] (projective [theta_batch, 3, 3]); STN_GRID: the grid
   const float* basis;         ///< [K, P], P = prod(output_size); may be NULL for STN_AFFINE and STN_PROJECTIVE
   void* output;               ///< [batch, C, *output_size] (or channels-last)
 } stn_problem;
 
-/// \brief Checks everything about a problem that can be checked without touching its arrays.
-/// \return STN_OK, or the first thing that is wrong.
+/// \brief Checks a problem without accessing its arrays.
+/// \return STN_OK, or the stn_status of the first error.
 STN_API int stn_check(const stn_problem* problem);
 
-/// \brief Runs a problem whose arrays are in host memory, and returns when it is done.
+/// \brief Runs a problem whose arrays are in host memory, and returns when it is complete.
 /// \param problem the problem; it is checked first.
-/// \param threads how many threads may work on it; 0 = as many as the process may use, 1 = only the calling one.
-/// Safe to call from several threads at once.
+/// \param threads the maximum number of threads; 0 = all processors of the process, 1 = only the calling thread.
+/// \return a stn_status.
+///
+/// Thread-safe.
 STN_API int stn_run_cpu(const stn_problem* problem, int threads);
 
-/// \brief Launches a problem whose arrays are in device memory (theta and basis too), and returns at once.
+/// \brief Launches a problem whose arrays are in device memory (including theta and basis), and returns immediately.
 /// \param problem the problem; it is checked first.
 /// \param cuda_stream a cudaStream_t; NULL is the default stream.
-/// Allocates nothing and synchronizes nothing, so that it can be captured in a CUDA graph.
+/// \return a stn_status.
+///
+/// Does not allocate or synchronize, so it can be captured in a CUDA graph.
 STN_API int stn_run_cuda(const stn_problem* problem, void* cuda_stream);
 
-/// \brief One line, in English, for a stn_status.
+/// \brief A one-line description of a stn_status.
 STN_API const char* stn_status_text(int status);
 
 /// \brief The library's version, such as "0.1.0".
 STN_API const char* stn_version(void);
 
-/// \brief 1 if the library was built with its CUDA kernels (whether or not this machine has a GPU), else 0.
+/// \brief 1 if the library was built with the CUDA kernels (this machine may still have no GPU), else 0.
 STN_API int stn_has_cuda(void);
 
 /// \brief The instruction set that the CPU kernels use on this machine: "avx512", "avx2" or "plain".

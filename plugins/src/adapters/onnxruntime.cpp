@@ -1,8 +1,8 @@
 /// \file onnxruntime.cpp
 /// \brief `stn::SpatialTransformer` and `stn::ProjectiveTransformer`, version 1, as onnxruntime custom ops.
 ///
-/// onnxruntime takes a registered op for every node of its name, with no way back to the model's function, so there is
-/// one for every image type and for each provider that this library has kernels for.
+/// onnxruntime uses a registered op for every node of its name and cannot fall back to the model's function, so there
+/// is one op per image type and per execution provider for which this library has kernels.
 #include "abi/onnxruntime.h"
 
 #include <initializer_list>
@@ -18,7 +18,7 @@
 namespace stn::ort {
 namespace {
 
-/// What a node's attributes say.
+/// A node's attributes.
 struct Settings {
   const Api* api;
   bool cuda;
@@ -26,7 +26,7 @@ struct Settings {
   int64_t output_size[3];
 };
 
-/// One op: a name, a type of images, a provider.
+/// One op: a name, an image type and an execution provider.
 struct Op : CustomOp {
   Op(const Api* api, const char* op_name, bool on_cuda, int32_t image_dtype);
 
@@ -42,7 +42,7 @@ ElementType element_type_of(int32_t dtype) {
   return dtype == STN_FP32 ? kFloat : dtype == STN_FP16 ? kFloat16 : kBFloat16;
 }
 
-/// Position of `value` among names, in either spelling where there are two; -1 if it is none of them.
+/// The index of `value` in `names` or in `others`, the alternative spellings; -1 if it is in neither.
 int32_t find(const std::string& value, std::initializer_list<const char*> names,
              std::initializer_list<const char*> others = {}) {
   int32_t index = 0;
@@ -58,20 +58,20 @@ int32_t find(const std::string& value, std::initializer_list<const char*> names,
   return -1;
 }
 
-/// A string attribute; `fallback` where the node lacks it.
+/// A string attribute; `fallback` if the node does not have it.
 std::string text_attribute(const Api& api, const KernelInfo* info, const char* name, const char* fallback) {
   size_t size = 0;
   Status* status = api.attribute_string(info, name, nullptr, &size);
   if (status == nullptr && size > 0) {
     std::string value(size, '\0');
     status = api.attribute_string(info, name, &value[0], &size);
-    if (status == nullptr) return value.substr(0, size - 1);  // onnxruntime counts the closing zero
+    if (status == nullptr) return value.substr(0, size - 1);  // onnxruntime counts the terminating NUL
   }
   if (status != nullptr) api.release(status);
   return fallback;
 }
 
-Status* refuse(const Api& api, const std::string& what) {
+Status* reject(const Api& api, const std::string& what) {
   return api.create_status(kInvalidArgument, ("stn::SpatialTransformer: " + what).c_str());
 }
 
@@ -86,9 +86,9 @@ Status* read_settings(const Op& op, const Api& api, const KernelInfo* info, Sett
   settings->kind = find(kind, {"affine", "basis", "projective"});
   settings->mode = find(mode, {"bilinear", "nearest", "bicubic"}, {"linear", "nearest", "cubic"});
   settings->padding = find(padding, {"zeros", "border", "reflection"});
-  if (settings->kind < 0) return refuse(api, "expected kind affine or basis, got " + kind);
-  if (settings->mode < 0) return refuse(api, "expected mode bilinear, nearest or bicubic, got " + mode);
-  if (settings->padding < 0) return refuse(api, "expected padding_mode zeros, border or reflection, got " + padding);
+  if (settings->kind < 0) return reject(api, "expected kind affine or basis, got " + kind);
+  if (settings->mode < 0) return reject(api, "expected mode bilinear, nearest or bicubic, got " + mode);
+  if (settings->padding < 0) return reject(api, "expected padding_mode zeros, border or reflection, got " + padding);
   int64_t align = 0;
   if (Status* status = api.attribute_int(info, "align_corners", &align)) {
     api.release(status);
@@ -100,12 +100,12 @@ Status* read_settings(const Op& op, const Api& api, const KernelInfo* info, Sett
   size_t count = 0;
   int64_t shape[5] = {};
   if (Status* status = api.attribute_ints(info, "grid_shape", nullptr, &count)) return status;
-  if (count != 4 && count != 5) return refuse(api, "expected grid_shape [0, H, W, 2] or [0, D, H, W, 3]");
+  if (count != 4 && count != 5) return reject(api, "expected grid_shape [0, H, W, 2] or [0, D, H, W, 3]");
   if (Status* status = api.attribute_ints(info, "grid_shape", shape, &count)) return status;
   settings->rank = static_cast<int32_t>(count) - 2;
-  if (shape[count - 1] != settings->rank) return refuse(api, "the last entry of grid_shape must be the rank");
+  if (shape[count - 1] != settings->rank) return reject(api, "the last entry of grid_shape must be the rank");
   for (int d = 0; d < settings->rank; ++d) settings->output_size[d] = shape[d + 1];
-  if (settings->rank == 3 && settings->mode == STN_BICUBIC) return refuse(api, "bicubic is for images only");
+  if (settings->rank == 3 && settings->mode == STN_BICUBIC) return reject(api, "bicubic is for images only");
   return nullptr;
 }
 
@@ -123,7 +123,7 @@ Status* create_kernel(const CustomOp* op, const Api* api, const KernelInfo* info
 
 void destroy_kernel(void* kernel) { delete static_cast<Settings*>(kernel); }
 
-/// An input's memory and shape.
+/// An input's data and shape.
 struct Tensor {
   void* data = nullptr;
   int64_t size[8] = {};
@@ -136,21 +136,21 @@ Status* read_input(const Api& api, KernelContext* context, size_t index, Tensor*
   if (Status* status = api.input(context, index, &value)) return status;
   if (Status* status = api.tensor_info(value, &info)) return status;
   Status* status = api.dimensions_count(info, &tensor->rank);
-  if (status == nullptr && tensor->rank > 8) status = refuse(api, "an input has more than eight axes");
+  if (status == nullptr && tensor->rank > 8) status = reject(api, "an input has more than eight axes");
   if (status == nullptr) status = api.dimensions(info, tensor->size, tensor->rank);
   api.release(info);
   if (status != nullptr) return status;
   return api.tensor_data(const_cast<Value*>(value), &tensor->data);
 }
 
-/// The problem that inputs pose, as far as shapes go.
+/// Checks the inputs' shapes and fills in the problem.
 Status* pose(const Settings& s, const Tensor& image, const Tensor& theta, const Tensor& basis, stn_problem* p) {
   const Api& api = *s.api;
   const size_t rank = static_cast<size_t>(s.rank);
   const int64_t rows = s.kind == STN_PROJECTIVE ? 3 : s.rank;
-  if (image.rank != rank + 2) return refuse(api, "input has another rank than grid_shape says");
-  if (theta.rank != 3 || theta.size[1] != rows) return refuse(api, "theta is [N, D, K], or [N, 3, 3] if projective");
-  if (basis.rank != 2 || basis.size[0] != theta.size[2]) return refuse(api, "basis is [K, P] with theta's K");
+  if (image.rank != rank + 2) return reject(api, "the rank of input does not match grid_shape");
+  if (theta.rank != 3 || theta.size[1] != rows) return reject(api, "theta is [N, D, K], or [N, 3, 3] if projective");
+  if (basis.rank != 2 || basis.size[0] != theta.size[2]) return reject(api, "basis is [K, P] with the K of theta");
   *p = stn_problem{};
   p->struct_size = sizeof(stn_problem);
   p->rank = s.rank;
@@ -168,8 +168,8 @@ Status* pose(const Settings& s, const Tensor& image, const Tensor& theta, const 
     p->output_size[d] = s.output_size[d];
     pixels *= s.output_size[d];
   }
-  if (theta.size[0] != image.size[0]) return refuse(api, "input and theta have different batch sizes");
-  if (basis.size[1] != pixels) return refuse(api, "basis [K, P] and grid_shape disagree about P");
+  if (theta.size[0] != image.size[0]) return reject(api, "input and theta have different batch sizes");
+  if (basis.size[1] != pixels) return reject(api, "the P of basis [K, P] does not match grid_shape");
   p->basis_rows = theta.size[2];
   p->input = image.data;
   p->theta = theta.data;
@@ -182,7 +182,7 @@ struct CpuWork {
   int64_t piece;
 };
 
-/// On the session's own threads, so that its thread settings hold.
+/// Runs on the session's threads, so that its thread settings apply.
 Status* run_on_cpu(const Api& api, KernelContext* context, const Warp& warp) {
   CpuWork work{plan_cpu(warp), 0};
   const CpuPlan& plan = work.plan;
@@ -226,11 +226,11 @@ Status* compute(void* kernel, KernelContext* context) {
     if (Status* status = api.gpu_stream(context, &stream)) return status;
     result = run_cuda(warp, stream);
   }
-  return result == STN_OK ? nullptr : refuse(api, stn_status_text(result));
+  return result == STN_OK ? nullptr : reject(api, stn_status_text(result));
 }
 
-/// Fills in `info` for the output: the input's batch and channels, then the sizes in grid_shape; `known` is whether all
-/// of that is known.
+/// Sets `info` to the output's shape: the input's batch and channels, then the sizes in grid_shape. `known` is whether
+/// all of them are known.
 Status* describe_output(const Api& api, const ShapeInferContext* context, TensorInfo* info, bool* known) {
   TensorInfo* image = nullptr;
   const OpAttribute* attribute = nullptr;
@@ -242,7 +242,7 @@ Status* describe_output(const Api& api, const ShapeInferContext* context, Tensor
     return status;
   }
   if (Status* status = api.dimensions_count(image, &rank)) return status;
-  // An input of unknown shape has no axes here. What does not fit together is refused when the kernel is made.
+  // An input of unknown shape has no axes here. Inconsistent shapes are rejected when the kernel runs.
   if ((rank != 4 && rank != 5) || bytes != rank * sizeof(int64_t)) return nullptr;
   int64_t sizes[5] = {};
   const char* names[5] = {};
@@ -261,8 +261,7 @@ Status* describe_output(const Api& api, const ShapeInferContext* context, Tensor
   return api.set_symbolic_dimensions(info, names, rank);
 }
 
-/// Tells onnxruntime the output's shape when a model is loaded. Where it isn't known, nothing is said: that is no
-/// error.
+/// Sets the output's shape when a model is loaded. An unknown shape is left unset, which is not an error.
 Status* infer_shape(const CustomOp* op, ShapeInferContext* context) {
   const Api& api = *self(op).api;
   TensorInfo* info = nullptr;
@@ -299,7 +298,7 @@ Op::Op(const Api* new_api, const char* new_name, bool on_cuda, int32_t image_dty
   end_version = [](const CustomOp*) { return 1; };
 }
 
-/// Adds every op to a domain. The ops live as long as the process, as onnxruntime keeps pointers to them.
+/// Adds all ops to a domain. The ops are never freed, because onnxruntime keeps pointers to them.
 Status* add_ops(const Api& api, CustomOpDomain* domain) {
   static const Op ops[] = {
       {&api, "SpatialTransformer", false, STN_FP32},    {&api, "SpatialTransformer", false, STN_FP16},
@@ -319,16 +318,17 @@ Status* add_ops(const Api& api, CustomOpDomain* domain) {
 }  // namespace
 }  // namespace stn::ort
 
-/// What onnxruntime calls when the library is registered with session options.
+/// onnxruntime's entry point, called when the library is registered with session options.
 extern "C" STN_API stn::ort::Status* RegisterCustomOps(stn::ort::SessionOptions* options,
                                                        const stn::ort::ApiBase* base) {
   const stn::ort::Api* api = base->get_api(stn::ort::kApiVersion);
   if (api == nullptr) {
-    // Older than 1.17: nothing of the table is known to be there but its first function, in every version.
+    // Older than 1.17: only the first function of the table is certain to exist.
     api = base->get_api(1);
-    return api == nullptr ? nullptr : api->create_status(stn::ort::kNotImplemented, "stn needs onnxruntime 1.17");
+    return api == nullptr ? nullptr
+                          : api->create_status(stn::ort::kNotImplemented, "stn needs onnxruntime 1.17 or newer");
   }
-  // One domain for all sessions, never released: they may outlive anything that could own it.
+  // One domain for all sessions, never released, because sessions may outlive any owner.
   static std::mutex mutex;
   static stn::ort::CustomOpDomain* shared = nullptr;
   std::lock_guard<std::mutex> lock(mutex);

@@ -1,5 +1,5 @@
 /// \file tensorrt.cpp
-/// \brief The creators, and the two C functions by which TensorRT finds them: getCreators and setLoggerFinder.
+/// \brief The plugin creators, and the two C functions that TensorRT looks up: getCreators and setLoggerFinder.
 #include "../../abi/tensorrt.h"
 
 #include <array>
@@ -15,7 +15,7 @@
 namespace stn::trt {
 namespace {
 
-/// \brief Makes the plugins of one op, for building from an ONNX node's attributes and for running from an engine.
+/// \brief Creates the plugins of one op, from an ONNX node's attributes or from an engine.
 class Creator final : public nvinfer1::IPluginCreatorV3One {
  public:
   explicit Creator(Op op) : op_(op), defaults_(default_config(op)) {}
@@ -25,14 +25,14 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
     try {
       const std::string who = std::string(info(op_).name) + " '" + (name == nullptr ? "" : name) + "'";
       if (stn_has_cuda() == 0 && !on_host()) {
-        // Not only with STN_LOG: TensorRT would crash reading device memory on the CPU, so this has to be said.
+        // Printed even without STN_LOG: the CPU kernels would crash on TensorRT's device memory.
         std::fprintf(stderr, "stn: %s: libstn_plugins was built without CUDA; build it with nvcc\n", who.c_str());
         return nullptr;
       }
       Config config;
       std::string reason;
       if (!parse(op_, fc, config, reason)) {
-        log(who + " refused: " + reason);
+        log(who + " rejected: " + reason);
         return nullptr;
       }
       log(who + " created: " + config.text());
@@ -42,7 +42,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
     }
   }
 
-  // The parser looks a node's attributes up by these names and types. Their data are the defaults.
+  // The parser looks up a node's attributes by these names and types. Their data is the default values.
   nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return defaults_.collection(); }
   nvinfer1::AsciiChar const* getPluginName() const noexcept override { return info(op_).name; }
   nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return kVersion; }
@@ -58,7 +58,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
 
 extern "C" {
 
-/// \brief TensorRT's entry: the creators, and how many they are.
+/// \brief TensorRT's entry point: the creators and their number.
 STN_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreators) {
   static stn::trt::Creator spatial(stn::trt::Op::kSpatial);
   static stn::trt::Creator projective(stn::trt::Op::kProjective);
@@ -68,7 +68,7 @@ STN_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreator
   return creators.data();
 }
 
-/// \brief TensorRT offers its logger here. It is not used: ILogger's layout differs between TensorRT 10 and 11.
+/// \brief TensorRT passes its logger here. It is not used: ILogger's layout differs between TensorRT 10 and 11.
 STN_API void setLoggerFinder(nvinfer1::ILoggerFinder* /*finder*/) {}
 
 }  // extern "C"

@@ -19,7 +19,7 @@ struct Word {
   int32_t value;
 };
 
-// ONNX spelled two of the modes anew in opset 20; the first spelling is the one written back.
+// ONNX renamed two of the modes in opset 20; the first name of each value is the one that is serialized.
 constexpr Word kModes[] = {{"bilinear", STN_BILINEAR},
                            {"nearest", STN_NEAREST},
                            {"bicubic", STN_BICUBIC},
@@ -39,7 +39,7 @@ const char* spell(const Word (&words)[N], int32_t value) {
 std::string_view text_of(const PluginField& field) {
   if (field.type != PluginFieldType::kCHAR || field.data == nullptr || field.length < 0) return {};
   std::string_view text(static_cast<const char*>(field.data), static_cast<size_t>(field.length));
-  // Some callers count the terminating NUL, some don't.
+  // Some callers include the terminating NUL in the length.
   while (!text.empty() && text.back() == '\0') text.remove_suffix(1);
   return text;
 }
@@ -63,7 +63,7 @@ std::optional<std::vector<int64_t>> integers(const PluginField& field) {
   if (field.data == nullptr || field.length < 1 || field.length > nvinfer1::Dims::MAX_DIMS) return std::nullopt;
   std::vector<int64_t> values(static_cast<size_t>(field.length));
   for (size_t i = 0; i < values.size(); ++i) {
-    // Fields come from a file's bytes, so their data need not be aligned.
+    // Fields come from the bytes of a file, so their data may be unaligned.
     if (field.type == PluginFieldType::kINT32) {
       int32_t value = 0;
       std::memcpy(&value, static_cast<const char*>(field.data) + i * sizeof value, sizeof value);
@@ -87,7 +87,7 @@ bool read_align_corners(const PluginField& field, Config& config, std::string& r
   return true;
 }
 
-// [0, Ho, Wo, 2] or [0, Do, Ho, Wo, 3], the 0 standing for the batch.
+// [0, Ho, Wo, 2] or [0, Do, Ho, Wo, 3]; the 0 is the batch.
 bool read_grid_shape(const PluginField& field, Config& config, std::string& reason) {
   const auto values = integers(field);
   const bool right = values && (values->size() == 4 || values->size() == 5) && values->front() == 0 &&

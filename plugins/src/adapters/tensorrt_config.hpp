@@ -1,5 +1,5 @@
 /// \file tensorrt_config.hpp
-/// \brief What a TensorRT plugin was created with: an op and its attributes, read from fields and written back.
+/// \brief The configuration of a TensorRT plugin: an op and its attributes, parsed from and serialized to fields.
 #ifndef STN_SRC_ADAPTERS_TENSORRT_CONFIG_HPP_
 #define STN_SRC_ADAPTERS_TENSORRT_CONFIG_HPP_
 
@@ -12,55 +12,55 @@
 
 namespace stn::trt {
 
-/// The three ops that TensorRT can take from this library.
+/// The three ops for which this library has TensorRT plugins.
 enum class Op { kSpatial, kProjective, kGridSample };
 
-/// \brief Name, namespace and inputs of an op.
+/// \brief Name, namespace and number of inputs of an op.
 struct OpInfo {
   const char* name;
   const char* name_space;
   int32_t inputs;
 };
 
-/// \brief The table's row of `op`.
+/// \brief The OpInfo of `op`.
 const OpInfo& info(Op op) noexcept;
 
 /// \brief Version of all three ops.
 inline constexpr const char* kVersion = "1";
 
-/// \brief An op's attributes, checked.
+/// \brief An op's validated attributes.
 struct Config {
   Op op = Op::kSpatial;
   int32_t kind = STN_AFFINE;      ///< stn_kind
   int32_t mode = STN_BILINEAR;    ///< stn_mode
   int32_t padding = STN_ZEROS;    ///< stn_padding
   int32_t align_corners = 0;      ///< 0 or 1
-  std::vector<int64_t> out_size;  ///< (D,) H, W; empty for GridSample, whose grid says it
+  std::vector<int64_t> out_size;  ///< (D,) H, W; empty for GridSample, where the grid defines it
 
-  /// \brief Spatial rank, 2 or 3; 0 where it depends on the inputs (GridSample).
+  /// \brief Spatial rank, 2 or 3; 0 if it depends on the inputs (GridSample).
   int32_t rank() const noexcept { return static_cast<int32_t>(out_size.size()); }
 
-  /// \brief All attributes in one line, the same for equal configurations: "SpatialTransformer affine bilinear ...".
+  /// \brief All attributes on one line, equal for equal configurations: "SpatialTransformer affine bilinear ...".
   std::string text() const;
 };
 
-/// \brief What `op` means when it has no attributes (and, but for GridSample, an output of one pixel).
+/// \brief The default attributes of `op` (except for GridSample, with an output of one pixel).
 Config default_config(Op op);
 
-/// \brief Reads a configuration from fields; a field that is missing has its default, one that is unknown is passed
-/// over (TensorRT hands over fields of its own).
-/// \param reason why it was refused; untouched otherwise.
-/// \return whether `config` was filled in.
+/// \brief Parses a configuration from fields; missing fields have their defaults, unknown fields are ignored (TensorRT
+/// adds fields of its own).
+/// \param reason set to why the fields were rejected; otherwise unchanged.
+/// \return whether `config` was set.
 bool parse(Op op, const nvinfer1::PluginFieldCollection* fields, Config& config, std::string& reason);
 
-/// \brief The fields of a configuration, in a form that `parse` reads back. It owns what the fields point to.
+/// \brief The fields of a configuration, in the form that `parse` reads. Owns the fields' data.
 class Fields {
  public:
   explicit Fields(const Config& config);
   Fields(const Fields&) = delete;
   Fields& operator=(const Fields&) = delete;
 
-  /// \brief Valid as long as this object.
+  /// \brief Valid during the lifetime of this object.
   const nvinfer1::PluginFieldCollection* collection() const noexcept { return &collection_; }
 
  private:
@@ -70,7 +70,7 @@ class Fields {
   nvinfer1::PluginFieldCollection collection_;
 };
 
-/// \brief Writes a line to stderr when the environment variable STN_LOG is set (to anything but 0).
+/// \brief Writes a line to stderr if the environment variable STN_LOG is set and not 0.
 void log(const std::string& line) noexcept;
 
 }  // namespace stn::trt

@@ -23,11 +23,11 @@ constexpr int32_t kMaxInputs = 3;
 constexpr int32_t kOk = 0;
 constexpr int32_t kFailed = 1;
 
-int32_t refuse(const Config& config, const char* reason) noexcept {
+int32_t reject(const Config& config, const char* reason) noexcept {
   try {
     log(config.text() + ": " + reason);
   } catch (const std::exception&) {
-    // Out of memory: the status alone has to do.
+    // Out of memory: only the status is returned.
   }
   return kFailed;
 }
@@ -38,12 +38,12 @@ const Dims& dims_of(const DynamicPluginTensorDesc& desc) noexcept { return desc.
 template <typename Desc>
 int32_t check(const Config& config, const Desc* in, int32_t inputs, const Desc* out, int32_t outputs) noexcept {
   if (in == nullptr || out == nullptr || inputs != info(config.op).inputs || outputs != 1) {
-    return refuse(config, "a wrong number of inputs or outputs");
+    return reject(config, "wrong number of inputs or outputs");
   }
   Dims shapes[kMaxInputs] = {};
   for (int32_t i = 0; i < inputs; ++i) shapes[i] = dims_of(in[i]);
   const char* reason = check_shapes(config, shapes, &dims_of(out[0]));
-  return reason == nullptr ? kOk : refuse(config, reason);
+  return reason == nullptr ? kOk : reject(config, reason);
 }
 
 }  // namespace
@@ -74,7 +74,7 @@ nvinfer1::IPluginV3* Plugin::clone() noexcept {
   try {
     return new Plugin(config_);
   } catch (const std::exception& error) {
-    refuse(config_, error.what());
+    reject(config_, error.what());
     return nullptr;
   }
 }
@@ -93,7 +93,7 @@ int32_t Plugin::configurePlugin(DynamicPluginTensorDesc const* in, int32_t nbInp
 int32_t Plugin::getOutputDataTypes(DataType* outputTypes, int32_t nbOutputs, DataType const* inputTypes,
                                    int32_t nbInputs) const noexcept {
   if (outputTypes == nullptr || inputTypes == nullptr || nbInputs != info(config_.op).inputs || nbOutputs != 1) {
-    return refuse(config_, "a wrong number of inputs or outputs");
+    return reject(config_, "wrong number of inputs or outputs");
   }
   outputTypes[0] = inputTypes[0];
   return kOk;
@@ -103,16 +103,16 @@ int32_t Plugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsE
                                 int32_t /*nbShapeInputs*/, DimsExprs* outputs, int32_t nbOutputs,
                                 nvinfer1::IExprBuilder& exprBuilder) noexcept {
   if (inputs == nullptr || outputs == nullptr || nbInputs != info(config_.op).inputs || nbOutputs != 1) {
-    return refuse(config_, "a wrong number of inputs or outputs");
+    return reject(config_, "wrong number of inputs or outputs");
   }
   const DimsExprs& image = inputs[0];
   const int32_t rank = image.nbDims - 2;
-  if (rank != 2 && rank != 3) return refuse(config_, "the image must be [N, C, H, W] or [N, C, D, H, W]");
+  if (rank != 2 && rank != 3) return reject(config_, "the image must be [N, C, H, W] or [N, C, D, H, W]");
   if (config_.op == Op::kGridSample && inputs[1].nbDims != image.nbDims) {
-    return refuse(config_, "the grid needs as many axes as the image");
+    return reject(config_, "the grid must have the same number of axes as the image");
   }
   if (config_.op != Op::kGridSample && config_.rank() != rank) {
-    return refuse(config_, "the image's rank is not grid_shape's");
+    return reject(config_, "the image's rank does not match grid_shape");
   }
   outputs[0].nbDims = image.nbDims;
   outputs[0].d[0] = image.d[0];
@@ -121,7 +121,7 @@ int32_t Plugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsE
     outputs[0].d[i + 2] = config_.op == Op::kGridSample
                               ? inputs[1].d[i + 1]
                               : exprBuilder.constant(config_.out_size[static_cast<size_t>(i)]);
-    if (outputs[0].d[i + 2] == nullptr) return refuse(config_, "no expression for the output's size");
+    if (outputs[0].d[i + 2] == nullptr) return reject(config_, "cannot create an expression for the output size");
   }
   return kOk;
 }
@@ -136,7 +136,7 @@ bool Plugin::supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc cons
   stn_layout layout = STN_PLANAR;
   if (pos == 0) return dtype_of(desc.type, dtype) && layout_of(desc, layout);
   if (pos == nbInputs) return desc.type == image.type && layout_of(desc, layout);
-  // Coordinates: fp32 and planar always, for GridSample also in the image's type, as ONNX has it.
+  // Coordinates: fp32 and linear; for GridSample also in the image's type, as in ONNX.
   const bool plain_grid = config_.op == Op::kGridSample && desc.type == image.type;
   return desc.format == nvinfer1::TensorFormat::kLINEAR && (desc.type == DataType::kFLOAT || plain_grid);
 }
@@ -149,19 +149,19 @@ int32_t Plugin::onShapeChange(PluginTensorDesc const* in, int32_t nbInputs, Plug
 int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc const* outputDesc,
                         void const* const* inputs, void* const* outputs, void* /*workspace*/,
                         cudaStream_t stream) noexcept {
-  if (inputs == nullptr || outputs == nullptr) return refuse(config_, "the buffers are missing");
+  if (inputs == nullptr || outputs == nullptr) return reject(config_, "the input or output buffers are missing");
   if (check(config_, inputDesc, info(config_.op).inputs, outputDesc, 1) != kOk) return kFailed;
   stn_problem problem;
   const char* reason = fill(config_, inputDesc, outputDesc[0], problem);
-  if (reason != nullptr) return refuse(config_, reason);
+  if (reason != nullptr) return reject(config_, reason);
   problem.input = inputs[0];
   problem.theta = inputs[1];
-  // Kind affine promises the canonical rows, so its basis need not be read.
+  // Kind affine implies the canonical basis, so it is not read.
   const bool reads_basis = config_.kind == STN_BASIS || config_.kind == STN_PROJECTIVE;
   problem.basis = reads_basis ? static_cast<const float*>(inputs[2]) : nullptr;
   problem.output = outputs[0];
   const int status = on_host() ? stn_run_cpu(&problem, 0) : stn_run_cuda(&problem, stream);
-  return status == STN_OK ? kOk : refuse(config_, stn_status_text(status));
+  return status == STN_OK ? kOk : reject(config_, stn_status_text(status));
 }
 
 nvinfer1::IPluginV3* Plugin::attachToContext(nvinfer1::IPluginResourceContext* /*context*/) noexcept { return clone(); }

@@ -1,10 +1,10 @@
 /// \file tensorrt_plugin.hpp
 /// \brief The IPluginV3 of all three ops; see plugins/abi/tensorrt.h for the interface.
 ///
-/// Life in TensorRT: a creator makes the plugin for building; per format combination configurePlugin and timing; its
-/// fields go into the engine; at load a creator makes it again from them; attachToContext clones it per context;
-/// onShapeChange and enqueue run it. Shapes are taken at enqueue and nothing is kept between calls, so that one
-/// object may serve any shape and any stream.
+/// Lifecycle in TensorRT: a creator creates the plugin for building; TensorRT calls configurePlugin and times each
+/// format combination; the plugin's fields are serialized into the engine; at load, a creator creates the plugin from
+/// them; attachToContext clones it per context; onShapeChange and enqueue run it. Shapes are read at enqueue and no
+/// state is kept between calls, so one object can run with any shape and on any stream.
 #ifndef STN_SRC_ADAPTERS_TENSORRT_PLUGIN_HPP_
 #define STN_SRC_ADAPTERS_TENSORRT_PLUGIN_HPP_
 
@@ -17,10 +17,10 @@ namespace stn::trt {
 
 /// \brief Whether plugins compute in host memory: the environment variable STN_TENSORRT_DEVICE is "cpu".
 ///
-/// TensorRT itself always hands over device memory. This is for hosts that drive a plugin without a GPU.
+/// TensorRT always passes device memory. This is for test hosts that run a plugin without a GPU.
 bool on_host() noexcept;
 
-/// \brief A spatial transformer, a projective one or a plain GridSample as a TensorRT layer.
+/// \brief A spatial transformer, a projective transformer or a GridSample as a TensorRT layer.
 ///
 /// Inputs: image [N, C, (D,) H, W] fp32, fp16 or bf16; then theta [N, D, K] and basis [K, P], fp32, or a grid
 /// [N, (Do,) Ho, Wo, D] in fp32 or the image's type. Output [N, C, *out] in the image's type.

@@ -17,11 +17,11 @@ bool fits(int64_t a, int64_t b) noexcept { return a < 0 || b < 0 || a == b; }
 
 const char* check_grid(const Dims& image, const Dims& grid, const Dims* out) noexcept {
   const int32_t rank = image.nbDims - 2;
-  if (grid.nbDims != image.nbDims) return "the grid needs as many axes as the image";
+  if (grid.nbDims != image.nbDims) return "the grid must have the same number of axes as the image";
   if (!fits(grid.d[0], image.d[0])) return "the grid and the image have different batch sizes";
-  if (!fits(grid.d[rank + 1], rank)) return "the grid's last axis must hold one coordinate a spatial axis";
+  if (!fits(grid.d[rank + 1], rank)) return "the grid's last axis must have one coordinate per spatial axis";
   for (int32_t i = 0; out != nullptr && i < rank; ++i) {
-    if (!fits(out->d[i + 2], grid.d[i + 1])) return "the output's size is not the grid's";
+    if (!fits(out->d[i + 2], grid.d[i + 1])) return "the output size does not match the grid";
   }
   return nullptr;
 }
@@ -32,15 +32,15 @@ const char* check_theta(const Config& config, const Dims& image, const Dims& the
   const int64_t rows = config.kind == STN_PROJECTIVE ? 3 : rank;
   if (theta.nbDims != 3 || !fits(theta.d[1], rows)) return "theta must be [N, D, K] (projective: [N, 3, 3])";
   if (!fits(theta.d[0], image.d[0])) return "theta and the image have different batch sizes";
-  if (basis.nbDims != 2 || !fits(basis.d[0], theta.d[2])) return "basis must be [K, P] with theta's K";
-  if (config.kind != STN_BASIS && !fits(theta.d[2], rank + 1)) return "this kind has D + 1 columns of theta";
+  if (basis.nbDims != 2 || !fits(basis.d[0], theta.d[2])) return "basis must be [K, P] with the K of theta";
+  if (config.kind != STN_BASIS && !fits(theta.d[2], rank + 1)) return "theta must have D + 1 columns for this kind";
   int64_t points = 1;
   for (int32_t i = 0; i < rank; ++i) {
     const int64_t size = config.out_size[static_cast<size_t>(i)];
     if (__builtin_mul_overflow(points, size, &points)) return "grid_shape has too many points";
-    if (out != nullptr && !fits(out->d[i + 2], size)) return "the output's size is not grid_shape's";
+    if (out != nullptr && !fits(out->d[i + 2], size)) return "the output size does not match grid_shape";
   }
-  return fits(basis.d[1], points) ? nullptr : "basis must have one column for each point of grid_shape";
+  return fits(basis.d[1], points) ? nullptr : "basis must have one column per point of grid_shape";
 }
 
 }  // namespace
@@ -86,12 +86,12 @@ const char* check_shapes(const Config& config, const Dims* in, const Dims* out) 
   const Dims& image = in[0];
   const int32_t rank = image.nbDims - 2;
   if (rank != 2 && rank != 3) return "the image must be [N, C, H, W] or [N, C, D, H, W]";
-  if (config.rank() != 0 && config.rank() != rank) return "the image's rank is not grid_shape's";
+  if (config.rank() != 0 && config.rank() != rank) return "the image's rank does not match grid_shape";
   if (config.mode == STN_BICUBIC && rank != 2) return "bicubic needs an image [N, C, H, W]";
   if (out != nullptr) {
-    if (out->nbDims != image.nbDims) return "the output needs as many axes as the image";
+    if (out->nbDims != image.nbDims) return "the output must have the same number of axes as the image";
     if (!fits(out->d[0], image.d[0])) return "the output and the image have different batch sizes";
-    if (!fits(out->d[1], image.d[1])) return "the output and the image have different channels";
+    if (!fits(out->d[1], image.d[1])) return "the output and the image have different numbers of channels";
   }
   if (config.op == Op::kGridSample) return check_grid(image, in[1], out);
   return check_theta(config, image, in[1], in[2], out);
@@ -105,9 +105,9 @@ const char* fill(const Config& config, const PluginTensorDesc* in, const PluginT
   stn_layout input_layout = STN_PLANAR;
   stn_layout output_layout = STN_PLANAR;
   if (!dtype_of(in[0].type, dtype) || out.type != in[0].type) return "image and output must be fp32, fp16 or bf16";
-  if (!dtype_of(in[1].type, coordinates)) return "theta and grid must be floating point";
+  if (!dtype_of(in[1].type, coordinates)) return "theta and grid must be fp32, fp16 or bf16";
   if (config.op != Op::kGridSample && coordinates != STN_FP32) return "theta must be fp32";
-  if (!layout_of(in[0], input_layout) || !layout_of(out, output_layout)) return "a tensor format is not known";
+  if (!layout_of(in[0], input_layout) || !layout_of(out, output_layout)) return "unsupported tensor format";
 
   problem.struct_size = sizeof problem;
   problem.rank = in[0].dims.nbDims - 2;

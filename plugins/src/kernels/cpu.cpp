@@ -10,7 +10,7 @@ enum Isa { kPlain, kAvx2, kAvx512 };
 
 Isa detect() {
 #ifdef STN_HAVE_X86_SIMD
-  const char* limit = std::getenv("STN_CPU_ISA");  // for tests and measurements: plain, avx2 or avx512
+  const char* limit = std::getenv("STN_CPU_ISA");  // for tests and benchmarks: plain, avx2 or avx512
   const bool allow_avx2 = limit == nullptr || std::strcmp(limit, "plain") != 0;
   const bool allow_avx512 = allow_avx2 && (limit == nullptr || std::strcmp(limit, "avx2") != 0);
   const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
@@ -52,9 +52,9 @@ const char* cpu_isa() {
 }
 
 CpuPlan plan_cpu(const Warp& warp) {
-  // Below this a unit of pixel-channels is not worth handing to another thread.
+  // The minimum work of a task, in pixels times channels; a smaller task costs more than it saves.
   constexpr int64_t kTaskWork = 16384;
-  // With fewer units than this, few large channels stacks would leave threads idle.
+  // With fewer units than this, channels are split into chunks, so that no threads are idle.
   constexpr int64_t kEnoughUnits = 64;
 
   CpuPlan plan;

@@ -1,5 +1,5 @@
 /// \file cpu.hpp
-/// \brief Running a warp on the CPU, as a number of independent units that any thread pool can work off.
+/// \brief Running a warp on the CPU, split into independent units for any thread pool.
 #ifndef STN_KERNELS_CPU_HPP_
 #define STN_KERNELS_CPU_HPP_
 
@@ -9,19 +9,19 @@
 
 namespace stn {
 
-/// How a warp is cut: a unit is one tile of pixels of one sample, for one group of channels.
+/// How a warp is split: a unit is one tile of pixels of one sample, for one chunk of channels.
 struct CpuPlan {
   Warp warp;
-  int64_t tile;                                                  ///< pixels
-  int64_t tiles;                                                 ///< a sample
-  int64_t channel_chunk;                                         ///< channels
-  int64_t channel_chunks;                                        ///< a sample
-  int64_t units;                                                 ///< in all
-  void (*run)(const CpuPlan& plan, int64_t begin, int64_t end);  ///< does units [begin, end)
-  int64_t grain;                                                 ///< units that are worth a task
+  int64_t tile;                                                  ///< pixels per tile
+  int64_t tiles;                                                 ///< tiles per sample
+  int64_t channel_chunk;                                         ///< channels per chunk
+  int64_t channel_chunks;                                        ///< chunks per sample
+  int64_t units;                                                 ///< total units
+  void (*run)(const CpuPlan& plan, int64_t begin, int64_t end);  ///< runs units [begin, end)
+  int64_t grain;                                                 ///< minimum units per task
 };
 
-/// The work of `plan.run`, for one unit.
+/// One unit of `plan.run`.
 struct CpuUnit {
   int64_t sample, first_pixel, pixels, first_channel, channels;
 };
@@ -30,7 +30,7 @@ STN_HD CpuUnit unit_of(const CpuPlan& plan, int64_t index) {
   int64_t chunk = 0, tile = 0;
   CpuUnit unit;
   unit.sample = index;
-  // Small images come one to a unit, and divisions would be a tenth of their time.
+  // A small image is one unit, and the divisions would take a tenth of its time.
   if (plan.channel_chunks != 1) {
     chunk = unit.sample % plan.channel_chunks;
     unit.sample /= plan.channel_chunks;
@@ -49,23 +49,23 @@ STN_HD CpuUnit unit_of(const CpuPlan& plan, int64_t index) {
 
 using CpuRun = void (*)(const CpuPlan&, int64_t, int64_t);
 
-// The kernel of each instruction set for a warp; the SIMD ones are NULL where they can't do it.
+// The kernel of each instruction set for a warp; the SIMD ones are NULL if they do not support the warp.
 CpuRun plain_kernel(const Warp& warp);
 #ifdef STN_HAVE_X86_SIMD
 CpuRun avx2_kernel(const Warp& warp);
 CpuRun avx512_kernel(const Warp& warp);
 #endif
 
-/// Cuts a warp and picks its kernel for this machine.
+/// Splits a warp into units and selects its kernel for this machine.
 CpuPlan plan_cpu(const Warp& warp);
 
 /// The name of the instruction set in use.
 const char* cpu_isa();
 
-/// Pixels of a unit at most: so many that setting one up costs little, so few that images can be shared out.
+/// Maximum pixels per unit: large enough to amortize the setup of a unit, small enough to split images among threads.
 constexpr int kTilePixels = 4096;
 
-/// Pixels whose taps are remembered: they stay in the first-level cache while the channels go by.
+/// Pixels per block of stored taps, which stay in the L1 cache while the kernel iterates over channels.
 constexpr int kBlockPixels = 256;
 
 }  // namespace stn

@@ -1,5 +1,5 @@
 /// \file cpu_channels_last.hpp
-/// \brief The CPU kernel for channels-last images: vectors over channels, pixel after pixel.
+/// \brief The CPU kernel for channels-last images: vectorized over channels, pixel by pixel.
 #ifndef STN_KERNELS_CPU_CHANNELS_LAST_HPP_
 #define STN_KERNELS_CPU_CHANNELS_LAST_HPP_
 
@@ -12,7 +12,7 @@
 namespace stn {
 namespace {
 
-/// The pixels that one output pixel reads and their weights; at most the sixteen of bicubic.
+/// The pixels that one output pixel reads and their weights; at most sixteen, for bicubic.
 struct PixelList {
   int64_t at[16];
   float weight[16];
@@ -112,12 +112,12 @@ CpuRun channels_last_kernel(const Warp& w) {
   }
 }
 
-/// The SIMD kernel of lane type L for a warp, or NULL where only the plain one can do it.
+/// The SIMD kernel of lane type L for a warp, or NULL if only the plain kernel supports the warp.
 template <class L>
 CpuRun simd_kernel(const Warp& w) {
   if (w.mixed_layouts) return nullptr;
   if (w.channels_last) return channels_last_kernel<L>(w);
-  // Lanes hold 32-bit offsets, and pairs of neighbors need two columns.
+  // Offsets are 32-bit, and pairs of neighbors need two columns.
   const bool narrow = w.axis[0].size < 2;
   const bool wide = w.in_pixels >= (int64_t{1} << 31) || w.pixels >= (int64_t{1} << 31);
   return narrow || wide ? nullptr : planar_kernel<L>(w);

@@ -1,5 +1,5 @@
 /// \file cpu_grid.hpp
-/// \brief Walks over the output pixels of one sample and gives the points at which to sample, a vector at a time.
+/// \brief Iterates over the output pixels of one sample and computes their sampling points, one vector at a time.
 #ifndef STN_KERNELS_CPU_GRID_HPP_
 #define STN_KERNELS_CPU_GRID_HPP_
 
@@ -7,7 +7,7 @@
 #include "kernels/warp.hpp"
 
 namespace stn {
-// Internal linkage: this code is compiled once for each instruction set, and no two of the results may be merged.
+// Internal linkage: this code is compiled once per instruction set, and the linker must not merge the copies.
 namespace {
 
 template <class L, int Rank>
@@ -22,7 +22,7 @@ class GridWalk {
     const int64_t element = w.kind == STN_GRID ? element_size(w.grid_dtype) : 4;
     theta_ = static_cast<const char*>(w.theta) + theta_at * element;
     if (w.kind == STN_BASIS || w.kind == STN_GRID || w.basis != nullptr) return;
-    // Lanes straddle rows, so that a vector is always full: column, row and slice of each lane, with carries.
+    // A vector may span rows, so that it is always full: column, row and slice of each lane, with carries.
     const int32_t columns = w.out_size[0], rows = w.out_size[1];
     if (first != 0) {
       x_ = I(static_cast<int32_t>(first % columns));
@@ -39,7 +39,7 @@ class GridWalk {
     }
   }
 
-  /// The points of the next `count` pixels (at most L::width); the other lanes hold anything.
+  /// The points of the next `count` pixels (at most L::width); the other lanes are undefined.
   STN_HD Point<L> next(int count) {
     switch (w_.kind) {
       case STN_AFFINE: {

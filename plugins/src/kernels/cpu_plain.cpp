@@ -3,7 +3,7 @@
 
 namespace stn {
 
-// Strides make one kernel serve both layouts.
+// One kernel for both layouts, through strides.
 CpuRun plain_kernel(const Warp& warp) { return planar_kernel<ScalarLanes>(warp); }
 
 }  // namespace stn

@@ -1,5 +1,5 @@
 /// \file cpu_planar.hpp
-/// \brief The CPU kernel for planar images: vectors over pixels, taps once a block, then channel after channel.
+/// \brief The CPU kernel for planar images: vectorized over pixels, with taps computed once per block.
 #ifndef STN_KERNELS_CPU_PLANAR_HPP_
 #define STN_KERNELS_CPU_PLANAR_HPP_
 
@@ -10,7 +10,7 @@
 namespace stn {
 namespace {
 
-/// Lanes of vector `v` that hold pixels, where there are `pixels` from its block's start.
+/// The number of lanes of vector `v` that are pixels, for a block of `pixels`.
 template <class L>
 STN_HD int lanes_used(int pixels, int v) {
   const int rest = pixels - v * L::width;
@@ -25,7 +25,7 @@ STN_HD void planar_unit(const Warp& w, const CpuUnit& unit) {
               unit.first_pixel * w.out_pixel_stride;
   const int64_t step = L::width * w.out_pixel_stride;
   GridWalk<L, Taps::kRank> walk(w, unit.sample, unit.first_pixel);
-  if (unit.channels == 1) {  // nothing to remember
+  if (unit.channels == 1) {  // taps are used only once
     const int pixels = static_cast<int>(unit.pixels);
     for (int v = 0; v * L::width < pixels; ++v, output += step) {
       Taps taps;
@@ -49,7 +49,7 @@ STN_HD void planar_unit(const Warp& w, const CpuUnit& unit) {
 
 template <class L, class Taps, class T>
 void planar_run(const CpuPlan& plan, int64_t begin, int64_t end) {
-  // A copy: the compiler may keep its members in registers, as nothing that is stored can alias them.
+  // A local copy: stores cannot alias it, so the compiler can keep its members in registers.
   const Warp warp = plan.warp;
   for (int64_t index = begin; index < end; ++index) planar_unit<L, Taps, T>(warp, unit_of(plan, index));
 }

@@ -1,8 +1,8 @@
 /// \file cpu_taps.hpp
-/// \brief Which pixels a vector of sampling points reads, and how one channel is read and weighted there.
+/// \brief The pixels that a vector of sampling points reads, and reading and weighting them in one channel.
 ///
-/// A sampler's `Taps` are computed once for a vector of output pixels and applied to every channel. `coverage` lets the
-/// common cases go without masks: all pixels inside the image, or none.
+/// A sampler's `Taps` are computed once per vector of output pixels and applied to every channel. `coverage` avoids
+/// masks in the common cases: all pixels inside the image, or none.
 #ifndef STN_KERNELS_CPU_TAPS_HPP_
 #define STN_KERNELS_CPU_TAPS_HPP_
 
@@ -76,7 +76,7 @@ struct Linear {
     F sum(0.0f), a(0.0f), b(0.0f);
     if (coverage == Coverage::kInside) {
       for (int r = 0; r < kRows; ++r) {
-        // The rows of an inner pixel are where the first one is, one row and one plane further.
+        // All rows of an inner pixel are at fixed offsets from the first: one row and one plane further.
         L::gather_pair(channel + (r % 2 * w.in_row + r / 2 * w.in_plane) * w.in_pixel_stride, first[0], w, &a, &b);
         const F line = vfma(b, right, a * left);
         sum = r == 0 ? line * row[r] : vfma(line, row[r], sum);
@@ -91,7 +91,7 @@ struct Linear {
   }
 
  private:
-  /// For points that all have their pixels inside the image: padding has nothing to do there.
+  /// For points whose pixels are all inside the image, where padding has no effect.
   STN_HD void find_inside(const Warp& w, const F* at) {
     F low[3] = {F(0.0f), F(0.0f), F(0.0f)}, high[3] = {F(0.0f), F(0.0f), F(0.0f)};
     I index[3] = {I(0), I(0), I(0)};
@@ -113,7 +113,7 @@ struct Linear {
 
   STN_HD void find_partly(const Warp& w, const F* at) {
     const LinearTap<L> x = linear_tap<L>(at[0], w.axis[0], w.padding);
-    // The pair is moved inside the image at its left and right border; the weights follow their pixels.
+    // At the left and right border the pair is shifted into the image; the weights stay with their pixels.
     const I pair = vmax(vmin(x.low, I(w.axis[0].size - 2)), I(0));
     const M same = vequal(x.low, pair);
     left = vselect(same, x.weight_low, x.weight_high);
@@ -124,7 +124,7 @@ struct Linear {
     coverage = vany(vand(any_row, vor(x.valid_low, x.valid_high))) ? Coverage::kPartly : Coverage::kOutside;
   }
 
-  /// Fills in the rows, and returns where any of them is valid.
+  /// Computes the rows; returns the lanes in which any row is valid.
   STN_HD M find_rows(const Warp& w, const F* at, I pair) {
     const I bottom(w.axis[1].size - 1);
     const LinearTap<L> y = linear_tap<L>(at[1], w.axis[1], w.padding);

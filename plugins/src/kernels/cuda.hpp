@@ -7,7 +7,7 @@
 
 namespace stn {
 
-/// Whether the library holds the CUDA kernels.
+/// Whether the library contains the CUDA kernels.
 bool has_cuda();
 
 /// Launches a warp whose arrays are in device memory; returns a stn_status.

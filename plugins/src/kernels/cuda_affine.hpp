@@ -1,9 +1,9 @@
 /// \file cuda_affine.hpp
 /// \brief The CUDA kernel for the common case: affine, bilinear, planar images of fewer than 2^28 pixels.
 ///
-/// It gives what planar_kernel gives, in a quarter of the instructions (benchmarks/NOTES.md): a block stays within one
-/// sample, so that theta and pointers are its own; a thread walks down a column, which leaves one multiplication a
-/// coordinate; and pixels whose four neighbors lie in the image need no padding, clamps or masks.
+/// It computes the same as planar_kernel with a quarter of the instructions (benchmarks/NOTES.md): a block stays within
+/// one sample, so theta and pointers are constant in a block; a thread walks down a column, which needs one
+/// multiplication per coordinate; and pixels whose four neighbors are in the image need no padding, clamps or masks.
 #ifndef STN_KERNELS_CUDA_AFFINE_HPP_
 #define STN_KERNELS_CUDA_AFFINE_HPP_
 
@@ -15,30 +15,30 @@
 namespace stn {
 namespace {
 
-/// Threads of a block: few, so that small images leave each of them several rows.
+/// Threads per block: few, so that each thread has several rows even for small images.
 constexpr int kAffineThreads = 128;
-/// Blocks on a multiprocessor that registers must suffice for: 64 each. Left to itself the compiler takes 32 to 40, and
-/// works addresses out anew and reads a channel at a time for it.
+/// Resident blocks per multiprocessor, which allows 64 registers per thread. Without this bound the compiler uses 32 to
+/// 40 registers, recomputes addresses and reads one channel at a time.
 constexpr int kAffineBlocks = 8;
 
-/// How the work is shared out, and what else is the same for every thread: a block has a tile of columns and rows
-/// (blockIdx.x and y) and, of every gridDim.z-th item, a sample's chunk of channels.
+/// The partition of the work, and other values that are equal for all threads. A block has a tile of columns and rows
+/// (blockIdx.x and y) and every gridDim.z-th item; an item is a chunk of channels of one sample.
 struct AffineTiles {
   int32_t log_width;      ///< a tile has 2^log_width columns
-  int32_t rows;           ///< that threads stand on: kAffineThreads / 2^log_width
-  int32_t height;         ///< of a tile: a multiple of `rows`
-  int32_t chunks;         ///< of channels
+  int32_t rows;           ///< rows of a tile that threads start in: kAffineThreads / 2^log_width
+  int32_t height;         ///< rows of a tile, a multiple of `rows`
+  int32_t chunks;         ///< chunks of channels
   int32_t chunk;          ///< channels in a chunk
   int32_t items;          ///< batch * chunks
   int32_t in_channel;     ///< elements from one channel to the next
   int32_t out_channel;    ///< likewise
   int32_t out_step;       ///< elements from one of a thread's rows to its next
   float position_step;    ///< 2 * rows
-  uint32_t inner_width;   ///< the input's width - 1: so many columns have a right neighbor
+  uint32_t inner_width;   ///< the input's width - 1: the columns that have a right neighbor
   uint32_t inner_height;  ///< likewise
 };
 
-/// The same pointer, of which the compiler knows nothing: it then keeps it, instead of working it out at each use.
+/// The same pointer, opaque to the compiler, which then keeps it in a register instead of recomputing it at each use.
 template <class T>
 __device__ __forceinline__ T* kept(T* pointer) {
 #ifdef __CUDA_ARCH__
@@ -48,17 +48,16 @@ __device__ __forceinline__ T* kept(T* pointer) {
   return pointer;
 }
 
-// Reads through the read-only path, so that all of a pixel's may go before its first write; the pointers' memory is
-// global.
+// Reads global memory through the read-only path, so that all reads of a pixel can precede its first write.
 __device__ __forceinline__ float load(const float* from) { return __ldg(from); }
 template <class T>
 __device__ __forceinline__ float load(const T* from) {
   return to_float(T{__ldg(&from->bits)});
 }
 
-/// A pixel coordinate along one axis of the image, as a function of an output row's position 2 row + 1 - height. Only
-/// for a theta so huge that sums overflow does it differ from unnormalize: where `step` does, the row in the middle
-/// (position 0) is outside; and along an axis of size 1 (half = 0) a sum that would have overflowed is pixel 0.
+/// A pixel coordinate along one axis of the image, as a linear function of an output row's position 2 row + 1 - height.
+/// It differs from unnormalize only for a theta so large that sums overflow: if `step` overflows, the middle row
+/// (position 0) is outside of the image; on an axis of size 1 (half = 0), a sum that would overflow gives pixel 0.
 struct AlongColumn {
   float start;
   float step;
@@ -71,8 +70,8 @@ __device__ __forceinline__ AlongColumn along_column(const float* theta_row, floa
 }
 
 /// A coordinate's integer and fractional part. Adding 1.5 * 2^23, rounded down, leaves the integer in the last bits:
-/// two additions instead of two conversions, which are slower. What is not within 2^22, or not a number, gives an index
-/// far outside of any image that comes here, and any weight.
+/// two additions, which are faster than two conversions. A coordinate beyond 2^22 or NaN gives an index far outside of
+/// any image that this kernel supports, and an undefined weight.
 struct FloorParts {
   int32_t index;
   float weight;  ///< of the pixel after `index`
@@ -84,23 +83,23 @@ __device__ __forceinline__ FloorParts floor_parts(float x) {
   return {static_cast<int32_t>(bits_of(shifted) - 0x4b400000u), x - (shifted - kShift)};
 }
 
-/// The channels of one sample that a thread works on: `Channels` of them, or `count` where that is 0.
+/// The channels of one sample that a thread computes: `Channels` of them, or `count` if `Channels` is 0.
 template <class T, int Channels>
 struct Planes {
-  static_assert(Channels <= 7, "channels of fewer than 2^28 pixels are reached in 32 bits");
+  static_assert(Channels <= 7, "offsets into channels of fewer than 2^28 pixels fit in 32 bits");
 
   const T* in;
   T* out;
   int32_t count;
 
-  /// Calls `apply` for each channel with three places in it: `first` and `second` of the input, `to` of the output.
+  /// Calls `apply` for each channel with its pointers: `first` and `second` to the input, `to` to the output.
   template <class Apply>
   __device__ __forceinline__ void each(const AffineTiles& tiles, int32_t first, int32_t second, int32_t to,
                                        Apply apply) const {
     if constexpr (Channels != 0) {
 #pragma unroll
       for (int32_t c = 0; c < Channels; ++c) {
-        // In 32 bits, which are enough for so few channels. (`from` may lie before the image: a masked pixel's corner.)
+        // 32-bit offsets suffice for so few channels. (`from` may be before the image, if masked.)
         const T* from = in + (first + c * tiles.in_channel);
         apply(from, from + (second - first), out + (to + c * tiles.out_channel));
       }
@@ -118,7 +117,7 @@ struct Planes {
   }
 };
 
-/// A pixel's four neighbors, weighted; those that are not `valid`, where that is asked (`Masked`), count as zeros.
+/// The weighted sum of a pixel's four neighbors; if `Masked`, neighbors that are not `valid` count as zeros.
 template <bool Masked, class T, int Channels>
 __device__ __forceinline__ void weigh(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
                                       FloorParts x, FloorParts y, const bool* valid, int32_t to) {
@@ -132,7 +131,7 @@ __device__ __forceinline__ void weigh(const Warp& w, const AffineTiles& tiles, c
   });
 }
 
-/// A pixel that has neighbors outside of the image, with zeros there.
+/// A pixel with neighbors outside of the image, for zeros padding.
 template <class T, int Channels>
 __device__ __forceinline__ void zeros_pixel(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
                                             FloorParts x, FloorParts y, int32_t to) {
@@ -146,7 +145,7 @@ __device__ __forceinline__ void zeros_pixel(const Warp& w, const AffineTiles& ti
   }
 }
 
-/// A pixel under any padding, at normalized coordinates.
+/// A pixel at normalized coordinates, for any padding.
 template <class T, int Channels>
 __device__ __forceinline__ void padded_pixel(const Warp& w, const AffineTiles& tiles, const Planes<T, Channels>& planes,
                                              const Point<Scalar>& point, int32_t to) {
@@ -168,7 +167,7 @@ __global__ void __launch_bounds__(kAffineThreads, kAffineBlocks) affine_kernel(c
   const int32_t row = tile_row + (thread >> tiles.log_width), after_rows = min(w.out_size[1], tile_row + tiles.height);
   if (column >= w.out_size[0] || row >= after_rows) return;
   const float x_center = pixel_center<Scalar>(column, w.out_size[0], w.inverse_out_size[0]);
-  // A row's position is 2 row + 1 - height: numbers below 2^24, which floats count exactly.
+  // A row's position is 2 row + 1 - height: integers below 2^24, which are exact in fp32.
   const float first = vfloat(2 * row + 1 - w.out_size[1]), after = vfloat(2 * after_rows + 1 - w.out_size[1]);
   for (int32_t item = static_cast<int32_t>(blockIdx.z); item < tiles.items; item += static_cast<int32_t>(gridDim.z)) {
     int32_t sample = item;

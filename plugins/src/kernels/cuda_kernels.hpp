@@ -2,8 +2,8 @@
 /// \brief The CUDA kernels for every kind, mode, padding and layout.
 ///
 /// One thread computes an output pixel's taps once and applies them to a group of channels. Mode, padding and kind are
-/// branches that a whole launch takes alike; only what decides how many registers a thread needs (taps, type of
-/// element, width of an offset) is a template parameter.
+/// branches that are uniform in a launch; only values that determine the number of registers (taps, element type,
+/// offset width) are template parameters.
 #ifndef STN_KERNELS_CUDA_KERNELS_HPP_
 #define STN_KERNELS_CUDA_KERNELS_HPP_
 
@@ -18,13 +18,13 @@ namespace {
 
 constexpr int kThreads = 256;
 
-/// What can be read and written at once.
+/// Elements that are read and written in one access.
 template <class T, int Width>
 struct alignas(sizeof(T) * Width) Pack {
   T values[Width];
 };
 
-/// Planar images (and any other mixture of strides): neighboring threads have neighboring pixels.
+/// Planar images (and any other strides): neighboring threads have neighboring pixels.
 template <class T, int Rank, int Count, class Offset>
 __global__ void __launch_bounds__(kThreads) planar_kernel(const Warp w, int64_t total, int64_t channel_chunk) {
   const int64_t step = static_cast<int64_t>(gridDim.x) * kThreads;

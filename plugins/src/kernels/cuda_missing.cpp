@@ -1,4 +1,4 @@
-// Takes the place of cuda_warp.cu in a build without nvcc.
+// Replaces cuda_warp.cu in a build without nvcc.
 #include "kernels/cuda.hpp"
 
 namespace stn {

@@ -1,5 +1,5 @@
 /// \file cuda_taps.hpp
-/// \brief On the device: where an output pixel samples, and which pixels of the image that reads.
+/// \brief On the device: an output pixel's sampling point, and the image pixels that it reads.
 #ifndef STN_KERNELS_CUDA_TAPS_HPP_
 #define STN_KERNELS_CUDA_TAPS_HPP_
 
@@ -11,7 +11,7 @@
 namespace stn {
 namespace {
 
-/// The pixel that a thread works on.
+/// The output pixel of a thread.
 struct Pixel {
   int64_t sample;
   int64_t index;
@@ -22,10 +22,10 @@ struct Parts {
   int64_t remainder;
 };
 
-/// Quotient and remainder of what is less than `limit`: 32-bit division is several times faster, and mostly enough.
+/// Quotient and remainder of a dividend below `limit`. Uses 32-bit division if possible, which is several times faster.
 __device__ __forceinline__ Parts split(int64_t dividend, int64_t divisor, int64_t limit) {
   if (limit < (int64_t{1} << 31)) {
-    // Divisors here are factors of the limit, so they fit as well.
+    // Divisors are factors of the limit, so they fit in 32 bits too.
     const uint32_t quotient = static_cast<uint32_t>(dividend) / static_cast<uint32_t>(divisor);
     return {quotient, dividend - static_cast<int64_t>(quotient) * divisor};
   }
@@ -35,7 +35,7 @@ __device__ __forceinline__ Parts split(int64_t dividend, int64_t divisor, int64_
 template <int Rank>
 __device__ __forceinline__ Point<Scalar> pixel_center_of(const Warp& w, int64_t pixel) {
   Point<Scalar> at;
-  // 32-bit division is several times faster, and nearly every image is small enough.
+  // 32-bit division is several times faster, and most images are small enough.
   if (w.pixels < (int64_t{1} << 31)) {
     const uint32_t p = static_cast<uint32_t>(pixel), columns = static_cast<uint32_t>(w.out_size[0]);
     const uint32_t line = p / columns;
@@ -75,7 +75,7 @@ __device__ __forceinline__ Point<Scalar> basis_point(const Warp& w, Pixel pixel)
   return sum;
 }
 
-/// Where an output pixel samples, in normalized coordinates.
+/// An output pixel's sampling point, in normalized coordinates.
 template <int Rank>
 __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
   const float* theta = static_cast<const float*>(w.theta) + pixel.sample * w.theta_stride;
@@ -106,7 +106,7 @@ __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
   }
 }
 
-/// The pixels that one output pixel reads, as offsets into a channel and weights; a weight counts only where `valid`.
+/// The pixels that one output pixel reads, as offsets into a channel and weights; only `valid` ones are used.
 template <int Count, class Offset>
 struct Taps {
   Offset at[Count];

@@ -1,7 +1,7 @@
 /// \file cuda_warp.cu
 /// \brief Launching the CUDA kernels: one pass from theta to the warped image, no grid in memory.
 ///
-/// The sampling math is stn/sampling.hpp's, as on the CPU.
+/// The sampling math is in stn/sampling.hpp, as for the CPU.
 #include <cuda_runtime.h>
 
 #include <cstdio>
@@ -15,7 +15,7 @@
 namespace stn {
 namespace {
 
-/// Says on stderr, where STN_LOG is set, what CUDA said, and gives the status for it.
+/// Prints CUDA's error to stderr if STN_LOG is set, and returns the status for it.
 int check(cudaError_t error, const char* file, int line) {
   if (error == cudaSuccess) return STN_OK;
   if (std::getenv("STN_LOG") != nullptr) {
@@ -25,7 +25,7 @@ int check(cudaError_t error, const char* file, int line) {
 }
 #define STN_CHECK_CUDA(call) check((call), __FILE__, __LINE__)
 
-/// Launches a kernel. (Not by <<<>>>, so that tests/cuda_on_cpu can take the call's place.)
+/// Launches a kernel. (Without <<<>>>, so that tests/cuda_on_cpu can replace the call.)
 template <class... Parameters>
 int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, cudaStream_t stream, Parameters... arguments) {
   cudaLaunchConfig_t config{};
@@ -37,7 +37,7 @@ int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, cudaStream_t
 
 int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-/// Blocks of a grid-stride loop: all that `items` need, as far as CUDA lets one ask for them.
+/// Blocks of a grid-stride loop: as many as `items` need, up to CUDA's limit.
 unsigned blocks_for(int64_t items) {
   constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
   const int64_t blocks = divide_up(items, kThreads);
@@ -46,7 +46,7 @@ unsigned blocks_for(int64_t items) {
 
 template <class T, int Rank, int Count, class Offset>
 int launch_planar(const Warp& w, cudaStream_t stream) {
-  // Channels are shared out among threads only where there are too few pixels to fill the device.
+  // Channels are split among threads only if there are too few pixels to fill the device.
   constexpr int64_t kEnoughThreads = 1 << 18;
   const int64_t total = w.batch * w.pixels;
   int64_t chunks = total < kEnoughThreads ? divide_up(kEnoughThreads, total) : 1;
@@ -65,19 +65,19 @@ int launch_channels_last(const Warp& w, cudaStream_t stream) {
                 groups);
 }
 
-/// Whether every pixel of both images starts where a pack of `width` elements may.
+/// Whether every pixel of both images is aligned for packs of `width` elements.
 bool packable(const Warp& w, int64_t width) {
   const int64_t bytes = width * element_size(w.dtype);
   const bool aligned =
       reinterpret_cast<uintptr_t>(w.input) % bytes == 0 && reinterpret_cast<uintptr_t>(w.output) % bytes == 0;
-  // The last group may reach into the padding behind the channels, never into the next pixel.
+  // The last pack may extend into the padding after the channels, but not into the next pixel.
   const int64_t reach = divide_up(w.channels, width) * width;
   return aligned && w.in_pixel_stride % width == 0 && w.out_pixel_stride % width == 0 && reach <= w.in_pixel_stride &&
          reach <= w.out_pixel_stride;
 }
 
-/// Whether affine_kernel takes a warp whose mode is bilinear and rank 2. Fewer than 64 pixels leave most of a block's
-/// threads idle, where planar_kernel packs samples.
+/// Whether affine_kernel runs a warp of mode bilinear and rank 2. With fewer than 64 pixels, most threads of a block
+/// would be idle, and planar_kernel, which packs several samples, is faster.
 bool is_plain_affine(const Warp& w) {
   constexpr int64_t kFewPixels = 64, kPixels = int64_t{1} << 28, kColumns = int64_t{1} << 22, kRows = int64_t{1} << 18,
                     kItems = int64_t{1} << 30;
@@ -88,12 +88,12 @@ bool is_plain_affine(const Warp& w) {
 
 int64_t clamp(int64_t value, int64_t low, int64_t high) { return value < low ? low : value < high ? value : high; }
 
-/// Launches affine_kernel; `Channels` is their number, or 0.
+/// Launches affine_kernel; `Channels` is the number of channels, or 0 for any number.
 template <class T, int Channels>
 int launch_affine(const Warp& w, cudaStream_t stream) {
   AffineTiles tiles{};
-  // Sixteen columns: a warp has two rows, so that rotated images are read from few lines and halves written in full
-  // sectors. Narrower images have narrower tiles, and images of few rows wider ones.
+  // Sixteen columns: 32 threads cover two rows, so that rotated images are read from few cache lines and 16-bit outputs
+  // are written in full sectors. Narrow images have narrower tiles, and images with few rows have wider ones.
   tiles.log_width = 4;
   while (tiles.log_width > 0 && (1 << tiles.log_width) / 2 >= w.out_size[0]) --tiles.log_width;
   while ((kAffineThreads >> tiles.log_width) / 2 >= w.out_size[1] && (1 << tiles.log_width) < w.out_size[0]) {
@@ -101,7 +101,7 @@ int launch_affine(const Warp& w, cudaStream_t stream) {
   }
   const int64_t width = int64_t{1} << tiles.log_width;
   tiles.rows = static_cast<int32_t>(kAffineThreads / width);
-  // Several rows a thread where that leaves enough threads; several chunks of channels where there are too few.
+  // Several rows per thread if there are enough threads; several chunks of channels if there are too few.
   constexpr int64_t kEnoughThreads = 1 << 18, kMostSteps = 8;
   const int64_t total = w.batch * w.pixels, steps = divide_up(w.out_size[1], tiles.rows);
   const int64_t down = divide_up(steps, clamp(divide_up(total, kEnoughThreads), 1, kMostSteps));
@@ -133,7 +133,7 @@ int launch_layout(const Warp& w, cudaStream_t stream) {
       return launch_affine<T, 0>(w, stream);
     }
   }
-  // 64-bit offsets cost registers; what lies outside of the image is computed too, though never read.
+  // 64-bit offsets cost registers. Offsets outside of the image are computed too, but never read.
   const bool small = w.in_pixels * w.in_pixel_stride < (int64_t{1} << 28);
   return small ? launch_planar<T, Rank, Count, int32_t>(w, stream) : launch_planar<T, Rank, Count, int64_t>(w, stream);
 }

@@ -1,5 +1,5 @@
 /// \file lanes_avx2.hpp
-/// \brief Eight lanes (AVX2, FMA, F16C). Include it only where those may be used.
+/// \brief Eight lanes (AVX2, FMA, F16C). Include only in files compiled for these instruction sets.
 #ifndef STN_KERNELS_LANES_AVX2_HPP_
 #define STN_KERNELS_LANES_AVX2_HPP_
 
@@ -25,7 +25,7 @@ struct i32x8 {
   STN_HD explicit i32x8(int32_t value) : v(_mm256_set1_epi32(value)) {}
 };
 
-/// All bits of a lane, or none.
+/// A mask: all bits of a lane are set, or none.
 struct mask8 {
   __m256i v;
 };
@@ -41,7 +41,7 @@ STN_HD f32x8 vfma(f32x8 a, f32x8 b, f32x8 c) { return _mm256_fmadd_ps(a.v, b.v, 
 STN_HD f32x8 vfloor(f32x8 x) { return _mm256_floor_ps(x.v); }
 STN_HD f32x8 vround(f32x8 x) { return _mm256_round_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 STN_HD f32x8 vabs(f32x8 x) { return _mm256_andnot_ps(_mm256_set1_ps(-0.0f), x.v); }
-// The instructions return their second operand where the first is NaN, as `Scalar` does.
+// The instructions return their second operand if the first is NaN, like the functions of `Scalar`.
 STN_HD f32x8 vmax(f32x8 x, f32x8 low) { return _mm256_max_ps(x.v, low.v); }
 STN_HD f32x8 vmin(f32x8 x, f32x8 high) { return _mm256_min_ps(x.v, high.v); }
 STN_HD f32x8 vmax(f32x8 x, float low) { return vmax(x, f32x8(low)); }
@@ -72,13 +72,13 @@ STN_HD bool vany(mask8 m) { return _mm256_movemask_ps(_mm256_castsi256_ps(m.v)) 
 /// x modulo period, for x >= 0 and finite.
 STN_HD f32x8 vmod(f32x8 x, float period) {
   const f32x8 p(period), quotient = vfloor(x / p);
-  if (vany(vgreater(quotient, f32x8(4194304.0f)))) {  // beyond that the quotient itself is rounded
+  if (vany(vgreater(quotient, f32x8(4194304.0f)))) {  // beyond that the quotient is rounded
     alignas(32) float lanes[8];
     _mm256_store_ps(lanes, x.v);
     for (float& lane : lanes) lane = fmodf(lane, period);
     return _mm256_load_ps(lanes);
   }
-  // The quotient may be one too large or too small, next to a multiple of the period.
+  // Near a multiple of the period, the quotient may be one too large or too small.
   const f32x8 rest = _mm256_fnmadd_ps(quotient.v, p.v, x.v);
   const f32x8 low = vselect(vgreater(f32x8(0.0f), rest), rest + p, rest);
   return vselect(vgreater(p, low), low, low - p);
@@ -114,9 +114,9 @@ struct Avx2Lanes {
     return _mm256_and_ps(values_at(base, lanes(at)), _mm256_castsi256_ps(mask.v));
   }
 
-  /// Two neighbors by one load: eight bytes of fp32, four of the 16-bit types.
+  /// Two neighbors with one load: eight bytes of fp32, four of the 16-bit types.
   static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
-    // Loaded as pixels 0 1 4 5 and 2 3 6 7, so that the shuffle within 128 bits leaves them in order.
+    // Loaded as pixels 0 1 4 5 and 2 3 6 7, so that the shuffle within 128 bits puts them in order.
     const LaneIndices from = lanes(at);
     const __m256 low =
         _mm256_insertf128_ps(_mm256_castps128_ps256(load_2x64(base, from)), load_2x64(base, from.from(4)), 1);
@@ -138,7 +138,7 @@ struct Avx2Lanes {
     *right = _mm256_castsi256_ps(_mm256_and_si256(both, _mm256_set1_epi32(static_cast<int32_t>(0xffff0000u))));
   }
 
-  /// Both neighbors are read wherever they are; so the pair itself must lie inside the image.
+  /// Both neighbors are always read, so the pair must be inside the image.
   template <class T>
   static STN_HD void gather_pair(const T* base, const Offset& at, const Warp& w, M left_mask, M right_mask, F* left,
                                  F* right) {
@@ -166,7 +166,7 @@ struct Avx2Lanes {
     store_bits(to, narrow(_mm256_srli_epi32(_mm256_blendv_epi8(rounded, quiet, nan), 16)), count);
   }
 
-  /// `count` neighboring values, as channels-last images have them.
+  /// `count` consecutive values, for channels-last images.
   static STN_HD F load_values(const float* from, int count) { return load(from, count); }
   static STN_HD F load_values(const Half* from, int count) { return _mm256_cvtph_ps(load_bits(from, count)); }
   static STN_HD F load_values(const BFloat* from, int count) {
@@ -180,7 +180,7 @@ struct Avx2Lanes {
   static STN_HD __m256 values_at(const BFloat* base, LaneIndices at) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_8x16(base, at)), 16));
   }
-  /// Eight 32-bit numbers below 2^16, in 16 bits each.
+  /// Packs eight 32-bit numbers below 2^16 into 16 bits each.
   static STN_HD __m128i narrow(__m256i values) {
     const __m256i packed = _mm256_packus_epi32(values, values);
     return _mm256_castsi256_si128(_mm256_permute4x64_epi64(packed, _MM_SHUFFLE(3, 1, 2, 0)));

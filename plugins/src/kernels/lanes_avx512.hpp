@@ -1,5 +1,5 @@
 /// \file lanes_avx512.hpp
-/// \brief Sixteen lanes (AVX-512 F, BW, VL, DQ). Include it only where those may be used.
+/// \brief Sixteen lanes (AVX-512 F, BW, VL, DQ). Include only in files compiled for these instruction sets.
 #ifndef STN_KERNELS_LANES_AVX512_HPP_
 #define STN_KERNELS_LANES_AVX512_HPP_
 
@@ -40,7 +40,7 @@ STN_HD f32x16 vfma(f32x16 a, f32x16 b, f32x16 c) { return _mm512_fmadd_ps(a.v, b
 STN_HD f32x16 vfloor(f32x16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC); }
 STN_HD f32x16 vround(f32x16 x) { return _mm512_roundscale_ps(x.v, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 STN_HD f32x16 vabs(f32x16 x) { return _mm512_abs_ps(x.v); }
-// The instructions return their second operand where the first is NaN, as `Scalar` does.
+// The instructions return their second operand if the first is NaN, like the functions of `Scalar`.
 STN_HD f32x16 vmax(f32x16 x, f32x16 low) { return _mm512_max_ps(x.v, low.v); }
 STN_HD f32x16 vmin(f32x16 x, f32x16 high) { return _mm512_min_ps(x.v, high.v); }
 STN_HD f32x16 vmax(f32x16 x, float low) { return vmax(x, f32x16(low)); }
@@ -69,13 +69,13 @@ STN_HD bool vany(mask16 m) { return m.v != 0; }
 /// x modulo period, for x >= 0 and finite.
 STN_HD f32x16 vmod(f32x16 x, float period) {
   const f32x16 p(period), quotient = vfloor(x / p);
-  if (vany(vgreater(quotient, f32x16(4194304.0f)))) {  // beyond that the quotient itself is rounded
+  if (vany(vgreater(quotient, f32x16(4194304.0f)))) {  // beyond that the quotient is rounded
     alignas(64) float lanes[16];
     _mm512_store_ps(lanes, x.v);
     for (float& lane : lanes) lane = fmodf(lane, period);
     return _mm512_load_ps(lanes);
   }
-  // The quotient may be one too large or too small, next to a multiple of the period.
+  // Near a multiple of the period, the quotient may be one too large or too small.
   const f32x16 rest = _mm512_fnmadd_ps(quotient.v, p.v, x.v);
   const f32x16 low = vselect(vgreater(f32x16(0.0f), rest), rest + p, rest);
   return vselect(vgreater(p, low), low, low - p);
@@ -107,7 +107,7 @@ struct Avx512Lanes {
     return _mm512_maskz_mov_ps(mask.v, values_at(base, lanes(at)));
   }
 
-  /// Two neighbors by one load: eight bytes of fp32, four of the 16-bit types.
+  /// Two neighbors with one load: eight bytes of fp32, four of the 16-bit types.
   static STN_HD void gather_pair(const float* base, const Offset& at, const Warp&, F* left, F* right) {
     const LaneIndices from = lanes(at);
     const __m512 low = join(load_4x64(base, from), load_4x64(base, from.from(4)));
@@ -130,7 +130,7 @@ struct Avx512Lanes {
     *right = _mm512_castsi512_ps(_mm512_and_si512(both, _mm512_set1_epi32(static_cast<int32_t>(0xffff0000u))));
   }
 
-  /// Both neighbors are read wherever they are; so the pair itself must lie inside the image.
+  /// Both neighbors are always read, so the pair must be inside the image.
   template <class T>
   static STN_HD void gather_pair(const T* base, const Offset& at, const Warp& w, M left_mask, M right_mask, F* left,
                                  F* right) {
@@ -152,7 +152,7 @@ struct Avx512Lanes {
     _mm256_mask_storeu_epi16(to, first(count), _mm512_cvtepi32_epi16(_mm512_srli_epi32(rounded, 16)));
   }
 
-  /// `count` neighboring values, as channels-last images have them.
+  /// `count` consecutive values, for channels-last images.
   static STN_HD F load_values(const float* from, int count) { return load(from, count); }
   static STN_HD F load_values(const Half* from, int count) {
     return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(first(count), from));

@@ -1,8 +1,8 @@
 /// \file lanes_loads.hpp
-/// \brief Reads at many places into one vector, by one load each.
+/// \brief Gathers values from several addresses into one vector, with one load each.
 ///
-/// The gather instructions are not used: on processors that got the microcode against data sampling they take three to
-/// six times as long as these loads (22 and 45 ns against 7 ns for sixteen values, measured).
+/// Gather instructions are not used: on processors with the microcode mitigation for Gather Data Sampling they take
+/// three to six times as long as these loads (measured: 22 and 45 ns instead of 7 ns for sixteen values).
 #ifndef STN_KERNELS_LANES_LOADS_HPP_
 #define STN_KERNELS_LANES_LOADS_HPP_
 
@@ -12,8 +12,8 @@
 
 namespace stn {
 
-/// The 32-bit integers in the lanes of a vector, where it lies in memory. Read as bytes: a vector is not an array of
-/// integers to the compiler, which would otherwise drop the store of the one before the load of the other.
+/// The 32-bit integers in the lanes of a vector, read from its memory with memcpy. Reading them through an int pointer
+/// would violate strict aliasing, and the compiler could drop the vector's store.
 class LaneIndices {
  public:
   STN_HD explicit LaneIndices(const void* vector, int first = 0)
@@ -29,7 +29,7 @@ class LaneIndices {
   const char* bytes_;
 };
 
-/// Two eight-byte values, from `base + at[0]` and `base + at[1]`.
+/// Two eight-byte values at `base + at[0]` and `base + at[1]`.
 STN_HD __m128 load_2x64(const float* base, LaneIndices at) {
   const __m128i low = _mm_loadl_epi64(reinterpret_cast<const __m128i*>(base + at[0]));
   return _mm_loadh_pi(_mm_castsi128_ps(low), reinterpret_cast<const __m64*>(base + at[1]));
@@ -46,7 +46,7 @@ STN_HD int32_t load_32(const void* from) {
   return value;
 }
 
-/// Four four-byte values; T is what `at` counts in.
+/// Four four-byte values; `at` is in units of T.
 template <class T>
 STN_HD __m128i load_4x32(const T* base, LaneIndices at) {
   const __m128i low = _mm_insert_epi32(_mm_cvtsi32_si128(load_32(base + at[0])), load_32(base + at[1]), 1);

@@ -1,5 +1,5 @@
 /// \file lanes_scalar.hpp
-/// \brief Lanes of width one for the CPU kernels: any size, any layout, any instruction set.
+/// \brief Lanes of width one for the CPU kernels, for all sizes, layouts and instruction sets.
 #ifndef STN_KERNELS_LANES_SCALAR_HPP_
 #define STN_KERNELS_LANES_SCALAR_HPP_
 
@@ -8,9 +8,9 @@
 
 namespace stn {
 
-/// `Scalar` and its way to memory. The wider lane types have the same members.
+/// `Scalar` with loads and stores. The wider lane types have the same members.
 struct ScalarLanes : Scalar {
-  /// Where a pixel is in a channel: elements from its start.
+  /// The offset of a pixel in a channel, in elements.
   using Offset = int64_t;
 
   static STN_HD I iota() { return 0; }

@@ -1,5 +1,5 @@
 /// \file numbers.hpp
-/// \brief The element types of images: stored in 32 or 16 bits, computed with in fp32.
+/// \brief The element types of images: stored in 32 or 16 bits, converted to fp32 for computation.
 #ifndef STN_KERNELS_NUMBERS_HPP_
 #define STN_KERNELS_NUMBERS_HPP_
 
@@ -56,7 +56,7 @@ STN_HD float to_float(Half value) {
   const uint32_t sign = static_cast<uint32_t>(value.bits & 0x8000u) << 16;
   const uint32_t magnitude = value.bits & 0x7fffu;
   if (magnitude >= 0x7c00u) return float_of(sign | 0x7f800000u | ((magnitude & 0x3ffu) << 13));
-  // Placing the bits as a float and scaling by 2^112 is exact, and right for subnormal numbers too.
+  // Shifting the bits into a float and scaling by 2^112 is exact, also for subnormal numbers.
   const float scaled = float_of(magnitude << 13) * float_of(0x77800000u);
   return float_of(sign | bits_of(scaled));
 #endif
@@ -67,7 +67,7 @@ STN_HD void from_float(float value, float* to) { *to = value; }
 STN_HD void from_float(float value, BFloat* to) {
   const uint32_t bits = bits_of(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) {
-    to->bits = static_cast<uint16_t>((bits >> 16) | 0x40u);  // NaN stays NaN
+    to->bits = static_cast<uint16_t>((bits >> 16) | 0x40u);  // keeps NaN a NaN
   } else {
     to->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // to nearest, half to even
   }

@@ -15,13 +15,13 @@
 namespace stn {
 namespace {
 
-/// One call of parallel_for; lives on its caller's stack until every helper has left it.
+/// One call of parallel_for, on its caller's stack until every helper has left it.
 struct Job {
   RangeTask task;
   int64_t count;
   int64_t piece;
   int wanted;                   ///< helpers that may still join; guarded by the pool's mutex
-  std::atomic<int> helpers{0};  ///< helpers inside; changed under the mutex of the pool only
+  std::atomic<int> helpers{0};  ///< active helpers; changed only under the pool's mutex
   std::atomic<int64_t> next{0};
 
   void work() {
@@ -40,7 +40,7 @@ class Pool {
       try {
         std::thread([this] { serve(); }).detach();
       } catch (const std::system_error&) {
-        break;  // fewer threads make it slower, not wrong
+        break;  // fewer threads are slower, but correct
       }
     }
   }
@@ -63,7 +63,7 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     remove(job);  // from here on no helper joins
     if (job.helpers == 0) return;
-    // They are at their last pieces: most often it is not worth going to sleep for that.
+    // The helpers are running their last pieces: spinning is usually faster than sleeping.
     lock.unlock();
     spin_until([&] { return job.helpers.load(std::memory_order_acquire) == 0; });
     lock.lock();
@@ -75,7 +75,7 @@ class Pool {
     std::unique_lock<std::mutex> lock(mutex_);
     for (;;) {
       if (jobs_.empty()) {
-        // A caller that warps again and again finds its helpers awake; a sleeping thread takes tens of microseconds.
+        // Spin first, for callers that warp repeatedly: waking a sleeping thread takes tens of microseconds.
         lock.unlock();
         spin_until([this] { return pending_.load(std::memory_order_acquire) != 0; });
         lock.lock();
@@ -87,7 +87,7 @@ class Pool {
       lock.unlock();
       job.work();
       lock.lock();
-      remove(job);  // there is nothing left to join for
+      remove(job);  // all of its work is taken
       if (--job.helpers == 0) left_.notify_all();
     }
   }
@@ -120,7 +120,7 @@ class Pool {
   std::atomic<int> pending_{0};
 };
 
-/// The process's pool. A forked child has none of its parent's threads, so it gets a pool of its own.
+/// The process's pool. A forked child does not inherit its parent's threads, so it gets a new pool.
 Pool& pool() {
   static std::mutex mutex;
   static Pool* current = nullptr;
@@ -150,7 +150,7 @@ void parallel_for(const RangeTask& task, int64_t count, int64_t grain, int threa
     task.run(task.context, 0, count);
     return;
   }
-  // About eight pieces a thread: enough to even out a slow thread, too few to fight over the counter.
+  // About eight pieces per thread: enough to balance a slow thread, few enough to avoid contention on the counter.
   const int64_t piece = std::max(grain, count / (8 * (helpers + 1)));
   Job job{task, count, piece, helpers};
   pool().run(job);

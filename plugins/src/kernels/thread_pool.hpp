@@ -1,5 +1,5 @@
 /// \file thread_pool.hpp
-/// \brief A small pool of threads, shared by every caller in the process; made at first use, never torn down.
+/// \brief A small thread pool, shared by all callers in the process; created at first use, never destroyed.
 #ifndef STN_KERNELS_THREAD_POOL_HPP_
 #define STN_KERNELS_THREAD_POOL_HPP_
 
@@ -7,14 +7,15 @@
 
 namespace stn {
 
-/// Work that can be cut into ranges: `run(context, begin, end)`.
+/// Work that can be split into ranges: `run(context, begin, end)`.
 struct RangeTask {
   void (*run)(void* context, int64_t begin, int64_t end);
   void* context;
 };
 
-/// \brief Does [0, count) in pieces of about `grain`, in the calling thread and in at most `threads - 1` others.
-/// Returns when all of it is done. Several threads may call it at once.
+/// \brief Runs [0, count) in pieces of at least `grain`, in the calling thread and in at most `threads - 1` others.
+///
+/// Returns when all pieces are complete. Thread-safe.
 void parallel_for(const RangeTask& task, int64_t count, int64_t grain, int threads);
 
 /// The processors this process may run on.

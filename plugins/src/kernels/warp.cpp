@@ -5,14 +5,14 @@
 namespace stn {
 namespace {
 
-// Pixel indices are 32-bit integers and, on their way there, floats a little beyond the image.
+// Pixel indices are 32-bit integers, computed from floats that may be a little outside of the image.
 constexpr int64_t kLargestSide = int64_t{1} << 30;
 // A sample's theta, of up to three rows, is indexed in 32 bits.
 constexpr int64_t kMostRows = int64_t{1} << 28;
 
 bool within(int32_t value, int32_t last) { return value >= 0 && value <= last; }
 
-/// The product of sizes, or -1 where it does not fit.
+/// The product of sizes, or -1 if it overflows.
 template <class... Sizes>
 int64_t product(int64_t first, Sizes... rest) {
   int64_t result = first;
@@ -68,7 +68,7 @@ int make_warp(const stn_problem* problem, Warp* warp) {
   const int64_t pixels = product(p.output_size[p.rank - 1], p.output_size[p.rank - 2], depth_out);
   const int64_t pitch_in = pitch(p.input_layout, p.channel_pitch_in, p.channels);
   const int64_t pitch_out = pitch(p.output_layout, p.channel_pitch_out, p.channels);
-  // Eight bytes a number covers every type, so that no address overflows either.
+  // Assuming eight bytes per element covers every type, so that addresses do not overflow either.
   const bool fits = in_pixels >= 0 && pixels >= 0 && product(8, p.input_batch, pitch_in, in_pixels) >= 0 &&
                     product(8, p.batch, pitch_out, pixels) >= 0 && product(8, 3, pixels, p.theta_batch) >= 0 &&
                     (p.kind == STN_GRID ||
@@ -107,7 +107,7 @@ int make_warp(const stn_problem* problem, Warp* warp) {
   w.in_plane = w.in_row * w.axis[1].size;
   w.in_pixels = in_pixels;
 
-  // One channel without padding is the same in both layouts.
+  // One channel without padding is identical in both layouts.
   const bool last_in = p.input_layout == STN_CHANNELS_LAST && pitch_in != 1;
   const bool last_out = p.output_layout == STN_CHANNELS_LAST && pitch_out != 1;
   w.channels_last = last_in && last_out;

@@ -1,5 +1,5 @@
 /// \file warp.hpp
-/// \brief A checked problem in the form that the kernels want it: sizes in (x, y, z) order, strides, axes.
+/// \brief A validated problem in the form that the kernels use: sizes in (x, y, z) order, strides, axes.
 #ifndef STN_KERNELS_WARP_HPP_
 #define STN_KERNELS_WARP_HPP_
 
@@ -10,7 +10,7 @@
 
 namespace stn {
 
-/// Everything a kernel needs to know about one warp; passed to CUDA kernels by value.
+/// The parameters of one warp; passed to CUDA kernels by value.
 struct Warp {
   int32_t rank;
   int32_t kind;
@@ -33,14 +33,14 @@ struct Warp {
   // Strides, in elements.
   int64_t in_batch_stride, in_channel_stride, in_pixel_stride;
   int64_t out_batch_stride, out_channel_stride, out_pixel_stride;
-  int64_t theta_stride;  ///< 0 where one theta serves the whole batch
+  int64_t theta_stride;  ///< 0 if the whole batch shares one theta
   const void* input;
   const void* theta;
   const float* basis;
   void* output;
 };
 
-/// \brief Checks a problem and fills in `warp` (may be NULL).
+/// \brief Checks a problem and fills in `warp`, unless it is NULL.
 /// \return a stn_status.
 int make_warp(const stn_problem* problem, Warp* warp);
 

@@ -1,10 +1,10 @@
 /// \file register.cpp
 /// \brief libstn_plugins_register.so: registers the creators of libstn_plugins.so when it is loaded.
 ///
-/// Triton and onnxruntime dlopen a plugin library and expect it to register itself; trtexec and load_library want
-/// getCreators and refuse a library whose creators are registered already. Hence this second library. It lies beside
-/// libstn_plugins.so and links neither it nor TensorRT: whichever TensorRT the process has loaded is the one that is
-/// asked. Set STN_LOG to see on stderr what it did.
+/// Triton and onnxruntime dlopen a plugin library and expect it to register itself; trtexec and load_library call
+/// getCreators and reject a library whose creators are already registered. Hence this second library. It is in the same
+/// folder as libstn_plugins.so and links neither that library nor TensorRT: it uses the TensorRT that the process has
+/// loaded. Set STN_LOG to log its actions to stderr.
 #include <dlfcn.h>
 
 #include <cstdint>
@@ -19,7 +19,7 @@ namespace {
 
 constexpr const char* kPlugins = "libstn_plugins.so";
 
-// A process has one of these, or the lean runtime, which keeps a registry of its own.
+// A process has loaded one of these; the lean runtime has its own registry.
 constexpr const char* kRuntimes[] = {"libnvinfer.so.11", "libnvinfer.so.10", "libnvinfer_lean.so.11",
                                      "libnvinfer_lean.so.10"};
 
@@ -29,9 +29,9 @@ void log(const std::string& line) {
   std::fprintf(stderr, "stn: register: %s\n", line.c_str());
 }
 
-/// \brief Slot of IPluginRegistry::registerCreator(IPluginCreatorInterface&, namespace); -1 where it is not known.
+/// \brief Slot of IPluginRegistry::registerCreator(IPluginCreatorInterface&, namespace); -1 if it is unknown.
 ///
-/// TensorRT 11 dropped the four functions for IPluginCreator that stood before it.
+/// TensorRT 11 removed the four preceding functions for IPluginCreator.
 int slot_of_register_creator(int32_t version) {
   switch (version / 10000) {
     case 10:
@@ -43,7 +43,7 @@ int slot_of_register_creator(int32_t version) {
   }
 }
 
-/// \brief libstn_plugins.so in the folder that this library was loaded from.
+/// \brief The path of libstn_plugins.so in the folder of this library.
 std::string plugins_path() {
   Dl_info here;
   if (dladdr(reinterpret_cast<void*>(&plugins_path), &here) == 0 || here.dli_fname == nullptr) return kPlugins;
@@ -64,7 +64,7 @@ void register_in(void* runtime, const std::string& name) {
   const int slot = slot_of_register_creator(version);
   void* registry = get_registry == nullptr ? nullptr : get_registry();
   if (slot < 0 || registry == nullptr) {
-    log(name + " has version " + std::to_string(version) + "; only TensorRT 10 and 11 are known");
+    log(name + " has version " + std::to_string(version) + "; only TensorRT 10 and 11 are supported");
     return;
   }
   const std::string path = plugins_path();
@@ -75,7 +75,7 @@ void register_in(void* runtime, const std::string& name) {
   }
   auto* get_creators = symbol<nvinfer1::IPluginCreatorInterface* const*(int32_t&)>(plugins, "getCreators");
   if (get_creators == nullptr) {
-    log(path + " exports no getCreators");
+    log(path + " does not export getCreators");
     return;
   }
   void** table = *static_cast<void***>(registry);
@@ -85,14 +85,14 @@ void register_in(void* runtime, const std::string& name) {
   for (int32_t i = 0; i < count; ++i) {
     auto* creator = static_cast<nvinfer1::IPluginCreatorV3One*>(creators[i]);
     const bool done = add(registry, creators[i], creator->getPluginNamespace());
-    log(std::string(creator->getPluginName()) + (done ? " registered in " : " is registered already in ") + name);
+    log(std::string(creator->getPluginName()) + (done ? " registered in " : " is already registered in ") + name);
   }
 }
 
 __attribute__((constructor)) void register_all() {
   bool found = false;
   for (const char* name : kRuntimes) {
-    // Only what the process has loaded already; its symbols need not be visible to everybody.
+    // Only a library that the process has already loaded; its symbols may be local.
     if (void* runtime = dlopen(name, RTLD_NOW | RTLD_NOLOAD)) {
       found = true;
       register_in(runtime, name);

@@ -1,17 +1,17 @@
 /// \file cuda_runtime.h
-/// \brief Stands in for CUDA's header of this name, so that a C++ compiler builds the CUDA kernels for the CPU.
+/// \brief Replaces CUDA's header of this name, so that a C++ compiler builds the CUDA kernels for the CPU.
 ///
-/// A launch runs every thread of every block in turn, on the caller's thread. That is what the kernels here mean,
-/// because their threads share nothing: no shared memory, no barrier, no atomics, no exchange within a warp. It finds
-/// what is wrong with indices, bounds and arithmetic, with the sanitizers' help; it says nothing about speed. Only what
-/// the kernels use is here; what they come to use beyond that does not compile until it is written down.
+/// A launch runs every thread of every block sequentially, on the caller's thread. That is equivalent for these
+/// kernels, because their threads are independent: no shared memory, barriers, atomics or warp intrinsics. With
+/// sanitizers, it finds errors in indices, bounds and arithmetic; it does not model performance. It contains only what
+/// the kernels use; anything else does not compile.
 #ifndef STN_TESTS_CUDA_RUNTIME_H_
 #define STN_TESTS_CUDA_RUNTIME_H_
 
-// Internal to this translation unit: the CPU kernels' copies of these functions are compiled without STN_FMA.
+// Internal linkage: the CPU kernels' copies of these functions are compiled without STN_FMA.
 #undef STN_HD
 #define STN_HD static inline
-// vfma rounds once, as on the device, whatever this processor has.
+// vfma rounds once, as on the device, on every processor.
 #define STN_FMA
 
 #include <math.h>
@@ -49,11 +49,11 @@ void __stwb(T* to, T value) {
 
 /// a + b, rounded towards minus infinity.
 inline float __fadd_rd(float a, float b) {
-  // The exact error of the sum rounded to nearest (Knuth); volatile, as no step may be simplified.
+  // The exact error of the sum rounded to nearest (Knuth); volatile, so that no step is simplified.
   volatile float sum = a + b, b_part = sum - a, a_lost = a - (sum - b_part), b_lost = b - b_part;
   const float lost = a_lost + b_lost;
   if (sum == 0.0f && signbit(a) != signbit(b)) return -0.0f;
-  return lost < 0.0f ? nextafterf(sum, -INFINITY) : sum;  // NaN, where the sum is not finite, is not less
+  return lost < 0.0f ? nextafterf(sum, -INFINITY) : sum;  // NaN (a sum that is not finite) compares false
 }
 
 // ---------------------------------------------------------------------------------------------------------- runtime
@@ -62,7 +62,7 @@ enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 inline const char* cudaGetErrorName(cudaError_t error) {
   return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidConfiguration";
 }
-inline const char* cudaGetErrorString(cudaError_t) { return "a launch that CUDA would refuse"; }
+inline const char* cudaGetErrorString(cudaError_t) { return "a launch that CUDA would reject"; }
 
 using cudaStream_t = struct CUstream_st*;
 
@@ -75,8 +75,8 @@ struct cudaLaunchConfig_t {
 };
 
 #ifdef STN_RECORD_LAUNCHES
-/// Is told of a launch instead: the kernel's address here, sizes of grid and block, and the parameters as CUDA lays
-/// them out. For benchmarks/sass, which runs the GPU's own machine code.
+/// Called instead of a launch, with the kernel's address, the sizes of grid and block, and the parameters in CUDA's
+/// layout. For benchmarks/sass, which executes the GPU's machine code.
 extern "C" __attribute__((visibility("default"))) inline void (*stn_record_launch)(const void* kernel, const dim3* grid,
                                                                                    const dim3* block, const char* bytes,
                                                                                    size_t count) = nullptr;
@@ -95,7 +95,7 @@ void record(void (*kernel)(Parameters...), const dim3& grid, const dim3& block, 
 }
 #endif
 
-/// Runs a kernel; its limits on the sizes of grid and block are those of every GPU.
+/// Runs a kernel; the limits on the sizes of grid and block are those of all GPUs.
 template <class... Parameters, class... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {

@@ -1,1 +1,1 @@
-"""TensorRT and TensorRT-RTX: building engines, keeping them, running them."""
+"""TensorRT and TensorRT-RTX: building, caching and running engines."""

@@ -1,4 +1,4 @@
-"""TensorRT and TensorRT-RTX: engines built by ``stn-infer build``, or from a model through the engine cache."""
+"""The TensorRT backend: runs engines from ``stn-infer build``, or built from a model through the engine cache."""
 
 from __future__ import annotations
 
@@ -36,10 +36,10 @@ if TYPE_CHECKING:
 
 
 def open_engine(path: Path, runtime: str = "tensorrt", device: str = "cuda:0") -> TensorRTBackend:
-    """Open an engine's file; its sidecar, if there is one, says what it is.
+    """Open an engine file; its sidecar, if there is one, describes it.
 
     Raises:
-        ModelError: the engine is truncated, foreign or stale.
+        ModelError: the engine is truncated, or was built for another runtime, version, GPU or plugin library.
         UsageError, MissingDependencyError: as :func:`open_tensorrt`.
     """
     chosen, target = _chosen(runtime, device)
@@ -55,17 +55,17 @@ def open_tensorrt(
     *,
     name: str | None = None,
 ) -> TensorRTBackend:
-    """Build a model's engine, or take it from the cache, and open that.
+    """Build a model's engine, or take it from the cache, and open it.
 
     Args:
         model: an ONNX file, or the bytes of one.
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cuda`` or ``cuda:N``.
-        options: how to build it; None: as ``build`` does by itself.
-        name: what to call the model in messages; None: its file or its graph.
+        options: how to build it; None: the defaults of ``build``.
+        name: the model's name in messages; None: from its file or graph.
 
     Raises:
-        UsageError: an unknown runtime, or a device that is no GPU.
+        UsageError: an unknown runtime, or a device that is not a GPU.
         MissingDependencyError: the runtime, a GPU or the plugin library is missing.
         ModelError: the model cannot be built.
     """
@@ -82,13 +82,15 @@ def _chosen(runtime: str, device: str) -> tuple[RuntimeName, Device]:
         raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {runtime!r}")
     target = Device.parse(device)
     if target.kind != "cuda":
-        raise UsageError(f"engines run on GPUs: the device is cuda or cuda:N, not {device!r}")
+        raise UsageError(f"engines run on GPUs: device is cuda or cuda:N, not {device!r}")
     return chosen, target
 
 
 def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeName, target: Device) -> TensorRTBackend:
     if sidecar is not None and sidecar.key.runtime != chosen:
-        raise ModelError(f"{label} is an engine of {sidecar.key.runtime}, not of {chosen}; use that backend")
+        raise ModelError(
+            f"{label} is a {sidecar.key.runtime} engine, not a {chosen} engine; use --backend {sidecar.key.runtime}"
+        )
     loaded = load_runtime(chosen)
     gpu = current_gpu(target.index)
     if sidecar is not None:
@@ -107,10 +109,10 @@ def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeN
 
 
 def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> None:
-    """Refuse an engine that was built for something else than what is here.
+    """Check that an engine was built with this runtime version and for this GPU.
 
     Raises:
-        ModelError: it was; says for what.
+        ModelError: it was not; the message says for what it was built.
     """
     key = sidecar.key
     if key.runtime_version != runtime.version:
@@ -122,11 +124,11 @@ def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> N
 
 
 def load_plugin_of(label: str, sidecar: Sidecar, runtime: TensorRT, logger: Any) -> None:
-    """Register the plugins that an engine was built with.
+    """Register the plugin library that an engine was built with.
 
     Raises:
-        MissingDependencyError: there is no plugin library.
-        ModelError: it is not the one that the engine was built with, or TensorRT refuses it.
+        MissingDependencyError: the plugin library is not built.
+        ModelError: the plugin library is not the one that the engine was built with, or TensorRT rejects it.
     """
     from stn_infer import plugin
     from stn_infer.backends.tensorrt.builder import load_plugins
@@ -139,12 +141,12 @@ def load_plugin_of(label: str, sidecar: Sidecar, runtime: TensorRT, logger: Any)
 
 @dataclass(frozen=True)
 class Opened:
-    """Where an engine runs.
+    """An opened engine's name, runtime and device.
 
     Attributes:
-        label: the engine or the model, as the user named it.
-        runtime, gpu, device: with what and on what; ``device`` in PyTorch's words.
-        fused: how many nodes the plugin runs.
+        label: the engine or the model, as given by the user.
+        runtime, gpu, device: what the engine runs on; ``device`` is PyTorch's name of ``gpu``.
+        fused: the number of nodes that the plugin runs.
     """
 
     label: str
@@ -157,8 +159,8 @@ class Opened:
 class TensorRTBackend:
     """An engine on a GPU; a :class:`~stn_infer.backends.base.Backend`.
 
-    ``run`` takes batches of any size: those above the profile's largest are run in pieces, those below its smallest
-    are filled up. ``executor`` runs PyTorch tensors that are on the GPU already, without copies.
+    ``run`` takes batches of any size: a batch above the profile's maximum is split, a batch below its minimum is
+    padded. ``executor`` runs PyTorch tensors that are already on the GPU, without copies.
     """
 
     def __init__(self, executor: Executor, opened: Opened, metadata: ModelMetadata) -> None:
@@ -179,8 +181,8 @@ class TensorRTBackend:
         """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
 
         Raises:
-            InputError: the inputs are not what ``self.inputs`` says, or of a size that the profile leaves out.
-            ModelError: TensorRT failed while it ran.
+            InputError: the inputs do not match ``self.inputs``, or a shape is outside the profile.
+            ModelError: TensorRT failed, or the backend is closed.
         """
         batch = check_inputs(self.inputs, inputs)
         with self._lock:
@@ -197,7 +199,7 @@ class TensorRTBackend:
             return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
 
     def describe(self) -> dict[str, str]:
-        """Runtime and version, GPU, who runs the spatial transformers, and whether CUDA graphs are used."""
+        """Runtime and version, GPU, what runs the spatial transformers, and whether CUDA graphs are used."""
         problem = self.executor.graph_problem
         return {
             "engine": self._opened.label,
@@ -209,7 +211,7 @@ class TensorRTBackend:
         }
 
     def close(self) -> None:
-        """Let go of the engine and of the buffers."""
+        """Release the engine and the buffers."""
         with self._lock:
             if not self._closed:
                 self._closed = True
@@ -227,7 +229,7 @@ class TensorRTBackend:
         return {name: _download(tensor) for name, tensor in outputs.items()}
 
     def _upload(self, name: str, array: Array) -> torch.Tensor:
-        """``array`` in the buffer of its name and shape, so that the same shape comes from the same address."""
+        """Copies ``array`` to the buffer of its name and shape, so that equal shapes have the same address."""
         import torch
 
         tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))

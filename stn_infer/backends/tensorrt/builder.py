@@ -1,7 +1,7 @@
-"""ONNX to a serialized engine: TensorRT's parser and builder, with checks on what the parser made of the file.
+"""Builds a serialized engine from an ONNX model with TensorRT's parser and builder, and checks the parsed network.
 
-The same calls serve TensorRT 10 and 11 and TensorRT-RTX. What differs is asked for by name, never by number: enum
-values were renumbered between versions.
+The same calls work with TensorRT 10 and 11 and TensorRT-RTX. Enum members are looked up by name, because their values
+differ between versions.
 """
 
 from __future__ import annotations
@@ -22,27 +22,27 @@ from stn_infer.fusion.samplers import spec_of
 from stn_infer.proto.edit import copy_of, replace_all
 from stn_infer.proto.traversal import STANDARD_DOMAINS
 
-# The parser takes a plugin over a local function of the same name from 10.7, and 10.8 mended functions' tensor names.
+# From 10.7 the parser prefers a plugin to a local function of the same name; 10.8 fixed tensor names in functions.
 _FUNCTIONS_FROM = (10, 8)
 _KNOWN_DOMAINS = (*STANDARD_DOMAINS, "ai.onnx.ml")
 
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialized engine, and the names of the ONNX nodes in it that a plugin runs."""
+    """A serialized engine, and the names of its ONNX nodes that a plugin runs."""
 
     engine: bytes
     fused: tuple[str, ...]
 
 
 def prepare(model: onnx.ModelProto, runtime: TensorRT, *, plugin: bool) -> onnx.ModelProto:
-    """The file as this runtime's parser takes it; ``model`` itself is left as it is.
+    """The model in a form that this runtime's parser supports; ``model`` is not modified.
 
-    Parsers before TensorRT 10.8 don't cope with local functions: with the plugin they are taken out, so that the
-    nodes are left for it, and without it they are inlined.
+    Parsers before TensorRT 10.8 do not support local functions. With the plugin they are removed, so that the plugin
+    runs the nodes; without it they are inlined.
 
     Raises:
-        ModelError: a node has neither a standard op nor a function, and no plugin is to take it.
+        ModelError: a node is neither a standard op nor a function, and no plugin runs it.
     """
     if not plugin:
         _check_native(model, runtime)
@@ -56,13 +56,13 @@ def prepare(model: onnx.ModelProto, runtime: TensorRT, *, plugin: bool) -> onnx.
 
 
 def _check_native(model: onnx.ModelProto, runtime: TensorRT) -> None:
-    # TensorRT-RTX doesn't refuse an unknown node: it ends the process.
+    # TensorRT-RTX does not report an unknown node as an error: it terminates the process.
     functions = {(function.domain, function.name) for function in model.functions}
     for node in model.graph.node:
         if node.domain not in _KNOWN_DOMAINS and (node.domain, node.op_type) not in functions:
             raise ModelError(
-                f"node {node.name!r} is a {node.domain}::{node.op_type}, for which {runtime.title} has no layer and "
-                "the file no function; export the model again"
+                f"node {node.name!r} is a {node.domain}::{node.op_type}: {runtime.title} has no layer for it, and the "
+                "file has no function; export the model again"
             )
 
 
@@ -75,18 +75,18 @@ def build_plan(
     plugin: Path | None = None,
     tf32: bool = False,
 ) -> Plan:
-    """Parse and build.
+    """Parse a model and build an engine.
 
     Args:
-        runtime: with it.
-        model: the file as ``prepare`` left it.
-        profiles: shapes of the dynamic inputs; empty where there is none.
+        runtime: TensorRT or TensorRT-RTX.
+        model: the model from :func:`prepare`.
+        profiles: shapes of the dynamic inputs; empty if there are none.
         target: an architecture such as ``sm89``, for TensorRT-RTX on a machine without that GPU.
-        plugin: the library whose plugins take our nodes (and plain GridSample from TensorRT 10.15 on).
+        plugin: the library whose plugins run the ``stn`` nodes (and, from TensorRT 10.15 on, GridSample nodes).
         tf32: allow TF32 in convolutions and matrix products.
 
     Raises:
-        ModelError: the parser or the builder refuses the model, or the parser misread it.
+        ModelError: the parser or the builder rejects the model, or the parser interprets it incorrectly.
     """
     trt, logger = runtime.module, make_logger(runtime.module)
     if plugin is not None:
@@ -121,24 +121,24 @@ def build_plan(
 
 
 def load_plugins(trt: Any, library: Path, logger: Any) -> None:
-    """Register the library's creators with TensorRT, once in a process.
+    """Register the library's plugin creators with TensorRT, once per process.
 
     Raises:
-        ModelError: TensorRT refuses the library.
+        ModelError: TensorRT rejects the library.
     """
     registry = trt.get_plugin_registry()
     if registry.get_creator(OP_TYPES[0], str(VERSION), DOMAIN) is not None:
         return
     registry.load_library(str(library))
     if registry.get_creator(OP_TYPES[0], str(VERSION), DOMAIN) is None:
-        raise ModelError(f"TensorRT takes no plugins from {library}: {last_error(logger)}")
+        raise ModelError(f"TensorRT cannot load plugins from {library}: {last_error(logger)}")
 
 
 def sampling_layers(trt: Any, network: Any) -> list[Any]:
     """The network's native GridSample layers, each as TensorRT's ``IGridSampleLayer``."""
     found = [layer for layer in _layers(network) if layer.type.name == "GRID_SAMPLE"]
     for layer in found:
-        layer.__class__ = trt.IGridSampleLayer  # the API hands out every layer as its base class
+        layer.__class__ = trt.IGridSampleLayer  # the API returns every layer as its base class
     return found
 
 
@@ -147,7 +147,7 @@ def _layers(network: Any) -> Iterator[Any]:
 
 
 def _network_flags(trt: Any) -> int:
-    # Strongly typed is the only way from TensorRT 11 on, and a flag before.
+    # From TensorRT 11 on all networks are strongly typed; before, it is a flag.
     flag = getattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED", None)
     return 0 if flag is None else 1 << int(flag)
 
@@ -161,17 +161,17 @@ def _parser_error(parser: Any, logger: Any) -> str:
 
 
 def _check_sampling(trt: Any, network: Any, model: onnx.ModelProto, runtime: TensorRT) -> None:
-    """Refuse what TensorRT up to 11.1 does with opset 20's ``mode="linear"``: it samples the nearest pixel."""
+    """Raise if the parser turned opset 20's ``mode="linear"`` into nearest sampling, as TensorRT up to 11.1 does."""
     nearest = [layer.name for layer in sampling_layers(trt, network) if layer.interpolation_mode.name == "NEAREST"]
     if len(nearest) > sum(mode == "nearest" for mode in _modes(model)):
         raise ModelError(
-            f"{runtime.title} {runtime.version} reads the sampler {nearest[0]!r} as NEAREST, which it is not; "
-            "export the model at opset 18"
+            f"{runtime.title} {runtime.version} parses the sampler {nearest[0]!r} as NEAREST, which is wrong; "
+            "export the model with opset 18"
         )
 
 
 def _modes(model: onnx.ModelProto) -> Iterator[str]:
-    """The sampling modes of the nodes that become GridSample layers, those in called functions included."""
+    """The sampling modes of the nodes that become GridSample layers, including those in called functions."""
     functions = {(function.domain, function.name): function for function in model.functions}
     for node in model.graph.node:
         if node.op_type == "GridSample" or is_spatial(node):
@@ -185,6 +185,6 @@ def _check_fused(model: onnx.ModelProto, fused: tuple[str, ...], runtime: Tensor
     wanted = [node.name for node in model.graph.node if is_spatial(node)]
     if len(fused) < len(wanted):
         raise ModelError(
-            f"{runtime.title} {runtime.version} took the plugin for {len(fused)} of {len(wanted)} spatial "
+            f"{runtime.title} {runtime.version} used the plugin for only {len(fused)} of {len(wanted)} spatial "
             "transformers; build with --native, or export the model again"
         )

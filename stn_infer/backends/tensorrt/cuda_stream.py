@@ -10,21 +10,21 @@ import torch
 
 
 class Cuda(Protocol):
-    """What the executor needs of a device; tests have one without a GPU."""
+    """The executor's interface to a device; tests implement it without a GPU."""
 
     device: torch.device
 
     @property
     def stream(self) -> int:
-        """The address of the stream that everything runs on."""
+        """The address of the stream on which all work runs."""
         ...
 
     def ordered(self) -> AbstractContextManager[None]:
-        """A context on this device: what runs inside comes after the caller's work and before what it does next."""
+        """A context on this device: its work runs after the caller's previous work and before its next work."""
         ...
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
-        """Record what ``work`` enqueues, without running it; the result runs it."""
+        """Record what ``work`` enqueues, without running it; calling the result runs it."""
         ...
 
     def synchronize(self) -> None:
@@ -33,7 +33,7 @@ class Cuda(Protocol):
 
 
 class CudaDevice:
-    """A GPU, by PyTorch."""
+    """A GPU, through PyTorch."""
 
     def __init__(self, index: int) -> None:
         self.device = torch.device("cuda", index)
@@ -41,7 +41,7 @@ class CudaDevice:
 
     @property
     def stream(self) -> int:
-        """The address of the stream: not the default one, where TensorRT would synchronize more than it must."""
+        """The address of the stream; not the default stream, on which TensorRT adds synchronizations."""
         return int(self._stream.cuda_stream)
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""ONNX file to TensorRT engine: kept with a sidecar that says what it was built from, built again only for a reason."""
+"""Builds a TensorRT engine from an ONNX model, or reuses a cached one whose sidecar matches."""
 
 from __future__ import annotations
 
@@ -26,20 +26,20 @@ from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 if TYPE_CHECKING:
     import onnx
 
-_OLDEST = (10, 1)  # IPluginV3 in the parser, and this project's flags
+_OLDEST = (10, 1)  # the first version with IPluginV3 in the parser and the builder flags used here
 
 
 @dataclass(frozen=True)
 class BuildOptions:
-    """How to build.
+    """Options of an engine build.
 
     Attributes:
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
-        target: an architecture such as ``sm89`` (TensorRT-RTX only); None: the GPU that is there.
+        target: an architecture such as ``sm89`` (TensorRT-RTX only); None: the GPU of this machine.
         profile: shapes of the dynamic inputs; None: batches of 1 to 256.
-        plugin: True: our plugin runs the spatial transformers, False: TensorRT's own layers; None: the plugin where
-            there is one.
-        tf32: allow TF32, which moves samples by 0.1 pixels at a width of 1,000.
+        plugin: what runs the spatial transformers: True: the plugin library, False: TensorRT's own layers, None: the
+            plugin library if it is built.
+        tf32: allow TF32, which shifts samples by 0.1 pixels at a width of 1,000.
         device: index of the GPU.
     """
 
@@ -53,7 +53,7 @@ class BuildOptions:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine in memory: its bytes, what they are, whether they were built now, and why (or why not)."""
+    """An engine in memory: its bytes and sidecar, whether it was built now, and why (or why not)."""
 
     data: bytes
     sidecar: Sidecar
@@ -65,14 +65,14 @@ class Engine:
 def engine_for(
     model: Path | bytes, options: BuildOptions, *, name: str | None = None, cache: Path | None = None
 ) -> Engine:
-    """The engine of an ONNX file or its bytes, from the cache or built into it; raises as ``build`` does."""
+    """The engine of an ONNX file or its bytes, from the cache or built and cached; raises the errors of ``build``."""
     request = request_engine(model, options, name)
     return build_or_reuse(request, EngineCache(cache or default_cache_folder()), False, None)
 
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A model and the options, worked out: everything but the building."""
+    """A model with resolved build options and cache key, ready to build."""
 
     source: str
     model: onnx.ModelProto
@@ -84,21 +84,27 @@ class EngineRequest:
 
 
 def check_runtime(options: BuildOptions) -> tuple[TensorRT, Gpu]:
-    """The runtime and what to build for, looked up before anything else is done.
+    """The runtime and the GPU to build for, checked before any other work.
 
     Raises:
         MissingDependencyError: the runtime, a GPU or the plugin library is missing.
-        UsageError: options that don't go together.
+        UsageError: incompatible options.
     """
     runtime = load_runtime(options.runtime)
     if runtime.name == "tensorrt" and runtime.release < _OLDEST:
-        raise MissingDependencyError(f"TensorRT {runtime.version} is too old; 10.1 or newer is needed")
+        raise MissingDependencyError(f"TensorRT {runtime.version} is too old; 10.1 or newer is required")
     _plugin_library(options)
     return runtime, _target(runtime, options)
 
 
 def request_engine(content: Path | bytes, options: BuildOptions, name: str | None = None) -> EngineRequest:
-    """Everything but the building, for an ONNX file or its bytes; ``name`` is what to call it."""
+    """The build request for an ONNX file or its bytes; ``name`` is the model's name in messages.
+
+    Raises:
+        MissingDependencyError: the runtime, a GPU or the plugin library is missing.
+        UsageError: incompatible options, or a profile that does not match the model.
+        ModelError: the file is missing or unreadable.
+    """
     from stn_infer.proto.load import load_model, parse_model
 
     runtime, gpu = check_runtime(options)
@@ -124,14 +130,14 @@ def request_engine(content: Path | bytes, options: BuildOptions, name: str | Non
 
 
 def build_or_reuse(request: EngineRequest, cache: EngineCache, rebuild: bool, path: Path | None) -> Engine:
-    """The engine from the cache, else built and stored there; ``path`` holds what was built before, if anything."""
+    """The engine from the cache, else built and cached; ``path`` is the previously built engine, if any."""
     previous = None if path is None else _previous(path)
     with cache.locked(request.key):
         found = None if rebuild else cache.find(request.key)
         if found is not None:
             return Engine(*found, False, "the same engine is in the cache", request.notes)
         if rebuild:
-            reason = "it was asked for"
+            reason = "it was requested"
         elif previous is not None and previous.key != request.key:
             reason = why_stale(request.key, previous)
         else:
@@ -168,7 +174,7 @@ def _build(request: EngineRequest) -> tuple[bytes, Sidecar]:
 
 
 def _on_device(request: EngineRequest) -> AbstractContextManager[Any]:
-    """TensorRT builds for whichever GPU is the current one; a target that is named needs none."""
+    """A context on the GPU to build for, since TensorRT builds for the current GPU; none for a named target."""
     if not request.key.gpu:
         return nullcontext()
     import torch
@@ -190,11 +196,12 @@ def _previous(path: Path) -> Sidecar | None:
 
 
 def _plugin_library(options: BuildOptions) -> tuple[Path | None, tuple[str, ...]]:
-    """The plugin library to use, if any, and what to tell the user about that."""
+    """The plugin library to use, if any, and notes for the user."""
     if options.runtime == "tensorrt-rtx":
         if options.plugin:
             raise UsageError(
-                "TensorRT-RTX takes no plugins of users; build with --native (its own layers) or --runtime tensorrt"
+                "TensorRT-RTX does not support custom plugins; build with --native (its own layers) or "
+                "--runtime tensorrt"
             )
         return None, ()
     if options.plugin is False:
@@ -212,13 +219,13 @@ def _cuda_library() -> Path:
 
     if not plugin.load().stn_has_cuda():
         raise MissingDependencyError(
-            f"{plugin.library_path()} was built without CUDA; `stn-infer plugin build` where nvcc is installed"
+            f"{plugin.library_path()} was built without CUDA; run `stn-infer plugin build` with nvcc installed"
         )
     return plugin.library_path()
 
 
 def _target(runtime: TensorRT, options: BuildOptions) -> Gpu:
-    """What to build for."""
+    """The GPU to build for."""
     if runtime.name == "tensorrt":
         gpu = current_gpu(options.device)
         if options.target not in (None, gpu.sm):
@@ -231,14 +238,16 @@ def _target(runtime: TensorRT, options: BuildOptions) -> Gpu:
         try:
             gpu = current_gpu(options.device)
         except MissingDependencyError as error:
-            raise MissingDependencyError(f"{error}; `stn-infer build --target sm89` builds for one elsewhere") from None
+            raise MissingDependencyError(
+                f"{error}; `stn-infer build --target sm89` builds for another machine"
+            ) from None
     if gpu.sm not in targets:
-        raise UsageError(f"TensorRT-RTX {runtime.version} has the targets {', '.join(targets)}, not {gpu}")
+        raise UsageError(f"TensorRT-RTX {runtime.version} supports the targets {', '.join(targets)}, not {gpu}")
     return gpu
 
 
 def _hashes(model: onnx.ModelProto) -> tuple[str, str]:
-    """SHA-256 of the graph without its initializers' values, and of those values."""
+    """SHA-256 of the graph without its initializers' values, and of these values."""
     import onnx
     from onnx import numpy_helper
 
@@ -255,7 +264,7 @@ def _hashes(model: onnx.ModelProto) -> tuple[str, str]:
 
 
 def _precisions(model: onnx.ModelProto) -> list[str]:
-    """The floating-point types of the file's inputs and weights: what the engine, being strongly typed, computes in."""
+    """The floating-point types of the model's inputs and weights, in which a strongly typed engine computes."""
     from onnx import TensorProto
 
     names = {

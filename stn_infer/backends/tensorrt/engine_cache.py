@@ -1,7 +1,7 @@
-"""Engines on disk: what one was built from, when it may be used again, and why not.
+"""Engines on disk: what each was built from, and whether it can be reused.
 
-An engine runs only with the exact version of TensorRT and on the kind of GPU that it was built for, and says nothing
-about either. So each one has a sidecar, ``<engine>.json``, that holds everything it depends on.
+An engine runs only with the exact TensorRT version and on the GPU model that it was built for, and records neither. So
+each engine has a sidecar, ``<engine>.json``, with everything it depends on.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stn_infer.files import write_atomically
 
 SCHEMA_VERSION = 1
 
-# How a difference is told: the field's name in words.
+# The names of EngineKey's fields in messages.
 _WORDS = {
     "graph_sha256": "the model's graph",
     "weights_sha256": "the model's weights",
@@ -39,7 +39,7 @@ _WORDS = {
 
 @dataclass(frozen=True)
 class InputProfile:
-    """The smallest, the best and the largest shape of one dynamic input."""
+    """The minimum, optimum and maximum shape of one dynamic input."""
 
     name: str
     min: tuple[int, ...]
@@ -58,10 +58,10 @@ class EngineKey:
     Attributes:
         graph_sha256, weights_sha256: of the ONNX graph without its weights, and of the weights.
         runtime, runtime_version: ``tensorrt`` or ``tensorrt-rtx``, and its full version.
-        gpu, sm: the GPU's name (empty when built for a target that was not there) and architecture, ``sm89``.
+        gpu, sm: the GPU's name (empty if built for a named target) and architecture, e.g. ``sm89``.
         plugin_sha256: of the plugin library; empty for native layers.
         profiles: shapes of the dynamic inputs.
-        precision: the floating-point types in the file; engines are strongly typed.
+        precision: the floating-point types in the model; engines are strongly typed.
         flags: builder flags that change the result, such as ``tf32``.
     """
 
@@ -78,11 +78,11 @@ class EngineKey:
 
     @property
     def digest(self) -> str:
-        """A file name: equal for equal keys."""
+        """A hash of all fields, used as the file's name."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:32]
 
     def differences(self, older: EngineKey) -> tuple[str, ...]:
-        """What changed since ``older``, a phrase a field; empty when nothing did."""
+        """The differences from ``older``, one phrase per field; empty if there are none."""
         return tuple(
             _difference(item.name, getattr(older, item.name), getattr(self, item.name))
             for item in fields(self)
@@ -92,12 +92,12 @@ class EngineKey:
 
 @dataclass(frozen=True)
 class Sidecar:
-    """What is known about an engine.
+    """The record of an engine, stored beside it.
 
     Attributes:
         key: what it was built from.
-        engine_sha256, engine_size: of the file, so that a truncated or exchanged one is noticed.
-        source: the model it was built from, as the user named it.
+        engine_sha256, engine_size: of the file, to detect a truncated or replaced engine.
+        source: the model it was built from, as given by the user.
         built_at: UTC, ISO 8601.
         build_seconds: wall time of parsing and building.
         fused: names of the ONNX nodes that the plugin runs.
@@ -115,12 +115,12 @@ class Sidecar:
 
 
 def sidecar_path(engine: Path) -> Path:
-    """Where the sidecar of ``engine`` lies."""
+    """The path of the sidecar of ``engine``."""
     return engine.with_name(engine.name + ".json")
 
 
 def write_engine(path: Path, engine: bytes, sidecar: Sidecar) -> None:
-    """Write an engine and then its sidecar; a sidecar is there only for a whole engine.
+    """Write an engine and then its sidecar, so that a sidecar exists only for a complete engine.
 
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full.
@@ -132,10 +132,10 @@ def write_engine(path: Path, engine: bytes, sidecar: Sidecar) -> None:
 
 
 def read_sidecar(engine: Path) -> Sidecar | None:
-    """The sidecar of ``engine``, or None where there is none.
+    """The sidecar of ``engine``, or None if there is none.
 
     Raises:
-        ModelError: it is damaged, or of a version that this one doesn't know.
+        ModelError: the sidecar is damaged, or was written by another version of stn-infer.
     """
     path = sidecar_path(engine)
     try:
@@ -153,7 +153,7 @@ def load_engine(path: Path) -> tuple[bytes, Sidecar | None]:
     """An engine's bytes and its sidecar, checked against each other.
 
     Raises:
-        ModelError: there is no such file, it is empty or truncated, or the sidecar belongs to another one.
+        ModelError: the file is missing, empty or truncated, or the sidecar belongs to another engine.
     """
     try:
         engine = path.read_bytes()
@@ -173,7 +173,7 @@ def load_engine(path: Path) -> tuple[bytes, Sidecar | None]:
 
 
 def default_cache_folder() -> Path:
-    """The user's own cache folder: ``$XDG_CACHE_HOME/stn-infer/engines``, by default below ``~/.cache``."""
+    """The user's cache folder: ``$XDG_CACHE_HOME/stn-infer/engines``, by default in ``~/.cache``."""
     from platformdirs import user_cache_path
 
     return user_cache_path("stn-infer") / "engines"
@@ -181,13 +181,13 @@ def default_cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class CacheEntry:
-    """An engine in the cache; ``sidecar`` is None where that is missing or damaged, and the entry of no use.
+    """An engine in the cache.
 
     Attributes:
         path: the engine's file.
-        size: bytes, sidecar included.
-        used: when it was last built or taken, seconds since the epoch.
-        sidecar: what it was built from.
+        size: bytes, including the sidecar.
+        used: when it was last built or used, seconds since the epoch.
+        sidecar: the engine's record; None if it is missing or damaged, and the engine cannot be used.
     """
 
     path: Path
@@ -197,14 +197,17 @@ class CacheEntry:
 
 
 class EngineCache:
-    """A folder of engines, each under its key's digest; processes may share it.
+    """A folder of engines, named by their keys' digests; several processes may share it.
 
-    The folder and its files are the user's alone: an engine is code that runs on the GPU. Entries that were not used
-    for longest are deleted once all of them take more than ``limit`` bytes.
+    Only the user may access the folder and its files: an engine is code that runs on the GPU. The least recently used
+    engines are deleted when the cache exceeds ``limit`` bytes.
 
     Args:
         folder: created (mode 0700) when the first engine is stored.
         limit: bytes; None: ``STN_ENGINE_CACHE_GIB`` gibibytes, by default 10.
+
+    Raises:
+        UsageError: ``STN_ENGINE_CACHE_GIB`` is not a number.
     """
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
@@ -212,22 +215,22 @@ class EngineCache:
         self._limit = _limit_from_environment() if limit is None else limit
 
     def path(self, key: EngineKey) -> Path:
-        """Where the engine for ``key`` is or would be."""
+        """The path of the engine for ``key``, which may not exist."""
         return self.folder / f"{key.digest}.engine"
 
     @contextmanager
     def locked(self, key: EngineKey) -> Iterator[None]:
-        """Nobody else builds or stores the engine for ``key`` meanwhile; who comes second waits, and then finds it.
+        """Lock the engine for ``key`` against other processes that build or store it; they wait.
 
         Raises:
-            OutputError: the folder cannot be made or written, or is not the user's.
+            OutputError: the folder cannot be created or written, or belongs to another user.
         """
         self._make_folder()
         with self._lock(self.path(key)):
             yield
 
     def find(self, key: EngineKey) -> tuple[bytes, Sidecar] | None:
-        """The engine for ``key``; None when there is none, a damaged one, or one of another user's."""
+        """The engine for ``key``; None if it is missing, damaged, or belongs to another user."""
         path = self.path(key)
         try:
             if not all(_is_own(file) for file in (self.folder, path, sidecar_path(path))):
@@ -238,14 +241,14 @@ class EngineCache:
         if sidecar is None or sidecar.key != key:
             return None
         with suppress(OSError):
-            os.utime(path)  # eviction goes by when an entry was last used
+            os.utime(path)  # the modification time records the last use, for eviction
         return engine, sidecar
 
     def store(self, engine: bytes, sidecar: Sidecar) -> Path:
-        """Keep an engine; call it within :meth:`locked`. Others that have not been used for longest may go.
+        """Store an engine, and delete the least recently used ones if necessary; call it within :meth:`locked`.
 
         Raises:
-            OutputError: the folder cannot be made or written, or is not the user's.
+            OutputError: the folder cannot be created or written, or belongs to another user.
         """
         self._make_folder()
         path = self.path(sidecar.key)
@@ -256,7 +259,7 @@ class EngineCache:
         return path
 
     def entries(self) -> tuple[CacheEntry, ...]:
-        """What is in the cache, last used first."""
+        """The engines in the cache, most recently used first."""
         found = []
         for path in self.folder.glob("*.engine"):
             beside = sidecar_path(path)
@@ -273,10 +276,10 @@ class EngineCache:
         return tuple(sorted(found, key=lambda entry: -entry.used))
 
     def clear(self) -> tuple[CacheEntry, ...]:
-        """Delete all entries but those that are being built; those that went.
+        """Delete all engines except those being built; returns the deleted ones.
 
         Raises:
-            OutputError: the folder is not the user's, or a file in it cannot be deleted.
+            OutputError: the folder belongs to another user, or a file in it cannot be deleted.
         """
         if not self.folder.exists():
             return ()
@@ -284,7 +287,7 @@ class EngineCache:
         return tuple(entry for entry in self.entries() if self._delete(entry.path))
 
     def why_missing(self, key: EngineKey, source: str) -> str:
-        """Why the engine for ``key`` has to be built, compared with the nearest one of the same source."""
+        """Why the engine for ``key`` must be built, compared with the most similar one from the same source."""
         path = self.path(key)
         if path.exists():
             return "the cached engine is damaged" if _is_own(path) else "the cached engine belongs to another user"
@@ -298,11 +301,13 @@ class EngineCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
             if not _is_own(self.folder):
-                raise OutputError(f"the engine cache {self.folder} belongs to another user; name another with --cache")
+                raise OutputError(
+                    f"the engine cache {self.folder} belongs to another user; give another folder with --cache"
+                )
             if self.folder.stat().st_mode & 0o077:
                 self.folder.chmod(0o700)
         except OSError as error:
-            raise OutputError(f"cannot make the engine cache {self.folder}: {error.strerror or error}") from None
+            raise OutputError(f"cannot create the engine cache {self.folder}: {error.strerror or error}") from None
 
     def _lock(self, path: Path, timeout: float = -1) -> AbstractContextManager[Any]:
         from filelock import FileLock
@@ -318,7 +323,7 @@ class EngineCache:
                     total -= entry.size if self._delete(entry.path) else 0
 
     def _delete(self, path: Path) -> bool:
-        """Whether the entry went; one that is being built stays."""
+        """Delete an engine unless it is being built; returns whether it was deleted."""
         from filelock import Timeout
 
         try:
@@ -344,7 +349,7 @@ def _limit_from_environment() -> int:
 
 
 def _is_own(path: Path) -> bool:
-    """Whether a file or folder is this user's, or not there; links are another's word for a place."""
+    """Whether a file or folder belongs to this user or does not exist; False for links, whose target may change."""
     try:
         status = path.lstat()
     except FileNotFoundError:
@@ -353,12 +358,12 @@ def _is_own(path: Path) -> bool:
 
 
 def why_stale(key: EngineKey, older: Sidecar) -> str:
-    """In words, what differs between ``key`` and the engine that ``older`` describes."""
+    """The differences between ``key`` and the engine of ``older``, as text."""
     return "since it was last built: " + "; ".join(key.differences(older.key))
 
 
 def _order(sidecar: Sidecar) -> int:
-    """Later engines have greater numbers; ISO 8601 in UTC sorts as text, digits alone as a number."""
+    """A number that increases with the build time: the digits of its ISO 8601 text."""
     return int("".join(filter(str.isdigit, sidecar.built_at)) or 0)
 
 

@@ -1,7 +1,7 @@
-"""Runs an engine on PyTorch tensors: persistent buffers, its own stream, a CUDA graph for each set of buffers.
+"""Runs an engine on PyTorch tensors: persistent buffers, its own stream, and a CUDA graph per set of buffers.
 
-This is all of the project that runs inside full TensorRT. It was written where TensorRT's core libraries cannot be
-installed and is tested against a recording stand-in, so it is kept short and calls nothing that it can do without.
+This is the only module that runs inference with full TensorRT. It is tested against a recording stand-in for TensorRT,
+so it is short and uses few TensorRT calls.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _DTYPES = {
     "UINT8": torch.uint8,
     "BOOL": torch.bool,
 }
-# Each plan has an execution context, and that its own scratch memory on the device.
+# Each plan has an execution context with its own scratch memory on the device.
 _MOST_PLANS = 4
 
 
 @dataclass(frozen=True)
 class IoTensor:
-    """An input or output: -1 in ``shape`` is dynamic; ``min`` and ``max`` are the profile's, for inputs."""
+    """An input or output: -1 in ``shape`` is dynamic; for inputs, ``min`` and ``max`` are the profile's shapes."""
 
     name: str
     shape: Shape
@@ -61,13 +61,13 @@ class Executor:
         logger: TensorRT's, from ``make_logger``.
 
     Raises:
-        ModelError: the engine cannot be deserialized here, or has tensors that PyTorch has no type for.
+        ModelError: the engine cannot be deserialized, or PyTorch has no dtype for one of its tensors.
     """
 
     def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any) -> None:
         self._trt, self._cuda, self._logger = runtime.module, cuda, logger
         self._runtime = created(runtime.module.Runtime, logger)
-        with cuda.ordered():  # TensorRT takes whichever GPU is the current one
+        with cuda.ordered():  # TensorRT uses the current GPU
             self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:
             raise ModelError(f"{runtime.title} {runtime.version} cannot load the engine: {last_error(logger)}")
@@ -81,19 +81,19 @@ class Executor:
     def run(self, inputs: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Outputs by name for inputs by name, without a copy.
 
-        Inputs are read where they are. Outputs belong to the executor: the next run with the same input tensors
-        overwrites them. The second run with the same tensors records a CUDA graph, and from then on it is replayed.
+        Inputs are read in place. Outputs belong to the executor: the next run with the same input tensors overwrites
+        them. The second run with the same tensors records a CUDA graph, which later runs replay.
 
         Raises:
-            InputError: an input is not a contiguous tensor of the right type on this device, or of a shape that the
-                engine was not built for.
+            InputError: an input is not a contiguous tensor of the right dtype on this device, or its shape is outside
+                the engine's profile.
             ModelError: TensorRT failed.
         """
         given = [inputs[tensor.name] for tensor in self.inputs]
         key = tuple((tuple(it.shape), it.stride(), it.dtype, it.data_ptr()) for it in given)
         with self._cuda.ordered():
             plan = self._plans.pop(key, None) or self._make_plan(inputs)
-            self._plans[key] = plan  # the newest comes last
+            self._plans[key] = plan  # most recently used last
             if plan.replay is None and plan.warm and self.graph_problem is None:
                 try:
                     plan.replay = self._cuda.capture(lambda: self._enqueue(plan))
@@ -112,9 +112,9 @@ class Executor:
         return self._trt
 
     def profile(self, inputs: Mapping[str, torch.Tensor], reporter: Any, runs: int) -> None:
-        """Run in a context of its own that tells ``reporter``, an ``IProfiler``, every layer's time; raises as ``run``.
+        """Run in a new context that reports each layer's time to ``reporter``, an ``IProfiler``.
 
-        No CUDA graph is recorded; with a profiler, each run waits for its end.
+        Records no CUDA graph; with a profiler, each run is synchronous. Raises the errors of :meth:`run`.
         """
         with self._cuda.ordered():
             plan = self._make_plan(inputs)
@@ -124,7 +124,7 @@ class Executor:
         self._cuda.synchronize()
 
     def close(self) -> None:
-        """Wait for what runs and let go of everything on the device."""
+        """Wait for running work, and release the engine and all device memory."""
         self._cuda.synchronize()
         self._plans.clear()
         self._engine = self._runtime = None
@@ -146,20 +146,20 @@ class Executor:
             self._plans.pop(next(iter(self._plans)))
         context = self._engine.create_execution_context()
         if context is None:
-            raise ModelError(f"TensorRT cannot make an execution context: {last_error(self._logger)}")
+            raise ModelError(f"TensorRT cannot create an execution context: {last_error(self._logger)}")
         for tensor in self.inputs:
             shape = tuple(inputs[tensor.name].shape)
             if not context.set_input_shape(tensor.name, shape):
                 raise InputError(
                     f"input {tensor.name!r} has shape {shape}, the engine takes {tensor.min} to {tensor.max}; "
-                    "build it with another --profile"
+                    "build the engine with another --profile"
                 )
             context.set_tensor_address(tensor.name, inputs[tensor.name].data_ptr())
         outputs = {}
         for tensor in self.outputs:
             shape = tuple(context.get_tensor_shape(tensor.name))
             if min(shape, default=0) < 0:
-                raise ModelError(f"the shape of output {tensor.name!r} depends on values, which is not supported")
+                raise ModelError(f"the shape of output {tensor.name!r} is data-dependent, which is not supported")
             outputs[tensor.name] = torch.empty(shape, dtype=tensor.dtype, device=self._cuda.device)
             context.set_tensor_address(tensor.name, outputs[tensor.name].data_ptr())
         return _Plan(context, outputs)
@@ -168,7 +168,7 @@ class Executor:
         shape = tuple(self._engine.get_tensor_shape(name))
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in _DTYPES:
-            raise ModelError(f"tensor {name!r} of the engine is {kind}, which PyTorch has no type for")
+            raise ModelError(f"tensor {name!r} of the engine is {kind}, for which PyTorch has no dtype")
         low = high = shape
         if -1 in shape and self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT:
             low, _, high = map(tuple, self._engine.get_tensor_profile_shape(name, 0))

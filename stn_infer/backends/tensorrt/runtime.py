@@ -1,7 +1,7 @@
-"""TensorRT and TensorRT-RTX as modules: which is installed, what it logs, and which GPU it would use.
+"""Importing TensorRT or TensorRT-RTX, their error logs, and the GPU in use.
 
-Their Python APIs are the same, so everything else takes the module from here and does not care. Neither is a base
-dependency; both are imported here alone.
+Their Python APIs are the same, so the other modules work with either module. Both are optional dependencies and are
+imported only here.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class TensorRT:
     Attributes:
         name: ``tensorrt`` or ``tensorrt-rtx``.
         module: the Python module.
-        version: the full version, such as ``10.16.1.11``; engines need exactly this one.
+        version: the full version, such as ``10.16.1.11``; engines require exactly this version.
     """
 
     name: RuntimeName
@@ -49,7 +49,7 @@ class TensorRT:
 
 @dataclass(frozen=True)
 class Gpu:
-    """What an engine is built for: ``name`` as the driver has it (empty for a mere target) and ``sm``, e.g. sm89."""
+    """The GPU an engine is built for: the driver's ``name`` (empty for a named target) and ``sm``, e.g. sm89."""
 
     name: str
     sm: str
@@ -62,8 +62,8 @@ def load_runtime(name: str) -> TensorRT:
     """Import a runtime.
 
     Raises:
-        UsageError: ``name`` is no runtime.
-        MissingDependencyError: it is not installed, or its libraries don't load.
+        UsageError: ``name`` is not a runtime.
+        MissingDependencyError: the runtime is not installed, or its libraries do not load.
     """
     for known in RUNTIMES:
         if name == known:
@@ -83,7 +83,7 @@ def version_of(module: ModuleType | Any) -> str:
 
 
 def make_logger(module: Any) -> Any:
-    """An ``ILogger`` that prints nothing and keeps errors, in ``errors``, for the one line that an exception gets."""
+    """An ``ILogger`` that prints nothing and collects error messages in ``errors``."""
 
     class Logger(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -98,10 +98,10 @@ def make_logger(module: Any) -> Any:
 
 
 def created(factory: Callable[[Any], Any], logger: Any) -> Any:
-    """What ``factory``, the module's ``Builder`` or ``Runtime``, makes with ``logger``.
+    """Returns ``factory(logger)`` for the module's ``Builder`` or ``Runtime``, with garbage collection disabled.
 
-    TensorRT logs while it holds a lock that freeing a builder takes too. Were garbage collected in that call, as may
-    happen in every call into Python, an older builder in it would wait for ever.
+    TensorRT calls the logger while holding a lock that freeing a builder also takes. Garbage collection during such a
+    call into Python could free an older builder, which would deadlock.
     """
     collects = gc.isenabled()
     gc.disable()
@@ -113,12 +113,12 @@ def created(factory: Callable[[Any], Any], logger: Any) -> Any:
 
 
 def last_error(logger: Any) -> str:
-    """The first error that was logged, in one line: the later ones are mostly its consequences."""
-    return one_line(logger.errors[0]) if logger.errors else "it does not say why"
+    """The first logged error, on one line; later errors are mostly its consequences."""
+    return one_line(logger.errors[0]) if logger.errors else "it gives no reason"
 
 
 def current_gpu(index: int = 0) -> Gpu:
-    """The GPU with that index.
+    """The GPU with the given index.
 
     Raises:
         MissingDependencyError: PyTorch finds no such GPU.
@@ -128,7 +128,7 @@ def current_gpu(index: int = 0) -> Gpu:
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     if index >= count:
         raise MissingDependencyError(
-            f"a GPU is needed (cuda:{index}), PyTorch {torch.__version__} finds {count or 'none'}; "
+            f"a GPU is required (cuda:{index}), but PyTorch {torch.__version__} finds {count or 'none'}; "
             "check the driver, and that PyTorch is a CUDA build"
         )
     major, minor = torch.cuda.get_device_capability(index)

@@ -1,4 +1,4 @@
-"""Engines that can't be used, on the command line: one line and exit code 1, whatever is wrong with them."""
+"""Engines that cannot be used, on the command line: each gives one line and exit code 1."""
 
 from __future__ import annotations
 
@@ -52,7 +52,10 @@ CASES = {
     "foreign": (lambda path: path.write_bytes(b"MZ no engine"), "TensorRT 11.4.0 cannot load the engine"),
     "of another version": (lambda path: write(path, runtime_version="10.9.0"), "built with TensorRT 10.9.0, this is"),
     "of another GPU": (lambda path: write(path, gpu="another", sm="sm90"), "built for another (sm90), this is a GPU"),
-    "of TensorRT-RTX": (lambda path: write(path, runtime="tensorrt-rtx"), "is an engine of tensorrt-rtx"),
+    "of TensorRT-RTX": (
+        lambda path: write(path, runtime="tensorrt-rtx"),
+        "is a tensorrt-rtx engine, not a tensorrt engine; use --backend tensorrt-rtx",
+    ),
     "missing": (lambda path: None, "does not exist; expected a TensorRT engine"),
 }
 

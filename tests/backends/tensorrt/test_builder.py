@@ -1,4 +1,4 @@
-"""The builder's calls for full TensorRT with our plugin, which no machine here can run: a recording stand-in."""
+"""The builder's calls to full TensorRT with the plugin, against a recording stand-in."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def model(nodes: int = 1) -> onnx.ModelProto:
 
 
 class Recorder:
-    """The module ``tensorrt`` with what a builder uses; a class attribute that is None is not there."""
+    """The members of the module ``tensorrt`` that a builder uses; a class attribute that is None is missing."""
 
     def __init__(
         self, *, layers: list[str], newest: bool = True, takes_library: bool = True, builds: bool = True
@@ -124,7 +124,7 @@ def test_tensorrt_11_with_the_plugin() -> None:
     ]
 
 
-def test_tensorrt_10_is_asked_for_strong_types_and_spared_newer_flags() -> None:
+def test_tensorrt_10_builds_strongly_typed_without_newer_flags() -> None:
     module = Recorder(layers=["PLUGIN_V3"], newest=False)
     build_plan(runtime(module, "10.8.0.43"), model(), (), plugin=LIBRARY, tf32=True)
     assert module.calls == [("load_library", str(LIBRARY)), ("create_network", 0b10), ("set_flag", "TF32")]
@@ -143,24 +143,24 @@ def test_a_library_is_loaded_once_in_a_process() -> None:
     assert module.calls.count(("load_library", str(LIBRARY))) == 1
 
 
-def test_a_plugin_that_the_parser_passed_over_is_an_error() -> None:
+def test_a_plugin_that_the_parser_ignores_is_an_error() -> None:
     module = Recorder(layers=["PLUGIN_V3", "SHUFFLE"])
-    with pytest.raises(ModelError, match="took the plugin for 1 of 2 spatial transformers"):
+    with pytest.raises(ModelError, match="used the plugin for only 1 of 2 spatial transformers"):
         build_plan(runtime(module), model(nodes=2), (), plugin=LIBRARY)
 
 
-def test_a_refused_library_and_a_failed_build_are_one_line() -> None:
-    with pytest.raises(ModelError, match=r"takes no plugins from /somewhere/libstn_plugins\.so"):
+def test_a_rejected_library_and_a_failed_build_give_one_line() -> None:
+    with pytest.raises(ModelError, match=r"cannot load plugins from /somewhere/libstn_plugins\.so"):
         build_plan(runtime(Recorder(layers=[], takes_library=False)), model(), (), plugin=LIBRARY)
     with pytest.raises(ModelError, match=r"TensorRT 11\.4\.0\.106 cannot build the model"):
         build_plan(runtime(Recorder(layers=[], builds=False)), model(), ())
 
 
 @pytest.mark.parametrize(("version", "functions"), [("10.1.0.27", 0), ("10.7.0.23", 0), ("10.8.0.43", 1)])
-def test_a_build_gives_old_parsers_no_functions(
+def test_old_parsers_get_no_functions(
     version: str, functions: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    """The whole verb, but for TensorRT and the GPU: the plugin has to take nodes that carry no function."""
+    """The whole command without TensorRT and a GPU: the plugin must run nodes without functions."""
     module, library = Recorder(layers=["PLUGIN_V3"], newest=False), tmp_path / "libstn_plugins.so"
     library.write_bytes(b"a library")
     onnx.save(model(), tmp_path / "m.onnx")
@@ -180,7 +180,7 @@ def test_load_plugins_with_a_real_registry(tmp_path: Path) -> None:
     wrong = tmp_path / "wrong.so"
     wrong.write_bytes(b"no library")
     if lean.get_plugin_registry().get_creator("SpatialTransformer", "1", "stn") is None:
-        with pytest.raises(ModelError, match="takes no plugins from"):
+        with pytest.raises(ModelError, match="cannot load plugins from"):
             load_plugins(lean, wrong, logger)
     load_plugins(lean, library, logger)
     load_plugins(lean, library, logger)

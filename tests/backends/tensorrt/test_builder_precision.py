@@ -1,4 +1,4 @@
-"""Files in half precision and int8, built strongly typed by TensorRT-RTX's real parser and builder."""
+"""Models in half precision and INT8, built strongly typed by TensorRT-RTX's parser and builder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines and their sidecars: what is noticed when one is missing, truncated, exchanged or stale."""
+"""Engines and their sidecars: missing, truncated, replaced and stale ones are detected."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def sidecar(key: EngineKey = KEY, engine: bytes = ENGINE, source: str = "m.onnx"
     return Sidecar(key, digest, len(engine), source, at, 1.5, ("node",), {"stn_infer.source": "m"})
 
 
-def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+def test_engine_and_sidecar_round_trip(tmp_path: Path) -> None:
     path = tmp_path / "m.engine"
     write_engine(path, ENGINE, sidecar())
     assert load_engine(path) == (ENGINE, sidecar())
@@ -56,7 +56,7 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert json.loads(sidecar_path(path).read_text())["schema_version"] == 1
 
 
-def test_an_engine_without_sidecar_is_given_as_it_is(tmp_path: Path) -> None:
+def test_an_engine_without_sidecar_loads(tmp_path: Path) -> None:
     path = tmp_path / "foreign.plan"
     path.write_bytes(ENGINE)
     assert load_engine(path) == (ENGINE, None)
@@ -75,7 +75,7 @@ def test_an_engine_without_sidecar_is_given_as_it_is(tmp_path: Path) -> None:
         (lambda path: sidecar_path(path).write_text('{"schema_version": 9}'), "another version of stn-infer"),
     ],
 )
-def test_whatever_is_wrong_with_an_engine_is_one_line(tmp_path: Path, damage: object, message: str) -> None:
+def test_every_engine_error_is_one_line(tmp_path: Path, damage: object, message: str) -> None:
     path = tmp_path / "m.engine"
     write_engine(path, ENGINE, sidecar())
     damage(path)  # type: ignore[operator]
@@ -84,7 +84,7 @@ def test_whatever_is_wrong_with_an_engine_is_one_line(tmp_path: Path, damage: ob
     assert "\n" not in str(caught.value)
 
 
-def test_a_folder_is_no_engine(tmp_path: Path) -> None:
+def test_a_folder_is_not_an_engine(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match="expected a TensorRT engine"):
         load_engine(tmp_path)
 
@@ -105,7 +105,7 @@ def test_a_folder_is_no_engine(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_each_field_of_the_key_matters_and_is_told(tmp_path: Path, change: dict[str, object], reason: str) -> None:
+def test_each_key_field_matters_and_is_reported(tmp_path: Path, change: dict[str, object], reason: str) -> None:
     cache = EngineCache(tmp_path / "cache")
     cache.store(ENGINE, sidecar())
     wanted = replace(KEY, **change)  # type: ignore[arg-type]
@@ -136,9 +136,9 @@ def test_a_rebuild_is_compared_with_the_nearest_engine_of_the_same_source(tmp_pa
     assert cache.why_missing(KEY, "m.onnx") == wanted
 
 
-def test_a_cache_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OutputError, match="cannot make the engine cache"):
+    with pytest.raises(OutputError, match="cannot create the engine cache"):
         EngineCache(tmp_path / "file" / "cache").store(ENGINE, sidecar())
 
 
@@ -162,7 +162,7 @@ def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPa
     assert default_cache_folder() == Path.home() / ".cache" / "stn-infer" / "engines"
 
 
-def test_the_cache_is_the_users_alone(tmp_path: Path) -> None:
+def test_only_the_user_can_access_the_cache(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path / "cache")
     path = cache.store(ENGINE, sidecar())
     assert cache.folder.stat().st_mode & 0o777 == 0o700
@@ -173,7 +173,7 @@ def test_the_cache_is_the_users_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only the superuser can give files to others")
-def test_what_belongs_to_another_user_is_refused(tmp_path: Path) -> None:
+def test_files_of_another_user_are_rejected(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path / "cache")
     path = cache.store(ENGINE, sidecar())
     for file in (path, sidecar_path(path)):
@@ -184,7 +184,7 @@ def test_what_belongs_to_another_user_is_refused(tmp_path: Path) -> None:
     assert cache.why_missing(KEY, "m.onnx") == "the cached engine belongs to another user"
     os.chown(cache.folder, 12345, -1)
     for call in (lambda: cache.store(ENGINE, sidecar()), cache.clear, lambda: cache.locked(KEY).__enter__()):
-        with pytest.raises(OutputError, match="belongs to another user; name another with --cache"):
+        with pytest.raises(OutputError, match="belongs to another user; give another folder with --cache"):
             call()
 
 
@@ -197,7 +197,7 @@ def test_a_link_in_the_cache_is_not_followed(tmp_path: Path) -> None:
     assert cache.find(KEY) is None
 
 
-def test_what_was_not_used_for_longest_goes_first(tmp_path: Path) -> None:
+def test_the_least_recently_used_engine_is_deleted_first(tmp_path: Path) -> None:
     keys = [replace(KEY, sm=f"sm{index}") for index in range(4)]
     one = len(ENGINE) + 2000  # with its sidecar
     cache = EngineCache(tmp_path, limit=3 * one)
@@ -223,7 +223,7 @@ def test_an_entry_that_is_being_built_is_not_deleted(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("value", ["x", "-1", "nan", "inf"])
-def test_a_limit_that_is_none(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str) -> None:
+def test_an_invalid_limit_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, value: str) -> None:
     monkeypatch.setenv("STN_ENGINE_CACHE_GIB", value)
     with pytest.raises(UsageError, match="STN_ENGINE_CACHE_GIB is a number of gibibytes"):
         EngineCache(tmp_path)

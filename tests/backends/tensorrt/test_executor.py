@@ -50,7 +50,7 @@ def rows(count: int, start: int = 0) -> np.ndarray[Any, Any]:
     return np.arange(start, start + count * 3, dtype=np.float32).reshape(count, 3)
 
 
-def test_the_standin_offers_nothing_that_the_real_api_lacks() -> None:
+def test_the_stand_in_has_only_members_of_the_real_api() -> None:
     rtx = module_or_skip("tensorrt_rtx", "tensorrt-rtx")
     for fake, real in ((standin.Context, rtx.IExecutionContext), (standin.Engine, rtx.ICudaEngine)):
         methods = [name for name in vars(fake) if not name.startswith("_")]
@@ -91,7 +91,7 @@ def test_the_first_run_enqueues_the_second_records_a_graph_and_later_ones_replay
     assert executor.graph_problem is None
 
 
-def test_another_tensor_or_shape_gets_a_plan_of_its_own() -> None:
+def test_another_tensor_or_shape_gets_its_own_plan() -> None:
     script = Script()
     executor = executor_of(script)
     tensors = [torch.from_numpy(rows(count)) for count in (1, 2, 3, 4)]
@@ -102,7 +102,7 @@ def test_another_tensor_or_shape_gets_a_plan_of_its_own() -> None:
         assert torch.equal(outputs[3 * index], x * 2)
 
 
-def test_the_oldest_plan_goes_when_there_are_too_many() -> None:
+def test_the_least_recently_used_plan_is_dropped() -> None:
     script = Script()
     executor = executor_of(script)
     tensors = [torch.from_numpy(rows(1, start)) for start in range(5)]
@@ -131,11 +131,14 @@ def test_an_engine_that_cannot_be_captured_is_enqueued() -> None:
     [
         (torch.zeros(2, 3, dtype=torch.float16), "takes a contiguous torch.float32 tensor on cpu, given torch.float16"),
         (torch.zeros(3, 2).T, "not contiguous"),
-        (torch.zeros(5, 3), r"has shape \(5, 3\), the engine takes \(1, 3\) to \(4, 3\); build it with another"),
+        (
+            torch.zeros(5, 3),
+            r"has shape \(5, 3\), the engine takes \(1, 3\) to \(4, 3\); build the engine with another",
+        ),
         (torch.zeros(2, 4), r"has shape \(2, 4\)"),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(given: torch.Tensor, message: str) -> None:
+def test_tensors_that_do_not_match_are_rejected(given: torch.Tensor, message: str) -> None:
     executor = executor_of(Script())
     with pytest.raises(InputError, match=message):
         executor.run({"x": given})
@@ -147,13 +150,13 @@ def test_tensors_that_do_not_fit_are_refused(given: torch.Tensor, message: str) 
     "script, message",
     [
         (Script(deserializes=False), "cannot load the engine: Serialization assertion failed magic tag does not match"),
-        (Script(has_context=False), "cannot make an execution context"),
+        (Script(has_context=False), "cannot create an execution context"),
         (Script(runs=False), "failed while running the engine"),
-        (Script(output_shape=(-1, 3)), "depends on values"),
-        (Script(dtype=DataType.FP8), "is FP8, which PyTorch has no type for"),
+        (Script(output_shape=(-1, 3)), "is data-dependent"),
+        (Script(dtype=DataType.FP8), "is FP8, for which PyTorch has no dtype"),
     ],
 )
-def test_what_tensorrt_refuses_is_one_line(script: Script, message: str) -> None:
+def test_tensorrt_errors_are_one_line(script: Script, message: str) -> None:
     with pytest.raises(ModelError, match=message) as caught:
         executor_of(script).run({"x": torch.from_numpy(rows(2))})
     assert "\n" not in str(caught.value)
@@ -195,7 +198,7 @@ def test_half_precision_arrays(dtype: DataType, kind: type) -> None:
     np.testing.assert_array_equal(wide, rows(2) * 2)
 
 
-def test_the_backend_refuses_wrong_arrays_and_says_what_runs() -> None:
+def test_the_backend_rejects_wrong_arrays_and_describes_itself() -> None:
     backend = backend_of(Script())
     with pytest.raises(InputError, match=r"takes shape \[\?, 3\], given \[2, 4\]"):
         backend.run({"x": np.zeros((2, 4), np.float32)})
@@ -215,7 +218,7 @@ def test_the_backend_refuses_wrong_arrays_and_says_what_runs() -> None:
         backend.run({"x": rows(1)})
 
 
-# What an engine on disk must be: each is told before TensorRT is asked.
+# Requirements on an engine file, all checked before TensorRT is called.
 KEY = EngineKey("a", "b", "tensorrt", "11.4.0", GPU.name, GPU.sm, "", (), "float32", ())
 
 
@@ -232,7 +235,7 @@ def sidecar_of(**change: Any) -> Sidecar:
         ({"gpu": "", "sm": "sm75"}, r"m was built for sm75, this is a GPU \(sm89\)"),
     ],
 )
-def test_a_stale_engine_is_refused(change: dict[str, Any], message: str) -> None:
+def test_a_stale_engine_is_rejected(change: dict[str, Any], message: str) -> None:
     runtime = TensorRT("tensorrt", None, "11.4.0")
     check_usable("m", sidecar_of(), runtime, GPU)
     check_usable("m", sidecar_of(gpu=""), runtime, GPU)
@@ -240,7 +243,7 @@ def test_a_stale_engine_is_refused(change: dict[str, Any], message: str) -> None
         check_usable("m", sidecar_of(**change), runtime, GPU)
 
 
-def test_an_engine_built_with_another_plugin_is_refused() -> None:
+def test_an_engine_built_with_another_plugin_is_rejected() -> None:
     library_or_skip()
     with pytest.raises(ModelError, match="was built with another plugin library"):
         load_plugin_of("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
@@ -252,12 +255,14 @@ def test_an_engine_whose_plugin_is_missing_says_so(monkeypatch: pytest.MonkeyPat
         load_plugin_of("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
 
 
-def test_what_cannot_be_opened(tmp_path: Path) -> None:
+def test_engines_that_cannot_be_opened(tmp_path: Path) -> None:
     path = tmp_path / "m.engine"
     with pytest.raises(ModelError, match="expected a TensorRT engine"):
         open_engine(path)
     write_engine(path, b"engine", sidecar_of(runtime="tensorrt-rtx"))
-    with pytest.raises(ModelError, match=r"m\.engine is an engine of tensorrt-rtx, not of tensorrt; use that backend"):
+    with pytest.raises(
+        ModelError, match=r"m\.engine is a tensorrt-rtx engine, not a tensorrt engine; use --backend tensorrt-rtx"
+    ):
         open_engine(path)
     path.write_bytes(b"eng")
     with pytest.raises(ModelError, match="3 of 6 bytes: it is truncated"):
@@ -269,7 +274,7 @@ def test_what_cannot_be_opened(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("deserializes", [True, False])
-def test_a_whole_opening_and_a_foreign_file(
+def test_opening_an_engine_and_a_file_that_is_not_one(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, deserializes: bool
 ) -> None:
     script = Script(deserializes=deserializes)

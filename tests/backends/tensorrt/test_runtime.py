@@ -1,4 +1,4 @@
-"""What is particular to TensorRT's Python modules."""
+"""Particularities of TensorRT's Python modules."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from stn_infer.backends.tensorrt.runtime import TensorRT, created, make_logger
 
 
-def test_nothing_is_collected_while_tensorrt_makes_a_builder() -> None:
+def test_garbage_collection_is_disabled_while_tensorrt_creates_a_builder() -> None:
     collecting: list[bool] = []
     assert created(lambda logger: collecting.append(gc.isenabled()) or logger, "logger") == "logger"
     assert collecting == [False] and gc.isenabled()
@@ -19,19 +19,19 @@ def test_nothing_is_collected_while_tensorrt_makes_a_builder() -> None:
     assert gc.isenabled()
 
 
-def test_a_builder_in_a_circle_does_not_stop_the_next(rtx: TensorRT) -> None:
-    """With another's logger TensorRT says so while it makes a builder, which calls into Python."""
+def test_a_builder_in_a_reference_cycle_does_not_block_the_next(rtx: TensorRT) -> None:
+    """If a builder with another logger exists, TensorRT logs it while creating a builder, which calls into Python."""
 
     class Collecting(rtx.module.ILogger):  # type: ignore[misc, name-defined]
         def log(self, severity: object, message: str) -> None:
             calls.append(message)
-            if gc.isenabled():  # as the collector itself would do, if rarely
+            if gc.isenabled():  # the collector may run here, though rarely
                 gc.collect()
 
     calls: list[str] = []
     before = gc.get_threshold()
     gc.set_threshold(0)
-    faulthandler.dump_traceback_later(60, exit=True)  # a lock of TensorRT's is not interrupted otherwise
+    faulthandler.dump_traceback_later(60, exit=True)  # nothing else interrupts a wait for TensorRT's lock
     try:
         circle: list[object] = [created(rtx.module.Builder, make_logger(rtx.module))]
         circle.append(circle)
