@@ -105,3 +105,12 @@ def _umask() -> int:
     current = os.umask(0)
     os.umask(current)
     return current
+
+
+def is_own(path: Path) -> bool:
+    """Whether a file or folder belongs to this user or does not exist; False for links, whose target may change."""
+    try:
+        status = path.lstat()
+    except FileNotFoundError:
+        return True
+    return status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)

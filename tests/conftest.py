@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -73,7 +74,17 @@ def rtx() -> TensorRT:
     return load_runtime("tensorrt-rtx")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def trusted() -> None:
+    """Files of our own: no trial in a process of its own, which takes a second; here and in processes started here."""
+    os.environ["STN_TRIAL_SECONDS"] = "0"
+
+
 @pytest.fixture
-def trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Files of our own: no trial in a process of its own, which takes half a second."""
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *arguments: None)
+def trial(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """ONNX files are tried in a separate process, as for users; the user's cache folder is a new one."""
+    cache = tmp_path_factory.mktemp("cache")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
+    monkeypatch.setenv("STN_TRIAL_SECONDS", "60")
+    monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+    return cache / "stn-infer" / "tried"

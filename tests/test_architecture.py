@@ -41,6 +41,7 @@ FLOORS = (
     "proto",
     "quiet",
     "isolation",
+    "budget",
     "metadata",
     "files",
     "deviation",

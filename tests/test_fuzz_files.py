@@ -14,6 +14,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import helper
 
+from stn_infer.budget import Budget
 from stn_infer.cli.main import main
 from stn_infer.errors import ModelError
 from stn_infer.repairs.trial import try_model
@@ -73,6 +74,7 @@ def inputs(tmp_path: Path) -> Path:
     return path
 
 
+@pytest.mark.usefixtures("trial")
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_files_end_in_one_line(name: str, tmp_path: Path, inputs: Path, opened: list[str]) -> None:
     folder, out = tmp_path / "model", tmp_path / "out"
@@ -123,6 +125,7 @@ def test_a_file_that_loads_and_fails_while_running(verb: str, tmp_path: Path, in
     assert {path.name for path in out.iterdir()} <= {"predictions"}  # what run would resume
 
 
+@pytest.mark.usefixtures("trial")
 @pytest.mark.parametrize("seed", range(6))
 def test_flipped_bits_end_well_or_in_one_line(seed: int, tmp_path: Path, inputs: Path) -> None:
     """Sound or damaged, whatever the flip made of it: no crash, no traceback, and only a verified file is written."""
@@ -152,6 +155,7 @@ def test_flipped_bits_end_well_or_in_one_line(seed: int, tmp_path: Path, inputs:
         assert code in (0, 4) or stderr.startswith("error: ") or verb == "lint", stderr
 
 
+@pytest.mark.usefixtures("trial")
 def test_a_model_that_asks_for_too_much_memory(tmp_path: Path, inputs: Path) -> None:
     nodes = [
         helper.make_node("ConstantOfShape", ["size"], ["big"], name="big"),
@@ -170,4 +174,4 @@ def test_a_crash_of_a_native_library_is_one_line(tmp_path: Path, monkeypatch: py
     (tmp_path / "sitecustomize.py").write_text("import os, signal\nos.kill(os.getpid(), signal.SIGSEGV)\n")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     with pytest.raises(ModelError, match=r"m\.onnx: a native library crashed on it \(SIGSEGV\)"):
-        try_model(Path("m.onnx"), affine_model(), None)
+        try_model(affine_model().SerializeToString(), "m.onnx", Budget())

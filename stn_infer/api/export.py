@@ -94,6 +94,7 @@ def export(
         VerificationError: the file would not compute what the model does; nothing is written.
         OutputError: the file cannot be written.
     """
+    from stn_infer.api.trusted import mark_tried
     from stn_infer.data.batches import check_sources
     from stn_infer.fusion.samplers import with_theta as add_theta
     from stn_infer.sources.load import load_source
@@ -138,6 +139,7 @@ def export(
     describe(model, metadata)
     content = model.SerializeToString()
     write_atomically(path, content)
+    mark_tried(path)
     return ExportReport(
         path,
         len(content),

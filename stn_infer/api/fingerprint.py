@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.api.source import EngineFile, OnnxModel
@@ -30,22 +29,13 @@ def fingerprint(model: OnnxModel | EngineFile | LoadedModel) -> str:
         _add_module(digest, model.module)
         digest.update(repr(model.input_shapes).encode())
     elif isinstance(model, EngineFile):
-        _add_file(digest, model.path)
-    elif isinstance(model.content, bytes):
-        digest.update(model.content)
+        with model.path.open("rb") as file:
+            digest.update(hashlib.file_digest(file, "sha256").digest())
     else:
-        from stn_infer.proto.load import external_tensors
+        from stn_infer.proto.load import content_hash
 
-        _add_file(digest, model.content)
-        places = external_tensors(model.read(), model.content.parent)
-        for path in sorted({place.path for _, place in places}):
-            _add_file(digest, path)
+        return content_hash(model.content)
     return digest.hexdigest()
-
-
-def _add_file(digest: _Hash, path: Path) -> None:
-    with path.open("rb") as file:
-        digest.update(hashlib.file_digest(file, "sha256").digest())
 
 
 def _add_module(digest: _Hash, module: nn.Module) -> None:

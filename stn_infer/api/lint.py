@@ -73,19 +73,19 @@ def lint(model: str | Path) -> LintReport:
         ModelError: it is unreadable or damaged, or not an ONNX file.
     """
     from stn_infer.api.source import onnx_path
+    from stn_infer.api.trusted import try_once
     from stn_infer.lint_rules import file as lint_file
     from stn_infer.lint_rules import sampler as lint_sampler
     from stn_infer.lint_rules.context import apply_rules, examine
     from stn_infer.proto.load import read_graph
     from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.large_weights import light_copy
-    from stn_infer.repairs.trial import try_model
 
     path = onnx_path(model)
     whole = read_graph(path)
+    try_once(path, graph=whole)
     opset = opset_of(whole)
     light = light_copy(whole, path.parent)
-    try_model(path, light, None)
     context = examine(light, whole, path.parent)
     findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
     return LintReport(path, opset, int(whole.ir_version), findings)

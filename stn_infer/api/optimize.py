@@ -82,9 +82,10 @@ def optimize(
         OutputError: the file can't be written.
     """
     from stn_infer.api.source import onnx_path
+    from stn_infer.api.trusted import mark_tried, try_once
+    from stn_infer.proto.load import read_graph
     from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.equivalence import TOLERANCE
-    from stn_infer.repairs.trial import try_model
 
     tolerance = TOLERANCE if tolerance is None else tolerance
     if not 0 < tolerance < inf:
@@ -94,11 +95,14 @@ def optimize(
     prepared = _Prepared(source, path)
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stn-infer-") as scratch:
-            prepared.load(Path(scratch))
-            try_model(source, prepared.original, prepared.folder, input_shapes)
+            graph = read_graph(source)
+            try_once(source, graph=graph, shapes=input_shapes)
+            prepared.load(graph, Path(scratch))
+            del graph
             rewritten, reference, notes = _rewrite(prepared, fix)
             comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)
             size = _write(prepared, rewritten.model, path)
+            mark_tried(path)
     except (ModelError, VerificationError) as error:
         if str(source) in str(error):
             raise
@@ -130,13 +134,12 @@ class _Prepared:
         self._source, self._output = source, output
         self.folder: Path | None = None
 
-    def load(self, scratch: Path) -> None:
-        """Read the source; ``scratch`` takes the large weights of a file that holds them itself."""
-        from stn_infer.proto.load import external_tensors, read_graph
+    def load(self, model: onnx.ModelProto, scratch: Path) -> None:
+        """Take the source as ``read_graph`` returns it; ``scratch`` takes large weights that the file itself holds."""
+        from stn_infer.proto.load import external_tensors
         from stn_infer.proto.traversal import opset_of
         from stn_infer.repairs.large_weights import LARGE_TENSOR, SMALL_MODEL, bytes_of_weights, pull_in, spill
 
-        model = read_graph(self._source)
         self.opset = opset_of(model)
         places = external_tensors(model, self._source.parent)
         self.external = bool(places)

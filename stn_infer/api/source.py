@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stn_infer.api.trusted import try_once
 from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
@@ -62,7 +63,7 @@ def resolve(
     of_original: bool = False,
     allow_code: bool = False,
 ) -> OnnxModel | EngineFile | LoadedModel:
-    """What SOURCE is, told by its content; a PyTorch source is loaded.
+    """What SOURCE is, told by its content; a PyTorch source is loaded, an ONNX file tried in a separate process.
 
     Args:
         source: an ONNX file or its bytes, an engine, a model that is loaded already, or what
@@ -76,7 +77,8 @@ def resolve(
 
     Raises:
         SourceError: it is nothing that can be run; says what it is and what to do.
-        ModelError: a file that is called like an ONNX file or an engine does not exist.
+        ModelError: a file that is called like an ONNX file or an engine does not exist; or an ONNX file is damaged, or
+            native libraries fail on it (:mod:`~stn_infer.api.trusted`).
         WeightsError, UsageError: as :func:`~stn_infer.sources.load.load_source`; ``weights`` or ``input_shapes`` of a
             model that has its own.
     """
@@ -107,6 +109,8 @@ def resolve(
             raise UsageError(f"{name} has its shapes in it; leave out --input-shape")
         if input_shapes is not None and isinstance(found, OnnxModel):
             check_shapes(input_sizes(found.read()), input_shapes)
+    if isinstance(found, OnnxModel):
+        try_once(found.content)
     return found
 
 

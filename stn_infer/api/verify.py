@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stn_infer.api.source import OnnxModel, load_original, metadata_of, onnx_path, resolve_model
+from stn_infer.api.trusted import try_once
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference, ReferenceModel
@@ -108,7 +109,7 @@ def verify(
         batches = own or sample_batches(loaded)
     else:
         batches = own or _file_batches(proto, input_shapes)
-        right = proto if against is None else OnnxModel(onnx_path(against)).load()
+        right = proto if against is None else _tried(onnx_path(against)).load()
         reference, problem = _file_reference(right, "the file" if against is None else Path(against).name, batches)
         notes += [f"the file can't be evaluated in float64: {problem}"] if problem else []
     if (
@@ -141,6 +142,11 @@ def verify(
         refused = next((report for report in reports if report.backend == "ort"), reports[0])
         raise ModelError(f"{model} is not verified: no backend here runs it; {refused.backend}: {refused.reason}")
     return result
+
+
+def _tried(path: Path) -> OnnxModel:
+    try_once(path)
+    return OnnxModel(path)
 
 
 def _judge_one(name: str, proto: onnx.ModelProto, loaded: LoadedModel | None, device: str, judge_it: Any) -> Judgment:

@@ -6,6 +6,7 @@ native library sees any of it. Every kind of damage is reported in one sentence.
 
 from __future__ import annotations
 
+import hashlib
 import stat
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,6 +106,29 @@ def parse_model(content: bytes, name: str = "the model") -> onnx.ModelProto:
         raise ModelError(f"{name} is not an ONNX model, or it is truncated") from None
     check_model(model, None, name)
     return model
+
+
+def content_hash(content: Path | bytes, graph: onnx.ModelProto | None = None) -> str:
+    """SHA-256, hex, of an ONNX file and of its external data, whatever they are called.
+
+    Args:
+        content: the file, or its bytes.
+        graph: what :func:`read_graph` returns for the file, where the caller has it already.
+
+    Raises:
+        ModelError: it is damaged, or its external data are missing.
+    """
+    if isinstance(content, bytes):
+        return hashlib.sha256(content).hexdigest()
+    places = external_tensors(read_graph(content) if graph is None else graph, content.parent)
+    digest = hashlib.sha256()
+    for path in (content, *sorted({place.path for _, place in places})):
+        try:
+            with path.open("rb") as file:
+                digest.update(hashlib.file_digest(file, "sha256").digest())
+        except OSError as error:
+            raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    return digest.hexdigest()
 
 
 def check_file(path: Path) -> None:

@@ -15,7 +15,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
+from math import inf
 from operator import or_
+from time import process_time
 from typing import Any
 
 import numpy as np
@@ -121,14 +123,20 @@ def _compare(
 
 
 def run_at_plausible_sizes(
-    original: Stored, plans: Sequence[InputPlan]
+    original: Stored, plans: Sequence[InputPlan], *, threads: int | None = None, seconds: float = inf
 ) -> tuple[list[dict[str, Array]], list[list[Array]], str]:
     """Returns the inputs, the original's outputs, and a description of the sizes, for the first sizes that run.
+
+    Args:
+        original: the model.
+        plans: of its inputs.
+        threads: threads inside one operator; None: one per core.
+        seconds: of this process's CPU time, after which no other sizes are tried.
 
     Raises:
         ModelError: the original runs at none of the sizes.
     """
-    session = open_session(original, optimized=False)
+    session = open_session(original, optimized=False, threads=threads)
     batches: Sequence[tuple[int, ...]] = _BATCHES if batch_symbols(plans) else ((1,),)
     sizes = _SIZES if size_symbols(plans) else (1,)
     failure: ModelError | None = None
@@ -142,6 +150,8 @@ def run_at_plausible_sizes(
                 outputs = [session.run(feed) for feed in feeds]
             except ModelError as error:
                 failure = failure or error
+                if process_time() > seconds:
+                    raise failure from None
                 continue
             parts = [f"batch {' and '.join(map(str, batch))}"] if batch_symbols(plans) else ["2 inputs"]
             parts += [f"size {size}"] if size_symbols(plans) else []

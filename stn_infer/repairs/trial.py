@@ -1,8 +1,7 @@
 """Runs a third-party model in a separate process first, so that a crash of a native library is contained.
 
-The structure is checked before (proto/check.py), and no file is known that passes the check and crashes the process.
-But operators' attributes can request any amount of memory or time, and native code has bugs. The child process has an
-address-space limit and a timeout.
+The structure is checked before (proto/check.py). But operators' attributes can request any amount of memory or time,
+and native code has bugs. The child process has limits on address space and CPU time, and a timeout.
 """
 
 from __future__ import annotations
@@ -19,40 +18,39 @@ from pathlib import Path
 
 import onnx
 
-from stn_infer.errors import ModelError, UsageError, one_line
+from stn_infer.budget import Budget
+from stn_infer.errors import ModelError, StnInferError, one_line
 from stn_infer.isolation import python_child
 
-# Address space: libraries and threads reserve 3 GB without using it.
-_LEAST_BYTES = 6 << 30
-_SHARE_OF_MACHINE = 0.75
-_SECONDS = 600
 _RESULT = "stn-infer-trial:"
+_DEADLINE = 10.0  # seconds of wall time for each of CPU time: the machine may be busy
+_WEIGHTS = 3  # copies of the weights: in protobuf, serialized, in onnxruntime
+_SHARE = 0.5  # of the CPU time, after which a model that fails is not tried at other sizes
 
 
 def try_model(
-    source: Path,
-    model: onnx.ModelProto,
-    folder: Path | None,
-    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    model: Path | bytes, name: str, budget: Budget, shapes: Mapping[str, tuple[int, ...]] | None = None
 ) -> None:
-    """Runs onnx's checker, shape inference, and onnxruntime on random inputs for ``model`` in a child process.
+    """Runs onnx's checker, shape inference, and onnxruntime on random inputs for a model in a child process.
 
     Ordinary errors in the child are ignored: the same step fails again in this process, with its own message.
 
     Args:
-        source: the file, for messages.
-        model: the model without its external data.
-        folder: the folder of external data.
-        shapes: input shapes by name.
+        model: an ONNX file or the bytes of one, whose structure and external data were checked.
+        name: what messages call it.
+        budget: of the child.
+        shapes: of inputs, by name.
 
     Raises:
         ModelError: the child crashed, or exceeded its memory limit or timeout.
     """
     job = {
-        "folder": None if folder is None else str(folder),
-        "shapes": {name: list(shape) for name, shape in (shapes or {}).items()},
-        "memory": _limit(model),
+        "path": str(model.absolute()) if isinstance(model, Path) else None,
+        "shapes": {key: list(shape) for key, shape in (shapes or {}).items()},
+        "seconds": budget.seconds,
+        "bytes": budget.bytes,
     }
+    slow = f"{name}: onnxruntime takes more than {budget.seconds:g} s to analyze it; STN_TRIAL_SECONDS raises the limit"
     with python_child(
         "stn_infer.repairs.trial",
         [json.dumps(job)],
@@ -62,59 +60,74 @@ def try_model(
         stderr=subprocess.DEVNULL,
     ) as child:
         try:
-            output, _ = child.communicate(model.SerializeToString(), timeout=_SECONDS)
+            answer, _ = child.communicate(b"" if isinstance(model, Path) else model, budget.seconds * _DEADLINE)
         except subprocess.TimeoutExpired:
-            raise ModelError(f"{source}: a trial run in onnxruntime did not finish within {_SECONDS} s") from None
+            raise ModelError(slow) from None
     if child.returncode == 0:
         return
+    if child.returncode == -signal.SIGXCPU:
+        raise ModelError(slow)
     if child.returncode < 0:
-        name = signal.Signals(-child.returncode).name
-        raise ModelError(f"{source}: a native library crashed on it ({name}) in a trial run; the file is damaged")
-    lines = [line for line in output.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
-    reason = lines[-1].removeprefix(_RESULT) if lines else f"exit code {child.returncode}"
-    raise ModelError(f"{source}: {one_line(reason)}")
+        ended_by = signal.Signals(-child.returncode).name
+        raise ModelError(f"{name}: a native library crashed on it ({ended_by}) in a trial run; the file is damaged")
+    lines = [line for line in answer.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
+    reason = lines[-1].removeprefix(_RESULT) if lines else f"its trial ended with exit code {child.returncode}"
+    raise ModelError(f"{name}: {one_line(reason)}")
 
 
-def _limit(model: onnx.ModelProto) -> int:
-    """The child's address-space limit in bytes: most of the machine's memory, plus room for the weights."""
-    from stn_infer.repairs.large_weights import bytes_of_weights
-
-    machine = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(_LEAST_BYTES, int(_SHARE_OF_MACHINE * machine)) + 3 * bytes_of_weights(model)
-
-
-def _child(job: dict[str, object]) -> int:
+def _child(path: str | None, shapes: dict[str, list[int]], seconds: float, bytes: int) -> int:
     """Runs every native step once. Returns 1 if memory was insufficient, else 0, even if a step fails."""
-    hard = resource.getrlimit(resource.RLIMIT_AS)[1]
-    limit = int(str(job["memory"]))
-    resource.setrlimit(resource.RLIMIT_AS, (limit if hard == resource.RLIM_INFINITY else min(limit, hard), hard))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     from stn_infer.proto.inputs import plan_inputs
-    from stn_infer.proto.session import Stored
+    from stn_infer.proto.session import Stored, import_onnxruntime, open_session
     from stn_infer.repairs.equivalence import run_at_plausible_sizes
+    from stn_infer.repairs.large_weights import bytes_of_weights, light_copy
 
+    import_onnxruntime()
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_CPU, max(1, round(seconds)))
     model = onnx.ModelProto()
-    model.ParseFromString(sys.stdin.buffer.read())
-    folder = None if job["folder"] is None else Path(str(job["folder"]))
-    shapes = job["shapes"]
-    assert isinstance(shapes, dict)
     try:
+        content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
+        model.ParseFromString(content)
+        # libraries hold gigabytes of address space that they don't use
+        _limit(resource.RLIMIT_AS, _address_space() + bytes + _WEIGHTS * bytes_of_weights(model))
+        del content
+        folder = None if path is None else Path(path).parent
+        light = light_copy(model, folder or Path("/nonexistent"))
         for step in (onnx.checker.check_model, onnx.shape_inference.infer_shapes):
             try:
-                step(model)
+                step(light)
             except Exception as error:
                 _raise_out_of_memory(error)
+        del light
+        stored = Stored(model, folder)
         plans = plan_inputs(model, {name: tuple(shape) for name, shape in shapes.items()})
-        run_at_plausible_sizes(Stored(model, folder), plans)
-    except UsageError:
-        return 0
-    except (ModelError, MemoryError) as error:
+        run_at_plausible_sizes(stored, plans, threads=1, seconds=seconds * _SHARE)
+        open_session(stored, threads=1)
+    except (StnInferError, MemoryError) as error:
         try:
             _raise_out_of_memory(error)
         except MemoryError:
-            print(f"{_RESULT}it requests more memory than {limit >> 30} GiB ({one_line(error, 160)})", flush=True)
+            told = one_line(error, 160)
+            gib = f"{bytes / 2**30:g} GiB"
+            print(
+                f"{_RESULT}it requests more memory than {gib} beside its weights ({told}); "
+                "STN_TRIAL_GIB raises the limit",
+                flush=True,
+            )
             return 1
     return 0
+
+
+def _limit(kind: int, value: int) -> None:
+    hard = resource.getrlimit(kind)[1]
+    resource.setrlimit(kind, (value if hard == resource.RLIM_INFINITY else min(value, hard), hard))
+
+
+def _address_space() -> int:
+    """Bytes of it that this process has."""
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    return pages * resource.getpagesize()
 
 
 def _raise_out_of_memory(error: Exception) -> None:
@@ -125,4 +138,4 @@ def _raise_out_of_memory(error: Exception) -> None:
 
 if __name__ == "__main__":
     # No interpreter shutdown: a native library's destructors are not part of the trial.
-    os._exit(_child(json.loads(sys.argv[1])))
+    os._exit(_child(**json.loads(sys.argv[1])))

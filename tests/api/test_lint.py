@@ -18,8 +18,6 @@ from stn_infer.lint_rules.sampler import _identity_error
 from tests.support.onnx_files import F16, F32, affine_grid_model, affine_model, constant, flow_model, half_model, make
 from tests.support.paths import ROOT
 
-pytestmark = pytest.mark.usefixtures("trusted")
-
 
 def examined(model: onnx.ModelProto, folder: Path) -> LintReport:
     path = folder / "model.onnx"

@@ -27,8 +27,6 @@ from stn_infer.proto.traversal import opset_of
 from stn_infer.repairs.equivalence import TOLERANCE
 from tests.support.onnx_files import F32, affine_grid_model, affine_model, constant, flow_model, half_model, make
 
-pytestmark = pytest.mark.usefixtures("trusted")
-
 MIB = 1 << 20
 
 

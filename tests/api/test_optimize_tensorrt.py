@@ -18,8 +18,6 @@ from tests.support.onnx_files import F16, affine_grid_model, affine_model, flow_
 from tests.support.tensorrt_parts import parsed
 from tests.support.zoo import ANIMALS, Animal, Fused, load
 
-pytestmark = pytest.mark.usefixtures("trusted")
-
 
 def profiles(model: onnx.ModelProto) -> tuple[InputProfile, ...]:
     """One a dynamic input, with 1 to 4 samples."""

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import os
-import stat
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from stn_infer.errors import ModelError, OutputError, UsageError
-from stn_infer.files import write_atomically
+from stn_infer.budget import number_from_environment
+from stn_infer.errors import ModelError, OutputError
+from stn_infer.files import is_own, write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -212,7 +211,9 @@ class EngineCache:
 
     def __init__(self, folder: Path, limit: int | None = None) -> None:
         self.folder = folder
-        self._limit = _limit_from_environment() if limit is None else limit
+        if limit is None:
+            limit = int(number_from_environment("STN_ENGINE_CACHE_GIB", 10, "gibibytes") * 2**30)
+        self._limit = limit
 
     def path(self, key: EngineKey) -> Path:
         """The path of the engine for ``key``, which may not exist."""
@@ -233,7 +234,7 @@ class EngineCache:
         """The engine for ``key``; None if it is missing, damaged, or belongs to another user."""
         path = self.path(key)
         try:
-            if not all(_is_own(file) for file in (self.folder, path, sidecar_path(path))):
+            if not all(is_own(file) for file in (self.folder, path, sidecar_path(path))):
                 return None
             engine, sidecar = load_engine(path)
         except ModelError:
@@ -290,7 +291,7 @@ class EngineCache:
         """Why the engine for ``key`` must be built, compared with the most similar one from the same source."""
         path = self.path(key)
         if path.exists():
-            return "the cached engine is damaged" if _is_own(path) else "the cached engine belongs to another user"
+            return "the cached engine is damaged" if is_own(path) else "the cached engine belongs to another user"
         older = [entry.sidecar for entry in self.entries() if entry.sidecar and entry.sidecar.source == source]
         if not older:
             return f"no engine of {source} is cached"
@@ -300,7 +301,7 @@ class EngineCache:
     def _make_folder(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            if not _is_own(self.folder):
+            if not is_own(self.folder):
                 raise OutputError(
                     f"the engine cache {self.folder} belongs to another user; give another folder with --cache"
                 )
@@ -335,26 +336,6 @@ class EngineCache:
             return False
         except OSError as error:
             raise OutputError(f"cannot delete {path}: {error.strerror or error}") from None
-
-
-def _limit_from_environment() -> int:
-    text = os.environ.get("STN_ENGINE_CACHE_GIB", "10")
-    try:
-        limit = float(text)
-        if not 0 <= limit < math.inf:
-            raise ValueError
-    except ValueError:
-        raise UsageError(f"STN_ENGINE_CACHE_GIB is a number of gibibytes, not {text!r}") from None
-    return int(limit * 2**30)
-
-
-def _is_own(path: Path) -> bool:
-    """Whether a file or folder belongs to this user or does not exist; False for links, whose target may change."""
-    try:
-        status = path.lstat()
-    except FileNotFoundError:
-        return True
-    return status.st_uid == os.geteuid() and not stat.S_ISLNK(status.st_mode)
 
 
 def why_stale(key: EngineKey, older: Sidecar) -> str:

@@ -1,0 +1,158 @@
+"""Third-party files are tried in a separate process first, in every command, once for each content."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+from onnx import TensorProto, helper
+
+from stn_infer.api.lint import lint
+from stn_infer.api.optimize import optimize
+from stn_infer.api.trusted import try_once
+from stn_infer.cli.main import main
+from stn_infer.errors import ModelError
+from tests.support.onnx_files import F32, affine_model, constant, make
+
+I64, BOOL = TensorProto.INT64, TensorProto.BOOL
+VALUE = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("i", I64), ("go", BOOL), ("v", F32))]
+
+
+def loop_model(trips: list[int]) -> onnx.ModelProto:
+    """A Loop that only hands its value on; onnxruntime reads the number of trips unchecked."""
+    out = [helper.make_tensor_value_info(name, kind, []) for name, kind in (("go_on", BOOL), ("w", F32))]
+    nodes = [helper.make_node("Identity", ["go"], ["go_on"]), helper.make_node("Identity", ["v"], ["w"])]
+    body = helper.make_graph(nodes, "body", VALUE, out)
+    start = helper.make_node("ReduceSum", ["x"], ["start"], keepdims=0)
+    loop = helper.make_node("Loop", ["trips", "", "start"], ["end"], body=body)
+    add = helper.make_node("Add", ["x", "end"], ["y"])
+    tensor = helper.make_tensor("trips", I64, [len(trips)], trips) if len(trips) != 1 else constant(trips[0], "trips")
+    return make([start, loop, add], {"x": (F32, ["n", 1, 6, 6])}, {"y": (F32, ["n", 1, 6, 6])}, [tensor])
+
+
+def large_model(elements: int) -> onnx.ModelProto:
+    nodes = [
+        helper.make_node("ConstantOfShape", ["size"], ["big"]),
+        helper.make_node("ReduceSum", ["big"], ["sum"], keepdims=0),
+        helper.make_node("Add", ["x", "sum"], ["y"]),
+    ]
+    return make(nodes, {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [constant([elements], "size")])
+
+
+@pytest.mark.usefixtures("trial")
+@pytest.mark.parametrize(
+    "command",
+    [
+        "lint {model}",
+        "optimize {model} -o {out}/result.onnx",
+        "run {model} {inputs} -o {out}/predictions",
+        "verify {model}",
+        "verify {sound} --against {model}",
+        "show {model} {inputs} -o {out}/picture.png",
+        "build {model} -o {out}/engine --runtime tensorrt-rtx --target sm89",
+        pytest.param("bench {model} --quick --output {out}/result.json", marks=pytest.mark.slow),
+    ],
+)
+def test_a_file_that_crashes_onnxruntime_is_one_line_in_every_command(command: str, tmp_path: Path) -> None:
+    if command.startswith("build"):
+        pytest.importorskip("tensorrt_rtx")
+    out = tmp_path / "out"
+    out.mkdir()
+    onnx.save(loop_model([]), tmp_path / "model.onnx")
+    onnx.save(loop_model([2]), tmp_path / "sound.onnx")
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 1, 6, 6), np.float32))
+    paths = {"model": tmp_path / "model.onnx", "sound": tmp_path / "sound.onnx", "inputs": tmp_path / "inputs.npy"}
+    result = CliRunner().invoke(main, [part.format(out=out, **paths) for part in command.split()])
+    assert result.exit_code == 1, result.stderr
+    (line,) = [line for line in result.stderr.splitlines() if "error" in line]
+    assert (
+        line == f"error: {paths['model']}: a native library crashed on it (SIGSEGV) in a trial run; the file is damaged"
+    )
+    assert not list(out.iterdir())
+
+
+def test_limits_are_on_memory_and_cpu_time(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(large_model(2**27), tmp_path / "large.onnx")
+    onnx.save(loop_model([2**62]), tmp_path / "endless.onnx")
+    monkeypatch.setenv("STN_TRIAL_GIB", "0.25")
+    with pytest.raises(ModelError, match=r"large\.onnx: it requests more memory than 0\.25 GiB .*STN_TRIAL_GIB"):
+        try_once(tmp_path / "large.onnx")
+    monkeypatch.setenv("STN_TRIAL_SECONDS", "2")
+    with pytest.raises(ModelError, match=r"endless\.onnx: onnxruntime takes more than 2 s .*STN_TRIAL_SECONDS"):
+        try_once(tmp_path / "endless.onnx")
+    assert not trial.exists()
+    monkeypatch.setenv("STN_TRIAL_GIB", "2")
+    try_once(tmp_path / "large.onnx")
+    assert len(list(trial.iterdir())) == 1
+
+
+@pytest.mark.parametrize("name", ["STN_TRIAL_SECONDS", "STN_TRIAL_GIB"])
+def test_a_limit_that_is_not_a_number(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(affine_model(), tmp_path / "model.onnx")
+    monkeypatch.setenv(name, "much")
+    result = CliRunner().invoke(main, ["lint", str(tmp_path / "model.onnx")])
+    assert result.exit_code == 2 and f"{name} is a number of" in result.stderr and "'much'" in result.stderr
+
+
+def test_one_content_is_tried_once(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever the file is called; a change in it, in its external data or in the shapes makes another."""
+    tried = []
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content))
+    onnx.save(affine_model(), tmp_path / "a.onnx", save_as_external_data=True, location="w", size_threshold=64)
+
+    def counted(path: Path | bytes, shapes: dict[str, tuple[int, ...]] | None = None) -> int:
+        tried.clear()
+        monkeypatch.setattr("stn_infer.api.trusted._passed", set())  # as in another process
+        try_once(path, shapes=shapes)
+        return len(tried)
+
+    assert [counted(tmp_path / "a.onnx"), counted(tmp_path / "a.onnx")] == [1, 0]
+    shutil.copy(tmp_path / "a.onnx", tmp_path / "b.onnx")
+    assert counted(tmp_path / "b.onnx") == 0
+    assert [counted(tmp_path / "a.onnx", {"x": (1, 1, 8, 8)}), counted(tmp_path / "a.onnx", {"x": (1, 1, 8, 8)})] == [
+        1,
+        0,
+    ]
+    weights = bytearray((tmp_path / "w").read_bytes())
+    weights[0] ^= 1
+    (tmp_path / "w").write_bytes(weights)
+    assert [counted(tmp_path / "a.onnx"), counted(tmp_path / "b.onnx")] == [1, 0]
+    content = affine_model().SerializeToString()
+    assert [counted(content), counted(content)] == [1, 0]
+    monkeypatch.setattr("stn_infer.api.trusted._version", lambda package: "another")
+    assert counted(content) == 1
+    assert trial.stat().st_mode & 0o777 == 0o700
+    assert all(entry.stat().st_size == 0 and entry.stat().st_mode & 0o077 == 0 for entry in trial.iterdir())
+
+
+def test_what_others_write_is_not_believed(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A link in the folder's place, and a folder that cannot be made: every process tries for itself."""
+    tried = []
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content))
+    onnx.save(affine_model(), tmp_path / "model.onnx")
+    try_once(tmp_path / "model.onnx")
+    trial.rename(tmp_path / "elsewhere")
+    trial.symlink_to(tmp_path / "elsewhere")
+    for _ in range(2):
+        monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+        try_once(tmp_path / "model.onnx")
+    trial.unlink()
+    trial.write_text("")
+    monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+    try_once(tmp_path / "model.onnx")
+    try_once(tmp_path / "model.onnx")
+    assert len(tried) == 4
+
+
+def test_a_file_that_optimize_wrote_has_passed(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(affine_model(), tmp_path / "model.onnx")
+    optimize(tmp_path / "model.onnx", tmp_path / "result.onnx")
+    tried = []
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content))
+    monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+    lint(tmp_path / "result.onnx")
+    assert not tried and len(list(trial.iterdir())) == 2
