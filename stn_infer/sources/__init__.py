@@ -1,4 +1,4 @@
-"""Where a model comes from: networks by name, recipes, checkpoints, users' own code; all become a PyTorch module."""
+"""Load a PyTorch module from a network's name, a recipe (model config in TOML), a checkpoint or the user's code."""
 
 from stn_infer.sources.load import LoadedModel, load_source
 

@@ -1,8 +1,8 @@
-"""Checkpoints: safetensors, or ``.pt``/``.pth`` files that hold nothing but tensors.
+"""Load checkpoints: safetensors, or ``.pt``/``.pth`` files that contain only tensors.
 
-A ``.pt`` is a pickle, and unpickling can run any code: it is read with ``weights_only=True`` and there is no
-way around that; numpy's numbers, which training loops keep beside the tensors, pass. The usual wrappers are taken off:
-a checkpoint dictionary with ``state_dict`` or ``model`` in it, ``module.`` (DataParallel), ``_orig_mod.``
+A ``.pt`` file is a pickle, and unpickling can run any code. It is always read with ``weights_only=True``. Numpy
+scalars, which training loops store beside the tensors, are allowed. The usual wrappers are removed: a dictionary with
+the tensors under ``state_dict`` or ``model``, the prefixes ``module.`` (DataParallel) and ``_orig_mod.``
 (torch.compile), and any prefix that all keys share.
 """
 
@@ -24,32 +24,32 @@ from stn_infer.metadata import respelled
 from stn_infer.sources.identify import WORDS, identify_file, is_safetensors
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-"""Keys under which training loops keep the tensors, in the order in which they are tried."""
+"""Keys under which training loops store the tensors, in the order in which they are tried."""
 
 _SHOWN = 3  # keys named in an error
 _NESTED = 8
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
-    """The tensors of a checkpoint by name, on the CPU, without ``module.`` and ``_orig_mod.``.
+    """Load the tensors of a checkpoint by name, on the CPU, without ``module.`` and ``_orig_mod.``.
 
     Args:
-        path: a ``.safetensors`` file, or a file written by ``torch.save`` that holds a dictionary of tensors or a
-            dictionary with such a one under one of :data:`WRAPPERS`.
+        path: a ``.safetensors`` file, or a file written by ``torch.save`` that contains a dictionary of tensors, at top
+            level or under one of :data:`WRAPPERS`.
 
     Raises:
-        WeightsError: the file is missing, truncated, not a checkpoint, or holds other objects than tensors.
+        WeightsError: the file is missing, truncated, not a checkpoint, or contains objects other than tensors.
     """
     return _without_prefixes(_read(path))
 
 
 def apply_weights(module: nn.Module, path: Path) -> None:
-    """Load a checkpoint into a module; every parameter and persistent buffer must be there, and nothing else.
+    """Load a checkpoint into a module; it must contain every parameter and persistent buffer, and nothing else.
 
-    Values are cast to the module's types. A counter of batches that an old BatchNorm lacks is not missed.
+    Values are cast to the module's types. BatchNorm's ``num_batches_tracked``, which old checkpoints lack, is optional.
 
     Raises:
-        WeightsError: as :func:`load_weights`; keys or shapes do not fit; the weights hold NaN or infinity.
+        WeightsError: as :func:`load_weights`; or keys or shapes do not fit; or the weights contain NaN or infinity.
     """
     path = Path(path)
     expected = module.state_dict()
@@ -59,10 +59,10 @@ def apply_weights(module: nn.Module, path: Path) -> None:
     if missing or unexpected:
         raise WeightsError(
             f"{path}: the keys do not fit {type(module).__name__}: {len(missing)} missing{_some(missing)}, "
-            f"{len(unexpected)} unexpected{_some(unexpected)}; give the checkpoint of this very network"
+            f"{len(unexpected)} unexpected{_some(unexpected)}; give a checkpoint of this network"
         )
     misfits = [
-        f"{key} is {_shape(tensor)} where the network has {_shape(expected[key])}"
+        f"{key} is {_shape(tensor)}, expected {_shape(expected[key])}"
         for key, tensor in tensors.items()
         if not is_lazy(expected[key]) and tensor.shape != expected[key].shape
     ]
@@ -73,25 +73,25 @@ def apply_weights(module: nn.Module, path: Path) -> None:
         )
     for key, tensor in tensors.items():
         if tensor.is_complex() and not expected[key].is_complex():
-            raise WeightsError(f"{path}: {key} holds complex numbers where the network has real ones")
+            raise WeightsError(f"{path}: {key} contains complex numbers, expected real numbers")
     try:
         module.load_state_dict(tensors, strict=False)
-    except RuntimeError as error:  # a module's own loading hook has objections
-        raise WeightsError(f"{path}: {type(module).__name__} does not take it: {one_line(error)}") from None
+    except RuntimeError as error:  # raised by a module's own loading hook
+        raise WeightsError(f"{path}: {type(module).__name__} cannot load it: {one_line(error)}") from None
     check_finite(module, str(path))
 
 
 def check_finite(module: nn.Module, origin: str) -> None:
-    """Refuse weights that can only give NaN.
+    """Check that a module's parameters and buffers are finite.
 
-    Infinity in a buffer is let through: attention masks hold it on purpose.
+    Infinity in a buffer is allowed, because attention masks contain it on purpose.
 
     Args:
-        module: what to look at, parameters and buffers.
+        module: the module to check.
         origin: the file or factory that the error names.
 
     Raises:
-        WeightsError: a parameter holds NaN or infinity, or a buffer holds NaN; the tensor is named.
+        WeightsError: a parameter contains NaN or infinity, or a buffer contains NaN; the message names the tensor.
     """
     named: Iterable[tuple[str, Tensor, bool]] = (
         *((name, parameter, False) for name, parameter in module.named_parameters()),
@@ -104,13 +104,13 @@ def check_finite(module: nn.Module, origin: str) -> None:
         if count := int(bad.sum()):
             what = "NaN" if bool(tensor.isnan().any()) else "infinity"
             raise WeightsError(
-                f"{origin}: {name} holds {what} ({count} of {tensor.numel()} values); "
-                "a run that diverged? take a checkpoint from before that"
+                f"{origin}: {name} contains {what} ({count} of {tensor.numel()} values); "
+                "if the training diverged, use an earlier checkpoint"
             )
 
 
 def _respell(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys as today's networks spell them, for checkpoints of earlier versions."""
+    """Rename the keys of checkpoints of earlier versions to the current networks' names."""
     if any(respelled(key) != key for key in expected):
         return tensors
     return {respelled(key): tensor for key, tensor in tensors.items()}
@@ -128,7 +128,7 @@ def _read(path: Path) -> dict[str, Tensor]:
     try:
         with path.open("rb") as file:
             head = file.read(9)
-        # a damaged one is told by its name
+        # a damaged file is identified by its suffix
         safe = is_safetensors(head) or (path.suffix == ".safetensors" and head[:2] not in (b"PK", b"\x80\x02"))
         return _read_safetensors(path) if safe else _unwrap(path, _read_torch(path))
     except OSError as error:
@@ -143,7 +143,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return load_file(path)
     except SafetensorError as error:
         raise WeightsError(
-            f"{path}: not a whole safetensors file ({one_line(error)}); it was cut off or is of another format: "
+            f"{path}: not a complete safetensors file ({one_line(error)}): it is truncated or has another format; "
             "copy it again"
         ) from None
 
@@ -151,20 +151,20 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
-            # torch warns about archives that it then refuses; the refusal is enough
+            # torch warns about archives before it raises an error; the error is enough
             warnings.simplefilter("ignore")
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
-        # torch names what it refused ("Unsupported global: GLOBAL models.Net was not ...") within a long text
+        # torch names the refused object ("Unsupported global: GLOBAL models.Net was not ...") in a long text
         found = re.search(r"GLOBAL (\S+)", str(error))
         objects = f" ({found[1]})" if found else ""
         raise WeightsError(
-            f"{path}: expected nothing but tensors, found other pickled objects{objects} or a damaged pickle; "
+            f"{path}: expected only tensors, found other pickled objects{objects} or a damaged pickle; "
             "save it again with torch.save(model.state_dict(), ...)"
         ) from None
     except OSError:
         raise
-    except Exception as error:  # torch reports damage as RuntimeError, EOFError, KeyError, ... by where it is
+    except Exception as error:  # torch reports damage as RuntimeError, EOFError, KeyError and others
         if "TorchScript" in str(error):
             raise WeightsError(
                 f"{path}: expected a checkpoint, found a TorchScript archive; "
@@ -172,13 +172,13 @@ def _read_torch(path: Path) -> Any:
             ) from None
         detail = one_line(error, 120)
         raise WeightsError(
-            f"{path}: not a whole checkpoint{f' ({detail})' if detail else ''}; it was cut off or is of another "
-            "format: copy it again"
+            f"{path}: not a complete checkpoint{f' ({detail})' if detail else ''}: it is truncated or has another "
+            "format; copy it again"
         ) from None
 
 
 def _numpy_scalars() -> list[Any]:
-    """What unpickles a number such as ``np.float64(0.97)``, under numpy 1's name and numpy 2's; no arrays."""
+    """The globals that unpickle scalars such as ``np.float64(0.97)``, by numpy 1's and 2's names; not arrays."""
     import numpy as np
 
     kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
@@ -187,8 +187,8 @@ def _numpy_scalars() -> list[Any]:
 
 
 def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
-    """The dictionary of tensors within what ``torch.load`` gave."""
-    for _ in range(_NESTED):  # a pickle may hold itself
+    """Find the dictionary of tensors in the result of ``torch.load``."""
+    for _ in range(_NESTED):  # bounded, because a pickle may contain itself
         if not isinstance(content, Mapping):
             break
         content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
@@ -200,16 +200,16 @@ def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
     for key, value in content.items():
         if not (isinstance(key, str) and isinstance(value, Tensor)):
             raise WeightsError(
-                f"{path}: expected nothing but tensors, found {_article(value)} under {key!r}; put the tensors "
+                f"{path}: expected only tensors, found {_article(value)} under {key!r}; put the tensors "
                 f"under one of {', '.join(WRAPPERS)}, or save model.state_dict() alone"
             )
     if not content:
-        raise WeightsError(f"{path}: the checkpoint holds no tensors at all")
+        raise WeightsError(f"{path}: the checkpoint contains no tensors")
     return dict(content)
 
 
 def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Keys without what DataParallel (``module.`` before all of them) and torch.compile (anywhere) add."""
+    """Remove the prefixes that DataParallel (``module.``, on all keys) and torch.compile (anywhere) add."""
     plain = {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()}
     while plain and all(key.startswith("module.") for key in plain):
         plain = {key.removeprefix("module."): tensor for key, tensor in plain.items()}
@@ -217,9 +217,9 @@ def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def _fit_prefix(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The spelling of the keys that fits: as they are, without the usual prefixes, or without one they all share.
+    """The best match of the keys: unchanged, without the usual prefixes, or without a prefix that all keys share.
 
-    As they are comes first, for a network may have a submodule called ``module`` of its own.
+    The unchanged keys are tried first, because a network may have a submodule named ``module``.
     """
     plain = _without_prefixes(tensors)
     candidates = [tensors, plain]

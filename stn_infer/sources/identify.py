@@ -1,7 +1,7 @@
-"""What a SOURCE names, told by what a file holds and not by what it is called; nothing is loaded for that.
+"""Identify what a SOURCE names, by the content of a file and without loading it.
 
-The name counts only where the content tells nothing: a file that is missing or damaged is taken for what its suffix
-says, so that whoever reads such files can say what is wrong with it.
+A file's name counts only if its content is not recognized: the suffix then decides the kind of a missing or damaged
+file, so that the reader for that kind can report what is wrong with it.
 """
 
 from __future__ import annotations
@@ -17,15 +17,15 @@ from pathlib import Path
 from typing import BinaryIO, Literal
 
 Kind = Literal["onnx", "engine", "recipe", "program", "factory", "name", "checkpoint", "other", "unusable"]
-#: Those that become a PyTorch module.
+#: The kinds that become a PyTorch module.
 PYTORCH_KINDS: tuple[Kind, ...] = ("recipe", "program", "factory", "name")
 
-#: What the kinds of files are called.
+#: Names of the kinds of files in messages.
 WORDS: dict[Kind, str] = {
     "onnx": "an ONNX file",
     "engine": "a TensorRT engine",
     "recipe": "a recipe",
-    "program": "a program of torch.export.save",
+    "program": "a program saved by torch.export.save",
 }
 
 _HEAD = 4096
@@ -39,7 +39,7 @@ _BY_SUFFIX: dict[str, Kind] = {
     **dict.fromkeys((".safetensors", ".pt", ".pth", ".ckpt", ".bin"), "checkpoint"),
 }
 
-# First bytes to what such a file is, and what to do instead of giving it.
+# Offset, bytes at that offset, and what to report about such a file.
 _AS_INPUT = "give it as an INPUT, and a model as SOURCE"
 _FROM_ONNX = "give the ONNX file that it was made from"
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
@@ -51,31 +51,31 @@ _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\xfd7zXZ", "is a compressed file; unpack it first"),
     (0, b"\x28\xb5\x2f\xfd", "is a compressed file; unpack it first"),
     (257, b"ustar", "is a tar archive; unpack it first"),
-    (0, b"\x89HDF", "is an HDF5 file, as Keras writes them; export the model to ONNX there"),
+    (0, b"\x89HDF", "is an HDF5 file, such as Keras writes; export the model to ONNX from Keras"),
     (4, b"TFL3", "is a TensorFlow Lite model; export the original to ONNX"),
     (4, b"ORTM", f"is a model in onnxruntime's own format; {_FROM_ONNX}"),
     (0, b"version https://git-lfs.", "is a Git LFS pointer, not the file itself; fetch it with git lfs pull"),
     (0, b"/annex/objects/", "is a git-annex pointer, not the file itself; fetch it with git annex get"),
 )  # fmt: skip
 _CHECKPOINT = (
-    "is a checkpoint: weights and no network; name the network as SOURCE (e.g. package.module:factory) and give this "
-    "file with --weights"
+    "is a checkpoint: weights without a network; name the network as SOURCE (e.g. package.module:factory) and give "
+    "this file with --weights"
 )
 
-# Top-level fields of onnx.ModelProto to their wire types: 0 is a varint, 2 has a length.
+# Wire types of the top-level fields of onnx.ModelProto: 0 is a varint, 2 is length-delimited.
 _MODEL_FIELDS = {1: 0, 2: 2, 3: 2, 4: 2, 5: 0, 6: 2, 7: 2, 8: 2, 14: 2, 20: 2, 25: 2, 26: 2}
 _GRAPH = 7
 
 
 @dataclass(frozen=True)
 class Identified:
-    """What a SOURCE turned out to be.
+    """What a SOURCE names.
 
     Attributes:
-        kind: ``onnx``, ``engine`` and ``recipe`` are files, and so is ``program``, which torch.export.save wrote;
-            ``factory`` and ``name`` are no files; the rest is no SOURCE.
-        problem: of a ``checkpoint``, of what is by its content something ``other``, and of what is ``unusable``: what
-            it is and what to do; follows the name.
+        kind: ``onnx``, ``engine``, ``recipe`` and ``program`` (saved by torch.export.save) are files; ``factory`` and
+            ``name`` are not files; the other kinds are not a SOURCE.
+        problem: for ``checkpoint``, ``other`` (content of another kind) and ``unusable``: what it is and what to do,
+            as the rest of a sentence that starts with the name.
     """
 
     kind: Kind
@@ -83,9 +83,9 @@ class Identified:
 
 
 def identify(source: str | Path) -> Identified:
-    """What ``source`` names.
+    """Identify what ``source`` names.
 
-    A registered name goes before a file that is called so; ``./name``, or a ``Path``, is the file.
+    A registered name takes precedence over a file of the same name; ``./name`` or a ``Path`` names the file.
     """
     text = str(source)
     if not isinstance(source, Path) and not {"/", ".", ":"} & set(text) and text in registered_names():
@@ -98,24 +98,24 @@ def identify(source: str | Path) -> Identified:
     if Path(text).suffix == ".py":
         return _python(Path(text))
     if kind == "checkpoint":
-        return Identified(kind, f"does not exist; a file of that name {_CHECKPOINT}")
+        return Identified(kind, f"does not exist; a file with that suffix {_CHECKPOINT}")
     if kind is not None:
         return Identified(kind)
     return Identified("unusable", "does not exist") if "/" in text else Identified("name")
 
 
 def identify_file(path: Path) -> Identified:
-    """What the file at ``path`` is."""
+    """Identify the file at ``path``."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISDIR(mode):
             return Identified("unusable", "is a folder; name the file in it")
         if not stat.S_ISREG(mode):
-            return Identified("unusable", "is no regular file; give a model's file")
+            return Identified("unusable", "is not a regular file; give a model's file")
         size = path.stat().st_size
         if size == 0:
             meant = WORDS.get(_BY_SUFFIX.get(path.suffix.lower(), "unusable"))
-            return Identified("unusable", f"is empty; {f'expected {meant}' if meant else 'copy or make it again'}")
+            return Identified("unusable", f"is empty; {f'expected {meant}' if meant else 'copy or create it again'}")
         with path.open("rb") as file:
             found = _by_content(file, size)
     except OSError as error:
@@ -131,17 +131,18 @@ def identify_file(path: Path) -> Identified:
         return Identified(kind)
     return Identified(
         "unusable",
-        "is of no kind that is known here: not an ONNX file, a recipe, a program of torch.export.save or an engine",
+        "is not a known kind of file: expected an ONNX file, a recipe, a program saved by torch.export.save or an "
+        "engine",
     )
 
 
 def is_safetensors(head: bytes) -> bool:
-    """Whether a file that begins so is one: the length of a JSON header, and its brace."""
+    """Whether a file that starts with ``head`` is a safetensors file: the length of a JSON header, and its brace."""
     return len(head) > 8 and head[8:9] == b"{" and 2 <= int.from_bytes(head[:8], "little") < 1 << 32
 
 
 def registered_names() -> tuple[str, ...]:
-    """Shipped models, networks and published rectifiers."""
+    """The names of shipped models, networks and published rectifiers."""
     from stn_infer.foreign import FOREIGN
     from stn_infer.models import NETWORKS, SHIPPED
 
@@ -149,12 +150,12 @@ def registered_names() -> tuple[str, ...]:
 
 
 def _by_content(file: BinaryIO, size: int) -> Identified | None:
-    """What a file's bytes say; None where they say nothing."""
+    """Identify a file by its content; None if the content is not recognized."""
     head = file.read(_HEAD)
     for offset, magic, problem in _MAGIC:
         if head.startswith(magic, offset):
             return Identified("other", problem)
-    if head[1:4] == b"trt" and head[:1] in b"fpv":  # TensorRT's ftrt, TensorRT-RTX's vtrt
+    if head[1:4] == b"trt" and head[:1] in b"fpv":  # TensorRT writes ftrt, TensorRT-RTX vtrt
         return Identified("engine")
     if head.startswith(b"PK\x03\x04"):
         return _archive(file)
@@ -166,7 +167,7 @@ def _by_content(file: BinaryIO, size: int) -> Identified | None:
 
 
 def _is_onnx(file: BinaryIO, size: int) -> bool:
-    """Whether the top-level fields are those of a ModelProto, up to its graph; the graph itself may be damaged."""
+    """Whether the top-level fields up to the graph are those of a ModelProto; the graph itself may be damaged."""
     for number, wire, end in _fields(file):
         if _MODEL_FIELDS.get(number, wire) != wire:
             return False
@@ -179,7 +180,7 @@ def _is_onnx(file: BinaryIO, size: int) -> bool:
 
 
 def _fields(file: BinaryIO) -> Iterator[tuple[int, int, int]]:
-    """(number, wire type, where it ends) of each field from the start; the caller moves on; ends where they do."""
+    """(number, wire type, end offset) of each field from the start; the caller seeks to the next field."""
     file.seek(0)
     for _ in range(10_000):
         key = _varint(file)
@@ -210,12 +211,12 @@ def _varint(file: BinaryIO) -> int | None:
 
 
 def _archive(file: BinaryIO) -> Identified | None:
-    """A zip file: of torch.export.save, of torch.save, TorchScript, or of arrays."""
+    """Identify a zip file: from torch.export.save or torch.save, a TorchScript archive, or arrays."""
     try:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
     except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):
-        return None  # truncated: its name tells what it should be
+        return None  # truncated: the suffix decides
     inside = {name.partition("/")[2] for name in names} | set(names)
     if {"archive_format", "models/model.json", "serialized_exported_program.json"} & inside:
         return Identified("program")
@@ -233,9 +234,9 @@ def _archive(file: BinaryIO) -> Identified | None:
 def _text(file: BinaryIO, head: bytes, size: int) -> Identified | None:
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n").lower()
     if start.startswith((b"<!doctype html", b"<html")):
-        return Identified("other", "is an HTML page, perhaps of a download that asked for a login; fetch it again")
+        return Identified("other", "is an HTML page, perhaps from a download that needs a login; download it again")
     if start.startswith(b"<?xml") and b"<net" in start:
-        return Identified("other", f"is a model of OpenVINO; {_FROM_ONNX}")
+        return Identified("other", f"is an OpenVINO model; {_FROM_ONNX}")
     if size > _LARGEST_RECIPE or b"\0" in head:
         return None
     file.seek(0)
@@ -248,12 +249,12 @@ def _text(file: BinaryIO, head: bytes, size: int) -> Identified | None:
 
 def _python(path: Path) -> Identified:
     return Identified(
-        "unusable", f"is a Python file; name the factory in it as {path.stem}:FACTORY, run from its folder"
+        "unusable", f"is a Python file; name a factory in it as {path.stem}:FACTORY, and run from its folder"
     )
 
 
 def _has_engine_sidecar(path: Path) -> bool:
-    """Whether ``build`` described the file as an engine, beside it."""
+    """Whether a sidecar written by ``build`` describes the file as an engine."""
     try:
         content = json.loads(path.with_name(f"{path.name}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):

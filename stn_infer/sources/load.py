@@ -1,17 +1,17 @@
-"""Where a PyTorch model comes from: one string, SOURCE, becomes a module with the shapes of its inputs.
+"""Load a PyTorch model: SOURCE, a string, becomes a module with the shapes of its inputs.
 
-| SOURCE | what it is |
+| SOURCE | meaning |
 |---|---|
-| ``st-cnn-affine-rts`` | a shipped model: network, trained weights, pre-processing, labels |
+| ``st-cnn-affine-rts`` | a shipped model: network, trained weights, preprocessing, labels |
 | ``st-cnn-affine`` | a network of the registry, with random weights unless ``weights`` are given |
 | ``dtrb``, ``aster`` | a published text rectifier, imported from the checkpoint that ``weights`` names |
-| ``mine.toml`` | a recipe |
-| ``mine.pt2`` | what ``torch.export.save`` wrote |
-| ``package.module:factory`` | a callable that returns a module, or a module; the current folder is importable |
+| ``mine.toml`` | a recipe (model config in TOML) |
+| ``mine.pt2`` | a program saved by ``torch.export.save`` |
+| ``package.module:factory`` | a module, or a callable that returns one; imported from the current folder too |
 
-The last is the one that runs code. A file never does: a recipe that names a factory needs ``allow_code``.
+Only the last one runs code. A file never does: a recipe that names a factory needs ``allow_code``.
 
-Files are known by what they hold, whatever they are called (:mod:`stn_infer.sources.identify`).
+Files are identified by content, not by name (:mod:`stn_infer.sources.identify`).
 """
 
 from __future__ import annotations
@@ -45,13 +45,13 @@ class LoadedModel:
     """A module that is ready to be exported or run.
 
     Attributes:
-        name: what to call its files.
+        name: the base name of files made from it.
         module: on the CPU, fp32, in evaluation mode.
-        input_shapes: one shape an input, without the batch axis.
-        metadata: pre-processing and labels, as far as the source knows them.
-        origin: which of the kinds of SOURCE it was; a shipped model with other weights is a network.
-        fixed_batch: the batch size that a ``.pt2`` is tied to; None where the batch is free.
-        note: something the user should be told, such as that the weights are random; empty otherwise.
+        input_shapes: one shape per input, without the batch axis.
+        metadata: preprocessing and labels, as far as the source defines them.
+        origin: the kind of SOURCE; a shipped model with other weights is a network.
+        fixed_batch: the batch size that a ``.pt2`` was exported with; None if the batch is dynamic.
+        note: a remark for the user, such as that the weights are random; empty if there is none.
     """
 
     name: str
@@ -70,19 +70,19 @@ def load_source(
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
 ) -> LoadedModel:
-    """The model that SOURCE names (see the module's table).
+    """Load the model that SOURCE names (see the module's table).
 
     Args:
-        source: a shipped model, a network, a published rectifier, a recipe, a program of ``torch.export.save``, or
-            ``package.module:factory``.
+        source: a shipped model, a network, a published rectifier, a recipe, a program saved by ``torch.export.save``,
+            or ``package.module:factory``.
         weights: a checkpoint to load instead of the source's own weights.
-        input_shapes: the inputs' shapes without batch; needed for a factory, else they override the source's.
-        allow_code: whether a file may name Python code to run, as a recipe can; a factory as ``source`` may always.
+        input_shapes: the inputs' shapes without batch; required for a factory, otherwise they override the source's.
+        allow_code: whether a file, such as a recipe, may name Python code to run; a factory as ``source`` always may.
 
     Raises:
-        SourceError: there is no such source, it cannot be made into a module, or it would run code without leave.
-        WeightsError: the checkpoint is unreadable, does not fit, or holds NaN.
-        UsageError: a factory without ``input_shapes``.
+        SourceError: the source does not exist, no module can be made from it, or it needs code that is not allowed.
+        WeightsError: the checkpoint is unreadable, does not fit the network, or contains NaN.
+        UsageError: ``input_shapes`` is missing for a factory.
     """
     shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
     found, name = identify(source), str(source)
@@ -96,9 +96,9 @@ def load_source(
         case "name":
             loaded = _from_registry(name, weights, shapes)
         case "onnx" if not Path(source).is_file():
-            raise SourceError(f"{name} does not exist, and an ONNX file is no PyTorch source")
+            raise SourceError(f"{name} does not exist, and an ONNX file is not a PyTorch source")
         case "onnx":
-            raise SourceError(f"{name} is an ONNX file already; expected a PyTorch source")
+            raise SourceError(f"{name} is already an ONNX file; expected a PyTorch source")
         case "engine":
             raise SourceError(f"{name} {ENGINE_PROBLEM}")
         case _:
@@ -107,22 +107,22 @@ def load_source(
 
 
 def refused_code(file: str | Path, code: str) -> SourceError:
-    """What to raise where ``file`` names ``code``, as package.module:function, and nobody allowed that."""
+    """The error if ``file`` names ``code`` (package.module:function), and code is not allowed."""
     return SourceError(f"{file} names {code}, which would import and run that Python code; --allow-code allows it")
 
 
-#: What to say of an engine where a model is wanted.
+#: The problem of an engine where a model is expected; follows the file's name.
 ENGINE_PROBLEM = (
-    "is a TensorRT engine, which only run takes, and with --backend tensorrt or tensorrt-rtx; "
+    "is a TensorRT engine, which only run accepts, with --backend tensorrt or tensorrt-rtx; "
     "give the model that it was built from"
 )
 
 
 def parse_input_shapes(texts: Iterable[str]) -> Shapes:
-    """Shapes from ``--input-shape``: ``3,32,100``; several inputs by repeating it or as ``3,32,100;20``.
+    """Parse the values of ``--input-shape``, such as ``3,32,100``; shapes of several inputs as ``3,32,100;20``.
 
     Raises:
-        UsageError: anything but whole numbers of at least 1 between the commas.
+        UsageError: a shape is not a comma-separated list of integers of at least 1.
     """
     shapes = []
     for text in (piece for value in texts for piece in value.split(";")):
@@ -132,35 +132,35 @@ def parse_input_shapes(texts: Iterable[str]) -> Shapes:
             shape = ()
         if not shape or min(shape) < 1:
             raise UsageError(
-                f"--input-shape takes whole numbers of at least 1 without the batch, such as 1,28,28; given {text!r}"
+                f"--input-shape takes integers of at least 1, without the batch, such as 1,28,28; got {text!r}"
             )
         shapes.append(shape)
     return tuple(shapes)
 
 
 def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
-    """Weights, type, device and mode: what every kind of source has in common."""
+    """Set weights, type, device and mode, as for every kind of source."""
     from torch.nn.parameter import is_lazy
 
     from stn_infer.sources.checkpoints import apply_weights, check_finite
 
     module = _unwrapped(loaded.module)
-    if weights is not None and loaded.origin != "foreign":  # which was made from them
+    if weights is not None and loaded.origin != "foreign":  # a published model was built from its weights
         apply_weights(module, weights)
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         raise SourceError(
-            f"{loaded.metadata.source}: expected a module whose shapes are known, it has lazy ones; "
-            "run it once in the factory, or give --weights"
+            f"{loaded.metadata.source}: expected a module with known shapes, found lazy parameters; "
+            "run the module once in the factory, or give --weights"
         )
     module = module.to("cpu").float()
-    if loaded.origin != "pt2":  # an exported program has its mode built in, and refuses to be told
+    if loaded.origin != "pt2":  # an exported program has a fixed mode and raises an error in eval()
         module.eval()
     check_finite(module, loaded.metadata.source)
     return replace(loaded, module=module)
 
 
 def _unwrapped(module: nn.Module) -> nn.Module:
-    """The network within what trains it on several GPUs or compiles it, neither of which can be exported."""
+    """The network inside the wrappers of DataParallel and torch.compile, which cannot be exported."""
     from torch import nn
 
     while True:
@@ -204,8 +204,8 @@ def _no_such_name(source: str) -> str:
     near = difflib.get_close_matches(source, registered_names(), n=3, cutoff=0.5)
     hint = f"did you mean {' or '.join(near)}?" if near else "'stn-infer models' lists the names"
     return (
-        f"no source {source!r}: expected a shipped model, a network, a published rectifier, a recipe .toml, a .pt2 or "
-        f"package.module:factory; {hint}"
+        f"unknown source {source!r}: expected a shipped model, a network, a published rectifier, a recipe (.toml), "
+        f"a .pt2 file or package.module:factory; {hint}"
     )
 
 
@@ -222,7 +222,7 @@ def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None, a
         return _from_foreign_recipe(recipe, str(path), beside if has_own else weights, shapes)
     loaded = _from_recipe(recipe, str(path), beside if has_own else None, shapes)
     if weights is None and not has_own and ":" not in recipe.network:  # a factory may load its own
-        return replace(loaded, note=f"there is no {beside} and no --weights: the weights are random (seed 0)")
+        return replace(loaded, note=f"{beside} does not exist and --weights is not given: random weights (seed 0)")
     return loaded
 
 
@@ -236,16 +236,16 @@ def _from_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shap
         module = _create(recipe.network, options)
         if weights is not None:
             apply_weights(module, weights)
-    except UsageError as error:  # an option that the network lacks: the recipe's mistake, not the command line's
+    except UsageError as error:  # an unknown option of the network: a mistake in the recipe, not on the command line
         raise SourceError(f"recipe {source}: {error}") from None
     metadata = ModelMetadata(recipe.preprocess, recipe.labels, source)
     return LoadedModel(recipe.name, module, shapes or (tuple(recipe.input_shape),), metadata, "recipe")
 
 
 def _create(network: str, options: dict[str, Any]) -> nn.Module:
-    """A network, or what a recipe's factory gives; random weights are the same each time.
+    """Create a network, or call a factory; random weights are the same each time.
 
-    The caller's random generator is left as it was.
+    The state of the caller's random generator is preserved.
     """
     import torch
 
@@ -268,7 +268,7 @@ def _from_foreign(
     from stn_infer.sources.checkpoints import load_weights
 
     if weights is None:
-        raise SourceError(f"{source} is a network that is imported from a checkpoint; name it with --weights FILE")
+        raise SourceError(f"{source} is imported from a checkpoint; give it with --weights FILE")
     foreign = FOREIGN[network]
     tensors = load_weights(weights)
     try:
@@ -289,7 +289,7 @@ def _from_foreign_recipe(recipe: Recipe, source: str, weights: Path | None, shap
     options = {key: value for key, value in recipe.options.items() if key != "input_shape"}
     try:
         loaded = _from_foreign(source, recipe.network, options, weights, shapes or (tuple(recipe.input_shape),))
-    except UsageError as error:  # the recipe's mistake, not the command line's
+    except UsageError as error:  # a mistake in the recipe, not on the command line
         raise SourceError(f"recipe {source}: {error}") from None
     metadata = replace(
         loaded.metadata, preprocess=recipe.preprocess or loaded.metadata.preprocess, labels=recipe.labels
@@ -304,7 +304,7 @@ def _from_factory(source: str, shapes: Shapes | None) -> LoadedModel:
     made = _create(source, {})
     if shapes is None:
         raise UsageError(
-            f"{source}: the shapes of a factory's inputs are not known; add --input-shape C,H,W (without the batch)"
+            f"{source}: a factory does not define its inputs' shapes; add --input-shape C,H,W (without the batch)"
         )
     return LoadedModel(source.rpartition(":")[2], made, shapes, ModelMetadata(source=source), "factory")
 
@@ -315,14 +315,14 @@ def _made(source: str, options: dict[str, Any]) -> nn.Module:
 
     module_name, _, attribute = source.partition(":")
     if not module_name or not attribute or module_name.endswith(".py"):
-        raise SourceError(f"expected package.module:factory, given {source!r}; e.g. mypackage.networks:make_net")
+        raise SourceError(f"expected package.module:factory, got {source!r}; e.g. mypackage.networks:make_net")
     made = _attribute(source, module_name, attribute)
     if callable(made) and not isinstance(made, nn.Module):
-        torch.manual_seed(0)  # again, since importing may have drawn numbers
+        torch.manual_seed(0)  # again, because the import may have drawn random numbers
         try:
             made = made(**options)
-        except (Exception, SystemExit) as error:  # the user's code: anything may come
-            hint = "; a recipe's options are handed to it" if isinstance(error, TypeError) and not options else ""
+        except (Exception, SystemExit) as error:  # the user's code may raise any exception
+            hint = "; a recipe's options become its arguments" if isinstance(error, TypeError) and not options else ""
             raise SourceError(
                 f"{source}: the factory, called with {options or 'no arguments'}, {_raised(error)}{hint}"
             ) from None
@@ -334,12 +334,12 @@ def _made(source: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _attribute(source: str, module_name: str, attribute: str) -> Any:
-    """``module:a.b`` imported; the current folder comes last, so that no file in it stands in for a package."""
+    """Import ``module:a.b``; the current folder is searched last, so that its files cannot replace packages."""
     folder = os.getcwd()
     sys.path[:] = [*(entry for entry in sys.path if entry not in ("", folder)), folder]
     try:
         found: Any = importlib.import_module(module_name)
-    except (Exception, SystemExit) as error:  # importing runs the user's code: anything may come
+    except (Exception, SystemExit) as error:  # an import runs the user's code, which may raise any exception
         raise SourceError(f"{source}: importing {module_name} (from {folder} or installed) {_raised(error)}") from None
     for part in attribute.split("."):
         if not hasattr(found, part):
@@ -362,7 +362,7 @@ def _from_program(path: Path, shapes: Shapes | None) -> LoadedModel:
     import torch
 
     if not path.is_file():
-        raise SourceError(f"{path}: expected a file that torch.export.save wrote, but it does not exist")
+        raise SourceError(f"{path}: expected a program saved by torch.export.save, but the file does not exist")
     try:
         with quiet(), opened_program(path) as archive:
             program = torch.export.load(archive)
@@ -370,7 +370,7 @@ def _from_program(path: Path, shapes: Shapes | None) -> LoadedModel:
         raise
     except Exception as error:  # zip, JSON, schema version, unknown operator: torch has no common type for these
         raise SourceError(
-            f"{path}: expected a file that torch.export.save wrote; torch.export.load {_raised(error)}"
+            f"{path}: expected a program saved by torch.export.save; torch.export.load {_raised(error)}"
         ) from None
     signature = program.graph_signature
     values = {node.name: node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"}
@@ -379,9 +379,9 @@ def _from_program(path: Path, shapes: Shapes | None) -> LoadedModel:
         raise SourceError(f"{path}: expected a program whose inputs are all tensors with a batch axis")
     wrong = {str(value.dtype) for value in inputs if isinstance(value, torch.Tensor) and value.dtype != torch.float32}
     if wrong:
-        raise SourceError(f"{path}: expected inputs of type torch.float32, it takes {', '.join(sorted(wrong))}")
+        raise SourceError(f"{path}: expected inputs of type torch.float32, found {', '.join(sorted(wrong))}")
     with quiet():
-        # the guards would be traced into the next export; that tells wrong shapes in its own words
+        # the guards would be traced into the next export, which reports wrong shapes itself
         module = program.module(check_guards=False)
     batches = [value.shape[0] for value in inputs if isinstance(value, torch.Tensor)]
     fixed = next((size for size in batches if isinstance(size, int)), None)
@@ -396,10 +396,10 @@ def _from_program(path: Path, shapes: Shapes | None) -> LoadedModel:
 
 
 def _sample_shapes(path: Path, inputs: Sequence[Any], examples: Any) -> Shapes:
-    """Shapes without batch from the program's inputs; where another axis is free too, from its example inputs."""
+    """Shapes without batch from the program's inputs, or from its example inputs if another axis is dynamic too."""
     if all(isinstance(size, int) for value in inputs for size in value.shape[1:]):
         return tuple(tuple(value.shape[1:]) for value in inputs)
     tensors = [] if examples is None else [*examples[0], *examples[1].values()]
     if len(tensors) != len(inputs):
-        raise UsageError(f"{path}: it has free axes besides the batch and no example inputs; add --input-shape C,H,W")
+        raise UsageError(f"{path}: axes besides the batch are dynamic, without example inputs; add --input-shape C,H,W")
     return tuple(tuple(tensor.shape[1:]) for tensor in tensors)

@@ -1,10 +1,10 @@
-"""The archive of an exported program (``.pt2``), opened so that nothing in it runs.
+"""Open the archive of an exported program (``.pt2``) without running any code in it.
 
 ``torch.export.load`` unpickles sample inputs, weights and constants, evaluates the text of shape expressions, resolves
 operators by any dotted name below ``torch``, imports modules that a container's description names, and loads compiled
-libraries. So an archive is read here first. Pickles must hold plain tensors (``torch.load(weights_only=True)``); names
-and expressions must be of the kinds listed below; whatever else is in the archive is left out. PyTorch gets a copy that
-holds only what was looked at, so that two readers of zip files can't see two different archives.
+libraries. So the archive is checked here first. Pickles must contain only tensors (``torch.load(weights_only=True)``);
+names and expressions must match the lists below; other members of the archive are ignored. PyTorch gets a copy that
+contains only checked members, so that two zip readers cannot see two different archives.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from typing import IO, Any
 from stn_infer.errors import SourceError, one_line
 
 _MOST_JSON = 256 << 20
-_MOST_RATIO = 1100  # deflate does not compress better than 1032:1; beyond that a size is a lie
+_MOST_RATIO = 1100  # deflate does not compress better than 1032:1; a larger size is false
 _COPY = 1 << 20
 
 _PLAIN = re.compile(r"(\.data/)?(byteorder|version|archive_format|archive_version|\.format_version|serialization_id)")
@@ -34,7 +34,7 @@ _LEGACY = re.compile(r"data/(weights|constants)/[\w.-]+\.pt")
 _OBJECTS = re.compile(r"data/constants/(custom|opaque)_obj_.*")
 _COMPILED = re.compile(r"data/aotinductor/.*")
 
-# Operators that compute; others of PyTorch's namespaces open files, load libraries or call back into Python.
+# Operators that only compute; others in PyTorch's namespaces open files, load libraries or call back into Python.
 _OPERATOR = re.compile(r"torch\.ops\.(aten|prims|quantized|quantized_decomposed|torchvision|stn)\.\w+(\.\w+)?")
 _CONTROL = re.compile(
     r"torch\.ops\.higher_order\.(cond|map_impl|scan|while_loop|associative_scan|wrap_with_set_grad_enabled|"
@@ -69,10 +69,11 @@ _CONTAINERS = frozenset(
 
 @contextmanager
 def opened_program(path: Path) -> Iterator[IO[bytes]]:
-    """A copy of the archive at ``path`` that is safe to give to ``torch.export.load``, in an unnamed temporary file.
+    """Open a copy of the archive at ``path`` that is safe for ``torch.export.load``, in an unnamed temporary file.
 
     Raises:
-        SourceError: it is not such an archive, is damaged, or holds what would run code; says what.
+        SourceError: the file is not such an archive, is damaged, or contains something that could run code, which the
+            message names.
     """
     with tempfile.TemporaryFile() as copy:
         try:
@@ -92,7 +93,7 @@ def opened_program(path: Path) -> Iterator[IO[bytes]]:
 def _not_one(path: Path, error: BaseException) -> SourceError:
     text = one_line(error) or type(error).__name__
     return SourceError(
-        f"{path}: expected a file that torch.export.save wrote; it is damaged or something else ({text})"
+        f"{path}: expected a program saved by torch.export.save; the file is damaged or of another kind ({text})"
     )
 
 
@@ -103,20 +104,20 @@ def _refused(path: Path, what: str) -> SourceError:
 
 
 def _members(path: Path, archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str]]:
-    """The members that are copied, with their names below the archive's own folder."""
+    """The members to copy, with their full names."""
     infos = [info for info in archive.infolist() if not info.is_dir()]
     roots = {info.filename.partition("/")[0] for info in infos}
     names = [info.filename.partition("/")[2].lower() for info in infos]
     if len(roots) != 1 or len(set(names)) != len(names):
-        raise SourceError(f"{path}: expected a file that torch.export.save wrote; it is another kind of zip archive")
+        raise SourceError(f"{path}: expected a program saved by torch.export.save; it is another kind of zip archive")
     kept = []
     size = 0
     for info in infos:
         name = info.filename.partition("/")[2]
         if _OBJECTS.fullmatch(name):
-            raise _refused(path, "it holds Python or TorchScript objects among its constants")
+            raise _refused(path, "its constants contain Python or TorchScript objects")
         if _COMPILED.fullmatch(name):
-            raise _refused(path, "it holds libraries compiled by AOTInductor")
+            raise _refused(path, "it contains libraries compiled by AOTInductor")
         if info.file_size > max(1, info.compress_size) * _MOST_RATIO:
             raise SourceError(
                 f"{path}: member {name!r} claims to unpack {info.compress_size} bytes to {info.file_size}"
@@ -127,7 +128,7 @@ def _members(path: Path, archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo
     if size > path.stat().st_size + (64 << 20) + sum(info.compress_size for info, _ in kept) * 4:
         raise SourceError(f"{path}: it unpacks to {size >> 20} MiB, far more than its weights; save it again")
     if not any(_MODEL.fullmatch(name.partition("/")[2]) for _, name in kept):
-        raise SourceError(f"{path}: expected a file that torch.export.save wrote; it holds no exported program")
+        raise SourceError(f"{path}: expected a program saved by torch.export.save; the archive contains no program")
     return kept
 
 
@@ -150,15 +151,15 @@ def _copy(path: Path, archive: zipfile.ZipFile, member: zipfile.ZipInfo, full: s
 
 
 def _check_pickle(path: Path, name: str, content: bytes) -> Any:
-    """The tensors in a pickle; SourceError where it holds anything else."""
+    """Load the tensors in a pickle; raises SourceError if it contains anything else."""
     import torch
 
     try:
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True) if content else None
-    except Exception as error:  # whatever a damaged or hostile pickle makes of torch's reader
+    except Exception as error:  # a damaged or hostile pickle may raise any exception in torch's reader
         named = re.search(r"GLOBAL ([\w.]+)", str(error))
         raise _refused(
-            path, f"{name} holds other Python objects than tensors{f' ({named[1]})' if named else ''}"
+            path, f"{name} contains Python objects other than tensors{f' ({named[1]})' if named else ''}"
         ) from None
 
 
@@ -177,7 +178,7 @@ def _checked_json(path: Path, name: str, content: bytes, archive: zipfile.ZipFil
 
 
 def _check_program(path: Path, program: Any) -> None:
-    """Walk the description of a program: operators, shape expressions and containers."""
+    """Check the description of a program: operators, shape expressions and containers."""
     rest: list[tuple[str, Any]] = [("", program)]
     while rest:
         key, value = rest.pop()
@@ -201,7 +202,7 @@ def _is_operator(target: str) -> bool:
 
 
 def _is_expression(text: str) -> bool:
-    """Whether a text is arithmetic over symbols, with functions of PyTorch's shape language."""
+    """Whether a text is arithmetic on symbols, with functions of PyTorch's shape expressions."""
     if len(text) > 10_000:
         return False
     try:
@@ -233,7 +234,7 @@ def _is_plain(node: ast.AST, is_function: bool) -> bool:
 
 
 def _is_small(node: ast.AST) -> bool:
-    """Whether an exponent is a small whole number: others make numbers of any length."""
+    """Whether an exponent is a small integer; a large one could make a number of any length."""
     match node:
         case ast.Constant(value=int() as value):
             return value <= _MOST_EXPONENT
@@ -246,7 +247,7 @@ def _is_small(node: ast.AST) -> bool:
 
 
 def _is_container(text: str) -> bool:
-    """Whether a description of nested containers holds only those of Python, with plain keys."""
+    """Whether a description of nested containers contains only Python's own, with plain keys."""
     try:
         described = json.loads(text)
         _, rest = described[0], [described[1]]

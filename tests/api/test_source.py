@@ -203,7 +203,7 @@ def write(content: bytes) -> Callable[[Path], object]:
 
 
 WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
-    "checkpoint": ("w.pt", lambda path: shutil.copy("weights.pt", path), "is a checkpoint: weights and no network"),
+    "checkpoint": ("w.pt", lambda path: shutil.copy("weights.pt", path), "is a checkpoint: weights without a network"),
     "checkpoint called .onnx": ("w.onnx", lambda path: shutil.copy("weights.pt", path), "is a checkpoint"),
     "checkpoint that is missing": ("w.safetensors", lambda path: None, "does not exist"),
     "LFS pointer": (
@@ -220,7 +220,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "array": ("m.npy", write(b"\x93NUMPY\x01\x00"), "is a NumPy array file"),
     "Python": ("net.py", write(b"class Net: ...\n"), "name the factory in it as net:FACTORY"),
     "archive": ("m.onnx.gz", write(b"\x1f\x8b\x08\x00"), "is a compressed file; unpack it first"),
-    "anything": ("m.dat", write(b"\x00\x01\x02\x03" * 9), "is of no kind that is known here"),
+    "anything": ("m.dat", write(b"\x00\x01\x02\x03" * 9), "is not a known kind of file"),
     "engine": ("net.engine", write(b"ftrt" + bytes(60)), "is a TensorRT engine"),
     "engine called .bin": ("net.bin", write(b"vtrt" + bytes(60)), "is a TensorRT engine"),
 }

@@ -109,10 +109,10 @@ def state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
 
 WEIGHTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("w.pt", lambda path: None, "w.pt: expected a checkpoint (.safetensors, .pt or .pth), but the path"),
-    "truncated": ("w.pt", save_truncated, "it was cut off"),
-    "truncated safetensors": ("w.safetensors", save_truncated_safetensors, "it was cut off"),
-    "zero bytes": ("w.pt", lambda path: path.touch(), "it was cut off"),
-    "pickle": ("w.pt", lambda path: path.write_bytes(pickle.dumps(Fraction(1, 2))), "expected nothing but tensors"),
+    "truncated": ("w.pt", save_truncated, "it is truncated"),
+    "truncated safetensors": ("w.safetensors", save_truncated_safetensors, "it is truncated"),
+    "zero bytes": ("w.pt", lambda path: path.touch(), "it is truncated"),
+    "pickle": ("w.pt", lambda path: path.write_bytes(pickle.dumps(Fraction(1, 2))), "expected only tensors"),
     "wrong keys": (
         "w.pt",
         lambda path: torch.save({"fc.weight": torch.zeros(6, 64), "head.bias": torch.zeros(6)}, path),
@@ -121,12 +121,12 @@ WEIGHTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "wrong shape": (
         "w.pt",
         lambda path: torch.save(state(**{"head.weight": torch.zeros(6, 49)}), path),
-        "head.weight is 6x49 where the network has 6x64",
+        "head.weight is 6x49, expected 6x64",
     ),
     "NaN": (
         "w.pt",
         lambda path: torch.save(state(**{"head.bias": torch.full((6,), float("nan"))}), path),
-        "head.bias holds NaN (6 of 6 values)",
+        "head.bias contains NaN (6 of 6 values)",
     ),
 }
 
@@ -144,20 +144,20 @@ def test_weights(folder: Path, name: str, save: Callable[[Path], object], messag
     [
         (["st-cnn-afine"], 1, "did you mean st-cnn-affine"),
         (["missing.toml"], 1, "missing.toml"),
-        (["missing.pt2"], 1, "missing.pt2: expected a file that torch.export.save wrote"),
-        (["export_factories.py"], 1, "name the factory in it as export_factories:FACTORY"),
+        (["missing.pt2"], 1, "missing.pt2: expected a program saved by torch.export.save"),
+        (["export_factories.py"], 1, "name a factory in it as export_factories:FACTORY"),
         (["nowhere:make", *SHAPE], 1, "No module named 'nowhere'"),
         (["export_factories:Nett", *SHAPE], 1, "did you mean Net?"),
         (["export_factories:raises", *SHAPE], 1, "raised ValueError: the config names no backbone (second line)"),
         (["export_factories:number", *SHAPE], 1, "expected a torch.nn.Module or a callable that returns one, got int"),
-        (["export_factories:broken", *SHAPE], 1, "head.bias holds NaN (1 of 6 values)"),
+        (["export_factories:broken", *SHAPE], 1, "head.bias contains NaN (1 of 6 values)"),
         pytest.param(
             ["export_factories:Unexportable", *SHAPE],
             1,
             "Unexportable: torch.onnx.export cannot export it",
         ),
         ([NET], 2, "add --input-shape C,H,W"),
-        ([NET, "--input-shape", "1x8x8"], 2, "--input-shape takes whole numbers"),
+        ([NET, "--input-shape", "1x8x8"], 2, "--input-shape takes integers of at least 1"),
         ([NET, "--input-shape", "1,9,9"], 2, "cannot be run on an input of shape 1,9,9"),
         ([NET, "--input-shape", "1,8,8;1,8,8"], 2, "--input-shape"),
         ([NET, *SHAPE, "--preprocess", "color=blue"], 2, "preprocess color"),

@@ -1,4 +1,4 @@
-"""Checkpoints: what loads, and the one line that says why something does not."""
+"""Checkpoints: which load, and the one-line message for those that do not."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from stn_infer.sources.checkpoints import apply_weights, check_finite, load_weig
 
 
 class Net(nn.Module):
-    """Small, but with everything a checkpoint meets: nesting, BatchNorm's counter, a buffer."""
+    """A small network with nesting, BatchNorm's counter and a buffer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -55,7 +55,7 @@ WRAPPERS: dict[str, Callable[[dict[str, Tensor]], object]] = {
 
 @pytest.mark.parametrize("wrapper", WRAPPERS.values(), ids=WRAPPERS.keys())
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_wrappers_come_off(
+def test_wrappers_are_removed(
     wrapper: Callable[[dict[str, Tensor]], object], zipped: bool, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     path = tmp_path / "net.pt"
@@ -86,7 +86,7 @@ def test_a_submodule_called_module_keeps_its_name(tmp_path: Path) -> None:
     assert torch.equal(loaded.module.weight, saved.module.weight)
 
 
-def test_half_weights_are_cast_and_a_missing_batch_counter_is_let_go(state: dict[str, Tensor], tmp_path: Path) -> None:
+def test_half_weights_are_cast_and_a_batch_counter_is_optional(state: dict[str, Tensor], tmp_path: Path) -> None:
     half = {
         key: value.half() if value.is_floating_point() else value
         for key, value in state.items()
@@ -126,17 +126,17 @@ def within_itself() -> dict[str, object]:
 UNREADABLE: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], object], str]] = {
     "missing": ("net.pt", lambda path, state: None, "does not exist"),
     "folder": ("net.pt", lambda path, state: path.mkdir(), "is a folder"),
-    "truncated": ("net.pt", write_truncated, "not a whole checkpoint"),
-    "truncated safetensors": ("net.safetensors", write_truncated_safetensors, "not a whole safetensors file"),
-    "empty": ("net.pt", lambda path, state: path.touch(), "not a whole checkpoint"),
-    "empty safetensors": ("net.safetensors", lambda path, state: path.touch(), "not a whole safetensors file"),
-    "text": ("net.pt", lambda path, state: path.write_text("hello world"), "not a whole checkpoint"),
-    "other pickle": ("net.pt", write_pickle(Fraction(1, 3)), "expected nothing but tensors"),
+    "truncated": ("net.pt", write_truncated, "not a complete checkpoint"),
+    "truncated safetensors": ("net.safetensors", write_truncated_safetensors, "not a complete safetensors file"),
+    "empty": ("net.pt", lambda path, state: path.touch(), "not a complete checkpoint"),
+    "empty safetensors": ("net.safetensors", lambda path, state: path.touch(), "not a complete safetensors file"),
+    "text": ("net.pt", lambda path, state: path.write_text("hello world"), "not a complete checkpoint"),
+    "other pickle": ("net.pt", write_pickle(Fraction(1, 3)), "expected only tensors"),
     "plain list": ("net.pt", write_torch(lambda state: [1, 2]), "expected a dictionary of tensors, found a list"),
     "whole module": ("net.pt", write_torch(lambda state: Net()), r"other pickled objects \(\S*Net\)"),
     "numbers": ("net.pt", write_torch(lambda state: {"lr": 0.5}), "found a float under 'lr'"),
     "itself": ("net.pt", write_torch(lambda state: within_itself()), "found a dict under 'state_dict'"),
-    "no tensors": ("net.pt", write_torch(lambda state: {"state_dict": {}}), "no tensors at all"),
+    "no tensors": ("net.pt", write_torch(lambda state: {"state_dict": {}}), "the checkpoint contains no tensors"),
 }
 
 
@@ -168,7 +168,7 @@ def test_unpickling_never_runs_code(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_numpy_numbers_beside_the_tensors_pass_and_arrays_of_objects_do_not(
+def test_numpy_scalars_are_allowed_and_arrays_of_objects_are_not(
     state: dict[str, Tensor], tmp_path: Path, zipped: bool
 ) -> None:
     path = tmp_path / "x.pth"
@@ -201,23 +201,23 @@ def test_keys_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Pat
 
 def test_shapes_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:
     torch.save(state | {"head.weight": torch.ones(3, 5)}, tmp_path / "net.pt")
-    with pytest.raises(WeightsError, match=r"1 of 10 tensors .*head.weight is 3x5 where the network has 3x2"):
+    with pytest.raises(WeightsError, match=r"1 of 10 tensors .*head.weight is 3x5, expected 3x2"):
         apply_weights(Net(), tmp_path / "net.pt")
 
 
 @pytest.mark.parametrize(("value", "what"), [(float("nan"), "NaN"), (float("-inf"), "infinity")])
-def test_weights_that_are_not_numbers_are_named(
+def test_a_tensor_that_is_not_finite_is_named(
     value: float, what: str, state: dict[str, Tensor], tmp_path: Path
 ) -> None:
     state["head.bias"][1] = value
     torch.save(state, tmp_path / "net.pt")
-    with pytest.raises(WeightsError, match=rf"head.bias holds {what} \(1 of 3 values\)"):
+    with pytest.raises(WeightsError, match=rf"head.bias contains {what} \(1 of 3 values\)"):
         apply_weights(Net(), tmp_path / "net.pt")
 
 
-def test_complex_numbers_do_not_lose_their_imaginary_part(tmp_path: Path, state: dict[str, Tensor]) -> None:
+def test_complex_numbers_for_real_weights_are_refused(tmp_path: Path, state: dict[str, Tensor]) -> None:
     save_file({**state, "head.weight": state["head.weight"] + 1j}, tmp_path / "net.safetensors")
-    with pytest.raises(WeightsError, match=r"head\.weight holds complex numbers"):
+    with pytest.raises(WeightsError, match=r"head\.weight contains complex numbers"):
         apply_weights(Net(), tmp_path / "net.safetensors")
 
 
@@ -226,5 +226,5 @@ def test_infinity_is_allowed_in_a_buffer_and_nan_is_not() -> None:
     net.mask[0] = float("-inf")
     check_finite(net, "net")
     net.mask[1] = float("nan")
-    with pytest.raises(WeightsError, match="mask holds NaN"):
+    with pytest.raises(WeightsError, match="mask contains NaN"):
         check_finite(net, "net")

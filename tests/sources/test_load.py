@@ -1,4 +1,4 @@
-"""SOURCE: each kind is found, and each mistake is one line that says what to do."""
+"""SOURCE: each kind is recognized, and each mistake is a one-line message that says what to do."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def error_of(source: str, **options: object) -> str:
 # ---- names -------------------------------------------------------------------------------------------------------
 
 
-def test_a_network_has_the_same_random_weights_each_time_and_says_so() -> None:
+def test_a_network_has_reproducible_random_weights_and_a_note() -> None:
     before = torch.get_rng_state()
     first, second = load_source("st-cnn-affine"), load_source("st-cnn-affine")
     assert torch.equal(torch.get_rng_state(), before)
@@ -79,7 +79,7 @@ def test_a_network_has_the_same_random_weights_each_time_and_says_so() -> None:
     assert all(torch.equal(one, other) for one, other in weights)
 
 
-def test_a_network_is_built_for_the_input_shape_that_is_asked_for() -> None:
+def test_a_network_is_built_for_the_given_input_shape() -> None:
     loaded = load_source("fcn", input_shapes=[(1, 20, 24)])
     assert loaded.input_shapes == ((1, 20, 24),)
     assert loaded.module(torch.zeros(2, 1, 20, 24)).shape == (2, 10)
@@ -95,7 +95,7 @@ def test_a_network_takes_weights(tmp_path: Path) -> None:
     assert torch.equal(loaded.module(image), net.eval()(image))
 
 
-def test_shipped_models_load_with_what_their_recipes_say() -> None:
+def test_shipped_models_load_as_their_recipes_define() -> None:
     for name in SHIPPED:
         loaded, model = load_source(name), shipped(name)
         assert (loaded.name, loaded.origin, loaded.metadata.source, loaded.note) == (name, "shipped", name, "")
@@ -111,12 +111,12 @@ def test_an_unknown_name_suggests_the_nearest() -> None:
     assert "'stn-infer models' lists the names" in error_of("resnet")
 
 
-def test_files_that_are_no_sources_say_what_they_are_for(folder: Path) -> None:
+def test_other_files_are_named_with_their_use(folder: Path) -> None:
     for name in ("net.engine", "net", "model.onnx"):
         (folder / name).write_bytes(b"\0 anything")
     assert "--backend tensorrt" in error_of("net.engine")
-    assert "of no kind that is known here: not an ONNX file" in error_of("net")
-    assert "ONNX file already" in error_of("model.onnx")
+    assert "not a known kind of file: expected an ONNX file" in error_of("net")
+    assert "is already an ONNX file" in error_of("model.onnx")
     assert "none.onnx does not exist" in error_of("none.onnx")
     assert "with --weights" in error_of("model.safetensors")
     assert "net:FACTORY" in error_of("net.py")
@@ -145,7 +145,7 @@ def test_a_recipe_with_weights_beside_it(tmp_path: Path) -> None:
     assert "WeightsError" in error_of(str(recipe), input_shapes=[(1, 9, 9)])
 
 
-def test_a_recipe_of_a_factory_hands_its_options_on(folder: Path) -> None:
+def test_a_recipe_passes_its_options_to_a_factory(folder: Path) -> None:
     (folder / "wide.toml").write_text(
         '[model]\nnetwork = "factories_under_test:wide"\ninput_shape = [4]\noptions = { classes = 7 }\n'
     )
@@ -154,7 +154,7 @@ def test_a_recipe_of_a_factory_hands_its_options_on(folder: Path) -> None:
     assert loaded.module(torch.zeros(2, 4)).shape == (2, 7)
 
 
-def test_a_shipped_model_says_that_it_was_trained_for_another_shape() -> None:
+def test_a_shipped_model_reports_an_input_shape_that_does_not_fit() -> None:
     assert "build the network with the options it was trained with" in error_of(SHIPPED[0], input_shapes=[(1, 30, 30)])
 
 
@@ -176,14 +176,14 @@ def test_factories_in_the_current_folder(folder: Path, attribute: str) -> None:
     assert not loaded.module.training and isinstance(loaded.module, nn.Module)
 
 
-def test_a_module_instance_is_taken_as_it_is_and_made_fp32(folder: Path) -> None:
+def test_a_module_instance_is_converted_to_fp32(folder: Path) -> None:
     loaded = load_source("factories_under_test:ready", input_shapes=[(2,)])
     assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float32}
 
 
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # PyTorch's own, where its compiler is imported
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # raised where PyTorch imports its compiler
 @pytest.mark.parametrize("wrapped", ["parallel", "compiled", "both"])
-def test_what_trains_a_network_is_taken_off(folder: Path, wrapped: str) -> None:
+def test_training_wrappers_are_removed(folder: Path, wrapped: str) -> None:
     loaded = load_source(f"factories_under_test:{wrapped}", input_shapes=[(4,)])
     assert type(loaded.module).__name__ == "Net"
     torch.save({f"module.{key}": torch.ones_like(value) for key, value in loaded.module.state_dict().items()}, "w.pt")
@@ -203,19 +203,19 @@ def test_a_factory_has_the_same_random_weights_each_time(folder: Path) -> None:
     [
         ("factories_under_test:raises", "called with no arguments, raised RuntimeError: no such GPU second line"),
         ("factories_under_test:leaves", "raised SystemExit: usage: train.py DATA"),
-        ("factories_under_test:wide", "argument: 'classes'; a recipe's options are handed to it"),
+        ("factories_under_test:wide", "argument: 'classes'; a recipe's options become its arguments"),
         ("factories_under_test:nothing", "callable that returns one, got NoneType"),
         ("factories_under_test:number", "callable that returns one, got int"),
         ("factories_under_test:mak", "has no 'mak'; did you mean make"),
-        ("factories_under_test:lazy", "expected a module whose shapes are known"),
-        ("factories_under_test:broken", "WeightsError: factories_under_test:broken: head.weight holds NaN"),
+        ("factories_under_test:lazy", "expected a module with known shapes"),
+        ("factories_under_test:broken", "WeightsError: factories_under_test:broken: head.weight contains NaN"),
         ("not_there_at_all:make", "raised ModuleNotFoundError: No module named 'not_there_at_all'"),
         ("raises_on_import:make", "raised SyntaxError"),
-        ("net.py:make", "expected package.module:factory, given 'net.py:make'"),
+        ("net.py:make", "expected package.module:factory, got 'net.py:make'"),
         (":make", "expected package.module:factory"),
     ],
 )
-def test_factories_that_go_wrong(folder: Path, source: str, message: str) -> None:
+def test_factories_that_fail(folder: Path, source: str, message: str) -> None:
     (folder / "raises_on_import.py").write_text("def make(:\n")
     assert message in error_of(source, input_shapes=[(4,)])
 
@@ -256,7 +256,7 @@ def save_program(path: Path, dynamic: bool) -> None:
     torch.export.save(program, path)
 
 
-def test_a_program_with_a_free_batch(tmp_path: Path) -> None:
+def test_a_program_with_a_dynamic_batch(tmp_path: Path) -> None:
     save_program(tmp_path / "net.pt2", dynamic=True)
     loaded = load_source(str(tmp_path / "net.pt2"))
     assert (loaded.name, loaded.origin, loaded.fixed_batch) == ("net", "pt2", None)
@@ -264,7 +264,7 @@ def test_a_program_with_a_free_batch(tmp_path: Path) -> None:
     assert loaded.module(torch.ones(5, 1, 2, 2), torch.ones(5, 3)).shape == (5, 3)
 
 
-def test_a_program_that_is_tied_to_its_batch(tmp_path: Path) -> None:
+def test_a_program_with_a_fixed_batch(tmp_path: Path) -> None:
     save_program(tmp_path / "net.pt2", dynamic=False)
     loaded = load_source(str(tmp_path / "net.pt2"))
     assert (loaded.fixed_batch, loaded.input_shapes) == (2, ((1, 2, 2), (3,)))

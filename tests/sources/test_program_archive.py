@@ -1,4 +1,4 @@
-"""A .pt2 never runs code: whatever could is refused before PyTorch sees it, and what PyTorch writes is taken."""
+"""A .pt2 file never runs code: a member that could is refused before PyTorch reads it; PyTorch's own files load."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Members = dict[str, bytes]
 
 
 class Net(nn.Module):
-    """A layer, a buffer, a size in arithmetic, and two outputs in a dictionary."""
+    """A layer, a buffer, arithmetic on a size, and two outputs in a dictionary."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -33,7 +33,7 @@ class Net(nn.Module):
 
 
 class Payload:
-    """Unpickled, it makes the file ``mark``."""
+    """Creates the file ``mark`` when it is unpickled."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = str(mark)
@@ -72,7 +72,7 @@ def edited(members: Members, name: str, edit: Callable[[Any], None]) -> None:
     members[name] = json.dumps(content).encode()
 
 
-def test_what_pytorch_writes_is_taken(program: Path) -> None:
+def test_a_program_that_pytorch_saved_loads(program: Path) -> None:
     with opened_program(program) as file:
         loaded = torch.export.load(file).module()
     x = torch.rand(6, 4)
@@ -81,7 +81,7 @@ def test_what_pytorch_writes_is_taken(program: Path) -> None:
 
 
 def _pickle_as(kind: str) -> Callable[[Members, bytes], None]:
-    """A weight or constant that is marked as pickled."""
+    """Mark a weight or constant as pickled."""
 
     def change(members: Members, content: bytes) -> None:
         config = f"ok/data/{kind}/model_{kind}_config.json"
@@ -106,8 +106,8 @@ HOSTILE: dict[str, Callable[[Members, bytes], None]] = {
     "sample inputs": lambda members, content: members.update({"ok/data/sample_inputs/model.pt": content}),
     "weights": _pickle_as("weights"),
     "constants": _pickle_as("constants"),
-    "weights of an older form": lambda members, content: members.update({"ok/data/weights/model.pt": content}),
-    "constants of an older form": lambda members, content: members.update({"ok/data/constants/model.pt": content}),
+    "weights in the older format": lambda members, content: members.update({"ok/data/weights/model.pt": content}),
+    "constants in the older format": lambda members, content: members.update({"ok/data/constants/model.pt": content}),
     "objects": lambda members, content: members.update({"ok/data/constants/opaque_obj_0": content}),
     "TorchScript objects": lambda members, content: members.update({"ok/data/constants/custom_obj_0": content}),
     "compiled libraries": lambda members, content: members.update({"ok/data/aotinductor/model/x.so": content}),
@@ -115,7 +115,7 @@ HOSTILE: dict[str, Callable[[Members, bytes], None]] = {
 
 
 @pytest.mark.parametrize("hide", HOSTILE.values(), ids=HOSTILE)
-def test_nothing_hidden_in_an_archive_runs(
+def test_hidden_code_in_an_archive_does_not_run(
     program: Path, tmp_path: Path, hide: Callable[[Members, bytes], None]
 ) -> None:
     mark = tmp_path / "ran"
@@ -140,7 +140,7 @@ def test_nothing_hidden_in_an_archive_runs(
         ),
     ],
 )
-def test_names_that_lead_to_code_are_refused(program: Path, tmp_path: Path, change: Callable[[Any], None]) -> None:
+def test_names_that_could_run_code_are_refused(program: Path, tmp_path: Path, change: Callable[[Any], None]) -> None:
     bad = rewritten(program, tmp_path / "bad.pt2", lambda members: edited(members, "ok/models/model.json", change))
     with pytest.raises(SourceError, match="could run code"), opened_program(bad):
         pass
@@ -157,18 +157,18 @@ def test_two_readers_see_one_archive(program: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("content", [b"", b"PK", b"not a zip", b"PK\x03\x04" + bytes(100)])
-def test_damaged_archives_are_one_line(tmp_path: Path, content: bytes) -> None:
+def test_a_damaged_archive_is_a_one_line_error(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "bad.pt2"
     path.write_bytes(content)
     with (
-        pytest.raises(SourceError, match=r"expected a file that torch\.export\.save wrote") as caught,
+        pytest.raises(SourceError, match=r"expected a program saved by torch\.export\.save") as caught,
         opened_program(path),
     ):
         pass
     assert "\n" not in str(caught.value)
 
 
-def test_archives_that_are_cut_off_or_unpack_to_anything(program: Path, tmp_path: Path) -> None:
+def test_truncated_archives_and_archive_bombs_are_refused(program: Path, tmp_path: Path) -> None:
     whole = program.read_bytes()
     path = tmp_path / "bad.pt2"
     for size in range(0, len(whole), len(whole) // 23):

@@ -77,7 +77,7 @@ def test_an_onnx_file_may_be_called_anything(tmp_path: Path) -> None:
     for name in ("model.ONNX", "model.pb", "model"):
         assert verify(written(tmp_path, one_transformer(), name), backends=["ort"]).passed
     (tmp_path / "image.png").write_bytes(b"no model")
-    with pytest.raises(SourceError, match=r"image\.png is of no kind that is known here: not an ONNX file"):
+    with pytest.raises(SourceError, match=r"image\.png is not a known kind of file: expected an ONNX file"):
         verify(tmp_path / "image.png")
 
 
