@@ -1,1 +1,1 @@
-"""The public functions, one file each; the only place that sees a SOURCE as a user gives it."""
+"""The public functions, one file each; only this folder resolves a SOURCE as given by a user."""

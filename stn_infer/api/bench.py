@@ -1,4 +1,4 @@
-"""``bench``: a model's latency in every runtime that is installed."""
+"""``bench``: measure a model's latency in every runtime that is installed."""
 
 from __future__ import annotations
 
@@ -39,27 +39,28 @@ def bench(
     say: Progress = lambda text: None,
     allow_code: bool = False,
 ) -> BenchResult:
-    """Measure a model's latency in every way it can be run, after verifying each against eager PyTorch in float64.
+    """Measure a model's latency in every variant, after verifying each against eager PyTorch in float64.
 
-    All variants get the same inputs and take turns; each round is made in a fresh process. A variant whose outputs
-    are off, or whose samplers run elsewhere than on the device, is not timed. benchmarks/METHOD.md has the rest.
+    All variants get the same inputs and take turns; each round runs in a fresh process. A variant is not timed if its
+    outputs are out of tolerance or its samplers do not run on the device. benchmarks/METHOD.md describes the method.
 
     Args:
         model: any source that ``export`` takes, or an ONNX file; for one without a source, only the runtimes that
             take ONNX files are measured, verified against onnxruntime without optimizations.
-        batch_sizes: samples per call, each measured on its own.
-        variants: names out of :data:`~stn_infer.benchmarking.variants.names.VARIANTS`; None: all.
+        batch_sizes: samples per call; each batch size is measured separately.
+        variants: names in :data:`~stn_infer.benchmarking.variants.names.VARIANTS`; None: all.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator, in every runtime; None: one per physical core.
-        source: for an ONNX file, what it was exported from; None: what its metadata names.
-        weights, input_shapes: as for ``export``.
+        source: for an ONNX file, the source that it was exported from; None: the one that its metadata names.
+        weights: as for ``export``.
+        input_shapes: as for ``export``.
         precision: of weights and images. ``int8`` is for the runtimes that take ONNX files.
-        inputs: images, folders or array files to feed, also as INT8 calibration data; None: the package's digits where
-            the model takes images, else noise.
-        tolerance: on each output's error over its scale; None: 1e-5, 1e-4 where float64 is not possible, 1e-2 for
-            fp16, 5e-2 for bf16, 1e-1 for int8, and 1e-2 for an int8 file compared with itself.
+        inputs: images, folders or array files to run on, also as INT8 calibration data; None: the package's digits if
+            the model takes images, otherwise noise.
+        tolerance: the limit on each output's error over its scale; None: 1e-5, 1e-4 where float64 is not possible, 1e-2
+            for fp16, 5e-2 for bf16, 1e-1 for int8, and 1e-2 for an int8 file compared with itself.
         method: how samples are taken; None: the default :class:`~stn_infer.benchmarking.request.Method`.
-        output: a JSON file that holds all finished rounds after each one.
+        output: a JSON file that is updated with all finished rounds after each round.
         command: written into the result.
         say: told the progress.
         allow_code: let a file name Python code to run, as a recipe or an ONNX file's metadata can.
@@ -101,7 +102,7 @@ def measure(
     say: Progress = lambda text: None,
     allow_code: bool = False,
 ) -> BenchResult:
-    """Measure what a request asks for, or what of it ``earlier`` lacks; arguments and errors as :func:`bench`."""
+    """Measure a request, or the part of it that ``earlier`` lacks; arguments and errors as :func:`bench`."""
     from stn_infer.benchmarking.harness.session import run_request
 
     resolve = partial(resolve_case, allow_code=allow_code)
@@ -123,7 +124,7 @@ def resolve_case(case: Case, *, allow_code: bool = False) -> CaseModel:
     """Load the model that a case names.
 
     Raises:
-        UsageError, SourceError, ModelError: the model cannot be had.
+        UsageError, SourceError, ModelError: the model cannot be loaded.
     """
     from stn_infer.benchmarking.prepare.case import CaseModel
 
@@ -135,7 +136,7 @@ def resolve_case(case: Case, *, allow_code: bool = False) -> CaseModel:
         return CaseModel(found)
     path, graph = Path(case.model), found.read()
     metadata = metadata_of(graph)
-    problem = f"{path.name} does not name what it was exported from; name it with --source SOURCE"
+    problem = f"{path.name} does not name the source that it was exported from; give --source SOURCE"
     try:
         loaded = load_original(graph, source=source, weights=weights, input_shapes=shapes, allow_code=allow_code)
     except StnInferError as error:
@@ -154,12 +155,12 @@ def make_request(
     tolerance: float | None,
     method: Method | None,
 ) -> Request:
-    """A request whose defaults are filled in.
+    """Make a request, with defaults filled in.
 
     Raises:
-        UsageError: an unknown variant or device, fewer than one thread, a cache that cannot be flushed, or inputs of
-            the user's at the end-to-end boundary.
-        InputError: inputs that are not there.
+        UsageError: an unknown variant or device, fewer than one thread, a cache that cannot be flushed, or the user's
+            own inputs at the end-to-end boundary.
+        InputError: an input does not exist.
     """
     from stn_infer.backends.device import Device
     from stn_infer.benchmarking.harness.session import default_threads
@@ -169,21 +170,21 @@ def make_request(
     unknown = [name for name in names if name not in VARIANTS and ":" not in name]
     if unknown or not names:
         raise UsageError(
-            f"variants are {', '.join(VARIANTS)} or package.module:function; given {', '.join(unknown) or 'none'}"
+            f"variants are {', '.join(VARIANTS)} or package.module:function; got {', '.join(unknown) or 'none'}"
         )
     if threads is not None and threads < 1:
-        raise UsageError(f"threads are a whole number of at least 1, given {threads}")
+        raise UsageError(f"the number of threads must be at least 1, got {threads}")
     target, method = str(Device.parse(device)), method or Method()
     if method.l2 == "flushed" and (target == "cpu" or method.boundary != "device"):
         raise UsageError(
-            "l2 is flushed on a GPU at the device boundary, where calls are timed by its events; "
-            f"given {target} at the {method.boundary} boundary"
+            "the L2 cache can only be flushed on a GPU at the device boundary, where CUDA events time the calls; "
+            f"got {target} at the {method.boundary} boundary"
         )
     for case in cases:
         if case.inputs and method.boundary == "end-to-end":
             raise UsageError(
-                f"--inputs are fed at the boundaries host and device; end to end {case.model} reads files that "
-                "bench writes: leave them out"
+                f"--inputs apply only at the boundaries host and device; at end-to-end, {case.model} reads files that "
+                "bench writes: omit --inputs"
             )
         check_sources(case.inputs or ())
     return Request(

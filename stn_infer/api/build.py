@@ -1,4 +1,4 @@
-"""``build``: an ONNX file or a source to a TensorRT engine with its sidecar."""
+"""``build``: build a TensorRT engine with its sidecar from an ONNX file or a source."""
 
 from __future__ import annotations
 
@@ -28,17 +28,18 @@ def build(
 
     Args:
         model: an ONNX file or any source that ``stn-infer export`` takes.
-        output: the engine's file; one that is up to date is left alone.
-        options: how.
-        weights, input_shapes: of a source, as for ``export``.
-        cache: the folder of the engine cache; None: the user's.
-        rebuild: build even where the same engine is there.
-        allow_code: let a file name Python code to run, as a recipe can; a factory as ``model`` may always.
+        output: the engine's file; one that is up to date is not changed.
+        options: how to build it; None: the defaults.
+        weights: a checkpoint for a source, as for ``export``.
+        input_shapes: the shapes of a source's inputs, as for ``export``.
+        cache: the folder of the engine cache; None: the user's cache.
+        rebuild: build even if the same engine exists.
+        allow_code: let a file, such as a recipe, name Python code to run; a factory as ``model`` always may.
 
     Raises:
-        UsageError: options that don't go together, or a profile that the model doesn't take.
+        UsageError: options that cannot be combined, or a profile that does not fit the model.
         MissingDependencyError: the runtime, the plugin library or the GPU is missing.
-        ModelError, SourceError: the model cannot be had, or the runtime refuses it.
+        ModelError, SourceError: the model cannot be loaded, or the runtime cannot build it.
         OutputError: ``output`` or the cache cannot be written.
     """
     options, path = options or BuildOptions(), Path(output)

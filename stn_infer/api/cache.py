@@ -1,4 +1,4 @@
-"""``cache``: the engines that ``build`` and the TensorRT backends keep."""
+"""``cache``: list or clear the engines that ``build`` and the TensorRT backends store."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 def engine_cache(folder: Path | None = None) -> EngineCache:
-    """The cache in ``folder``; None: the user's."""
+    """The cache in ``folder``; None: the user's cache."""
     from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_folder
 
     return EngineCache(folder or default_cache_folder())
 
 
 def clear_cache(folder: Path | None = None) -> tuple[CacheEntry, ...]:
-    """Delete all cached engines except those that are being built; those that went.
+    """Delete all cached engines except those that are being built, and return the deleted entries.
 
     Raises:
-        OutputError: the folder is another user's, or a file in it cannot be deleted.
+        OutputError: the folder belongs to another user, or a file in it cannot be deleted.
     """
     return engine_cache(folder).clear()

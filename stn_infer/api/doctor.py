@@ -1,4 +1,4 @@
-"""What this machine can run: what runs models is tried, not just looked for, and a failure says what to do."""
+"""``doctor``: report what this machine can run. Runtimes are tried, not only located, and a failure names a remedy."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _TOLERANCE = 1e-4
 
 @dataclass(frozen=True)
 class Check:
-    """One part.
+    """The state of one part.
 
     Attributes:
         name: the part.
-        status: ``ok``; ``missing``: an optional part that is not there; ``broken``: one that must work and does not.
-        detail: what was found, or why not.
-        advice: what to do; empty where there is nothing to do.
+        status: ``ok``; ``missing``: an optional part is not installed; ``broken``: a required part does not work.
+        detail: what was found, or the reason.
+        advice: what to do; empty if nothing needs to be done.
     """
 
     name: str
@@ -37,14 +37,14 @@ class Check:
 
 
 def diagnose() -> tuple[Check, ...]:
-    """Try everything that stn-infer can use here. Takes a few seconds, since torch and onnxruntime are loaded."""
+    """Try everything that stn-infer can use on this machine; takes a few seconds, which torch and onnxruntime need."""
     return tuple(_guarded(name, check) for name, check in _CHECKS.items())
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
     try:
         return replace(check(), name=name)
-    except Exception as error:  # a broken installation may fail in any way, and saying so is the point
+    except Exception as error:  # a broken installation may raise any exception
         return Check(name, "broken", f"{type(error).__name__}: {one_line(error, 200)}", "reinstall it")
 
 
@@ -81,7 +81,7 @@ def _torch() -> Check:
 def _compiler() -> Check:
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++")), None)
     if compiler is None or shutil.which(compiler) is None:
-        return _missing("no C++ compiler (g++ or clang++)", "install one, or bench without it")
+        return _missing("no C++ compiler (g++ or clang++)", "install one; bench works without it")
     return _ok(f"C++ compiler {compiler}")
 
 
@@ -113,7 +113,7 @@ def _plugin() -> Check:
 
     found = plugin.info()
     if found.path is None:
-        return _missing(found.problem or "not built", "stn-infer plugin build, where there is a C++ compiler")
+        return _missing(found.problem or "not built", "run stn-infer plugin build; it needs a C++ compiler")
     kernels = f"CPU kernels ({found.cpu_isa}), {'CUDA kernels' if found.cuda else 'no CUDA kernels'}"
     return _ok(f"{found.version}, {kernels}; {_run_portable_node('cpu', plugin=True)}")
 
@@ -121,7 +121,7 @@ def _plugin() -> Check:
 def _tensorrt(name: str) -> Check:
     from stn_infer.backends.tensorrt.runtime import current_gpu, load_runtime
 
-    untried = "" if name == "tensorrt-rtx" else "; stn-infer's authors had no GPU with full TensorRT to run engines on"
+    untried = "" if name == "tensorrt-rtx" else "; stn-infer's engines have not been tested on a GPU with full TensorRT"
     try:
         runtime = load_runtime(name)
     except MissingDependencyError as error:
@@ -129,7 +129,7 @@ def _tensorrt(name: str) -> Check:
     try:
         where = f"runs them on {current_gpu()}"
     except MissingDependencyError as error:
-        where = f"can't run them here: {error}"
+        where = f"cannot run them here: {error}"
     return _ok(f"{runtime.version} builds engines, {where}{untried}")
 
 
@@ -140,7 +140,7 @@ def _package(package: str, extra: str) -> Check:
 
 
 def _portable_node() -> bytes:
-    """A model that is one spatial transformer node with its function, as every exported file holds it."""
+    """A model of one spatial transformer node with its function, as in every exported file."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
@@ -167,7 +167,7 @@ def _portable_node() -> bytes:
 
 
 def _run_portable_node(device: str, plugin: bool = False) -> str:
-    """Run that model at a shift by one pixel; raises when the result is not the shifted image."""
+    """Run that model with a shift by one pixel; raises RuntimeError if the result is not the shifted image."""
     import numpy as np
 
     from stn_infer.backends.ort import OrtBackend

@@ -1,4 +1,4 @@
-"""Checkpoint to portable ONNX file: export, fuse, verify, and only then write."""
+"""``export``: export a PyTorch model to a portable ONNX file, fuse it, verify it, and only then write it."""
 
 from __future__ import annotations
 
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What ``export`` did.
+    """The result of ``export``.
 
     Attributes:
         path: the file written.
         size: its size in bytes.
-        findings: what became of each GridSample.
-        verification: the comparison with eager PyTorch that it passed; in a lower precision, that the float32 file did.
-        inputs, outputs: name and shape of each, ``batch`` standing for the dynamic axis.
-        notes: what the user should know, such as random weights.
-        precision: what a lower precision costs against float32; None in float32.
+        findings: for each GridSample, whether it was fused, and why not.
+        verification: the comparison with eager PyTorch; in reduced precision, the float32 file's.
+        inputs: name and shape of each input, with ``batch`` for the dynamic axis.
+        outputs: name and shape of each output.
+        notes: remarks for the user, such as random weights.
+        precision: the errors of reduced precision against float32; None in float32.
     """
 
     path: Path
@@ -64,34 +65,35 @@ def export(
 ) -> ExportReport:
     """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
 
-    A lower precision has float32 inputs, outputs, theta and sampling arithmetic all the same, and is compared with the
-    float32 file, verified before. A ``bf16`` file is of opset 22, and no onnxruntime runs it on a CPU.
+    In reduced precision, inputs, outputs, theta and sampling arithmetic stay in float32. The file is compared with the
+    verified float32 file. A ``bf16`` file has opset 22, and onnxruntime cannot run it on a CPU.
 
     Args:
-        source: a shipped model's name, a recipe, a ``.pt2``, or ``package.module:factory``.
-        output: the file to write; an existing one is replaced, and kept where anything fails.
+        source: a shipped model's name, a network, a recipe, a ``.pt2`` file, or ``package.module:factory``.
+        output: the file to write; an existing one is replaced, but kept if an error occurs.
         weights: a checkpoint, ``.safetensors`` or ``.pt``.
-        input_shapes: one shape an input, without the batch; needed for a factory.
+        input_shapes: one shape per input, without the batch; required for a factory.
         with_theta: add theta [N, D, K] of every spatial transformer as outputs.
-        preprocess: how images become inputs, written into the file; None: as the source says.
-        labels: one name a class, written into the file; None: as the source says.
-        tolerance: on the outputs' scaled error; None: 1e-5 against float64, and in a lower precision, against float32,
-            what ``stn_infer.precision.lower.TOLERANCES`` says.
+        preprocess: how images become inputs, written into the file; None: as the source defines.
+        labels: one name per class, written into the file; None: as the source defines.
+        tolerance: the limit on the outputs' scaled error; None: 1e-5 against float64, and in reduced precision, against
+            float32, as in ``stn_infer.precision.lower.TOLERANCES``.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
-        calibration: images or array files, as ``run`` takes them: int8 gets its ranges from them, and every lower
-            precision is compared on them alone.
-        grid_tolerance: in pixels, how far a lower precision may sample from where float32 does; None: as above.
-        dynamic_size: leave height and width of image inputs open too; ``input_shapes`` are examples then, and the
+        calibration: images or array files, as ``run`` takes them: the INT8 calibration data, and the only samples on
+            which reduced precision is compared.
+        grid_tolerance: the largest distance in pixels of sampling points from float32's in reduced precision; None: as
+            above.
+        dynamic_size: export dynamic height and width of image inputs; ``input_shapes`` are then examples, and the
             float32 file is verified at a second size as well.
         allow_code: let a file name Python code to run, as a recipe can; a factory as ``source`` may always.
 
     Raises:
-        SourceError, WeightsError: the model cannot be had.
-        UsageError: it does not take inputs of these shapes, ``preprocess`` or ``labels`` do not fit it, or int8 without
-            calibration.
-        ExportError: it cannot be exported.
-        InputError: the calibration samples can't be read.
-        VerificationError: the file would not compute what the model does; nothing is written.
+        SourceError, WeightsError: the model cannot be loaded.
+        UsageError: the model cannot run on inputs of these shapes, ``preprocess`` or ``labels`` do not fit it, or int8
+            has no calibration data.
+        ExportError: the model cannot be exported.
+        InputError: the calibration samples cannot be read.
+        VerificationError: the file differs from the model; no file is written.
         OutputError: the file cannot be written.
     """
     from stn_infer.api.trusted import mark_tried
@@ -102,7 +104,7 @@ def export(
     path = Path(output)
     for limit in (tolerance, grid_tolerance):
         if limit is not None and not 0 < limit < float("inf"):
-            raise UsageError(f"a tolerance is a number above 0, not {limit}")
+            raise UsageError(f"a tolerance must be a positive number, not {limit}")
     _check_precision(precision, calibration, grid_tolerance)
     check_writable(path)
     if calibration:
@@ -121,7 +123,7 @@ def export(
     model, findings = build_portable(loaded, precision, dynamic_size)
     if with_theta:
         if not any(finding.fused for finding in findings):
-            raise ExportError(f"{loaded.name}: no spatial transformer was fused, so that there is no theta to add")
+            raise ExportError(f"{loaded.name}: no spatial transformer was fused, so there is no theta to add")
         model = add_theta(model)
     samples = _checked_metadata(model, metadata, calibration)
     verification = _verified(loaded, model, tolerance if precision == "fp32" else None)
@@ -175,15 +177,15 @@ def _verified(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | No
     except VerificationError as error:
         if _changes(loaded):
             raise VerificationError(
-                f"{error}; the model itself answers otherwise each time it is run: dropout, random numbers or a state "
-                "in its forward?"
+                f"{error}; the model returns different outputs for the same inputs: check its forward for dropout, "
+                "random numbers or state"
             ) from None
         raise
     return verification
 
 
 def _changes(loaded: LoadedModel) -> bool:
-    """Whether the model gives other outputs for the same inputs when it is run again."""
+    """Whether the model returns different outputs for the same inputs."""
     from stn_infer.deviation import largest_error
     from stn_infer.reference.model import Reference
     from stn_infer.reference.samples import sample_batches
@@ -195,7 +197,7 @@ def _changes(loaded: LoadedModel) -> bool:
 
 
 def _verify_other_size(loaded: LoadedModel, model: onnx.ModelProto, tolerance: float | None) -> None:
-    """Verify at a size that the exporter never saw: what it froze shows as another result, or as a refusal."""
+    """Verify at another size than the example's: a size baked in as a constant gives a wrong result or an error."""
     from stn_infer.torch_export.plain import other_shapes
 
     metadata = loaded.metadata
@@ -207,8 +209,8 @@ def _verify_other_size(loaded: LoadedModel, model: onnx.ModelProto, tolerance: f
         _verified(other, model, tolerance)
     except (ModelError, VerificationError) as error:
         raise VerificationError(
-            f"the file is right at the example's size and wrong at {sizes}, so that a size was frozen ({error}); "
-            "export it without a dynamic size"
+            f"the file is right at the example's size but wrong at {sizes}: the exporter baked a size in as a constant "
+            f"({error}); export it without --dynamic-size"
         ) from error
 
 
@@ -216,19 +218,19 @@ def _check_precision(
     precision: Precision, calibration: Sequence[str | Path] | None, grid_tolerance: float | None
 ) -> None:
     if precision not in PRECISIONS:
-        raise UsageError(f"precision is one of {', '.join(PRECISIONS)}, not {precision!r}")
+        raise UsageError(f"unknown precision {precision!r}: expected one of {', '.join(PRECISIONS)}")
     if precision == "int8" and not calibration:
         raise UsageError("int8 is calibrated on your own images; add --calibrate PATH")
     if precision == "fp32" and calibration:
-        raise UsageError("--calibrate is for lower precisions; add --precision int8")
+        raise UsageError("--calibrate applies only to reduced precision; add --precision int8")
     if precision == "fp32" and grid_tolerance is not None:
-        raise UsageError("--grid-tolerance is for lower precisions; a float32 file's grid is held to 1e-3 px")
+        raise UsageError("--grid-tolerance applies only to reduced precision; a float32 grid's tolerance is 1e-3 px")
 
 
 def _checked_metadata(
     model: onnx.ModelProto, metadata: ModelMetadata, calibration: Sequence[str | Path] | None
 ) -> Calibration | None:
-    """Refuse what every later ``run`` of the file would refuse; read the calibration samples as ``run`` would."""
+    """Check the metadata as ``run`` will check the file's, and read the calibration samples as ``run`` does."""
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.data.batches import load_calibration
     from stn_infer.data.loader import resolve_preprocess

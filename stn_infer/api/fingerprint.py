@@ -1,4 +1,4 @@
-"""What decides a model's answers, as one hash: an interrupted job is resumed only with the same."""
+"""A hash of everything that determines a model's outputs; an interrupted job is resumed only if it is equal."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def fingerprint(model: OnnxModel | EngineFile | LoadedModel) -> str:
-    """SHA-256, hex, of everything that decides a model's answers.
+    """The SHA-256, in hex, of everything that determines a model's outputs.
 
-    Of an ONNX file: its bytes and those of its external data, whatever they are called. Of an engine: its bytes. Of a
-    PyTorch model, wherever it came from: parameters, buffers, structure, input shapes and the source of its classes.
+    For an ONNX file: its bytes and those of its external data, under any name. For an engine: its bytes. For a PyTorch
+    model from any source: parameters, buffers, structure, input shapes and the source code of its classes.
 
     Raises:
         ModelError: an ONNX file is damaged, or its external data are missing.

@@ -1,4 +1,4 @@
-"""What in an ONNX file will be slow or wrong in some runtime, where, and what to do about it."""
+"""``lint``: report what in an ONNX file is wrong, unsupported or slow in some runtime, where, and what to do."""
 
 from __future__ import annotations
 
@@ -17,12 +17,13 @@ SCHEMA = 1
 
 @dataclass(frozen=True)
 class LintReport:
-    """What ``lint`` found.
+    """The findings of ``lint``.
 
     Attributes:
         path: the file.
-        opset, ir_version: of the file.
-        findings: the gravest first.
+        opset: of the file's default domain.
+        ir_version: of the file.
+        findings: the most severe first.
     """
 
     path: Path
@@ -32,7 +33,7 @@ class LintReport:
 
     @property
     def counts(self) -> dict[str, int]:
-        """Findings by severity, all three named."""
+        """The number of findings of each severity, zeros included."""
         found = Counter(finding.severity for finding in self.findings)
         return {severity: found[severity] for severity in SEVERITIES}
 
@@ -49,7 +50,7 @@ class LintReport:
         return json.dumps(content, indent=2)  # in ASCII: names can do nothing to a terminal
 
     def to_text(self) -> str:
-        """A line a finding, and a line of counts."""
+        """One line per finding, and a line of counts."""
         lines = []
         for finding in self.findings:
             where = f" {finding.node}:" if finding.node else ""
@@ -64,7 +65,7 @@ class LintReport:
 
 
 def lint(model: str | Path) -> LintReport:
-    """Examine an ONNX file; it is only read.
+    """Examine an ONNX file, which is not changed.
 
     Args:
         model: an ONNX file; external data are read from its folder.

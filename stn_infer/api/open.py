@@ -1,4 +1,4 @@
-"""One call that opens a model, whatever it comes from, in the backend that was asked for."""
+"""Open a model from any source in any backend."""
 
 from __future__ import annotations
 
@@ -35,15 +35,17 @@ def open_backend(
             PyTorch and cannot take an ONNX file; the others export a source in memory first. TensorRT also takes
             engines.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        threads: threads inside one operator; None: the runtime's own choice.
-        weights, input_shapes, allow_code: of a source, as for ``export``.
+        threads: threads inside one operator; None: the runtime's default.
+        weights: a checkpoint for a source, as for ``export``.
+        input_shapes: the shapes of a source's inputs, as for ``export``.
+        allow_code: as for ``export``.
 
     Raises:
         UsageError: an unknown backend or device, or an ONNX file for a PyTorch backend.
-        SourceError, ModelError, ExportError: the model cannot be had, or the runtime refuses it.
+        SourceError, ModelError, ExportError: the model cannot be loaded, or the runtime cannot run it.
     """
     if backend not in BACKENDS:
-        raise UsageError(f"a backend is one of {', '.join(BACKENDS)}, not {backend!r}")
+        raise UsageError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
     found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
     if backend in ("tensorrt", "tensorrt-rtx"):
         from stn_infer.backends.tensorrt.backend import open_engine, open_tensorrt
@@ -68,7 +70,7 @@ def open_backend(
 
 
 def exported(found: OnnxModel | LoadedModel) -> Path | bytes:
-    """The ONNX file or its bytes; what is loaded in PyTorch is exported in memory, and verified."""
+    """The ONNX file or its bytes; a PyTorch model is exported in memory and verified."""
     if isinstance(found, OnnxModel):
         return found.content
     from stn_infer.api.export import export_bytes

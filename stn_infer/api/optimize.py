@@ -1,4 +1,4 @@
-"""Any ONNX file to the same computation with fused spatial transformers: repair, fuse, compare, and only then write."""
+"""``optimize``: repair and fuse an ONNX file, compare it with the original, and only then write it."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ if TYPE_CHECKING:
     from stn_infer.repairs.passes import Rewritten
     from stn_infer.repairs.result import Repair
 
-_MOST_IN_ONE_FILE = 1_900_000_000  # protobuf ends at 2 GB
+_MOST_IN_ONE_FILE = 1_900_000_000  # protobuf's limit is 2 GB
 
 
 @dataclass(frozen=True)
 class OptimizeReport:
-    """What ``optimize`` did.
+    """The result of ``optimize``.
 
     Attributes:
         path: the file written.
         size: its size in bytes, external data included.
-        opset, original_opset: of the default domain.
-        findings: what became of each GridSample.
-        repairs: what was fixed beside, and what could not be.
-        comparison: with the original; it was within tolerance.
-        notes: what the user should know.
+        opset: the result's opset of the default domain.
+        original_opset: the original's.
+        findings: for each GridSample, whether it was fused, and why not.
+        repairs: what else was repaired, and what could not be.
+        comparison: with the original; it is within tolerance.
+        notes: remarks for the user.
     """
 
     path: Path
@@ -50,7 +51,7 @@ class OptimizeReport:
 
     @property
     def fused(self) -> int:
-        """How many samplers were fused."""
+        """The number of fused samplers."""
         return sum(finding.fused for finding in self.findings)
 
 
@@ -62,24 +63,24 @@ def optimize(
     tolerance: float | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
 ) -> OptimizeReport:
-    """Rewrite an ONNX file so that its provably linear sampling grids run as one op; everything else stays.
+    """Rewrite an ONNX file: each GridSample whose grid is provably linear in its parameters becomes one fused op.
 
-    The result is compared with the original in onnxruntime, on random inputs, before it is written; external data stay
+    The result is compared with the original in onnxruntime, on random inputs, before it is written. External data stay
     external.
 
     Args:
         model: an ONNX file, opset 11 or later.
-        output: the file to write; an existing one is replaced, and kept where anything fails.
+        output: the file to write; an existing one is replaced, but kept if an error occurs.
         fix: also repair what ``lint`` marks as fixable.
-        tolerance: on each output's error over its scale; None: 1e-5.
-        input_shapes: by input name, for open sizes; of the whole input, or of one sample.
+        tolerance: the limit on each output's error over its scale; None: 1e-5.
+        input_shapes: for dynamic sizes, by input name: the shape of the whole input, or of one sample.
 
     Raises:
-        ModelError: the file is unreadable or damaged, or not an ONNX file, or onnxruntime can't run it.
-        UsageError: ``input_shapes`` does not fit it, or ``tolerance`` is not a positive number.
-        VerificationError: the result would not compute what the original does, or that could not be tried; nothing is
-            written.
-        OutputError: the file can't be written.
+        ModelError: the file is unreadable, damaged or not an ONNX file, or onnxruntime cannot run it.
+        UsageError: ``input_shapes`` does not fit it, ``tolerance`` is not a positive number, or ``output`` would
+            replace data that the file refers to.
+        VerificationError: the result differs from the original, or the comparison failed; no file is written.
+        OutputError: the file cannot be written.
     """
     from stn_infer.api.source import onnx_path
     from stn_infer.api.trusted import mark_tried, try_once
@@ -89,7 +90,7 @@ def optimize(
 
     tolerance = TOLERANCE if tolerance is None else tolerance
     if not 0 < tolerance < inf:
-        raise UsageError(f"--tolerance takes a positive number, not {tolerance}")
+        raise UsageError(f"a tolerance must be a positive number, not {tolerance}")
     path, source = Path(output), onnx_path(model)
     check_writable(path)
     prepared = _Prepared(source, path)
@@ -120,13 +121,13 @@ def optimize(
 
 
 class _Prepared:
-    """The original in memory, its large weights on the disk.
+    """The original model in memory, with its large weights on disk.
 
     Attributes:
         original: the model; large initializers refer to ``folder``.
-        folder: None where everything is in memory.
+        folder: the folder of the large weights; None if all are in memory.
         external: whether the source file has external data.
-        weights: bytes of initializers.
+        weights: the size of the initializers in bytes.
         opset: the original's.
     """
 
@@ -135,7 +136,7 @@ class _Prepared:
         self.folder: Path | None = None
 
     def load(self, model: onnx.ModelProto, scratch: Path) -> None:
-        """Take the source as ``read_graph`` returns it; ``scratch`` takes large weights that the file itself holds."""
+        """Store the source, as ``read_graph`` returns it; large weights inside the file are moved to ``scratch``."""
         from stn_infer.proto.load import external_tensors
         from stn_infer.proto.traversal import opset_of
         from stn_infer.repairs.large_weights import LARGE_TENSOR, SMALL_MODEL, bytes_of_weights, pull_in, spill
@@ -147,7 +148,7 @@ class _Prepared:
         targets = {self._output.resolve(), external_path(self._output).resolve()}
         if targets & {place.path for _, place in places} or (places and self._source.resolve() in targets):
             raise UsageError(
-                f"writing {self._output} would replace what {self._source} is read from; choose another name"
+                f"writing {self._output} would replace data that {self._source} refers to; choose another name"
             )
         if self.weights < SMALL_MODEL:
             pull_in(model, self._source.parent)
@@ -188,7 +189,7 @@ def _rewrite(prepared: _Prepared, fix: bool) -> tuple[Rewritten, onnx.ModelProto
     reference = prepared.original
     if any(entry.done for entry in found.repairs) and not _opens(Stored(light)):
         reference = attach_weights(copy_of(found.repaired), detached)
-        notes = (*notes, "onnxruntime can't run the original: the result was compared with the repaired file")
+        notes = (*notes, "onnxruntime cannot run the original: the result was compared with the repaired file")
     result = attach_weights(found.model, detached) if changed else prepared.original
     return replace(found, model=result), reference, notes
 
@@ -224,14 +225,14 @@ def _verified(
         raise VerificationError(f"the result cannot be verified and was not written: {error}") from error
     notes: tuple[str, ...] = ()
     if comparison.widened:
-        how = "cannot run it as it is" if comparison.rounding is None else "differs from the original as it is by "
-        told = how if comparison.rounding is None else f"{how}{comparison.rounding:.1e}"
-        notes = (f"half precision: compared in float32; onnxruntime {told}",)
+        rounding = comparison.rounding
+        native = "cannot run it" if rounding is None else f"differs from the original by {rounding:.1e}"
+        notes = (f"half precision: compared in float32; in half precision, onnxruntime {native}",)
     return comparison, notes
 
 
 def _check_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
-    """Inputs that a caller must give and outputs: the same names, types and order."""
+    """Check that required inputs and outputs keep their names, types and order."""
     from stn_infer.proto.traversal import given_inputs
 
     inputs = given_inputs(before.graph), given_inputs(after.graph)
@@ -246,12 +247,12 @@ def _check_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
 
 
 def external_path(path: Path) -> Path:
-    """Where the external data of the file ``path`` go."""
+    """The path of the external data of the file ``path``."""
     return path.with_name(f"{path.name}.data")
 
 
 def _write(prepared: _Prepared, model: onnx.ModelProto, path: Path) -> int:
-    """Write ``model``, its data first where they are external; the size of both."""
+    """Write ``model``, external data first; returns the size of both in bytes."""
     from stn_infer.repairs.large_weights import write_embedded, write_external
 
     beside = external_path(path)
@@ -259,7 +260,7 @@ def _write(prepared: _Prepared, model: onnx.ModelProto, path: Path) -> int:
         with open_atomically(path) as file:
             write_embedded(model, prepared.folder, file)
         return path.stat().st_size
-    # the data take their place only once the graph is written, so that an older pair is kept where either fails
+    # the data replace an existing file only after the graph is written, so that an error keeps an older pair
     with open_atomically(path) as file, open_atomically(beside) as data:
         write_external(model, prepared.folder, data, beside.name)
         file.write(model.SerializeToString())
@@ -278,7 +279,7 @@ def _opens(stored: Stored) -> bool:
 
 
 def describe(report: OptimizeReport) -> str:
-    """The report, a line a fact."""
+    """The report as text, one fact per line."""
     from stn_infer.fusion.fuse import describe as describe_findings
 
     lines = [
@@ -288,7 +289,7 @@ def describe(report: OptimizeReport) -> str:
     flips = max((output.flips for output in report.comparison.outputs), default=0.0)
     flipped = f", at most {flips:.2%} of an output's values flipped" if flips else ""
     lines.append(
-        f"verified against the original in onnxruntime: within {report.comparison.worst:.1e} of each output's scale"
+        f"verified against the original in onnxruntime: max relative output error {report.comparison.worst:.1e}"
         f"{flipped} ({report.comparison.runs})"
     )
     opset = f"opset {report.opset}"

@@ -1,4 +1,4 @@
-"""``run``: batched predictions over many inputs."""
+"""``run``: predict many inputs in batches."""
 
 from __future__ import annotations
 
@@ -33,36 +33,37 @@ def run(
     shard_rows: int | None = None,
     progress: Progress | None = None,
 ) -> RunSummary:
-    """Predict ``inputs`` and write predictions and ledgers into the folder ``output``.
+    """Predict ``inputs`` and write predictions and status files into the folder ``output``.
 
-    A sample that cannot be read, has the wrong size or makes the model answer NaN costs its own row: it stands in the
-    ledger with its reason, and the others go on.
+    A sample that cannot be read, has the wrong size or makes the model return NaN does not stop the others: its row in
+    the status file has the reason.
 
     Args:
         model: an ONNX file, an engine (with ``backend`` tensorrt or tensorrt-rtx), any source that ``stn-infer export``
-            takes, or a backend that is open already (then ``backend`` and ``device`` are its own, and on a CPU it
-            should use one thread).
+            takes, or an open backend (then ``backend`` and ``device`` are ignored; on a CPU it should use one thread).
         inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
         output: a folder, new or empty unless ``resume``.
-        weights, input_shapes, allow_code: of a source, as for ``export``.
+        weights: a checkpoint for a source, as for ``export``.
+        input_shapes: the shapes of a source's inputs, as for ``export``.
+        allow_code: as for ``export``.
         backend: ``ort``, ``eager``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        batch_size: samples given to the model at once.
-        format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz holds outputs that are not one vector a sample.
-        resume: continue the job in ``output``; shards that are done stay as they are. Everything that decides an answer
-            must be the same: model, preprocessing, and the inputs' names, sizes and times of modification.
+        batch_size: samples per call of the model.
+        format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz stores outputs that are not one vector per sample.
+        resume: continue the job in ``output``; finished shards are kept. Everything that determines an output must be
+            the same: model, preprocessing, and the inputs' names, sizes and modification times.
         check_inputs: read all inputs first, so that a resumed job compares their contents instead of their times.
-        preprocess: how images become inputs; as text, changes to what the model's file says.
-        labels: the name of each class; None: what the model's file says.
-        workers: threads; None: one a core.
-        shard_rows: samples a shard; None: 4096, or fewer where outputs are large.
-        progress: called with (samples done, samples in all) after each batch, by one worker at a time.
+        preprocess: how images become inputs; as text, changes to the preprocessing in the model's file.
+        labels: the name of each class; None: the labels in the model's file.
+        workers: threads; None: one per core.
+        shard_rows: samples per shard; None: 4096, or fewer if outputs are large.
+        progress: called with (samples done, total samples) after each batch, by one worker at a time.
 
     Raises:
-        UsageError: options that don't go together or don't fit the model.
-        InputError: there is nothing to read, or an input that was named outright is missing.
-        OutputError: the folder is taken by something else, or cannot be written.
-        SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be had or run.
+        UsageError: options that cannot be combined or do not fit the model.
+        InputError: there is no input, or an explicitly named input is missing.
+        OutputError: the folder is not empty or contains another job, or it cannot be written.
+        SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be loaded or run.
     """
     model_sha256 = ""
     with ExitStack() as stack:
@@ -79,7 +80,7 @@ def run(
             runner = open_backend(opened, backend, device, threads, input_shapes=shapes)
             stack.callback(runner.close)
         elif weights is not None or input_shapes is not None:
-            raise UsageError("the backend is open already; weights and input shapes are given where it is opened")
+            raise UsageError("the backend is already open; pass weights and input shapes where it is opened")
         else:
             runner = model
         is_path = isinstance(model, (str, Path))

@@ -1,4 +1,4 @@
-"""What a model looks at: for some inputs, each spatial transformer's source, sampling grid and warped output."""
+"""``show``: draw each spatial transformer's source, sampling grid and warped output for some inputs."""
 
 from __future__ import annotations
 
@@ -34,22 +34,25 @@ def show(
     labels: Sequence[str] | None = None,
     allow_code: bool = False,
 ) -> tuple[Look, ...]:
-    """Draw the first ``count`` inputs with what is sampled from them, the warped outputs and the predictions.
+    """Draw the first ``count`` inputs with the sampled regions, the warped outputs and the predictions.
 
     Args:
         model: an ONNX file, or any source that ``export`` takes.
         inputs: as for ``run``.
-        output: the picture to write; its suffix (.png, .svg, .pdf) says which kind.
-        weights, input_shapes, allow_code: of a source, as for ``export``.
-        count: at most this many.
-        preprocess, labels: as for ``run``.
+        output: the picture to write; its suffix (.png, .svg, .pdf) selects the format.
+        weights: a checkpoint for a source, as for ``export``.
+        input_shapes: the shapes of a source's inputs, as for ``export``.
+        count: the maximum number of inputs.
+        preprocess: as for ``run``.
+        labels: as for ``run``.
+        allow_code: as for ``export``.
 
     Returns:
-        What was drawn.
+        The content of the picture, one item per input.
 
     Raises:
-        ModelError: the model has no 2-D spatial transformer of known form.
-        InputError: there is no input, or one of those to be drawn cannot be read.
+        ModelError: the model has no known 2-D spatial transformer.
+        InputError: there is no input, or one of the inputs cannot be read.
         MissingDependencyError: matplotlib is not installed.
         OutputError: the picture cannot be written.
     """
@@ -84,7 +87,7 @@ def look(
     labels: Sequence[str] | None = None,
     allow_code: bool = False,
 ) -> tuple[Look, ...]:
-    """What :func:`show` draws, as arrays; see there."""
+    """The content of the picture of :func:`show`, as arrays; arguments and errors as there."""
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
 
@@ -122,7 +125,7 @@ def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, 
     if not nodes:
         raise ModelError(f"{name} has no spatial transformer to draw: {describe(findings)}")
     if any(node.basis and len(node.basis.output_size) != 2 for node in nodes):
-        raise ModelError(f"{name} transforms volumes; only images can be drawn")
+        raise ModelError(f"{name} transforms volumes, but only images can be drawn")
     return proto, metadata
 
 
@@ -140,7 +143,7 @@ def _read(
     loader = Loader(backend.inputs, resolve_preprocess(backend.inputs, own, given))
     samples = list(islice(Inputs(inputs, loader.arrays.count_rows), count))
     if not samples:
-        raise InputError("there is nothing to draw: no input was found")
+        raise InputError("no input was found: there is nothing to draw")
     batch = loader.load(samples)
     for error in batch.errors.values():
         raise InputError(error)

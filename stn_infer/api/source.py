@@ -1,4 +1,4 @@
-"""What a user gives as SOURCE, made into what the commands work on: the one place that decides what it is."""
+"""Resolve a SOURCE as given by a user to an ONNX file, an engine or a loaded PyTorch model."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel, load_source, ref
 if TYPE_CHECKING:
     import onnx
 
-#: Sizes of each input without the batch; None where the file leaves one open.
+#: Sizes of each input without the batch; None where a size is dynamic.
 Sizes = tuple[tuple[int | None, ...], ...]
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX file, or the bytes of one; not read yet."""
+    """An ONNX file, or the bytes of one, which are not read yet."""
 
     content: Path | bytes
 
     @property
     def name(self) -> str:
-        """What to call it in messages."""
+        """Its name in messages."""
         return str(self.content) if isinstance(self.content, Path) else "the model"
 
     def load(self) -> onnx.ModelProto:
-        """The whole model in memory, external data included.
+        """Load the whole model into memory, external data included.
 
         Raises:
             ModelError: it is damaged, or not an ONNX model.
@@ -42,7 +42,7 @@ class OnnxModel:
         return load_model(self.content) if isinstance(self.content, Path) else parse_model(self.content)
 
     def read(self) -> onnx.ModelProto:
-        """The model with its external data left where they are; raises as :meth:`load`."""
+        """Load the model without its external data; raises as :meth:`load`."""
         from stn_infer.proto.load import parse_model, read_graph
 
         return read_graph(self.content) if isinstance(self.content, Path) else parse_model(self.content)
@@ -63,28 +63,28 @@ def resolve(
     of_original: bool = False,
     allow_code: bool = False,
 ) -> OnnxModel | EngineFile | LoadedModel:
-    """What SOURCE is, told by its content; a PyTorch source is loaded, an ONNX file tried in a separate process.
+    """Resolve SOURCE, identified by its content; a PyTorch source is loaded, an ONNX file is tried in another process.
 
     Args:
-        source: an ONNX file or its bytes, an engine, a model that is loaded already, or what
-            :func:`~stn_infer.sources.load.load_source` takes: a shipped model's name, a network, a recipe, a program of
+        source: an ONNX file or its bytes, an engine, a loaded model, or a source of
+            :func:`~stn_infer.sources.load.load_source`: a shipped model's name, a network, a recipe, a program saved by
             torch.export.save, or ``package.module:factory``.
         weights: a checkpoint for a PyTorch source.
-        input_shapes: shapes without batch, of a PyTorch source; of a file, no others than its own.
-        of_original: whether ``weights`` and ``input_shapes`` are, beside an ONNX file, those of what it was exported
-            from; see :func:`load_original`.
-        allow_code: whether a file may name Python code to run, as a recipe can.
+        input_shapes: shapes without batch, for a PyTorch source; for a file, they must equal its own.
+        of_original: whether ``weights`` and ``input_shapes`` describe the source that an ONNX file was exported from;
+            see :func:`load_original`.
+        allow_code: whether a file, such as a recipe, may name Python code to run.
 
     Raises:
-        SourceError: it is nothing that can be run; says what it is and what to do.
-        ModelError: a file that is called like an ONNX file or an engine does not exist; or an ONNX file is damaged, or
+        SourceError: it cannot be run; the message says what it is and what to do.
+        ModelError: a file with the suffix of an ONNX file or an engine does not exist; or an ONNX file is damaged, or
             native libraries fail on it (:mod:`~stn_infer.api.trusted`).
-        WeightsError, UsageError: as :func:`~stn_infer.sources.load.load_source`; ``weights`` or ``input_shapes`` of a
-            model that has its own.
+        WeightsError, UsageError: as :func:`~stn_infer.sources.load.load_source`; or ``weights`` or ``input_shapes`` are
+            given for a model that contains its own.
     """
     if isinstance(source, LoadedModel):
         if weights is not None or input_shapes is not None:
-            raise UsageError(f"{source.name} is loaded already; weights and input shapes are given to load_source")
+            raise UsageError(f"{source.name} is already loaded; pass weights and input shapes to load_source")
         return source
     if isinstance(source, bytes):
         found: OnnxModel | EngineFile = OnnxModel(source)
@@ -104,9 +104,9 @@ def resolve(
     if not of_original:
         name = str(found.path) if isinstance(found, EngineFile) else found.name
         if weights is not None:
-            raise UsageError(f"{name} has its weights in it; leave out --weights")
+            raise UsageError(f"{name} contains its weights; omit --weights")
         if input_shapes is not None and isinstance(found, EngineFile):
-            raise UsageError(f"{name} has its shapes in it; leave out --input-shape")
+            raise UsageError(f"{name} contains its shapes; omit --input-shape")
         if input_shapes is not None and isinstance(found, OnnxModel):
             check_shapes(input_sizes(found.read()), input_shapes)
     if isinstance(found, OnnxModel):
@@ -123,14 +123,21 @@ def resolve_model(
     of_original: bool = False,
     allow_code: bool = False,
 ) -> OnnxModel | LoadedModel:
-    """As :func:`resolve`, for commands that take no engine; ``source`` is what an ONNX file was exported from.
+    """Resolve as :func:`resolve`, for commands that do not take engines.
+
+    Args:
+        model: as ``source`` of :func:`resolve`.
+        source: the source that an ONNX file was exported from.
+        weights: as for :func:`resolve`.
+        input_shapes: as for :func:`resolve`.
+        of_original: as for :func:`resolve`.
 
     Raises:
-        SourceError: also where it is an engine.
-        UsageError: also where ``source`` is given beside what is a source itself.
+        SourceError: as :func:`resolve`, and for an engine.
+        UsageError: as :func:`resolve`, and if ``source`` is given for a model that is not an ONNX file.
     """
     if source is not None and identify(model).kind in PYTORCH_KINDS:
-        raise UsageError(f"--source is for ONNX files; {model} is a source itself")
+        raise UsageError(f"--source is for ONNX files; {model} is itself a source")
     found = resolve(model, weights=weights, input_shapes=input_shapes, of_original=of_original, allow_code=allow_code)
     if isinstance(found, EngineFile):
         raise SourceError(f"{found.path} {ENGINE_PROBLEM}")
@@ -138,10 +145,10 @@ def resolve_model(
 
 
 def onnx_path(source: str | Path) -> Path:
-    """The path of an ONNX file, for commands that rewrite or examine such a one; nothing is loaded.
+    """The path of an ONNX file, for commands that only take ONNX files; the file is not loaded.
 
     Raises:
-        ModelError: it is something else; says what to do.
+        ModelError: it is not an ONNX file; the message says what to do.
     """
     found = identify(source)
     if found.kind == "onnx":
@@ -161,18 +168,19 @@ def load_original(
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
 ) -> LoadedModel | None:
-    """The PyTorch model that an ONNX file was exported from, at the file's own shapes; None where that is not known.
+    """Load the PyTorch model that an ONNX file was exported from, at the file's own shapes; None if it is not known.
 
     Args:
-        file: external data may be left out.
-        source: what it was exported from; None: what its metadata names, which is a registered name.
-        weights: a checkpoint for that.
-        input_shapes: shapes without batch where the file leaves sizes open, else its own.
+        file: the file's model, with or without external data.
+        source: the source that it was exported from; None: the one that its metadata names, which must be a registered
+            name.
+        weights: a checkpoint for the source.
+        input_shapes: shapes without batch, for a file with dynamic sizes; otherwise they must equal its own.
         allow_code: whether a file may name Python code to run; its metadata may then name any source.
 
     Raises:
         SourceError, WeightsError: the source cannot be loaded, or the file may not name it.
-        UsageError: the shapes are not the file's, or there are weights and no source.
+        UsageError: the shapes differ from the file's, or ``weights`` are given without a source.
     """
     named = metadata_of(file).source
     if not source and named and not allow_code and named not in registered_names():
@@ -198,12 +206,12 @@ def load_original(
 
 
 def metadata_of(file: onnx.ModelProto) -> ModelMetadata:
-    """What an ONNX file says of itself."""
+    """The metadata in an ONNX file."""
     return ModelMetadata.from_props({entry.key: entry.value for entry in file.metadata_props})
 
 
 def input_sizes(file: onnx.ModelProto) -> Sizes:
-    """Sizes of an ONNX file's inputs; those that initializers stand for are left out."""
+    """Sizes of an ONNX file's inputs, without those that have initializers."""
     from stn_infer.proto.traversal import given_inputs
 
     return tuple(
@@ -213,18 +221,18 @@ def input_sizes(file: onnx.ModelProto) -> Sizes:
 
 
 def fixed_shapes(file: onnx.ModelProto) -> tuple[tuple[int, ...], ...] | None:
-    """Shapes of an ONNX file's inputs without batch; None where one is open."""
+    """Shapes of an ONNX file's inputs without batch; None if one is dynamic."""
     shapes = tuple(tuple(size for size in sizes if size) for sizes in input_sizes(file))
     return shapes if shapes == input_sizes(file) else None
 
 
 def check_shapes(own: Sizes, given: Sequence[tuple[int, ...]], *, open_sizes: bool = False) -> None:
-    """Refuse shapes that are not a file's own.
+    """Check that the given shapes equal a file's own.
 
     Args:
-        own: the file's.
-        given: the user's.
-        open_sizes: whether ``given`` may fill in what the file leaves open.
+        own: the file's sizes.
+        given: the user's shapes.
+        open_sizes: whether ``given`` may set the file's dynamic sizes.
 
     Raises:
         UsageError: they differ.
@@ -232,16 +240,18 @@ def check_shapes(own: Sizes, given: Sequence[tuple[int, ...]], *, open_sizes: bo
     wanted = [tuple(shape) for shape in given]
     pairs = zip(own, wanted, strict=False)
     fit = len(own) == len(wanted) and all(
-        len(mine) == len(theirs) and all(a in (None, b) for a, b in zip(mine, theirs, strict=True))
-        for mine, theirs in pairs
+        len(sizes) == len(shape) and all(a in (None, b) for a, b in zip(sizes, shape, strict=True))
+        for sizes, shape in pairs
     )
     is_open = any(size is None for sizes in own for size in sizes)
     if fit and (open_sizes or not is_open):
         return
-    ours, theirs = (", ".join("x".join(str(size or "?") for size in sizes) for sizes in each) for each in (own, wanted))
+    expected, got = (
+        ", ".join("x".join(str(size or "?") for size in sizes) for sizes in each) for each in (own, wanted)
+    )
     if fit:
         raise UsageError(
-            f"the file leaves sizes open ({ours}), which inputs fill in here; leave out --input-shape "
-            "(--preprocess size=HxW resizes images, build --profile names whole shapes)"
+            f"the file has dynamic sizes ({expected}), which the inputs determine here; omit --input-shape "
+            "(--preprocess size=HxW resizes images, build --profile takes whole shapes)"
         )
-    raise UsageError(f"the file's inputs are {ours}, not {theirs}; leave out --input-shape")
+    raise UsageError(f"the file's inputs are {expected}, not {got}; omit --input-shape")

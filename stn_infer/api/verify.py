@@ -1,4 +1,4 @@
-"""``verify``: every backend that is there against a float64 reference, errors in pixels and in outputs."""
+"""``verify``: compare every available backend with a float64 reference, in pixels and in outputs."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
 
-_OWN_SAMPLES = 32  # float64 is slow
+_MOST_SAMPLES = 32  # the user's own; float64 is slow
 
 
 class _Failed(StnInferError):
-    """A backend that opened the model and then failed."""
+    """A backend opened the model, but failed while running it."""
 
 
 def verify(
@@ -49,42 +49,42 @@ def verify(
 ) -> Verification:
     """Compare a model in every backend with a float64 reference.
 
-    The reference is the PyTorch source in eager float64 where it is known; else the file ``against``, else the file
-    itself, evaluated in float64. Each backend is judged on its sampling grids in pixels, on each of its samplers alone
-    (:mod:`~stn_infer.reference.comparison` has the two tiers, :mod:`~stn_infer.verification.sampler_checks` the
-    invariants), and on its outputs.
+    The reference is the PyTorch source in eager float64 if it is known, otherwise the file ``against`` or the file
+    itself, evaluated in float64. Each backend is judged on its sampling grids in pixels, on each of its samplers in
+    isolation (:mod:`~stn_infer.reference.comparison` describes the two tiers,
+    :mod:`~stn_infer.verification.sampler_checks` the invariants), and on its outputs.
 
     Args:
         model: an ONNX file, or a source that ``export`` takes, which is exported in memory.
-        source: what the file was exported from; None: what its metadata names.
-        weights: the checkpoint it was exported with, where it was not the source's own.
-        input_shapes: as for ``export``; for a file, shapes [C, H, W] without batch where it leaves sizes open.
-        tolerance: on each output's error over its scale; None: 1e-5, more where float32 itself needs it, 1e-4 without
-            a source, 1e-2 for float16, 1e-1 for bfloat16 and 2e-1 for int8 weights.
-        backends: names in :data:`~stn_infer.verification.runners.RUNNERS`; each must be there. None: all there are, one
-            of which must run the file itself; ``ort-rounded`` stands in for a bfloat16 file.
+        source: the source that the file was exported from; None: the one that its metadata names.
+        weights: the checkpoint that it was exported with, if not the source's own.
+        input_shapes: as for ``export``; for a file with dynamic sizes, shapes [C, H, W] without batch.
+        tolerance: the limit on each output's error over its scale; None: 1e-5, more if float32 itself needs it, 1e-4
+            without a source, 1e-2 for float16, 1e-1 for bfloat16 and 2e-1 for int8 weights.
+        backends: names in :data:`~stn_infer.verification.runners.RUNNERS`, all of which must be available. None: all
+            available ones, one of which must run the file itself; ``ort-rounded`` emulates a bfloat16 file.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
-        against: another ONNX file that is right; ``model`` is compared with it.
-        inputs: images, folders or array files to compare on, as ``run`` takes them, 32 samples at most; None: noise and
-            images of the package's for a model that takes images. An int8 file is right on images like those it was
-            calibrated on alone.
-        allow_code: let a file name Python code to run, as a recipe or an ONNX file's metadata can.
+        against: an ONNX file to use as the reference for ``model``.
+        inputs: images, folders or array files to compare on, as ``run`` takes them, at most 32 samples; None: noise,
+            and the package's images for a model that takes images. An int8 file is accurate only on images like those
+            that it was calibrated on.
+        allow_code: let a file, such as a recipe or an ONNX file's metadata, name Python code to run.
 
     Raises:
-        UsageError: arguments that don't go together, or an unknown backend.
-        ModelError: the file is unreadable, does not belong to the source, or no backend takes it.
-        InputError: ``inputs`` can't be read.
-        MissingDependencyError: one of ``backends`` is not there.
+        UsageError: arguments that cannot be combined, or an unknown backend.
+        ModelError: the file is unreadable, does not belong to the source, or no backend can run it.
+        InputError: ``inputs`` cannot be read.
+        MissingDependencyError: one of ``backends`` is not available.
     """
     if against is not None and source is not None:
-        raise UsageError("--against names the reference, --source another; give one of them")
+        raise UsageError("--against and --source both name the reference; give only one of them")
     if against is not None and weights is not None:
-        raise UsageError("--against names the reference; --weights belong to a source, which then is not used")
+        raise UsageError("--weights belong to a source, but --against names the reference; give only one of them")
     unknown = next((name for name in backends or () if name not in RUNNERS), None)
     if unknown is not None:
-        raise UsageError(f"a backend is one of {', '.join(RUNNERS)}, not {unknown!r}")
+        raise UsageError(f"unknown backend {unknown!r}: expected one of {', '.join(RUNNERS)}")
     if tolerance is not None and not 0 < tolerance < float("inf"):
-        raise UsageError(f"a tolerance is a number above 0, not {tolerance}")
+        raise UsageError(f"a tolerance must be a positive number, not {tolerance}")
     found = resolve_model(
         model, source=source, weights=weights, input_shapes=input_shapes, of_original=True, allow_code=allow_code
     )
@@ -111,12 +111,11 @@ def verify(
         batches = own or _file_batches(proto, input_shapes)
         right = proto if against is None else _tried(onnx_path(against)).load()
         reference, problem = _file_reference(right, "the file" if against is None else Path(against).name, batches)
-        notes += [f"the file can't be evaluated in float64: {problem}"] if problem else []
-    if (
-        reduced_precision(proto) == "int8" and not own
-    ):  # its ranges come from images; noise leaves them, in a right file too
+        notes += [f"the file cannot be evaluated in float64: {problem}"] if problem else []
+    if reduced_precision(proto) == "int8" and not own:
+        # the ranges were calibrated on images, and noise exceeds them in a correct file too
         batches = tuple(batch for batch in batches if batch.kind == "images") or batches
-        notes.append("an int8 file is right on images like those it was calibrated on; give such with --inputs")
+        notes.append("an int8 file is accurate on images like its calibration data; give such images with --inputs")
     wanted = expect(reference, batches)
     limits, more = limits_for(proto, reference, loaded, wanted, tolerance)
     names = list(dict.fromkeys(backends)) if backends is not None else _backends_for(proto)
@@ -134,13 +133,16 @@ def verify(
         notes += [note for note in judgment.notes if note not in notes]
     result = summarize(reference, limits, reports, batches, (*notes, *more))
     if result.emulated:
-        result = _noted(result, "no backend here runs the file itself: it ran in float32 with every half value rounded")
+        note = "no backend on this machine runs the file itself: its half precision was emulated in float32"
+        result = _noted(result, note)
     elif not result.ran_the_file:
-        result = _noted(result, "no backend here runs the file itself")
+        result = _noted(result, "no backend on this machine runs the file itself")
     if not result.ran or (result.passed and not result.ran_the_file and backends is None):
-        # that PyTorch runs the source right says nothing of the file
+        # a correct source in PyTorch does not show that the file is correct
         refused = next((report for report in reports if report.backend == "ort"), reports[0])
-        raise ModelError(f"{model} is not verified: no backend here runs it; {refused.backend}: {refused.reason}")
+        raise ModelError(
+            f"{model} is not verified: no backend on this machine runs it; {refused.backend}: {refused.reason}"
+        )
     return result
 
 
@@ -165,7 +167,7 @@ def _noted(result: Verification, note: str) -> Verification:
 
 
 def _backends_for(model: onnx.ModelProto) -> list[str]:
-    """All backends; rounding in float32 stands in where the CPU lacks the type: onnxruntime has float16 there."""
+    """All backends for a file; ``ort-rounded`` only for bfloat16, which onnxruntime lacks on the CPU."""
     import onnx
 
     from stn_infer.precision.rounding import half_types
@@ -175,7 +177,7 @@ def _backends_for(model: onnx.ModelProto) -> list[str]:
 
 
 def _file_reference(model: onnx.ModelProto, name: str, batches: Sequence[Batch]) -> tuple[ReferenceModel, str]:
-    """An ONNX file in float64, or, with the reason, in float32."""
+    """Open an ONNX file as the reference in float64; if that fails, in float32, with the reason."""
     from stn_infer.reference.onnx_file import OnnxReference, OrtReference
 
     try:
@@ -189,19 +191,19 @@ def _file_reference(model: onnx.ModelProto, name: str, batches: Sequence[Batch])
 def _own_batches(
     model: onnx.ModelProto, sources: Sequence[str | Path], metadata: ModelMetadata | None
 ) -> tuple[tuple[Batch, ...], list[str]]:
-    """The user's samples, and what to say of them; pre-processed as the source says, else as the file does."""
+    """The user's samples, and notes on them; preprocessed as the source defines, otherwise as the file does."""
     from stn_infer.data.batches import load_for_file
 
     metadata = metadata or metadata_of(model)
-    found = load_for_file(sources, model, metadata.preprocess, most=_OWN_SAMPLES)
-    return tuple(Batch("of yours", tuple(batch.values())) for batch in found.batches), list(found.notes)
+    found = load_for_file(sources, model, metadata.preprocess, most=_MOST_SAMPLES)
+    return tuple(Batch("given samples", tuple(batch.values())) for batch in found.batches), list(found.notes)
 
 
 def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]] | None) -> tuple[Batch, ...]:
-    """Inputs for a file: as for its source where they are all float32, else random ones of its types.
+    """Make inputs for a file: the sample inputs if all are float32, otherwise random values of the inputs' types.
 
     Raises:
-        UsageError: a size is open and no shape is given.
+        UsageError: a size is dynamic and no shape is given.
     """
     import onnx
 
@@ -210,11 +212,13 @@ def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]
 
     names = [value.name for value in given_inputs(model.graph)]
     if input_shapes is not None and len(input_shapes) != len(names):
-        raise UsageError(f"--input-shape is given {len(input_shapes)} times; the inputs are {', '.join(names)}")
+        raise UsageError(
+            f"--input-shape is given {len(input_shapes)} times, expected once for each input: {', '.join(names)}"
+        )
     plans = plan_inputs(model, dict(zip(names, input_shapes, strict=True)) if input_shapes else None)
     if size_symbols(plans):
-        open_sizes = ", ".join(plan.name for plan in plans if any(isinstance(size, str) for size in plan.dims[1:]))
-        raise UsageError(f"the file leaves sizes of {open_sizes} open; give --input-shape C,H,W, once an input")
+        dynamic = ", ".join(plan.name for plan in plans if any(isinstance(size, str) for size in plan.dims[1:]))
+        raise UsageError(f"{dynamic} has dynamic sizes; give --input-shape C,H,W, once per input")
     plain = all(plan.elem_type == onnx.TensorProto.FLOAT and plan.dims for plan in plans)
     if plain and batch_symbols(plans) and all(isinstance(plan.dims[0], str) for plan in plans):
         shapes = [tuple(int(size) for size in plan.dims[1:]) for plan in plans]

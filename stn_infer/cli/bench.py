@@ -1,4 +1,4 @@
-"""``stn-infer bench``: a latency table; ``bench compare`` and ``bench report`` work on what it wrote."""
+"""``stn-infer bench``: measure latency; ``bench compare`` and ``bench report`` read the results."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
 class _WithOthers(Command):
-    """A command whose first word may name another one; anything else is SOURCE."""
+    """A command whose first argument may name a subcommand; anything else is SOURCE."""
 
     others: dict[str, click.Command]
 
@@ -52,9 +52,9 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
         try:
             return tuple(kind(text) for text in value.split(",")) if value else ()
         except ValueError:
-            what = "whole numbers" if kind is int else "numbers"
+            what = "integers" if kind is int else "numbers"
             raise UsageError(
-                f"{parameter.opts[0]} takes {what} joined by commas, such as 1,64; given {value!r}"
+                f"{parameter.opts[0]} takes {what} separated by commas, such as 1,64; got {value!r}"
             ) from None
 
     return parse
@@ -77,14 +77,14 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     show_default=True,
     callback=_numbers(int),
     metavar="N,...",
-    help="Samples per call, each measured on its own.",
+    help="Samples per call; each batch size is measured separately.",
 )
 @click.option(
     "--variant",
     "variants",
     multiple=True,
     metavar="NAME",
-    help="Only this one, see --list-variants; repeatable.  [default: all]",
+    help="Measure only this variant, see --list-variants; repeatable.  [default: all]",
 )
 @click.option("--list-variants", is_flag=True, help="List the variants and exit.")
 @click.option(
@@ -93,7 +93,11 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 @options.device_option
 @options.threads_option
 @click.option(
-    "--precision", type=click.Choice(PRECISIONS), default="fp32", show_default=True, help="As export --precision."
+    "--precision",
+    type=click.Choice(PRECISIONS),
+    default="fp32",
+    show_default=True,
+    help="Precision of weights and images.",
 )
 @click.option(
     "--inputs",
@@ -105,15 +109,16 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 @click.option(
     "--boundary",
     type=click.Choice(["host", "device", "end-to-end"]),
-    help="What a call is: arrays to arrays, on the device alone, or image files to predictions.  [default: host]",
+    help="What a call spans: arrays to arrays on the host, the device alone, or image files to predictions.  "
+    "[default: host]",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds, each in a fresh process.  [default: 6]")
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Least time per row.  [default: 3]")
-@click.option("--samples", type=click.IntRange(min=1), help="Least number of timed calls per row.  [default: 132]")
+@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Minimum time per row.  [default: 3]")
+@click.option("--samples", type=click.IntRange(min=1), help="Minimum number of timed calls per row.  [default: 132]")
 @click.option(
     "--l2",
     type=click.Choice(["warm", "flushed"]),
-    help="Level-2 cache of a GPU before each call, at the device boundary.  [default: warm]",
+    help="State of the GPU's level-2 cache before each call, at the device boundary.  [default: warm]",
 )
 @click.option(
     "--concurrency", callback=_numbers(int), metavar="N,...", help="Also measure throughput with N concurrent callers."
@@ -173,14 +178,14 @@ def command(
         echo(*(f"{name:<{width}}  {what}" for name, what in VARIANTS.items()))
         return
     if sum(given is not None for given in (model, suite, resume)) != 1:
-        raise UsageError("bench takes one of SOURCE, --suite FILE and --resume RESULT")
+        raise UsageError("bench takes exactly one of SOURCE, --suite FILE and --resume RESULT")
     if resume is not None:
         others = [
             parameter.name or ""
             for parameter in ctx.command.params
             if parameter.name not in ("resume", "output", "allow_code", "debug")
         ]
-        _refuse(ctx, others, "--resume", "it resumes what the file asks for; start again for anything else")
+        _refuse(ctx, others, "--resume", "the file defines what is measured; start a new benchmark to change it")
         _show(*_resumed(resume, output, allow_code))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
@@ -198,7 +203,7 @@ def command(
             check_code(suite, found.cases, () if variants else found.variants or ())
         if quick:
             changes = {name: getattr(QUICK, name) for name in _QUICK_LENGTHS} | changes
-        # what the command line says takes precedence
+        # options on the command line take precedence
         cases, method = found.cases, found.method
         device = device if _is_given(ctx, "device") else found.device or "cpu"
         variants, threads = variants or found.variants or (), threads or found.threads
@@ -227,23 +232,23 @@ command.others = {"compare": compare, "report": report}
 
 
 def _is_given(ctx: click.Context, name: str) -> bool:
-    """Whether the command line has it, rather than a default."""
+    """Whether the option is on the command line and not a default."""
     return ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE
 
 
 def _refuse(ctx: click.Context, names: Iterable[str], beside: str, advice: str) -> None:
     for parameter in ctx.command.params:
         if parameter.name in names and parameter.opts and _is_given(ctx, parameter.name):
-            raise UsageError(f"{parameter.opts[0]} has no effect beside {beside}: {advice}")
+            raise UsageError(f"{parameter.opts[0]} has no effect with {beside}: {advice}")
 
 
 def _quick_variants(device: str) -> tuple[str, ...]:
-    """What ``--quick`` measures, after naming what it leaves out."""
+    """The variants that ``--quick`` measures; prints those that it omits."""
     from stn_infer.benchmarking.variants.names import VARIANTS, possible, quick_variants
 
     names = quick_variants(device)
-    left_out = [name for name in possible(tuple(VARIANTS), device) if name not in names]
-    echo(f"--quick leaves out {', '.join(left_out)}; add one with --variant", err=True)
+    omitted = [name for name in possible(tuple(VARIANTS), device) if name not in names]
+    echo(f"--quick omits {', '.join(omitted)}; add one with --variant", err=True)
     return names
 
 
@@ -261,7 +266,7 @@ def _resumed(path: Path, output: Path | None, allow_code: bool) -> tuple[BenchRe
 def _measure(
     request: Request, output: Path | None, earlier: BenchResult | None = None, *, allow_code: bool
 ) -> BenchResult:
-    """Measure with a status line on a terminal, after an estimate of how long it takes."""
+    """Print an estimate of the duration, then measure, with a status line on a terminal."""
     from rich.console import Console
     from rich.text import Text
 
@@ -288,12 +293,12 @@ def _measure(
 
 
 def _written(path: Path | None) -> int:
-    """When a file was written last; 0 where there is none."""
+    """The time of a file's last change; 0 if it does not exist."""
     return path.stat().st_mtime_ns if path is not None and path.exists() else 0
 
 
 def _show(result: BenchResult, output: Path | None) -> None:
-    """Print the table; fail where a variant did, or where nothing could be timed."""
+    """Print the table; raise an error if a variant failed, or if nothing could be timed."""
     from stn_infer.benchmarking.report.terminal import render
 
     table_console(180).print(render(result))

@@ -1,4 +1,4 @@
-"""``stn-infer bench compare`` and ``bench report``, which read results that ``bench -o`` wrote."""
+"""``stn-infer bench compare`` and ``bench report``, which read the results of ``bench -o``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ RESULT = click.Path(path_type=Path, dir_okay=False)
 @click.option(
     "--relative-to",
     metavar="VARIANT",
-    help="Compare ratios to this variant instead of times: for results of two machines, or of a busy one.",
+    help="Compare ratios to this variant instead of times, for results from two machines or from a busy one.",
 )
 @click.pass_context
 def compare(ctx: click.Context, before: Path, after: Path, threshold: float, relative_to: str | None) -> None:

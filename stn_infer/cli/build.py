@@ -1,4 +1,4 @@
-"""``stn-infer build``: an ONNX file to a TensorRT engine."""
+"""``stn-infer build``: build a TensorRT engine."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 )
 @options.model_argument
 @options.source_options
-@options.output_option("The engine to write; beside it, OUTPUT.json says what it was built from.")
+@options.output_option("The engine to write; OUTPUT.json records what it was built from.")
 @click.option(
     "--runtime",
     type=click.Choice(["tensorrt", "tensorrt-rtx"]),
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @click.option(
     "--target",
     metavar="smNN",
-    help="GPU architecture; TensorRT-RTX can build for one that is not present.",
+    help="GPU architecture to build for; TensorRT-RTX can build for one that is not in this machine.",
 )
 @click.option(
     "--profile",
@@ -46,12 +46,12 @@ if TYPE_CHECKING:
 @click.option(
     "--plugin/--native",
     default=None,
-    help="Run spatial transformers by our plugin or by TensorRT's own layers.  [default: the plugin where it is built]",
+    help="Run spatial transformers in the plugin or in TensorRT's own layers.  [default: the plugin, if it is built]",
 )
 @click.option("--tf32", is_flag=True, help="Allow TF32; it moves samples by 0.1 pixels at a width of 1,000.")
 @click.option("--device", default="cuda", show_default=True, help="GPU to build on: cuda or cuda:N.")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of the engine cache.")
-@click.option("--rebuild", is_flag=True, help="Build also where the same engine exists.")
+@click.option("--rebuild", is_flag=True, help="Build even if the same engine exists.")
 def command(
     model: str,
     weights: Path | None,
@@ -79,7 +79,7 @@ def command(
 
     gpu = Device.parse(device)
     if gpu.kind != "cuda":
-        raise UsageError(f"engines run on GPUs: --device is cuda or cuda:N, not {device!r}")
+        raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")
     engine = build(
         model,
         output,
@@ -102,7 +102,7 @@ def command(
 
 def _lines(engine: Engine, output: Path) -> list[str]:
     sidecar, key = engine.sidecar, engine.sidecar.key
-    did = f"built in {sidecar.build_seconds:.1f} s" if engine.built else "not built again"
+    did = f"built in {sidecar.build_seconds:.1f} s" if engine.built else "reused"
     fused = f"{len(sidecar.fused)} by the plugin" if key.plugin_sha256 else "by native layers"
     return [
         *(f"note: {note}" for note in engine.notes),

@@ -1,4 +1,4 @@
-"""``stn-infer cache``: the engines that ``build`` and the TensorRT backends keep."""
+"""``stn-infer cache``: list or clear the cache of TensorRT engines."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ folder_option = click.option(
     "--cache",
     "folder",
     type=click.Path(path_type=Path, file_okay=False),
-    help="Folder of the engine cache.  [default: the user's]",
+    help="Folder of the engine cache.  [default: the user's cache]",
 )
 
 
@@ -24,8 +24,8 @@ folder_option = click.option(
 def command() -> None:
     """List or clear the cache of TensorRT engines.
 
-    Engines that were not used for longest are deleted once all of them take more than 10 GiB; the environment
-    variable STN_ENGINE_CACHE_GIB sets another limit.
+    The least recently used engines are deleted when the cache exceeds 10 GiB; the environment variable
+    STN_ENGINE_CACHE_GIB sets another limit.
     """
 
 
@@ -33,7 +33,7 @@ def command() -> None:
 @folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(folder: Path | None, as_json: bool) -> None:
-    """List the cached engines, last used first."""
+    """List the cached engines, most recently used first."""
     from stn_infer.api.cache import engine_cache
 
     cache = engine_cache(folder)
@@ -59,5 +59,5 @@ def clear(folder: Path | None) -> None:
     """Delete all cached engines except those that are being built."""
     from stn_infer.api.cache import clear_cache
 
-    gone = clear_cache(folder)
-    echo(f"deleted {len(gone)} engines, {sum(entry.size for entry in gone) / 2**20:.1f} MiB")
+    deleted = clear_cache(folder)
+    echo(f"deleted {len(deleted)} engines, {sum(entry.size for entry in deleted) / 2**20:.1f} MiB")

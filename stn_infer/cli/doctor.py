@@ -1,4 +1,4 @@
-"""``stn-infer doctor``: what this machine can run, and why not the rest."""
+"""``stn-infer doctor``: report what this machine can run, and what is missing for the rest."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``stn-infer export``: a trained model to a portable ONNX file."""
+"""``stn-infer export``: export a PyTorch model to a portable ONNX file."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 @click.option(
     "--dynamic-size",
     is_flag=True,
-    help="Export dynamic height and width of image inputs; --input-shape is an example then.",
+    help="Export dynamic height and width of image inputs; --input-shape is then an example.",
 )
 @click.option("--with-theta", is_flag=True, help="Add theta [N, D, K] of every spatial transformer as outputs.")
 @options.preprocess_option
@@ -48,7 +48,7 @@ if TYPE_CHECKING:
     multiple=True,
     type=click.Path(path_type=Path),
     metavar="PATH",
-    help="Your own images, folders or array files: INT8 calibration data, and what accuracy is measured on.",
+    help="Your own images, folders or array files, for INT8 calibration and to measure the accuracy; repeatable.",
 )
 @click.option(
     "--tolerance",
@@ -59,7 +59,8 @@ if TYPE_CHECKING:
     "--grid-tolerance",
     type=click.FloatRange(min=0, min_open=True),
     metavar="PX",
-    help="How far from FP32 reduced precision may sample, in pixels.  [default: fp16 0.05, bf16 0.25, int8 0.5]",
+    help="Largest distance of sampling points from FP32's in reduced precision, in pixels.  [default: fp16 0.05, "
+    "bf16 0.25, int8 0.5]",
 )
 def command(
     model: str,

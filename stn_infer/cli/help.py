@@ -1,6 +1,6 @@
-"""How every command's ``--help`` reads: one plain sentence, what SOURCE is, options in groups, examples.
+"""The layout of every command's ``--help``: one plain sentence, what SOURCE is, options in groups, examples.
 
-Nothing is imported for that but click.
+This module imports only click.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from typing import Any
 
 import click
 
-#: What SOURCE is, the same sentence in every command that takes one.
+#: The description of SOURCE in every command that takes one.
 SOURCE_HELP = (
     "SOURCE is an ONNX file, the name of a shipped model or a network (stn-infer models lists them), a model config "
-    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder: the one SOURCE that runs code. "
-    "Files are known by content."
+    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder: the only SOURCE that runs code. "
+    "Files are identified by their content."
 )
 
-# One name means one thing in every command, and so it has one group.
+# An option has the same meaning in every command, and so the same group.
 _GROUPS: dict[str, str] = {
     "Source options": "--weights --input-shape --source --against --suite --allow-code",
     "Input options": "--inputs --calibrate --preprocess --labels --count",
@@ -29,17 +29,17 @@ _GROUPS: dict[str, str] = {
 }
 _GROUP_OF = {name: title for title, names in _GROUPS.items() for name in names.split()}
 _OTHER = "Other options"
-_FEWEST = 3  # groups that are worth their headings
+_FEWEST = 3  # fewer groups are listed without headings
 
 
 class _Help:
-    """What :class:`Command` and :class:`Group` share."""
+    """Shared by :class:`Command` and :class:`Group`."""
 
     examples: Sequence[str]
     params: list[click.Parameter]
 
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The docstring, and what SOURCE is where the command takes one."""
+        """Write the docstring, and the description of SOURCE if the command takes one."""
         super().format_help_text(ctx, formatter)  # type: ignore[misc]
         if any(parameter.metavar == "SOURCE" for parameter in self.params if isinstance(parameter, click.Argument)):
             formatter.write_paragraph()
@@ -47,7 +47,7 @@ class _Help:
                 formatter.write_text(SOURCE_HELP)
 
     def format_epilog(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The examples, each on a line that can be copied."""
+        """Write the examples, each on one line."""
         if self.examples:
             with formatter.section("Examples"):
                 for line in self.examples:
@@ -63,7 +63,7 @@ class Command(_Help, click.Command):
         self.examples = examples
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The options by group, in the order of the table above; a few are one list."""
+        """Write the options by group, in the order of the table above; few groups become one list."""
         groups: dict[str, list[tuple[str, str]]] = {title: [] for title in (*_GROUPS, _OTHER)}
         for parameter in self.get_params(ctx):
             record = parameter.get_help_record(ctx) if isinstance(parameter, click.Option) else None

@@ -1,4 +1,4 @@
-"""``stn-infer lint``: what in an ONNX file will be slow or wrong, and where."""
+"""``stn-infer lint``: report what in an ONNX file is wrong, unsupported or slow."""
 
 from __future__ import annotations
 

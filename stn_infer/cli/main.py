@@ -1,8 +1,8 @@
-"""The command ``stn-infer``: a thin shell whose commands are imported only when they are called.
+"""The command ``stn-infer``: a thin shell over the API that imports a command only when it is called.
 
-A command is a module ``stn_infer.cli.<name>`` that holds a click command named ``command``. It raises
-:class:`~stn_infer.errors.StnInferError` for what a user can fix; the one place that turns an exception into a line
-on stderr and an exit code is here. A command that ends well with another code (4: some inputs failed) calls
+A command is a module ``stn_infer.cli.<name>`` with a click command named ``command``. It raises
+:class:`~stn_infer.errors.StnInferError` for problems that a user can fix. This module turns every exception into a line
+on stderr and an exit code. A command that succeeds with another exit code (4: some inputs failed) calls
 ``ctx.exit(code)``.
 """
 
@@ -25,7 +25,7 @@ import click
 from stn_infer.cli.output import echo, echo_text
 from stn_infer.errors import StnInferError
 
-# In the order of use. A help line stands here so that ``--help`` imports no command.
+# In the order of use. The help lines are here so that ``--help`` imports no command.
 COMMANDS = {
     "models": "List the shipped models and all networks.",
     "export": "Export a PyTorch model to a portable ONNX file.",
@@ -48,24 +48,24 @@ class LazyGroup(click.Group):
     """A group that imports a command when it is called, and reports every error as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The commands whose module is installed."""
+        """List the commands whose module is installed."""
         folder = Path(__file__).parent
         return [name for name in COMMANDS if (folder / f"{name}.py").exists() or (folder / name).is_dir()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The click command, with ``--debug`` added; None when there is no such command."""
+        """Import a command and add ``--debug`` to it; None if the name is unknown."""
         if cmd_name not in self.list_commands(ctx):
             return None
         command: click.Command = importlib.import_module(f"stn_infer.cli.{cmd_name}").command
         if not any("--debug" in parameter.opts for parameter in command.params):
-            # A user who sees "run with --debug" puts it at the end of the line.
+            # users who read "run with --debug" append the option to the command
             command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=_DEBUG_HELP))
         return command
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """Find the command, or say which one may have been meant."""
+        """Find the command; the error for an unknown name suggests the nearest."""
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], names, n=1)
@@ -73,7 +73,7 @@ class LazyGroup(click.Group):
         return super().resolve_command(ctx, args)
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """List the commands from the table above, without importing them."""
+        """Write the list of commands from the table above, without importing them."""
         commands = [(name, COMMANDS[name]) for name in self.list_commands(ctx)]
         if commands:
             with formatter.section("Commands"):
@@ -87,7 +87,7 @@ class LazyGroup(click.Group):
         standalone_mode: bool = True,
         **extra: Any,
     ) -> Any:
-        """Run the command line and exit; with ``standalone_mode=False``, return and let errors through."""
+        """Run the command line and exit; with ``standalone_mode=False``, return and do not catch errors."""
         arguments = list(sys.argv[1:] if args is None else args)
         name = prog_name or "stn-infer"
         if not standalone_mode:
@@ -95,7 +95,7 @@ class LazyGroup(click.Group):
         with _Interrupts() as interrupts:
             try:
                 code = super().main(arguments, name, complete_var, False, **extra)
-                sys.stdout.flush()  # so that a closed pipe shows up here and not at the interpreter's exit
+                sys.stdout.flush()  # reports a closed pipe here, not when the interpreter exits
             except Exception as error:
                 if interrupts.seen and not isinstance(error, click.exceptions.Abort):
                     error = Interrupted(error)
@@ -104,7 +104,7 @@ class LazyGroup(click.Group):
 
 
 class Interrupted(click.exceptions.Abort):
-    """What became of Ctrl-C where a library caught it on its way, such as an import that was half done."""
+    """Ctrl-C that a library turned into another exception, for example in an import that was not complete."""
 
     def __init__(self, error: Exception) -> None:
         super().__init__()
@@ -112,9 +112,9 @@ class Interrupted(click.exceptions.Abort):
 
 
 class _Interrupts:
-    """A context that remembers Ctrl-C, which raises KeyboardInterrupt as ever.
+    """A context manager that records Ctrl-C, and raises KeyboardInterrupt for it as usual.
 
-    So does ``kill``, or a terminal that is closed: temporary files are removed, and children end.
+    SIGTERM and SIGHUP raise KeyboardInterrupt too, so that temporary files are removed and child processes end.
     """
 
     def __init__(self) -> None:
@@ -123,11 +123,11 @@ class _Interrupts:
 
     @property
     def exit_code(self) -> int:
-        """As a shell gives it for the signal."""
+        """The exit code that a shell reports for the signal."""
         return 128 + (self.seen or signal.SIGINT)
 
     def __enter__(self) -> _Interrupts:
-        # a caller's own handler is left alone, and only the main thread may set one
+        # a handler that the caller installed stays, and only the main thread may set one
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
                 default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
@@ -145,9 +145,9 @@ class _Interrupts:
 
 
 def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Never:
-    """Print one line for ``error`` (after its traceback where asked) and exit with its code."""
+    """Print one line for ``error``, after its traceback if ``debug``, and exit with its code."""
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
-        # Whoever read our output has gone (`| head`): nobody is left to tell.
+        # the reader of the pipe has closed it (`| head`): exit without a message
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.exit(1)
     if debug:
@@ -158,7 +158,7 @@ def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Ne
 
 
 def _explain(error: Exception, prog_name: str, interrupted: int) -> tuple[str, int]:
-    """(what to tell, exit code) for an exception."""
+    """The message and the exit code for an exception."""
     if isinstance(error, StnInferError):
         return str(error), error.exit_code
     if isinstance(error, click.exceptions.Abort):
@@ -169,9 +169,10 @@ def _explain(error: Exception, prog_name: str, interrupted: int) -> tuple[str, i
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("stn_infer"):
-        return f"the Python package {error.name!r} is needed and not installed; pip install it", 1
+        return f"the Python package {error.name!r} is required but not installed; install it with pip", 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-        return f"no room to write {error.filename or 'the result'} ({error.strerror}); free space or write elsewhere", 1
+        name = error.filename or "the result"
+        return f"no space left to write {name} ({error.strerror}); free some space or write elsewhere", 1
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", 1
     return f"internal error: {type(error).__name__}: {error}; run with --debug for the traceback, and report it", 1
@@ -184,7 +185,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
         try:
             echo(f"stn-infer {version('stn-infer')}")
         except PackageNotFoundError:
-            echo("stn-infer (not installed, run from its source)")
+            echo("stn-infer (not installed, run from the source tree)")
         ctx.exit()
 
 
@@ -197,7 +198,9 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     "Environment: STN_TRIAL_SECONDS (60) and STN_TRIAL_GIB (4) limit the analysis of an ONNX file that was not seen "
     "before; STN_TRIAL_SECONDS=0 skips it, for files that you trust.",
 )
-@click.option("--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Version.")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
+)
 @click.option("--debug", is_flag=True, expose_value=False, help=_DEBUG_HELP)
 def main() -> None:
     """Spatial Transformer Networks: portable ONNX export, batched prediction, verification and benchmarks."""

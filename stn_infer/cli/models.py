@@ -1,4 +1,4 @@
-"""``stn-infer models``: the networks and the shipped checkpoints."""
+"""``stn-infer models``: list the networks and the shipped models."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def command(conventions: bool, width: int, as_json: bool) -> None:
         _list_conventions(width, as_json)
         return
     if click.get_current_context().get_parameter_source("width") is ParameterSource.COMMANDLINE:
-        raise UsageError("--width is for the table of conventions; add --conventions")
+        raise UsageError("--width applies only with --conventions; add --conventions")
     from stn_infer.foreign import FOREIGN
     from stn_infer.models import NETWORKS, SHIPPED, shipped
 
@@ -80,7 +80,7 @@ def _list_conventions(width: int, as_json: bool) -> None:
         return
     from rich.table import Table
 
-    title = f"Conventions (corners: align_corners=True, centers: False) and the identity's error at width {width}"
+    title = f"Pixel conventions (corners: align_corners=True, centers: False); error of the identity at width {width}"
     table = Table(title=title, title_justify="left")
     for heading in ("name", "grid", "sampler", "order", "padding"):
         table.add_column(heading, no_wrap=True)
@@ -125,21 +125,21 @@ def _fields(model: ShippedModel) -> dict[str, object]:
 def _shipped_table(models: list[ShippedModel]) -> Table:
     from rich.table import Table
 
-    table = Table(title="Shipped models: error in %, mean over the seeds", title_justify="left")
+    table = Table(title="Shipped models, with their test error in %, mean over the seeds", title_justify="left")
     for heading in ("name", "input"):
         table.add_column(heading, no_wrap=True)
-    for heading in ("error", "this seed", "without transformer", "seeds", "test images", "KiB"):
+    for heading in ("error", "this seed", "baseline (no STN)", "seeds", "test images", "KiB"):
         table.add_column(heading, justify="right")
     table.add_column("description")
     for model in models:
         results = model.results
-        twin = "" if results.twin_error is None else f"{results.twin_error:.2f} ({results.twin})"
+        baseline = "" if results.twin_error is None else f"{results.twin_error:.2f} ({results.twin})"
         table.add_row(
             model.name,
             _shape(model.recipe.input_shape),
             f"{results.error:.2f}",
             f"{results.shipped_error:.2f}",
-            twin,
+            baseline,
             str(len(results.seeds)),
             f"{results.images:,}",
             f"{model.weights_path.stat().st_size / 1024:.0f}",
@@ -151,7 +151,7 @@ def _shipped_table(models: list[ShippedModel]) -> Table:
 def _networks_table(networks: list[Network]) -> Table:
     from rich.table import Table
 
-    table = Table(title="Networks, with random weights until --weights gives some", title_justify="left")
+    table = Table(title="Networks, with random weights unless --weights is given", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("input", no_wrap=True)
     table.add_column("description")
@@ -163,7 +163,7 @@ def _networks_table(networks: list[Network]) -> Table:
 def _foreign_table(models: list[Foreign]) -> Table:
     from rich.table import Table
 
-    table = Table(title="Published models, imported from the checkpoint that --weights names", title_justify="left")
+    table = Table(title="Published models, imported from the checkpoint given with --weights", title_justify="left")
     table.add_column("name", no_wrap=True)
     table.add_column("images", no_wrap=True)
     table.add_column("description")

@@ -1,4 +1,4 @@
-"""``stn-infer optimize``: any ONNX file, its sampling grids fused."""
+"""``stn-infer optimize``: fuse the spatial transformers of any ONNX file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from stn_infer.cli.output import echo_text
     "--input-shape",
     multiple=True,
     metavar="NAME=N,C,H,W",
-    help="Shape to compare at of an input with dynamic sizes, with or without the batch; repeatable.",
+    help="Shape for the comparison, for an input with dynamic sizes, with or without the batch; repeatable.",
 )
 @click.option(
     "--tolerance",

@@ -1,4 +1,4 @@
-"""Options that several commands share, so that one name means one thing everywhere.
+"""Options that several commands share, so that a name has the same meaning everywhere.
 
 Each is a decorator; the ones that take arguments are functions that return a decorator::
 
@@ -32,10 +32,10 @@ def _check_device(ctx: click.Context, parameter: click.Parameter, value: str) ->
 
 
 def load_labels(path: Path) -> tuple[str, ...]:
-    """The class names in ``path``, one per line, in the order of the classes; a blank last line is skipped.
+    """Read the class names in ``path``, one per line, in the order of the classes; blank lines at the end are ignored.
 
     Raises:
-        UsageError: the file cannot be read, or holds no name.
+        UsageError: the file cannot be read, or contains no name.
     """
     try:
         labels = tuple(path.read_text(encoding="utf-8").splitlines())
@@ -63,14 +63,14 @@ model_argument: Decorator[Any] = click.argument("model", metavar="SOURCE")
 
 #: ``device``: "cpu" or "cuda:N".
 device_option: Decorator[Any] = click.option(
-    "--device", default="cpu", show_default=True, callback=_check_device, help="What computes: cpu, cuda or cuda:N."
+    "--device", default="cpu", show_default=True, callback=_check_device, help="Device to run on: cpu, cuda or cuda:N."
 )
 
 #: ``weights``: Path or None.
 weights_option: Decorator[Any] = click.option(
     "--weights",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Checkpoint with SOURCE's weights: .safetensors, or .pt/.pth that holds tensors only.",
+    help="Checkpoint with SOURCE's weights: .safetensors, or .pt/.pth with tensors only.",
 )
 
 #: ``input_shapes``: tuple of shapes, one per input; None when not given.
@@ -80,7 +80,7 @@ input_shape_option: Decorator[Any] = click.option(
     multiple=True,
     metavar="C,H,W",
     callback=_parse_shapes,
-    help="Shape of one sample, without the batch; needed for a factory; repeatable, once per input.",
+    help="Shape of one sample, without the batch; required for a factory; repeatable, once per input.",
 )
 
 
@@ -93,7 +93,7 @@ allow_code_option: Decorator[Any] = click.option(
 
 
 def source_options(command: F) -> F:
-    """``weights``, ``input_shapes`` and ``allow_code``: what goes with SOURCE in every command."""
+    """``weights``, ``input_shapes`` and ``allow_code``, which apply to SOURCE in every command."""
     decorated: F = weights_option(input_shape_option(allow_code_option(command)))
     return decorated
 
@@ -102,7 +102,7 @@ def source_options(command: F) -> F:
 original_option: Decorator[Any] = click.option(
     "--source",
     metavar="SOURCE",
-    help="What an ONNX file was exported from, which --weights then belong to; known for shipped models.",
+    help="Source that an ONNX file was exported from, to which --weights then apply; known for shipped models.",
 )
 
 #: ``preprocess``: the text, for ``Preprocess.parse`` or ``Preprocess.updated``; None when not given.
@@ -127,7 +127,7 @@ threads_option: Decorator[Any] = click.option(
 
 #: ``seed``: int.
 seed_option: Decorator[Any] = click.option(
-    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of everything random."
+    "--seed", type=click.IntRange(min=0), default=0, show_default=True, help="Seed of all random numbers."
 )
 
 
@@ -150,7 +150,7 @@ def batch_size_option(default: int) -> Decorator[Any]:
 
 
 def output_option(help: str, *, required: bool = True, folder: bool = False) -> Decorator[Any]:
-    """``output`` (``-o``): Path of the file or the folder to write; None when not required and not given."""
+    """``output`` (``-o``): Path of the file or the folder to write; None if it is optional and not given."""
     return click.option(
         "-o",
         "--output",

@@ -1,4 +1,4 @@
-"""``stn-infer plugin``: what there is of the plugin library, where, and how to build the rest."""
+"""``stn-infer plugin``: inspect or build the plugin library."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def info() -> None:
         echo(f"library      {found.path}")
         echo(f"version      {found.version}")
         echo(f"CPU kernels  {found.cpu_isa}")
-        echo(f"CUDA kernels {'yes' if found.cuda else 'no: `stn-infer plugin build --arch all` makes them, with nvcc'}")
+        echo(f"CUDA kernels {'yes' if found.cuda else 'no: stn-infer plugin build --arch all builds them, with nvcc'}")
         echo(f"onnxruntime  {'yes' if found.onnxruntime else 'no'}")
         echo(f"TensorRT     {'yes' if found.tensorrt else 'no'}")
     for name, tool, remedy in (

@@ -1,4 +1,4 @@
-"""``stn-infer run``: batched predictions with a ledger."""
+"""``stn-infer run``: batched predictions, with a status file of one row per input."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ SOME_FAILED = 4
     type=click.Choice(["csv", "jsonl", "parquet", "npz"]),
     default="csv",
     show_default=True,
-    help="File format of the predictions; npz holds outputs of any shape.",
+    help="File format of the predictions; npz stores outputs of any shape.",
 )
 @click.option("--resume", is_flag=True, help="Resume the interrupted job in the output folder.")
 @click.option(
-    "--check-inputs", is_flag=True, help="Compare the inputs' contents, not their times, when a job is resumed."
+    "--check-inputs", is_flag=True, help="With --resume, compare the inputs' contents instead of their times."
 )
 @options.preprocess_option
 @options.labels_option
@@ -75,7 +75,7 @@ def command(
     """
     from stn_infer.api.run import run
 
-    # What Pillow has to say about a file that it reads all the same; what it cannot read stands in the ledger.
+    # Pillow's warnings about files that it can read; the status file reports those that it cannot
     warnings.filterwarnings("ignore", module="PIL")
     with _progress_bar() as progress:
         summary = run(
@@ -113,7 +113,7 @@ def command(
 
 @contextmanager
 def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A bar on a terminal, nothing in a pipe."""
+    """A progress bar on a terminal; nothing in a pipe."""
     if not sys.stderr.isatty():
         yield None
         return

@@ -1,4 +1,4 @@
-"""``stn-infer show``: a picture of what a model looks at."""
+"""``stn-infer show``: draw the regions that a model samples."""
 
 from __future__ import annotations
 
@@ -56,5 +56,5 @@ def command(
         labels=labels,
     )
     for look in looks:
-        echo(f"{look.name}: {look.prediction or 'no class'}")
+        echo(f"{look.name}: {look.prediction or 'no class prediction'}")
     echo(f"wrote {output}")

@@ -1,4 +1,4 @@
-"""``stn-infer verify``: every backend against a float64 reference."""
+"""``stn-infer verify``: compare every backend with a float64 reference."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from stn_infer.printing import shown
 if TYPE_CHECKING:
     from stn_infer.verification.report import BackendReport, Verification
 
-_COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants", "output error", "runtime, or why not")
+_COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants", "output error", "runtime or reason")
 
 
 @click.command(
@@ -34,7 +34,7 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
     "--against",
     type=click.Path(path_type=Path),
     metavar="FILE.onnx",
-    help="Take this file as the reference, instead of the source.",
+    help="ONNX file to use as the reference instead of the source.",
 )
 @click.option(
     "--inputs",
@@ -78,7 +78,7 @@ def command(
     """
     from stn_infer.api.verify import verify
 
-    # what a user's own model prints does not belong among the results
+    # output of the user's own model must not mix with the results
     with redirect_stdout(sys.stderr):
         result = verify(
             model,
@@ -100,9 +100,9 @@ def command(
     if as_json:
         return
     if result.emulated:
-        echo("passed with half values rounded in float32: no backend here runs the file itself")
+        echo("passed, with half precision emulated in float32: no backend on this machine runs the file itself")
     else:
-        echo("passed" if result.ran_the_file else "passed in PyTorch alone: no backend here runs the file")
+        echo("passed" if result.ran_the_file else "passed in PyTorch only: no backend on this machine runs the file")
 
 
 def _print(result: Verification) -> None:

@@ -1,4 +1,4 @@
-"""bench with real runtimes: verified first, whatever cannot be had is named, and the file holds every sample."""
+"""bench with real runtimes: outputs are verified first, unavailable variants are named, the file has every sample."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ from stn_infer.sources.load import LoadedModel
 from stn_infer.transforms import Affine
 from tests.support.paths import ROOT
 
-# its fixtures take long: all of them in one of the processes that tests are spread over
+# its fixtures are slow: run all of these tests in one process
 pytestmark = pytest.mark.xdist_group("benchmarking")
 
 TINY_METHOD = Method(
@@ -49,7 +49,7 @@ TINY_METHOD = Method(
 
 
 class Tiny(nn.Module):
-    """A spatial transformer with hardly anything around it; its weights are other ones each time."""
+    """A minimal network with a spatial transformer, whose weights differ each time."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -62,7 +62,7 @@ class Tiny(nn.Module):
 
 
 class Layered(nn.Module):
-    """The same by the project's layer."""
+    """The same with the project's layer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ def test_every_variant_is_verified_and_timed_at_each_batch_size(result: BenchRes
     assert set(result.models[0].inputs_sha256) == {"1", "3"}
 
 
-def test_who_ran_the_samplers_and_for_how_long(result: BenchResult) -> None:
+def test_the_execution_provider_and_time_of_each_sampler(result: BenchResult) -> None:
     by_variant = {row.variant: row for row in result.measurements if row.batch_size == 3}
     (eager,), (plain,) = by_variant["eager"].samplers, by_variant["ort-plain"].samplers
     assert eager.op.startswith("aten.grid_sampler") and eager.place == "cpu"
@@ -114,7 +114,7 @@ def test_who_ran_the_samplers_and_for_how_long(result: BenchResult) -> None:
     assert in_pytorch is not None and min(in_pytorch.values()) > 0 and list(in_pytorch) == ["grid", "sampling", "rest"]
 
 
-def test_with_the_library_its_op_runs_and_no_grid_is_computed(result: BenchResult) -> None:
+def test_the_librarys_op_runs_without_computing_a_grid(result: BenchResult) -> None:
     fused = result.get("ort-fused", 3)
     if fused.status == "unavailable":
         pytest.skip(f"no plugin library: {fused.reason}")
@@ -125,12 +125,12 @@ def test_with_the_library_its_op_runs_and_no_grid_is_computed(result: BenchResul
     assert "plugin library" in result.models[0].sha256
 
 
-def test_what_needs_a_gpu_is_listed_with_its_reason(result: BenchResult) -> None:
+def test_variants_that_need_a_gpu_are_listed_with_the_reason(result: BenchResult) -> None:
     row = result.get("graph", 1)
     assert (row.status, row.reason) == ("unavailable", "CUDA graphs need a GPU, the device is cpu")
 
 
-def test_the_table_shows_each_row_and_says_what_the_difference_is_due_to(result: BenchResult) -> None:
+def test_the_table_shows_each_row_and_explains_the_difference(result: BenchResult) -> None:
     from rich.console import Console
 
     console = Console(width=240, record=True, file=io.StringIO())
@@ -142,7 +142,7 @@ def test_the_table_shows_each_row_and_says_what_the_difference_is_due_to(result:
     assert "a quick look (2 rounds" in text
 
 
-def test_an_interrupted_run_is_completed_by_a_fresh_process_with_the_same_weights(tmp_path: Path) -> None:
+def test_a_resumed_run_uses_the_same_weights_in_a_fresh_process(tmp_path: Path) -> None:
     arguments = {"batch_sizes": (2,), "variants": ("eager", "fused"), "input_shapes": SHAPE}
     done = bench(TINY, **arguments, method=TINY_METHOD)  # type: ignore[arg-type]
     assert done.get("eager", 2).status == "timed"
@@ -187,7 +187,7 @@ def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, 
     processes = Processes(folder, resolve_case)
     (model,) = processes.prepare(request, lambda text: None)
     task = Task(processes.prepared[0], RoundTask(model, request, 0, ("eager",)))
-    if end == "interrupt":  # somebody's Ctrl-C is no fault of the variant
+    if end == "interrupt":  # Ctrl-C is not a failure of the variant
         with pytest.raises(KeyboardInterrupt):
             run_apart(task, folder, lambda text: None)
         return
@@ -196,7 +196,7 @@ def test_a_process_that_dies_names_the_variant(monkeypatch: pytest.MonkeyPatch, 
     assert (caught.value.variant, caught.value.how) == ("eager", "signal 6")
 
 
-def test_a_variant_that_computes_something_else_gets_no_number(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_variant_with_wrong_outputs_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     run = torch_module.TorchVariant.run
     monkeypatch.setattr(
         torch_module.TorchVariant, "run", lambda self, *given: [out * 1.001 for out in run(self, *given)]
@@ -210,20 +210,20 @@ def test_a_variant_that_computes_something_else_gets_no_number(monkeypatch: pyte
 
 
 class Small(Tiny):
-    """Its outputs are far below 1."""
+    """A network whose outputs are far below 1."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) * 1e-6
 
 
 class Masked(Tiny):
-    """With a logit that is never chosen."""
+    """A network with a logit of minus infinity."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return super().forward(x) + torch.tensor([0.0, -float("inf")])
 
 
-def test_an_infinite_logit_is_no_error() -> None:
+def test_an_infinite_logit_is_not_an_error() -> None:
     variants = ("eager", "ort-plain", "ort")
     timed = bench(f"{__name__}:Masked", batch_sizes=(2,), variants=variants, input_shapes=SHAPE, method=TINY_METHOD)
     assert timed.passed, [row.reason for row in timed.measurements]
@@ -241,7 +241,7 @@ def test_a_small_output_is_judged_on_its_own_scale(monkeypatch: pytest.MonkeyPat
 
 @pytest.fixture(scope="module")
 def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A plain file that says nothing of where it comes from."""
+    """A plain file without the name of its source."""
     from stn_infer.torch_export.plain import export_plain
 
     path = tmp_path_factory.mktemp("bare") / "tiny.onnx"
@@ -258,11 +258,11 @@ def test_a_bare_onnx_file_is_measured_where_it_can_run(bare: Path) -> None:
     assert done.models[0].tolerance == 1e-4
 
 
-def test_the_device_boundary_binds_and_load_is_measured_where_asked(bare: Path) -> None:
+def test_the_device_boundary_binds_and_load_is_measured_on_request(bare: Path) -> None:
     method = replace(TINY_METHOD, boundary="device", concurrency=(1, 2), rates=(200.0,), traffic_seconds=0.05)
     row = bench(bare, batch_sizes=(2,), variants=("ort-plain",), method=method).get("ort-plain", 2)
     assert row.status == "timed" and row.runs_on["IO binding"] == "yes"
-    (alone,) = row.rounds[0].throughput  # one binding is not for two callers
+    (alone,) = row.rounds[0].throughput  # one binding serves one caller
     assert alone.callers == 1 and alone.calls > 0
     assert row.left_out["throughput with 2 callers"] == "inputs and outputs that are bound serve one caller"
     assert len(row.rounds[0].paced[0].latencies_ms) == 5
@@ -270,7 +270,7 @@ def test_the_device_boundary_binds_and_load_is_measured_where_asked(bare: Path) 
     assert [it.callers for it in both.get("ort-plain", 2).rounds[0].throughput] == [1, 2]
 
 
-def test_onnxruntimes_profiler_tells_no_times_of_a_gpu(bare: Path) -> None:
+def test_onnxruntimes_profiler_gives_no_gpu_times(bare: Path) -> None:
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.benchmarking.variants.ort_stages import inspect_session, named_nodes
 
@@ -292,13 +292,13 @@ def test_end_to_end_goes_from_files_to_a_file() -> None:
     assert files.get("eager", 16).left_out == {"stages": "a call also reads, decodes and writes files"}
 
 
-def test_a_file_that_is_not_of_its_source_gets_no_number(bare: Path) -> None:
+def test_a_file_from_another_source_is_not_timed(bare: Path) -> None:
     done = bench(bare, source=TINY, batch_sizes=(2,), variants=("eager", "ort-plain"), method=TINY_METHOD)
     assert done.get("eager", 2).status == "timed"
     assert done.get("ort-plain", 2).status == "failed"  # other random weights
 
 
-def test_half_precision_has_a_tolerance_and_files_of_its_own() -> None:
+def test_half_precision_has_its_own_tolerance_and_files() -> None:
     method = replace(TINY_METHOD, rounds=1)
     arguments = {"batch_sizes": (2,), "variants": ("eager", "ort-plain"), "method": method}
     done = bench("fcn", precision="fp16", **arguments)  # type: ignore[arg-type]
@@ -312,7 +312,7 @@ def test_half_precision_has_a_tolerance_and_files_of_its_own() -> None:
 
 
 def test_wrong_arguments_are_usage_errors() -> None:
-    with pytest.raises(UsageError, match=r"variants are eager, compile, .*; given tvm"):
+    with pytest.raises(UsageError, match=r"variants are eager, compile, .*; got tvm"):
         bench(TINY, variants=("tvm",), input_shapes=SHAPE)
     with pytest.raises(UsageError, match="at least 1, given 0"):
         bench(TINY, batch_sizes=(0,), input_shapes=SHAPE)
@@ -320,7 +320,7 @@ def test_wrong_arguments_are_usage_errors() -> None:
         bench(TINY, source="cnn", input_shapes=SHAPE)
     with pytest.raises(UsageError, match="a precision is one of fp32, fp16, bf16, int8, not 'fp8'"):
         bench(TINY, precision="fp8", input_shapes=SHAPE)  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="threads are a whole number of at least 1, given 0"):
+    with pytest.raises(UsageError, match="the number of threads must be at least 1, got 0"):
         bench(TINY, threads=0, input_shapes=SHAPE)
     with pytest.raises(UsageError, match="a boundary is one of host, device, end-to-end"):
         Method(boundary="kernel")  # type: ignore[arg-type]
@@ -329,7 +329,7 @@ def test_wrong_arguments_are_usage_errors() -> None:
             Method(**wrong)  # type: ignore[arg-type]
 
 
-def test_a_file_that_is_no_result_is_refused(tmp_path: Path, result: BenchResult) -> None:
+def test_a_file_that_is_not_a_result_is_refused(tmp_path: Path, result: BenchResult) -> None:
     path = tmp_path / "result.json"
     with pytest.raises(UsageError, match="No such file"):
         read_result(path)
@@ -365,7 +365,7 @@ def test_a_file_that_is_no_result_is_refused(tmp_path: Path, result: BenchResult
     assert read_result(path) == result
 
 
-def test_a_file_of_the_version_before_is_read(tmp_path: Path, result: BenchResult) -> None:
+def test_a_result_of_the_previous_schema_is_read(tmp_path: Path, result: BenchResult) -> None:
     old = json.loads(result.to_json())
     old["schema_version"] = 2
     for case in [*old["request"]["cases"], *(model["case"] for model in old["models"])]:
@@ -440,7 +440,7 @@ def test_inputs_are_digits_for_images_and_never_constant() -> None:
     np.testing.assert_array_equal(again, bench_inputs(vector, 4, seed=1)[0][0])
 
 
-def test_the_machine_is_described_and_watched() -> None:
+def test_the_machine_is_described_and_monitored() -> None:
     machine = this_machine()
     assert machine.cores >= 1 and machine.memory_gib > 0.1 and machine.cpu
     assert 0 <= cpu_share_in_use(0.05) <= 1 and busy_processes(0.05) >= 0
@@ -476,7 +476,7 @@ def test_events_surround_each_call_and_the_cache_is_flushed_outside_them(monkeyp
     assert order == ["flush", "event", "call", "event"] * 2 + ["wait"]
 
 
-def test_grids_that_are_all_alike_are_told() -> None:
+def test_identical_grids_are_reported() -> None:
     done = bench("st-cnn-affine", batch_sizes=(2,), variants=("eager",), method=replace(TINY_METHOD, rounds=1))
     assert any("same sampling grid" in note for note in done.models[0].notes)
     trained = bench("st-cnn-affine-rts", batch_sizes=(2,), variants=("eager",), method=replace(TINY_METHOD, rounds=1))
@@ -484,7 +484,7 @@ def test_grids_that_are_all_alike_are_told() -> None:
 
 
 @pytest.mark.slow
-def test_torch_compile_is_one_of_them() -> None:
+def test_torch_compile_is_a_variant() -> None:
     compiled = bench(TINY, batch_sizes=(2,), variants=("compile",), input_shapes=SHAPE, method=TINY_METHOD)
     assert compiled.get("compile", 2).status == "timed"
     row = compiled.get("compile", 2)

@@ -1,4 +1,4 @@
-"""What a benchmark refuses in one line, and what it leaves to be timed."""
+"""One-line errors of a benchmark."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ HEAD = '<ir_version: 9, opset_import: ["" : 17]> '
 SHAPE = [(1, 8, 8)]
 
 
-def test_an_output_that_cannot_be_written_is_said_before_anything_is_measured(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_written_is_reported_before_measuring(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such folder"):
         bench("no-such-model", output=tmp_path / "nowhere" / "result.json")
 
@@ -52,9 +52,9 @@ def test_a_batch_that_is_too_large_for_memory_is_one_line() -> None:
         bench("fcn", batch_sizes=(10**12,), variants=("eager",))
 
 
-def test_inputs_of_the_users_are_refused_where_bench_writes_the_files(tmp_path: Path) -> None:
+def test_own_inputs_are_refused_at_the_end_to_end_boundary(tmp_path: Path) -> None:
     method = Method(boundary="end-to-end")
-    with pytest.raises(UsageError, match="--inputs are fed at the boundaries host and device"):
+    with pytest.raises(UsageError, match="--inputs apply only at the boundaries host and device"):
         bench("cnn", inputs=[tmp_path], method=method)
-    with pytest.raises(UsageError, match="end to end fcn reads files that bench writes"):  # of a suite's cases, too
+    with pytest.raises(UsageError, match="at end-to-end, fcn reads files that bench writes"):  # of a suite's cases, too
         make_request([Case("cnn"), Case("fcn", inputs=(str(tmp_path),))], None, "cpu", 1, None, method)

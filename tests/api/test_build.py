@@ -1,4 +1,4 @@
-"""Engines built by TensorRT-RTX's real parser and builder, which need no GPU; and what `build` refuses."""
+"""Engines built by TensorRT-RTX's parser and builder, which need no GPU; and errors of `build`."""
 
 from __future__ import annotations
 
@@ -107,7 +107,7 @@ def test_both_spellings_of_linear_are_read_as_linear(rtx: TensorRT, opset: int, 
         ("st-cnn-projective", "created: ProjectiveTransformer bilinear zeros"),
     ],
 )
-def test_the_parser_makes_our_plugin_from_the_same_file(
+def test_the_parser_creates_our_plugin_from_the_same_file(
     rtx: TensorRT, files: dict[str, Path], name: str, made: str
 ) -> None:
     library = library_or_skip()
@@ -121,7 +121,7 @@ def test_the_parser_makes_our_plugin_from_the_same_file(
     assert code != 0, "TensorRT-RTX takes plugins now: build --plugin can be allowed for it"
 
 
-def test_the_parser_makes_our_grid_sample_from_an_unmodified_file(rtx: TensorRT, tmp_path: Path) -> None:
+def test_the_parser_creates_our_grid_sample_from_an_unmodified_file(rtx: TensorRT, tmp_path: Path) -> None:
     model = tmp_path / "small.onnx"
     onnx.save(small_model(mode="bicubic"), model)
     _, errors, _ = run_script(
@@ -186,7 +186,7 @@ def _size(model: onnx.ModelProto) -> list[int]:
     return [axis.dim_value for axis in model.graph.input[0].type.tensor_type.shape.dim][2:]
 
 
-def test_an_op_without_layer_and_function_is_an_error_and_not_the_end(
+def test_an_op_without_layer_and_function_is_an_error_and_not_a_crash(
     rtx: TensorRT, files: dict[str, Path], tmp_path: Path
 ) -> None:
     model = onnx.load(files["st-cnn-affine-rts"])
@@ -198,7 +198,7 @@ def test_an_op_without_layer_and_function_is_an_error_and_not_the_end(
     assert not (tmp_path / "x.engine").exists()
 
 
-def test_what_the_parser_refuses_is_one_line(rtx: TensorRT, tmp_path: Path) -> None:
+def test_a_parser_error_is_one_line(rtx: TensorRT, tmp_path: Path) -> None:
     model = small_model(opset=20, mode="linear")
     model.graph.node.append(helper.make_node("AffineGrid", ["theta", "size"], ["g2"], name="grid"))
     model.graph.input.append(helper.make_tensor_value_info("theta", TensorProto.FLOAT, ["n", 2, 3]))
@@ -240,7 +240,7 @@ def test_an_engine_is_built_again_only_for_a_reason(rtx: TensorRT, tmp_path: Pat
     assert reason() == "built: the cached engine is damaged"
 
 
-def test_bytes_and_loaded_models_are_built_too(
+def test_bytes_and_loaded_models_are_built(
     rtx: TensorRT, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = "st-cnn-affine-rts"
@@ -273,12 +273,12 @@ def test_fixed_and_dynamic_shapes(rtx: TensorRT, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("text", ["1:2", "a:b:c", "0:1:2", "4:2:8", "1:8:4", "1x1:2:3", "", "1:2:3:4"])
-def test_a_profile_of_another_form_is_a_usage_error(text: str) -> None:
+def test_a_malformed_profile_is_a_usage_error(text: str) -> None:
     with pytest.raises(UsageError):
         Profile.parse(text)
 
 
-def test_options_that_do_not_go_together(rtx: TensorRT, files: dict[str, Path], tmp_path: Path) -> None:
+def test_options_that_cannot_be_combined(rtx: TensorRT, files: dict[str, Path], tmp_path: Path) -> None:
     model, output = files["st-cnn-affine-rts"], tmp_path / "x.engine"
     with pytest.raises(UsageError, match=r"does not support custom plugins; build with --native"):
         build(model, output, BuildOptions("tensorrt-rtx", "sm89", plugin=True))
@@ -298,7 +298,7 @@ def test_without_a_gpu_the_target_has_to_be_named(
         build(files["st-cnn-affine-rts"], tmp_path / "x.engine", BuildOptions("tensorrt-rtx"))
 
 
-def test_a_gpu_that_is_no_target_is_refused(
+def test_an_unsupported_gpu_is_refused(
     rtx: TensorRT, files: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
@@ -306,9 +306,7 @@ def test_a_gpu_that_is_no_target_is_refused(
         build(files["st-cnn-affine-rts"], tmp_path / "x.engine", BuildOptions("tensorrt-rtx"))
 
 
-def test_the_plugin_is_part_of_the_key_only_where_it_has_something_to_do(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_the_plugin_is_part_of_the_key_only_where_it_is_used(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     library = tmp_path / "libstn_plugins.so"
     library.write_bytes(b"library")
     monkeypatch.setattr(building, "load_runtime", lambda name: TensorRT("tensorrt", None, "11.1.0.106"))
@@ -357,7 +355,7 @@ def test_the_command_builds_and_explains(rtx: TensorRT, tmp_path: Path) -> None:
     assert first.exit_code == second.exit_code == 0
     assert "no engine of" in first.stdout and "by native layers" in first.stdout
     assert "profile x=1x1x4x5:2x1x4x5:4x1x4x5" in first.stdout
-    assert "not built again: it is up to date" in second.stdout
+    assert "reused: it is up to date" in second.stdout
     content = json.loads(sidecar_path(output).read_text())
     assert content["key"]["runtime"] == "tensorrt-rtx" and content["engine_size"] == output.stat().st_size
 

@@ -1,4 +1,4 @@
-"""doctor: the parts that must work here do, and whatever is missing or broken is named."""
+"""doctor: required parts work here, and missing or broken parts are named."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stn_infer.backends.ort import cuda_problem
 from stn_infer.cli.doctor import command
 
 
-def test_what_the_tests_need_is_there() -> None:
+def test_the_parts_that_the_tests_need_work() -> None:
     checks = {check.name: check for check in doctor.diagnose()}
     assert list(checks) == list(doctor._CHECKS)
     assert all(check.status != "broken" for check in checks.values()), checks
@@ -24,17 +24,17 @@ def test_what_the_tests_need_is_there() -> None:
     assert all(check.detail and "\n" not in check.detail + check.advice for check in checks.values())
 
 
-def test_a_missing_package_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     check = doctor._package("matplotlib", "report")
     assert (check.status, check.advice) == ("missing", "pip install 'stn-infer[report]'")
 
 
-def test_a_missing_tensorrt_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_tensorrt_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     check = doctor._tensorrt("tensorrt")
     assert check.status == "missing" and "pip install 'stn-infer[tensorrt]'" in check.detail
-    assert "no GPU with full TensorRT to run engines on" in check.detail
+    assert "have not been tested on a GPU with full TensorRT" in check.detail
 
 
 def test_no_compiler_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +46,7 @@ def test_no_compiler_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> N
         assert doctor._compiler().status == "missing"
 
 
-def test_a_part_that_computes_nonsense_is_broken_and_fails_the_verb(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_part_with_wrong_results_is_broken_and_fails_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_TOLERANCE", 0.0)
     monkeypatch.setattr(doctor, "_CHECKS", {"onnxruntime, CPU": doctor._ort_cpu})
     done = CliRunner().invoke(command, [])
@@ -55,7 +55,7 @@ def test_a_part_that_computes_nonsense_is_broken_and_fails_the_verb(monkeypatch:
     assert "spatial transformer node is off by" in done.output
 
 
-def test_json_holds_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_json_has_the_same_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_CHECKS", {"machine": doctor._machine})
     done = CliRunner().invoke(command, ["--json"], catch_exceptions=False)
     (check,) = json.loads(done.output)

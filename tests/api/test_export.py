@@ -1,4 +1,4 @@
-"""Export from end to end, and that nothing is written where something is wrong."""
+"""Export end to end; an error leaves no file."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Classifier(AffineGrid):
 GRAY = (1, *SHAPE[1:])
 
 
-def test_export_writes_a_file_that_says_what_it_is(tmp_path: Path) -> None:
+def test_export_writes_a_file_with_its_metadata(tmp_path: Path) -> None:
     weights = tmp_path / "weights.safetensors"
     torch.manual_seed(11)
     module = Classifier().eval()
@@ -81,18 +81,18 @@ def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str
 
 
 class BatchOfOne(nn.Module):
-    """Takes one sample, and no other number."""
+    """Takes batches of one sample only."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.view(1, *SHAPE).relu()
 
 
-def test_a_batch_of_one_is_told_from_a_wrong_shape(tmp_path: Path) -> None:
+def test_a_fixed_batch_of_one_is_not_reported_as_a_wrong_shape(tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="accepts a batch of 1 but not of 2"):
         exporter.export("tests.api.test_export:BatchOfOne", tmp_path / "m.onnx", input_shapes=[SHAPE])
 
 
-def test_what_fails_verification_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_that_fails_verification_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"an older file")
     build = exporter.build_portable
@@ -140,7 +140,7 @@ def test_several_inputs_and_outputs(tmp_path: Path) -> None:
 
 
 class FixedBatch(nn.Module):
-    """Takes two samples, and no other number."""
+    """Takes batches of two samples only."""
 
     def forward(self, x: Tensor) -> Tensor:
         return x.reshape(2, -1).relu()
@@ -152,7 +152,7 @@ def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
 
 
 class Float32Only(nn.Module):
-    """Refuses anything but float32."""
+    """Raises an error for any type but float32."""
 
     def forward(self, x: Tensor) -> Tensor:
         if x.dtype != torch.float32:
@@ -160,7 +160,7 @@ class Float32Only(nn.Module):
         return x.flatten(1).relu()
 
 
-def test_a_model_that_has_no_double_is_compared_in_single(tmp_path: Path) -> None:
+def test_a_model_without_float64_is_compared_in_float32(tmp_path: Path) -> None:
     report = exporter.export("tests.api.test_export:Float32Only", tmp_path / "m.onnx", input_shapes=[SHAPE])
     assert report.verification.reference == "float32"
     assert report.verification.tolerance == 1e-4
@@ -184,14 +184,16 @@ def test_command_line(tmp_path: Path) -> None:
 
 
 class Random(AffineGrid):
-    """Dropout as it is often written: on in evaluation mode too."""
+    """Dropout as it is often written, active in evaluation mode too."""
 
     def forward(self, x: Tensor) -> Tensor:
         return super().forward(nn.functional.dropout(x, 0.5))
 
 
-def test_a_model_that_answers_otherwise_each_time_is_told(tmp_path: Path) -> None:
+def test_a_model_with_random_outputs_is_reported(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
-    with pytest.raises(VerificationError, match="answers otherwise each time it is run: dropout"):
+    with pytest.raises(
+        VerificationError, match="returns different outputs for the same inputs: check its forward for dropout"
+    ):
         stn_infer.export("tests.api.test_export:Random", path, input_shapes=[SHAPE])
     assert not path.exists()

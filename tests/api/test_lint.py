@@ -164,7 +164,7 @@ def test_equal_conventions_give_no_finding(tmp_path: Path) -> None:
         assert "convention-mix" not in {finding.code for finding in examined(model, tmp_path).findings}
 
 
-def test_the_identity_error_is_that_of_the_convention_table() -> None:
+def test_the_identity_error_equals_the_convention_tables() -> None:
     """At width 100 the error is at most half a pixel for either mix."""
     assert _identity_error(100, corners=True) == pytest.approx(0.5)
     assert _identity_error(100, corners=False) == pytest.approx(0.495)

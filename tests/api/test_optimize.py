@@ -1,4 +1,4 @@
-"""`optimize`: what it writes computes the same, what it can't verify it doesn't write, external data stay external."""
+"""`optimize`: its results equal the original's, an unverified result is not written, external data stay external."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def test_a_linear_grid_is_fused_in_the_files_own_opset(opset: int, tmp_path: Pat
 
 
 @pytest.mark.parametrize("volume", [False, True])
-def test_affine_grid_goes_and_so_does_the_trap(volume: bool, tmp_path: Path) -> None:
+def test_affine_grid_is_replaced_and_the_opset_20_trap_is_fixed(volume: bool, tmp_path: Path) -> None:
     path = save(affine_grid_model(volume=volume), tmp_path)
     report = optimize(path, tmp_path / "out.onnx")
     written = onnx.load(tmp_path / "out.onnx")
@@ -78,13 +78,13 @@ def test_affine_grid_goes_and_so_does_the_trap(volume: bool, tmp_path: Path) -> 
     np.testing.assert_allclose(run(tmp_path / "out.onnx", feeds)[0], run(path, feeds)[0], atol=2e-5)
 
 
-def test_without_fix_nothing_but_the_grids_changes(tmp_path: Path) -> None:
+def test_without_fix_only_the_grids_change(tmp_path: Path) -> None:
     path = save(affine_model(opset=20, mode="linear"), tmp_path)
     report = optimize(path, tmp_path / "out.onnx", fix=False)
     assert (report.fused, report.opset, report.repairs) == (1, 20, ())
 
 
-def test_a_flow_field_is_left_alone_and_said_so(tmp_path: Path) -> None:
+def test_a_flow_field_is_not_changed_and_noted(tmp_path: Path) -> None:
     path = save(flow_model(), tmp_path)
     report = optimize(path, tmp_path / "out.onnx")
     assert report.fused == 0 and "'flow' (Conv)" in report.findings[0].message
@@ -110,11 +110,11 @@ def test_an_old_file_with_onnxruntimes_own_sampler(tmp_path: Path) -> None:
     np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": x})[0], run(path, {"x": x})[0], atol=1e-5)
 
 
-def test_what_nothing_can_run_is_compared_after_its_repair(tmp_path: Path) -> None:
+def test_a_file_that_cannot_run_is_compared_after_its_repair(tmp_path: Path) -> None:
     path = save(affine_model(opset=28, mode="linear", ir_version=14), tmp_path)
     report = optimize(path, tmp_path / "out.onnx")
     assert report.fused == 1 and report.opset == 19
-    assert "can't run the original" in report.notes[0]
+    assert "cannot run the original" in report.notes[0]
     np.testing.assert_allclose(
         run(tmp_path / "out.onnx", {"x": images()})[0],
         run(save(affine_model(), tmp_path), {"x": images()})[0],
@@ -122,7 +122,7 @@ def test_what_nothing_can_run_is_compared_after_its_repair(tmp_path: Path) -> No
     )
 
 
-def test_open_sizes_are_tried_and_can_be_given(tmp_path: Path) -> None:
+def test_dynamic_sizes_are_guessed_or_given(tmp_path: Path) -> None:
     nodes = [helper.make_node("GridSample", ["x", "grid"], ["s"]), helper.make_node("Add", ["s", "bias"], ["y"])]
     model = make(
         nodes,
@@ -140,7 +140,7 @@ def test_open_sizes_are_tried_and_can_be_given(tmp_path: Path) -> None:
         optimize(save(model, tmp_path), tmp_path / "out.onnx", input_shapes={"z": (2, 5, 7)})
 
 
-def test_open_sizes_that_cannot_be_guessed(tmp_path: Path) -> None:
+def test_dynamic_sizes_that_cannot_be_guessed(tmp_path: Path) -> None:
     model = make(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
         {"x": (F32, ["n", 1, "h", "w"])},
@@ -235,7 +235,7 @@ def test_a_wrong_rewrite_is_not_written(what: str, tmp_path: Path, monkeypatch: 
 def test_a_wrong_rewrite_of_a_half_precision_model_is_not_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own rounding would hide an error of a thousandth; widened it shows."""
+    """Half precision's rounding would hide an error of 1e-3, which the comparison in float32 finds."""
 
     def wrong(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
         copy = onnx.ModelProto()
@@ -252,7 +252,7 @@ def test_a_wrong_rewrite_of_a_half_precision_model_is_not_written(
         optimize(save(half_model(), tmp_path), tmp_path / "out.onnx")
 
 
-def test_what_cannot_be_run_is_an_error(tmp_path: Path) -> None:
+def test_a_file_that_cannot_run_is_an_error(tmp_path: Path) -> None:
     model = affine_model()
     model.graph.node[-1].op_type = "Unheard"
     model.graph.node[-1].domain = "somewhere"
@@ -262,7 +262,7 @@ def test_what_cannot_be_run_is_an_error(tmp_path: Path) -> None:
     assert not (tmp_path / "out.onnx").exists()
 
 
-def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
+def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="no such folder"):
         optimize(save(affine_model(), tmp_path), tmp_path / "nowhere" / "out.onnx")
 
@@ -293,7 +293,7 @@ def test_the_sources_data_are_not_replaced(tmp_path: Path) -> None:
 
 
 def large_model(folder: Path, size: int, *, external: bool) -> Path:
-    """x [n, 1, 8, 8] through a spatial transformer and ``size`` bytes of weights; sparse on the disk."""
+    """x [n, 1, 8, 8] through a spatial transformer and ``size`` bytes of weights; sparse on disk."""
     model = affine_model()
     model.graph.node[-1].output[0] = "warped"
     width = 1 << 12
@@ -352,7 +352,7 @@ def test_a_large_model_needs_little_memory(external: bool, tmp_path: Path) -> No
 
 @pytest.mark.slow
 def test_a_model_over_two_gigabytes(tmp_path: Path) -> None:
-    """Sparse on the disk: 2.25 GB of weights, a few of them not zero."""
+    """2.25 GB of weights, sparse on disk, a few of them not zero."""
     size = 2304 * MIB
     path = large_model(tmp_path, size, external=True)
     peak, text = peak_memory(["optimize", str(path), "-o", str(tmp_path / "out.onnx")], tmp_path)
@@ -366,7 +366,7 @@ def test_a_model_over_two_gigabytes(tmp_path: Path) -> None:
     assert peak < size and "fused" in text
 
 
-def test_nothing_stays_behind(tmp_path: Path) -> None:
+def test_no_temporary_file_is_left(tmp_path: Path) -> None:
     optimize(save(affine_model(), tmp_path), tmp_path / "out.onnx")
     assert sorted(os.listdir(tmp_path)) == ["in.onnx", "out.onnx"]
 

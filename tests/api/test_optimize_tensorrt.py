@@ -1,4 +1,4 @@
-"""What optimize writes, in TensorRT-RTX's real parser and builder: it parses, samples as it should, and builds."""
+"""The results of optimize in TensorRT-RTX's parser and builder: they parse, sample correctly, and build."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.support.zoo import ANIMALS, Animal, Fused, load
 
 
 def profiles(model: onnx.ModelProto) -> tuple[InputProfile, ...]:
-    """One a dynamic input, with 1 to 4 samples."""
+    """One profile per dynamic input, with 1 to 4 samples."""
     found = []
     for value in model.graph.input:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -34,7 +34,7 @@ def build(rtx: TensorRT, model: onnx.ModelProto) -> bytes:
 
 
 def modes(rtx: TensorRT, model: onnx.ModelProto) -> list[str]:
-    """How the real parser reads each sampler."""
+    """How the parser reads each sampler."""
     network, _alive = parsed(rtx, model.SerializeToString())
     return [layer.interpolation_mode.name for layer in sampling_layers(rtx.module, network)]
 

@@ -57,7 +57,7 @@ class Fake:
         return {}
 
     def close(self) -> None:
-        raise AssertionError("a backend that was open before stays open")
+        raise AssertionError("run must not close a backend that it did not open")
 
 
 def write_images(folder: Path, count: int) -> list[Path]:
@@ -121,7 +121,7 @@ def test_rows_come_in_the_order_of_the_inputs(tmp_path: Path, device: str, worke
     assert progress == sorted(progress)
 
 
-def test_a_bad_image_costs_its_own_row(tmp_path: Path) -> None:
+def test_a_bad_image_fails_only_its_own_row(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 10)
     paths[2].write_bytes(b"")
     paths[3].write_bytes(b"no image")
@@ -138,7 +138,7 @@ def test_a_bad_image_costs_its_own_row(tmp_path: Path) -> None:
     assert [row["input"] for row in table(tmp_path / "out", "predictions")] == good
 
 
-def test_a_shard_of_nothing_but_failures(tmp_path: Path) -> None:
+def test_a_shard_of_failures_only(tmp_path: Path) -> None:
     for path in write_images(tmp_path / "in", 4)[:2]:
         path.write_bytes(b"")
     summary = run(Fake(), tmp_path / "in", tmp_path / "out", shard_rows=2)
@@ -147,7 +147,7 @@ def test_a_shard_of_nothing_but_failures(tmp_path: Path) -> None:
     assert len(table(tmp_path / "out", "predictions")) == 2
 
 
-def test_nan_is_no_prediction(tmp_path: Path) -> None:
+def test_nan_is_not_a_prediction(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 6)
 
     def nan_at_two(inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -218,7 +218,7 @@ def test_other_inputs_are_another_job(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kept", [32768, 0])
-def test_inputs_that_vanish_or_appear_during_the_run_cost_their_own_rows(
+def test_inputs_that_disappear_during_the_run_fail_only_their_own_rows(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kept: int
 ) -> None:
     monkeypatch.setattr("stn_infer.data.inputs._KEPT", kept)
@@ -235,7 +235,7 @@ def test_inputs_that_vanish_or_appear_during_the_run_cost_their_own_rows(
     assert [row.input for row in rows] == list(map(str, paths))
 
 
-def test_every_odd_file_costs_its_own_row(tmp_path: Path) -> None:
+def test_every_odd_file_fails_only_its_own_row(tmp_path: Path) -> None:
     folder = tmp_path / "in"
     (good,) = write_images(folder, 1)
     os.mkfifo(folder / "pipe.png")
@@ -305,7 +305,7 @@ def test_several_inputs(tmp_path: Path) -> None:
         run(Fake(function, inputs=specs), tmp_path / "in", tmp_path / "out2")
 
 
-def test_a_size_that_the_network_cannot_take_costs_its_own_row(tmp_path: Path) -> None:
+def test_a_size_that_the_network_cannot_take_fails_only_its_own_row(tmp_path: Path) -> None:
     paths = write_images(tmp_path / "in", 3)
     Image.new("L", (2, 2)).save(paths[1])
 
@@ -318,11 +318,11 @@ def test_a_size_that_the_network_cannot_take_costs_its_own_row(tmp_path: Path) -
     summary = run(fake, paths, tmp_path / "out")
     assert (summary.ok, summary.failed) == (2, 1)
     assert summary.failures == ((str(paths[1]), "the model failed: the kernel is larger than the image"),)
-    with pytest.raises(ModelError, match="kernel is larger"):  # of one fixed size, it fails for all
+    with pytest.raises(ModelError, match="kernel is larger"):  # with one fixed size, it fails for all inputs
         run(Fake(at_least_four, [TensorSpec("input", (None, 1, 2, 2), FLOAT32)]), [paths[1]], tmp_path / "fixed")
 
 
-def test_sizes_may_differ_where_the_model_takes_any(tmp_path: Path) -> None:
+def test_sizes_may_differ_if_the_model_has_dynamic_sizes(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     for i in range(6):
         Image.new("L", (3 + i % 2, 4), 10 * i).save(tmp_path / "in" / f"{i}.png")
@@ -333,7 +333,7 @@ def test_sizes_may_differ_where_the_model_takes_any(tmp_path: Path) -> None:
     assert np.allclose(means, [0, 10, 20, 30, 40, 50])
 
 
-def test_the_files_pre_processing_and_the_users(tmp_path: Path) -> None:
+def test_the_files_preprocessing_and_the_users(tmp_path: Path) -> None:
     (tmp_path / "in").mkdir()
     Image.new("L", (9, 9), 100).save(tmp_path / "in" / "x.png")
     own = ModelMetadata(preprocess=Preprocess(size=(4, 4), scale=1.0, mean=(50.0,)))
@@ -369,7 +369,7 @@ def test_an_output_without_a_batch_axis(tmp_path: Path) -> None:
         run(fake, tmp_path / "in", tmp_path / "out")
 
 
-def test_few_batches_are_under_way_at_once(tmp_path: Path) -> None:
+def test_few_batches_are_in_flight_at_once(tmp_path: Path) -> None:
     """Bounded queues: while the first batch hangs, only a few of the others may be read."""
     write_images(tmp_path / "in", 200)
     release = threading.Event()
@@ -393,7 +393,7 @@ def test_few_batches_are_under_way_at_once(tmp_path: Path) -> None:
     ahead = len(started)
     release.set()
     thread.join(timeout=60)
-    assert ahead == 8, "four batches a worker"
+    assert ahead == 8, "four batches per worker"
     assert len(started) == 200
 
 

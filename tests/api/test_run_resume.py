@@ -1,4 +1,4 @@
-"""``run --resume`` continues the same job or refuses: whatever decides an answer is part of what the job is."""
+"""``run --resume`` continues the same job or refuses: everything that determines an output identifies the job."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ class Place:
 
 
 def write_onnx(path: Path, weight: float = 1.0, external: str = "") -> None:
-    """y = flatten(x) * w, with w in a file of its own where that is named."""
+    """y = flatten(x) * w, with w in the file ``external`` if it is given."""
     values = numpy_helper.from_array(np.full((20,), weight, np.float32), "w")
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("Mul", ["flat", "w"], ["y"])]
     x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 1, 4, 5])
@@ -174,14 +174,14 @@ def test_a_job_with_one_thing_changed_is_refused_and_the_thing_named(
     assert {path.name: path.read_bytes() for path in (place / "out").iterdir()} == before
 
 
-def test_where_contents_are_compared_times_do_not_matter(place: Place) -> None:
+def test_times_are_ignored_if_contents_are_compared(place: Place) -> None:
     run(place / "plain.onnx", place.images, place / "out", check_inputs=True)
     _other_time(place, {})
     assert run(place / "plain.onnx", place.images, place / "out", check_inputs=True, resume=True).resumed == 4
 
 
 class Scaled(nn.Module):
-    """A user's module: a parameter, a buffer that no checkpoint holds, and code."""
+    """A user's module: a parameter, a non-persistent buffer, and code."""
 
     def __init__(self, scale: float = 1.0, shift: float = 0.0) -> None:
         super().__init__()

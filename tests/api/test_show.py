@@ -1,4 +1,4 @@
-"""Pictures: the arrays behind them are checked, and that a picture comes out."""
+"""Pictures: the arrays that they show, and the files."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from stn_infer.transforms import Projective, ThinPlateSpline, Translation
 
 
 class Shift(nn.Module):
-    """Moves each image by its own mean: the sampling point is known by hand."""
+    """Shifts each image by its own mean, so that the sampling points are known."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +56,7 @@ class Twice(nn.Module):
 
 
 class Flow(nn.Module):
-    """A dense flow field: no spatial transformer of known form."""
+    """A dense flow field, which is not a known spatial transformer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -136,7 +136,7 @@ def test_the_picture_is_as_wide_as_there_are_samples(shift: Path, images: list[P
     assert widths[1] > 2 * widths[0]
 
 
-def test_what_leaves_the_source_or_is_not_finite_is_drawn_all_the_same() -> None:
+def test_points_outside_the_source_and_non_finite_points_are_drawn() -> None:
     points = np.full((4, 4, 2), 1e30)
     points[0, 0] = np.nan
     points[1, 1] = np.inf
@@ -146,7 +146,7 @@ def test_what_leaves_the_source_or_is_not_finite_is_drawn_all_the_same() -> None
         assert picture.format == "PNG"
 
 
-def test_mesh_lines_hold_the_edges() -> None:
+def test_mesh_lines_include_the_edges() -> None:
     points = np.stack(np.meshgrid(np.arange(5), np.arange(9)), axis=-1)
     lines = mesh_lines(points, 2)
     assert len(lines) == 4
@@ -155,7 +155,7 @@ def test_mesh_lines_hold_the_edges() -> None:
     assert len(mesh_lines(points[:1, :1], 8)) == 2
 
 
-def test_models_without_a_transformer_of_known_form_are_refused_in_words(tmp_path: Path, images: list[Path]) -> None:
+def test_models_without_a_known_transformer_are_refused(tmp_path: Path, images: list[Path]) -> None:
     flow = save(tmp_path / "flow.onnx", Flow(), (1, 8, 6))
     with pytest.raises(ModelError, match=r"no spatial transformer to draw: .*not fused: grid"):
         look(flow, images)
@@ -171,7 +171,7 @@ def test_models_without_a_transformer_of_known_form_are_refused_in_words(tmp_pat
         look(path, images)
 
 
-def test_wrong_files_are_errors_of_one_line(
+def test_wrong_files_are_one_line_errors(
     shift: Path, images: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     broken = tmp_path / "broken.png"
@@ -187,7 +187,7 @@ def test_wrong_files_are_errors_of_one_line(
         show(shift, images, tmp_path / "picture.png")
 
 
-def test_the_verb_names_predictions_and_the_file(shift: Path, images: list[Path], tmp_path: Path) -> None:
+def test_the_command_prints_predictions_and_the_file(shift: Path, images: list[Path], tmp_path: Path) -> None:
     from stn_infer.cli.show import command
 
     output = tmp_path / "picture.png"

@@ -1,4 +1,4 @@
-"""SOURCE is one thing in every command: found by what a file holds, with the same options and the same sentences."""
+"""SOURCE means the same in every command: identified by content, with the same options and the same messages."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def made(tmp_path_factory: pytest.TempPathFactory, each_network_is_exported_once
 
 @pytest.fixture(scope="module", autouse=True)
 def each_network_is_exported_once() -> Iterator[None]:
-    """PyTorch's exporter takes seconds, and the commands' answers are what is tested here."""
+    """Cache exports, because PyTorch's exporter takes seconds and is not under test here."""
     known: dict[tuple[object, ...], onnx.ModelProto] = {}
     original = plain.export_plain
 
@@ -141,14 +141,14 @@ def name_of(command: Command) -> str:
 
 @pytest.mark.parametrize("name", ["upper.ONNX", "model"])
 @pytest.mark.parametrize("command", (*RUNNERS, optimize, lint), ids=name_of)
-def test_an_onnx_file_is_one_whatever_it_is_called(folder: Path, command: Command, name: str) -> None:
+def test_an_onnx_file_may_have_any_name(folder: Path, command: Command, name: str) -> None:
     shutil.copy("net.onnx", name)
     done = command(name)
     assert done.exit_code == 0, done.output
 
 
 @pytest.mark.parametrize("name", ["model.pb", "model.toml", "model.engine", "a:b.onnx", "weights.bin"])
-def test_an_onnx_file_may_have_the_suffix_of_something_else(folder: Path, name: str) -> None:
+def test_an_onnx_file_may_have_another_suffix(folder: Path, name: str) -> None:
     shutil.copy("net.onnx", name)
     for command in (run, verify):
         done = command(name)
@@ -164,7 +164,7 @@ def test_every_command_takes_weights_and_shapes(folder: Path, command: Command) 
     assert without.exit_code == 2 and "add --input-shape C,H,W" in without.stderr
 
 
-def test_run_uses_the_weights_it_was_given(folder: Path) -> None:
+def test_run_uses_the_given_weights(folder: Path) -> None:
     shape = ("--input-shape", "1,8,8")
     assert run(NET, "--weights", "weights.pt", *shape).exit_code == 0
     with np.load("predictions/predictions-00000.npz") as stored:
@@ -182,20 +182,20 @@ def test_run_uses_the_weights_it_was_given(folder: Path) -> None:
 
 @pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # PyTorch's own, in the module of a program
 @pytest.mark.parametrize("name", ["program", "program.onnx", "program.bin"])
-def test_a_program_is_one_whatever_it_is_called(folder: Path, name: str) -> None:
+def test_a_program_may_have_any_name(folder: Path, name: str) -> None:
     shutil.copy("net.pt2", name)
     done = show(name)
     assert done.exit_code == 0, done.output
 
 
-def test_a_recipe_is_one_whatever_it_is_called(folder: Path) -> None:
+def test_a_recipe_may_have_any_name(folder: Path) -> None:
     Path("recipe.txt").write_text(f'[model]\nnetwork = "{NET}"\ninput_shape = [1, 8, 8]\n')
     for command in (run, verify):
         done = command("recipe.txt", "--weights", "weights.pt", "--allow-code")
         assert done.exit_code == 0, done.output
 
 
-# ---- what it is, and what to do ------------------------------------------------------------------------------------
+# ---- messages for other files -------------------------------------------------------------------------------------
 
 
 def write(content: bytes) -> Callable[[Path], object]:
@@ -218,7 +218,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "empty": ("m.onnx", write(b""), "is empty"),
     "picture": ("m.onnx", write(b"\x89PNG\r\n\x1a\n1234"), "is a PNG image"),
     "array": ("m.npy", write(b"\x93NUMPY\x01\x00"), "is a NumPy array file"),
-    "Python": ("net.py", write(b"class Net: ...\n"), "name the factory in it as net:FACTORY"),
+    "Python": ("net.py", write(b"class Net: ...\n"), "name a factory in it as net:FACTORY"),
     "archive": ("m.onnx.gz", write(b"\x1f\x8b\x08\x00"), "is a compressed file; unpack it first"),
     "anything": ("m.dat", write(b"\x00\x01\x02\x03" * 9), "is not a known kind of file"),
     "engine": ("net.engine", write(b"ftrt" + bytes(60)), "is a TensorRT engine"),
@@ -228,7 +228,7 @@ WRONG: dict[str, tuple[str, Callable[[Path], object], str]] = {
 
 @pytest.mark.parametrize("command", ALL, ids=name_of)
 @pytest.mark.parametrize(("name", "make", "message"), WRONG.values(), ids=WRONG)
-def test_what_is_no_model_says_what_it_is(
+def test_a_file_that_is_not_a_model_is_named(
     folder: Path, command: Command, name: str, make: Callable[[Path], object], message: str
 ) -> None:
     make(Path(name))
@@ -236,30 +236,30 @@ def test_what_is_no_model_says_what_it_is(
     lines = done.stderr.splitlines()
     assert done.exit_code in (1, 2) and lines[-1].startswith("error: "), done.output
     assert message in lines[-1] and Path(name).name in lines[-1], done.output
-    if command is not bench:  # which says first how long it will take
+    if command is not bench:  # which first prints an estimate of its duration
         assert len(lines) == 1
     assert not list(folder.glob("*tmp*")) and not Path("predictions").exists()
 
 
 @pytest.mark.parametrize("command", [optimize, lint], ids=name_of)
 @pytest.mark.parametrize("source", ["st-cnn-affine-rts", NET, "net.pt2"])
-def test_what_rewrites_onnx_files_asks_for_an_export(folder: Path, command: Command, source: str) -> None:
+def test_commands_for_onnx_files_ask_for_an_export(folder: Path, command: Command, source: str) -> None:
     done = command(source)
     assert done.exit_code == 1
     assert f"{source} is not an ONNX file; export it first: stn-infer export {source} -o FILE.onnx" in done.stderr
 
 
 @pytest.mark.parametrize("command", [run, show, build], ids=name_of)
-def test_options_of_a_pytorch_source_are_refused_beside_a_file(folder: Path, command: Command) -> None:
+def test_options_of_a_pytorch_source_are_refused_with_a_file(folder: Path, command: Command) -> None:
     done = command("net.onnx", "--weights", "weights.pt")
-    assert done.exit_code == 2 and "net.onnx has its weights in it; leave out --weights" in done.stderr
+    assert done.exit_code == 2 and "net.onnx contains its weights; omit --weights" in done.stderr
     done = command("net.onnx", "--input-shape", "1,9,9")
     assert done.exit_code == 2 and "the file's inputs are 1x8x8, not 1x9x9" in done.stderr
-    assert command("net.onnx", "--input-shape", "1,8,8").exit_code == 0  # which it is
+    assert command("net.onnx", "--input-shape", "1,8,8").exit_code == 0  # the file's own shape
 
 
 @pytest.mark.parametrize("command", [verify, bench], ids=name_of)
-def test_weights_beside_a_file_belong_to_its_source(folder: Path, command: Command) -> None:
+def test_weights_with_a_file_belong_to_its_source(folder: Path, command: Command) -> None:
     done = command("net.onnx", "--weights", "weights.pt")
     assert done.exit_code == 2 and "--weights belong to a source; name it with --source SOURCE" in done.stderr
     done = command("net.onnx", "--weights", "weights.pt", "--source", NET)
@@ -268,14 +268,14 @@ def test_weights_beside_a_file_belong_to_its_source(folder: Path, command: Comma
     assert done.exit_code == 2 and "--source is for ONNX files" in done.stderr
 
 
-def test_a_registered_name_goes_before_a_file_of_that_name(folder: Path) -> None:
+def test_a_registered_name_takes_precedence_over_a_file(folder: Path) -> None:
     shutil.copy("net.onnx", "fcn")
     done = call("verify", "fcn", "--backend", "ort", "--json")
     assert done.exit_code == 0 and json.loads(done.stdout)["title"].startswith("float64"), done.stdout
     assert call("lint", "./fcn").exit_code == 0
 
 
-def test_a_real_engine_is_known_by_its_first_bytes(folder: Path) -> None:
+def test_an_engine_is_identified_by_its_first_bytes(folder: Path) -> None:
     assert build("net.onnx").exit_code == 0
     content, sidecar = load_engine(Path("built"))
     assert sidecar is not None

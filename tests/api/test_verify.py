@@ -1,4 +1,4 @@
-"""Verification: what it compares, and that it fails where it should."""
+"""Verification: what it compares, and when it fails."""
 
 from __future__ import annotations
 
@@ -64,20 +64,20 @@ def test_a_nan_in_the_file_fails() -> None:
     assert not verify_model(loaded, shifted(model, "stn_0_bias", nan)).passed
 
 
-def test_unpaired_grids_are_said_so() -> None:
+def test_unpaired_grids_are_noted() -> None:
     loaded, _ = pair()
     plain = export_plain(loaded.module, [SHAPE])
     grid = next(node for node in plain.graph.node if node.op_type == "GridSample")
-    twin = onnx.NodeProto()
-    twin.CopyFrom(grid)
-    twin.name, twin.output[0] = "twin", "unused"
-    plain.graph.node.append(twin)
+    second = onnx.NodeProto()
+    second.CopyFrom(grid)
+    second.name, second.output[0] = "second", "unused"
+    plain.graph.node.append(second)
     verification = verify_model(loaded, plain)
     assert verification.passed and verification.grids == ()
     assert any("cannot be paired" in note for note in verification.notes)
 
 
-def test_an_output_too_few() -> None:
+def test_a_missing_output() -> None:
     _, model = pair()
 
     class Twice(AffineGrid):
@@ -89,7 +89,7 @@ def test_an_output_too_few() -> None:
         verify_model(LoadedModel("twice", Twice().eval(), (SHAPE,), ModelMetadata(), "factory"), model)
 
 
-def test_the_reference_is_double_and_changes_nothing() -> None:
+def test_the_reference_is_float64_and_does_not_change_the_model() -> None:
     module = TwoTransformers().eval()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     reference = Reference(module, [SHAPE])
@@ -102,7 +102,7 @@ def test_the_reference_is_double_and_changes_nothing() -> None:
         assert value.dtype == torch.float32 and torch.equal(value, before[name])
 
 
-def test_nearest_flips_are_counted_and_their_samples_left_out() -> None:
+def test_nearest_flips_are_counted_and_do_not_fail() -> None:
     class Nearest(nn.Module):
         """Samples exactly between pixels, where the last bit decides."""
 
@@ -143,12 +143,12 @@ def test_limits(error: float, pixels: float, passed: bool) -> None:
 
 
 @pytest.mark.parametrize("value", [inf, nan])
-def test_what_is_no_number_never_passes(value: float) -> None:
+def test_non_finite_errors_never_pass(value: float) -> None:
     assert not report(error=value).passed
     assert not report(pixels=value).passed
 
 
-def test_where_nothing_ran_nothing_passed() -> None:
+def test_no_backend_that_ran_means_not_passed() -> None:
     missing = BackendReport("tensorrt", "unavailable", ("no GPU",))
     result = Verification("float64", "", 1e-5, (missing,), "")
     assert not result.passed
@@ -167,13 +167,13 @@ def test_sample_batches() -> None:
     assert [batch.kind for batch in sample_batches(vector)] == ["random", "random"]
 
 
-def test_given_batches_are_what_is_run() -> None:
+def test_given_batches_replace_the_samples() -> None:
     loaded, model = pair()
     batch = Batch("zeros", (np.zeros((4, *SHAPE), np.float32),))
     assert verify_model(loaded, model, batches=[batch]).inputs == "4 zeros"
 
 
-def test_wrong_outputs_are_seen_behind_flipped_samples() -> None:
+def test_wrong_outputs_are_found_despite_flips() -> None:
     """Every sample has flips here; an output of the wrong sign must not hide behind them."""
 
     class Halved(nn.Module):
@@ -199,7 +199,7 @@ def test_wrong_outputs_are_seen_behind_flipped_samples() -> None:
 
 
 class Stem(nn.Module):
-    """A convolution whose result is what is sampled, and nothing else; theta comes from the image itself."""
+    """A convolution whose result is only sampled; theta comes from the image itself."""
 
     def __init__(self, dropout: bool = False) -> None:
         super().__init__()
@@ -211,7 +211,9 @@ class Stem(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         features = self.stem(x)
         if self.dropout:
-            features = nn.functional.dropout(features, 0.5)  # active in evaluation mode too, as it is written here
+            features = nn.functional.dropout(
+                features, 0.5
+            )  # active in evaluation mode too, since training=True is the default
         theta = self.head(x.mean((2, 3))).view(-1, 2, 3)
         grid = nn.functional.affine_grid(theta, list(features.shape), align_corners=False)
         return nn.functional.grid_sample(features, grid, align_corners=False)
@@ -223,8 +225,8 @@ def stem(dropout: bool = False) -> tuple[LoadedModel, onnx.ModelProto]:
     return LoadedModel("stem", module, (SHAPE,), ModelMetadata(), "factory"), fuse(export_plain(module, [SHAPE]))[0]
 
 
-def test_what_a_sampler_reads_is_compared_too() -> None:
-    """Theta, the sampler and all that comes after it are right here; the sampled features are not."""
+def test_the_image_that_a_sampler_reads_is_compared_too() -> None:
+    """Theta, the sampler and the downstream network are right; the sampled features are wrong."""
     loaded, model = stem()
     right = verify_model(loaded, model)
     assert right.passed and 0 < right.grids[0].image < 1e-6
@@ -238,7 +240,7 @@ def test_a_model_that_is_random_before_its_sampler_fails() -> None:
     assert not verify_model(*stem(dropout=True)).passed
 
 
-def test_a_forward_that_writes_into_its_input_leaves_the_inputs_alone() -> None:
+def test_a_forward_that_writes_in_place_does_not_change_the_inputs() -> None:
     class InPlace(AffineGrid):
         def forward(self, x: Tensor) -> Tensor:
             x.sub_(0.5).mul_(2)
@@ -256,7 +258,7 @@ def test_a_forward_that_writes_into_its_input_leaves_the_inputs_alone() -> None:
 
 
 class Ending(AffineGrid):
-    """A spatial transformer, and what ``end`` makes of its result and its input."""
+    """A spatial transformer, with ``end`` applied to its result and its input."""
 
     def __init__(self, end: Callable[[Tensor, Tensor], Tensor]) -> None:
         super().__init__()
@@ -283,7 +285,7 @@ def test_a_small_output_is_judged_on_its_own_scale(size: float) -> None:
         wrong.check("ending")
 
 
-def test_an_infinite_logit_is_right_in_its_place_alone() -> None:
+def test_an_infinite_logit_must_have_the_same_place_and_sign() -> None:
     masked = torch.tensor([0.0, -inf])
     loaded, model = ending(lambda warped, x: warped.mean((2, 3)) + masked)
     assert verify_model(loaded, model).passed
@@ -291,8 +293,8 @@ def test_an_infinite_logit_is_right_in_its_place_alone() -> None:
 
 
 @pytest.mark.parametrize("same", [False, True])
-def test_what_float32_leaves_of_a_difference_is_no_error(same: bool) -> None:
-    """Zero but for rounding: some 1e-17 in float64 and 1e-8 in float32, or exactly zero where both terms are one."""
+def test_the_remainder_of_a_cancellation_is_not_an_error(same: bool) -> None:
+    """About 1e-17 in float64 and 1e-8 in float32 from rounding, or exactly zero if both terms are the same."""
 
     def rest(warped: Tensor, x: Tensor) -> Tensor:
         return warped.mean((1, 2, 3)) - (warped.mean((1, 2, 3)) if same else warped.mean(3).mean(2).mean(1))

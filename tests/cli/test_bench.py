@@ -1,4 +1,4 @@
-"""``stn-infer bench``, ``bench compare`` and ``bench report`` as a user types them."""
+"""``stn-infer bench``, ``bench compare`` and ``bench report`` on the command line."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def simulated(**backends: Simulated) -> BenchResult:
 
 @pytest.fixture
 def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
-    """What the command line asks for; the answer is made up."""
+    """The requests of the command line; the results are simulated."""
     requests: list[Request] = []
 
     def run_request(request: Request, *resolve: object, **extra: object) -> BenchResult:
@@ -50,13 +50,13 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[Request]:
     return requests
 
 
-def test_one_command_prints_a_table_and_writes_what_it_measured(tmp_path: Path) -> None:
+def test_bench_prints_a_table_and_writes_the_result(tmp_path: Path) -> None:
     output = tmp_path / "bench.json"
     arguments = ["bench", SMALL, "--input-shape", "1,8,8", "--batch-sizes", "2", "--variant", "eager"]
     arguments += ["--rounds", "1", "--seconds", "0.01", "--samples", "4", "-o", str(output)]
     done = CliRunner().invoke(main, arguments, catch_exceptions=False)
     assert done.exit_code == 0, done.output
-    assert "1 rows in 1 rounds" in done.stderr  # how long it will take, said before
+    assert "1 rows in 1 rounds" in done.stderr  # the estimate of the duration
     assert "eager" in done.stdout and "wrote" in done.stdout
     fields = json.loads(output.read_text())
     assert len(fields["measurements"][0]["rounds"][0]["samples_ms"]) >= 4
@@ -79,12 +79,12 @@ def test_options_become_a_request(asked: list[Request], tmp_path: Path) -> None:
 def test_quick_is_quicker(asked: list[Request]) -> None:
     done = CliRunner().invoke(main, ["bench", "--quick", "cnn"], catch_exceptions=False)
     assert done.exit_code == 0
-    assert "--quick leaves out compile, fused, compile-fused, ort-binding; add one with --variant" in done.stderr
+    assert "--quick omits compile, fused, compile-fused, ort-binding; add one with --variant" in done.stderr
     assert asked[0].method.quick and "compile" not in asked[0].variants
     assert session.expected_seconds(asked[0]) * asked[0].method.rounds < 30
 
 
-def test_a_suite_is_read_and_the_command_line_goes_first(asked: list[Request], tmp_path: Path) -> None:
+def test_a_suite_is_read_and_the_command_line_takes_precedence(asked: list[Request], tmp_path: Path) -> None:
     path = tmp_path / "suite.toml"
     path.write_text('variants = ["ort"]\nrounds = 8\n[[model]]\nsource = "cnn"\n[[model]]\nsource = "fcn"\n')
     CliRunner().invoke(main, ["bench", "--suite", str(path)], catch_exceptions=False)
@@ -94,7 +94,7 @@ def test_a_suite_is_read_and_the_command_line_goes_first(asked: list[Request], t
     assert [request.variants for request in asked[:2]] == [("ort",), ("eager",)]
     assert [request.method.rounds for request in asked] == [8, 2, 3]
     assert [case.model for case in asked[0].cases] == ["cnn", "fcn"] and asked[0].method.rounds == 8
-    assert asked[2].variants == ("ort",)  # what a suite names is not replaced by what a quick look takes
+    assert asked[2].variants == ("ort",)  # --quick does not replace the variants of a suite
 
 
 def test_resume_takes_the_request_from_the_file(asked: list[Request], tmp_path: Path) -> None:
@@ -105,18 +105,18 @@ def test_resume_takes_the_request_from_the_file(asked: list[Request], tmp_path: 
     assert asked == [half.request]
 
 
-def test_what_would_have_no_effect_is_refused(asked: list[Request], tmp_path: Path) -> None:
+def test_options_without_effect_are_refused(asked: list[Request], tmp_path: Path) -> None:
     for line, message in (
-        ("--resume half.json --rounds 9", "--rounds has no effect beside --resume"),
-        ("--resume half.json --variant ort", "--variant has no effect beside --resume"),
-        ("--suite suite.toml --batch-sizes 8", "--batch-sizes has no effect beside --suite: set it in the file"),
+        ("--resume half.json --rounds 9", "--rounds has no effect with --resume"),
+        ("--resume half.json --variant ort", "--variant has no effect with --resume"),
+        ("--suite suite.toml --batch-sizes 8", "--batch-sizes has no effect with --suite: set it in the file"),
     ):
         done = CliRunner().invoke(main, ["bench", *line.split()])
         assert done.exit_code == 2 and message in done.stderr
     assert not asked
 
 
-def test_an_interruption_names_the_file_to_go_on_with(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_interruption_names_the_file_to_resume(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     output = tmp_path / "result.json"
 
     def interrupted(request: Request, *resolve: object, **extra: object) -> BenchResult:
@@ -159,7 +159,7 @@ def test_report_writes_three_files(tmp_path: Path) -> None:
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 
-def test_a_failed_variant_is_exit_code_3_and_nothing_timed_is_1(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_exit_code_3_for_a_failed_variant_and_1_if_none_was_timed(monkeypatch: pytest.MonkeyPatch) -> None:
     off = simulated(eager=Simulated(fixed(1.0)), ort=Simulated(fixed(1.0), off_by=1.0))
     none = simulated(ort=Simulated(fixed(1.0), error=MissingDependencyError("no such runtime")))
     monkeypatch.setattr(session, "run_request", lambda request, resolve, **extra: off)
@@ -173,9 +173,9 @@ def test_a_failed_variant_is_exit_code_3_and_nothing_timed_is_1(monkeypatch: pyt
 
 def test_wrong_command_lines_are_usage_errors(tmp_path: Path) -> None:
     for line, message in (
-        ("cnn --batch-sizes 1;2", "joined by commas"),
-        ("", "one of SOURCE, --suite FILE and --resume"),
-        ("cnn --suite x.toml", "one of SOURCE, --suite FILE and --resume"),
+        ("cnn --batch-sizes 1;2", "separated by commas"),
+        ("", "exactly one of SOURCE, --suite FILE and --resume"),
+        ("cnn --suite x.toml", "exactly one of SOURCE, --suite FILE and --resume"),
         ("--resume missing.json", "missing.json"),
         ("cnn --variant tvm", "variants are"),
     ):
@@ -192,7 +192,7 @@ def test_the_variants_can_be_listed_and_help_names_the_other_forms() -> None:
 
 
 @pytest.mark.slow
-def test_killed_for_real_it_goes_on_where_it_was(tmp_path: Path) -> None:
+def test_a_killed_benchmark_resumes(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     arguments = ["bench", "fcn", "--batch-sizes", "2", "--variant", "eager", "--rounds", "3", "--seconds", "0.05"]
     program = [sys.executable, "-m", "stn_infer.cli.main"]

@@ -1,4 +1,4 @@
-"""``stn-infer export`` given something wrong: one line that says what to do, the exit code, and nothing written."""
+"""``stn-infer export`` with wrong arguments: a one-line message, the exit code, and no file written."""
 
 from __future__ import annotations
 
@@ -186,7 +186,7 @@ def test_a_folder_without_permission(folder: Path) -> None:
     assert code == 1 and "locked is not writable" in line
 
 
-def test_a_model_without_grid_sample_exports_and_says_so(folder: Path) -> None:
+def test_a_model_without_grid_sample_is_exported_with_a_note(folder: Path) -> None:
     result = CliRunner().invoke(main, ["export", "export_factories:NoSampler", *SHAPE, "-o", "model.onnx"])
     assert result.exit_code == 0, result.stderr
     assert "no GridSample" in result.stdout
@@ -202,7 +202,7 @@ def test_a_full_disk_leaves_the_older_file(folder: Path) -> None:
     assert [path.name for path in folder.glob("*.part")] + [path.name for path in folder.glob(".*")] == []
 
 
-# ---- in a process of its own -------------------------------------------------------------------------------------
+# ---- in a separate process ---------------------------------------------------------------------------------------
 
 COMMAND = "from stn_infer.cli.main import main; main()"
 
@@ -227,5 +227,5 @@ def test_an_interrupted_export_is_code_130(folder: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert errors.split() == ["error:", "interrupted"]  # on a line of its own, after the terminal's ^C
+    assert errors.split() == ["error:", "interrupted"]  # on a separate line, after the terminal's ^C
     assert (folder / "model.onnx").read_bytes() == b"an older file"

@@ -1,4 +1,4 @@
-"""``--help`` of every command: one plain sentence, options in groups, examples that hold, and nothing loaded for it."""
+"""``--help`` of every command: one plain sentence, options in groups, valid examples, and no runtime loaded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from stn_infer.cli.main import COMMANDS, main
 
 
 def commands() -> Iterator[tuple[str, click.Command]]:
-    """Every command by what a user types, those within commands too."""
+    """Every command and subcommand, by the words on the command line."""
     context = click.Context(main)
     for name in COMMANDS:
         command = main.get_command(context, name)
@@ -49,7 +49,7 @@ def test_help_is_a_sentence_and_examples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
-def test_examples_are_right(name: str) -> None:
+def test_examples_are_valid(name: str) -> None:
     command = ALL[name]
     assert isinstance(command, Command | Group) and len(command.examples) >= 2
     for example in command.examples:

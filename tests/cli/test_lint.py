@@ -1,4 +1,4 @@
-"""The verb lint: lines or JSON, and its exit code."""
+"""``stn-infer lint``: lines or JSON, and its exit code."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def test_an_error_is_exit_code_1(tmp_path: Path) -> None:
     assert result.output.splitlines()[-1].endswith("(opset 20): 1 error, 2 warning, 2 info; 3 [*] fixable by optimize")
 
 
-def test_warnings_alone_are_exit_code_0(tmp_path: Path) -> None:
+def test_warnings_only_are_exit_code_0(tmp_path: Path) -> None:
     result = call(affine_model(), tmp_path)
     assert result.exit_code == 0
     assert "warning: fusable-grid [*]: sample: " in result.output
@@ -39,6 +39,6 @@ def test_json(tmp_path: Path) -> None:
     assert content["findings"][0]["code"] == "opset-20-trap"
 
 
-def test_the_help_tells_the_exit_code() -> None:
+def test_the_help_states_the_exit_code() -> None:
     result = CliRunner().invoke(main, ["lint", "--help"])
     assert "Exit code 1 where a finding is an error" in " ".join(result.output.split())

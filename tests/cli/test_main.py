@@ -16,7 +16,7 @@ from stn_infer.errors import InputError, OutputError, UsageError, VerificationEr
 
 
 class OneCommand(LazyGroup):
-    """The real shell with a single command, ``do``, that calls a function."""
+    """The command-line group with a single command, ``do``, that calls a function."""
 
     def __init__(self, action: Callable[[], object]) -> None:
         super().__init__("stn-infer")
@@ -50,7 +50,7 @@ def raising(error: BaseException) -> Callable[[], object]:
         (OutputError("x"), 1),
     ],
 )
-def test_our_errors_are_one_line_and_their_exit_code(error: Exception, code: int) -> None:
+def test_an_error_is_one_line_and_its_exit_code(error: Exception, code: int) -> None:
     result = invoke(raising(error))
     assert result.stderr == f"error: {error}\n"
     assert result.stdout == ""
@@ -67,7 +67,7 @@ def test_interrupted() -> None:
     assert result.stderr.strip() == "error: interrupted"
 
 
-def test_an_interrupt_that_a_library_caught_is_one_all_the_same() -> None:
+def test_an_interrupt_that_a_library_caught_is_still_one() -> None:
     def half_done() -> None:
         with contextlib.suppress(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
@@ -82,7 +82,7 @@ def test_an_interrupt_that_a_library_caught_is_one_all_the_same() -> None:
 def test_disk_full_names_the_file() -> None:
     result = invoke(raising(OSError(errno.ENOSPC, "No space left on device", "/x/y.csv")))
     assert result.exit_code == 1
-    assert result.stderr.startswith("error: no room to write /x/y.csv")
+    assert result.stderr.startswith("error: no space left to write /x/y.csv")
     assert result.stderr.count("\n") == 1
 
 
@@ -93,11 +93,11 @@ def test_an_os_error_names_its_file() -> None:
 
 def test_a_missing_package_is_named() -> None:
     result = invoke(raising(ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")))
-    assert "'pyarrow' is needed and not installed" in result.stderr
+    assert "'pyarrow' is required but not installed" in result.stderr
     assert result.exit_code == 1
 
 
-def test_a_missing_module_of_ours_is_our_fault() -> None:
+def test_a_missing_module_of_the_package_is_an_internal_error() -> None:
     result = invoke(raising(ModuleNotFoundError("No module named 'stn_infer.x'", name="stn_infer.x")))
     assert result.stderr.startswith("error: internal error: ModuleNotFoundError")
 
@@ -113,7 +113,7 @@ def test_a_bug_is_one_line_without_debug_and_a_traceback_with_it() -> None:
     assert result.stderr.splitlines()[-1].startswith("error: internal error")
 
 
-def test_a_command_may_end_with_a_code_of_its_own() -> None:
+def test_a_command_may_exit_with_another_code() -> None:
     assert invoke(lambda: click.get_current_context().exit(4)).exit_code == 4
     assert invoke(lambda: None).exit_code == 0
 
@@ -131,14 +131,14 @@ def test_a_wrong_option_is_one_line() -> None:
     assert "do --help" in result.stderr
 
 
-def test_a_wrong_command_suggests_the_near_one() -> None:
+def test_an_unknown_command_suggests_the_nearest() -> None:
     result = CliRunner().invoke(main, ["exprot"])
     assert result.exit_code == 2
     assert "no such command: 'exprot'; did you mean 'export'?" in result.stderr
     assert "--help" in CliRunner().invoke(main, ["zzz"]).stderr
 
 
-def test_help_lists_the_commands_that_are_there() -> None:
+def test_help_lists_the_installed_commands() -> None:
     result = CliRunner().invoke(main, ["--help"])
     assert result.exit_code == 0
     for name in ("export", "run", "verify"):
@@ -173,7 +173,7 @@ def test_help_and_import_load_no_runtime() -> None:
     assert "Usage: " in result.stdout
 
 
-def test_a_reader_that_leaves_is_no_error() -> None:
+def test_a_closed_pipe_is_not_reported() -> None:
     code = (
         "import click\n"
         "from tests.cli.test_main import OneCommand\n"

@@ -1,4 +1,4 @@
-"""models: every network and shipped checkpoint, with the figures that were measured."""
+"""models: every network and shipped model, with its measured error."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from stn_infer.foreign import FOREIGN
 from stn_infer.models import NETWORKS, SHIPPED, shipped
 
 
-def test_the_tables_name_everything_with_its_error() -> None:
+def test_the_tables_list_every_model_with_its_error() -> None:
     done = CliRunner().invoke(command, [], catch_exceptions=False)
     assert done.exit_code == 0
     for name in (*NETWORKS, *SHIPPED, *FOREIGN):
@@ -23,7 +23,7 @@ def test_the_tables_name_everything_with_its_error() -> None:
         assert f" {shipped(name).results.error:.2f} " in line
 
 
-def test_json_holds_the_figures() -> None:
+def test_json_has_the_measured_errors() -> None:
     fields = json.loads(CliRunner().invoke(command, ["--json"], catch_exceptions=False).output)
     assert [network["name"] for network in fields["networks"]] == list(NETWORKS)
     assert [model["name"] for model in fields["shipped"]] == list(SHIPPED)
@@ -51,5 +51,5 @@ def test_conventions_are_listed_with_the_error_of_the_identity() -> None:
 def test_a_width_without_conventions_is_a_usage_error() -> None:
     result = CliRunner().invoke(main, ["models", "--width", "50"])
     assert result.exit_code == 2 and result.stderr == (
-        "error: --width is for the table of conventions; add --conventions\n"
+        "error: --width applies only with --conventions; add --conventions\n"
     )

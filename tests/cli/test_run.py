@@ -1,4 +1,4 @@
-"""The real command on real files, with a small ONNX model: [N, 1, 8, 8] -> [N, 3] scores."""
+"""``stn-infer run`` on real files, with a small ONNX model: [N, 1, 8, 8] -> [N, 3] scores."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from stn_infer.metadata import ModelMetadata, Preprocess
 from tests.support.helpers import nothing_larger_than
 
 COMMAND = [sys.executable, "-m", "stn_infer.cli.main"]
-ROWS = 6000  # in batches of one: enough seconds to be interrupted in
+ROWS = 6000  # in batches of one: takes seconds, so that it can be interrupted
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_predictions_are_the_models(model: Path, images: Path, tmp_path: Path) -
     result = invoke(model, images, "-o", tmp_path / "out", "--batch-size", 8)
     assert result.exit_code == 0, result.output
     assert result.stdout.startswith("20 inputs: 20 predicted, 0 failed")
-    assert result.stderr == "", "quiet in a pipe"
+    assert result.stderr == "", "no progress bar in a pipe"
     weights = numpy_helper.to_array(onnx.load(model).graph.initializer[0])
     rows = table(tmp_path / "out" / "predictions-00000.csv")
     assert len(rows) == 20
@@ -95,7 +95,7 @@ def test_a_list_on_stdin_in_every_format(model: Path, images: Path, tmp_path: Pa
         assert (tmp_path / format / f"predictions-00000.{format}").exists()
 
 
-def test_flags_override_what_the_file_says(model: Path, images: Path, tmp_path: Path) -> None:
+def test_options_override_the_files_metadata(model: Path, images: Path, tmp_path: Path) -> None:
     (tmp_path / "labels.txt").write_text("x\ny\nz\n")
     result = invoke(
         model, images, "-o", tmp_path / "out", "--labels", tmp_path / "labels.txt", "--preprocess", "scale=0"
@@ -150,7 +150,7 @@ def test_wrong_input_is_one_line(model: Path, images: Path, tmp_path: Path) -> N
     assert not out.exists(), "nothing was written"
 
 
-def test_the_output_folder_must_be_free_and_writable(model: Path, images: Path, tmp_path: Path) -> None:
+def test_the_output_folder_must_be_empty_and_writable(model: Path, images: Path, tmp_path: Path) -> None:
     assert_one_line(invoke(model, images, "-o", images), 1, "is not empty", "--resume")
     assert_one_line(invoke(model, images, "-o", images, "--resume"), 1, "no job to resume")
     (tmp_path / "file").touch()
@@ -251,7 +251,7 @@ def test_a_progress_bar_on_a_terminal_only(model: Path, images: Path, tmp_path: 
     while True:
         try:
             block = os.read(leader, 4096)
-        except OSError:  # how a pseudo-terminal says that nobody writes any more
+        except OSError:  # a pseudo-terminal reports its end so
             break
         if not block:
             break

@@ -131,10 +131,10 @@ def test_the_command_line_shows_size_and_errors(tmp_path: Path, digits: Path) ->
     ("options", "message"),
     [
         (["--precision", "int8"], "int8 is calibrated on your own images; add --calibrate PATH"),
-        (["--calibrate", "."], "--calibrate is for lower precisions; add --precision int8"),
-        (["--grid-tolerance", "1"], "--grid-tolerance is for lower precisions"),
+        (["--calibrate", "."], "--calibrate applies only to reduced precision; add --precision int8"),
+        (["--grid-tolerance", "1"], "--grid-tolerance applies only to reduced precision"),
         (["--precision", "fp8"], "fp8"),
-        (["--precision", "fp16", "--tolerance", "inf"], "a tolerance is a number above 0, not inf"),
+        (["--precision", "fp16", "--tolerance", "inf"], "a tolerance must be a positive number, not inf"),
     ],
 )
 def test_incompatible_options(tmp_path: Path, options: list[str], message: str) -> None:
@@ -144,7 +144,7 @@ def test_incompatible_options(tmp_path: Path, options: list[str], message: str) 
 
 
 def test_an_unknown_precision_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="precision is one of fp32, fp16, bf16, int8, not 'half'"):
+    with pytest.raises(UsageError, match="unknown precision 'half': expected one of fp32, fp16, bf16, int8"):
         export(MODEL, tmp_path / "m.onnx", precision="half")  # type: ignore[arg-type]
 
 

@@ -263,7 +263,10 @@ def test_a_size_baked_in_as_a_value_is_detected_and_nothing_is_written(
         return plain
 
     monkeypatch.setattr(export, "export_plain", frozen)
-    with pytest.raises(StnInferError, match=r"right at the example's size and wrong at 48x80.*a size was frozen"):
+    with pytest.raises(
+        StnInferError,
+        match=r"right at the example's size but wrong at 48x80: the exporter baked a size in as a constant",
+    ):
         stn_infer.export(
             "tests.torch_export.test_plain_dynamic_size:Pooled",
             tmp_path / "m.onnx",

@@ -196,5 +196,5 @@ def test_inputs_that_are_not_there_are_said_at_once(tmp_path: Path) -> None:
 
 def test_a_cache_that_cannot_be_flushed_is_refused() -> None:
     for device, boundary in (("cpu", "device"), ("cuda:0", "host")):
-        with pytest.raises(UsageError, match="l2 is flushed on a GPU at the device boundary"):
+        with pytest.raises(UsageError, match="the L2 cache can only be flushed on a GPU at the device boundary"):
             bench("cnn", device=device, method=Method(boundary=boundary, l2="flushed"))  # type: ignore[arg-type]
