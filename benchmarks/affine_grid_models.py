@@ -1,7 +1,7 @@
-"""The shipped affine networks as most people write the layer, with ``affine_grid``: the same weights and results.
+"""The shipped affine networks with ``affine_grid``, the usual way to write the layer: the same weights and results.
 
-This package's layer already makes its grid by one matrix product, so that its plain export is as fast as our file.
-These are models for ``suites/portable_vs_plain.toml``.
+stn-infer's own layer computes its grid with one matrix product, so its plain export is as fast as the portable file.
+These models are for ``suites/portable_vs_plain.toml``.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from stn_infer.sources.load import load_source
 
 
 class AffineGrid(SpatialTransformer):
-    """For a module that was a :class:`SpatialTransformer` of kind affine."""
+    """Replaces the class of a :class:`SpatialTransformer` of kind affine."""
 
     def grid(self, theta: Tensor) -> Tensor:
         """The sampling grid [N, H, W, 2] of ``theta`` [N, 2, 3]."""

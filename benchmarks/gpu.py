@@ -1,4 +1,4 @@
-"""The fused warp on a GPU, against PyTorch eager and compiled, onnxruntime's CUDA provider, and the copy bandwidth.
+"""Measure the fused warp on a GPU against eager and compiled PyTorch, onnxruntime's CUDA provider and a copy.
 
     PYTHONPATH=. python benchmarks/gpu.py                       # writes benchmarks/results/gpu-<name>.json
     PYTHONPATH=. python benchmarks/gpu.py --part warps --no-compile   # the kernels alone: every kind and layout
@@ -6,13 +6,13 @@
     PYTHONPATH=. python benchmarks/gpu.py --device cpu --tiny   # the same steps at small sizes, without a GPU
 
 `stn-infer bench --suite benchmarks/suites/gpu.toml` measures whole models in fresh processes, and
-benchmarks/peers/compare.py other libraries; this script needs a minute where those need many. It verifies every answer
-against float64 before it times it. What is compared takes turns in random order in one process. Two times are taken of
-each call: on the device, between CUDA events, with the queue filled beforehand so that launches cost nothing, and the
-level-2 cache overwritten before; and as its caller sees it, from the call to the end of its work.
+benchmarks/peers/compare.py other libraries; this script needs one minute, those need many. It verifies every output
+against float64 before it times it. Variants take turns in random order in one process. Each call is timed twice: on the
+device, between CUDA events, with the queue filled beforehand so that launches do not count, and the level-2 cache
+overwritten; and on the host, from the call to the end of its work.
 
-Results are printed and written case by case, so that a time limit costs only what was not measured yet. Exit code 1: a
-case failed; the others were measured all the same.
+Results are printed and written after each case, so that a time limit loses only the remaining cases. Exit code 1: a
+case failed; the others were still measured.
 """
 
 from __future__ import annotations
@@ -44,9 +44,9 @@ RESULTS = Path(__file__).resolve().parent / "results"
 
 @dataclass(frozen=True)
 class Row:
-    """One variant of one case: medians in milliseconds, its error, and the samples behind the medians.
+    """One variant of one case: medians in milliseconds, its error, and all samples.
 
-    ``error`` is the largest absolute one; of a nearest sampler the share of values that took another pixel.
+    ``error`` is the largest absolute error; for a nearest sampler, the share of values from another pixel.
     """
 
     case: str
@@ -60,7 +60,7 @@ class Row:
 
 @dataclass(frozen=True)
 class Figure:
-    """A ratio, and what is asked of it."""
+    """A ratio and its target."""
 
     name: str
     value: float
@@ -71,7 +71,7 @@ class Figure:
 
     @property
     def reached(self) -> bool:
-        """Whether it is at least what is asked."""
+        """Whether the ratio is at least its target."""
         return self.value >= self.target
 
 
@@ -80,7 +80,7 @@ class Timer:
 
     Args:
         device: ``cuda`` or ``cpu``; on a CPU both times are the same.
-        samples: of each variant.
+        samples: the number of samples of each variant.
     """
 
     def __init__(self, device: torch.device, samples: int) -> None:
@@ -120,7 +120,7 @@ class Timer:
         return float(before.elapsed_time(after))
 
     def _settle(self, busy: bool = False) -> None:
-        """Overwrite the cache; ``busy``: and keep the device at work until everything is in its queue."""
+        """Overwrite the cache; ``busy``: also keep the device busy until everything is in its queue."""
         self._wait()
         if busy:
             self._cuda._sleep(2_000_000)  # cycles: about a millisecond
@@ -134,7 +134,7 @@ class Timer:
 
 
 def figures_of(work: Work, rows: list[Row]) -> list[Figure]:
-    """The ratios that are asked for, of the variants that were measured."""
+    """The ratios with targets, for the variants that were measured."""
     found = {row.variant: row.device_ms if work.on_device else row.latency_ms for row in rows}
     names = {"copy": "share of the copy bandwidth"}
     return [
@@ -145,10 +145,10 @@ def figures_of(work: Work, rows: list[Row]) -> list[Figure]:
 
 
 def measure(work: Work, timer: Timer) -> list[Row]:
-    """Check, time and print the variants of one case.
+    """Verify, time and print the variants of one case.
 
     Raises:
-        ModelError: an answer is wrong; nothing is timed.
+        ModelError: an output is wrong; no variant is timed.
     """
     errors = {name: work.error_of(call()) for name, call in work.calls.items() if name != "copy"}
     limit = 1e-3 if work.nearest else work.tolerance
@@ -170,7 +170,7 @@ def measure(work: Work, timer: Timer) -> list[Row]:
 
 
 def run_once(device: torch.device, tiny: bool) -> None:
-    """Call the kernel of every warp once: nothing else is launched that a profiler would have to tell apart."""
+    """Call the kernel of every warp once, without other launches, for a profiler."""
     for case in WARPS:
         case = case.tiny() if tiny else case
         image, theta, basis = inputs(case, device)
@@ -181,7 +181,7 @@ def run_once(device: torch.device, tiny: bool) -> None:
 
 
 def gpu_of(device: torch.device) -> dict[str, Any]:
-    """The device as a reader of figures needs to know it."""
+    """A description of the device."""
     if device.type != "cuda":
         return {"name": "cpu"}
     properties = torch.cuda.get_device_properties(device)
@@ -195,7 +195,7 @@ def gpu_of(device: torch.device) -> dict[str, Any]:
 
 
 def versions() -> dict[str, str]:
-    """PyTorch, CUDA and what else times depend on."""
+    """The versions of PyTorch, CUDA, the plugin library and onnxruntime."""
     found = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda), "plugin": str(plugin.info().version)}
     try:
         import onnxruntime
@@ -216,11 +216,11 @@ def main(argv: list[str] | None = None) -> int:
     """Run everything; see the module's docstring."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the script")
-    parser.add_argument("--part", action="append", choices=PARTS, help="only this; may be repeated (default: all)")
-    parser.add_argument("--once", action="store_true", help="call each kernel once, for a profiler; measure nothing")
-    parser.add_argument("--tiny", action="store_true", help="small sizes")
-    parser.add_argument("--no-compile", action="store_true", help="leave torch.compile out")
-    parser.add_argument("--samples", type=int, default=100, help="of each variant")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable (default: all)")
+    parser.add_argument("--once", action="store_true", help="call each kernel once, for a profiler, without timing")
+    parser.add_argument("--tiny", action="store_true", help="use small sizes")
+    parser.add_argument("--no-compile", action="store_true", help="omit torch.compile")
+    parser.add_argument("--samples", type=int, default=100, help="samples of each variant")
     parser.add_argument("-o", "--output", type=Path, help="default: benchmarks/results/gpu-<name>.json, for a GPU")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
@@ -251,9 +251,9 @@ def main(argv: list[str] | None = None) -> int:
                 measured = measure(work, timer)
             rows += measured
             figures += figures_of(work, measured)
-        except (ImportError, MissingDependencyError) as error:  # a machine for GPUs may have PyTorch alone
-            notes.append(f"{name} is left out: {error}")
-        except Exception as error:  # a GPU out of memory, a compiler that fails: one case must not cost the others
+        except (ImportError, MissingDependencyError) as error:  # a GPU machine may have only PyTorch
+            notes.append(f"{name} is omitted: {error}")
+        except Exception as error:  # out of GPU memory, a compiler error: the other cases continue
             failures.append(f"{name}: {error if isinstance(error, StnInferError) else one_line(error)}")
             print(f"FAILED {failures[-1]}", flush=True)
         if path is not None:

@@ -1,15 +1,15 @@
-"""How many instructions the CPU kernels execute for one call, as valgrind counts them: the same on a busy machine.
+"""Count the instructions that the CPU kernels execute for one call, with valgrind; the load does not affect them.
 
     python benchmarks/instructions.py
 
-One process under valgrind makes `CALLS` calls of every case, and after each case forks a child that ends at once. At a
-process's end valgrind says how many instructions it has executed, and a child has its parent's behind it: so the
-children read the counter. The calls' arguments and the fork itself are counted too, and taken off again: they are what
-as many calls of a function that does nothing take.
+One process under valgrind makes `CALLS` calls of every case, and after each case forks a child that exits at once. When
+a process exits, valgrind prints its number of instructions, and a child's number includes its parent's up to the fork.
+So the children read the counter. The arguments of the calls and the fork are counted too; they are subtracted, as the
+count of the same number of calls of an empty function.
 
-No symbol is asked for. What pip installs is stripped, and of that callgrind books the library's entry under the
-function that called it: its `--toggle-collect=stn_run_cpu` never begins to collect. valgrind knows AVX2 and hides
-AVX-512, so it is the AVX2 kernels that are counted.
+This needs no symbols. pip installs a stripped library, for which callgrind attributes the library's entry to its
+caller, so that `--toggle-collect=stn_run_cpu` never starts to collect. valgrind supports AVX2 and hides AVX-512, so the
+AVX2 kernels are counted.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Floats: TypeAlias = "array.array[float]"
 
 
 def problems() -> Iterator[tuple[str, plugin.Problem, list[Floats]]]:
-    """Name, problem and the arrays that it points at of each case; without numpy, which takes long to start here."""
+    """The name of each case, its problem, and the arrays that it points to; without numpy, a slow import here."""
     pool = [random.Random(0).random() for _ in range(997)]
     near = [1.0, 0.1, 0.05, -0.1, 0.9, 0.02, 0.05, -0.05, 1.0]
 
@@ -84,14 +84,14 @@ def pixel_centers(size: int) -> Floats:
 
 
 def run() -> None:
-    """What valgrind watches: all calls, in one thread. Prints the processes that have read the counter, and where."""
+    """Make all calls under valgrind, in one thread, and print the names and the processes that read the counter."""
     library = plugin.load()
-    # a function without arguments leaves those that it is given where they are
+    # a function without parameters ignores its arguments
     nothing = library["stn_cpu_isa"]
     nothing.argtypes, nothing.restype = library.stn_run_cpu.argtypes, library.stn_run_cpu.restype
     names, problems_, arrays = zip(*problems(), strict=True)
     for problem in problems_:
-        plugin.run_cpu(problem, 1)  # what happens but once
+        plugin.run_cpu(problem, 1)  # initialization, which happens only once
     gc.disable()
     _call(nothing, problems_[0])
     readers = [_read_counter()]
@@ -101,7 +101,7 @@ def run() -> None:
         _call(library.stn_run_cpu, problem)
         readers.append(_read_counter())
     print(json.dumps({"names": names, "readers": readers}))
-    del arrays  # until here the problems point at them
+    del arrays  # the problems point to them until here
 
 
 def _call(function: Callable[..., int], problem: plugin.Problem) -> None:
@@ -110,7 +110,7 @@ def _call(function: Callable[..., int], problem: plugin.Problem) -> None:
 
 
 def _read_counter() -> int:
-    """The process whose last words are what this one has executed up to here."""
+    """Fork a child whose printed count is this process's count up to here; returns its process ID."""
     child = os.fork()
     if child == 0:
         os._exit(0)
@@ -119,16 +119,16 @@ def _read_counter() -> int:
 
 
 def count() -> dict[str, int]:
-    """Instructions of one call, by case; empty without valgrind.
+    """The instructions of one call, by case; empty without valgrind.
 
     Raises:
-        SystemExit: valgrind failed, or printed something else than expected; one line.
+        SystemExit: valgrind failed, or its output is not as expected.
     """
     valgrind = shutil.which("valgrind")
     if valgrind is None:
         return {}
     tool = [valgrind, "--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]
-    command = [*tool, sys.executable, "-S", __file__, "--run"]  # -S: site-packages would only cost time
+    command = [*tool, sys.executable, "-S", __file__, "--run"]  # -S: without site-packages, which are slow to import
     environment = {
         **os.environ,
         "PYTHONHASHSEED": "0",

@@ -1,4 +1,4 @@
-"""ONNX files that are one sampler, for benchmarks, the conformance tables and tests."""
+"""ONNX files of a single sampler, for benchmarks, the conformance tables and tests."""
 
 from __future__ import annotations
 
@@ -29,19 +29,19 @@ def op_file(
     batch: str | int = "batch",
     standard: bool = False,
 ) -> onnx.ModelProto:
-    """A file with inputs ``input`` [N, C, *in] and ``theta`` [N, D, K], and the output ``output`` [N, C, *output_size].
+    """Make a file with inputs ``input`` [N, C, *in] and ``theta`` [N, D, K], and ``output`` [N, C, *output_size].
 
     Args:
         kind: ``affine``, ``basis`` or ``projective``.
         image_shape: [C, *in].
         basis: [K, P], stored in float32.
-        output_size: of P points.
-        sampler: how the grid is read; its mode is spelled as ``opset`` wants it.
+        output_size: the output's spatial size, of P points.
+        sampler: how the grid is read; its mode is spelled as ``opset`` requires.
         opset: of the standard operators.
-        dtype: what the image is cast to before it is sampled; inputs and output stay float32.
+        dtype: the type that the image is cast to before sampling; inputs and output stay float32.
         batch: N of the inputs.
-        standard: make the grid with standard operators and read it by GridSample, instead of by our op; kinds
-            ``affine`` and ``basis`` only.
+        standard: compute the grid with standard operators and sample with GridSample instead of our op; only for the
+            kinds ``affine`` and ``basis``.
     """
     output_size = tuple(output_size)
     constants = {"basis": np.ascontiguousarray(basis, np.float32)}
@@ -85,15 +85,19 @@ def run_op(
     *,
     library: bool | None = None,
 ) -> Array:
-    """Our op in float32 in onnxruntime: ``image`` [N, C, *in] warped to [N, C, *output_size].
+    """Run our op in float32 in onnxruntime: ``image`` [N, C, *in] is warped to [N, C, *output_size].
 
     Args:
-        kind, basis, output_size, opset: as for :func:`op_file`.
+        kind: as for :func:`op_file`.
         image: [N, C, *in], cast to float32.
         theta: [N, D, K], projective [N, 3, 3]; cast to float32.
+        basis: as for :func:`op_file`.
+        output_size: as for :func:`op_file`.
         mode: in either spelling.
-        padding_mode, align_corners: the sampler's.
-        library: whether the plugin library runs it, or the function in the file; None: the library where it is built.
+        padding_mode: the sampler's.
+        align_corners: the sampler's.
+        opset: as for :func:`op_file`.
+        library: run the plugin library's kernel, or the function in the file; None: the library, if it is built.
     """
     sampler = SamplerSpec.of(mode, padding_mode, align_corners)
     model = op_file(kind, image.shape[1:], basis, output_size, sampler, opset=opset)

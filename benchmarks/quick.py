@@ -1,27 +1,27 @@
-"""A regression guard that holds on a noisy machine: ratios of neighbors in time, and instruction counts.
+"""A regression check that works on a noisy machine: ratios of interleaved variants, and instruction counts.
 
     python benchmarks/quick.py                     # measure, and compare with the baseline (make bench-quick)
     python benchmarks/quick.py --update            # measure, and make that the baseline
 
-Under three minutes on two cores; when others keep them busy, fewer processes are started. A time means little on such a
-machine, so none is compared:
+It takes less than three minutes on two cores; on a busy machine it starts fewer processes. Absolute times are not
+reliable on such a machine, so they are not compared:
 
 - A **ratio** is of two variants that take turns (`turns.py`) every few milliseconds, in a random order each round. The
-  fastest call of a process counts, because a disturbance only adds time; calls take about a millisecond, so that some
-  stay undisturbed. Where memory happens to lie matters too, and now and then a process is lucky with its clock or its
-  neighbors. So processes start afresh, and the process at the lower quartile stands for each variant.
-- An **instruction count** is what the CPU kernels execute for one call (`instructions.py`): the same however busy the
-  machine is.
+  fastest call of a process counts, because a disturbance only adds time. Calls take about a millisecond, so that some
+  are undisturbed. Memory layout, clocks and other processes also affect a whole process. So several processes are
+  started, and the process at the lower quartile represents each variant.
+- An **instruction count** is the number of instructions that the CPU kernels execute for one call (`instructions.py`).
+  It does not depend on the load.
 
 Of five runs on two cores at loads of four to nine, four differed by at most 9 % in any ratio, and none in the counts.
-In the fifth, at the highest load and with few processes, one case was off by 11 and 22 %: where a lone ratio moves on
-a machine as busy as that, measure again.
+In the fifth, at the highest load and with few processes, one case differed by 11 and 22 %. If a single ratio changes on
+such a busy machine, measure again.
 
-A figure is judged where it can be: ratios on the processor and against the library versions that the baseline names,
-counts of a plugin library that the same compiler made. Elsewhere they are only shown; your own baseline
-(`--baseline FILE --update`, before a change) judges them.
+A figure is compared only under the baseline's conditions: ratios on the same processor and with the same library
+versions, counts for a plugin library from the same compiler. Otherwise it is only shown; make your own baseline before
+a change (`--baseline FILE --update`) to compare with.
 
-Exit code 1: something is slower than the baseline allows. A speedup is reported, and is a reason to `--update`.
+Exit code 1: a figure is worse than the baseline allows. A speedup is reported; use `--update` to make it the baseline.
 """
 
 from __future__ import annotations
@@ -48,13 +48,13 @@ from stn_infer.benchmarking.machine.monitor import this_machine, versions
 BASELINE = Path(__file__).parent / "baselines" / "quick.json"
 SCHEMA_VERSION = 3
 WORSE = 0.10  # of a ratio
-MORE = 0.02  # of an instruction count: the kernels' own may move by a few when the compiler lays out code differently
+MORE = 0.02  # of an instruction count, which may change slightly when the compiler lays out code differently
 FEWEST, MOST = 5, 12  # processes
-_SECONDS = 95.0  # after which none begins, once there are the fewest
+_SECONDS = 95.0  # no process starts after this time, once there are FEWEST
 _ROUNDS = 40  # per process
 _TURN_SECONDS = 0.012
 
-# A case, and of which two variants each of its ratios is: slower / faster.
+# The ratios of each case, and the two variants of each: slower / faster.
 _OVER_FUSED = {"fused / onnxruntime function": (FUNCTION, FUSED), "fused / PyTorch": (PYTORCH, FUSED)}
 CASES = {
     "warp 32x1x28x28": _OVER_FUSED,
@@ -64,19 +64,19 @@ CASES = {
 }
 
 Fastest = dict[str, dict[str, float]]
-"""Milliseconds of the fastest call that one process made, by case and variant."""
+"""The fastest call of one process in milliseconds, by case and variant."""
 
 
 @dataclass(frozen=True)
 class Quick:
-    """What one run measured.
+    """The figures of one run.
 
     Attributes:
         ratios: by name, a variant's speedup over another.
-        instructions: by name, how many the kernel executes for one call; empty without valgrind.
-        cpu: the processor, and the instruction set that the timed kernels used.
+        instructions: by name, the number that the kernel executes for one call; empty without valgrind.
+        cpu: the processor, and the instruction set of the timed kernels.
         libraries: the versions of PyTorch and onnxruntime.
-        compiler: what made the library.
+        compiler: the compiler of the plugin library.
     """
 
     ratios: dict[str, float]
@@ -89,7 +89,7 @@ class Quick:
 
 @dataclass(frozen=True)
 class Change:
-    """One figure against the baseline; ``change`` is relative, positive where it got faster."""
+    """One figure against the baseline; ``change`` is relative and positive for a speedup."""
 
     name: str
     before: float
@@ -99,7 +99,7 @@ class Change:
 
 
 def time_cases(folder: Path, rounds: int) -> Fastest:
-    """Every case in this process, in one thread, verified before it is timed."""
+    """Verify and time every case in this process, in one thread."""
     plan = Plan(rounds, calls=1, turn_seconds=_TURN_SECONDS, warmup_seconds=0.1)
     fastest = {}
     for case, pairs in CASES.items():
@@ -110,7 +110,7 @@ def time_cases(folder: Path, rounds: int) -> Fastest:
 
 
 def ratios(rounds: int) -> dict[str, float]:
-    """Ours against the other variants, in processes that start afresh."""
+    """Measure all ratios in several processes."""
     with tempfile.TemporaryDirectory() as folder:
         quick_cases.write_files(Path(folder))
         command = [sys.executable, __file__, "--time-cases", folder, "--rounds", str(rounds)]
@@ -125,7 +125,7 @@ def ratios(rounds: int) -> dict[str, float]:
 
 
 def ratios_of(processes: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, float]:
-    """Each ratio of two variants' fastest calls, each in the process at the lower quartile."""
+    """The ratios of two variants' fastest calls, each from the process at the lower quartile."""
 
     def settled(case: str, variant: str) -> float:
         return sorted(fastest[case][variant] for fastest in processes)[len(processes) // 4]
@@ -138,7 +138,7 @@ def ratios_of(processes: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[st
 
 
 def compare(before: Quick, now: Quick) -> list[Change]:
-    """Every figure that both have; only what was measured in the same circumstances can have regressed."""
+    """Compare every figure that both have; only one that was measured under the same conditions can be a regression."""
     changes = []
     comparable = (before.cpu, before.libraries) == (now.cpu, now.libraries)
     for name in before.ratios.keys() & now.ratios.keys():
@@ -153,31 +153,34 @@ def compare(before: Quick, now: Quick) -> list[Change]:
 
 
 def remarks(before: Quick, now: Quick) -> list[str]:
-    """What was not judged, and why."""
+    """The figures that were not compared, and why."""
     found = []
     if not now.instructions:
         found.append("no instruction counts: valgrind is not installed")
     elif now.compiler != before.compiler:
-        found.append(f"counts not judged, another compiler: {before.compiler} then, {now.compiler} now")
+        found.append(f"counts not compared, another compiler: baseline {before.compiler}, now {now.compiler}")
     if now.cpu != before.cpu:
-        found.append(f"ratios not judged, another machine: {before.cpu} then, {now.cpu} now")
+        found.append(f"ratios not compared, another machine: baseline {before.cpu}, now {now.cpu}")
     elif now.libraries != before.libraries:
-        found.append(f"ratios not judged, other versions: {before.libraries} then, {now.libraries} now")
+        found.append(f"ratios not compared, other versions: baseline {before.libraries}, now {now.libraries}")
     return found
 
 
 def load(path: Path) -> Quick:
-    """A baseline file.
+    """Read a baseline file.
 
     Raises:
-        SystemExit: there is none that can be read; one line.
+        SystemExit: it is missing or cannot be read.
     """
     try:
         found = Quick(**json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise SystemExit(f"no baseline in {path} ({error}); make one with --update") from None
     if found.schema_version != SCHEMA_VERSION:
-        raise SystemExit(f"expected a baseline of version {SCHEMA_VERSION}, given {path}; make one with --update")
+        raise SystemExit(
+            f"expected a baseline of version {SCHEMA_VERSION}, {path} has version {found.schema_version}; "
+            "make one with --update"
+        )
     return found
 
 
@@ -192,7 +195,7 @@ def main() -> None:
         print(json.dumps(time_cases(arguments.time_cases, arguments.rounds)))
         return
     if not plugin.available():
-        raise SystemExit("the plugin library is not built: stn-infer plugin build")
+        raise SystemExit("the plugin library is not built: run stn-infer plugin build")
     before = None if arguments.update else load(arguments.baseline)
     now = Quick(ratios(arguments.rounds), instructions.count(), _cpu(), _libraries(), compiler(plugin.library_path()))
     if before is None:
@@ -218,7 +221,7 @@ def _libraries() -> str:
 
 
 def compiler(library: Path) -> str:
-    """What compilers write of themselves into the files that they make; stripping leaves it."""
+    """The compiler's own identification in the library, which stripping keeps."""
     found = re.findall(rb"GCC: [ -~]+|[ -~]*clang version [ -~]+", library.read_bytes())
     return "; ".join(sorted({name.decode() for name in found}))
 

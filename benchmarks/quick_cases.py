@@ -1,4 +1,4 @@
-"""What ``quick.py`` times: the warp alone and the tutorial STN as a whole, each variant verified before."""
+"""The cases of ``quick.py``: the warp alone and the whole tutorial STN; each variant is verified before it is timed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,15 @@ from stn_infer.torch_export.plain import export_plain
 
 PLAIN, FUNCTION, FUSED = "onnxruntime, plain export", "onnxruntime, function", "onnxruntime, fused"
 PYTORCH = "PyTorch, grid_sample"
-# fp32 coordinates are off by 1e-7 of the image's width, which random neighbors turn into that of their difference.
+# fp32 coordinates have an error of 1e-7 of the image's width; on random images the output has it times the difference
+# of neighboring pixels.
 _TOLERANCE = 1e-4
 
 Calls = dict[str, Callable[[], Array]]
 
 
 def write_files(folder: Path) -> None:
-    """The tutorial STN as ``plain.onnx``, which torch.onnx.export writes, and ``portable.onnx``, which is ours."""
+    """Write the tutorial STN as ``plain.onnx`` (torch.onnx.export) and ``portable.onnx`` (stn-infer export)."""
     loaded = load_source("tutorial-stn")
     plain = export_plain(loaded.module, loaded.input_shapes, loaded.name)
     onnx.save(plain, folder / "plain.onnx")
@@ -38,10 +39,11 @@ def write_files(folder: Path) -> None:
 
 
 def verified_calls(case: str, folder: Path) -> Calls:
-    """The variants of ``warp NxCxHxW`` or ``tutorial-stn, batch N``, each in one thread.
+    """The variants of a case, each in one thread, verified.
 
     Args:
-        folder: where :func:`write_files` has written.
+        case: ``warp NxCxHxW`` or ``tutorial-stn, batch N``.
+        folder: the folder of :func:`write_files`.
 
     Raises:
         SystemExit: a variant's output is wrong.
@@ -56,12 +58,12 @@ def verified_calls(case: str, folder: Path) -> Calls:
     for name, call in calls.items():
         error = float(np.abs(call() - expected).max())
         if not error <= _TOLERANCE:
-            raise SystemExit(f"{case}, {name}: off by {error:.1e}, no time is taken")
+            raise SystemExit(f"{case}, {name}: off by {error:.1e}, expected at most {_TOLERANCE:.0e}: not timed")
     return calls
 
 
 def _warp(shape: tuple[int, ...]) -> tuple[Calls, Array]:
-    """One affine warp of random images [N, C, H, W] by maps near the identity, and the output in float64."""
+    """The variants of an affine warp of random images [N, C, H, W] near the identity, and its output in float64."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(shape, generator=generator)
     theta = torch.eye(2, 3) + 0.15 * torch.randn(shape[0], 2, 3, generator=generator)
@@ -92,7 +94,7 @@ def _tutorial(folder: Path, batch: int) -> Calls:
 
 
 def _call(model: onnx.ModelProto, feeds: dict[str, Array], *, library: bool) -> Callable[[], Array]:
-    """The first output, by a session whose threads sleep between calls and so disturb no other variant's turn."""
+    """A call that returns the first output; the session's threads sleep between calls, so as not to disturb others."""
     path = plugin.library_path() if library else None
     session = open_session(Stored(model), threads=1, spin="while-running", library=path).raw
     return lambda: session.run(None, feeds)[0]

@@ -1,9 +1,9 @@
-"""The README's figures, from the result files: nobody types a number.
+"""Generate the README's figures from the result files.
 
-    python benchmarks/readme.py            # writes them into README.md, peers/README.md and docs/latency.svg
-    python benchmarks/readme.py --check    # says whether they are there already
+    python benchmarks/readme.py            # write them into README.md, peers/README.md and docs/latency.svg
+    python benchmarks/readme.py --check    # check that they are up to date
 
-A block between ``<!-- figures: NAME -->`` and ``<!-- end -->`` is replaced by what :data:`BLOCKS` makes for its name.
+A block between ``<!-- figures: NAME -->`` and ``<!-- end -->`` is replaced by the text that :data:`BLOCKS` generates.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RESULTS = ROOT / "benchmarks" / "results"
 MACHINE = "xeon-2.5ghz-2-cores"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-# Variant to how the README calls it.
+# Variant to its name in the README.
 NAMES = {
     "ort-plain": "onnxruntime, the file that `torch.onnx.export` writes",
     "benchmarks.peers.onnx_tools:onnxslim": "the same after onnxslim",
@@ -60,7 +60,7 @@ WARP_COLUMNS = {
 
 
 def peers() -> BenchResult:
-    """The run of ``benchmarks/peers/compare.py`` that the README speaks of."""
+    """The result of ``benchmarks/peers/compare.py`` that the README shows."""
     return read_result(RESULTS / f"peers-{MACHINE}.json")
 
 
@@ -77,7 +77,7 @@ def tutorial() -> str:
 
 
 def warps() -> str:
-    """The warp alone, beside the time of a copy of as many bytes."""
+    """The warp alone, with the lower bound of its time."""
     result = peers()
     bounds = _json(f"peers-{MACHINE}-bounds.json")["bounds"]
     least = {bound["model"]: bound["ms"] for bound in bounds}
@@ -94,7 +94,7 @@ def warps() -> str:
 
 
 def all_peers() -> str:
-    """Every case beside every other library."""
+    """Every case in every other library."""
     bounds = [Bound(**least) for least in _json(f"peers-{MACHINE}-bounds.json")["bounds"]]
     return table(peers(), bounds)
 
@@ -179,7 +179,7 @@ def main() -> None:
         before = page.read_text(encoding="utf-8")
         after = filled(before)
         if check and before != after:
-            raise SystemExit(f"{page.name} is not what the results say; run benchmarks/readme.py")
+            raise SystemExit(f"the figures in {page.name} do not match the results; run benchmarks/readme.py")
         if not check:
             page.write_text(after, encoding="utf-8")
     if not check:

@@ -1,7 +1,7 @@
-"""Time several callables fairly in one process: warmed up until stable, then in turns, in random order.
+"""Time several callables in one process: warmed up until stable, then in turns, in random order.
 
-For ``quick.py``, whose variants take turns every few milliseconds. A model's latency is measured by `stn-infer bench`:
-its rounds are processes, and it verifies before it times.
+This is for ``quick.py``, whose variants take turns every few milliseconds. To measure a model's latency, use
+`stn-infer bench`, whose rounds are processes and which verifies before it times.
 """
 
 from __future__ import annotations
@@ -23,12 +23,12 @@ class Plan:
     """How samples are taken.
 
     Attributes:
-        rounds: turns of each variant, at most.
-        calls: calls recorded in a turn, at least. One more goes before them unrecorded: the variant before has filled
-            the caches, and its threads may still be awake.
-        turn_seconds: a turn goes on until its recorded calls have taken this long.
-        seconds: no new round begins after this long; at least three rounds are made.
-        warmup_seconds: the longest warm-up of one variant.
+        rounds: the maximum number of turns of each variant.
+        calls: the minimum number of recorded calls per turn. One unrecorded call precedes them, because the previous
+            variant has filled the caches and its threads may still be awake.
+        turn_seconds: the minimum time of a turn's recorded calls.
+        seconds: no new round starts after this time; at least three rounds are made.
+        warmup_seconds: the maximum warm-up time of a variant.
         seed: of the order of variants in each round.
     """
 
@@ -42,12 +42,12 @@ class Plan:
 
 @dataclass(frozen=True)
 class Timing:
-    """What one variant took.
+    """The times of one variant.
 
     Attributes:
-        samples_ms: one value per recorded call, milliseconds, in the order they were made.
-        warmup_calls: calls before that.
-        settled: whether the warm-up ended because times had become stable, rather than by its limit.
+        samples_ms: one value per recorded call, in milliseconds, in order of time.
+        warmup_calls: the number of calls during the warm-up.
+        settled: whether the warm-up ended because times were stable, and not at its limit.
     """
 
     samples_ms: tuple[float, ...]
@@ -56,7 +56,7 @@ class Timing:
 
 
 def interleave(calls: Mapping[str, Call], plan: Plan, clock: Clock = time.perf_counter) -> dict[str, Timing]:
-    """Time each of ``calls``; all see the same conditions, since they take turns in rounds of random order."""
+    """Time each of ``calls``, which take turns in rounds of random order, so that conditions are the same for all."""
     warm = {name: warm_up(call, plan.warmup_seconds, clock) for name, call in calls.items()}
     samples: dict[str, list[float]] = {name: [] for name in calls}
     generator = random.Random(plan.seed)

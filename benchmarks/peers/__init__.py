@@ -1,1 +1,1 @@
-"""Other libraries' tools beside ours, in one run; see README.md in this folder."""
+"""Comparison with other libraries, in the same run; see README.md in this folder."""

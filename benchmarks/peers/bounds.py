@@ -1,8 +1,7 @@
-"""What no implementation can beat: the least a case must move and compute, over what the machine does at best.
+"""A lower bound of each case's time: the data it must move and the operations it must compute, at the machine's rates.
 
-All rates are measured on the device that the benchmark runs on, with as many threads. A copy is faster in a cache, so
-the bandwidth that counts for some bytes is the best among copies of as many or more. What crosses a GPU's bus are
-inputs and outputs.
+All rates are measured on the device of the benchmark, with the same number of threads. A copy is faster in a cache, so
+the bandwidth for a number of bytes is the best among copies of at least as many. Inputs and outputs cross a GPU's bus.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from torch import Tensor
 from stn_infer.benchmarking.request import Case
 from stn_infer.sources.load import load_source
 
-# Floats of the copies, and the side of the matrices: caches and main memory of either kind of device.
+# The number of floats in the copies, from caches to main memory, and the side of the matrices.
 _SMALLEST = 1 << 14
 _LARGEST = {"cpu": 1 << 24, "cuda": 1 << 26}
 _SIDE = {"cpu": 768, "cuda": 4096}
@@ -27,12 +26,13 @@ _REPEATS = 10
 
 @dataclass(frozen=True)
 class Rates:
-    """What a device does at best.
+    """The highest measured rates of a device.
 
     Attributes:
-        copies: (bytes moved, bytes per second) of copies on the device, read and written, sizes growing.
+        copies: (bytes read and written, bytes per second) of copies on the device, in order of size.
         flops_per_s: operations per second of a float32 matrix product without TF32.
-        upload_per_s, download_per_s: bytes per second from and to pinned memory; None without a bus.
+        upload_per_s: bytes per second from pinned memory to the device; None on a CPU.
+        download_per_s: bytes per second from the device to pinned memory; None on a CPU.
     """
 
     copies: tuple[tuple[int, float], ...]
@@ -41,11 +41,11 @@ class Rates:
     download_per_s: float | None = None
 
     def bytes_per_s(self, count: int) -> float:
-        """The best bandwidth of copies that move at least ``count`` bytes; of the largest, where none does."""
+        """The best bandwidth of copies that move at least ``count`` bytes; that of the largest copy if none does."""
         return max((rate for moved, rate in self.copies if moved >= count), default=self.copies[-1][1])
 
     def better(self, other: Rates) -> Rates:
-        """The higher of each; both of one device."""
+        """Combine two measurements of the same device: the higher value of each rate."""
         copies = tuple(
             (moved, max(rate, again)) for (moved, rate), (_, again) in zip(self.copies, other.copies, strict=True)
         )
@@ -59,14 +59,15 @@ class Rates:
 
 @dataclass(frozen=True)
 class Bound:
-    """The least a case needs.
+    """The lower bound of a case's time.
 
     Attributes:
-        model, batch_size: the case.
+        model: the case's model.
+        batch_size: the case's batch size.
         bytes: inputs, outputs and weights, once.
-        flops: of convolutions and products; a multiplication and an addition are two.
-        ms: what the slowest of these takes at the machine's rates.
-        by: which that is: ``bytes``, ``flops``, or ``bus``, inputs to a GPU or outputs from it, both ways at once.
+        flops: of convolutions and matrix products; a multiplication and an addition count as two.
+        ms: the time of the slowest of these at the machine's rates.
+        by: the slowest: ``bytes``, ``flops``, or ``bus`` (inputs to a GPU and outputs from it, in parallel).
     """
 
     model: str
@@ -78,7 +79,7 @@ class Bound:
 
 
 def measure_rates(device: str, threads: int, largest: int | None = None, side: int | None = None) -> Rates:
-    """Copies of up to ``largest`` floats, and a product of square matrices of ``side``; the best of ten each."""
+    """Measure copies of up to ``largest`` floats and a product of square matrices of ``side``; the best of ten each."""
     torch.set_num_threads(threads)
     kind = device.partition(":")[0]
     largest, side = largest or _LARGEST[kind], side or _SIDE[kind]
@@ -103,7 +104,7 @@ def _copy(source: Tensor, target: Tensor) -> tuple[int, float]:
 
 
 def bound(case: Case, name: str, batch_size: int, rates: Rates, boundary: str) -> Bound:
-    """The bound of one case, counted on the model in PyTorch; at the ``host`` boundary a GPU's bus counts too."""
+    """The bound of one case, counted on the model in PyTorch; at the ``host`` boundary it includes a GPU's bus."""
     from torch.utils.flop_counter import FlopCounterMode
 
     loaded = load_source(case.model, input_shapes=case.input_shapes)
@@ -130,7 +131,7 @@ def _higher(one: float | None, other: float | None) -> float | None:
 
 
 def _best(call: Callable[[], Tensor], on_gpu: bool) -> float:
-    """Seconds of the fastest of ten; on a GPU between events, so that the launch is not in it."""
+    """The fastest of ten calls in seconds; on a GPU between events, which excludes the launch."""
     times: list[float] = []
     for _ in range(_REPEATS + 1):  # the first one warms up
         if on_gpu:

@@ -1,17 +1,18 @@
-"""Ours and other libraries, in one run of the project's own benchmark, beside what the machine could do at best.
+"""Compare stn-infer with other libraries in one run of the project's own benchmark, with a lower bound of each time.
 
     pip install 'stn-infer[peers]'           # and [peers-gpu] for DALI and CV-CUDA
     python benchmarks/peers/compare.py -o benchmarks/results/peers-MACHINE.json
     python benchmarks/peers/compare.py --device cuda --boundary device -o benchmarks/results/peers-GPU.json
 
-Warps (image and theta in, image out): PyTorch, torch.compile, kornia, DALI, on a GPU CV-CUDA, onnxruntime on the plain
-export and on what onnxslim and onnxsim make of it, and ours. Networks: the same without kornia, DALI and CV-CUDA, which
-have none. The method is METHOD.md's: verified first, in turns, fresh processes.
+Warps (image and theta in, image out) run in PyTorch, torch.compile, kornia, DALI, CV-CUDA (on a GPU), onnxruntime on
+the plain export and on the files that onnxslim and onnxsim make from it, and stn-infer. Networks run in the same
+libraries, except kornia, DALI and CV-CUDA, which have none. METHOD.md describes the method: verification first,
+variants in turns, fresh processes.
 
-The **bound** is what no implementation can beat: the bytes that must be read and written once, over the bandwidth of a
-copy of as many bytes; or the floating-point operations over the rate of a matrix product; or, between a GPU and main
-memory, inputs and outputs over the bus; whichever takes longest. Rates are measured on the same device before and
-after the run, with the same number of threads, and the better ones count; see bounds.py.
+The **lower bound** of a case's time is the longest of: the bytes that must be read and written once, over the bandwidth
+of a copy of as many bytes; the floating-point operations, over the rate of a matrix product; and, between a GPU and
+main memory, inputs and outputs over the bandwidth of the bus. Rates are measured on the same device before and after
+the run, with the same number of threads, and the higher ones count; see bounds.py.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ CASES = (
     Case("tutorial-stn-r", batch_sizes=(1, 64, 256)),
     Case("st-cnn-affine-rts", batch_sizes=(1, 64)),
 )
-# float32 coordinates are off by 1e-7 of the width: on photos that is 1.2e-5 of a gray value in every runtime.
+# float32 coordinates have an error of 1e-7 of the width, which is 1.2e-5 of a gray value on photos in every runtime
 _TOLERANCE = 5e-5
 _OURS = ("ort", "ort-fused", "fused", "benchmarks.peers.ours:fused_warp")
 _OURS_ON_A_GPU = ("ort-fused-graph", "fused-graph", "benchmarks.peers.ours:fused_warp_graph")
@@ -65,20 +66,20 @@ _WARPS_ALONE = ("kornia_warps:homography_warp", "dali_warps:warp_affine", "cvcud
 
 
 def ours(device: str) -> tuple[str, ...]:
-    """Variants of this project on ``cpu`` or ``cuda:N``."""
+    """stn-infer's variants on ``cpu`` or ``cuda:N``."""
     return _OURS if device == "cpu" else _OURS + _OURS_ON_A_GPU
 
 
 def peers(device: str) -> dict[str, str]:
-    """Variants of other libraries there, and what a table calls them."""
+    """Other libraries' variants on ``cpu`` or ``cuda:N``, and their names in the table."""
     return _PEERS if device == "cpu" else _PEERS | _PEERS_ON_A_GPU
 
 
 def table(result: BenchResult, bounds: list[Bound]) -> str:
-    """Markdown, a row per case and library: lower bound, fastest of ours by name, its time, our speedup over it.
+    """A Markdown table, one row per case and library: lower bound, our fastest variant, its time, the speedup.
 
-    The speedup is paired within the rounds, as in the result's own table; a star marks an unstable measurement.
-    Libraries of warps have no row for networks.
+    The speedup is paired within rounds, as in the result's own table; a star marks an unstable measurement. Libraries
+    that only have warps have no rows for networks.
     """
     lines = [
         "| case | lower bound, ms | fastest of ours, ms | library | its time, ms | our speedup over it (95 % CI) |",
@@ -116,7 +117,7 @@ def _median(row: Measurement) -> float:
 
 
 def _rates(device: str, threads: int) -> Rates:
-    """In a process of its own: what it takes of a GPU and of threads is given back."""
+    """Measure in a separate process, whose GPU memory and threads are released when it ends."""
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         return pool.submit(measure_rates, device, threads).result()
 
@@ -128,8 +129,8 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=3.0)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N")
-    parser.add_argument("--boundary", choices=["host", "device"], default="host", help="what a call is; METHOD.md")
-    parser.add_argument("--case", type=int, action="append", help="only these, by number")
+    parser.add_argument("--boundary", choices=["host", "device"], default="host", help="what a call spans; METHOD.md")
+    parser.add_argument("--case", type=int, action="append", help="measure only this case, by index; repeatable")
     arguments = parser.parse_args()
     cases = [CASES[index] for index in arguments.case] if arguments.case else list(CASES)
     method = Method(rounds=arguments.rounds, seconds=arguments.seconds, boundary=arguments.boundary)

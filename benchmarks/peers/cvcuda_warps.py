@@ -1,8 +1,9 @@
-"""CV-CUDA's warp of the same images by the same matrices, on a GPU; see :mod:`benchmarks.peers.pixels`.
+"""CV-CUDA's warp with the same images and matrices, on a GPU; see :mod:`benchmarks.peers.pixels`.
 
-A matrix for each image means a batch of variable shape, whose images have 1, 3 or 4 channels. With the flag
-``WARP_INVERSE_MAP`` matrices lead from output pixels to image pixels; coordinate 0 is the first pixel's center, as in
-OpenCV. With a constant border each neighbor that lies outside counts as its value, as with ``padding_mode="zeros"``.
+One matrix per image requires a batch of variable shape, whose images have 1, 3 or 4 channels. With the flag
+``WARP_INVERSE_MAP``, matrices map output pixels to image pixels; coordinate 0 is the first pixel's center, as in
+OpenCV. With a constant border, each neighbor outside the image has the border's value, as with
+``padding_mode="zeros"``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ def warp_affine(setup: Setup) -> OpenVariant:
 
     Raises:
         MissingDependencyError: the device is a CPU, or CV-CUDA cannot be imported.
-        ModelError: the model is not a warp of :mod:`benchmarks.peers.warps`, or of more channels.
+        ModelError: the model is not a warp of :mod:`benchmarks.peers.warps`, or has another number of channels.
     """
     if setup.device == "cpu":
         raise MissingDependencyError("CV-CUDA needs a GPU, the device is cpu")
@@ -39,7 +40,9 @@ def warp_affine(setup: Setup) -> OpenVariant:
         ) from None
     channels = setup.prepared.input_shapes[0][0]
     if channels not in _CHANNELS:
-        raise ModelError(f"CV-CUDA warps by a matrix an image with 1, 3 or 4 channels, these images have {channels}")
+        raise ModelError(
+            f"CV-CUDA's warp with a matrix per image takes 1, 3 or 4 channels, these images have {channels}"
+        )
 
     class CvCudaVariant(PixelVariant):
         library = f"CV-CUDA {cvcuda.__version__}"
@@ -56,10 +59,10 @@ def warp_affine(setup: Setup) -> OpenVariant:
 
 
 def batch_warp(cvcuda: Any, shape: torch.Size, device: str, stream_of: Callable[[], int]) -> Warp:
-    """The warp of batches of one shape.
+    """Make the warp for batches of one shape.
 
-    Images and the memory for outputs are wrapped when they are seen first, as a program whose data stays would do: to
-    wrap hundreds of images in Python takes longer than to warp them.
+    Images and output memory are wrapped once and reused, as a program with fixed buffers would do, because wrapping
+    hundreds of images in Python takes longer than warping them.
 
     Args:
         cvcuda: the module.

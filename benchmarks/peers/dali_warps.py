@@ -1,11 +1,11 @@
-"""NVIDIA DALI's warp of the same images by the same matrices, on a CPU or a GPU; see :mod:`benchmarks.peers.pixels`.
+"""NVIDIA DALI's warp with the same images and matrices, on a CPU or a GPU; see :mod:`benchmarks.peers.pixels`.
 
-Its matrices lead from output pixels to image pixels, and coordinate 0 is the first pixel's edge. With a fill value each
-of the four neighbors that lies outside counts as that value, as with ``padding_mode="zeros"``.
+Its matrices map output pixels to image pixels, and coordinate 0 is the first pixel's edge. With a fill value, each
+neighbor outside the image has that value, as with ``padding_mode="zeros"``.
 
-On a CPU it reaches each pixel of a row by adding a step to the one before, in float32, so that errors add up along the
-row: outputs were off by 2e-5 of their scale at width 28, and by 8e-4 at 224, beyond the comparison's limit. On a GPU
-each pixel's coordinates are computed on their own.
+On a CPU, it computes a pixel's coordinates from the previous pixel's by adding a float32 step, so errors accumulate
+along a row. The error of the outputs was 2e-5 of their scale at width 28, and 8e-4 at width 224, which exceeds the
+tolerance. On a GPU, each pixel's coordinates are computed independently.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from stn_infer.errors import MissingDependencyError
 
 
 def warp_affine(setup: Setup) -> OpenVariant:
-    """``nvidia.dali.fn.warp_affine`` in a pipeline that shares PyTorch's memory, a batch a run, nothing prefetched.
+    """``nvidia.dali.fn.warp_affine`` in a pipeline that shares PyTorch's memory, one batch per run, no prefetching.
 
     Raises:
         MissingDependencyError: DALI is not installed.

@@ -1,4 +1,4 @@
-"""kornia's warp of the same images by the same matrices; a variant for :mod:`benchmarks.peers.warps`."""
+"""kornia's warp with the same images and matrices; a variant for :mod:`benchmarks.peers.warps`."""
 
 from __future__ import annotations
 

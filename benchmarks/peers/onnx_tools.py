@@ -1,4 +1,4 @@
-"""onnxruntime on what public optimizers make of the file that ``torch.onnx.export`` writes."""
+"""onnxruntime on the file of ``torch.onnx.export`` after other ONNX optimizers."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from stn_infer.errors import MissingDependencyError, ModelError, one_line
 
 
 def onnxslim(setup: Setup) -> OpenVariant:
-    """``onnxslim.slim``.
+    """The plain file after ``onnxslim.slim``.
 
     Raises:
-        MissingDependencyError: it is not installed.
-        ModelError: there is no plain file, or the tool fails on it.
+        MissingDependencyError: onnxslim is not installed.
+        ModelError: there is no plain file, or onnxslim fails on it.
     """
 
     def tool(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -33,7 +33,7 @@ def onnxslim(setup: Setup) -> OpenVariant:
 
 
 def onnxsim(setup: Setup) -> OpenVariant:
-    """``onnxsim.simplify``; raises as :func:`onnxslim`."""
+    """The plain file after ``onnxsim.simplify``; raises as :func:`onnxslim`."""
 
     def tool(model: onnx.ModelProto) -> onnx.ModelProto:
         import onnxsim as package
@@ -60,7 +60,7 @@ def _optimized(
             onnx.save(tool(onnx.load(prepared.plain)), path)
         except ImportError:
             raise MissingDependencyError(f"{name} is not installed; pip install 'stn-infer[peers]'") from None
-        except Exception as error:  # whatever a tool raises is its answer
+        except Exception as error:  # the tools may raise any exception
             raise ModelError(f"{name} fails on the plain file: {one_line(error)}") from error
     variant = OrtVariant("ort-plain", replace(setup, prepared=replace(prepared, plain=str(path))))
     describe = variant.describe

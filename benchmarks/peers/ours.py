@@ -1,4 +1,4 @@
-"""This project's warp in a PyTorch program, for :mod:`benchmarks.peers.warps`: those models hold no layer to fuse."""
+"""stn-infer's warp in a PyTorch program, for :mod:`benchmarks.peers.warps`, whose models have no layer to fuse."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from stn_infer.transforms.base import canonical_basis, center_to_grid
 
 
 def fused_warp(setup: Setup) -> OpenVariant:
-    """``stn_infer.fused.spatial_transformer``, called as any operator.
+    """``stn_infer.fused.spatial_transformer``, called as an operator.
 
     Raises:
         MissingDependencyError: the plugin library has no kernels for the device.
@@ -39,9 +39,10 @@ def _open(name: str, setup: Setup) -> OpenVariant:
     require_warp(prepared, "the fused warp")
     plugin.load()  # raises with the reason
     if not usable(torch.empty(0, device=device)):
-        raise MissingDependencyError(f"the plugin library has no kernels for {device}; stn-infer plugin build")
+        raise MissingDependencyError(f"the plugin library has no kernels for {device}; run stn-infer plugin build")
     size = prepared.input_shapes[0][1:]
-    # The kernel's basis is at pixel centers, the models' meshes end at the last ones': theta makes up for it.
+    # The kernel's basis has -1 and 1 at the image's edges, the models' meshes at the outermost pixel centers: theta
+    # is converted.
     factors = center_to_grid(size, grid_align_corners=True)
     scale, shift = (it.to(device) for it in folded(lambda change: theta_of(change) * factors))
     basis = canonical_basis(size).float().to(device)

@@ -1,9 +1,9 @@
-"""Libraries of image transforms as variants: their matrices are in pixels, their images have the channels last.
+"""Image libraries as variants: their matrices are in pixels, and their images have the channels last.
 
-What lies inside the timer: the product that makes each sample's matrix of its six numbers, and the library's warp.
-What does not: the layout. These libraries' images are [N, H, W, C] from the decoder on, so inputs are laid out so
-beforehand, and outputs are laid out as [N, C, H, W] afterwards, for the comparison with the reference. Copies to and
-from a GPU are the same as PyTorch's: pinned, and inside the host boundary.
+Inside the timer are the product that computes each sample's matrix from its six numbers, and the library's warp. The
+conversion of the layout is outside: these libraries' decoders return images as [N, H, W, C], so inputs are converted
+beforehand, and outputs to [N, C, H, W] afterwards, for the comparison with the reference. Copies to and from a GPU are
+the same as PyTorch's: pinned, and inside the timer at the host boundary.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.benchmarking.variants.pytorch import TorchVariant
 
-#: Warps images [N, H, W, C] by matrices [N, 2, 3] from output pixels to image pixels, both where PyTorch has them.
+#: Warps images [N, H, W, C] by matrices [N, 2, 3] from output pixels to image pixels, both on PyTorch's device.
 Warp = Callable[[Tensor, Tensor], Tensor]
 
 
@@ -32,8 +32,8 @@ class PixelVariant(TorchVariant):
 
     Attributes:
         library: its name and version.
-        op: its function, by name.
-        origin: the coordinate of the first pixel's center: 0, or 0.5 where 0 is that pixel's edge.
+        op: the name of its function.
+        origin: the coordinate of the first pixel's center: 0, or 0.5 if 0 is that pixel's edge.
     """
 
     library: str
@@ -50,7 +50,7 @@ class PixelVariant(TorchVariant):
 
     @abstractmethod
     def make(self, shape: torch.Size) -> Warp:
-        """A warp of images of ``shape`` [N, H, W, C], float32, on ``self.device``; made in the first call."""
+        """Make a warp of images of ``shape`` [N, H, W, C], float32, on ``self.device``; called in the first call."""
 
     def _forward(self, image: Tensor, change: Tensor) -> Tensor:
         if image.shape not in self._ready:
@@ -77,16 +77,16 @@ class PixelVariant(TorchVariant):
         return {**super().describe(), "runtime": self.library, "images": "channels last, laid out beforehand"}
 
     def close(self) -> None:
-        """Release the library's buffers, too."""
+        """Release the library's buffers too."""
         self._ready.clear()
         super().close()
 
 
 def pixel_map(height: int, width: int, origin: float) -> tuple[Tensor, Tensor]:
-    """How six numbers per sample become its matrix in pixels: scale [6, 6] and shift [6] of :func:`folded`.
+    """The map from a sample's six numbers to its matrix in pixels: scale [6, 6] and shift [6] of :func:`folded`.
 
-    theta maps between coordinates that are -1 and 1 at the corner pixels' centers; with the same ``pixels`` of both
-    images, the matrix between their pixels is ``pixels · theta · pixels⁻¹``.
+    theta maps between coordinates that are -1 and 1 at the centers of the corner pixels. With ``pixels`` from these
+    coordinates to pixels, the same for both images, the matrix in pixels is ``pixels · theta · pixels⁻¹``.
     """
     half = torch.tensor([width - 1, height - 1]).double() / 2
     pixels = torch.diag(torch.cat([half, torch.ones(1)]))
@@ -104,5 +104,5 @@ def device_index(device: str) -> int | None:
 
 
 def as_fed(tensor: Tensor) -> Any:
-    """A tensor as libraries take it without a GPU's PyTorch: an array in main memory, the tensor itself on a GPU."""
+    """A tensor as the libraries accept it: as a numpy array in main memory, unchanged on a GPU."""
     return tensor if tensor.is_cuda else tensor.numpy()

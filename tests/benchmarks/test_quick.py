@@ -74,9 +74,9 @@ def test_what_got_slower_is_a_regression_and_what_moved_a_little_is_not() -> Non
 @pytest.mark.parametrize(
     ("elsewhere", "regressed", "remark"),
     [
-        ({"cpu": "epyc, avx512"}, ["k"], "ratios not judged, another machine: xeon, avx2 then, epyc, avx512 now"),
-        ({"libraries": "torch 3"}, ["k"], "ratios not judged, other versions: torch 2 then, torch 3 now"),
-        ({"compiler": "gcc 13"}, ["a"], "counts not judged, another compiler: gcc 12 then, gcc 13 now"),
+        ({"cpu": "epyc, avx512"}, ["k"], "ratios not compared, another machine: baseline xeon, avx2, now epyc, avx512"),
+        ({"libraries": "torch 3"}, ["k"], "ratios not compared, other versions: baseline torch 2, now torch 3"),
+        ({"compiler": "gcc 13"}, ["a"], "counts not compared, another compiler: baseline gcc 12, now gcc 13"),
         ({"instructions": {}}, ["a"], "no instruction counts: valgrind is not installed"),
     ],
 )
