@@ -62,8 +62,8 @@ def bench(
         method: how samples are taken; None: the default :class:`~stn_infer.benchmarking.request.Method`.
         output: a JSON file that is updated with all finished rounds after each round.
         command: written into the result.
-        say: told the progress.
-        allow_code: let a file name Python code to run, as a recipe or an ONNX file's metadata can.
+        say: called with the progress as text.
+        allow_code: let a file, such as a recipe or an ONNX file's metadata, name Python code to run.
 
     Returns:
         The result: a row for each variant and batch size, also for those that could not be timed, with the reason.
@@ -110,10 +110,10 @@ def measure(
 
 
 def check_code(file: Path, cases: Sequence[Case], variants: Sequence[str]) -> None:
-    """Refuse a suite or an earlier result that names Python code to run; recipes are refused where they are read.
+    """Check that a suite or an earlier result names no Python code to run; recipes are checked where they are read.
 
     Raises:
-        SourceError: a case's model, what a case's file was exported from, or a variant is package.module:function.
+        SourceError: a case's model, the source of a case's file, or a variant is package.module:function.
     """
     named = [name for case in cases for name in (case.model, case.source) if name and identify(name).kind == "factory"]
     for code in (*named, *(name for name in variants if ":" in name)):

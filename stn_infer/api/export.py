@@ -85,7 +85,7 @@ def export(
             above.
         dynamic_size: export dynamic height and width of image inputs; ``input_shapes`` are then examples, and the
             float32 file is verified at a second size as well.
-        allow_code: let a file name Python code to run, as a recipe can; a factory as ``source`` may always.
+        allow_code: let a file, such as a recipe, name Python code to run; a factory as ``source`` always may.
 
     Raises:
         SourceError, WeightsError: the model cannot be loaded.

@@ -131,6 +131,7 @@ def resolve_model(
         weights: as for :func:`resolve`.
         input_shapes: as for :func:`resolve`.
         of_original: as for :func:`resolve`.
+        allow_code: as for :func:`resolve`.
 
     Raises:
         SourceError: as :func:`resolve`, and for an engine.

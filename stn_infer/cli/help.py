@@ -13,8 +13,8 @@ import click
 #: The description of SOURCE in every command that takes one.
 SOURCE_HELP = (
     "SOURCE is an ONNX file, the name of a shipped model or a network (stn-infer models lists them), a model config "
-    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder: the only SOURCE that runs code. "
-    "Files are identified by their content."
+    "(.toml), a .pt2 file, or package.module:factory, imported from the current folder: the only SOURCE that runs "
+    "code. Files are identified by their content."
 )
 
 # An option has the same meaning in every command, and so the same group.

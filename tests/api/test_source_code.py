@@ -139,10 +139,10 @@ def test_resuming_asks_for_leave(mark: Path, tmp_path: Path) -> None:
     assert not mark.exists() and changed.read_text() == json.dumps(content)
 
 
-def test_every_command_and_function_that_takes_a_source_can_be_given_leave() -> None:
+def test_every_command_and_function_that_takes_a_source_has_allow_code() -> None:
     for command in TAKING_A_SOURCE:
         assert "--allow-code" in call(command, "--help").output, command
-        assert "the one SOURCE that runs code" in " ".join(call(command, "--help").output.split()), command
+        assert "the only SOURCE that runs code" in " ".join(call(command, "--help").output.split()), command
     functions = (stn_infer.export, stn_infer.run, stn_infer.verify, stn_infer.bench, show, build)
     for function in (*functions, load_source, open_backend):
         assert inspect.signature(function).parameters["allow_code"].default is False, function
