@@ -8,6 +8,7 @@ on stderr and an exit code. A command that succeeds with another exit code (4: s
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import errno
 import importlib
@@ -96,11 +97,25 @@ class LazyGroup(click.Group):
             try:
                 code = super().main(arguments, name, complete_var, False, **extra)
                 sys.stdout.flush()  # reports a closed pipe here, not when the interpreter exits
+                if interrupts.seen:  # somebody took it for a failure of their own
+                    raise click.exceptions.Abort
             except Exception as error:
                 if interrupts.seen and not isinstance(error, click.exceptions.Abort):
                     error = Interrupted(error)
-                _fail(error, name, "--debug" in arguments, interrupts.exit_code)
+                try:
+                    _fail(error, name, "--debug" in arguments, interrupts.exit_code)
+                finally:
+                    if interrupts.seen and args is None:  # the process is ours alone
+                        _leave(interrupts.exit_code)
         sys.exit(code if type(code) is int else 0)
+
+
+def _leave(code: int) -> Never:
+    """End at once: all that was open is closed by now, and libraries take seconds to put themselves away."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):
+            stream.flush()
+    os._exit(code)
 
 
 class Interrupted(click.exceptions.Abort):
