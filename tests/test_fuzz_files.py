@@ -1,4 +1,4 @@
-"""Every verb that opens an ONNX file, on damaged and hostile ones: one line, exit code 1, nothing written or read."""
+"""Every command that opens an ONNX file, on damaged and hostile files: one line, exit code 1, nothing written."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.onnx_files import F32, affine_grid_model, affine_model, const
 
 # structurally sound: only onnxruntime sees what is wrong
 NATIVE = {"unknown operator"}
-VERBS = {
+COMMANDS = {
     "optimize": ["optimize", "{model}", "-o", "{out}/result.onnx"],
     "lint": ["lint", "{model}"],
     "run": ["run", "{model}", "{inputs}", "-o", "{out}/predictions"],
@@ -32,13 +32,13 @@ VERBS = {
     "build": ["build", "{model}", "-o", "{out}/engine", "--runtime", "tensorrt-rtx", "--target", "sm89"],
 }
 
-#: Verbs that run the file, the exit code of each, and the batch that it runs first.
+#: Commands that run the file, the exit code of each, and the batch that it runs first.
 RUNNING = {
-    "run": (VERBS["run"], 1, 2),
-    "show": (VERBS["show"], 1, 2),
+    "run": (COMMANDS["run"], 1, 2),
+    "show": (COMMANDS["show"], 1, 2),
     "verify": (["verify", "{model}"], 1, 3),
     "bench": (["bench", "{model}", "--quick", "--batch-sizes", "1"], 1, 1),
-    "optimize": (VERBS["optimize"], 3, 1),
+    "optimize": (COMMANDS["optimize"], 3, 1),
 }
 
 _opened: list[str] | None = None
@@ -61,8 +61,8 @@ def opened() -> Iterator[list[str]]:
     _opened = None
 
 
-def call(verb: str, model: Path, out: Path, inputs: Path) -> tuple[int, str]:
-    arguments = [part.format(model=model, out=out, inputs=inputs) for part in VERBS[verb]]
+def call(command: str, model: Path, out: Path, inputs: Path) -> tuple[int, str]:
+    arguments = [part.format(model=model, out=out, inputs=inputs) for part in COMMANDS[command]]
     result = CliRunner().invoke(main, arguments)
     return result.exit_code, result.stderr
 
@@ -83,15 +83,15 @@ def test_hostile_files_end_in_one_line(name: str, tmp_path: Path, inputs: Path, 
     model = HOSTILE[name][0](folder)
     opened.clear()
     before = sorted(folder.iterdir())
-    for verb in VERBS:
-        code, stderr = call(verb, model, out, inputs)
-        assert code == 1, (verb, stderr)
-        if name in NATIVE and verb == "lint":
+    for command in COMMANDS:
+        code, stderr = call(command, model, out, inputs)
+        assert code == 1, (command, stderr)
+        if name in NATIVE and command == "lint":
             continue  # it says what is wrong in its findings
-        assert stderr.startswith("error: ") and stderr.count("\n") == 1, (verb, stderr)
-        assert "internal error" not in stderr, (verb, stderr)
-        assert name in NATIVE or str(model) in stderr, (verb, stderr)
-        assert not list(out.iterdir()), verb
+        assert stderr.startswith("error: ") and stderr.count("\n") == 1, (command, stderr)
+        assert "internal error" not in stderr, (command, stderr)
+        assert name in NATIVE or str(model) in stderr, (command, stderr)
+        assert not list(out.iterdir()), command
     assert sorted(folder.iterdir()) == before
     assert not [path for path in opened if "secret-" in path]
 
@@ -106,13 +106,13 @@ def affine_model_with_a_head_that_fails() -> onnx.ModelProto:
     return model
 
 
-@pytest.mark.parametrize("verb", RUNNING)
-def test_a_file_that_loads_and_fails_while_running(verb: str, tmp_path: Path, inputs: Path) -> None:
+@pytest.mark.parametrize("command", RUNNING)
+def test_a_file_that_loads_and_fails_while_running(command: str, tmp_path: Path, inputs: Path) -> None:
     """The same sentence whoever runs it: which node, why, and nothing of onnxruntime's source."""
     out = tmp_path / "out"
     out.mkdir()
     onnx.save(affine_model_with_a_head_that_fails(), tmp_path / "m.onnx")
-    arguments, exit_code, batch = RUNNING[verb]
+    arguments, exit_code, batch = RUNNING[command]
     arguments = [part.format(model=tmp_path / "m.onnx", out=out, inputs=inputs) for part in arguments]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == exit_code, result.stderr
@@ -147,12 +147,12 @@ def test_flipped_bits_end_well_or_in_one_line(seed: int, tmp_path: Path, inputs:
             break
         except ModelError:
             continue
-    for verb in ("optimize", "lint", "run"):
-        code, stderr = call(verb, model, out, inputs)
+    for command in ("optimize", "lint", "run"):
+        code, stderr = call(command, model, out, inputs)
         assert code in (0, 1, 2, 3, 4), stderr
-        assert "internal error" not in stderr, (verb, stderr)
-        assert (out / "result.onnx").exists() == (code == 0) or verb != "optimize"
-        assert code in (0, 4) or stderr.startswith("error: ") or verb == "lint", stderr
+        assert "internal error" not in stderr, (command, stderr)
+        assert (out / "result.onnx").exists() == (code == 0) or command != "optimize"
+        assert code in (0, 4) or stderr.startswith("error: ") or command == "lint", stderr
 
 
 @pytest.mark.usefixtures("trial")

@@ -9,7 +9,7 @@ compiles the kernels for sm_90; of the blocks of the launch a few are drawn, and
 counts, for one H100:
 
     memory   bytes that have to be read and written / BANDWIDTH
-    L2       bytes that the blocks read, each sector once a block, and write / L2_BANDWIDTH
+    L2       bytes that the blocks read, each sector once per block, and write / L2_BANDWIDTH
     L1       lookups of up to four 128-byte lines, for each load and store / (SMS * CLOCK)
     issue    warp instructions / (SMS * 4 * CLOCK)
 

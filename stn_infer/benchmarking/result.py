@@ -208,4 +208,4 @@ def _check(result: BenchResult) -> None:
         if row.status == "timed" and not (row.rounds and all(row.by_round)):
             raise ValueError(f"{name} is timed and lacks samples")
         if not all(0 < sample < math.inf for sample in row.samples_ms):
-            raise ValueError(f"{name} has a sample that is no time")
+            raise ValueError(f"{name} has a sample that is not a time")

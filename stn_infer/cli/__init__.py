@@ -1,1 +1,1 @@
-"""One file a command, thin over the API."""
+"""One file per command, thin over the API."""

@@ -136,8 +136,8 @@ def test_the_parser_creates_our_grid_sample_from_an_unmodified_file(rtx: TensorR
 def test_a_misread_sampler_is_an_error(rtx: TensorRT) -> None:
     # What TensorRT up to 11.1 does with mode="linear": tell the check that the file says linear where it says nearest.
     model = small_model(mode="nearest")
-    honest = build_plan(rtx, model, _profiles(model), target="sm89")
-    assert honest.fused == ()
+    built = build_plan(rtx, model, _profiles(model), target="sm89")
+    assert built.fused == ()
 
     class Misreading:
         def __init__(self, network: Any, logger: Any) -> None:

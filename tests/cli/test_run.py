@@ -108,7 +108,7 @@ def test_options_override_the_files_metadata(model: Path, images: Path, tmp_path
 
 def test_some_inputs_failed(model: Path, images: Path, tmp_path: Path) -> None:
     (images / "03.png").write_bytes(b"")
-    (images / "04.png").write_text("this is no image")
+    (images / "04.png").write_text("this is not an image")
     Image.new("L", (9, 8)).save(images / "05.png")
     for i in range(6, 10):
         (images / f"{i:02d}.png").write_bytes((images / f"{i:02d}.png").read_bytes()[:40])

@@ -11,7 +11,7 @@ from stn_infer.errors import InputError
 
 
 def no_arrays(path: str) -> int | None:
-    raise AssertionError(f"{path} is no array file")
+    raise AssertionError(f"{path} is not an array file")
 
 
 def names(*sources: str | Path, stdin: bytes = b"") -> list[str]:

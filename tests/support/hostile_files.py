@@ -41,7 +41,7 @@ def _truncated(share: float) -> Writer:
 
 def _text(folder: Path) -> Path:
     path = folder / "model.onnx"
-    path.write_text("this is no protobuf, it is a sentence\n" * 40)
+    path.write_text("this is not a protobuf, it is a sentence\n" * 40)
     return path
 
 
@@ -311,7 +311,7 @@ HOSTILE: dict[str, tuple[Writer, str]] = {
     "attribute of a caller": (_edited(_attribute_of_a_caller), "references a caller's attribute"),
     "unknown operator": (_edited(_unheard_of_operator), ""),
     "attribute without its graph": (_edited(_attribute_without_graph), "has no value"),
-    "name that is no text": (_bad_name, "UTF-8"),
+    "name that is not text": (_bad_name, "UTF-8"),
     "data above the folder": (_external("../{name}"), "own folder"),
     "data above, by a detour": (_external("a/../../{name}"), "own folder"),
     "data at an absolute path": (_external("{secret}"), "own folder"),

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Profile:
-    """The minimum, optimum and maximum shape of the inputs: each a batch size or a complete shape."""
+    """The minimum, optimum and maximum shape of the inputs: a batch size or a complete shape for each."""
 
     min: tuple[int, ...] = (1,)
     opt: tuple[int, ...] = (64,)

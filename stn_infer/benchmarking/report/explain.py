@@ -67,16 +67,16 @@ def _pair(rows: Sequence[Measurement], before: str, after: str, kernels: bool) -
         return ""
     ratio = speedup(fused, ours)
     certain = ratio.low is None or ratio.excludes_one
-    verb = f"has a {speedup_text(ratio, before)}" if certain else f"is not significantly faster than {before}"
+    outcome = f"has a {speedup_text(ratio, before)}" if certain else f"is not significantly faster than {before}"
     values = [(row.shares or {}) if kernels else _stages_ms(row) for row in (ours, fused)]
     was, now = (sum(each.get(stage, 0.0) for stage in ("grid", "sampling")) for each in values)
     if kernels:
         text = (
-            f"{after} {verb}: grid and sampler are {was:.0%} of the kernels' time in {before}, "
+            f"{after} {outcome}: grid and sampler are {was:.0%} of the kernels' time in {before}, "
             f"the plugin's op {now:.0%} in {after}"
         )
     else:
-        text = f"{after} {verb}: the plugin's op takes {now:.2g} ms where grid and sampler take {was:.2g} ms"
+        text = f"{after} {outcome}: the plugin's op takes {now:.2g} ms where grid and sampler take {was:.2g} ms"
     return text + _doubt(fused, ours)
 
 

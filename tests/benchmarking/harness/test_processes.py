@@ -1,4 +1,4 @@
-"""Processes of their own: what is no variant's fault."""
+"""Processes of their own: what is not a variant's fault."""
 
 from __future__ import annotations
 

@@ -282,7 +282,7 @@ class Stalling(BoundVariant):
 def test_paced_latencies_count_from_when_calls_were_due() -> None:
     bound = Stalling()
     found = paced(bound, rate=500.0, seconds=0.1, clock=bound.clock)
-    # after the stall of 21 ms, calls are due every 2 ms and done every 1 ms: the queue shrinks by 1 ms a call
+    # after the stall of 21 ms, calls are due every 2 ms and done every 1 ms: the queue shrinks by 1 ms per call
     wanted = [1.0] * 9 + [21.0 - late for late in range(21)] + [1.0] * 20
     assert found.latencies_ms == pytest.approx(wanted, abs=1e-6)
 

@@ -50,7 +50,7 @@ class FakeNvml(types.ModuleType):
         raise RuntimeError("not supported")
 
     def nvmlDeviceGetCurrentClocksThrottleReasons(self, handle: str) -> int:
-        return 0x1 | 0x40  # idle is no throttling
+        return 0x1 | 0x40  # idle is not throttling
 
     def nvmlDeviceGetViolationStatus(self, handle: str, policy: int) -> object:
         return types.SimpleNamespace(violationTime=self.held_ns if policy == 0 else 7)

@@ -216,7 +216,7 @@ def affine(module: nn.Module, theta: Tensor) -> Tensor:
 
 
 def test_a_frozen_networks_layers_are_layers() -> None:
-    """A narrow tensor within the localization network is no theta because nothing is trained any more."""
+    """A narrow tensor within the localization network is not theta because nothing is trained any more."""
     frozen = Custom(lambda self, values: affine(self, self.wide(values[:, :2])))
     trained = grid_of(frozen, IMAGE)
     assert trained == ["view", "affine_grid_generator", "view"]
