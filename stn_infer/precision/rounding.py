@@ -8,9 +8,9 @@ is rounded. A GPU that accumulates in float32 computes the same.
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto, helper, inliner, numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
-from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.edit import copy_of, inline_functions, replace_all
 from stn_infer.proto.retype import HALF_TYPES
 
 
@@ -26,7 +26,7 @@ def rounded_in_float32(model: onnx.ModelProto) -> onnx.ModelProto:
     Args:
         model: with float32 (or integer) inputs and outputs, as :func:`~stn_infer.precision.half.to_half` returns it.
     """
-    plain = inliner.inline_local_functions(model) if model.functions else model
+    plain = inline_functions(model) if model.functions else model
     types = {
         value.name: value.type.tensor_type.elem_type
         for value in onnx.shape_inference.infer_shapes(plain).graph.value_info

@@ -18,6 +18,7 @@ from stn_infer.errors import ModelError
 from stn_infer.proto.edit import replace_all
 from stn_infer.proto.traversal import (
     STANDARD_DOMAINS,
+    given_inputs,
     is_standard,
     names_read,
     nested_nodes,
@@ -33,6 +34,7 @@ _MAX_INLINED = 50_000
 _MAX_INLINED_PER_NODE = 10
 _UNBOUNDED = 1_000_000  # a larger maximum number of inputs in a schema means "any number"
 _MAX_DIMS = 64
+_MAX_VERSION = 2**31 - 1  # of an operator set, in every runtime
 _MAX_ELEMENTS = 2**40
 
 _BITS = {
@@ -145,8 +147,14 @@ class _Checker:
         versions: dict[str, int] = {}
         for entry in model.opset_import:
             domain = "" if entry.domain in STANDARD_DOMAINS else entry.domain
-            if entry.version < 1 or versions.setdefault(domain, entry.version) != entry.version:
+            if not 1 <= entry.version <= _MAX_VERSION or versions.setdefault(domain, entry.version) != entry.version:
                 raise ModelError(f"it imports operator set {domain or 'ai.onnx'!r} version {entry.version}")
+        if not model.graph.output:
+            raise ModelError("it has no outputs")
+        for value in given_inputs(model.graph):
+            dims = value.type.tensor_type.shape.dim
+            if len(dims) > 1 and dims[0].HasField("dim_value") and dims[0].dim_value == 0:
+                raise ModelError(f"its input {value.name!r} has batch size 0")
         if "" not in versions and any(is_standard(node) for node in model.graph.node):
             raise ModelError("it imports no version of the default operator set")
         for function in model.functions:
@@ -156,6 +164,9 @@ class _Checker:
             self._functions[key] = function
         _check_signatures(model.graph.node, versions.get("", 1))
         for function in model.functions:
+            for entry in function.opset_import:
+                if not 1 <= entry.version <= _MAX_VERSION:
+                    raise ModelError(f"function {function.name!r} imports operator set version {entry.version}")
             own = [entry.version for entry in function.opset_import if entry.domain in STANDARD_DOMAINS]
             _check_signatures(function.node, own[0] if own else versions.get("", 1))
             self._check_function(function)

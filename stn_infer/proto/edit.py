@@ -11,6 +11,7 @@ from google.protobuf.message import Message  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 from onnx import GraphProto, NodeProto, helper, numpy_helper
 
+from stn_infer.errors import ModelError, one_line
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import names_read, subgraphs
 
@@ -22,6 +23,24 @@ def copy_of(message: M) -> M:
     copy: M = type(message)()
     copy.CopyFrom(message)
     return copy
+
+
+def inline_functions(model: onnx.ModelProto, keep: Iterable[tuple[str, str]] = ()) -> onnx.ModelProto:
+    """Returns a copy with the calls of model-local functions replaced by their nodes.
+
+    Args:
+        model: the model.
+        keep: (domain, name) of functions that stay.
+
+    Raises:
+        ModelError: a function imports another operator set than the model, or the model exceeds 2 GB.
+    """
+    from onnx import inliner
+
+    try:
+        return inliner.inline_selected_functions(model, list(keep), exclude=True)
+    except Exception as error:  # protobuf and onnx raise different ones
+        raise ModelError(f"its functions cannot be inlined: {one_line(error)}") from error
 
 
 def copy_without(message: M, left_out: str, into: M | None = None) -> M:

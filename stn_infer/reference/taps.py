@@ -15,7 +15,7 @@ from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import Basis, map_points
 from stn_infer.fusion.op import DOMAIN, OP_TYPES
 from stn_infer.fusion.samplers import SamplerNode, find_samplers, infer_facts, spatial_nodes
-from stn_infer.proto.edit import copy_of
+from stn_infer.proto.edit import copy_of, inline_functions
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import is_standard
 from stn_infer.reference.calls import SamplerCall, TracedRun
@@ -25,14 +25,11 @@ _HALVES: dict[int, str] = {TensorProto.FLOAT16: "float16", TensorProto.BFLOAT16:
 
 
 def without_other_functions(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Inline all functions of a model except those of domain ``stn``."""
-    from onnx import inliner
-
+    """Inline all functions of a model except those of domain ``stn``; raises as :func:`inline_functions`."""
     others = [function for function in model.functions if not _ours(function.domain, function.name)]
     if not others:
         return model
-    keep = [(DOMAIN, name) for name in OP_TYPES]
-    return inliner.inline_selected_functions(model, keep, exclude=True)
+    return inline_functions(model, [(DOMAIN, name) for name in OP_TYPES])
 
 
 def _ours(domain: str, name: str) -> bool:

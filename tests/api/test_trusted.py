@@ -156,3 +156,14 @@ def test_a_file_that_optimize_wrote_has_passed(trial: Path, tmp_path: Path, monk
     monkeypatch.setattr("stn_infer.api.trusted._passed", set())
     lint(tmp_path / "result.onnx")
     assert not tried and len(list(trial.iterdir())) == 2
+
+
+def test_a_function_of_another_opset_is_no_internal_error(tmp_path: Path) -> None:
+    """onnx's inliner refuses what onnxruntime runs."""
+    nodes = [helper.make_node("Identity", ["a"], ["z"])]
+    function = helper.make_function("f", "g", ["a"], ["z"], nodes, [helper.make_opsetid("", 13)])
+    call = helper.make_node("g", ["x"], ["y"], domain="f")
+    model = make([call], {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [], domains=("f",), functions=[function])
+    onnx.save(model, tmp_path / "model.onnx")
+    result = CliRunner().invoke(main, ["verify", str(tmp_path / "model.onnx")])
+    assert result.exit_code in (0, 1) and "internal error" not in result.stderr

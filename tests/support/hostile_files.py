@@ -228,12 +228,23 @@ def _pipe_data(folder: Path) -> Path:
     return path
 
 
-def _function(name: str, calls: list[str]) -> onnx.FunctionProto:
+def _opset_version(version: int) -> Callable[[onnx.ModelProto], None]:
+    def edit(model: onnx.ModelProto) -> None:
+        model.opset_import[0].version = version
+
+    return edit
+
+
+def _batch_of_0(model: onnx.ModelProto) -> None:
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 0
+
+
+def _function(name: str, calls: list[str], opset: int = 18) -> onnx.FunctionProto:
     nodes = [
         helper.make_node(call, ["a" if i == 0 else f"b{i - 1}"], [f"b{i}"], domain="f") for i, call in enumerate(calls)
     ]
     nodes.append(helper.make_node("Identity", [nodes[-1].output[0] if nodes else "a"], ["z"]))
-    imports = [helper.make_opsetid("", 18), helper.make_opsetid("f", 1)]
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("f", 1)]
     return helper.make_function("f", name, ["a"], ["z"], nodes, imports)
 
 
@@ -338,6 +349,13 @@ HOSTILE: dict[str, tuple[Writer, str]] = {
         _with_functions([_function(f"g{i}", [f"g{i + 1}"] * 10) for i in range(5)] + [_function("g5", [])], "g0"),
         "its 57 nodes expand to 111,111 with functions inlined; the limit is 50,570",
     ),
+    "opset beyond 32 bits": (_edited(_opset_version(2**40)), "imports operator set 'ai.onnx' version 1099511627776"),
+    "function of an opset beyond 32 bits": (
+        _with_functions([_function("a", [], opset=2**33)], "a"),
+        "function 'a' imports operator set version 8589934592",
+    ),
+    "no outputs": (_edited(lambda model: model.graph.ClearField("output")), "no outputs"),
+    "batch of 0": (_edited(_batch_of_0), "input 'x' has batch size 0"),
     "subgraphs too deep": (_nested(20), "nested"),
     "subgraphs far too deep": (_nested(28), "nested"),
 }
