@@ -11,6 +11,7 @@ from __future__ import annotations
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training loops store the tensors, in the order in which they are tried."""
 
 _SHOWN = 3  # keys named in an error
+_MOST_RATIO = 20  # of an archive's contents to its size
 _NESTED = 8
 
 
@@ -148,7 +150,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from None
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse an archive that unpacks to far more than its size; ``torch.save`` compresses nothing."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            size = sum(info.file_size for info in archive.infolist())
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # an older format, or torch reports the damage
+        return
+    if size > _MOST_RATIO * path.stat().st_size:
+        raise WeightsError(
+            f"{path}: its {path.stat().st_size:,} bytes unpack to {size:,}; "
+            "save it again with torch.save(model.state_dict(), ...)"
+        )
+
+
 def _read_torch(path: Path) -> Any:
+    _check_archive(path)
     try:
         with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
             # torch warns about archives before it raises an error; the error is enough

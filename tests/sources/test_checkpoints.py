@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
 from fractions import Fraction
@@ -228,3 +229,15 @@ def test_infinity_is_allowed_in_a_buffer_and_nan_is_not() -> None:
     net.mask[1] = float("nan")
     with pytest.raises(WeightsError, match="mask contains NaN"):
         check_finite(net, "net")
+
+
+def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
+    """torch reads compressed archives, whatever they unpack to."""
+    torch.save({"weight": torch.zeros(4_000_000)}, tmp_path / "plain.pt")
+    bomb = tmp_path / "bomb.pt"
+    with zipfile.ZipFile(tmp_path / "plain.pt") as plain, zipfile.ZipFile(bomb, "w", zipfile.ZIP_DEFLATED) as packed:
+        for info in plain.infolist():
+            packed.writestr(info.filename, plain.read(info))
+    assert set(load_weights(tmp_path / "plain.pt")) == {"weight"}
+    with pytest.raises(WeightsError, match=r"bomb\.pt: its [\d,]+ bytes unpack to 16,0[\d,]+; save it again"):
+        load_weights(bomb)
