@@ -19,6 +19,7 @@ import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, Never
 
 import click
@@ -43,6 +44,8 @@ COMMANDS = {
 }
 
 _DEBUG_HELP = "Show the traceback of an error."
+
+_WAIT, _LONGEST_WAIT = 0.05, 1.2  # seconds that an interrupted import is given
 
 
 class LazyGroup(click.Group):
@@ -113,7 +116,7 @@ class LazyGroup(click.Group):
 def _leave(code: int) -> Never:
     """End at once: all that was open is closed by now, and libraries take seconds to put themselves away."""
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError):
+        with contextlib.suppress(OSError, ValueError, RuntimeError):  # also where it is being written to
             stream.flush()
     os._exit(code)
 
@@ -135,6 +138,7 @@ class _Interrupts:
     def __init__(self) -> None:
         self.seen = 0
         self._before: dict[int, Any] = {}
+        self._waits = 0
 
     @property
     def exit_code(self) -> int:
@@ -151,12 +155,30 @@ class _Interrupts:
         return self
 
     def __exit__(self, *exception: object) -> None:
+        if self._waits:
+            signal.setitimer(signal.ITIMER_REAL, 0)
         for number, before in self._before.items():
             signal.signal(number, before)
 
-    def _note(self, number: int, frame: Any) -> Never:
-        self.seen = number
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.seen = self.seen or number
+        # a module whose import is broken off may abort the process, or count as broken: it is waited for, a while
+        if _is_importing(frame):
+            if signal.SIGALRM not in self._before:
+                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._note)
+            self._waits += 1
+            if self._waits > _LONGEST_WAIT / _WAIT:
+                os.write(2, b"error: interrupted\n")
+                _leave(self.exit_code)
+            signal.setitimer(signal.ITIMER_REAL, _WAIT)
+            return
         raise KeyboardInterrupt
+
+
+def _is_importing(frame: FrameType | None) -> bool:
+    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+        frame = frame.f_back
+    return frame is not None
 
 
 def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Never:

@@ -2,10 +2,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import importlib
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
+from pathlib import Path
 
 import click
 import pytest
@@ -77,6 +80,24 @@ def test_an_interrupt_that_a_library_caught_is_still_one() -> None:
     result = invoke(half_done)
     assert result.exit_code == 130 and result.stderr.strip() == "error: interrupted"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_an_interrupted_import_is_finished_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "slow_to_import.py").write_text(
+        "import signal, time\nsignal.raise_signal(signal.SIGTERM)\ntime.sleep(0.3)\nwhole = True\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def imports() -> None:
+        importlib.import_module("slow_to_import")
+        time.sleep(30)
+
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)]
+    result = invoke(imports)
+    assert result.exit_code == 128 + signal.SIGTERM and result.stderr.strip() == "error: interrupted"
+    assert sys.modules.pop("slow_to_import").whole is True
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGALRM)] == before
+    assert signal.getitimer(signal.ITIMER_REAL) == (0.0, 0.0)
 
 
 def test_disk_full_names_the_file() -> None:
