@@ -1,11 +1,11 @@
-"""Who samples as the operators' definitions say: writes ``docs/conformance.md``.
+"""Test which runtimes sample as the operators are defined, and write ``docs/conformance.md``.
 
-First every sampler in every runtime (``conformance_matrix.py``). Then two outside collections are run through the
-float64 sampler that everything is verified with (``stn_infer/reference/sampling.py``), eager PyTorch, onnxruntime's own
-nodes and our op, which onnxruntime runs from its function body and by the plugin library:
+The first section covers every sampler in every runtime (``conformance_matrix.py``). Then two external collections run
+in the float64 reference sampler (``stn_infer/reference/sampling.py``), eager PyTorch, onnxruntime's own nodes and our
+op, which onnxruntime runs from its function body and with the plugin library:
 
-- the ONNX backend's node tests for GridSample and AffineGrid, by their own tolerance;
-- PyTorch's sample inputs for ``grid_sample``, whose truth is PyTorch in float64.
+- the ONNX backend's node tests for GridSample and AffineGrid, with their own tolerance;
+- PyTorch's sample inputs for ``grid_sample``, with PyTorch in float64 as the reference.
 
 Run from the root: ``python benchmarks/conformance.py [--output docs/conformance.md] [--json FILE] [--without-matrix]``.
 The exit code is 1 when a column that claims conformance (the reference or our op) fails a row.
@@ -43,20 +43,20 @@ from stn_infer.transforms import Affine
 
 ROOT = Path(__file__).resolve().parents[1]
 OURS = {"our op, opset 18": (18, False), "our op, opset 22": (22, False), "our op, library": (18, True)}
-"""Our op by its function at an opset, and by the plugin library."""
+"""Our op from its function at an opset, and with the plugin library."""
 
 NODE_COLUMNS = ("reference", "PyTorch", "onnxruntime", *OURS)
 SAMPLE_COLUMNS = ("reference", "onnxruntime", "our op, opset 18", "our op, library")
 CLAIMED = ("reference", *OURS)
-"""The columns that are ours; a failure in any other is somebody else's and is only shown."""
+"""The columns of this project; a failure in another column is only shown."""
 
 DOUBLE, SINGLE = 1e-12, 2e-4
-"""What PyTorch's samples allow in float64 and in float32, as a share of the image's range."""
+"""The tolerance of PyTorch's samples in float64 and in float32, as a share of the image's range."""
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What one column made of one row: the largest absolute error, and whether that is within the row's tolerance."""
+    """The result of one row in one column: the largest absolute error, and whether it is within the row's tolerance."""
 
     error: float
     passed: bool
@@ -64,7 +64,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One test, and what each column made of it."""
+    """One test, and its result in each column."""
 
     name: str
     cells: dict[str, Cell]
@@ -74,7 +74,7 @@ class Row:
 
 
 def node_cases() -> list[Any]:
-    """The 26 node tests; only these two modules are imported, the whole collection takes half a minute."""
+    """The 26 node tests; only these two modules are imported, because the whole collection takes half a minute."""
     package = importlib.import_module("onnx.backend.test.case.node")
     for module in ("gridsample", "affinegrid"):
         importlib.import_module(f"{package.__name__}.{module}")
@@ -82,9 +82,9 @@ def node_cases() -> list[Any]:
 
 
 def node_row(case: Any) -> Row:
-    """One node test through every column.
+    """Run one node test in every column.
 
-    The expanded forms of AffineGrid differ in onnxruntime's column only; elsewhere they are the same test again.
+    The expanded forms of AffineGrid differ only in onnxruntime's column; in the others they repeat the same test.
     """
     inputs, outputs = case.data_sets[0]
     given, expected = [_array(value) for value in inputs], _array(outputs[0])
@@ -126,7 +126,7 @@ def _affine_columns(case: Any, given: list[Array], expected: Array) -> dict[str,
     theta, size = given[0], [int(length) for length in given[1]][2:]
     align_corners = "align_corners" in case.name
     eager = F.affine_grid(torch.tensor(theta), [len(theta), 1, *size], align_corners=align_corners)
-    # Our op has no grid to show, so it samples an image, and is compared with that image sampled at the expected grid.
+    # our op returns no grid, so it samples an image, which is compared with that image sampled at the expected grid
     image = np.random.default_rng(0).normal(size=(len(theta), 2, *size)).astype(np.float32)
     truth = sample(SamplerSpec("bilinear", "border", align_corners), image, expected)
     # The op's affine rows are pixel centers; the corner convention is folded into theta.
@@ -158,14 +158,14 @@ def affine_grid(theta: Array, size: Sequence[int], align_corners: bool) -> Array
 def sample_rows() -> Iterator[Row]:
     """PyTorch's reference inputs for ``grid_sample``; importing them freezes torch's global flags for the process."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch's test code
+        warnings.simplefilter("ignore")  # from torch's test code
         from torch.testing._internal.common_methods_invocations import reference_inputs_grid_sample
 
     for case in reference_inputs_grid_sample(None, "cpu", torch.float64, False):  # type: ignore[no-untyped-call]
         grid, mode, padding_mode, align_corners = _sampler_arguments(case)
         truth = F.grid_sample(case.input, grid, mode, padding_mode, align_corners).numpy()
         image, points = case.input.numpy(), grid.numpy()
-        # Nearest must agree to the last value in float64; the others within what rounding a coordinate can move.
+        # nearest must agree in every value in float64; the other modes within the rounding of a coordinate
         scale = float(np.abs(image).max())
         double = 0.0 if mode == "nearest" else DOUBLE * scale
         name = f"{'x'.join(map(str, image.shape))} {mode}, {padding_mode}, align_corners={align_corners}"
@@ -202,7 +202,7 @@ def _affine_theta(grid: Array) -> Array | None:
 
 
 def _single_cell(result: Array, truth: Array, mode: str, scale: float) -> Cell:
-    """Float32 against float64: as a share of the image's range; nearest as the share of values that flipped."""
+    """The error of float32 against float64 as a share of the image's range; for nearest, the flipped share."""
     if mode == "nearest":
         flips = float(np.mean(result != truth))
         return Cell(flips, flips <= SINGLE)
@@ -233,7 +233,7 @@ def _plain_node(image: Array, grid: Array, sampler: SamplerSpec) -> Array:
 
 
 def _first_output(model: onnx.ModelProto, feeds: Mapping[str, Array]) -> Array:
-    """Of a file of others in onnxruntime."""
+    """The outputs of a third-party file in onnxruntime."""
     return np.asarray(open_session(Stored(model)).run(feeds)[0])
 
 
@@ -252,7 +252,7 @@ def _array(value: Any) -> Array:
 
 
 def table(title: str, columns: tuple[str, ...], rows: list[Row]) -> str:
-    """A Markdown table: the error, and **fails** where it is more than the row allows."""
+    """A Markdown table of the errors, with **fails** where an error exceeds the row's tolerance."""
 
     def text(row: Row, column: str) -> str:
         cell = row.cells.get(column)
@@ -283,19 +283,19 @@ def matrix_section() -> str:
 Noise in [0, 1] read at affine grids that leave the image, against the float64 sampler of
 `stn_infer/reference/sampling.py`. The file casts the image to the type; theta and the grid are float32.
 
-- *exact*: equal to the last bit. *≤ 1e-5*: the largest error, rounded up to a power of ten; no value is off by more
-  than float32 coordinates and the rounding of the result to its type explain.
-- **off**: wrong by more than that, with the largest error. PyTorch wants image and grid in one type, so that with a
-  half-precision image its coordinates are in half precision too.
-- *unsupported*: the runtime refuses the file. There is no bicubic sampling of volumes, so it has no rows.
-- *builds*: TensorRT-RTX {rtx}'s parser and builder make an engine for sm_89 from the file's function,
-  native layers, and read no other mode as nearest. *accepted*: TensorRT {lean}'s own registry makes our plugin with
-  these attributes. Neither was run, since there is no GPU here; the plugin's kernels are those of the library's other
-  two columns.
-- A fallback to the CPU can show on a GPU only, and no CUDA provider was run here.
+- *exact*: equal to the last bit. *≤ 1e-5*: the largest error, rounded up to a power of ten; float32 coordinates and
+  the rounding of the result to its type explain it.
+- **off**: the error is larger than that; the largest one is given. PyTorch requires image and grid in the same type, so
+  with a half-precision image its coordinates are in half precision too.
+- *unsupported*: the runtime rejects the file. Bicubic sampling of volumes is not defined, so it has no rows.
+- *builds*: TensorRT-RTX {rtx}'s parser and builder build an engine for sm_89 from the file's function,
+  with native layers, and read no other mode as nearest. *accepted*: TensorRT {lean}'s own registry creates our
+  plugin with these attributes. Neither was run, because this machine has no GPU; the plugin's kernels are those of the
+  library's other two columns.
+- A fallback to the CPU can only be observed on a GPU; no CUDA provider was run here.
 
-"onnxruntime GridSample" is the standard operator. A float16 image it samples in float32, and drops the casts around it,
-so that the result is not even rounded to float16.
+"onnxruntime GridSample" is the standard operator. onnxruntime samples a float16 image in float32 and removes the casts
+around the operator, so the result is not rounded to float16.
 
 {conformance_matrix.table(conformance_matrix.rows(conformance_matrix.cases()))}
 
@@ -316,38 +316,38 @@ def page(nodes: list[Row], samples: list[Row], matrix: str) -> str:
 
 Written by `python benchmarks/conformance.py` with {versions}, on the CPU; a test runs it again.
 
-{matrix}A number below is the largest absolute error; **fails** stands beside one that is more than its row allows.
+{matrix}A number below is the largest absolute error; **fails** marks one that exceeds its row's tolerance.
 
 *reference* is `stn_infer/reference/sampling.py`, float64 numpy. *our op* is `stn::SpatialTransformer` as onnxruntime
-runs it in float32: from the function body in the file, at two opsets, or by the plugin library.
+runs it in float32: from the function body in the file, at two opsets, or with the plugin library.
 
 ## ONNX's node tests
 
 Each by its own tolerance, {1e-7:g} + {1e-3:g} of the expected value. For GridSample our op gets the test's grid as
-theta, with the unit matrix as basis. AffineGrid has no op of ours: its theta goes into `stn::SpatialTransformer`, which
-samples a random image, and that is compared with the same image sampled at the expected grid. The `expanded` forms
-differ from the plain ones in onnxruntime's column only.
+theta, with the identity matrix as basis. For AffineGrid, which has no op here, `stn::SpatialTransformer` gets its theta
+and samples a random image; the result is compared with the same image sampled at the expected grid. The `expanded`
+forms differ from the plain ones only in onnxruntime's column.
 
 {table("node test", NODE_COLUMNS, nodes)}
 
 ## PyTorch's sample inputs for grid_sample
 
-Images of noise from 0 to 255, affine grids; the truth is PyTorch in float64. The reference and onnxruntime's own
-node run in float64 (allowed: {DOUBLE:g} of the range; for nearest, nothing). Our op runs in float32, where a coordinate
-near 456 is rounded by some 1e-4 pixel: its error is given as a share of the range, for nearest as the share of values
-that take the neighboring pixel (allowed for both: {SINGLE:g}).
+Noise images from 0 to 255 and affine grids, with PyTorch in float64 as the reference. The reference sampler and
+onnxruntime's own node run in float64 (allowed: {DOUBLE:g} of the range; for nearest, no difference). Our op runs in
+float32, where a coordinate near 456 is rounded by about 1e-4 pixels: its error is a share of the range, for nearest the
+share of values that take the neighboring pixel (allowed for both: {SINGLE:g}).
 
 {table("sample", SAMPLE_COLUMNS, samples)}
 """
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description="Run the outside tests and write docs/conformance.md.")
+    parser = argparse.ArgumentParser(description="Run the external tests and write docs/conformance.md.")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "conformance.md")
     parser.add_argument("--json", type=Path, help="also write the rows here")
-    parser.add_argument("--without-matrix", action="store_true", help="leave the first section out; it takes a minute")
+    parser.add_argument("--without-matrix", action="store_true", help="omit the first section, which takes a minute")
     arguments = parser.parse_args()
-    # first, since PyTorch's test code freezes torch's global flags
+    # first, because PyTorch's test code freezes torch's global flags
     matrix = "" if arguments.without_matrix else matrix_section()
     nodes, samples = [node_row(case) for case in node_cases()], list(sample_rows())
     arguments.output.parent.mkdir(parents=True, exist_ok=True)

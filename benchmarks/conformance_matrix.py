@@ -1,8 +1,8 @@
-"""What each runtime makes of each sampler: mode x padding x align_corners x rank x type, against the float64 sampler.
+"""Compare each sampler in each runtime with the float64 sampler: mode x padding x align_corners x rank x type.
 
-Every cell is measured here, on this machine's CPU, with noise in [0, 1] and grids that leave the image. A runtime that
-needs a GPU is asked as far as it answers without one: TensorRT-RTX builds an engine, TensorRT's registry makes our
-plugin; neither is run.
+Every cell is computed on this machine's CPU, with noise in [0, 1] and grids that leave the image. Runtimes that need a
+GPU are tested as far as possible without one: TensorRT-RTX builds an engine and TensorRT's registry creates our plugin,
+but neither runs.
 """
 
 from __future__ import annotations
@@ -58,13 +58,13 @@ class Case:
 
     @property
     def possible(self) -> bool:
-        """Whether ONNX and PyTorch define it: there is no bicubic sampling of volumes."""
+        """Whether ONNX and PyTorch define the combination; bicubic sampling of volumes is not defined."""
         return not (self.rank == 3 and self.sampler.mode == "bicubic")
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a combination in one runtime.
+    """The result of a combination in one runtime.
 
     Attributes:
         verdict: ``exact``, ``within`` (what float32 explains), ``off``, ``unsupported``, ``builds`` or ``accepted``
@@ -76,7 +76,7 @@ class Outcome:
     error: float = 0.0
 
     def text(self) -> str:
-        """For a table; an error is rounded up to a power of ten."""
+        """The text in the table; an error is rounded up to a power of ten."""
         if self.verdict == "within":
             return f"≤ 1e{math.ceil(math.log10(max(self.error, 1e-8)))}"
         if self.verdict == "off":
@@ -85,7 +85,7 @@ class Outcome:
 
 
 def cases(dtypes: Sequence[str] = DTYPES) -> list[Case]:
-    """All combinations that are defined."""
+    """All defined combinations."""
     found = (
         Case(rank, dtype, SamplerSpec(mode, padding_mode, align_corners))
         for rank, dtype, mode, padding_mode, align_corners in product(
@@ -97,7 +97,7 @@ def cases(dtypes: Sequence[str] = DTYPES) -> list[Case]:
 
 @dataclass(frozen=True)
 class Data:
-    """What a case is tried on.
+    """The inputs of a case.
 
     Attributes:
         image: [N, C, *in] float32 values that the case's type holds.
@@ -113,7 +113,7 @@ class Data:
 
 
 def data(case: Case) -> Data:
-    """Noise, and affine transformations that leave the image."""
+    """Make noise images, and affine transforms that leave the image."""
     size, _ = SIZES[case.rank]
     generator = torch.Generator().manual_seed(11)
     image = torch.rand((_BATCH, _CHANNELS, *size), generator=generator)
@@ -134,7 +134,7 @@ def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
     given = data(case)
     try:
         found = run(case, given)
-    except Exception as error:  # a runtime may refuse in any way
+    except Exception as error:  # a runtime may raise any exception
         known = isinstance(error, (RuntimeError, StnInferError, ValueError)) or "onnxruntime" in type(error).__module__
         if not known:
             raise
@@ -153,7 +153,7 @@ def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
 
 
 def run_pytorch(case: Case, given: Data) -> Array:
-    """affine grid in float32, then grid_sample in the image's type, which wants the grid in that type too."""
+    """An affine grid in float32, then grid_sample in the image's type, which requires the grid in that type too."""
     dtype = getattr(torch, case.dtype)
     points = torch.from_numpy(given.theta) @ torch.from_numpy(_basis(case).rows)
     output_size = SIZES[case.rank][1]
@@ -220,7 +220,7 @@ def builds(case: Case) -> Outcome:
 
 
 def accepted(wanted: Sequence[Case]) -> list[Outcome]:
-    """Whether the real plugin registry of TensorRT (lean) makes our plugin with these fields."""
+    """Whether TensorRT's plugin registry (lean) creates our plugin from these fields."""
     fields = [
         {
             "mode": case.sampler.mode,
@@ -266,7 +266,7 @@ def rows(wanted: Sequence[Case], runtimes: Sequence[str] = RUNTIMES) -> list[Row
 
 
 def table(found: Sequence[Row]) -> str:
-    """Markdown: one line for all paddings and conventions of a mode that are judged alike, with their largest error."""
+    """A Markdown table: one line for all paddings and conventions of a mode with the same verdict."""
     lines = [
         f"| rank | type | mode | padding | align_corners | {' | '.join(RUNTIMES)} |",
         f"|---|---|---|---|---|{'---|' * len(RUNTIMES)}",

@@ -1,4 +1,4 @@
-"""What ``gpu.py`` measures: warps of every kind and layout, whole networks, and the op in onnxruntime."""
+"""The cases of ``gpu.py``: warps of every kind and layout, whole networks, and the op in onnxruntime."""
 
 from __future__ import annotations
 
@@ -29,16 +29,16 @@ Call = Callable[[], Tensor]
 
 @dataclass(frozen=True)
 class Warp:
-    """One warp of the op, zeros around the image.
+    """One warp of the op, with zeros padding.
 
     Attributes:
-        shape: images [N, C, H, W]; the output's are of the same size.
+        shape: of the images [N, C, H, W]; the output has the same size.
         dtype: of the images.
         kind: ``affine``, ``projective``, or ``basis`` of ``rows`` rows.
         mode: of the sampler.
         channels_last: the images' memory format.
         rows: K.
-        targets: a variant to the least ratio of its time on the device to the fused warp's.
+        targets: a variant to the minimum ratio of its time on the device to the fused warp's.
     """
 
     shape: Shape
@@ -51,7 +51,7 @@ class Warp:
 
     @property
     def name(self) -> str:
-        """The shape, the type, and what is not the usual."""
+        """The shape, the type, and settings that differ from the defaults."""
         kind = {"affine": "", "basis": f"basis of {self.rows} rows"}.get(self.kind, self.kind)
         unusual = (kind, "" if self.mode == "bilinear" else self.mode, "channels last" if self.channels_last else "")
         text = f"{'x'.join(map(str, self.shape))} {str(self.dtype).removeprefix('torch.')}"
@@ -59,11 +59,11 @@ class Warp:
 
     @property
     def tolerance(self) -> float:
-        """What rounding the result explains, and float32 coordinates: half a part in a million of the longer side."""
+        """The error of rounding the result, plus that of float32 coordinates: 2^-20 of the longer side."""
         return _ROUNDING[self.dtype] + 2 * max(self.shape[2:]) * 2.0**-21
 
     def tiny(self) -> Warp:
-        """The same of a few small images."""
+        """The same warp of a few small images."""
         n, c, h, w = self.shape
         return replace(self, shape=(min(n // 64, 16), min(c, 5), min(h, 12), min(w, 17)))
 
@@ -95,19 +95,19 @@ _BATCHES = (1, 256)
 
 @dataclass(frozen=True)
 class Work:
-    """The variants of one case, and what is asked of one of them.
+    """The variants of one case, and the targets of one of them.
 
     Attributes:
         case: its name.
         calls: variants by name; ``copy`` is not verified.
-        expected: the right answer in float64.
-        tolerance: on the largest absolute error.
-        ours: the variant that the targets are about.
-        targets: another variant to the least speedup over it.
-        on_device: whether that is of times on the device, or of latencies.
-        bytes: the least that has to be moved; 0 where it is not counted.
-        nearest: whether a value may be another pixel's.
-        kept: what has to stay in memory meanwhile.
+        expected: the expected output in float64.
+        tolerance: the limit on the largest absolute error.
+        ours: the variant that the targets apply to.
+        targets: another variant to the minimum speedup over it.
+        on_device: whether speedups are of times on the device, or of latencies.
+        bytes: the minimum number of bytes to move; 0 if it is not counted.
+        nearest: whether a value may come from another pixel.
+        kept: objects that must stay in memory during the measurement.
     """
 
     case: str
@@ -122,13 +122,13 @@ class Work:
     kept: tuple[Tensor, ...] = ()
 
     def error_of(self, output: Tensor) -> float:
-        """As a :class:`Row` has it."""
+        """The error as in :class:`Row`."""
         off = (output.double() - self.expected).abs()
         return float((off > self.tolerance).double().mean() if self.nearest else off.max())
 
 
 def graph_of(call: Call, device: torch.device) -> Call:
-    """``call`` as a CUDA graph on the tensors that it was given; on a CPU, ``call`` itself."""
+    """``call`` captured in a CUDA graph with its tensors; on a CPU, ``call`` itself."""
     if device.type != "cuda":
         return call
     stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
@@ -149,7 +149,7 @@ def graph_of(call: Call, device: torch.device) -> Call:
 
 
 def inputs(case: Warp, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
-    """Random images, maps near the identity, and the basis."""
+    """Random images, thetas near the identity, and the basis."""
     generator = torch.Generator().manual_seed(0)
     image = torch.rand(case.shape, generator=generator).to(device, case.dtype)
     if case.channels_last:
@@ -164,9 +164,9 @@ def inputs(case: Warp, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def warp(case: Warp, device: torch.device, compiled: bool = True) -> Work:
-    """One warp: fused, by PyTorch's operators, these compiled where that is asked for, and a copy of as many bytes.
+    """One warp: fused, with PyTorch's operators, compiled if ``compiled``, and a copy of as many bytes.
 
-    The copy moves what a warp has to move at least: each image read and written once.
+    The copy moves the minimum that a warp must move: each image is read and written once.
     """
     image, theta, basis = inputs(case, device)
     size, target, sampler = case.shape[2:], torch.empty_like(image), SamplerSpec(case.mode)
@@ -192,7 +192,7 @@ def warp(case: Warp, device: torch.device, compiled: bool = True) -> Work:
 
 
 def network(batch: int, device: torch.device, compiled: bool = True) -> Work:
-    """The trained tutorial STN as a whole: eager as PyTorch runs it, fused, compiled, and fused in a CUDA graph."""
+    """The whole trained tutorial STN: in eager PyTorch, fused, compiled, and fused in a CUDA graph."""
     from stn_infer.sources.load import load_source
 
     loaded = load_source("tutorial-stn-r")
@@ -200,7 +200,7 @@ def network(batch: int, device: torch.device, compiled: bool = True) -> Work:
     image = torch.rand(batch, *loaded.input_shapes[0], generator=torch.Generator().manual_seed(0)).to(device)
     expected = copy.deepcopy(plain).double().to(device)(image.double())
     plain = plain.to(device)
-    # The same layers around this project's transformer: the tutorial's own code calls affine_grid and grid_sample.
+    # the same layers with this project's transformer; the tutorial's own code calls affine_grid and grid_sample
     localization = torch.nn.Sequential(plain.localization, plain.head)
     transformer = SpatialTransformer(
         localization, Affine(), loaded.input_shapes[0][1:], identity_init=False, fused=True
@@ -258,7 +258,7 @@ def in_onnxruntime(case: Warp, device: torch.device) -> Work:
 
     exact = composed(image.double(), theta.double(), basis.double(), "affine", size)
     calls = {"function": bound(False), "op": bound(True)}
-    # The bindings know the memory of images and maps by its address alone.
+    # the bindings only store the addresses of images and thetas
     return Work(
         f"onnxruntime {case.name}", calls, exact, case.tolerance, "op", {"function": 1.0}, False, kept=(image, theta)
     )
@@ -267,7 +267,7 @@ def in_onnxruntime(case: Warp, device: torch.device) -> Work:
 def cases(
     parts: tuple[str, ...], device: torch.device, *, tiny: bool, compiled: bool
 ) -> Iterator[tuple[str, Callable[[], Work]]]:
-    """Everything that is measured, by name; made one after the other, so that memory is free again."""
+    """All cases by name; each is created when it is measured, so that memory is released in between."""
     warps = [case.tiny() for case in WARPS] if tiny else WARPS
     if "warps" in parts:
         for case in warps:

@@ -1,1 +1,1 @@
-"""The CUDA kernels' machine code, run instruction by instruction without a GPU and counted; see NOTES.md."""
+"""Simulate the CUDA kernels' machine code instruction by instruction, without a GPU, and count it; see NOTES.md."""

@@ -1,20 +1,20 @@
-"""Counts what the CUDA kernels issue on sm_90, without a GPU, and predicts from it how long a warp takes.
+"""Count the instructions that the CUDA kernels issue on sm_90, without a GPU, and predict the time of a warp from them.
 
-    pip install nvidia-cuda-nvdisasm        # beside nvcc
+    pip install nvidia-cuda-nvdisasm        # in addition to nvcc
     python benchmarks/sass/count.py [--kernels] [--case NAME]
 
-A case goes through the library's own launch code, which is asked for the kernel, the grid and the parameters. nvcc
-compiles the kernels for sm_90; of the blocks of the launch a few are drawn, and their machine code is run warp by warp
-(``machine.py``). Their answers are compared with float64, so that what is counted is known to be right. From the
-counts, for one H100:
+The library's own launch code gives the kernel, the grid and the parameters of a case. nvcc compiles the kernels for
+sm_90. Some blocks of the launch are drawn at random, and their machine code is simulated warp by warp (``machine.py``).
+Their results are compared with float64, so that the counts are those of a correct run. The times for one H100 follow
+from the counts:
 
-    memory   bytes that have to be read and written / BANDWIDTH
+    memory   bytes that must be read and written / BANDWIDTH
     L2       bytes that the blocks read, each sector once per block, and write / L2_BANDWIDTH
     L1       lookups of up to four 128-byte lines, for each load and store / (SMS * CLOCK)
     issue    warp instructions / (SMS * 4 * CLOCK)
 
-and the prediction is the largest of the four. No version runs faster than it, and one that hides its latencies runs
-little slower. Nothing here is a measurement.
+The prediction is the largest of the four. It is a lower bound; a kernel that hides its latencies is only slightly
+slower. None of these numbers is measured.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ SMS = 132
 CLOCK = 1.7e9
 """Hertz, under load."""
 BANDWIDTH = 3.0e12
-"""Bytes per second, read and written together: what a copy reaches."""
+"""Bytes per second of a copy, read and written."""
 
 L2_BANDWIDTH = 5.5e12
 """Bytes per second, between the level-2 cache and the SMs."""
@@ -59,7 +59,7 @@ _RECORD = ctypes.CFUNCTYPE(
 
 @dataclass(frozen=True)
 class Case:
-    """An affine bilinear warp with zeros around, images [N, C, H, W]: one theta an image, near the identity."""
+    """An affine bilinear warp with zeros padding of images [N, C, H, W]: one theta per image, near the identity."""
 
     name: str
     shape: tuple[int, int, int, int]
@@ -67,12 +67,12 @@ class Case:
 
     @property
     def pixels(self) -> int:
-        """Of all output images, a channel."""
+        """The number of pixels of all output images, per channel."""
         return self.shape[0] * self.shape[2] * self.shape[3]
 
     @property
     def bytes(self) -> int:
-        """That have to be read and written at least."""
+        """The minimum number of bytes to read and write."""
         return 2 * self.pixels * self.shape[1] * np.dtype(self.dtype).itemsize
 
 
@@ -92,7 +92,7 @@ CASES = tuple(
 
 @dataclass(frozen=True)
 class Launch:
-    """What the library asks CUDA for."""
+    """A kernel launch of the library."""
 
     kernel: str
     grid: tuple[int, int, int]
@@ -102,7 +102,7 @@ class Launch:
 
 @dataclass(frozen=True)
 class Resources:
-    """What ptxas says of a kernel: registers a thread; bytes of stack and of spills."""
+    """A kernel's resources, from ptxas: registers per thread; bytes of stack and of spills."""
 
     registers: int
     stack: int
@@ -111,7 +111,7 @@ class Resources:
 
 @dataclass(frozen=True)
 class Row:
-    """A case's counts for 32 output pixels (of all their channels), and times in microseconds.
+    """A case's counts per 32 output pixels (of all channels), and times in microseconds.
 
     Attributes:
         instructions: that warps issue.
@@ -182,7 +182,7 @@ class Kernels:
         return dict(_resources(log)), dict(_programs(text))
 
     def launch(self, problem: plugin.Problem) -> Launch:
-        """What the library launches for a problem."""
+        """The kernel launch of the library for a problem."""
         seen: list[Launch] = []
 
         def record(kernel: int, grid: object, block: object, parameters: object, size: int) -> None:
@@ -199,18 +199,18 @@ class Kernels:
 
 
 def kernel_name(text: str) -> str:
-    """planar_kernel<float, 2, 4, int>, of a demangled symbol."""
+    """The short name of a demangled symbol, such as planar_kernel<float, 2, 4, int>."""
     match = re.search(r"(\w+_kernel<.*>)\(", text)
     return (match[1] if match else text).replace("stn::", "").replace("(anonymous namespace)::", "")
 
 
 def demangled(text: str) -> str:
-    """Text with C++ names in words."""
+    """Demangle the C++ names in a text."""
     return subprocess.run(["c++filt"], input=text, check=True, capture_output=True, text=True).stdout
 
 
 def disassembler() -> str:
-    """nvdisasm, of the toolkit or of PyPI's nvidia-cuda-nvdisasm."""
+    """The path of nvdisasm, from the CUDA toolkit or from PyPI's nvidia-cuda-nvdisasm."""
     found = shutil.which("nvdisasm")
     for path in Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"):
         found = found or str(path)
@@ -238,14 +238,14 @@ def _programs(text: str) -> list[tuple[str, Program]]:
 
 
 def run_case(kernels: Kernels, case: Case, blocks: int, seed: int = 0) -> Row:
-    """Run some blocks of a case and check what they write.
+    """Simulate some blocks of a case and check their results.
 
     Raises:
-        SystemExit: an answer is wrong.
+        SystemExit: a result is wrong.
     """
     rng = np.random.default_rng(seed)
     n, c, height, width = case.shape
-    # One image for all samples, which the parameters can say: what is counted is the same, and it needs little memory.
+    # one image for all samples, which the parameters allow: the counts are the same, and it needs little memory
     image = rng.random((c, height, width), np.float32).astype(case.dtype)
     theta = (np.eye(2, 3) + 0.15 * rng.standard_normal((n, 2, 3))).astype(np.float32)
     memory = Memory()
@@ -271,7 +271,7 @@ def run_case(kernels: Kernels, case: Case, blocks: int, seed: int = 0) -> Row:
         total.add(block)
     values = check(image, theta, output)
     groups = values / c / 32
-    scale = case.pixels / 32 / groups  # of what ran to the whole
+    scale = case.pixels / 32 / groups  # from the simulated blocks to all blocks
     by_opcode = {name: count / groups for name, count in total.issued.most_common()}
     cycle_us = 1e6 / (SMS * CLOCK)
     return Row(
@@ -282,7 +282,7 @@ def run_case(kernels: Kernels, case: Case, blocks: int, seed: int = 0) -> Row:
 
 
 def check(image: NDArray[np.generic], theta: NDArray[np.float32], output: NDArray[np.generic]) -> int:
-    """Compare what was written with float64; how many values were written."""
+    """Compare the written values with float64; returns their number."""
     written = ~np.isnan(output.astype(np.float64))
     tolerance = 2e-4 if output.dtype == np.float32 else 2e-3
     _, _, height, width = output.shape
@@ -303,13 +303,13 @@ def check(image: NDArray[np.generic], theta: NDArray[np.float32], output: NDArra
 
 
 def main() -> None:
-    """Count every case, and print the tables."""
+    """Count every case and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", default="", help="only cases whose name contains this")
-    parser.add_argument("--blocks", type=int, default=24, help="that are run of each case")
-    parser.add_argument("--kernels", action="store_true", help="registers, stack and spills of every kernel")
-    parser.add_argument("--opcodes", action="store_true", help="what is issued, by opcode")
-    parser.add_argument("--plugins", type=Path, default=PLUGINS, help="the sources")
+    parser.add_argument("--blocks", type=int, default=24, help="blocks of each case to simulate")
+    parser.add_argument("--kernels", action="store_true", help="print registers, stack and spills of every kernel")
+    parser.add_argument("--opcodes", action="store_true", help="instruction counts by opcode")
+    parser.add_argument("--plugins", type=Path, default=PLUGINS, help="folder of the sources")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         kernels = Kernels(Path(folder), arguments.plugins)

@@ -1,4 +1,4 @@
-"""A warp's registers and predicates, and operands as machine code spells them."""
+"""A warp's registers and predicates, and the operands of machine code."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from benchmarks.sass.program import Instruction
 
 LANES = 32
 
-Words = NDArray[np.uint64]  # one value a lane, below 2^32 in registers
+Words = NDArray[np.uint64]  # one value per lane, below 2^32 in registers
 Mask = NDArray[np.bool_]
 WORD = np.uint64(0xFFFFFFFF)
 
@@ -19,7 +19,7 @@ FLOATS = {"+INF": np.inf, "-INF": -np.inf, "INF": np.inf, "+QNAN": np.nan, "-QNA
 
 
 class Lanes:
-    """Thirty-two threads' registers; a warp's own registers and predicates hold the same value in each lane.
+    """The registers of thirty-two threads; uniform registers and predicates have the same value in each lane.
 
     Args:
         constants: the constant bank 0.
@@ -53,7 +53,7 @@ class Lanes:
         return match[1], 256 if match[2] == "Z" else int(match[2])
 
     def _raw(self, text: str, offset: int = 0) -> Words:
-        """The bits of an operand; ``offset`` 1: of the second register of a pair."""
+        """The bits of an operand; ``offset`` 1: those of the second register of a pair."""
         if match := re.fullmatch(r"c\[0x0\]\[(0x[0-9a-f]+)\]", text):
             start = int(match[1], 16) + 4 * offset
             return np.full(LANES, int.from_bytes(self.constants[start : start + 4], "little"), np.uint64)
@@ -113,7 +113,7 @@ class Lanes:
         self._set(text, value.astype(np.float32).view(np.uint32).astype(np.uint64), mask)
 
     def _results(self, i: Instruction) -> tuple[list[str], list[str]]:
-        """(predicates that are written beside the first operand, operands that are read)."""
+        """(predicates that are written in addition to the first operand, operands that are read)."""
         written = 1
         while written < len(i.operands) and re.fullmatch(r"U?P[0-9T]", i.operands[written]):
             written += 1

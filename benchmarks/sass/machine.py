@@ -1,8 +1,8 @@
-"""Runs NVIDIA machine code (sm_90, as nvdisasm prints it) one warp at a time, and counts what it issues.
+"""Simulate NVIDIA machine code (sm_90, as nvdisasm prints it) one warp at a time, and count its instructions.
 
-Only what kernels without shared memory, barriers and exchange between lanes need is here; an instruction that is not
-known ends the run with its name. Numbers are computed as the hardware does but for the last bit of ``MUFU``. Lanes that
-parted meet again because those furthest behind go first.
+Only the instructions of kernels without shared memory, barriers and exchange between lanes are implemented. An unknown
+instruction raises NotImplementedError with its name. Results equal the hardware's, except for the last bit of ``MUFU``.
+Diverged lanes reconverge because those furthest behind run first.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from benchmarks.sass.lanes import FLOATS, LANES, WORD, Lanes, Mask, Words
 from benchmarks.sass.program import Counts, Instruction, Memory, Program
 
 PARAMETERS = 0x210
-"""Where a kernel's parameters start in its constant bank, on sm_90."""
+"""The offset of a kernel's parameters in its constant bank, on sm_90."""
 
 
 class Warp(Lanes):
@@ -45,7 +45,7 @@ class Warp(Lanes):
         self.counts = Counts()
 
     def run(self, limit: int = 1_000_000) -> Counts:
-        """Run to the end of every lane.
+        """Run until every lane has ended.
 
         Raises:
             NotImplementedError: an instruction that is not known here.
@@ -69,7 +69,7 @@ class Warp(Lanes):
         self.at[active] = here + 1
         opcode = instruction.opcode
         if opcode.startswith("U") and opcode not in ("UNDEF",):
-            # A warp's own: every lane has the same value, and the guard is a uniform predicate.
+            # uniform instruction: every lane has the same value, and the guard is a uniform predicate
             opcode = opcode[1:]
             mask = np.full(LANES, bool(mask.any()))
         action: Callable[[Instruction, Mask], None] | None = getattr(self, f"_{opcode.lower()}", None)
@@ -326,7 +326,7 @@ class Warp(Lanes):
         self._set_float(target, self._float(a) + self._float(b), mask)
 
     def _hfma2(self, i: Instruction, mask: Mask) -> None:
-        # How the compiler spells a constant: -0 * 0 + (high half, low half).
+        # the compiler's form of a constant: -0 * 0 + (high half, low half)
         target, a, b, high, low = i.operands
         if (a, b) != ("-RZ", "RZ"):
             raise NotImplementedError("HFMA2 of registers")
@@ -367,7 +367,7 @@ class Warp(Lanes):
         return next((sizes[name] for name in i.modifiers if name in sizes), 4)
 
     def _touch(self, addresses: Words, size: int, mask: Mask) -> set[int]:
-        """Count a request; the sectors that it touches."""
+        """Count a request; returns the sectors that it touches."""
         ends = np.concatenate([addresses[mask], addresses[mask] + np.uint64(size - 1)])
         lines = len(np.unique(ends // np.uint64(128)))
         self.counts.requests += 1
@@ -414,7 +414,7 @@ class Warp(Lanes):
         self.alive[mask] = False
 
     def _nothing(self, i: Instruction, mask: Mask) -> None:
-        """Convergence is by address here, and there is nothing to wait for."""
+        """Do nothing: lanes reconverge by address, and there is nothing to wait for."""
 
     _bssy = _bsync = _nop = _warpsync = _yield = _nothing
 
@@ -428,7 +428,7 @@ def _compare(name: str, x: NDArray[np.generic], y: NDArray[np.generic]) -> Mask:
 
 
 def _table(table: int, a: Words, b: Words, c: Words) -> Words:
-    """The bitwise function of three operands that has this truth table."""
+    """The bitwise function of three operands with this truth table."""
     result = np.zeros(LANES, np.uint64)
     for row in range(8):
         if table >> row & 1:
@@ -437,7 +437,7 @@ def _table(table: int, a: Words, b: Words, c: Words) -> Words:
 
 
 def _round(value: NDArray[np.float64], i: Instruction) -> NDArray[np.float64]:
-    """To float32 in an instruction's rounding mode."""
+    """Round to float32 in an instruction's rounding mode."""
     nearest = value.astype(np.float32)
     if "RM" in i.modifiers:
         nearest = np.where(nearest > value, np.nextafter(nearest, np.float32(-np.inf)), nearest)

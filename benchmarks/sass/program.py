@@ -1,4 +1,4 @@
-"""What machine code runs on: a kernel's instructions as nvdisasm prints them, memory, and what is counted."""
+"""A kernel's instructions as nvdisasm prints them, simulated memory, and the counts."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Instruction:
 
 @dataclass
 class Counts:
-    """What one warp issued.
+    """The counts of one warp.
 
     Attributes:
         issued: instructions by opcode.
@@ -43,7 +43,7 @@ class Counts:
     read: set[int] = field(default_factory=set)
 
     def add(self, other: Counts) -> None:
-        """Take in another warp's."""
+        """Add another warp's counts."""
         self.issued += other.issued
         self.requests += other.requests
         self.lines += other.lines
@@ -76,7 +76,7 @@ class Program:
 
 
 class Memory:
-    """Global memory: arrays at made-up addresses. Whatever lies outside of them must not be touched."""
+    """Global memory: arrays at simulated addresses; an access outside of them is an error."""
 
     def __init__(self) -> None:
         self._arrays: list[tuple[int, NDArray[np.uint8]]] = []

@@ -1,7 +1,7 @@
-"""Third-party ONNX files: each is tried once in a separate process before a native library of this one reads it.
+"""Try third-party ONNX files once in a separate process, before a native library of this process reads them.
 
-What passed is remembered by a hash of the file's content, its external data and the libraries' versions: one empty
-file each in the folder ``tried`` of the user's cache. Without such a folder the trial is made again by each process.
+A file that passed is recorded by a hash of its content, its external data and the libraries' versions: as an empty
+file in the folder ``tried`` of the user's cache. Without such a folder, each process repeats the trial.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from stn_infer.files import is_own
 if TYPE_CHECKING:
     import onnx
 
-_MOST = 20_000  # files in the folder, of which the older half is deleted then
+_MOST = 20_000  # files in the folder; beyond that, the older half is deleted
 _LIBRARIES = ("stn-infer", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
 _passed: set[str] = set()  # in this process
 
@@ -38,16 +38,16 @@ def try_once(
 ) -> None:
     """Check an ONNX file's structure, and try it in a separate process unless it passed before.
 
-    ``STN_TRIAL_SECONDS`` and ``STN_TRIAL_GIB`` limit the trial (:class:`~stn_infer.budget.Budget`); at 0 seconds there
-    is none.
+    ``STN_TRIAL_SECONDS`` and ``STN_TRIAL_GIB`` limit the trial (:class:`~stn_infer.budget.Budget`); 0 seconds
+    disable it.
 
     Args:
         content: an ONNX file, or the bytes of one.
-        graph: the file as :func:`~stn_infer.proto.load.read_graph` returns it, where the caller has it already.
-        shapes: of inputs, by name, where the caller gives them.
+        graph: the file as :func:`~stn_infer.proto.load.read_graph` returns it, if the caller already has it.
+        shapes: of inputs, by name, if the caller sets them.
 
     Raises:
-        ModelError: it is damaged, or the trial ended by a crash or by one of its limits.
+        ModelError: it is damaged, or the trial crashed or exceeded a limit.
         UsageError: a limit is not a number.
     """
     from stn_infer.proto.load import parse_model, read_graph
@@ -67,7 +67,7 @@ def try_once(
 
 
 def mark_tried(path: Path) -> None:
-    """Remember that a file passes which this process has run and written."""
+    """Record that a file passed, because this process has run and written it."""
     import onnx
 
     graph = onnx.ModelProto()
@@ -107,7 +107,7 @@ def _is_remembered(key: str) -> bool:
 
 
 def _remember(key: str) -> None:
-    """In this process and, where the cache's folder can be made and is the user's own, on the disk."""
+    """Record a key in this process and, if the cache's folder can be created and is the user's own, on disk."""
     _passed.add(key)
     folder = _folder()
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""What the commands print: names from files are data, so nothing in them reaches a terminal that could act there."""
+"""Print the commands' output. Names from files are data: control characters in them are escaped."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ if TYPE_CHECKING:
 
 
 def echo(*lines: object, err: bool = False) -> None:
-    """Print one line for each argument, whatever it holds: a line break within one is shown as an escape."""
+    """Print one line per argument; line breaks and control characters in an argument are printed as escapes."""
     click.echo("\n".join(shown(str(line)) for line in lines), err=err)
 
 
 def echo_text(text: str, *, err: bool = False) -> None:
-    """Print text of several lines, such as JSON; what composed it has escaped the line breaks within names."""
+    """Print text of several lines, such as JSON, in which line breaks within names are already escaped."""
     click.echo(shown_lines(text), err=err)
 
 
 def table_console(width: int = 160) -> Console:
-    """A console for tables whose cells are plain text; it is ``width`` columns wide where there is no terminal."""
+    """A console for tables with plain-text cells; ``width`` is its width in columns if there is no terminal."""
     from rich.console import Console
 
     console = Console(highlight=False, markup=False, emoji=False)

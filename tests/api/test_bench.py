@@ -252,7 +252,7 @@ def bare(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_bare_onnx_file_is_measured_where_it_can_run(bare: Path) -> None:
     variants = ("eager", "ort-plain", "ort")
     done = bench(bare, batch_sizes=(2,), variants=variants, method=TINY_METHOD)
-    assert "name it with --source" in done.get("eager", 2).reason
+    assert "does not name the source that it was exported from; give --source" in done.get("eager", 2).reason
     assert done.get("ort-plain", 2).status == done.get("ort", 2).status == "timed"
     assert done.models[0].reference == "float32 onnxruntime without optimizations"
     assert done.models[0].tolerance == 1e-4

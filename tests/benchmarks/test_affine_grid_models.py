@@ -1,4 +1,4 @@
-"""Models written with ``affine_grid`` give what the shipped ones do, by other operators."""
+"""Models with ``affine_grid`` return the same as the shipped ones, with other operators."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from stn_infer.sources.load import load_source
 
 
 @pytest.mark.parametrize("name", ["st-cnn-affine-rts", "st-fcn-affine-r"])
-def test_the_results_are_the_shipped_models(name: str) -> None:
+def test_the_results_equal_the_shipped_models(name: str) -> None:
     loaded = load_source(name)
     rewritten = getattr(affine_grid_models, name.replace("-", "_"))()
     image = torch.rand(3, *loaded.input_shapes[0], generator=torch.Generator().manual_seed(0))

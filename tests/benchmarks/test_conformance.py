@@ -1,4 +1,4 @@
-"""The conformance page: tests of others (ONNX's, PyTorch's), and a part of the table of every sampler, once more."""
+"""The conformance page: ONNX's and PyTorch's tests, and a part of the table of every sampler, computed again."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ OURS = ("reference", "our op, opset 18", "our op, library", "our op, opset 22")
 
 @pytest.fixture(scope="module")
 def rows(tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[dict[str, Any]]]:
-    """What the script found; in a process of its own, because PyTorch's test code freezes torch's global flags."""
+    """The script's results, from a separate process, because PyTorch's test code freezes torch's global flags."""
     library_or_skip()
     folder = tmp_path_factory.mktemp("conformance")
     result = subprocess.run(
@@ -68,7 +68,7 @@ def test_the_reference_and_our_op_pass_every_test(
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("conformance")
-def test_the_written_page_is_of_these_tests(rows: dict[str, list[dict[str, Any]]]) -> None:
+def test_the_committed_page_has_these_tests(rows: dict[str, list[dict[str, Any]]]) -> None:
     """The figures depend on versions and the processor, so only the names and the counts are compared."""
 
     def skeleton(page: str) -> list[str]:
@@ -92,7 +92,7 @@ def kind(text: str) -> str:
 
 @pytest.fixture(scope="module")
 def committed() -> dict[matrix.Case, Cells]:
-    """The committed table, a line a case."""
+    """The committed table, by case."""
     found: dict[matrix.Case, Cells] = {}
     for line in (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8").splitlines():
         cells = [cell.strip() for cell in line.strip("|").split("|")]
@@ -105,12 +105,12 @@ def committed() -> dict[matrix.Case, Cells]:
             listed = padding in ("any",) or sampler.padding_mode in padding.split(", ")
             listed = listed and (corners == "any" or str(sampler.align_corners) in corners.split(", "))
             if f"{case.rank}-D" == rank and sampler.mode == mode and (named or listed):
-                assert case not in found, f"{case} stands in two lines"
+                assert case not in found, f"{case} is in two lines"
                 found[case] = {name: kind(text) for name, text in zip(matrix.RUNTIMES, texts, strict=True)}
     return found
 
 
-def test_the_table_has_every_case_and_ours_are_right(committed: dict[matrix.Case, Cells]) -> None:
+def test_the_table_has_every_case_and_our_columns_pass(committed: dict[matrix.Case, Cells]) -> None:
     assert set(committed) == set(matrix.cases())
     ours = ("PyTorch, fused", "onnxruntime, function", "onnxruntime, library")
     wrong = {
@@ -120,7 +120,7 @@ def test_the_table_has_every_case_and_ours_are_right(committed: dict[matrix.Case
 
 
 @pytest.mark.parametrize("dtype", matrix.DTYPES)
-def test_a_part_of_the_table_comes_out_again(committed: dict[matrix.Case, Cells], dtype: str) -> None:
+def test_a_part_of_the_table_is_reproduced(committed: dict[matrix.Case, Cells], dtype: str) -> None:
     library_or_skip()
     wanted = matrix.cases([dtype])[:: 1 if dtype == "float32" else 4]
     for case, cells in matrix.rows(wanted, list(matrix.MEASURED)):

@@ -1,4 +1,4 @@
-"""``benchmarks/gpu.py`` without a GPU: every step at small sizes on the CPU, and what it makes of its times."""
+"""``benchmarks/gpu.py`` without a GPU: every step at small sizes on the CPU, and the resulting figures."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_every_step_on_the_cpu(tmp_path: Path) -> None:
     assert [figure["target"] for figure in result["figures"]] == [3.0, 3.0, 3.0, 0.8, 0.8, 5.0, 2.0, 1.0, 1.0, 1.0]
 
 
-def test_the_cases_cover_what_the_kernels_do() -> None:
+def test_the_cases_cover_the_kernels() -> None:
     cases = gpu_cases.WARPS
     assert {case.kind for case in cases} == {"affine", "projective", "basis"}
     assert {case.mode for case in cases} == {"bilinear", "nearest", "bicubic"}
@@ -71,7 +71,7 @@ def test_each_kernel_once_for_a_profiler(capsys: pytest.CaptureFixture[str]) -> 
     assert len(calls) == len(gpu_cases.WARPS)
 
 
-def test_the_whole_model_is_fused_where_it_says_so() -> None:
+def test_the_fused_variant_of_the_whole_model_is_fused() -> None:
     with torch.inference_mode():
         calls = gpu_cases.network(2, torch.device("cpu"), compiled=False).calls
         with torch.profiler.profile() as profile:
@@ -80,7 +80,7 @@ def test_the_whole_model_is_fused_where_it_says_so() -> None:
     assert "stn::spatial_transformer" in names and "aten::grid_sampler_2d" not in names
 
 
-def test_figures_are_speedups_of_ours() -> None:
+def test_figures_are_speedups_of_the_fused_warp() -> None:
     def row(variant: str, device_ms: float, latency_ms: float) -> gpu.Row:
         return gpu.Row("", variant, device_ms, latency_ms, 0.0, (), ())
 
@@ -97,12 +97,12 @@ def test_figures_are_speedups_of_ours() -> None:
     }
 
 
-def test_a_wrong_answer_is_not_timed() -> None:
+def test_a_wrong_output_is_not_timed() -> None:
     with pytest.raises(ModelError, match=r"fused is off by 1\.0e\+00, expected at most 1\.0e-03: not timed"):
         gpu.measure(work("case", "fused", {}), gpu.Timer(torch.device("cpu"), 1))
 
 
-def test_a_case_that_fails_costs_no_other(
+def test_a_case_that_fails_does_not_stop_the_others(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     made = gpu_cases.warp
@@ -123,7 +123,7 @@ def test_a_case_that_fails_costs_no_other(
 
 
 def test_pytorch_alone_is_enough_to_start() -> None:
-    """A machine for GPUs may have nothing else; what the other parts need is imported by them."""
+    """A GPU machine may have only PyTorch; the other parts import what they need themselves."""
     missing = ("onnx", "onnxruntime", "onnxscript", "orjson", "mlxtend", "safetensors", "click", "PIL", "rich")
     code = f"import sys; sys.modules.update(dict.fromkeys({missing})); import benchmarks.gpu"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], cwd=ROOT, capture_output=True, text=True)
@@ -135,12 +135,12 @@ def test_a_gpu_names_its_file() -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_it_says_so() -> None:
+def test_a_missing_gpu_is_an_error() -> None:
     with pytest.raises(SystemExit, match="finds no usable GPU"):
         gpu.main([])
 
 
-def test_the_files_that_its_page_names_are_there() -> None:
+def test_the_files_that_its_page_names_exist() -> None:
     page = (ROOT / "benchmarks" / "GPU.md").read_text(encoding="utf-8")
     sources = set(re.findall(r"[\w./-]+\.(?:py|cpp|toml)\b", page))
     assert len(sources) > 6

@@ -1,4 +1,4 @@
-"""``benchmarks/peers``: whether others' tools are asked for what ours gives, without measuring how fast they are."""
+"""``benchmarks/peers``: whether the other libraries compute the same as stn-infer; their speed is not measured."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def has_dali() -> bool:
 
 
 def prepared(*image: int, precision: Any = "fp32") -> Prepared:
-    """A warp of images [C, H, W]; nothing of it is on the disk."""
+    """A warp of images [C, H, W]; it has no files."""
     case = Prepared(
         folder="",
         name="warp",
@@ -47,7 +47,7 @@ def prepared(*image: int, precision: Any = "fp32") -> Prepared:
 
 
 def expected(batch: int, *image: int) -> Expected:
-    """Random images and changes, and the model's answer in float64."""
+    """Random images and changes, and the model's output in float64."""
     generator = torch.Generator().manual_seed(batch)
     inputs = [torch.rand(batch, *shape, generator=generator) for shape in (image, (6,))]
     output = peer("warps").AffineWarp()(*(tensor.double() for tensor in inputs))
@@ -85,7 +85,7 @@ def test_every_peer_is_verified_and_timed() -> None:
     assert "| kornia |" not in text and "| DALI |" not in text and "| PyTorch |" in text
 
 
-def test_a_variant_of_ones_own_that_is_not_there_says_so() -> None:
+def test_a_missing_custom_variant_is_an_error() -> None:
     from stn_infer.benchmarking.variants.registry import open_variant
 
     with pytest.raises(ModelError, match=r"variant benchmarks\.peers\.warps:nothing cannot be imported"):
@@ -94,7 +94,7 @@ def test_a_variant_of_ones_own_that_is_not_there_says_so() -> None:
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:0"])
-def test_every_variant_that_is_named_exists(device: str) -> None:
+def test_every_named_variant_exists(device: str) -> None:
     from stn_infer.benchmarking.variants.names import VARIANTS
 
     compare = peer("compare")
@@ -107,14 +107,14 @@ def test_every_variant_that_is_named_exists(device: str) -> None:
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
-def test_without_a_gpu_compare_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_gpu_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["compare.py", "--device", "cuda", "--boundary", "device"])
     with pytest.raises(SystemExit, match=r"cuda:0 was asked for, PyTorch .* finds no usable GPU"):
         peer("compare").main()
 
 
 @pytest.mark.parametrize("origin", [0.0, 0.5])
-def test_matrices_in_pixels_are_the_grid_of_the_model(origin: float) -> None:
+def test_matrices_in_pixels_give_the_models_grid(origin: float) -> None:
     height, width = 7, 11
     change = torch.rand(4, 6, generator=torch.Generator().manual_seed(0))
     scale, shift = peer("pixels").pixel_map(height, width, origin)
@@ -175,7 +175,7 @@ def test_dali_computes_what_the_model_does(image: tuple[int, ...]) -> None:
 
 
 class CvCuda:
-    """A stand-in for ``cvcuda``: checks what it is given and warps as OpenCV does, a pixel at a time."""
+    """A stand-in for ``cvcuda``: checks its arguments and warps as OpenCV does, one pixel at a time."""
 
     __version__ = "0.0"
     Interp = SimpleNamespace(LINEAR=1, WARP_INVERSE_MAP=16)
@@ -224,8 +224,8 @@ class CvCuda:
 
 
 @pytest.mark.parametrize("image", [(1, 6, 9), (3, 8, 5)])
-def test_cv_cuda_is_asked_for_what_the_model_does(image: tuple[int, ...]) -> None:
-    """The runner that CV-CUDA's is, on the CPU, with a stand-in."""
+def test_cv_cudas_arguments_give_the_models_warp(image: tuple[int, ...]) -> None:
+    """CV-CUDA's variant on the CPU, with a stand-in."""
     pixels, cvcuda_warps, stand_in = peer("pixels"), peer("cvcuda_warps"), CvCuda()
 
     class Variant(pixels.PixelVariant):  # type: ignore[misc, name-defined]
@@ -245,7 +245,7 @@ def test_cv_cuda_is_asked_for_what_the_model_does(image: tuple[int, ...]) -> Non
     runner.close()
 
 
-def test_cv_cuda_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_errors_of_cv_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     warp = peer("cvcuda_warps").warp_affine
     with pytest.raises(MissingDependencyError, match="CV-CUDA needs a GPU, the device is cpu"):
         warp(Setup(prepared(1, 28, 28), "cpu", 1, METHOD))
@@ -257,13 +257,13 @@ def test_cv_cuda_says_why_not(monkeypatch: pytest.MonkeyPatch) -> None:
         warp(Setup(prepared(32, 28, 28), "cuda:0", 1, METHOD))
 
 
-def test_a_bound_is_the_slowest_of_what_must_be_done() -> None:
+def test_a_bound_is_the_slowest_of_its_parts() -> None:
     from stn_infer.benchmarking.request import Case
 
     bounds = peer("bounds")
     case = Case("benchmarks.peers.warps:warp_digits", input_shapes=((1, 8, 8), (6,)), batch_sizes=(4,))
     image, count = 4 * 4 * 64, 4 * (2 * 4 * 64 + 4 * 6)
-    # copies of fewer bytes do not count, and a larger one may be the faster
+    # copies of fewer bytes do not count, and a larger copy may be faster
     rates = bounds.Rates(((count // 2, 9e9), (count, 1e9), (4 * count, 2e9), (64 * count, 5e8)), 1e9)
     assert rates.bytes_per_s(count) == 2e9 and rates.bytes_per_s(count * 65) == 5e8
     found = bounds.bound(case, "warp", 4, rates, "host")

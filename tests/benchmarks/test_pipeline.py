@@ -1,4 +1,4 @@
-"""``benchmarks/pipeline.py``: what a run costs beside the model, on a few images."""
+"""``benchmarks/pipeline.py``: the overhead of a run beyond the model, on a few images."""
 
 from __future__ import annotations
 

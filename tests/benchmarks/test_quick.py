@@ -1,4 +1,4 @@
-"""``benchmarks/quick.py`` and ``instructions.py``: what the regression guard makes of its measurements."""
+"""``benchmarks/quick.py`` and ``instructions.py``: how the regression check evaluates its measurements."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_valgrind = pytest.mark.skipif(shutil.which("valgrind") is None, reason="va
 
 
 class Machine:
-    """A virtual clock on which variants take ``seconds`` a call, and now and then somebody else the processor."""
+    """A virtual clock: variants take ``seconds`` per call, and another process sometimes takes the processor."""
 
     def __init__(self, seed: int) -> None:
         self.now = 0.0
@@ -39,7 +39,7 @@ def made(**fields: Any) -> Any:
 
 
 def fastest_calls(seed: int, seconds: dict[str, float]) -> dict[str, float]:
-    """What one process finds for variants that take so long a call."""
+    """The result of one process for variants with these times per call."""
     machine = Machine(seed)
     calls = {variant: partial(machine.call, taken) for variant, taken in seconds.items()}
     plan = turns.Plan(20, calls=1, turn_seconds=0.012, seconds=1e9)
@@ -53,7 +53,7 @@ def test_a_ratio_holds_on_a_noisy_machine(monkeypatch: pytest.MonkeyPatch, seed:
     chance = random.Random(seed)
     processes = []
     for number in range(quick.MOST):
-        # what a process is born with: memory that suits one of both, and one in six is lucky with one
+        # effects on a whole process: memory layout, and in one of six processes a faster clock for one variant
         seconds = {"slow": 0.0010 * chance.uniform(1.0, 1.06), "fast": 0.0004 * chance.uniform(1.0, 1.06)}
         if chance.random() < 1 / 6:
             seconds[chance.choice(["slow", "fast"])] *= 0.6
@@ -61,7 +61,7 @@ def test_a_ratio_holds_on_a_noisy_machine(monkeypatch: pytest.MonkeyPatch, seed:
     assert quick.ratios_of(processes) == {"case: fast / slow": pytest.approx(2.5, rel=0.1)}
 
 
-def test_what_got_slower_is_a_regression_and_what_moved_a_little_is_not() -> None:
+def test_a_slowdown_is_a_regression_and_a_small_change_is_not() -> None:
     before = made(ratios={"a": 4.0, "b": 4.0, "gone": 1.0}, instructions={"k": 1000, "l": 1000})
     now = made(ratios={"a": 3.8, "b": 3.5, "new": 1.0}, instructions={"k": 1010, "l": 1030})
     changes = {change.name: change for change in quick.compare(before, now)}
@@ -80,7 +80,7 @@ def test_what_got_slower_is_a_regression_and_what_moved_a_little_is_not() -> Non
         ({"instructions": {}}, ["a"], "no instruction counts: valgrind is not installed"),
     ],
 )
-def test_what_was_measured_elsewhere_is_shown_and_not_judged(
+def test_figures_from_other_conditions_are_shown_and_not_compared(
     elsewhere: dict[str, Any], regressed: list[str], remark: str
 ) -> None:
     before = made(ratios={"a": 4.0}, instructions={"k": 1000})
@@ -91,7 +91,7 @@ def test_what_was_measured_elsewhere_is_shown_and_not_judged(
     assert quick.remarks(before, now) == [remark]
 
 
-def test_the_committed_baseline_names_what_is_measured() -> None:
+def test_the_committed_baseline_has_all_figures() -> None:
     baseline = quick.load(quick.BASELINE)
     names = {f"{case}: {ratio}" for case, pairs in quick.CASES.items() for ratio in pairs}
     assert baseline.ratios.keys() == names

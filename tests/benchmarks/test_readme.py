@@ -6,7 +6,7 @@ from benchmarks import readme
 from tests.support.paths import ROOT
 
 
-def test_the_figures_are_those_of_the_result_files() -> None:
+def test_the_figures_match_the_result_files() -> None:
     texts = [page.read_text(encoding="utf-8") for page in (readme.README, readme.PEERS)]
     for text in texts:
         assert readme.filled(text) == text, "run benchmarks/readme.py"
@@ -14,7 +14,7 @@ def test_the_figures_are_those_of_the_result_files() -> None:
         assert f"<!-- figures: {name} -->" in "".join(texts)
 
 
-def test_a_changed_figure_is_noticed() -> None:
+def test_a_changed_figure_is_detected() -> None:
     text = readme.README.read_text(encoding="utf-8")
     block = re.search(r"<!-- figures: models -->.*?(\d\.\d\d) %", text, re.DOTALL)
     assert block is not None
@@ -22,20 +22,20 @@ def test_a_changed_figure_is_noticed() -> None:
     assert readme.filled(changed) == text != changed
 
 
-def test_pages_that_the_readme_links_are_there() -> None:
+def test_pages_that_the_readme_links_exist() -> None:
     links = re.findall(r"\]\(([^)#]+)\)", readme.README.read_text(encoding="utf-8"))
     missing = [link for link in links if "://" not in link and not (ROOT / link).exists()]
     assert not missing
 
 
-def test_every_verb_is_in_the_readme() -> None:
+def test_every_command_is_in_the_readme() -> None:
     from stn_infer.cli.main import COMMANDS
 
     text = readme.README.read_text(encoding="utf-8")
     assert not [name for name in COMMANDS if f"`{name}`" not in text]
 
 
-def test_the_headline_run_was_whole_and_what_is_quoted_was_timed() -> None:
+def test_the_headline_result_is_complete_and_timed() -> None:
     result = readme.peers()
     assert result.complete
     assert not result.request.method.quick

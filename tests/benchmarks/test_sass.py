@@ -1,4 +1,4 @@
-"""``benchmarks/sass``: machine code run without a GPU, instruction by instruction and as a whole."""
+"""``benchmarks/sass``: machine code simulated without a GPU, single instructions and whole kernels."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def sass() -> SimpleNamespace:
 
 
 def run(sass: SimpleNamespace, *code: str, memory: Any = None, parameters: bytes = b"") -> Any:
-    """A warp after some instructions, given as nvdisasm prints them; a line that ends in a colon is a label."""
+    """A warp after some instructions in nvdisasm's format; a line that ends in a colon is a label."""
     lines, at = [], 0
     for text in (*code, "EXIT"):
         lines.append(text if text.endswith(":") else f"/*{at:04x}*/ {text} ;")
@@ -65,7 +65,7 @@ def test_integers_wrap_and_carry(sass: SimpleNamespace) -> None:
     assert [integer(warp, number) for number in (12, 13, 14, 15)] == [0, 0xFFFFFFFF, 0xFFFFFFF9, 7]
 
 
-def test_floats_round_as_asked_and_compare_with_nan(sass: SimpleNamespace) -> None:
+def test_floats_round_in_each_mode_and_compare_with_nan(sass: SimpleNamespace) -> None:
     warp = run(
         sass,
         "FADD R1, RZ, -0.25",
@@ -97,7 +97,7 @@ def test_floats_round_as_asked_and_compare_with_nan(sass: SimpleNamespace) -> No
     assert integer(warp, 11) == 0
 
 
-def test_lanes_part_and_meet_and_requests_are_counted(sass: SimpleNamespace) -> None:
+def test_lanes_diverge_and_reconverge_and_requests_are_counted(sass: SimpleNamespace) -> None:
     memory = sass.program.Memory()
     values, answer = np.arange(64, dtype=np.float32), np.zeros(64, np.float32)
     parameters = b"".join(memory.add(array).to_bytes(8, "little") for array in (values, answer))
@@ -124,7 +124,7 @@ def test_lanes_part_and_meet_and_requests_are_counted(sass: SimpleNamespace) -> 
     assert (warp.counts.requests, warp.counts.lines, warp.counts.lookups, len(warp.counts.read)) == (2, 2, 2, 4)
 
 
-def test_what_lies_outside_of_memory_or_is_not_known_ends_the_run(sass: SimpleNamespace) -> None:
+def test_an_invalid_access_or_unknown_instruction_is_an_error(sass: SimpleNamespace) -> None:
     with pytest.raises(RuntimeError, match="outside of every array"):
         run(sass, "LDG.E R1, [R2.64]")
     with pytest.raises(NotImplementedError, match="SHFL"):
@@ -133,7 +133,7 @@ def test_what_lies_outside_of_memory_or_is_not_known_ends_the_run(sass: SimpleNa
 
 @pytest.mark.slow
 def test_a_small_warp_is_counted_and_right(sass: SimpleNamespace, tmp_path: Path) -> None:
-    """Compiled for sm_90 and run: its answer is compared with float64 inside."""
+    """The kernel is compiled for sm_90 and simulated, and its result is compared with float64."""
     beside = any(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"))
     if shutil.which("nvcc") is None or not (shutil.which("nvdisasm") or beside):
         pytest.skip("needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm)")

@@ -1,4 +1,4 @@
-"""``benchmarks/turns.py``: timing in turns, with a clock that the test turns."""
+"""``benchmarks/turns.py``: timing in turns, on a virtual clock."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ def test_every_variant_gets_its_own_times_and_the_same_number_of_calls() -> None
     assert timings["fast"].settled
 
 
-def test_a_turn_lasts_as_long_for_the_fast_as_for_the_slow() -> None:
+def test_a_turn_lasts_equally_long_for_fast_and_slow_variants() -> None:
     clock = Clock()
     calls = {"slow": clock.taking(2.0), "fast": clock.taking(0.5), "slowest": clock.taking(9.0)}
     timings = turns.interleave(calls, turns.Plan(rounds=4, calls=1, turn_seconds=4.0, seconds=1e9), clock)
     assert {name: len(timing.samples_ms) for name, timing in timings.items()} == {"slow": 8, "fast": 32, "slowest": 4}
 
 
-def test_variants_take_turns_in_an_order_that_changes() -> None:
+def test_variants_take_turns_in_changing_order() -> None:
     clock = Clock()
     tick = clock.taking(1.0)
     made: list[str] = []
@@ -56,7 +56,7 @@ def test_the_first_call_of_a_turn_is_not_recorded() -> None:
     assert timings["only"].samples_ms == pytest.approx([1000.0] * 20)
 
 
-def test_the_time_limit_leaves_three_rounds() -> None:
+def test_at_least_three_rounds_despite_the_time_limit() -> None:
     clock = Clock()
     calls = {"a": clock.taking(10.0), "b": clock.taking(10.0)}
     timings = turns.interleave(calls, turns.Plan(rounds=100, calls=6, seconds=1), clock)

@@ -13,7 +13,7 @@ def closed_loop(bound: BoundVariant, callers: int, seconds: float, clock: Clock)
     """``callers`` threads, each calling again as soon as its call is done, for ``seconds`` of wall time at least.
 
     Raises:
-        Exception: whatever a caller raised; the first of them.
+        Exception: the first exception that a caller raised.
     """
     counts = [0] * callers
     problems: list[BaseException] = []

@@ -112,7 +112,7 @@ def run_apart(task: Task, folder: Path, say: Progress) -> RoundReport:
     Raises:
         Crashed: it died; says at which variant, and how.
         OutputError: the folder's disk is full.
-        KeyboardInterrupt: somebody ended it, which is nothing that a variant did.
+        KeyboardInterrupt: it was interrupted, which is not a failure of the variant.
     """
     question, answer, errors = folder / "task.json", folder / "answer.json", folder / "stderr.txt"
     answer.unlink(missing_ok=True)

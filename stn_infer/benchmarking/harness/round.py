@@ -74,7 +74,7 @@ def run_round(
         expected: batch size to inputs and outputs.
         opener: opens a variant by its name.
         clock, monitor: time, and what the machine does.
-        say: told the name of the variant that is about to be touched.
+        say: called with the name of the variant that is used next.
     """
     return _Running(task, opener, clock, monitor).run(expected, say)
 
@@ -190,7 +190,7 @@ class _Running:
 
 
 def _inspected(bound: BoundVariant) -> Inspection:
-    """What the variant reports; a profiler that fails, whatever it raises, costs a row its shares and not its times."""
+    """What the variant reports; any exception of a profiler costs a row its shares, not its times."""
     try:
         return bound.inspect()
     except Exception as error:

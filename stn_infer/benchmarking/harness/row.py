@@ -135,7 +135,7 @@ def warm_up(
 ) -> tuple[int, bool]:
     """Call until the medians of the last two windows of five calls lie within 10 %, or the time is up.
 
-    It goes on for ``least_seconds`` at least, whatever the times are.
+    It takes at least ``least_seconds``.
 
     Returns:
         How many calls it took, and whether they became stable.

@@ -48,7 +48,7 @@ def measure(
         earlier: an interrupted result of the same request.
         save: given the result after each round.
         command: written into the result.
-        say: told the progress, and how long the rest takes.
+        say: called with the progress and the remaining time, as text.
 
     Raises:
         UsageError: ``earlier`` was measured on something else.

@@ -1,6 +1,6 @@
 """A round in a process of its own, whose arguments are the files TASK.json and ANSWER.json.
 
-Progress goes to standard output, one line per step; whatever a runtime prints goes to standard error.
+Progress goes to standard output, one line per step; the runtimes' own output goes to standard error.
 """
 
 from __future__ import annotations

@@ -128,7 +128,7 @@ def gpu_facts(device: str) -> dict[str, str]:
         with suppress(Exception):
             found["GPU power limit"] = f"{pynvml.nvmlDeviceGetEnforcedPowerLimit(handle) / 1000:.0f} W"
         return found
-    except Exception:  # whatever NVML raises, or its absence
+    except Exception:  # NVML is missing or raises an error
         return found
 
 

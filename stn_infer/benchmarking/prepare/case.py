@@ -33,7 +33,7 @@ class CaseModel:
     Attributes:
         loaded: the model in PyTorch; None where it is not known.
         file: the ONNX file that was given; None where a PyTorch source was.
-        problem: why there is no ``loaded``.
+        problem: why ``loaded`` is None.
         precision: of ``file``.
     """
 
@@ -64,7 +64,7 @@ class Prepared:
         batch_sizes: those that are there.
         may_flip: whether a sampler is ``nearest``.
         cuts: tensors of the two files that grids are computed from: where a profile's "grid" begins.
-        preprocess: how the model in PyTorch wants images; None where there is no such model, or it takes none.
+        preprocess: the preprocessing of the model in PyTorch; None if there is no such model or it takes no images.
         scales: what the error of each output is divided by.
     """
 
@@ -170,7 +170,7 @@ def prepare(
         files: which ONNX files are needed, of ``plain`` and ``portable``.
         tolerance: on each output's error over its scale; None: chosen by reference and precision.
         seed: of random inputs.
-        say: told the progress.
+        say: called with the progress as text.
 
     Raises:
         UsageError, SourceError, ModelError: the model is not available.

@@ -53,8 +53,8 @@ class OrtVariant(OpenVariant):
     def graph_number(self) -> str:
         """A number for the CUDA graph of one binding.
 
-        A session keeps one graph per number and replays it whatever is bound: another batch size would get the outputs
-        of the first. 0 is onnxruntime's own.
+        A session keeps one graph per number and replays it regardless of the bindings: another batch size would get the
+        outputs of the first. 0 is onnxruntime's own.
         """
         self._bindings += 1
         return str(self._bindings)

@@ -45,7 +45,7 @@ class LayerNames:
 
 
 def layer_times(trt: Any) -> Any:
-    """An ``IProfiler`` that keeps what it is told, in ``layers``: names and milliseconds, in order."""
+    """An ``IProfiler`` that stores what TensorRT reports in ``layers``: names and milliseconds, in order."""
 
     class LayerTimes(trt.IProfiler):  # type: ignore[misc]
         def __init__(self) -> None:
@@ -104,7 +104,7 @@ def _names(samplers: set[str], beside: set[str], grid: set[str] | None, everythi
 
 
 def engine_stages(layers: Layers, runs: int, names: LayerNames) -> Inspection:
-    """The stages out of what a profiler was told in ``runs`` runs; samplers are left to the caller."""
+    """The stages from a profiler's reports of ``runs`` runs; the caller handles samplers."""
     count = len(layers) // runs if runs else 0
     calls = [layers[run * count : (run + 1) * count] for run in range(runs)]
     same = {tuple(name for name, _ in call) for call in calls}
