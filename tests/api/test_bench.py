@@ -40,9 +40,6 @@ from stn_infer.sources.load import LoadedModel
 from stn_infer.transforms import Affine
 from tests.support.paths import ROOT
 
-# its fixtures are slow: run all of these tests in one process
-pytestmark = pytest.mark.xdist_group("benchmarking")
-
 TINY_METHOD = Method(
     rounds=2, seconds=0.01, samples=6, turns=1, warmup_seconds=0.0, warmup_limit=0.1, row_limit=1.0, isolate=False
 )

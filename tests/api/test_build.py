@@ -31,7 +31,6 @@ RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), 
 MODELS = (*SHIPPED, "st-cnn-projective")
 
 # One worker exports the models, once.
-pytestmark = pytest.mark.xdist_group("tensorrt_build")
 
 
 @pytest.fixture(scope="module")

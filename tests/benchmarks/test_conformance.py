@@ -52,7 +52,6 @@ def test_the_reference_and_our_op_pass_every_node_test_of_onnx() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("conformance")
 @pytest.mark.parametrize(
     ("collection", "count", "columns"),
     [("nodes", 26, OURS), ("samples", 18, OURS[:3])],
@@ -67,7 +66,6 @@ def test_the_reference_and_our_op_pass_every_test(
 
 
 @pytest.mark.slow
-@pytest.mark.xdist_group("conformance")
 def test_the_committed_page_has_these_tests(rows: dict[str, list[dict[str, Any]]]) -> None:
     """The figures depend on versions and the processor, so only the names and the counts are compared."""
 
