@@ -349,7 +349,7 @@ def test_a_file_that_is_not_a_result_is_refused(tmp_path: Path, result: BenchRes
         (lambda it: it["request"]["method"].update(rounds=0), "result.json.*rounds is at least 1"),
         (lambda it: it["measurements"][0].update(model="other"), "none of its models"),
         (lambda it: it["measurements"][0].update(rounds=[]), "lacks samples"),
-        (lambda it: it["measurements"][0]["rounds"][0].update(samples_ms=[0.0]), "no time"),
+        (lambda it: it["measurements"][0]["rounds"][0].update(samples_ms=[0.0]), "not a time"),
         (lambda it: it["measurements"][0]["rounds"][0].update(samples_ms=["1"]), "expected float, found str"),
         (lambda it: it["measurements"][0].update(batch_size=True), "expected int, found bool"),
     ):
