@@ -43,6 +43,7 @@ def try_once(
 
     Args:
         content: an ONNX file, or the bytes of one.
+        name: what messages call it; None: the file's path.
         graph: the file as :func:`~stn_infer.proto.load.read_graph` returns it, if the caller already has it.
         shapes: of inputs, by name, if the caller sets them.
 
@@ -56,7 +57,7 @@ def try_once(
     budget = Budget.from_environment()
     if not budget.seconds:
         return
-    name = str(content) if isinstance(content, Path) else "the model"
+    name = name or (str(content) if isinstance(content, Path) else "the model")
     if graph is None:
         graph = read_graph(content) if isinstance(content, Path) else parse_model(content)
     key = _key(content, graph, shapes)

@@ -231,7 +231,8 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     cls=LazyGroup,
     no_args_is_help=True,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Exit codes: 0 success, 1 failure, 2 usage, 3 verification failed, 4 some inputs failed, 130 interrupted. "
+    epilog="Exit codes: 0 success, 1 failure, 2 usage, 3 verification failed, 4 some inputs failed, 130 interrupted "
+    "(129 by SIGHUP, 143 by SIGTERM). "
     "Environment: STN_TRIAL_SECONDS (60) and STN_TRIAL_GIB (4) limit the analysis of an ONNX file that was not seen "
     "before; STN_TRIAL_SECONDS=0 skips it, for files that you trust.",
 )
