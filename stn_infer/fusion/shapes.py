@@ -296,8 +296,20 @@ class _Observer:
         return model
 
     def _run(self, values: set[str], shapes: set[str], settings: Sequence[Sizes]) -> list[dict[str, Array]]:
-        """Runs for values, and for shapes only, at each setting, from random tensors of known shape."""
-        fed, nodes, read = self._behind(sorted(values | shapes))
+        """Runs for values, and for shapes only, at each setting, from random tensors of known shape.
+
+        Random values may be impossible for a tensor between the inputs and ``values`` (a negative length, say). Then
+        everything is computed from random inputs.
+        """
+        try:
+            return self._run_from(values, shapes, settings, False)
+        except ModelError:
+            return self._run_from(values, shapes, settings, True)
+
+    def _run_from(
+        self, values: set[str], shapes: set[str], settings: Sequence[Sizes], only_inputs: bool
+    ) -> list[dict[str, Array]]:
+        fed, nodes, read = self._behind(sorted(values | shapes), only_inputs)
         model = self._empty()
         for name in fed:
             model.graph.input.append(_tensor_info(name, self._types[name], None))
@@ -326,14 +338,14 @@ class _Observer:
             runs.append({**feeds, **dict(zip(fetched, session.run(feeds, fetched), strict=True))})
         return runs
 
-    def _behind(self, fetched: Sequence[str]) -> tuple[list[str], list[int], list[str]]:
+    def _behind(self, fetched: Sequence[str], only_inputs: bool) -> tuple[list[str], list[int], list[str]]:
         """Tensors to feed, nodes to run, and initializers to read in order to compute ``fetched``."""
         made = producers(self._view.nodes)  # includes the values that a holder passes in
         inputs = {value.name for value in self._scope.model.graph.input}
         asked = set(fetched)
 
         def is_fed(name: str) -> bool:
-            floats = self._types.get(name) in FLOAT_TYPES
+            floats = self._types.get(name) in FLOAT_TYPES and not only_inputs
             return name in inputs or (
                 floats and name in self._shapes and name in self._view.varying and name not in asked
             )

@@ -88,6 +88,16 @@ def test_grids_that_are_linear_only_at_the_trial_points_are_not_fused(case: str)
     assert not finding.fused, finding.message
 
 
+@pytest.mark.parametrize("name", ["sizes", "lengths", "m2", "tell"])
+def test_names_of_tensors_do_not_decide(name: str) -> None:
+    made = DISGUISED["the size of a data-dependent split"]()
+    for node in made.graph.node:
+        for names in (node.input, node.output):
+            names[:] = [name if one == "sizes" else one for one in names]
+    (finding,) = fuse(made)[1]
+    assert not finding.fused, finding.message
+
+
 def test_a_function_that_only_reshapes_by_constants_does_not_prevent_fusion() -> None:
     body = "flat = pkg.view(p, one_row) shaped = Transpose(flat)" + ADD_SIZE
     made = graph(
