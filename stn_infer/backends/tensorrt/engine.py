@@ -83,8 +83,8 @@ class EngineRequest:
     notes: tuple[str, ...]
 
 
-def check_runtime(options: BuildOptions) -> tuple[TensorRT, Gpu]:
-    """The runtime and the GPU to build for, checked before any other work.
+def check_runtime(options: BuildOptions) -> tuple[TensorRT, Gpu, Path | None, tuple[str, ...]]:
+    """The runtime, the GPU to build for, the plugin library and notes on it, checked before any other work.
 
     Raises:
         MissingDependencyError: the runtime, a GPU or the plugin library is missing.
@@ -93,8 +93,8 @@ def check_runtime(options: BuildOptions) -> tuple[TensorRT, Gpu]:
     runtime = load_runtime(options.runtime)
     if runtime.name == "tensorrt" and runtime.release < _OLDEST:
         raise MissingDependencyError(f"TensorRT {runtime.version} is too old; 10.1 or newer is required")
-    _plugin_library(options)
-    return runtime, _target(runtime, options)
+    plugin, notes = _plugin_library(options)
+    return runtime, _target(runtime, options), plugin, notes
 
 
 def request_engine(content: Path | bytes, options: BuildOptions, name: str | None = None) -> EngineRequest:
@@ -107,8 +107,7 @@ def request_engine(content: Path | bytes, options: BuildOptions, name: str | Non
     """
     from stn_infer.proto.load import load_model, parse_model
 
-    runtime, gpu = check_runtime(options)
-    plugin, notes = _plugin_library(options)
+    runtime, gpu, plugin, notes = check_runtime(options)
     model = parse_model(content) if isinstance(content, bytes) else load_model(content)
     name = name or (str(content) if isinstance(content, Path) else model.graph.name or "the model")
     if plugin is not None and not _has_sampler(model):
