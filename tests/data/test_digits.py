@@ -1,4 +1,4 @@
-"""The digits, their split, and the paper's four distortions."""
+"""The digits, their split, and the paper's distortions."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from stn_infer.data.digits import load_digits, split_digits
-from stn_infer.data.distort import distort, held_out_distorted
+from stn_infer.data.distort import DISTRACTOR_SIZE, DISTRACTORS, distort, held_out_distorted
 from stn_infer.errors import MissingDependencyError, UsageError
 
 KINDS = ["R", "RTS", "P", "E"]
@@ -99,6 +99,37 @@ def test_p_and_e_shrink_and_move(digits: Tensor, kind: str, spread: float) -> No
     assert float(moved.mean()) > spread
 
 
+def test_t_moves_by_whole_pixels_over_the_whole_canvas(digits: Tensor) -> None:
+    moved = distort(digits, "T", generator(), (60, 60))
+    assert moved.shape == (1000, 60, 60)
+    assert torch.equal(moved.long().sum((1, 2)), digits.long().sum((1, 2))), "no pixel is lost or changed"
+    shifts = (centroid(moved) - centroid(digits)).double()
+    assert float((shifts - shifts.round()).abs().max()) < 1e-9
+    assert shifts.round().amin(0).tolist() == [-16.0, -16.0]
+    assert shifts.round().amax(0).tolist() == [16.0, 16.0]
+
+
+def test_tc_adds_six_pieces_of_other_digits(digits: Tensor) -> None:
+    solid = torch.zeros(200, 28, 28, dtype=torch.uint8)
+    solid[:100], solid[100:] = 100, 200  # each digit a full square of its own value
+    cluttered = distort(solid, "TC", generator(), (60, 60))
+    own = solid[:, 0, 0, None, None]
+    assert bool(((cluttered == 0) | (cluttered == 100) | (cluttered == 200)).all())
+    assert bool(((cluttered == own).long().sum((1, 2)) >= 28 * 28 * (own[:, 0, 0] == 200).long()).all())
+    area = (cluttered > 0).long().sum((1, 2))
+    assert int(area.max()) <= 28 * 28 + DISTRACTORS * DISTRACTOR_SIZE**2
+    assert int(area.min()) >= 28 * 28
+    assert float(area.double().mean()) > 28 * 28 + 3 * DISTRACTOR_SIZE**2
+    assert not torch.equal(cluttered, distort(solid, "T", generator(), (60, 60)))
+    assert torch.equal(cluttered, distort(solid, "TC", generator(), (60, 60)))
+
+
+@pytest.mark.parametrize("kind", ["T", "TC"])
+def test_a_canvas_smaller_than_the_digits_is_rejected(digits: Tensor, kind: str) -> None:
+    with pytest.raises(UsageError, match="at least 28 x 28 pixels, not 28 x 27"):
+        distort(digits[:2], kind, generator(), (28, 27))
+
+
 def test_more_copies_do_not_change_the_first_rows_of_the_test_set() -> None:
     two = held_out_distorted("RTS", (42, 42), copies=2)
     one = held_out_distorted("RTS", (42, 42), copies=1)
@@ -109,5 +140,5 @@ def test_more_copies_do_not_change_the_first_rows_of_the_test_set() -> None:
 
 
 def test_an_unknown_distortion_is_rejected(digits: Tensor) -> None:
-    with pytest.raises(UsageError, match="one of R, RTS, P, E, not 'X'"):
+    with pytest.raises(UsageError, match="one of R, RTS, P, E, T, TC, not 'X'"):
         distort(digits, "X", generator())

@@ -1,0 +1,104 @@
+"""A training run: interrupted and continued it ends as one that was not; a foreign or damaged state is refused."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from export import trainer
+from export.cells import PAPER, cells
+from export.trainer import Run, train
+from stn_infer.data.digits import Digits
+from stn_infer.data.distort import DISTORTIONS
+from stn_infer.errors import InputError
+from stn_infer.models import recipes
+from stn_infer.models.recipes import Data, Recipe, Training
+
+RECIPE = Recipe(
+    name="small",
+    network="st-fcn-attention",
+    input_shape=(1, 28, 28),
+    options={"input_shape": (1, 28, 28), "hidden": 16},
+    data=Data("RTS", (28, 28)),
+    training=Training(epochs=3, batch_size=50, learning_rate=1e-3),
+)
+
+
+@pytest.fixture(autouse=True)
+def few_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    digits = Digits(rng.integers(0, 256, (120, 28, 28), dtype=np.uint8), rng.integers(0, 10, 120))
+    monkeypatch.setattr(trainer, "training_digits", lambda recipe: digits)
+
+
+def weights(run: Run, state: Path, stop_after: int | None = None) -> dict[str, torch.Tensor]:
+    """The trained weights; ``stop_after``: interrupted after so many states were written."""
+    network = run.network()
+    written = 0
+    keep = trainer._keep
+
+    def stopping(*arguments: object) -> None:
+        nonlocal written
+        keep(*arguments)  # type: ignore[arg-type]
+        written += 1
+        if written == stop_after:
+            raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(trainer, "_keep", stopping)
+        try:
+            train(network, run, state, lambda line: None)
+        except KeyboardInterrupt:
+            assert stop_after is not None
+    return network.state_dict()
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_an_interrupted_run_ends_with_the_same_weights(tmp_path: Path, optimizer: str) -> None:
+    assert RECIPE.training is not None
+    run = Run(replace(RECIPE, training=replace(RECIPE.training, optimizer=optimizer)), False, 3)
+    whole = weights(run, tmp_path / "whole.state")
+    first = weights(run, tmp_path / "part.state", stop_after=1)
+    assert any(not torch.equal(first[name], value) for name, value in whole.items())
+    weights(run, tmp_path / "part.state", stop_after=1)
+    continued = weights(run, tmp_path / "part.state")
+    assert all(torch.equal(continued[name], value) for name, value in whole.items())
+
+
+def test_a_state_of_other_settings_or_a_damaged_one_is_refused(tmp_path: Path) -> None:
+    state = tmp_path / "small.state"
+    weights(Run(RECIPE, False, 3), state, stop_after=1)
+    with pytest.raises(InputError, match="belongs to other settings"):
+        weights(Run(RECIPE, False, 4), state)
+    state.write_bytes(state.read_bytes()[:1000])
+    with pytest.raises(InputError, match=r"is damaged .*; delete it"):
+        weights(Run(RECIPE, False, 3), state)
+
+
+@pytest.mark.parametrize(
+    ("optimizer", "done", "expected"),
+    [("sgd", 0.0, 1), ("sgd", 0.34, 0.1), ("sgd", 0.99, 0.01), ("adam", 0.025, 0.5), ("adam", 0.05, 1), ("adam", 1, 0)],
+)
+def test_the_learning_rate_follows_its_schedule(optimizer: str, done: float, expected: float) -> None:
+    assert trainer._rate(optimizer, done, 0.05) == pytest.approx(expected)
+
+
+def test_every_figure_of_the_paper_is_a_cell_that_can_be_built() -> None:
+    found = list(cells())
+    assert len(found) == sum(len(row) for row in PAPER.values()) == 36
+    assert len({cell.name for cell in found}) == len(found)
+    assert [cell.name for cell in found[:3]] == ["st-cnn-affine-r", "st-cnn-projective-r", "st-cnn-tps-r"]
+    for cell in found:
+        recipe = cell.recipe()
+        assert recipe.data is not None
+        network = Run(recipe, False, 0).network().eval()
+        with torch.inference_mode():
+            assert network(torch.zeros(2, *recipe.input_shape)).shape == (2, 10)
+
+
+def test_recipes_know_the_distortions() -> None:
+    assert recipes.DISTORTIONS == DISTORTIONS
