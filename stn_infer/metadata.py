@@ -23,6 +23,9 @@ _OLD_SPELLINGS = (("colour", "color"), ("grey", "gray"), ("localisation", "local
 ColorMode = Literal["gray", "rgb"]
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
+#: How spatial transformers are written: as ops of domain ``stn`` with functions, or as plain operators.
+Functions = Literal["keep", "inline"]
+FUNCTIONS: tuple[Functions, ...] = get_args(Functions)
 
 
 def respelled(name: str) -> str:

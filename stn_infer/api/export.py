@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
 from stn_infer.files import check_writable, write_atomically
-from stn_infer.metadata import PRECISIONS, ModelMetadata, Precision, Preprocess
+from stn_infer.metadata import FUNCTIONS, PRECISIONS, Functions, ModelMetadata, Precision, Preprocess
 from stn_infer.torch_export.portable import build_portable, describe, file_metadata
 
 if TYPE_CHECKING:
@@ -61,6 +61,7 @@ def export(
     calibration: Sequence[str | Path] | None = None,
     grid_tolerance: float | None = None,
     dynamic_size: bool = False,
+    functions: Functions = "keep",
     allow_code: bool = False,
 ) -> ExportReport:
     """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
@@ -85,6 +86,8 @@ def export(
             above.
         dynamic_size: export dynamic height and width of image inputs; ``input_shapes`` are then examples, and the
             float32 file is verified at a second size as well.
+        functions: ``keep``: spatial transformers are ops of domain ``stn`` with functions, which the plugin library
+            runs fused; ``inline``: plain operators only, for importers that know no model-local functions.
         allow_code: let a file, such as a recipe, name Python code to run; a factory as ``source`` always may.
 
     Raises:
@@ -99,6 +102,7 @@ def export(
     from stn_infer.api.trusted import mark_tried
     from stn_infer.data.batches import check_sources
     from stn_infer.fusion.samplers import with_theta as add_theta
+    from stn_infer.repairs.inlined import NOTE, inlined
     from stn_infer.sources.load import load_source
 
     path = Path(output)
@@ -106,6 +110,8 @@ def export(
         if limit is not None and not 0 < limit < float("inf"):
             raise UsageError(f"a tolerance must be a positive number, not {limit}")
     _check_precision(precision, calibration, grid_tolerance)
+    if functions not in FUNCTIONS:
+        raise UsageError(f"functions is one of {', '.join(FUNCTIONS)}, not {functions!r}")
     check_writable(path)
     if calibration:
         check_sources(calibration)
@@ -125,11 +131,14 @@ def export(
         if not any(finding.fused for finding in findings):
             raise ExportError(f"{loaded.name}: no spatial transformer was fused, so there is no theta to add")
         model = add_theta(model)
+    inline = functions == "inline"
+    if inline and precision == "fp32":
+        model = inlined(model)
     samples = _checked_metadata(model, metadata, calibration)
     verification = _verified(loaded, model, tolerance if precision == "fp32" else None)
     if dynamic_size:
         _verify_other_size(loaded, model, tolerance if precision == "fp32" else None)
-    notes = [loaded.note, *verification.notes]
+    notes = [loaded.note, *verification.notes, NOTE if inline else ""]
     lowered: PrecisionReport | None = None
     if precision != "fp32":
         from stn_infer.precision.lower import lower
@@ -138,6 +147,8 @@ def export(
         model, lowered = lower(loaded, model, precision, samples, tolerance=tolerance, grid_tolerance=grid_tolerance)
         lowered.check(loaded.name)
         notes += lowered.notes
+        if inline:
+            model = _inlined_alike(model, loaded.name)
     describe(model, metadata)
     content = model.SerializeToString()
     write_atomically(path, content)
@@ -152,6 +163,21 @@ def export(
         tuple(filter(None, notes)),
         lowered,
     )
+
+
+def _inlined_alike(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
+    """Inlines the functions of a file in reduced precision, and compares it with the file that has them."""
+    from stn_infer.proto.inputs import plan_inputs
+    from stn_infer.proto.session import Stored
+    from stn_infer.repairs.equivalence import compare
+    from stn_infer.repairs.inlined import inlined
+
+    plain = inlined(model)
+    try:
+        compare(Stored(model), Stored(plain), plan_inputs(model))
+    except (ModelError, VerificationError) as error:
+        raise VerificationError(f"{name}: the file with inlined functions cannot be verified: {error}") from error
+    return plain
 
 
 def export_bytes(loaded: LoadedModel) -> bytes:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
 from stn_infer.files import check_writable, open_atomically
+from stn_infer.metadata import FUNCTIONS, Functions
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ def optimize(
     fix: bool = True,
     tolerance: float | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
+    functions: Functions = "keep",
 ) -> OptimizeReport:
     """Rewrite an ONNX file: each GridSample whose grid is provably linear in its parameters becomes one fused op.
 
@@ -74,6 +76,8 @@ def optimize(
         fix: also repair what ``lint`` marks as fixable.
         tolerance: the limit on each output's error over its scale; None: 1e-5.
         input_shapes: for dynamic sizes, by input name: the shape of the whole input, or of one sample.
+        functions: ``keep``: fused samplers are ops of domain ``stn`` with functions, which the plugin library runs
+            fused; ``inline``: plain operators only, for importers that know no model-local functions.
 
     Raises:
         ModelError: the file is unreadable, damaged or not an ONNX file, or onnxruntime cannot run it.
@@ -88,6 +92,8 @@ def optimize(
     from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.equivalence import TOLERANCE
 
+    if functions not in FUNCTIONS:
+        raise UsageError(f"functions is one of {', '.join(FUNCTIONS)}, not {functions!r}")
     tolerance = TOLERANCE if tolerance is None else tolerance
     if not 0 < tolerance < inf:
         raise UsageError(f"a tolerance must be a positive number, not {tolerance}")
@@ -100,7 +106,7 @@ def optimize(
             try_once(source, graph=graph, shapes=input_shapes)
             prepared.load(graph, Path(scratch))
             del graph
-            rewritten, reference, notes = _rewrite(prepared, fix)
+            rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")
             comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)
             size = _write(prepared, rewritten.model, path)
             mark_tried(path)
@@ -161,7 +167,7 @@ class _Prepared:
         self.original = model
 
 
-def _rewrite(prepared: _Prepared, fix: bool) -> tuple[Rewritten, onnx.ModelProto, tuple[str, ...]]:
+def _rewrite(prepared: _Prepared, fix: bool, inline: bool) -> tuple[Rewritten, onnx.ModelProto, tuple[str, ...]]:
     """Returns the rewritten model, the model to compare it with, and notes.
 
     The model to compare with is the original, or the repaired file if onnxruntime can't open the original.
@@ -169,6 +175,7 @@ def _rewrite(prepared: _Prepared, fix: bool) -> tuple[Rewritten, onnx.ModelProto
     from stn_infer.proto.edit import copy_of
     from stn_infer.proto.session import Stored
     from stn_infer.proto.traversal import opset_of
+    from stn_infer.repairs.inlined import NOTE, inlined
     from stn_infer.repairs.large_weights import attach_weights, detach_weights, pull_in_near_grids
     from stn_infer.repairs.passes import run_passes
 
@@ -178,6 +185,9 @@ def _rewrite(prepared: _Prepared, fix: bool) -> tuple[Rewritten, onnx.ModelProto
         pull_in_near_grids(light, prepared.folder)
         light, detached = detach_weights(light)
     found = run_passes(light, fix=fix)
+    if inline:
+        found = replace(found, model=inlined(found.model))
+        found.model.ir_version = light.ir_version  # the model had no functions before
     changed = found.model is not light
     if changed:
         _credit(found.model)
@@ -186,6 +196,8 @@ def _rewrite(prepared: _Prepared, fix: bool) -> tuple[Rewritten, onnx.ModelProto
         notes = (f"nothing was fused: {found.not_fused}",)
     elif opset_of(found.repaired) < 16:
         notes = (f"opset {opset_of(found.repaired)} has no GridSample: nothing to fuse",)
+    if inline:
+        notes = (*notes, NOTE)
     reference = prepared.original
     if any(entry.done for entry in found.repairs) and not _opens(Stored(light)):
         reference = attach_weights(copy_of(found.repaired), detached)

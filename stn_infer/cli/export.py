@@ -10,7 +10,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo
-from stn_infer.metadata import PRECISIONS, Precision
+from stn_infer.metadata import PRECISIONS, Functions, Precision
 
 if TYPE_CHECKING:
     from stn_infer.api.export import ExportReport
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     is_flag=True,
     help="Export dynamic height and width of image inputs; --input-shape is then an example.",
 )
+@options.functions_option
 @click.option("--with-theta", is_flag=True, help="Add theta [N, D, K] of every spatial transformer as outputs.")
 @options.preprocess_option
 @options.labels_option
@@ -69,6 +70,7 @@ def command(
     input_shapes: options.Shapes | None,
     allow_code: bool,
     dynamic_size: bool,
+    functions: Functions,
     with_theta: bool,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
@@ -79,8 +81,9 @@ def command(
 ) -> None:
     """Export a PyTorch model to a portable ONNX file.
 
-    The file is verified before it is written. It runs in every ONNX runtime; its spatial transformers run fused where a
-    kernel is registered. export takes every SOURCE but an ONNX file, which optimize rewrites.
+    The file is verified before it is written. It runs in every runtime that supports ONNX's model-local functions,
+    and its spatial transformers run fused where a kernel is registered; with --functions inline, it consists of plain
+    operators. export takes every SOURCE but an ONNX file, which optimize rewrites.
     """
     from stn_infer.api.export import export
     from stn_infer.metadata import Preprocess
@@ -99,6 +102,7 @@ def command(
         calibration=calibration or None,
         grid_tolerance=grid_tolerance,
         dynamic_size=dynamic_size,
+        functions=functions,
     )
     echo(*_lines(report))
 

@@ -9,6 +9,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo_text
+from stn_infer.metadata import Functions
 
 
 @click.command(
@@ -21,6 +22,7 @@ from stn_infer.cli.output import echo_text
 @click.argument("model", metavar="IN.onnx")
 @options.output_option("The ONNX file to write, once it is compared with the original.")
 @click.option("--fix/--no-fix", default=True, show_default=True, help="Also fix what lint marks with [*].")
+@options.functions_option
 @click.option(
     "--input-shape",
     multiple=True,
@@ -32,7 +34,9 @@ from stn_infer.cli.output import echo_text
     type=click.FloatRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: 1e-5]",
 )
-def command(model: str, output: Path, fix: bool, input_shape: tuple[str, ...], tolerance: float | None) -> None:
+def command(
+    model: str, output: Path, fix: bool, functions: Functions, input_shape: tuple[str, ...], tolerance: float | None
+) -> None:
     """Fuse the spatial transformers of any ONNX file.
 
     A GridSample whose grid is provably linear in its parameters becomes one stn op; others stay, and the reason is
@@ -42,5 +46,12 @@ def command(model: str, output: Path, fix: bool, input_shape: tuple[str, ...], t
     from stn_infer.api.optimize import describe, optimize
     from stn_infer.proto.inputs import parse_named_shapes
 
-    report = optimize(model, output, fix=fix, tolerance=tolerance, input_shapes=parse_named_shapes(input_shape) or None)
+    report = optimize(
+        model,
+        output,
+        fix=fix,
+        tolerance=tolerance,
+        input_shapes=parse_named_shapes(input_shape) or None,
+        functions=functions,
+    )
     echo_text(describe(report))

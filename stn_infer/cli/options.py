@@ -19,6 +19,7 @@ from typing import Any, TypeVar
 import click
 
 from stn_infer.errors import UsageError
+from stn_infer.metadata import FUNCTIONS
 
 Shapes = tuple[tuple[int, ...], ...]
 F = TypeVar("F", bound=Callable[..., Any])
@@ -118,6 +119,16 @@ labels_option: Decorator[Any] = click.option(
     type=click.Path(path_type=Path),
     callback=_read_labels,
     help="Text file with the name of each class, one per line.",
+)
+
+#: ``functions``: "keep" or "inline".
+functions_option: Decorator[Any] = click.option(
+    "--functions",
+    type=click.Choice(FUNCTIONS),
+    default="keep",
+    show_default=True,
+    help="keep: ops of domain stn, which run fused where a kernel is registered; inline: plain operators only, for "
+    "importers without model-local functions (OpenVINO, OpenCV, ncnn).",
 )
 
 #: ``threads``: int or None (the runtime's own choice).

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import onnx
-from onnx import TensorProto
 
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.op import DOMAIN
 from stn_infer.fusion.proof import LINEAR_OPS
 from stn_infer.fusion.scopes import scopes
-from stn_infer.proto.edit import copy_of, copy_without_initializers, replace_all
+from stn_infer.proto.edit import copy_of, inline_functions
 from stn_infer.proto.traversal import is_standard, nested_nodes
 
 _Key = tuple[str, str]
 _MAX_ROUNDS = 16
-_LARGE = 2**12
 
 
 def with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -28,7 +26,7 @@ def with_functions_inlined(model: onnx.ModelProto) -> onnx.ModelProto:
         chosen = before and (_with_samplers(copy) or _before_grids(copy))
         if not chosen:
             break
-        copy = _inlined(copy, sorted(chosen))
+        copy = inline_functions(copy, only=sorted(chosen))
         if _own_functions(copy) == before:
             break  # the inliner does not inline functions that import another opset
     return copy
@@ -75,20 +73,3 @@ def _before_grids(model: onnx.ModelProto) -> set[_Key]:
                 if node is not None:
                     called.add((node.domain, node.op_type))
     return called & _own_functions(model)
-
-
-def _inlined(model: onnx.ModelProto, chosen: list[_Key]) -> onnx.ModelProto:
-    """Returns a copy with calls inlined. Large tensors are left out meanwhile: the inliner copies models as bytes."""
-    from onnx import inliner
-
-    large = {tensor.name: tensor for tensor in model.graph.initializer if tensor.ByteSize() > _LARGE}
-    light = copy_without_initializers(model)
-    light.graph.initializer.extend(_without_data(t) if t.name in large else t for t in model.graph.initializer)
-    inlined = inliner.inline_selected_functions(light, chosen)
-    replace_all(inlined.graph.initializer, (large.get(t.name, t) for t in inlined.graph.initializer))
-    return inlined
-
-
-def _without_data(tensor: TensorProto) -> TensorProto:
-    """Returns a tensor's name, type and dimensions without its data."""
-    return TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)

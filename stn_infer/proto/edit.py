@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
 import numpy as np
@@ -25,22 +25,55 @@ def copy_of(message: M) -> M:
     return copy
 
 
-def inline_functions(model: onnx.ModelProto, keep: Iterable[tuple[str, str]] = ()) -> onnx.ModelProto:
+#: Initializers of more bytes are left out where a model is copied as bytes.
+_LARGE = 2**12
+
+
+def inline_functions(
+    model: onnx.ModelProto, keep: Iterable[tuple[str, str]] = (), *, only: Iterable[tuple[str, str]] | None = None
+) -> onnx.ModelProto:
     """Returns a copy with the calls of model-local functions replaced by their nodes.
+
+    A function that imports another operator set than the model stays.
 
     Args:
         model: the model.
         keep: (domain, name) of functions that stay.
+        only: (domain, name) of the functions to inline; None: all but those in ``keep``.
 
     Raises:
-        ModelError: a function imports another operator set than the model, or the model exceeds 2 GB.
+        ModelError: the inliner rejects the model, or the model without its weights exceeds 2 GB.
     """
     from onnx import inliner
 
+    light, large = set_aside(model)  # the inliner copies models as bytes
     try:
-        return inliner.inline_selected_functions(model, list(keep), exclude=True)
+        names = list(keep if only is None else only)
+        flat = inliner.inline_selected_functions(light, names, exclude=only is None)
     except Exception as error:  # protobuf and onnx raise different ones
         raise ModelError(f"its functions cannot be inlined: {one_line(error)}") from error
+    put_back(flat, large)
+    return flat
+
+
+def set_aside(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, onnx.TensorProto]]:
+    """Returns a copy without the data of large initializers, and these by name, for :func:`put_back`."""
+    large = {tensor.name: tensor for tensor in model.graph.initializer if tensor.ByteSize() > _LARGE}
+    light = copy_without_initializers(model)
+    light.graph.initializer.extend(
+        onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
+        if tensor.name in large
+        else tensor
+        for tensor in model.graph.initializer
+    )
+    return light, large
+
+
+def put_back(model: onnx.ModelProto, large: Mapping[str, onnx.TensorProto]) -> None:
+    """Puts the initializers that :func:`set_aside` left out back into ``model``, in place."""
+    for tensor in model.graph.initializer:
+        if tensor.name in large:
+            tensor.CopyFrom(large[tensor.name])
 
 
 def copy_without(message: M, left_out: str, into: M | None = None) -> M:

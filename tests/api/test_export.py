@@ -17,8 +17,8 @@ from stn_infer.api import export as exporter
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.cli.main import main
 from stn_infer.errors import ExportError, UsageError, VerificationError
-from stn_infer.fusion.samplers import spatial_nodes
-from stn_infer.metadata import Preprocess
+from stn_infer.fusion.samplers import find_samplers, spatial_nodes
+from stn_infer.metadata import Precision, Preprocess
 from tests.support.stn_styles import SHAPE, AffineGrid
 
 FACTORY = "tests.support.stn_styles:AffineGrid"
@@ -197,3 +197,19 @@ def test_a_model_with_random_outputs_is_reported(tmp_path: Path) -> None:
     ):
         stn_infer.export("tests.api.test_export:Random", path, input_shapes=[SHAPE])
     assert not path.exists()
+
+
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("fp16", marks=pytest.mark.slow)])
+def test_functions_can_be_inlined(precision: Precision, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    report = stn_infer.export(
+        FACTORY, path, input_shapes=[SHAPE], precision=precision, with_theta=True, functions="inline"
+    )
+    assert report.verification.passed and report.findings[0].fused
+    assert any(note.startswith("written with plain operators") for note in report.notes)
+    written = onnx.load(path)
+    assert not written.functions and [entry.domain for entry in written.opset_import] == [""]
+    assert [value.name for value in written.graph.output] == ["output", "theta"]
+    kinds = {node.op_type for node in written.graph.node}
+    assert "GridSample" in kinds and "CastLike" not in kinds and ("Cast" in kinds) == (precision == "fp16")
+    assert find_samplers(written) and len({node.name for node in written.graph.node}) == len(written.graph.node)

@@ -94,6 +94,25 @@ def test_a_flow_field_is_not_changed_and_noted(tmp_path: Path) -> None:
     assert "not fused: grid" in describe(report) and "0 of 1 samplers fused" in describe(report)
 
 
+@pytest.mark.parametrize("source", ["plain", "fused", "external"])
+def test_inlined_functions_leave_plain_operators(source: str, tmp_path: Path) -> None:
+    external = {"save_as_external_data": True, "size_threshold": 512} if source == "external" else {}
+    model = fuse(affine_model())[0] if source == "fused" else affine_model(ir_version=8)
+    path = save(model, tmp_path, **external)
+    report = optimize(path, tmp_path / "out.onnx", functions="inline")
+    assert report.fused == (source != "fused") and "written with plain operators" in report.notes[-1]
+    written = onnx.load(tmp_path / "out.onnx")
+    assert not written.functions and [entry.domain for entry in written.opset_import] == [""]
+    assert [node.op_type for node in written.graph.node][-4:] == ["MatMul", "Transpose", "Reshape", "GridSample"]
+    assert written.ir_version == model.ir_version
+    np.testing.assert_allclose(run(tmp_path / "out.onnx", {"x": images()})[0], run(path, {"x": images()})[0], atol=1e-5)
+
+
+def test_functions_are_kept_or_inlined(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="functions is one of keep, inline, not 'drop'"):
+        optimize(save(affine_model(), tmp_path), tmp_path / "out.onnx", functions="drop")  # type: ignore[arg-type]
+
+
 def test_a_second_time_changes_nothing(tmp_path: Path) -> None:
     path = save(affine_model(), tmp_path)
     optimize(path, tmp_path / "once.onnx")

@@ -45,6 +45,15 @@ def test_no_fix_keeps_the_opset(model: Path, tmp_path: Path) -> None:
     assert opset_of(onnx.load(tmp_path / "out.onnx")) == 20
 
 
+def test_functions_can_be_inlined(model: Path, tmp_path: Path) -> None:
+    result = call(model, "-o", tmp_path / "out.onnx", "--functions", "inline")
+    assert result.exit_code == 0 and "note: written with plain operators" in result.output
+    written = onnx.load(tmp_path / "out.onnx")
+    assert not written.functions and "GridSample" in {node.op_type for node in written.graph.node}
+    result = call(model, "-o", tmp_path / "out.onnx", "--functions", "drop")
+    assert result.exit_code == 2 and "'drop' is not one of 'keep', 'inline'" in result.output
+
+
 def test_a_wrong_rewrite_is_exit_code_3(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from stn_infer.fusion.fuse import fuse
 
