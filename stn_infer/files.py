@@ -12,6 +12,8 @@ from typing import BinaryIO
 
 from stn_infer.errors import InputError, OutputError
 
+_PART = ".part"
+
 
 def write_atomically(path: Path, content: bytes) -> None:
     """Write ``content`` to a temporary file beside ``path``, flush it to disk and rename it to ``path``.
@@ -43,7 +45,7 @@ def appearing(path: Path) -> Iterator[Path]:
     """
     temporary: Path | None = None
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
         os.close(handle)
         temporary = Path(name)
         yield temporary
@@ -57,6 +59,16 @@ def appearing(path: Path) -> Iterator[Path]:
         if temporary is not None:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete the temporary files of processes that were killed while they wrote ``path``; none may be writing it."""
+    prefix = f".{path.name}."
+    with contextlib.suppress(OSError):
+        for name in os.listdir(path.parent):
+            if name.startswith(prefix) and name.endswith(_PART):
+                with contextlib.suppress(OSError):
+                    path.with_name(name).unlink()
 
 
 def open_regular(path: str) -> int:

@@ -51,7 +51,8 @@ def run(
         batch_size: samples per call of the model.
         format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz stores outputs that are not one vector per sample.
         resume: continue the job in ``output``; finished shards are kept. Everything that determines an output must be
-            the same: model, preprocessing, and the inputs' names, sizes and modification times.
+            the same: model and its code, preprocessing, libraries' versions, and the inputs' names, sizes and
+            modification times. The device and ``batch_size`` may differ.
         check_inputs: read all inputs first, so that a resumed job compares their contents instead of their times.
         preprocess: how images become inputs; as text, changes to the preprocessing in the model's file.
         labels: the name of each class; None: the labels in the model's file.

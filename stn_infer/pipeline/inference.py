@@ -131,6 +131,8 @@ def run_job(
             preprocess=how,
             labels=None if labels is None else tuple(labels),
             outputs=tuple(spec.name for spec in runner.outputs),
+            runtime=_runtime(runner),
+            libraries=_libraries(),
         )
         with Folder.open(output, job, options.resume) as folder:
             writer = _Writer(folder, encoder, progress)
@@ -301,6 +303,17 @@ def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, 
                 bad.setdefault(i, f"the model's output {name!r} contains NaN for this input")
     errors.update({rows[i]: reason for i, reason in bad.items()})
     return [i for i in range(len(rows)) if i not in bad]
+
+
+def _runtime(backend: Backend) -> str:
+    about = backend.describe()
+    return " ".join(about[name] for name in ("runtime", "version") if name in about)
+
+
+def _libraries() -> str:
+    import PIL
+
+    return f"NumPy {np.__version__}, Pillow {PIL.__version__}"
 
 
 def _shard_rows(backend: Backend) -> int:

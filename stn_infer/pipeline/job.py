@@ -22,16 +22,16 @@ from stn_infer.errors import OutputError
 from stn_infer.files import write_atomically
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.formats import quoted
-from stn_infer.pipeline.lock import LOCK_NAME, FolderLock
+from stn_infer.pipeline.lock import LOCK_NAME, JobLock
 from stn_infer.version import __version__
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 MANIFEST_NAME = "run.json"
 LEDGER_COLUMNS = ("input", "status", "error", "shard", "row")
+_LEFTOVERS = ".*.part"  # temporary files of a killed run
 
 # The fields that a resumed job must not change; it may use another device and batch size.
 _MEANING = (
-    "schema_version",
     "model",
     "model_sha256",
     "samples",
@@ -44,6 +44,9 @@ _MEANING = (
     "preprocess",
     "labels",
     "outputs",
+    "stn_infer_version",
+    "runtime",
+    "libraries",
 )
 
 
@@ -67,6 +70,8 @@ class Job:
         inputs_content_sha256: of the content of their files if ``check_inputs`` is set, else empty; if both runs
             have it, modification times are not compared.
         backend, device, batch_size: what runs the model.
+        runtime: the backend's library and its version.
+        libraries: the versions of the libraries that read the inputs.
         format, shard_rows: the output format, and the samples per shard, including failed ones.
         preprocess, labels: the values in use, from the model's file, the user or the defaults.
         outputs: the names of the model's outputs.
@@ -86,6 +91,8 @@ class Job:
     preprocess: Preprocess | None
     labels: tuple[str, ...] | None
     outputs: tuple[str, ...]
+    runtime: str
+    libraries: str
     schema_version: int = SCHEMA_VERSION
     stn_infer_version: str = __version__
 
@@ -106,7 +113,7 @@ class Folder:
 
     path: Path
     job: Job
-    _lock: FolderLock
+    _lock: JobLock
 
     @classmethod
     def open(cls, path: Path, job: Job, resume: bool) -> Folder:
@@ -117,13 +124,13 @@ class Folder:
                 False, or it contains another job.
         """
         _check_occupied(path, resume)
-        lock = FolderLock.take(path)
+        lock = JobLock.of_folder(path)
         try:
             if _check_occupied(path, resume):  # again: another job may have started before the lock was taken
                 _check_same(path / MANIFEST_NAME, job)
-                for leftover in path.glob(".*.part"):
-                    with suppress(OSError):
-                        leftover.unlink()
+            for leftover in path.glob(_LEFTOVERS):
+                with suppress(OSError):
+                    leftover.unlink()
             write_atomically(path / MANIFEST_NAME, _to_json(job).encode())
         except BaseException:
             lock.release()
@@ -187,10 +194,14 @@ def read_ledger(path: Path) -> Iterator[LedgerRow]:
 
 
 def _check_occupied(path: Path, resume: bool) -> bool:
-    """Create the folder; returns whether it contains a job, which is allowed only with ``resume``."""
+    """Create the folder; returns whether it contains a job, which is allowed only with ``resume``.
+
+    A run that was killed before its first file was complete leaves the lock and a temporary file: no job yet.
+    """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        occupied = any(entry.name != LOCK_NAME for entry in path.iterdir())
+        unfinished = f".{MANIFEST_NAME}.*.part"
+        occupied = any(entry.name != LOCK_NAME and not entry.match(unfinished) for entry in path.iterdir())
     except OSError as error:
         raise OutputError(f"cannot create the output folder {path}: {error.strerror}") from error
     if occupied and not resume:
@@ -210,6 +221,11 @@ def _check_same(manifest: Path, job: Job) -> None:
     try:
         before = json.loads(manifest.read_text(encoding="utf-8"))
         now = json.loads(_to_json(job))
+        if before["schema_version"] != SCHEMA_VERSION:
+            raise OutputError(
+                f"cannot resume: {manifest} was written by another version of stn-infer "
+                f"({before['stn_infer_version']}, this is {__version__}); give a new folder"
+            )
         different = [key for key in _MEANING if before[key] != now[key]]
         if now["inputs_content_sha256"] and before["inputs_content_sha256"]:  # then modification times are not compared
             different = [key for key in different if key != "inputs_stat_sha256"]

@@ -1,4 +1,4 @@
-"""One job per folder: a lock file that records its owner and is taken over only if the owner has ended."""
+"""One job per folder or result: a lock file that records its owner and is taken over only if the owner has ended."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from stn_infer.errors import OutputError
 LOCK_NAME = "run.lock"
 
 
-class FolderLock:
-    """Holds ``folder``/run.lock until :meth:`release`, or until this process ends.
+class JobLock:
+    """Holds a lock file until :meth:`release`, or until this process ends.
 
     The kernel lock on the file shows whether the owner is running, also after ``kill -9``. The file records the owner's
     host and process id: the kernel lock of an owner on another machine may not be visible here.
@@ -27,13 +27,21 @@ class FolderLock:
         self._path, self._descriptor = path, descriptor
 
     @classmethod
-    def take(cls, folder: Path) -> Self:
-        """Take the lock of an existing folder.
+    def of_folder(cls, folder: Path) -> Self:
+        """Lock an existing folder for a job, with the file ``run.lock`` in it.
 
         Raises:
             OutputError: another job is working in it (or may be, on another machine), or the lock cannot be written.
         """
-        path = folder / LOCK_NAME
+        return cls._take(folder / LOCK_NAME, f"the output folder {folder}", "working in", folder)
+
+    @classmethod
+    def of_file(cls, file: Path) -> Self:
+        """Lock a file that a job writes again and again, with a hidden file beside it; raises as :meth:`of_folder`."""
+        return cls._take(file.with_name(f".{file.name}.lock"), str(file), "writing", file)
+
+    @classmethod
+    def _take(cls, path: Path, what: str, doing: str, target: Path) -> Self:
         try:
             while True:
                 descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o666)
@@ -41,7 +49,7 @@ class FolderLock:
                 owner = _owner(descriptor)
                 if not held or owner.get("host", platform.node()) != platform.node():
                     os.close(descriptor)
-                    raise OutputError(_refusal(folder, owner, held))
+                    raise OutputError(_refusal(path, doing, target, owner, held))
                 if _still_there(path, descriptor):
                     break
                 os.close(descriptor)  # the previous owner has just ended and deleted the file
@@ -49,7 +57,7 @@ class FolderLock:
             content = json.dumps({"host": platform.node(), "pid": os.getpid()})
             os.pwrite(descriptor, content.encode(), 0)
         except OSError as error:
-            raise OutputError(f"cannot lock the output folder {folder}: {error.strerror}") from error
+            raise OutputError(f"cannot lock {what}: {error.strerror}") from error
         return cls(path, descriptor)
 
     def release(self) -> None:
@@ -59,6 +67,12 @@ class FolderLock:
                 self._path.unlink()
             os.close(self._descriptor)
             self._descriptor = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.release()
 
 
 def _lock(descriptor: int) -> bool:
@@ -106,8 +120,8 @@ def _still_there(path: Path, descriptor: int) -> bool:
     return (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino)
 
 
-def _refusal(folder: Path, owner: dict[str, object], held: bool) -> str:
+def _refusal(path: Path, doing: str, target: Path, owner: dict[str, object], held: bool) -> str:
     who = f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"
     if not held:
-        return f"another job is working in {folder} ({who}); wait until it ends, or give another folder"
-    return f"{folder} belongs to a job on another machine ({who}); if it has ended, delete {folder / LOCK_NAME}"
+        return f"another job is {doing} {target} ({who}); wait until it ends, or give another output"
+    return f"{target} belongs to a job on another machine ({who}); if it has ended, delete {path}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ import onnx
 import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
-from torch import nn
 
 from stn_infer.api.fingerprint import fingerprint
 from stn_infer.api.run import run
@@ -52,9 +52,19 @@ def write_onnx(path: Path, weight: float = 1.0, external: str = "") -> None:
         helper.make_graph(nodes, "graph", [x], [y], [values]), opset_imports=[helper.make_opsetid("", 18)], ir_version=9
     )
     if external:
+        path.with_name(external).unlink(missing_ok=True)
         onnx.save(model, path, save_as_external_data=True, location=external, size_threshold=0)
     else:
         onnx.save(model, path)
+
+
+def write_half(path: Path) -> None:
+    """The same model with a weight of 16 bits."""
+    write_onnx(path)
+    model = onnx.load(path)
+    model.graph.initializer[0].CopyFrom(numpy_helper.from_array(np.ones((20,), np.float16), "half"))
+    model.graph.node.insert(0, helper.make_node("Cast", ["half"], ["w"], to=TensorProto.FLOAT))
+    onnx.save(model, path)
 
 
 def save_weights(path: Path, seed: int, hidden: int = 4) -> None:
@@ -75,6 +85,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     write_onnx(place / "split.onnx", external="anything.bin")
     (place / "net.toml").write_text(RECIPE.replace("HIDDEN", "4"))
     save_weights(place / "net.pt", 5)
+    (place / "list.txt").write_text("\n".join(str(place.images / f"{index}.npy") for index in range(4)))
     return place
 
 
@@ -97,6 +108,27 @@ def _other_content(place: Place, options: dict[str, Any]) -> None:
 def _other_size(place: Place, options: dict[str, Any]) -> None:
     np.save(place.images / "2.npy", np.full((1, 4, 5), 2, np.float64))
     os.utime(place.images / "2.npy", (1, 1))
+
+
+def _other_order(place: Place, options: dict[str, Any]) -> None:
+    names = (place / "list.txt").read_text().splitlines()
+    (place / "list.txt").write_text("\n".join(reversed(names)))
+
+
+def _safetensors(place: Place, options: dict[str, Any]) -> None:
+    from safetensors.torch import save_file
+
+    save_file(torch.load(place / "net.pt"), place / "net.safetensors")
+
+
+def _in_manifest(**changes: str) -> Change:
+    """The earlier run was one of other versions."""
+
+    def change(place: Place, options: dict[str, Any]) -> None:
+        manifest = place / "out" / "run.json"
+        manifest.write_text(json.dumps({**json.loads(manifest.read_text()), **changes}))
+
+    return change
 
 
 CHANGES: dict[str, tuple[str, dict[str, Any], Change, str]] = {
@@ -141,14 +173,37 @@ CHANGES: dict[str, tuple[str, dict[str, Any], Change, str]] = {
     "time": ("plain.onnx", {}, _other_time, "the inputs' sizes or modification times differ"),
     "contents": ("plain.onnx", {"check_inputs": True}, _other_content, "the inputs' contents differ"),
     "contents compared now": ("plain.onnx", {}, _options(check_inputs=True), "the inputs' contents differ"),
+    "precision": ("plain.onnx", {}, lambda place, options: write_half(place / "plain.onnx"), "the model's graph"),
+    "weights beside a recipe": ("net.toml", {"backend": "eager"}, _safetensors, "the model's graph, weights"),
+    "input shape": ("net.toml", {"backend": "eager"}, _options(input_shapes=[(1, 5, 4)]), "the model's graph"),
+    "backend": ("net.toml", {"backend": "eager"}, _options(backend="ort"), 'backend was "eager", now "ort"'),
+    "order of a list": ("plain.onnx", {"inputs": "@list.txt"}, _other_order, "the inputs' names differ"),
+    "version": ("plain.onnx", {}, _in_manifest(stn_infer_version="0.0"), 'stn_infer_version was "0.0", now '),
+    "runtime's version": ("plain.onnx", {}, _in_manifest(runtime="onnxruntime 1.0"), 'runtime was "onnxruntime 1.0"'),
+    "libraries": ("plain.onnx", {}, _in_manifest(libraries="Pillow 1"), 'libraries was "Pillow 1", now '),
 }
 
 
-@pytest.mark.parametrize(("model", "options", "change", "named"), CHANGES.values(), ids=CHANGES)
+_EXPORTED = {"backend"}  # torch exports the network first, which takes seconds
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "change", "named"),
+    [
+        pytest.param(*change, id=name, marks=[pytest.mark.slow] if name in _EXPORTED else [])
+        for name, change in CHANGES.items()
+    ],
+)
 def test_a_job_with_one_thing_changed_is_refused_and_the_thing_named(
-    place: Place, model: str, options: dict[str, Any], change: Change, named: str
+    place: Place,
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    options: dict[str, Any],
+    change: Change,
+    named: str,
 ) -> None:
     options = {"model": model, **options}
+    monkeypatch.chdir(place.path)
 
     def start(resume: bool) -> None:
         given = dict(options)
@@ -157,7 +212,7 @@ def test_a_job_with_one_thing_changed_is_refused_and_the_thing_named(
                 given[name] = place / given[name]
         run(
             given.pop("model"),
-            place.images,
+            given.pop("inputs", place.images),
             place / "out",
             resume=resume,
             shard_rows=given.pop("shard_rows", 2),
@@ -165,9 +220,9 @@ def test_a_job_with_one_thing_changed_is_refused_and_the_thing_named(
         )
 
     start(False)
-    before = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
     start(True)
     change(place, options)
+    before = {path.name: path.read_bytes() for path in (place / "out").iterdir()}
     with pytest.raises(OutputError, match=f"cannot resume another job: {named}") as caught:
         start(True)
     assert "\n" not in str(caught.value)
@@ -178,35 +233,6 @@ def test_times_are_ignored_if_contents_are_compared(place: Place) -> None:
     run(place / "plain.onnx", place.images, place / "out", check_inputs=True)
     _other_time(place, {})
     assert run(place / "plain.onnx", place.images, place / "out", check_inputs=True, resume=True).resumed == 4
-
-
-class Scaled(nn.Module):
-    """A user's module: a parameter, a non-persistent buffer, and code."""
-
-    def __init__(self, scale: float = 1.0, shift: float = 0.0) -> None:
-        super().__init__()
-        self.scale = nn.Parameter(torch.full((3,), scale))
-        self.register_buffer("shift", torch.full((3,), shift), persistent=False)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return x.flatten(1)[:, :3] * self.scale + self.shift
-
-
-class Squared(Scaled):
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return super().forward(x) ** 2
-
-
-def test_the_fingerprint_of_a_module(monkeypatch: pytest.MonkeyPatch) -> None:
-    from stn_infer.metadata import ModelMetadata
-    from stn_infer.sources.load import LoadedModel
-
-    def of(module: nn.Module, shape: tuple[int, ...] = (1, 4, 5)) -> str:
-        return fingerprint(LoadedModel("net", module, (shape,), ModelMetadata(), "factory"))
-
-    assert of(Scaled()) == of(Scaled())
-    others = [of(Scaled(2.0)), of(Scaled(shift=1.0)), of(Squared()), of(Scaled().double()), of(Scaled(), (1, 5, 4))]
-    assert len({of(Scaled()), *others}) == 6
 
 
 def test_the_fingerprint_of_bytes_and_files(place: Place) -> None:

@@ -25,6 +25,8 @@ JOB = Job(
     preprocess=Preprocess(size=(8, 9)),
     labels=("a", "ü"),
     outputs=("scores",),
+    runtime="onnxruntime 1.31",
+    libraries="NumPy 2.4, Pillow 13.0",
 )
 
 
@@ -36,7 +38,7 @@ def test_a_new_folder_gets_a_manifest(tmp_path: Path) -> None:
     assert manifest["model_sha256"] == "abc"
     assert manifest["preprocess"]["size"] == [8, 9]
     assert manifest["labels"] == ["a", "ü"]
-    assert manifest["schema_version"] == 2
+    assert manifest["schema_version"] == 3
 
 
 def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
@@ -56,7 +58,7 @@ def test_resuming_in_a_new_folder_starts(tmp_path: Path) -> None:
 def test_a_job_resumes_on_another_device_and_with_another_batch_size(tmp_path: Path) -> None:
     Folder.open(tmp_path, JOB, resume=False).close()
     (tmp_path / ".predictions-00000.csv.77.part").write_text("half")
-    Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1, stn_infer_version="9"), resume=True).close()
+    Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1), resume=True).close()
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"], "what a killed run left is gone"
 
 
@@ -75,6 +77,9 @@ def test_a_job_resumes_on_another_device_and_with_another_batch_size(tmp_path: P
         ({"preprocess": None}, "preprocess was "),
         ({"labels": None}, "labels was "),
         ({"outputs": ("scores", "theta")}, "outputs was "),
+        ({"stn_infer_version": "9"}, 'stn_infer_version was ".*", now "9"'),
+        ({"runtime": "onnxruntime 1.32"}, 'runtime was "onnxruntime 1.31", now "onnxruntime 1.32"'),
+        ({"libraries": "NumPy 2.4, Pillow 13.1"}, 'libraries was "NumPy 2.4, Pillow 13.0", now '),
     ],
 )
 def test_another_job_is_rejected_in_one_line(tmp_path: Path, change: dict[str, object], named: str) -> None:
@@ -92,6 +97,24 @@ def test_modification_times_are_ignored_if_contents_are_compared(tmp_path: Path)
     Folder.open(tmp_path, replace(job, inputs_stat_sha256="touched"), resume=True).close()
     with pytest.raises(OutputError, match="the inputs' contents differ"):
         Folder.open(tmp_path, replace(job, inputs_content_sha256="d"), resume=True)
+
+
+def test_a_job_of_another_schema_is_rejected(tmp_path: Path) -> None:
+    Folder.open(tmp_path, JOB, resume=False).close()
+    manifest = json.loads((tmp_path / "run.json").read_text())
+    older = {key: value for key, value in manifest.items() if key not in ("runtime", "libraries")}
+    (tmp_path / "run.json").write_text(json.dumps({**older, "schema_version": 2, "stn_infer_version": "0.1"}))
+    with pytest.raises(OutputError, match=r"was written by another version of stn-infer \(0\.1, this is "):
+        Folder.open(tmp_path, JOB, resume=True)
+
+
+@pytest.mark.parametrize("leftover", [".run.json.abc.part", "run.lock"])
+@pytest.mark.parametrize("resume", [False, True])
+def test_a_run_that_was_killed_before_its_first_file_leaves_no_job(tmp_path: Path, leftover: str, resume: bool) -> None:
+    (tmp_path / leftover).write_text("{")
+    with Folder.open(tmp_path, JOB, resume):
+        pass
+    assert [path.name for path in tmp_path.iterdir()] == ["run.json"]
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "{}", "null"])

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from stn_infer.errors import OutputError
-from stn_infer.pipeline.lock import LOCK_NAME, FolderLock
+from stn_infer.pipeline.lock import LOCK_NAME, JobLock
 
 _HOLD = """
 import sys
 from pathlib import Path
-from stn_infer.pipeline.lock import FolderLock
-lock = FolderLock.take(Path(sys.argv[1]))
+from stn_infer.pipeline.lock import JobLock
+lock = JobLock.of_folder(Path(sys.argv[1]))
 print("held", flush=True)
 sys.stdin.read()
 """
@@ -42,12 +42,12 @@ def test_a_locked_folder_is_rejected_with_its_owner(tmp_path: Path) -> None:
     process = holder(tmp_path)
     try:
         with pytest.raises(OutputError, match=rf"another job is working in .*\(process {process.pid} on ") as caught:
-            FolderLock.take(tmp_path)
+            JobLock.of_folder(tmp_path)
         assert "\n" not in str(caught.value)
     finally:
         end(process)
     assert (tmp_path / LOCK_NAME).exists(), "killed, it could not delete it"
-    lock = FolderLock.take(tmp_path)
+    lock = JobLock.of_folder(tmp_path)
     assert json.loads((tmp_path / LOCK_NAME).read_text()) == {"host": platform.node(), "pid": os.getpid()}
     lock.release()
     lock.release()
@@ -57,25 +57,25 @@ def test_a_locked_folder_is_rejected_with_its_owner(tmp_path: Path) -> None:
 def test_an_owner_on_another_machine_keeps_the_lock(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).write_text(json.dumps({"host": "elsewhere", "pid": 1}))
     with pytest.raises(OutputError, match=r"on another machine \(process 1 on elsewhere\); if it has ended, delete"):
-        FolderLock.take(tmp_path)
+        JobLock.of_folder(tmp_path)
     (tmp_path / LOCK_NAME).unlink()
-    FolderLock.take(tmp_path).release()
+    JobLock.of_folder(tmp_path).release()
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[1]", b"\xff\xfe", b'{"pid": "x"}'])
 def test_a_damaged_lock_without_owner_is_taken_over(tmp_path: Path, content: bytes) -> None:
     (tmp_path / LOCK_NAME).write_bytes(content)
-    FolderLock.take(tmp_path).release()
+    JobLock.of_folder(tmp_path).release()
 
 
 def test_a_folder_that_cannot_be_locked_is_reported(tmp_path: Path) -> None:
     (tmp_path / LOCK_NAME).mkdir()
     with pytest.raises(OutputError, match="cannot lock the output folder"):
-        FolderLock.take(tmp_path)
+        JobLock.of_folder(tmp_path)
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / LOCK_NAME).symlink_to(tmp_path / "victim")
     with pytest.raises(OutputError, match="cannot lock the output folder"):
-        FolderLock.take(tmp_path / "other")
+        JobLock.of_folder(tmp_path / "other")
     assert not (tmp_path / "victim").exists()
 
 
@@ -83,13 +83,13 @@ _RACE = """
 import os, sys, time
 from pathlib import Path
 from stn_infer.errors import OutputError
-from stn_infer.pipeline.lock import FolderLock
+from stn_infer.pipeline.lock import JobLock
 folder, won = Path(sys.argv[1]), 0
 sys.stdin.readline()
 end = time.monotonic() + 1.0
 while time.monotonic() < end:
     try:
-        lock = FolderLock.take(folder)
+        lock = JobLock.of_folder(folder)
     except OutputError:
         continue
     marker = os.open(folder / "inside", os.O_CREAT | os.O_EXCL)  # fails if two processes hold the lock

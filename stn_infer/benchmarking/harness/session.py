@@ -7,6 +7,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -18,10 +19,11 @@ from stn_infer.benchmarking.machine.nvml import gpu_facts
 from stn_infer.benchmarking.prepare.case import Resolver
 from stn_infer.benchmarking.record import Measurement
 from stn_infer.benchmarking.request import Progress, Request
-from stn_infer.benchmarking.result import CALIBRATION, BenchResult, Model, RoundLog
+from stn_infer.benchmarking.result import CALIBRATION, BenchResult, Model, RoundLog, read_result
 from stn_infer.benchmarking.variants.names import possible
-from stn_infer.errors import ModelError, UsageError
-from stn_infer.files import check_writable, write_atomically
+from stn_infer.errors import ModelError, OutputError, UsageError
+from stn_infer.files import check_writable, remove_leftovers, write_atomically
+from stn_infer.pipeline.lock import JobLock
 
 # Opening a variant in a fresh process: seconds, for the estimate before anything is known.
 _OPENING_S = 4.0
@@ -178,20 +180,36 @@ def run_request(
         output: a JSON file.
 
     Raises:
-        OutputError: ``output`` cannot be written; said before anything is measured.
+        OutputError: ``output`` cannot be written, or another benchmark is writing it; said before anything is measured.
     """
-    if output is not None:
-        check_writable(output)
 
     def save(result: BenchResult) -> None:
         if output is not None:
             write_atomically(output, result.to_json().encode())
 
-    with tempfile.TemporaryDirectory(prefix="stn-bench-") as folder:
+    with ExitStack() as stack:
+        if output is not None:
+            check_writable(output)
+            stack.enter_context(JobLock.of_file(output))
+            remove_leftovers(output)
+            _check_current(output, earlier)
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stn-bench-"))
         workers = Processes(Path(folder), resolve)
         result = measure(request, workers, earlier=earlier, save=save, command=command, say=say)
-    save(result)
+        save(result)
     return result
+
+
+def _check_current(output: Path, earlier: BenchResult | None) -> None:
+    """Raise if another process has resumed ``earlier`` since it was read from ``output``."""
+    if earlier is None or not output.exists():
+        return
+    try:
+        now = read_result(output)
+    except UsageError:  # another file, which the result replaces
+        return
+    if now.created == earlier.created and now.request == earlier.request and now.log != earlier.log:
+        raise OutputError(f"another process has continued {output} meanwhile; run the command again")
 
 
 def _one(workers: Workers, result: BenchResult, case: int, task: RoundTask, say: Progress) -> BenchResult:
