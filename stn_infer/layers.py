@@ -14,9 +14,9 @@ from stn_infer.errors import UsageError
 from stn_infer.fused import spatial_transformer
 from stn_infer.metadata import respelled
 from stn_infer.samplers import MODES, Mode, PaddingMode, SamplerSpec
-from stn_infer.transforms import Transformation
+from stn_infer.transforms import TensorProduct, Transformation
 from stn_infer.transforms.base import reorder_axes, shrink
-from stn_infer.transforms.grid import cast, full_precision, sampled, sampling_grid
+from stn_infer.transforms.grid import cast, full_precision, sampled, sampling_grid, tensor_product_grid
 
 
 class SpatialTransformer(nn.Module):
@@ -51,8 +51,9 @@ class SpatialTransformer(nn.Module):
     """
 
     basis: Tensor  # [K, P]
-    parameter_matrix: Tensor  # [D * K, Q]
-    parameter_offset: Tensor  # [D * K]
+    parameter_matrix: Tensor  # [D * K, F]
+    parameter_offset: Tensor  # [D * K]; lattices: [D, K]
+    parameter_scale: Tensor  # [D, 1]; lattices have it and axis_matrix_* instead of basis and parameter_matrix
 
     def __init__(
         self,
@@ -117,7 +118,8 @@ class SpatialTransformer(nn.Module):
             if self.localization is None:
                 raise UsageError("this SpatialTransformer has no localization network; pass parameters [N, Q]")
             parameters = self.localization(input)
-        sample = self._fused if self.fused and not torch.compiler.is_exporting() else self._sampled
+        fused = self.fused and not torch.compiler.is_exporting() and not isinstance(self.transformation, TensorProduct)
+        sample = self._fused if fused else self._sampled
         return sample(input, self.theta(parameters), SamplerSpec(self.mode, self.padding_mode, self.align_corners))
 
     def _sampled(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
@@ -128,15 +130,30 @@ class SpatialTransformer(nn.Module):
 
     def theta(self, parameters: Tensor) -> Tensor:
         """Maps the network's parameters [N, Q] to theta [N, D, K] (projective: [N, 3, 3]), float32 or float64."""
-        dtype = torch.promote_types(parameters.dtype, self.parameter_matrix.dtype)
+        dtype = torch.promote_types(parameters.dtype, self.parameter_offset.dtype)
         with full_precision(parameters.device):
-            matrix, offset = cast(self.parameter_matrix, dtype), cast(self.parameter_offset, dtype)
-            theta: Tensor = F.linear(cast(parameters, dtype), matrix, offset)
+            values, offset = cast(parameters, dtype), cast(self.parameter_offset, dtype)
+            if isinstance(self.transformation, TensorProduct):
+                return self._lattice(values, self.transformation, offset)
+            theta: Tensor = F.linear(self.transformation.features(values), cast(self.parameter_matrix, dtype), offset)
         return theta.reshape(theta.shape[0], *self.transformation.theta_shape)
 
     def grid(self, theta: Tensor) -> Tensor:
         """The sampling grid [N, *output_size, D] of theta [N, D, K] (projective: [N, 3, 3]), in theta's dtype."""
+        if isinstance(self.transformation, TensorProduct):
+            return tensor_product_grid(theta, self._axis_matrices())
         return sampling_grid(theta, self.basis, self.transformation.kind, self.output_size)
+
+    def _lattice(self, values: Tensor, family: TensorProduct, offset: Tensor) -> Tensor:
+        """theta [N, D, K] of a lattice's parameters [N, Q], without a matrix: thousands of points cost little."""
+        values = values.reshape(values.shape[0], family.rank, *family.points)
+        theta = family.theta(values.flip(1) if self.order == "yx" else values)
+        if self.short:
+            theta = theta * cast(self.parameter_scale, theta.dtype)
+        return theta + offset if family.offsets or self.short else theta
+
+    def _axis_matrices(self) -> list[Tensor]:
+        return [getattr(self, f"axis_matrix_{axis}") for axis in range(self.transformation.rank)]
 
     def reset_to_identity(self) -> None:
         """Zero the weights of the last linear layer and set its bias to the identity parameters.
@@ -173,11 +190,16 @@ class SpatialTransformer(nn.Module):
 
     def _identity(self) -> Tensor:
         """The identity parameters [Q], float64, in the order of the network's outputs."""
-        identity = self.transformation.identity()
-        swap = self.order == "yx" and self.transformation.kind == "basis"
-        return identity.reshape(-1, self.transformation.rank).flip(1).reshape(-1) if swap else identity
+        identity, rank = self.transformation.identity(), self.transformation.rank
+        if self.order == "xy" or self.transformation.kind != "basis":
+            return identity
+        if isinstance(self.transformation, TensorProduct):  # axis-major; other control points are point-major
+            return identity.reshape(rank, -1).flip(0).reshape(-1)
+        return identity.reshape(-1, rank).flip(1).reshape(-1)
 
     def _constants(self) -> dict[str, Tensor]:
+        if isinstance(self.transformation, TensorProduct):
+            return self._lattice_constants(self.transformation)
         kind, shape = self.transformation.kind, self.transformation.theta_shape
         # the transformation does not know the order: for yx, its first axis is y
         axes = self.output_size if self.order == "xy" else self.output_size[::-1]
@@ -186,21 +208,36 @@ class SpatialTransformer(nn.Module):
         if self.order == "yx":
             matrix = reorder_axes(matrix, kind, shape)
             offset = offset if kind == "basis" else reorder_axes(offset, kind, shape)  # control points are (x, y)
-        if self.short and self.input_size is not None:
-            last = torch.tensor([size - 1 for size in reversed(self.input_size)], dtype=torch.float64)
-            factors = torch.where(last > 0, (last - self.short) / last.clamp(min=1), 1.0)
-            matrix, offset = shrink(matrix, offset, kind, shape, factors)
+        if self.short:
+            matrix, offset = shrink(matrix, offset, kind, shape, self._factors())
         return {"basis": basis, "parameter_matrix": matrix, "parameter_offset": offset}
+
+    def _lattice_constants(self, family: TensorProduct) -> dict[str, Tensor]:
+        scale = self._factors()[:, None]
+        constants = {
+            "parameter_offset": scale * family.offset() + (scale - 1) * family.ones(),
+            "parameter_scale": scale,
+        }
+        matrices = family.axis_matrices(self.output_size, self.grid_align_corners)
+        return constants | {f"axis_matrix_{axis}": matrix for axis, matrix in enumerate(matrices)}
+
+    def _factors(self) -> Tensor:
+        """How much shorter than the input each axis of the grid is, [D] float64, x first; ones for most conventions."""
+        if not self.short or self.input_size is None:
+            return torch.ones(self.transformation.rank, dtype=torch.float64)
+        last = torch.tensor([size - 1 for size in reversed(self.input_size)], dtype=torch.float64)
+        return torch.where(last > 0, (last - self.short) / last.clamp(min=1), 1.0)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
         # Called by .to(), .double(), .half(), .cuda() and .to_empty(). Casting a rounded constant does not restore its
         # precision and to_empty() leaves it uninitialized, so the constants are recomputed, in float32 at least.
-        before = self.basis.dtype, self.basis.device
+        before = self.parameter_offset.dtype, self.parameter_offset.device
         result = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if (self.basis.dtype, self.basis.device) != before:
-            dtype = torch.promote_types(self.basis.dtype, torch.float32)
+        after = self.parameter_offset
+        if (after.dtype, after.device) != before:
+            dtype = torch.promote_types(after.dtype, torch.float32)
             for name, constant in self._constants().items():
-                self._buffers[name] = constant.to(device=self.basis.device, dtype=dtype)
+                self._buffers[name] = constant.to(device=after.device, dtype=dtype)
         return result
 
 

@@ -17,8 +17,13 @@ from stn_infer.models import create
 from stn_infer.transforms import (
     Affine,
     Attention,
+    CoarseLattice,
+    CubicBSpline,
     PiecewiseAffine,
     Projective,
+    Rigid,
+    Similarity,
+    TensorProduct,
     ThinPlateSpline,
     Transformation,
     Translation,
@@ -234,7 +239,12 @@ def mirrored(family: Transformation, parameters: torch.Tensor) -> torch.Tensor:
     if isinstance(family, Attention):
         kept = 1 if family.scale is None else 0
         return torch.cat([parameters[:, :kept], parameters[:, kept:].flip(1)], dim=1)
-    return parameters.reshape(batch, -1, 2).flip(2).reshape(batch, -1)
+    if isinstance(family, Rigid | Similarity):  # seen from behind, the angle is negative
+        scale, angle, shift = parameters.split([family.num_parameters - 3, 1, 2], dim=1)
+        return torch.cat([scale, -angle, shift.flip(1)], dim=1)
+    if isinstance(family, TensorProduct):
+        return parameters.reshape(batch, family.rank, -1).flip(1).reshape(batch, -1)
+    return parameters.reshape(batch, -1, family.rank).flip(2).reshape(batch, -1)
 
 
 FAMILIES = [
@@ -249,6 +259,12 @@ FAMILIES = [
     ThinPlateSpline((2, 3), offsets=True),
     Translation(3),
     Affine(3),
+    Rigid(),
+    Similarity(),
+    CoarseLattice((3, 2)),
+    CoarseLattice((2, 3), "bicubic", offsets=True),
+    CubicBSpline((4, 4, 5), offsets=True),
+    ThinPlateSpline((2, 3, 2), offsets=True),
 ]
 
 

@@ -16,12 +16,18 @@ from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import (
     Affine,
     Attention,
+    CoarseLattice,
+    CubicBSpline,
     PiecewiseAffine,
     Projective,
+    Rigid,
+    Similarity,
+    TensorProduct,
     ThinPlateSpline,
     Transformation,
     Translation,
 )
+from tests.support.grids import grid_of
 
 FAMILIES: list[Transformation] = [
     Translation(),
@@ -36,6 +42,12 @@ FAMILIES: list[Transformation] = [
     Translation(3),
     Attention(3),
     Affine(3),
+    Rigid(2, (5.0, 4.0)),
+    Similarity(3),
+    ThinPlateSpline((2, 2, 2)),
+    CoarseLattice((2, 3), "bicubic", offsets=True),
+    CoarseLattice((2, 3, 2)),
+    CubicBSpline((4, 4), offsets=True),
 ]
 MODES = ["bilinear", "nearest", "bicubic"]
 PADDINGS = ["zeros", "border", "reflection"]
@@ -221,10 +233,24 @@ def test_double_is_a_true_float64_reference(family: Transformation) -> None:
     size = (5, 7, 3)[: family.rank]
     layer = SpatialTransformer(None, family, size, align_corners=True)
     through_half = layer.half().float().double()
+    if isinstance(family, TensorProduct):
+        for axis, matrix in enumerate(family.axis_matrices(size, True)):
+            assert torch.equal(through_half.get_buffer(f"axis_matrix_{axis}"), matrix)
+        assert torch.equal(through_half.parameter_offset, family.offset())
+        return
     matrix, offset = family.affine_map(size, True)
     assert torch.equal(through_half.basis, family.basis(size, True))
     assert torch.equal(through_half.parameter_matrix, matrix)
     assert torch.equal(through_half.parameter_offset, offset)
+
+
+@pytest.mark.parametrize("family", FAMILIES, ids=name)
+def test_the_layers_grid_is_theta_times_basis(family: Transformation) -> None:
+    size = (5, 7, 3)[: family.rank]
+    parameters = family.identity() + 0.1 * random(2, family.num_parameters)
+    layer = warp(family, size)
+    grid = layer.grid(layer.theta(parameters[None]))[0].reshape(-1, family.rank).T
+    torch.testing.assert_close(grid, grid_of(family, parameters, size, False), atol=1e-12, rtol=0)
 
 
 def test_a_module_without_storage_recomputes_its_constants() -> None:

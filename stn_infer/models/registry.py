@@ -80,6 +80,10 @@ _FAMILIES = (
     ("projective", "Projective", "projective spatial transformer"),
     ("tps", "ThinPlateSpline", "thin plate spline (4 x 4 points) spatial transformer"),
     ("attention", "Attention", "attention (scale and translation) spatial transformer"),
+    ("rigid", "Rigid", "rigid (rotation and translation) spatial transformer"),
+    ("similarity", "Similarity", "similarity (scale, rotation and translation) spatial transformer"),
+    ("lattice", "CoarseLattice", "coarse lattice (8 x 8 points, bilinear) spatial transformer"),
+    ("bspline", "CubicBSpline", "cubic B-spline (8 x 8 points) spatial transformer"),
 )
 
 NETWORKS: dict[str, Network] = {

@@ -16,8 +16,8 @@ from stn_infer.fusion.basis import Kind
 from stn_infer.transforms.base import Transformation, canonical_basis, center_to_grid, check_rank
 
 
-class _AffineKind(Transformation):
-    """Base of the three families: each places its parameters in a pixel-centered [D, D + 1] matrix."""
+class AffineKind(Transformation):
+    """Base of the families of kind affine: each places its features in a pixel-centered [D, D + 1] matrix."""
 
     kind: ClassVar[Kind] = "affine"
 
@@ -41,12 +41,12 @@ class _AffineKind(Transformation):
 
     def _empty(self) -> tuple[Tensor, Tensor]:
         values = self.rank * self.num_basis
-        zeros = torch.zeros(values, self.num_parameters, dtype=torch.float64)
+        zeros = torch.zeros(values, self.num_features, dtype=torch.float64)
         return zeros, torch.zeros(values, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
-class Translation(_AffineKind):
+class Translation(AffineKind):
     """Parameters tx, ty(, tz): source coordinates are target coordinates plus the translation."""
 
     rank: int = 2
@@ -72,7 +72,7 @@ class Translation(_AffineKind):
 
 
 @dataclass(frozen=True)
-class Attention(_AffineKind):
+class Attention(AffineKind):
     """Parameters s, tx, ty(, tz): isotropic scale and translation (eq. 2). A fixed ``scale`` leaves tx, ty(, tz)."""
 
     rank: int = 2
@@ -107,7 +107,7 @@ class Attention(_AffineKind):
 
 
 @dataclass(frozen=True)
-class Affine(_AffineKind):
+class Affine(AffineKind):
     """Parameters are the matrix [D, D + 1] itself, row-major: 6 for images, 12 for volumes (eq. 1)."""
 
     rank: int = 2

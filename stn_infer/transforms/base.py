@@ -1,8 +1,8 @@
 """The interface of transformations, and their target coordinates.
 
 A sampling grid is ``theta . basis``: ``grid[n, :, p] = sum_k theta[n, :, k] * basis[k, p]``. ``basis`` [K, P] is
-constant; ``theta`` [N, D, K] is an affine map (M, m) of the network's Q parameters. The projective kind has theta
-[N, 3, 3] and divides by the third row.
+constant; ``theta`` [N, D, K] is an affine map (M, m) of the network's Q parameters, or of features of them (sine and
+cosine of an angle). The projective kind has theta [N, 3, 3] and divides by the third row.
 """
 
 from __future__ import annotations
@@ -50,9 +50,18 @@ class Transformation(ABC):
         """(D, K); (3, 3) for the projective kind."""
         return (3, 3) if self.kind == "projective" else (self.rank, self.num_basis)
 
+    @property
+    def num_features(self) -> int:
+        """F: the number of values that theta is an affine map of; Q unless the family overrides :meth:`features`."""
+        return self.num_parameters
+
+    def features(self, parameters: Tensor) -> Tensor:
+        """The features [N, F] of parameters [N, Q], in their dtype: the parameters themselves in most families."""
+        return parameters
+
     @abstractmethod
     def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
-        """(M, m) with ``theta = (M @ parameters + m)``, viewed as ``theta_shape``.
+        """(M, m) with ``theta = (M @ features + m)``, viewed as ``theta_shape``.
 
         Args:
             output_size: (H, W) or (D, H, W) of the grid.
@@ -60,7 +69,7 @@ class Transformation(ABC):
                 outer edges (False).
 
         Returns:
-            M [theta values, Q] and m [theta values], float64.
+            M [theta values, F] and m [theta values], float64.
         """
 
     @abstractmethod
@@ -126,7 +135,7 @@ def reorder_axes(values: Tensor, kind: Kind, theta_shape: Sequence[int]) -> Tens
     Control points: swaps the two coordinates.
 
     Args:
-        values: M [D * K, Q] or m [D * K].
+        values: M [D * K, F] or m [D * K].
         kind, theta_shape: of the transformation.
     """
     rows, cols = theta_shape
@@ -144,7 +153,7 @@ def shrink(
     A basis of control points sums to 1 at every pixel, so the constant is added to all points equally.
 
     Args:
-        matrix, offset: (M, m), [D * K, Q] and [D * K].
+        matrix, offset: (M, m), [D * K, F] and [D * K].
         kind, theta_shape: of the transformation.
         factors: [D] float64, x first.
     """

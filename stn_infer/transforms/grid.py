@@ -24,6 +24,21 @@ def sampling_grid(theta: Tensor, basis: Tensor, kind: str, output_size: Sequence
     return points.transpose(1, 2).reshape(points.shape[0], *output_size, len(output_size))
 
 
+def tensor_product_grid(theta: Tensor, matrices: Sequence[Tensor]) -> Tensor:
+    """The grid [N, *out, D] of ``theta`` [N, D, K] and one matrix [length, lattice length] per axis.
+
+    Has theta's dtype; autocast is disabled.
+    """
+    with full_precision(theta.device):
+        *planes, rows, columns = (cast(matrix, theta.dtype) for matrix in matrices)
+        lattice = [matrix.shape[1] for matrix in matrices]
+        points = theta.reshape(*theta.shape[:2], *lattice)
+        if planes:  # on the small lattice first, so that only the last product has the size of the grid
+            points = torch.matmul(planes[0], points.flatten(3)).reshape(*theta.shape[:2], -1, *lattice[1:])
+        points = torch.matmul(torch.matmul(rows, points), columns.T)  # [N, D, *out]
+    return points.movedim(1, -1)
+
+
 def sampled(input: Tensor, grid: Tensor, sampler: SamplerSpec) -> Tensor:
     """Sample ``input`` [N, C, *in] at ``grid`` [N, *out, D]: [N, C, *out] in the input's dtype.
 

@@ -31,7 +31,7 @@ class PiecewiseAffine(ControlPoints):
             triangle with an index out of range or with zero area.
     """
 
-    points: Points | tuple[int, int] = (4, 4)  # type: ignore[assignment]
+    points: Points | tuple[int, ...] = (4, 4)  # type: ignore[assignment]
     triangles: Triangles | None = None
     offsets: bool = False
 

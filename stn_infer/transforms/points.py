@@ -1,8 +1,9 @@
-"""Control points on the target side: a lattice over [-1, 1] x [-1, 1], or explicit points."""
+"""Control points on the target side: a lattice over [-1, 1] on every axis, or explicit points."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any, ClassVar
 
 import torch
@@ -12,50 +13,69 @@ from stn_infer.errors import UsageError, one_line
 from stn_infer.fusion.basis import Kind
 from stn_infer.transforms.base import Transformation
 
-Points = tuple[tuple[float, float], ...]
+Points = tuple[tuple[float, ...], ...]
+_AXES = {2: "(rows, cols)", 3: "(planes, rows, cols)"}
+_PAIRS = {2: "(x, y)", 3: "(x, y, z)"}
 
 
 def is_lattice(points: Any) -> bool:
-    """Whether ``points`` is (rows, cols) rather than a list of (x, y)."""
-    return len(points) == 2 and all(not hasattr(value, "__len__") and int(value) == value for value in points)
+    """Whether ``points`` is (rows, cols) or (planes, rows, cols) rather than a list of points."""
+    return len(points) in (2, 3) and all(not hasattr(value, "__len__") and int(value) == value for value in points)
 
 
-def lattice(rows: int, cols: int) -> Points:
-    """(x, y) of a rows x cols lattice that spans [-1, 1] on both axes, row-major.
-
-    Raises:
-        UsageError: fewer than 2 rows or columns; the points would be collinear.
-    """
-    if min(rows, cols) < 2:
-        raise UsageError(f"a control point lattice has at least 2 rows and 2 columns, not {rows} x {cols}")
-    return tuple((2 * col / (cols - 1) - 1, 2 * row / (rows - 1) - 1) for row in range(rows) for col in range(cols))
-
-
-def as_points(points: Any) -> Points:
-    """``points`` — (rows, cols) or K pairs (x, y), in any nested sequence or array — as a tuple of pairs.
+def lattice(*lengths: int) -> Points:
+    """(x, y) of a rows x cols lattice, or (x, y, z) of planes x rows x cols, that spans [-1, 1]; row-major.
 
     Raises:
-        UsageError: another shape, fewer than 3 points, values that are not finite, equal points, or all on one line.
+        UsageError: fewer than 2 points on an axis; the points would be collinear or coplanar.
     """
+    if min(lengths) < 2:
+        least = "2 rows and 2 columns" if len(lengths) == 2 else "2 planes, 2 rows and 2 columns"
+        raise UsageError(f"a control point lattice has at least {least}, not {' x '.join(map(str, lengths))}")
+    return tuple(
+        tuple(2 * at / (length - 1) - 1 for at, length in zip(reversed(index), reversed(lengths), strict=True))
+        for index in product(*map(range, lengths))
+    )
+
+
+def as_points(points: Any, ranks: Sequence[int] = (2,)) -> Points:
+    """``points`` — lengths of a lattice, or K points, in any nested sequence or array — as a tuple of tuples.
+
+    Args:
+        points: (rows, cols), (planes, rows, cols), pairs (x, y) or triples (x, y, z).
+        ranks: the numbers of axes that are accepted.
+
+    Raises:
+        UsageError: another shape, fewer than D + 1 points, values that are not finite, equal points, or all on one line
+            (volumes: in one plane).
+    """
+    accepted = " or ".join(f"{_AXES[rank]} or a list of {_PAIRS[rank]}" for rank in ranks)
+    wrong = UsageError(f"control points are {accepted}, not {one_line(str(points), 60)}")
     try:
         if is_lattice(points):
-            return lattice(int(points[0]), int(points[1]))
-        pairs = tuple((float(x), float(y)) for x, y in points)
+            if len(points) not in ranks:
+                raise wrong
+            return lattice(*(int(length) for length in points))
+        given = tuple(tuple(float(value) for value in point) for point in points)
     except (TypeError, ValueError):
+        raise wrong from None
+    rank = len(given[0]) if given else ranks[0]
+    if rank not in ranks or any(len(point) != rank for point in given):
+        raise wrong
+    array = torch.tensor(given, dtype=torch.float64).reshape(-1, rank)
+    if len(given) < rank + 1 or not bool(torch.isfinite(array).all()):
         raise UsageError(
-            f"control points are (rows, cols) or a list of (x, y) pairs, not {one_line(str(points), 60)}"
-        ) from None
-    array = torch.tensor(pairs, dtype=torch.float64).reshape(-1, 2)
-    if len(pairs) < 3 or not bool(torch.isfinite(array).all()):
-        raise UsageError(f"at least 3 control points with finite coordinates are needed, {len(pairs)} were given")
-    distances = torch.cdist(array, array) + torch.eye(len(pairs), dtype=torch.float64)
+            f"at least {rank + 1} control points with finite coordinates are needed, {len(given)} were given"
+        )
+    distances = torch.cdist(array, array) + torch.eye(len(given), dtype=torch.float64)
     if float(distances.min()) < 1e-9:
-        first, second = divmod(int(distances.argmin()), len(pairs))
-        raise UsageError(f"control points {first} and {second} are equal, {pairs[first]}; each must be given once")
+        first, second = divmod(int(distances.argmin()), len(given))
+        raise UsageError(f"control points {first} and {second} are equal, {given[first]}; each must be given once")
     spread = torch.linalg.svdvals(array - array.mean(0))
-    if float(spread[1]) < 1e-9 * float(spread[0]):
-        raise UsageError("all control points are collinear; add a point off the line")
-    return pairs
+    if float(spread[-1]) < 1e-9 * float(spread[0]):
+        flat, off = ("collinear", "line") if rank == 2 else ("coplanar", "plane")
+        raise UsageError(f"all control points are {flat}; add a point off the {off}")
+    return given
 
 
 class ControlPoints(Transformation):
@@ -71,8 +91,8 @@ class ControlPoints(Transformation):
 
     @property
     def rank(self) -> int:
-        """2: images only."""
-        return 2
+        """D: the number of coordinates of a point."""
+        return len(self.points[0])
 
     @property
     def num_basis(self) -> int:
@@ -81,17 +101,17 @@ class ControlPoints(Transformation):
 
     @property
     def num_parameters(self) -> int:
-        """Q = 2 K."""
-        return 2 * len(self.points)
+        """Q = D K."""
+        return self.rank * len(self.points)
 
     def affine_map(self, output_size: Sequence[int], grid_align_corners: bool) -> tuple[Tensor, Tensor]:
         """Point-major to axis-major, plus the points with ``offsets``; see :meth:`Transformation.affine_map`."""
         self.check_output_size(output_size)
-        count = self.num_basis
-        order = torch.arange(2 * count).reshape(count, 2).T.reshape(-1)  # theta value d * K + k comes from 2 k + d
-        matrix = torch.eye(2 * count, dtype=torch.float64)[order]
-        offset = self.target_points().T.reshape(-1) if self.offsets else torch.zeros(2 * count, dtype=torch.float64)
-        return matrix, offset
+        count, rank = self.num_basis, self.rank
+        order = torch.arange(rank * count).reshape(count, rank).T.reshape(-1)  # theta d * K + k comes from D k + d
+        matrix = torch.eye(rank * count, dtype=torch.float64)[order]
+        points = self.target_points().T.reshape(-1)
+        return matrix, points if self.offsets else torch.zeros_like(points)
 
     def identity(self) -> Tensor:
         """The target-side points themselves; zeros with ``offsets``."""
@@ -99,5 +119,5 @@ class ControlPoints(Transformation):
         return torch.zeros_like(points) if self.offsets else points
 
     def target_points(self) -> Tensor:
-        """The control points [K, 2], float64, (x, y)."""
+        """The control points [K, D], float64, (x, y) or (x, y, z)."""
         return torch.tensor(self.points, dtype=torch.float64)

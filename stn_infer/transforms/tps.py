@@ -1,8 +1,8 @@
 """Thin plate splines: the map of least bending energy through control points, solved once in float64.
 
-Source: Bookstein 1989. With U(r) = r^2 log r^2 and L = [[U(C, C), P], [P^T, 0]], P = [1, C], the grid at target
-points G is [U(G, C), 1, G] L^-1 [Y; 0] for source positions Y. The first K columns of [U(G, C), 1, G] L^-1 are the
-constant basis.
+Source: Bookstein 1989. With U(r) = r^2 log r^2 for images, U(r) = r for volumes, and L = [[U(C, C), P], [P^T, 0]],
+P = [1, C], the grid at target points G is [U(G, C), 1, G] L^-1 [Y; 0] for source positions Y. The first K columns of
+[U(G, C), 1, G] L^-1 are the constant basis.
 """
 
 from __future__ import annotations
@@ -23,18 +23,19 @@ class ThinPlateSpline(ControlPoints):
     """A thin plate spline through ``points``.
 
     Attributes:
-        points: (rows, cols) of a lattice over [-1, 1], or K target-side (x, y); kept as pairs.
+        points: (rows, cols) or (planes, rows, cols) of a lattice over [-1, 1], or K target-side (x, y) or (x, y, z);
+            kept as pairs or triples.
         offsets: whether parameters are offsets from the points instead of absolute positions.
 
     Raises:
-        UsageError: fewer than 3 points, equal points, or all on one line.
+        UsageError: fewer than 3 points (volumes: 4), equal points, or all on one line (volumes: in one plane).
     """
 
-    points: Points | tuple[int, int] = (4, 4)  # type: ignore[assignment]
+    points: Points | tuple[int, ...] = (4, 4)  # type: ignore[assignment]
     offsets: bool = False
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "points", as_points(self.points))
+        object.__setattr__(self, "points", as_points(self.points, (2, 3)))
 
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
         """[K, P] float64, at the target coordinates of the grid's convention.
@@ -42,10 +43,11 @@ class ThinPlateSpline(ControlPoints):
         Raises:
             UsageError: the points are too close together to solve the spline in float64.
         """
-        targets = target_coordinates(self.check_output_size(output_size), grid_align_corners).T  # [P, 2]
+        targets = target_coordinates(self.check_output_size(output_size), grid_align_corners).T  # [P, D]
         points = self.target_points()
         count = self.num_basis
-        system = torch.zeros(count + 3, count + 3, dtype=torch.float64)
+        total = count + 1 + self.rank
+        system = torch.zeros(total, total, dtype=torch.float64)
         system[:count] = _features(points, points)
         system[count:, :count] = system[:count, count:].T
         inverse = torch.linalg.inv(system)
@@ -56,6 +58,10 @@ class ThinPlateSpline(ControlPoints):
 
 
 def _features(at: Tensor, points: Tensor) -> Tensor:
-    """[U(|at - points|), 1, at]: [A, K + 3] for at [A, 2] and points [K, 2]."""
-    squared = (at[:, None] - points[None]).square().sum(-1)
-    return torch.cat([torch.xlogy(squared, squared), torch.ones_like(at[:, :1]), at], dim=1)
+    """[U(|at - points|), 1, at]: [A, K + D + 1] for at [A, D] and points [K, D]."""
+    if points.shape[1] == 3:
+        bending = torch.cdist(at, points, compute_mode="donot_use_mm_for_euclid_dist")
+    else:
+        squared = (at[:, None] - points[None]).square().sum(-1)
+        bending = torch.xlogy(squared, squared)
+    return torch.cat([bending, torch.ones_like(at[:, :1]), at], dim=1)

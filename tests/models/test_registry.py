@@ -12,12 +12,32 @@ from torch import nn
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models import NETWORKS, create
-from stn_infer.transforms import Affine, Attention, Projective, ThinPlateSpline, Transformation
+from stn_infer.transforms import (
+    Affine,
+    Attention,
+    CoarseLattice,
+    CubicBSpline,
+    Projective,
+    Rigid,
+    Similarity,
+    ThinPlateSpline,
+    Transformation,
+)
 
+FAMILIES = {
+    "affine": Affine(),
+    "projective": Projective(),
+    "tps": ThinPlateSpline(),
+    "attention": Attention(),
+    "rigid": Rigid(),
+    "similarity": Similarity(),
+    "lattice": CoarseLattice(),
+    "bspline": CubicBSpline(),
+}
 NAMES = [
     "fcn",
     "cnn",
-    *(f"st-{base}-{family}" for base in ("fcn", "cnn") for family in ("affine", "projective", "tps", "attention")),
+    *(f"st-{base}-{family}" for base in ("fcn", "cnn") for family in FAMILIES),
     "tutorial-cnn",
     "tutorial-stn",
 ]
@@ -56,10 +76,7 @@ def test_every_trainable_parameter_gets_a_gradient(name: str) -> None:
 
 
 @pytest.mark.parametrize("base", ["fcn", "cnn"])
-@pytest.mark.parametrize(
-    ("family", "transformation"),
-    [("affine", Affine()), ("projective", Projective()), ("tps", ThinPlateSpline()), ("attention", Attention())],
-)
+@pytest.mark.parametrize(("family", "transformation"), FAMILIES.items())
 def test_a_transformer_starts_at_the_identity(base: str, family: str, transformation: Transformation) -> None:
     network = create(f"st-{base}-{family}")
     (transformer,) = transformers(network)

@@ -11,7 +11,7 @@ from stn_infer.transforms import Transformation
 def grid_of(transformation: Transformation, parameters: Tensor, size: tuple[int, ...], corners: bool) -> Tensor:
     """[D, P] float64: theta . basis, by the definition alone."""
     matrix, offset = transformation.affine_map(size, corners)
-    theta = (matrix @ parameters + offset).reshape(transformation.theta_shape)
+    theta = (matrix @ transformation.features(parameters[None])[0] + offset).reshape(transformation.theta_shape)
     mapped = theta @ transformation.basis(size, corners)
     return mapped[:2] / mapped[2] if transformation.kind == "projective" else mapped
 

@@ -13,8 +13,12 @@ from stn_infer.errors import UsageError
 from stn_infer.transforms import (
     Affine,
     Attention,
+    CoarseLattice,
+    CubicBSpline,
     PiecewiseAffine,
     Projective,
+    Rigid,
+    Similarity,
     ThinPlateSpline,
     Transformation,
     Translation,
@@ -35,6 +39,16 @@ FAMILIES: list[Transformation] = [
     ThinPlateSpline((2, 2)),
     ThinPlateSpline((4, 4)),
     ThinPlateSpline((3, 5), offsets=True),
+    Rigid(),
+    Rigid(3, (1.0, 2.0, 3.0)),
+    Similarity(2, (13.0, 10.0)),
+    Similarity(3),
+    ThinPlateSpline((2, 3, 2), offsets=True),
+    CoarseLattice((3, 4)),
+    CoarseLattice((2, 3, 4), offsets=True),
+    CoarseLattice((3, 4), "bicubic", offsets=True),
+    CubicBSpline((4, 5)),
+    CubicBSpline((4, 5, 4), offsets=True),
 ]
 sizes = st.integers(1, 12)
 
@@ -55,9 +69,10 @@ def test_identity_gives_the_target_coordinates(
 def test_shapes_and_types(family: Transformation) -> None:
     size = (3, 4, 5)[: family.rank]
     matrix, offset = family.affine_map(size, False)
+    assert family.features(torch.zeros(2, family.num_parameters)).shape == (2, family.num_features)
     rows = math.prod(family.theta_shape)
     basis = family.basis(size, False)
-    assert matrix.shape == (rows, family.num_parameters)
+    assert matrix.shape == (rows, family.num_features)
     assert offset.shape == (rows,)
     assert basis.shape == (family.num_basis, math.prod(size))
     assert family.identity().shape == (family.num_parameters,)
@@ -157,7 +172,7 @@ def test_output_sizes_that_do_not_match_are_rejected(size: tuple[int, ...], fami
         family.basis(size, False)
 
 
-@pytest.mark.parametrize("make", [Translation, Attention, Affine])
+@pytest.mark.parametrize("make", [Translation, Attention, Affine, Rigid, Similarity])
 def test_ranks_other_than_2_and_3_are_rejected(make: type) -> None:
     with pytest.raises(UsageError, match="not 4"):
         make(4)

@@ -39,6 +39,17 @@ def test_thin_plate_spline_agrees_with_scipy(points: tuple[int, int] | Points, c
     np.testing.assert_allclose(grid.numpy(), oracle(targets((32, 20), corners).T.numpy()).T, atol=1e-10)
 
 
+@pytest.mark.parametrize("corners", [False, True])
+@pytest.mark.parametrize("points", [(2, 2, 2), (2, 3, 4), np.random.default_rng(0).uniform(-1, 1, (12, 3))])
+def test_thin_plate_spline_of_volumes_agrees_with_scipy(points: tuple[int, ...] | Points, corners: bool) -> None:
+    family = ThinPlateSpline(points)
+    control = family.target_points().numpy()
+    sources = control + np.random.default_rng(2).normal(0, 0.2, control.shape)
+    grid = grid_of(family, torch.from_numpy(sources.reshape(-1)), (5, 6, 7), corners)
+    oracle = RBFInterpolator(control, sources, kernel="linear", degree=1)  # U(r) = r
+    np.testing.assert_allclose(grid.numpy(), oracle(targets((5, 6, 7), corners).T.numpy()).T, atol=1e-10)
+
+
 @pytest.mark.parametrize("make", [ThinPlateSpline, PiecewiseAffine])
 def test_control_points_map_to_their_sources(make: type) -> None:
     family = make((3, 5))  # a 3 x 5 lattice lies on the pixels of a 3 x 5 grid of corners
@@ -88,12 +99,31 @@ def test_projective_agrees_with_scikit_image(corners: bool) -> None:
         ([(0, 0), (1, 0), (0, 1), (1, 0)], "points 1 and 3 are equal"),
         ([(0, 0), (1, 0), (float("nan"), 1)], "finite"),
         ("none", "control points are"),
-        ([(0, 0, 1), (1, 0, 1), (0, 1, 1)], "control points are"),
+        ([(0, 0, 1), (1, 0, 1), (0, 1)], "control points are"),
+        ([(0, 0, 1, 1)] * 5, "control points are"),
     ],
 )
 def test_invalid_points_are_rejected(make: type, points: object, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         make(points)
+
+
+@pytest.mark.parametrize(
+    ("points", "message"),
+    [
+        ((2, 1, 5), "at least 2 planes, 2 rows and 2 columns, not 2 x 1 x 5"),
+        ([(0, 0, 0), (1, 0, 0), (0, 1, 0)], "at least 4 control points"),
+        ([(0, 0, 0), (1, 0, 0), (0, 1, 0), (1, 1, 0)], "are coplanar; add a point off the plane"),
+    ],
+)
+def test_invalid_points_of_volumes_are_rejected(points: object, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        ThinPlateSpline(points)
+
+
+def test_a_mesh_is_for_images_only() -> None:
+    with pytest.raises(UsageError, match=r"control points are \(rows, cols\) or a list of \(x, y\), not"):
+        PiecewiseAffine((2, 2, 2))
 
 
 def test_thin_plate_spline_rejects_points_that_are_too_close() -> None:
