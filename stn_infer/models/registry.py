@@ -23,14 +23,14 @@ class Network:
         description: one line.
         function: ``module:function`` in ``stn_infer.models`` that builds it.
         family: its transformation in ``stn_infer.transforms``, the function's first argument; empty if it takes none.
-        input_shape: the default of the option ``input_shape``, (C, H, W).
+        input_shape: the default of the option ``input_shape``, (C, H, W), or (C, D, H, W) for volumes.
     """
 
     name: str
     description: str
     function: str
     family: str = ""
-    input_shape: tuple[int, int, int] = (1, 28, 28)
+    input_shape: tuple[int, ...] = (1, 28, 28)
 
     def build(self, **options: Any) -> nn.Module:
         """The module, with random weights; options and errors as for :func:`create`."""
@@ -79,12 +79,17 @@ _FAMILIES = (
     ("affine", "Affine", "affine spatial transformer"),
     ("projective", "Projective", "projective spatial transformer"),
     ("tps", "ThinPlateSpline", "thin plate spline (4 x 4 points) spatial transformer"),
+    ("piecewise", "PiecewiseAffine", "piecewise affine (4 x 4 points) spatial transformer"),
+    ("translation", "Translation", "translation spatial transformer"),
     ("attention", "Attention", "attention (scale and translation) spatial transformer"),
     ("rigid", "Rigid", "rigid (rotation and translation) spatial transformer"),
     ("similarity", "Similarity", "similarity (scale, rotation and translation) spatial transformer"),
     ("lattice", "CoarseLattice", "coarse lattice (8 x 8 points, bilinear) spatial transformer"),
     ("bspline", "CubicBSpline", "cubic B-spline (8 x 8 points) spatial transformer"),
 )
+_HOUSE_NUMBER = (3, 64, 64)
+_ADDITION = (2, 42, 42)
+_VOLUME = (1, 60, 60, 60)
 
 NETWORKS: dict[str, Network] = {
     network.name: network
@@ -99,6 +104,53 @@ NETWORKS: dict[str, Network] = {
             Network(f"st-cnn-{name}", f"{text} before the cnn", "spatial:st_cnn", family)
             for name, family, text in _FAMILIES
         ),
+        Network("svhn-cnn", "house numbers of up to five digits, no STN", "house_numbers:svhn_cnn", "", _HOUSE_NUMBER),
+        Network(
+            "svhn-st-single",
+            "house numbers, an affine transformer at the input",
+            "house_numbers:svhn_st_single",
+            "Affine",
+            _HOUSE_NUMBER,
+        ),
+        Network(
+            "svhn-st-multi",
+            "house numbers, affine transformers before the first four convolutions",
+            "house_numbers:svhn_st_multi",
+            "Affine",
+            _HOUSE_NUMBER,
+        ),
+        Network(
+            "birds-2st", "fine-grained classes, two parallel attention crops", "birds:birds_2st", "", (3, 224, 224)
+        ),
+        Network(
+            "birds-4st", "fine-grained classes, four parallel attention crops", "birds:birds_4st", "", (3, 448, 448)
+        ),
+        Network(
+            "mnist-addition",
+            "sum of two digits, two parallel affine transformers",
+            "addition:mnist_addition",
+            "Affine",
+            _ADDITION,
+        ),
+        Network(
+            "mnist-addition-projective",
+            "as mnist-addition, projective",
+            "addition:mnist_addition",
+            "Projective",
+            _ADDITION,
+        ),
+        Network(
+            "mnist-addition-tps",
+            "as mnist-addition, thin plate splines",
+            "addition:mnist_addition",
+            "ThinPlateSpline",
+            _ADDITION,
+        ),
+        Network("colocalization", "crop and box of the common object", "colocalization:colocalizer", "", (1, 84, 84)),
+        Network(
+            "volume-cnn", "a volume's maximum along its depth, classified, no STN", "volumes:volume_cnn", "", _VOLUME
+        ),
+        Network("st-volume", "3-D affine transformer before volume-cnn", "volumes:st_volume", "", _VOLUME),
         Network("tutorial-cnn", "classifier of the tutorial STN, no STN", "tutorial:tutorial_cnn"),
         Network("tutorial-stn", "two-convolution STN of tutorials, with affine_grid", "tutorial:TutorialSTN"),
     )

@@ -62,6 +62,6 @@ def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
 
 def full_precision(device: torch.device) -> AbstractContextManager[None]:
     """A context that disables autocast if it is enabled."""
-    if torch.is_autocast_enabled(device.type):
+    if torch.amp.is_autocast_available(device.type) and torch.is_autocast_enabled(device.type):
         return torch.autocast(device.type, enabled=False)
     return nullcontext()

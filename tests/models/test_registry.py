@@ -17,29 +17,47 @@ from stn_infer.transforms import (
     Attention,
     CoarseLattice,
     CubicBSpline,
+    PiecewiseAffine,
     Projective,
     Rigid,
     Similarity,
     ThinPlateSpline,
     Transformation,
+    Translation,
 )
 
 FAMILIES = {
     "affine": Affine(),
     "projective": Projective(),
     "tps": ThinPlateSpline(),
+    "piecewise": PiecewiseAffine(),
+    "translation": Translation(),
     "attention": Attention(),
     "rigid": Rigid(),
     "similarity": Similarity(),
     "lattice": CoarseLattice(),
     "bspline": CubicBSpline(),
 }
+
 NAMES = [
     "fcn",
     "cnn",
     *(f"st-{base}-{family}" for base in ("fcn", "cnn") for family in FAMILIES),
     "tutorial-cnn",
     "tutorial-stn",
+]
+EXPERIMENTS = [
+    "svhn-cnn",
+    "svhn-st-single",
+    "svhn-st-multi",
+    "birds-2st",
+    "birds-4st",
+    "mnist-addition",
+    "mnist-addition-projective",
+    "mnist-addition-tps",
+    "colocalization",
+    "volume-cnn",
+    "st-volume",
 ]
 
 
@@ -48,7 +66,7 @@ def transformers(network: nn.Module) -> list[SpatialTransformer]:
 
 
 def test_the_names() -> None:
-    assert list(NETWORKS) == NAMES
+    assert list(NETWORKS) == [*NAMES[:-2], *EXPERIMENTS, *NAMES[-2:]]
     assert all(network.description for network in NETWORKS.values())
 
 
