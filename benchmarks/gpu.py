@@ -24,6 +24,7 @@ import re
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
@@ -37,6 +38,7 @@ from benchmarks.gpu_cases import PARTS, WARPS, Call, Work, cases, inputs
 from stn_infer import plugin
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, one_line
 from stn_infer.fused import spatial_transformer, usable
+from stn_infer.proto.session import import_onnxruntime
 from stn_infer.samplers import SamplerSpec
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -197,12 +199,8 @@ def gpu_of(device: torch.device) -> dict[str, Any]:
 def versions() -> dict[str, str]:
     """The versions of PyTorch, CUDA, the plugin library and onnxruntime."""
     found = {"torch": str(torch.__version__), "cuda": str(torch.version.cuda), "plugin": str(plugin.info().version)}
-    try:
-        import onnxruntime
-
-        found["onnxruntime"] = str(onnxruntime.__version__)
-    except ImportError:
-        pass
+    with suppress(MissingDependencyError):
+        found["onnxruntime"] = str(import_onnxruntime().__version__)
     return found
 
 

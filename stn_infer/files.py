@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
+import shutil
 import stat
 import tempfile
 from collections.abc import Iterator
@@ -13,6 +15,7 @@ from typing import BinaryIO
 from stn_infer.errors import InputError, OutputError
 
 _PART = ".part"
+_temporary: set[Path] = set()  # of this process: known before they exist, until they are removed
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -43,22 +46,57 @@ def appearing(path: Path) -> Iterator[Path]:
     Raises:
         OutputError: as for :func:`open_atomically`; no temporary file remains.
     """
-    temporary: Path | None = None
+    with _removed(path.with_name(f".{path.name}.{secrets.token_hex(4)}{_PART}")) as temporary:
+        try:
+            os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            yield temporary
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())
+            temporary.chmod(0o666 & ~_umask())
+            temporary.replace(path)
+        except OSError as error:
+            raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+@contextlib.contextmanager
+def temporary_folder(parent: Path | None = None, prefix: str = "stn-infer-") -> Iterator[Path]:
+    """Make a folder for the time of the block.
+
+    Args:
+        parent: where; None: the system's folder for temporary files (``TMPDIR``).
+        prefix: of its name.
+
+    Raises:
+        OSError: it cannot be made.
+    """
+    parent = Path(tempfile.gettempdir()) if parent is None else parent
+    with _removed(parent / f"{prefix}{secrets.token_hex(6)}") as folder:
+        folder.mkdir(mode=0o700)
+        yield folder
+
+
+def remove_temporary() -> None:
+    """Remove what the functions of this module have not removed yet, before this process is ended."""
+    for path in tuple(_temporary):
+        _remove(path)
+
+
+@contextlib.contextmanager
+def _removed(path: Path) -> Iterator[Path]:
+    _temporary.add(path)
     try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=_PART)
-        os.close(handle)
-        temporary = Path(name)
-        yield temporary
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.chmod(0o666 & ~_umask())
-        temporary.replace(path)
-    except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+        yield path
     finally:
-        if temporary is not None:
-            with contextlib.suppress(OSError):
-                temporary.unlink(missing_ok=True)
+        _remove(path)
+        _temporary.discard(path)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        with contextlib.suppress(OSError):
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(path: Path) -> None:

@@ -8,6 +8,7 @@ imports nothing of ours.
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -16,7 +17,6 @@ import select
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -43,13 +43,15 @@ def python_child(
     Raises:
         KeyboardInterrupt: somebody ended it by Ctrl-C or ``kill``, which is nothing that it did.
     """
+    from stn_infer.files import temporary_folder
+
     watched, held = os.pipe()  # the child is killed once nobody holds the writing end
     try:
-        with tempfile.TemporaryDirectory(prefix="stn-infer-", ignore_cleanup_errors=True) as scratch:
+        with temporary_folder() as scratch:
             begin = json.dumps({"watched": watched, "path": _child_path(), "module": module})
             with subprocess.Popen(
                 [sys.executable, "-P", __file__, begin, *arguments],
-                env={**_child_environment(), **(environment or {}), "TMPDIR": scratch},
+                env={**_child_environment(), **(environment or {}), "TMPDIR": str(scratch)},
                 pass_fds=(watched,),
                 **streams,
             ) as process:
@@ -57,12 +59,28 @@ def python_child(
                     yield process
                 except BaseException:
                     process.kill()
+                    process.wait()  # Popen does not, after KeyboardInterrupt
                     raise
     finally:
         os.close(watched)
         os.close(held)
     if -process.returncode in _INTERRUPTS:
         raise KeyboardInterrupt
+
+
+def run_tool(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
+    """Run a program such as a compiler and wait for it; an exception kills it, with the programs that it runs."""
+    with subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
+    ) as process:
+        try:
+            output, errors = process.communicate()
+        except BaseException:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            process.wait()  # Popen does not, after KeyboardInterrupt
+            raise
+    return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
 def _child_path() -> list[str]:

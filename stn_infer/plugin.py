@@ -9,7 +9,6 @@ import ctypes
 import os
 import re
 import shutil
-import subprocess
 import sys
 import sysconfig
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ from functools import cache
 from pathlib import Path
 
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+from stn_infer.isolation import run_tool
 
 ENVIRONMENT = "STN_PLUGIN_LIBRARY"
 """The environment variable with the path of a library to use instead of the default ones."""
@@ -225,7 +225,7 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     if ("--fresh" in configure or not cache.is_file()) and _which("ninja"):
         configure += ["-G", "Ninja"]
     for command in (configure, [str(cmake), "--build", str(_BUILD), "--parallel"]):
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        done = run_tool(command)
         if done.returncode != 0:
             raise ModelError(f"building the plugin library failed: {_first_error(done.stderr + done.stdout)}")
     _load.cache_clear()

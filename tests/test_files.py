@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from stn_infer.errors import OutputError
-from stn_infer.files import appearing, check_writable, write_atomically
+from stn_infer.files import appearing, check_writable, remove_temporary, temporary_folder, write_atomically
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -55,3 +55,21 @@ def test_a_file_appears_completely_or_not_at_all(tmp_path: Path) -> None:
 def test_unwritable(tmp_path: Path, name: str, reason: str) -> None:
     with pytest.raises(OutputError, match=reason):
         check_writable(tmp_path / name)
+
+
+def test_a_temporary_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path, "mine-") as folder:
+        assert folder.parent == tmp_path and folder.name.startswith("mine-") and folder.stat().st_mode & 0o777 == 0o700
+        (folder / "inner").mkdir()
+        raise KeyboardInterrupt
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_process_that_is_ended_removes_what_is_not_finished(tmp_path: Path) -> None:
+    (tmp_path / "kept").touch()
+    with temporary_folder(tmp_path) as folder, appearing(tmp_path / "result") as file:
+        assert folder.exists() and file.exists()
+        remove_temporary()
+        assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+        file.touch()  # the process did not end after all
+    assert {path.name for path in tmp_path.iterdir()} == {"kept", "result"}

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from stn_infer.api.bench import bench
 from stn_infer.benchmarking.request import Method
 from stn_infer.cli.main import main
-from stn_infer.isolation import python_child
+from stn_infer.isolation import python_child, run_tool
 from tests.support.onnx_files import affine_model
 from tests.support.paths import ROOT
 
@@ -140,7 +140,7 @@ def test_bench_finds_a_factory_in_the_current_folder_and_nothing_else(
 
 PARENT = """
 import subprocess, sys
-from stn_infer.isolation import python_child
+from stn_infer.isolation import python_child, run_tool
 with python_child("child", stdout=subprocess.PIPE, text=True) as child:
     print(child.stdout.readline().strip(), flush=True)
     child.wait()
@@ -212,3 +212,29 @@ def test_a_command_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
     assert process.returncode == 128 + signal.SIGTERM and said.endswith("error: interrupted\n")
     wait_until(lambda: not any(map(alive, workers)))  # the kernel kills them once the command has ended
     assert not list(temporary.iterdir())
+
+
+def test_a_tool_is_ended_with_the_programs_that_it_runs(tmp_path: Path) -> None:
+    started = tmp_path / "processes"
+
+    def interrupt(number: int, frame: object) -> None:
+        if started.exists() and started.read_text().endswith("\n"):
+            raise KeyboardInterrupt
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.02)
+        with pytest.raises(KeyboardInterrupt):
+            run_tool(["sh", "-c", f"sleep 1000 & echo $! $$ > {started}; wait"])
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.signal(signal.SIGALRM, before)
+    processes = [int(text) for text in started.read_text().split()]
+    assert len(processes) == 2
+    wait_until(lambda: not any(map(alive, processes)))
+
+
+def test_what_a_tool_says() -> None:
+    done = run_tool(["sh", "-c", "echo out; echo err >&2; exit 3"])
+    assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")

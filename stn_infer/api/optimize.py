@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from math import inf
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
-from stn_infer.files import check_writable, open_atomically
+from stn_infer.files import check_writable, open_atomically, temporary_folder
 from stn_infer.metadata import FUNCTIONS, Functions
 from stn_infer.printing import shown
 
@@ -101,10 +100,10 @@ def optimize(
     check_writable(path)
     prepared = _Prepared(source, path)
     try:
-        with tempfile.TemporaryDirectory(dir=path.parent, prefix=".stn-infer-") as scratch:
+        with temporary_folder(path.parent, ".stn-infer-") as scratch:
             graph = read_graph(source)
             try_once(source, graph=graph, shapes=input_shapes)
-            prepared.load(graph, Path(scratch))
+            prepared.load(graph, scratch)
             del graph
             rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")
             comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)

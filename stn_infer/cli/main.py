@@ -8,24 +8,22 @@ on stderr and an exit code. A command that succeeds with another exit code (4: s
 
 from __future__ import annotations
 
-import contextlib
 import difflib
 import errno
 import importlib
 import os
-import signal
 import sys
-import threading
 import traceback
 from collections.abc import Sequence
 from pathlib import Path
-from types import FrameType
 from typing import Any, Never
 
 import click
 
+from stn_infer.cli.interrupts import Interrupts, leave
 from stn_infer.cli.output import echo, echo_text
 from stn_infer.errors import StnInferError
+from stn_infer.files import remove_temporary
 
 # In the order of use. The help lines are here so that ``--help`` imports no command.
 COMMANDS = {
@@ -44,8 +42,6 @@ COMMANDS = {
 }
 
 _DEBUG_HELP = "Show the traceback of an error."
-
-_WAIT, _LONGEST_WAIT = 0.05, 1.2  # seconds that an interrupted import is given
 
 
 class LazyGroup(click.Group):
@@ -76,6 +72,13 @@ class LazyGroup(click.Group):
             ctx.fail(f"no such command: {args[0]!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help"))
         return super().resolve_command(ctx, args)
 
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an interruption is left to :meth:`main`, which prints one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            raise click.exceptions.Abort from error
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the list of commands from the table above, without importing them."""
         commands = [(name, COMMANDS[name]) for name in self.list_commands(ctx)]
@@ -96,7 +99,7 @@ class LazyGroup(click.Group):
         name = prog_name or "stn-infer"
         if not standalone_mode:
             return super().main(arguments, name, complete_var, False, **extra)
-        with _Interrupts() as interrupts:
+        with Interrupts(owns_process=args is None) as interrupts:
             try:
                 code = super().main(arguments, name, complete_var, False, **extra)
                 sys.stdout.flush()  # reports a closed pipe here, not when the interpreter exits
@@ -106,19 +109,13 @@ class LazyGroup(click.Group):
                 if interrupts.seen and not isinstance(error, click.exceptions.Abort):
                     error = Interrupted(error)
                 try:
-                    _fail(error, name, "--debug" in arguments, interrupts.exit_code)
+                    if not interrupts.seen or interrupts.say_it():
+                        _fail(error, name, "--debug" in arguments, interrupts.exit_code)
                 finally:
                     if interrupts.seen and args is None:  # the process is ours alone
-                        _leave(interrupts.exit_code)
+                        remove_temporary()  # also what a second signal kept
+                        leave(interrupts.exit_code)
         sys.exit(code if type(code) is int else 0)
-
-
-def _leave(code: int) -> Never:
-    """End at once: all that was open is closed by now, and libraries take seconds to put themselves away."""
-    for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(OSError, ValueError, RuntimeError):  # also where it is being written to
-            stream.flush()
-    os._exit(code)
 
 
 class Interrupted(click.exceptions.Abort):
@@ -127,58 +124,6 @@ class Interrupted(click.exceptions.Abort):
     def __init__(self, error: Exception) -> None:
         super().__init__()
         self.__cause__ = error
-
-
-class _Interrupts:
-    """A context manager that records Ctrl-C, and raises KeyboardInterrupt for it as usual.
-
-    SIGTERM and SIGHUP raise KeyboardInterrupt too, so that temporary files are removed and child processes end.
-    """
-
-    def __init__(self) -> None:
-        self.seen = 0
-        self._before: dict[int, Any] = {}
-        self._waits = 0
-
-    @property
-    def exit_code(self) -> int:
-        """The exit code that a shell reports for the signal."""
-        return 128 + (self.seen or signal.SIGINT)
-
-    def __enter__(self) -> _Interrupts:
-        # a handler that the caller installed stays, and only the main thread may set one
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
-                if signal.getsignal(number) is default:
-                    self._before[number] = signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        if self._waits:
-            signal.setitimer(signal.ITIMER_REAL, 0)
-        for number, before in self._before.items():
-            signal.signal(number, before)
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.seen = self.seen or number
-        # a module whose import is broken off may abort the process, or count as broken: it is waited for, a while
-        if _is_importing(frame):
-            if signal.SIGALRM not in self._before:
-                self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._note)
-            self._waits += 1
-            if self._waits > _LONGEST_WAIT / _WAIT:
-                os.write(2, b"error: interrupted\n")
-                _leave(self.exit_code)
-            signal.setitimer(signal.ITIMER_REAL, _WAIT)
-            return
-        raise KeyboardInterrupt
-
-
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
-        frame = frame.f_back
-    return frame is not None
 
 
 def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Never:
@@ -190,6 +135,8 @@ def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Ne
     if debug:
         echo_text("".join(traceback.format_exception(error)).rstrip(), err=True)
     message, code = _explain(error, prog_name, interrupted)
+    if isinstance(error, click.exceptions.Abort) and sys.stderr.isatty():
+        echo(err=True)  # after the terminal's ^C
     echo("error: " + " ".join(message.split()), err=True)
     sys.exit(code)
 

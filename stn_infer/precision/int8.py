@@ -7,9 +7,7 @@ layers of a localization network, and the samplers stay in float32.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,9 +15,11 @@ import onnx
 from numpy.typing import NDArray
 
 from stn_infer.errors import ExportError, MissingDependencyError, one_line
+from stn_infer.files import temporary_folder
 from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.precision.coordinates import LAYERS, coordinate_nodes
 from stn_infer.proto.edit import copy_of
+from stn_infer.proto.session import import_onnxruntime
 from stn_infer.quiet import quiet
 
 _TYPES = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -34,8 +34,9 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
 
     Raises:
         ExportError: no layer can be quantized, there are no samples, or onnxruntime's quantizer fails.
-        MissingDependencyError: onnxruntime's quantizer can't be imported.
+        MissingDependencyError: onnxruntime or its quantizer can't be imported.
     """
+    import_onnxruntime()  # without its telemetry
     try:
         from onnxruntime import quantization
     except ImportError as error:
@@ -56,8 +57,8 @@ def quantize(model: onnx.ModelProto, samples: Iterable[Mapping[str, NDArray[Any]
             return None if found is None else dict(found)
 
     # The quantizer advises to run its pre-processing, but that would inline the functions.
-    with tempfile.TemporaryDirectory(prefix="stn-infer-") as folder, quiet():
-        path = Path(folder) / "int8.onnx"
+    with temporary_folder() as folder, quiet():
+        path = folder / "int8.onnx"
         try:
             quantization.quantize_static(
                 named,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -132,9 +133,13 @@ _FATAL = 4
 def import_onnxruntime() -> Any:
     """Returns the onnxruntime package with its logging disabled: this package raises or reports errors itself.
 
+    Its telemetry is off unless the environment variable ``ORT_DISABLE_TELEMETRY`` says otherwise.
+
     Raises:
         MissingDependencyError: onnxruntime cannot be imported.
     """
+    # Its packages send what sessions do to Microsoft, and leave files in TMPDIR and in the user's cache.
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
     try:
         import onnxruntime
     except ImportError as error:

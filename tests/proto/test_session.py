@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +17,7 @@ from stn_infer import plugin
 from stn_infer.errors import ModelError
 from stn_infer.proto.session import Stored, open_session, reason
 from tests.support.onnx_files import F32, constant, make
+from tests.support.paths import ROOT
 from tests.support.wrong_files import one_transformer, with_attribute
 
 SOURCE = "/onnxruntime_src/onnxruntime/core/providers/cpu/tensor/reshape_helper.h:91"
@@ -189,3 +193,16 @@ def test_no_other_module_opens_a_session() -> None:
         and any(word in path.read_text() for word in ("InferenceSession", "SessionOptions(", "import onnxruntime\n"))
     ]
     assert elsewhere == []
+
+
+def test_onnxruntime_sends_and_leaves_nothing(tmp_path: Path) -> None:
+    """Its packages have telemetry, which keeps a session file in TMPDIR and a database in the user's cache."""
+    for name in ("scratch", "home"):
+        (tmp_path / name).mkdir()
+    places = {"TMPDIR": str(tmp_path / "scratch"), "HOME": str(tmp_path / "home")}
+    environment = {**os.environ, **places, "PYTHONPATH": str(ROOT)}
+    for name in ("XDG_CACHE_HOME", "ORT_DISABLE_TELEMETRY"):
+        environment.pop(name, None)
+    code = "from stn_infer.proto.session import import_onnxruntime; import_onnxruntime()"
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True)
+    assert not list(tmp_path.glob("*/*"))

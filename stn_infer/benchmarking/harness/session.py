@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import tempfile
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -22,7 +21,7 @@ from stn_infer.benchmarking.request import Progress, Request
 from stn_infer.benchmarking.result import CALIBRATION, BenchResult, Model, RoundLog, read_result
 from stn_infer.benchmarking.variants.names import possible
 from stn_infer.errors import ModelError, OutputError, UsageError
-from stn_infer.files import check_writable, remove_leftovers, write_atomically
+from stn_infer.files import check_writable, remove_leftovers, temporary_folder, write_atomically
 from stn_infer.pipeline.lock import JobLock
 
 # Opening a variant in a fresh process: seconds, for the estimate before anything is known.
@@ -193,8 +192,8 @@ def run_request(
             stack.enter_context(JobLock.of_file(output))
             remove_leftovers(output)
             _check_current(output, earlier)
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="stn-bench-"))
-        workers = Processes(Path(folder), resolve)
+        folder = stack.enter_context(temporary_folder(prefix="stn-bench-"))
+        workers = Processes(folder, resolve)
         result = measure(request, workers, earlier=earlier, save=save, command=command, say=say)
         save(result)
     return result

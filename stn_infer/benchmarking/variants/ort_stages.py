@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -15,6 +14,7 @@ from stn_infer.arrays import Array
 from stn_infer.benchmarking.harness.variant import Inspection
 from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.benchmarking.variants.stages import LONGEST_S, NO_SAMPLER, RECORDED, UNRECORDED, add_up, not_known
+from stn_infer.files import temporary_folder
 from stn_infer.fusion.op import OP_TYPES
 
 if TYPE_CHECKING:
@@ -43,8 +43,8 @@ def inspect_session(
         cuts: tensors that grids are computed from; what lies between them and a sampler is the stage ``grid``.
         device: ``cpu``, or a GPU, for which onnxruntime reports where the samplers ran and not for how long.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        backend = open_backend(model, profile=Path(folder))
+    with temporary_folder() as folder:
+        backend = open_backend(model, profile=folder)
         try:
             began = time.monotonic()
             for run in range(UNRECORDED + RECORDED):
@@ -59,7 +59,7 @@ def inspect_session(
         with suppress(Exception):  # a graph that onnx cannot read back still has its samplers in the profile
             import onnx
 
-            grid = grid_nodes(onnx.load(Path(folder) / "optimized.onnx", load_external_data=False), cuts)
+            grid = grid_nodes(onnx.load(folder / "optimized.onnx", load_external_data=False), cuts)
     samplers = tuple(
         SamplerPlacement(name, node.op, node.provider) for name, node in nodes.items() if node.op in SAMPLERS
     )
