@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import sysconfig
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -26,6 +27,8 @@ FILE_NAME = "libstn_plugins.so"
 _PACKAGE = Path(__file__).resolve().parent
 _SOURCES = _PACKAGE.parent / "plugins"
 _BUILD = _PACKAGE.parent / "build" / "plugins"
+#: The sources of the OpenVINO extension.
+OPENVINO_SOURCES = _SOURCES / "src" / "openvino"
 _HINT = "`stn-infer plugin build` builds it from the source tree"
 
 # The PyPI packages that together are a CUDA compiler, each with a file that identifies it.
@@ -198,11 +201,7 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
         ModelError: the compiler failed; the message has its first error.
     """
     architectures = parse_arch(arch)
-    if not (_SOURCES / "CMakeLists.txt").is_file():
-        raise MissingDependencyError(f"no plugin sources in {_SOURCES}; build from a checkout of stn-infer")
-    cmake = _which("cmake")
-    if cmake is None or _which("c++") is None:
-        raise MissingDependencyError("cmake and a C++17 compiler are needed; pip install cmake ninja, and install g++")
+    cmake = _cmake(_SOURCES)
     nvcc, nvcc_packages = _find_nvcc()
     if cuda and nvcc is None:
         raise MissingDependencyError(f"nvcc is needed for CUDA kernels; pip install {' '.join(nvcc_packages)}")
@@ -224,12 +223,57 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
         configure.append("--fresh")
     if ("--fresh" in configure or not cache.is_file()) and _which("ninja"):
         configure += ["-G", "Ninja"]
-    for command in (configure, [str(cmake), "--build", str(_BUILD), "--parallel"]):
-        done = run_tool(command)
-        if done.returncode != 0:
-            raise ModelError(f"building the plugin library failed: {_first_error(done.stderr + done.stdout)}")
+    _configure_and_build(cmake, configure, _BUILD, "the plugin library")
     _load.cache_clear()
     return _BUILD / FILE_NAME
+
+
+def compile_project(sources: Path, folder: Path, options: Mapping[str, object], what: str) -> None:
+    """Compile another CMake project of the source tree.
+
+    Args:
+        sources: its folder.
+        folder: an empty folder to build it in.
+        options: CMake's variables.
+        what: its name in messages.
+
+    Raises:
+        MissingDependencyError: the sources, cmake or a compiler is missing.
+        ModelError: the compiler failed; the message has its first error.
+    """
+    cmake = _cmake(sources)
+    configure = [str(cmake), "-S", str(sources), "-B", str(folder), *(f"-D{key}={it}" for key, it in options.items())]
+    if _which("ninja"):
+        configure += ["-G", "Ninja"]
+    _configure_and_build(cmake, configure, folder, what)
+
+
+def openvino_sources() -> tuple[Path, ...]:
+    """The files that the OpenVINO extension is compiled from.
+
+    Raises:
+        MissingDependencyError: they are not there.
+    """
+    files = (OPENVINO_SOURCES / "CMakeLists.txt", OPENVINO_SOURCES / "extension.cpp", _SOURCES / "include/stn/stn.h")
+    if not all(file.is_file() for file in files):
+        raise MissingDependencyError(f"no plugin sources in {_SOURCES}; build from a checkout of stn-infer")
+    return files
+
+
+def _cmake(sources: Path) -> Path:
+    if not (sources / "CMakeLists.txt").is_file():
+        raise MissingDependencyError(f"no plugin sources in {_SOURCES}; build from a checkout of stn-infer")
+    cmake = _which("cmake")
+    if cmake is None or _which("c++") is None:
+        raise MissingDependencyError("cmake and a C++17 compiler are needed; pip install cmake ninja, and install g++")
+    return cmake
+
+
+def _configure_and_build(cmake: Path, configure: Sequence[str], folder: Path, what: str) -> None:
+    for command in (configure, [str(cmake), "--build", str(folder), "--parallel"]):
+        done = run_tool(command)
+        if done.returncode != 0:
+            raise ModelError(f"building {what} failed: {_first_error(done.stderr + done.stdout)}")
 
 
 def parse_arch(arch: str) -> str:

@@ -133,6 +133,24 @@ def _tensorrt(name: str) -> Check:
     return _ok(f"{runtime.version} builds engines, {where}{untried}")
 
 
+def _openvino() -> Check:
+    from stn_infer.backends.openvino.extension import find
+    from stn_infer.backends.openvino.runtime import load_openvino
+
+    try:
+        openvino = load_openvino()
+    except MissingDependencyError as error:
+        return _missing("openvino is not installed" if "No module" in str(error) else str(error), _OPENVINO)
+    try:
+        find(openvino)
+    except MissingDependencyError as error:
+        return _ok(f"{openvino.release}; {_run_portable_node('openvino')} from plain operators; {error}")
+    return _ok(f"{openvino.release}; {_run_portable_node('openvino', plugin=True)} by the extension")
+
+
+_OPENVINO = "pip install 'stn-infer[openvino]'"
+
+
 def _package(package: str, extra: str) -> Check:
     if importlib.util.find_spec(package) is None:
         return _missing(f"{package} is not installed", f"pip install 'stn-infer[{extra}]'")
@@ -170,11 +188,18 @@ def _run_portable_node(device: str, plugin: bool = False) -> str:
     """Run that model with a shift by one pixel; raises RuntimeError if the result is not the shifted image."""
     import numpy as np
 
+    from stn_infer.backends.base import Backend
+    from stn_infer.backends.openvino.backend import OpenVinoBackend
     from stn_infer.backends.ort import OrtBackend
 
     image = np.arange(25, dtype=np.float32).reshape(1, 1, 5, 5)
     theta = np.array([[[1, 0, 0.4], [0, 1, 0]]], np.float32)  # 0.4 is one pixel of five
-    warped = OrtBackend(_portable_node(), device, plugin=plugin).run({"image": image, "theta": theta})["warped"]
+    backend: Backend
+    if device == "openvino":
+        backend = OpenVinoBackend(_portable_node(), plugin=plugin)
+    else:
+        backend = OrtBackend(_portable_node(), device, plugin=plugin)
+    warped = backend.run({"image": image, "theta": theta})["warped"]
     error = float(np.abs(warped[..., :-1] - image[..., 1:]).max())
     if not error < _TOLERANCE:
         raise RuntimeError(f"a portable spatial transformer node is off by {error:.1e}")
@@ -189,6 +214,7 @@ _CHECKS: dict[str, Callable[[], Check]] = {
     "onnxruntime, CUDA": _ort_cuda,
     "PyTorch, CUDA": _torch_cuda,
     "plugin library": _plugin,
+    "OpenVINO, CPU": _openvino,
     "TensorRT": partial(_tensorrt, "tensorrt"),
     "TensorRT-RTX": partial(_tensorrt, "tensorrt-rtx"),
     "pictures (show)": partial(_package, "matplotlib", "report"),

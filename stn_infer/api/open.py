@@ -13,7 +13,7 @@ from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
 if TYPE_CHECKING:
     from stn_infer.backends.base import Backend
 
-BACKENDS = ("ort", "eager", "compile", "tensorrt", "tensorrt-rtx")
+BACKENDS = ("ort", "eager", "compile", "openvino", "tensorrt", "tensorrt-rtx")
 
 
 def open_backend(
@@ -31,9 +31,9 @@ def open_backend(
     Args:
         model: an ONNX file, the bytes of one, a loaded model, or any source that ``stn-infer export`` takes
             (a shipped model's name, a recipe, a ``.pt2``, ``package.module:factory``).
-        backend: ``ort``, ``eager``, ``compile``, ``tensorrt`` or ``tensorrt-rtx``. ``eager`` and ``compile`` run
-            PyTorch and cannot take an ONNX file; the others export a source in memory first. TensorRT also takes
-            engines.
+        backend: ``ort``, ``eager``, ``compile``, ``openvino`` (on the CPU), ``tensorrt`` or ``tensorrt-rtx``.
+            ``eager`` and ``compile`` run PyTorch and cannot take an ONNX file; the others export a source in memory
+            first. TensorRT also takes engines.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         threads: threads inside one operator; None: the runtime's default.
         weights: a checkpoint for a source, as for ``export``.
@@ -60,6 +60,10 @@ def open_backend(
         from stn_infer.backends.ort import OrtBackend
 
         return OrtBackend(exported(found), device, threads)
+    if backend == "openvino":
+        from stn_infer.backends.openvino.backend import OpenVinoBackend
+
+        return OpenVinoBackend(exported(found), device, threads)
     if isinstance(found, OnnxModel):
         raise UsageError(
             f"backend {backend!r} runs PyTorch models, not an ONNX file; use --backend ort, or give the model's source"

@@ -46,7 +46,7 @@ def run(
         weights: a checkpoint for a source, as for ``export``.
         input_shapes: the shapes of a source's inputs, as for ``export``.
         allow_code: as for ``export``.
-        backend: ``ort``, ``eager``, ``tensorrt`` or ``tensorrt-rtx``.
+        backend: ``ort``, ``eager``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: samples per call of the model.
         format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz stores outputs that are not one vector per sample.

@@ -6,6 +6,7 @@ import click
 
 from stn_infer.cli.help import Group
 from stn_infer.cli.output import echo
+from stn_infer.errors import MissingDependencyError, UsageError
 
 
 @click.group(cls=Group, examples=("stn-infer plugin info", "stn-infer plugin build --arch all"))
@@ -29,6 +30,7 @@ def info() -> None:
         echo(f"CUDA kernels {'yes' if found.cuda else 'no: stn-infer plugin build --arch all builds them, with nvcc'}")
         echo(f"onnxruntime  {'yes' if found.onnxruntime else 'no'}")
         echo(f"TensorRT     {'yes' if found.tensorrt else 'no'}")
+    echo(f"OpenVINO     {_openvino()}")
     for name, tool, remedy in (
         ("cmake", found.cmake, "pip install cmake ninja"),
         ("c++", found.compiler, "install g++ or clang++"),
@@ -48,7 +50,17 @@ def path() -> None:
     echo(plugin.library_path())
 
 
-@command.command(examples=("stn-infer plugin build", "stn-infer plugin build --arch sm80,sm90"))
+def _openvino() -> str:
+    """The extension's path, or why there is none."""
+    from stn_infer.backends.openvino import extension
+
+    try:
+        return str(extension.find())
+    except MissingDependencyError as error:
+        return f"no: {error}"
+
+
+@command.command(examples=("stn-infer plugin build --arch sm80,sm90", "stn-infer plugin build --openvino"))
 @click.option(
     "--arch",
     default="native",
@@ -59,8 +71,20 @@ def path() -> None:
 @click.option(
     "--cuda/--no-cuda", default=None, help="With or without the CUDA kernels.  [default: with, if nvcc is found]"
 )
-def build(arch: str, cuda: bool | None) -> None:
+@click.option(
+    "--openvino",
+    is_flag=True,
+    help="Build the extension for the installed OpenVINO instead, into the user's cache; it needs the library.",
+)
+def build(arch: str, cuda: bool | None, openvino: bool) -> None:
     """Compile the library from the source tree."""
     from stn_infer import plugin
 
+    if openvino:
+        from stn_infer.backends.openvino import extension
+
+        if cuda is not None or arch != "native":
+            raise UsageError("the OpenVINO extension has no CUDA kernels; omit --arch and --cuda")
+        echo(extension.build())
+        return
     echo(plugin.build(arch, cuda=cuda))

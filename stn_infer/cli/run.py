@@ -28,7 +28,7 @@ SOME_FAILED = 4
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
 @options.output_option("Folder for predictions and status files; new or empty, unless --resume.", folder=True)
-@options.backend_option("ort", "eager", "tensorrt", "tensorrt-rtx")
+@options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
 @options.device_option
 @options.batch_size_option(64)
 @click.option(

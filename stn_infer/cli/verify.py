@@ -48,7 +48,8 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
     "backends",
     multiple=True,
     metavar="NAME",
-    help="eager, eager-fused, ort, ort-fused, ort-rounded, tensorrt or tensorrt-rtx; repeatable.  [default: all]",
+    help="eager, eager-fused, ort, ort-fused, ort-rounded, openvino, openvino-fused, tensorrt or tensorrt-rtx; "
+    "repeatable.  [default: all]",
 )
 @options.device_option
 @click.option(

@@ -6,7 +6,7 @@ casts to the type that a value has already, and node names that several calls sh
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import onnx
 from onnx import TensorProto, helper, numpy_helper
@@ -17,25 +17,29 @@ from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, is_standa
 #: Forms of Constant that hold one number or a list of numbers.
 _NUMBERS = ("value_int", "value_ints", "value_float", "value_floats")
 
-
 #: What a user should know about such a file.
 NOTE = "written with plain operators: importers without model-local functions read it, no kernel library runs it fused"
 
 
-def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
+def inlined(model: onnx.ModelProto, keep: Iterable[tuple[str, str]] = ()) -> onnx.ModelProto:
     """Returns a copy of ``model`` without model-local functions; the model itself if it has none.
 
     Nodes have unique names, and only domains that a node uses are imported. Inputs, outputs and initializers keep
     their names.
 
+    Args:
+        model: the model.
+        keep: (domain, name) of functions that stay, for a runtime with kernels for them.
+
     Raises:
         ModelError: a function imports another operator set than the model, or the model exceeds 2 GB.
     """
-    if not model.functions:
+    kept = set(keep)
+    if all((function.domain, function.name) in kept for function in model.functions):
         return model
     light, large = set_aside(model)
-    plain = inline_functions(light)
-    del plain.functions[:]
+    plain = inline_functions(light, kept)
+    replace_all(plain.functions, [entry for entry in plain.functions if (entry.domain, entry.name) in kept])
     try:
         typed = onnx.shape_inference.infer_shapes(plain)
     except Exception:  # a C++ exception of no particular class; the file's own types remain
@@ -46,8 +50,8 @@ def inlined(model: onnx.ModelProto) -> onnx.ModelProto:
     _store_constants(plain.graph)
     _name_nodes(plain.graph)
     used = {node.domain for node in nested_nodes(plain.graph.node)}
-    kept = [entry for entry in plain.opset_import if entry.domain in STANDARD_DOMAINS or entry.domain in used]
-    replace_all(plain.opset_import, kept)
+    imports = [entry for entry in plain.opset_import if entry.domain in STANDARD_DOMAINS or entry.domain in used]
+    replace_all(plain.opset_import, imports)
     put_back(plain, large)
     return plain
 

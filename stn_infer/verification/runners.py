@@ -32,6 +32,8 @@ RUNNERS = {
     "ort": "onnxruntime, with the file's own functions",
     "ort-fused": "onnxruntime, with the plugin library's kernels for spatial transformers",
     "ort-rounded": "onnxruntime, half-precision files emulated in float32: every half-precision value is rounded",
+    "openvino": "OpenVINO on the CPU, with the file's functions inlined",
+    "openvino-fused": "OpenVINO on the CPU, with its extension's kernels for spatial transformers",
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT-RTX",
 }
@@ -213,8 +215,8 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
         from stn_infer.precision.rounding import half_types
 
         fused = name == "ort-fused"
-        if fused and not any(is_spatial(node) for node in model.graph.node):
-            raise UsageError("the file has no spatial transformer node (domain stn); run stn-infer optimize to fuse")
+        if fused:
+            _check_fused(model)
         if name == "ort-rounded" and not half_types(model):
             raise UsageError("the file has no float16 or bfloat16 values; use the backend ort")
 
@@ -224,10 +226,27 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
             return OrtBackend(content, device, spin="never", plugin=fused)
 
         return OnnxRunner(name, model, open_ort, inlined=not fused)
+    if name.startswith("openvino"):
+        from stn_infer.backends.openvino.backend import OpenVinoBackend
+
+        with_extension = name == "openvino-fused"
+        if with_extension:
+            _check_fused(model)
+        return OnnxRunner(
+            name,
+            model,
+            lambda content: OpenVinoBackend(content, "cpu", plugin=with_extension),
+            inlined=not with_extension,
+        )
     from stn_infer.backends.tensorrt import backend as tensorrt
 
     gpu = "cuda:0" if device == "cpu" else device
     return OnnxRunner(name, model, lambda content: tensorrt.open_tensorrt(content, name, gpu), inlined=False)
+
+
+def _check_fused(model: onnx.ModelProto) -> None:
+    if not any(is_spatial(node) for node in model.graph.node):
+        raise UsageError("the file has no spatial transformer node (domain stn); run stn-infer optimize to fuse")
 
 
 def _rounded(content: bytes) -> bytes:

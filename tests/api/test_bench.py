@@ -76,7 +76,7 @@ SHAPE = [(1, 8, 8)]
 
 @pytest.fixture(scope="module")
 def result() -> BenchResult:
-    variants = ("eager", "fused", "ort-plain", "ort", "ort-fused", "ort-binding", "graph")
+    variants = ("eager", "fused", "ort-plain", "ort", "ort-fused", "ort-binding", "openvino", "graph")
     return bench(LAYERED, batch_sizes=(1, 3), variants=variants, input_shapes=SHAPE, method=TINY_METHOD)
 
 
@@ -120,6 +120,17 @@ def test_the_librarys_op_runs_without_computing_a_grid(result: BenchResult) -> N
     (layer,) = result.get("fused", 3).samplers
     assert layer.op == "stn.spatial_transformer"
     assert "plugin library" in result.models[0].sha256
+
+
+def test_openvino_tells_where_its_samplers_ran_and_the_share_of_sampling(result: BenchResult) -> None:
+    row = result.get("openvino", 3)
+    if row.status == "unavailable":
+        pytest.skip(f"no OpenVINO: {row.reason}")
+    (sampler,) = row.samplers
+    assert sampler.op == "GridSample" and sampler.place.startswith("OpenVINO, ")
+    assert row.runs_on["runtime"] == "OpenVINO" and row.runs_on["plugin"] == "none"
+    assert row.stages is not None and set(row.stages) == {"sampling", "rest"}
+    assert "does not tell which nodes compute the sampling grid" in row.left_out["the grid's share"]
 
 
 def test_variants_that_need_a_gpu_are_listed_with_the_reason(result: BenchResult) -> None:

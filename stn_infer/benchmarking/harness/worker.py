@@ -49,9 +49,10 @@ def work(task: Task, say: Progress) -> RoundReport:
 
 def open_runtimes(variants: Sequence[str], device: str = "cpu") -> None:
     """Import what variants need, or the one that comes first would have its runtime's import among its own seconds."""
-    needed = {"torch" for name in variants if not name.startswith("ort")}
+    needed = {"torch" for name in variants if not name.startswith(("ort", "openvino"))}
     needed |= {"torch._inductor.compile_fx" for name in variants if name.startswith("compile")}
     needed |= {"onnxruntime" for name in variants if name.startswith("ort")}
+    needed |= {"openvino" for name in variants if name.startswith("openvino")}
     # after PyTorch, whose CUDA libraries they then find
     engines = {"tensorrt_rtx" if name == "trt-rtx" else "tensorrt" for name in variants if name.startswith("trt")}
     for name in (*sorted(needed), *sorted(engines if device != "cpu" else ())):

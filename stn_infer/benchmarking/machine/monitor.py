@@ -24,6 +24,7 @@ PACKAGES = (
     "onnx",
     "onnxscript",
     "onnxruntime-gpu",
+    "openvino",
     "tensorrt",
     "tensorrt-rtx",
     "numpy",

@@ -133,13 +133,13 @@ def files_of(name: str) -> tuple[str, ...]:
     """Which ONNX files a variant may need, of ``plain`` and ``portable``."""
     if ":" in name:
         return ("plain", "portable")
-    if not name.startswith(("ort", "trt")):
+    if not name.startswith(("ort", "trt", "openvino")):
         return ()
-    return ("plain",) if name == "ort-plain" else ("portable",)
+    return ("plain",) if name.endswith("-plain") else ("portable",)
 
 
 def onnx_file(name: str, prepared: Prepared) -> str:
-    """The file that an onnxruntime or TensorRT variant runs.
+    """The file that an onnxruntime, OpenVINO or TensorRT variant runs.
 
     Raises:
         ModelError: there is none.

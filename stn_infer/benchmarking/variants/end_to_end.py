@@ -56,6 +56,18 @@ class EndToEnd(OpenVariant):
             feeds = dict(zip((spec.name for spec in self.backend.inputs), inputs, strict=True))
             again = partial(OrtBackend, device=self.device, threads=1, plugin=fused)
             return inspect_session(again, named_nodes(self.file, fused), feeds, self.prepared.cuts, self.device)
+        if self.backend.name == "openvino" and self.file is not None:
+            from stn_infer.backends.openvino.backend import OpenVinoBackend
+            from stn_infer.benchmarking.variants.openvino import inspect_backend
+
+            fused = self.backend.describe()["plugin"] != "none"
+            profiled = OpenVinoBackend(self.file, threads=1, callers=1, plugin=fused, profile=True)
+            try:
+                return inspect_backend(
+                    profiled, dict(zip((spec.name for spec in self.backend.inputs), inputs, strict=True))
+                )
+            finally:
+                profiled.close()
         described = self.backend.describe()
         if "spatial transformers" in described:
             sampler = SamplerPlacement("all", described["spatial transformers"], f"TensorRT on {self.device}")
@@ -139,6 +151,10 @@ def _open(name: str, setup: Setup, file: Path | None) -> Backend:
         from stn_infer.backends.ort import OrtBackend
 
         return OrtBackend(file, setup.device, _threads(setup), plugin=name == "ort-fused")
+    if name.startswith("openvino"):
+        from stn_infer.backends.openvino.backend import OpenVinoBackend
+
+        return OpenVinoBackend(file, setup.device, _threads(setup), plugin=name == "openvino-fused")
     from stn_infer.backends.tensorrt.backend import open_tensorrt
     from stn_infer.backends.tensorrt.engine import BuildOptions
     from stn_infer.benchmarking.variants.tensorrt import runtime_of

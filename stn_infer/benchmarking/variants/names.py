@@ -16,6 +16,9 @@ VARIANTS = {
     "ort-binding": "onnxruntime as in ort-fused (ort where there is no library), with IO binding",
     "ort-graph": "onnxruntime as in ort, in a CUDA graph",
     "ort-fused-graph": "onnxruntime as in ort-fused, in a CUDA graph",
+    "openvino-plain": "OpenVINO on the file that torch.onnx.export writes",
+    "openvino": "OpenVINO on the file that stn-infer writes, its functions inlined",
+    "openvino-fused": "OpenVINO on the same file, its spatial transformers run by the extension",
     "trt": "TensorRT with its own layers",
     "trt-fused": "TensorRT with the plugin",
     "trt-rtx": "TensorRT-RTX with its own layers",
@@ -31,7 +34,10 @@ GPU_ONLY = {
     "trt-rtx": "TensorRT-RTX needs",
 }
 #: Variants that `run` has a backend for.
-END_TO_END = ("eager", "compile", "ort", "ort-fused", "ort-plain", "trt", "trt-fused", "trt-rtx")
+END_TO_END = (
+    *("eager", "compile", "ort", "ort-fused", "ort-plain"),
+    *("openvino-plain", "openvino", "openvino-fused", "trt", "trt-fused", "trt-rtx"),
+)
 
 
 def possible(variants: tuple[str, ...], device: str) -> tuple[str, ...]:

@@ -35,6 +35,10 @@ def open_variant(name: str, setup: Setup) -> OpenVariant:
         from stn_infer.benchmarking.variants.ort import OrtVariant
 
         return OrtVariant(name, setup)
+    if name.startswith("openvino"):
+        from stn_infer.benchmarking.variants.openvino import OpenVinoVariant
+
+        return OpenVinoVariant(name, setup)
     if name.startswith("trt"):
         from stn_infer.benchmarking.variants.tensorrt import TrtVariant
 

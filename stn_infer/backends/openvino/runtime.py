@@ -1,0 +1,62 @@
+"""Importing OpenVINO, an optional dependency that is imported only here, and its errors on one line."""
+
+from __future__ import annotations
+
+import importlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from stn_infer.errors import MissingDependencyError, one_line
+
+_LONGEST = 300
+#: Where in OpenVINO's sources an error was raised, and headings.
+_PLACES = re.compile(
+    r"(?:Exception from |Check '.*?' failed at )\S+?:\d+:?|FrontEnd API failed with \w+:|^Summary:.*|"
+    r"^Model wasn't fully converted\..*|^While validating node '.*|^-- (?:Conversion is failed for: .*)?|^\[.*?\] "
+)
+
+
+@dataclass(frozen=True)
+class OpenVino:
+    """The imported package.
+
+    Attributes:
+        module: the Python module.
+        version: the release and build, such as ``2026.4.1-22982-e213a147257``; an extension requires exactly this one.
+        folder: the package's folder, with its headers and libraries.
+    """
+
+    module: Any
+    version: str
+    folder: Path
+
+    @property
+    def release(self) -> str:
+        """The release alone, such as ``2026.4.1``."""
+        return self.version.partition("-")[0]
+
+
+def load_openvino() -> OpenVino:
+    """Import OpenVINO.
+
+    Raises:
+        MissingDependencyError: it is not installed, or its libraries do not load.
+    """
+    try:
+        module = importlib.import_module("openvino")
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            f"OpenVINO cannot be imported ({one_line(error)}); pip install 'stn-infer[openvino]'"
+        ) from error
+    full = str(module.get_version())
+    return OpenVino(module, "-".join(full.split("-")[:3]), Path(str(module.__file__)).parent)
+
+
+def reason(error: BaseException) -> str:
+    """OpenVINO's error message on one line, without places in its sources."""
+    lines = [" ".join(_PLACES.sub("", line.strip()).split()) for line in str(error).splitlines()]
+    missing = [line for line in lines if line.startswith("No conversion rule found")]
+    told = " ".join(filter(None, missing or lines)) or str(error)
+    return one_line(told or type(error).__name__, _LONGEST)

@@ -1,0 +1,199 @@
+"""The OpenVINO extension: where it is found, and its ops against onnxruntime's with the same kernels."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from click.testing import CliRunner
+
+from benchmarks.op_files import op_file
+from stn_infer import plugin
+from stn_infer.api.bench import bench
+from stn_infer.api.verify import verify
+from stn_infer.backends.openvino import extension
+from stn_infer.backends.openvino.backend import OpenVinoBackend
+from stn_infer.backends.openvino.runtime import load_openvino
+from stn_infer.backends.ort import OrtBackend
+from stn_infer.benchmarking.request import Method
+from stn_infer.cli.main import main
+from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.fusion.basis import canonical_basis
+from stn_infer.samplers import SamplerSpec
+from tests.support.tensorrt_parts import library_or_skip, module_or_skip
+
+
+@pytest.fixture(scope="module", autouse=True)
+def installed() -> None:
+    module_or_skip("openvino", "openvino")
+    library_or_skip()
+
+
+@pytest.fixture
+def empty_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_without_it_the_functions_are_inlined(empty_cache: Path) -> None:
+    content = op_file("affine", (1, 8, 8), canonical_basis((8, 8)), (8, 8), SamplerSpec()).SerializeToString()
+    assert OpenVinoBackend(content).describe()["plugin"] == "none"
+    with pytest.raises(MissingDependencyError, match="not built for this OpenVINO; `stn-infer plugin build"):
+        OpenVinoBackend(content, plugin=True)
+    result = CliRunner().invoke(main, ["plugin", "info"])
+    assert "OpenVINO     no: the OpenVINO extension is not built" in result.output
+
+
+def test_a_file_of_another_user_is_not_loaded(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = extension._path(load_openvino())
+    path.parent.mkdir(parents=True)
+    path.write_bytes(b"")
+    assert extension.find() == path
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    with pytest.raises(MissingDependencyError, match="belongs to another user"):
+        extension.find()
+
+
+def test_each_build_of_openvino_has_its_own(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    openvino = load_openvino()
+    first = extension._path(openvino)
+    assert first.parent.name.startswith(openvino.version)
+    monkeypatch.setattr(openvino.module, "get_version", lambda: "2026.4.1-22983-0123456789a-releases")
+    assert extension._path(load_openvino()) != first
+
+
+def test_it_has_no_cuda_kernels() -> None:
+    result = CliRunner().invoke(main, ["plugin", "build", "--openvino", "--cuda"])
+    assert result.exit_code == 2 and "no CUDA kernels" in result.output
+
+
+# ---- built: five seconds of compiling ----------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        result = CliRunner().invoke(main, ["plugin", "build", "--openvino"])
+        assert result.exit_code == 0, result.output
+        path = Path(result.output.strip())
+        assert path == extension.find() and path.parent.stat().st_mode & 0o077 == 0
+        yield path
+
+
+def noise(*shape: int) -> np.ndarray:
+    return np.random.default_rng(len(shape)).standard_normal(shape).astype(np.float32)
+
+
+def case(kind: Any, rank: int) -> tuple[np.ndarray, tuple[int, ...], np.ndarray]:
+    """theta [K], the output's size, the basis."""
+    size = (6, 7) if rank == 2 else (4, 5, 6)
+    rows = canonical_basis(size).astype(np.float32)
+    if kind == "basis":
+        rows = np.concatenate([rows, noise(4, rows.shape[1])])
+    theta = np.eye(3 if kind == "projective" else rank, len(rows), dtype=np.float32)
+    return theta + 0.1 * noise(*theta.shape), size, rows
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+@pytest.mark.parametrize(
+    ("kind", "rank", "mode"),
+    [
+        ("affine", 2, "bilinear"),
+        ("basis", 2, "bicubic"),
+        ("projective", 2, "nearest"),
+        ("affine", 3, "bilinear"),
+        ("basis", 3, "nearest"),
+    ],
+)
+def test_its_ops_compute_what_onnxruntimes_do(built: Path, kind: Any, rank: int, mode: str, dtype: str) -> None:
+    theta, size, basis = case(kind, rank)
+    sampler = SamplerSpec.of(mode, "reflection", True)
+    image_size = (9, 8) if rank == 2 else (5, 6, 7)
+    content = op_file(kind, (2, *image_size), basis, size, sampler, dtype=dtype).SerializeToString()
+    there, here = OpenVinoBackend(content, plugin=True), OrtBackend(content, plugin=True)
+    assert there.describe()["plugin"] == "libstn_openvino.so"
+    for count in (0, 1, 2, 65):
+        thetas = theta + 0.1 * noise(count, *theta.shape)
+        feeds = {"input": noise(count, 2, *image_size), "theta": thetas.astype(np.float32)}
+        found, expected = there.run(feeds)["output"], here.run(feeds)["output"]
+        if dtype == "float32":
+            np.testing.assert_array_equal(found, expected)
+        else:  # OpenVINO computes half precision in float32
+            np.testing.assert_allclose(found, expected, atol=2e-2 if dtype == "float16" else 1e-1)
+
+
+@pytest.mark.slow
+def test_shapes_that_do_not_fit_are_one_line(built: Path) -> None:
+    theta, size, basis = case("basis", 2)
+    model = op_file("basis", (1, 9, 8), basis[:, :-1], size, SamplerSpec())
+    backend = OpenVinoBackend(model.SerializeToString(), plugin=True)
+    with pytest.raises(ModelError, match=r"the P of basis .* does not match grid_shape") as info:
+        backend.run({"input": noise(1, 1, 9, 8), "theta": theta[None]})
+    assert "\n" not in str(info.value)
+    model = op_file("basis", (1, 9, 8), basis, size, SamplerSpec())
+    for name, value in (("mode", "cubist"), ("padding_mode", "wrap"), ("kind", "bent")):
+        wrong = onnx.ModelProto.FromString(model.SerializeToString())
+        (attribute,) = (entry for entry in wrong.graph.node[0].attribute if entry.name == name)
+        attribute.s = value.encode()
+        with pytest.raises(ModelError, match=rf"^OpenVINO rejects the model: .*expected {name} .*, got {value}"):
+            OpenVinoBackend(wrong.SerializeToString(), plugin=True)
+
+
+@pytest.mark.slow
+def test_another_openvino_is_refused_when_it_is_loaded(built: Path, tmp_path: Path) -> None:
+    openvino = load_openvino()
+    options = {
+        "OpenVINO_DIR": openvino.folder / "cmake",
+        "STN_LIBRARY": plugin.library_path(),
+        "STN_OPENVINO_VERSION": "2025.0.0-1-other",
+    }
+    plugin.compile_project(plugin.OPENVINO_SOURCES, tmp_path, options, "the OpenVINO extension")
+    with pytest.raises(RuntimeError, match=r"was built for OpenVINO 2025\.0\.0-1-other, this is 20"):
+        openvino.module.Core().add_extension(str(tmp_path / extension.FILE_NAME))
+
+
+@pytest.mark.slow
+def test_a_file_with_other_functions_keeps_only_its_ops(built: Path) -> None:
+    theta, size, basis = case("affine", 2)
+    model = op_file("affine", (1, 9, 8), basis, size, SamplerSpec())
+    double = onnx.helper.make_function(
+        "own",
+        "Double",
+        ["a"],
+        ["b"],
+        [onnx.helper.make_node("Add", ["a", "a"], ["b"])],
+        [onnx.helper.make_opsetid("", 18)],
+    )
+    model.functions.append(double)
+    model.opset_import.append(onnx.helper.make_opsetid("own", 1))
+    (node,) = model.graph.node
+    node.output[0] = "warped"
+    model.graph.node.append(onnx.helper.make_node("Double", ["warped"], ["output"], domain="own"))
+    feeds = {"input": noise(2, 1, 9, 8), "theta": np.stack([theta, theta])}
+    content = model.SerializeToString()
+    found = OpenVinoBackend(content, plugin=True).run(feeds)["output"]
+    np.testing.assert_array_equal(found, OrtBackend(content, plugin=True).run(feeds)["output"])
+
+
+@pytest.mark.slow
+def test_verify_and_bench_take_it(built: Path, tmp_path: Path) -> None:
+    _, size, basis = case("affine", 2)
+    path = tmp_path / "model.onnx"
+    path.write_bytes(op_file("affine", (1, 9, 8), basis, size, SamplerSpec()).SerializeToString())
+    (report,) = verify(path, backends=["openvino-fused"]).backends
+    assert report.status == "passed"
+    method = Method(rounds=1, seconds=0.01, samples=6, turns=1, warmup_seconds=0.0, warmup_limit=0.1, isolate=False)
+    result = bench(str(path), batch_sizes=(2,), variants=("openvino", "openvino-fused"), method=method)
+    for name, op in (("openvino", "GridSample"), ("openvino-fused", "stn op")):
+        row = result.get(name, 2)
+        assert row.status == "timed", row.reason
+        (sampler,) = row.samplers
+        assert sampler.op == op and row.stages is not None and row.stages["sampling"] > 0
+    assert result.get("openvino-fused", 2).runs_on["plugin"] == extension.FILE_NAME
