@@ -153,7 +153,7 @@ def test_nvcc_of_pypi_packages_is_found(tmp_path: Path, monkeypatch: pytest.Monk
         return subprocess.CompletedProcess(command, 0, "", "")
 
     monkeypatch.setattr(plugin, "_BUILD", tmp_path / "build")
-    monkeypatch.setattr(subprocess, "run", record)
+    monkeypatch.setattr(plugin, "run_tool", record)
     plugin.build("sm90")
     assert f"-DCMAKE_CUDA_COMPILER={found.nvcc}" in commands[0] and "-DSTN_CUDA_ARCH=90" in commands[0]
     assert "--fresh" not in commands[0]
