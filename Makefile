@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow check bench-quick gpu-check mnist train paper clean
+.PHONY: demo test test-slow fuzz check bench-quick gpu-check mnist train paper clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -18,6 +18,12 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
+
+# Mutated files through every command, in processes with limits; what is found is stored in tests/fuzz/corpus/, which
+# `make test` replays. SEED repeats a run; GUIDED=1 is guided by coverage (pip install '.[fuzz]').
+SECONDS ?= 60
+fuzz: $(VENV)/.test
+	$(BIN)/python -W ignore -m tests.fuzz.$(if $(GUIDED),guided,fuzz) --seconds $(SECONDS) $(if $(SEED),--seed $(SEED))
 
 # Ratios and instruction counts (with valgrind) against benchmarks/baselines/quick.json.
 bench-quick: $(VENV)/.test

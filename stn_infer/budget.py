@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from stn_infer.errors import UsageError
@@ -30,6 +31,19 @@ class Budget:
         """
         seconds = number_from_environment("STN_TRIAL_SECONDS", cls.seconds, "seconds")
         return cls(seconds, int(number_from_environment("STN_TRIAL_GIB", cls.bytes / 2**30, "gibibytes") * 2**30))
+
+
+#: Values that the random inputs of a model may have together: a gibibyte in float32.
+MOST_VALUES = 1 << 28
+
+
+def too_large(shapes: Mapping[str, Sequence[int]]) -> str:
+    """Why random inputs of these shapes, by name, are not made; "" if they have at most 2**28 values together."""
+    sizes = {name: math.prod(shape) for name, shape in shapes.items()}
+    if sum(sizes.values()) <= MOST_VALUES:
+        return ""
+    largest = max(sizes, key=lambda name: sizes[name])
+    return f"input {largest!r} of shape {list(shapes[largest])} is too large to run on random values"
 
 
 def number_from_environment(name: str, default: float, unit: str) -> float:

@@ -160,7 +160,8 @@ def test_tests_are_named_after_what_they_test() -> None:
         folder, name = path.parent.relative_to(ROOT / "tests"), path.stem.removeprefix("test_")
         if path.stem in WHOLE or folder.parts[:1] == ("plugins",):
             continue
-        homes = [ROOT / "tests" / folder] if folder.parts[:1] == ("support",) else [PACKAGE / folder, ROOT / folder]
+        own = folder.parts[:1] in (("support",), ("fuzz",))
+        homes = [ROOT / "tests" / folder] if own else [PACKAGE / folder, ROOT / folder]
         tested = {it.stem for home in homes for it in home.glob("*") if it.suffix == ".py" or it.is_dir()}
         if not any(name == it or name.startswith(f"{it}_") for it in tested - {"__init__", "__pycache__"}):
             strays.append(str(path.relative_to(ROOT)))

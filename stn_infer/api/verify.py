@@ -220,8 +220,9 @@ def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]
         dynamic = ", ".join(plan.name for plan in plans if any(isinstance(size, str) for size in plan.dims[1:]))
         raise UsageError(f"{dynamic} has dynamic sizes; give --input-shape C,H,W, once per input")
     plain = all(plan.elem_type == onnx.TensorProto.FLOAT and plan.dims for plan in plans)
-    if plain and batch_symbols(plans) and all(isinstance(plan.dims[0], str) for plan in plans):
-        shapes = [tuple(int(size) for size in plan.dims[1:]) for plan in plans]
+    shapes = [tuple(size for size in plan.dims[1:] if isinstance(size, int)) for plan in plans]
+    whole = all(len(shape) + 1 == len(plan.dims) for shape, plan in zip(shapes, plans, strict=True))  # no batch inside
+    if plain and whole and batch_symbols(plans) and all(isinstance(plan.dims[0], str) for plan in plans):
         return as_batches(shapes, metadata_of(model))
     generator = np.random.default_rng(7)
     return tuple(Batch("random", tuple(random_feeds(plans, count, 1, generator).values())) for count in (3, 1))

@@ -22,7 +22,7 @@ import click
 
 from stn_infer.cli.interrupts import Interrupts, leave
 from stn_infer.cli.output import echo, echo_text
-from stn_infer.errors import StnInferError
+from stn_infer.errors import StnInferError, one_line
 from stn_infer.files import remove_temporary
 
 # In the order of use. The help lines are here so that ``--help`` imports no command.
@@ -159,6 +159,8 @@ def _explain(error: Exception, prog_name: str, interrupted: int) -> tuple[str, i
         return f"no space left to write {name} ({error.strerror}); free some space or write elsewhere", 1
     if isinstance(error, OSError) and error.filename is not None:
         return f"{error.filename}: {error.strerror}", 1
+    if isinstance(error, MemoryError):
+        return f"not enough memory ({one_line(error)}); use smaller inputs or a smaller model, or free some memory", 1
     return f"internal error: {type(error).__name__}: {error}; run with --debug for the traceback, and report it", 1
 
 

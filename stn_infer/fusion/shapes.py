@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from stn_infer.arrays import Array
+from stn_infer.budget import too_large
 from stn_infer.errors import ModelError
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.proto.inputs import Shapes, plausible_shapes
@@ -334,6 +335,8 @@ class _Observer:
         generator = np.random.default_rng(0)
         runs = []
         for sizes in settings:
+            if problem := too_large({name: [axis.at(sizes) for axis in self._shapes[name]] for name in fed}):
+                raise ModelError(problem)
             feeds = {name: self._value(name, sizes, generator) for name in fed}
             runs.append({**feeds, **dict(zip(fetched, session.run(feeds, fetched), strict=True))})
         return runs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -11,14 +10,12 @@ import onnx
 from onnx import TensorProto, helper
 
 from stn_infer.arrays import Array
+from stn_infer.budget import too_large
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.proto.traversal import given_inputs
 
 Shapes = Mapping[str, tuple[int, ...]]
 _BASES = (32, 64, 224, 16)
-
-
-_MAX_VALUES = 2**28
 
 
 @dataclass(frozen=True)
@@ -110,16 +107,16 @@ def random_feeds(plans: Sequence[InputPlan], batch: int, size: int, generator: n
         generator: the source of random numbers.
 
     Raises:
-        UsageError: an input would have more than 2**28 values.
+        UsageError: the inputs would have more than 2**28 values together.
     """
     batches = batch_symbols(plans)
-    feeds: dict[str, Array] = {}
-    for plan in plans:
-        shape = [(batch if dim in batches else size) if isinstance(dim, str) else dim for dim in plan.dims]
-        if math.prod(shape) > _MAX_VALUES:
-            raise UsageError(f"input {plan.name!r} of shape {shape} is too large to run; give --input-shape")
-        feeds[plan.name] = _random(plan, shape, generator)
-    return feeds
+    shapes = {
+        plan.name: [(batch if dim in batches else size) if isinstance(dim, str) else dim for dim in plan.dims]
+        for plan in plans
+    }
+    if problem := too_large(shapes):
+        raise UsageError(f"{problem}; give --input-shape where sizes are dynamic")
+    return {plan.name: _random(plan, shapes[plan.name], generator) for plan in plans}
 
 
 def _random(plan: InputPlan, shape: list[int], generator: np.random.Generator) -> Array:

@@ -15,6 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
+from stn_infer.budget import too_large
+from stn_infer.errors import UsageError
 from stn_infer.metadata import ModelMetadata, Preprocess
 
 if TYPE_CHECKING:
@@ -93,7 +95,12 @@ def as_batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tu
     Args:
         shapes: the inputs' shapes without batch.
         metadata: the model's, for its preprocessing.
+
+    Raises:
+        UsageError: the inputs of a batch would have more than 2**28 values together.
     """
+    if problem := too_large({f"number {index}": (3, *shape) for index, shape in enumerate(shapes, 1)}):
+        raise UsageError(problem)
     generator = np.random.default_rng(7)
     first, *others = shapes
     is_image = len(first) == 3 and first[0] in (1, 3)

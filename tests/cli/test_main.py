@@ -112,6 +112,12 @@ def test_an_os_error_names_its_file() -> None:
     assert (result.stderr, result.exit_code) == ("error: /x/y: Permission denied\n", 1)
 
 
+def test_memory_that_cannot_be_had_is_one_line() -> None:
+    result = invoke(raising(MemoryError("Unable to allocate 128. GiB")))
+    assert result.stderr.startswith("error: not enough memory (Unable to allocate 128. GiB); ")
+    assert (result.exit_code, result.stderr.count("\n")) == (1, 1)
+
+
 def test_a_missing_package_is_named() -> None:
     result = invoke(raising(ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")))
     assert "'pyarrow' is required but not installed" in result.stderr

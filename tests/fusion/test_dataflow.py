@@ -11,7 +11,7 @@ import pytest
 
 from stn_infer.errors import ModelError
 from stn_infer.fusion.fuse import fuse
-from tests.support.zoo_graphs import Graph
+from tests.support.zoo_graphs import IN_FUNCTION, Graph
 
 BEFORE = "points = MatMul(p, mesh) t = Transpose<perm=[0,2,1]>(points) plain = Reshape(t, shape) "
 ZERO, ONE = {"zero": np.array(0)}, {"one": np.array(1)}
@@ -127,3 +127,13 @@ def test_parameters_with_separate_batch_sizes_are_broadcast(batches: tuple[int, 
         for model in (made, rewritten)
     ]
     np.testing.assert_allclose(outputs[1], outputs[0], atol=1e-5)
+
+
+def test_an_input_that_is_declared_too_large_to_run() -> None:
+    """A kilobyte of a file that the pass would run on 128 GiB of random numbers, to see its shapes."""
+    model = IN_FUNCTION()
+    model.graph.input[1].type.tensor_type.shape.dim[2].dim_value = 2**32
+    with pytest.raises(
+        ModelError, match=r"input 'p' of shape \[2, 2, 4294967296\] is too large to run on random values"
+    ):
+        fuse(model)

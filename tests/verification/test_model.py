@@ -81,6 +81,14 @@ def test_an_onnx_file_may_be_called_anything(tmp_path: Path) -> None:
         verify(tmp_path / "image.png")
 
 
+def test_an_input_with_the_batch_on_a_later_axis_too(tmp_path: Path) -> None:
+    """A matrix over pairs of samples: [n, n]; each batch is tried with n samples on both axes."""
+    nodes = [helper.make_node("MatMul", ["a", "x"], ["y"])]
+    model = make(nodes, {"a": (F32, ["n", "n"]), "x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [])
+    result = verify(written(tmp_path, model), backends=["ort"])
+    assert result.passed and result.inputs == "3 random, 1 random"
+
+
 def test_two_files(tmp_path: Path) -> None:
     right = written(tmp_path, one_transformer(), "right.onnx")
     wrong = written(tmp_path, with_attribute(padding_mode="border")(one_transformer()), "wrong.onnx")
