@@ -6,12 +6,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
 
+import onnx
+
 from stn_infer.fusion.dataflow import GraphView, NotLinear
 from stn_infer.fusion.forms import FLOATS
 from stn_infer.fusion.measure import Cut
-from stn_infer.fusion.proof import LINEAR_OPS, Prover, rejection_reason
+from stn_infer.fusion.proof import Prover, rejection_reason
 from stn_infer.fusion.shapes import SINGLE, Axis, Observation, SymbolicShape
-from stn_infer.proto.traversal import is_standard
+from stn_infer.proto.traversal import attributes_of
 
 _MAX_PARAMETERS = 1024
 _MAX_RESPONSES = 2**26  # number of parameters times number of grid values
@@ -64,8 +66,9 @@ class Cutter:
     def candidates(self) -> tuple[list[Candidate], NotLinear]:
         """Returns the candidates worth trying, best first, and the reason that the search ended."""
         found: dict[tuple[object, ...], Candidate] = {}
-        ended, _ = (self._sweep(found, through_layers) for through_layers in (True, False))
-        return preferred(list(found.values()))[:_MAX_TRIES], ended
+        for through_layers in (True, False):
+            self._sweep(found, through_layers)
+        return preferred(list(found.values()))[:_MAX_TRIES], self._obstacle()
 
     def cuts(self, candidate: Candidate) -> Iterator[Cut]:
         """Yields the candidate's cuts that its shapes allow: the grid's rows as units, then whole samples as units."""
@@ -138,32 +141,26 @@ class Cutter:
             found.append(not by_unit)
         return tuple(found)
 
-    def _sweep(self, found: dict[tuple[object, ...], Candidate], through_layers: bool) -> NotLinear:
+    def _sweep(self, found: dict[tuple[object, ...], Candidate], through_layers: bool) -> None:
         """Moves a cut backwards through the grid's region, one node at a time, last node first."""
         frontier = {self._grid: None}
         passed: list[int] = []
         crossed = 0
-        stopped: NotLinear | None = None
-        ended = self._end_of(self._grid)
         for index in reversed(self._region):
             node = self._view.nodes[index]
             if not any(name in frontier for name in node.output):
                 continue
             is_layer = self._is_layer(index)
-            reason = self._prover.rejection(index)
-            if reason is not None or (is_layer and not through_layers):
-                stopped = stopped or reason
+            if self._prover.rejection(index) is not None or (is_layer and not through_layers):
                 continue
             for name in node.output:
                 frontier.pop(name, None)
             for name in self._view.varying_inputs(node):
                 frontier[name] = None
-                ended = ended or self._end_of(name)
             passed.append(index)
             crossed += is_layer
             if len(frontier) <= _MAX_PARAMETERS:
                 self._note(found, tuple(sorted(frontier)), passed, crossed)
-        return stopped or ended or self._dense_field(list(frontier))
 
     def _note(
         self, found: dict[tuple[object, ...], Candidate], tensors: tuple[str, ...], passed: list[int], crossed: int
@@ -207,18 +204,54 @@ class Cutter:
         shape = self._observed.shapes.get(node.input[0], ())
         return len(shape) == 2 and shape[0] == self._shape[0] and node.input[1] in self._view.initializers
 
-    def _end_of(self, tensor: str) -> NotLinear | None:
-        """Why the traversal cannot continue past ``tensor``. None if it can."""
-        node = self._view.node_of(tensor)
-        if node is None or (node.op_type in LINEAR_OPS and is_standard(node)):
-            return None
-        return NotLinear(tensor, node.op_type, rejection_reason(node.op_type))
+    def _obstacle(self) -> NotLinear:
+        """Why no cut is small: the operator that ends the proof, or the layer that computes a dense field.
 
-    def _dense_field(self, frontier: list[str]) -> NotLinear:
+        Operators beyond a tensor that is small enough for parameters are no obstacle, and the layers of a network are
+        not traced further: what ends the proof there is a consequence.
+        """
+        open_, seen = [self._grid], {self._grid}
+        rejected: list[NotLinear] = []
+        ended: list[NotLinear] = []
+        fields: list[str] = []
+        inside = set(self._region)
+        for name in open_:
+            index = self._view.producer.get(name)
+            node = self._view.node_of(name)
+            if name != self._grid and self._is_small(name):
+                continue
+            if index is None or node is None:
+                fields.append(name)
+            elif index not in inside:
+                ended.append(NotLinear(name, self._view.maker(name), rejection_reason(node.op_type)))
+            elif (reason := self._prover.rejection(index)) is not None:
+                rejected.append(reason)
+            elif self._is_network_layer(node):
+                fields.append(name)
+            else:
+                following = [need for need in self._view.varying_inputs(node) if need not in seen]
+                seen.update(following)
+                open_.extend(following)
+        return next(iter((*rejected, *ended)), None) or self._dense_field(fields)
+
+    def _is_small(self, name: str) -> bool:
+        """Whether a tensor of the graph has few enough values per sample to be a transformation's parameters."""
+        return name in self._observed.shapes and self._elements(name) <= min(_MAX_PARAMETERS, self._values // 4)
+
+    def _is_network_layer(self, node: onnx.NodeProto) -> bool:
+        """Whether a convolution mixes channels, as a network's layers do."""
+        if node.op_type not in ("Conv", "ConvTranspose"):
+            return False
+        grown = self._elements(node.output[0]) > 4 * self._elements(node.input[0])
+        return not grown and attributes_of(node).get("group", 1) == 1
+
+    def _dense_field(self, fields: list[str]) -> NotLinear:
         """The reason where everything is linear but no cut is small."""
-        sizes = {name: prod(axis.factor for axis in self._observed.shapes.get(name, ())) for name in frontier}
-        widest = max(sizes, key=sizes.__getitem__, default=self._grid)
-        reason = f"it has {sizes.get(widest, 0)} values per sample: a dense field, not a transformation's parameters"
+        widest = max(fields, key=self._elements, default=self._grid)
+        count = self._elements(widest)
+        reason = f"it has {count} values per sample: a dense field, not a transformation's parameters"
+        if count <= self._values // 2:
+            reason = f"it has {count} values per sample, more than the {_MAX_PARAMETERS} that one basis supports"
         return NotLinear(widest, self._view.maker(widest), reason)
 
 

@@ -62,6 +62,10 @@ class NotLinear(Exception):
         return f"{self.tensor!r} ({self.op_type}): {self.reason}"
 
 
+class WideSpan(NotLinear):
+    """A map that is linear, but has too many dimensions to benefit from fusion."""
+
+
 class GraphView:
     """Producers, constants and data dependence in one scope of a model.
 

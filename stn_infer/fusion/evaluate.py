@@ -24,14 +24,18 @@ from stn_infer.proto.edit import copy_of
 from stn_infer.proto.retype import FLOAT_TYPES
 from stn_infer.proto.traversal import attributes_of, walk_back
 
-# Operators whose input 0 holds the values and input 1 a shape.
-SHAPED_BY_SECOND = frozenset({"Expand", "Reshape", "Tile"})
+# Inputs that are shapes (or scales of a shape), not values.
+SHAPE_INPUTS: Mapping[str, tuple[int, ...]] = {
+    **dict.fromkeys(("Expand", "Reshape", "Tile"), (1,)),
+    "Resize": (2, 3),
+}
 # Operators that only select or rearrange the elements of a shape.
 _PICKS = frozenset({"Shape", "Gather", "Slice", "Squeeze", "Unsqueeze", "Cast", "Concat", "Identity", "Reshape"})
 # Operators that compute each output element from single elements: a constant repeated over the batch stays repeated.
 _EACH_ELEMENT = _PICKS | frozenset(
     {"Expand", "Tile", "Transpose", "Flatten", "Split", "GatherElements", "ScatterElements", "Where", "Neg", "Sqrt"}
     | {"Add", "Sub", "Mul", "Div", "Pow", "Exp", "Log", "Abs", "Reciprocal", "Sum", "Mean", "Pad", "CastLike"}
+    | {"Min", "Max", "Clip", "Resize", "GridSample", "DepthToSpace", "SpaceToDepth", "GatherND", "Compress"}
 )
 # Operators from which exporters compute the index of every sample; two batch sizes determine the result at all others.
 _INDEX_OPS = _PICKS | frozenset(
@@ -96,9 +100,12 @@ class Evaluator:
         return self._sized[name]
 
     def _value_inputs(self, name: str) -> list[str]:
+        node, maker = self._view.node_of(name), self._view.maker(name)
+        if node is not None and maker in SHAPE_INPUTS:
+            others = [need for index, need in enumerate(node.input) if index not in SHAPE_INPUTS[maker]]
+            return [need for need in others if need]
         needs = self._needs(name)
-        maker = self._view.maker(name)
-        if maker in SHAPED_BY_SECOND or (maker == "AffineGrid" and not self._varies(name)):
+        if maker == "AffineGrid" and not self._varies(name):
             return needs[:1]
         return [] if maker == "ConstantOfShape" else needs
 
@@ -127,7 +134,7 @@ class Evaluator:
         if not self.depends_on_open_sizes(name) or name in self._linear or len(batches) < 2:
             return True
         first, second = (self.constant(name, sizes) for sizes in batches)
-        if first.shape != second.shape or first.dtype.kind not in "iu":
+        if first.shape != second.shape or first.dtype.kind not in "iuf":
             return False
         start, step = batches[0].batch, second - first
         return all(

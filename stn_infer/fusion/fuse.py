@@ -6,7 +6,7 @@ Each step has its own module:
 2. ``scopes``: flatten each graph that contains a sampler, together with the enclosing graphs that it can read.
 3. ``dataflow``, ``shapes``: which tensors vary with the inputs' data, and how shapes depend on the dynamic sizes.
 4. ``cuts``: trace back from the grid through operators that may be linear; each set of tensors on the way is a cut.
-5. ``proof`` (``forms``, ``rules_*``): prove the grid affine, or a quotient of affine forms, in a cut's tensors.
+5. ``proof`` (``forms``, ``rules``): prove the grid affine, or a quotient of affine forms, in a cut's tensors.
 6. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis.
 7. ``rewrite``, ``op``: insert the ``stn`` node into the graph and the op's function into the file.
 
@@ -24,7 +24,7 @@ import onnx
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import Kind
 from stn_infer.fusion.cuts import Cutter
-from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear
+from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, WideSpan
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
@@ -202,7 +202,9 @@ class _Planner:
                     return cut, factor(self._evaluator, cut, grid, output_size, quotients), cutter.precision(cut)
                 except NotLinear as why:
                     tried.append(why)
-        raise tried[0] if tried else last
+        # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
+        wide = all(isinstance(why, WideSpan) for why in tried)
+        raise last if wide and (last.op_type or not tried) else tried[0]
 
     def _check(self, image: str, grid: str) -> None:
         """Raises NotLinear for samplers that the op does not support, however the grid is computed."""

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.fusion.basis import Kind, canonical_basis
-from stn_infer.fusion.dataflow import NotLinear
+from stn_infer.fusion.dataflow import NotLinear, WideSpan
 from stn_infer.fusion.evaluate import Evaluator, Quotient
 from stn_infer.fusion.shapes import SINGLE, Axis, Sizes, SymbolicShape
 from stn_infer.fusion.span import ROUNDING, Span, fit, scales, snap
@@ -288,7 +288,7 @@ def _spanned(measured: _Measured, grid: str) -> tuple[Float64, Float64]:
             span = span or Span(len(columns), thorough)
             span.add(columns, scale)
             if 2 * span.rows > len(columns):
-                raise NotLinear(grid, "", f"its span has about {span.rows} dimensions, too many to benefit from fusion")
+                raise WideSpan(grid, "", f"its span has about {span.rows} dimensions, too many to benefit from fusion")
         assert span is not None
         theta = _coefficients(measured, span.fit)
         if theta is not None:

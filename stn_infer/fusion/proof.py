@@ -15,15 +15,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from stn_infer.fusion.dataflow import GraphView, NotLinear
-from stn_infer.fusion.evaluate import SHAPED_BY_SECOND, Evaluator
-from stn_infer.fusion.forms import Context, Degree, Form, Rule
-from stn_infer.fusion.rules_arithmetic import ARITHMETIC
-from stn_infer.fusion.rules_layout import LAYOUT
+from stn_infer.fusion.evaluate import SHAPE_INPUTS, Evaluator
+from stn_infer.fusion.forms import Context, Degree, Form
+from stn_infer.fusion.rules import RULES
 from stn_infer.fusion.shapes import Observation
 from stn_infer.proto.traversal import is_standard, names_read
-
-RULES: dict[str, Rule] = {**ARITHMETIC, **LAYOUT}
-"""Operator -> rule; any other operator ends the proof."""
 
 LINEAR_OPS = frozenset(RULES)
 
@@ -89,13 +85,14 @@ class Prover:
             None if not name else forms[name] if name in forms else self.constant(name) for name in node.input
         )
         for position, name in enumerate(node.input):
-            # ScatterND's rule checks its indices itself.
-            is_shape = position == 1 and node.op_type in (*SHAPED_BY_SECOND, "AffineGrid", "ScatterND")
             if not name or name in forms:
                 continue
-            if position == 1 and node.op_type in SHAPED_BY_SECOND and not self._evaluator.grows_with_batch(name):
+            is_shape = position in SHAPE_INPUTS.get(node.op_type, ())
+            # The rules of ScatterND and GatherND check their indices themselves.
+            is_checked = position == 1 and node.op_type in ("AffineGrid", "ScatterND", "GatherND")
+            if is_shape and not self._evaluator.grows_with_batch(name):
                 raise NotLinear(node.output[0], node.op_type, f"the shape {name!r} does not follow a simple rule")
-            if not is_shape and self._evaluator.depends_on_open_sizes(name):
+            if not (is_shape or is_checked) and self._evaluator.depends_on_open_sizes(name):
                 reason = f"{name!r} is computed from the batch size, or depends on the size of the images"
                 raise NotLinear(node.output[0], node.op_type, reason)
         shapes, dtypes = self._observed.shapes, self._observed.dtypes

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 import onnx
 import torch
 
 from tests.support import stn_styles as styles
+from tests.support import zoo_fields as fields
 from tests.support import zoo_graphs as graphs
 from tests.support import zoo_torch as nets
 from tests.support.shared import made_once
@@ -116,6 +117,48 @@ ANIMALS = (
     Animal("script 16: batch of one", script(styles.Homography, 16, batch=1), (Fused("projective", 3, 8),), (1,)),
     Animal("script 16: batch of four", script(styles.BatchedMesh, 16, batch=4), (AFFINE,), (4,)),
     Animal("script 20: batch of three", script(styles.AffineGrid, 20, batch=3), (AFFINE,), (3,)),
+    # a coarse field, enlarged by operators on images
+    Animal("dynamo 18: coarse grid", dynamo(nets.CoarseGrid, 18), (Fused("basis", 12, 24),)),
+    Animal("script 16: smoothed grid", script(partial(nets.CoarseGrid, smooth=True), 16), (Fused("basis", 14, 24),)),
+    Animal("script 17: bicubic grid", script(partial(nets.CoarseGrid, "bicubic"), 17), (Fused("basis", 14, 24),)),
+    Animal("script 16: B-spline", script(nets.Deformation, 16), (Fused("basis", 27, 50),)),
+    Animal("dynamo 20: mesh", dynamo(nets.Mesh, 20), (Fused("basis", 11, 18),)),
+    Animal("script 16: mesh", script(nets.Mesh, 16), (Fused("basis", 11, 18),)),
+    *(
+        Animal(f"{mode} {how}", fields.resize(mode, how), (Fused("basis", rows, 24),))
+        for mode, how, rows in (
+            ("nearest", "asymmetric", 14),
+            ("nearest", "half_pixel", 14),
+            ("linear", "half_pixel_symmetric", 14),
+            ("linear", "pytorch_half_pixel", 14),
+            ("linear", "align_corners", 12),
+            ("cubic", "half_pixel", 14),
+            ("cubic", "asymmetric", 14),
+        )
+    ),
+    Animal("resized to a shape", fields.SIZED_BY_SHAPE, (Fused("basis", 12, 24),)),
+    Animal("resized by scales", fields.BY_SCALES, (Fused("basis", 14, 24),)),
+    Animal("shrunk by averages", fields.SHRUNK, (Fused("basis", 14, 24),)),
+    Animal("transposed convolution", fields.TRANSPOSED, (Fused("basis", 26, 24),)),
+    Animal("transposed convolution across channels", fields.TRANSPOSED_FULL, (Fused("basis", 74, 36),)),
+    Animal("smoothed", fields.SMOOTHED, (Fused("basis", 14, 24),)),
+    Animal("dilated convolution", fields.DILATED, (Fused("basis", 50, 24),)),
+    Animal("average pool", fields.POOLED, (Fused("basis", 14, 24),)),
+    Animal("mean removed", fields.NO_MEAN, (Fused("basis", 13, 24),)),
+    Animal("mean removed by a reduction", fields.NO_MEAN_BY_REDUCTION, (Fused("basis", 13, 24),)),
+    Animal("depth to space, DCR", fields.shuffled("DCR"), (Fused("basis", 50, 24),)),
+    Animal("depth to space, CRD", fields.shuffled("CRD"), (Fused("basis", 50, 24),)),
+    Animal("space to depth", fields.UNSHUFFLED, (Fused("basis", 4, 4),)),
+    Animal("read at constant points", fields.READ_AT_POINTS, (NotFused("no input"), Fused("basis", 14, 24))),
+    Animal(
+        "read at constant points, bicubic", fields.CUBIC_AT_POINTS, (NotFused("no input"), Fused("basis", 14, 24)), (1,)
+    ),
+    Animal("normalized field", fields.NORMALIZED, (Fused("basis", 14, 24),)),
+    Animal("fancy index", fields.FANCY, (Fused("basis", 14, 24),)),
+    Animal("fancy index per sample", fields.FANCY_PER_SAMPLE, (Fused("basis", 49, 24),)),
+    Animal("gathered elements", fields.BY_ELEMENTS, (Fused("basis", 48, 24),)),
+    Animal("compressed", fields.COMPRESSED, (Fused("basis", 10, 16),)),
+    Animal("added rows", fields.ADDED_ROWS, (Fused("basis", 14, 24),)),
     # hand-built
     Animal("AffineGrid", affine_grid(2), (AFFINE,)),
     Animal("AffineGrid 3-D", affine_grid(3), (Fused("affine", 4, 12),)),
@@ -153,6 +196,19 @@ ANIMALS = (
         (NotFused("do not all have the same map"),),
         (3,),
     ),
+    Animal("size from data", fields.SIZE_FROM_DATA, (NotFused("(Resize): its size, scale or region"),), (1,)),
+    Animal("scale from data", fields.SCALE_FROM_DATA, (NotFused("(Resize): its size, scale or region"),), (1,)),
+    Animal("convolution over samples", fields.MIXED_BATCH, (NotFused("do not all have the same map"),), (3,)),
+    Animal("average over samples", fields.BATCH_AS_LENGTH, (NotFused("(AveragePool): the samples"),)),
+    Animal("max pool", fields.LARGEST, (NotFused("(MaxPool)"),)),
+    Animal("predicted kernel", fields.PREDICTED_KERNEL, (NotFused("(ConvTranspose): its weights"),), (1,)),
+    Animal(
+        "read at predicted points",
+        fields.READ_AT_PREDICTED,
+        (Fused("basis", 12, 24), NotFused("(GridSample): it samples")),
+    ),
+    Animal("picked by data", fields.PICKED_BY_DATA, (NotFused("(GatherND): an index or shape depends"),)),
+    Animal("multiplied rows", fields.MULTIPLIED_ROWS, (NotFused("(ScatterND): a scatter with"),)),
     Animal("flow as input", graphs.FLOW_INPUT, (NotFused("a dense field"),)),
     Animal("branch around the grid", graphs.GRID_BY_BRANCH, (NotFused("a branch or a loop"),)),
     Animal("clamp in a function", graphs.CLAMP_IN_FUNCTION, (NotFused("Clip"),)),

@@ -202,3 +202,62 @@ class ReluGrid(styles.AffineGrid):
     def forward(self, x: Tensor) -> Tensor:
         grid = F.affine_grid(self.loc(x).view(-1, 2, 3), list(x.size()), align_corners=False)
         return F.grid_sample(x, F.relu(grid), align_corners=False)
+
+
+SIDE = 24
+
+
+class CoarseGrid(nn.Module):
+    """A head predicts a coarse grid, which is enlarged to the output's size."""
+
+    def __init__(self, mode: str = "bilinear", smooth: bool = False) -> None:
+        super().__init__()
+        self.loc = styles.Head(24, [0.0] * 24)
+        self.mode, self.smooth = mode, smooth
+        self.register_buffer("blur", torch.full((2, 1, 3, 3), 1 / 9))
+
+    def forward(self, x: Tensor) -> Tensor:
+        field = F.interpolate(self.loc(x).view(-1, 2, 3, 4), (SIDE, SIDE), mode=self.mode, align_corners=True)
+        if self.smooth:
+            field = F.conv2d(field, self.blur, padding=1, groups=2)
+        return F.grid_sample(x, field.permute(0, 2, 3, 1) + identity(), align_corners=True)
+
+
+class Deformation(nn.Module):
+    """A B-spline free-form deformation: transposed convolution of control points with the spline's kernel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = styles.Head(2 * 5 * 5, [0.0] * 50)
+        t = torch.linspace(-2, 2, 31).abs()
+        spline = torch.where(t < 1, 2 / 3 - t**2 + t**3 / 2, (2 - t) ** 3 / 6)
+        self.register_buffer("kernel", torch.outer(spline, spline).expand(2, 1, 31, 31).clone())
+
+    def forward(self, x: Tensor) -> Tensor:
+        points = 0.2 * self.loc(x).view(-1, 2, 5, 5)
+        field = F.conv_transpose2d(points, self.kernel, stride=8, padding=15, groups=2)[:, :, 4:28, 4:28]
+        return F.grid_sample(x, field.permute(0, 2, 3, 1) + identity(), align_corners=False)
+
+
+class Mesh(nn.Module):
+    """Vertices of a mesh, read per pixel by fancy indexing and blended by barycentric weights."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.loc = styles.Head(2 * 9, [0.0] * 18)
+        pixels = identity()[0].reshape(-1, 2)
+        centers = torch.stack(torch.meshgrid(*[torch.linspace(-1, 1, 3)] * 2, indexing="xy"), -1).view(-1, 2)
+        nearest = torch.cdist(pixels, centers).topk(3, largest=False)
+        self.register_buffer("corners", nearest.indices)
+        self.register_buffer("weights", (1 / (nearest.values + 0.1)).softmax(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        vertices = self.loc(x).view(-1, 9, 2)
+        moved = (vertices[:, self.corners] * self.weights[..., None]).sum(2).view(-1, SIDE, SIDE, 2)
+        return F.grid_sample(x, identity() + 0.1 * moved, align_corners=False)
+
+
+def identity() -> Tensor:
+    """[1, 24, 24, 2], corners aligned."""
+    axis = torch.linspace(-1, 1, SIDE)
+    return torch.stack(torch.meshgrid(axis, axis, indexing="xy"), -1)[None]

@@ -104,14 +104,60 @@ def _gather(context: Context) -> Form:
     return Form(form.degree, form.axis if form.axis < axis else form.axis + context.rank(1) - 1)
 
 
+def _gather_nd(context: Context) -> Form:
+    """GatherND, by indices that are the same for every sample, or that begin with the sample's number."""
+    form, node = context.only_first(), context.node
+    batch = int(attributes_of(node).get("batch_dims", 0))
+    if context.evaluator.depends_on_open_sizes(node.input[1]):
+        if context.evaluator.sample_index(node.input[1]) is None or (form.axis, batch) != (0, 0):
+            raise context.fail("the indices are computed from the batch size")
+        return form
+    indices, axis = context.shape(node.input[1]), context.form(1).axis
+    indexed = indices[-1].factor
+    if form.axis is None:
+        return Form(form.degree, axis)
+    if form.axis < batch:
+        if axis not in (None, form.axis):
+            raise context.fail("the samples of a batch lie on different axes, so they are mixed")
+        return form
+    if form.axis < batch + indexed or axis is not None:
+        raise context.fail("it selects samples from the batch")
+    return Form(form.degree, len(indices) - 1 + form.axis - batch - indexed)
+
+
+def _compress(context: Context) -> Form:
+    """Compress by a constant condition, along an axis other than the batch axis."""
+    form, axis = context.only_first(), attributes_of(context.node).get("axis")
+    if form.axis is not None and (axis is None or axis % context.rank(0) == form.axis):
+        raise context.fail("it selects samples from the batch")
+    return form
+
+
+def _triangle(context: Context) -> Form:
+    form = context.only_first()
+    if form.axis is not None and form.axis >= context.rank(0) - 2:
+        raise context.fail("it selects samples from the batch")
+    if form.degree > Degree.AFFINE:
+        raise context.fail("it replaces quotients by zeros")
+    return form
+
+
+def _require_sum(context: Context) -> None:
+    """A scatter that replaces elements or adds to them is linear; one that takes products or extremes is not."""
+    reduction = attributes_of(context.node).get("reduction", "none")
+    if reduction not in ("none", "add"):
+        raise context.fail(f"a scatter with the reduction {reduction!r} is not linear")
+    if reduction == "add" and any(context.form(index).degree > Degree.AFFINE for index in (0, 2)):
+        raise context.fail("a sum of quotients has no common denominator")
+
+
 def _pick_elements(context: Context) -> Form:
     """GatherElements and ScatterElements (whose updates may vary), along an axis other than the batch axis."""
     node, rank = context.node, context.rank(0)
     if context.form(1).degree is not Degree.CONSTANT:
         raise context.fail("the indices depend on data")
     attributes = attributes_of(node)
-    if attributes.get("reduction", "none") != "none":
-        raise context.fail("a scatter with a reduction is not supported")
+    _require_sum(context)
     data = [index for index in present(context) if index != 1]
     axes = {context.form(index).axis for index in (*data, 1)} - {None}
     axis = axes.pop() if len(axes) == 1 else None
@@ -138,8 +184,7 @@ def _scatter_nd(context: Context) -> Form:
     node = context.node
     if context.form(1).degree is not Degree.CONSTANT:
         raise context.fail("the indices depend on data")
-    if attributes_of(node).get("reduction", "none") != "none":
-        raise context.fail("a scatter with a reduction is not supported")
+    _require_sum(context)
     degree = mixed_degree(context, (0, 2))
     data, updates = context.form(0).axis, context.form(2).axis
     if context.evaluator.depends_on_open_sizes(node.input[1]):
@@ -181,5 +226,8 @@ LAYOUT: dict[str, Rule] = {
     "Split": _split,
     "Slice": _slice,
     "Gather": _gather,
+    "GatherND": _gather_nd,
+    "Compress": _compress,
+    "Trilu": _triangle,
 }
 """Operator -> rule."""

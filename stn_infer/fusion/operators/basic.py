@@ -1,52 +1,26 @@
-"""Common operators in numpy, in the precision of their inputs; onnx's reference operators cover the others.
+"""Arithmetic, layout and selection in numpy, in the precision of the inputs.
 
-The pass evaluates a grid's nodes in float64, about a hundred times for a large model. These operators take
-microseconds, whereas setting up a reference operator takes a fraction of a millisecond. Operators that repeat values
-return views.
+Operators that repeat values return views.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.fusion.basis import canonical_basis, map_points
-
-Attributes = Mapping[str, Any]
-Operator = Callable[[Attributes, Sequence[Array | None]], list[Array]]
-
-
-def _present(inputs: Sequence[Array | None]) -> list[Array]:
-    return [value for value in inputs if value is not None]
-
-
-def _first(inputs: Sequence[Array | None]) -> Array:
-    value = inputs[0]
-    assert value is not None
-    return value
-
-
-def _optional(inputs: Sequence[Array | None], index: int) -> Array | None:
-    return inputs[index] if index < len(inputs) else None
-
-
-def _integers(attributes: Attributes, inputs: Sequence[Array | None], index: int, name: str) -> list[int] | None:
-    """Returns a list of integers that is an attribute in older opsets and an input in newer ones."""
-    value = attributes.get(name)
-    if value is None:
-        value = _optional(inputs, index)
-    return None if value is None else [int(item) for item in np.asarray(value).ravel()]
+from stn_infer.fusion.operators.inputs import Attributes, Operator, first, integers, optional, present
 
 
 def _binary(compute: Callable[..., Any]) -> Operator:
-    return lambda attributes, inputs: [np.asarray(compute(*_present(inputs)))]
+    return lambda attributes, inputs: [np.asarray(compute(*present(inputs)))]
 
 
 def _divide(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    top, bottom = _present(inputs)
+    top, bottom = present(inputs)
     if top.dtype.kind in "iu":
         return [np.asarray(np.trunc(top / bottom)).astype(top.dtype)]
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -54,7 +28,7 @@ def _divide(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Arra
 
 
 def _total(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    values = _present(inputs)
+    values = present(inputs)
     total = values[0]
     for value in values[1:]:
         total = total + value
@@ -62,28 +36,28 @@ def _total(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array
 
 
 def _mean(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    return [_total(attributes, inputs)[0] / len(_present(inputs))]
+    return [_total(attributes, inputs)[0] / len(present(inputs))]
 
 
 def _gemm(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    left, right = _present(inputs)[:2]
+    left, right = present(inputs)[:2]
     left = left.T if attributes.get("transA", 0) else left
     right = right.T if attributes.get("transB", 0) else right
     product = attributes.get("alpha", 1.0) * (left @ right)
-    bias = _optional(inputs, 2)
+    bias = optional(inputs, 2)
     return [product if bias is None else product + attributes.get("beta", 1.0) * bias]
 
 
 def _einsum(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    return [np.asarray(np.einsum(str(attributes["equation"]).replace(" ", ""), *_present(inputs), optimize=True))]
+    return [np.asarray(np.einsum(str(attributes["equation"]).replace(" ", ""), *present(inputs), optimize=True))]
 
 
 def _transpose(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    return [np.transpose(_first(inputs), attributes.get("perm"))]
+    return [np.transpose(first(inputs), attributes.get("perm"))]
 
 
 def _reshape(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data, shape = _present(inputs)
+    data, shape = present(inputs)
     sizes = [int(size) for size in shape]
     if not attributes.get("allowzero", 0):
         sizes = [data.shape[axis] if size == 0 else size for axis, size in enumerate(sizes)]
@@ -91,39 +65,39 @@ def _reshape(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Arr
 
 
 def _flatten(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data, axis = _first(inputs), attributes.get("axis", 1)
+    data, axis = first(inputs), attributes.get("axis", 1)
     axis += data.ndim if axis < 0 else 0
     return [data.reshape(int(np.prod(data.shape[:axis])), -1)]
 
 
 def _squeeze(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    axes = _integers(attributes, inputs, 1, "axes")
-    return [np.squeeze(_first(inputs), None if axes is None else tuple(axes))]
+    axes = integers(attributes, inputs, 1, "axes")
+    return [np.squeeze(first(inputs), None if axes is None else tuple(axes))]
 
 
 def _unsqueeze(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    return [np.expand_dims(_first(inputs), tuple(_integers(attributes, inputs, 1, "axes") or ()))]
+    return [np.expand_dims(first(inputs), tuple(integers(attributes, inputs, 1, "axes") or ()))]
 
 
 def _expand(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data, shape = _present(inputs)
+    data, shape = present(inputs)
     return [np.broadcast_to(data, np.broadcast_shapes(data.shape, tuple(int(size) for size in shape)))]
 
 
 def _tile(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data, repeats = _present(inputs)
+    data, repeats = present(inputs)
     if all(count == 1 or size == 1 for count, size in zip(repeats, data.shape, strict=True)):
         return [np.broadcast_to(data, [int(c) * size for c, size in zip(repeats, data.shape, strict=True)])]
     return [np.tile(data, [int(count) for count in repeats])]
 
 
 def _concat(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    return [np.concatenate(_present(inputs), axis=attributes["axis"])]
+    return [np.concatenate(present(inputs), axis=attributes["axis"])]
 
 
 def _split(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data, axis = _first(inputs), attributes.get("axis", 0)
-    sizes = _integers(attributes, inputs, 1, "split")
+    data, axis = first(inputs), attributes.get("axis", 0)
+    sizes = integers(attributes, inputs, 1, "split")
     if sizes is None:
         # The last part may be smaller.
         parts, length = attributes["num_outputs"], data.shape[axis]
@@ -133,11 +107,11 @@ def _split(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array
 
 
 def _slice(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data = _first(inputs)
-    starts = _integers(attributes, inputs, 1, "starts") or []
-    ends = _integers(attributes, inputs, 2, "ends") or []
-    axes = _integers(attributes, inputs, 3, "axes") or list(range(len(starts)))
-    steps = _integers({}, inputs, 4, "steps") or [1] * len(starts)
+    data = first(inputs)
+    starts = integers(attributes, inputs, 1, "starts") or []
+    ends = integers(attributes, inputs, 2, "ends") or []
+    axes = integers(attributes, inputs, 3, "axes") or list(range(len(starts)))
+    steps = integers({}, inputs, 4, "steps") or [1] * len(starts)
     index = [slice(None)] * data.ndim
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         length = data.shape[axis]
@@ -152,46 +126,118 @@ def _slice(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array
 
 
 def _gather(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data, indices = _present(inputs)
+    data, indices = present(inputs)
     return [np.take(data, indices.astype(np.int64), axis=attributes.get("axis", 0))]
 
 
 def _reduce(compute: Callable[..., Any]) -> Operator:
     def run(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-        axes = _integers(attributes, inputs, 1, "axes")
+        axes = integers(attributes, inputs, 1, "axes")
         if not axes and attributes.get("noop_with_empty_axes", 0):
-            return [_first(inputs)]
+            return [first(inputs)]
         keep = bool(attributes.get("keepdims", 1))
-        return [np.asarray(compute(_first(inputs), axis=tuple(axes) if axes else None, keepdims=keep))]
+        return [np.asarray(compute(first(inputs), axis=tuple(axes) if axes else None, keepdims=keep))]
 
     return run
 
 
 def _cast_like(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
     """Casts between floats keep the input's precision."""
-    data, target = _present(inputs)
+    data, target = present(inputs)
     kept = target.dtype.kind == "f" and data.dtype.kind == "f"
     return [data if kept else data.astype(target.dtype)]
 
 
 def _where(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    condition, left, right = _present(inputs)
+    condition, left, right = present(inputs)
     return [np.where(condition, left, right)]
 
 
-def _scatter_nd(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    if attributes.get("reduction", "none") != "none":
-        raise ValueError("ScatterND with a reduction is not supported")
-    data, indices, updates = _present(inputs)
+def _gather_nd(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, indices = present(inputs)
+    batch = int(attributes.get("batch_dims", 0))
+    index = np.moveaxis(indices.astype(np.int64), -1, 0)
+    # The leading axes count along with the indices.
+    leading = np.ogrid[tuple(slice(length) for length in indices.shape[:batch])] if batch else []
+    padded = [axis.reshape(*axis.shape, *[1] * (index.ndim - 1 - batch)) for axis in leading]
+    return [data[(*padded, *index)]]
+
+
+def _elementwise_index(indices: Array, axis: int) -> tuple[Array, ...]:
+    """The index of each element of ``indices``, of GatherElements and ScatterElements."""
+    places: list[Array] = list(np.ogrid[tuple(slice(length) for length in indices.shape)])
+    places[axis] = indices.astype(np.int64)
+    return tuple(places)
+
+
+def _gather_elements(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, indices = present(inputs)
+    return [data[_elementwise_index(indices, attributes.get("axis", 0))]]
+
+
+def _scattered(attributes: Attributes, data: Array, index: tuple[Array, ...], updates: Array) -> list[Array]:
     result = np.array(data)
-    result[tuple(np.moveaxis(indices.astype(np.int64), -1, 0))] = updates
+    reduction = attributes.get("reduction", "none")
+    if reduction == "add":
+        np.add.at(result, index, updates)
+    elif reduction == "none":
+        result[index] = updates
+    else:
+        raise ValueError(f"a scatter with the reduction {reduction!r} is not supported")
     return [result]
 
 
+def _scatter_elements(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, indices, updates = present(inputs)
+    return _scattered(attributes, data, _elementwise_index(indices, attributes.get("axis", 0)), updates)
+
+
+def _scatter_nd(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, indices, updates = present(inputs)
+    return _scattered(attributes, data, tuple(np.moveaxis(indices.astype(np.int64), -1, 0)), updates)
+
+
+def _compress(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, condition = present(inputs)
+    return [np.compress(condition, data, axis=attributes.get("axis"))]
+
+
+def _triangle(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, offset = first(inputs), optional(inputs, 1)
+    keep = np.triu if attributes.get("upper", 1) else np.tril
+    return [keep(data, 0 if offset is None else int(offset))]
+
+
+def _normalize(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    """BatchNormalization with the constant statistics of inference."""
+    data, scale, bias, mean, variance = present(inputs)
+    shape = (-1, *[1] * (data.ndim - 2))
+    factor = scale / np.sqrt(variance + attributes.get("epsilon", 1e-5))
+    return [(data - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)]
+
+
+def _depth_to_space(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, block = first(inputs), int(attributes["blocksize"])
+    batch, channels, height, width = data.shape
+    depth = channels // block**2
+    if attributes.get("mode", "DCR") == "DCR":
+        parts = data.reshape(batch, block, block, depth, height, width).transpose(0, 3, 4, 1, 5, 2)
+    else:
+        parts = data.reshape(batch, depth, block, block, height, width).transpose(0, 1, 4, 2, 5, 3)
+    return [parts.reshape(batch, depth, height * block, width * block)]
+
+
+def _space_to_depth(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, block = first(inputs), int(attributes["blocksize"])
+    batch, channels, height, width = data.shape
+    parts = data.reshape(batch, channels, height // block, block, width // block, block).transpose(0, 3, 5, 1, 2, 4)
+    return [parts.reshape(batch, channels * block**2, height // block, width // block)]
+
+
 def _pad(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
-    data = _first(inputs)
-    pads = _integers(attributes, inputs, 1, "pads") or []
-    axes = _integers({}, inputs, 3, "axes") or list(range(data.ndim))
+    data = first(inputs)
+    pads = integers(attributes, inputs, 1, "pads") or []
+    axes = integers({}, inputs, 3, "axes") or list(range(data.ndim))
     if min(pads, default=0) < 0:
         raise ValueError("negative padding is not supported")
     widths = [(0, 0)] * data.ndim
@@ -199,7 +245,7 @@ def _pad(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
         widths[axis] = (pads[number], pads[number + len(axes)])
     mode = str(attributes.get("mode", "constant"))
     if mode == "constant":
-        value = _optional(inputs, 2)
+        value = optional(inputs, 2)
         return [np.pad(data, widths, constant_values=0 if value is None else value.item())]
     known: dict[str, Any] = {"edge": "edge", "reflect": "reflect", "wrap": "wrap"}
     return [np.pad(data, widths, mode=known[mode])]
@@ -207,13 +253,13 @@ def _pad(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
 
 def _affine_grid(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
     """AffineGrid in the inputs' precision; the reference operator computes in float32."""
-    theta, size = _present(inputs)
+    theta, size = present(inputs)
     output_size = [int(length) for length in size[2:]]
     mesh = canonical_basis(output_size, bool(attributes.get("align_corners", 0)))
     return [map_points(theta, mesh, output_size)]
 
 
-OPERATORS: dict[str, Operator] = {
+BASIC: dict[str, Operator] = {
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
     "Mul": _binary(np.multiply),
@@ -224,9 +270,9 @@ OPERATORS: dict[str, Operator] = {
     "Div": _divide,
     "Sum": _total,
     "Mean": _mean,
-    "Identity": lambda attributes, inputs: [_first(inputs)],
+    "Identity": lambda attributes, inputs: [first(inputs)],
     "CastLike": _cast_like,
-    "Dropout": lambda attributes, inputs: [_first(inputs)],
+    "Dropout": lambda attributes, inputs: [first(inputs)],
     "Gemm": _gemm,
     "Einsum": _einsum,
     "Transpose": _transpose,
@@ -243,7 +289,15 @@ OPERATORS: dict[str, Operator] = {
     "ReduceSum": _reduce(np.sum),
     "ReduceMean": _reduce(np.mean),
     "Where": _where,
+    "GatherND": _gather_nd,
+    "GatherElements": _gather_elements,
+    "ScatterElements": _scatter_elements,
     "ScatterND": _scatter_nd,
+    "Compress": _compress,
+    "Trilu": _triangle,
+    "DepthToSpace": _depth_to_space,
+    "SpaceToDepth": _space_to_depth,
+    "BatchNormalization": _normalize,
     "Pad": _pad,
     "AffineGrid": _affine_grid,
     "Inverse": _binary(np.linalg.inv),
