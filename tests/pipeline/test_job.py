@@ -99,6 +99,14 @@ def test_modification_times_are_ignored_if_contents_are_compared(tmp_path: Path)
         Folder.open(tmp_path, replace(job, inputs_content_sha256="d"), resume=True)
 
 
+def test_a_job_that_is_refused_takes_no_lock(tmp_path: Path) -> None:
+    with Folder.open(tmp_path, JOB, resume=False):
+        with pytest.raises(OutputError, match="the model's graph, weights or code differ"):
+            Folder.open(tmp_path, replace(JOB, model_sha256="xyz"), resume=True)
+        with pytest.raises(OutputError, match="another job is working in"):
+            Folder.open(tmp_path, JOB, resume=True)
+
+
 def test_a_job_of_another_schema_is_rejected(tmp_path: Path) -> None:
     Folder.open(tmp_path, JOB, resume=False).close()
     manifest = json.loads((tmp_path / "run.json").read_text())

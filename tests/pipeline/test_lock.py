@@ -13,6 +13,7 @@ import pytest
 
 from stn_infer.errors import OutputError
 from stn_infer.pipeline.lock import LOCK_NAME, JobLock
+from tests.support.helpers import answers_of
 
 _HOLD = """
 import sys
@@ -111,6 +112,6 @@ def test_only_one_process_holds_the_lock_at_a_time(tmp_path: Path) -> None:
         )
         for _ in range(3)
     ]
-    outputs = [process.communicate(b"go\n", timeout=60) for process in processes]
+    outputs = answers_of(processes)
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
     assert sum(int(out) for out, _ in outputs) > 100

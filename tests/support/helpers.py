@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import resource
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 
@@ -16,3 +17,12 @@ def nothing_larger_than(size: int) -> Iterator[None]:
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def answers_of(processes: Sequence[subprocess.Popen[bytes]]) -> list[tuple[bytes, bytes]]:
+    """Let processes that wait for a line start at once; the standard output and error of each at its end."""
+    for process in processes:
+        assert process.stdin is not None
+        process.stdin.write(b"go\n")
+        process.stdin.flush()
+    return [process.communicate(timeout=120) for process in processes]

@@ -17,7 +17,7 @@ from typing import Any
 
 from stn_infer.budget import number_from_environment
 from stn_infer.errors import ModelError, OutputError
-from stn_infer.files import is_own, write_atomically
+from stn_infer.files import is_own, locked_folder, write_atomically
 
 SCHEMA_VERSION = 1
 
@@ -124,10 +124,11 @@ def write_engine(path: Path, engine: bytes, sidecar: Sidecar) -> None:
     Raises:
         OutputError: the folder is missing or not writable, or the disk is full.
     """
-    sidecar_path(path).unlink(missing_ok=True)
-    write_atomically(path, engine)
     content = {"schema_version": SCHEMA_VERSION, **asdict(sidecar)}
-    write_atomically(sidecar_path(path), (json.dumps(content, indent=2) + "\n").encode())
+    with locked_folder(path.parent):  # of two processes that write one path, the files of one stay
+        sidecar_path(path).unlink(missing_ok=True)
+        write_atomically(path, engine)
+        write_atomically(sidecar_path(path), (json.dumps(content, indent=2) + "\n").encode())
 
 
 def read_sidecar(engine: Path) -> Sidecar | None:
@@ -154,13 +155,14 @@ def load_engine(path: Path) -> tuple[bytes, Sidecar | None]:
     Raises:
         ModelError: the file is missing, empty or truncated, or the sidecar belongs to another engine.
     """
-    try:
-        engine = path.read_bytes()
-    except OSError as error:
-        raise ModelError(f"{path}: expected a TensorRT engine, found {error.strerror or error}") from None
-    if not engine:
-        raise ModelError(f"{path} is empty; expected a TensorRT engine")
-    sidecar = read_sidecar(path)
+    with locked_folder(path.parent, shared=True):
+        try:
+            engine = path.read_bytes()
+        except OSError as error:
+            raise ModelError(f"{path}: expected a TensorRT engine, found {error.strerror or error}") from None
+        if not engine:
+            raise ModelError(f"{path} is empty; expected a TensorRT engine")
+        sidecar = read_sidecar(path)
     if sidecar is not None and hashlib.sha256(engine).hexdigest() != sidecar.engine_sha256:
         what = (
             f"{path} has {len(engine)} of {sidecar.engine_size} bytes: it is truncated"

@@ -27,6 +27,7 @@ from stn_infer.backends.tensorrt.engine_cache import (
 )
 from stn_infer.cli.cache import command
 from stn_infer.errors import ModelError, OutputError, UsageError
+from tests.support.helpers import answers_of
 
 KEY = EngineKey(
     graph_sha256="a" * 64,
@@ -155,6 +156,28 @@ def test_a_sidecar_never_outlives_its_engine(tmp_path: Path, monkeypatch: pytest
     assert read_sidecar(path) is None
 
 
+_PAIRS = """
+import hashlib, os, pickle, sys
+from pathlib import Path
+from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine, write_engine
+path, key = Path(sys.argv[1]), pickle.loads(bytes.fromhex(sys.argv[2]))
+sys.stdin.readline()
+for _ in range(100):
+    engine = os.urandom(4096)
+    write_engine(path, engine, Sidecar(key, hashlib.sha256(engine).hexdigest(), len(engine), "m.onnx", "", 1.0))
+    load_engine(path)
+"""
+
+
+def test_two_writers_of_one_path_leave_an_engine_and_its_own_sidecar(tmp_path: Path) -> None:
+    arguments = [sys.executable, "-c", _PAIRS, str(tmp_path / "m.engine"), pickle.dumps(KEY).hex()]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    writers = [subprocess.Popen(arguments, **pipes) for _ in range(2)]  # type: ignore[call-overload]
+    outputs = answers_of(writers)
+    assert [writer.returncode for writer in writers] == [0, 0], outputs
+    load_engine(tmp_path / "m.engine")
+
+
 def test_the_default_folder_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert default_cache_folder() == tmp_path / "stn-infer" / "engines"
@@ -256,7 +279,7 @@ def test_several_writers_of_one_key_leave_it_usable(tmp_path: Path) -> None:
         subprocess.Popen(arguments, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         for _ in range(3)
     ]
-    outputs = [writer.communicate(b"go\n", timeout=120) for writer in writers]
+    outputs = answers_of(writers)
     assert [writer.returncode for writer in writers] == [0, 0, 0], outputs
     assert sum(int(out) for out, _ in outputs) == 1, "who comes second finds what the first has built"
 
