@@ -1,6 +1,7 @@
 """Test which runtimes sample as the operators are defined, and write ``docs/conformance.md``.
 
-The first section covers every sampler in every runtime (``conformance_matrix.py``). Then two external collections run
+The first sections cover which importers take which file (``importers.py``) and every sampler in every runtime
+(``conformance_matrix.py``). Then two external collections run
 in the float64 reference sampler (``stn_infer/reference/sampling.py``), eager PyTorch, onnxruntime's own nodes and our
 op, which onnxruntime runs from its function body and with the plugin library:
 
@@ -32,7 +33,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks import conformance_matrix
+from benchmarks import conformance_matrix, importers
 from benchmarks.op_files import run_op
 from stn_infer.arrays import Array
 from stn_infer.fusion.basis import canonical_basis
@@ -42,6 +43,7 @@ from stn_infer.samplers import SamplerSpec, spell_mode
 from stn_infer.transforms import Affine
 
 ROOT = Path(__file__).resolve().parents[1]
+IMPORTED = "tutorial-stn-r"
 OURS = {"our op, opset 18": (18, False), "our op, opset 22": (22, False), "our op, library": (18, True)}
 """Our op from its function at an opset, and with the plugin library."""
 
@@ -295,9 +297,24 @@ Noise in [0, 1] read at affine grids that leave the image, against the float64 s
 - A fallback to the CPU can only be observed on a GPU; no CUDA provider was run here.
 
 "onnxruntime GridSample" is the standard operator. onnxruntime samples a float16 image in float32 and removes the casts
-around the operator, so the result is not rounded to float16.
+around the operator, so the result is not rounded to float16. "OpenVINO, inlined" is OpenVINO's own GridSample, which it
+has for images only, on our function inlined. It computes float16 in float32.
 
 {conformance_matrix.table(conformance_matrix.rows(conformance_matrix.cases()))}
+
+"""
+
+
+def importers_section() -> str:
+    """Which importers take which form of a file."""
+    return f"""## Which importers take which file
+
+The shipped model `{IMPORTED}` in three forms: the portable file (ops of domain `stn` with functions), the same with
+`--functions inline`, and the file that `torch.onnx.export` writes. *right*: the output is within 1e-4 of the module's
+in float64, relative to its largest value. *builds*: an engine is built, and was not run. ncnn runs what pnnx makes of
+the file, in float32. tinygrad has no GridSample at all.
+
+{importers.table(importers.rows(*importers.files_of(IMPORTED)))}
 
 """
 
@@ -345,10 +362,10 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="Run the external tests and write docs/conformance.md.")
     parser.add_argument("--output", type=Path, default=ROOT / "docs" / "conformance.md")
     parser.add_argument("--json", type=Path, help="also write the rows here")
-    parser.add_argument("--without-matrix", action="store_true", help="omit the first section, which takes a minute")
+    parser.add_argument("--without-matrix", action="store_true", help="omit the first two sections, which take minutes")
     arguments = parser.parse_args()
     # first, because PyTorch's test code freezes torch's global flags
-    matrix = "" if arguments.without_matrix else matrix_section()
+    matrix = "" if arguments.without_matrix else importers_section() + matrix_section()
     nodes, samples = [node_row(case) for case in node_cases()], list(sample_rows())
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(page(nodes, samples, matrix), encoding="utf-8")

@@ -27,7 +27,7 @@ from benchmarks.op_files import op_file
 from stn_infer import plugin
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.errors import StnInferError, one_line
+from stn_infer.errors import MissingDependencyError, StnInferError, one_line
 from stn_infer.fusion.basis import Basis, canonical_basis
 from stn_infer.reference.calls import grid_and_bound
 from stn_infer.reference.comparison import compare_warp
@@ -42,6 +42,8 @@ RUNTIMES = (
     "onnxruntime GridSample",
     "onnxruntime, function",
     "onnxruntime, library",
+    "OpenVINO, inlined",
+    "OpenVINO, extension",
     "TensorRT-RTX",
     "TensorRT, plugin",
 )
@@ -134,6 +136,8 @@ def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
     given = data(case)
     try:
         found = run(case, given)
+    except MissingDependencyError:
+        return Outcome("absent")
     except Exception as error:  # a runtime may raise any exception
         known = isinstance(error, (RuntimeError, StnInferError, ValueError)) or "onnxruntime" in type(error).__module__
         if not known:
@@ -190,12 +194,24 @@ def _ort(standard: bool, library: bool) -> Callable[[Case, Data], Array]:
     return run
 
 
+def _openvino(extension: bool) -> Callable[[Case, Data], Array]:
+    def run(case: Case, given: Data) -> Array:
+        from stn_infer.backends.openvino.backend import OpenVinoBackend
+
+        backend = OpenVinoBackend(_file(case).SerializeToString(), threads=1, plugin=extension)
+        return backend.run({"input": given.image, "theta": given.theta})["output"]
+
+    return run
+
+
 MEASURED: dict[str, Callable[[Case, Data], Array]] = {
     "PyTorch": run_pytorch,
     "PyTorch, fused": run_fused,
     "onnxruntime GridSample": _ort(True, False),
     "onnxruntime, function": _ort(False, False),
     "onnxruntime, library": _ort(False, True),
+    "OpenVINO, inlined": _openvino(False),
+    "OpenVINO, extension": _openvino(True),
 }
 
 

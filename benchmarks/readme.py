@@ -30,6 +30,7 @@ ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PEERS = ROOT / "benchmarks" / "peers" / "README.md"
 PLOT = ROOT / "docs" / "latency.svg"
+CONFORMANCE = ROOT / "docs" / "conformance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINE = "xeon-2.5ghz-2-cores"
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -132,6 +133,13 @@ def running() -> str:
     )
 
 
+def importers() -> str:
+    """The conformance page's table of importers."""
+    page = CONFORMANCE.read_text(encoding="utf-8")
+    lines = page[page.index("| importer |") :].splitlines()
+    return "\n".join(lines[: lines.index("")])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "tutorial": tutorial,
     "warps": warps,
@@ -139,6 +147,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "rewritten": rewritten,
     "running": running,
     "peers": all_peers,
+    "importers": importers,
 }
 
 
