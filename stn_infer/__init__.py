@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from stn_infer.api.verify import verify
     from stn_infer.backends.base import Backend
     from stn_infer.benchmarking.result import BenchResult
+    from stn_infer.budget import Budget
     from stn_infer.errors import StnInferError
     from stn_infer.layers import SpatialTransformer
     from stn_infer.metadata import Preprocess
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "Backend": "backends.base",
     "BenchResult": "benchmarking.result",
+    "Budget": "budget",
     "ExportReport": "api.export",
     "LintFinding": "api.lint",
     "LintReport": "api.lint",
@@ -61,6 +63,7 @@ _HOMES = {
 __all__ = [
     "Backend",
     "BenchResult",
+    "Budget",
     "ExportReport",
     "LintFinding",
     "LintReport",

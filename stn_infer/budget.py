@@ -9,18 +9,45 @@ from dataclasses import dataclass
 
 from stn_infer.errors import UsageError
 
+#: How a user raises the limits, for messages.
+MORE_TIME = "if you trust it, raise the limit with --trial-seconds or STN_TRIAL_SECONDS (0: no limits)"
+MORE_MEMORY = "if you trust it, raise the limit with --trial-memory or STN_TRIAL_GIB"
+
 
 @dataclass(frozen=True)
 class Budget:
-    """Limits for a process that analyzes one file.
+    """Limits for the analysis of one ONNX file that was not seen before.
 
     Attributes:
         seconds: of CPU time; 0: the file is trusted, and nothing is tried.
         bytes: memory on top of the model's own weights.
+
+    Raises:
+        UsageError: one of them is negative or not finite.
     """
 
     seconds: float = 60
     bytes: int = 4 << 30
+
+    def __post_init__(self) -> None:
+        if not (0 <= self.seconds < math.inf and self.bytes >= 0):
+            raise UsageError(f"limits of an analysis are at least 0, not {self.seconds} s and {self.bytes} bytes")
+
+    @classmethod
+    def given(cls, seconds: float | None, gib: float | None) -> Budget | None:
+        """The limits that a user gives, the others from the environment; None if the user gives none.
+
+        Raises:
+            UsageError: one of them is not a number of at least 0.
+        """
+        if seconds is None and gib is None:
+            return None
+        default = cls.from_environment()
+        if gib is not None and not 0 <= gib < 2**30:
+            raise UsageError(f"--trial-memory is a number of gibibytes, not {gib}")
+        if seconds is not None and not 0 <= seconds < math.inf:
+            raise UsageError(f"--trial-seconds is a number of seconds, not {seconds}")
+        return cls(default.seconds if seconds is None else seconds, default.bytes if gib is None else int(gib * 2**30))
 
     @classmethod
     def from_environment(cls) -> Budget:

@@ -86,5 +86,5 @@ def trial(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFact
     cache = tmp_path_factory.mktemp("cache")
     monkeypatch.setenv("XDG_CACHE_HOME", str(cache))
     monkeypatch.setenv("STN_TRIAL_SECONDS", "60")
-    monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+    monkeypatch.setattr("stn_infer.api.trusted._passed", {})
     return cache / "stn-infer" / "tried"

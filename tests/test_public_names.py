@@ -13,6 +13,7 @@ import stn_infer
 PUBLIC = [
     "Backend",
     "BenchResult",
+    "Budget",
     "ExportReport",
     "LintFinding",
     "LintReport",

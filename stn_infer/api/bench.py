@@ -11,6 +11,7 @@ from stn_infer.api.source import load_original, metadata_of, resolve_model
 from stn_infer.benchmarking.request import Case, Method, Progress, Request, check_batch_sizes
 from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.variants.names import VARIANTS
+from stn_infer.budget import Budget
 from stn_infer.errors import StnInferError, UsageError
 from stn_infer.metadata import Precision
 from stn_infer.sources.identify import identify
@@ -38,6 +39,7 @@ def bench(
     command: str = "",
     say: Progress = lambda text: None,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> BenchResult:
     """Measure a model's latency in every variant, after verifying each against eager PyTorch in float64.
 
@@ -64,6 +66,7 @@ def bench(
         command: written into the result.
         say: called with the progress as text.
         allow_code: let a file, such as a recipe or an ONNX file's metadata, name Python code to run.
+        budget: as for ``lint``.
 
     Returns:
         The result: a row for each variant and batch size, also for those that could not be timed, with the reason.
@@ -90,7 +93,7 @@ def bench(
         inputs=fed,
     )
     request = make_request((case,), variants, device, threads, tolerance, method)
-    return measure(request, output=output, command=command, say=say, allow_code=allow_code)
+    return measure(request, output=output, command=command, say=say, allow_code=allow_code, budget=budget)
 
 
 def measure(
@@ -101,11 +104,12 @@ def measure(
     command: str = "",
     say: Progress = lambda text: None,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> BenchResult:
     """Measure a request, or the part of it that ``earlier`` lacks; arguments and errors as :func:`bench`."""
     from stn_infer.benchmarking.harness.session import run_request
 
-    resolve = partial(resolve_case, allow_code=allow_code)
+    resolve = partial(resolve_case, allow_code=allow_code, budget=budget)
     return run_request(request, resolve, output=output, earlier=earlier, command=command, say=say)
 
 
@@ -120,7 +124,7 @@ def check_code(file: Path, cases: Sequence[Case], variants: Sequence[str]) -> No
         raise refused_code(file, code)
 
 
-def resolve_case(case: Case, *, allow_code: bool = False) -> CaseModel:
+def resolve_case(case: Case, *, allow_code: bool = False, budget: Budget | None = None) -> CaseModel:
     """Load the model that a case names.
 
     Raises:
@@ -130,7 +134,13 @@ def resolve_case(case: Case, *, allow_code: bool = False) -> CaseModel:
 
     source, weights, shapes = case.source, case.weights, case.input_shapes
     found = resolve_model(
-        case.model, source=source, weights=weights, input_shapes=shapes, of_original=True, allow_code=allow_code
+        case.model,
+        source=source,
+        weights=weights,
+        input_shapes=shapes,
+        of_original=True,
+        allow_code=allow_code,
+        budget=budget,
     )
     if isinstance(found, LoadedModel):
         return CaseModel(found)

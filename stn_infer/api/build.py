@@ -9,6 +9,7 @@ from stn_infer.api.open import exported
 from stn_infer.api.source import OnnxModel, resolve_model
 from stn_infer.backends.tensorrt.engine import BuildOptions, Engine, build_or_reuse, check_runtime, request_engine
 from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_folder, load_engine, write_engine
+from stn_infer.budget import Budget
 from stn_infer.errors import ModelError
 from stn_infer.files import check_writable
 
@@ -23,6 +24,7 @@ def build(
     cache: Path | None = None,
     rebuild: bool = False,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> Engine:
     """Build an engine and write it, with its sidecar, to ``output``.
 
@@ -35,6 +37,7 @@ def build(
         cache: the folder of the engine cache; None: the user's cache.
         rebuild: build even if the same engine exists.
         allow_code: let a file, such as a recipe, name Python code to run; a factory as ``model`` always may.
+        budget: as for ``lint``.
 
     Raises:
         UsageError: options that cannot be combined, or a profile that does not fit the model.
@@ -45,7 +48,7 @@ def build(
     options, path = options or BuildOptions(), Path(output)
     check_writable(path)
     check_runtime(options)
-    found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
+    found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     request = request_engine(exported(found), options, str(model) if isinstance(found, OnnxModel) else found.name)
     if not rebuild:
         try:
@@ -54,6 +57,6 @@ def build(
             sidecar = None  # missing or damaged: it is built again
         if sidecar is not None and sidecar.key == request.key:
             return Engine(data, sidecar, False, "it is up to date", request.notes)
-    engine = build_or_reuse(request, EngineCache(cache or default_cache_folder()), rebuild, path)
+    engine = build_or_reuse(request, EngineCache(cache or default_cache_folder()), rebuild, path, budget)
     write_engine(path, engine.data, engine.sidecar)
     return engine

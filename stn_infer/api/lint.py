@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stn_infer.budget import Budget
 from stn_infer.lint_rules.context import SEVERITIES, LintFinding
 from stn_infer.printing import shown
 
@@ -64,29 +65,31 @@ class LintReport:
         return "\n".join(map(shown, lines))
 
 
-def lint(model: str | Path) -> LintReport:
+def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     """Examine an ONNX file, which is not changed.
 
     Args:
         model: an ONNX file; external data are read from its folder.
+        budget: limits for the analysis of an ONNX file that was not seen before; None: the environment's
+            (:class:`~stn_infer.budget.Budget`).
 
     Raises:
-        ModelError: it is unreadable or damaged, or not an ONNX file.
+        ModelError: it is unreadable or damaged, or not an ONNX file, or its analysis exceeds a limit.
     """
     from stn_infer.api.source import onnx_path
     from stn_infer.api.trusted import try_once
     from stn_infer.lint_rules import file as lint_file
     from stn_infer.lint_rules import sampler as lint_sampler
-    from stn_infer.lint_rules.context import apply_rules, examine
+    from stn_infer.lint_rules.context import apply_rules, examine, rejection_of
     from stn_infer.proto.load import read_graph
     from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.large_weights import light_copy
 
     path = onnx_path(model)
     whole = read_graph(path)
-    try_once(path, graph=whole)
+    rejection = try_once(path, graph=whole, budget=budget)
     opset = opset_of(whole)
     light = light_copy(whole, path.parent)
-    context = examine(light, whole, path.parent)
+    context = examine(light, whole, path.parent, lambda: rejection_of(path) if rejection is None else rejection)
     findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
     return LintReport(path, opset, int(whole.ir_version), findings)

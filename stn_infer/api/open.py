@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.api.source import EngineFile, OnnxModel, resolve
+from stn_infer.budget import Budget
 from stn_infer.errors import SourceError, UsageError
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
 
@@ -25,6 +26,7 @@ def open_backend(
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> Backend:
     """Open ``model`` in a backend.
 
@@ -39,6 +41,7 @@ def open_backend(
         weights: a checkpoint for a source, as for ``export``.
         input_shapes: the shapes of a source's inputs, as for ``export``.
         allow_code: as for ``export``.
+        budget: as for ``lint``.
 
     Raises:
         UsageError: an unknown backend or device, or an ONNX file for a PyTorch backend.
@@ -46,14 +49,14 @@ def open_backend(
     """
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
-    found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
+    found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     if backend in ("tensorrt", "tensorrt-rtx"):
         from stn_infer.backends.tensorrt.backend import open_engine, open_tensorrt
 
         if isinstance(found, EngineFile):
             return open_engine(found.path, backend, device)
         name = found.name if isinstance(found, LoadedModel) else None
-        return open_tensorrt(exported(found), backend, device, name=name)
+        return open_tensorrt(exported(found), backend, device, name=name, budget=budget)
     if isinstance(found, EngineFile):
         raise SourceError(f"{found.path} {ENGINE_PROBLEM}")
     if backend == "ort":

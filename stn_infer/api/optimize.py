@@ -8,6 +8,7 @@ from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stn_infer.budget import Budget
 from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
 from stn_infer.files import check_writable, open_atomically, temporary_folder
 from stn_infer.metadata import FUNCTIONS, Functions
@@ -63,6 +64,7 @@ def optimize(
     tolerance: float | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     functions: Functions = "keep",
+    budget: Budget | None = None,
 ) -> OptimizeReport:
     """Rewrite an ONNX file: each GridSample whose grid is provably linear in its parameters becomes one fused op.
 
@@ -77,6 +79,7 @@ def optimize(
         input_shapes: for dynamic sizes, by input name: the shape of the whole input, or of one sample.
         functions: ``keep``: fused samplers are ops of domain ``stn`` with functions, which the plugin library runs
             fused; ``inline``: plain operators only, for importers that know no model-local functions.
+        budget: as for ``lint``.
 
     Raises:
         ModelError: the file is unreadable, damaged or not an ONNX file, or onnxruntime cannot run it.
@@ -102,7 +105,7 @@ def optimize(
     try:
         with temporary_folder(path.parent, ".stn-infer-") as scratch:
             graph = read_graph(source)
-            try_once(source, graph=graph, shapes=input_shapes)
+            try_once(source, graph=graph, shapes=input_shapes, budget=budget)
             prepared.load(graph, scratch)
             del graph
             rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")

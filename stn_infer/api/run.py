@@ -7,6 +7,7 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from stn_infer.backends.base import Backend
+from stn_infer.budget import Budget
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
@@ -21,6 +22,7 @@ def run(
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
+    budget: Budget | None = None,
     backend: str = "ort",
     device: str = "cpu",
     batch_size: int = 64,
@@ -46,6 +48,7 @@ def run(
         weights: a checkpoint for a source, as for ``export``.
         input_shapes: the shapes of a source's inputs, as for ``export``.
         allow_code: as for ``export``.
+        budget: as for ``lint``.
         backend: ``ort``, ``eager``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         batch_size: samples per call of the model.
@@ -73,12 +76,12 @@ def run(
             from stn_infer.api.open import open_backend
             from stn_infer.api.source import resolve
 
-            found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
+            found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
             model_sha256 = fingerprint(found)
             threads = None if device.startswith("cuda") else 1
             opened = found if isinstance(found, LoadedModel) else model
             shapes = None if isinstance(found, LoadedModel) else input_shapes
-            runner = open_backend(opened, backend, device, threads, input_shapes=shapes)
+            runner = open_backend(opened, backend, device, threads, input_shapes=shapes, budget=budget)
             stack.callback(runner.close)
         elif weights is not None or input_shapes is not None:
             raise UsageError("the backend is already open; pass weights and input shapes where it is opened")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.api.source import OnnxModel, metadata_of, resolve_model
 from stn_infer.arrays import Array
+from stn_infer.budget import Budget
 from stn_infer.errors import InputError, ModelError
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.show.look import Look, WarpView
@@ -33,6 +34,7 @@ def show(
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> tuple[Look, ...]:
     """Draw the first ``count`` inputs with the sampled regions, the warped outputs and the predictions.
 
@@ -46,6 +48,7 @@ def show(
         preprocess: as for ``run``.
         labels: as for ``run``.
         allow_code: as for ``export``.
+        budget: as for ``lint``.
 
     Returns:
         The content of the picture, one item per input.
@@ -71,6 +74,7 @@ def show(
         preprocess=preprocess,
         labels=labels,
         allow_code=allow_code,
+        budget=budget,
     )
     write_atomically(path, draw(looks, path.suffix))
     return looks
@@ -86,12 +90,13 @@ def look(
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> tuple[Look, ...]:
     """The content of the picture of :func:`show`, as arrays; arguments and errors as there."""
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
 
-    found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
+    found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     proto, metadata = _model(found, str(model))
     tapped = tap(proto, inlined=False)
     backend = OrtBackend(tapped.model.SerializeToString())

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.api.trusted import try_once
+from stn_infer.budget import Budget
 from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
@@ -62,6 +63,7 @@ def resolve(
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     of_original: bool = False,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> OnnxModel | EngineFile | LoadedModel:
     """Resolve SOURCE, identified by its content; a PyTorch source is loaded, an ONNX file is tried in another process.
 
@@ -74,6 +76,8 @@ def resolve(
         of_original: whether ``weights`` and ``input_shapes`` describe the source that an ONNX file was exported from;
             see :func:`load_original`.
         allow_code: whether a file, such as a recipe, may name Python code to run.
+        budget: limits for the analysis of an ONNX file that was not seen before; None: the environment's
+            (:class:`~stn_infer.budget.Budget`).
 
     Raises:
         SourceError: it cannot be run; the message says what it is and what to do.
@@ -110,7 +114,7 @@ def resolve(
         if input_shapes is not None and isinstance(found, OnnxModel):
             check_shapes(input_sizes(found.read()), input_shapes)
     if isinstance(found, OnnxModel):
-        try_once(found.content)
+        try_once(found.content, budget=budget)
     return found
 
 
@@ -122,6 +126,7 @@ def resolve_model(
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     of_original: bool = False,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> OnnxModel | LoadedModel:
     """Resolve as :func:`resolve`, for commands that do not take engines.
 
@@ -132,6 +137,7 @@ def resolve_model(
         input_shapes: as for :func:`resolve`.
         of_original: as for :func:`resolve`.
         allow_code: as for :func:`resolve`.
+        budget: as for :func:`resolve`.
 
     Raises:
         SourceError: as :func:`resolve`, and for an engine.
@@ -139,7 +145,14 @@ def resolve_model(
     """
     if source is not None and identify(model).kind in PYTORCH_KINDS:
         raise UsageError(f"--source is for ONNX files; {model} is itself a source")
-    found = resolve(model, weights=weights, input_shapes=input_shapes, of_original=of_original, allow_code=allow_code)
+    found = resolve(
+        model,
+        weights=weights,
+        input_shapes=input_shapes,
+        of_original=of_original,
+        allow_code=allow_code,
+        budget=budget,
+    )
     if isinstance(found, EngineFile):
         raise SourceError(f"{found.path} {ENGINE_PROBLEM}")
     return found

@@ -1,7 +1,8 @@
 """Try third-party ONNX files once in a separate process, before a native library of this process reads them.
 
-A file that passed is recorded by a hash of its content, its external data and the libraries' versions: as an empty
-file in the folder ``tried`` of the user's cache. Without such a folder, each process repeats the trial.
+A file that passed is recorded by a hash of its content, its external data and the libraries' versions: as a file in the
+folder ``tried`` of the user's cache, which says whether onnxruntime opens it. Without such a folder, each process
+repeats the trial.
 """
 
 from __future__ import annotations
@@ -23,8 +24,10 @@ if TYPE_CHECKING:
     import onnx
 
 _MOST = 20_000  # files in the folder; beyond that, the older half is deleted
+_LONGEST = 1_000  # characters of a message
 _LIBRARIES = ("stn-infer", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
-_passed: set[str] = set()  # in this process
+_OPENS, _REJECTED = "opens", "rejected: "
+_passed: dict[str, str] = {}  # in this process: what the cache's files contain, by name
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -35,54 +38,62 @@ def try_once(
     name: str | None = None,
     graph: onnx.ModelProto | None = None,
     shapes: Shapes | None = None,
-) -> None:
+    budget: Budget | None = None,
+) -> str | None:
     """Check an ONNX file's structure, and try it in a separate process unless it passed before.
-
-    ``STN_TRIAL_SECONDS`` and ``STN_TRIAL_GIB`` limit the trial (:class:`~stn_infer.budget.Budget`); 0 seconds
-    disable it.
 
     Args:
         content: an ONNX file, or the bytes of one.
         name: what messages call it; None: the file's path.
         graph: the file as :func:`~stn_infer.proto.load.read_graph` returns it, if the caller already has it.
         shapes: of inputs, by name, if the caller sets them.
+        budget: limits of the trial; 0 seconds disable it. None: ``STN_TRIAL_SECONDS`` and ``STN_TRIAL_GIB``.
+
+    Returns:
+        Why onnxruntime rejects it; "" if it opens it; None if that is not known.
 
     Raises:
         ModelError: it is damaged, or the trial crashed or exceeded a limit.
         UsageError: a limit is not a number.
     """
-    from stn_infer.proto.load import parse_model, read_graph
+    from stn_infer.proto.load import content_hash, known_hash, parse_model, read_graph
     from stn_infer.repairs.trial import try_model
 
-    budget = Budget.from_environment()
+    budget = Budget.from_environment() if budget is None else budget
     if not budget.seconds:
-        return
+        return None
+    if graph is None and isinstance(content, Path) and (known := known_hash(content)):
+        passed = _passed.get(_key(known, shapes))
+        if passed is not None:
+            return _rejection(passed)
     name = name or (str(content) if isinstance(content, Path) else "the model")
     if graph is None:
         graph = read_graph(content) if isinstance(content, Path) else parse_model(content)
-    key = _key(content, graph, shapes)
-    if key in _passed or _is_remembered(key):
-        return
-    try_model(content, name, budget, shapes)
-    _remember(key)
+    key = _key(content_hash(content, graph), shapes)
+    passed = _remembered(key)
+    if passed is None:
+        rejection = try_model(content, name, budget, shapes)
+        passed = _REJECTED + rejection if rejection else _OPENS
+    _remember(key, passed)
+    return _rejection(passed)
 
 
 def mark_tried(path: Path) -> None:
     """Record that a file passed, because this process has run and written it."""
     import onnx
 
+    from stn_infer.proto.load import content_hash
+
     graph = onnx.ModelProto()
     with suppress(StnInferError, OSError):  # another process may have replaced it
         if Budget.from_environment().seconds:
             graph.ParseFromString(path.read_bytes())
-            _remember(_key(path, graph, None))
+            _remember(_key(content_hash(path, graph), None), "")
 
 
-def _key(content: Path | bytes, graph: onnx.ModelProto, shapes: Shapes | None) -> str:
-    from stn_infer.proto.load import content_hash
-
+def _key(digest: str, shapes: Shapes | None) -> str:
     known = {name: list(shape) for name, shape in sorted((shapes or {}).items())}
-    parts = [content_hash(content, graph), known, [_version(name) for name in _LIBRARIES]]
+    parts = [digest, known, [_version(name) for name in _LIBRARIES]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -99,24 +110,41 @@ def _folder() -> Path:
     return user_cache_path("stn-infer") / "tried"
 
 
-def _is_remembered(key: str) -> bool:
+def _rejection(passed: str) -> str | None:
+    """As :func:`try_once` returns it, from a file in the cache."""
+    if passed == _OPENS:
+        return ""
+    return passed.removeprefix(_REJECTED) if passed.startswith(_REJECTED) else None
+
+
+def _remembered(key: str) -> str | None:
+    """What is recorded for a key; None: nothing."""
+    if key in _passed:
+        return _passed[key]
     folder = _folder()
     try:
-        return is_own(folder) and is_own(folder / key) and (folder / key).is_file()
+        if is_own(folder) and is_own(folder / key) and (folder / key).is_file():
+            return (folder / key).read_text(encoding="utf-8", errors="replace")[:_LONGEST]
     except OSError:  # not a folder, or not readable
-        return False
+        pass
+    return None
 
 
-def _remember(key: str) -> None:
+def _remember(key: str, passed: str) -> None:
     """Record a key in this process and, if the cache's folder can be created and is the user's own, on disk."""
-    _passed.add(key)
+    if _passed.get(key) == passed:
+        return
+    _passed[key] = passed
     folder = _folder()
     with suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if not is_own(folder):
             return
         folder.chmod(0o700)
+        if (folder / key).exists():
+            return
         (folder / key).touch(mode=0o600)
+        (folder / key).write_text(passed, encoding="utf-8")
         entries = os.listdir(folder)
         if len(entries) > _MOST:
             for entry in sorted(entries, key=lambda entry: (folder / entry).lstat().st_mtime)[: _MOST // 2]:

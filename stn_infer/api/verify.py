@@ -11,6 +11,7 @@ import numpy as np
 
 from stn_infer.api.source import OnnxModel, load_original, metadata_of, onnx_path, resolve_model
 from stn_infer.api.trusted import try_once
+from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference, ReferenceModel
@@ -46,6 +47,7 @@ def verify(
     against: str | Path | None = None,
     inputs: Sequence[str | Path] | None = None,
     allow_code: bool = False,
+    budget: Budget | None = None,
 ) -> Verification:
     """Compare a model in every backend with a float64 reference.
 
@@ -69,6 +71,7 @@ def verify(
             and the package's images for a model that takes images. An int8 file is accurate only on images like those
             that it was calibrated on.
         allow_code: let a file, such as a recipe or an ONNX file's metadata, name Python code to run.
+        budget: as for ``lint``.
 
     Raises:
         UsageError: arguments that cannot be combined, or an unknown backend.
@@ -86,7 +89,13 @@ def verify(
     if tolerance is not None and not 0 < tolerance < float("inf"):
         raise UsageError(f"a tolerance must be a positive number, not {tolerance}")
     found = resolve_model(
-        model, source=source, weights=weights, input_shapes=input_shapes, of_original=True, allow_code=allow_code
+        model,
+        source=source,
+        weights=weights,
+        input_shapes=input_shapes,
+        of_original=True,
+        allow_code=allow_code,
+        budget=budget,
     )
     loaded: LoadedModel | None
     if isinstance(found, OnnxModel):
@@ -109,7 +118,7 @@ def verify(
         batches = own or sample_batches(loaded)
     else:
         batches = own or _file_batches(proto, input_shapes)
-        right = proto if against is None else _tried(onnx_path(against)).load()
+        right = proto if against is None else _tried(onnx_path(against), budget).load()
         reference, problem = _file_reference(right, "the file" if against is None else Path(against).name, batches)
         notes += [f"the file cannot be evaluated in float64: {problem}"] if problem else []
     if reduced_precision(proto) == "int8" and not own:
@@ -146,8 +155,8 @@ def verify(
     return result
 
 
-def _tried(path: Path) -> OnnxModel:
-    try_once(path)
+def _tried(path: Path, budget: Budget | None) -> OnnxModel:
+    try_once(path, budget=budget)
     return OnnxModel(path)
 
 

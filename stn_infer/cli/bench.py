@@ -23,6 +23,7 @@ from stn_infer.printing import shown
 if TYPE_CHECKING:
     from stn_infer.benchmarking.request import Request
     from stn_infer.benchmarking.result import BenchResult
+    from stn_infer.budget import Budget
 
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shapes", "precision", "inputs")
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
@@ -133,11 +134,13 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 )
 @options.seed_option
 @click.option("--suite", type=RESULT, help="Benchmark the models in this TOML file instead of SOURCE.")
+@options.trial_options
 @click.option("--resume", type=RESULT, help="Resume an interrupted benchmark from its result instead of SOURCE.")
 @options.output_option("Write the result with all samples to this JSON file after every round.", required=False)
 @click.pass_context
 def command(
     ctx: click.Context,
+    budget: Budget | None,
     model: str | None,
     batch_sizes: tuple[int, ...],
     variants: tuple[str, ...],
@@ -183,10 +186,10 @@ def command(
         others = [
             parameter.name or ""
             for parameter in ctx.command.params
-            if parameter.name not in ("resume", "output", "allow_code", "debug")
+            if parameter.name not in ("resume", "output", "allow_code", "trial_seconds", "trial_memory", "debug")
         ]
         _refuse(ctx, others, "--resume", "the file defines what is measured; start a new benchmark to change it")
-        _show(*_resumed(resume, output, allow_code))
+        _show(*_resumed(resume, output, allow_code, budget))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
@@ -225,7 +228,7 @@ def command(
         )
     names = variants or (_quick_variants(device) if quick else None)
     request = make_request(cases, names, device, threads, tolerance, replace(method, **changes))
-    _show(_measure(request, output, allow_code=allow_code), output)
+    _show(_measure(request, output, allow_code=allow_code, budget=budget), output)
 
 
 command.others = {"compare": compare, "report": report}
@@ -252,7 +255,7 @@ def _quick_variants(device: str) -> tuple[str, ...]:
     return names
 
 
-def _resumed(path: Path, output: Path | None, allow_code: bool) -> tuple[BenchResult, Path]:
+def _resumed(path: Path, output: Path | None, allow_code: bool, budget: Budget | None) -> tuple[BenchResult, Path]:
     from stn_infer.api.bench import check_code
     from stn_infer.benchmarking.result import read_result
 
@@ -260,11 +263,16 @@ def _resumed(path: Path, output: Path | None, allow_code: bool) -> tuple[BenchRe
     if not allow_code:
         check_code(path, earlier.request.cases, earlier.request.variants)
     target = output or path
-    return _measure(earlier.request, target, earlier, allow_code=allow_code), target
+    return _measure(earlier.request, target, earlier, allow_code=allow_code, budget=budget), target
 
 
 def _measure(
-    request: Request, output: Path | None, earlier: BenchResult | None = None, *, allow_code: bool
+    request: Request,
+    output: Path | None,
+    earlier: BenchResult | None = None,
+    *,
+    allow_code: bool,
+    budget: Budget | None,
 ) -> BenchResult:
     """Print an estimate of the duration, then measure, with a status line on a terminal."""
     from rich.console import Console
@@ -285,6 +293,7 @@ def _measure(
                 command=command,
                 say=lambda text: status.update(Text(shown(text))),
                 allow_code=allow_code,
+                budget=budget,
             )
     except KeyboardInterrupt:
         if output is not None and (earlier is not None or _written(output) != before):

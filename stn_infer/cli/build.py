@@ -14,6 +14,7 @@ from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from stn_infer.backends.tensorrt.engine import Engine
+    from stn_infer.budget import Budget
 
 
 @click.command(
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 )
 @options.model_argument
 @options.source_options
+@options.trial_options
 @options.output_option("The engine to write; OUTPUT.json records what it was built from.")
 @click.option(
     "--runtime",
@@ -57,6 +59,7 @@ def command(
     weights: Path | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
+    budget: Budget | None,
     output: Path,
     runtime: str,
     target: str | None,
@@ -94,6 +97,7 @@ def command(
         weights=weights,
         input_shapes=input_shapes,
         allow_code=allow_code,
+        budget=budget,
         cache=cache,
         rebuild=rebuild,
     )

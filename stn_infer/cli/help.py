@@ -23,6 +23,7 @@ _GROUPS: dict[str, str] = {
     "Input options": "--inputs --calibrate --preprocess --labels --count",
     "Runtime options": "--backend --variant --list-variants --device --batch-size --batch-sizes --threads --workers",
     "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",
+    "Limits": "--trial-seconds --trial-memory",
     "Measurement options": "--quick --boundary --rounds --seconds --samples --l2 --concurrency --rate --seed",
     "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
     "Output options": "--output --format --json --resume --check-inputs --shard-rows --dynamic-size --with-theta --fix",

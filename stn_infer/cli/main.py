@@ -183,7 +183,7 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
     epilog="Exit codes: 0 success, 1 failure, 2 usage, 3 verification failed, 4 some inputs failed, 130 interrupted "
     "(129 by SIGHUP, 143 by SIGTERM). "
     "Environment: STN_TRIAL_SECONDS (60) and STN_TRIAL_GIB (4) limit the analysis of an ONNX file that was not seen "
-    "before; STN_TRIAL_SECONDS=0 skips it, for files that you trust.",
+    "before, as --trial-seconds and --trial-memory do; STN_TRIAL_SECONDS=0 skips it, for files that you trust.",
 )
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo_text
 from stn_infer.metadata import Functions
+
+if TYPE_CHECKING:
+    from stn_infer.budget import Budget
 
 
 @click.command(
@@ -34,8 +38,15 @@ from stn_infer.metadata import Functions
     type=click.FloatRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: 1e-5]",
 )
+@options.trial_options
 def command(
-    model: str, output: Path, fix: bool, functions: Functions, input_shape: tuple[str, ...], tolerance: float | None
+    model: str,
+    output: Path,
+    fix: bool,
+    functions: Functions,
+    input_shape: tuple[str, ...],
+    tolerance: float | None,
+    budget: Budget | None,
 ) -> None:
     """Fuse the spatial transformers of any ONNX file.
 
@@ -53,5 +64,6 @@ def command(
         tolerance=tolerance,
         input_shapes=parse_named_shapes(input_shape) or None,
         functions=functions,
+        budget=budget,
     )
     echo_text(describe(report))

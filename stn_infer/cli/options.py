@@ -11,6 +11,7 @@ Each is a decorator; the ones that take arguments are functions that return a de
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,31 @@ def source_options(command: F) -> F:
     """``weights``, ``input_shapes`` and ``allow_code``, which apply to SOURCE in every command."""
     decorated: F = weights_option(input_shape_option(allow_code_option(command)))
     return decorated
+
+
+def trial_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``budget``: limits for the analysis of an ONNX file, or None; for commands that take one."""
+
+    @click.option(
+        "--trial-seconds",
+        type=float,
+        metavar="SECONDS",
+        help="CPU time for the analysis of an ONNX file that was not seen before; 0: none, for files that you trust.  "
+        "[default: $STN_TRIAL_SECONDS or 60]",
+    )
+    @click.option(
+        "--trial-memory",
+        type=float,
+        metavar="GIB",
+        help="Memory for the analysis, on top of the weights.  [default: $STN_TRIAL_GIB or 4]",
+    )
+    @functools.wraps(command)
+    def with_budget(*arguments: Any, trial_seconds: float | None, trial_memory: float | None, **named: Any) -> None:
+        from stn_infer.budget import Budget
+
+        command(*arguments, budget=Budget.given(trial_seconds, trial_memory), **named)
+
+    return with_budget
 
 
 #: ``source``: str or None.

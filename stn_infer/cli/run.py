@@ -7,12 +7,16 @@ import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo
+
+if TYPE_CHECKING:
+    from stn_infer.budget import Budget
 
 SOME_FAILED = 4
 
@@ -27,6 +31,7 @@ SOME_FAILED = 4
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
+@options.trial_options
 @options.output_option("Folder for predictions and status files; new or empty, unless --resume.", folder=True)
 @options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
 @options.device_option
@@ -56,6 +61,7 @@ def command(
     weights: Path | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
+    budget: Budget | None,
     output: Path,
     backend: str,
     device: str,
@@ -85,6 +91,7 @@ def command(
             weights=weights,
             input_shapes=input_shapes,
             allow_code=allow_code,
+            budget=budget,
             backend=backend,
             device=device,
             batch_size=batch_size,

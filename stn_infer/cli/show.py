@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo
+
+if TYPE_CHECKING:
+    from stn_infer.budget import Budget
 
 
 @click.command(
@@ -21,6 +25,7 @@ from stn_infer.cli.output import echo
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
+@options.trial_options
 @options.output_option("The picture to write: .png, .svg or .pdf.")
 @click.option(
     "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Draw at most this many inputs."
@@ -33,6 +38,7 @@ def command(
     weights: Path | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
+    budget: Budget | None,
     output: Path,
     count: int,
     preprocess: str | None,
@@ -51,6 +57,7 @@ def command(
         weights=weights,
         input_shapes=input_shapes,
         allow_code=allow_code,
+        budget=budget,
         count=count,
         preprocess=preprocess,
         labels=labels,

@@ -15,6 +15,7 @@ from stn_infer.cli.output import echo, echo_text, table_console
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
+    from stn_infer.budget import Budget
     from stn_infer.verification.report import BackendReport, Verification
 
 _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants", "output error", "runtime or reason")
@@ -29,6 +30,7 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
 )
 @options.model_argument
 @options.source_options
+@options.trial_options
 @options.original_option
 @click.option(
     "--against",
@@ -68,6 +70,7 @@ def command(
     weights: Path | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
+    budget: Budget | None,
     tolerance: float | None,
     as_json: bool,
 ) -> None:
@@ -87,6 +90,7 @@ def command(
             weights=weights,
             input_shapes=input_shapes,
             allow_code=allow_code,
+            budget=budget,
             tolerance=tolerance,
             backends=backends or None,
             device=device,

@@ -39,7 +39,7 @@ from stn_infer.printing import shown
 from stn_infer.proto.edit import copy_of, drop_unused
 from stn_infer.proto.inputs import Shapes
 from stn_infer.proto.names import Names
-from stn_infer.proto.traversal import STANDARD_DOMAINS, is_standard, nested_nodes, opset_of
+from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, nested_nodes, opset_of
 
 
 @dataclass(frozen=True)
@@ -89,6 +89,8 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
         ModelError: onnxruntime can't run the model, or a model-local function has the name of a standard operator.
     """
     _reject_redefined_operators(model)
+    if not any(is_standard(node, "GridSample") for node in every_node(model)):
+        return copy_of(model), ()
     copy = with_functions_inlined(model)
     names, prefixes = Names(copy.graph), (f"stn_{number}" for number in count())
     findings: list[Finding] = []

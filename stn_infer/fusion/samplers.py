@@ -23,6 +23,7 @@ CUSTOM = {
     ("aten", "grid_sampler"),
     ("org.pytorch.aten", "ATen"),
 }
+_CUSTOM_DOMAINS = {domain for domain, _ in CUSTOM}
 
 
 @dataclass(frozen=True)
@@ -91,7 +92,7 @@ def find_samplers(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
     constants = small_constants(model)
     found = list(_in_nodes(model.graph.node, "", constants))
     for node in model.graph.node:
-        for inner in list(nested_nodes([node]))[1:]:
+        for inner in list(nested_nodes([node]))[1:] if node.attribute else ():
             found += _in_nodes([inner], f"a subgraph of {node.name or node.op_type!r}", constants)
     for function in model.functions:
         if function.domain != DOMAIN:
@@ -134,6 +135,8 @@ def sampler_spec(node: onnx.NodeProto, constants: Mapping[str, int]) -> SamplerS
     """
     if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft")):
         return spec_of(node)
+    if node.domain not in _CUSTOM_DOMAINS and node.op_type != "ATen":
+        return None
     attributes = attributes_of(node)
     if (node.domain, node.op_type) == ("mmdeploy", "grid_sampler"):
         numbers = [attributes.get(key, 0) for key in ("interpolation_mode", "padding_mode", "align_corners")]

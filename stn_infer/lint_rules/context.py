@@ -58,7 +58,8 @@ class LintContext:
         repairs: what ``optimize`` would fix, and what it could not fix.
         not_fused: why the fusion could not run; "" if it could.
         invalid: why onnx's checker rejects the repaired file; "" if it accepts it.
-        load_error: why onnxruntime rejects the repaired file; "" if it accepts it.
+        load_error: why onnxruntime rejects the repaired file, or the file itself if there was nothing to repair; "" if
+            it accepts it.
     """
 
     model: onnx.ModelProto
@@ -94,15 +95,19 @@ class LintContext:
 LintRule = Callable[[LintContext], Iterator[LintFinding]]
 
 
-def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> LintContext:
+def examine(
+    model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path, rejection: Callable[[], str]
+) -> LintContext:
     """Builds the rules' context, with a dry run of ``optimize``.
 
     Args:
         model: the file, with large weights detached.
         weights: the file as read, with external data in ``folder``.
         folder: the folder of external data.
+        rejection: returns why onnxruntime rejects the file; "" if it accepts it.
     """
     rewritten = run_passes(model)
+    unchanged = rewritten.repaired is model
     return LintContext(
         model,
         weights,
@@ -114,13 +119,14 @@ def examine(model: onnx.ModelProto, weights: onnx.ModelProto, folder: Path) -> L
         rewritten.repairs,
         rewritten.not_fused,
         checker_problem(rewritten.repaired),
-        _load_error(rewritten.repaired),
+        rejection() if unchanged else rejection_of(Stored(rewritten.repaired)),
     )
 
 
-def _load_error(model: onnx.ModelProto) -> str:
+def rejection_of(model: Stored | Path) -> str:
+    """Why onnxruntime rejects a model; "" if it accepts it."""
     try:
-        open_session(Stored(model))
+        open_session(model, label="the file")
     except ModelError as error:
         return str(error)
     return ""

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
+from stn_infer.proto.check import tensor_bytes
 from stn_infer.proto.load import External, external_tensors
 from stn_infer.proto.traversal import given_inputs, tensors_of
+from stn_infer.repairs.large_weights import EXTERNAL_TENSOR
 from stn_infer.repairs.versions import NEWEST_IR, NEWEST_OPSET
 
 _BLOCK = 4 << 20
@@ -116,12 +118,26 @@ def examined(context: LintContext) -> Iterator[LintFinding]:
     """Files without a sampler, files that do not run, and files on which the fusion could not run."""
     if not context.samplers and not any(node.op_type == "AffineGrid" for node in context.model.graph.node):
         yield _finding("no-sampler", "info", "the file has no sampler: nothing to rewrite")
-    if context.load_error:
+    small = _small_external(context)
+    if small and "external" in context.load_error:
+        message = (
+            f"{context.load_error}: its values are external data, which onnxruntime does not read for a size; optimize "
+            "stores small constants in the file"
+        )
+        yield _finding("external-constant", "error", message, small, fixable=True)
+    elif context.load_error:
         yield _finding("does-not-run", "error", f"{context.load_error}; export the model again")
     elif context.not_fused:
         yield _finding("not-examined", "warning", f"the fusion pass could not run: {context.not_fused}")
     if context.invalid:
         yield _finding("invalid", "warning", f"onnx's checker rejects the file: {context.invalid}")
+
+
+def _small_external(context: LintContext) -> str:
+    """The name of a constant with external data that ``optimize`` would store in the file; "" if there is none."""
+    constants = context.weights.graph.initializer
+    external = (tensor for tensor in constants if tensor.data_location == TensorProto.EXTERNAL)
+    return next((tensor.name for tensor in external if tensor_bytes(tensor) < EXTERNAL_TENSOR), "")
 
 
 RULES: tuple[LintRule, ...] = (versions, inputs, weights, examined)

@@ -264,7 +264,8 @@ class _Checker:
                             "the graph has a cycle or is not in topological order"
                         )
                     raise ModelError(f"node {_label(node)} reads {name!r}, which no node produces")
-            self._check_attributes(node, known, outer, depth)
+            if node.attribute:
+                self._check_attributes(node, known, outer, depth)
             for name in node.output:
                 if name and name in known:
                     raise ModelError(f"node {_label(node)} produces {name!r}, which already exists")

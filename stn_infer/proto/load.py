@@ -108,8 +108,26 @@ def parse_model(content: bytes, name: str = "the model") -> onnx.ModelProto:
     return model
 
 
+_hashes: dict[Path, tuple[str, dict[Path, tuple[int, ...]]]] = {}  # of this process, with the files' states
+
+
+def known_hash(path: Path) -> str | None:
+    """The :func:`content_hash` of a file that this process has hashed, if no file has changed since."""
+    digest, states = _hashes.get(path.absolute(), ("", {}))
+    return digest if digest and all(_state(file) == state for file, state in states.items()) else None
+
+
+def _state(path: Path) -> tuple[int, ...]:
+    """What changes with a file's content; () if it does not exist."""
+    try:
+        status = path.stat()
+    except OSError:
+        return ()
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns
+
+
 def content_hash(content: Path | bytes, graph: onnx.ModelProto | None = None) -> str:
-    """SHA-256, hex, of an ONNX file and of its external data, whatever they are called.
+    """SHA-256, hex, of an ONNX file and of its external data, whatever they are called; read once by each process.
 
     Args:
         content: the file, or its bytes.
@@ -120,14 +138,20 @@ def content_hash(content: Path | bytes, graph: onnx.ModelProto | None = None) ->
     """
     if isinstance(content, bytes):
         return hashlib.sha256(content).hexdigest()
+    known = known_hash(content)
+    if known is not None:
+        return known
     places = external_tensors(read_graph(content) if graph is None else graph, content.parent)
+    paths = (content.absolute(), *sorted({place.path for _, place in places}))
+    states = {path: _state(path) for path in paths}
     digest = hashlib.sha256()
-    for path in (content, *sorted({place.path for _, place in places})):
+    for path in paths:
         try:
             with path.open("rb") as file:
                 digest.update(hashlib.file_digest(file, "sha256").digest())
         except OSError as error:
             raise ModelError(f"{path} cannot be read: {error.strerror or error}") from None
+    _hashes[paths[0]] = digest.hexdigest(), states
     return digest.hexdigest()
 
 

@@ -55,6 +55,8 @@ def subgraphs(node: NodeProto) -> Iterator[tuple[str, GraphProto]]:
 def names_read(node: NodeProto) -> Iterator[str]:
     """Yields the tensors that a node reads, and those that its subgraphs read from the enclosing graphs."""
     yield from filter(None, node.input)
+    if not node.attribute:  # most nodes have none: files have 100,000
+        return
     for _, graph in subgraphs(node):
         own = {value.name for value in (*graph.input, *graph.initializer)}
         own.update(sparse.values.name for sparse in graph.sparse_initializer)
@@ -71,8 +73,9 @@ def nested_nodes(nodes: Iterable[NodeProto]) -> Iterator[NodeProto]:
     """Yields ``nodes`` and, after each, the nodes in its subgraphs, at any depth."""
     for node in nodes:
         yield node
-        for _, graph in subgraphs(node):
-            yield from nested_nodes(graph.node)
+        if node.attribute:
+            for _, graph in subgraphs(node):
+                yield from nested_nodes(graph.node)
 
 
 def every_node(model: onnx.ModelProto) -> Iterator[NodeProto]:
@@ -85,7 +88,8 @@ def every_graph(graph: GraphProto) -> Iterator[GraphProto]:
     """Yields ``graph`` and its subgraphs, at any depth."""
     yield graph
     for node in nested_nodes(graph.node):
-        yield from (inner for _, inner in subgraphs(node))
+        if node.attribute:
+            yield from (inner for _, inner in subgraphs(node))
 
 
 def producers(nodes: Iterable[NodeProto]) -> dict[str, int]:
@@ -125,6 +129,8 @@ def _tensors_in(holder: GraphProto | onnx.FunctionProto) -> Iterator[TensorProto
         for sparse in holder.sparse_initializer:
             yield from (sparse.values, sparse.indices)
     for node in holder.node:
+        if not node.attribute:
+            continue
         yield from node_tensors(node)
         for _, graph in subgraphs(node):
             yield from _tensors_in(graph)

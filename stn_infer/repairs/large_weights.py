@@ -24,7 +24,8 @@ from stn_infer.proto.traversal import names_read, producers, subgraphs, walk_bac
 #: Models with fewer bytes of weights than this are processed in memory.
 SMALL_MODEL = 64 << 20
 LARGE_TENSOR = 64 << 10
-_EXTERNAL_TENSOR = 1 << 10
+#: Constants with fewer bytes are stored in the graph's file.
+EXTERNAL_TENSOR = 1 << 10
 _ALIGNMENT = 4096
 _BLOCK = 64 << 10
 _DETACHED = "stn_stands_in_for_"  # name prefix of the nodes and constants that replace a tensor
@@ -189,7 +190,7 @@ def write_external(model: onnx.ModelProto, folder: Path | None, file: BinaryIO, 
             continue
         length = tensor_bytes(tensor)
         external = tensor.data_location == TensorProto.EXTERNAL
-        if not external and (not tensor.HasField("raw_data") or length < _EXTERNAL_TENSOR):
+        if not external and (not tensor.HasField("raw_data") or length < EXTERNAL_TENSOR):
             continue
         file.seek(-file.tell() % _ALIGNMENT, 1)
         offset = file.tell()

@@ -1,7 +1,8 @@
-"""Runs a third-party model in a separate process first, so that a crash of a native library is contained.
+"""Analyzes a third-party model in a separate process first, under limits on CPU time and memory.
 
 The structure is checked before (proto/check.py). But operators' attributes can request any amount of memory or time,
-and native code has bugs. The child process has limits on address space and CPU time, and a timeout.
+native code has bugs, and the passes over a graph can take more than linear time. What finishes here, finishes in the
+caller's process too.
 """
 
 from __future__ import annotations
@@ -13,14 +14,20 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import onnx
 
-from stn_infer.budget import Budget
+from stn_infer.budget import MORE_MEMORY, MORE_TIME, Budget
 from stn_infer.errors import ModelError, StnInferError, one_line
 from stn_infer.isolation import python_child
+
+if TYPE_CHECKING:
+    from stn_infer.proto.session import Stored
 
 _RESULT = "stn-infer-trial:"
 _DEADLINE = 10.0  # seconds of wall time for each of CPU time: the machine may be busy
@@ -30,8 +37,8 @@ _SHARE = 0.5  # of the CPU time, after which a model that fails is not tried at 
 
 def try_model(
     model: Path | bytes, name: str, budget: Budget, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> None:
-    """Runs onnx's checker, shape inference, and onnxruntime on random inputs for a model in a child process.
+) -> str:
+    """Runs onnx's checker, shape inference, onnxruntime on random inputs, and our passes in a child process.
 
     Ordinary errors in the child are ignored: the same step fails again in this process, with its own message.
 
@@ -40,6 +47,9 @@ def try_model(
         name: what messages call it.
         budget: of the child.
         shapes: of inputs, by name.
+
+    Returns:
+        Why onnxruntime rejects the model; "" if it opens it.
 
     Raises:
         ModelError: the child crashed, or exceeded its memory limit or timeout.
@@ -50,9 +60,25 @@ def try_model(
         "seconds": budget.seconds,
         "bytes": budget.bytes,
     }
-    slow = f"{name}: onnxruntime takes more than {budget.seconds:g} s to analyze it; STN_TRIAL_SECONDS raises the limit"
+    return run_trial("stn_infer.repairs.trial", job, b"" if isinstance(model, Path) else model, name, budget)
+
+
+def run_trial(module: str, job: Mapping[str, object], content: bytes, name: str, budget: Budget) -> str:
+    """Runs a module that calls :func:`report` in a child process, and returns what it reports.
+
+    Args:
+        module: the child's main module, which limits itself.
+        job: its argument, as JSON.
+        content: its standard input.
+        name: what messages call the model.
+        budget: of the child.
+
+    Raises:
+        ModelError: the child crashed, exceeded a limit, or says that the model is to be refused.
+    """
+    slow = f"{name}: its analysis takes more than {budget.seconds:g} s of CPU time; {MORE_TIME}"
     with python_child(
-        "stn_infer.repairs.trial",
+        module,
         [json.dumps(job)],
         environment={"OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
@@ -60,63 +86,98 @@ def try_model(
         stderr=subprocess.DEVNULL,
     ) as child:
         try:
-            answer, _ = child.communicate(b"" if isinstance(model, Path) else model, budget.seconds * _DEADLINE)
+            answer, _ = child.communicate(content, budget.seconds * _DEADLINE)
         except subprocess.TimeoutExpired:
             raise ModelError(slow) from None
-    if child.returncode == 0:
-        return
     if child.returncode == -signal.SIGXCPU:
         raise ModelError(slow)
     if child.returncode < 0:
         ended_by = signal.Signals(-child.returncode).name
         raise ModelError(f"{name}: a native library crashed on it ({ended_by}) in a trial run; the file is damaged")
     lines = [line for line in answer.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
-    reason = lines[-1].removeprefix(_RESULT) if lines else f"its trial ended with exit code {child.returncode}"
-    raise ModelError(f"{name}: {one_line(reason)}")
+    told = lines[-1].removeprefix(_RESULT) if lines else f"its trial ended with exit code {child.returncode}"
+    if child.returncode == 0 and lines:
+        return told
+    raise ModelError(f"{name}: {one_line(told)}")
+
+
+def report(text: str) -> None:
+    """Tells the parent the result; called by the child."""
+    print(f"{_RESULT}{one_line(text, 500) if text else ''}", flush=True)
 
 
 def _child(path: str | None, shapes: dict[str, list[int]], seconds: float, bytes: int) -> int:
-    """Runs every native step once. Returns 1 if memory was insufficient, else 0, even if a step fails."""
+    """Runs every native step and every pass once. Returns 1 if memory was insufficient, otherwise 0."""
     from stn_infer.proto.inputs import plan_inputs
-    from stn_infer.proto.session import Stored, import_onnxruntime, open_session
+    from stn_infer.proto.session import Stored, import_onnxruntime
     from stn_infer.repairs.equivalence import run_at_plausible_sizes
-    from stn_infer.repairs.large_weights import bytes_of_weights, light_copy
+    from stn_infer.repairs.large_weights import SMALL_MODEL, bytes_of_weights, light_copy
+    from stn_infer.repairs.passes import run_passes
 
     import_onnxruntime()
-    _limit(resource.RLIMIT_CORE, 0)
-    _limit(resource.RLIMIT_CPU, max(1, round(seconds)))
+    limit_time(seconds)
     model = onnx.ModelProto()
+
+    def run() -> None:
+        sizes = {name: tuple(shape) for name, shape in shapes.items()}
+        run_at_plausible_sizes(stored, plan_inputs(model, sizes), threads=1, seconds=seconds * _SHARE)
+
+    def analyze() -> None:
+        light = light_copy(model, folder or Path("/nonexistent"))
+        for step in (onnx.checker.check_model, onnx.shape_inference.infer_shapes, run_passes):
+            _attempt(partial(step, light))
+
     try:
         content = sys.stdin.buffer.read() if path is None else Path(path).read_bytes()
         model.ParseFromString(content)
-        # libraries hold gigabytes of address space that they don't use
-        _limit(resource.RLIMIT_AS, _address_space() + bytes + _WEIGHTS * bytes_of_weights(model))
+        weights = bytes_of_weights(model)
+        limit_memory(bytes + _WEIGHTS * weights)
         del content
         folder = None if path is None else Path(path).parent
-        light = light_copy(model, folder or Path("/nonexistent"))
-        for step in (onnx.checker.check_model, onnx.shape_inference.infer_shapes):
-            try:
-                step(light)
-            except Exception as error:
-                _raise_out_of_memory(error)
-        del light
         stored = Stored(model, folder)
-        plans = plan_inputs(model, {name: tuple(shape) for name, shape in shapes.items()})
-        run_at_plausible_sizes(stored, plans, threads=1, seconds=seconds * _SHARE)
-        open_session(stored, threads=1)
-    except (StnInferError, MemoryError) as error:
-        try:
-            _raise_out_of_memory(error)
-        except MemoryError:
-            told = one_line(error, 160)
-            gib = f"{bytes / 2**30:g} GiB"
-            print(
-                f"{_RESULT}it requests more memory than {gib} beside its weights ({told}); "
-                "STN_TRIAL_GIB raises the limit",
-                flush=True,
-            )
-            return 1
+        with ThreadPoolExecutor(1) as other:  # libraries release Python's lock; large weights are copied once at a time
+            opened = other.submit(_rejection, stored) if weights < SMALL_MODEL else None
+            for step in (run, analyze):
+                _attempt(step)
+            report(_rejection(stored) if opened is None else opened.result())
+    except MemoryError as error:
+        gib = f"{bytes / 2**30:g} GiB"
+        told = one_line(error, 120)
+        report(f"it requests more memory than {gib} beside its weights ({told}); {MORE_MEMORY}")
+        return 1
     return 0
+
+
+def _attempt(step: Callable[[], object]) -> None:
+    """Calls ``step``; an error counts only if it means that memory was insufficient."""
+    try:
+        step()
+    except Exception as error:
+        _raise_out_of_memory(error)
+
+
+def _rejection(model: Stored) -> str:
+    """Why onnxruntime does not open the model; "" if it does."""
+    from stn_infer.proto.session import open_session
+
+    try:
+        open_session(model, label="the file", threads=1)
+    except StnInferError as error:
+        _raise_out_of_memory(error)
+        return str(error)
+    return ""
+
+
+def limit_time(seconds: float) -> None:
+    """Limits this process's CPU time; a crash leaves no core file."""
+    _limit(resource.RLIMIT_CORE, 0)
+    _limit(resource.RLIMIT_CPU, max(1, round(seconds)))
+
+
+def limit_memory(more: int) -> None:
+    """Limits this process's memory to ``more`` bytes on top of what it has."""
+    # libraries hold gigabytes of address space that they don't use
+    _limit(resource.RLIMIT_AS, _address_space() + more)
 
 
 def _limit(kind: int, value: int) -> None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -13,7 +15,9 @@ from onnx import TensorProto, helper
 
 from stn_infer.api.lint import lint
 from stn_infer.api.optimize import optimize
+from stn_infer.api.run import run
 from stn_infer.api.trusted import try_once
+from stn_infer.budget import Budget
 from stn_infer.cli.main import main
 from stn_infer.errors import ModelError
 from tests.support.onnx_files import F32, affine_model, constant, make
@@ -79,10 +83,12 @@ def test_limits_are_on_memory_and_cpu_time(trial: Path, tmp_path: Path, monkeypa
     onnx.save(large_model(2**27), tmp_path / "large.onnx")
     onnx.save(loop_model([2**62]), tmp_path / "endless.onnx")
     monkeypatch.setenv("STN_TRIAL_GIB", "0.25")
-    with pytest.raises(ModelError, match=r"large\.onnx: it requests more memory than 0\.25 GiB .*STN_TRIAL_GIB"):
+    with pytest.raises(ModelError, match=r"large\.onnx: it requests more memory than 0\.25 GiB .*--trial-memory"):
         try_once(tmp_path / "large.onnx")
     monkeypatch.setenv("STN_TRIAL_SECONDS", "2")
-    with pytest.raises(ModelError, match=r"endless\.onnx: onnxruntime takes more than 2 s .*STN_TRIAL_SECONDS"):
+    with pytest.raises(
+        ModelError, match=r"endless\.onnx: its analysis takes more than 2 s of CPU time.*--trial-seconds"
+    ):
         try_once(tmp_path / "endless.onnx")
     assert not trial.exists()
     monkeypatch.setenv("STN_TRIAL_GIB", "2")
@@ -101,12 +107,12 @@ def test_a_limit_that_is_not_a_number(name: str, tmp_path: Path, monkeypatch: py
 def test_one_content_is_tried_once(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the file is called; a change in it, in its external data or in the shapes makes another."""
     tried = []
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content))
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or "")
     onnx.save(affine_model(), tmp_path / "a.onnx", save_as_external_data=True, location="w", size_threshold=64)
 
     def counted(path: Path | bytes, shapes: dict[str, tuple[int, ...]] | None = None) -> int:
         tried.clear()
-        monkeypatch.setattr("stn_infer.api.trusted._passed", set())  # as in another process
+        monkeypatch.setattr("stn_infer.api.trusted._passed", {})  # as in another process
         try_once(path, shapes=shapes)
         return len(tried)
 
@@ -126,23 +132,23 @@ def test_one_content_is_tried_once(trial: Path, tmp_path: Path, monkeypatch: pyt
     monkeypatch.setattr("stn_infer.api.trusted._version", lambda package: "another")
     assert counted(content) == 1
     assert trial.stat().st_mode & 0o777 == 0o700
-    assert all(entry.stat().st_size == 0 and entry.stat().st_mode & 0o077 == 0 for entry in trial.iterdir())
+    assert all(entry.stat().st_size < 100 and entry.stat().st_mode & 0o077 == 0 for entry in trial.iterdir())
 
 
 def test_what_others_write_is_not_believed(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link in the folder's place, and a folder that cannot be made: every process tries for itself."""
     tried = []
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content))
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or "")
     onnx.save(affine_model(), tmp_path / "model.onnx")
     try_once(tmp_path / "model.onnx")
     trial.rename(tmp_path / "elsewhere")
     trial.symlink_to(tmp_path / "elsewhere")
     for _ in range(2):
-        monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+        monkeypatch.setattr("stn_infer.api.trusted._passed", {})
         try_once(tmp_path / "model.onnx")
     trial.unlink()
     trial.write_text("")
-    monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+    monkeypatch.setattr("stn_infer.api.trusted._passed", {})
     try_once(tmp_path / "model.onnx")
     try_once(tmp_path / "model.onnx")
     assert len(tried) == 4
@@ -152,8 +158,8 @@ def test_a_file_that_optimize_wrote_has_passed(trial: Path, tmp_path: Path, monk
     onnx.save(affine_model(), tmp_path / "model.onnx")
     optimize(tmp_path / "model.onnx", tmp_path / "result.onnx")
     tried = []
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content))
-    monkeypatch.setattr("stn_infer.api.trusted._passed", set())
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or "")
+    monkeypatch.setattr("stn_infer.api.trusted._passed", {})
     lint(tmp_path / "result.onnx")
     assert not tried and len(list(trial.iterdir())) == 2
 
@@ -167,3 +173,96 @@ def test_a_function_of_another_opset_is_no_internal_error(tmp_path: Path) -> Non
     onnx.save(model, tmp_path / "model.onnx")
     result = CliRunner().invoke(main, ["verify", str(tmp_path / "model.onnx")])
     assert result.exit_code in (0, 1) and "internal error" not in result.stderr
+
+
+def test_whether_onnxruntime_opens_it_is_remembered(
+    trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    onnx.save(affine_model(), tmp_path / "opens.onnx")
+    strange = make([helper.make_node("Strange", ["x"], ["y"])], {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [])
+    onnx.save(strange, tmp_path / "strange.onnx")
+
+    def found() -> tuple[str | None, str | None]:
+        monkeypatch.setattr("stn_infer.api.trusted._passed", {})
+        return try_once(tmp_path / "opens.onnx"), try_once(tmp_path / "strange.onnx")
+
+    opens, rejected = found()
+    assert opens == "" and rejected is not None
+    assert rejected.startswith("onnxruntime rejects the file: ") and "Strange" in rejected
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *rest: pytest.fail("it was tried again"))
+    assert found() == (opens, rejected)
+    monkeypatch.setattr("stn_infer.lint_rules.context.open_session", lambda *rest: pytest.fail("it was opened again"))
+    assert [finding.code for finding in lint(tmp_path / "strange.onnx").findings][:1] == ["does-not-run"]
+    for entry in trial.iterdir():
+        entry.write_text("")  # as of a file that this package wrote
+    assert found() == (None, None)
+
+
+def test_a_file_is_hashed_once(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    onnx.save(affine_model(), tmp_path / "model.onnx")
+    np.save(tmp_path / "inputs.npy", np.zeros((2, 1, 8, 8), np.float32))
+    hashed: list[str] = []
+    digest = hashlib.file_digest
+
+    def counted(file: Any, *rest: Any) -> Any:
+        hashed.append(Path(file.name).name)
+        return digest(file, *rest)
+
+    monkeypatch.setattr(hashlib, "file_digest", counted)
+    run(tmp_path / "model.onnx", tmp_path / "inputs.npy", tmp_path / "out", format="npz")
+    assert hashed.count("model.onnx") == 1
+    onnx.save(large_model(4), tmp_path / "model.onnx")
+    assert try_once(tmp_path / "model.onnx") == "" and hashed.count("model.onnx") == 2
+
+
+@pytest.mark.usefixtures("trial")
+@pytest.mark.parametrize(
+    ("options", "limit"),
+    [
+        (["--trial-memory", "0.25"], "more memory than 0.25 GiB"),
+        (["--trial-seconds", "2"], "more than 2 s of CPU time"),
+    ],
+)
+def test_limits_are_options(options: list[str], limit: str, tmp_path: Path) -> None:
+    onnx.save(large_model(2**27) if "memory" in options[0] else loop_model([2**62]), tmp_path / "model.onnx")
+    result = CliRunner().invoke(main, ["lint", str(tmp_path / "model.onnx"), *options])
+    assert result.exit_code == 1 and limit in result.stderr and f"raise the limit with {options[0]}" in result.stderr
+    assert CliRunner().invoke(main, ["lint", str(tmp_path / "model.onnx"), "--trial-seconds", "-1"]).exit_code == 2
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("trial")
+def test_the_passes_over_a_graph_are_limited(tmp_path: Path) -> None:
+    """400 grids, each computed from the one before, take them much longer than onnxruntime."""
+    count, nodes = 400, [helper.make_node("MatMul", ["theta", "basis"], ["m0"])]
+    for i in range(count):
+        nodes.append(helper.make_node("Mul", [f"m{i}", "c"], [f"m{i + 1}"]))
+        nodes.append(helper.make_node("Reshape", [f"m{i + 1}", "size"], [f"g{i}"]))
+        nodes.append(helper.make_node("GridSample", ["x", f"g{i}"], [f"o{i}"]))
+    nodes.append(helper.make_node("Sum", [f"o{i}" for i in range(count)], ["y"]))
+    basis = np.random.default_rng(0).random(6 * 72)
+    tensors = [helper.make_tensor("basis", F32, [6, 72], basis), helper.make_tensor("c", F32, [], [0.999])]
+    inputs = {"x": (F32, ["n", 1, 6, 6]), "theta": (F32, ["n", 6])}
+    model = make(nodes, inputs, {"y": (F32, ["n", 1, 6, 6])}, [*tensors, constant([-1, 6, 6, 2], "size")])
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(ModelError, match="its analysis takes more than 3 s"):
+        lint(tmp_path / "model.onnx", budget=Budget(seconds=3))
+
+
+@pytest.mark.usefixtures("trial")
+@pytest.mark.parametrize("node", ["Reshape", "Expand", "ConstantOfShape", "Unsqueeze"])
+def test_a_size_in_external_data_is_named_and_fixed(node: str, tmp_path: Path) -> None:
+    """onnxruntime does not read it."""
+    values, output = {"Reshape": ([-1, 2, 2], ["n", 2, 2]), "Unsqueeze": ([1], ["n", 1, 4])}.get(
+        node, ([1, 4], ["n", 4])
+    )
+    made = [helper.make_node(node, ["x", "size"], ["y"])]
+    if node == "ConstantOfShape":
+        made = [helper.make_node(node, ["size"], ["zero"]), helper.make_node("Add", ["x", "zero"], ["y"])]
+    path = tmp_path / "model.onnx"
+    model = make(made, {"x": (F32, ["n", 4])}, {"y": (F32, output)}, [constant(values, "size")])
+    onnx.save(model, path, save_as_external_data=True, location="w", size_threshold=0)
+    (finding,) = [finding for finding in lint(path).findings if finding.severity == "error"]
+    assert (finding.code, finding.tensor, finding.fixable) == ("external-constant", "size", True)
+    optimize(path, tmp_path / "fixed.onnx")
+    assert not lint(tmp_path / "fixed.onnx").counts["error"]

@@ -25,6 +25,7 @@ from stn_infer.backends.tensorrt.runtime import (
     load_runtime,
     make_logger,
 )
+from stn_infer.budget import Budget
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 
@@ -54,6 +55,7 @@ def open_tensorrt(
     options: BuildOptions | None = None,
     *,
     name: str | None = None,
+    budget: Budget | None = None,
 ) -> TensorRTBackend:
     """Build a model's engine, or take it from the cache, and open it.
 
@@ -63,6 +65,7 @@ def open_tensorrt(
         device: ``cuda`` or ``cuda:N``.
         options: how to build it; None: the defaults of ``build``.
         name: the model's name in messages; None: from its file or graph.
+        budget: limits for parsing the model before an engine is built; None: the environment's.
 
     Raises:
         UsageError: an unknown runtime, or a device that is not a GPU.
@@ -72,7 +75,7 @@ def open_tensorrt(
     from stn_infer.backends.tensorrt.engine import BuildOptions, engine_for
 
     chosen, target = _chosen(runtime, device)
-    built = engine_for(model, options or BuildOptions(runtime=chosen, device=target.index), name=name)
+    built = engine_for(model, options or BuildOptions(runtime=chosen, device=target.index), name=name, budget=budget)
     return _opened(built.sidecar.source, built.data, built.sidecar, chosen, target)
 
 

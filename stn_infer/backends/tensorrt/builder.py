@@ -88,16 +88,9 @@ def build_plan(
     Raises:
         ModelError: the parser or the builder rejects the model, or the parser interprets it incorrectly.
     """
-    trt, logger = runtime.module, make_logger(runtime.module)
-    if plugin is not None:
-        load_plugins(trt, plugin, logger)
-    builder = created(trt.Builder, logger)
-    network = builder.create_network(_network_flags(trt))
-    parser = trt.OnnxParser(network, logger)
-    if plugin is not None and hasattr(trt.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE"):
-        parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
-    if not parser.parse(model.SerializeToString()):
-        raise ModelError(f"{runtime.title} {runtime.version} cannot parse the model: {_parser_error(parser, logger)}")
+    parsing = Parsing(runtime, plugin)
+    parsing.parse(model.SerializeToString())
+    trt, logger, builder, network = runtime.module, parsing.logger, parsing.builder, parsing.network
     _check_sampling(trt, network, model, runtime)
     fused = tuple(layer.name for layer in _layers(network) if layer.type.name == "PLUGIN_V3")
     if plugin is not None:
@@ -118,6 +111,40 @@ def build_plan(
     if engine is None:
         raise ModelError(f"{runtime.title} {runtime.version} cannot build the model: {last_error(logger)}")
     return Plan(bytes(engine), fused)
+
+
+class Parsing:
+    """A builder with a parser and the network that it fills.
+
+    Args:
+        runtime: TensorRT or TensorRT-RTX.
+        plugin: the library whose plugins run nodes; None: no plugins.
+
+    Attributes:
+        logger, builder, network: TensorRT's objects.
+    """
+
+    def __init__(self, runtime: TensorRT, plugin: Path | None) -> None:
+        trt = runtime.module
+        self._runtime = runtime
+        self.logger = make_logger(trt)
+        if plugin is not None:
+            load_plugins(trt, plugin, self.logger)
+        self.builder = created(trt.Builder, self.logger)
+        self.network = self.builder.create_network(_network_flags(trt))
+        self._parser = trt.OnnxParser(self.network, self.logger)
+        if plugin is not None and hasattr(trt.OnnxParserFlag, "ENABLE_PLUGIN_OVERRIDE"):
+            self._parser.set_flag(trt.OnnxParserFlag.ENABLE_PLUGIN_OVERRIDE)
+
+    def parse(self, content: bytes) -> None:
+        """Parse a serialized model.
+
+        Raises:
+            ModelError: the parser rejects it.
+        """
+        if not self._parser.parse(content):
+            problem = _parser_error(self._parser, self.logger)
+            raise ModelError(f"{self._runtime.title} {self._runtime.version} cannot parse the model: {problem}")
 
 
 def load_plugins(trt: Any, library: Path, logger: Any) -> None:

@@ -21,6 +21,7 @@ from stn_infer.backends.tensorrt.engine_cache import (
 )
 from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
 from stn_infer.backends.tensorrt.runtime import Gpu, RuntimeName, TensorRT, current_gpu, load_runtime
+from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 
 if TYPE_CHECKING:
@@ -63,11 +64,16 @@ class Engine:
 
 
 def engine_for(
-    model: Path | bytes, options: BuildOptions, *, name: str | None = None, cache: Path | None = None
+    model: Path | bytes,
+    options: BuildOptions,
+    *,
+    name: str | None = None,
+    cache: Path | None = None,
+    budget: Budget | None = None,
 ) -> Engine:
     """The engine of an ONNX file or its bytes, from the cache or built and cached; raises the errors of ``build``."""
     request = request_engine(model, options, name)
-    return build_or_reuse(request, EngineCache(cache or default_cache_folder()), False, None)
+    return build_or_reuse(request, EngineCache(cache or default_cache_folder()), False, None, budget)
 
 
 @dataclass(frozen=True)
@@ -128,8 +134,18 @@ def request_engine(content: Path | bytes, options: BuildOptions, name: str | Non
     return EngineRequest(name, model, runtime, options, plugin, key, notes)
 
 
-def build_or_reuse(request: EngineRequest, cache: EngineCache, rebuild: bool, path: Path | None) -> Engine:
-    """The engine from the cache, else built and cached; ``path`` is the previously built engine, if any."""
+def build_or_reuse(
+    request: EngineRequest, cache: EngineCache, rebuild: bool, path: Path | None, budget: Budget | None = None
+) -> Engine:
+    """The engine from the cache, else built and cached.
+
+    Args:
+        request: the model and how to build it.
+        cache: where engines are looked up and stored.
+        rebuild: whether to build it in any case.
+        path: the previously built engine, if any.
+        budget: limits for parsing the model, in a process of its own; None: the environment's.
+    """
     previous = None if path is None else _previous(path)
     with cache.locked(request.key):
         found = None if rebuild else cache.find(request.key)
@@ -141,19 +157,23 @@ def build_or_reuse(request: EngineRequest, cache: EngineCache, rebuild: bool, pa
             reason = why_stale(request.key, previous)
         else:
             reason = cache.why_missing(request.key, request.source)
-        engine = Engine(*_build(request), True, reason, request.notes)
+        engine = Engine(*_build(request, budget), True, reason, request.notes)
         cache.store(engine.data, engine.sidecar)
     return engine
 
 
-def _build(request: EngineRequest) -> tuple[bytes, Sidecar]:
+def _build(request: EngineRequest, budget: Budget | None) -> tuple[bytes, Sidecar]:
     from stn_infer.backends.tensorrt.builder import build_plan, prepare
+    from stn_infer.backends.tensorrt.trial import try_parser
 
     start = time.perf_counter()
+    prepared = prepare(request.model, request.runtime, plugin=request.plugin is not None)
+    device = request.options.device if request.key.gpu else None
+    try_parser(prepared, request.runtime.name, request.plugin, request.source, device, budget)
     with _on_device(request):
         plan = build_plan(
             request.runtime,
-            prepare(request.model, request.runtime, plugin=request.plugin is not None),
+            prepared,
             request.key.profiles,
             target=request.options.target if request.runtime.name == "tensorrt-rtx" else None,
             plugin=request.plugin,

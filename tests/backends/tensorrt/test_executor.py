@@ -298,7 +298,7 @@ def test_opening_an_engine_and_a_file_that_is_not_one(
 def test_a_model_is_built_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     script, asked = Script(), []
 
-    def engine_for(model: Path, options: building.BuildOptions, *, name: str | None) -> building.Engine:
+    def engine_for(model: Path, options: building.BuildOptions, **named: object) -> building.Engine:
         asked.append((model, options))
         return building.Engine(b"engine", sidecar_of(), True, "no engine is cached")
 
