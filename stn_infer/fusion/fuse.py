@@ -5,10 +5,11 @@ Each step has its own module:
 1. ``functions``: inline the model-local functions that contain a sampler or compute its grid.
 2. ``scopes``: flatten each graph that contains a sampler, together with the enclosing graphs that it can read.
 3. ``dataflow``, ``shapes``: which tensors vary with the inputs' data, and how shapes depend on the dynamic sizes.
-4. ``cuts``: trace back from the grid through operators that may be linear; each set of tensors on the way is a cut.
-5. ``proof`` (``forms``, ``rules``): prove the grid affine, or a quotient of affine forms, in a cut's tensors.
-6. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis.
-7. ``rewrite``, ``op``: insert the ``stn`` node into the graph and the op's function into the file.
+4. ``clamps``: a clamp to [-1, 1] directly before the sampler that equals the padding mode ``border`` is left out.
+5. ``cuts``: trace back from the grid through operators that may be linear; each set of tensors on the way is a cut.
+6. ``proof`` (``forms``, ``rules``): prove the grid affine, or a quotient of affine forms, in a cut's tensors.
+7. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis.
+8. ``rewrite``, ``op``: insert the ``stn`` node into the graph and the op's function into the file.
 
 If a step fails, the graph is unchanged, and a finding names the tensor and the reason.
 """
@@ -16,13 +17,14 @@ If a step fails, the graph is unchanged, and a finding names the tensor and the 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 
 import onnx
 
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import Kind
+from stn_infer.fusion.clamps import check_border, find_clamps
 from stn_infer.fusion.cuts import Cutter
 from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, WideSpan
 from stn_infer.fusion.evaluate import Evaluator
@@ -33,6 +35,7 @@ from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, Prover
 from stn_infer.fusion.rewrite import Rewriter
+from stn_infer.fusion.samplers import spec_of
 from stn_infer.fusion.scopes import Scope, scopes
 from stn_infer.fusion.shapes import Observation, observe
 from stn_infer.printing import shown
@@ -131,7 +134,7 @@ def _not_fused(node: onnx.NodeProto, why: NotLinear, scope: str) -> Finding:
     return Finding(node.name or node.output[0], node.input[1], False, message, scope=scope)
 
 
-def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scope: str) -> Finding:
+def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scope: str, clamped: bool) -> Finding:
     rows = len(found.basis)
     where = ", ".join(repr(name) for name in cut.tensors)
     op = PROJECTIVE if found.kind == "projective" else SPATIAL
@@ -139,8 +142,51 @@ def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scop
     message = f"fused GridSample into {DOMAIN}::{op} ({kind}, {cut.size} parameters from {where})"
     if precision in ("float16", "bfloat16"):
         message += f"; coordinates change from {precision} to float32"
+    if clamped:
+        message += "; its clamp to [-1, 1] becomes padding_mode border"
     name = node.name or node.output[0]
     return Finding(name, node.input[1], True, message, found.kind, cut.size, rows, cut.tensors, precision, scope)
+
+
+class _Reading:
+    """Finds, proves and measures cuts in one graph, with or without clamps.
+
+    Attributes:
+        evaluator: evaluates the graph's nodes.
+    """
+
+    def __init__(self, view: GraphView, observed: Observation) -> None:
+        self._view, self._observed = view, observed
+        self.evaluator = Evaluator(view, observed, opset_of(view.scope.model))
+        self._provers = {batch: Prover(view, observed, self.evaluator, batch) for batch in (True, False)}
+
+    def plan(self, grid: str) -> tuple[Cut, ThetaMap, str]:
+        """Returns the cut and the map for one grid, and the precision in which the file computed it.
+
+        Raises:
+            NotLinear: no cut has a proof and a map.
+        """
+        shape = self._observed.shapes[grid]
+        output_size = tuple(axis.factor for axis in shape[1:-1])
+        prover = self._provers[shape[0].batch]
+        cutter = Cutter(self._view, self._observed, prover, grid, self._view.region(grid, LINEAR_OPS))
+        candidates, last = cutter.candidates()
+        tried: list[NotLinear] = []
+        for candidate in candidates:
+            try:
+                forms = prover.prove(candidate.tensors, candidate.nodes, grid)
+            except NotLinear as why:
+                tried.append(why)
+                continue
+            quotients = frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
+            for cut in cutter.cuts(candidate):
+                try:
+                    return cut, factor(self.evaluator, cut, grid, output_size, quotients), cutter.precision(cut)
+                except NotLinear as why:
+                    tried.append(why)
+        # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
+        wide = all(isinstance(why, WideSpan) for why in tried)
+        raise last if wide and (last.op_type or not tried) else tried[0]
 
 
 class _Planner:
@@ -154,59 +200,42 @@ class _Planner:
     def __init__(self, scope: Scope, shapes: Sequence[Shapes]) -> None:
         self.view = GraphView(scope)
         samplers = scope.samplers
-        self._regions = {node.input[1]: self.view.region(node.input[1], LINEAR_OPS) for node in samplers}
-        nodes = sorted(set().union(*self._regions.values()))
-        constants, shaped = self.view.constants_behind(nodes)
+        clamped = {node.input[1]: find_clamps(self.view, node.input[1]) for node in samplers}
+        nodes: set[int] = set()
+        for grid, clamps in clamped.items():
+            nodes.update(self.view.region(grid, LINEAR_OPS))
+            if clamps is not None:
+                nodes.update((*clamps.view.region(grid, LINEAR_OPS), *clamps.between))
+        constants, shaped = self.view.constants_behind(sorted(nodes))
         tensors = {name for index in nodes for name in (*self.view.nodes[index].input, *self.view.nodes[index].output)}
         # The sampler's image and grid too: their shapes determine the shape of its output.
         tensors |= {name for node in samplers for name in node.input} | constants | shaped
         tensors |= {name for pair in scope.carried for name in pair}
         tensors.discard("")
         self.observed: Observation = observe(self.view, sorted(tensors), self._needs_a_run, shapes)
-        opset = opset_of(scope.model)
-        self._evaluator = Evaluator(self.view, self.observed, opset)
-        self._provers = {
-            samplewise: Prover(self.view, self.observed, self._evaluator, samplewise) for samplewise in (True, False)
-        }
+        self._whole = _Reading(self.view, self.observed)
+        self._clamps = {grid: clamps for grid, clamps in clamped.items() if clamps is not None}
 
     def decide(self, node: onnx.NodeProto, rewriter: Rewriter) -> Finding:
         """Decides on one sampler; if its grid is provably linear, registers its replacement with ``rewriter``."""
-        scope = self.view.scope.label
+        scope, spec = self.view.scope.label, spec_of(node)
+        image, grid = node.input[:2]
+        clamps = self._clamps.get(grid)
         try:
-            cut, found, precision = self._plan(node.input[0], node.input[1])
+            self._check(image, grid)
+            try:
+                cut, found, precision = self._whole.plan(grid)
+                clamps = None
+            except NotLinear:
+                if clamps is None:
+                    raise
+                cut, found, precision = _Reading(clamps.view, self.observed).plan(grid)
+                check_border(clamps, self.view, self.observed, self._whole.evaluator, grid, spec)
+                spec = replace(spec, padding_mode="border")
         except NotLinear as why:
             return _not_fused(node, why, scope)
-        rewriter.replace(node, cut, found)
-        return _fused(node, cut, found, precision, scope)
-
-    def _plan(self, image: str, grid: str) -> tuple[Cut, ThetaMap, str]:
-        """Returns the cut and the map for one sampler, and the precision in which the file computed its grid.
-
-        Raises:
-            NotLinear: no cut has a proof and a map.
-        """
-        self._check(image, grid)
-        shape = self.observed.shapes[grid]
-        output_size = tuple(axis.factor for axis in shape[1:-1])
-        prover = self._provers[shape[0].batch]
-        cutter = Cutter(self.view, self.observed, prover, grid, self._regions[grid])
-        candidates, last = cutter.candidates()
-        tried: list[NotLinear] = []
-        for candidate in candidates:
-            try:
-                forms = prover.prove(candidate.tensors, candidate.nodes, grid)
-            except NotLinear as why:
-                tried.append(why)
-                continue
-            quotients = frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
-            for cut in cutter.cuts(candidate):
-                try:
-                    return cut, factor(self._evaluator, cut, grid, output_size, quotients), cutter.precision(cut)
-                except NotLinear as why:
-                    tried.append(why)
-        # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
-        wide = all(isinstance(why, WideSpan) for why in tried)
-        raise last if wide and (last.op_type or not tried) else tried[0]
+        rewriter.replace(node, cut, found, spec)
+        return _fused(node, cut, found, precision, scope, clamps is not None)
 
     def _check(self, image: str, grid: str) -> None:
         """Raises NotLinear for samplers that the op does not support, however the grid is computed."""

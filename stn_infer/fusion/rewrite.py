@@ -14,11 +14,11 @@ from onnx import TensorProto, helper, numpy_helper
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes
-from stn_infer.fusion.samplers import spec_of
 from stn_infer.fusion.shapes import SINGLE, Observation
 from stn_infer.proto.edit import NewNodes
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import attributes_of, opset_of
+from stn_infer.samplers import SamplerSpec
 
 _PIECE = 4096
 
@@ -41,8 +41,8 @@ class Rewriter:
         self._bases: dict[bytes, str] = {}
         self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that replace the sampler
 
-    def replace(self, sampler: onnx.NodeProto, cut: Cut, found: ThetaMap) -> None:
-        """Registers the replacement of one GridSample by the op on ``theta`` and ``basis``."""
+    def replace(self, sampler: onnx.NodeProto, cut: Cut, found: ThetaMap, spec: SamplerSpec) -> None:
+        """Registers the replacement of one GridSample by the op on ``theta`` and ``basis``, sampling as in ``spec``."""
         prefix = next(self._prefixes)
         new = NewNodes(self._names, prefix)
         theta = self._theta(new, sampler.input[0], cut, found)
@@ -53,7 +53,7 @@ class Rewriter:
             name=sampler.name or self._names.fresh(prefix),
             domain=DOMAIN,
         )
-        values = node_attributes(found.kind, found.output_size, spec_of(sampler), self._opset)
+        values = node_attributes(found.kind, found.output_size, spec, self._opset)
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(values.items()))
         self._new[sampler.output[0]] = [*new.nodes, node]
         self._graph.initializer.extend(new.constants)

@@ -159,6 +159,12 @@ ANIMALS = (
     Animal("gathered elements", fields.BY_ELEMENTS, (Fused("basis", 48, 24),)),
     Animal("compressed", fields.COMPRESSED, (Fused("basis", 10, 16),)),
     Animal("added rows", fields.ADDED_ROWS, (Fused("basis", 14, 24),)),
+    # a clamp before the sampler
+    *(
+        Animal(f"clamp: {name}", build, (AFFINE if reason is None else NotFused(reason),))
+        for name, build, reason in fields.CLAMPS
+    ),
+    Animal("script 20: clamped volume", script(nets.ClampedVolume, 20), (Fused("affine", 4, 12),)),
     # hand-built
     Animal("AffineGrid", affine_grid(2), (AFFINE,)),
     Animal("AffineGrid 3-D", affine_grid(3), (Fused("affine", 4, 12),)),

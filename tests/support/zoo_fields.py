@@ -208,3 +208,51 @@ MULTIPLIED_ROWS = Field(
     ' a = ScatterND<reduction="mul">(q, row, f) field = Transpose<perm=[1,2,0,3]>(a)',
     constants={"row": np.array([[5]])},
 )
+
+
+def clamped(clamp: str, mode: str = "bilinear", padding: str = "zeros", corners: int = 1) -> Field:
+    """A clamp of an affine grid: ``g`` -> ``grid`` [N, 12, 14, 2], half of whose points lie outside [-1, 1]."""
+    numbers = {name: np.float32(value) for name, value in (("a", -1), ("b", 1), ("nil", 0), ("far", 10), ("near", 0.9))}
+    spec = f'align_corners = {corners}, mode = "{mode}", padding_mode = "{padding}"'
+    body = "w = MatMul(p, m) t = Transpose<perm=[0,2,1]>(w) g = Reshape(t, pixels)"
+    points = np.concatenate([mesh(True).reshape(2, -1) * 1.5, np.ones((1, HEIGHT * WIDTH))]).astype(np.float32)
+    others = {
+        "m": points,
+        "pixels": np.array([-1, HEIGHT, WIDTH, 2]),
+        "half": np.float32(0.5),
+        "double": np.float32(2),
+        "minus": np.float32(-2),
+        "sides": np.array([[[[-1, -0.8]]]], np.float32),
+        "c2": np.array([[0.8, 0.6], [-0.6, 0.8]], np.float32),
+    }
+    return Field(f"{body} {clamp}", "N, 2, 3", spec=spec, constants=numbers | others)
+
+
+CLIP = "grid = Clip(g, a, b)"
+TO_UNIT = "h = Mul(g, half) i = Add(h, half) c = Clip(i, nil, b)"
+UNIT_CLIP = f"{TO_UNIT} d = Mul(c, double) grid = Sub(d, b)"
+FLIPPED_CLIP = f"{TO_UNIT} d = Mul(c, minus) grid = Add(d, b)"
+MAX_MIN = "l = Max(g, a) grid = Min(b, l)"
+PER_AXIS = "x, y = Split<axis=3, num_outputs=2>(g) u = Clip(x, a, b) v = Clip(y, a, b) grid = Concat<axis=3>(v, u)"
+ONE_AXIS = "x, y = Split<axis=3, num_outputs=2>(g) u = Clip(x, a, b) grid = Concat<axis=3>(u, y)"
+CLAMPS = (
+    ("clip", clamped(CLIP), None),
+    ("clip, nearest", clamped(CLIP, "nearest"), None),
+    ("clip, reflection", clamped(CLIP, padding="reflection"), None),
+    ("clip, border", clamped(CLIP, padding="border", corners=0), None),
+    ("clip in [0, 1]", clamped(UNIT_CLIP), None),
+    ("clip in [0, 1], flipped", clamped(FLIPPED_CLIP), None),
+    ("maximum and minimum", clamped(MAX_MIN), None),
+    ("clip per axis", clamped(PER_AXIS), None),
+    ("clip twice", clamped("c = Clip(g, a, far) grid = Clip(c, a, b)"), None),
+    ("clip, bicubic", clamped(CLIP, "bicubic"), "not for cubic"),
+    ("clip, edges", clamped(CLIP, corners=0), "only with align_corners=1"),
+    ("clip to [-1, 0.9]", clamped("grid = Clip(g, a, near)"), "(Clip): it clamps coordinates to [-1, 0.9]"),
+    ("clip to [-1, 10]", clamped("grid = Clip(g, a, far)"), "(Clip): it clamps coordinates to [-1, 10]"),
+    ("clip of one axis", clamped(ONE_AXIS), "(Clip): it clamps only some of the coordinates"),
+    ("maximum only", clamped("grid = Max(g, a)"), "(Max): it clamps coordinates to [-1, inf]"),
+    ("bounds per axis", clamped("l = Max(g, sides) grid = Min(b, l)"), "[-0.8, 1] and [-1, 1]"),
+    ("relu", clamped("grid = Relu(g)"), "(Relu): it clamps coordinates to [0, inf]"),
+    ("bounds from data", clamped("k = ReduceMax<keepdims=0>(p) grid = Clip(g, a, k)"), "(Clip)"),
+    ("clip, then rotated", clamped("c = Clip(g, a, b) grid = MatMul(c, c2)"), "(Clip)"),
+)

@@ -196,6 +196,15 @@ class TwoHeads(nn.Module):
         return F.grid_sample(x, grid, align_corners=False)
 
 
+class ClampedVolume(styles.Volume):
+    """A 3-D grid clamped by hardtanh, in part outside of the volume."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        volume = x[:, :, None].expand(-1, -1, 4, -1, -1) * torch.arange(1.0, 5.0)[:, None, None]
+        grid = F.affine_grid(1.4 * self.loc(x).view(-1, 3, 4), list(volume.size()), align_corners=True)
+        return F.grid_sample(volume, F.hardtanh(grid), align_corners=True).flatten(1)
+
+
 class ReluGrid(styles.AffineGrid):
     """Negative coordinates are clamped to zero."""
 

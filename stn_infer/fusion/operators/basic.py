@@ -216,6 +216,23 @@ def _normalize(attributes: Attributes, inputs: Sequence[Array | None]) -> list[A
     return [(data - mean.reshape(shape)) * factor.reshape(shape) + bias.reshape(shape)]
 
 
+def _clip(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+    data, low, high = first(inputs), optional(inputs, 1), optional(inputs, 2)
+    data = data if low is None else np.maximum(data, low)
+    return [np.asarray(data if high is None else np.minimum(data, high))]
+
+
+def _extreme(compute: Callable[..., Any]) -> Operator:
+    def run(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
+        values = present(inputs)
+        result = values[0]
+        for value in values[1:]:
+            result = compute(result, value)
+        return [np.asarray(result)]
+
+    return run
+
+
 def _depth_to_space(attributes: Attributes, inputs: Sequence[Array | None]) -> list[Array]:
     data, block = first(inputs), int(attributes["blocksize"])
     batch, channels, height, width = data.shape
@@ -295,6 +312,10 @@ BASIC: dict[str, Operator] = {
     "ScatterND": _scatter_nd,
     "Compress": _compress,
     "Trilu": _triangle,
+    "Clip": _clip,
+    "Max": _extreme(np.maximum),
+    "Min": _extreme(np.minimum),
+    "Relu": lambda attributes, inputs: [np.maximum(first(inputs), 0)],
     "DepthToSpace": _depth_to_space,
     "SpaceToDepth": _space_to_depth,
     "BatchNormalization": _normalize,
