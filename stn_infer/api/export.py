@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from time import process_time
 from typing import TYPE_CHECKING
 
 from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
@@ -35,6 +36,8 @@ class ExportReport:
         outputs: name and shape of each output.
         notes: remarks for the user, such as random weights.
         precision: the errors of reduced precision against float32; None in float32.
+        torch_seconds: CPU time of PyTorch's exporter.
+        own_seconds: CPU time of all the rest: fusion, verification, reduced precision.
     """
 
     path: Path
@@ -45,6 +48,8 @@ class ExportReport:
     outputs: tuple[str, ...]
     notes: tuple[str, ...]
     precision: PrecisionReport | None = None
+    torch_seconds: float = 0.0
+    own_seconds: float = 0.0
 
 
 def export(
@@ -62,9 +67,13 @@ def export(
     grid_tolerance: float | None = None,
     dynamic_size: bool = False,
     functions: Functions = "keep",
+    fixed_batch: int | None = None,
     allow_code: bool = False,
 ) -> ExportReport:
     """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
+
+    A network whose code needs a fixed batch, such as one with a loop over its samples, is exported with a batch of 1;
+    the backends run any number of samples through such a file.
 
     In reduced precision, inputs, outputs, theta and sampling arithmetic stay in float32. The file is compared with the
     verified float32 file. A ``bf16`` file has opset 22, and onnxruntime cannot run it on a CPU.
@@ -88,6 +97,7 @@ def export(
             float32 file is verified at a second size as well.
         functions: ``keep``: spatial transformers are ops of domain ``stn`` with functions, which the plugin library
             runs fused; ``inline``: plain operators only, for importers that know no model-local functions.
+        fixed_batch: export this batch size instead of a dynamic one.
         allow_code: let a file, such as a recipe, name Python code to run; a factory as ``source`` always may.
 
     Raises:
@@ -109,6 +119,8 @@ def export(
     for limit in (tolerance, grid_tolerance):
         if limit is not None and not 0 < limit < float("inf"):
             raise UsageError(f"a tolerance must be a positive number, not {limit}")
+    if fixed_batch is not None and fixed_batch < 1:
+        raise UsageError(f"the fixed batch is at least 1, not {fixed_batch}")
     _check_precision(precision, calibration, grid_tolerance)
     if functions not in FUNCTIONS:
         raise UsageError(f"functions is one of {', '.join(FUNCTIONS)}, not {functions!r}")
@@ -121,12 +133,16 @@ def export(
         input_shapes=input_shapes,
         allow_code=allow_code,
     )
+    if fixed_batch is not None:
+        loaded = replace(loaded, fixed_batch=fixed_batch)
     metadata = file_metadata(loaded, precision)
     if preprocess is not None:
         metadata = replace(metadata, preprocess=preprocess)
     if labels is not None:
         metadata = replace(metadata, labels=tuple(labels))
-    model, findings = build_portable(loaded, precision, dynamic_size)
+    began = process_time()
+    built = build_portable(loaded, precision, dynamic_size)
+    model, findings, loaded = built.model, built.findings, built.loaded
     if with_theta:
         if not any(finding.fused for finding in findings):
             raise ExportError(f"{loaded.name}: no spatial transformer was fused, so there is no theta to add")
@@ -138,7 +154,7 @@ def export(
     verification = _verified(loaded, model, tolerance if precision == "fp32" else None)
     if dynamic_size:
         _verify_other_size(loaded, model, tolerance if precision == "fp32" else None)
-    notes = [loaded.note, *verification.notes, NOTE if inline else ""]
+    notes = [loaded.note, *built.notes, *verification.notes, NOTE if inline else ""]
     lowered: PrecisionReport | None = None
     if precision != "fp32":
         from stn_infer.precision.lower import lower
@@ -151,6 +167,7 @@ def export(
             model = _inlined_alike(model, loaded.name)
     describe(model, metadata)
     content = model.SerializeToString()
+    own_seconds = process_time() - began - built.torch_seconds
     write_atomically(path, content)
     mark_tried(path)
     return ExportReport(
@@ -162,6 +179,8 @@ def export(
         _shapes(model.graph.output),
         tuple(filter(None, notes)),
         lowered,
+        built.torch_seconds,
+        own_seconds,
     )
 
 
@@ -187,10 +206,10 @@ def export_bytes(loaded: LoadedModel) -> bytes:
         ExportError, UsageError: as :func:`build_portable`.
         VerificationError: it would not compute what the model does.
     """
-    model, _ = build_portable(loaded)
-    describe(model, loaded.metadata)
-    _verified(loaded, model, None)
-    content: bytes = model.SerializeToString()
+    built = build_portable(loaded)
+    describe(built.model, loaded.metadata)
+    _verified(built.loaded, built.model, None)
+    content: bytes = built.model.SerializeToString()
     return content
 
 
@@ -216,7 +235,7 @@ def _changes(loaded: LoadedModel) -> bool:
     from stn_infer.reference.model import Reference
     from stn_infer.reference.samples import sample_batches
 
-    reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
+    reference = Reference.of(loaded)
     inputs = sample_batches(loaded)[0].inputs
     first, again = reference.run(inputs)[0], reference.run(inputs)[0]
     return any(map(largest_error, first, again))

@@ -125,7 +125,8 @@ def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, 
         from stn_infer.torch_export.portable import build_portable
 
         metadata = model.metadata
-        proto, findings = build_portable(model)
+        portable = build_portable(model)
+        proto, findings = portable.model, portable.findings
     nodes = spatial_nodes(proto)
     if not nodes:
         raise ModelError(f"{name} has no spatial transformer to draw: {describe(findings)}")

@@ -107,14 +107,15 @@ def verify(
     else:
         from stn_infer.torch_export.portable import build_portable
 
-        loaded, proto = found, build_portable(found)[0]
+        portable = build_portable(found)
+        loaded, proto = portable.loaded, portable.model
     notes: list[str] = []
     own: tuple[Batch, ...] | None = None
     if inputs:
         own, notes = _own_batches(proto, inputs, None if loaded is None else loaded.metadata)
     reference: ReferenceModel
     if loaded is not None and against is None:
-        reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
+        reference = Reference.of(loaded)
         batches = own or sample_batches(loaded)
     else:
         batches = own or _file_batches(proto, input_shapes)

@@ -16,6 +16,7 @@ from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
+from stn_infer.torch_export.outputs import output_names, output_tensors, unique_names
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +29,7 @@ class EagerBackend:
     """A PyTorch module; a :class:`~stn_infer.backends.base.Backend`.
 
     Inputs are float32. Names are those of the exported file: inputs have the parameter names of ``forward``, outputs
-    are ``output``, or ``output_0``, ``output_1``, … if there are several.
+    those of :func:`~stn_infer.torch_export.outputs.output_names`.
 
     Args:
         loaded: the module with its input shapes; it is copied before it is moved to a GPU.
@@ -72,10 +73,15 @@ class EagerBackend:
         # Running is the only way to get the output shapes. It is eager because compiling is slow.
         batch = loaded.fixed_batch or 2
         probe = [torch.zeros((batch, *shape), device=self.device) for shape in loaded.input_shapes]
-        outputs = self._call(module, probe)
+        with torch.inference_mode():
+            returned = _called(module, probe, self._label, self.name)
+        try:
+            outputs = [output.cpu().numpy() for output in output_tensors(returned)]
+        except ModelError as error:
+            raise ModelError(f"{self._label} {error}") from None
         self.outputs: tuple[TensorSpec, ...] = tuple(
             TensorSpec(name, (None, *output.shape[1:]), output.dtype)
-            for name, output in zip(numbered("output", len(outputs)), outputs, strict=True)
+            for name, output in zip(unique_names(output_names(returned), names), outputs, strict=True)
         )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -129,7 +135,9 @@ class EagerBackend:
 
 
 def call_module(module: Any, tensors: Sequence[Any], label: str = "the model", how: str = "eager") -> list[Any]:
-    """Call a module; returns its outputs as a flat list of tensors. Does not disable gradients.
+    """Call a module; returns its outputs as :func:`~stn_infer.torch_export.outputs.output_tensors`.
+
+    Does not disable gradients.
 
     Args:
         module: a module, or any callable that takes tensors.
@@ -139,21 +147,28 @@ def call_module(module: Any, tensors: Sequence[Any], label: str = "the model", h
     Raises:
         ModelError: its code fails (the message names the inputs), or it returns something that is not a tensor.
     """
-    import torch
-    from torch.utils import _pytree as pytree
-
     try:
-        outputs = pytree.tree_leaves(module(*tensors))
+        return output_tensors(_called(module, tensors, label, how))
+    except ModelError as error:
+        if error.__cause__ is not None:
+            raise
+        raise ModelError(f"{label} {error}") from None
+
+
+def _called(module: Any, tensors: Sequence[Any], label: str, how: str) -> Any:
+    """What a module returns.
+
+    Raises:
+        ModelError: its code fails; the exception is the cause.
+    """
+    try:
+        return module(*tensors)
     except MemoryError:
         raise
     except Exception as error:  # a model's own code may raise anything
         given = " and ".join(str(list(tensor.shape)) for tensor in tensors)
         text = one_line(str(error)) or "no message"
         raise ModelError(f"{label} fails in PyTorch ({how}) on {given}: {type(error).__name__}: {text}") from error
-    strange = [type(output).__name__ for output in outputs if not isinstance(output, torch.Tensor)]
-    if strange or not outputs:
-        raise ModelError(f"{label} returns {strange[0] if strange else 'nothing'}; expected tensors")
-    return list(outputs)
 
 
 def input_names(module: nn.Module, count: int) -> list[str]:

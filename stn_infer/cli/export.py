@@ -33,6 +33,12 @@ if TYPE_CHECKING:
     help="Export dynamic height and width of image inputs; --input-shape is then an example.",
 )
 @options.functions_option
+@click.option(
+    "--fixed-batch",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Export this batch size instead of a dynamic one; the default for models whose code needs one is 1.",
+)
 @click.option("--with-theta", is_flag=True, help="Add theta [N, D, K] of every spatial transformer as outputs.")
 @options.preprocess_option
 @options.labels_option
@@ -63,6 +69,7 @@ if TYPE_CHECKING:
     help="Largest distance of sampling points from FP32's in reduced precision, in pixels.  [default: fp16 0.05, "
     "bf16 0.25, int8 0.5]",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Print the CPU time of PyTorch's exporter and of the rest.")
 def command(
     model: str,
     output: Path,
@@ -71,6 +78,7 @@ def command(
     allow_code: bool,
     dynamic_size: bool,
     functions: Functions,
+    fixed_batch: int | None,
     with_theta: bool,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
@@ -78,6 +86,7 @@ def command(
     calibration: tuple[Path, ...],
     tolerance: float | None,
     grid_tolerance: float | None,
+    verbose: bool,
 ) -> None:
     """Export a PyTorch model to a portable ONNX file.
 
@@ -103,8 +112,14 @@ def command(
         grid_tolerance=grid_tolerance,
         dynamic_size=dynamic_size,
         functions=functions,
+        fixed_batch=fixed_batch,
     )
     echo(*_lines(report))
+    if verbose:
+        echo(
+            f"CPU time: {report.torch_seconds:.1f} s in torch.onnx.export, {report.own_seconds:.1f} s in stn-infer "
+            "(fusion, verification)"
+        )
 
 
 def _lines(report: ExportReport) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import warnings
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 import numpy as np
 
@@ -14,6 +14,8 @@ from stn_infer.reference.calls import SamplerCall, recorder
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from stn_infer.sources.load import LoadedModel
 
 
 class ReferenceModel(Protocol):
@@ -36,16 +38,33 @@ class ReferenceModel(Protocol):
 class Reference:
     """A model in eager PyTorch that records each sampler call; in float64 if the model can run in it, else in float32.
 
+    ``torch.autocast`` has no effect in it, as in the exported file.
+
     Args:
         module: in evaluation mode; it is copied, not changed.
         shapes: the inputs' shapes without batch, for a trial run in float64.
         name: its name in messages.
+        probe: the inputs of the trial run; None: a batch of one, of zeros in float32.
     """
 
-    def __init__(self, module: nn.Module, shapes: Sequence[tuple[int, ...]], name: str = "the model") -> None:
+    @classmethod
+    def of(cls, loaded: LoadedModel) -> Self:
+        """The reference for a source."""
+        from stn_infer.sources.inputs import zeros
+
+        return cls(loaded.module, loaded.input_shapes, loaded.name, probe=zeros(loaded))
+
+    def __init__(
+        self,
+        module: nn.Module,
+        shapes: Sequence[tuple[int, ...]],
+        name: str = "the model",
+        *,
+        probe: Sequence[Array] | None = None,
+    ) -> None:
         self._name = name
         self.dtype, self._default, self._module = "float32", "float32", module
-        probe = [np.zeros((1, *shape), np.float32) for shape in shapes]
+        probe = [np.zeros((1, *shape), np.float32) for shape in shapes] if probe is None else probe
         for default in ("float64", "float32"):
             try:
                 # forward often creates meshes in the default type
@@ -80,6 +99,7 @@ class Reference:
         import torch
 
         from stn_infer.backends.eager import call_module
+        from stn_infer.torch_export.autocast import autocast_off
 
         dtype = getattr(torch, self.dtype)
         # copied, since a forward may write in place
@@ -87,7 +107,7 @@ class Reference:
         before = torch.get_default_dtype()
         torch.set_default_dtype(getattr(torch, self._default))
         try:
-            with torch.no_grad(), warnings.catch_warnings(), recorder(warps or ()) as recorded:
+            with torch.no_grad(), warnings.catch_warnings(), autocast_off(), recorder(warps or ()) as recorded:
                 warnings.simplefilter("ignore")
                 outputs = call_module(self._module, tensors, self._name, f"eager, {self.dtype}")
         finally:

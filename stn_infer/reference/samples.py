@@ -84,10 +84,12 @@ def _digits() -> NDArray[np.uint8]:
 
 def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
     """Make the sample inputs of a source; see :func:`as_batches`."""
-    return as_batches(loaded.input_shapes, loaded.metadata)
+    return as_batches(loaded.input_shapes, loaded.metadata, fixed_batch=loaded.fixed_batch)
 
 
-def as_batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tuple[Batch, ...]:
+def as_batches(
+    shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata, *, fixed_batch: int | None = None
+) -> tuple[Batch, ...]:
     """Make random inputs at batch sizes 3 and 1, and 8 real images if the first input is an image.
 
     Random images are noise over all pixel values, preprocessed like real images; other inputs are normally distributed.
@@ -95,6 +97,7 @@ def as_batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tu
     Args:
         shapes: the inputs' shapes without batch.
         metadata: the model's, for its preprocessing.
+        fixed_batch: the only batch size that the model takes; None: any.
 
     Raises:
         UsageError: the inputs of a batch would have more than 2**28 values together.
@@ -113,9 +116,11 @@ def as_batches(shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata) -> tu
         return Batch(kind, (values, *rest))
 
     batches = [
-        batch("random", count, noise_images(count, first, generator, rule) if is_image else None) for count in (3, 1)
+        batch("random", count, noise_images(count, first, generator, rule) if is_image else None)
+        for count in ((3, 1) if fixed_batch is None else (fixed_batch, fixed_batch))
     ]
-    return (*batches, batch("images", 8, sample_images(8, first, rule))) if is_image else tuple(batches)
+    images = fixed_batch or 8
+    return (*batches, batch("images", images, sample_images(images, first, rule))) if is_image else tuple(batches)
 
 
 def bench_inputs(loaded: LoadedModel, batch_size: int, seed: int) -> tuple[tuple[Array, ...], str]:

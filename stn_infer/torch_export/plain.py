@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import inspect
-import re
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from time import process_time
 from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from stn_infer.errors import ExportError, UsageError, one_line
+from stn_infer.errors import ExportError, ModelError, UsageError
+from stn_infer.metadata import ModelMetadata
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import every_graph
 from stn_infer.quiet import quiet
+from stn_infer.sources.load import LoadedModel
+from stn_infer.torch_export.autocast import autocast_off
+from stn_infer.torch_export.axes import count_from_the_front
+from stn_infer.torch_export.capture import TiedBatch, brief, capture, reason
+from stn_infer.torch_export.constants import fold_constants
+from stn_infer.torch_export.decompositions import decompose
+from stn_infer.torch_export.outputs import output_names, output_tensors, unique_names
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +58,23 @@ def other_shapes(input_shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ..
     )
 
 
+@dataclass(frozen=True)
+class PlainExport:
+    """What ``torch.onnx.export`` made of a model.
+
+    Attributes:
+        model: plain ONNX.
+        fixed_batch: the batch size that the model's code forces on the file; None if the batch is dynamic.
+        notes: remarks for the user.
+        torch_seconds: CPU time of PyTorch's exporter.
+    """
+
+    model: onnx.ModelProto
+    fixed_batch: int | None = None
+    notes: tuple[str, ...] = ()
+    torch_seconds: float = 0.0
+
+
 def export_plain(
     module: nn.Module,
     input_shapes: Sequence[tuple[int, ...]],
@@ -57,73 +83,151 @@ def export_plain(
     *,
     opset: int = OPSET,
 ) -> onnx.ModelProto:
-    """Exports a module with PyTorch's exporter and a dynamic batch: the baseline, and the fusion pass's input.
+    """Exports a module as :func:`export_program` does a source, with float32 inputs and a dynamic batch.
 
     Args:
         module: in evaluation mode, on the CPU, float32.
         input_shapes: one shape per input, without the batch.
         name: the model's name in messages.
-        dynamic_size: export dynamic height and width (and depth) of images [C, H, W] and volumes [C, D, H, W];
-            ``input_shapes`` are then examples.
+        dynamic_size: as for :func:`export_program`.
+        opset: as for :func:`export_program`.
+
+    Raises:
+        UsageError, ExportError: as :func:`export_program`; or the model's code ties the batch to a constant.
+    """
+    shapes = tuple(tuple(shape) for shape in input_shapes)
+    loaded = LoadedModel(name, module, shapes, ModelMetadata(), "factory")
+    exported = export_program(loaded, dynamic_size, opset=opset)
+    if exported.fixed_batch is not None:
+        raise ExportError(f"{name}: {exported.notes[0]}")
+    return exported.model
+
+
+def export_program(loaded: LoadedModel, dynamic_size: bool = False, *, opset: int = OPSET) -> PlainExport:
+    """Exports a source with PyTorch's exporter and a dynamic batch: the baseline, and the fusion pass's input.
+
+    Inverses, linear solutions and determinants of small matrices and uneven adaptive pooling become elementary
+    operators; matrix functions of constants become constants; ``torch.autocast`` has no effect. A model whose code
+    needs a fixed batch, such as one with a loop over its samples, is exported with a batch of 1.
+
+    Args:
+        loaded: the source; a fixed batch size in it is that of the file.
+        dynamic_size: export dynamic height and width (and depth) of images [C, H, W] and volumes [C, D, H, W]; the
+            shapes of ``loaded`` are then examples.
         opset: 18, or a later one if a type requires it.
 
     Returns:
-        A model of that opset. Its outputs are named by their keys if the module returns a dictionary, else ``output``,
-        or ``output_0``, ``output_1``, … if there are several.
+        A model of that opset. Its outputs are named as :func:`~stn_infer.torch_export.outputs.output_names` does.
 
     Raises:
         UsageError: the module does not accept inputs of these shapes.
-        ExportError: torch.onnx.export can't export the module, or not with a dynamic batch or size.
+        ExportError: torch.onnx.export can't export the module, or not with a dynamic size.
     """
+    name = loaded.name
+    if loaded.fixed_batch is not None:
+        try:
+            tied = f"the .pt2 was saved for a batch of {loaded.fixed_batch}, and so is the file"
+            notes = (tied,) if loaded.origin == "pt2" else ()
+            return _export(loaded, dynamic_size, opset, loaded.fixed_batch, notes)
+        except TiedBatch as tie:
+            raise ExportError(f"{name}: its code does not take a batch of {loaded.fixed_batch}: {tie}") from tie
+    try:
+        return _export(loaded, dynamic_size, opset, None, ())
+    except TiedBatch as tie:
+        why = f"its code needs a fixed batch ({tie})"
+        if dynamic_size:
+            raise ExportError(f"{name}: {why}; export it without a dynamic size") from tie
+        try:
+            return _export(
+                loaded,
+                dynamic_size,
+                opset,
+                1,
+                (f"{why}, so the file has a batch of 1; samples of a larger batch run one after the other",),
+            )
+        except TiedBatch as other:  # not at a batch of 1 either
+            raise ExportError(f"{name}: {why}; use x.shape[0] or -1 in its code instead of a number") from other
+
+
+def _export(
+    loaded: LoadedModel, dynamic_size: bool, opset: int, fixed_batch: int | None, notes: tuple[str, ...]
+) -> PlainExport:
     import torch
 
-    arguments = sample_batch(input_shapes)
-    outputs = _output_names(module, arguments, name)
+    module, name = loaded.module, loaded.name
+    arguments = sample_batch(loaded.input_shapes, fixed_batch or _BATCH)
+    outputs = _named_outputs(module, arguments, name)
     if dynamic_size:
-        _try_other_sizes(module, input_shapes, name)
-    axes = _dynamic_axes(input_shapes, dynamic_size)
+        _try_other_sizes(module, loaded.input_shapes, name)
+    symbols, names = _dynamic_axes(loaded.input_shapes, dynamic_size, fixed_batch is not None)
     # The exporter allows an output name to shadow a tensor.
     unique = [f"stn_export_{index}" for index in range(len(outputs))]
+    program = None
+    begun = process_time()
+    own = 0.0
     try:
-        with quiet(), torch.no_grad():
-            program = torch.onnx.export(
-                module,
-                arguments,
+        with quiet(), torch.no_grad(), autocast_off() as types:
+            program = capture(module, arguments, _by_parameter(module, symbols))
+            started = process_time()
+            folded = fold_constants(program)
+            if folded is not None:
+                program = capture(folded, arguments, symbols)
+            program = decompose(program, name)
+            own = process_time() - started
+            translated = torch.onnx.export(
+                program,
+                (),
                 dynamo=True,
                 opset_version=opset,
                 output_names=unique,
-                dynamic_shapes=_by_parameter(module, axes),
+                dynamic_shapes=names,
                 verbose=False,
             )
+    except (TiedBatch, ExportError):
+        raise
     except Exception as error:  # the exporter wraps errors of its stages in several private types
-        raise ExportError(f"{name}: torch.onnx.export cannot export it: {_reason(error)}") from error
-    if program is None:
+        raise ExportError(f"{name}: torch.onnx.export cannot export it: {reason(error, program)}") from error
+    seconds = process_time() - begun - own
+    if translated is None:
         raise ExportError(f"{name}: torch.onnx.export returned no program")
-    model: onnx.ModelProto = program.model_proto
+    model: onnx.ModelProto = translated.model_proto
     _strip(model)
+    count_from_the_front(model)
     _name_outputs(model, outputs)
-    _check_dynamic(model, name)
+    if fixed_batch is None:
+        _check_dynamic(model, name)
+    else:
+        _check_fixed(model, fixed_batch, name)
     if dynamic_size:
-        _check_dynamic_size(model, axes, name)
-    return model
+        _check_dynamic_size(model, symbols, name)
+    if types:
+        notes = (
+            *notes,
+            f"its code uses torch.autocast ({', '.join(dict.fromkeys(types))}); the file computes that part in float32",
+        )
+    return PlainExport(model, fixed_batch, notes, seconds)
 
 
-def _dynamic_axes(input_shapes: Sequence[tuple[int, ...]], dynamic_size: bool) -> tuple[dict[int, Any], ...]:
-    """The dynamic axes of each input; images of the same size share their symbols, because a network may join them."""
+def _dynamic_axes(
+    input_shapes: Sequence[tuple[int, ...]], dynamic_size: bool, fixed_batch: bool
+) -> tuple[tuple[dict[int, Any], ...], tuple[dict[int, str], ...]]:
+    """The dynamic axes of each input, as torch's symbols and by name.
+
+    Images of the same size share their symbols, because a network may join them.
+    """
     from torch.export import Dim
 
-    batch = Dim("batch")
-    known: dict[tuple[int, ...], tuple[Any, ...]] = {}
-    axes: list[dict[int, Any]] = []
+    names: list[dict[int, str]] = []
+    known: dict[tuple[int, ...], list[str]] = {}
     for shape in input_shapes:
-        dynamic_axes: dict[int, Any] = {0: batch}
+        dynamic: dict[int, str] = {} if fixed_batch else {0: "batch"}
         if dynamic_size and len(shape) in _GROWTH:
             suffix = f"_{len(known)}" if known and shape[1:] not in known else ""
-            names = ("depth", "height", "width")[-len(shape) + 1 :]
-            symbols = known.setdefault(shape[1:], tuple(Dim(f"{name}{suffix}") for name in names))
-            dynamic_axes |= dict(enumerate(symbols, 2))
-        axes.append(dynamic_axes)
-    return tuple(axes)
+            own = [f"{axis}{suffix}" for axis in ("depth", "height", "width")[-len(shape) + 1 :]]
+            dynamic |= dict(enumerate(known.setdefault(shape[1:], own), 2))
+        names.append(dynamic)
+    symbols = {name: Dim(name) for dynamic in names for name in dynamic.values()}
+    return tuple({axis: symbols[name] for axis, name in dynamic.items()} for dynamic in names), tuple(names)
 
 
 def _by_parameter(module: nn.Module, axes: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -149,7 +253,7 @@ def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]],
     except Exception as error:  # the user's forward may raise anything
         own, other = (_sizes(shapes) for shapes in (input_shapes, others))
         raise ExportError(
-            f"{name}: the network accepts images of {own} but not of {other} ({_one_line(error)}); pool its features "
+            f"{name}: the network accepts images of {own} but not of {other} ({brief(error)}); pool its features "
             "to a fixed size, or export it without a dynamic size"
         ) from error
 
@@ -171,35 +275,34 @@ def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
     return "; ".join("x".join(map(str, shape[1:])) for shape in shapes if len(shape) in _GROWTH)
 
 
-def _output_names(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> list[str]:
-    """Runs the module once to check that it accepts the inputs; returns the names of its outputs."""
+def _named_outputs(module: nn.Module, arguments: tuple[torch.Tensor, ...], name: str) -> list[str]:
+    """Runs the module once to check that it accepts the inputs; returns the names of its outputs.
+
+    Raises:
+        TiedBatch: it accepts a batch of 1 only.
+    """
     import torch
-    from torch.utils import _pytree as pytree
 
     shapes = "; ".join(",".join(str(size) for size in argument.shape[1:]) for argument in arguments)
+    batch = len(arguments[0])
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             returned = module(*arguments)
     except Exception as error:  # the user's forward may raise anything
-        if _takes_one(module, arguments):
-            raise ExportError(
-                f"{name}: the model accepts a batch of 1 but not of {_BATCH} ({_one_line(error)}); "
-                "use x.shape[0] or -1 in its code instead of a number"
-            ) from error
+        if batch > 1 and _takes_one(module, arguments):
+            raise TiedBatch(f"it accepts a batch of 1 but not of {batch}: {brief(error)}") from error
         raise UsageError(
-            f"{name} cannot be run on an input of shape {shapes} (batch {_BATCH}): {_one_line(error)}; "
+            f"{name} cannot be run on an input of shape {shapes} (batch {batch}): {brief(error)}; "
             "check --input-shape and the model"
         ) from error
-    outputs = pytree.tree_leaves(returned)
-    if not outputs or not all(isinstance(output, torch.Tensor) for output in outputs):
-        kinds = ", ".join(sorted({type(output).__name__ for output in outputs})) or "nothing"
-        raise ExportError(f"{name}: expected a model that returns tensors, got {kinds}")
-    if any(output.is_complex() for output in outputs):
+    try:
+        tensors, names = output_tensors(returned), output_names(returned)
+    except ModelError as error:
+        raise ExportError(f"{name} {error}") from None
+    if any(output.is_complex() for output in tensors):
         raise ExportError(f"{name}: complex outputs are not supported; return torch.view_as_real(...) of them instead")
-    if isinstance(returned, dict) and len(returned) == len(outputs):
-        return [str(key) or f"output_{index}" for index, key in enumerate(returned)]
-    return ["output"] if len(outputs) == 1 else [f"output_{index}" for index in range(len(outputs))]
+    return names
 
 
 def _takes_one(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> bool:
@@ -211,32 +314,6 @@ def _takes_one(module: nn.Module, arguments: tuple[torch.Tensor, ...]) -> bool:
     except Exception:  # the model does not run at any batch size
         return False
     return True
-
-
-def _reason(error: BaseException) -> str:
-    """The innermost cause in one line, without the exporter's long advice."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    text = str(error)
-    ties = re.search(r"specializ|Constraints violated|marked .* as dynamic", text, re.IGNORECASE)
-    if ties and re.search(r"\b(depth|height|width)(_\d+)?\b", text):
-        constraint = re.search(r"^\s*(?:-\s*)?(.*\b(?:depth|height|width)\b.*)$", text, re.MULTILINE)
-        return (
-            f"the model ties the image's size to constants ({one_line(constraint[1] if constraint else text, 200)}); "
-            "export it without a dynamic size"
-        )
-    if ties and "batch" in text:
-        return (
-            f"the model ties the batch to a constant ({_one_line(error)}); "
-            "use x.shape[0] or -1 in its code instead of a number"
-        )
-    return _one_line(error)
-
-
-def _one_line(error: BaseException) -> str:
-    """The exception's type and first line; later lines are the exporter's advice."""
-    first = next(filter(None, (line.strip() for line in str(error).splitlines())), "no message")
-    return f"{type(error).__name__}: {one_line(first, 240)}"
 
 
 def _strip(model: onnx.ModelProto) -> None:
@@ -251,12 +328,9 @@ def _strip(model: onnx.ModelProto) -> None:
 def _name_outputs(model: onnx.ModelProto, wanted: Sequence[str]) -> None:
     """Renames the outputs to ``wanted``; a tensor or weight with such a name is renamed, an input keeps its name."""
     names = Names(model.graph)
-    kept = {value.name for value in model.graph.input}
     renamed: dict[str, str] = {}
-    for value, name in zip(model.graph.output, wanted, strict=True):
-        while name in kept:
-            name += "_out"
-        kept.add(name)
+    unique = unique_names(wanted, (value.name for value in model.graph.input))
+    for value, name in zip(model.graph.output, unique, strict=True):
         renamed |= {name: names.fresh(name), value.name: name}
     for graph in every_graph(model.graph):
         for node in graph.node:
@@ -264,6 +338,13 @@ def _name_outputs(model: onnx.ModelProto, wanted: Sequence[str]) -> None:
             node.output[:] = [renamed.get(tensor, tensor) for tensor in node.output]
         for value in (*graph.output, *graph.value_info, *graph.initializer):
             value.name = renamed.get(value.name, value.name)
+
+
+def _check_fixed(model: onnx.ModelProto, batch: int, name: str) -> None:
+    for value in model.graph.output:
+        shape = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim]
+        if shape[:1] != [batch]:
+            raise TiedBatch(f"output {value.name!r} has shape {shape} at a batch of {batch}")
 
 
 def _check_dynamic(model: onnx.ModelProto, name: str) -> None:

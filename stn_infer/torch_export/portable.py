@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from stn_infer.errors import ExportError
 from stn_infer.metadata import ModelMetadata, Precision
 from stn_infer.version import __version__
 
@@ -13,29 +13,41 @@ if TYPE_CHECKING:
 
     from stn_infer.fusion.fuse import Finding
     from stn_infer.sources.load import LoadedModel
+    from stn_infer.torch_export.plain import PlainExport
 
 
-def build_plain(loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False) -> onnx.ModelProto:
+@dataclass(frozen=True)
+class Portable:
+    """A portable float32 model in memory, not yet verified.
+
+    Attributes:
+        model: the model.
+        findings: one per GridSample.
+        loaded: its source, with the batch size that the model is fixed to.
+        notes: remarks of the export for the user.
+        torch_seconds: CPU time of PyTorch's exporter.
+    """
+
+    model: onnx.ModelProto
+    findings: tuple[Finding, ...]
+    loaded: LoadedModel
+    notes: tuple[str, ...] = ()
+    torch_seconds: float = 0.0
+
+
+def build_plain(loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False) -> PlainExport:
     """Exports with PyTorch's exporter, in float32 at the opset that ``precision`` requires.
 
     Raises:
         ExportError, UsageError: as for :func:`build_portable`.
     """
-    from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_plain
+    from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_program
 
-    if loaded.fixed_batch is not None:
-        raise ExportError(
-            f"{loaded.name}: the .pt2 is tied to batch size {loaded.fixed_batch}; "
-            "make it with torch.export.export(..., dynamic_shapes=({0: torch.export.Dim('batch')},))"
-        )
-    opset = BF16_OPSET if precision == "bf16" else OPSET
-    return export_plain(loaded.module, loaded.input_shapes, loaded.name, dynamic_size, opset=opset)
+    return export_program(loaded, dynamic_size, opset=BF16_OPSET if precision == "bf16" else OPSET)
 
 
-def build_portable(
-    loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False
-) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
-    """Returns the portable float32 model in memory, not yet verified, and one finding per GridSample.
+def build_portable(loaded: LoadedModel, precision: Precision = "fp32", dynamic_size: bool = False) -> Portable:
+    """Exports and fuses a source.
 
     Args:
         loaded: the source.
@@ -49,12 +61,16 @@ def build_portable(
     from stn_infer.fusion.fuse import fuse
     from stn_infer.torch_export.plain import other_shapes
 
-    plain = build_plain(loaded, precision, dynamic_size)
-    if not dynamic_size:
-        return fuse(plain)
-    names = [value.name for value in plain.graph.input]
-    sizes = (loaded.input_shapes, other_shapes(loaded.input_shapes))
-    return fuse(plain, [dict(zip(names, shapes, strict=True)) for shapes in sizes])
+    exported = build_plain(loaded, precision, dynamic_size)
+    sizes: list[dict[str, tuple[int, ...]]] = []
+    if dynamic_size:
+        names = [value.name for value in exported.model.graph.input]
+        both = (loaded.input_shapes, other_shapes(loaded.input_shapes))
+        sizes = [dict(zip(names, shapes, strict=True)) for shapes in both]
+    model, findings = fuse(exported.model, sizes)
+    if exported.fixed_batch is not None:
+        loaded = replace(loaded, fixed_batch=exported.fixed_batch)
+    return Portable(model, findings, loaded, exported.notes, exported.torch_seconds)
 
 
 def file_metadata(loaded: LoadedModel, precision: Precision = "fp32") -> ModelMetadata:

@@ -51,7 +51,7 @@ def verify_model(
     Raises:
         ModelError: onnxruntime cannot run the model, or the model has fewer outputs than the source.
     """
-    reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
+    reference = Reference.of(loaded)
     batches = sample_batches(loaded) if batches is None else batches
     expectations = expect(reference, batches)
     limits, notes = limits_for(model, reference, loaded, expectations, tolerance)

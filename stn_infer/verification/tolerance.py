@@ -71,13 +71,15 @@ class Float32Levels:
 
 
 def eager_float32(loaded: LoadedModel) -> Float32Model:
-    """Open a PyTorch source in float32."""
+    """Open a PyTorch source in float32, without ``torch.autocast``."""
+    from stn_infer.torch_export.autocast import autocast_off
     from stn_infer.verification.runners import EagerRunner
 
     runner = EagerRunner(loaded, "cpu", fused=False)
 
     def run(inputs: Sequence[Array]) -> tuple[list[Array], list[Array], list[Array]]:
-        found = runner.run(inputs)
+        with autocast_off():
+            found = runner.run(inputs)
         images, warps = [call.image for call in found.calls], [call.warped for call in found.calls]
         return list(found.outputs.values()), images, warps
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -87,9 +88,15 @@ class BatchOfOne(nn.Module):
         return x.view(1, *SHAPE).relu()
 
 
-def test_a_fixed_batch_of_one_is_not_reported_as_a_wrong_shape(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="accepts a batch of 1 but not of 2"):
-        exporter.export("tests.api.test_export:BatchOfOne", tmp_path / "m.onnx", input_shapes=[SHAPE])
+def test_a_model_for_one_sample_is_exported_with_a_batch_of_one(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    report = exporter.export("tests.api.test_export:BatchOfOne", path, input_shapes=[SHAPE])
+    assert report.inputs == ("x [1, 2, 9, 7]",)
+    assert "accepts a batch of 1 but not of 2" in report.notes[0] and "has a batch of 1" in report.notes[0]
+    assert report.torch_seconds > 0 and report.own_seconds > 0
+    x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype(np.float32)
+    (found,) = OrtBackend(path, threads=1).run({"x": x}).values()
+    np.testing.assert_array_equal(found, x.clip(0))
 
 
 def test_a_file_that_fails_verification_is_not_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,10 +105,10 @@ def test_a_file_that_fails_verification_is_not_written(tmp_path: Path, monkeypat
     build = exporter.build_portable
 
     def tampered(*arguments: object) -> object:
-        model, findings = build(*arguments)  # type: ignore[arg-type]
-        (node,) = [node for node in model.graph.node if node.op_type == "SpatialTransformer"]
+        built = build(*arguments)  # type: ignore[arg-type]
+        (node,) = [node for node in built.model.graph.node if node.op_type == "SpatialTransformer"]
         next(a for a in node.attribute if a.name == "align_corners").i = 1
-        return model, findings
+        return built
 
     monkeypatch.setattr(exporter, "build_portable", tampered)
     with pytest.raises(VerificationError, match=r"sampler 0 .* points are wrong|output 'output' is off by"):
@@ -146,9 +153,21 @@ class FixedBatch(nn.Module):
         return x.reshape(2, -1).relu()
 
 
-def test_a_fixed_batch_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match="batch"):
+def test_a_batch_that_the_output_contradicts_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="expected the batch on axis 0"):
         exporter.export("tests.api.test_export:FixedBatch", tmp_path / "m.onnx", input_shapes=[SHAPE])
+
+
+def test_a_given_fixed_batch(tmp_path: Path) -> None:
+    path = tmp_path / "m.onnx"
+    arguments = ["export", "tests.api.test_export:FixedBatch", "--input-shape", "2,9,7", "--fixed-batch", "2", "-v"]
+    result = CliRunner().invoke(main, [*arguments, "-o", str(path)])
+    assert result.exit_code == 0, result.output
+    assert "x [2, 2, 9, 7] -> output [2, 126]" in result.output
+    assert re.search(r"CPU time: \d+\.\d s in torch.onnx.export, \d+\.\d s in stn-infer", result.output)
+    x = np.random.default_rng(0).standard_normal((3, *SHAPE)).astype(np.float32)
+    (found,) = OrtBackend(path, threads=1).run({"x": x}).values()
+    np.testing.assert_array_equal(found, x.reshape(3, -1).clip(0))
 
 
 class Float32Only(nn.Module):

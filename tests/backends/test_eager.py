@@ -11,7 +11,7 @@ from torch import nn
 
 from stn_infer.api.open import open_backend
 from stn_infer.backends.base import Backend
-from stn_infer.backends.eager import EagerBackend, numbered
+from stn_infer.backends.eager import EagerBackend
 from stn_infer.errors import InputError, MissingDependencyError, ModelError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.load import LoadedModel
@@ -42,13 +42,13 @@ def test_one_input_and_one_output() -> None:
     assert backend.run({"input": x[:0]})["output"].shape == (0, 2)
 
 
-def test_several_inputs_and_nested_outputs_are_numbered() -> None:
+def test_several_inputs_and_nested_outputs_are_named_by_their_keys() -> None:
     backend = open_backend(loaded(Two(), (2, 2), (2, 2)), backend="eager")
     a, b = np.ones((1, 2, 2), np.float32), np.full((1, 2, 2), 2, np.float32)
     outputs = backend.run({"a": a, "b": b})
-    assert list(outputs) == numbered("output", 3)
-    np.testing.assert_array_equal(outputs["output_0"], a + b)
-    np.testing.assert_array_equal(outputs["output_2"], b.reshape(1, 4))
+    assert list(outputs) == ["sum", "rest.0", "rest.1"]
+    np.testing.assert_array_equal(outputs["sum"], a + b)
+    np.testing.assert_array_equal(outputs["rest.1"], b.reshape(1, 4))
 
 
 def test_names_are_those_of_the_exported_file() -> None:

@@ -45,10 +45,9 @@ def export_once(monkeypatch: pytest.MonkeyPatch, built: dict[tuple[str, bool], A
         key = (loaded.name, precision == "bf16")
         if key not in built:
             built[key] = original(loaded, precision, *rest)
-        model, findings = built[key]
         copy = onnx.ModelProto()
-        copy.CopyFrom(model)
-        return copy, findings
+        copy.CopyFrom(built[key].model)
+        return replace(built[key], model=copy)
 
     monkeypatch.setattr(exporter, "build_portable", build)
 

@@ -48,6 +48,6 @@ def portable(name: str, *, bf16: bool = False) -> onnx.ModelProto:
     """The portable model before ``export`` adds metadata; at the opset that bfloat16 needs if ``bf16``."""
 
     def make() -> bytes:
-        return build_portable(source(name), "bf16" if bf16 else "fp32")[0].SerializeToString()
+        return build_portable(source(name), "bf16" if bf16 else "fp32").model.SerializeToString()
 
     return onnx.load_from_string(made_once(f"portable {name} {bf16}", make))

@@ -80,7 +80,7 @@ def make_files(
     try:
         if plain is None and loaded is not None and ("plain" in wanted or "portable" not in files.made):
             began = time.perf_counter()
-            plain = build_plain(loaded, precision)
+            plain = build_plain(loaded, precision).model
             files.made["plain"] = _write(plain, folder / "plain.onnx")
             files.build_s["plain"] = round(time.perf_counter() - began, 3)
         if plain is not None and ("portable" in wanted or "portable" in files.made):

@@ -58,7 +58,7 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
     from stn_infer.reference.model import Reference
     from stn_infer.verification.tolerance import Expectation, eager_float32, float32_levels
 
-    reference = Reference(loaded.module, loaded.input_shapes, loaded.name)
+    reference = Reference.of(loaded)
     seen, single = Seen(), eager_float32(loaded)
 
     def run(inputs: Sequence[Array]) -> list[Array]:

@@ -1,0 +1,56 @@
+"""Code that cannot be captured: the message names the line; a batch that the code fixes is exported as fixed."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from stn_infer.backends.ort import OrtBackend
+from stn_infer.errors import ExportError
+from stn_infer.metadata import ModelMetadata
+from stn_infer.sources.load import LoadedModel
+from stn_infer.torch_export.plain import export_plain, export_program
+
+
+class Decides(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        if x.abs().max() > 10:  # the line that decides
+            x = x / 10
+        return x
+
+
+class Loops(nn.Module):
+    """One sample after the other."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([x[i] * (x[i].mean() + 1) for i in range(x.shape[0])])
+
+
+def loaded(module: nn.Module, fixed_batch: int | None = None) -> LoadedModel:
+    return LoadedModel("net", module.eval(), ((4,),), ModelMetadata(), "factory", fixed_batch)
+
+
+def test_a_branch_on_data_is_refused_with_its_line() -> None:
+    message = (
+        r"net: .* decides by the values of a tensor \(test_capture.py, line \d+: if x.abs\(\).max\(\) > 10: "
+        r"# the line that decides\).*torch.where"
+    )
+    with pytest.raises(ExportError, match=message):
+        export_program(loaded(Decides()))
+
+
+def test_a_loop_over_the_batch_is_exported_with_a_fixed_batch() -> None:
+    exported = export_program(loaded(Loops()))
+    assert exported.fixed_batch == 1
+    (note,) = exported.notes
+    assert "needs a fixed batch (test_capture.py, line" in note and "batch of 1" in note
+    x = torch.randn(5, 4)
+    (found,) = OrtBackend(exported.model.SerializeToString(), threads=1).run({"x": x.numpy()}).values()
+    np.testing.assert_allclose(found, Loops()(x).numpy(), rtol=1e-6)
+
+
+def test_a_plain_export_has_a_dynamic_batch() -> None:
+    with pytest.raises(ExportError, match="needs a fixed batch"):
+        export_plain(Loops().eval(), [(4,)], "net")
