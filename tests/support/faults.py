@@ -117,7 +117,7 @@ class Campaign:
         limit = None
         if kind == "full":
             ending = None
-            limit = int(10 ** self.random.uniform(1.5, 4.5))
+            limit = int(10 ** self.random.uniform(3.0, 4.5))  # its messages go to a file too
         else:
             number = signal.SIGKILL if kind == "kill" else signal.SIGTERM
             by_step = self.random.random() < 2 / 3

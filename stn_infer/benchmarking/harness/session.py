@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -29,6 +29,7 @@ _OPENING_S = 4.0
 _PREPARING_S = 8.0
 _COMPILING_S = 15.0  # torch.compile at one batch size, on two cores
 _COMPILED_S = 1.0  # the same out of its cache
+_COMPARED = ("weights", "network", "file", "external data", "plugin library", CALIBRATION)
 _POOLS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
 
 
@@ -136,15 +137,27 @@ def check_same(earlier: BenchResult, now: BenchResult) -> None:
         UsageError: another machine, other versions, settings, weights, file, inputs or plugin library.
     """
     for what, before, after in (
-        ("machine", earlier.machine, now.machine),
+        ("machine", asdict(earlier.machine), asdict(now.machine)),
         ("versions", dict(earlier.versions), dict(now.versions)),
         ("settings", dict(earlier.settings), dict(now.settings)),
-        ("models", [_identity(model) for model in earlier.models], [_identity(model) for model in now.models]),
     ):
-        if what == "models" and before != after and _lacks_hashes(earlier, now):
-            raise UsageError("--resume needs the same models, and an older version wrote this result: measure again")
         if before != after:
-            raise UsageError(f"--resume needs the same {what}; they have changed since: measure again")
+            different = [
+                f"{name} was {before.get(name, 'none')}, now {after.get(name, 'none')}"
+                for name in sorted({*before, *after})
+                if before.get(name) != after.get(name)
+            ]
+            raise UsageError(f"--resume needs the same {what}: {'; '.join(different)}; measure again")
+    if [model.key for model in earlier.models] != [model.key for model in now.models]:
+        raise UsageError("--resume needs the same models, and their names or precisions have changed; measure again")
+    for old, new in zip(earlier.models, now.models, strict=True):
+        changed = _changes(old, new)
+        if changed and not _changes(replace(old, sha256={**new.sha256, **old.sha256}), new):
+            raise UsageError("--resume needs the same models, and an older version wrote this result: measure again")
+        if changed:
+            raise UsageError(
+                f"--resume needs the same models, and of {new.name} the {changed[0]} changed; measure again"
+            )
 
 
 def merge(result: BenchResult, measurements: Sequence[Measurement], log: RoundLog) -> BenchResult:
@@ -246,18 +259,12 @@ def _one(workers: Workers, result: BenchResult, case: int, task: RoundTask, say:
     return merge(result, (*report.measurements, *crashed), log)
 
 
-def _identity(model: Model) -> object:
-    kept = ("weights", "file", "plugin library", CALIBRATION)
-    return model.key, model.inputs_sha256, {name: model.sha256[name] for name in kept if name in model.sha256}
-
-
-def _lacks_hashes(earlier: BenchResult, now: BenchResult) -> bool:
-    """Whether ``earlier`` differs in nothing but hashes that older versions did not record."""
-    if len(earlier.models) != len(now.models):
-        return False
-    pairs = zip(earlier.models, now.models, strict=True)
-    filled = [replace(old, sha256={**new.sha256, **old.sha256}) for old, new in pairs]
-    return [_identity(model) for model in filled] == [_identity(model) for model in now.models]
+def _changes(old: Model, new: Model) -> list[str]:
+    """What was hashed of a model and is not the same, the cause first."""
+    changed = [name for name in _COMPARED if old.sha256.get(name) != new.sha256.get(name)]
+    if old.inputs_sha256 != new.inputs_sha256:
+        changed.append("inputs")
+    return changed
 
 
 def _order(count: int, number: int, seed: int) -> Sequence[int]:

@@ -20,7 +20,9 @@ from stn_infer.benchmarking.request import Case, Method, Progress
 from stn_infer.benchmarking.result import CALIBRATION, Model
 from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import Precision, Preprocess
+from stn_infer.proto.load import content_hash, external_tensors, read_graph
 from stn_infer.reference.comparison import Expected
+from stn_infer.sources.fingerprint import fingerprint_module
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
@@ -185,6 +187,7 @@ def prepare(
     hashes: dict[str, str] = {}
     if loaded is not None:
         hashes["weights"] = _save_weights(loaded, folder / _WEIGHTS)
+        hashes["network"] = fingerprint_module(loaded)
         run, kind, seen = torch_reference(loaded)
         shapes, name, rule = loaded.input_shapes, loaded.name, loaded
     else:
@@ -205,6 +208,8 @@ def prepare(
         hashes[CALIBRATION] = hash_arrays(feeds.samples(max(case.batch_sizes)))
     if given is not None:
         hashes["file"] = _sha256(given)
+        if external_tensors(read_graph(given), given.parent):
+            hashes["external data"] = content_hash(given)
     say(f"reference outputs of {name}")
     inputs_sha256 = {}
     for batch in case.batch_sizes:

@@ -366,7 +366,7 @@ def test_resume_tells_other_samples_and_older_files(monkeypatch: pytest.MonkeyPa
 
     mine = hashed(**{CALIBRATION: "a"})
     check_same(mine, mine)
-    with pytest.raises(UsageError, match="same models; they have changed"):
+    with pytest.raises(UsageError, match="same models, and of simulated the int8 samples changed"):
         check_same(mine, hashed(**{CALIBRATION: "b"}))
     with pytest.raises(UsageError, match="an older version wrote"):
         check_same(done, hashed(file="f"))

@@ -1,4 +1,4 @@
-"""A benchmark's file: one benchmark at a time writes it, and what a killed one left beside it goes."""
+"""A benchmark's file: it is resumed by the same benchmark only, one at a time writes it, and leftovers go."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 from stn_infer.api.bench import resolve_case
 from stn_infer.benchmarking.harness import session
-from stn_infer.benchmarking.harness.session import run_request
+from stn_infer.benchmarking.harness.session import check_same, run_request
 from stn_infer.benchmarking.request import Method
-from stn_infer.benchmarking.result import BenchResult, read_result
-from stn_infer.errors import OutputError
+from stn_infer.benchmarking.result import CALIBRATION, BenchResult, read_result
+from stn_infer.errors import OutputError, UsageError
 from stn_infer.pipeline.lock import JobLock
 from tests.support.benchmarking_sim import Simulated, Simulation, fixed
 
@@ -23,6 +23,37 @@ def result(monkeypatch: pytest.MonkeyPatch) -> BenchResult:
     made = Simulation({"ort": Simulated(fixed(1.0))}).go(Method(rounds=3, seconds=0.1, samples=4, turns=2))
     monkeypatch.setattr(session, "measure", lambda *given, **named: made)
     return made
+
+
+HASHES = ("weights", "network", "file", "external data", "plugin library", CALIBRATION)
+
+
+@pytest.mark.parametrize("name", HASHES)
+def test_a_benchmark_of_another_model_is_not_resumed_and_the_thing_named(result: BenchResult, name: str) -> None:
+    (model,) = result.models
+    before = replace(result, models=(replace(model, sha256=dict.fromkeys(HASHES, "a")),))
+    now = replace(result, models=(replace(model, sha256={**dict.fromkeys(HASHES, "a"), name: "b"}),))
+    check_same(before, before)
+    with pytest.raises(UsageError, match=f"--resume needs the same models, and of simulated the {name} changed;"):
+        check_same(before, now)
+
+
+def test_a_benchmark_elsewhere_is_not_resumed_and_the_thing_named(result: BenchResult) -> None:
+    (model,) = result.models
+    result = replace(result, versions={"onnx": "1"}, settings={"threads": "1"})
+    for changes, named in (
+        (
+            {"versions": {"onnx": "2", "torch": "2"}},
+            "versions: onnx was 1, now 2; torch was none, now 2;",
+        ),
+        ({"settings": {"threads": "2"}}, "settings: threads was 1, now 2; measure again"),
+        ({"machine": replace(result.machine, cpu="another")}, "machine: cpu was .*, now another; measure again"),
+        ({"models": (replace(model, inputs_sha256={"1": "x"}),)}, "models, and of simulated the inputs changed;"),
+        ({"models": (replace(model, name="other"),)}, "models, and their names or precisions have changed;"),
+    ):
+        with pytest.raises(UsageError, match=f"--resume needs the same {named}") as caught:
+            check_same(result, replace(result, **changes))  # type: ignore[arg-type]
+        assert "\n" not in str(caught.value)
 
 
 def test_one_benchmark_writes_a_file(result: BenchResult, tmp_path: Path) -> None:

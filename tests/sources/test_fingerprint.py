@@ -16,8 +16,8 @@ import pytest
 import torch
 from torch import fx, nn
 
-from stn_infer.api.fingerprint import fingerprint
 from stn_infer.metadata import ModelMetadata
+from stn_infer.sources.fingerprint import fingerprint_module
 from stn_infer.sources.load import LoadedModel, load_source
 from tests.support.paths import ROOT
 
@@ -90,7 +90,7 @@ def traced(function: Callable[[torch.Tensor], torch.Tensor], constant: float = 1
 
 
 def of(module: nn.Module, shape: tuple[int, ...] = (1, 4, 5)) -> str:
-    return fingerprint(LoadedModel("net", module, (shape,), ModelMetadata(), "factory"))
+    return fingerprint_module(LoadedModel("net", module, (shape,), ModelMetadata(), "factory"))
 
 
 PAIRS: dict[str, tuple[Callable[[], nn.Module], Callable[[], nn.Module]]] = {
@@ -167,7 +167,7 @@ def test_the_source_files_of_a_factory_are_in_the_fingerprint(tmp_path: Path, mo
     def loaded() -> str:
         for name in ("net_of_user", "helper_of_net"):
             sys.modules.pop(name, None)
-        return fingerprint(load_source("net_of_user:make", input_shapes=[(3,)]))
+        return fingerprint_module(load_source("net_of_user:make", input_shapes=[(3,)]))
 
     Path("net_of_user.py").write_text(SOURCE)
     Path("helper_of_net.py").write_text("def gain(x):\n    return 1\n")
