@@ -49,6 +49,7 @@ FLOORS = (
     "errors",
     "printing",
     "version",
+    "spellings",
     "samplers",
     "arrays",
 )

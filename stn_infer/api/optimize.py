@@ -311,4 +311,6 @@ def describe(report: OptimizeReport) -> str:
         opset += f", was {report.original_opset}"
     fused = f"{report.fused} of {len(report.findings)} samplers fused"
     lines.append(f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {fused}")
-    return "\n".join((describe_findings(report.findings), *map(shown, lines)))
+    unknown = any(entry.code == "custom-sampler" and not entry.done for entry in report.repairs)
+    first = [] if unknown and not report.findings else [describe_findings(report.findings)]
+    return "\n".join((*first, *map(shown, lines)))

@@ -14,16 +14,13 @@ from stn_infer.fusion.basis import Basis, Kind
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, is_spatial
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.names import Names
-from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, nested_nodes, opset_of
+from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, is_standard, nested_nodes, opset_of
 from stn_infer.samplers import SamplerSpec
+from stn_infer.spellings import SPELLINGS, Custom, Spelling, looks_like_a_sampler, read_custom
 
-CUSTOM = {
-    ("com.microsoft", "GridSample"),
-    ("mmdeploy", "grid_sampler"),
-    ("aten", "grid_sampler"),
-    ("org.pytorch.aten", "ATen"),
-}
-_CUSTOM_DOMAINS = {domain for domain, _ in CUSTOM}
+#: onnxruntime's own GridSample, from before ONNX had one.
+_MICROSOFT = "com.microsoft"
+UNKNOWN_OPERATOR = "the operator is not known here"
 
 
 @dataclass(frozen=True)
@@ -79,7 +76,8 @@ class SamplerNode:
     @property
     def custom(self) -> bool:
         """Whether it is another runtime's operator."""
-        return self.domain not in STANDARD_DOMAINS and not self.fused
+        standard = self.domain in STANDARD_DOMAINS and self.op_type == "GridSample"
+        return not standard and not self.fused
 
     @property
     def fused(self) -> bool:
@@ -135,21 +133,40 @@ def sampler_spec(node: onnx.NodeProto, constants: Mapping[str, int]) -> SamplerS
     """
     if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft")):
         return spec_of(node)
-    if node.domain not in _CUSTOM_DOMAINS and node.op_type != "ATen":
+    custom = custom_sampler(node, constants)
+    return None if custom is None else custom.spec
+
+
+def custom_sampler(node: onnx.NodeProto, constants: Mapping[str, int]) -> Custom | None:
+    """Returns what is known about a sampler of another runtime. None for any other node.
+
+    Args:
+        node: any node.
+        constants: the file's scalar constants, for samplers that take their settings as inputs.
+    """
+    if node.op_type == "GridSample":
+        return Custom(spec_of(node), Spelling()) if node.domain == _MICROSOFT else None
+    named = node.op_type in SPELLINGS or node.op_type == "ATen"
+    if not named or len(node.input) < 2 or not node.output:
         return None
-    attributes = attributes_of(node)
-    if (node.domain, node.op_type) == ("mmdeploy", "grid_sampler"):
-        numbers = [attributes.get(key, 0) for key in ("interpolation_mode", "padding_mode", "align_corners")]
-    elif (node.domain, node.op_type) == ("aten", "grid_sampler") or (
-        node.op_type == "ATen" and str(attributes.get("operator", "")).startswith("grid_sampler")
-    ):
-        if len(node.input) < 5 or any(name not in constants for name in node.input[2:5]):
-            return None
-        numbers = [constants[name] for name in node.input[2:5]]
-    else:
-        return None
-    known = all(number in (0, 1, 2) for number in numbers[:2])
-    return SamplerSpec.numbered(*numbers) if known else None
+    return read_custom(node.domain, node.op_type, attributes_of(node), [constants.get(name) for name in node.input[2:]])
+
+
+def unknown_samplers(model: onnx.ModelProto) -> Iterator[tuple[onnx.NodeProto, str]]:
+    """Yields nodes that are, or seem to be, samplers of other runtimes that nothing here can read, and why."""
+    constants = small_constants(model)
+    own = {(function.domain, function.name) for function in model.functions}
+    for holder in (model.graph, *model.functions):
+        known = constants if holder is model.graph else {}
+        for node in nested_nodes(holder.node):
+            standard = is_standard(node) and onnx.defs.has(node.op_type)
+            if node.domain == DOMAIN or standard or (node.domain, node.op_type) in own or not node.output:
+                continue
+            custom = custom_sampler(node, known)
+            if custom is not None and custom.spec is None:
+                yield node, custom.problem
+            elif custom is None and looks_like_a_sampler(node.op_type, attributes_of(node)):
+                yield node, UNKNOWN_OPERATOR
 
 
 def spatial_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:

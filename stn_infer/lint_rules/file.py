@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from stn_infer.fusion.samplers import unknown_samplers
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
 from stn_infer.proto.check import tensor_bytes
 from stn_infer.proto.load import External, external_tensors
@@ -116,7 +117,8 @@ def _not_finite(values: NDArray[Any]) -> str | None:
 
 def examined(context: LintContext) -> Iterator[LintFinding]:
     """Files without a sampler, files that do not run, and files on which the fusion could not run."""
-    if not context.samplers and not any(node.op_type == "AffineGrid" for node in context.model.graph.node):
+    affine = any(node.op_type == "AffineGrid" for node in context.model.graph.node)
+    if not context.samplers and not affine and not any(unknown_samplers(context.model)):
         yield _finding("no-sampler", "info", "the file has no sampler: nothing to rewrite")
     small = _small_external(context)
     if small and "external" in context.load_error:

@@ -15,9 +15,10 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from stn_infer.fusion.op import SPATIAL, is_spatial
-from stn_infer.fusion.samplers import CUSTOM, SamplerNode, reads_nearest, sampler_spec, small_constants
+from stn_infer.fusion.samplers import UNKNOWN_OPERATOR, SamplerNode, reads_nearest, unknown_samplers
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
 from stn_infer.proto.traversal import attributes_of, is_standard, producers, subgraphs, walk_back
+from stn_infer.repairs.affine_grids import is_aten_grid
 
 _HALF_EPSILON: dict[int, float] = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
 _FAMILIAR_WIDTH = 1024
@@ -63,36 +64,38 @@ def affine_grids(context: LintContext) -> Iterator[LintFinding]:
             )
 
 
-def unknown_samplers(context: LintContext) -> Iterator[LintFinding]:
-    """Custom samplers, and GridSample in an opset without GridSample."""
-    constants = small_constants(context.model)
-    known = {sampler.output for sampler in context.samplers}
+def custom_samplers(context: LintContext) -> Iterator[LintFinding]:
+    """Custom samplers, known and unknown, and GridSample in an opset without GridSample."""
+    left = [entry.message for entry in context.repairs if entry.code == "custom-sampler" and not entry.done]
     for sampler in context.samplers:
         if sampler.custom:
-            name = f"{sampler.domain}::{sampler.op_type}"
+            name = f"{sampler.domain or 'the default domain'}::{sampler.op_type}"
             where = "onnxruntime" if sampler.domain == "com.microsoft" else "its own runtime"
             what = f"{name} runs only in {where}"
         elif context.opset < 16 and not sampler.fused:
             what = f"no runtime has GridSample at opset {context.opset}"
         else:
             continue
+        why = next((message for message in left if message.startswith(f"{sampler.name!r} (")), "")
         yield _finding(
             "custom-sampler",
             "warning" if sampler.domain == "com.microsoft" else "error",
             sampler,
-            f"{what}; from opset 16 on the standard GridSample runs everywhere" + context.unfixable("custom-sampler"),
-            context.fixable("custom-sampler"),
+            f"{what}; from opset 16 on the standard GridSample runs everywhere"
+            + (f" (not fixable: {why})" if why else context.unfixable("custom-sampler")),
+            context.fixable("custom-sampler") and not why,
         )
-    for node in context.model.graph.node:
-        custom = (node.domain, node.op_type) in CUSTOM and node.op_type in ("grid_sampler", "GridSample")
-        if custom and node.output[0] not in known and sampler_spec(node, constants) is None:
-            yield LintFinding(
-                "custom-sampler",
-                "error",
-                node.name or node.output[0],
-                node.output[0],
-                f"the settings of {node.domain}::{node.op_type} are not constants; export the model again",
-            )
+    for node, why in unknown_samplers(context.model):
+        fixed = why == UNKNOWN_OPERATOR and is_aten_grid(node) and context.fixable("custom-sampler")
+        yield LintFinding(
+            "custom-sampler",
+            "error",
+            node.name or node.output[0],
+            node.output[0],
+            f"{node.domain or 'the default domain'}::{node.op_type} is a sampler of its own runtime: "
+            + ("optimize replaces it" if fixed else f"{why}; export it as GridSample, at opset 16 or later"),
+            fixed,
+        )
 
 
 def volumes(context: LintContext) -> Iterator[LintFinding]:
@@ -262,7 +265,7 @@ def conventions(context: LintContext) -> Iterator[LintFinding]:
 
 RULES: tuple[LintRule, ...] = (
     traps,
-    unknown_samplers,
+    custom_samplers,
     affine_grids,
     volumes,
     mixed_types,

@@ -2,18 +2,32 @@
 
 from __future__ import annotations
 
-from itertools import chain
+import re
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
 
-from stn_infer.fusion.samplers import CUSTOM, UNKNOWN, infer_facts, sampler_spec, small_constants
-from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.fusion.samplers import (
+    UNKNOWN,
+    Facts,
+    custom_sampler,
+    infer_facts,
+    sampler_spec,
+    small_constants,
+    unknown_samplers,
+)
+from stn_infer.proto.edit import NewNodes, copy_of, replace_all
 from stn_infer.proto.names import Names
 from stn_infer.proto.retype import HALF_TYPES
-from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, nested_nodes, opset_of
+from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, every_node, is_standard, opset_of, subgraphs
+from stn_infer.repairs.affine_grids import replace_aten_grids
 from stn_infer.repairs.opset import raise_opset
-from stn_infer.repairs.result import NotRepairable, PassResult, Repair
+from stn_infer.repairs.result import PassResult, Repair
+from stn_infer.samplers import SamplerSpec
+from stn_infer.spellings import Custom, Spelling
 
 _FLOATS = HALF_TYPES | {TensorProto.FLOAT}
 
@@ -21,38 +35,113 @@ _FLOATS = HALF_TYPES | {TensorProto.FLOAT}
 def standard_samplers(model: onnx.ModelProto) -> PassResult:
     """Replaces custom samplers by GridSample, and raises the file's opset to at least 16.
 
+    A sampler that cannot be replaced stays, with a note.
+
     Raises:
-        NotRepairable: an mmdeploy sampler is bicubic (its kernels compute bilinear), a function takes a sampler's
-            settings as attributes, or the opset can't be raised.
+        NotRepairable: the opset can't be raised.
     """
-    changed = copy_of(model)
     opset = opset_of(model)
-    constants = small_constants(model)
-    graphs = [(changed.graph.node, constants)]
-    graphs += [(function.node, {}) for function in changed.functions]  # constants of the main graph are not visible
-    count = 0
-    for node, known in chain.from_iterable(((node, known) for node in nested_nodes(nodes)) for nodes, known in graphs):
-        spec = sampler_spec(node, known)
-        old = is_standard(node) and opset < 16
-        if spec is None or not (old or (node.domain, node.op_type) in CUSTOM):
-            continue
-        if any(attribute.ref_attr_name for attribute in node.attribute):
-            raise NotRepairable(f"a function takes the settings of {node.name or node.output[0]!r} as attributes")
-        if node.domain == "mmdeploy" and spec.mode == "bicubic":
-            raise NotRepairable(f"{node.name!r} has mode bicubic, but mmdeploy's kernels compute bilinear")
-        count += 1
-        node.op_type, node.domain = "GridSample", ""
-        del node.attribute[:], node.input[2:]
-        node.attribute.extend(helper.make_attribute(key, value) for key, value in spec.attributes(opset).items())
-    if not count:
-        return PassResult(model)
-    notes = [Repair("custom-sampler", f"replaced {count} custom samplers by the standard GridSample")]
+    changed = copy_of(model)
+    replaced = _Replaced(model, opset)
+    replaced.in_nodes(changed.graph.node, small_constants(model), Names(changed.graph))
+    for function in changed.functions:  # constants of the main graph are not visible there
+        replaced.in_nodes(function.node, {}, Names(function))
+    grids = replace_aten_grids(changed)
+    notes = [Repair("custom-sampler", f"{_title(node)}: {why}", done=False) for node, why in unknown_samplers(changed)]
+    notes += replaced.notes
+    if not replaced.count and not grids:
+        return PassResult(model, notes=tuple(notes))
+    if replaced.count:
+        notes.append(Repair("custom-sampler", f"replaced {replaced.count} custom samplers by the standard GridSample"))
+    if grids:
+        notes.append(Repair("custom-sampler", f"replaced {grids} ATen affine_grid_generator by a matrix product"))
     if opset < 16:
         changed = raise_opset(changed, 16)
         notes.append(Repair("custom-sampler", f"raised opset {opset} to 16, the first with GridSample"))
     used = {*STANDARD_DOMAINS, *(node.domain for node in every_node(changed))}
     replace_all(changed.opset_import, [entry for entry in changed.opset_import if entry.domain in used])
     return PassResult(changed, True, tuple(notes))
+
+
+def _title(node: onnx.NodeProto) -> str:
+    operator = attributes_of(node).get("operator", "") if node.op_type == "ATen" else ""
+    kind = f"{node.domain or 'default domain'}::{node.op_type}" + (f" {operator}" if operator else "")
+    return f"{node.name or node.output[0]!r} ({kind})"
+
+
+class _Replaced:
+    """Replaces custom samplers in lists of nodes.
+
+    Attributes:
+        count: the number of samplers replaced.
+        notes: those that stay although their settings are known, and what some kernels compute instead.
+    """
+
+    def __init__(self, model: onnx.ModelProto, opset: int) -> None:
+        self._model, self._opset = model, opset
+        self.count = 0
+        self.notes: list[Repair] = []
+
+    @cached_property
+    def _facts(self) -> Facts:
+        return infer_facts(self._model)
+
+    def in_nodes(self, nodes: Any, constants: Mapping[str, int], names: Names) -> None:
+        """Replaces samplers in a graph's or a function's nodes, in place, and in the subgraphs of these."""
+        kept: list[onnx.NodeProto] = []
+        for node in nodes:
+            for _, graph in subgraphs(node):
+                self.in_nodes(graph.node, constants, names)
+            custom = custom_sampler(node, constants)
+            old = self._opset < 16 and is_standard(node, "GridSample")
+            if old:
+                custom = Custom(sampler_spec(node, constants), Spelling())
+            if custom is not None and custom.spec is not None:
+                kept += self._standard(node, custom, custom.spec, names)
+            kept.append(node)
+        replace_all(nodes, kept)
+
+    def _standard(
+        self, node: onnx.NodeProto, custom: Custom, spec: SamplerSpec, names: Names
+    ) -> Sequence[onnx.NodeProto]:
+        """Makes ``node`` a GridSample, in place; returns new nodes to be put before it."""
+        problem = ""
+        if any(attribute.ref_attr_name for attribute in node.attribute):
+            problem = "a function takes its settings as attributes"
+        rank = self._rank(node) if custom.spelling.axes_first else 0
+        if custom.spelling.axes_first and not rank:
+            problem = "the file does not tell whether it samples images or volumes"
+        if problem:
+            self.notes.append(Repair("custom-sampler", f"{_title(node)}: {problem}", done=False))
+            return ()
+        if custom.deviation:
+            self.notes.append(
+                Repair("custom-sampler", f"{_title(node)}: {custom.deviation}; the result has what the file says")
+            )
+        new = NewNodes(names, node.output[0])
+        grid = node.input[1]
+        if custom.spelling.axes_first:
+            grid = new.node("Transpose", [grid], "grid", perm=[0, *range(2, rank + 2), 1])
+        if custom.spelling.unit != 1:
+            kind = self._facts.get(node.input[1], UNKNOWN).elem_type or TensorProto.FLOAT
+            unit = helper.make_tensor("unit", kind, [], [custom.spelling.unit])
+            grid = new.node("Div", [grid, new.node("Constant", [], "unit", value=unit)], "coordinates")
+        self.count += 1
+        inputs = [node.input[0], grid]
+        node.op_type, node.domain, node.overload = "GridSample", "", ""
+        del node.attribute[:], node.input[:]
+        node.input.extend(inputs)
+        attributes = spec.attributes(self._opset)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in attributes.items())
+        return new.nodes
+
+    def _rank(self, node: onnx.NodeProto) -> int:
+        """2 for images, 3 for volumes, by the operator's name or the tensors' ranks; 0 if the file does not tell."""
+        named = re.search(r"[23](?=D)", node.op_type)
+        if named:
+            return int(named[0])
+        ranks = {len(dims) for name in node.input[:2] if (dims := self._facts.get(name, UNKNOWN).dims) is not None}
+        return ranks.pop() - 2 if ranks in ({4}, {5}) else 0
 
 
 def one_type(model: onnx.ModelProto) -> PassResult:

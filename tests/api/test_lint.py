@@ -122,7 +122,15 @@ CASES: list[tuple[Any, str, str, str, str, str, bool]] = [
     ),
     (
         lambda: affine_model(opset=11, sampler="grid_sampler", domain="mmdeploy", attributes=MM, ir_version=6),
-        *("custom-sampler", "error", "sample", "grid", "compute bilinear", False),
+        *("custom-sampler", "error", "sample", "grid", "mmdeploy::grid_sampler runs only in its own runtime", True),
+    ),
+    (
+        lambda: affine_model(sampler="GridSample3D", attributes=MM),
+        *("custom-sampler", "error", "sample", "y", "its kernels have no bicubic mode", False),
+    ),
+    (
+        lambda: affine_model(sampler="FlowWarp", domain="their", attributes={}),
+        *("custom-sampler", "error", "sample", "y", "their::FlowWarp is a sampler of its own runtime", False),
     ),
     (lambda: affine_model(opset=12, ir_version=6), "custom-sampler", "error", "sample", "grid", "at opset 12", True),
 ]
@@ -173,6 +181,11 @@ def test_the_identity_error_equals_the_convention_tables() -> None:
 def test_a_file_without_a_sampler(tmp_path: Path) -> None:
     model = make([helper.make_node("Relu", ["x"], ["y"])], {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [])
     assert [finding.code for finding in examined(model, tmp_path).findings] == ["no-sampler"]
+
+
+def test_an_unknown_sampler_is_not_no_sampler(tmp_path: Path) -> None:
+    codes = {finding.code for finding in examined(affine_model(sampler="FlowWarp", domain="their"), tmp_path).findings}
+    assert "custom-sampler" in codes and "no-sampler" not in codes
 
 
 def test_samplers_in_subgraphs_are_examined(tmp_path: Path) -> None:
