@@ -242,7 +242,7 @@ def files_of(source: str) -> tuple[dict[str, bytes], Array, Array]:
     from stn_infer.torch_export.portable import build_plain, build_portable
 
     loaded = load_source(source)
-    portable = build_portable(loaded)[0]
+    portable = build_portable(loaded).model
     models = {"portable": portable, "inlined": inlined(portable), "torch.onnx.export": build_plain(loaded)}
     image = np.random.default_rng(0).standard_normal((1, *loaded.input_shapes[0])).astype(np.float32)
     with torch.no_grad():
