@@ -243,7 +243,7 @@ def files_of(source: str) -> tuple[dict[str, bytes], Array, Array]:
 
     loaded = load_source(source)
     portable = build_portable(loaded).model
-    models = {"portable": portable, "inlined": inlined(portable), "torch.onnx.export": build_plain(loaded)}
+    models = {"portable": portable, "inlined": inlined(portable), "torch.onnx.export": build_plain(loaded).model}
     image = np.random.default_rng(0).standard_normal((1, *loaded.input_shapes[0])).astype(np.float32)
     with torch.no_grad():
         expected = loaded.module.double()(torch.from_numpy(image).double()).numpy()
