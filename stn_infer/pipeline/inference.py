@@ -24,7 +24,7 @@ from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.files import appearing
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.formats import Format, Rows, make_format, printable
-from stn_infer.pipeline.job import Folder, Job, ledger_line, read_ledger
+from stn_infer.pipeline.job import Folder, Job, ledger_line
 from stn_infer.pipeline.schedule import Schedule
 
 SHARD_ROWS = 4096
@@ -173,7 +173,7 @@ class _Writer:
         job = self.folder.job
         for shard in range(-(-job.samples // job.shard_rows)):
             if self.folder.is_done(shard):
-                for row in read_ledger(self.folder.ledger(shard)):
+                for row in self.folder.read_done(shard):
                     self._count(row.input, row.error)
                     self.resumed += 1
         self._report()

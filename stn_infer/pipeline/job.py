@@ -158,6 +158,26 @@ class Folder:
         """Whether a shard was written completely."""
         return self.ledger(shard).exists() and self.predictions(shard).exists()
 
+    def read_done(self, shard: int) -> list[LedgerRow]:
+        """The rows of the status file of a shard that is done.
+
+        Raises:
+            OutputError: it does not have one row for each of the shard's inputs.
+        """
+        path, rows = self.ledger(shard), list(read_ledger(self.ledger(shard)))
+        wanted = min(self.job.shard_rows, self.job.samples - shard * self.job.shard_rows)
+        good = [row for row in rows if row.status == "ok"]
+        if (
+            len(rows) != wanted
+            or any(row.shard != shard or row.status != ("failed" if row.error else "ok") for row in rows)
+            or [row.row for row in good] != list(range(len(good)))
+        ):
+            raise OutputError(
+                f"cannot resume: {path} is damaged; expected one row for each of {wanted} inputs; "
+                "delete it to predict them again"
+            )
+        return rows
+
     def write_ledger(self, shard: int, lines: Sequence[str]) -> None:
         """Write the status file of a shard, which marks it as done; ``lines`` are from :func:`ledger_line`.
 

@@ -39,8 +39,8 @@ WEIGHTS = {
 }
 _WITH_TORCH = ("checkpoint", "program", "recipe")  # where a process of its own takes seconds to import PyTorch
 _STORED = 3  # cases of one finding; the first is minimized
-_COSTLY = ("export", "bench", "build")  # commands that take seconds when they succeed
-_KEPT = 0.1  # share of those that are run
+_COSTLY = ("build", "--calibrate", "--suite")  # what takes seconds when it succeeds
+_KEPT = 0.1  # share of those commands that are run
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ def make_case(number: int, seed: int, all_seeds: tuple[Seed, ...]) -> Case:
     chosen, other = generator.choice(of_kind), generator.choice(of_kind)
     target = generator.choice(chosen.targets)
     command = generator.choice(chosen.commands)
-    if command[0] in _COSTLY and generator.random() > _KEPT:
+    if any(part in _COSTLY for part in command) and generator.random() > _KEPT:
         command = generator.choice(chosen.commands)
     donor = other.files[generator.choice(other.targets)]
     for _ in range(generator.choice((1, 4, 8))):  # most damage is refused at once: many cases shall get further
@@ -155,6 +155,7 @@ class Lane:
             **{"command": case.command[0], "mode": "process" if process else "trial" if trial else "inside"},
             **{"code": outcome.code, "seconds": round(outcome.seconds, 3), "gib": round(outcome.gib, 3)},
             **{"first": str(first or ""), "finding": str(finding or "")},
+            "said": outcome.errors.strip().rpartition("\n")[2][:160],
         }
         if self._log:
             print(json.dumps(entry), file=self._log, flush=True)

@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 
 from stn_infer.errors import StnInferError
 from tests.fuzz.mutate_bytes import FLOATS, integer, mutate_bytes, text
+from tests.fuzz.mutate_graphs import change_structure
+from tests.fuzz.mutate_text import mutate_json
 
 _INTEGERS = (
     *(FieldDescriptor.CPPTYPE_INT32, FieldDescriptor.CPPTYPE_INT64),
@@ -95,16 +97,30 @@ def mutate_onnx(data: bytes, generator: random.Random, other: bytes = b"") -> by
         return None
     nodes = [it for it in _messages(model) if isinstance(it, onnx.NodeProto)]
     kind = generator.random()
-    if nodes and kind < 0.45:
+    if model.metadata_props and kind < 0.4:
+        _change_metadata(model, generator)
+    elif nodes and kind < 0.45:
         _change_node(model, generator.choice(nodes), nodes, generator)
-    elif kind < 0.6:
+    elif kind < 0.55:
         _change_whole(model, generator)
+    elif nodes and kind < 0.65:
+        change_structure(model, generator)
     else:
         _change_field(model, generator, other)
     try:
         return model.SerializeToString()
     except (ValueError, DecodeError):
         return None
+
+
+def _change_metadata(model: onnx.ModelProto, generator: random.Random) -> None:
+    """A value in the JSON of one of our entries, or the entry itself."""
+    entry = generator.choice(model.metadata_props)
+    changed = mutate_json(entry.value.encode(), generator)
+    if changed is None or generator.random() < 0.1:
+        entry.value = text(generator, [it.value for it in model.metadata_props])
+    else:
+        entry.value = changed.decode(errors="replace")
 
 
 def is_sound(data: bytes) -> bool:

@@ -27,7 +27,7 @@ WRITTEN_AT = 1_700_000_000
 
 LINT: Command = ("lint", "in/model.onnx")
 OPTIMIZE: Command = ("optimize", "in/model.onnx", "-o", "out/fused.onnx")
-VERIFY: Command = ("verify", "in/model.onnx", "--backend", "ort", "--backend", "ort-fused")
+VERIFY: Command = ("verify", "in/model.onnx", "--backend", "ort")
 SHOW: Command = ("show", "in/model.onnx", "in/inputs.npz", "-o", "out/picture.png", "--count", "1")
 SHOW_IMAGE: Command = ("show", "in/model.onnx", "in/image.png", "-o", "out/picture.svg")
 BUILD: Command = (

@@ -21,7 +21,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-SECONDS = 60.0
+SECONDS = 60.0  # of CPU time that a command may take
+_SUSPECT = 20  # of a case in this process; it is then tried as a process, with the trial and up to SECONDS
+_TRIAL = 20  # STN_TRIAL_SECONDS of the cases: loops that never end shall not take the time of a thousand others
 GIB = 4.0
 _DEADLINE = 240.0  # of wall time: the machine may be busy
 
@@ -152,7 +154,7 @@ def _redirect(folder: Path) -> None:
     for number, name in ((1, "stdout"), (2, "stderr")):
         os.dup2(os.open(name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), number)
     os.environ.update(TMPDIR=str(folder / "tmp"), XDG_CACHE_HOME=str(folder / "home"), HOME=str(folder / "home"))
-    os.environ.update(STN_TRIAL_SECONDS="60", COLUMNS="200", NO_COLOR="1")
+    os.environ.update(STN_TRIAL_SECONDS=str(_TRIAL), COLUMNS="200", NO_COLOR="1")
 
 
 def _start(command: list[str], folder: Path, trial: bool) -> NoReturn:
@@ -169,7 +171,7 @@ def _call(command: list[str], folder: Path, trial: bool) -> NoReturn:
     _redirect(folder)
     tempfile.tempdir = None
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
-    _limit(resource.RLIMIT_CPU, int(SECONDS) + 5)
+    _limit(resource.RLIMIT_CPU, int(SECONDS) + 5 if trial else _SUSPECT)
     used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     _limit(resource.RLIMIT_AS, used + int((GIB + 0.5) * 2**30))
     _limit(resource.RLIMIT_CORE, 0)

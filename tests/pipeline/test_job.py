@@ -161,3 +161,24 @@ def test_a_file_that_is_not_a_status_file(tmp_path: Path, content: bytes) -> Non
     (tmp_path / "ledger-00000.csv").write_bytes(content)
     with pytest.raises(OutputError, match="ledger"):
         list(read_ledger(tmp_path / "ledger-00000.csv"))
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "in/a,ok,,0,0\n",  # one input is missing
+        "in/a,ok,,0,0\nin/b,ok,,0,1\nin/c,ok,,0,2\n",
+        "in/a,ok,,0,0\nin/b,ok,,1,1\n",  # of another shard
+        "in/a,ok,,0,0\nin/b,ok,,0,0\n",  # two inputs in one row
+        "in/a,ok,,0,0\nin/b,failed,,0,\n",  # without a reason
+        "in/a,ok,,0,0\nin/b,ok,broken,0,\n",
+    ],
+)
+def test_a_status_file_that_does_not_account_for_every_input(tmp_path: Path, lines: str) -> None:
+    """It is not counted on: the totals of the resumed job would be wrong."""
+    with Folder.open(tmp_path, JOB, resume=False) as folder:
+        folder.ledger(0).write_text("input,status,error,shard,row\n" + lines)
+        with pytest.raises(OutputError, match=r"ledger-00000\.csv is damaged; expected one row for each of 2 inputs"):
+            folder.read_done(0)
+        folder.ledger(2).write_text("input,status,error,shard,row\nin/e,ok,,2,0\n")
+        assert [row.input for row in folder.read_done(2)] == ["in/e"], "the last shard is shorter"
