@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+_MOST = 2**63 - 1
+
 
 def decode(kind: type[T], value: Any) -> T:
     """``value`` out of JSON as ``kind``, a dataclass of dataclasses, tuples, mappings and plain values.
@@ -45,6 +47,8 @@ def _decode(kind: Any, value: Any) -> Any:
         if value not in arguments:
             raise ValueError(f"expected one of {', '.join(map(str, arguments))}, found {value!r}")
         return value
+    if isinstance(value, int) and not -_MOST <= value <= _MOST:
+        raise ValueError("a number has too many digits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):

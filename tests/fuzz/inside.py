@@ -38,9 +38,9 @@ def run(command: Command, case: Seed, folder: Path, *, trial: bool = False) -> O
         patches.enter_context(mock.patch.object(cli, "_explain", explained))
         patches.enter_context(mock.patch.dict(os.environ, environment))
         patches.enter_context(mock.patch("tempfile.tempdir", None))
-        patches.enter_context(mock.patch("stn_infer.api.trusted._passed", set()))
+        patches.enter_context(mock.patch.dict("stn_infer.api.trusted._passed", clear=True))
         if not trial:
-            patches.enter_context(mock.patch("stn_infer.repairs.trial.try_model"))
+            patches.enter_context(mock.patch("stn_infer.repairs.trial.try_model", return_value=""))
         os.chdir(folder)
         started = time.process_time()
         try:

@@ -7,6 +7,7 @@ A seed is a folder's content and the commands to run in it. Paths are relative t
 from __future__ import annotations
 
 import io
+import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -428,7 +429,10 @@ batch_sizes = [1]
     bench = ("bench", "--suite", "in/suite.toml", "-o", "out/result.json")
     yield Seed("suite", "of one", {**plain.files, "in/suite.toml": suite}, ("in/suite.toml",), (bench,))
     measured = _written(replace(plain, files={**plain.files, "in/suite.toml": suite}), bench)
-    content = {"in/a.json": measured["out/result.json"], "in/b.json": measured["out/result.json"], **plain.files}
+    result = json.loads(measured["out/result.json"])
+    result |= {"command": "stn-infer bench", "created": "2026-01-01T00:00:00+00:00"}
+    written = json.dumps(result).encode()
+    content = {"in/a.json": written, "in/b.json": written, **plain.files}
     commands = (
         ("bench", "compare", "in/a.json", "in/b.json"),
         ("bench", "compare", "in/b.json", "in/a.json", "--relative-to", "ort"),

@@ -178,7 +178,7 @@ def _call(command: list[str], folder: Path, trial: bool) -> NoReturn:
     if not trial:
         import stn_infer.repairs.trial
 
-        stn_infer.repairs.trial.try_model = lambda *arguments, **options: None
+        stn_infer.repairs.trial.try_model = lambda *arguments, **options: ""
     explain = cli._explain
 
     def explained(error: Exception, *rest: Any) -> tuple[str, int]:
