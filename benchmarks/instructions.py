@@ -56,6 +56,7 @@ def problems() -> Iterator[tuple[str, plugin.Problem, list[Floats]]]:
             batch=batch,
             channels=channels,
             basis_rows=rows,
+            points=size * size,
             theta_batch=batch,
             input_batch=batch,
             input=images.buffer_info()[0],

@@ -1,27 +1,31 @@
-"""The fused spatial transformer as a PyTorch operator: from theta to the warped image without a sampling grid.
+"""The plugin library's kernels as PyTorch operators: spatial transformers without a sampling grid, and ``grid_sample``.
 
-Importing this module defines ``torch.ops.stn.spatial_transformer``, which calls the plugin library's C interface. It
-works in eager mode, under ``torch.compile`` and ``torch.export``, and in CUDA graphs. Its gradient is computed by a
-composition of standard operators, which is also the fallback if the library has no kernel.
+Importing this module defines ``torch.ops.stn.spatial_transformer`` and ``torch.ops.stn.grid_sample``, which call the
+library's C interface. They work in eager mode, under ``torch.compile`` and ``torch.export``, and in CUDA graphs. Their
+gradients are computed by standard operators, which are also the fallback if the library has no kernel.
 """
 
 from __future__ import annotations
 
 import ctypes
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
+from math import prod
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from stn_infer import plugin
 from stn_infer.errors import UsageError
 from stn_infer.samplers import DEFAULT_SPEC, MODES, PADDING_MODES, SamplerSpec
-from stn_infer.transforms.grid import sampled, sampling_grid
+from stn_infer.transforms.grid import cast, sampled, sampling_grid
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 _OP = "stn::spatial_transformer"
+_GRID_OP = "stn::grid_sample"
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 torch.library.define(
@@ -29,6 +33,7 @@ torch.library.define(
     "(Tensor input, Tensor theta, Tensor basis, str kind, SymInt[] output_size, str mode, str padding_mode, "
     "bool align_corners) -> Tensor",
 )
+torch.library.define(_GRID_OP, "(Tensor input, Tensor grid, str mode, str padding_mode, bool align_corners) -> Tensor")
 
 
 def spatial_transformer(
@@ -53,13 +58,63 @@ def spatial_transformer(
         [N, C, *output_size], in the input's dtype and memory format.
 
     Raises:
-        UsageError: an unknown kind, mode or padding mode, or inconsistent shapes.
+        UsageError: an unknown kind, mode or padding mode, or tensors whose shapes, dtypes or devices do not fit.
     """
-    _check(input, theta, basis, kind, output_size, sampler)
-    if not usable(input):
+    kernel = usable(input)
+    if not kernel or torch.compiler.is_compiling():  # otherwise the operator checks
+        _check(input, theta, basis, kind, output_size, sampler)
+    if not kernel:
         return composed(input, theta, basis, kind, output_size, sampler)
     settings = (sampler.mode, sampler.padding_mode, sampler.align_corners)
     warped: Tensor = torch.ops.stn.spatial_transformer(input, theta, basis, kind, list(output_size), *settings)
+    return warped
+
+
+def grid_sample(
+    input: Tensor,
+    grid: Tensor,
+    mode: str = "bilinear",
+    padding_mode: str = "zeros",
+    align_corners: bool | None = None,
+) -> Tensor:
+    """A drop-in for ``torch.nn.functional.grid_sample`` that uses the plugin library's kernel if there is one.
+
+    There is one for float32, float16 and bfloat16 on the devices that the library was built for. While a model is
+    exported, the standard operator is used.
+
+    Args:
+        input: [N, C, H, W] or [N, C, D, H, W].
+        grid: [N, Ho, Wo, 2] or [N, Do, Ho, Wo, 3], normalized coordinates, x first; may be float32 for an input in half
+            precision, which the standard operator does not accept.
+        mode: ``bilinear``, ``nearest`` or ``bicubic`` (images only).
+        padding_mode: ``zeros``, ``border`` or ``reflection``.
+        align_corners: whether -1 and 1 are the centers of the border pixels; None: False, with PyTorch's warning.
+
+    Returns:
+        [N, C, Ho, Wo] or [N, C, Do, Ho, Wo], in the input's dtype. Unlike in PyTorch, NaN and infinite coordinates
+        sample outside of the image.
+
+    Raises:
+        ValueError, RuntimeError: as ``torch.nn.functional.grid_sample``.
+    """
+    if align_corners is None:
+        if not torch.compiler.is_compiling():  # which cannot trace a warning
+            warnings.warn(
+                "grid_sample: align_corners is False by default (in PyTorch since 1.3.0); specify it to silence this",
+                stacklevel=2,
+            )
+        align_corners = False
+    device = input.device.type
+    if torch.is_autocast_enabled(device):  # as autocast treats the standard operator
+        dtype = torch.float32 if device == "cpu" else torch.promote_types(input.dtype, grid.dtype)
+        input, grid = cast(input, dtype), cast(grid, dtype)
+    known = mode in MODES and padding_mode in PADDING_MODES
+    served = known and usable(input) and not torch.compiler.is_exporting() and not _grid_problem(input, grid, mode)
+    if not served:
+        if input.dtype == grid.dtype or not known or not (input.is_floating_point() and grid.is_floating_point()):
+            return F.grid_sample(input, grid, mode, padding_mode, align_corners)
+        return sampled(input, grid, SamplerSpec(mode, padding_mode, align_corners))
+    warped: Tensor = torch.ops.stn.grid_sample(input, grid, mode, padding_mode, align_corners)
     return warped
 
 
@@ -91,27 +146,80 @@ def composed(
 def _check(
     input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], sampler: SamplerSpec
 ) -> None:
+    """Raises UsageError unless the arguments of ``spatial_transformer`` fit together."""
+    _check_shapes(input.shape, theta.shape, basis.shape, kind, output_size, sampler.mode, sampler.padding_mode)
+    _check_places(input, ("theta", theta), ("basis", basis))
+
+
+def _check_shapes(
+    input: Sequence[int],
+    theta: Sequence[int],
+    basis: Sequence[int],
+    kind: str,
+    output_size: Sequence[int],
+    mode: str,
+    padding_mode: str,
+) -> None:
     rank = len(output_size)
-    for name, value, choices in (
-        ("kind", kind, plugin.KINDS[:3]),
-        ("mode", sampler.mode, MODES),
-        ("padding_mode", sampler.padding_mode, PADDING_MODES),
-    ):
-        if value not in choices:
-            raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
-    if rank not in (2, 3) or input.dim() != rank + 2:
+    _check_words(("kind", kind, plugin.KINDS[:3]), ("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
+    if rank not in (2, 3) or len(input) != rank + 2:
         raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
-    if rank == 3 and (sampler.mode == "bicubic" or kind == "projective"):
+    if rank == 3 and (mode == "bicubic" or kind == "projective"):
         raise UsageError("bicubic sampling and projective transformations are for images only")
     rows = 3 if kind == "projective" else rank
-    if theta.dim() != 3 or theta.shape[0] != input.shape[0] or theta.shape[1] != rows:
+    if len(theta) != 3 or theta[0] != input[0] or theta[1] != rows:
+        raise UsageError(f"expected theta with {rows} rows and batch size {input[0]}, got the shape {tuple(theta)}")
+    if len(basis) != 2 or basis[0] != theta[2]:
+        raise UsageError(f"expected a basis with {theta[2]} rows, the columns of theta, got the shape {tuple(basis)}")
+    if kind == "affine" and basis[0] != rank + 1:
+        raise UsageError(f"expected an affine theta with {rank + 1} columns, got the shape {tuple(theta)}")
+    points = prod(output_size)
+    if basis[1] != points:
         raise UsageError(
-            f"expected theta with {rows} rows and batch size {input.shape[0]}, got the shape {tuple(theta.shape)}"
+            f"expected a basis with {points} columns, the points of output size {tuple(output_size)}, "
+            f"got the shape {tuple(basis)}"
         )
-    if basis.dim() != 2 or basis.shape[0] != theta.shape[2]:
-        raise UsageError(
-            f"expected a basis with {theta.shape[2]} rows, the columns of theta, got the shape {tuple(basis.shape)}"
-        )
+    _check_not_empty(input, points)
+
+
+def _check_words(*words: tuple[str, str, Sequence[str]]) -> None:
+    for name, value, choices in words:
+        if value not in choices:
+            raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
+
+
+def _check_not_empty(input: Sequence[int], points: int) -> None:
+    if points and prod(input[:2]) and not prod(input[2:]):
+        raise UsageError(f"expected an input with at least one pixel, got the shape {tuple(input)}")
+
+
+def _check_places(input: Tensor, *others: tuple[str, Tensor]) -> None:
+    """Raises UsageError unless all tensors are floating-point numbers on one device."""
+    for name, tensor in (("input", input), *others):
+        if not tensor.is_floating_point():
+            raise UsageError(f"expected {name} to be floating-point, got {tensor.dtype}")
+        if tensor.device != input.device:
+            raise UsageError(f"expected {name} on {input.device}, the device of input, got {tensor.device}")
+
+
+def _grid_problem(input: Tensor, grid: Tensor, mode: str) -> str:
+    """What is wrong with the arguments of ``grid_sample``; "" if nothing is."""
+    rank = input.dim() - 2
+    if rank not in (2, 3):
+        return f"expected an input [N, C, H, W] or [N, C, D, H, W], got the shape {tuple(input.shape)}"
+    if grid.dim() != rank + 2 or grid.shape[0] != input.shape[0] or grid.shape[-1] != rank:
+        sizes = "H, W, 2" if rank == 2 else "D, H, W, 3"
+        return f"expected a grid [{input.shape[0]}, {sizes}] for the input, got the shape {tuple(grid.shape)}"
+    if rank == 3 and mode == "bicubic":
+        return "bicubic sampling is for images only"
+    if not prod(input.shape[2:]):
+        return f"expected an input with at least one pixel, got the shape {tuple(input.shape)}"
+    for name, tensor in (("input", input), ("grid", grid)):
+        if tensor.dtype not in _DTYPES:
+            return f"expected {name} to be float32, float16 or bfloat16, got {tensor.dtype}"
+    if grid.device != input.device:
+        return f"expected the grid on {input.device}, the device of input, got {grid.device}"
+    return ""
 
 
 def _is_channels_last(input: Tensor) -> bool:
@@ -127,7 +235,21 @@ def _empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
 
 @torch.library.register_fake(_OP)  # type: ignore[untyped-decorator]
 def _fake(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
+    _check(input, theta, basis, kind, output_size, SamplerSpec(*settings))
     return _empty_output(input, output_size)
+
+
+@torch.library.register_fake(_GRID_OP)  # type: ignore[untyped-decorator]
+def _fake_grid_sample(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
+    _check_grid_sample(input, grid, *settings[:2])
+    return _empty_output(input, grid.shape[1:-1])
+
+
+def _check_grid_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> None:
+    _check_words(("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
+    problem = _grid_problem(input, grid, mode)
+    if problem:
+        raise UsageError(problem)
 
 
 @lru_cache(maxsize=256)
@@ -137,10 +259,43 @@ def _problem(
     settings: tuple[str, str, bool],
     dtype: torch.dtype,
     layout: int,
-    shape: tuple[int, ...],
-    rows: int,
+    input: tuple[int, ...],
+    theta: tuple[int, ...],
+    basis: tuple[int, ...],
 ) -> plugin.Problem:
-    """A problem without its arrays. Cached, because filling it in takes longer than warping a small image."""
+    """A problem without its arrays. Cached, because checking and filling it in takes longer than warping a small image.
+
+    Raises:
+        UsageError: the shapes do not fit, or a word is unknown.
+    """
+    mode, padding_mode, _ = settings
+    _check_shapes(input, theta, basis, kind, output_size, mode, padding_mode)
+    return _posed(kind, output_size, settings, dtype, layout, input, basis_rows=theta[2], points=basis[1])
+
+
+@lru_cache(maxsize=256)
+def _grid_sample_problem(
+    output_size: tuple[int, ...],
+    settings: tuple[str, str, bool],
+    dtypes: tuple[torch.dtype, torch.dtype],
+    layout: int,
+    input: tuple[int, ...],
+) -> plugin.Problem:
+    """The same for :func:`grid_sample`; ``dtypes``: of input and grid."""
+    dtype, grid_dtype = dtypes
+    points = prod(output_size)
+    return _posed("grid", output_size, settings, dtype, layout, input, grid_dtype=_DTYPES[grid_dtype], points=points)
+
+
+def _posed(
+    kind: str,
+    output_size: tuple[int, ...],
+    settings: tuple[str, str, bool],
+    dtype: torch.dtype,
+    layout: int,
+    input: tuple[int, ...],
+    **fields: int,
+) -> plugin.Problem:
     mode, padding_mode, align_corners = settings
     return plugin.Problem(
         rank=len(output_size),
@@ -151,30 +306,46 @@ def _problem(
         dtype=_DTYPES[dtype],
         input_layout=layout,
         output_layout=layout,
-        batch=shape[0],
-        channels=shape[1],
-        input_size=(ctypes.c_int64 * 3)(*shape[2:]),
+        batch=input[0],
+        channels=input[1],
+        input_size=(ctypes.c_int64 * 3)(*input[2:]),
         output_size=(ctypes.c_int64 * 3)(*output_size),
-        basis_rows=rows,
-        theta_batch=shape[0],
-        input_batch=shape[0],
+        theta_batch=input[0],
+        input_batch=input[0],
+        **fields,
     )
 
 
 @torch.library.impl(_OP, ("CPU", "CUDA"))
 def _run(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
+    _check_places(input, ("theta", theta), ("basis", basis))
+    if input.dtype not in _DTYPES:
+        raise UsageError(f"expected input to be float32, float16 or bfloat16, got {input.dtype}")
     layout = 1 if _is_channels_last(input) else 0
-    if not layout:
-        input = input.contiguous()
+    sizes = (input.shape, theta.shape, basis.shape)
+    blank = _problem(kind, tuple(output_size), settings, input.dtype, layout, *sizes)
     if theta.dtype != torch.float32 or not theta.is_contiguous():
         theta = theta.to(torch.float32).contiguous()
     if basis.dtype != torch.float32 or not basis.is_contiguous():
         basis = basis.to(torch.float32).contiguous()
-    output = _empty_output(input, output_size)
-    blank = _problem(kind, tuple(output_size), settings, input.dtype, layout, input.shape, theta.shape[2])
+    return _launch(blank, input, _empty_output(input, output_size), theta, basis)
+
+
+@torch.library.impl(_GRID_OP, ("CPU", "CUDA"))
+def _run_grid_sample(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
+    _check_grid_sample(input, grid, *settings[:2])
+    layout = 1 if _is_channels_last(input) else 0
+    output_size = tuple(grid.shape[1:-1])
+    blank = _grid_sample_problem(output_size, settings, (input.dtype, grid.dtype), layout, input.shape)
+    return _launch(blank, input, _empty_output(input, output_size), grid.contiguous())
+
+
+def _launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, basis: Tensor | None = None) -> Tensor:
+    """Runs a problem on its arrays, theta and basis contiguous; returns ``output``."""
+    input = input if blank.input_layout else input.contiguous()
     problem = plugin.Problem.from_buffer_copy(blank)
-    problem.input, problem.theta = input.data_ptr(), theta.data_ptr()
-    problem.basis, problem.output = basis.data_ptr(), output.data_ptr()
+    problem.input, problem.theta, problem.output = input.data_ptr(), theta.data_ptr(), output.data_ptr()
+    problem.basis = None if basis is None else basis.data_ptr()
     if input.device.type == "cpu":
         plugin.run_cpu(problem, torch.get_num_threads())
     else:
@@ -202,3 +373,28 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
 
 
 torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)
+
+
+def _setup_grid_sample(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    input, grid, *settings = inputs
+    ctx.settings = settings
+    ctx.save_for_backward(input, grid)
+
+
+def _grid_sample_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
+    """PyTorch's own, in the wider of the two dtypes; on the CPU, which has none for half precision, in float32."""
+    input, grid = ctx.saved_tensors
+    dtype = torch.promote_types(input.dtype, grid.dtype)
+    if input.device.type == "cpu":
+        dtype = torch.promote_types(dtype, torch.float32)
+    mode, padding_mode, align_corners = ctx.settings
+    aten = torch.ops.aten
+    backward = aten.grid_sampler_2d_backward if input.dim() == 4 else aten.grid_sampler_3d_backward
+    numbers = (MODES.index(mode), PADDING_MODES.index(padding_mode), align_corners)
+    tensors = (cast(tensor, dtype) for tensor in (gradient, input, grid))
+    found = backward(*tensors, *numbers, list(ctx.needs_input_grad[:2]))
+    pairs = zip(found, (input, grid), ctx.needs_input_grad, strict=False)
+    return (*(cast(value, like.dtype) if needed else None for value, like, needed in pairs), None, None, None)
+
+
+torch.library.register_autograd(_GRID_OP, _grid_sample_backward, setup_context=_setup_grid_sample)

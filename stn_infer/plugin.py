@@ -44,6 +44,7 @@ _NVCC_PACKAGES = {
 DTYPES = ("float32", "float16", "bfloat16")
 KINDS = ("affine", "basis", "projective", "grid")
 LAYOUTS = ("planar", "channels_last")
+_STRUCT_SIZE = 1  # stn_status: the library's stn_problem has another size
 
 
 class Problem(ctypes.Structure):
@@ -69,6 +70,7 @@ class Problem(ctypes.Structure):
         ("input_batch", ctypes.c_int64),
         ("channel_pitch_in", ctypes.c_int64),
         ("channel_pitch_out", ctypes.c_int64),
+        ("points", ctypes.c_int64),
         ("input", ctypes.c_void_p),
         ("theta", ctypes.c_void_p),
         ("basis", ctypes.c_void_p),
@@ -307,6 +309,8 @@ def _load(named: str | None) -> tuple[ctypes.CDLL | None, str | None]:
             getattr(library, name).restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         return None, f"the plugin library does not load: {error}; {_HINT} again"
+    if library.stn_check(ctypes.byref(Problem())) == _STRUCT_SIZE:
+        return None, f"the plugin library {path} is from another version of stn-infer; {_HINT} again"
     return library, None
 
 

@@ -1,3 +1,4 @@
+#include <limits>
 #include <new>
 
 #include "kernels/cpu.hpp"
@@ -24,7 +25,7 @@ int stn_run_cpu(const stn_problem* problem, int threads) {
                             },
                             &plan};
   try {
-    stn::parallel_for(task, plan.units, plan.grain, threads > 0 ? threads : stn::available_processors());
+    stn::parallel_for(task, plan.units, plan.grain, threads > 0 ? threads : std::numeric_limits<int>::max());
   } catch (const std::bad_alloc&) {
     return STN_ERROR_MEMORY;
   }
@@ -57,6 +58,8 @@ const char* stn_status_text(int status) {
       return "the CUDA launch failed; set STN_LOG=1 to print CUDA's error message";
     case STN_ERROR_MEMORY:
       return "out of memory";
+    case STN_ERROR_POINTS:
+      return "the columns of the basis, or the points of the grid, are not the product of the output's sizes";
     default:
       return "unknown status";
   }

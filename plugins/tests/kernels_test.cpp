@@ -196,6 +196,7 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   std::copy_n(s.in, 3, p.input_size);
   std::copy_n(s.out, 3, p.output_size);
   p.basis_rows = rows;
+  p.points = pixels;
 
   Array input(p.input_batch * in_width * in_pixels, p.dtype), output(s.batch * out_width * pixels, p.dtype);
   for (int64_t i = 0; i < input.count; ++i) input.set(i, static_cast<float>(random() % 256) / 256);
@@ -286,7 +287,8 @@ void run_all(const Shape& shape, int rank, std::mt19937& random) {
               p.padding = padding;
               p.align_corners = align;
               p.dtype = dtype;
-              p.grid_dtype = dtype;
+              // An image's grid may have another type: most often fp32, whatever the image is.
+              p.grid_dtype = static_cast<int32_t>(combinations % 2 == 0 ? STN_FP32 : combinations % 3);
               p.input_layout = layouts & 1;
               p.output_layout = layouts >> 1;
               run_one(p, shape, false, random);
@@ -376,7 +378,20 @@ void refuse_nonsense() {
     p.output_size[0] = p.output_size[1] = 1 << 20;
   });
   refuse(STN_ERROR_POINTER, "no theta", [](stn_problem& p) { p.theta = nullptr; });
-  refuse(STN_ERROR_POINTER, "no basis", [](stn_problem& p) { p.kind = STN_BASIS; });
+  refuse(STN_ERROR_POINTER, "no basis", [](stn_problem& p) { p.kind = STN_BASIS, p.points = 1; });
+  const auto with_basis = [&one](stn_problem& p, int kind, int64_t points) {
+    p.kind = kind, p.basis = &one, p.points = points;
+  };
+  refuse(STN_ERROR_POINTS, "no points", [&](stn_problem& p) { with_basis(p, STN_BASIS, 0); });
+  refuse(STN_ERROR_POINTS, "a short basis", [&](stn_problem& p) {
+    with_basis(p, STN_BASIS, 10);
+    p.output_size[0] = p.output_size[1] = 64;
+  });
+  refuse(STN_ERROR_POINTS, "a long basis", [&](stn_problem& p) { with_basis(p, STN_BASIS, 2); });
+  refuse(STN_ERROR_POINTS, "a projective basis", [&](stn_problem& p) { with_basis(p, STN_PROJECTIVE, 3); });
+  refuse(STN_ERROR_POINTS, "an affine basis", [&](stn_problem& p) { with_basis(p, STN_AFFINE, 3); });
+  refuse(STN_ERROR_POINTS, "a grid of another size", [](stn_problem& p) { p.kind = STN_GRID, p.points = 9; });
+  refuse(STN_ERROR_VALUE, "grid dtype", [](stn_problem& p) { p.kind = STN_GRID, p.points = 1, p.grid_dtype = 3; });
   expect(stn_check(nullptr) == STN_ERROR_POINTER, "no problem", good);
 }
 

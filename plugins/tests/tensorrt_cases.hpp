@@ -57,7 +57,7 @@ struct Attributes {
 
 struct Case {
   const char* name;
-  int creator;  // 0 spatial, 1 projective, 2 grid sample
+  int creator;  // 0 spatial, 1 projective, 2 grid sample, 3 sampler
   int32_t kind;
   int32_t mode;
   int32_t padding;
@@ -68,6 +68,11 @@ struct Case {
   TensorFormat output_format;
   int64_t channels;
 };
+
+constexpr int kGridSample = 2;
+
+/// \brief Whether the op reads a sampling grid, instead of theta and basis.
+inline bool reads_grid(const Case& c) { return c.creator >= kGridSample; }
 
 inline const std::vector<Case>& all() {
   constexpr auto kLinear = TensorFormat::kLINEAR;
@@ -93,6 +98,13 @@ inline const std::vector<Case>& all() {
       {"grid volume", 2, STN_GRID, STN_BILINEAR, STN_REFLECTION, 1, 3, DataType::kFLOAT, kLinear, kLinear, 2},
       {"grid nearest fp16 image, fp32 grid", 2, STN_GRID, STN_NEAREST, STN_BORDER, 0, 2, DataType::kHALF, kLinear,
        kLinear, 2},
+      {"sampler", 3, STN_GRID, STN_BILINEAR, STN_ZEROS, 1, 2, DataType::kFLOAT, kLinear, kLinear, 3},
+      {"sampler bicubic HWC", 3, STN_GRID, STN_BICUBIC, STN_BORDER, 0, 2, DataType::kFLOAT, TensorFormat::kHWC,
+       TensorFormat::kHWC, 3},
+      {"sampler volume, fp16 image, fp32 grid", 3, STN_GRID, STN_BILINEAR, STN_BORDER, 0, 3, DataType::kHALF, kLinear,
+       kLinear, 2},
+      {"sampler nearest bf16 image HWC8, fp32 grid", 3, STN_GRID, STN_NEAREST, STN_REFLECTION, 0, 2, DataType::kBF16,
+       TensorFormat::kHWC8, kLinear, 8},
   };
   return table;
 }
@@ -103,7 +115,7 @@ inline std::vector<int64_t> output_size(const Case& c) {
 
 inline int64_t columns(const Case& c) { return c.kind == STN_BASIS ? 6 : c.kind == STN_PROJECTIVE ? 3 : c.rank + 1; }
 
-inline int32_t inputs_of(const Case& c) { return c.creator == 2 ? 2 : 3; }
+inline int32_t inputs_of(const Case& c) { return reads_grid(c) ? 2 : 3; }
 
 inline Attributes attributes(const Case& c) {
   static const char* const kModes[] = {"bilinear", "nearest", "bicubic"};
@@ -113,7 +125,7 @@ inline Attributes attributes(const Case& c) {
   result.word("mode", kModes[c.mode]);
   result.word("padding_mode", kPaddings[c.padding]);
   result.integers("align_corners", {c.align_corners});
-  if (c.creator != 2) {
+  if (!reads_grid(c)) {
     std::vector<int32_t> shape = {0};
     for (const int64_t size : output_size(c)) shape.push_back(static_cast<int32_t>(size));
     shape.push_back(c.rank);
@@ -149,7 +161,7 @@ inline std::vector<PluginTensorDesc> descs(const Case& c, int64_t batch, const s
     points *= size;
   }
   std::vector<PluginTensorDesc> result = {desc(image, c.type, c.input_format)};
-  if (c.creator == 2) {
+  if (reads_grid(c)) {
     std::vector<int64_t> grid = output_size(c);
     grid.insert(grid.begin(), batch);
     grid.push_back(c.rank);

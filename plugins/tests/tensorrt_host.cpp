@@ -89,7 +89,9 @@ std::vector<char> expected(const Library& library, const Case& c, const std::vec
     p.input_size[i] = d[0].dims.d[i + 2];
     p.output_size[i] = output_size(c)[static_cast<size_t>(i)];
   }
-  p.basis_rows = c.creator == 2 ? 0 : columns(c);
+  p.points = 1;
+  for (int32_t i = 0; i < c.rank; ++i) p.points *= p.output_size[i];
+  p.basis_rows = reads_grid(c) ? 0 : columns(c);
   p.input = data[0].data();
   p.theta = data[1].data();
   p.basis = c.kind == STN_BASIS || c.kind == STN_PROJECTIVE ? reinterpret_cast<const float*>(data[2].data()) : nullptr;
@@ -270,7 +272,7 @@ void check_life(const Library& library, Device& device, const Case& c, void* con
   CHECK(is_interface(core, "PLUGIN_V3ONE_CORE"), c.name);
   CHECK(same(call<const char*>(core, slots::kName), call<const char*>(creator, slots::kCreatorName)), c.name);
   CHECK(same(call<const char*>(core, slots::kVersion), "1"), c.name);
-  CHECK(same(call<const char*>(core, slots::kNamespace), c.creator == 2 ? "" : "stn"), c.name);
+  CHECK(same(call<const char*>(core, slots::kNamespace), c.creator == kGridSample ? "" : "stn"), c.name);
   check_build(c, capability(plugin, PluginCapabilityType::kBUILD));
 
   // Serialize and deserialize; the original plugin is destroyed before the new one is created.
@@ -323,11 +325,12 @@ int main(int argc, char** argv) {
   library.get<void(void*)>("setLoggerFinder")(nullptr);
   int32_t count = 0;
   void* const* creators = library.get<void* const*(int32_t&)>("getCreators")(count);
-  CHECK(count == 3, "getCreators");
-  if (count != 3) return 1;
+  CHECK(count == 4, "getCreators");
+  if (count != 4) return 1;
   check_creator(creators[0], "SpatialTransformer", "stn");
   check_creator(creators[1], "ProjectiveTransformer", "stn");
   check_creator(creators[2], "GridSample", "");
+  check_creator(creators[3], "Sampler", "stn");
   check_refusals(creators);
   for (const Case& c : cases::all()) check_life(library, *device, c, creators);
   std::printf("%d checks, %d failed, %s\n", checks, failures, cuda ? "on the GPU" : "in host memory");

@@ -35,7 +35,7 @@ class OptimizeReport:
         size: its size in bytes, external data included.
         opset: the result's opset of the default domain.
         original_opset: the original's.
-        findings: for each GridSample, whether it was fused, and why not.
+        findings: for each sampler, whether it was fused, and why not.
         repairs: what else was repaired, and what could not be.
         comparison: with the original; it is within tolerance.
         notes: remarks for the user.
@@ -52,8 +52,13 @@ class OptimizeReport:
 
     @property
     def fused(self) -> int:
-        """The number of fused samplers."""
+        """The number of samplers that compute their grid from theta now."""
         return sum(finding.fused for finding in self.findings)
+
+    @property
+    def sampled(self) -> int:
+        """The number of samplers that became ``stn::Sampler``."""
+        return sum(finding.written and not finding.fused for finding in self.findings)
 
 
 def optimize(
@@ -68,6 +73,7 @@ def optimize(
 ) -> OptimizeReport:
     """Rewrite an ONNX file: each GridSample whose grid is provably linear in its parameters becomes one fused op.
 
+    Every other GridSample becomes ``stn::Sampler`` at the same grid, which the plugin library's kernels run.
     The result is compared with the original in onnxruntime, on random inputs, before it is written. External data stay
     external.
 
@@ -310,6 +316,8 @@ def describe(report: OptimizeReport) -> str:
     if report.opset != report.original_opset:
         opset += f", was {report.original_opset}"
     fused = f"{report.fused} of {len(report.findings)} samplers fused"
+    if report.sampled:
+        fused += f", {report.sampled} written as stn::Sampler"
     lines.append(f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {fused}")
     unknown = any(entry.code == "custom-sampler" and not entry.done for entry in report.repairs)
     first = [] if unknown and not report.findings else [describe_findings(report.findings)]

@@ -104,7 +104,9 @@ def look(
     run = tapped.read(backend.run(feeds))
     answer = next(iter(run.outputs.values()))
     predictions = _predictions(answer, tuple(labels) if labels is not None else metadata.labels)
-    calls = [call for call in run.calls if call.node.fused]
+    calls = [call for call in run.calls if call.node.ours]
+    if any(call.image.ndim != 4 for call in calls):
+        raise ModelError(f"{model} transforms volumes, but only images can be drawn")
     return tuple(
         Look(name, predictions[index], tuple(_warp_view(call, index) for call in calls))
         for index, name in enumerate(names)
@@ -113,13 +115,13 @@ def look(
 
 def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, ModelMetadata]:
     from stn_infer.fusion.fuse import describe, fuse
-    from stn_infer.fusion.samplers import spatial_nodes
+    from stn_infer.fusion.op import is_op
 
     if isinstance(model, OnnxModel):
         proto = model.load()
         metadata = metadata_of(proto)
         findings: tuple[Finding, ...] = ()
-        if not spatial_nodes(proto):
+        if not any(map(is_op, proto.graph.node)):
             proto, findings = fuse(proto)
     else:
         from stn_infer.torch_export.portable import build_portable
@@ -127,11 +129,8 @@ def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, 
         metadata = model.metadata
         portable = build_portable(model)
         proto, findings = portable.model, portable.findings
-    nodes = spatial_nodes(proto)
-    if not nodes:
-        raise ModelError(f"{name} has no spatial transformer to draw: {describe(findings)}")
-    if any(node.basis and len(node.basis.output_size) != 2 for node in nodes):
-        raise ModelError(f"{name} transforms volumes, but only images can be drawn")
+    if not any(map(is_op, proto.graph.node)):
+        raise ModelError(f"{name} has no sampler to draw: {describe(findings)}")
     return proto, metadata
 
 

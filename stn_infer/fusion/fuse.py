@@ -1,5 +1,7 @@
 """The fusion pass: every GridSample whose grid is provably ``theta · basis`` becomes one ``stn`` node.
 
+Any other GridSample becomes ``stn::Sampler`` at the same grid, so that the plugin library's kernel samples it.
+
 Each step has its own module:
 
 1. ``functions``: inline the model-local functions that contain a sampler or compute its grid.
@@ -11,7 +13,7 @@ Each step has its own module:
 7. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis.
 8. ``rewrite``, ``op``: insert the ``stn`` node into the graph and the op's function into the file.
 
-If a step fails, the graph is unchanged, and a finding names the tensor and the reason.
+If a step fails, the grid's nodes are unchanged, and a finding names the tensor and the reason.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
 from stn_infer.fusion.measure import Cut, ThetaMap, factor
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, attach_functions, is_sampler
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, Prover
 from stn_infer.fusion.rewrite import Rewriter
@@ -52,8 +54,11 @@ class Finding:
     Attributes:
         node: the GridSample's name, or its output's name if it has none.
         grid: the grid's tensor.
-        fused: whether a spatial-transformer node replaced it.
+        fused: whether a node that computes the grid from theta replaced it.
         message: one sentence: what was fused, or which tensor and operator ended the proof.
+        op: the type of the ``stn`` node that stands in its place; empty if it stays a GridSample.
+        written: whether the pass wrote that node; false for a ``Sampler`` that the file had.
+        why: why the grid is not linear; empty if fused.
         kind: affine, basis, projective; None if not fused.
         parameters: Q, values per sample at the cut; 0 if not fused.
         basis_rows: K; 0 if not fused.
@@ -67,6 +72,9 @@ class Finding:
     grid: str
     fused: bool
     message: str
+    op: str = ""
+    written: bool = False
+    why: str = ""
     kind: Kind | None = None
     parameters: int = 0
     basis_rows: int = 0
@@ -76,7 +84,9 @@ class Finding:
 
 
 def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
-    """Fuses every sampler whose grid is provably linear; the given model is not changed.
+    """Fuses every sampler whose grid is provably linear, and writes the others as ``Sampler``.
+
+    The given model is not changed.
 
     Args:
         model: a valid model of opset 16 or later. Samplers in the bodies of If, Loop and Scan and in model-local
@@ -85,8 +95,8 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
             batch; two show what depends on a dynamic size. If empty, plausible sizes are tried.
 
     Returns:
-        The rewritten copy, with the functions of the ops it uses (an identical copy if nothing was fused), and one
-        finding per GridSample, in graph order. Inputs, outputs and the opset do not change.
+        The rewritten copy, with the functions of the ops it uses (an identical copy if nothing was replaced), and one
+        finding per sampler, in graph order. Inputs, outputs and the opset do not change.
 
     Raises:
         ModelError: onnxruntime can't run the model, or a model-local function has the name of a standard operator.
@@ -103,7 +113,7 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
         rewriters.append(Rewriter(planner.view, planner.observed, names, prefixes))
         findings += (planner.decide(node, rewriters[-1]) for node in scope.samplers)
     findings += _in_functions(copy)
-    if not any(finding.fused for finding in findings):
+    if not any(finding.written for finding in findings):
         return copy_of(model), tuple(findings)
     for rewriter in rewriters:
         rewriter.finish()
@@ -125,13 +135,18 @@ def _in_functions(model: onnx.ModelProto) -> Iterator[Finding]:
     for function in sampling_functions(model):
         for node in nested_nodes(function.node):
             if is_standard(node, "GridSample"):
-                yield _not_fused(node, NotLinear(node.input[1], "", reason), f"function {function.name!r}")
+                why = NotLinear(node.input[1], "", reason)
+                yield _not_fused(node, why, f"function {function.name!r}", "")
 
 
-def _not_fused(node: onnx.NodeProto, why: NotLinear, scope: str) -> Finding:
+def _not_fused(node: onnx.NodeProto, why: NotLinear, scope: str, op: str, obstacle: str = "") -> Finding:
+    """The finding for a grid that is not linear; ``obstacle``: why its node stays a GridSample."""
     maker = f" ({why.op_type})" if why.op_type else ""
-    message = f"not fused: grid {node.input[1]!r} is not provably linear: {why.tensor!r}{maker}: {why.reason}"
-    return Finding(node.name or node.output[0], node.input[1], False, message, scope=scope)
+    reason = f"grid {node.input[1]!r} is not provably linear: {why.tensor!r}{maker}: {why.reason}"
+    written = bool(op) and not is_sampler(node)
+    what = "not fused" if not op else f"{'GridSample became' if written else 'stays'} {DOMAIN}::{op}"
+    message = f"{what}: {reason}" + (f"; it stays a GridSample, because {obstacle}" if obstacle else "")
+    return Finding(node.name or node.output[0], node.input[1], False, message, op, written, reason, scope=scope)
 
 
 def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scope: str, clamped: bool) -> Finding:
@@ -145,7 +160,8 @@ def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scop
     if clamped:
         message += "; its clamp to [-1, 1] becomes padding_mode border"
     name = node.name or node.output[0]
-    return Finding(name, node.input[1], True, message, found.kind, cut.size, rows, cut.tensors, precision, scope)
+    facts = (found.kind, cut.size, rows, cut.tensors, precision, scope)
+    return Finding(name, node.input[1], True, message, op, True, "", *facts)
 
 
 class _Reading:
@@ -217,7 +233,7 @@ class _Planner:
         self._clamps = {grid: clamps for grid, clamps in clamped.items() if clamps is not None}
 
     def decide(self, node: onnx.NodeProto, rewriter: Rewriter) -> Finding:
-        """Decides on one sampler; if its grid is provably linear, registers its replacement with ``rewriter``."""
+        """Decides on one sampler; registers its replacement, if it gets one, with ``rewriter``."""
         scope, spec = self.view.scope.label, spec_of(node)
         image, grid = node.input[:2]
         clamps = self._clamps.get(grid)
@@ -233,9 +249,28 @@ class _Planner:
                 check_border(clamps, self.view, self.observed, self._whole.evaluator, grid, spec)
                 spec = replace(spec, padding_mode="border")
         except NotLinear as why:
-            return _not_fused(node, why, scope)
+            obstacle = "" if is_sampler(node) else self._not_sampled(node)
+            if obstacle:
+                return _not_fused(node, why, scope, "", obstacle)
+            if not is_sampler(node):
+                dtypes = self.observed.dtypes
+                rewriter.sample(node, spec, cast=dtypes[grid] not in ("float", dtypes[image]))
+            return _not_fused(node, why, scope, SAMPLER)
         rewriter.replace(node, cut, found, spec)
         return _fused(node, cut, found, precision, scope, clamps is not None)
+
+    def _not_sampled(self, node: onnx.NodeProto) -> str:
+        """Why ``Sampler`` cannot replace a GridSample; "" if it can."""
+        image, grid = node.input[:2]
+        if self.view.scope.shadowed is not None:
+            return f"its graph redefines {self.view.scope.shadowed!r} of an enclosing graph"
+        for what, name in (("image", image), ("grid", grid)):
+            kind = self.observed.dtypes.get(name, "of unknown type")
+            if kind not in FLOATS - {"double"}:
+                return f"its {what} is {kind}, which the op does not support"
+        if spec_of(node).mode == "bicubic" and len(self.observed.shapes.get(grid, ())) == 5:
+            return "no runtime has bicubic sampling of volumes"
+        return ""
 
     def _check(self, image: str, grid: str) -> None:
         """Raises NotLinear for samplers that the op does not support, however the grid is computed."""

@@ -1,47 +1,55 @@
-"""The ops ``stn::SpatialTransformer`` and ``stn::ProjectiveTransformer``, version 1, and their plain ONNX bodies.
+"""The ops of domain ``stn``, version 1, and their plain ONNX bodies.
 
-Every fused file contains, besides the nodes, model-local functions of the same names. A runtime with a kernel for the
-op runs the kernel; every other runtime inlines the function. See ARCHITECTURE.md.
+``SpatialTransformer`` and ``ProjectiveTransformer`` compute the sampling grid from theta and a basis; ``Sampler`` reads
+a grid, whatever computes it. Every file with such nodes contains model-local functions of the same names. A runtime
+with a kernel for the op runs the kernel; every other runtime inlines the function. See ARCHITECTURE.md.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import onnx
 from onnx import TensorProto, helper
 
 from stn_infer.fusion.basis import Kind
-from stn_infer.proto.traversal import nested_nodes, opset_of
+from stn_infer.proto.traversal import is_standard, nested_nodes, opset_of
 from stn_infer.samplers import DEFAULT_SPEC, SamplerSpec
 
 DOMAIN = "stn"
 VERSION = 1
 SPATIAL = "SpatialTransformer"
 PROJECTIVE = "ProjectiveTransformer"
-OP_TYPES = (SPATIAL, PROJECTIVE)
+SAMPLER = "Sampler"
+OP_TYPES = (SPATIAL, PROJECTIVE, SAMPLER)
 
 # GridSample's three attributes.
 _SAMPLER_ATTRIBUTES = ("align_corners", "mode", "padding_mode")
+# How TensorRT's parser finds the plugin of a node.
+_PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
 
 
 def node_attributes(
     kind: Kind, output_size: tuple[int, ...], spec: SamplerSpec = DEFAULT_SPEC, opset: int = 18
 ) -> dict[str, Any]:
     """Returns the attributes of a node at ``opset``; ``grid_shape`` is [0, *output_size, D], 0 denoting the batch."""
-    attributes: dict[str, Any] = {
-        **spec.attributes(opset),
-        "grid_shape": [0, *output_size, len(output_size)],
-        "plugin_namespace": DOMAIN,
-        "plugin_version": str(VERSION),
-    }
+    attributes = {**sampler_attributes(spec, opset), "grid_shape": [0, *output_size, len(output_size)]}
     if kind != "projective":
         attributes["kind"] = kind
     return attributes
 
 
+def sampler_attributes(spec: SamplerSpec, opset: int) -> dict[str, Any]:
+    """Returns the attributes of a ``Sampler`` at ``opset``."""
+    return {**spec.attributes(opset), **_PLUGIN}
+
+
 def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
     """Returns the body of ``op_type`` in plain ONNX at ``opset``; attributes are references to the caller's."""
+    if op_type == SAMPLER:
+        grid = [helper.make_node("Cast", ["grid"], ["stn_grid"], to=TensorProto.FLOAT)]
+        return _function(op_type, ["input", "grid"], grid, (), "output = GridSample(input, grid)", opset)
     nodes = [helper.make_node("MatMul", ["theta", "basis"], ["stn_points"])]
     points = "stn_points"
     if op_type == PROJECTIVE:
@@ -53,32 +61,46 @@ def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
         points = "stn_divided"
     shape = helper.make_node("Constant", [], ["stn_grid_shape"])
     shape.attribute.append(_reference("value_ints", "grid_shape", onnx.AttributeProto.INTS))
+    nodes += [
+        helper.make_node("Transpose", [points], ["stn_transposed"], perm=[0, 2, 1]),
+        shape,
+        helper.make_node("Reshape", ["stn_transposed", "stn_grid_shape"], ["stn_grid"]),
+    ]
+    attributes = ("grid_shape",) if op_type == PROJECTIVE else ("grid_shape", "kind")
+    text = "output = GridSample(input, theta · basis)"
+    return _function(op_type, ["input", "theta", "basis"], nodes, attributes, text, opset)
+
+
+def _function(
+    op_type: str,
+    inputs: Sequence[str],
+    grid: Sequence[onnx.NodeProto],
+    attributes: Sequence[str],
+    text: str,
+    opset: int,
+) -> onnx.FunctionProto:
+    """Returns a function that computes ``stn_grid`` in float32 by the nodes of ``grid`` and samples its input there."""
     sample = helper.make_node("GridSample", ["stn_image", "stn_grid"], ["stn_sampled"])
     sample.attribute.extend(
         _reference(name, name, onnx.AttributeProto.INT if name == "align_corners" else onnx.AttributeProto.STRING)
         for name in _SAMPLER_ATTRIBUTES
     )
-    nodes += [
-        helper.make_node("Transpose", [points], ["stn_transposed"], perm=[0, 2, 1]),
-        shape,
-        helper.make_node("Reshape", ["stn_transposed", "stn_grid_shape"], ["stn_grid"]),
+    nodes = [
+        *grid,
         # Coordinates stay float32 for every image type, and GridSample requires one type for image and grid.
         helper.make_node("Cast", ["input"], ["stn_image"], to=TensorProto.FLOAT),
         sample,
         helper.make_node("CastLike", ["stn_sampled", "input"], ["output"]),
     ]
-    attributes = [*_SAMPLER_ATTRIBUTES, "grid_shape", "plugin_namespace", "plugin_version"]
-    if op_type == SPATIAL:
-        attributes.append("kind")
     return helper.make_function(
         DOMAIN,
         op_type,
-        ["input", "theta", "basis"],
+        inputs,
         ["output"],
         nodes,
         [helper.make_opsetid("", opset)],
-        attributes=attributes,
-        doc_string="output = GridSample(input, theta · basis)",
+        attributes=[*_SAMPLER_ATTRIBUTES, *_PLUGIN, *attributes],
+        doc_string=text,
     )
 
 
@@ -89,14 +111,36 @@ def _reference(name: str, function_attribute: str, kind: int) -> onnx.AttributeP
 
 
 def is_spatial(node: onnx.NodeProto) -> bool:
+    """Whether a node is one of this package's ops that compute the grid from theta and a basis."""
+    return bool(node.domain == DOMAIN and node.op_type in (SPATIAL, PROJECTIVE))
+
+
+def is_sampler(node: onnx.NodeProto) -> bool:
+    """Whether a node is this package's ``Sampler``."""
+    return bool(node.domain == DOMAIN and node.op_type == SAMPLER)
+
+
+def is_op(node: onnx.NodeProto) -> bool:
     """Whether a node is one of this package's ops."""
     return bool(node.domain == DOMAIN and node.op_type in OP_TYPES)
 
 
+def reads_grid(node: onnx.NodeProto) -> bool:
+    """Whether a node samples its first input at its second, a grid: the standard GridSample, or ``Sampler``."""
+    return is_standard(node, "GridSample") or is_sampler(node)
+
+
 def attach_functions(model: onnx.ModelProto) -> None:
-    """Adds to ``model``, in place, the functions of the ops that its nodes use, and the import of domain ``stn``."""
-    types = {node.op_type for node in nested_nodes(model.graph.node) if is_spatial(node)}
+    """Adds to ``model``, in place, the functions of the ops that its nodes use, and the import of domain ``stn``.
+
+    Removes those that no node uses any more.
+    """
+    types = {node.op_type for node in nested_nodes(model.graph.node) if is_op(node)}
     used = [op_type for op_type in OP_TYPES if op_type in types]
+    for index in reversed(range(len(model.functions))):
+        function = model.functions[index]
+        if function.domain == DOMAIN and function.name in OP_TYPES and function.name not in types:
+            del model.functions[index]
     present = {(function.domain, function.name) for function in model.functions}
     opset = opset_of(model)
     model.functions.extend(function_proto(name, opset) for name in used if (DOMAIN, name) not in present)

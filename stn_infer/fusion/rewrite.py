@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.measure import Cut, ThetaMap
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, node_attributes
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, node_attributes, sampler_attributes
 from stn_infer.fusion.shapes import SINGLE, Observation
 from stn_infer.proto.edit import NewNodes
 from stn_infer.proto.names import Names
@@ -57,6 +57,25 @@ class Rewriter:
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(values.items()))
         self._new[sampler.output[0]] = [*new.nodes, node]
         self._graph.initializer.extend(new.constants)
+
+    def sample(self, sampler: onnx.NodeProto, spec: SamplerSpec, *, cast: bool) -> None:
+        """Registers the replacement of one GridSample by ``Sampler`` at the same grid.
+
+        Args:
+            sampler: the GridSample.
+            spec: its settings.
+            cast: whether its grid is to be converted to float32 first.
+        """
+        prefix = next(self._prefixes)
+        new = NewNodes(self._names, prefix)
+        image, grid = sampler.input
+        if cast:
+            grid = new.node("Cast", [grid], "grid", to=TensorProto.FLOAT)
+        name = sampler.name or self._names.fresh(prefix)
+        node = helper.make_node(SAMPLER, [image, grid], list(sampler.output), name=name, domain=DOMAIN)
+        values = sampler_attributes(spec, self._opset)
+        node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(values.items()))
+        self._new[sampler.output[0]] = [*new.nodes, node]
 
     def finish(self) -> None:
         """Replaces the samplers by the new nodes."""

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import Basis, Kind
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, is_spatial
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, is_op, is_spatial
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, is_standard, nested_nodes, opset_of
@@ -55,7 +55,7 @@ class SamplerNode:
         name: the node's name, or its output's.
         op_type, domain: the operator.
         where: "" in the main graph, else a description of the subgraph or function.
-        input, grid, theta, output: tensor names; this package's ops have a theta, all others a grid; the other is "".
+        input, grid, theta, output: tensor names; spatial transformers have a theta, all others a grid; the other is "".
         spelling: the mode as spelled in the file.
         dtype: the image's type, if known.
     """
@@ -77,12 +77,17 @@ class SamplerNode:
     def custom(self) -> bool:
         """Whether it is another runtime's operator."""
         standard = self.domain in STANDARD_DOMAINS and self.op_type == "GridSample"
-        return not standard and not self.fused
+        return not standard and not self.ours
+
+    @property
+    def ours(self) -> bool:
+        """Whether it is one of this package's ops."""
+        return self.domain == DOMAIN
 
     @property
     def fused(self) -> bool:
-        """Whether it is one of this package's ops."""
-        return self.domain == DOMAIN
+        """Whether it is one of this package's ops that compute the grid from theta."""
+        return self.ours and bool(self.theta)
 
 
 def find_samplers(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
@@ -131,7 +136,7 @@ def sampler_spec(node: onnx.NodeProto, constants: Mapping[str, int]) -> SamplerS
         node: any node.
         constants: the file's scalar constants, for samplers that take their settings as inputs.
     """
-    if is_spatial(node) or (node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft")):
+    if is_op(node) or (node.op_type == "GridSample" and node.domain in (*STANDARD_DOMAINS, "com.microsoft")):
         return spec_of(node)
     custom = custom_sampler(node, constants)
     return None if custom is None else custom.spec

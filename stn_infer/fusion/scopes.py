@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import onnx
 from onnx import helper
 
-from stn_infer.proto.traversal import attributes_of, is_standard, nested_nodes, subgraphs
+from stn_infer.fusion.op import reads_grid
+from stn_infer.proto.traversal import attributes_of, nested_nodes, subgraphs
 
 
 @dataclass(frozen=True)
@@ -46,8 +47,8 @@ class Scope:
 
     @property
     def samplers(self) -> list[onnx.NodeProto]:
-        """The graph's own GridSample nodes."""
-        return [node for node in self.nodes[len(self.nodes) - self.own :] if is_standard(node, "GridSample")]
+        """The graph's own nodes that sample at a grid: GridSample and this package's ``Sampler``."""
+        return [node for node in self.nodes[len(self.nodes) - self.own :] if reads_grid(node)]
 
 
 def scopes(model: onnx.ModelProto) -> Iterator[Scope]:
@@ -66,7 +67,7 @@ def _visit(scope: Scope) -> Iterator[Scope]:
     for index in range(first, len(scope.nodes)):
         node = scope.nodes[index]
         for name, body in subgraphs(node):
-            if any(is_standard(inner, "GridSample") for inner in nested_nodes(body.node)):
+            if any(map(reads_grid, nested_nodes(body.node))):
                 yield from _visit(_inside(scope, index, name, body))
 
 

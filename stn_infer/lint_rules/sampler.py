@@ -72,7 +72,7 @@ def custom_samplers(context: LintContext) -> Iterator[LintFinding]:
             name = f"{sampler.domain or 'the default domain'}::{sampler.op_type}"
             where = "onnxruntime" if sampler.domain == "com.microsoft" else "its own runtime"
             what = f"{name} runs only in {where}"
-        elif context.opset < 16 and not sampler.fused:
+        elif context.opset < 16 and not sampler.ours:
             what = f"no runtime has GridSample at opset {context.opset}"
         else:
             continue
@@ -110,14 +110,14 @@ def volumes(context: LintContext) -> Iterator[LintFinding]:
                 sampler,
                 "no runtime supports bicubic sampling of volumes: onnxruntime and PyTorch reject it; use mode linear",
             )
-        elif not sampler.fused:
+        elif not sampler.ours:
             yield _finding(
                 "volume-sampler",
                 "warning",
                 sampler,
                 "volume (5-D): TensorRT supports it natively from 11.2.1 on; older versions need the plugin library "
-                "and a fused sampler",
-                _fused(context, sampler),
+                "and a node of domain stn",
+                _replaced(context, sampler),
             )
 
 
@@ -138,13 +138,14 @@ def mixed_types(context: LintContext) -> Iterator[LintFinding]:
     """Image and grid of different types, which TensorRT rejects."""
     for sampler in context.samplers:
         image, grid = context.fact(sampler.input), context.fact(sampler.grid)
-        if sampler.grid and image.elem_type and grid.elem_type and image.elem_type != grid.elem_type:
+        plain = sampler.grid and not sampler.ours
+        if plain and image.elem_type and grid.elem_type and image.elem_type != grid.elem_type:
             yield _finding(
                 "mixed-types",
                 "warning",
                 sampler,
                 f"the image is {image.type_name} and the grid {grid.type_name}: TensorRT requires the same type",
-                context.fixable("mixed-types") or _fused(context, sampler),
+                context.fixable("mixed-types") or _replaced(context, sampler),
             )
 
 
@@ -169,7 +170,7 @@ def half_grids(context: LintContext) -> Iterator[LintFinding]:
 def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
     """Samplers without a kernel in onnxruntime's CUDA provider, which then run on the CPU."""
     for sampler in context.samplers:
-        if sampler.fused or sampler.custom:
+        if sampler.ours or sampler.custom:
             continue
         kind = context.fact(sampler.input)
         reasons = []
@@ -186,7 +187,7 @@ def cpu_samplers(context: LintContext) -> Iterator[LintFinding]:
                 sampler,
                 "onnxruntime's CUDA provider may silently run it on the CPU, with host-device copies: "
                 + " and ".join(reasons),
-                _fused(context, sampler),
+                _replaced(context, sampler),
             )
 
 
@@ -208,15 +209,16 @@ def grids(context: LintContext) -> Iterator[LintFinding]:
                 "optimize fuses it",
                 True,
             )
-        elif _is_flow(context.model, sampler.grid):
-            yield _finding(
-                "dense-flow",
-                "info",
-                sampler,
-                f"grid {sampler.grid!r} is a flow field that a convolution computes per pixel; it cannot be fused",
-            )
         else:
-            yield _finding("grid-not-linear", "info", sampler, found.message)
+            flow = _is_flow(context.model, sampler.grid)
+            reason = f"grid {sampler.grid!r} is a flow field that a convolution computes per pixel; it cannot be fused"
+            remedy = ""  # if it stays a GridSample
+            if sampler.ours:
+                remedy = "; the plugin library samples it as stn::Sampler"
+            elif found.op:
+                remedy = "; optimize writes the node as stn::Sampler, which the plugin library samples faster"
+            message = (reason if flow else found.why or found.message) + remedy
+            yield _finding("dense-flow" if flow else "grid-not-linear", "info", sampler, message, found.written)
 
 
 def precision(context: LintContext) -> Iterator[LintFinding]:
@@ -287,6 +289,12 @@ def _finding(code: str, severity: Severity, sampler: SamplerNode, message: str, 
 def _fused(context: LintContext, sampler: SamplerNode) -> bool:
     found = context.pass_finding(sampler)
     return found is not None and found.fused
+
+
+def _replaced(context: LintContext, sampler: SamplerNode) -> bool:
+    """Whether ``optimize`` replaces the sampler by one of this package's ops."""
+    found = context.pass_finding(sampler)
+    return found is not None and found.written
 
 
 def _is_volume(context: LintContext, sampler: SamplerNode) -> bool:

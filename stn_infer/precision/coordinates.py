@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 import onnx
 
-from stn_infer.fusion.op import is_spatial
-from stn_infer.proto.traversal import is_standard, names_read, producers, walk_back
+from stn_infer.fusion.op import is_spatial, reads_grid
+from stn_infer.proto.traversal import names_read, producers, walk_back
 
 #: Operators with weights.
 LAYERS = frozenset({"Conv", "ConvTranspose", "Gemm", "MatMul"})
@@ -46,7 +46,7 @@ def coordinate_nodes(model: onnx.ModelProto, *, whole_head: bool = False) -> fro
         # A nested sampler samples a field of coordinates here, so its inputs are traced too.
         return names_read(graph.node[made[name]])
 
-    starts = [node.input[1] for node in graph.node if is_standard(node, "GridSample") or is_spatial(node)]
+    starts = [node.input[1] for node in graph.node if reads_grid(node) or is_spatial(node)]
     return frozenset(made[name] for name in walk_back(starts, before) if is_part(name))
 
 

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from onnx import TensorProto, defs, helper, numpy_helper
 
 from stn_infer.errors import ExportError
-from stn_infer.fusion.op import is_spatial
+from stn_infer.fusion.op import is_op
 from stn_infer.precision.coordinates import LAYERS, coordinate_nodes
 from stn_infer.proto.edit import copy_of, replace_all
 from stn_infer.proto.names import Names
@@ -146,7 +146,7 @@ class _Converter:
             slots = self._half_slots(node)
             touched = {*node.input, *node.output}
             half = bool(slots) and index not in coordinates and blocked.isdisjoint(touched)
-            if half and not (node.op_type in LAYERS or is_spatial(node)):
+            if half and not (node.op_type in LAYERS or is_op(node)):
                 half = any(node.input[slot] in home for slot in slots)
             if half:
                 half_nodes += 1
@@ -167,7 +167,7 @@ class _Converter:
 
     def _half_slots(self, node: onnx.NodeProto) -> list[int]:
         """The inputs that become half if the node does; empty if the node can't become half."""
-        if is_spatial(node):
+        if is_op(node):  # its coordinates stay float32
             return [0] if node.input[0] in self._floats else []
         if node.op_type not in _SAFE | LAYERS or not is_standard(node):
             return []
@@ -284,6 +284,6 @@ def _float_tensors(model: onnx.ModelProto) -> frozenset[str]:
     found |= {tensor.name for tensor in graph.initializer if tensor.data_type == TensorProto.FLOAT}
     # Shape inference may not look into functions.
     for node in model.graph.node:
-        if is_spatial(node) and node.input[0] in found:
+        if is_op(node) and node.input[0] in found:
             found.add(node.output[0])
     return frozenset(found)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stn_infer.errors import ExportError, MissingDependencyError, one_line
 from stn_infer.files import temporary_folder
-from stn_infer.fusion.samplers import spatial_nodes
+from stn_infer.fusion.op import is_op
 from stn_infer.precision.coordinates import LAYERS, coordinate_nodes
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.session import import_onnxruntime
@@ -116,12 +116,12 @@ def _restore(model: onnx.ModelProto, layers: set[str]) -> None:
 
 
 def _check(model: onnx.ModelProto, quantized: onnx.ModelProto) -> None:
-    """Raises unless the spatial transformers and functions are unchanged and every zero point is zero."""
-    kept = {(node.input, node.theta, node.output) for node in spatial_nodes(quantized)}
+    """Raises unless the ``stn`` nodes and functions are unchanged and every zero point is zero."""
+    kept = {(*node.input, node.output[0]) for node in quantized.graph.node if is_op(node)}
     functions = {(function.domain, function.name) for function in quantized.functions}
-    for node in spatial_nodes(model):
-        if (node.input, node.theta, node.output) not in kept:
-            raise ExportError(f"int8: the quantizer changed the spatial transformer {node.name!r}")
+    for node in filter(is_op, model.graph.node):
+        if (*node.input, node.output[0]) not in kept:
+            raise ExportError(f"int8: the quantizer changed the {node.domain}::{node.op_type} {node.name!r}")
     if not functions.issuperset((function.domain, function.name) for function in model.functions):
         raise ExportError("int8: the quantizer removed the file's functions, so the result is not portable")
     constants = {tensor.name: tensor for tensor in quantized.graph.initializer}

@@ -117,6 +117,10 @@ def recorder(warps: Sequence[Array | None] = ()) -> Any:
                 image, given, *settings = args[:5]
                 node = SamplerNode(SamplerSpec.numbered(*settings), dtype=dtype)
                 again = lambda image, grid: func(image, grid, *settings)  # noqa: E731
+            elif str(func) == "stn.grid_sample.default":
+                image, given, *settings = args
+                node = SamplerNode(SamplerSpec(*settings), dtype=dtype)
+                again = lambda image, grid: func(image, grid, *settings)  # noqa: E731
             elif str(func) == "stn.spatial_transformer.default":
                 image, given, rows, kind, size, *settings = args
                 basis = Basis(kind, _array(rows), tuple(map(int, size)))

@@ -18,7 +18,7 @@ import onnx
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.basis import Basis, Kind, canonical_basis, map_points
-from stn_infer.fusion.op import DOMAIN, OP_TYPES, PROJECTIVE
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL
 from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.proto.retype import doubled
 from stn_infer.proto.session import Stored, open_session
@@ -146,7 +146,9 @@ def _operators(state: _State) -> list[Any]:
             return (map_points(theta, canonical_basis(output_size, bool(align_corners)), output_size),)
 
     found: list[Any] = [GridSample, AffineGrid]
-    found += [_transformer(OpRun, name, state) for name in OP_TYPES]
+    sampler = {"op_domain": DOMAIN, "_run": GridSample._run, "op_schema": _schema(SAMPLER, ("input", "grid"))}
+    found.append(type(SAMPLER, (OpRun,), sampler))
+    found += [_transformer(OpRun, name, state) for name in (SPATIAL, PROJECTIVE)]
     found += [_by_torch(load_op("", name, None), name) for name in ("Conv", "MaxPool", "AveragePool")]
     return found
 
@@ -161,10 +163,12 @@ def _transformer(base: Any, name: str, state: _State) -> Any:
         return (state.sample(image, Basis(kind, rows, size).exact().grid(theta), spec),)
 
     # onnx's evaluator passes a node's attributes by name; the schema declares them
-    return type(name, (base,), {"op_domain": DOMAIN, "_run": _run, "op_schema": _schema(name)})
+    return type(
+        name, (base,), {"op_domain": DOMAIN, "_run": _run, "op_schema": _schema(name, ("input", "theta", "basis"))}
+    )
 
 
-def _schema(name: str) -> Any:
+def _schema(name: str, inputs: Sequence[str]) -> Any:
     from onnx.defs import OpSchema
 
     kinds = OpSchema.AttrType
@@ -181,7 +185,7 @@ def _schema(name: str) -> Any:
         name,
         DOMAIN,
         1,
-        inputs=[OpSchema.FormalParameter(item, "tensor(double)") for item in ("input", "theta", "basis")],
+        inputs=[OpSchema.FormalParameter(item, "tensor(double)") for item in inputs],
         outputs=[OpSchema.FormalParameter("output", "tensor(double)")],
         attributes=[OpSchema.Attribute(key, kind, required=False) for key, kind in attributes.items()],
     )

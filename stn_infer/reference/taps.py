@@ -89,8 +89,7 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
     free = Names(copy.graph)
     grids: list[str | None] = [node.input[1] for node in copy.graph.node if is_standard(node, "GridSample")]
     if len(grids) != len(samplers):
-        plain = iter(grids)
-        grids = [None if sampler.fused else next(plain) for sampler in samplers]
+        grids = [sampler.grid or None for sampler in samplers]
     taps = []
     for index, (sampler, grid) in enumerate(zip(samplers, grids, strict=True)):
         tensors = {"image": sampler.input, "warped": sampler.output}
@@ -134,7 +133,7 @@ def isolated(
             node,
             helper.make_node("Cast", ["warped_half"], ["warped"], to=TensorProto.FLOAT),
         ]
-        if sampler.basis is None:  # GridSample requires one type for both inputs
+        if not sampler.ours:  # GridSample requires one type for both inputs
             node.input[1] = "points_half"
             nodes.insert(0, helper.make_node("Cast", ["points"], ["points_half"], to=half))
     constants = []

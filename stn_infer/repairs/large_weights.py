@@ -33,7 +33,7 @@ _DETACHED = "stn_stands_in_for_"  # name prefix of the nodes and constants that 
 _ENDS = frozenset(
     {"Conv", "ConvTranspose", "MaxPool", "Relu", "LeakyRelu", "PRelu", "Elu", "Sigmoid", "Softmax", "Erf", "Gelu"}
     | {"LSTM", "GRU", "RNN", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "HardSwish", "Silu"}
-    | {"GridSample", "Shape"}
+    | {"GridSample", "Sampler", "Shape"}
 )
 
 
@@ -158,7 +158,7 @@ def _near_grids(graph: onnx.GraphProto) -> set[str]:
     """The tensors that grids depend on, back to nonlinear operators, and all tensors that nodes with subgraphs read."""
     starts: list[str] = []
     for node in graph.node:
-        if node.op_type in ("GridSample", "grid_sampler", "ATen") and len(node.input) > 1:
+        if node.op_type in ("GridSample", "Sampler", "grid_sampler", "ATen") and len(node.input) > 1:
             starts.append(node.input[1])
         if any(subgraphs(node)):
             starts.extend(names_read(node))

@@ -8,7 +8,7 @@ import onnx
 from onnx import AttributeProto, defs, version_converter
 
 from stn_infer.errors import one_line
-from stn_infer.fusion.op import DOMAIN, OP_TYPES, attach_functions, is_spatial
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, attach_functions, is_op
 from stn_infer.proto.edit import copy_of, replace_all
 from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, opset_of
 from stn_infer.repairs.result import NotRepairable
@@ -41,7 +41,7 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
         if is_standard(node):
             _check_same(node, present, version)
     for node in every_node(lowered):
-        if is_standard(node, "GridSample") or is_spatial(node):
+        if is_standard(node, "GridSample") or is_op(node):
             _respell(node, version)
     for entry in (entry for holder in (lowered, *lowered.functions) for entry in holder.opset_import):
         if entry.domain in STANDARD_DOMAINS:

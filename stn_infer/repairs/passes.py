@@ -91,7 +91,7 @@ def repair(model: onnx.ModelProto, passes: Mapping[str, Pass]) -> PassResult:
 
 
 def _fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...]]:
-    """:func:`fuse` for any file; returns the given model itself if nothing was fused.
+    """:func:`fuse` for any file; returns the given model itself if nothing was replaced.
 
     Raises:
         NotRepairable: the fusion can't run on this model.
@@ -106,7 +106,7 @@ def _fuse(model: onnx.ModelProto) -> tuple[onnx.ModelProto, tuple[Finding, ...]]
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError, onnx.checker.ValidationError) as error:
         # A damaged file may violate an operator's definition.
         raise NotRepairable(f"the pass cannot analyze it ({type(error).__name__}: {one_line(error, 120)})") from None
-    if not any(finding.fused for finding in findings):
+    if not any(finding.written for finding in findings):
         return model, findings
     fused.ir_version = max(fused.ir_version, 8)  # the first with functions
     return fused, findings

@@ -9,7 +9,7 @@ from stn_infer.arrays import Array
 
 @dataclass(frozen=True)
 class WarpView:
-    """One spatial transformer on one sample.
+    """One sampler on one sample.
 
     Attributes:
         source: the sampler's input, [C, H, W].
@@ -31,7 +31,7 @@ class Look:
     Attributes:
         name: its file, without folders.
         prediction: the label or index of the largest value of the first output; empty if that is not a vector.
-        warps: one per spatial transformer, in graph order.
+        warps: one per spatial transformer or ``stn::Sampler``, in graph order.
     """
 
     name: str

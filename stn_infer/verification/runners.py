@@ -11,7 +11,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
-from stn_infer.fusion.op import is_spatial
+from stn_infer.fusion.op import is_op
 from stn_infer.reference.calls import TracedRun, recorder
 from stn_infer.reference.taps import Tapped, isolated, tap, without_other_functions
 
@@ -30,10 +30,10 @@ RUNNERS = {
     "eager": "PyTorch, float32",
     "eager-fused": "PyTorch, with the plugin library's kernels for spatial transformers",
     "ort": "onnxruntime, with the file's own functions",
-    "ort-fused": "onnxruntime, with the plugin library's kernels for spatial transformers",
+    "ort-fused": "onnxruntime, with the plugin library's kernels for the nodes of domain stn",
     "ort-rounded": "onnxruntime, half-precision files emulated in float32: every half-precision value is rounded",
     "openvino": "OpenVINO on the CPU, with the file's functions inlined",
-    "openvino-fused": "OpenVINO on the CPU, with its extension's kernels for spatial transformers",
+    "openvino-fused": "OpenVINO on the CPU, with its extension's kernels for the nodes of domain stn",
     "tensorrt": "TensorRT",
     "tensorrt-rtx": "TensorRT-RTX",
 }
@@ -245,8 +245,8 @@ def open_runner(name: str, model: onnx.ModelProto, loaded: LoadedModel | None, d
 
 
 def _check_fused(model: onnx.ModelProto) -> None:
-    if not any(is_spatial(node) for node in model.graph.node):
-        raise UsageError("the file has no spatial transformer node (domain stn); run stn-infer optimize to fuse")
+    if not any(map(is_op, model.graph.node)):
+        raise UsageError("the file has no node of domain stn; run stn-infer optimize to write them")
 
 
 def _rounded(content: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""Warps by a dense field that a network computes per voxel: there is no theta, so the pass does not fuse them."""
+"""Warps by a dense field that a network computes per voxel: there is no theta, so they become ``stn::Sampler``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from torch import Tensor, nn
 
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.fusion.fuse import Finding, fuse
+from stn_infer.fusion.op import OP_TYPES
 from stn_infer.torch_export.plain import export_plain
+from tests.support.onnx_files import check_only_samplers_changed
 
 SIZE = (4, 6, 5)
 
@@ -90,7 +92,7 @@ def check_runs(module: nn.Module, model: onnx.ModelProto, batch: int, *shapes: t
 
 
 def samplers(model: onnx.ModelProto) -> list[str]:
-    return [node.op_type for node in model.graph.node if node.op_type in ("GridSample", "SpatialTransformer")]
+    return [node.op_type for node in model.graph.node if node.op_type in ("GridSample", *OP_TYPES)]
 
 
 def test_dense_registration_of_volumes_is_not_fused_and_runs() -> None:
@@ -98,8 +100,8 @@ def test_dense_registration_of_volumes_is_not_fused_and_runs() -> None:
     module, shapes = Registration().eval(), ((1, *SIZE), (1, *SIZE))
     plain, model, (finding,) = exported(module, *shapes)
     check_named(finding)
-    assert samplers(model) == ["GridSample"]
-    assert [node.op_type for node in model.graph.node] == [node.op_type for node in plain.graph.node]
+    assert samplers(model) == ["Sampler"]
+    check_only_samplers_changed(plain, model)
     for batch in (1, 3):
         check_runs(module, model, batch, *shapes)
 
@@ -126,7 +128,7 @@ def test_motions_blended_by_a_mask_are_not_fused_and_run() -> None:
     assert not blended.fused
     assert "(Mul)" in blended.message or "(Softmax)" in blended.message, blended.message
     # One motion per key point is a translation, hence linear, so it may be fused; the blend may not.
-    assert samplers(model)[-1] == "GridSample"
+    assert samplers(model)[-1] == "Sampler"
     assert sparse.fused == (samplers(model)[0] == "SpatialTransformer")
     for batch in (1, 2):
         check_runs(module, model, batch, *shapes)

@@ -71,7 +71,7 @@ def test_every_combination_equals_the_cpu(rank: int, dtype: str, channels: int) 
             "channels": channels, "input_size": (ctypes.c_int64 * 3)(*size),
             "output_size": (ctypes.c_int64 * 3)(*output_size), "basis_rows": rows, "theta_batch": batch,
             "input_batch": batch, "channel_pitch_in": pitch if layout else 0,
-            "channel_pitch_out": pitch if layout else 0,
+            "channel_pitch_out": pitch if layout else 0, "points": pixels,
         }  # fmt: skip
         tensors = {"input": image, "theta": theta}
         if kind == 1:

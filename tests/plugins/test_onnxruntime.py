@@ -15,8 +15,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer import plugin
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.fusion.samplers import spec_of
 from stn_infer.samplers import SamplerSpec
 from tests.support import reference
+from tests.support.onnx_files import F16, F32, sampler_model
+from tests.support.plugin_cases import random_grid
 
 Array = NDArray[Any]
 
@@ -24,6 +27,7 @@ pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
 )
 
+BF16 = TensorProto.BFLOAT16
 TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
 
 
@@ -201,7 +205,8 @@ def test_bad_attributes_are_rejected_at_load(change: dict[str, Any], message: st
 
 
 @pytest.mark.parametrize(
-    ("theta", "message"), [((2, 2, 3), "different batch sizes"), ((1, 3, 3), "Got invalid dimensions|theta is")]
+    ("theta", "message"),
+    [((2, 2, 3), r"expected theta \[1, 2, K\], got \[2, 2, 3\]"), ((1, 3, 3), "Got invalid dimensions|expected theta")],
 )
 def test_bad_shapes_are_rejected_at_run(theta: tuple[int, ...], message: str) -> None:
     model = one_node("affine", canonical((4, 4)), (4, 4))
@@ -242,6 +247,82 @@ def test_onnx_node_tests(case: Any) -> None:
     theta = np.moveaxis(grid.reshape(len(grid), pixels, -1), 1, 2).astype(np.float32)
     answer = session(model, True).run(None, {"input": image.astype(np.float32), "theta": theta})[0]
     np.testing.assert_allclose(answer, outputs[0], atol=5e-5 if "bicubic" in case.name else 1e-6)
+
+
+@pytest.mark.parametrize(
+    "case",
+    [case for case in grid_sample_cases() if case.name.startswith("test_gridsample")],
+    ids=lambda case: case.name,
+)
+def test_onnx_node_tests_with_the_sampler(case: Any) -> None:
+    """The same cases at their own grids."""
+    (image, grid), outputs = case.data_sets[0]
+    node = case.model.graph.node[0]
+    model = sampler_model(size=image.shape[2:], opset=20, spec=spec_of(node))
+    model.graph.input[0].type.tensor_type.shape.dim[1].dim_value = image.shape[1]
+    model.graph.output[0].type.tensor_type.shape.dim[1].dim_value = image.shape[1]
+    feeds = {"image": image.astype(np.float32), "points": grid.astype(np.float32)}
+    answer = session(model, True).run(None, feeds)[0]
+    np.testing.assert_allclose(answer, outputs[0], atol=5e-5 if "bicubic" in case.name else 1e-6)
+
+
+@pytest.mark.parametrize("types", list(product((F32, F16, BF16), repeat=2)))
+@pytest.mark.parametrize("size", [(7, 9), (4, 5, 6)], ids=["image", "volume"])
+def test_the_sampler_in_every_mode_and_type(size: tuple[int, ...], types: tuple[int, int]) -> None:
+    """Against the float64 reference at the stored values of image and grid, which are kept clear of ties."""
+    modes = ("bilinear", "nearest", "bicubic")[: 5 - len(size)]
+    rng = np.random.default_rng(5)
+    image = rng.uniform(-1, 1, (2, 3, *size)).astype(np.float32)
+    stored = image.astype(helper.tensor_dtype_to_np_dtype(types[0])).astype(np.float32)
+    for mode, padding_mode, align_corners in product(modes, ("zeros", "border", "reflection"), (False, True)):
+        spec = SamplerSpec(mode, padding_mode, align_corners)
+        grid = random_grid((2, *(n + 2 for n in size), len(size)), size, align_corners)
+        exact = grid.astype(helper.tensor_dtype_to_np_dtype(types[1])).astype(np.float32)
+        one = session(sampler_model(*types, size=size, spec=spec), True, threads=2)
+        answer = one.run(None, {"image": image, "points": grid})[0]
+        expected = reference.grid_sample(stored, exact, mode, padding_mode, align_corners)
+        wrong = np.abs(answer - expected) > {F32: 2e-5, F16: 2e-3, BF16: 2e-2}[types[0]]
+        # A half-precision grid may round to a tie, at which the reference rounds in float64.
+        assert wrong.mean() <= (0.01 if mode == "nearest" and types[1] != F32 else 0), spec
+
+
+@pytest.mark.parametrize("size", [(7, 9), (4, 5, 6)], ids=["image", "volume"])
+def test_the_samplers_output_has_the_grids_sizes_before_anything_runs(size: tuple[int, ...]) -> None:
+    model = sampler_model(size=size)
+    model.graph.output[0].type.tensor_type.ClearField("shape")
+    assert session(model, True).get_outputs()[0].shape == ["batch", 3, *(f"out{axis}" for axis in range(len(size)))]
+
+
+@pytest.mark.parametrize(
+    ("image", "grid", "message"),
+    [
+        (
+            (2, 3, 7, 9),
+            (1, 5, 6, 2),
+            r"expected a grid \[2, H, W, 2\] for the input \[2, 3, 7, 9\], got \[1, 5, 6, 2\]",
+        ),
+        ((2, 3, 7, 9), (2, 5, 6, 3), r"expected a grid \[2, H, W, 2\].*got \[2, 5, 6, 3\]"),
+        ((2, 3, 4, 5, 6), (2, 5, 6, 2), r"expected a grid \[2, D, H, W, 3\].*got \[2, 5, 6, 2\]"),
+        ((2, 3, 7), (2, 5, 2), r"expected an input \[N, C, H, W\] or \[N, C, D, H, W\], got \[2, 3, 7\]"),
+        ((1, 1, 0, 9), (1, 5, 6, 2), "a size is negative, or two sizes are inconsistent"),
+    ],
+)
+def test_shapes_that_do_not_fit_are_rejected_at_run(
+    image: tuple[int, ...], grid: tuple[int, ...], message: str
+) -> None:
+    model = sampler_model()
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.ClearField("shape")
+    with pytest.raises(Exception, match="stn::Sampler: " + message):
+        session(model, True).run(None, {"image": np.ones(image, np.float32), "points": np.ones(grid, np.float32)})
+
+
+@pytest.mark.parametrize("columns", [10, 17])
+def test_a_basis_of_another_length_is_rejected_at_run(columns: int) -> None:
+    model = one_node("basis", np.ones((3, columns)), (4, 4))
+    feeds = {"input": np.ones((1, 1, 4, 4), np.float32), "theta": np.ones((1, 2, 3), np.float32)}
+    with pytest.raises(Exception, match=rf"expected basis \[3, 16\] for theta .* got \[3, {columns}\]"):
+        session(model, True).run(None, feeds)
 
 
 def check_affine_grid(inputs: list[Array], expected: Array, align_corners: bool) -> None:

@@ -9,6 +9,11 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from stn_infer.fusion.op import DOMAIN, SAMPLER, attach_functions, sampler_attributes
+from stn_infer.fusion.samplers import spec_of
+from stn_infer.proto.traversal import nested_nodes
+from stn_infer.samplers import DEFAULT_SPEC, SamplerSpec
+
 Array = NDArray[Any]
 F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
@@ -177,3 +182,42 @@ def then(model: onnx.ModelProto, operator: str, number: float) -> onnx.ModelProt
     copy.graph.node.append(helper.make_node(operator, [before, operand], [output]))
     copy.graph.initializer.append(constant(number, operand, np.float32))
     return copy
+
+
+def check_only_samplers_changed(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
+    """Nothing but the op of each GridSample differs: all became ``stn::Sampler``, at the same grids."""
+    assert list(after.graph.initializer) == list(before.graph.initializer)
+    nodes = list(nested_nodes(before.graph.node)), list(nested_nodes(after.graph.node))
+    for one, other in zip(*nodes, strict=True):
+        assert (one.input, one.output) == (other.input, other.output)
+        if one.op_type == "GridSample":
+            assert (other.domain, other.op_type) == ("stn", "Sampler")
+            assert spec_of(one) == spec_of(other)
+        else:
+            assert (other.domain, other.op_type) == (one.domain, one.op_type)
+
+
+def sampler_model(
+    image: int = F32,
+    grid: int = F32,
+    opset: int = 18,
+    size: tuple[int, ...] = (7, 9),
+    *,
+    spec: SamplerSpec = DEFAULT_SPEC,
+    plain: bool = False,
+) -> onnx.ModelProto:
+    """``stn::Sampler``, or GridSample if ``plain``, with casts inside so that image, grid and result are float32."""
+    rank = len(size)
+    attributes = spec.attributes(opset) if plain else sampler_attributes(spec, opset)
+    op, domain = ("GridSample", "") if plain else (SAMPLER, DOMAIN)
+    nodes = [
+        helper.make_node("Cast", ["image"], ["x"], to=image),
+        helper.make_node("Cast", ["points"], ["grid"], to=grid),
+        helper.make_node(op, ["x", "grid"], ["y"], name="sampler", domain=domain, **attributes),
+        helper.make_node("Cast", ["y"], ["warped"], to=F32),
+    ]
+    points = ["batch", *(f"out{axis}" for axis in range(rank)), rank]
+    inputs = {"image": (F32, ["batch", 3, *size]), "points": (F32, points)}
+    model = make(nodes, inputs, {"warped": (F32, ["batch", 3, *points[1:-1]])}, [], opset=opset)
+    attach_functions(model)
+    return model

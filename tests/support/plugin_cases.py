@@ -119,6 +119,7 @@ def warp(
         input_batch=len(image),
         channel_pitch_in=pitch if input_layout == "channels_last" else 0,
         channel_pitch_out=pitch if output_layout == "channels_last" else 0,
+        points=int(np.prod(output_size)),
         input=address(values),
         theta=address(theta_values),
         basis=address(basis_values),

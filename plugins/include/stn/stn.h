@@ -51,7 +51,8 @@ enum stn_status {
   STN_ERROR_POINTER = 5,      ///< a required array is NULL
   STN_ERROR_NO_CUDA = 6,      ///< this library was built without CUDA
   STN_ERROR_CUDA = 7,         ///< the launch failed; set STN_LOG=1 to print CUDA's error message to stderr
-  STN_ERROR_MEMORY = 8        ///< the CPU kernels could not allocate memory or start threads
+  STN_ERROR_MEMORY = 8,       ///< the CPU kernels could not allocate memory or start threads
+  STN_ERROR_POINTS = 9        ///< `points` is not the product of the output's sizes
 };
 
 /// One warp of one batch. Zero the struct, set struct_size to sizeof(stn_problem), then set the other fields.
@@ -70,14 +71,15 @@ typedef struct stn_problem {
   int64_t channels;       ///< C
   int64_t input_size[3];  ///< (D,) H, W: the first `rank` are used
   int64_t output_size[3];
-  int64_t basis_rows;         ///< K; D+1 for STN_AFFINE, 3 for STN_PROJECTIVE, ignored for STN_GRID
+  int64_t basis_rows;         ///< K; D+1 for STN_AFFINE, 3 for STN_PROJECTIVE without a basis, ignored for STN_GRID
   int64_t theta_batch;        ///< batch, or 1: the same theta (or grid) for the whole batch
   int64_t input_batch;        ///< batch, or 1: the same image for every theta
   int64_t channel_pitch_in;   ///< channels-last only: elements from one pixel to the next; 0 = channels
   int64_t channel_pitch_out;  ///< likewise; elements from channels up to the pitch may be overwritten
+  int64_t points;             ///< columns of `basis`, or points per sample of the grid: must be prod(output_size)
   const void* input;          ///< [input_batch, C, *input_size] (or channels-last)
   const void* theta;          ///< fp32 [theta_batch, D, K] (projective [theta_batch, 3, 3]); STN_GRID: the grid
-  const float* basis;         ///< [K, P], P = prod(output_size); may be NULL for STN_AFFINE and STN_PROJECTIVE
+  const float* basis;         ///< [K, points]; may be NULL for STN_AFFINE and STN_PROJECTIVE, and `points` then 0
   void* output;               ///< [batch, C, *output_size] (or channels-last)
 } stn_problem;
 

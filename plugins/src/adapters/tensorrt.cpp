@@ -63,7 +63,9 @@ STN_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreator
   static stn::trt::Creator spatial(stn::trt::Op::kSpatial);
   static stn::trt::Creator projective(stn::trt::Op::kProjective);
   static stn::trt::Creator grid_sample(stn::trt::Op::kGridSample);
-  static const std::array<nvinfer1::IPluginCreatorInterface*, 3> creators = {&spatial, &projective, &grid_sample};
+  static stn::trt::Creator sampler(stn::trt::Op::kSampler);
+  static const std::array<nvinfer1::IPluginCreatorInterface*, 4> creators = {&spatial, &projective, &grid_sample,
+                                                                             &sampler};
   nbCreators = static_cast<int32_t>(creators.size());
   return creators.data();
 }

@@ -107,7 +107,7 @@ bool read_field(const PluginField& field, Config& config, std::string& reason) {
   if (name == "mode") return read_word(field, kModes, config.mode, reason);
   if (name == "padding_mode") return read_word(field, kPaddings, config.padding, reason);
   if (name == "align_corners") return read_align_corners(field, config, reason);
-  if (config.op == Op::kGridSample) return true;
+  if (reads_grid(config.op)) return true;
   if (name == "grid_shape") return read_grid_shape(field, config, reason);
   if (config.op == Op::kSpatial && name == "kind") return read_word(field, kKinds, config.kind, reason);
   return true;
@@ -116,8 +116,10 @@ bool read_field(const PluginField& field, Config& config, std::string& reason) {
 }  // namespace
 
 const OpInfo& info(Op op) noexcept {
-  static constexpr OpInfo kTable[] = {
-      {"SpatialTransformer", "stn", 3}, {"ProjectiveTransformer", "stn", 3}, {"GridSample", "", 2}};
+  static constexpr OpInfo kTable[] = {{"SpatialTransformer", "stn", 3},
+                                      {"ProjectiveTransformer", "stn", 3},
+                                      {"GridSample", "", 2},
+                                      {"Sampler", "stn", 2}};
   return kTable[static_cast<size_t>(op)];
 }
 
@@ -134,8 +136,8 @@ Config default_config(Op op) {
   Config config;
   config.op = op;
   if (op == Op::kProjective) config.kind = STN_PROJECTIVE;
-  if (op == Op::kGridSample) config.kind = STN_GRID;
-  if (op != Op::kGridSample) config.out_size = {1, 1};
+  if (reads_grid(op)) config.kind = STN_GRID;
+  if (!reads_grid(op)) config.out_size = {1, 1};
   return config;
 }
 
@@ -149,7 +151,7 @@ bool parse(Op op, const nvinfer1::PluginFieldCollection* fields, Config& config,
   for (int32_t i = 0; fields != nullptr && i < fields->nbFields; ++i) {
     if (!read_field(fields->fields[i], read, reason)) return false;
   }
-  if (op != Op::kGridSample && read.out_size.empty()) {
+  if (!reads_grid(op) && read.out_size.empty()) {
     reason = "grid_shape is missing";
     return false;
   }
@@ -173,7 +175,7 @@ Fields::Fields(const Config& config) : align_corners_(config.align_corners), col
   add_word("mode", spell(kModes, config.mode));
   add_word("padding_mode", spell(kPaddings, config.padding));
   fields_.emplace_back("align_corners", &align_corners_, PluginFieldType::kINT32, 1);
-  if (config.op != Op::kGridSample) {
+  if (!reads_grid(config.op)) {
     grid_shape_.push_back(0);
     for (const int64_t size : config.out_size) grid_shape_.push_back(static_cast<int32_t>(size));
     grid_shape_.push_back(config.rank());

@@ -12,8 +12,11 @@
 
 namespace stn::trt {
 
-/// The three ops for which this library has TensorRT plugins.
-enum class Op { kSpatial, kProjective, kGridSample };
+/// The ops for which this library has TensorRT plugins: three of domain `stn`, and a drop-in for ONNX's GridSample.
+enum class Op { kSpatial, kProjective, kGridSample, kSampler };
+
+/// \brief Whether the op reads a sampling grid, instead of theta and basis.
+inline bool reads_grid(Op op) noexcept { return op == Op::kGridSample || op == Op::kSampler; }
 
 /// \brief Name, namespace and number of inputs of an op.
 struct OpInfo {
@@ -25,7 +28,7 @@ struct OpInfo {
 /// \brief The OpInfo of `op`.
 const OpInfo& info(Op op) noexcept;
 
-/// \brief Version of all three ops.
+/// \brief Version of all ops.
 inline constexpr const char* kVersion = "1";
 
 /// \brief An op's validated attributes.
@@ -35,16 +38,16 @@ struct Config {
   int32_t mode = STN_BILINEAR;    ///< stn_mode
   int32_t padding = STN_ZEROS;    ///< stn_padding
   int32_t align_corners = 0;      ///< 0 or 1
-  std::vector<int64_t> out_size;  ///< (D,) H, W; empty for GridSample, where the grid defines it
+  std::vector<int64_t> out_size;  ///< (D,) H, W; empty if the grid defines it
 
-  /// \brief Spatial rank, 2 or 3; 0 if it depends on the inputs (GridSample).
+  /// \brief Spatial rank, 2 or 3; 0 if it depends on the inputs (ops that read a grid).
   int32_t rank() const noexcept { return static_cast<int32_t>(out_size.size()); }
 
   /// \brief All attributes on one line, equal for equal configurations: "SpatialTransformer affine bilinear ...".
   std::string text() const;
 };
 
-/// \brief The default attributes of `op` (except for GridSample, with an output of one pixel).
+/// \brief The default attributes of `op` (with an output of one pixel, unless the grid defines it).
 Config default_config(Op op);
 
 /// \brief Parses a configuration from fields; missing fields have their defaults, unknown fields are ignored (TensorRT

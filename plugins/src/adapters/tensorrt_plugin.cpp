@@ -108,19 +108,18 @@ int32_t Plugin::getOutputShapes(DimsExprs const* inputs, int32_t nbInputs, DimsE
   const DimsExprs& image = inputs[0];
   const int32_t rank = image.nbDims - 2;
   if (rank != 2 && rank != 3) return reject(config_, "the image must be [N, C, H, W] or [N, C, D, H, W]");
-  if (config_.op == Op::kGridSample && inputs[1].nbDims != image.nbDims) {
+  if (reads_grid(config_.op) && inputs[1].nbDims != image.nbDims) {
     return reject(config_, "the grid must have the same number of axes as the image");
   }
-  if (config_.op != Op::kGridSample && config_.rank() != rank) {
+  if (!reads_grid(config_.op) && config_.rank() != rank) {
     return reject(config_, "the image's rank does not match grid_shape");
   }
   outputs[0].nbDims = image.nbDims;
   outputs[0].d[0] = image.d[0];
   outputs[0].d[1] = image.d[1];
   for (int32_t i = 0; i < rank; ++i) {
-    outputs[0].d[i + 2] = config_.op == Op::kGridSample
-                              ? inputs[1].d[i + 1]
-                              : exprBuilder.constant(config_.out_size[static_cast<size_t>(i)]);
+    outputs[0].d[i + 2] =
+        reads_grid(config_.op) ? inputs[1].d[i + 1] : exprBuilder.constant(config_.out_size[static_cast<size_t>(i)]);
     if (outputs[0].d[i + 2] == nullptr) return reject(config_, "cannot create an expression for the output size");
   }
   return kOk;
@@ -136,8 +135,8 @@ bool Plugin::supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc cons
   stn_layout layout = STN_PLANAR;
   if (pos == 0) return dtype_of(desc.type, dtype) && layout_of(desc, layout);
   if (pos == nbInputs) return desc.type == image.type && layout_of(desc, layout);
-  // Coordinates: fp32 and linear; for GridSample also in the image's type, as in ONNX.
-  const bool plain_grid = config_.op == Op::kGridSample && desc.type == image.type;
+  // Coordinates: fp32 and linear; a grid also in the image's type, as in ONNX.
+  const bool plain_grid = reads_grid(config_.op) && desc.type == image.type;
   return desc.format == nvinfer1::TensorFormat::kLINEAR && (desc.type == DataType::kFLOAT || plain_grid);
 }
 

@@ -1,5 +1,5 @@
 /// \file tensorrt_plugin.hpp
-/// \brief The IPluginV3 of all three ops; see plugins/abi/tensorrt.h for the interface.
+/// \brief The IPluginV3 of all ops; see plugins/abi/tensorrt.h for the interface.
 ///
 /// Lifecycle in TensorRT: a creator creates the plugin for building; TensorRT calls configurePlugin and times each
 /// format combination; the plugin's fields are serialized into the engine; at load, a creator creates the plugin from
@@ -20,7 +20,7 @@ namespace stn::trt {
 /// TensorRT always passes device memory. This is for test hosts that run a plugin without a GPU.
 bool on_host() noexcept;
 
-/// \brief A spatial transformer, a projective transformer or a GridSample as a TensorRT layer.
+/// \brief A spatial or projective transformer, or a sampler at a given grid, as a TensorRT layer.
 ///
 /// Inputs: image [N, C, (D,) H, W] fp32, fp16 or bf16; then theta [N, D, K] and basis [K, P], fp32, or a grid
 /// [N, (Do,) Ho, Wo, D] in fp32 or the image's type. Output [N, C, *out] in the image's type.

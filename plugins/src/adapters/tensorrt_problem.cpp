@@ -93,7 +93,7 @@ const char* check_shapes(const Config& config, const Dims* in, const Dims* out) 
     if (!fits(out->d[0], image.d[0])) return "the output and the image have different batch sizes";
     if (!fits(out->d[1], image.d[1])) return "the output and the image have different numbers of channels";
   }
-  if (config.op == Op::kGridSample) return check_grid(image, in[1], out);
+  if (reads_grid(config.op)) return check_grid(image, in[1], out);
   return check_theta(config, image, in[1], in[2], out);
 }
 
@@ -106,7 +106,7 @@ const char* fill(const Config& config, const PluginTensorDesc* in, const PluginT
   stn_layout output_layout = STN_PLANAR;
   if (!dtype_of(in[0].type, dtype) || out.type != in[0].type) return "image and output must be fp32, fp16 or bf16";
   if (!dtype_of(in[1].type, coordinates)) return "theta and grid must be fp32, fp16 or bf16";
-  if (config.op != Op::kGridSample && coordinates != STN_FP32) return "theta must be fp32";
+  if (!reads_grid(config.op) && coordinates != STN_FP32) return "theta must be fp32";
   if (!layout_of(in[0], input_layout) || !layout_of(out, output_layout)) return "unsupported tensor format";
 
   problem.struct_size = sizeof problem;
@@ -121,11 +121,13 @@ const char* fill(const Config& config, const PluginTensorDesc* in, const PluginT
   problem.output_layout = output_layout;
   problem.batch = in[0].dims.d[0];
   problem.channels = in[0].dims.d[1];
+  problem.points = reads_grid(config.op) ? 1 : in[2].dims.d[1];
   for (int32_t i = 0; i < problem.rank; ++i) {
     problem.input_size[i] = in[0].dims.d[i + 2];
     problem.output_size[i] = out.dims.d[i + 2];
+    if (reads_grid(config.op)) problem.points *= in[1].dims.d[i + 1];
   }
-  problem.basis_rows = config.op == Op::kGridSample ? 0 : in[1].dims.d[2];
+  problem.basis_rows = reads_grid(config.op) ? 0 : in[1].dims.d[2];
   problem.theta_batch = problem.batch;
   problem.input_batch = problem.batch;
   return nullptr;

@@ -114,29 +114,32 @@ class GridWalk {
   }
 
   STN_HD Point<L> from_grid(int count) {
-    alignas(64) float lanes[3][L::width] = {};
     switch (w_.grid_dtype) {
       case STN_FP32:
-        split(theta<float>(), count, lanes);
-        break;
+        return read_points(theta<float>(), count);
       case STN_FP16:
-        split(theta<Half>(), count, lanes);
-        break;
+        return read_points(theta<Half>(), count);
       default:
-        split(theta<BFloat>(), count, lanes);
+        return read_points(theta<BFloat>(), count);
     }
-    Point<L> point;
-    for (int d = 0; d < 3; ++d) point.at[d] = L::load(lanes[d], L::width);
-    pixel_ += L::width;
-    return point;
   }
 
   template <class T>
-  STN_HD void split(const T* grid, int count, float (*lanes)[L::width]) {
+  STN_HD Point<L> read_points(const T* grid, int count) {
     const T* from = grid + pixel_ * Rank;
-    for (int lane = 0; lane < count; ++lane) {
-      for (int d = 0; d < Rank; ++d) lanes[d][lane] = to_float(from[lane * Rank + d]);
+    Point<L> point;
+    for (int d = 0; d < 3; ++d) point.at[d] = F(0.0f);
+    if (count == L::width) {
+      for (int d = 0; d < Rank; ++d) point.at[d] = L::load_values(from + d * L::width, L::width);
+    } else {
+      for (int d = 0; d < Rank && count * Rank > d * L::width; ++d) {
+        const int rest = count * Rank - d * L::width;
+        point.at[d] = L::load_values(from + d * L::width, rest < L::width ? rest : L::width);
+      }
     }
+    L::template deinterleave<Rank>(point.at);
+    pixel_ += L::width;
+    return point;
   }
 
   const Warp& w_;

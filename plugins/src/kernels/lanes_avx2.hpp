@@ -173,6 +173,27 @@ struct Avx2Lanes {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_bits(from, count)), 16));
   }
 
+  /// Rank vectors of consecutive values x y(z) x y(z) ... to one vector per coordinate.
+  template <int Rank>
+  static STN_HD void deinterleave(F* v) {
+    const __m256 a = v[0].v, b = v[1].v;
+    if (Rank == 2) {
+      const __m256 low = _mm256_permute2f128_ps(a, b, 0x20), high = _mm256_permute2f128_ps(a, b, 0x31);
+      v[0] = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(2, 0, 2, 0));
+      v[1] = _mm256_shuffle_ps(low, high, _MM_SHUFFLE(3, 1, 3, 1));
+      return;
+    }
+    // The elements of one coordinate are at different positions in the three vectors: blend, then put in order.
+    constexpr int zero = 0x49, one = 0x92, two = 0x24;  // positions 0, 3, 6; 1, 4, 7; 2, 5
+    const __m256 c = v[2].v;
+    const __m256 x = _mm256_blend_ps(_mm256_blend_ps(a, b, one), c, two);
+    const __m256 y = _mm256_blend_ps(_mm256_blend_ps(a, b, two), c, zero);
+    const __m256 z = _mm256_blend_ps(_mm256_blend_ps(a, b, zero), c, one);
+    v[0] = _mm256_permutevar8x32_ps(x, _mm256_setr_epi32(0, 3, 6, 1, 4, 7, 2, 5));
+    v[1] = _mm256_permutevar8x32_ps(y, _mm256_setr_epi32(1, 4, 7, 2, 5, 0, 3, 6));
+    v[2] = _mm256_permutevar8x32_ps(z, _mm256_setr_epi32(2, 5, 0, 3, 6, 1, 4, 7));
+  }
+
  private:
   static STN_HD LaneIndices lanes(const I& at) { return LaneIndices(&at.v); }
   static STN_HD __m256 values_at(const float* base, LaneIndices at) { return _mm256_castsi256_ps(load_8x32(base, at)); }

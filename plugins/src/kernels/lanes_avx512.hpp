@@ -162,6 +162,27 @@ struct Avx512Lanes {
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), from)), 16));
   }
 
+  /// Rank vectors of consecutive values x y(z) x y(z) ... to one vector per coordinate.
+  template <int Rank>
+  static STN_HD void deinterleave(F* v) {
+    if (Rank == 2) {
+      const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+      const __m512 x = _mm512_permutex2var_ps(v[0].v, even, v[1].v);
+      v[1] = _mm512_permutex2var_ps(v[0].v, _mm512_add_epi32(even, _mm512_set1_epi32(1)), v[1].v);
+      v[0] = x;
+      return;
+    }
+    // The elements of one coordinate are at different positions in the three vectors: blend, then put in order.
+    const __mmask16 zero = 0x9249, one = 0x2492, two = 0x4924;  // positions 0, 3, ...; 1, 4, ...; 2, 5, ...
+    const __m512 a = v[0].v, b = v[1].v, c = v[2].v;
+    const __m512i order_x = _mm512_setr_epi32(0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14, 1, 4, 7, 10, 13);
+    const __m512i order_y = _mm512_setr_epi32(1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15, 2, 5, 8, 11, 14);
+    const __m512i order_z = _mm512_setr_epi32(2, 5, 8, 11, 14, 1, 4, 7, 10, 13, 0, 3, 6, 9, 12, 15);
+    v[0] = _mm512_permutexvar_ps(order_x, _mm512_mask_blend_ps(one, _mm512_mask_blend_ps(two, a, b), c));
+    v[1] = _mm512_permutexvar_ps(order_y, _mm512_mask_blend_ps(two, _mm512_mask_blend_ps(zero, a, b), c));
+    v[2] = _mm512_permutexvar_ps(order_z, _mm512_mask_blend_ps(zero, _mm512_mask_blend_ps(one, a, b), c));
+  }
+
  private:
   static STN_HD LaneIndices lanes(const I& at) { return LaneIndices(&at.v); }
   static STN_HD __m512 join(__m256 low, __m256 high) {

@@ -15,6 +15,12 @@ struct ScalarLanes : Scalar {
 
   static STN_HD I iota() { return 0; }
   static STN_HD F load(const float* from, int) { return *from; }
+  template <class T>
+  static STN_HD F load_values(const T* from, int) {
+    return to_float(*from);
+  }
+  template <int Rank>
+  static STN_HD void deinterleave(F*) {}
 
   template <int Rank>
   static STN_HD Offset offset(I x, I y, I z, const Warp& w) {

@@ -1,5 +1,6 @@
 #include "kernels/thread_pool.hpp"
 
+#include <pthread.h>
 #include <sched.h>
 #include <unistd.h>
 
@@ -11,6 +12,9 @@
 #include <mutex>
 #include <system_error>
 #include <thread>
+#include <vector>
+
+#include "kernels/processors.hpp"
 
 namespace stn {
 namespace {
@@ -35,17 +39,27 @@ struct Job {
 
 class Pool {
  public:
-  explicit Pool(int threads) : owner_(getpid()) {
-    for (int i = 0; i < threads; ++i) {
+  Pool() : owner_(getpid()) {}
+
+  pid_t owner() const { return owner_; }
+
+  /// Starts threads until there is one helper per processor but the caller's, and lets all of them run on all
+  /// processors: a thread inherits the mask of the caller that it was started by, which may be pinned. Callers take
+  /// turns.
+  void grow_to(const cpu_set_t& processors) {
+    const auto wanted = static_cast<size_t>(std::max(1, CPU_COUNT(&processors))) - 1;
+    while (threads_.size() < wanted) {
       try {
-        std::thread([this] { serve(); }).detach();
+        std::thread thread([this] { serve(); });
+        threads_.push_back(thread.native_handle());
+        thread.detach();
       } catch (const std::system_error&) {
         break;  // fewer threads are slower, but correct
       }
     }
+    // The threads never end, so their handles stay valid. One that cannot be moved stays where it is.
+    for (pthread_t thread : threads_) (void)pthread_setaffinity_np(thread, sizeof processors, &processors);
   }
-
-  pid_t owner() const { return owner_; }
 
   void run(Job& job) {
     const bool one_helper = job.wanted == 1;
@@ -114,38 +128,39 @@ class Pool {
   }
 
   const pid_t owner_;
+  std::vector<pthread_t> threads_;
   std::mutex mutex_;
   std::condition_variable work_, left_;
   std::deque<Job*> jobs_;  ///< jobs that helpers may join
   std::atomic<int> pending_{0};
 };
 
-/// The process's pool. A forked child does not inherit its parent's threads, so it gets a new pool.
-Pool& pool() {
+/// The process's pool, with threads for `processors`. A forked child does not inherit its parent's threads, so it gets
+/// a new pool.
+Pool& pool(const cpu_set_t& processors) {
   static std::mutex mutex;
   static Pool* current = nullptr;
+  static cpu_set_t served;
   std::lock_guard<std::mutex> lock(mutex);
-  if (current == nullptr || current->owner() != getpid()) current = new Pool(available_processors() - 1);
-  return *current;  // never deleted: its threads may outlive static destructors
+  const bool created = current == nullptr || current->owner() != getpid();
+  if (created) current = new Pool();  // never deleted: its threads may outlive static destructors
+  if (created || !CPU_EQUAL(&served, &processors)) current->grow_to(processors);
+  served = processors;
+  return *current;
 }
 
 }  // namespace
-
-int available_processors() {
-  static const int count = [] {
-    cpu_set_t set;
-    CPU_ZERO(&set);
-    const int found = sched_getaffinity(0, sizeof set, &set) == 0 ? CPU_COUNT(&set) : 1;
-    return std::max(1, found);
-  }();
-  return count;
-}
 
 void parallel_for(const RangeTask& task, int64_t count, int64_t grain, int threads) {
   if (count <= 0) return;
   grain = std::max<int64_t>(grain, 1);
   const int64_t tasks = (count + grain - 1) / grain;
-  const int helpers = static_cast<int>(std::min<int64_t>({threads - 1, tasks - 1, available_processors() - 1}));
+  if (threads <= 1 || tasks <= 1) {
+    task.run(task.context, 0, count);
+    return;
+  }
+  const cpu_set_t processors = process_processors();
+  const int helpers = static_cast<int>(std::min<int64_t>({threads - 1, tasks - 1, CPU_COUNT(&processors) - 1}));
   if (helpers <= 0) {
     task.run(task.context, 0, count);
     return;
@@ -153,7 +168,7 @@ void parallel_for(const RangeTask& task, int64_t count, int64_t grain, int threa
   // About eight pieces per thread: enough to balance a slow thread, few enough to avoid contention on the counter.
   const int64_t piece = std::max(grain, count / (8 * (helpers + 1)));
   Job job{task, count, piece, helpers};
-  pool().run(job);
+  pool(processors).run(job);
 }
 
 }  // namespace stn

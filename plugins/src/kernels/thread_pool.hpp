@@ -13,13 +13,11 @@ struct RangeTask {
   void* context;
 };
 
-/// \brief Runs [0, count) in pieces of at least `grain`, in the calling thread and in at most `threads - 1` others.
+/// \brief Runs [0, count) in pieces of at least `grain`, in the calling thread and in at most `threads - 1` others, and
+/// no more threads than the process has processors.
 ///
 /// Returns when all pieces are complete. Thread-safe.
 void parallel_for(const RangeTask& task, int64_t count, int64_t grain, int threads);
-
-/// The processors this process may run on.
-int available_processors();
 
 }  // namespace stn
 

@@ -74,6 +74,9 @@ int make_warp(const stn_problem* problem, Warp* warp) {
                     (p.kind == STN_GRID ||
                      (product(8, p.basis_rows, pixels) >= 0 && product(8, 3, p.basis_rows, p.theta_batch) >= 0));
   if (!fits) return STN_ERROR_OVERFLOW;
+  const bool reads_points =
+      p.kind == STN_GRID || p.kind == STN_BASIS || (p.kind == STN_PROJECTIVE && p.basis != nullptr);
+  if (p.points != pixels && (reads_points || p.points != 0)) return STN_ERROR_POINTS;
 
   const bool empty = p.batch == 0 || p.channels == 0 || pixels == 0;
   if (!empty) {

@@ -1,5 +1,6 @@
 /// \file extension.cpp
-/// \brief `stn::SpatialTransformer` and `stn::ProjectiveTransformer`, version 1, as an OpenVINO extension.
+/// \brief `stn::SpatialTransformer`, `stn::ProjectiveTransformer` and `stn::Sampler`, version 1, as an OpenVINO
+/// extension.
 ///
 /// OpenVINO's ONNX importer knows no model-local functions: it takes a node of domain `stn` by the conversions below,
 /// and ignores the function of that name. OpenVINO runs the nodes of an extension on its own threads; a batch is split
@@ -44,7 +45,7 @@ struct Settings {
   std::vector<int64_t> grid_shape;  ///< [0, (D,) H, W, rank]
 };
 
-/// What both ops do.
+/// What all ops do; kind "grid" is the Sampler, whose second input is the grid.
 class Transformer : public ov::op::Op {
  public:
   Transformer() = default;
@@ -54,15 +55,19 @@ class Transformer : public ov::op::Op {
 
   void validate_and_infer_types() override {
     const Settings& s = settings_;
+    NODE_VALIDATION_CHECK(this, mode() >= 0, "expected mode bilinear, nearest or bicubic, got ", s.mode);
+    NODE_VALIDATION_CHECK(this, padding() >= 0, "expected padding_mode zeros, border or reflection, got ",
+                          s.padding_mode);
+    if (reads_grid()) {
+      validate_grid();
+      return;
+    }
     const auto rank = static_cast<int64_t>(s.grid_shape.size()) - 2;
     NODE_VALIDATION_CHECK(this, get_input_size() == 3, "expected the inputs input, theta and basis");
     NODE_VALIDATION_CHECK(this, rank == 2 || rank == 3, "expected grid_shape [0, H, W, 2] or [0, D, H, W, 3]");
     NODE_VALIDATION_CHECK(this, s.grid_shape.back() == rank, "the last entry of grid_shape must be the rank");
     NODE_VALIDATION_CHECK(this, find(s.kind, {"affine", "basis", "projective"}) >= 0,
                           "expected kind affine or basis, got ", s.kind);
-    NODE_VALIDATION_CHECK(this, mode() >= 0, "expected mode bilinear, nearest or bicubic, got ", s.mode);
-    NODE_VALIDATION_CHECK(this, padding() >= 0, "expected padding_mode zeros, border or reflection, got ",
-                          s.padding_mode);
     NODE_VALIDATION_CHECK(this, rank == 2 || mode() != STN_BICUBIC, "bicubic is for images only");
     for (size_t index : {1, 2}) {
       NODE_VALIDATION_CHECK(this, get_input_element_type(index).compatible(ov::element::f32),
@@ -89,10 +94,11 @@ class Transformer : public ov::op::Op {
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override {
     ov::Shape shape = inputs[0].get_shape();
     stn_problem problem = pose(inputs, shape);
+    const size_t coordinate = inputs[1].get_element_type().size();
     outputs[0].set_shape(shape);
     problem.output = outputs[0].data();
-    const int status = run(problem, inputs[0].get_element_type().size());
-    OPENVINO_ASSERT(status == STN_OK, "stn::SpatialTransformer: ", stn_status_text(status));
+    const int status = run(problem, inputs[0].get_element_type().size(), coordinate);
+    OPENVINO_ASSERT(status == STN_OK, get_type_info().name, ": ", stn_status_text(status));
     return true;
   }
 
@@ -100,27 +106,79 @@ class Transformer : public ov::op::Op {
   const Settings& settings() const { return settings_; }
 
  private:
+  bool reads_grid() const { return settings_.kind == "grid"; }
+
+  void validate_grid() {
+    NODE_VALIDATION_CHECK(this, get_input_size() == 2, "expected the inputs input and grid");
+    ov::PartialShape shape = get_input_partial_shape(0);
+    const ov::PartialShape grid = get_input_partial_shape(1);
+    if (shape.rank().is_dynamic() && grid.rank().is_static()) shape = ov::PartialShape::dynamic(grid.rank());
+    if (shape.rank().is_static()) {
+      const int64_t axes = shape.rank().get_length();
+      NODE_VALIDATION_CHECK(this, axes == 4 || axes == 5, "expected an input [N, C, H, W] or [N, C, D, H, W]");
+      NODE_VALIDATION_CHECK(this, axes == 4 || mode() != STN_BICUBIC, "bicubic is for images only");
+      NODE_VALIDATION_CHECK(this, grid.rank().compatible(axes), "the grid has another number of axes than the input");
+      for (int64_t d = 2; d < axes; ++d) shape[d] = grid.rank().is_static() ? grid[d - 1] : ov::Dimension::dynamic();
+    }
+    set_output_type(0, get_input_element_type(0), shape);
+  }
+
   int32_t mode() const {
     return find(settings_.mode, {"bilinear", "nearest", "bicubic"}, {"linear", "nearest", "cubic"});
   }
   int32_t padding() const { return find(settings_.padding_mode, {"zeros", "border", "reflection"}); }
 
+  static int32_t dtype_of(const char* what, const ov::Tensor& tensor) {
+    const ov::element::Type type = tensor.get_element_type();
+    const bool half = type == ov::element::f16 || type == ov::element::bf16;
+    OPENVINO_ASSERT(half || type == ov::element::f32, what, " is float32, float16 or bfloat16, not ", type);
+    return type == ov::element::f32 ? STN_FP32 : type == ov::element::f16 ? STN_FP16 : STN_BF16;
+  }
+
   /// Checks the inputs' shapes, and describes the warp; `shape` becomes the output's.
   stn_problem pose(const ov::TensorVector& inputs, ov::Shape& shape) const {
     const Settings& s = settings_;
-    const ov::Shape &theta = inputs[1].get_shape(), &basis = inputs[2].get_shape();
-    const ov::element::Type type = inputs[0].get_element_type();
-    const size_t rank = s.grid_shape.size() - 2;
     stn_problem p{};
     p.struct_size = sizeof p;
-    p.rank = static_cast<int32_t>(rank);
-    p.kind = find(s.kind, {"affine", "basis", "projective"});
+    p.kind = find(s.kind, {"affine", "basis", "projective", "grid"});
     p.mode = mode();
     p.padding = padding();
     p.align_corners = s.align_corners != 0;
-    const bool half = type == ov::element::f16 || type == ov::element::bf16;
-    OPENVINO_ASSERT(half || type == ov::element::f32, "input is float32, float16 or bfloat16, not ", type);
-    p.dtype = type == ov::element::f32 ? STN_FP32 : type == ov::element::f16 ? STN_FP16 : STN_BF16;
+    p.dtype = dtype_of("input", inputs[0]);
+    p.input = inputs[0].data();
+    p.theta = inputs[1].data();
+    if (reads_grid()) {
+      pose_grid(inputs, shape, p);
+    } else {
+      pose_theta(inputs, shape, p);
+    }
+    return p;
+  }
+
+  void pose_grid(const ov::TensorVector& inputs, ov::Shape& shape, stn_problem& p) const {
+    const ov::Shape& grid = inputs[1].get_shape();
+    OPENVINO_ASSERT(shape.size() == 4 || shape.size() == 5, "expected an input [N, C, H, W] or [N, C, D, H, W]");
+    const size_t rank = shape.size() - 2;
+    OPENVINO_ASSERT(grid.size() == rank + 2 && grid[0] == shape[0] && grid.back() == rank,
+                    "expected a grid [N, H, W, 2] or [N, D, H, W, 3] for the input ", shape, ", got ", grid);
+    p.grid_dtype = dtype_of("grid", inputs[1]);
+    p.rank = static_cast<int32_t>(rank);
+    p.batch = p.input_batch = p.theta_batch = static_cast<int64_t>(shape[0]);
+    p.channels = static_cast<int64_t>(shape[1]);
+    p.points = 1;
+    for (size_t d = 0; d < rank; ++d) {
+      p.input_size[d] = static_cast<int64_t>(shape[d + 2]);
+      p.output_size[d] = static_cast<int64_t>(grid[d + 1]);
+      shape[d + 2] = grid[d + 1];
+      p.points *= p.output_size[d];
+    }
+  }
+
+  void pose_theta(const ov::TensorVector& inputs, ov::Shape& shape, stn_problem& p) const {
+    const Settings& s = settings_;
+    const ov::Shape &theta = inputs[1].get_shape(), &basis = inputs[2].get_shape();
+    const size_t rank = s.grid_shape.size() - 2;
+    p.rank = static_cast<int32_t>(rank);
     const size_t rows = p.kind == STN_PROJECTIVE ? 3 : rank;
     OPENVINO_ASSERT(shape.size() == rank + 2, "the rank of input does not match grid_shape");
     OPENVINO_ASSERT(theta.size() == 3 && theta[1] == rows, "theta is [N, D, K], or [N, 3, 3] if projective");
@@ -137,14 +195,12 @@ class Transformer : public ov::op::Op {
     }
     OPENVINO_ASSERT(basis[1] == pixels, "the P of basis [K, P] does not match grid_shape");
     p.basis_rows = static_cast<int64_t>(theta[2]);
-    p.input = inputs[0].data();
-    p.theta = inputs[1].data<float>();
+    p.points = static_cast<int64_t>(basis[1]);
     p.basis = inputs[2].data<float>();
-    return p;
   }
 
-  /// Runs a problem on the threads that OpenVINO gave this node.
-  static int run(const stn_problem& problem, size_t element) {
+  /// Runs a problem on the threads that OpenVINO gave this node; `element` and `coordinate` are bytes of an element.
+  static int run(const stn_problem& problem, size_t element, size_t coordinate) {
     const int checked = stn_check(&problem);
     if (checked != STN_OK || problem.batch == 0) return checked;
     const int threads = parallel_get_max_threads();
@@ -157,7 +213,8 @@ class Transformer : public ov::op::Op {
     constexpr int64_t kTaskWork = 8192;  // a smaller task costs more than it saves
     const int64_t least = std::max<int64_t>(1, kTaskWork / std::max<int64_t>(out, 1));
     const int64_t pieces = std::max<int64_t>(1, std::min<int64_t>(4 * threads, problem.batch / least));
-    const int64_t theta = (problem.kind == STN_PROJECTIVE ? 3 : problem.rank) * problem.basis_rows;
+    const int64_t columns = problem.kind == STN_GRID ? problem.points : problem.basis_rows;
+    const int64_t theta = (problem.kind == STN_PROJECTIVE ? 3 : problem.rank) * columns;
     std::atomic<int> worst{STN_OK};
     ov::parallel_for(pieces, [&](int64_t piece) {
       const int64_t begin = problem.batch * piece / pieces, end = problem.batch * (piece + 1) / pieces;
@@ -165,7 +222,7 @@ class Transformer : public ov::op::Op {
       part.batch = part.input_batch = part.theta_batch = end - begin;
       part.input = static_cast<const char*>(problem.input) + begin * in * static_cast<int64_t>(element);
       part.output = static_cast<char*>(problem.output) + begin * out * static_cast<int64_t>(element);
-      part.theta = static_cast<const float*>(problem.theta) + begin * theta;
+      part.theta = static_cast<const char*>(problem.theta) + begin * theta * static_cast<int64_t>(coordinate);
       if (const int status = stn_run_cpu(&part, 1); status != STN_OK) worst = status;
     });
     return worst;
@@ -192,6 +249,15 @@ class ProjectiveTransformer : public Transformer {
   }
 };
 
+class Sampler : public Transformer {
+ public:
+  OPENVINO_OP("Sampler", "stn");
+  using Transformer::Transformer;
+  std::shared_ptr<ov::Node> clone_with_new_inputs(const ov::OutputVector& inputs) const override {
+    return std::make_shared<Sampler>(inputs, settings());
+  }
+};
+
 /// Imports ONNX nodes `stn::<name>`; `kind` replaces the attribute where the op has none.
 template <class T>
 ov::Extension::Ptr conversion(const char* name, const char* kind = nullptr) {
@@ -202,7 +268,7 @@ ov::Extension::Ptr conversion(const char* name, const char* kind = nullptr) {
         settings.mode = node.get_attribute<std::string>("mode", settings.mode);
         settings.padding_mode = node.get_attribute<std::string>("padding_mode", settings.padding_mode);
         settings.align_corners = node.get_attribute<int64_t>("align_corners", settings.align_corners);
-        settings.grid_shape = node.get_attribute<std::vector<int64_t>>("grid_shape");
+        if (settings.kind != "grid") settings.grid_shape = node.get_attribute<std::vector<int64_t>>("grid_shape");
         ov::OutputVector inputs;
         for (size_t index = 0; index < node.get_input_size(); ++index) inputs.push_back(node.get_input(int(index)));
         return {std::make_shared<T>(inputs, settings)};
@@ -216,8 +282,10 @@ std::vector<ov::Extension::Ptr> extensions() {
   return {
       std::make_shared<ov::OpExtension<SpatialTransformer>>(),
       std::make_shared<ov::OpExtension<ProjectiveTransformer>>(),
+      std::make_shared<ov::OpExtension<Sampler>>(),
       conversion<SpatialTransformer>("SpatialTransformer"),
       conversion<ProjectiveTransformer>("ProjectiveTransformer", "projective"),
+      conversion<Sampler>("Sampler", "grid"),
   };
 }
 

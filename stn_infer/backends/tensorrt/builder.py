@@ -17,7 +17,7 @@ from onnx import inliner
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
 from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error, make_logger
 from stn_infer.errors import ModelError, one_line
-from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION, is_spatial
+from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION, is_op
 from stn_infer.fusion.samplers import spec_of
 from stn_infer.proto.edit import copy_of, replace_all
 from stn_infer.proto.traversal import STANDARD_DOMAINS
@@ -201,7 +201,7 @@ def _modes(model: onnx.ModelProto) -> Iterator[str]:
     """The sampling modes of the nodes that become GridSample layers, including those in called functions."""
     functions = {(function.domain, function.name): function for function in model.functions}
     for node in model.graph.node:
-        if node.op_type == "GridSample" or is_spatial(node):
+        if node.op_type == "GridSample" or is_op(node):
             yield spec_of(node).mode
         elif (node.domain, node.op_type) in functions:
             body = functions[node.domain, node.op_type].node
@@ -209,9 +209,9 @@ def _modes(model: onnx.ModelProto) -> Iterator[str]:
 
 
 def _check_fused(model: onnx.ModelProto, fused: tuple[str, ...], runtime: TensorRT) -> None:
-    wanted = [node.name for node in model.graph.node if is_spatial(node)]
+    wanted = [node.name for node in model.graph.node if is_op(node)]
     if len(fused) < len(wanted):
         raise ModelError(
-            f"{runtime.title} {runtime.version} used the plugin for only {len(fused)} of {len(wanted)} spatial "
-            "transformers; build with --native, or export the model again"
+            f"{runtime.title} {runtime.version} used the plugin for only {len(fused)} of {len(wanted)} nodes of "
+            "domain stn; build with --native, or export the model again"
         )

@@ -61,6 +61,7 @@ def make_files(
         given_is_converted: whether ``given`` is in that precision already.
     """
     from stn_infer.fusion.fuse import fuse
+    from stn_infer.fusion.op import is_op
     from stn_infer.fusion.samplers import spatial_nodes
     from stn_infer.precision.lower import convert
     from stn_infer.proto.load import load_model
@@ -71,12 +72,12 @@ def make_files(
     plain: onnx.ModelProto | None = None
     if given is not None:
         file = load_model(given)
-        if spatial_nodes(file):
+        if any(map(is_op, file.graph.node)):
             files.made["portable"] = given.resolve()
         else:
             plain, files.made["plain"] = file, given.resolve()
     if loaded is None and plain is None:
-        files.problems["plain"] = "the file holds spatial-transformer nodes; what it was before them is not known"
+        files.problems["plain"] = "the file holds nodes of domain stn; what it was before them is not known"
     try:
         if plain is None and loaded is not None and ("plain" in wanted or "portable" not in files.made):
             began = time.perf_counter()

@@ -15,7 +15,7 @@ from stn_infer.benchmarking.harness.variant import Inspection
 from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.benchmarking.variants.stages import LONGEST_S, NO_SAMPLER, RECORDED, UNRECORDED, add_up, not_known
 from stn_infer.files import temporary_folder
-from stn_infer.fusion.op import OP_TYPES
+from stn_infer.fusion.op import OP_TYPES, reads_grid
 
 if TYPE_CHECKING:
     import onnx
@@ -128,7 +128,7 @@ def grid_nodes(model: onnx.ModelProto, cuts: Sequence[str]) -> set[str] | None:
     from stn_infer.proto.traversal import producers, walk_back
 
     nodes, made = model.graph.node, producers(model.graph.node)
-    grids = [node.input[1] for node in nodes if node.op_type == "GridSample"]
+    grids = [node.input[1] for node in nodes if reads_grid(node)]
     if not grids and not any(node.op_type in SAMPLERS for node in nodes):
         return None
 

@@ -67,9 +67,9 @@ def names_of(model: onnx.ModelProto, fused: bool, cuts: Sequence[str]) -> LayerN
         cuts: tensors that grids of its plain samplers are computed from.
     """
     from stn_infer.benchmarking.variants.ort_stages import grid_nodes
-    from stn_infer.fusion.op import DOMAIN
+    from stn_infer.fusion.op import DOMAIN, reads_grid
 
-    samplers = {_name(node) for node in model.graph.node if node.op_type == "GridSample"}
+    samplers = {_name(node) for node in model.graph.node if reads_grid(node)}
     beside: set[str] = set()
     plain = grid_nodes(model, cuts) if samplers else set()
     grid = None if plain is None else {name for name in plain if name}
