@@ -33,7 +33,7 @@ from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
 from stn_infer.fusion.measure import Cut, ThetaMap, factor
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, attach_functions, is_sampler
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, attach_functions, is_sampler, reads_grid
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, Prover
 from stn_infer.fusion.rewrite import Rewriter
@@ -59,6 +59,7 @@ class Finding:
         op: the type of the ``stn`` node that stands in its place; empty if it stays a GridSample.
         written: whether the pass wrote that node; false for a ``Sampler`` that the file had.
         why: why the grid is not linear; empty if fused.
+        obstacle: why the node stays a GridSample, if it could become ``Sampler`` otherwise.
         kind: affine, basis, projective; None if not fused.
         parameters: Q, values per sample at the cut; 0 if not fused.
         basis_rows: K; 0 if not fused.
@@ -75,6 +76,7 @@ class Finding:
     op: str = ""
     written: bool = False
     why: str = ""
+    obstacle: str = ""
     kind: Kind | None = None
     parameters: int = 0
     basis_rows: int = 0
@@ -102,7 +104,7 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
         ModelError: onnxruntime can't run the model, or a model-local function has the name of a standard operator.
     """
     _reject_redefined_operators(model)
-    if not any(is_standard(node, "GridSample") for node in every_node(model)):
+    if not any(map(reads_grid, every_node(model))):
         return copy_of(model), ()
     copy = with_functions_inlined(model)
     names, prefixes = Names(copy.graph), (f"stn_{number}" for number in count())
@@ -117,7 +119,8 @@ def fuse(model: onnx.ModelProto, shapes: Sequence[Shapes] = ()) -> tuple[onnx.Mo
         return copy_of(model), tuple(findings)
     for rewriter in rewriters:
         rewriter.finish()
-    drop_unused(copy.graph)
+    if any(finding.fused for finding in findings):
+        drop_unused(copy.graph)
     attach_functions(copy)
     return copy, tuple(findings)
 
@@ -146,7 +149,9 @@ def _not_fused(node: onnx.NodeProto, why: NotLinear, scope: str, op: str, obstac
     written = bool(op) and not is_sampler(node)
     what = "not fused" if not op else f"{'GridSample became' if written else 'stays'} {DOMAIN}::{op}"
     message = f"{what}: {reason}" + (f"; it stays a GridSample, because {obstacle}" if obstacle else "")
-    return Finding(node.name or node.output[0], node.input[1], False, message, op, written, reason, scope=scope)
+    return Finding(
+        node.name or node.output[0], node.input[1], False, message, op, written, reason, obstacle, scope=scope
+    )
 
 
 def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scope: str, clamped: bool) -> Finding:
@@ -161,7 +166,7 @@ def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scop
         message += "; its clamp to [-1, 1] becomes padding_mode border"
     name = node.name or node.output[0]
     facts = (found.kind, cut.size, rows, cut.tensors, precision, scope)
-    return Finding(name, node.input[1], True, message, op, True, "", *facts)
+    return Finding(name, node.input[1], True, message, op, True, "", "", *facts)
 
 
 class _Reading:

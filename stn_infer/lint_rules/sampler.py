@@ -209,16 +209,30 @@ def grids(context: LintContext) -> Iterator[LintFinding]:
                 "optimize fuses it",
                 True,
             )
+        elif _is_flow(context.model, sampler.grid):
+            yield _finding(
+                "dense-flow",
+                "info",
+                sampler,
+                f"grid {sampler.grid!r} is a flow field that a convolution computes per pixel; it cannot be fused",
+            )
         else:
-            flow = _is_flow(context.model, sampler.grid)
-            reason = f"grid {sampler.grid!r} is a flow field that a convolution computes per pixel; it cannot be fused"
-            remedy = ""  # if it stays a GridSample
-            if sampler.ours:
-                remedy = "; the plugin library samples it as stn::Sampler"
-            elif found.op:
-                remedy = "; optimize writes the node as stn::Sampler, which the plugin library samples faster"
-            message = (reason if flow else found.why or found.message) + remedy
-            yield _finding("dense-flow" if flow else "grid-not-linear", "info", sampler, message, found.written)
+            yield _finding("grid-not-linear", "info", sampler, found.why)
+
+
+def plain_samplers(context: LintContext) -> Iterator[LintFinding]:
+    """Samplers at a grid that is not linear, which the plugin library can run."""
+    for sampler in context.samplers:
+        found = context.pass_finding(sampler)
+        if found is None or found.fused or sampler.ours:
+            continue
+        if found.written:
+            what = (
+                "the runtime's own GridSample runs it; optimize writes stn::Sampler at the same grid, which the plugin "
+            )
+            yield _finding("plain-sampler", "info", sampler, f"{what}library runs and other runtimes inline", True)
+        elif found.obstacle:
+            yield _finding("plain-sampler", "info", sampler, f"it stays a GridSample, because {found.obstacle}")
 
 
 def precision(context: LintContext) -> Iterator[LintFinding]:
@@ -274,6 +288,7 @@ RULES: tuple[LintRule, ...] = (
     half_grids,
     cpu_samplers,
     grids,
+    plain_samplers,
     cubics,
     conventions,
     precision,

@@ -25,7 +25,16 @@ from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.proto.load import load_model
 from stn_infer.proto.traversal import opset_of
 from stn_infer.repairs.equivalence import TOLERANCE
-from tests.support.onnx_files import F32, affine_grid_model, affine_model, constant, flow_model, half_model, make
+from tests.support.onnx_files import (
+    F32,
+    affine_grid_model,
+    affine_model,
+    check_only_samplers_changed,
+    constant,
+    flow_model,
+    half_model,
+    make,
+)
 
 MIB = 1 << 20
 
@@ -84,14 +93,16 @@ def test_without_fix_only_the_grids_change(tmp_path: Path) -> None:
     assert (report.fused, report.opset, report.repairs) == (1, 20, ())
 
 
-def test_a_flow_field_is_not_changed_and_noted(tmp_path: Path) -> None:
+def test_a_flow_field_is_sampled_by_the_libraries_op_and_noted(tmp_path: Path) -> None:
     path = save(flow_model(), tmp_path)
     report = optimize(path, tmp_path / "out.onnx")
-    assert report.fused == 0 and "'flow' (Conv)" in report.findings[0].message
-    assert [node.op_type for node in onnx.load(tmp_path / "out.onnx").graph.node] == [
-        node.op_type for node in flow_model().graph.node
-    ]
-    assert "not fused: grid" in describe(report) and "0 of 1 samplers fused" in describe(report)
+    assert (report.fused, report.sampled) == (0, 1) and "'flow' (Conv)" in report.findings[0].message
+    check_only_samplers_changed(flow_model(), onnx.load(tmp_path / "out.onnx"))
+    text = describe(report)
+    assert "sample: GridSample became stn::Sampler: grid 'grid' is not provably linear: 'flow' (Conv)" in text
+    assert "0 of 1 samplers fused, 1 written as stn::Sampler" in text
+    again = optimize(tmp_path / "out.onnx", tmp_path / "again.onnx")
+    assert (again.fused, again.sampled) == (0, 0) and "sample: stays stn::Sampler: grid 'grid'" in describe(again)
 
 
 @pytest.mark.parametrize("source", ["plain", "fused", "external"])
@@ -264,7 +275,7 @@ def test_a_wrong_rewrite_of_a_half_precision_model_is_not_written(
                 values = np.array(onnx.numpy_helper.to_array(tensor))
                 values[:, 0] += np.float16(0.001)
                 tensor.CopyFrom(onnx.numpy_helper.from_array(values, "mesh"))
-        return copy, (Finding("sample", "grid", True, "", "affine"),)
+        return copy, (Finding("sample", "grid", True, "", "SpatialTransformer", written=True),)
 
     monkeypatch.setattr("stn_infer.repairs.passes.fuse", wrong)
     with pytest.raises(VerificationError):

@@ -56,7 +56,7 @@ class Twice(nn.Module):
 
 
 class Flow(nn.Module):
-    """A dense flow field, which is not a known spatial transformer."""
+    """A dense flow field, which has no theta."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -155,10 +155,19 @@ def test_mesh_lines_include_the_edges() -> None:
     assert len(mesh_lines(points[:1, :1], 8)) == 2
 
 
+def test_a_flow_field_is_drawn_with_its_mesh(tmp_path: Path, images: list[Path]) -> None:
+    torch.manual_seed(0)
+    flow = Flow().eval()
+    looks = look(save(tmp_path / "flow.onnx", flow, (1, 8, 6)), images)
+    for item, value in zip(looks, (0.0, 0.2, 0.4), strict=True):
+        (warp,) = item.warps
+        assert not warp.straight
+        grid = flow.conv(torch.full((1, 1, 8, 6), value)).tanh().permute(0, 2, 3, 1)[0].detach().numpy()
+        np.testing.assert_allclose(warp.points, ((grid + 1) * np.array([6, 8]) - 1) / 2, atol=1e-4)
+    assert len(mesh_lines(looks[0].warps[0].points, 8)) == 8 + 6
+
+
 def test_models_without_a_known_transformer_are_refused(tmp_path: Path, images: list[Path]) -> None:
-    flow = save(tmp_path / "flow.onnx", Flow(), (1, 8, 6))
-    with pytest.raises(ModelError, match=r"no spatial transformer to draw: .*not fused: grid"):
-        look(flow, images)
     graph = helper.make_graph(
         [helper.make_node("Neg", ["x"], ["y"])],
         "plain",

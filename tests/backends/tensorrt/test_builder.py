@@ -145,7 +145,7 @@ def test_a_library_is_loaded_once_in_a_process() -> None:
 
 def test_a_plugin_that_the_parser_ignores_is_an_error() -> None:
     module = Recorder(layers=["PLUGIN_V3", "SHUFFLE"])
-    with pytest.raises(ModelError, match="used the plugin for only 1 of 2 spatial transformers"):
+    with pytest.raises(ModelError, match="used the plugin for only 1 of 2 nodes of domain stn"):
         build_plan(runtime(module), model(nodes=2), (), plugin=LIBRARY)
 
 
