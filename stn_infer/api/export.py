@@ -68,6 +68,8 @@ def export(
     dynamic_size: bool = False,
     functions: Functions = "keep",
     fixed_batch: int | None = None,
+    inputs: Sequence[str] | None = None,
+    examples: str | Path | None = None,
     allow_code: bool = False,
 ) -> ExportReport:
     """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
@@ -98,6 +100,9 @@ def export(
         functions: ``keep``: spatial transformers are ops of domain ``stn`` with functions, which the plugin library
             runs fused; ``inline``: plain operators only, for importers that know no model-local functions.
         fixed_batch: export this batch size instead of a dynamic one.
+        inputs: instead of ``input_shapes``, one declaration NAME:TYPE:SHAPE per input, such as ``lengths:int64:20``.
+        examples: instead of both, a file of example inputs [N, ...] (.npz, .npy, .pt), which define shapes and types;
+            the ONNX file is verified on them.
         allow_code: let a file, such as a recipe, name Python code to run; a factory as ``source`` always may.
 
     Raises:
@@ -113,7 +118,6 @@ def export(
     from stn_infer.data.batches import check_sources
     from stn_infer.fusion.samplers import with_theta as add_theta
     from stn_infer.repairs.inlined import NOTE, inlined
-    from stn_infer.sources.load import load_source
 
     path = Path(output)
     for limit in (tolerance, grid_tolerance):
@@ -127,10 +131,12 @@ def export(
     check_writable(path)
     if calibration:
         check_sources(calibration)
-    loaded = load_source(
+    loaded = load_with_inputs(
         source,
-        weights=None if weights is None else Path(weights),
+        weights=weights,
         input_shapes=input_shapes,
+        inputs=inputs,
+        examples=examples,
         allow_code=allow_code,
     )
     if fixed_batch is not None:
@@ -154,7 +160,7 @@ def export(
     verification = _verified(loaded, model, tolerance if precision == "fp32" else None)
     if dynamic_size:
         _verify_other_size(loaded, model, tolerance if precision == "fp32" else None)
-    notes = [loaded.note, *built.notes, *verification.notes, NOTE if inline else ""]
+    notes = [loaded.note, *built.notes, _made_up(loaded), *verification.notes, NOTE if inline else ""]
     lowered: PrecisionReport | None = None
     if precision != "fp32":
         from stn_infer.precision.lower import lower
@@ -197,6 +203,53 @@ def _inlined_alike(model: onnx.ModelProto, name: str) -> onnx.ModelProto:
     except (ModelError, VerificationError) as error:
         raise VerificationError(f"{name}: the file with inlined functions cannot be verified: {error}") from error
     return plain
+
+
+def _made_up(loaded: LoadedModel) -> str:
+    """A note if integers, which mean something to the model, were made up for verification."""
+    if loaded.examples or not any("int" in dtype and dtype != "uint8" for dtype in loaded.dtypes):
+        return ""
+    return "integer inputs were verified with 0 and 1 only; give your own with --inputs FILE"
+
+
+def load_with_inputs(
+    source: str,
+    *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
+    inputs: Sequence[str] | None = None,
+    examples: str | Path | None = None,
+    allow_code: bool = False,
+) -> LoadedModel:
+    """Load a source whose inputs the user declares by shape, by name and type, or by examples.
+
+    Raises:
+        SourceError, WeightsError: the model cannot be loaded.
+        UsageError: the declarations do not fit the model, or there are several kinds of them.
+        InputError: the examples cannot be read.
+    """
+    from stn_infer.backends.eager import parameter_names
+    from stn_infer.data.examples import load_examples
+    from stn_infer.sources.inputs import GivenInput, with_examples, with_types
+    from stn_infer.sources.load import load_source
+
+    if sum(bool(each) for each in (input_shapes, inputs, examples)) > 1:
+        raise UsageError("--input-shape, --input and --inputs all define the inputs; give only one of them")
+    declared = [GivenInput.parse(text) for text in inputs or ()]
+    arrays = None if examples is None else load_examples(examples)
+    shapes = input_shapes
+    if declared:
+        shapes = [each.shape for each in declared]
+    elif arrays is not None:
+        values = arrays.values() if isinstance(arrays, dict) else arrays
+        shapes = [tuple(array.shape[1:]) for array in values]
+    loaded = load_source(
+        source, weights=None if weights is None else Path(weights), input_shapes=shapes, allow_code=allow_code
+    )
+    names = parameter_names(loaded.module, len(shapes or ()))
+    if declared:
+        return with_types(loaded, declared, names)
+    return loaded if arrays is None else with_examples(loaded, arrays, names)
 
 
 def export_bytes(loaded: LoadedModel) -> bytes:

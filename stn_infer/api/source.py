@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -211,12 +211,31 @@ def load_original(
         return None
     if input_shapes is not None:
         check_shapes(input_sizes(file), input_shapes, open_sizes=True)
-    return load_source(
+    loaded = load_source(
         source,
         weights=None if weights is None else Path(weights),
         input_shapes=input_shapes or fixed_shapes(file),
         allow_code=allow_code,
     )
+    return replace(loaded, dtypes=_dtypes(file), fixed_batch=loaded.fixed_batch or _fixed_batch(file))
+
+
+def _dtypes(file: onnx.ModelProto) -> tuple[str, ...]:
+    """The types of an ONNX file's inputs, half precision as float32; none if all are floating-point."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    from stn_infer.proto.traversal import given_inputs
+
+    types = [tensor_dtype_to_np_dtype(value.type.tensor_type.elem_type) for value in given_inputs(file.graph)]
+    return tuple("float32" if kind.kind in "fV" else str(kind) for kind in types)
+
+
+def _fixed_batch(file: onnx.ModelProto) -> int | None:
+    """The batch size that an ONNX file is fixed to; None if its batch is dynamic."""
+    from stn_infer.proto.traversal import given_inputs
+
+    dims = [value.type.tensor_type.shape.dim for value in given_inputs(file.graph)]
+    return next((shape[0].dim_value for shape in dims if shape and shape[0].dim_value), None)
 
 
 def metadata_of(file: onnx.ModelProto) -> ModelMetadata:

@@ -16,6 +16,7 @@ from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
+from stn_infer.sources.inputs import dtypes_of, zeros
 from stn_infer.torch_export.outputs import output_names, output_tensors, unique_names
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 class EagerBackend:
     """A PyTorch module; a :class:`~stn_infer.backends.base.Backend`.
 
-    Inputs are float32. Names are those of the exported file: inputs have the parameter names of ``forward``, outputs
+    Names are those of the exported file: inputs have the parameter names of ``forward``, outputs
     those of :func:`~stn_infer.torch_export.outputs.output_names`.
 
     Args:
@@ -67,12 +68,11 @@ class EagerBackend:
 
         names = input_names(loaded.module, len(loaded.input_shapes))
         self.inputs: tuple[TensorSpec, ...] = tuple(
-            TensorSpec(name, (None, *shape), np.dtype(np.float32))
-            for name, shape in zip(names, loaded.input_shapes, strict=True)
+            TensorSpec(name, (None, *shape), dtype)
+            for name, shape, dtype in zip(names, loaded.input_shapes, dtypes_of(loaded), strict=True)
         )
         # Running is the only way to get the output shapes. It is eager because compiling is slow.
-        batch = loaded.fixed_batch or 2
-        probe = [torch.zeros((batch, *shape), device=self.device) for shape in loaded.input_shapes]
+        probe = [torch.from_numpy(value).to(self.device) for value in zeros(loaded, 2)]
         with torch.inference_mode():
             returned = _called(module, probe, self._label, self.name)
         try:
@@ -173,10 +173,15 @@ def _called(module: Any, tensors: Sequence[Any], label: str, how: str) -> Any:
 
 def input_names(module: nn.Module, count: int) -> list[str]:
     """The names of the first ``count`` parameters of ``forward``; if it has fewer, ``input``, or ``input_0``, …"""
+    return parameter_names(module, count)[:count]
+
+
+def parameter_names(module: nn.Module, count: int) -> list[str]:
+    """The names of all parameters of ``forward``; if it has fewer than ``count``, ``input``, or ``input_0``, …"""
     positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     parameters = inspect.signature(module.forward).parameters.values()
     names = [parameter.name for parameter in parameters if parameter.kind in positional]
-    return names[:count] if len(names) >= count else numbered("input", count)
+    return names if len(names) >= count else numbered("input", count)
 
 
 def numbered(name: str, count: int) -> list[str]:

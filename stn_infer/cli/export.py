@@ -34,6 +34,20 @@ if TYPE_CHECKING:
 )
 @options.functions_option
 @click.option(
+    "--input",
+    "inputs",
+    multiple=True,
+    metavar="NAME:TYPE:SHAPE",
+    help="Type and shape of an input, without the batch, such as lengths:int64:20; replaces --input-shape; repeatable.",
+)
+@click.option(
+    "--inputs",
+    "examples",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Example inputs [N, ...] (.npz by name, .npy, .pt) instead of --input-shape; the file is verified on them.",
+)
+@click.option(
     "--fixed-batch",
     type=click.IntRange(min=1),
     metavar="N",
@@ -79,6 +93,8 @@ def command(
     dynamic_size: bool,
     functions: Functions,
     fixed_batch: int | None,
+    inputs: tuple[str, ...],
+    examples: Path | None,
     with_theta: bool,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
@@ -113,6 +129,8 @@ def command(
         dynamic_size=dynamic_size,
         functions=functions,
         fixed_batch=fixed_batch,
+        inputs=inputs,
+        examples=examples,
     )
     echo(*_lines(report))
     if verbose:

@@ -18,11 +18,13 @@ from stn_infer.arrays import Array
 from stn_infer.budget import too_large
 from stn_infer.errors import UsageError
 from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.sources.inputs import dtypes_of, random_values, rows_of
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
 _SEED = 42
+_MOST_EXAMPLES = 32  # float64 is slow
 
 
 @dataclass(frozen=True)
@@ -83,8 +85,20 @@ def _digits() -> NDArray[np.uint8]:
 
 
 def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
-    """Make the sample inputs of a source; see :func:`as_batches`."""
-    return as_batches(loaded.input_shapes, loaded.metadata, fixed_batch=loaded.fixed_batch)
+    """Make the sample inputs of a source: the user's examples, else random ones; see :func:`as_batches`."""
+    fixed = loaded.fixed_batch
+    if loaded.examples:
+        count = fixed or min(_MOST_EXAMPLES, max(map(len, loaded.examples)))
+        whole, one = ([each] * len(loaded.examples) for each in (count, fixed or 1))
+        return tuple(Batch("given", tuple(rows_of(loaded, counts))) for counts in (whole, one))
+    if loaded.dtypes and set(loaded.dtypes) != {"float32"}:
+        generator = np.random.default_rng(7)
+        pairs = list(zip(loaded.input_shapes, dtypes_of(loaded), strict=True))
+        return tuple(
+            Batch("random", tuple(random_values(generator, (count, *shape), dtype) for shape, dtype in pairs))
+            for count in ((fixed, fixed) if fixed else (3, 1))
+        )
+    return as_batches(loaded.input_shapes, loaded.metadata, fixed_batch=fixed)
 
 
 def as_batches(
@@ -126,9 +140,16 @@ def as_batches(
 def bench_inputs(loaded: LoadedModel, batch_size: int, seed: int) -> tuple[tuple[Array, ...], str]:
     """Return inputs [N, ...] and their description: handwritten digits for an image model, else random in [0, 1]."""
     generator = np.random.default_rng(seed)
-    values: list[Array] = [generator.random((batch_size, *shape), dtype=np.float32) for shape in loaded.input_shapes]
+    if loaded.examples:
+        return tuple(rows_of(loaded, [batch_size] * len(loaded.examples))), "the given examples"
+    values: list[Array] = [
+        generator.random((batch_size, *shape), dtype=np.float32)
+        if dtype.kind == "f"
+        else random_values(generator, (batch_size, *shape), dtype)
+        for shape, dtype in zip(loaded.input_shapes, dtypes_of(loaded), strict=True)
+    ]
     first = loaded.input_shapes[0]
-    if len(first) == 3 and first[0] in (1, 3):
+    if len(first) == 3 and first[0] in (1, 3) and values[0].dtype == np.float32:
         values[0] = sample_images(batch_size, first, loaded.metadata.preprocess)
         return tuple(values), "handwritten digits" + (", random in [0, 1]" if len(values) > 1 else "")
     return tuple(values), "random in [0, 1]"

@@ -25,6 +25,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stn_infer.arrays import Array
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.quiet import quiet
@@ -52,6 +53,9 @@ class LoadedModel:
         origin: the kind of SOURCE; a shipped model with other weights is a network.
         fixed_batch: the batch size that a ``.pt2`` was exported with; None if the batch is dynamic.
         note: a remark for the user, such as that the weights are random; empty if there is none.
+        dtypes: the type of each input; empty: float32.
+        examples: the user's example inputs [N, ...]; empty if there are none.
+        batch_axes: the name of each input's axis 0; empty: the common batch.
     """
 
     name: str
@@ -61,6 +65,9 @@ class LoadedModel:
     origin: Origin
     fixed_batch: int | None = None
     note: str = ""
+    dtypes: tuple[str, ...] = ()
+    examples: tuple[Array, ...] = ()
+    batch_axes: tuple[str, ...] = ()
 
 
 def load_source(

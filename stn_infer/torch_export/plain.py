@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import onnx
 
 from stn_infer.errors import ExportError, ModelError, UsageError
@@ -16,6 +17,7 @@ from stn_infer.metadata import ModelMetadata
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import every_graph
 from stn_infer.quiet import quiet
+from stn_infer.sources.inputs import dtypes_of, random_values, rows_of
 from stn_infer.sources.load import LoadedModel
 from stn_infer.torch_export.autocast import autocast_off
 from stn_infer.torch_export.axes import count_from_the_front
@@ -43,6 +45,19 @@ def sample_batch(shapes: Sequence[tuple[int, ...]], batch: int = _BATCH) -> tupl
 
     generator = torch.Generator().manual_seed(0)
     return tuple(torch.randn((batch, *shape), generator=generator) for shape in shapes)
+
+
+def trace_inputs(loaded: LoadedModel, batch: int = _BATCH) -> tuple[torch.Tensor, ...]:
+    """Returns inputs [batch, *shape] of a source: its examples, else random ones with a fixed seed."""
+    import torch
+
+    if loaded.examples:
+        return tuple(torch.from_numpy(value) for value in rows_of(loaded, [batch] * len(loaded.examples)))
+    if not loaded.dtypes:
+        return sample_batch(loaded.input_shapes, batch)
+    generator = np.random.default_rng(0)
+    pairs = zip(loaded.input_shapes, dtypes_of(loaded), strict=True)
+    return tuple(torch.from_numpy(random_values(generator, (batch, *shape), dtype)) for shape, dtype in pairs)
 
 
 def other_shapes(input_shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
@@ -155,7 +170,7 @@ def _export(
     import torch
 
     module, name = loaded.module, loaded.name
-    arguments = sample_batch(loaded.input_shapes, fixed_batch or _BATCH)
+    arguments = trace_inputs(loaded, fixed_batch or _BATCH)
     outputs = _named_outputs(module, arguments, name)
     if dynamic_size:
         _try_other_sizes(module, loaded.input_shapes, name)
