@@ -207,7 +207,10 @@ def _rewrite(prepared: _Prepared, fix: bool, inline: bool) -> tuple[Rewritten, o
     if inline:
         notes = (*notes, NOTE)
     reference = prepared.original
-    if any(entry.done for entry in found.repairs) and not _opens(Stored(light)):
+    if any(entry.code == "quantized-grid" and entry.done for entry in found.repairs):
+        reference = attach_weights(copy_of(found.repaired), detached)
+        notes = (*notes, "the grids are no longer quantized: the result was compared with the repaired file")
+    elif any(entry.done for entry in found.repairs) and not _opens(Stored(light)):
         reference = attach_weights(copy_of(found.repaired), detached)
         notes = (*notes, "onnxruntime cannot run the original: the result was compared with the repaired file")
     result = attach_weights(found.model, detached) if changed else prepared.original

@@ -19,6 +19,7 @@ from stn_infer.fusion.samplers import UNKNOWN_OPERATOR, SamplerNode, reads_neare
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
 from stn_infer.proto.traversal import attributes_of, is_standard, producers, subgraphs, walk_back
 from stn_infer.repairs.affine_grids import is_aten_grid
+from stn_infer.repairs.low_precision import quantized_tensors
 
 _HALF_EPSILON: dict[int, float] = {TensorProto.FLOAT16: 2.0**-10, TensorProto.BFLOAT16: 2.0**-7}
 _FAMILIAR_WIDTH = 1024
@@ -145,7 +146,7 @@ def mixed_types(context: LintContext) -> Iterator[LintFinding]:
                 "warning",
                 sampler,
                 f"the image is {image.type_name} and the grid {grid.type_name}: TensorRT requires the same type",
-                context.fixable("mixed-types") or _replaced(context, sampler),
+                any(map(context.fixable, ("mixed-types", "half-grid"))) or _replaced(context, sampler),
             )
 
 
@@ -163,7 +164,27 @@ def half_grids(context: LintContext) -> Iterator[LintFinding]:
             sampler,
             f"the grid is {context.fact(sampler.grid).type_name}: rounding moves sampling points by up to "
             f"{error:.2g} px at {'' if known else 'e.g. '}width {width}; keep the grid in float32",
-            _fused(context, sampler),
+            _fused(context, sampler) or context.fixable("half-grid"),
+        )
+
+
+def quantized_grids(context: LintContext) -> Iterator[LintFinding]:
+    """Grids and parameters in integers, with their step in pixels."""
+    samplers = {sampler.name: sampler for sampler in context.samplers}
+    for found in quantized_tensors(context.model, context.facts):
+        sampler = samplers[found.sampler]
+        width, known = _width(context, sampler)
+        step = found.pixels(width)
+        what = "a constant or the result of an integer operator" if not found.source else "a quantized tensor"
+        size = f"steps of {step:.2g} px at {'' if known else 'e.g. '}width {width}" if found.scale else "unknown steps"
+        yield LintFinding(
+            "quantized-grid",
+            "warning" if step >= 0.1 or not found.scale or not known else "info",
+            sampler.name,
+            found.tensor,
+            f"{what} on the path to the sampler moves its points in {size}; "
+            + ("optimize reads it before it is quantized" if found.source else "export with theta and grid in float32"),
+            bool(found.source) and context.fixable("quantized-grid"),
         )
 
 
@@ -286,6 +307,7 @@ RULES: tuple[LintRule, ...] = (
     volumes,
     mixed_types,
     half_grids,
+    quantized_grids,
     cpu_samplers,
     grids,
     plain_samplers,

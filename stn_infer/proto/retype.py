@@ -49,6 +49,11 @@ def widen(model: onnx.ModelProto) -> onnx.ModelProto:
     return wide
 
 
+def widen_node(node: onnx.NodeProto) -> None:
+    """Replaces half-precision types and tensors in a node's attributes by float32, in place."""
+    _Change(HALF_TYPES, TensorProto.FLOAT).nodes([node])
+
+
 def doubled(model: onnx.ModelProto) -> onnx.ModelProto:
     """Returns a copy without functions, with double in place of float16, bfloat16 and float32."""
     wide = copy_of(model)

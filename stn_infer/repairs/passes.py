@@ -18,6 +18,7 @@ from stn_infer.fusion.fuse import Finding, fuse
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import opset_of
 from stn_infer.repairs.affine_grids import plain_affine_grids
+from stn_infer.repairs.low_precision import without_half_grids, without_quantized_grids
 from stn_infer.repairs.result import NotRepairable, PassResult, Repair
 from stn_infer.repairs.samplers import one_type, standard_samplers
 from stn_infer.repairs.versions import drop_default_inputs, lower_versions, older_mode_names
@@ -29,10 +30,12 @@ BEFORE_FUSION: dict[str, Pass] = {
     "opset-too-new": lower_versions,
     "weights-as-inputs": drop_default_inputs,
     "custom-sampler": standard_samplers,
+    "quantized-grid": without_quantized_grids,
 }
 AFTER_FUSION: dict[str, Pass] = {
     "affine-grid": plain_affine_grids,
     "opset-20-trap": older_mode_names,
+    "half-grid": without_half_grids,
     "mixed-types": one_type,
 }
 
