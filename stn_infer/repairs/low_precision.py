@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from stn_infer.fusion.op import is_spatial
+from stn_infer.fusion.op import is_op, reads_grid
 from stn_infer.fusion.samplers import UNKNOWN, Facts, infer_facts
 from stn_infer.proto.edit import copy_of, drop_unused, replace_all
 from stn_infer.proto.names import Names
@@ -94,61 +94,79 @@ def without_quantized_grids(model: onnx.ModelProto) -> PassResult:
 
 
 def without_half_grids(model: onnx.ModelProto) -> PassResult:
-    """Computes half-precision grids in float32, from theta on; a sampler's image and output are cast."""
-    if not any(is_standard(node, "GridSample") for node in model.graph.node):
+    """Computes half-precision grids in float32, from theta on; a GridSample's image and output are cast."""
+    if not any(map(reads_grid, model.graph.node)):
         return PassResult(model)
     facts = infer_facts(model)
     changed = copy_of(model)
-    path, names = _Paths(changed, facts), Names(changed.graph)
-    wanted = [node for node in path.samplers() if is_standard(node, "GridSample") and path.is_half(node.input[1])]
+    path = _Paths(changed, facts)
+    wanted, notes = [], []
+    for node in filter(reads_grid, changed.graph.node):
+        copied = path.rounded(node.input[1])
+        if any(any(subgraphs(maker)) for name in copied if (maker := path.maker(name)) is not None):
+            message = f"a branch or a loop computes the grid of {node.name or node.output[0]!r} in half precision"
+            notes.append(Repair("half-grid", message, done=False))
+        elif copied or path.is_half(node.input[1]):
+            wanted.append((node, copied))
     if not wanted:
-        return PassResult(model)
-    starts = [node.input[1] for node in wanted]
-    copied = {name for name in walk_back(starts, path.before) if path.is_half(name) and path.is_part(name)}
-    if any(any(subgraphs(node)) for name in copied if (node := path.maker(name)) is not None):
-        note = Repair("half-grid", "a branch or a loop computes a sampling grid in half precision", done=False)
-        return PassResult(model, notes=(note,))
-    wide = {name: names.fresh(f"{name}_float32") for name in copied}
-    nodes: list[NodeProto] = []
-
-    def as_float(name: str) -> str:
-        """The float32 form of a tensor; outside of the path, by a cast."""
-        if path.is_half(name) and name not in wide:
-            wide[name] = names.fresh(f"{name}_float32")
-            nodes.append(helper.make_node("Cast", [name], [wide[name]], to=TensorProto.FLOAT))
-        return wide.get(name, name)
-
-    for node in changed.graph.node:
-        if node in wanted:
-            image, output = node.input[0], node.output[0]
-            half = path.is_half(image)
-            inputs = [as_float(image), as_float(node.input[1])]
-            sampler = copy_of(node)
-            sampler.input[:] = inputs
-            if half:
-                sampler.output[0] = names.fresh(f"{output}_float32")
-            nodes.append(sampler)
-            if half:
-                nodes.append(helper.make_node("Cast", [sampler.output[0]], [output], to=facts[image].elem_type))
-            continue
-        if not copied.isdisjoint(node.output):
-            inputs = [as_float(name) for name in node.input]
-            twin = copy_of(node)
-            twin.input[:], twin.output[:] = inputs, [wide.get(name, names.fresh(name)) for name in node.output]
-            twin.name = ""
-            widen_node(twin)
-            nodes.append(node)
-            nodes.append(twin)
-            continue
-        nodes.append(node)
-    replace_all(changed.graph.node, nodes)
-    del changed.graph.value_info[:]
-    drop_unused(changed.graph)
-    notes = tuple(
+        return PassResult(model, notes=tuple(notes))
+    _Widened(changed, path, facts).samplers(wanted)
+    notes += [
         Repair("half-grid", f"{node.name or node.output[0]!r} computes its grid in float32, from theta on")
-        for node in wanted
-    )
-    return PassResult(changed, True, notes)
+        for node, _ in wanted
+    ]
+    drop_unused(changed.graph)
+    return PassResult(changed, True, tuple(notes))
+
+
+class _Widened:
+    """Rewrites samplers, and copies the nodes that compute their grids, in float32."""
+
+    def __init__(self, model: onnx.ModelProto, path: _Paths, facts: Facts) -> None:
+        self._graph, self._path, self._facts = model.graph, path, facts
+        self._names = Names(model.graph)
+        self._nodes: list[NodeProto] = []
+        self._wide: dict[str, str] = {}  # float32 forms of tensors
+
+    def samplers(self, wanted: list[tuple[NodeProto, frozenset[str]]]) -> None:
+        """Rewrites samplers, each with the tensors to copy, in place."""
+        copied = frozenset().union(*(tensors for _, tensors in wanted))
+        rewritten = [node for node, _ in wanted]
+        for node in self._graph.node:
+            if node in rewritten:
+                self._sampler(node)
+                continue
+            self._nodes.append(node)
+            if not copied.isdisjoint(node.output):
+                twin = copy_of(node)
+                twin.input[:] = [self._float(name) for name in node.input]
+                for index, name in enumerate(node.output):
+                    self._wide[name] = twin.output[index] = self._names.fresh(f"{name}_float32")
+                twin.name = ""
+                widen_node(twin)
+                self._nodes.append(twin)
+        replace_all(self._graph.node, self._nodes)
+        del self._graph.value_info[:]
+
+    def _float(self, name: str) -> str:
+        """The float32 form of a tensor; outside of the path, by a cast."""
+        if self._path.is_half(name) and name not in self._wide:
+            self._wide[name] = self._names.fresh(f"{name}_float32")
+            self._nodes.append(helper.make_node("Cast", [name], [self._wide[name]], to=TensorProto.FLOAT))
+        return self._wide.get(name, name)
+
+    def _sampler(self, node: NodeProto) -> None:
+        image, output = node.input[0], node.output[0]
+        sampler = copy_of(node)
+        sampler.input[1] = self._float(node.input[1])
+        half = self._path.is_half(image) and not is_op(node)  # this package's op takes such an image with this grid
+        if half:
+            sampler.input[0] = self._float(image)
+            sampler.output[0] = self._names.fresh(f"{output}_float32")
+        self._nodes.append(sampler)
+        if half:
+            kind = self._facts[image].elem_type
+            self._nodes.append(helper.make_node("Cast", [sampler.output[0]], [output], to=kind))
 
 
 class _Paths:
@@ -183,6 +201,14 @@ class _Paths:
             source = self.before_quantization(node)
             return (source,) if source else ()
         return tuple(node.input)
+
+    def rounded(self, grid: str) -> frozenset[str]:
+        """The tensors of the path that are in half precision, and those that are computed from these."""
+        found: set[str] = set()
+        for name in sorted(filter(self.is_part, self.tensors(grid)), key=self._made.__getitem__):
+            if self.is_half(name) or not found.isdisjoint(self.before(name)):
+                found.add(name)
+        return frozenset(found)
 
     def is_part(self, name: str) -> bool:
         """Whether a tensor is computed on the path, and not by a layer or from constants alone."""
@@ -229,7 +255,7 @@ def _is(node: NodeProto, *op_types: str) -> bool:
 
 
 def _is_sampler(node: NodeProto) -> bool:
-    return (is_standard(node, "GridSample") or is_spatial(node)) and len(node.input) > 1
+    return (is_op(node) or reads_grid(node)) and len(node.input) > 1
 
 
 def _followed(sources: dict[str, str], name: str) -> str:

@@ -12,6 +12,7 @@ from onnx import TensorProto, helper
 
 from stn_infer.api.lint import lint
 from stn_infer.api.optimize import optimize
+from stn_infer.fusion.fuse import fuse
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.reference.sampling import sample
@@ -172,6 +173,27 @@ def test_a_flow_field_in_half_precision_is_read_in_float32(tmp_path: Path) -> No
     kinds = {value.name: value.type.tensor_type.elem_type for value in _inferred(result.model)}
     assert {kinds[name] for name in (*sampler.input, *sampler.output)} == {TensorProto.FLOAT}
     assert kinds["y"] == F16
+
+
+@pytest.mark.parametrize("image", [F32, F16])
+def test_our_sampler_gets_a_float32_grid_and_keeps_its_image(image: int) -> None:
+    model, findings = fuse(flow_model(image=image, grid=F16))
+    assert [finding.op for finding in findings] == ["Sampler"]
+    result = without_half_grids(model)
+    (sampler,) = (node for node in result.model.graph.node if node.op_type == "Sampler")
+    (before,) = (node for node in model.graph.node if node.op_type == "Sampler")
+    assert sampler.input[0] == before.input[0] and sampler.output[0] == before.output[0]
+    made = {name: node for node in result.model.graph.node for name in node.output}
+    kinds = {value.name: value.type.tensor_type.elem_type for value in _inferred(result.model)}
+    seen, stack = set(), [sampler.input[1]]
+    while stack:
+        name = stack.pop()
+        seen.add(name)
+        if name in made and made[name].op_type not in ("Conv", "Cast"):
+            stack.extend(made[name].input)
+    assert {kinds[name] for name in seen if kinds.get(name) in (F32, F16)} <= {F32}
+    found, expected = (run(it, x=images()).astype(np.float32) for it in (result.model, model))
+    np.testing.assert_allclose(found, expected, atol=5e-3)
 
 
 def test_float32_grids_stay() -> None:
