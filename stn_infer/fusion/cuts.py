@@ -68,6 +68,9 @@ class Cutter:
         found: dict[tuple[object, ...], Candidate] = {}
         for through_layers in (True, False):
             self._sweep(found, through_layers)
+        if self._prover.products:
+            # Products of single values are left to the file, unless only their factors are few.
+            self._sweep(found, False, only_fields=True)
         return preferred(list(found.values()))[:_MAX_TRIES], self._obstacle()
 
     def cuts(self, candidate: Candidate) -> Iterator[Cut]:
@@ -141,8 +144,17 @@ class Cutter:
             found.append(not by_unit)
         return tuple(found)
 
-    def _sweep(self, found: dict[tuple[object, ...], Candidate], through_layers: bool) -> None:
-        """Moves a cut backwards through the grid's region, one node at a time, last node first."""
+    def _sweep(
+        self, found: dict[tuple[object, ...], Candidate], through_layers: bool, only_fields: bool = False
+    ) -> None:
+        """Moves a cut backwards through the grid's region, one node at a time, last node first.
+
+        Args:
+            found: the candidates so far, to be added to.
+            through_layers: whether to go past linear layers.
+            only_fields: whether to go past products only where they are computed for each pixel.
+        """
+        points = prod(axis.factor for axis in self._shape[1:-1])
         frontier = {self._grid: None}
         passed: list[int] = []
         crossed = 0
@@ -152,6 +164,8 @@ class Cutter:
                 continue
             is_layer = self._is_layer(index)
             if self._prover.rejection(index) is not None or (is_layer and not through_layers):
+                continue
+            if only_fields and self._elements(node.output[0]) < points and len(self._view.varying_inputs(node)) > 1:
                 continue
             for name in node.output:
                 frontier.pop(name, None)
@@ -252,7 +266,7 @@ class Cutter:
         reason = f"it has {count} values per sample: a dense field, not a transformation's parameters"
         if count <= self._values // 2:
             reason = f"it has {count} values per sample, more than the {_MAX_PARAMETERS} that one basis supports"
-        return NotLinear(widest, self._view.maker(widest), reason)
+        return NotLinear(widest, self._view.maker(widest) if fields else "", reason)
 
 
 def preferred(candidates: list[Candidate]) -> list[Candidate]:

@@ -66,6 +66,10 @@ class WideSpan(NotLinear):
     """A map that is linear, but has too many dimensions to benefit from fusion."""
 
 
+class Product(NotLinear):
+    """A product of values that both depend on data, where only linear operators are allowed."""
+
+
 class GraphView:
     """Producers, constants and data dependence in one scope of a model.
 

@@ -9,13 +9,14 @@ from enum import IntEnum
 import numpy as np
 import onnx
 
-from stn_infer.fusion.dataflow import NotLinear
+from stn_infer.fusion.dataflow import NotLinear, Product
 from stn_infer.fusion.evaluate import Evaluator
+from stn_infer.fusion.monomials import Term
 from stn_infer.fusion.shapes import SymbolicShape
 
 
 class Degree(IntEnum):
-    """How each element of a tensor depends on the cut's values."""
+    """How each element of a tensor depends on the cut's values, or on products of them."""
 
     CONSTANT = 0
     AFFINE = 1
@@ -25,24 +26,38 @@ class Degree(IntEnum):
 
 @dataclass(frozen=True)
 class Form:
-    """A tensor's degree, and its batch axis (None: all samples share the tensor)."""
+    """A tensor's degree, its batch axis (None: all samples share the tensor), and the products in which it is affine.
+
+    Each term is a product of tensors of the cut; the prover adds the terms to the forms that rules return.
+    """
 
     degree: Degree
     axis: int | None
+    terms: frozenset[Term] = frozenset()
 
 
 @dataclass(frozen=True)
 class Context:
-    """One node under proof: the forms of its inputs (None: input omitted), and what is known about the tensors."""
+    """One node under proof: the forms of its inputs (None: input omitted), and what is known about the tensors.
+
+    ``products``: whether products of varying tensors are allowed.
+    """
 
     node: onnx.NodeProto
     forms: tuple[Form | None, ...]
     shapes: Mapping[str, SymbolicShape]
     dtypes: Mapping[str, str]
     evaluator: Evaluator
+    products: bool = False
 
     def fail(self, reason: str) -> NotLinear:
         return NotLinear(self.node.output[0], self.node.op_type, reason)
+
+    def require_products(self) -> None:
+        """Raises Product unless products of varying tensors are allowed."""
+        if not self.products:
+            reason = "a product of two values that both depend on data is not linear"
+            raise Product(self.node.output[0], self.node.op_type, reason)
 
     def shape(self, name: str) -> SymbolicShape:
         if name not in self.shapes:

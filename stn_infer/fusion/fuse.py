@@ -28,14 +28,14 @@ from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import Kind
 from stn_infer.fusion.clamps import check_border, find_clamps
 from stn_infer.fusion.cuts import Cutter
-from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, WideSpan
+from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, Product, WideSpan
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
 from stn_infer.fusion.measure import Cut, ThetaMap, factor
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, attach_functions, is_sampler, reads_grid
 from stn_infer.fusion.operators import OPERATORS
-from stn_infer.fusion.proof import LINEAR_OPS, Prover
+from stn_infer.fusion.proof import LINEAR_OPS, PRODUCTS, Prover
 from stn_infer.fusion.rewrite import Rewriter
 from stn_infer.fusion.samplers import spec_of
 from stn_infer.fusion.scopes import Scope, scopes
@@ -159,7 +159,10 @@ def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scop
     where = ", ".join(repr(name) for name in cut.tensors)
     op = PROJECTIVE if found.kind == "projective" else SPATIAL
     kind = f"basis, K = {rows}" if found.kind == "basis" else found.kind
-    message = f"fused GridSample into {DOMAIN}::{op} ({kind}, {cut.size} parameters from {where})"
+    parameters = f"{cut.size} parameters"
+    if found.products is not None:
+        parameters = f"{len(found.products)} products of {parameters}"
+    message = f"fused GridSample into {DOMAIN}::{op} ({kind}, {parameters} from {where})"
     if precision in ("float16", "bfloat16"):
         message += f"; coordinates change from {precision} to float32"
     if clamped:
@@ -179,7 +182,7 @@ class _Reading:
     def __init__(self, view: GraphView, observed: Observation) -> None:
         self._view, self._observed = view, observed
         self.evaluator = Evaluator(view, observed, opset_of(view.scope.model))
-        self._provers = {batch: Prover(view, observed, self.evaluator, batch) for batch in (True, False)}
+        self._provers: dict[tuple[bool, bool], Prover] = {}
 
     def plan(self, grid: str) -> tuple[Cut, ThetaMap, str]:
         """Returns the cut and the map for one grid, and the precision in which the file computed it.
@@ -187,10 +190,34 @@ class _Reading:
         Raises:
             NotLinear: no cut has a proof and a map.
         """
-        shape = self._observed.shapes[grid]
-        output_size = tuple(axis.factor for axis in shape[1:-1])
-        prover = self._provers[shape[0].batch]
-        cutter = Cutter(self._view, self._observed, prover, grid, self._view.region(grid, LINEAR_OPS))
+        region = self._view.region(grid, LINEAR_OPS)
+        try:
+            return self._plan(grid, region, False)
+        except NotLinear as why:
+            if not any(self._multiplies(index) for index in region):
+                raise
+            try:
+                return self._plan(grid, region, True)
+            except NotLinear as reason:
+                # If products are what ended the first proof, the second proof shows what else there is.
+                raise (reason if isinstance(why, Product) else why) from None
+
+    def _multiplies(self, index: int) -> bool:
+        """Whether a node multiplies values that vary."""
+        node = self._view.nodes[index]
+        varying = [name for name in node.input[:2] if name in self._view.varying]
+        return node.op_type == "Pow" or (node.op_type in PRODUCTS and len(varying) > 1)
+
+    def _prover(self, grid: str, products: bool) -> Prover:
+        key = self._observed.shapes[grid][0].batch, products
+        if key not in self._provers:
+            self._provers[key] = Prover(self._view, self._observed, self.evaluator, *key)
+        return self._provers[key]
+
+    def _plan(self, grid: str, region: list[int], products: bool) -> tuple[Cut, ThetaMap, str]:
+        output_size = tuple(axis.factor for axis in self._observed.shapes[grid][1:-1])
+        prover = self._prover(grid, products)
+        cutter = Cutter(self._view, self._observed, prover, grid, region)
         candidates, last = cutter.candidates()
         tried: list[NotLinear] = []
         for candidate in candidates:
@@ -200,9 +227,11 @@ class _Reading:
                 tried.append(why)
                 continue
             quotients = frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
+            terms = forms[grid].terms if products else None
             for cut in cutter.cuts(candidate):
                 try:
-                    return cut, factor(self.evaluator, cut, grid, output_size, quotients), cutter.precision(cut)
+                    found = factor(self.evaluator, cut, grid, output_size, quotients, terms)
+                    return cut, found, cutter.precision(cut)
                 except NotLinear as why:
                     tried.append(why)
         # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.

@@ -1,8 +1,9 @@
 """Measures the map from a cut to a grid, and factors it into ``theta`` and ``basis``.
 
 The grid at parameters p is ``grid[p] = offset + sum_q p_q response_q``. Running the subgraph in float64 at zero and at
-the unit vectors gives the offset and the responses. Their span has a small basis: the rows x, y(, z), 1 for affine
-families, one row per control point for splines and piecewise affine meshes.
+the unit vectors gives the offset and the responses. If the grid is affine in products of parameters, the values at
+sums of unit vectors determine the products' responses. The responses' span has a small basis: the rows x, y(, z), 1 for
+affine families, one row per control point for splines and piecewise affine meshes.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from stn_infer.fusion.basis import Kind, canonical_basis
 from stn_infer.fusion.dataflow import NotLinear, WideSpan
 from stn_infer.fusion.evaluate import Evaluator, Quotient
+from stn_infer.fusion.monomials import Monomials, Term, monomials_of
 from stn_infer.fusion.shapes import SINGLE, Axis, Sizes, SymbolicShape
 from stn_infer.fusion.span import ROUNDING, Span, fit, scales, snap
 
@@ -30,6 +32,8 @@ _MAX_UNITS = 64
 # Responses of fewer elements are kept instead of measured a second time.
 _KEPT_VALUES = 2**21
 _SEED = 20150605
+# Limits for products of parameters: the parameters, the products, all measured values, and the rows of a basis.
+_MAX_FACTORS, _MAX_PRODUCTS, _MAX_PRODUCT_VALUES, _MAX_PRODUCT_ROWS = 128, 512, 2**24, 32
 
 
 @dataclass(frozen=True)
@@ -94,6 +98,7 @@ class ThetaMap:
         offset: [T*D*K] float64.
         dimensions: D: 2 or 3; 3 for a projective theta.
         output_size: (height, width) or (depth, height, width).
+        products: the products of parameters that p consists of; None: p is the parameters.
     """
 
     kind: Kind
@@ -102,10 +107,16 @@ class ThetaMap:
     offset: Float64
     dimensions: int
     output_size: tuple[int, ...]
+    products: Monomials | None = None
 
 
 def factor(
-    evaluator: Evaluator, cut: Cut, grid: str, output_size: tuple[int, ...], quotients: frozenset[str]
+    evaluator: Evaluator,
+    cut: Cut,
+    grid: str,
+    output_size: tuple[int, ...],
+    quotients: frozenset[str],
+    terms: frozenset[Term] | None = None,
 ) -> ThetaMap:
     """Measures the map from ``cut`` to ``grid`` and factors it with the smallest K.
 
@@ -115,27 +126,38 @@ def factor(
         grid: the grid's tensor, [units * T, *output_size, D].
         output_size: its spatial size.
         quotients: the tensors that the proof found to be quotients.
+        terms: products of the cut's tensors in which ``grid`` is affine; None: it is affine in the tensors.
 
     Raises:
         NotLinear: a node can't be evaluated, the map differs from the proven form, the map mixes units, or its span is
             too large for fusion to be useful.
     """
-    measured = _Measured(evaluator, cut, grid, quotients, prod(output_size))
+    measured = _Measured(evaluator, cut, grid, quotients, prod(output_size), terms)
     measured.check()
     mesh = canonical_basis(output_size)
     if measured.projective:
         return _projective(measured, mesh, output_size, grid)
     theta = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
     if theta is not None:
-        return _theta_map("affine", mesh, theta, output_size)
+        return _theta_map("affine", mesh, theta, output_size, measured.monomials)
     basis, theta = _spanned(measured, grid)
-    return _theta_map("basis", basis, theta, output_size)
+    if terms is not None and len(basis) > _MAX_PRODUCT_ROWS:
+        reason = f"its span has {len(basis)} dimensions in products of parameters, too many to benefit from fusion"
+        raise WideSpan(grid, "", reason)
+    return _theta_map("basis", basis, theta, output_size, measured.monomials)
 
 
-def _theta_map(kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...]) -> ThetaMap:
+def _theta_map(
+    kind: Kind, basis: Float64, theta: Float64, output_size: tuple[int, ...], products: Monomials | None
+) -> ThetaMap:
     """Builds the map from theta [T, D, K, Q + 1], the constant part last."""
     flat = snap(theta.reshape(-1, theta.shape[3]))
-    return ThetaMap(kind, basis, flat[:, :-1], flat[:, -1], theta.shape[1], output_size)
+    matrix = flat[:, :-1]
+    if products is not None:
+        largest = np.abs(matrix).max(axis=0, initial=0.0)
+        used = largest >= 1e-9 * largest.max(initial=0.0)
+        matrix, products = matrix[:, used], products.some(used)
+    return ThetaMap(kind, basis, matrix, flat[:, -1], theta.shape[1], output_size, products)
 
 
 class _Measured:
@@ -143,24 +165,36 @@ class _Measured:
 
     Attributes:
         projective: whether there are denominators.
+        monomials: the products of parameters whose responses are measured; None: the parameters' own.
         scales: the scales that rounding is compared with, for numerators and denominators: [Q + 1, T * D] each.
     """
 
-    def __init__(self, evaluator: Evaluator, cut: Cut, grid: str, quotients: frozenset[str], points: int) -> None:
+    def __init__(
+        self,
+        evaluator: Evaluator,
+        cut: Cut,
+        grid: str,
+        quotients: frozenset[str],
+        points: int,
+        terms: frozenset[Term] | None,
+    ) -> None:
         self._evaluator, self._cut, self._grid, self._quotients = evaluator, cut, grid, quotients
         self._points = points
         self._zero = self._one(np.zeros(cut.size))
         self.projective = len(self._zero) > 1
+        self.monomials = None if terms is None else self._products(terms)
+        count = cut.size if self.monomials is None else len(self.monomials)
         self._checks = [(sizes, self._random(sizes)) for sizes in self._trials()]
         self._expected = [self._zero.repeat(len(parameters), axis=1) for _, parameters in self._checks]
-        keep = self._zero.size * (cut.size + 1) <= _KEPT_VALUES
+        keep = self.monomials is not None or self._zero.size * (count + 1) <= _KEPT_VALUES
         self._kept: list[Float64] | None = None
         kept, largest, start = [], [], 0
         for chunk in self._measure():
             largest.append(np.abs(chunk).max(axis=3).reshape(len(chunk), chunk.shape[1], -1))
-            if start < cut.size:  # the value at zero comes last
+            if start < count:  # the value at zero comes last
                 for (_, parameters), expected in zip(self._checks, self._expected, strict=True):
-                    mine = parameters[:, start : start + chunk.shape[1]]
+                    columns = parameters if self.monomials is None else self.monomials.values(parameters)
+                    mine = columns[:, start : start + chunk.shape[1]]
                     expected += np.tensordot(mine, chunk, axes=(1, 1)).transpose(1, 0, 2, 3, 4)
             start += chunk.shape[1]
             if keep:
@@ -209,24 +243,62 @@ class _Measured:
         # Batch sizes other than those from which the shapes were learned.
         return [Sizes(3), Sizes(5 if self._cut.widest * 5 <= 16 * _MAX_VALUES else 2), *settings[2:]]
 
+    def _products(self, terms: frozenset[Term]) -> Monomials:
+        """The products of parameters on which some part of the grid may depend.
+
+        Raises:
+            NotLinear: there are too many.
+        """
+        if self._cut.size > _MAX_FACTORS:
+            reason = f"it depends on products of {self._cut.size} values, more than {_MAX_FACTORS}"
+            raise WideSpan(self._grid, "", reason)
+        places, start = {}, 0
+        for name, size in zip(self._cut.tensors, self._cut.sizes, strict=True):
+            places[name] = range(start, start + size)
+            start += size
+        # Which rows and coordinates depend on which parameter, at a random point.
+        base = np.random.default_rng(_SEED + 1).uniform(0.5, 1.5, self._cut.size)
+        moved = np.concatenate(list(self._responses(base + np.eye(self._cut.size))), axis=1)
+        changes = np.abs(moved + self._zero - self._one(base)).max(axis=3)  # [parts, Q, T, D]
+        supports = changes.swapaxes(0, 1).reshape(self._cut.size, -1)
+        supports = supports > 1e-12 * max(1.0, float(supports.max()))
+        limit = min(_MAX_PRODUCTS, _MAX_PRODUCT_VALUES // self._zero.size)
+        found = monomials_of(terms, places, supports, limit)
+        if found is None:
+            reason = f"it depends on more than {limit} products of the {self._cut.size} values that it is computed from"
+            raise WideSpan(self._grid, "", reason)
+        return found
+
     def _measure(self) -> Iterator[Float64]:
+        """Yields the responses [parts, c, T, P, D] to the parameters or their products, then the value at zero."""
+        if self.monomials is None:
+            yield from self._responses(np.eye(self._cut.size))
+        else:
+            points = self.monomials.points()
+            values = np.concatenate(list(self._responses(points)), axis=1)
+            solved = np.linalg.solve(
+                self.monomials.values(points), values.transpose(1, 0, 2, 3, 4).reshape(len(points), -1)
+            )
+            yield solved.reshape(len(points), len(values), *values.shape[2:]).swapaxes(0, 1)
+        yield self._zero
+
+    def _responses(self, points: Float64) -> Iterator[Float64]:
+        """Yields the values at parameters [n, Q] minus the value at zero, in chunks."""
         shared = self._cut.shared_columns
-        units = np.eye(self._cut.size)
-        pending: list[int] = []
-        for index in range(self._cut.size):
-            if shared[index]:
+        pending: list[Float64] = []
+        for point in points:
+            if point[shared].any():
                 if pending:
-                    yield self._several(units[pending])
+                    yield self._several(np.array(pending))
                     pending = []
-                yield self._one(units[index]) - self._zero
+                yield self._one(point) - self._zero
                 continue
-            pending.append(index)
+            pending.append(point)
             if len(pending) == self._chunk:
-                yield self._several(units[pending])
+                yield self._several(np.array(pending))
                 pending = []
         if pending:
-            yield self._several(units[pending])
-        yield self._zero
+            yield self._several(np.array(pending))
 
     @property
     def _chunk(self) -> int:
@@ -236,7 +308,7 @@ class _Measured:
         return max(1, min(_MAX_UNITS, _MAX_VALUES // max(self._cut.widest, 1)))
 
     def _several(self, parameters: Float64) -> Float64:
-        """Returns the responses to several unit vectors, one per unit."""
+        """Returns the responses at several parameters, one per unit."""
         factor = self._cut.units.factor
         # At least two samples per run, so that an axis of length 1 is never mistaken for the batch.
         batch = max(2, -(-len(parameters) // factor)) if self._cut.units.batch else 1
@@ -306,4 +378,5 @@ def _projective(measured: _Measured, mesh: Float64, output_size: tuple[int, ...]
     lower = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale), part=1)
     if upper is None or lower is None:
         raise NotLinear(grid, "", "no operator supports a quotient of forms that are not linear in x and y")
-    return _theta_map("projective", mesh, np.concatenate([upper, lower[:, :1]], axis=1), output_size)
+    theta = np.concatenate([upper, lower[:, :1]], axis=1)
+    return _theta_map("projective", mesh, theta, output_size, measured.monomials)

@@ -14,14 +14,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
+import onnx
+
 from stn_infer.fusion.dataflow import GraphView, NotLinear
 from stn_infer.fusion.evaluate import SHAPE_INPUTS, Evaluator
 from stn_infer.fusion.forms import Context, Degree, Form
+from stn_infer.fusion.monomials import Term
 from stn_infer.fusion.rules import RULES
 from stn_infer.fusion.shapes import Observation
 from stn_infer.proto.traversal import is_standard, names_read
 
 LINEAR_OPS = frozenset(RULES)
+
+PRODUCTS = frozenset({"Mul", "MatMul", "Gemm", "Einsum", "Pow"})
+"""Operators that multiply values."""
+
+# Limits on the products of a cut's tensors.
+_MAX_DEGREE, _MAX_TERMS = 4, 256
 
 _BRANCHES = frozenset({"If", "Loop", "Scan"})
 
@@ -41,11 +50,15 @@ class Prover:
         observed: shapes and types.
         evaluator: constants.
         samplewise: whether the batch axis is dynamic and tracked.
+        products: whether products of tensors that vary are allowed; an attribute, too. Then each form is affine in
+            products of the cut's tensors, which its terms name.
     """
 
-    def __init__(self, view: GraphView, observed: Observation, evaluator: Evaluator, samplewise: bool) -> None:
+    def __init__(
+        self, view: GraphView, observed: Observation, evaluator: Evaluator, samplewise: bool, products: bool = False
+    ) -> None:
         self._view, self._observed, self._evaluator = view, observed, evaluator
-        self._samplewise = samplewise
+        self._samplewise, self.products = samplewise, products
         self._rejections: dict[int, NotLinear | None] = {}
         self._from_samples = _from_samples(view, observed) if samplewise else set[str]()
 
@@ -60,7 +73,7 @@ class Prover:
             )
         if not axes and tensor in self._from_samples:
             raise NotLinear(tensor, self._view.maker(tensor), "it mixes the samples of a batch")
-        return Form(Degree.AFFINE, axes[0] if axes else None)
+        return Form(Degree.AFFINE, axes[0] if axes else None, frozenset({(tensor,)}))
 
     def constant(self, tensor: str) -> Form:
         """The form of a tensor that does not vary with data."""
@@ -96,11 +109,32 @@ class Prover:
                 reason = f"{name!r} is computed from the batch size, or depends on the size of the images"
                 raise NotLinear(node.output[0], node.op_type, reason)
         shapes, dtypes = self._observed.shapes, self._observed.dtypes
-        form = RULES[node.op_type](Context(node, inputs, shapes, dtypes, self._evaluator))
+        context = Context(node, inputs, shapes, dtypes, self._evaluator, self.products)
+        form = RULES[node.op_type](context)
+        form = replace(form, terms=self._terms(context, node))
         for output in filter(None, node.output):
             if output not in shapes or self._batch_axes(output) != ([] if form.axis is None else [form.axis]):
                 raise NotLinear(output, node.op_type, "the batch axis is lost")
         return form
+
+    def _terms(self, context: Context, node: onnx.NodeProto) -> frozenset[Term]:
+        """The products of the cut's tensors in which a node's outputs are affine."""
+        varying = [form for form in context.forms if form is not None and form.degree is not Degree.CONSTANT]
+        terms = frozenset().union(*(form.terms for form in varying))
+        factors = [form for form in context.forms[:2] if form is not None] if node.op_type == "Gemm" else varying
+        factors = [form for form in factors if form.degree is not Degree.CONSTANT]
+        if node.op_type == "Pow":
+            exponent = self._evaluator.constant(node.input[1], self._evaluator.settings[0])
+            factors = factors * int(exponent.item())
+        # A numerator times a reciprocal is a quotient, whose numerator and denominator are measured separately.
+        if not self.products or node.op_type not in PRODUCTS or any(f.degree is Degree.RECIPROCAL for f in factors):
+            return terms
+        products: frozenset[Term] = frozenset({()})
+        for factor in factors:
+            products = frozenset(tuple(sorted((*a, *b))) for a in products for b in (*factor.terms, ()))
+            if any(len(term) > _MAX_DEGREE for term in products) or len(products) > _MAX_TERMS:
+                raise context.fail(f"it multiplies more than {_MAX_DEGREE} values that depend on data")
+        return terms | (products - {()})
 
     def rejection(self, index: int) -> NotLinear | None:
         """Why node ``index`` cannot be part of a proof. None if some degrees of its inputs are acceptable."""

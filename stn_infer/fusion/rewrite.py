@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.measure import Cut, ThetaMap
+from stn_infer.fusion.monomials import Monomials
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, node_attributes, sampler_attributes
 from stn_infer.fusion.shapes import SINGLE, Observation
 from stn_infer.proto.edit import NewNodes
@@ -105,6 +106,7 @@ class Rewriter:
             found.matrix.tobytes(),
             found.offset.tobytes(),
             len(found.basis),
+            b"" if found.products is None else found.products.indices.tobytes(),
             image if repeated else "",
         )
         if key in self._thetas:
@@ -125,7 +127,7 @@ class Rewriter:
         Returns None if the cut is not the output of such a layer.
         """
         layer = self._view.node_of(cut.tensors[0])
-        if len(cut.tensors) > 1 or layer is None or layer.op_type != "Gemm":
+        if len(cut.tensors) > 1 or layer is None or layer.op_type != "Gemm" or found.products is not None:
             return None
         attributes = attributes_of(layer)
         parts = [self._view.initializers.get(name) for name in layer.input[1:] if name]
@@ -168,10 +170,27 @@ class Rewriter:
                 _repeat(new, name, sample, 2) if shared else name for name, shared in zip(flat, cut.shared, strict=True)
             ]
         values = flat[0] if len(flat) == 1 else new.node("Concat", flat, "parameters", axis=1)
+        if found.products is not None:
+            return _gemm(new, _products(new, values, found.products), found.matrix, found.offset)
         square = found.matrix.shape[0] == found.matrix.shape[1]
         if square and np.array_equal(found.matrix, np.eye(cut.size)) and not found.offset.any():
             return values
         return _gemm(new, values, found.matrix, found.offset)
+
+
+def _products(new: NewNodes, values: str, products: Monomials) -> str:
+    """Adds nodes that compute products [N, M] of values [N, Q]."""
+    if (products.indices == products.parameters).any():
+        one = new.constant("one", np.array(1, np.float32))
+        values = new.node("Pad", [values, new.constant("pads", np.array([0, 0, 0, 1])), one], "with_one")
+    factors = [
+        new.node("Gather", [values, new.constant(f"factor_{number}", column)], f"factors_{number}", axis=1)
+        for number, column in enumerate(np.ascontiguousarray(products.indices.T))
+    ]
+    result = factors[0]
+    for number, factor in enumerate(factors[1:]):
+        result = new.node("Mul", [result, factor], f"products_{number}")
+    return result
 
 
 def _repeat(new: NewNodes, values: str, like: str, rank: int) -> str:

@@ -249,7 +249,7 @@ def test_linear_programs_are_rewritten(made: tuple[Program, str]) -> None:
     check_equal(model, rewritten)
 
 
-BENDS = ("Clip", "Relu", "Abs", "Tanh", "Mul", "Where", "Max", "Round", "Sin")
+BENDS = ("Clip", "Relu", "Abs", "Tanh", "Pow", "Where", "Max", "Round", "Sin")
 
 
 @given(linear_programs(), st.sampled_from(BENDS), st.data())
@@ -260,8 +260,8 @@ def test_programs_with_a_nonlinear_grid_are_not_fused(
     program, grid = made
     if bend == "Clip":
         bent = program.node("Clip", [grid, program.constant(np.float32(-99.0)), program.constant(np.float32(99.0))], ())
-    elif bend == "Mul":
-        bent = program.node("Mul", [grid, grid], ())
+    elif bend == "Pow":
+        bent = program.node("Pow", [grid, program.constant(np.float32(4))], ())
     elif bend == "Max":
         bent = program.node("Max", [grid, program.constant(np.float32(-50.0))], ())
     elif bend == "Where":
@@ -276,6 +276,30 @@ def test_programs_with_a_nonlinear_grid_are_not_fused(
     rewritten, (*_, finding) = fuse(model)
     assert not finding.fused, finding.message
     check_only_samplers_changed(model, rewritten)
+
+
+@given(linear_programs(), linear_programs(), st.booleans())
+@RUNS
+def test_products_of_linear_programs(one: tuple[Program, str], other: tuple[Program, str], whole: bool) -> None:
+    """A grid times a value per sample, or times another grid, is a polynomial in the parameters."""
+    (program, grid), (second, factor) = one, other
+    for node in second.nodes:
+        node.input[:] = [name if name == "p" or not name else f"second_{name}" for name in node.input]
+        node.output[:] = [f"second_{name}" for name in node.output]
+    for tensor in second.constants:
+        tensor.name = f"second_{tensor.name}"
+    program.nodes += second.nodes
+    program.constants += second.constants
+    factor = f"second_{factor}"
+    if not whole:
+        axes = program.constant(np.array([1, 2, 3]))
+        factor = program.node("ReduceMean", [factor, axes], (1, 1, 1), keepdims=1)
+    model = program.model(program.node("Mul", [grid, factor], ()))
+    note(described(model))
+    rewritten, (*_, finding) = fuse(model)
+    behind = _behind(model, grid) | _behind(model, factor)
+    assert finding.fused == ("p" in behind) or (whole and "dimensions" in finding.message), finding.message
+    check_equal(model, rewritten)
 
 
 @given(linear_programs(), st.sampled_from(("Clip", "Relu", "Abs", "Tanh", "Sin")))

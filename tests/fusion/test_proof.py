@@ -117,7 +117,7 @@ NOT_LINEAR = {
         {"last": [-1], "before_first": [-(2**31)], "zero": [0], "back": [-1]},
     ),
     "clip": ("q = Clip(p, low, high)", "Clip", {"low": np.float32(-99), "high": np.float32(99)}),
-    "power": ("q = Mul(p, p)", "both depend on data", {}),
+    "power": ("q = Pow(p, four)", "a power of a value", {"four": np.float32(4)}),
     "absolute": ("q = Abs(p)", "Abs", {}),
 }
 

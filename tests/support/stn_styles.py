@@ -196,20 +196,6 @@ class Volume(nn.Module):
         return F.grid_sample(volume, grid, align_corners=False).flatten(1)
 
 
-FUSED = {
-    # style: (kind, K, values at the cut)
-    AffineGrid: ("affine", 3, 6),
-    BatchedMesh: ("affine", 3, 6),
-    AssignedTheta: ("affine", 3, 3),
-    SigmoidAttention: ("affine", 3, 3),
-    Rotation: ("affine", 3, 2),
-    Homography: ("projective", 3, 8),
-    ReciprocalHomography: ("projective", 3, 8),
-    RectifierTPS: ("basis", 6, 12),
-    Volume: ("affine", 4, 12),
-}
-
-
 class ClampedGrid(AffineGrid):
     """A clamp at values that no test would reach."""
 
@@ -290,11 +276,24 @@ class LearnedGrid(nn.Module):
         return F.grid_sample(x, F.affine_grid(theta, list(x.size()), align_corners=False), align_corners=False)
 
 
+FUSED = {
+    # style: (kind, K, values at the cut)
+    AffineGrid: ("affine", 3, 6),
+    BatchedMesh: ("affine", 3, 6),
+    AssignedTheta: ("affine", 3, 3),
+    SigmoidAttention: ("affine", 3, 3),
+    Rotation: ("affine", 3, 2),
+    Homography: ("projective", 3, 8),
+    ReciprocalHomography: ("projective", 3, 8),
+    RectifierTPS: ("basis", 6, 12),
+    Volume: ("affine", 4, 12),
+    ProductAfterCut: ("basis", 4, 4),
+}
+
 NOT_FUSED = {
     # style: what the finding names
     ClampedGrid: "Clip",
     ChosenGrid: "Where",
-    ProductAfterCut: "Mul",
     DenseFlow: "Conv",
     MixedSamples: "samples of a batch",
     BentGrid: "Tanh",

@@ -16,6 +16,7 @@ import torch
 from tests.support import stn_styles as styles
 from tests.support import zoo_fields as fields
 from tests.support import zoo_graphs as graphs
+from tests.support import zoo_products as products
 from tests.support import zoo_torch as nets
 from tests.support.shared import made_once
 from tests.support.zoo_graphs import Graph, affine_grid, spline
@@ -165,6 +166,18 @@ ANIMALS = (
         for name, build, reason in fields.CLAMPS
     ),
     Animal("script 20: clamped volume", script(nets.ClampedVolume, 20), (Fused("affine", 4, 12),)),
+    # products of predicted values
+    Animal("script 16: about a center", script(products.AboutCenter, 16), (Fused("affine", 3),)),
+    Animal("dynamo 18: about a center", dynamo(products.AboutCenter, 18), (Fused("affine", 3),)),
+    Animal("script 16: key points", script(products.KeyPoints, 16), (Fused("affine", 3),)),
+    Animal("script 20: point by point", script(products.PointByPoint, 20), (Fused("affine", 3, 12),)),
+    Animal("script 16: lens", script(products.Lens, 16), (Fused("basis", 8, 3),)),
+    Animal(
+        "script 16: homography about a center", script(products.HomographyAboutCenter, 16), (Fused("projective", 3),)
+    ),
+    Animal("script 20: masked", script(products.Masked, 20), (NotFused("(Sigmoid)"),)),
+    Animal("script 16: distance", script(products.Distance, 16), (NotFused("(Sqrt)"),)),
+    Animal("script 20: other sample", script(products.OtherSample, 20), (Fused("affine", 3, 7),)),
     # hand-built
     Animal("AffineGrid", affine_grid(2), (AFFINE,)),
     Animal("AffineGrid 3-D", affine_grid(3), (Fused("affine", 4, 12),)),
@@ -192,7 +205,7 @@ ANIMALS = (
     Animal("script 20: bent grid", script(styles.BentGrid, 20), (NotFused("Tanh"),)),
     Animal("script 20: where", script(styles.ChosenGrid, 20), (NotFused("Where"),)),
     Animal("script 20: relu", script(nets.ReluGrid, 20), (NotFused("Relu"),)),
-    Animal("script 16: product after the cut", script(styles.ProductAfterCut, 16), (NotFused("Mul"),)),
+    Animal("script 16: product after the cut", script(styles.ProductAfterCut, 16), (Fused("basis", 4, 4),)),
     Animal("script 20: mixed samples", script(styles.MixedSamples, 20), (NotFused("samples of a batch"),)),
     Animal("script 20: sized by the batch", script(styles.BatchSized, 20), (NotFused("computed from the batch size"),)),
     Animal("script 20: learned grid", script(styles.LearnedGrid, 20), (NotFused("depends on no input"),)),

@@ -280,6 +280,7 @@ BASIC: dict[str, Operator] = {
     "Add": _binary(np.add),
     "Sub": _binary(np.subtract),
     "Mul": _binary(np.multiply),
+    "Pow": _binary(np.power),
     "Neg": _binary(np.negative),
     "MatMul": _binary(np.matmul),
     "Equal": _binary(np.equal),

@@ -36,7 +36,23 @@ def _multiply(context: Context) -> Form:
         return elementwise(context, right)
     if (left, right) == (Degree.AFFINE, Degree.RECIPROCAL):
         return elementwise(context, Degree.QUOTIENT)
-    raise context.fail("a product of two values that both depend on data is not linear")
+    context.require_products()
+    if left is not Degree.AFFINE:
+        raise context.fail("a product of quotients is not a quotient of affine forms")
+    return elementwise(context, right)
+
+
+def _power(context: Context) -> Form:
+    """Small integer powers are products of a value with itself."""
+    form, exponent = (
+        context.only_first(),
+        context.evaluator.constant(context.node.input[1], context.evaluator.settings[0]),
+    )
+    if exponent.size != 1 or exponent.item() not in (1, 2, 3) or form.degree is not Degree.AFFINE:
+        raise context.fail("a power of a value that depends on data is not linear")
+    if exponent.item() > 1:
+        context.require_products()
+    return form
 
 
 def _divide(context: Context) -> Form:
@@ -54,14 +70,14 @@ def _reciprocal(context: Context) -> Form:
     return Form(Degree.RECIPROCAL, context.form(0).axis)
 
 
-def _one_varying(context: Context, indices: Sequence[int]) -> None:
+def _require_product(context: Context, indices: Sequence[int]) -> None:
     if sum(context.form(index).degree is not Degree.CONSTANT for index in indices) > 1:
-        raise context.fail("a product of two values that both depend on data is not linear")
+        context.require_products()
     require_affine(context, indices)
 
 
 def _matmul(context: Context) -> Form:
-    _one_varying(context, (0, 1))
+    _require_product(context, (0, 1))
     ranks = context.rank(0), context.rank(1)
     left, right = context.form(0).axis, context.form(1).axis
     if left == ranks[0] - 1 or right == max(ranks[1] - 2, 0):
@@ -74,7 +90,7 @@ def _matmul(context: Context) -> Form:
 
 
 def _gemm(context: Context) -> Form:
-    _one_varying(context, (0, 1))
+    _require_product(context, (0, 1))
     require_affine(context, present(context))
     attributes = attributes_of(context.node)
     rows = 1 if attributes.get("transA", 0) else 0
@@ -95,7 +111,7 @@ def _gemm(context: Context) -> Form:
 
 def _einsum(context: Context) -> Form:
     indices = present(context)
-    _one_varying(context, indices)
+    _require_product(context, indices)
     equation = str(attributes_of(context.node)["equation"]).replace(" ", "")
     terms, arrow, output = equation.partition("->")
     labels = terms.split(",")
@@ -153,6 +169,7 @@ ARITHMETIC: dict[str, Rule] = {
     **dict.fromkeys(("Add", "Sub", "Sum", "Mean"), _sum),
     **dict.fromkeys(("ReduceSum", "ReduceMean"), _reduce),
     "Mul": _multiply,
+    "Pow": _power,
     "Div": _divide,
     "Reciprocal": _reciprocal,
     "MatMul": _matmul,
