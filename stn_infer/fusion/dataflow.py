@@ -14,7 +14,6 @@ from stn_infer.proto.traversal import (
     names_read,
     nested_nodes,
     producers,
-    subgraphs,
     walk_back,
 )
 
@@ -165,9 +164,12 @@ def _trace(
 
 
 def _is_random(node: onnx.NodeProto) -> bool:
-    """Whether a node may compute different values from the same inputs."""
+    """Whether a node, or one in its bodies, may compute different values from the same inputs."""
+    return any(map(_draws, nested_nodes([node])))
+
+
+def _draws(node: onnx.NodeProto) -> bool:
     if node.domain not in STANDARD_DOMAINS:
         return (node.domain, node.op_type) not in OTHER_CONSTANT_OPS
-    if node.op_type in _RANDOM_OPS or (node.op_type == "Dropout" and any(node.input[2:])):
-        return True  # Dropout's third input enables training mode
-    return any(_is_random(inner) for _, graph in subgraphs(node) for inner in nested_nodes(graph.node))
+    # Dropout's third input enables training mode
+    return node.op_type in _RANDOM_OPS or (node.op_type == "Dropout" and any(node.input[2:]))

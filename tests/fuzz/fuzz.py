@@ -24,6 +24,7 @@ from collections import Counter
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from tests.fuzz import inside as inside_process
 from tests.fuzz import worker
 from tests.fuzz.corpus import store
 from tests.fuzz.minimize import minimize
@@ -37,7 +38,7 @@ WEIGHTS = {
     **{"onnx": 50, "metadata": 4, "array": 11, "image": 11, "checkpoint": 9, "program": 3, "recipe": 4, "list": 2},
     **{"result": 3, "suite": 0.3, "sidecar": 2, "status": 2},
 }
-_WITH_TORCH = ("checkpoint", "program", "recipe")  # where a process of its own takes seconds to import PyTorch
+_BATCH = 50  # cases in one copy of this process
 _STORED = 3  # cases of one finding; the first is minimized
 _COSTLY = ("build", "--calibrate", "--suite")  # what takes seconds when it succeeds
 _KEPT = 0.1  # share of those commands that are run
@@ -131,28 +132,65 @@ class Lane:
         """Run this lane's cases until the time is over."""
         options = self._options
         start = time.monotonic()
-        for number in options.only or range(options.start + lane, options.start + options.count, options.jobs):
+        numbers = options.only or range(options.start + lane, options.start + options.count, options.jobs)
+        waiting: list[int] = []
+        for number in numbers:
             if options.seconds and time.monotonic() - start > options.seconds:
                 break
-            self._one(number)
+            if self._mode(number) == "inside":
+                waiting.append(number)
+            else:
+                self._one(number)
+            if len(waiting) == _BATCH:
+                waiting = self._batch(waiting)
+        while waiting:
+            waiting = self._batch(waiting)
         for name, count in self.found.most_common():
             print(f"{count:6d}  {name}", flush=True)
         print(
             f"{self.done} cases in {time.monotonic() - start:.0f} s; {len(self.found)} different findings", flush=True
         )
 
-    def _one(self, number: int) -> None:
+    def _mode(self, number: int) -> str:
+        """``process``: started as users do; ``trial``: in a copy of this process; ``inside``: without the trial."""
+        options = self._options
+        draw = random.Random(f"{options.seed}:{number}:mode").random()
+        if draw < options.processes:
+            return "process"
+        return "trial" if draw < options.processes + options.trials or options.only else "inside"
+
+    def _batch(self, numbers: list[int]) -> list[int]:
+        """Run cases one after another in one copy of this process; returns those that it did not come to."""
+        progress = self._scratch / "progress"
+        self._scratch.mkdir(exist_ok=True)
+        progress.write_text("")
+        worker.run_batch([lambda number=number: self._one(number, inside=True) for number in numbers], progress)
+        lines = progress.read_text().splitlines()
+        again = [number for number, line in zip(numbers, lines, strict=False) if line != "done"]
+        again += numbers[len(lines) : len(lines) + 1]  # the copy ended in the midst of it
+        for number in again:
+            self._one(number)
+        self.done += lines.count("done")
+        return numbers[len(lines) + 1 :]
+
+    def _one(self, number: int, inside: bool = False) -> str:
+        """Run a case and log it; with ``inside``, in this process, unless it finds something."""
         options = self._options
         case = make_case(number, options.seed, self._seeds)
-        mode = random.Random(f"{options.seed}:{number}:mode").random()
-        process = mode < options.processes * (0.3 if case.seed.kind in _WITH_TORCH else 1)
-        trial = process or mode < options.processes + options.trials or bool(options.only)
-        outcome, first = try_case(case, self._scratch, trial=trial, process=process)
-        finding = confirmed(case, self._scratch, first, trial) if first else None
-        self.done += 1
+        mode = self._mode(number)
+        process, trial = mode == "process", mode != "inside"
+        if inside:
+            outcome = inside_process.run(case.command, case.seed, self._scratch / "case")
+            if worker.judge(case.command, outcome):
+                return "found"
+            first = finding = None
+        else:
+            outcome, first = try_case(case, self._scratch, trial=trial, process=process)
+            finding = confirmed(case, self._scratch, first, trial) if first else None
+            self.done += 1
         entry = {
             **{"number": number, "seed": options.seed, "kind": case.seed.kind, "name": case.seed.name},
-            **{"command": case.command[0], "mode": "process" if process else "trial" if trial else "inside"},
+            **{"command": case.command[0], "mode": mode},
             **{"code": outcome.code, "seconds": round(outcome.seconds, 3), "gib": round(outcome.gib, 3)},
             **{"first": str(first or ""), "finding": str(finding or "")},
             "said": outcome.errors.strip().rpartition("\n")[2][:160],
@@ -167,6 +205,7 @@ class Lane:
             self.found[str(finding)] += 1
             if self.found[str(finding)] <= _STORED and options.minimize:
                 self._store(number, case, finding, trial)
+        return "done"
 
     def _store(self, number: int, case: Case, finding: Finding, trial: bool) -> None:
         print(f"{number}: {' '.join(case.command)}: {finding}", flush=True)

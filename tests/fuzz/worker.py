@@ -15,7 +15,7 @@ import signal
 import sys
 import time
 import traceback
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,6 +134,36 @@ def run(command: Sequence[str], folder: Path, *, trial: bool, process: bool = Fa
     )
 
 
+def run_batch(cases: Sequence[Callable[[], str]], progress: Path) -> None:
+    """Call ``cases`` one after another in one copy of this process, with limits for each.
+
+    Args:
+        cases: each returns a line for ``progress``; one that does not return ends the copy.
+        progress: a file that gets a line after each case.
+    """
+    sys.stdout.flush()
+    child = os.fork()
+    if child == 0:
+        try:
+            os.setsid()
+            null = os.open(os.devnull, os.O_RDWR)
+            for number in (0, 1, 2):
+                os.dup2(null, number)
+            _limit(resource.RLIMIT_CORE, 0)
+            _limit_memory()
+            with progress.open("a") as file:
+                for case in cases:
+                    used = resource.getrusage(resource.RUSAGE_SELF)
+                    _limit(resource.RLIMIT_CPU, int(used.ru_utime + used.ru_stime) + _SUSPECT)
+                    signal.alarm(int(_DEADLINE))
+                    print(case(), file=file, flush=True)
+        finally:
+            os._exit(0)
+    os.waitpid(child, 0)
+    with suppress(ProcessLookupError, PermissionError):
+        os.killpg(child, signal.SIGKILL)
+
+
 def changes(before: dict[str, str], after: dict[str, str]) -> tuple[tuple[str, ...], tuple[str, ...], tuple[str, ...]]:
     """Files that were written, that were left in the temporary folder, and inputs that changed."""
     left = tuple(name for name in after if name.startswith("tmp/") and name != "tmp/.ses")  # of onnxruntime
@@ -172,8 +202,7 @@ def _call(command: list[str], folder: Path, trial: bool) -> NoReturn:
     tempfile.tempdir = None
     sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False, buffering=1)  # noqa: SIM115
     _limit(resource.RLIMIT_CPU, int(SECONDS) + 5 if trial else _SUSPECT)
-    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-    _limit(resource.RLIMIT_AS, used + int((GIB + 0.5) * 2**30))
+    _limit_memory()
     _limit(resource.RLIMIT_CORE, 0)
     if not trial:
         import stn_infer.repairs.trial
@@ -199,6 +228,11 @@ def _call(command: list[str], folder: Path, trial: bool) -> NoReturn:
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
     os._exit(code if isinstance(code, int) else 0 if code is None else 1)
+
+
+def _limit_memory() -> None:
+    used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    _limit(resource.RLIMIT_AS, used + int((GIB + 0.5) * 2**30))
 
 
 def _limit(kind: int, value: int) -> None:
