@@ -82,14 +82,24 @@ def remove_temporary() -> None:
         _remove(path)
 
 
+def note_temporary(path: Path) -> None:
+    """Let :func:`remove_temporary` remove a file or a folder, until :func:`forget_temporary`."""
+    _temporary.add(path)
+
+
+def forget_temporary(path: Path) -> None:
+    """Undo :func:`note_temporary`."""
+    _temporary.discard(path)
+
+
 @contextlib.contextmanager
 def _removed(path: Path) -> Iterator[Path]:
-    _temporary.add(path)
+    note_temporary(path)
     try:
         yield path
     finally:
         _remove(path)
-        _temporary.discard(path)
+        forget_temporary(path)
 
 
 def _remove(path: Path) -> None:

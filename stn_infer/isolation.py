@@ -70,17 +70,38 @@ def python_child(
 
 def run_tool(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     """Run a program such as a compiler and wait for it; an exception kills it, with the programs that it runs."""
-    with subprocess.Popen(
-        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, process_group=0
-    ) as process:
-        try:
-            output, errors = process.communicate()
-        except BaseException:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-            process.wait()  # Popen does not, after KeyboardInterrupt
-            raise
+    from stn_infer.files import temporary_folder
+
+    streams: dict[str, Any] = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with temporary_folder() as scratch:
+        environment = {**os.environ, "TMPDIR": str(scratch)}
+        with subprocess.Popen(command, text=True, env=environment, start_new_session=True, **streams) as process:
+            try:
+                output, errors = process.communicate()
+            except BaseException:
+                _kill_session(process.pid)
+                process.wait()  # Popen does not, after KeyboardInterrupt
+                raise
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
+
+
+def _kill_session(session: int) -> None:
+    """Kill the processes of a session, whatever groups they have made, until none is left."""
+    while members := [
+        number for number in map(int, filter(str.isdigit, os.listdir("/proc"))) if _is_in(number, session)
+    ]:
+        for number in members:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+
+
+def _is_in(process: int, session: int) -> bool:
+    """Whether a process runs, and belongs to a session."""
+    try:
+        state, _, _, found = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[:4]
+    except OSError:  # it has ended
+        return False
+    return int(found) == session and state not in "ZX"
 
 
 def _child_path() -> list[str]:

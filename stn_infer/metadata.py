@@ -198,7 +198,9 @@ def _labels_from_json(labels: object) -> tuple[str, ...]:
     return tuple(map(str, labels))
 
 
-def _preprocess_from_json(fields: dict[str, object]) -> Preprocess:
+def _preprocess_from_json(fields: object) -> Preprocess:
+    if not isinstance(fields, dict):
+        raise ValueError("preprocess is not an object")
     known = {respelled(key): value for key, value in fields.items()}
     if isinstance(known.get("color"), str):
         known["color"] = respelled(str(known["color"]))
@@ -206,4 +208,4 @@ def _preprocess_from_json(fields: dict[str, object]) -> Preprocess:
         value = known.get(key)
         if isinstance(value, list):
             known[key] = tuple(value)
-    return Preprocess(**known)  # type: ignore[arg-type]
+    return Preprocess(**known)

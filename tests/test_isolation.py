@@ -226,7 +226,8 @@ def test_a_tool_is_ended_with_the_programs_that_it_runs(tmp_path: Path) -> None:
     try:
         signal.setitimer(signal.ITIMER_REAL, 0.02)
         with pytest.raises(KeyboardInterrupt):
-            run_tool(["sh", "-c", f"sleep 1000 & echo $! $$ > {started}; wait"])
+            # a shell with job control gives each its own group, as ninja does
+            run_tool(["sh", "-c", f"set -m; sleep 1000 & touch $TMPDIR/x; echo $! $$ > {started}; wait"])
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)

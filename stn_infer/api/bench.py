@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from stn_infer.api.source import load_original, metadata_of, resolve_model
+from stn_infer.api.source import load_original, metadata_of, names_the_file, resolve_model
 from stn_infer.benchmarking.request import Case, Method, Progress, Request, check_batch_sizes
 from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.variants.names import VARIANTS
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from stn_infer.benchmarking.prepare.case import CaseModel
 
 
+@names_the_file
 def bench(
     model: str | Path,
     *,
@@ -124,6 +125,7 @@ def check_code(file: Path, cases: Sequence[Case], variants: Sequence[str]) -> No
         raise refused_code(file, code)
 
 
+@names_the_file
 def resolve_case(case: Case, *, allow_code: bool = False, budget: Budget | None = None) -> CaseModel:
     """Load the model that a case names.
 

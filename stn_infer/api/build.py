@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from stn_infer.api.open import exported
-from stn_infer.api.source import OnnxModel, resolve_model
+from stn_infer.api.source import OnnxModel, names_the_file, resolve_model
 from stn_infer.backends.tensorrt.engine import BuildOptions, Engine, build_or_reuse, check_runtime, request_engine
 from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_folder, load_engine, write_engine
 from stn_infer.budget import Budget
@@ -14,6 +14,7 @@ from stn_infer.errors import ModelError
 from stn_infer.files import check_writable
 
 
+@names_the_file
 def build(
     model: str | Path,
     output: str | Path,

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from stn_infer.api.source import names_the_file, onnx_path
 from stn_infer.budget import Budget
 from stn_infer.lint_rules.context import SEVERITIES, LintFinding
 from stn_infer.printing import shown
@@ -65,6 +66,7 @@ class LintReport:
         return "\n".join(map(shown, lines))
 
 
+@names_the_file
 def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     """Examine an ONNX file, which is not changed.
 
@@ -76,7 +78,6 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     Raises:
         ModelError: it is unreadable or damaged, or not an ONNX file, or its analysis exceeds a limit.
     """
-    from stn_infer.api.source import onnx_path
     from stn_infer.api.trusted import try_once
     from stn_infer.lint_rules import file as lint_file
     from stn_infer.lint_rules import sampler as lint_sampler

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.api.source import EngineFile, OnnxModel, resolve
+from stn_infer.api.source import EngineFile, OnnxModel, names_the_file, resolve
 from stn_infer.budget import Budget
 from stn_infer.errors import SourceError, UsageError
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 BACKENDS = ("ort", "eager", "compile", "openvino", "tensorrt", "tensorrt-rtx")
 
 
+@names_the_file
 def open_backend(
     model: str | Path | bytes | LoadedModel,
     backend: str = "ort",

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from stn_infer.api.source import names_the_file
 from stn_infer.backends.base import Backend
 from stn_infer.budget import Budget
 from stn_infer.errors import UsageError
@@ -14,6 +15,7 @@ from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_j
 from stn_infer.sources.load import LoadedModel
 
 
+@names_the_file
 def run(
     model: str | Path | Backend,
     inputs: str | Path | Sequence[str | Path],

@@ -7,7 +7,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.api.source import OnnxModel, metadata_of, resolve_model
+from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve_model
 from stn_infer.arrays import Array
 from stn_infer.budget import Budget
 from stn_infer.errors import InputError, ModelError
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
 
+@names_the_file
 def show(
     model: str | Path,
     inputs: Sequence[str | Path],

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from stn_infer.api.trusted import try_once
 from stn_infer.budget import Budget
@@ -47,6 +48,41 @@ class OnnxModel:
         from stn_infer.proto.load import parse_model, read_graph
 
         return read_graph(self.content) if isinstance(self.content, Path) else parse_model(self.content)
+
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def names_the_file(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: errors about an ONNX file, the function's first argument, begin with its path where they lack it.
+
+    The errors of shared steps, such as opening a session, do not know whether there is a path.
+    """
+
+    @functools.wraps(function)
+    def wrapped(*arguments: P.args, **named: P.kwargs) -> R:
+        try:
+            return function(*arguments, **named)
+        except (ModelError, UsageError) as error:
+            given = arguments[0] if arguments else named.get("model")
+            given = getattr(given, "model", given)  # of a benchmark's case
+            text = str(error)
+            about = isinstance(error, ModelError) or text.startswith("the file's ")
+            if not about or not isinstance(given, (str, Path)) or not _is_file(given):
+                raise
+            if Path(given).name in text or _is_file(text.partition(": ")[0]):  # another file may be at fault
+                raise
+            raise type(error)(f"{given}: {text}") from error
+
+    return wrapped
+
+
+def _is_file(path: str | Path) -> bool:
+    try:
+        return Path(path).is_file()
+    except (OSError, ValueError):
+        return False
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stn_infer.api.source import OnnxModel, load_original, metadata_of, onnx_path, resolve_model
+from stn_infer.api.source import OnnxModel, load_original, metadata_of, names_the_file, onnx_path, resolve_model
 from stn_infer.api.trusted import try_once
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
@@ -35,6 +35,7 @@ class _Failed(StnInferError):
     """A backend opened the model, but failed while running it."""
 
 
+@names_the_file
 def verify(
     model: str | Path,
     *,
@@ -192,7 +193,7 @@ def _file_reference(model: onnx.ModelProto, name: str, batches: Sequence[Batch])
 
     try:
         exact = OnnxReference(model, name)
-        exact.run([value[:1] for value in batches[-1].inputs])
+        exact.run([value[:1] if value.ndim else value for value in batches[-1].inputs])
         return exact, ""
     except ModelError as error:
         return OrtReference(model, name), str(error)

@@ -14,14 +14,15 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any, Never
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 _MESSAGE = b"error: interrupted\n"
-_GRACE = 1.5  # seconds that the main thread has to end
-_WAIT, _LONGEST_WAIT = 0.05, 1.2  # seconds that an interrupted import has
+_GRACE = 1.2  # seconds that the main thread has to end
+_WAIT, _LONGEST_WAIT = 0.05, 1.0  # seconds that an interrupted import has
 _TERMINAL = b"\x1b[?25h\n"  # progress bars hide the cursor, and the terminal has echoed ^C
 
 
@@ -50,6 +51,7 @@ class Interrupts:
 
     def __init__(self, owns_process: bool) -> None:
         self.seen = 0
+        self._raises = False
         self._owns_process = owns_process
         self._before: dict[int, Any] = {}
         self._waits = 0
@@ -66,16 +68,25 @@ class Interrupts:
     def __enter__(self) -> Interrupts:
         # a handler that the caller installed stays, and only the main thread may set one
         if threading.current_thread() is threading.main_thread():
-            for number in SIGNALS:
-                if signal.getsignal(number) in (_default(number), _end_at_once):
-                    self._before[number] = signal.signal(number, self._note)
-            if self._owns_process and self._before:
+            ours = [number for number in SIGNALS if signal.getsignal(number) in (_default(number), _end_at_once)]
+            if self._owns_process and ours:
                 self._pipe = os.pipe()
                 os.set_blocking(self._pipe[1], False)
-                signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
                 self._watch = threading.Thread(target=self._end_late, name="stn-interrupts", daemon=True)
                 self._watch.start()
+                signal.set_wakeup_fd(self._pipe[1], warn_on_full_buffer=False)
+            for number in ours:
+                self._before[number] = signal.signal(number, self._note)
         return self
+
+    @contextlib.contextmanager
+    def raising(self) -> Iterator[None]:
+        """The block in which signals raise KeyboardInterrupt; outside, they end the process at once if it is owned."""
+        self._raises = True
+        try:
+            yield
+        finally:
+            self._raises = False
 
     def __exit__(self, *exception: object) -> None:
         if self._waits:
@@ -97,9 +108,10 @@ class Interrupts:
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.seen and self._watch is not None and number != signal.SIGALRM:
             return  # a second Ctrl-C does not break off what the first one began
+        if self._owns_process and not self._raises:
+            _end_at_once(number, frame)
         self.seen = self.seen or number
-        # a module whose import is broken off may abort the process, or count as broken: it is waited for, a while
-        if _is_importing(frame):
+        if _is_to_be_waited_for(frame):
             if signal.SIGALRM not in self._before:
                 self._before[signal.SIGALRM] = signal.signal(signal.SIGALRM, self._note)
             self._waits += 1
@@ -139,7 +151,15 @@ def leave(code: int) -> Never:
     os._exit(code)
 
 
-def _is_importing(frame: FrameType | None) -> bool:
-    while frame is not None and frame.f_code.co_filename != "<frozen importlib._bootstrap>":
+def _is_to_be_waited_for(frame: FrameType | None) -> bool:
+    """Whether the innermost frames are an import or a call by a library, which cannot be broken off.
+
+    A module whose import is broken off may abort the process, or count as broken. TensorRT prints what is raised in a
+    logger, and goes on.
+    """
+    while frame is not None:
+        code = frame.f_code
+        if code.co_filename == "<frozen importlib._bootstrap>" or code.co_qualname.endswith("Logger.log"):
+            return True
         frame = frame.f_back
-    return frame is not None
+    return False

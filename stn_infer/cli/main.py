@@ -101,11 +101,13 @@ class LazyGroup(click.Group):
             return super().main(arguments, name, complete_var, False, **extra)
         with Interrupts(owns_process=args is None) as interrupts:
             try:
-                code = super().main(arguments, name, complete_var, False, **extra)
-                sys.stdout.flush()  # reports a closed pipe here, not when the interpreter exits
+                with interrupts.raising():
+                    code = super().main(arguments, name, complete_var, False, **extra)
+                    sys.stdout.flush()  # reports a closed pipe here, not when the interpreter exits
                 if interrupts.seen:  # somebody took it for a failure of their own
                     raise click.exceptions.Abort
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as raised:
+                error = Interrupted(raised) if isinstance(raised, KeyboardInterrupt) else raised
                 if interrupts.seen and not isinstance(error, click.exceptions.Abort):
                     error = Interrupted(error)
                 try:
@@ -121,7 +123,7 @@ class LazyGroup(click.Group):
 class Interrupted(click.exceptions.Abort):
     """Ctrl-C that a library turned into another exception, for example in an import that was not complete."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: BaseException) -> None:
         super().__init__()
         self.__cause__ = error
 

@@ -14,7 +14,7 @@ def command() -> None:
     """Inspect or build the plugin library, whose kernels run spatial transformers fused."""
 
 
-@command.command(examples=("stn-infer plugin info", "STN_PLUGINS_LIBRARY=./libstn_plugins.so stn-infer plugin info"))
+@command.command(examples=("stn-infer plugin info", "STN_PLUGIN_LIBRARY=./libstn_plugins.so stn-infer plugin info"))
 def info() -> None:
     """Report what the library supports on this machine, and how to get the rest."""
     from stn_infer import plugin

@@ -223,6 +223,8 @@ def make_format(name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] 
         raise UsageError(f"a format is one of {', '.join(FORMATS)}, not {name!r}")
     if name != "npz":
         for spec in outputs:
+            if not spec.shape:
+                raise UsageError(f"output {spec.name!r} has no known shape; {name} cannot store it, use --format npz")
             if len(spec.shape) > 2 or None in spec.shape[1:]:
                 shape = ", ".join("?" if axis is None else str(axis) for axis in spec.shape[1:])
                 raise UsageError(

@@ -105,6 +105,8 @@ def run_job(
         UsageError, InputError, OutputError, ModelError: as for :func:`stn_infer.run`.
     """
     started = time.perf_counter()
+    if not runner.inputs:
+        raise ModelError("the model has no inputs: there is nothing to predict")
     labels = runner.metadata.labels if options.labels is None else options.labels
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, options.preprocess)
     encoder = make_format(options.format, runner.outputs, labels)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Self
 
 from stn_infer.errors import OutputError
+from stn_infer.files import forget_temporary, note_temporary
 
 LOCK_NAME = "run.lock"
 
@@ -58,6 +59,7 @@ class JobLock:
             os.pwrite(descriptor, content.encode(), 0)
         except OSError as error:
             raise OutputError(f"cannot lock {what}: {error.strerror}") from error
+        note_temporary(path)
         return cls(path, descriptor)
 
     def release(self) -> None:
@@ -65,6 +67,7 @@ class JobLock:
         if self._descriptor >= 0:
             with suppress(OSError):
                 self._path.unlink()
+            forget_temporary(self._path)
             os.close(self._descriptor)
             self._descriptor = -1
 

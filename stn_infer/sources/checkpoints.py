@@ -29,6 +29,7 @@ WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 
 _SHOWN = 3  # keys named in an error
 _MOST_RATIO = 20  # of an archive's contents to its size
+_LONGEST_INDEX = 8 << 20  # bytes of names, types and shapes: about 100,000 tensors; reading them takes seconds
 _NESTED = 8
 
 
@@ -141,6 +142,10 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    with path.open("rb") as file:
+        header = int.from_bytes(file.read(8), "little")
+    if _LONGEST_INDEX < header < path.stat().st_size:
+        raise _too_many(path, header)
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -155,6 +160,7 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
+            index = sum(info.file_size for info in archive.infolist() if info.filename.endswith(".pkl"))
     except (zipfile.BadZipFile, ValueError, NotImplementedError):  # an older format, or torch reports the damage
         return
     if size > _MOST_RATIO * path.stat().st_size:
@@ -162,6 +168,15 @@ def _check_archive(path: Path) -> None:
             f"{path}: its {path.stat().st_size:,} bytes unpack to {size:,}; "
             "save it again with torch.save(model.state_dict(), ...)"
         )
+    if index > _LONGEST_INDEX:
+        raise _too_many(path, index)
+
+
+def _too_many(path: Path, size: int) -> WeightsError:
+    return WeightsError(
+        f"{path}: the list of its tensors has {size:,} bytes, expected at most {_LONGEST_INDEX:,}; save the weights "
+        "of the network alone"
+    )
 
 
 def _read_torch(path: Path) -> Any:

@@ -72,8 +72,13 @@ def summarize(
     batches: Sequence[Batch],
     notes: tuple[str, ...],
 ) -> Verification:
-    described = ", ".join(f"{len(batch.inputs[0])} {batch.kind}" for batch in batches)
+    described = ", ".join(f"{_samples(batch)} {batch.kind}" for batch in batches)
     return Verification(reference.dtype, reference.title, limits.output, tuple(reports), described, notes)
+
+
+def _samples(batch: Batch) -> int:
+    """The number of samples; 1 without inputs, or if the first is a scalar."""
+    return len(batch.inputs[0]) if batch.inputs and batch.inputs[0].ndim else 1
 
 
 def limits_for(

@@ -105,7 +105,7 @@ def check(folder: Path, done: subprocess.CompletedProcess[str], seconds: float, 
     # torch keeps what it compiles
     assert [name for name in os.listdir(folder / "scratch") if not name.startswith("torchinductor")] == []
     assert [name for name in os.listdir(folder / "out") if name != "job"] == []
-    assert not list(folder.glob("out/job/.*.part"))
+    assert not list(folder.glob("out/job/.*.part")) and not (folder / "out" / "job" / "run.lock").exists()
     assert seconds < 2 * (1 if os.getloadavg()[0] < (os.cpu_count() or 1) else 5)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import zipfile
 from collections import OrderedDict
@@ -241,3 +242,15 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
     assert set(load_weights(tmp_path / "plain.pt")) == {"weight"}
     with pytest.raises(WeightsError, match=r"bomb\.pt: its [\d,]+ bytes unpack to 16,0[\d,]+; save it again"):
         load_weights(bomb)
+
+
+def test_a_list_of_too_many_tensors(tmp_path: Path) -> None:
+    """Reading a million names takes minutes; a file of 67 MB may have them."""
+    names = {f"k{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(150_000)}
+    header = json.dumps(names).encode()
+    (tmp_path / "many.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with zipfile.ZipFile(tmp_path / "many.pt", "w", zipfile.ZIP_STORED) as archive:
+        archive.writestr("many/data.pkl", pickle.dumps(dict.fromkeys(names)) + b" " * (9 << 20))
+    for name in ("many.safetensors", "many.pt"):
+        with pytest.raises(WeightsError, match=r"the list of its tensors has [\d,]+ bytes, expected at most 8,388,608"):
+            load_weights(tmp_path / name)
