@@ -66,7 +66,10 @@ def open_backend(
         return OrtBackend(exported(found), device, threads)
     if backend == "openvino":
         from stn_infer.backends.openvino.backend import OpenVinoBackend
+        from stn_infer.backends.openvino.trial import try_openvino
 
+        if isinstance(found, OnnxModel):
+            try_openvino(found.content, found.name, budget)
         return OpenVinoBackend(exported(found), device, threads)
     if isinstance(found, OnnxModel):
         raise UsageError(

@@ -11,6 +11,7 @@ import numpy as np
 
 from stn_infer.api.source import OnnxModel, load_original, metadata_of, names_the_file, onnx_path, resolve_model
 from stn_infer.api.trusted import try_once
+from stn_infer.backends.openvino.trial import try_openvino
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
@@ -133,6 +134,8 @@ def verify(
     reports = []
     for name in names:
         try:
+            if name.startswith("openvino") and isinstance(found, OnnxModel):
+                try_openvino(found.content, found.name, budget)
             judgment = _judge_one(name, proto, loaded, device, lambda runner: judge(runner, reference, wanted, limits))
         except StnInferError as error:
             if backends is not None and isinstance(error, (UsageError, MissingDependencyError)):

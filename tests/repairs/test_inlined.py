@@ -15,7 +15,7 @@ from stn_infer.proto.edit import copy_of
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import attributes_of, every_node
 from stn_infer.repairs.inlined import inlined
-from tests.support.onnx_files import F16, F32, affine_model, constant, half_model, make
+from tests.support.onnx_files import F16, F32, affine_model, constant, flow_model, half_model, make
 from tests.support.precision_models import small_stn
 
 
@@ -79,6 +79,15 @@ def test_several_calls_of_one_function_get_names_of_their_own(transformers: int)
     assert sum(node.op_type == "GridSample" for node in plain.graph.node) == transformers
     image = np.random.default_rng(2).standard_normal((2, 1, 8, 8)).astype(np.float32)
     check_same(model, plain, {model.graph.input[0].name: image})
+
+
+def test_a_sampler_at_any_grid_is_the_standard_one_again() -> None:
+    model, findings = fuse(flow_model())
+    assert [finding.op for finding in findings] == ["Sampler"]
+    plain = inlined(model)
+    check_plain(plain)
+    assert [node.op_type for node in plain.graph.node] == ["Conv", "Transpose", "Add", "GridSample"]
+    check_same(model, plain, {"x": np.random.default_rng(5).standard_normal((2, 1, 8, 8)).astype(np.float32)})
 
 
 def branch(name: str, nodes: list[onnx.NodeProto]) -> onnx.GraphProto:

@@ -24,7 +24,9 @@ from stn_infer.benchmarking.request import Method
 from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.fuse import fuse
 from stn_infer.samplers import SamplerSpec
+from tests.support.onnx_files import F16, F32, flow_model
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 
 
@@ -197,3 +199,16 @@ def test_verify_and_bench_take_it(built: Path, tmp_path: Path) -> None:
         (sampler,) = row.samplers
         assert sampler.op == op and row.stages is not None and row.stages["sampling"] > 0
     assert result.get("openvino-fused", 2).runs_on["plugin"] == extension.FILE_NAME
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("image", "grid"), [(F32, F32), (F16, F16), (F32, F16)])
+def test_any_grid_is_sampled_as_in_onnxruntime(built: Path, image: int, grid: int) -> None:
+    model, findings = fuse(flow_model(image=image, grid=grid))
+    assert [finding.op for finding in findings] == ["Sampler"]
+    there = OpenVinoBackend(model.SerializeToString(), plugin=True)
+    here = OrtBackend(model.SerializeToString(), plugin=True)
+    for count in (1, 9):
+        feeds = {"x": noise(count, 1, 8, 8)}
+        found, expected = (backend.run(feeds)["y"].astype(np.float32) for backend in (there, here))
+        np.testing.assert_allclose(found, expected, atol=1e-5 if image == F32 else 5e-3)
