@@ -6,6 +6,9 @@
 #include "kernels/cpu.hpp"
 #include "kernels/cpu_grid.hpp"
 #include "kernels/cpu_taps.hpp"
+#ifdef __AVX2__
+#include "kernels/cpu_quads.hpp"
+#endif
 
 namespace stn {
 namespace {
@@ -15,6 +18,22 @@ template <class L>
 STN_HD int lanes_used(int pixels, int v) {
   const int rest = pixels - v * L::width;
   return rest < L::width ? rest : L::width;
+}
+
+/// Samples one vector of `count` pixels in `channels` channels.
+template <class L, class Taps, class T>
+STN_HD void sample_vector(const Warp& w, const Taps& taps, const T* image, int channels, T* to, int count) {
+#ifdef __AVX2__
+  if constexpr (Taps::kQuads) {
+    if (taps.coverage == Coverage::kInside && count == L::width) {
+      apply_quads<L>(w, taps, image, channels, to);
+      return;
+    }
+  }
+#endif
+  for (int c = 0; c < channels; ++c, image += w.in_channel_stride, to += w.out_channel_stride) {
+    L::store(to, taps.apply(w, image), count);
+  }
 }
 
 template <class L, class Taps, class T>
@@ -39,10 +58,15 @@ STN_HD void planar_unit(const Warp& w, const CpuUnit& unit) {
     const int pixels = static_cast<int>(unit.pixels - first < kBlockPixels ? unit.pixels - first : kBlockPixels);
     const int vectors = (pixels + L::width - 1) / L::width;
     for (int v = 0; v < vectors; ++v) taps[v].find(w, walk.next(lanes_used<L>(pixels, v)));
-    for (int64_t c = 0; c < unit.channels; ++c) {
+    // More channels would evict each other from the L1 cache if the size of a channel is a multiple of 4096 bytes.
+    constexpr int64_t kTogether = Taps::kQuads ? 4 : 1;
+    for (int64_t c = 0; c < unit.channels; c += kTogether) {
+      const int channels = static_cast<int>(unit.channels - c < kTogether ? unit.channels - c : kTogether);
       T* to = output + first * w.out_pixel_stride + c * w.out_channel_stride;
       const T* from = input + c * w.in_channel_stride;
-      for (int v = 0; v < vectors; ++v, to += step) L::store(to, taps[v].apply(w, from), lanes_used<L>(pixels, v));
+      for (int v = 0; v < vectors; ++v, to += step) {
+        sample_vector<L>(w, taps[v], from, channels, to, lanes_used<L>(pixels, v));
+      }
     }
   }
 }

@@ -17,6 +17,7 @@ enum class Coverage { kInside, kPartly, kOutside };
 template <class L, int Rank>
 struct Nearest {
   static constexpr int kRank = Rank;
+  static constexpr bool kQuads = false;
 
   typename L::Offset at;
   typename L::M valid;
@@ -46,6 +47,7 @@ template <class L, int Rank>
 struct Linear {
   static constexpr int kRank = Rank;
   static constexpr int kRows = Rank == 2 ? 2 : 4;
+  static constexpr bool kQuads = L::quads;
   using F = typename L::F;
   using I = typename L::I;
   using M = typename L::M;
@@ -157,6 +159,7 @@ struct Linear {
 template <class L>
 struct Cubic {
   static constexpr int kRank = 2;
+  static constexpr bool kQuads = false;
   using F = typename L::F;
   using I = typename L::I;
 

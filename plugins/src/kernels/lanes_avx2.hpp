@@ -90,6 +90,8 @@ struct Avx2Lanes {
   using M = mask8;
   using Offset = i32x8;
   static constexpr int width = 8;
+  /// Whether samples inside of the image are computed by cpu_quads.hpp.
+  static constexpr bool quads = true;
 
   static STN_HD I iota() { return _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7); }
   static STN_HD __m256i first(int count) {

@@ -87,6 +87,8 @@ struct Avx512Lanes {
   using M = mask16;
   using Offset = i32x16;
   static constexpr int width = 16;
+  /// Whether samples inside of the image are computed by cpu_quads.hpp.
+  static constexpr bool quads = true;
 
   static STN_HD I iota() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
   static STN_HD __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }

@@ -12,6 +12,7 @@ namespace stn {
 struct ScalarLanes : Scalar {
   /// The offset of a pixel in a channel, in elements.
   using Offset = int64_t;
+  static constexpr bool quads = false;
 
   static STN_HD I iota() { return 0; }
   static STN_HD F load(const float* from, int) { return *from; }
