@@ -23,7 +23,9 @@ from stn_infer.backends.tensorrt.profiles import Profile
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError, OutputError, UsageError
+from stn_infer.fusion.fuse import fuse
 from stn_infer.models import SHIPPED
+from tests.support.onnx_files import flow_model
 from tests.support.shared import exported
 from tests.support.tensorrt_parts import library_or_skip, parsed, run_script
 
@@ -118,6 +120,16 @@ def test_the_parser_creates_our_plugin_from_the_same_file(
     )
     assert made in errors
     assert code != 0, "TensorRT-RTX takes plugins now: build --plugin can be allowed for it"
+
+
+def test_the_parser_creates_our_sampler_from_a_written_file(rtx: TensorRT, tmp_path: Path) -> None:
+    model = tmp_path / "flow.onnx"
+    onnx.save(fuse(flow_model())[0], model)
+    script = ("rtx_parse_with_plugin.py", str(library_or_skip()), str(model))
+    _, errors, _ = run_script(*script, environment={"STN_TENSORRT_DEVICE": "cpu"})
+    assert "Sampler 'sample' created: Sampler bilinear zeros half_pixel" in errors
+    engine = build(model, tmp_path / "flow.engine", RTX, cache=tmp_path / "cache")
+    assert engine.sidecar.fused == ()  # native layers, from the function
 
 
 def test_the_parser_creates_our_grid_sample_from_an_unmodified_file(rtx: TensorRT, tmp_path: Path) -> None:

@@ -36,16 +36,17 @@ def registry(library: Path) -> tuple[dict[str, Any], str]:
     return answer, errors
 
 
-def test_load_library_finds_three_creators_with_their_fields(registry: tuple[dict[str, Any], str]) -> None:
+def test_load_library_finds_the_creators_with_their_fields(registry: tuple[dict[str, Any], str]) -> None:
     creators = registry[0]["creators"]
     assert {name: (it["version"], it["namespace"]) for name, it in creators.items()} == {
         "SpatialTransformer": ("1", "stn"),
         "ProjectiveTransformer": ("1", "stn"),
         "GridSample": ("1", ""),
+        "Sampler": ("1", "stn"),
     }
     assert creators["SpatialTransformer"]["fields"] == {"kind": "CHAR", **SAMPLER, "grid_shape": "INT32"}
     assert creators["ProjectiveTransformer"]["fields"] == {**SAMPLER, "grid_shape": "INT32"}
-    assert creators["GridSample"]["fields"] == SAMPLER
+    assert creators["GridSample"]["fields"] == creators["Sampler"]["fields"] == SAMPLER
 
 
 def test_plugins_are_created_from_fields(registry: tuple[dict[str, Any], str]) -> None:
@@ -55,6 +56,7 @@ def test_plugins_are_created_from_fields(registry: tuple[dict[str, Any], str]) -
         "opset 20": "SpatialTransformer basis bicubic border half_pixel 28x28",
         "volume": "SpatialTransformer affine nearest zeros align_corners 4x5x6",
         "projective": "ProjectiveTransformer bilinear reflection half_pixel 28x28",
+        "sampler": "Sampler bicubic border align_corners",
     }
     for it in made.values():
         assert it["interfaces"] == INTERFACES
@@ -71,6 +73,7 @@ def test_bad_fields_are_rejected_with_a_reason(registry: tuple[dict[str, Any], s
         "mode is one of bilinear nearest bicubic linear cubic, not 'lanczos'",
         "bicubic is two-dimensional",
         "a projective transformer is two-dimensional",
+        "padding_mode is one of zeros border reflection, not 'wrap'",
     ):
         assert reason in errors
 
@@ -95,7 +98,7 @@ def test_the_second_library_registers_when_it_is_loaded(library: Path) -> None:
     assert register.is_file()
     answer, errors, code = run_script("lean_registry.py", "register", str(register), environment=ON_HOST)
     assert code == 0, errors
-    assert set(answer["creators"]) == {"SpatialTransformer", "ProjectiveTransformer", "GridSample"}
+    assert set(answer["creators"]) == {"SpatialTransformer", "ProjectiveTransformer", "GridSample", "Sampler"}
     assert answer["made"]["defaults"]["metadata"] == "SpatialTransformer affine bilinear zeros half_pixel 28x28"
     assert f"SpatialTransformer registered in libnvinfer_lean.so.{answer['version'].split('.')[0]}" in errors
 

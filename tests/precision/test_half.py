@@ -10,6 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import ExportError, ModelError
+from stn_infer.fusion.fuse import fuse
 from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.precision.half import Half, largest, smallest, to_half
 from stn_infer.precision.rounding import rounded_in_float32
@@ -142,6 +143,35 @@ def test_a_sampler_that_was_not_fused_keeps_its_float32_grid() -> None:
     x = images()
     scale = np.abs(run(model, x)).max()
     np.testing.assert_allclose(run(made, x), run(model, x), atol=5e-3 * scale)
+
+
+@pytest.mark.parametrize("plugin", [False, pytest.param(None, id="library")])
+def test_the_samplers_image_is_half_and_its_grid_is_not(plugin: bool | None) -> None:
+    """Half-precision coordinates of 1,024 columns would be off by a quarter of a pixel."""
+    rng = np.random.default_rng(0)
+    columns = np.linspace(-1, 1, 1024, dtype=np.float32)
+    points = np.stack([np.tile(columns, (4, 1)), np.tile(np.linspace(-1, 1, 4, dtype=np.float32)[:, None], 1024)], -1)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["features"], name="features", pads=[1, 1, 1, 1]),
+        helper.make_node("ReduceMean", ["features"], ["mean"], name="mean"),
+        helper.make_node("Clip", ["mean", "low", "high"], ["shift"], name="clip"),
+        helper.make_node("Add", ["points", "shift"], ["moved"], name="move"),
+        helper.make_node("Sin", ["moved"], ["one"], name="grid"),
+        helper.make_node("Expand", ["one", "two"], ["grid"], name="expand"),
+        helper.make_node("GridSample", ["features", "grid"], ["y"], name="sample", align_corners=1, mode="bilinear"),
+    ]
+    weights = {"w": rng.standard_normal((3, 1, 3, 3)), "low": -1e-3, "high": 1e-3, "points": points[None]}
+    constants = {name: np.asarray(value, np.float32) for name, value in weights.items()}
+    model, (finding,) = fuse(model_of(nodes, {**constants, "two": np.array([2, 4, 1024, 2])}, shape=(1, 4, 1024)))
+    assert finding.op == "Sampler"
+    made = to_half(model, "fp16").model
+    onnx.checker.check_model(made, full_check=True)
+    sampler = node(made, "sample")
+    types = types_of(made)
+    assert (types[sampler.input[0]], types[sampler.input[1]]) == (F16, F32)
+    x = rng.standard_normal((2, 1, 4, 1024)).astype(np.float32)
+    expected = run(model, x)
+    np.testing.assert_allclose(run(made, x, plugin), expected, atol=5e-3 * np.abs(expected).max())
 
 
 def test_unsafe_operators_stay_in_float32() -> None:

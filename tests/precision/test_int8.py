@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import ExportError
+from stn_infer.fusion.fuse import fuse
 from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.precision.int8 import quantize
 from tests.support.precision_models import images, model_of, small_stn
@@ -68,6 +69,24 @@ def test_transformers_and_functions_are_kept(pair: tuple[onnx.ModelProto, onnx.M
         (node.theta, node.basis and node.basis.output_size) for node in spatial_nodes(model)
     ]
     assert [(item.domain, item.name) for item in quantized.functions] == [("stn", "SpatialTransformer")]
+
+
+def test_a_sampler_at_any_grid_is_kept() -> None:
+    rng = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["features"], pads=[1, 1, 1, 1]),
+        helper.make_node("Conv", ["features", "w_flow"], ["flow"]),
+        helper.make_node("Transpose", ["flow"], ["grid"], perm=[0, 2, 3, 1]),
+        helper.make_node("GridSample", ["features", "grid"], ["warped"], name="sample"),
+        helper.make_node("Conv", ["warped", "w_last"], ["y"]),
+    ]
+    shapes = {"w": (3, 1, 3, 3), "w_flow": (2, 3, 1, 1), "w_last": (2, 3, 1, 1)}
+    constants = {name: 0.3 * rng.standard_normal(shape).astype(np.float32) for name, shape in shapes.items()}
+    model, _ = fuse(model_of(nodes, constants))
+    quantized = quantize(model, [{"x": images(16, 0)}])
+    (sampler,) = (node for node in quantized.graph.node if node.op_type == "Sampler")
+    assert list(sampler.input) == ["features", "grid"]
+    assert [(item.domain, item.name) for item in quantized.functions] == [("stn", "Sampler")]
 
 
 @pytest.mark.parametrize("plugin", [False, None])

@@ -15,7 +15,7 @@ import tensorrt_lean as trt
 
 from benchmarks.plugin_registry import create as make_plugin
 
-OURS = {("SpatialTransformer", "stn"), ("ProjectiveTransformer", "stn"), ("GridSample", "")}
+OURS = {("SpatialTransformer", "stn"), ("ProjectiveTransformer", "stn"), ("GridSample", ""), ("Sampler", "stn")}
 
 
 def create(creator: Any, attributes: dict[str, Any], phase: Any) -> dict[str, Any] | None:
@@ -52,6 +52,7 @@ def main(how: str, library: str) -> None:
     creators = [creator for creator in registry.all_creators if (creator.name, creator.plugin_namespace) in OURS]
     spatial = registry.get_creator("SpatialTransformer", "1", "stn")
     projective = registry.get_creator("ProjectiveTransformer", "1", "stn")
+    sampler = registry.get_creator("Sampler", "1", "stn")
     answer: dict[str, Any] = {
         "version": trt.__version__,
         "creators": {
@@ -63,7 +64,7 @@ def main(how: str, library: str) -> None:
             for creator in creators
         },
     }
-    if spatial is not None and projective is not None:
+    if spatial is not None and projective is not None and sampler is not None:
         build, run = trt.TensorRTPhase.BUILD, trt.TensorRTPhase.RUNTIME
         grid = {"grid_shape": [0, 28, 28, 2]}
         volume = {"grid_shape": [0, 4, 5, 6, 3]}
@@ -72,12 +73,14 @@ def main(how: str, library: str) -> None:
             "opset 20": create(spatial, {"kind": "basis", "mode": "cubic", "padding_mode": "border", **grid}, build),
             "volume": create(spatial, {"mode": "nearest", "align_corners": [1], **volume}, run),
             "projective": create(projective, {"padding_mode": "reflection", **grid}, build),
+            "sampler": create(sampler, {"mode": "cubic", "padding_mode": "border", "align_corners": [1]}, build),
         }
         answer["refused"] = {
             "no grid_shape": create(spatial, {}, build),
             "unknown mode": create(spatial, {"mode": "lanczos", **grid}, build),
             "bicubic volume": create(spatial, {"mode": "bicubic", **volume}, build),
             "projective volume": create(projective, volume, build),
+            "unknown padding": create(sampler, {"padding_mode": "wrap"}, build),
         }
     print(json.dumps(answer))
 

@@ -27,14 +27,16 @@ from stn_infer.errors import InputError, MissingDependencyError, ModelError, Sou
 from stn_infer.metadata import ModelMetadata
 from stn_infer.precision.half import to_half
 from stn_infer.precision.int8 import quantize
+from stn_infer.proto.edit import replace_all
 from stn_infer.reference.model import Reference
 from stn_infer.reference.onnx_file import OnnxReference, OrtReference
 from stn_infer.reference.samples import sample_batches
+from stn_infer.samplers import SamplerSpec
 from stn_infer.sources.load import LoadedModel
 from stn_infer.verification.model import verify_model
 from stn_infer.verification.runners import open_runner
 from tests.support import tensorrt_standin as standin
-from tests.support.onnx_files import F32, affine_model, constant, make, then
+from tests.support.onnx_files import F16, F32, affine_model, constant, make, sampler_model, then
 from tests.support.shared import portable, source
 from tests.support.wrong_files import Mutation, one_transformer, with_attribute
 
@@ -71,6 +73,43 @@ def test_a_file_alone_is_compared_with_itself_in_float64(tmp_path: Path) -> None
     assert result.reference == "float64" and result.grids[0].max_px < 1e-4
     with pytest.raises(UsageError, match="eager: this backend runs the PyTorch source"):
         verify(tmp_path / "model.onnx", backends=["eager"])
+
+
+@pytest.mark.parametrize("image", [F32, F16])
+def test_a_file_with_the_sampler_at_any_grid(image: int, tmp_path: Path) -> None:
+    """Grids are compared in pixels, and each sampler runs in isolation, with the body and with the kernel."""
+    backends = ["ort", *(["ort-fused"] if plugin.available() else [])]
+    spec = SamplerSpec("bilinear", "border", True)
+    model = sampler_model(image, size=(9, 8), spec=spec)
+    tolerance = None if image == F32 else 1e-2
+    shapes = [(3, 9, 8), (6, 7, 2)]
+    result = verify(written(tmp_path, model), backends=backends, input_shapes=shapes, tolerance=tolerance)
+    for report in result.backends:
+        assert report.status == "passed", report.reason
+        assert report.grids[0].max_px < 1e-4 and report.checks[0].passed
+    assert result.passed
+
+
+def test_a_half_precision_grid_of_the_sampler_is_named(tmp_path: Path) -> None:
+    path = written(tmp_path, sampler_model(F16, F16, size=(9, 8)))
+    result = verify(path, backends=["ort"], input_shapes=[(3, 9, 8), (6, 7, 2)], tolerance=1e-2)
+    assert result.backends[0].status == "failed" and "a sampling grid in float16" in result.backends[0].reason
+
+
+def test_a_sampler_that_reads_another_grid_is_found(tmp_path: Path) -> None:
+    """A body with the coordinates in the other order: the kernel is right, the function is not."""
+    model = sampler_model(size=(9, 8))
+    (function,) = model.functions
+    swapped = [
+        onnx.helper.make_node("Constant", [], ["stn_order"], value_ints=[1, 0]),
+        onnx.helper.make_node("Gather", ["grid", "stn_order"], ["stn_swapped"], axis=-1),
+    ]
+    function.node[0].input[0] = "stn_swapped"
+    nodes = [*swapped, *function.node]
+    replace_all(function.node, nodes)
+    result = verify(written(tmp_path, model), backends=["ort"], input_shapes=[(3, 9, 8), (6, 7, 2)])
+    (report,) = result.backends
+    assert report.status == "failed" and "swapped x and y" in report.checks[0].problem
 
 
 def test_an_onnx_file_may_be_called_anything(tmp_path: Path) -> None:

@@ -26,8 +26,10 @@ from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.fusion.fuse import fuse
 from stn_infer.samplers import SamplerSpec
-from tests.support.onnx_files import F16, F32, flow_model
+from tests.support.onnx_files import F16, F32, flow_model, sampler_model
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
+
+BF16 = onnx.TensorProto.BFLOAT16
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -129,6 +131,30 @@ def test_its_ops_compute_what_onnxruntimes_do(built: Path, kind: Any, rank: int,
             np.testing.assert_array_equal(found, expected)
         else:  # OpenVINO computes half precision in float32
             np.testing.assert_allclose(found, expected, atol=2e-2 if dtype == "float16" else 1e-1)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("types", [(F32, F32), (F16, F32), (F16, F16), (BF16, F32)])
+@pytest.mark.parametrize("rank", [2, 3])
+def test_its_sampler_computes_what_onnxruntimes_does(built: Path, rank: int, types: tuple[int, int]) -> None:
+    size = (9, 8) if rank == 2 else (5, 6, 7)
+    content = sampler_model(*types, size=size, spec=SamplerSpec("bilinear", "reflection", True)).SerializeToString()
+    there, here = OpenVinoBackend(content, plugin=True), OrtBackend(content, plugin=True)
+    for count in (1, 65):
+        feeds = {"image": noise(count, 3, *size), "points": noise(count, *(4 for _ in size), rank)}
+        found, expected = there.run(feeds)["warped"], here.run(feeds)["warped"]
+        # OpenVINO computes half precision in float32
+        np.testing.assert_allclose(found, expected, atol=1e-6 if types == (F32, F32) else 1e-1)
+
+
+@pytest.mark.slow
+def test_the_samplers_shapes_that_do_not_fit_are_one_line(built: Path) -> None:
+    model = sampler_model()
+    model.graph.input[1].type.tensor_type.shape.dim[3].dim_param = "coordinates"
+    backend = OpenVinoBackend(model.SerializeToString(), plugin=True)
+    with pytest.raises(ModelError, match=r"expected a grid \[N, H, W, 2\].* got") as info:
+        backend.run({"image": noise(2, 3, 7, 9), "points": noise(2, 4, 4, 3)})
+    assert "\n" not in str(info.value)
 
 
 @pytest.mark.slow
