@@ -150,12 +150,14 @@ class ModelMetadata:
         source: the shipped model's name, or the SOURCE of a loaded model; empty when unknown. A file stores only the
             name of a shipped model: a factory or a path has no meaning on another machine.
         precision: the precision of the file's weights and features.
+        batch_dependent: the outputs of a sample that depend on the other samples of its batch, as far as export found.
     """
 
     preprocess: Preprocess | None = None
     labels: tuple[str, ...] | None = None
     source: str = ""
     precision: Precision = "fp32"
+    batch_dependent: tuple[str, ...] = ()
 
     def to_props(self) -> dict[str, str]:
         """The ``metadata_props`` of an ONNX file, string to string."""
@@ -168,6 +170,8 @@ class ModelMetadata:
             props[PREFIX + "source"] = self.source
         if self.precision != "fp32":
             props[PREFIX + "precision"] = self.precision
+        if self.batch_dependent:
+            props[PREFIX + "batch_dependent"] = json.dumps(list(self.batch_dependent))
         return props
 
     @classmethod
@@ -187,6 +191,7 @@ class ModelMetadata:
                 None if labels is None else _labels_from_json(json.loads(labels)),
                 props.get(PREFIX + "source", ""),
                 precision,
+                _labels_from_json(json.loads(props.get(PREFIX + "batch_dependent", "[]"))),
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, UsageError) as error:
             raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None
@@ -194,7 +199,7 @@ class ModelMetadata:
 
 def _labels_from_json(labels: object) -> tuple[str, ...]:
     if not isinstance(labels, list) or any(isinstance(label, list | dict) for label in labels):
-        raise ValueError("labels are a list of names")
+        raise ValueError("expected a list of names")
     return tuple(map(str, labels))
 
 

@@ -158,6 +158,7 @@ def export(
         model = inlined(model)
     samples = _checked_metadata(model, metadata, calibration)
     verification = _verified(loaded, model, tolerance if precision == "fp32" else None)
+    metadata = replace(metadata, batch_dependent=verification.batch_dependent)
     if dynamic_size:
         _verify_other_size(loaded, model, tolerance if precision == "fp32" else None)
     notes = [loaded.note, *built.notes, _made_up(loaded), *verification.notes, NOTE if inline else ""]
@@ -228,9 +229,8 @@ def load_with_inputs(
         UsageError: the declarations do not fit the model, or there are several kinds of them.
         InputError: the examples cannot be read.
     """
-    from stn_infer.backends.eager import parameter_names
     from stn_infer.data.examples import load_examples
-    from stn_infer.sources.inputs import GivenInput, with_examples, with_types
+    from stn_infer.sources.inputs import GivenInput, parameter_names, with_examples, with_types
     from stn_infer.sources.load import load_source
 
     if sum(bool(each) for each in (input_shapes, inputs, examples)) > 1:
@@ -260,8 +260,8 @@ def export_bytes(loaded: LoadedModel) -> bytes:
         VerificationError: it would not compute what the model does.
     """
     built = build_portable(loaded)
-    describe(built.model, loaded.metadata)
-    _verified(built.loaded, built.model, None)
+    verification = _verified(built.loaded, built.model, None)
+    describe(built.model, replace(loaded.metadata, batch_dependent=verification.batch_dependent))
     content: bytes = built.model.SerializeToString()
     return content
 

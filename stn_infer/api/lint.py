@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stn_infer.api.source import names_the_file, onnx_path
+from stn_infer.arrays import Array
 from stn_infer.budget import Budget
+from stn_infer.errors import StnInferError
 from stn_infer.lint_rules.context import SEVERITIES, LintFinding
 from stn_infer.printing import shown
+
+if TYPE_CHECKING:
+    import onnx
 
 __all__ = ["LintFinding", "LintReport", "lint"]
 
@@ -93,4 +100,37 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     light = light_copy(whole, path.parent)
     context = examine(light, whole, path.parent, lambda: rejection_of(path) if rejection is None else rejection)
     findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
+    if not rejection:
+        findings = (*findings, *_batch_dependent(path, whole))
     return LintReport(path, opset, int(whole.ir_version), findings)
+
+
+def _batch_dependent(path: Path, model: onnx.ModelProto) -> list[LintFinding]:
+    """A finding if outputs of a sample change with the other samples of its batch, in a run on random inputs.
+
+    None for a file with a fixed batch or other dynamic sizes, or one that does not run on random inputs.
+    """
+    import numpy as np
+
+    from stn_infer.proto.inputs import batch_symbols, plan_inputs, random_feeds, size_symbols
+    from stn_infer.proto.session import open_session
+    from stn_infer.reference.dependence import dependence_note, dependent_outputs
+
+    try:
+        plans = plan_inputs(model, None)
+        if len(batch_symbols(plans)) != 1 or size_symbols(plans):
+            return []
+        feeds = random_feeds(plans, 3, 1, np.random.default_rng(0))
+        session = open_session(path, threads=1)
+
+        def run(values: Sequence[Array]) -> list[Array]:
+            return session.run(dict(zip(feeds, values, strict=True)))
+
+        values = list(feeds.values())
+        outputs = [value for value in run(values) if isinstance(value, np.ndarray)]
+        dependent = dependent_outputs(run, values, outputs, exact=False)
+    except StnInferError:
+        return []
+    names = [session.outputs[index] for index in dependent]
+    message = f"{dependence_note(names)}; normalize each sample on its own, or run one sample at a time"
+    return [LintFinding("batch-dependent", "warning", "", names[0], message)] if names else []

@@ -15,10 +15,11 @@ from stn_infer.backends.openvino.trial import try_openvino
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.reference.dependence import dependence_note
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.samples import Batch, as_batches, sample_batches
 from stn_infer.verification.judging import Judgment, judge
-from stn_infer.verification.model import limits_for, reduced_precision, summarize
+from stn_infer.verification.model import batch_dependent, limits_for, reduced_precision, summarize
 from stn_infer.verification.report import BackendReport, Verification
 from stn_infer.verification.runners import RUNNERS, open_runner
 from stn_infer.verification.tolerance import expect
@@ -130,6 +131,8 @@ def verify(
         notes.append("an int8 file is accurate on images like its calibration data; give such images with --inputs")
     wanted = expect(reference, batches)
     limits, more = limits_for(proto, reference, loaded, wanted, tolerance)
+    dependent = batch_dependent(reference, wanted, [value.name for value in proto.graph.output])
+    more += [dependence_note(dependent)] if dependent else []
     names = list(dict.fromkeys(backends)) if backends is not None else _backends_for(proto)
     reports = []
     for name in names:
@@ -145,7 +148,10 @@ def verify(
             continue
         reports.append(judgment.report)
         notes += [note for note in judgment.notes if note not in notes]
-    result = summarize(reference, limits, reports, batches, (*notes, *more))
+    result = replace(
+        summarize(reference, limits, reports, batches, (*notes, *more)),
+        batch_dependent=dependent,
+    )
     if result.emulated:
         note = "no backend on this machine runs the file itself: its half precision was emulated in float32"
         result = _noted(result, note)
@@ -237,6 +243,6 @@ def _file_batches(model: onnx.ModelProto, input_shapes: Sequence[tuple[int, ...]
     shapes = [tuple(size for size in plan.dims[1:] if isinstance(size, int)) for plan in plans]
     whole = all(len(shape) + 1 == len(plan.dims) for shape, plan in zip(shapes, plans, strict=True))  # no batch inside
     if plain and whole and batch_symbols(plans) and all(isinstance(plan.dims[0], str) for plan in plans):
-        return as_batches(shapes, metadata_of(model))
+        return as_batches(shapes, metadata_of(model), axes=[str(plan.dims[0]) for plan in plans])
     generator = np.random.default_rng(7)
     return tuple(Batch("random", tuple(random_feeds(plans, count, 1, generator).values())) for count in (3, 1))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -20,11 +20,13 @@ class TensorSpec:
         name: its name in the graph.
         shape: axis lengths; None for a dynamic axis (axis 0, the batch, is always dynamic).
         dtype: the numpy dtype; bfloat16 has none and is represented as uint16.
+        batch: the name of axis 0; tensors whose names differ may have different lengths there.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
+    batch: str = field(default="batch", compare=False)
 
 
 @runtime_checkable

@@ -8,11 +8,11 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.errors import InputError
+from stn_infer.errors import InputError, UsageError
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> int:
-    """Check names, dtypes and shapes against ``specs``; axis 0 may have any length. Returns the batch size.
+    """Check names, dtypes and shapes against ``specs``; axis 0 may have any length. Returns the first input's.
 
     Raises:
         InputError: a name is missing or unknown, a shape or dtype does not match, or batch sizes differ.
@@ -23,7 +23,7 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> in
     if missing or unknown:
         given = ", ".join(inputs) or "none"
         raise InputError(f"the model takes the inputs {', '.join(names)}; given: {given}")
-    batches: set[int] = set()
+    batches: dict[str, set[int]] = {}
     for spec in specs:
         array = inputs[spec.name]
         if array.dtype != spec.dtype:
@@ -35,10 +35,31 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> in
             raise InputError(
                 f"input {spec.name!r} takes shape {shape_text(spec.shape)}, given {shape_text(array.shape)}"
             )
-        batches.update(array.shape[:1])
-    if len(batches) > 1:
-        raise InputError(f"all inputs need the same batch size, given {', '.join(map(str, sorted(batches)))}")
-    return int(batches.pop()) if batches else 1
+        batches.setdefault(spec.batch, set()).update(array.shape[:1])
+    for axis, sizes in batches.items():
+        if len(sizes) > 1:
+            inputs_of = "all inputs" if len(batches) == 1 else f"all inputs on axis {axis!r}"
+            raise InputError(f"{inputs_of} need the same batch size, given {', '.join(map(str, sorted(sizes)))}")
+    return next((int(size) for sizes in batches.values() for size in sizes), 1)
+
+
+def row_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:
+    """The axis whose rows are samples, for a file of ours whose inputs have several; None if they have one.
+
+    An axis of its own is named ``<input>_batch``; other exporters give equal axes different names. The samples are the
+    rows of the outputs. Inputs on other axes belong to all rows of a file.
+
+    Raises:
+        UsageError: the outputs are on different axes.
+    """
+    axes = {spec.batch for spec in inputs}
+    found = {spec.batch for spec in outputs}
+    if len(axes) < 2 or not found & axes or not axes - {"batch"} <= {f"{spec.name}_batch" for spec in inputs}:
+        return None
+    if len(found) > 1:
+        described = ", ".join(f"{spec.name} ({spec.batch})" for spec in outputs)
+        raise UsageError(f"the outputs have rows of different kinds: {described}; run takes models with one kind")
+    return found.pop()
 
 
 def shape_text(shape: Sequence[int | None]) -> str:

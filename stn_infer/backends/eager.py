@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,12 +16,12 @@ from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
-from stn_infer.sources.inputs import dtypes_of, zeros
+from stn_infer.sources.inputs import dtypes_of, input_names, zeros
+from stn_infer.torch_export.batches import COMMON, find_batch_axes, output_axes
 from stn_infer.torch_export.outputs import output_names, output_tensors, unique_names
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from stn_infer.sources.load import LoadedModel
 
@@ -67,9 +67,11 @@ class EagerBackend:
             self._module: Any = torch.compile(module, dynamic=False) if compile else module
 
         names = input_names(loaded.module, len(loaded.input_shapes))
+        loaded = replace(loaded, batch_axes=loaded.batch_axes or find_batch_axes(loaded, names))
+        axes = loaded.batch_axes or (COMMON,) * len(names)
         self.inputs: tuple[TensorSpec, ...] = tuple(
-            TensorSpec(name, (None, *shape), dtype)
-            for name, shape, dtype in zip(names, loaded.input_shapes, dtypes_of(loaded), strict=True)
+            TensorSpec(name, (None, *shape), dtype, axis)
+            for name, shape, dtype, axis in zip(names, loaded.input_shapes, dtypes_of(loaded), axes, strict=True)
         )
         # Running is the only way to get the output shapes. It is eager because compiling is slow.
         probe = [torch.from_numpy(value).to(self.device) for value in zeros(loaded, 2)]
@@ -80,8 +82,13 @@ class EagerBackend:
         except ModelError as error:
             raise ModelError(f"{self._label} {error}") from None
         self.outputs: tuple[TensorSpec, ...] = tuple(
-            TensorSpec(name, (None, *output.shape[1:]), output.dtype)
-            for name, output in zip(unique_names(output_names(returned), names), outputs, strict=True)
+            TensorSpec(name, (None, *output.shape[1:]), output.dtype, axis)
+            for name, output, axis in zip(
+                unique_names(output_names(returned), names),
+                outputs,
+                output_axes(loaded, [len(output) if output.ndim else 0 for output in outputs]),
+                strict=True,
+            )
         )
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -92,6 +99,16 @@ class EagerBackend:
             ModelError: the module failed, or the backend is closed.
         """
         batch = check_inputs(self.inputs, inputs)
+        empty = {spec.batch for spec in self.inputs if not len(inputs[spec.name])}
+        if empty:  # PyTorch's affine_grid, among others, refuses no samples
+            padded = {
+                spec.name: np.zeros((1, *inputs[spec.name].shape[1:]), spec.dtype)
+                if spec.batch in empty
+                else inputs[spec.name]
+                for spec in self.inputs
+            }
+            found = self.run(padded)
+            return {spec.name: found[spec.name][: 0 if spec.batch in empty else None] for spec in self.outputs}
         if self._fixed_batch is not None and batch != self._fixed_batch:
             return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch)
         return self._run(inputs)
@@ -169,24 +186,6 @@ def _called(module: Any, tensors: Sequence[Any], label: str, how: str) -> Any:
         given = " and ".join(str(list(tensor.shape)) for tensor in tensors)
         text = one_line(str(error)) or "no message"
         raise ModelError(f"{label} fails in PyTorch ({how}) on {given}: {type(error).__name__}: {text}") from error
-
-
-def input_names(module: nn.Module, count: int) -> list[str]:
-    """The names of the first ``count`` parameters of ``forward``; if it has fewer, ``input``, or ``input_0``, …"""
-    return parameter_names(module, count)[:count]
-
-
-def parameter_names(module: nn.Module, count: int) -> list[str]:
-    """The names of all parameters of ``forward``; if it has fewer than ``count``, ``input``, or ``input_0``, …"""
-    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(module.forward).parameters.values()
-    names = [parameter.name for parameter in parameters if parameter.kind in positional]
-    return names if len(names) >= count else numbered("input", count)
-
-
-def numbered(name: str, count: int) -> list[str]:
-    """``[name]``, or ``[name_0, name_1, …]`` for several."""
-    return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]
 
 
 def require_cuda(torch: Any, target: Device) -> None:

@@ -233,7 +233,8 @@ def _spec(value: Any) -> TensorSpec:
     if value.type not in _DTYPES:
         raise ModelError(f"{value.name!r} has type {value.type}; expected a numeric tensor")
     shape = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in value.shape)
-    return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]))
+    batch = next((axis for axis in value.shape[:1] if isinstance(axis, str) and axis), "batch")
+    return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]), batch)
 
 
 def _free_batch(spec: TensorSpec) -> TensorSpec:

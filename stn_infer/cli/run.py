@@ -110,6 +110,10 @@ def command(
         f"{summary.total} inputs{resumed}: {summary.ok} predicted, {summary.failed} failed, in {summary.seconds:.2f} s "
         f"({rate:.0f}/s); {summary.output}/predictions-*.{format}"
     )
+    if summary.batch_dependent:
+        from stn_infer.reference.dependence import dependence_note
+
+        echo(f"note: {dependence_note(summary.batch_dependent)}; see --batch-size", err=True)
     for name, error in summary.failures:
         echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
     if summary.failed > len(summary.failures):

@@ -42,10 +42,13 @@ class ArrayFiles:
     Args:
         specs: the model's inputs, batch on axis 0.
         preprocess: how pixels become inputs; None when no input is an image.
+        axis: the inputs on this axis have one row per sample, and the arrays of the others belong to all samples of a
+            file; None: all have one row per sample.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None, axis: str | None = None) -> None:
         self._specs = tuple(specs)
+        self._axis = axis
         self._preprocess = preprocess
         self._lock = threading.Lock()
         self._opened: OrderedDict[str, Mapping[str, Array | _Npy]] = OrderedDict()
@@ -63,6 +66,8 @@ class ArrayFiles:
             is_batch = self._is_batch(path, spec, shape, dtype)
             if 0 in shape[is_batch:]:
                 raise InputError(f"{path}: its samples are empty, {list(shape)}")
+            if self.is_shared(spec):
+                continue
             counts.add(shape[0] if is_batch else None)
         if len(counts) > 1:
             raise InputError(f"{path}: its arrays have different numbers of samples")
@@ -79,6 +84,9 @@ class ArrayFiles:
         for spec in self._specs:
             try:
                 array = arrays[spec.name]
+                if self.is_shared(spec):
+                    sample[spec.name] = self._shared(path, spec, array)
+                    continue
                 values = array[row] if row is not None else array.whole() if isinstance(array, _Npy) else array
             except (KeyError, IndexError, ValueError):
                 raise InputError(f"{path} has changed since its samples were counted") from None
@@ -91,6 +99,20 @@ class ArrayFiles:
                 if spec.dtype.kind == "f" and not np.isfinite(sample[spec.name]).all():
                     raise InputError(f"{path}: expected finite numbers, found NaN or infinity")
         return sample
+
+    def is_shared(self, spec: TensorSpec) -> bool:
+        """Whether the array of this input belongs to all samples of a file."""
+        return self._axis is not None and spec.batch != self._axis
+
+    def _shared(self, path: str, spec: TensorSpec, array: Array | _Npy) -> Array:
+        """The whole array [N, ...] of such an input; a single row may lack the axis."""
+        values = np.asarray(array.whole() if isinstance(array, _Npy) else array)
+        if self._is_pixels(spec, values.dtype):
+            raise InputError(f"{path}: give {spec.name!r} as {spec.dtype} values, not as pixels")
+        values = values.astype(spec.dtype, copy=False)
+        if spec.dtype.kind == "f" and not np.isfinite(values).all():
+            raise InputError(f"{path}: expected finite numbers, found NaN or infinity")
+        return values if values.ndim == len(spec.shape) else values[None]
 
     def _is_pixels(self, spec: TensorSpec, dtype: np.dtype[Any]) -> bool:
         return (

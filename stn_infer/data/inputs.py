@@ -96,6 +96,7 @@ class Inputs:
         count_rows: returns the number of samples in an array file for the model, or None if the whole file is one
             sample; raises InputError if the file does not match the model.
         stdin: what ``-`` reads; None: the standard input of the process.
+        may_be_empty: whether an array file may have no samples, such as a picture without boxes.
 
     Raises:
         InputError: no sources, or ``-`` given twice. Iterating raises it if an explicit source is missing, or a
@@ -107,7 +108,10 @@ class Inputs:
         sources: Sequence[str | Path],
         count_rows: Callable[[str], int | None],
         stdin: IO[bytes] | None = None,
+        *,
+        may_be_empty: bool = False,
     ) -> None:
+        self._may_be_empty = may_be_empty
         self._sources = [os.fspath(source) for source in sources]
         self._count_rows = count_rows
         self._stdin: IO[bytes] | None = None
@@ -253,7 +257,7 @@ class Inputs:
             rows = self._count_rows(path)
         except InputError as error:
             return Entry(path, error=str(error))
-        if rows == 0:
+        if rows == 0 and not self._may_be_empty:
             return Entry(path, error=f"{path}: expected at least one sample, found none")
         return Entry(path, rows)
 

@@ -54,12 +54,14 @@ class Loader:
     Args:
         specs: the model's inputs, batch on axis 0.
         preprocess: how pixels become inputs, from :func:`resolve_preprocess`.
+        axis: as for :class:`~stn_infer.data.arrays.ArrayFiles`; samples of two files are then never in one group.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None) -> None:
+    def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None, axis: str | None = None) -> None:
         self._specs = tuple(specs)
         self._preprocess = preprocess
-        self.arrays = ArrayFiles(specs, preprocess)
+        self._axis = axis
+        self.arrays = ArrayFiles(specs, preprocess, axis)
         #: Whether an image file can be a sample: one input, [N, C, H, W].
         self.takes_images = len(self._specs) == 1 and preprocess is not None
 
@@ -82,7 +84,9 @@ class Loader:
                 errors[position] = str(error)
         groups: dict[object, list[int]] = {}
         for position in sorted(ready):
-            kind = tuple([(array.shape, array.dtype.char) for array in ready[position].values()])
+            kind: object = tuple([(array.shape, array.dtype.char) for array in ready[position].values()])
+            if self._axis is not None:
+                kind = (kind, samples[position].path)
             groups.setdefault(kind, []).append(position)
         return LoadedBatch(tuple(self._stack(rows, ready) for rows in groups.values()), errors, size <= images * _SMALL)
 
@@ -96,6 +100,9 @@ class Loader:
     def _stack(self, rows: Sequence[int], ready: Mapping[int, dict[str, Array]]) -> Group:
         inputs = {}
         for spec in self._specs:
+            if self.arrays.is_shared(spec):
+                inputs[spec.name] = ready[rows[0]][spec.name]
+                continue
             stacked: Array = np.stack([ready[row][spec.name] for row in rows])
             if stacked.dtype != spec.dtype:  # pixels; other arrays already have the input's dtype
                 assert self._preprocess is not None

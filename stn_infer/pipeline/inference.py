@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend
+from stn_infer.backends.batching import row_axis
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 from stn_infer.errors import InputError, ModelError, UsageError
@@ -45,6 +46,7 @@ class RunSummary:
         seconds: wall time of this run, without opening the model.
         failures: (input, error) of the first few failed samples.
         preprocess: how images became inputs; None if the model takes no images.
+        batch_dependent: outputs that change with the batch size, by the metadata; empty with one sample per batch.
     """
 
     output: Path
@@ -55,6 +57,7 @@ class RunSummary:
     seconds: float
     failures: tuple[tuple[str, str], ...]
     preprocess: Preprocess | None
+    batch_dependent: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,8 +113,9 @@ def run_job(
     labels = runner.metadata.labels if options.labels is None else options.labels
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, options.preprocess)
     encoder = make_format(options.format, runner.outputs, labels)
-    loader = Loader(runner.inputs, how)
-    with Inputs(inputs, loader.arrays.count_rows) as samples:
+    axis = row_axis(runner.inputs, runner.outputs)
+    loader = Loader(runner.inputs, how, axis)
+    with Inputs(inputs, loader.arrays.count_rows, may_be_empty=axis is not None) as samples:
         survey = samples.survey(options.check_inputs)
         if survey.images and not loader.takes_images:
             raise InputError(
@@ -140,7 +144,8 @@ def run_job(
             writer = _Writer(folder, encoder, progress)
             writer.skip_done()
             _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
-            return writer.summary(time.perf_counter() - started, how)
+            summary = writer.summary(time.perf_counter() - started, how)
+            return replace(summary, batch_dependent=runner.metadata.batch_dependent if options.batch_size > 1 else ())
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from stn_infer.budget import too_large
 from stn_infer.errors import UsageError
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.sources.inputs import dtypes_of, random_values, rows_of
+from stn_infer.torch_export.batches import trial_inputs
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
@@ -87,6 +88,10 @@ def _digits() -> NDArray[np.uint8]:
 def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
     """Make the sample inputs of a source: the user's examples, else random ones; see :func:`as_batches`."""
     fixed = loaded.fixed_batch
+    if loaded.batch_axes:
+        counts = (1, 2) if loaded.examples else (3, 1)
+        kind = "given" if loaded.examples else "random"
+        return tuple(Batch(kind, tuple(trial_inputs(loaded, count))) for count in counts)
     if loaded.examples:
         count = fixed or min(_MOST_EXAMPLES, max(map(len, loaded.examples)))
         whole, one = ([each] * len(loaded.examples) for each in (count, fixed or 1))
@@ -102,7 +107,11 @@ def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
 
 
 def as_batches(
-    shapes: Sequence[tuple[int, ...]], metadata: ModelMetadata, *, fixed_batch: int | None = None
+    shapes: Sequence[tuple[int, ...]],
+    metadata: ModelMetadata,
+    *,
+    fixed_batch: int | None = None,
+    axes: Sequence[str] = (),
 ) -> tuple[Batch, ...]:
     """Make random inputs at batch sizes 3 and 1, and 8 real images if the first input is an image.
 
@@ -112,6 +121,8 @@ def as_batches(
         shapes: the inputs' shapes without batch.
         metadata: the model's, for its preprocessing.
         fixed_batch: the only batch size that the model takes; None: any.
+        axes: the names of the inputs' first axes; those on another axis than the first get values in [0, 1), because
+            they may be numbers of rows of the first.
 
     Raises:
         UsageError: the inputs of a batch would have more than 2**28 values together.
@@ -120,13 +131,17 @@ def as_batches(
         raise UsageError(problem)
     generator = np.random.default_rng(7)
     first, *others = shapes
+    own = axes or ("batch",) * len(shapes)
     is_image = len(first) == 3 and first[0] in (1, 3)
     rule = metadata.preprocess
 
     def batch(kind: str, count: int, values: Array | None) -> Batch:
         if values is None:
             values = generator.standard_normal((count, *first)).astype(np.float32)
-        rest = tuple(generator.standard_normal((count, *shape)).astype(np.float32) for shape in others)
+        rest = tuple(
+            (generator.random if axis != own[0] else generator.standard_normal)((count, *shape)).astype(np.float32)
+            for shape, axis in zip(others, own[1:], strict=True)
+        )
         return Batch(kind, (values, *rest))
 
     batches = [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,6 +14,8 @@ from stn_infer.arrays import Array
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stn_infer.sources.load import LoadedModel
 
 #: The types that an input may have.
@@ -133,6 +136,28 @@ def random_values(generator: np.random.Generator, shape: Sequence[int], dtype: n
     return generator.integers(0, 256 if dtype == np.uint8 else 2, shape).astype(dtype)
 
 
+def batch_sizes(loaded: LoadedModel, batch: int) -> list[int]:
+    """The number of rows of each input: ``batch`` on the first axis, and a larger one on every other axis.
+
+    Examples on axes of their own keep their numbers of rows, because one may hold row numbers of another.
+    """
+    axes = loaded.batch_axes or ("batch",) * len(loaded.input_shapes)
+    order = list(dict.fromkeys(axes))
+    if loaded.examples and len(order) > 1:
+        rows = {
+            axis: max(len(value) for value, own in zip(loaded.examples, axes, strict=True) if own == axis)
+            for axis in order
+        }
+        taken: set[int] = set()
+        for axis in order:  # all different, and none of them 1, so that no size passes for another
+            while max(2, rows[axis]) in taken:
+                rows[axis] = max(2, rows[axis]) + 1
+            rows[axis] = max(2, rows[axis])
+            taken.add(rows[axis])
+        return [rows[axis] for axis in axes]
+    return [batch + 2 * order.index(axis) for axis in axes]
+
+
 def rows_of(loaded: LoadedModel, counts: Sequence[int]) -> list[Array]:
     """The first rows of each example input, repeated if there are fewer; zeros without examples."""
     if loaded.examples:
@@ -146,4 +171,22 @@ def zeros(loaded: LoadedModel, batch: int = 1) -> list[Array]:
 
     The first examples if there are some, else zeros.
     """
-    return rows_of(loaded, [loaded.fixed_batch or batch] * len(loaded.input_shapes))
+    return rows_of(loaded, batch_sizes(loaded, loaded.fixed_batch or batch))
+
+
+def input_names(module: nn.Module, count: int) -> list[str]:
+    """The names of the first ``count`` parameters of ``forward``; if it has fewer, ``input``, or ``input_0``, …"""
+    return parameter_names(module, count)[:count]
+
+
+def parameter_names(module: nn.Module, count: int) -> list[str]:
+    """The names of all parameters of ``forward``; if it has fewer than ``count``, ``input``, or ``input_0``, …"""
+    positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(module.forward).parameters.values()
+    names = [parameter.name for parameter in parameters if parameter.kind in positional]
+    return names if len(names) >= count else numbered("input", count)
+
+
+def numbered(name: str, count: int) -> list[str]:
+    """``[name]``, or ``[name_0, name_1, …]`` for several."""
+    return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,11 @@ from stn_infer.metadata import ModelMetadata
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import every_graph
 from stn_infer.quiet import quiet
-from stn_infer.sources.inputs import dtypes_of, random_values, rows_of
+from stn_infer.sources.inputs import dtypes_of, input_names, random_values
 from stn_infer.sources.load import LoadedModel
 from stn_infer.torch_export.autocast import autocast_off
 from stn_infer.torch_export.axes import count_from_the_front
+from stn_infer.torch_export.batches import find_batch_axes, trial_inputs
 from stn_infer.torch_export.capture import TiedBatch, brief, capture, reason
 from stn_infer.torch_export.constants import fold_constants
 from stn_infer.torch_export.decompositions import decompose
@@ -51,8 +53,8 @@ def trace_inputs(loaded: LoadedModel, batch: int = _BATCH) -> tuple[torch.Tensor
     """Returns inputs [batch, *shape] of a source: its examples, else random ones with a fixed seed."""
     import torch
 
-    if loaded.examples:
-        return tuple(torch.from_numpy(value) for value in rows_of(loaded, [batch] * len(loaded.examples)))
+    if loaded.examples or loaded.batch_axes:
+        return tuple(torch.from_numpy(value) for value in trial_inputs(loaded, batch))
     if not loaded.dtypes:
         return sample_batch(loaded.input_shapes, batch)
     generator = np.random.default_rng(0)
@@ -82,12 +84,14 @@ class PlainExport:
         fixed_batch: the batch size that the model's code forces on the file; None if the batch is dynamic.
         notes: remarks for the user.
         torch_seconds: CPU time of PyTorch's exporter.
+        batch_axes: the name of each input's axis 0 if they are not one batch; else empty.
     """
 
     model: onnx.ModelProto
     fixed_batch: int | None = None
     notes: tuple[str, ...] = ()
     torch_seconds: float = 0.0
+    batch_axes: tuple[str, ...] = ()
 
 
 def export_plain(
@@ -146,6 +150,11 @@ def export_program(loaded: LoadedModel, dynamic_size: bool = False, *, opset: in
             return _export(loaded, dynamic_size, opset, loaded.fixed_batch, notes)
         except TiedBatch as tie:
             raise ExportError(f"{name}: its code does not take a batch of {loaded.fixed_batch}: {tie}") from tie
+    axes = loaded.batch_axes or find_batch_axes(loaded, input_names(loaded.module, len(loaded.input_shapes)))
+    if axes:
+        with contextlib.suppress(ExportError, TiedBatch):  # else they share one
+            return _export(replace(loaded, batch_axes=axes), dynamic_size, opset, None, ())
+        loaded = replace(loaded, batch_axes=())
     try:
         return _export(loaded, dynamic_size, opset, None, ())
     except TiedBatch as tie:
@@ -174,12 +183,13 @@ def _export(
     outputs = _named_outputs(module, arguments, name)
     if dynamic_size:
         _try_other_sizes(module, loaded.input_shapes, name)
-    symbols, names = _dynamic_axes(loaded.input_shapes, dynamic_size, fixed_batch is not None)
+    batches = () if fixed_batch is not None else loaded.batch_axes or ("batch",) * len(arguments)
+    symbols, names = _dynamic_axes(loaded.input_shapes, dynamic_size, batches)
     # The exporter allows an output name to shadow a tensor.
     unique = [f"stn_export_{index}" for index in range(len(outputs))]
     program = None
     begun = process_time()
-    own = 0.0
+    passes = 0.0
     try:
         with quiet(), torch.no_grad(), autocast_off() as types:
             program = capture(module, arguments, _by_parameter(module, symbols))
@@ -188,7 +198,7 @@ def _export(
             if folded is not None:
                 program = capture(folded, arguments, symbols)
             program = decompose(program, name)
-            own = process_time() - started
+            passes = process_time() - started
             translated = torch.onnx.export(
                 program,
                 (),
@@ -202,7 +212,7 @@ def _export(
         raise
     except Exception as error:  # the exporter wraps errors of its stages in several private types
         raise ExportError(f"{name}: torch.onnx.export cannot export it: {reason(error, program)}") from error
-    seconds = process_time() - begun - own
+    seconds = process_time() - begun - passes
     if translated is None:
         raise ExportError(f"{name}: torch.onnx.export returned no program")
     model: onnx.ModelProto = translated.model_proto
@@ -220,22 +230,26 @@ def _export(
             *notes,
             f"its code uses torch.autocast ({', '.join(dict.fromkeys(types))}); the file computes that part in float32",
         )
-    return PlainExport(model, fixed_batch, notes, seconds)
+    if loaded.batch_axes:
+        own = ", ".join(axis for axis in dict.fromkeys(loaded.batch_axes))
+        notes = (*notes, f"the inputs have batches of their own: {own}")
+    return PlainExport(model, fixed_batch, notes, seconds, loaded.batch_axes)
 
 
 def _dynamic_axes(
-    input_shapes: Sequence[tuple[int, ...]], dynamic_size: bool, fixed_batch: bool
+    input_shapes: Sequence[tuple[int, ...]], dynamic_size: bool, batches: Sequence[str]
 ) -> tuple[tuple[dict[int, Any], ...], tuple[dict[int, str], ...]]:
     """The dynamic axes of each input, as torch's symbols and by name.
 
-    Images of the same size share their symbols, because a network may join them.
+    Images of the same size share their symbols, because a network may join them. ``batches`` names axis 0 of each
+    input; empty: it is fixed.
     """
     from torch.export import Dim
 
     names: list[dict[int, str]] = []
     known: dict[tuple[int, ...], list[str]] = {}
-    for shape in input_shapes:
-        dynamic: dict[int, str] = {} if fixed_batch else {0: "batch"}
+    for index, shape in enumerate(input_shapes):
+        dynamic: dict[int, str] = {0: batches[index]} if batches else {}
         if dynamic_size and len(shape) in _GROWTH:
             suffix = f"_{len(known)}" if known and shape[1:] not in known else ""
             own = [f"{axis}{suffix}" for axis in ("depth", "height", "width")[-len(shape) + 1 :]]

@@ -70,6 +70,7 @@ def build_portable(loaded: LoadedModel, precision: Precision = "fp32", dynamic_s
     model, findings = fuse(exported.model, sizes)
     if exported.fixed_batch is not None:
         loaded = replace(loaded, fixed_batch=exported.fixed_batch)
+    loaded = replace(loaded, batch_axes=exported.batch_axes)
     return Portable(model, findings, loaded, exported.notes, exported.torch_seconds)
 
 

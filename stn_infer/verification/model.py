@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stn_infer.deviation import float32_tolerance
+from stn_infer.errors import ModelError
+from stn_infer.reference.dependence import dependence_note, dependent_outputs
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.onnx_file import OnnxReference
 from stn_infer.reference.samples import Batch, sample_batches
@@ -57,12 +59,32 @@ def verify_model(
     limits, notes = limits_for(model, reference, loaded, expectations, tolerance)
     if grid_tolerance is not None:
         limits = replace(limits, grid_px=grid_tolerance)
+    dependent = batch_dependent(reference, expectations, [value.name for value in model.graph.output])
+    notes += [dependence_note(dependent)] if dependent else []
     runner = open_runner("ort", model, loaded, "cpu")
     try:
         judgment = judge(runner, reference, expectations, limits)
     finally:
         runner.close()
-    return summarize(reference, limits, [judgment.report], batches, (*notes, *judgment.notes))
+    found = summarize(reference, limits, [judgment.report], batches, (*notes, *judgment.notes))
+    return replace(found, batch_dependent=dependent)
+
+
+def batch_dependent(
+    reference: ReferenceModel, expectations: Sequence[Expectation], names: Sequence[str]
+) -> tuple[str, ...]:
+    """The names of the reference's outputs for one sample that depend on the other samples of its batch."""
+    found = next((each for each in expectations if len(each.batch.inputs[0]) > 1), None)
+    if found is None:
+        return ()
+    exact = reference.dtype == "float64"
+    try:
+        indices = dependent_outputs(
+            lambda inputs: reference.run(inputs)[0], found.batch.inputs, found.outputs, exact=exact
+        )
+    except ModelError:  # it does not run on a single sample
+        return ()
+    return tuple(names[index] for index in indices)
 
 
 def summarize(

@@ -107,6 +107,7 @@ class Verification:
         backends: one report per backend.
         inputs: the inputs that were run, such as ``3 random, 1 random, 8 images``.
         notes: remarks on how the comparison was made.
+        batch_dependent: the outputs of a sample that depend on the other samples of its batch.
     """
 
     reference: str
@@ -115,6 +116,7 @@ class Verification:
     backends: tuple[BackendReport, ...]
     inputs: str
     notes: tuple[str, ...] = field(default=())
+    batch_dependent: tuple[str, ...] = ()
 
     @property
     def ran(self) -> tuple[BackendReport, ...]:

@@ -132,7 +132,8 @@ class EagerRunner:
         """See :class:`Runner`."""
         import torch
 
-        from stn_infer.backends.eager import call_module, numbered
+        from stn_infer.backends.eager import call_module
+        from stn_infer.sources.inputs import numbered
 
         tensors = [torch.tensor(value, device=self._device) for value in inputs]  # copies: a forward may write in place
         with torch.no_grad(), warnings.catch_warnings(), recorder() as recorded:

@@ -35,6 +35,7 @@ class Camera(nn.Module):
         return torch.linalg.inv(camera)
 
 
+@pytest.mark.slow
 def test_declared_types(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     given = ["--input", "index:int64", "--input", "picture:uint8:4,5"]

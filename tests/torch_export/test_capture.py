@@ -41,6 +41,7 @@ def test_a_branch_on_data_is_refused_with_its_line() -> None:
         export_program(loaded(Decides()))
 
 
+@pytest.mark.slow
 def test_a_loop_over_the_batch_is_exported_with_a_fixed_batch() -> None:
     exported = export_program(loaded(Loops()))
     assert exported.fixed_batch == 1

@@ -78,6 +78,7 @@ def test_every_spelling() -> None:
     assert "Det" not in check(More(), (3, 3))
 
 
+@pytest.mark.slow
 def test_a_singular_sample_gives_inf_or_nan_and_leaves_the_others() -> None:
     class Inverse(nn.Module):
         def forward(self, x: Tensor) -> Tensor:

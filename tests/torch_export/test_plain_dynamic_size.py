@@ -196,6 +196,7 @@ def test_models_without_dynamic_size_support_give_a_one_line_error(make: type[Po
     assert "without a dynamic size" in str(caught.value)
 
 
+@pytest.mark.slow
 def test_a_size_taken_for_a_number_is_dynamic_too() -> None:
     model, _ = exported(TakesASizeForANumber(), SHAPE)
     for size in ((16, 16), (48, 80)):

@@ -10,7 +10,7 @@ import io
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,13 +117,23 @@ class OpenVinoBackend:
         if len(fixed) > 1:
             raise ModelError(f"{self._label}: its inputs have different fixed batch sizes {sorted(fixed)}")
         self._fixed_batch: int | None = fixed.pop() if fixed else None
-        self.inputs: tuple[TensorSpec, ...] = tuple(map(_free_batch, specs))
+        self._batches = {
+            value.name: value.type.tensor_type.shape.dim[0].dim_param or "batch"
+            for value in (*plain.graph.input, *plain.graph.output)
+            if value.type.tensor_type.shape.dim
+        }
+        self.inputs: tuple[TensorSpec, ...] = tuple(map(self._free_batch, specs))
         self.outputs: tuple[TensorSpec, ...] = tuple(
-            _free_batch(_spec(name, port)) for name, port in self._outputs.items()
+            self._free_batch(_spec(name, port)) for name, port in self._outputs.items()
         )
         self.metadata = ModelMetadata.from_props({entry.key: entry.value for entry in plain.metadata_props})
         self._idle: list[Any] = []  # requests that no caller uses
         self._lock = threading.Lock()
+
+    def _free_batch(self, spec: TensorSpec) -> TensorSpec:
+        if not spec.shape:
+            return spec
+        return replace(spec, shape=(None, *spec.shape[1:]), batch=self._batches.get(spec.name, "batch"))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
@@ -258,7 +268,3 @@ def _spec(name: str, port: Any) -> TensorSpec:
     return TensorSpec(
         name, tuple(None if axis.is_dynamic else axis.get_length() for axis in shape), np.dtype(_DTYPES[kind])
     )
-
-
-def _free_batch(spec: TensorSpec) -> TensorSpec:
-    return TensorSpec(spec.name, (None, *spec.shape[1:]), spec.dtype) if spec.shape else spec

@@ -83,11 +83,11 @@ class Feeds:
     @cached_property
     def _own(self) -> Calibration:
         from stn_infer.backends.base import TensorSpec
-        from stn_infer.backends.eager import input_names
         from stn_infer.data.batches import load_calibration
         from stn_infer.data.loader import resolve_preprocess
         from stn_infer.proto.load import read_graph
         from stn_infer.proto.traversal import given_inputs
+        from stn_infer.sources.inputs import input_names
 
         rule = self._rule
         names = input_names(rule.module, len(rule.input_shapes))
