@@ -152,7 +152,7 @@ class Campaign:
             process = subprocess.Popen(program, env=environment, stdout=subprocess.DEVNULL, stderr=said)
             time.sleep(self.random.uniform(0.05, 2.5))
             process.send_signal(number)
-            code = process.wait(120)
+            code = process.wait(900)
         self.counts["in a process of its own"] += 1
         return code, self.said.read_text().splitlines()
 

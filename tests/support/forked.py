@@ -67,7 +67,7 @@ class Fork:
             self.code = os.waitstatus_to_exitcode(status) if pid else None
         return self.code is not None
 
-    def wait(self, timeout: float = 120) -> int:
+    def wait(self, timeout: float = 900) -> int:
         """Its exit code.
 
         Raises:

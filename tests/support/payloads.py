@@ -27,7 +27,7 @@ COMMANDS = (
     "export fcn --weights {F} -o {out}/m.onnx",
     "export dtrb --weights {F} -o {out}/m.onnx",
     "export fcn --calibrate {F} --precision int8 -o {out}/m.onnx",
-    "export fcn --labels {F} -o {out}/m.onnx",
+    "run model.onnx inputs.npy --labels {F} -o {out}/job --format npz",
     "run {F} inputs.npy -o {out}/job",
     "run model.onnx {F} -o {out}/job --format npz",
     "run model.onnx @{F} -o {out}/job --format npz",
@@ -68,7 +68,7 @@ APART = (
     "cache list",
     "plugin info",
 )
-_TIMEOUT = 180
+_TIMEOUT = 900
 
 
 def preload() -> None:
@@ -92,7 +92,8 @@ def preload() -> None:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--every", type=int, default=1, help="only every n-th pair")
-    parser.add_argument("--only", default="", help="only pairs with this text")
+    parser.add_argument("--skip", type=int, default=0, help="not these first files")
+    parser.add_argument("--files", type=int, help="only so many files")
     arguments = parser.parse_args()
     counts: Counter[str] = Counter()
     ran, wrong = [], []
@@ -100,7 +101,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory(prefix="stn-payloads-") as scratch:
         folder, mark, out = Path(scratch) / "files", Path(scratch) / "ran", Path(scratch) / "out"
         folder.mkdir()
-        names = write(folder, mark)
+        names = write(folder, mark)[arguments.skip :][: arguments.files]
         assert not mark.exists(), "writing them ran one"
         preload()
         os.chdir(folder)
@@ -112,7 +113,7 @@ def main() -> int:
         }
         os.mkdir(environment["TMPDIR"])
         pairs = [line.format(F=name, out=out) for name in names for line in COMMANDS]
-        pairs = [pair for index, pair in enumerate(pairs) if index % arguments.every == 0 and arguments.only in pair]
+        pairs = pairs[:: arguments.every]
         for pair in pairs:
             os.makedirs(out, exist_ok=True)
             fork = start(command(pair.split()), Path(scratch) / "said", environment=environment)
@@ -134,7 +135,7 @@ def main() -> int:
                 wrong.append(f"{pair}: {errors}")
                 print("LINES", wrong[-1], file=sys.stderr, flush=True)
             shutil.rmtree(out, ignore_errors=True)
-        for line in APART if not arguments.only else ():
+        for line in APART if arguments.skip == 0 else ():
             out.mkdir()
             program = [sys.executable, "-P", "-m", "stn_infer.cli.main", *line.format(out=out).split()]
             plain = {**os.environ, **environment, "PYTHONPATH": root}

@@ -192,7 +192,7 @@ def engine_campaign(campaign: Campaign) -> None:
         for number in set(numbers):
             body = build(folder, number, False, outputs / "last", outputs / "last.txt")
             last = start(body, campaign.said, environment=campaign.environment)
-            if last.wait(30) != 0:
+            if last.wait() != 0:
                 campaign.fail(trial, f"{kind}: the next build ended with {last.lines[-3:]}")
             if EngineCache(folder).find(key(number)) is None:
                 campaign.fail(trial, f"{kind}: unusable")
