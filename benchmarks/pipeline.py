@@ -212,7 +212,9 @@ def memory_of_run(model: str, folder: Path, count: int, *, failing: bool = False
         command = [sys.executable, "-m", "stn_infer.cli.main", "run", model, str(folder), "-o", str(run_folder)]
         command += ["--shard-rows", str(shard)]
         start = time.perf_counter()
-        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        errors = Path(output) / "stderr.txt"
+        with errors.open("w") as file:
+            process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file)
         while True:
             pid, status, usage = os.wait4(process.pid, os.WNOHANG)  # this child's own peak, not the largest of all
             if pid:
@@ -221,8 +223,9 @@ def memory_of_run(model: str, folder: Path, count: int, *, failing: bool = False
             samples.append((min(1.0, done / count), resident(process.pid)))
             time.sleep(0.05)
         seconds = time.perf_counter() - start
-        if os.waitstatus_to_exitcode(status) != (_SOME_FAILED if failing else 0):
-            raise SystemExit(f"the run failed: {' '.join(command)}")
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode != (_SOME_FAILED if failing else 0):
+            raise SystemExit(f"the run ended with {process.returncode}: {errors.read_text().splitlines()[-1:]}")
     return Memory(usage.ru_maxrss / 1000, seconds, tuple(sample for sample in samples if sample[1]))
 
 

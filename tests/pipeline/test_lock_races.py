@@ -24,4 +24,4 @@ def test_races_leave_nothing_mixed_or_unusable(campaign: str, count: int) -> Non
     ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr + ended.stdout
     counts = json.loads(ended.stdout)
-    assert counts["races"] == count * TIMES and counts["lost"] == [] and counts["processes: won"] >= count
+    assert counts["races"] == count * TIMES and counts["lost"] == [] and counts["processes: won"] >= count // 2
