@@ -21,6 +21,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from math import prod
 
 import onnx
 
@@ -45,6 +46,10 @@ from stn_infer.proto.edit import copy_of, drop_unused
 from stn_infer.proto.inputs import Shapes
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, nested_nodes, opset_of
+
+# Limits on a basis's elements and rows beyond the constants that it replaces: a file must not become much larger, nor
+# its plain form slower.
+_MAX_MORE, _MAX_MORE_ROWS = 2**20, 128
 
 
 @dataclass(frozen=True)
@@ -231,12 +236,26 @@ class _Reading:
             for cut in cutter.cuts(candidate):
                 try:
                     found = factor(self.evaluator, cut, grid, output_size, quotients, terms)
+                    self._check_size(cut, found, grid)
                     return cut, found, cutter.precision(cut)
                 except NotLinear as why:
                     tried.append(why)
         # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
         wide = all(isinstance(why, WideSpan) for why in tried)
         raise last if wide and (last.op_type or not tried) else tried[0]
+
+    def _check_size(self, cut: Cut, found: ThetaMap, grid: str) -> None:
+        """Raises WideSpan if a basis takes much more memory than the constants of the nodes that it replaces."""
+        if found.kind != "basis":
+            return
+        names = {name for index in cut.nodes for name in self._view.nodes[index].input} - self._view.varying
+        shapes = [self._observed.shapes[name] for name in names if name in self._observed.shapes]
+        kept = sum(prod(axis.factor for axis in shape) for shape in shapes)
+        rows, points = found.basis.shape
+        if rows * points > kept + min(_MAX_MORE, _MAX_MORE_ROWS * points):
+            size = f"{rows * points * 4 / 2**20:.1f} MiB"
+            reason = f"its basis of {rows} rows would take {size}, much more than the nodes that compute it"
+            raise WideSpan(grid, "", reason)
 
 
 class _Planner:

@@ -13,6 +13,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.fuse import fuse
+from tests.support.zoo_fields import resize
 
 SIZE = 32
 MIB = 1 << 20
@@ -77,6 +78,7 @@ PROGRAM = """
 import sys
 import onnx, onnxruntime
 from stn_infer.fusion.fuse import fuse
+from tests.support.zoo_fields import resize
 
 def memory(which):
     with open("/proc/self/status") as status:
@@ -121,3 +123,14 @@ def test_memory_of_a_large_model(tmp_path: Path) -> None:
 def test_memory_of_a_large_grid(size: int, points: int, beside: int, tmp_path: Path) -> None:
     made = model(0, 4, 4, size, points)
     assert peak(made, tmp_path / "grid.onnx") < 2 * made.ByteSize() + beside * MIB
+
+
+def test_a_large_basis_in_place_of_small_constants_is_not_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The coarse grid of 3x4 points has a basis of 12 rows, and no constants to replace but the mesh."""
+    monkeypatch.setattr("stn_infer.fusion.fuse._MAX_MORE_ROWS", 8)
+    coarse = resize("linear", "align_corners")()
+    _, (finding,) = fuse(coarse)
+    assert not finding.fused and "its basis of 12 rows would take" in finding.message
+    monkeypatch.undo()
+    _, (finding,) = fuse(coarse)
+    assert finding.fused

@@ -168,7 +168,6 @@ ANIMALS = (
     Animal("script 20: clamped volume", script(nets.ClampedVolume, 20), (Fused("affine", 4, 12),)),
     # products of predicted values
     Animal("script 16: about a center", script(products.AboutCenter, 16), (Fused("affine", 3),)),
-    Animal("dynamo 18: about a center", dynamo(products.AboutCenter, 18), (Fused("affine", 3),)),
     Animal("script 16: key points", script(products.KeyPoints, 16), (Fused("affine", 3),)),
     Animal("script 20: point by point", script(products.PointByPoint, 20), (Fused("affine", 3, 12),)),
     Animal("script 16: lens", script(products.Lens, 16), (Fused("basis", 8, 3),)),
