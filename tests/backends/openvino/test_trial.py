@@ -25,7 +25,7 @@ def installed() -> None:
     module_or_skip("openvino", "openvino")
 
 
-@pytest.mark.parametrize("stored", ["bytes", "external"])
+@pytest.mark.parametrize("stored", ["bytes", pytest.param("external", marks=pytest.mark.slow)])
 def test_a_sound_model_passes(stored: str, tmp_path: Path) -> None:
     model = fuse(affine_model())[0]
     content: Any = model.SerializeToString()
@@ -35,6 +35,7 @@ def test_a_sound_model_passes(stored: str, tmp_path: Path) -> None:
     try_openvino(content, "model.onnx", Budget())
 
 
+@pytest.mark.slow
 def test_a_model_that_is_rejected_is_left_to_the_backend() -> None:
     try_openvino(STRANGE.SerializeToString(), "model.onnx", Budget())
 
