@@ -159,8 +159,8 @@ def _size_of(backend: Backend) -> tuple[int, int]:
 
 
 def damaged(count: int) -> Iterator[bytes]:
-    """``count`` PNG files without their end."""
-    return (picture[:-20] for picture in noise(count, (28, 28)))
+    """``count`` PNG files, each without its second half."""
+    return (picture[: len(picture) // 2] for picture in noise(count, (28, 28)))
 
 
 def memory(backend: Backend, arguments: argparse.Namespace) -> dict[str, object]:

@@ -12,6 +12,9 @@ from PIL import Image
 from benchmarks import pipeline
 from stn_infer.api.open import open_backend
 from stn_infer.arrays import Array
+from stn_infer.data.images import decode
+from stn_infer.errors import InputError
+from stn_infer.metadata import Preprocess
 
 
 def read(path: Path) -> Array:
@@ -52,6 +55,11 @@ def test_digits_are_centered_or_resized(tmp_path: Path) -> None:
         values = read(tmp_path / folder / "000" / "000000.png")
         assert values.shape == size and values.max() > 200
     assert read(tmp_path / "large" / "000" / "000000.png")[:7].max() == 0
+
+
+def test_damaged_images_fail() -> None:
+    with pytest.raises(InputError, match="is damaged or unreadable"):
+        decode(next(pipeline.damaged(1)), Preprocess("gray"))
 
 
 def test_growth_is_of_the_last_tenth_over_the_second() -> None:
