@@ -80,12 +80,13 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
         model: any file; it is copied.
         inlined: inline the functions of domain ``stn`` too, which gives access to the grids inside. If false, their
             nodes stay, for a runtime that has kernels for them.
-    """
-    from onnx import inliner
 
+    Raises:
+        ModelError: its functions cannot be inlined.
+    """
     flat = without_other_functions(model)
     samplers = sampler_nodes(flat)
-    copy = copy_of(inliner.inline_local_functions(flat) if inlined and flat.functions else flat)
+    copy = inline_functions(flat) if inlined and flat.functions else copy_of(flat)
     free = Names(copy.graph)
     grids: list[str | None] = [node.input[1] for node in copy.graph.node if is_standard(node, "GridSample")]
     if len(grids) != len(samplers):

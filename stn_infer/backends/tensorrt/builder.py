@@ -12,14 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-from onnx import inliner
 
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
 from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error, make_logger
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION, is_op
 from stn_infer.fusion.samplers import spec_of
-from stn_infer.proto.edit import copy_of, replace_all
+from stn_infer.proto.edit import copy_of, inline_functions, replace_all
 from stn_infer.proto.traversal import STANDARD_DOMAINS
 
 # From 10.7 the parser prefers a plugin to a local function of the same name; 10.8 fixed tensor names in functions.
@@ -42,14 +41,15 @@ def prepare(model: onnx.ModelProto, runtime: TensorRT, *, plugin: bool) -> onnx.
     runs the nodes; without it they are inlined.
 
     Raises:
-        ModelError: a node is neither a standard op nor a function, and no plugin runs it.
+        ModelError: a node is neither a standard op nor a function, and no plugin runs it; or the functions cannot be
+            inlined.
     """
     if not plugin:
         _check_native(model, runtime)
     if runtime.name != "tensorrt" or runtime.release >= _FUNCTIONS_FROM:
         return model
     if not plugin:
-        return inliner.inline_local_functions(model)
+        return inline_functions(model)
     stripped = copy_of(model)
     replace_all(stripped.functions, [function for function in model.functions if function.domain != DOMAIN])
     return stripped
