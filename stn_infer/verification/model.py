@@ -74,7 +74,7 @@ def batch_dependent(
     reference: ReferenceModel, expectations: Sequence[Expectation], names: Sequence[str]
 ) -> tuple[str, ...]:
     """The names of the reference's outputs for one sample that depend on the other samples of its batch."""
-    found = next((each for each in expectations if len(each.batch.inputs[0]) > 1), None)
+    found = next((each for each in expectations if _samples(each.batch) > 1), None)
     if found is None:
         return ()
     exact = reference.dtype == "float64"
