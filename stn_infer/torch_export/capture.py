@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import re
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -39,7 +40,9 @@ def capture(module: nn.Module, arguments: Sequence[torch.Tensor], axes: Any) -> 
     for strict in (False, True):
         try:
             with _as_the_onnx_exporter():
-                return torch.export.export(module, tuple(arguments), dynamic_shapes=axes, strict=strict)
+                # dynamo's message has the line of the model's source without this option only
+                options = {} if strict else _deferred_guards()
+                return torch.export.export(module, tuple(arguments), dynamic_shapes=axes, strict=strict, **options)
         except Exception as error:  # torch has no common type for these
             failures.append(error)
             if _DATA_DEPENDENT.search(str(error)):  # dynamo cannot either, and takes its time
@@ -49,6 +52,14 @@ def capture(module: nn.Module, arguments: Sequence[torch.Tensor], axes: Any) -> 
         place = next(filter(None, (source_line(str(each)) for each in failures)), "")
         raise TiedBatch(place or brief(first)) from first
     raise first
+
+
+def _deferred_guards() -> dict[str, Any]:
+    """The option of ``torch.onnx.export`` by which a condition such as "the batch is not 1" does not end a capture."""
+    import torch
+
+    name = "prefer_deferred_runtime_asserts_over_guards"
+    return {name: True} if name in inspect.signature(torch.export.export).parameters else {}
 
 
 @contextlib.contextmanager

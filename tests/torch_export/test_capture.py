@@ -10,7 +10,9 @@ from torch import Tensor, nn
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import ExportError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.quiet import quiet
 from stn_infer.sources.load import LoadedModel
+from stn_infer.torch_export.capture import capture
 from stn_infer.torch_export.plain import export_plain, export_program
 
 
@@ -50,6 +52,30 @@ def test_a_loop_over_the_batch_is_exported_with_a_fixed_batch() -> None:
     x = torch.randn(5, 4)
     (found,) = OrtBackend(exported.model.SerializeToString(), threads=1).run({"x": x.numpy()}).values()
     np.testing.assert_allclose(found, Loops()(x).numpy(), rtol=1e-6)
+
+
+class Guards(nn.Module):
+    """A recurrent cell and a running sum: PyTorch guards that the batch is not 1, which is no reason to fix it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRU(4, 3, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        state = torch.zeros(1, x.shape[0], 3)
+        for _ in range(2):
+            out, state = self.cell(x[:, None], state)
+        return out.squeeze(1)
+
+
+@pytest.mark.slow
+def test_a_guard_on_the_batch_does_not_fix_it() -> None:
+    from torch.export import Dim
+
+    with quiet():
+        program = capture(Guards().eval(), [torch.randn(2, 4)], ({0: Dim("batch")},))
+    (shape,) = [node.meta["val"].shape for node in program.graph.nodes if node.name == "x"]
+    assert isinstance(shape[0], torch.SymInt)
 
 
 def test_a_plain_export_has_a_dynamic_batch() -> None:
