@@ -302,6 +302,20 @@ has for images only, on our function inlined. It computes float16 in float32.
 
 {conformance_matrix.table(conformance_matrix.rows(conformance_matrix.cases()))}
 
+{sampler_section()}
+"""
+
+
+def sampler_section() -> str:
+    """``stn::Sampler`` in every runtime that runs it."""
+    runtimes = conformance_matrix.SAMPLER_RUNTIMES
+    found = conformance_matrix.rows(conformance_matrix.cases(at_grid=True), runtimes)
+    return f"""### `stn::Sampler`
+
+The same, with the grid computed by standard operators in float32 and read by `stn::Sampler`; "PyTorch, fused" is
+`stn_infer.fused.grid_sample`.
+
+{conformance_matrix.table(found, runtimes)}
 """
 
 

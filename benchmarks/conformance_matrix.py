@@ -29,6 +29,7 @@ from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import MissingDependencyError, StnInferError, one_line
 from stn_infer.fusion.basis import Basis, canonical_basis
+from stn_infer.fusion.op import SAMPLER, SPATIAL
 from stn_infer.reference.calls import grid_and_bound
 from stn_infer.reference.comparison import compare_warp
 from stn_infer.reference.sampling import sample
@@ -47,16 +48,19 @@ RUNTIMES = (
     "TensorRT-RTX",
     "TensorRT, plugin",
 )
+#: Those that run ``stn::Sampler``.
+SAMPLER_RUNTIMES = tuple(name for name in RUNTIMES if name not in ("PyTorch", "onnxruntime GridSample"))
 _BATCH, _CHANNELS, _OPSET = 4, 2, 22
 
 
 @dataclass(frozen=True)
 class Case:
-    """One combination."""
+    """One combination; ``at_grid``: our op is ``stn::Sampler``, at the float32 grid of the same theta."""
 
     rank: int
     dtype: str
     sampler: SamplerSpec
+    at_grid: bool = False
 
     @property
     def possible(self) -> bool:
@@ -86,10 +90,10 @@ class Outcome:
         return {"absent": "-", "builds": "builds", "accepted": "accepted"}.get(self.verdict, self.verdict)
 
 
-def cases(dtypes: Sequence[str] = DTYPES) -> list[Case]:
+def cases(dtypes: Sequence[str] = DTYPES, *, at_grid: bool = False) -> list[Case]:
     """All defined combinations."""
     found = (
-        Case(rank, dtype, SamplerSpec(mode, padding_mode, align_corners))
+        Case(rank, dtype, SamplerSpec(mode, padding_mode, align_corners), at_grid)
         for rank, dtype, mode, padding_mode, align_corners in product(
             SIZES, dtypes, MODES, PADDING_MODES, (False, True)
         )
@@ -159,21 +163,29 @@ def outcome(case: Case, run: Callable[[Case, Data], Array]) -> Outcome:
 def run_pytorch(case: Case, given: Data) -> Array:
     """An affine grid in float32, then grid_sample in the image's type, which requires the grid in that type too."""
     dtype = getattr(torch, case.dtype)
-    points = torch.from_numpy(given.theta) @ torch.from_numpy(_basis(case).rows)
-    output_size = SIZES[case.rank][1]
-    grid = points.transpose(1, 2).reshape(_BATCH, *output_size, case.rank).to(dtype)
+    grid = _grid(case, given).to(dtype)
     image = torch.from_numpy(given.image).to(dtype)
     sampler = case.sampler
     warped = F.grid_sample(image, grid, sampler.mode, sampler.padding_mode, sampler.align_corners)
     return np.asarray(warped.float().numpy())
 
 
+def _grid(case: Case, given: Data) -> torch.Tensor:
+    """The affine grid in float32."""
+    points = torch.from_numpy(given.theta) @ torch.from_numpy(_basis(case).rows)
+    return points.transpose(1, 2).reshape(_BATCH, *SIZES[case.rank][1], case.rank)
+
+
 def run_fused(case: Case, given: Data) -> Array:
     """The plugin library's kernel as a PyTorch operator."""
-    from stn_infer.fused import spatial_transformer
+    from stn_infer.fused import grid_sample, spatial_transformer
 
     plugin.load()
     image = torch.from_numpy(given.image).to(getattr(torch, case.dtype))
+    if case.at_grid:
+        sampler = case.sampler
+        warped = grid_sample(image, _grid(case, given), sampler.mode, sampler.padding_mode, sampler.align_corners)
+        return np.asarray(warped.float().numpy())
     theta, basis = torch.from_numpy(given.theta), torch.from_numpy(_basis(case).rows)
     warped = spatial_transformer(image, theta, basis, "affine", SIZES[case.rank][1], case.sampler)
     return np.asarray(warped.float().numpy())
@@ -183,7 +195,17 @@ def _file(case: Case, *, standard: bool = False, opset: int = _OPSET) -> onnx.Mo
     """The case's sampler, as our op or as the standard operator."""
     size, output_size = SIZES[case.rank]
     shape, basis = (_CHANNELS, *size), _basis(case).rows
-    return op_file("affine", shape, basis, output_size, case.sampler, opset=opset, dtype=case.dtype, standard=standard)
+    return op_file(
+        "affine",
+        shape,
+        basis,
+        output_size,
+        case.sampler,
+        opset=opset,
+        dtype=case.dtype,
+        standard=standard,
+        sampler_op=case.at_grid,
+    )
 
 
 def _ort(standard: bool, library: bool) -> Callable[[Case, Data], Array]:
@@ -236,19 +258,20 @@ def builds(case: Case) -> Outcome:
 
 
 def accepted(wanted: Sequence[Case]) -> list[Outcome]:
-    """Whether TensorRT's plugin registry (lean) creates our plugin from these fields."""
+    """Whether TensorRT's plugin registry (lean) creates our plugin from these fields; all cases are of one op."""
     fields = [
         {
             "mode": case.sampler.mode,
             "padding_mode": case.sampler.padding_mode,
             "align_corners": [int(case.sampler.align_corners)],
-            "grid_shape": [0, *SIZES[case.rank][1], case.rank],
+            **({} if case.at_grid else {"grid_shape": [0, *SIZES[case.rank][1], case.rank]}),
         }
         for case in wanted
     ]
+    op = SAMPLER if wanted and wanted[0].at_grid else SPATIAL
     script = Path(__file__).with_name("plugin_registry.py")
     done = subprocess.run(
-        [sys.executable, str(script), str(plugin.library_path()), json.dumps(fields)],
+        [sys.executable, str(script), str(plugin.library_path()), op, json.dumps(fields)],
         capture_output=True,
         text=True,
         timeout=120,
@@ -281,21 +304,21 @@ def rows(wanted: Sequence[Case], runtimes: Sequence[str] = RUNTIMES) -> list[Row
 # ---- the table ---------------------------------------------------------------------------------------------------
 
 
-def table(found: Sequence[Row]) -> str:
+def table(found: Sequence[Row], runtimes: Sequence[str] = RUNTIMES) -> str:
     """A Markdown table: one line for all paddings and conventions of a mode with the same verdict."""
     lines = [
-        f"| rank | type | mode | padding | align_corners | {' | '.join(RUNTIMES)} |",
-        f"|---|---|---|---|---|{'---|' * len(RUNTIMES)}",
+        f"| rank | type | mode | padding | align_corners | {' | '.join(runtimes)} |",
+        f"|---|---|---|---|---|{'---|' * len(runtimes)}",
     ]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for case, cells in found:
-        verdicts = tuple(cells[name].verdict for name in RUNTIMES)
+        verdicts = tuple(cells[name].verdict for name in runtimes)
         groups.setdefault((case.rank, case.dtype, case.sampler.mode, verdicts), []).append((case, cells))
     for (rank, dtype, mode, _), members in groups.items():
         paddings = [name for name in PADDING_MODES if any(case.sampler.padding_mode == name for case, _ in members)]
         corners = sorted({case.sampler.align_corners for case, _ in members})
         full = len(members) == len(paddings) * len(corners)
-        worst = [max((cells[name] for _, cells in members), key=lambda cell: cell.error) for name in RUNTIMES]
+        worst = [max((cells[name] for _, cells in members), key=lambda cell: cell.error) for name in runtimes]
         which = [
             "any" if full and len(paddings) == 3 else ", ".join(paddings),
             "any" if full and len(corners) == 2 else ", ".join(map(str, corners)),

@@ -11,7 +11,15 @@ from onnx import TensorProto, helper, numpy_helper
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.fusion.basis import Kind
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.fusion.op import (
+    DOMAIN,
+    PROJECTIVE,
+    SAMPLER,
+    SPATIAL,
+    attach_functions,
+    node_attributes,
+    sampler_attributes,
+)
 from stn_infer.samplers import SamplerSpec
 
 _TYPES = {"float32": TensorProto.FLOAT, "float16": TensorProto.FLOAT16, "bfloat16": TensorProto.BFLOAT16}
@@ -28,6 +36,7 @@ def op_file(
     dtype: str = "float32",
     batch: str | int = "batch",
     standard: bool = False,
+    sampler_op: bool = False,
 ) -> onnx.ModelProto:
     """Make a file with inputs ``input`` [N, C, *in] and ``theta`` [N, D, K], and ``output`` [N, C, *output_size].
 
@@ -42,17 +51,20 @@ def op_file(
         batch: N of the inputs.
         standard: compute the grid with standard operators and sample with GridSample instead of our op; only for the
             kinds ``affine`` and ``basis``.
+        sampler_op: the same, and sample with ``stn::Sampler``.
     """
     output_size = tuple(output_size)
     constants = {"basis": np.ascontiguousarray(basis, np.float32)}
     image, warped = ("input", "output") if dtype == "float32" else ("image", "warped")
-    if standard:
+    if standard or sampler_op:
+        op, domain = (SAMPLER, DOMAIN) if sampler_op else ("GridSample", "")
+        settings = sampler_attributes(sampler, opset) if sampler_op else sampler.attributes(opset)
         constants["shape"] = np.array([-1, *output_size, len(output_size)], np.int64)
         nodes = [
             helper.make_node("MatMul", ["theta", "basis"], ["points"]),
             helper.make_node("Transpose", ["points"], ["transposed"], perm=[0, 2, 1]),
             helper.make_node("Reshape", ["transposed", "shape"], ["grid"]),
-            helper.make_node("GridSample", [image, "grid"], [warped], **sampler.attributes(opset)),
+            helper.make_node(op, [image, "grid"], [warped], name="sampler", domain=domain, **settings),
         ]
     else:
         attributes = node_attributes(kind, output_size, sampler, opset)

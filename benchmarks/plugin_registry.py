@@ -1,6 +1,6 @@
 """Test whether TensorRT's plugin registry (tensorrt-lean, which needs no GPU) creates our plugin from given fields.
 
-    STN_TENSORRT_DEVICE=cpu python benchmarks/plugin_registry.py LIBRARY '[{"mode": "bilinear", ...}, ...]'
+    STN_TENSORRT_DEVICE=cpu python benchmarks/plugin_registry.py LIBRARY OP '[{"mode": "bilinear", ...}, ...]'
 
 Run it in a separate process, because a registry does not unload plugins. It prints a JSON list of booleans.
 """
@@ -26,13 +26,13 @@ def create(creator: Any, attributes: dict[str, str | list[int]], phase: Any) -> 
     return creator.create_plugin("node", trt.PluginFieldCollection(fields), phase)
 
 
-def main(library: str, wanted: str) -> None:
+def main(library: str, op: str, wanted: str) -> None:
     """Load the library and print which of the plugins it creates."""
     registry = trt.get_plugin_registry()
     registry.load_library(library)
-    creator = registry.get_creator("SpatialTransformer", "1", "stn")
+    creator = registry.get_creator(op, "1", "stn")
     print(json.dumps([create(creator, fields, trt.TensorRTPhase.BUILD) is not None for fields in json.loads(wanted)]))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2])
+    main(*sys.argv[1:])

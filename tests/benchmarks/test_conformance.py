@@ -167,3 +167,39 @@ def test_a_wrong_runtime_is_off() -> None:
         raise RuntimeError("no kernel")
 
     assert matrix.outcome(case, refuses).verdict == "unsupported"
+
+
+# ---- stn::Sampler ------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def committed_sampler() -> list[Cells]:
+    """The lines of the committed table of ``stn::Sampler``."""
+    page = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+    lines = page[page.index("### `stn::Sampler`") :].split("\n## ")[0].splitlines()
+    split = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith(("| 2", "| 3"))]
+    names = ("rank", "dtype", "mode", "padding", "align_corners", *matrix.SAMPLER_RUNTIMES)
+    return [dict(zip(names, cells, strict=True)) for cells in split]
+
+
+def test_the_samplers_table_has_every_mode_and_type_and_our_columns_pass(committed_sampler: list[Cells]) -> None:
+    wanted = {(f"{case.rank}-D", case.dtype, case.sampler.mode) for case in matrix.cases(at_grid=True)}
+    assert {(line["rank"], line["dtype"], line["mode"]) for line in committed_sampler} == wanted
+    for line in committed_sampler:
+        for name in ("PyTorch, fused", "onnxruntime, function", "onnxruntime, library"):
+            assert kind(line[name]) in ("exact", "within"), line
+        assert line["TensorRT, plugin"] == "accepted" and line["TensorRT-RTX"] == "builds", line
+
+
+@pytest.mark.parametrize("dtype", matrix.DTYPES)
+def test_a_part_of_the_samplers_table_is_reproduced(dtype: str) -> None:
+    library_or_skip()
+    names = ["PyTorch, fused", "onnxruntime, function", "onnxruntime, library"]
+    for case, cells in matrix.rows(matrix.cases([dtype], at_grid=True)[::3], names):
+        assert {cell.verdict for cell in cells.values()} <= {"exact", "within"}, case
+
+
+def test_the_registry_takes_every_sampler() -> None:
+    library_or_skip()
+    module_or_skip("tensorrt_lean", "tensorrt-lean")
+    assert {made.verdict for made in matrix.accepted(matrix.cases(at_grid=True))} == {"accepted"}
