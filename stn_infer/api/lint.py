@@ -127,7 +127,9 @@ def _batch_dependent(path: Path, model: onnx.ModelProto) -> list[LintFinding]:
             return session.run(dict(zip(feeds, values, strict=True)))
 
         values = list(feeds.values())
-        outputs = [value for value in run(values) if isinstance(value, np.ndarray)]
+        outputs = run(values)
+        if not all(isinstance(value, np.ndarray) for value in outputs):  # a sequence
+            return []
         dependent = dependent_outputs(run, values, outputs, exact=False)
     except StnInferError:
         return []

@@ -36,7 +36,7 @@ def dependent_outputs(
         split: which inputs have one row per sample; None: those with as many rows as the first output.
     """
     rows = len(outputs[0]) if outputs and outputs[0].ndim else 0
-    chosen = [len(value) == rows for value in inputs] if split is None else list(split)
+    chosen = [value.shape[:1] == (rows,) for value in inputs] if split is None else list(split)
     if rows < 2 or not any(chosen):
         return ()
     alone = run([value[:1] if cut else value for value, cut in zip(inputs, chosen, strict=True)])

@@ -43,6 +43,12 @@ def test_function(exact: bool) -> None:
     assert dependent_outputs(run, [x], run([x]), exact=exact, split=[False]) == ()
 
 
+def test_a_scalar_belongs_to_all_samples() -> None:
+    x, gain = np.arange(6.0).reshape(3, 2), np.array(2.0)
+    assert dependent_outputs(lambda inputs: [inputs[0] * inputs[1]], [x, gain], [x * gain], exact=True) == ()
+    assert dependent_outputs(lambda inputs: [x * gain], [gain], [x * gain], exact=True) == ()
+
+
 def test_nan_and_infinity_are_no_difference() -> None:
     x = np.array([[np.nan, np.inf, -np.inf, 1], [1, 2, 3, 4]])
     assert dependent_outputs(lambda inputs: list(inputs), [x], [x], exact=True) == ()
