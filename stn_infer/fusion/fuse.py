@@ -241,8 +241,8 @@ class _Reading:
                 except NotLinear as why:
                     tried.append(why)
         # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
-        wide = all(isinstance(why, WideSpan) for why in tried)
-        raise last if wide and (last.op_type or not tried) else tried[0]
+        wide = bool(tried) and isinstance(tried[0], WideSpan) and bool(last.op_type)
+        raise last if wide or not tried else tried[0]
 
     def _check_size(self, cut: Cut, found: ThetaMap, grid: str) -> None:
         """Raises WideSpan if a basis takes much more memory than the constants of the nodes that it replaces."""

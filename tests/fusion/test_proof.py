@@ -265,3 +265,13 @@ def test_a_default_that_a_caller_may_override_is_not_a_constant() -> None:
     assert not finding.fused
     values = np.random.default_rng(6).standard_normal((3, 2, 3)).astype(np.float32)
     np.testing.assert_allclose(outputs(rewritten, values), outputs(made, values), atol=1e-5)
+
+
+def test_a_clamp_of_depth_is_named() -> None:
+    """And not the number of dimensions that the clamped values would span as parameters."""
+    body = (
+        "a = MatMul(p, mesh) x, w = Split<axis=1, num_outputs=2>(a) c = Clip(w, low) d = Div(x, c)"
+        " t = Transpose<perm=[0,2,1]>(d) u = Concat<axis=2>(t, t) grid = Reshape(u, shape)"
+    )
+    finding = check(model(body, low=np.float32(0.1)), (2, 3))
+    assert not finding.fused and "'c' (Clip): a clamp" in finding.message
