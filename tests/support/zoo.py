@@ -234,3 +234,14 @@ ANIMALS = (
     Animal("rounded coordinates", graphs.ROUNDED, (NotFused("Round"),)),
     Animal("absolute values in a branch", graphs.ABSOLUTE_IN_BRANCH, (NotFused("Abs"), AFFINE)),
 )
+
+# These exercise the same code as their neighbors in the list, so `make test` leaves them to the slow tests.
+SLOW = frozenset(
+    {"dynamo 18: coarse grid", "dynamo 20: mesh", "script 17: bicubic grid", "script 16: smoothed grid"}
+    | {"nearest half_pixel", "linear half_pixel_symmetric", "linear pytorch_half_pixel", "cubic asymmetric"}
+    | {"resized by scales", "transposed convolution", "dilated convolution", "mean removed", "depth to space, CRD"}
+    | {"fancy index", "gathered elements", "compressed", "average pool", "normalized field", "space to depth"}
+    | {f"clamp: {name}" for name in ("clip, nearest", "clip, reflection", "clip twice", "clip to [-1, 10]", "relu")}
+    | {f"clamp: {name}" for name in ("clip of one axis", "maximum only", "clip in [0, 1], flipped", "bounds from data")}
+    | {"script 20: other sample", "script 16: distance", "script 16: lens", "scale from data", "multiplied rows"}
+)
