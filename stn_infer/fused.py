@@ -148,7 +148,7 @@ def _check(
 ) -> None:
     """Raises UsageError unless the arguments of ``spatial_transformer`` fit together."""
     _check_shapes(input.shape, theta.shape, basis.shape, kind, output_size, sampler.mode, sampler.padding_mode)
-    _check_places(input, ("theta", theta), ("basis", basis))
+    check_places(input, ("theta", theta), ("basis", basis))
 
 
 def _check_shapes(
@@ -161,7 +161,7 @@ def _check_shapes(
     padding_mode: str,
 ) -> None:
     rank = len(output_size)
-    _check_words(("kind", kind, plugin.KINDS[:3]), ("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
+    check_words(("kind", kind, plugin.KINDS[:3]), ("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
     if rank not in (2, 3) or len(input) != rank + 2:
         raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
     if rank == 3 and (mode == "bicubic" or kind == "projective"):
@@ -179,21 +179,21 @@ def _check_shapes(
             f"expected a basis with {points} columns, the points of output size {tuple(output_size)}, "
             f"got the shape {tuple(basis)}"
         )
-    _check_not_empty(input, points)
+    check_not_empty(input, points)
 
 
-def _check_words(*words: tuple[str, str, Sequence[str]]) -> None:
+def check_words(*words: tuple[str, str, Sequence[str]]) -> None:
     for name, value, choices in words:
         if value not in choices:
             raise UsageError(f"{name} is one of {', '.join(choices)}, not {value!r}")
 
 
-def _check_not_empty(input: Sequence[int], points: int) -> None:
+def check_not_empty(input: Sequence[int], points: int) -> None:
     if points and prod(input[:2]) and not prod(input[2:]):
         raise UsageError(f"expected an input with at least one pixel, got the shape {tuple(input)}")
 
 
-def _check_places(input: Tensor, *others: tuple[str, Tensor]) -> None:
+def check_places(input: Tensor, *others: tuple[str, Tensor]) -> None:
     """Raises UsageError unless all tensors are floating-point numbers on one device."""
     for name, tensor in (("input", input), *others):
         if not tensor.is_floating_point():
@@ -222,13 +222,13 @@ def _grid_problem(input: Tensor, grid: Tensor, mode: str) -> str:
     return ""
 
 
-def _is_channels_last(input: Tensor) -> bool:
+def is_channels_last(input: Tensor) -> bool:
     return not input.is_contiguous() and input.is_contiguous(memory_format=_LAST[input.dim()])
 
 
-def _empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
+def empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
     shape = (*input.shape[:2], *output_size)
-    if not _is_channels_last(input):
+    if not is_channels_last(input):
         return input.new_empty(shape)
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=_LAST[input.dim()])
 
@@ -236,17 +236,17 @@ def _empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
 @torch.library.register_fake(_OP)  # type: ignore[untyped-decorator]
 def _fake(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
     _check(input, theta, basis, kind, output_size, SamplerSpec(*settings))
-    return _empty_output(input, output_size)
+    return empty_output(input, output_size)
 
 
 @torch.library.register_fake(_GRID_OP)  # type: ignore[untyped-decorator]
 def _fake_grid_sample(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
     _check_grid_sample(input, grid, *settings[:2])
-    return _empty_output(input, grid.shape[1:-1])
+    return empty_output(input, grid.shape[1:-1])
 
 
 def _check_grid_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> None:
-    _check_words(("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
+    check_words(("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
     problem = _grid_problem(input, grid, mode)
     if problem:
         raise UsageError(problem)
@@ -270,7 +270,7 @@ def _problem(
     """
     mode, padding_mode, _ = settings
     _check_shapes(input, theta, basis, kind, output_size, mode, padding_mode)
-    return _posed(kind, output_size, settings, dtype, layout, input, basis_rows=theta[2], points=basis[1])
+    return posed(kind, output_size, settings, dtype, layout, input, basis_rows=theta[2], points=basis[1])
 
 
 @lru_cache(maxsize=256)
@@ -284,10 +284,10 @@ def _grid_sample_problem(
     """The same for :func:`grid_sample`; ``dtypes``: of input and grid."""
     dtype, grid_dtype = dtypes
     points = prod(output_size)
-    return _posed("grid", output_size, settings, dtype, layout, input, grid_dtype=_DTYPES[grid_dtype], points=points)
+    return posed("grid", output_size, settings, dtype, layout, input, grid_dtype=_DTYPES[grid_dtype], points=points)
 
 
-def _posed(
+def posed(
     kind: str,
     output_size: tuple[int, ...],
     settings: tuple[str, str, bool],
@@ -318,29 +318,29 @@ def _posed(
 
 @torch.library.impl(_OP, ("CPU", "CUDA"))
 def _run(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
-    _check_places(input, ("theta", theta), ("basis", basis))
+    check_places(input, ("theta", theta), ("basis", basis))
     if input.dtype not in _DTYPES:
         raise UsageError(f"expected input to be float32, float16 or bfloat16, got {input.dtype}")
-    layout = 1 if _is_channels_last(input) else 0
+    layout = 1 if is_channels_last(input) else 0
     sizes = (input.shape, theta.shape, basis.shape)
     blank = _problem(kind, tuple(output_size), settings, input.dtype, layout, *sizes)
     if theta.dtype != torch.float32 or not theta.is_contiguous():
         theta = theta.to(torch.float32).contiguous()
     if basis.dtype != torch.float32 or not basis.is_contiguous():
         basis = basis.to(torch.float32).contiguous()
-    return _launch(blank, input, _empty_output(input, output_size), theta, basis)
+    return launch(blank, input, empty_output(input, output_size), theta, basis)
 
 
 @torch.library.impl(_GRID_OP, ("CPU", "CUDA"))
 def _run_grid_sample(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
     _check_grid_sample(input, grid, *settings[:2])
-    layout = 1 if _is_channels_last(input) else 0
+    layout = 1 if is_channels_last(input) else 0
     output_size = tuple(grid.shape[1:-1])
     blank = _grid_sample_problem(output_size, settings, (input.dtype, grid.dtype), layout, input.shape)
-    return _launch(blank, input, _empty_output(input, output_size), grid.contiguous())
+    return launch(blank, input, empty_output(input, output_size), grid.contiguous())
 
 
-def _launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, basis: Tensor | None = None) -> Tensor:
+def launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, basis: Tensor | None = None) -> Tensor:
     """Runs a problem on its arrays, theta and basis contiguous; returns ``output``."""
     input = input if blank.input_layout else input.contiguous()
     problem = plugin.Problem.from_buffer_copy(blank)

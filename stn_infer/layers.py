@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from stn_infer.conventions import Order, resolve
 from stn_infer.errors import UsageError
 from stn_infer.fused import spatial_transformer
+from stn_infer.fused_lattices import tensor_product_transformer
 from stn_infer.metadata import respelled
 from stn_infer.samplers import MODES, Mode, PaddingMode, SamplerSpec
 from stn_infer.transforms import TensorProduct, Transformation
@@ -118,14 +119,15 @@ class SpatialTransformer(nn.Module):
             if self.localization is None:
                 raise UsageError("this SpatialTransformer has no localization network; pass parameters [N, Q]")
             parameters = self.localization(input)
-        fused = self.fused and not torch.compiler.is_exporting() and not isinstance(self.transformation, TensorProduct)
-        sample = self._fused if fused else self._sampled
+        sample = self._fused if self.fused and not torch.compiler.is_exporting() else self._sampled
         return sample(input, self.theta(parameters), SamplerSpec(self.mode, self.padding_mode, self.align_corners))
 
     def _sampled(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
         return sampled(input, self.grid(theta), sampler)
 
     def _fused(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
+        if isinstance(self.transformation, TensorProduct):
+            return tensor_product_transformer(input, theta, self._axis_matrices(), sampler)
         return spatial_transformer(input, theta, self.basis, self.transformation.kind, self.output_size, sampler)
 
     def theta(self, parameters: Tensor) -> Tensor:

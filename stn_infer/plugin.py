@@ -42,7 +42,7 @@ _NVCC_PACKAGES = {
 
 # The enumerations of plugins/include/stn/stn.h, in order; modes and padding modes are in samplers.py.
 DTYPES = ("float32", "float16", "bfloat16")
-KINDS = ("affine", "basis", "projective", "grid")
+KINDS = ("affine", "basis", "projective", "grid", "tensor_product", "lattice")
 LAYOUTS = ("planar", "channels_last")
 _STRUCT_SIZE = 1  # stn_status: the library's stn_problem has another size
 
@@ -75,6 +75,12 @@ class Problem(ctypes.Structure):
         ("theta", ctypes.c_void_p),
         ("basis", ctypes.c_void_p),
         ("output", ctypes.c_void_p),
+        ("lattice", ctypes.c_int64 * 3),
+        ("taps", ctypes.c_int64),
+        ("planes", ctypes.c_void_p),
+        ("rows", ctypes.c_void_p),
+        ("columns", ctypes.c_void_p),
+        ("index", ctypes.c_void_p),
     )
 
     def __init__(self, **fields: object) -> None:

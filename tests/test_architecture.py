@@ -32,6 +32,7 @@ FLOORS = (
     "foreign",
     "models",
     "layers",
+    "fused_lattices",
     "fused",
     "plugin",
     "conventions",

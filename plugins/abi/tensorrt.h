@@ -27,7 +27,7 @@ namespace nvinfer1 {
 
 using AsciiChar = char;
 
-enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kBF16 = 7 };
+enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kINT32 = 3, kBF16 = 7 };
 
 /// kLINEAR is planar. The others are channels-last: kHWC and kDHWC (fp32) without padding, kHWC8 and kDHWC8 (fp16,
 /// bf16) with the number of channels rounded up to a multiple of 8.

@@ -89,16 +89,29 @@ struct Array {
   std::unique_ptr<char[]> bytes;
 };
 
+/// The constants of a lattice: exactly as large as the problem says.
+struct Lattice {
+  Array planes{0, STN_FP32}, rows{0, STN_FP32}, columns{0, STN_FP32};
+  std::vector<int32_t> index;
+};
+
 /// Runs a problem on copies of its arrays on the device, and copies the output back.
-int run_on_device(stn_problem p, const Array& input, const Array& theta, const Array& basis, Array* output) {
+int run_on_device(stn_problem p, const Array& input, const Array& theta, const Array& basis, const Lattice& lattice,
+                  Array* output) {
   std::vector<void*> buffers;
-  const Array* arrays[] = {&input, &theta, &basis, output};
+  const Array* arrays[] = {&input, &theta, &basis, output, &lattice.planes, &lattice.rows, &lattice.columns};
   for (const Array* array : arrays) {
     buffers.push_back(device->upload(std::vector<char>(array->bytes.get(), array->bytes.get() + array->size())));
   }
+  const auto* bytes = reinterpret_cast<const char*>(lattice.index.data());
+  buffers.push_back(device->upload(std::vector<char>(bytes, bytes + 4 * lattice.index.size())));
   p.input = buffers[0];
   p.theta = buffers[1];
   if (p.basis != nullptr) p.basis = static_cast<const float*>(buffers[2]);
+  if (p.planes != nullptr) p.planes = static_cast<const float*>(buffers[4]);
+  p.rows = static_cast<const float*>(buffers[5]);
+  p.columns = static_cast<const float*>(buffers[6]);
+  p.index = static_cast<const int32_t*>(buffers[7]);
   p.output = buffers[3];
   const int status = stn_run_cuda(&p, device->stream());
   const std::vector<char> answer = device->download(p.output, output->size());
@@ -179,6 +192,45 @@ void compare(stn_problem p, const Array& output, const Array* theta) {
   expect(p.mode == STN_NEAREST || here.off == 0, "the CPU kernels' values", p);
 }
 
+/// Lattice points per pixel.
+constexpr int64_t kTaps = 4;
+
+/// A matrix of weights, some of which are 0, so that rows, columns and planes are skipped; a whole row may be.
+Array weights(int64_t count, std::mt19937& random) {
+  Array result(count, STN_FP32);
+  for (int64_t i = 0; i < count; ++i) result.set(i, random() % 3 == 0 ? 0.0f : 0.01f * (random() % 60));
+  return result;
+}
+
+/// Sets a problem's lattice; an index may lie outside of it.
+Lattice make_lattice(stn_problem* p, int64_t pixels, std::mt19937& random) {
+  Lattice lattice;
+  if (p->kind == STN_TENSOR_PRODUCT) {
+    const int64_t depth = p->rank == 3 ? p->output_size[0] : 1;
+    const int64_t height = p->output_size[p->rank - 2], width = p->output_size[p->rank - 1];
+    p->lattice[0] = p->rank == 3 ? 2 : 1;
+    p->lattice[1] = 3;
+    p->lattice[2] = random() % 8 == 0 ? 300 : 5;  // more columns than are contracted at a time
+    p->basis_rows = p->lattice[0] * p->lattice[1] * p->lattice[2];
+    lattice.planes = weights(depth * p->lattice[0], random);
+    lattice.rows = weights(height * p->lattice[1], random);
+    lattice.columns = weights(width * p->lattice[2], random);
+    if (p->rank == 3) p->planes = reinterpret_cast<const float*>(lattice.planes.bytes.get());
+    p->rows = reinterpret_cast<const float*>(lattice.rows.bytes.get());
+    p->columns = reinterpret_cast<const float*>(lattice.columns.bytes.get());
+    p->points = 0;
+  }
+  if (p->kind == STN_LATTICE) {
+    p->taps = kTaps;
+    lattice.index.resize(static_cast<size_t>(kTaps * pixels));
+    for (int32_t& index : lattice.index) {
+      index = random() % 30 == 0 ? static_cast<int32_t>(random()) : static_cast<int32_t>(random() % 5);
+    }
+    p->index = lattice.index.data();
+  }
+  return lattice;
+}
+
 /// One combination, with ordinary coordinates if `tame`.
 void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   const int64_t in_pixels = product(s.in, p.rank), pixels = product(s.out, p.rank);
@@ -197,13 +249,14 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   std::copy_n(s.out, 3, p.output_size);
   p.basis_rows = rows;
   p.points = pixels;
+  const Lattice lattice = make_lattice(&p, pixels, random);
 
   Array input(p.input_batch * in_width * in_pixels, p.dtype), output(s.batch * out_width * pixels, p.dtype);
   for (int64_t i = 0; i < input.count; ++i) input.set(i, static_cast<float>(random() % 256) / 256);
   for (int64_t i = 0; i < output.count; ++i) output.set(i, 0.25f);
   const int64_t theta_count = p.kind == STN_GRID         ? pixels * p.rank
                               : p.kind == STN_PROJECTIVE ? 3 * rows
-                                                         : p.rank * rows;
+                                                         : p.rank * p.basis_rows;
   Array theta(p.theta_batch * theta_count, p.kind == STN_GRID ? p.grid_dtype : STN_FP32);
   for (int64_t i = 0; i < theta.count; ++i) {
     const float value = tame ? ordinary(random) : nasty(random);
@@ -212,18 +265,19 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
     // A third row for which w is never near 0.
     if (tame && p.kind == STN_PROJECTIVE && i % 9 >= 6) theta.set(i, i % 9 == 8 ? 3.0f : value);
   }
-  Array basis(rows * pixels, STN_FP32);
+  Array basis((p.kind == STN_LATTICE ? kTaps : rows) * pixels, STN_FP32);
   for (int64_t i = 0; i < basis.count; ++i) {
     basis.set(i, !tame && random() % 50 == 0 ? nasty(random) : 0.01f * (random() % 100));
   }
 
   p.input = input.bytes.get();
   p.theta = theta.bytes.get();
-  p.basis = p.kind == STN_BASIS ? reinterpret_cast<const float*>(basis.bytes.get()) : nullptr;
+  const bool reads_basis = p.kind == STN_BASIS || p.kind == STN_LATTICE;
+  p.basis = reads_basis ? reinterpret_cast<const float*>(basis.bytes.get()) : nullptr;
   p.output = output.bytes.get();
   expect(stn_check(&p) == STN_OK, "check", p);
   const int threads = 1 + static_cast<int>(random() % 3);
-  const int status = device ? run_on_device(p, input, theta, basis, &output) : stn_run_cpu(&p, threads);
+  const int status = device ? run_on_device(p, input, theta, basis, lattice, &output) : stn_run_cpu(&p, threads);
   expect(status == STN_OK, "run", p);
   const float slack = p.mode == STN_BICUBIC ? 1.0f : 1e-2f;
   bool inside = true;
@@ -272,7 +326,7 @@ void run_far_corner(std::mt19937& random) {
 }
 
 void run_all(const Shape& shape, int rank, std::mt19937& random) {
-  for (int kind : {STN_AFFINE, STN_BASIS, STN_PROJECTIVE, STN_GRID})
+  for (int kind : {STN_AFFINE, STN_BASIS, STN_PROJECTIVE, STN_GRID, STN_TENSOR_PRODUCT, STN_LATTICE})
     for (int mode : {STN_BILINEAR, STN_NEAREST, STN_BICUBIC})
       for (int padding : {STN_ZEROS, STN_BORDER, STN_REFLECTION})
         for (int align : {0, 1})
@@ -392,6 +446,37 @@ void refuse_nonsense() {
   refuse(STN_ERROR_POINTS, "an affine basis", [&](stn_problem& p) { with_basis(p, STN_AFFINE, 3); });
   refuse(STN_ERROR_POINTS, "a grid of another size", [](stn_problem& p) { p.kind = STN_GRID, p.points = 9; });
   refuse(STN_ERROR_VALUE, "grid dtype", [](stn_problem& p) { p.kind = STN_GRID, p.points = 1, p.grid_dtype = 3; });
+  const auto with_lattice = [&one](stn_problem& p) {
+    p.kind = STN_TENSOR_PRODUCT, p.rows = p.columns = &one;
+    for (int64_t& length : p.lattice) length = 1;
+    p.basis_rows = 1;
+  };
+  stn_problem product = good;
+  with_lattice(product);
+  expect(stn_check(&product) == STN_OK, "a good lattice", product);
+  refuse(STN_ERROR_POINTER, "no rows", [&](stn_problem& p) { with_lattice(p), p.rows = nullptr; });
+  refuse(STN_ERROR_POINTER, "no columns", [&](stn_problem& p) { with_lattice(p), p.columns = nullptr; });
+  refuse(STN_ERROR_SIZE, "an empty lattice", [&](stn_problem& p) { with_lattice(p), p.lattice[1] = p.basis_rows = 0; });
+  refuse(STN_ERROR_SIZE, "another lattice", [&](stn_problem& p) { with_lattice(p), p.lattice[2] = 2; });
+  refuse(STN_ERROR_SIZE, "planes of an image", [&](stn_problem& p) {
+    with_lattice(p);
+    p.lattice[0] = p.basis_rows = 2;
+  });
+  refuse(STN_ERROR_SIZE, "a huge lattice", [&](stn_problem& p) {
+    with_lattice(p);
+    p.lattice[1] = p.lattice[2] = int64_t{1} << 40;
+  });
+  const auto with_taps = [&one](stn_problem& p) {
+    static const int32_t index = 0;
+    p.kind = STN_LATTICE, p.basis = &one, p.index = &index, p.taps = p.points = 1;
+  };
+  stn_problem taps = good;
+  with_taps(taps);
+  expect(stn_check(&taps) == STN_OK, "good taps", taps);
+  refuse(STN_ERROR_SIZE, "no taps", [&](stn_problem& p) { with_taps(p), p.taps = 0; });
+  refuse(STN_ERROR_SIZE, "65 taps", [&](stn_problem& p) { with_taps(p), p.taps = 65; });
+  refuse(STN_ERROR_POINTER, "no index", [&](stn_problem& p) { with_taps(p), p.index = nullptr; });
+  refuse(STN_ERROR_POINTS, "weights of another size", [&](stn_problem& p) { with_taps(p), p.points = 2; });
   expect(stn_check(nullptr) == STN_ERROR_POINTER, "no problem", good);
 }
 

@@ -57,7 +57,7 @@ struct Attributes {
 
 struct Case {
   const char* name;
-  int creator;  // 0 spatial, 1 projective, 2 grid sample, 3 sampler
+  int creator;  // 0 spatial, 1 projective, 2 grid sample, 3 sampler, 4 tensor product, 5 lattice
   int32_t kind;
   int32_t mode;
   int32_t padding;
@@ -71,8 +71,8 @@ struct Case {
 
 constexpr int kGridSample = 2;
 
-/// \brief Whether the op reads a sampling grid, instead of theta and basis.
-inline bool reads_grid(const Case& c) { return c.creator >= kGridSample; }
+/// \brief Whether the op reads a sampling grid, instead of theta and its constants.
+inline bool reads_grid(const Case& c) { return c.kind == STN_GRID; }
 
 inline const std::vector<Case>& all() {
   constexpr auto kLinear = TensorFormat::kLINEAR;
@@ -105,17 +105,45 @@ inline const std::vector<Case>& all() {
        kLinear, 2},
       {"sampler nearest bf16 image HWC8, fp32 grid", 3, STN_GRID, STN_NEAREST, STN_REFLECTION, 0, 2, DataType::kBF16,
        TensorFormat::kHWC8, kLinear, 8},
+      {"tensor product", 4, STN_TENSOR_PRODUCT, STN_BILINEAR, STN_ZEROS, 1, 2, DataType::kFLOAT, kLinear, kLinear, 3},
+      {"tensor product bicubic fp16", 4, STN_TENSOR_PRODUCT, STN_BICUBIC, STN_BORDER, 0, 2, DataType::kHALF, kLinear,
+       kLinear, 2},
+      {"tensor product volume HWC", 4, STN_TENSOR_PRODUCT, STN_BILINEAR, STN_REFLECTION, 0, 3, DataType::kFLOAT,
+       TensorFormat::kDHWC, TensorFormat::kDHWC, 3},
+      {"lattice", 5, STN_LATTICE, STN_BILINEAR, STN_ZEROS, 0, 2, DataType::kFLOAT, kLinear, kLinear, 2},
+      {"lattice volume nearest bf16", 5, STN_LATTICE, STN_NEAREST, STN_BORDER, 1, 3, DataType::kBF16, kLinear, kLinear,
+       2},
   };
   return table;
 }
+
+/// \brief A tensor product's lattice: planes, rows, columns.
+inline std::vector<int64_t> lattice(const Case& c) { return {c.rank == 3 ? 2 : 1, 3, 4}; }
+
+/// \brief Lattice points per pixel.
+constexpr int64_t kTaps = 3;
 
 inline std::vector<int64_t> output_size(const Case& c) {
   return c.rank == 2 ? std::vector<int64_t>{5, 7} : std::vector<int64_t>{3, 4, 5};
 }
 
-inline int64_t columns(const Case& c) { return c.kind == STN_BASIS ? 6 : c.kind == STN_PROJECTIVE ? 3 : c.rank + 1; }
+inline int64_t columns(const Case& c) {
+  switch (c.kind) {
+    case STN_BASIS:
+    case STN_LATTICE:
+      return 6;
+    case STN_TENSOR_PRODUCT:
+      return lattice(c)[0] * lattice(c)[1] * lattice(c)[2];
+    case STN_PROJECTIVE:
+      return 3;
+    default:
+      return c.rank + 1;
+  }
+}
 
-inline int32_t inputs_of(const Case& c) { return reads_grid(c) ? 2 : 3; }
+inline int32_t inputs_of(const Case& c) {
+  return reads_grid(c) ? 2 : c.kind == STN_TENSOR_PRODUCT ? 5 : c.kind == STN_LATTICE ? 4 : 3;
+}
 
 inline Attributes attributes(const Case& c) {
   static const char* const kModes[] = {"bilinear", "nearest", "bicubic"};
@@ -169,13 +197,26 @@ inline std::vector<PluginTensorDesc> descs(const Case& c, int64_t batch, const s
   } else {
     const int64_t rows = c.kind == STN_PROJECTIVE ? 3 : c.rank;
     result.push_back(desc({batch, rows, columns(c)}, DataType::kFLOAT, TensorFormat::kLINEAR));
-    result.push_back(desc({columns(c), points}, DataType::kFLOAT, TensorFormat::kLINEAR));
+    const auto constant = [&result](int64_t first, int64_t second, DataType type = DataType::kFLOAT) {
+      result.push_back(desc({first, second}, type, TensorFormat::kLINEAR));
+    };
+    if (c.kind == STN_TENSOR_PRODUCT) {
+      const std::vector<int64_t> sizes = output_size(c), points_of = lattice(c);
+      constant(c.rank == 3 ? sizes[0] : 1, points_of[0]);
+      constant(sizes[sizes.size() - 2], points_of[1]);
+      constant(points_of[2], sizes.back());
+    } else if (c.kind == STN_LATTICE) {
+      constant(kTaps, points, DataType::kINT32);
+      constant(kTaps, points);
+    } else {
+      constant(columns(c), points);
+    }
   }
   result.push_back(desc(out, c.type, c.output_format));
   return result;
 }
 
-inline size_t element_size(DataType type) { return type == DataType::kFLOAT ? 4 : 2; }
+inline size_t element_size(DataType type) { return type == DataType::kFLOAT || type == DataType::kINT32 ? 4 : 2; }
 
 inline size_t byte_size(const PluginTensorDesc& d) {
   size_t size = element_size(d.type);
@@ -188,7 +229,10 @@ inline std::vector<char> random_bytes(const PluginTensorDesc& d, bool image, std
   std::vector<char> bytes(byte_size(d));
   const size_t size = element_size(d.type);
   for (size_t i = 0; i < bytes.size(); i += size) {
-    if (d.type == DataType::kFLOAT) {
+    if (d.type == DataType::kINT32) {
+      const auto index = static_cast<int32_t>(random() % 6);
+      std::memcpy(&bytes[i], &index, size);
+    } else if (d.type == DataType::kFLOAT) {
       const float value =
           image ? static_cast<float>(random() % 1000) / 500.0F : static_cast<float>(random() % 2600) / 1000.0F - 1.3F;
       std::memcpy(&bytes[i], &value, size);

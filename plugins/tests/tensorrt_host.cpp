@@ -8,6 +8,7 @@
 /// code 0: all checks passed, 1: some failed, 2: the test could not run.
 #include <dlfcn.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstdlib>
@@ -92,9 +93,23 @@ std::vector<char> expected(const Library& library, const Case& c, const std::vec
   p.points = 1;
   for (int32_t i = 0; i < c.rank; ++i) p.points *= p.output_size[i];
   p.basis_rows = reads_grid(c) ? 0 : columns(c);
+  const auto floats = [&data](size_t i) { return reinterpret_cast<const float*>(data[i].data()); };
+  if (c.kind == STN_TENSOR_PRODUCT) {
+    const std::vector<int64_t> sizes = lattice(c);
+    std::copy(sizes.begin(), sizes.end(), p.lattice);
+    p.points = 0;
+    p.planes = floats(2);
+    p.rows = floats(3);
+    p.columns = floats(4);
+  }
+  if (c.kind == STN_LATTICE) {
+    p.taps = cases::kTaps;
+    p.index = reinterpret_cast<const int32_t*>(data[2].data());
+    p.basis = floats(3);
+  }
   p.input = data[0].data();
   p.theta = data[1].data();
-  p.basis = c.kind == STN_BASIS || c.kind == STN_PROJECTIVE ? reinterpret_cast<const float*>(data[2].data()) : nullptr;
+  if (c.kind == STN_BASIS || c.kind == STN_PROJECTIVE) p.basis = floats(2);
   p.output = out.data();
   const int status = library.get<int(const stn_problem*, int)>("stn_run_cpu")(&p, 1);
   CHECK(status == STN_OK, c.name);
@@ -214,6 +229,13 @@ void check_build(const Case& c, void* build) {
                          static_cast<const DynamicPluginTensorDesc*>(&all[static_cast<size_t>(inputs)]), 1);
   };
   CHECK(configure() == 0, c.name);
+  for (int32_t i = 2; i < inputs; ++i) {  // a constant that does not match the grid, or theta
+    for (int32_t axis = 0; axis < 2; ++axis) {
+      all[static_cast<size_t>(i)].desc.dims.d[axis] += 1;
+      CHECK(configure() != 0, c.name);
+      all[static_cast<size_t>(i)].desc.dims.d[axis] -= 1;
+    }
+  }
   all[1].desc.dims.d[1] += 1;
   CHECK(configure() != 0, c.name);
   all[1].desc.dims.d[1] -= 1;
@@ -325,12 +347,14 @@ int main(int argc, char** argv) {
   library.get<void(void*)>("setLoggerFinder")(nullptr);
   int32_t count = 0;
   void* const* creators = library.get<void* const*(int32_t&)>("getCreators")(count);
-  CHECK(count == 4, "getCreators");
-  if (count != 4) return 1;
+  CHECK(count == 6, "getCreators");
+  if (count != 6) return 1;
   check_creator(creators[0], "SpatialTransformer", "stn");
   check_creator(creators[1], "ProjectiveTransformer", "stn");
   check_creator(creators[2], "GridSample", "");
   check_creator(creators[3], "Sampler", "stn");
+  check_creator(creators[4], "TensorProductTransformer", "stn");
+  check_creator(creators[5], "LatticeTransformer", "stn");
   check_refusals(creators);
   for (const Case& c : cases::all()) check_life(library, *device, c, creators);
   std::printf("%d checks, %d failed, %s\n", checks, failures, cuda ? "on the GPU" : "in host memory");

@@ -166,5 +166,5 @@ def _predictions(output: Array, labels: tuple[str, ...] | None) -> list[str]:
 
 
 def _warp_view(call: SamplerCall, index: int) -> WarpView:
-    straight = call.node.basis is not None and call.node.basis.kind != "basis"
+    straight = call.node.basis is not None and call.node.basis.kind in ("affine", "projective")
     return WarpView(call.image[index], call.pixels[index], call.warped[index], straight)

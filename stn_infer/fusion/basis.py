@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 
-Kind = Literal["affine", "basis", "projective"]
+Kind = Literal["affine", "basis", "projective", "tensor_product", "lattice"]
 
 
 def canonical_basis(output_size: Sequence[int], corners: bool = False) -> NDArray[np.float64]:
@@ -55,6 +55,16 @@ class Basis:
     rows: Array
     output_size: tuple[int, ...]
 
+    @property
+    def count(self) -> int:
+        """K."""
+        return len(self.rows)
+
+    @property
+    def constants(self) -> dict[str, Array]:
+        """The op's inputs after theta."""
+        return {"basis": self.rows}
+
     def exact(self) -> Basis:
         """Returns the basis with rows in float64. Float32 copies of x, y(, z), 1 are recomputed in float64."""
         rows = self.rows.astype(np.float64)
@@ -71,3 +81,142 @@ class Basis:
             return points
         with np.errstate(divide="ignore", invalid="ignore"):
             return np.asarray(points[..., :-1] / points[..., -1:])
+
+    def terms(self, theta: Array) -> NDArray[np.float64]:
+        """Returns the sums of |theta| |basis| that rounding is relative to, [N, *output_size, R], in float64."""
+        return map_points(np.abs(theta.astype(np.float64)), np.abs(self.rows.astype(np.float64)), self.output_size)
+
+    def fitted(self, grid: Array) -> NDArray[np.float64]:
+        """Returns the theta [N, D, K] whose grid is nearest to ``grid`` [N, *output_size, D], in float64."""
+        rows = self.rows.astype(np.float64)
+        points = grid.reshape(len(grid), rows.shape[1], -1).transpose(1, 0, 2)  # [P, N, D]
+        theta = np.linalg.lstsq(rows.T, points.reshape(rows.shape[1], -1), rcond=None)[0]
+        return np.asarray(theta.reshape(len(rows), len(grid), -1).transpose(1, 2, 0))
+
+
+@dataclass(frozen=True)
+class TensorProductBasis:
+    """The basis of a lattice as one matrix per axis: the dense one is their Kronecker product.
+
+    Attributes:
+        planes: [depth, d]; [1, 1] for images.
+        rows: [height, h].
+        columns: [w, width].
+        output_size: (height, width) or (depth, height, width).
+    """
+
+    planes: Array
+    rows: Array
+    columns: Array
+    output_size: tuple[int, ...]
+    kind: Kind = "tensor_product"
+
+    @property
+    def count(self) -> int:
+        """K = d h w."""
+        return prod(self.lattice)
+
+    @property
+    def lattice(self) -> tuple[int, int, int]:
+        """(d, h, w)."""
+        return self.planes.shape[1], self.rows.shape[1], self.columns.shape[0]
+
+    @property
+    def constants(self) -> dict[str, Array]:
+        """The op's inputs after theta."""
+        return {"planes": self.planes, "rows": self.rows, "columns": self.columns}
+
+    def exact(self) -> TensorProductBasis:
+        """Returns the basis in float64."""
+        planes, rows, columns = (value.astype(np.float64) for value in self.constants.values())
+        return replace(self, planes=planes, rows=rows, columns=columns)
+
+    def grid(self, theta: Array) -> NDArray[np.float64]:
+        """Returns the sampling grid [N, *output_size, D] of ``theta`` [N, D, K], in float64."""
+        return self._contracted(theta.astype(np.float64), self.exact())
+
+    def terms(self, theta: Array) -> NDArray[np.float64]:
+        """Returns the sums of |theta| |basis| that rounding is relative to, [N, *output_size, D], in float64."""
+        planes, rows, columns = (np.abs(value) for value in self.exact().constants.values())
+        magnitudes = replace(self, planes=planes, rows=rows, columns=columns)
+        return self._contracted(np.abs(theta.astype(np.float64)), magnitudes)
+
+    def fitted(self, grid: Array) -> NDArray[np.float64]:
+        """Returns the theta [N, D, K] whose grid is nearest to ``grid`` [N, *output_size, D], in float64."""
+        exact = self.exact()
+        sizes = (len(self.planes), len(self.rows), self.columns.shape[1])
+        values = np.moveaxis(grid.reshape(len(grid), *sizes, -1), -1, 1)
+        for axis, matrix in enumerate((exact.planes, exact.rows, exact.columns.T)):
+            values = np.moveaxis(np.tensordot(values, np.linalg.pinv(matrix), axes=(2 + axis, 1)), -1, 2 + axis)
+        return np.asarray(values.reshape(*values.shape[:2], -1))
+
+    def _contracted(self, theta: Array, exact: TensorProductBasis) -> NDArray[np.float64]:
+        values = theta.reshape(*theta.shape[:2], *self.lattice)
+        for axis, matrix in enumerate((exact.planes, exact.rows, exact.columns.T)):
+            values = np.moveaxis(np.tensordot(values, matrix, axes=(2 + axis, 1)), -1, 2 + axis)
+        return np.asarray(np.moveaxis(values, 1, -1).reshape(len(theta), *self.output_size, theta.shape[1]))
+
+
+@dataclass(frozen=True)
+class LatticeBasis:
+    """The basis of an irregular lattice: each pixel reads J of its K points.
+
+    Attributes:
+        index: [J, P] int32.
+        weight: [J, P].
+        output_size: (height, width) or (depth, height, width).
+    """
+
+    index: Array
+    weight: Array
+    output_size: tuple[int, ...]
+    kind: Kind = "lattice"
+
+    @property
+    def count(self) -> int:
+        """The points that are read: all of theta's K, or the first ones."""
+        return int(self.index.max(initial=-1)) + 1
+
+    @property
+    def constants(self) -> dict[str, Array]:
+        """The op's inputs after theta."""
+        return {"index": self.index, "weight": self.weight}
+
+    def exact(self) -> LatticeBasis:
+        """Returns the basis in float64."""
+        return replace(self, weight=self.weight.astype(np.float64))
+
+    def grid(self, theta: Array) -> NDArray[np.float64]:
+        """Returns the sampling grid [N, *output_size, D] of ``theta`` [N, D, K], in float64."""
+        return self._sum(theta.astype(np.float64), self.weight.astype(np.float64))
+
+    def terms(self, theta: Array) -> NDArray[np.float64]:
+        """Returns the sums of |theta| |basis| that rounding is relative to, [N, *output_size, D], in float64."""
+        return self._sum(np.abs(theta.astype(np.float64)), np.abs(self.weight.astype(np.float64)))
+
+    def fitted(self, grid: Array) -> NDArray[np.float64]:
+        """Returns the theta [N, D, K] whose grid is nearest to ``grid`` [N, *output_size, D], in float64."""
+        rows = np.zeros((self.count, self.index.shape[1]))
+        np.add.at(rows, (self.index, np.arange(rows.shape[1])), self.weight.astype(np.float64))
+        return Basis("basis", rows, self.output_size).fitted(grid)
+
+    def _sum(self, theta: Array, weight: Array) -> NDArray[np.float64]:
+        points = np.zeros((*theta.shape[:2], self.index.shape[1]))
+        for index, factors in zip(self.index, weight, strict=True):
+            points += theta[:, :, index] * factors
+        return np.asarray(points.transpose(0, 2, 1).reshape(len(theta), *self.output_size, theta.shape[1]))
+
+
+AnyBasis = Basis | TensorProductBasis | LatticeBasis
+"""What maps theta to a sampling grid."""
+
+
+def basis_of(kind: Kind, constants: Sequence[Array], output_size: tuple[int, ...]) -> AnyBasis:
+    """Returns the basis of a node of ``kind`` from its inputs after theta."""
+    if kind == "tensor_product":
+        planes, rows, columns = constants
+        return TensorProductBasis(planes, rows, columns, output_size)
+    if kind == "lattice":
+        index, weight = constants
+        return LatticeBasis(index, weight, output_size)
+    return Basis(kind, constants[0], output_size)

@@ -10,7 +10,8 @@ Each step has its own module:
 4. ``clamps``: a clamp to [-1, 1] directly before the sampler that equals the padding mode ``border`` is left out.
 5. ``cuts``: trace back from the grid through operators that may be linear; each set of tensors on the way is a cut.
 6. ``proof`` (``forms``, ``rules``): prove the grid affine, or a quotient of affine forms, in a cut's tensors.
-7. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis.
+7. ``measure`` (``evaluate``, ``operators``, ``span``): measure the map in float64 and factor it into theta and basis;
+   ``lattices``: into theta and one matrix per axis; chooses the form by what it costs the file.
 8. ``rewrite``, ``op``: insert the ``stn`` node into the graph and the op's function into the file.
 
 If a step fails, the grid's nodes are unchanged, and a finding names the tensor and the reason.
@@ -21,20 +22,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
-from math import prod
 
 import onnx
 
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import Kind
 from stn_infer.fusion.clamps import check_border, find_clamps
-from stn_infer.fusion.cuts import Cutter
-from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, Product, WideSpan
+from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, Product
 from stn_infer.fusion.evaluate import Evaluator
-from stn_infer.fusion.forms import FLOATS, Degree
+from stn_infer.fusion.forms import FLOATS
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
-from stn_infer.fusion.measure import Cut, ThetaMap, factor
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, attach_functions, is_sampler, reads_grid
+from stn_infer.fusion.lattices.plan import Plan, plan
+from stn_infer.fusion.op import DOMAIN, SAMPLER, attach_functions, is_sampler, reads_grid
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, PRODUCTS, Prover
 from stn_infer.fusion.rewrite import Rewriter
@@ -46,10 +45,6 @@ from stn_infer.proto.edit import copy_of, drop_unused
 from stn_infer.proto.inputs import Shapes
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, is_standard, nested_nodes, opset_of
-
-# Limits on a basis's elements and rows beyond the constants that it replaces: a file must not become much larger, nor
-# its plain form slower.
-_MAX_MORE, _MAX_MORE_ROWS = 2**20, 128
 
 
 @dataclass(frozen=True)
@@ -65,7 +60,7 @@ class Finding:
         written: whether the pass wrote that node; false for a ``Sampler`` that the file had.
         why: why the grid is not linear; empty if fused.
         obstacle: why the node stays a GridSample, if it could become ``Sampler`` otherwise.
-        kind: affine, basis, projective; None if not fused.
+        kind: affine, basis, projective, tensor_product, lattice; None if not fused.
         parameters: Q, values per sample at the cut; 0 if not fused.
         basis_rows: K; 0 if not fused.
         cut: the tensors that theta is computed from.
@@ -159,22 +154,20 @@ def _not_fused(node: onnx.NodeProto, why: NotLinear, scope: str, op: str, obstac
     )
 
 
-def _fused(node: onnx.NodeProto, cut: Cut, found: ThetaMap, precision: str, scope: str, clamped: bool) -> Finding:
-    rows = len(found.basis)
+def _fused(node: onnx.NodeProto, chosen: Plan, scope: str, clamped: bool) -> Finding:
+    cut, precision = chosen.cut, chosen.precision
     where = ", ".join(repr(name) for name in cut.tensors)
-    op = PROJECTIVE if found.kind == "projective" else SPATIAL
-    kind = f"basis, K = {rows}" if found.kind == "basis" else found.kind
     parameters = f"{cut.size} parameters"
-    if found.products is not None:
-        parameters = f"{len(found.products)} products of {parameters}"
-    message = f"fused GridSample into {DOMAIN}::{op} ({kind}, {parameters} from {where})"
+    if chosen.products:
+        parameters = f"{chosen.products} products of {parameters}"
+    message = f"fused GridSample into {DOMAIN}::{chosen.op} ({chosen.text}, {parameters} from {where})"
     if precision in ("float16", "bfloat16"):
         message += f"; coordinates change from {precision} to float32"
     if clamped:
         message += "; its clamp to [-1, 1] becomes padding_mode border"
     name = node.name or node.output[0]
-    facts = (found.kind, cut.size, rows, cut.tensors, precision, scope)
-    return Finding(name, node.input[1], True, message, op, True, "", "", *facts)
+    facts = (chosen.kind, cut.size, chosen.rows, cut.tensors, precision, scope)
+    return Finding(name, node.input[1], True, message, chosen.op, True, "", "", *facts)
 
 
 class _Reading:
@@ -189,12 +182,8 @@ class _Reading:
         self.evaluator = Evaluator(view, observed, opset_of(view.scope.model))
         self._provers: dict[tuple[bool, bool], Prover] = {}
 
-    def plan(self, grid: str) -> tuple[Cut, ThetaMap, str]:
-        """Returns the cut and the map for one grid, and the precision in which the file computed it.
-
-        Raises:
-            NotLinear: no cut has a proof and a map.
-        """
+    def plan(self, grid: str) -> Plan:
+        """Returns what replaces a sampler at ``grid``; raises NotLinear if nothing does."""
         region = self._view.region(grid, LINEAR_OPS)
         try:
             return self._plan(grid, region, False)
@@ -219,43 +208,8 @@ class _Reading:
             self._provers[key] = Prover(self._view, self._observed, self.evaluator, *key)
         return self._provers[key]
 
-    def _plan(self, grid: str, region: list[int], products: bool) -> tuple[Cut, ThetaMap, str]:
-        output_size = tuple(axis.factor for axis in self._observed.shapes[grid][1:-1])
-        prover = self._prover(grid, products)
-        cutter = Cutter(self._view, self._observed, prover, grid, region)
-        candidates, last = cutter.candidates()
-        tried: list[NotLinear] = []
-        for candidate in candidates:
-            try:
-                forms = prover.prove(candidate.tensors, candidate.nodes, grid)
-            except NotLinear as why:
-                tried.append(why)
-                continue
-            quotients = frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
-            terms = forms[grid].terms if products else None
-            for cut in cutter.cuts(candidate):
-                try:
-                    found = factor(self.evaluator, cut, grid, output_size, quotients, terms)
-                    self._check_size(cut, found, grid)
-                    return cut, found, cutter.precision(cut)
-                except NotLinear as why:
-                    tried.append(why)
-        # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
-        wide = bool(tried) and isinstance(tried[0], WideSpan) and bool(last.op_type)
-        raise last if wide or not tried else tried[0]
-
-    def _check_size(self, cut: Cut, found: ThetaMap, grid: str) -> None:
-        """Raises WideSpan if a basis takes much more memory than the constants of the nodes that it replaces."""
-        if found.kind != "basis":
-            return
-        names = {name for index in cut.nodes for name in self._view.nodes[index].input} - self._view.varying
-        shapes = [self._observed.shapes[name] for name in names if name in self._observed.shapes]
-        kept = sum(prod(axis.factor for axis in shape) for shape in shapes)
-        rows, points = found.basis.shape
-        if rows * points > kept + min(_MAX_MORE, _MAX_MORE_ROWS * points):
-            size = f"{rows * points * 4 / 2**20:.1f} MiB"
-            reason = f"its basis of {rows} rows would take {size}, much more than the nodes that compute it"
-            raise WideSpan(grid, "", reason)
+    def _plan(self, grid: str, region: list[int], products: bool) -> Plan:
+        return plan(self._view, self._observed, self.evaluator, self._prover(grid, products), grid, region, products)
 
 
 class _Planner:
@@ -293,12 +247,12 @@ class _Planner:
         try:
             self._check(image, grid)
             try:
-                cut, found, precision = self._whole.plan(grid)
+                chosen = self._whole.plan(grid)
                 clamps = None
             except NotLinear:
                 if clamps is None:
                     raise
-                cut, found, precision = _Reading(clamps.view, self.observed).plan(grid)
+                chosen = _Reading(clamps.view, self.observed).plan(grid)
                 check_border(clamps, self.view, self.observed, self._whole.evaluator, grid, spec)
                 spec = replace(spec, padding_mode="border")
         except NotLinear as why:
@@ -309,8 +263,8 @@ class _Planner:
                 dtypes = self.observed.dtypes
                 rewriter.sample(node, spec, cast=dtypes[grid] not in ("float", dtypes[image]))
             return _not_fused(node, why, scope, SAMPLER)
-        rewriter.replace(node, cut, found, spec)
-        return _fused(node, cut, found, precision, scope, clamps is not None)
+        rewriter.replace(node, chosen, spec)
+        return _fused(node, chosen, scope, clamps is not None)
 
     def _not_sampled(self, node: onnx.NodeProto) -> str:
         """Why ``Sampler`` cannot replace a GridSample; "" if it can."""

@@ -1,8 +1,10 @@
 """The ops of domain ``stn``, version 1, and their plain ONNX bodies.
 
-``SpatialTransformer`` and ``ProjectiveTransformer`` compute the sampling grid from theta and a basis; ``Sampler`` reads
-a grid, whatever computes it. Every file with such nodes contains model-local functions of the same names. A runtime
-with a kernel for the op runs the kernel; every other runtime inlines the function. See ARCHITECTURE.md.
+``SpatialTransformer`` and ``ProjectiveTransformer`` compute the sampling grid from theta and a basis;
+``TensorProductTransformer`` from a lattice and one matrix per axis; ``LatticeTransformer`` from up to 64 weighted
+lattice points per pixel. ``Sampler`` reads a grid, whatever computes it. Every file with such nodes contains
+model-local functions of the same names. A runtime with a kernel for the op runs the kernel; every other runtime inlines
+the function. See ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -21,8 +23,12 @@ DOMAIN = "stn"
 VERSION = 1
 SPATIAL = "SpatialTransformer"
 PROJECTIVE = "ProjectiveTransformer"
+TENSOR_PRODUCT = "TensorProductTransformer"
+LATTICE = "LatticeTransformer"
 SAMPLER = "Sampler"
-OP_TYPES = (SPATIAL, PROJECTIVE, SAMPLER)
+OP_TYPES = (SPATIAL, PROJECTIVE, TENSOR_PRODUCT, LATTICE, SAMPLER)
+#: The most lattice points that a pixel of a LatticeTransformer reads.
+MOST_TAPS = 64
 
 # GridSample's three attributes.
 _SAMPLER_ATTRIBUTES = ("align_corners", "mode", "padding_mode")
@@ -35,9 +41,27 @@ def node_attributes(
 ) -> dict[str, Any]:
     """Returns the attributes of a node at ``opset``; ``grid_shape`` is [0, *output_size, D], 0 denoting the batch."""
     attributes = {**sampler_attributes(spec, opset), "grid_shape": [0, *output_size, len(output_size)]}
-    if kind != "projective":
+    if kind in ("affine", "basis"):
         attributes["kind"] = kind
     return attributes
+
+
+def op_of(kind: Kind) -> str:
+    """Returns the op that computes a grid of this kind."""
+    others = {"projective": PROJECTIVE, "tensor_product": TENSOR_PRODUCT, "lattice": LATTICE}
+    return others.get(kind, SPATIAL)
+
+
+def tensor_product_shapes(lattice: Sequence[int], output_size: Sequence[int]) -> dict[str, Any]:
+    """Returns the attributes of a ``TensorProductTransformer`` that its plain body reshapes theta with.
+
+    Args:
+        lattice: (planes, rows, columns) of theta; images have one plane.
+        output_size: (height, width) or (depth, height, width).
+    """
+    rank, (planes, rows, columns) = len(output_size), lattice
+    depth = output_size[0] if rank == 3 else 1
+    return {"theta_shape": [0, rank, planes, rows * columns], "lattice_shape": [0, rank, depth, rows, columns]}
 
 
 def sampler_attributes(spec: SamplerSpec, opset: int) -> dict[str, Any]:
@@ -50,6 +74,10 @@ def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
     if op_type == SAMPLER:
         grid = [helper.make_node("Cast", ["grid"], ["stn_grid"], to=TensorProto.FLOAT)]
         return _function(op_type, ["input", "grid"], grid, (), "output = GridSample(input, grid)", opset)
+    if op_type == TENSOR_PRODUCT:
+        return _tensor_product(opset)
+    if op_type == LATTICE:
+        return _lattice(opset)
     nodes = [helper.make_node("MatMul", ["theta", "basis"], ["stn_points"])]
     points = "stn_points"
     if op_type == PROJECTIVE:
@@ -69,6 +97,46 @@ def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
     attributes = ("grid_shape",) if op_type == PROJECTIVE else ("grid_shape", "kind")
     text = "output = GridSample(input, theta · basis)"
     return _function(op_type, ["input", "theta", "basis"], nodes, attributes, text, opset)
+
+
+def _reshaped(source: str, attribute: str, target: str) -> list[onnx.NodeProto]:
+    """Nodes that reshape ``source`` to the shape in an attribute of the caller."""
+    shape = helper.make_node("Constant", [], [f"{target}_shape"])
+    shape.attribute.append(_reference("value_ints", attribute, onnx.AttributeProto.INTS))
+    return [shape, helper.make_node("Reshape", [source, f"{target}_shape"], [target])]
+
+
+def _tensor_product(opset: int) -> onnx.FunctionProto:
+    """theta [N, D, K] contracted with planes [Do, d], rows [Ho, h] and columns [w, Wo]; K = d h w.
+
+    The first axis is contracted on the small lattice, so that only the last product has the size of the grid.
+    """
+    nodes = [
+        *_reshaped("theta", "theta_shape", "stn_flat"),  # [N, D, d, h w]
+        helper.make_node("MatMul", ["planes", "stn_flat"], ["stn_planes"]),
+        *_reshaped("stn_planes", "lattice_shape", "stn_lattice"),  # [N, D, Do, h, w]
+        helper.make_node("MatMul", ["rows", "stn_lattice"], ["stn_rows"]),
+        helper.make_node("MatMul", ["stn_rows", "columns"], ["stn_points"]),
+        helper.make_node("Transpose", ["stn_points"], ["stn_transposed"], perm=[0, 2, 3, 4, 1]),
+        *_reshaped("stn_transposed", "grid_shape", "stn_grid"),
+    ]
+    inputs, attributes = ["input", "theta", "planes", "rows", "columns"], ("theta_shape", "lattice_shape", "grid_shape")
+    text = "output = GridSample(input, theta contracted with one matrix per axis)"
+    return _function(TENSOR_PRODUCT, inputs, nodes, attributes, text, opset)
+
+
+def _lattice(opset: int) -> onnx.FunctionProto:
+    """The sum over J of weight [J, P] times the points of theta [N, D, K] at index [J, P]."""
+    nodes = [
+        helper.make_node("Gather", ["theta", "index"], ["stn_taken"], axis=2),  # [N, D, J, P]
+        helper.make_node("Mul", ["stn_taken", "weight"], ["stn_weighted"]),
+        helper.make_node("Constant", [], ["stn_taps"], value_ints=[2]),
+        helper.make_node("ReduceSum", ["stn_weighted", "stn_taps"], ["stn_points"], keepdims=0),
+        helper.make_node("Transpose", ["stn_points"], ["stn_transposed"], perm=[0, 2, 1]),
+        *_reshaped("stn_transposed", "grid_shape", "stn_grid"),
+    ]
+    text = "output = GridSample(input, sum of weighted lattice points)"
+    return _function(LATTICE, ["input", "theta", "index", "weight"], nodes, ("grid_shape",), text, opset)
 
 
 def _function(
@@ -111,8 +179,8 @@ def _reference(name: str, function_attribute: str, kind: int) -> onnx.AttributeP
 
 
 def is_spatial(node: onnx.NodeProto) -> bool:
-    """Whether a node is one of this package's ops that compute the grid from theta and a basis."""
-    return bool(node.domain == DOMAIN and node.op_type in (SPATIAL, PROJECTIVE))
+    """Whether a node is one of this package's ops that compute the grid from theta."""
+    return bool(node.domain == DOMAIN and node.op_type in OP_TYPES and node.op_type != SAMPLER)
 
 
 def is_sampler(node: onnx.NodeProto) -> bool:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from hashlib import sha256
+from math import prod
 from typing import Any
 
 import numpy as np
@@ -12,9 +13,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.dataflow import GraphView
+from stn_infer.fusion.lattices.find import LatticeMap
+from stn_infer.fusion.lattices.plan import Plan
 from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.monomials import Monomials
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL, node_attributes, sampler_attributes
+from stn_infer.fusion.op import DOMAIN, SAMPLER, node_attributes, sampler_attributes, tensor_product_shapes
 from stn_infer.fusion.shapes import SINGLE, Observation
 from stn_infer.proto.edit import NewNodes
 from stn_infer.proto.names import Names
@@ -42,22 +45,72 @@ class Rewriter:
         self._bases: dict[bytes, str] = {}
         self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that replace the sampler
 
-    def replace(self, sampler: onnx.NodeProto, cut: Cut, found: ThetaMap, spec: SamplerSpec) -> None:
-        """Registers the replacement of one GridSample by the op on ``theta`` and ``basis``, sampling as in ``spec``."""
+    def replace(self, sampler: onnx.NodeProto, plan: Plan, spec: SamplerSpec) -> None:
+        """Registers the replacement of one GridSample by an op that computes the grid from theta, sampling as in
+        ``spec``.
+        """
         prefix = next(self._prefixes)
-        new = NewNodes(self._names, prefix)
-        theta = self._theta(new, sampler.input[0], cut, found)
+        new, image, found = NewNodes(self._names, prefix), sampler.input[0], plan.found
+        values = node_attributes(plan.kind, found.output_size, spec, self._opset)
+        if isinstance(found, LatticeMap):
+            theta = self._lattice_theta(new, plan.cut, found)
+            if self._observed.batches > 1:
+                theta = _repeat(new, theta, image, 3)
+            constants = self._constants(new, found.basis.constants)
+            values |= tensor_product_shapes(found.basis.lattice, found.output_size)
+        else:
+            theta = self._theta(new, image, plan.cut, found)
+            constants = (
+                [self._basis(new, found)] if plan.sparse is None else self._constants(new, plan.sparse.constants)
+            )
         node = helper.make_node(
-            PROJECTIVE if found.kind == "projective" else SPATIAL,
-            [sampler.input[0], theta, self._basis(new, found)],
+            plan.op,
+            [image, theta, *constants],
             list(sampler.output),
             name=sampler.name or self._names.fresh(prefix),
             domain=DOMAIN,
         )
-        values = node_attributes(found.kind, found.output_size, spec, self._opset)
         node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(values.items()))
         self._new[sampler.output[0]] = [*new.nodes, node]
         self._graph.initializer.extend(new.constants)
+
+    def _constants(self, new: NewNodes, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
+        """Adds initializers, floating-point ones as float32; returns their names."""
+        kinds = {name: np.float32 if values.dtype.kind == "f" else values.dtype for name, values in arrays.items()}
+        return [new.constant(name, np.ascontiguousarray(values, kinds[name])) for name, values in arrays.items()]
+
+    def _lattice_theta(self, new: NewNodes, cut: Cut, found: LatticeMap) -> str:
+        """Adds the nodes that compute theta [N, D, K] of a lattice from the cut's tensor; returns its name."""
+        name = _single(new, cut.tensors[0], self._observed.dtypes.get(cut.tensors[0]))
+        total, count = found.mix.shape
+        inner = [m.shape[1] - pad for m, pad in zip(found.matrices, found.pads, strict=True)]
+        if found.order != tuple(range(len(found.order))):
+            name = new.node("Reshape", [name, self._shape(new, cut, found.shape)], "parameters")
+            name = new.node("Transpose", [name], "ordered", perm=[0, *(1 + axis for axis in found.order)])
+        padded = any(found.pads)
+        mixed = not np.array_equal(found.mix, np.eye(total, count))
+        if mixed:
+            flat = self._shape(new, cut, (count, prod(inner)))
+            name = new.node("Reshape", [name, flat], "components")
+            mix = new.constant("mix", np.ascontiguousarray(found.mix, np.float32))
+            name = new.node("MatMul", [mix, name], "coordinates")
+        if padded:
+            name = new.node("Reshape", [name, self._shape(new, cut, (total, *inner))], "lattice")
+            ends = np.array([0] * (2 + len(inner)) + [0, 0, *found.pads], np.int64)
+            name = new.node("Pad", [name, new.constant("pads", ends)], "padded")
+        name = new.node("Reshape", [name, self._shape(new, cut, (total, prod(found.lattice)))], "theta")
+        if found.offset is not None:
+            offset = np.ascontiguousarray(found.offset.reshape(1, total, -1), np.float32)
+            name = new.node("Add", [name, new.constant("offset", offset)], "moved")
+        if cut.rows > 1:
+            shape = np.array([-1, found.dimensions, prod(found.lattice)], np.int64)
+            name = new.node("Reshape", [name, new.constant("theta_shape", shape)], "thetas")
+        return name
+
+    def _shape(self, new: NewNodes, cut: Cut, sizes: tuple[int, ...]) -> str:
+        """A constant shape: the units, then ``sizes``."""
+        units = 0 if cut.units != SINGLE else 1
+        return new.constant("shape", np.array([units, *sizes], np.int64))
 
     def sample(self, sampler: onnx.NodeProto, spec: SamplerSpec, *, cast: bool) -> None:
         """Registers the replacement of one GridSample by ``Sampler`` at the same grid.

@@ -10,8 +10,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError
-from stn_infer.fusion.basis import Basis, Kind
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, is_op, is_spatial
+from stn_infer.fusion.basis import AnyBasis, Kind, basis_of
+from stn_infer.fusion.op import DOMAIN, SPATIAL, is_op, is_spatial, op_of
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, is_standard, nested_nodes, opset_of
@@ -61,7 +61,7 @@ class SamplerNode:
     """
 
     spec: SamplerSpec
-    basis: Basis | None = None
+    basis: AnyBasis | None = None
     name: str = ""
     op_type: str = "GridSample"
     domain: str = ""
@@ -113,7 +113,9 @@ def _in_nodes(nodes: Any, where: str, constants: Mapping[str, int]) -> Iterator[
             yield _sampler_node(node, spec, where=where)
 
 
-def _sampler_node(node: onnx.NodeProto, spec: SamplerSpec, basis: Basis | None = None, where: str = "") -> SamplerNode:
+def _sampler_node(
+    node: onnx.NodeProto, spec: SamplerSpec, basis: AnyBasis | None = None, where: str = ""
+) -> SamplerNode:
     image, points = node.input[:2]
     grid, theta = ("", points) if is_spatial(node) else (points, "")
     name, spelling = node.name or node.output[0], str(attributes_of(node).get("mode", spec.mode))
@@ -183,14 +185,23 @@ def spatial_nodes(model: onnx.ModelProto) -> tuple[SamplerNode, ...]:
     return tuple(sampler for sampler, _ in _spatial(model))
 
 
-def _spatial(model: onnx.ModelProto) -> Iterator[tuple[SamplerNode, Basis]]:
+def kind_of(node: onnx.NodeProto) -> Kind:
+    """Returns the kind of a spatial transformer's basis; raises KeyError if the node does not say it."""
+    if node.op_type == SPATIAL:
+        kind: Kind = attributes_of(node)["kind"]
+        return kind
+    others: tuple[Kind, ...] = ("projective", "tensor_product", "lattice")
+    return next(kind for kind in others if op_of(kind) == node.op_type)
+
+
+def _spatial(model: onnx.ModelProto) -> Iterator[tuple[SamplerNode, AnyBasis]]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in filter(is_spatial, model.graph.node):
         values = attributes_of(node)
         try:
-            kind: Kind = "projective" if node.op_type == PROJECTIVE else values["kind"]
             size = tuple(int(length) for length in values["grid_shape"][1:-1])
-            basis = Basis(kind, numpy_helper.to_array(constants[node.input[2]]), size)
+            arrays = [numpy_helper.to_array(constants[name]) for name in node.input[2:]]
+            basis = basis_of(kind_of(node), arrays, size)
             spec = SamplerSpec.of(values["mode"], values["padding_mode"], values["align_corners"])
             yield _sampler_node(node, spec, basis), basis
         except (KeyError, IndexError) as error:
@@ -210,7 +221,9 @@ def with_theta(model: onnx.ModelProto) -> onnx.ModelProto:
         batch = copy.graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
         copy.graph.node.append(helper.make_node("Identity", [node.theta], [name], name=f"stn_{name}"))
         copy.graph.output.append(
-            helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, rows, basis.rows.shape[0]])
+            helper.make_tensor_value_info(
+                name, TensorProto.FLOAT, [batch, rows, None if basis.kind == "lattice" else basis.count]
+            )
         )
     return copy
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from stn_infer.arrays import Array
-from stn_infer.fusion.basis import Basis, map_points
+from stn_infer.fusion.basis import AnyBasis, Basis, map_points
 from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.reference.sampling import Doubles, coordinate_bound
 from stn_infer.samplers import SamplerSpec
@@ -74,13 +74,13 @@ class TracedRun:
     calls: tuple[SamplerCall, ...]
 
 
-def grid_and_bound(basis: Basis, theta: Array, size: Sequence[int]) -> tuple[Doubles, Doubles]:
+def grid_and_bound(basis: AnyBasis, theta: Array, size: Sequence[int]) -> tuple[Doubles, Doubles]:
     """The grid of ``theta`` [N, D, K] in float64, and float32's error bound in pixels of an image of ``size``."""
     exact, values = basis.exact(), theta.astype(np.float64)
     grid = exact.grid(values)
-    terms = map_points(np.abs(values), np.abs(exact.rows), basis.output_size)
-    if basis.kind != "projective":
-        return grid, coordinate_bound(grid, size, terms, len(exact.rows))
+    terms = exact.terms(values)
+    if not isinstance(exact, Basis) or exact.kind != "projective":
+        return grid, coordinate_bound(grid, size, terms, exact.count)
     w = map_points(values[:, -1:], exact.rows, basis.output_size)
     denominator = np.concatenate([w, terms[..., -1:]], axis=-1)
     return grid, coordinate_bound(grid, size, terms[..., :-1], len(exact.rows), denominator)

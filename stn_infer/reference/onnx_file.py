@@ -17,8 +17,8 @@ import onnx
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, one_line
-from stn_infer.fusion.basis import Basis, Kind, canonical_basis, map_points
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL
+from stn_infer.fusion.basis import Kind, basis_of, canonical_basis, map_points
+from stn_infer.fusion.op import DOMAIN, LATTICE, PROJECTIVE, SAMPLER, SPATIAL, TENSOR_PRODUCT, op_of
 from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.proto.retype import doubled
 from stn_infer.proto.session import Stored, open_session
@@ -148,24 +148,34 @@ def _operators(state: _State) -> list[Any]:
     found: list[Any] = [GridSample, AffineGrid]
     sampler = {"op_domain": DOMAIN, "_run": GridSample._run, "op_schema": _schema(SAMPLER, ("input", "grid"))}
     found.append(type(SAMPLER, (OpRun,), sampler))
-    found += [_transformer(OpRun, name, state) for name in (SPATIAL, PROJECTIVE)]
+    found += [_transformer(OpRun, name, inputs, state) for name, inputs in _CONSTANTS.items()]
     found += [_by_torch(load_op("", name, None), name) for name in ("Conv", "MaxPool", "AveragePool")]
     return found
 
 
-def _transformer(base: Any, name: str, state: _State) -> Any:
-    def _run(self: Any, image: Array, theta: Array, basis: Array, **attributes: Any) -> Any:
+# The inputs of each op after theta.
+_CONSTANTS = {
+    SPATIAL: ("basis",),
+    PROJECTIVE: ("basis",),
+    TENSOR_PRODUCT: ("planes", "rows", "columns"),
+    LATTICE: ("index", "weight"),
+}
+_KINDS: dict[str, Kind] = {op_of(kind): kind for kind in ("projective", "tensor_product", "lattice")}
+
+
+def _transformer(base: Any, name: str, constants: Sequence[str], state: _State) -> Any:
+    def _run(self: Any, image: Array, theta: Array, *arrays: Array, **attributes: Any) -> Any:
         size = tuple(int(length) for length in attributes["grid_shape"][1:-1])
-        kind: Kind = "projective" if name == PROJECTIVE else attributes["kind"]
+        kind = _KINDS[name] if name in _KINDS else attributes["kind"]
         mesh = canonical_basis(size)
-        rows = mesh if kind == "affine" and mesh.shape == basis.shape else basis
+        if kind == "affine" and mesh.shape == arrays[0].shape:
+            arrays = (mesh,)
         spec = SamplerSpec.of(attributes["mode"], attributes["padding_mode"], attributes["align_corners"])
-        return (state.sample(image, Basis(kind, rows, size).exact().grid(theta), spec),)
+        return (state.sample(image, basis_of(kind, arrays, size).exact().grid(theta), spec),)
 
     # onnx's evaluator passes a node's attributes by name; the schema declares them
-    return type(
-        name, (base,), {"op_domain": DOMAIN, "_run": _run, "op_schema": _schema(name, ("input", "theta", "basis"))}
-    )
+    schema = _schema(name, ("input", "theta", *constants))
+    return type(name, (base,), {"op_domain": DOMAIN, "_run": _run, "op_schema": schema})
 
 
 def _schema(name: str, inputs: Sequence[str]) -> Any:
@@ -178,6 +188,8 @@ def _schema(name: str, inputs: Sequence[str]) -> Any:
         "padding_mode": kinds.STRING,
         "align_corners": kinds.INT,
         "grid_shape": kinds.INTS,
+        "theta_shape": kinds.INTS,
+        "lattice_shape": kinds.INTS,
         "plugin_namespace": kinds.STRING,
         "plugin_version": kinds.STRING,
     }
@@ -185,7 +197,9 @@ def _schema(name: str, inputs: Sequence[str]) -> Any:
         name,
         DOMAIN,
         1,
-        inputs=[OpSchema.FormalParameter(item, "tensor(double)") for item in inputs],
+        inputs=[
+            OpSchema.FormalParameter(item, "tensor(int32)" if item == "index" else "tensor(double)") for item in inputs
+        ],
         outputs=[OpSchema.FormalParameter("output", "tensor(double)")],
         attributes=[OpSchema.Attribute(key, kind, required=False) for key, kind in attributes.items()],
     )

@@ -12,7 +12,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError
-from stn_infer.fusion.basis import Basis, map_points
+from stn_infer.fusion.basis import AnyBasis, Basis
 from stn_infer.fusion.op import DOMAIN, OP_TYPES
 from stn_infer.fusion.samplers import SamplerNode, find_samplers, infer_facts, spatial_nodes
 from stn_infer.proto.edit import copy_of, inline_functions
@@ -139,8 +139,10 @@ def isolated(
             nodes.insert(0, helper.make_node("Cast", ["points"], ["points_half"], to=half))
     constants = []
     if sampler.basis is not None:
-        node.input[2] = "basis"
-        constants.append(numpy_helper.from_array(np.ascontiguousarray(sampler.basis.rows), "basis"))
+        del node.input[2:]
+        node.input.extend(sampler.basis.constants)
+        pairs = sampler.basis.constants.items()
+        constants = [numpy_helper.from_array(np.ascontiguousarray(values), name) for name, values in pairs]
         size = sampler.basis.output_size
     else:
         size = placed[:-1]
@@ -158,24 +160,22 @@ def isolated(
     return content
 
 
-def theta_for(basis: Basis, grid: Array) -> Array | None:
+def theta_for(basis: AnyBasis, grid: Array) -> Array | None:
     """The theta [N, D, K] in float32 whose grid is ``grid`` [N, *out, D]; None if the family has no such grid.
 
     Raises:
         ModelError: the basis and its output size have different numbers of points.
     """
-    rows = basis.rows.astype(np.float64)
-    if not np.isfinite(rows).all():
+    if not all(np.isfinite(values).all() for values in basis.constants.values()):
         return None
-    if basis.output_size and rows.shape[1] != prod(basis.output_size):
-        raise ModelError(f"the basis has {rows.shape[1]} points for an output of {basis.output_size}")
-    points = np.moveaxis(grid.reshape(len(grid), -1, grid.shape[-1]), 1, 2)  # [N, D, P]
-    theta = np.linalg.lstsq(rows.T, points.transpose(2, 0, 1).reshape(rows.shape[1], -1), rcond=None)[0]
-    theta = theta.reshape(len(rows), *points.shape[:2]).transpose(1, 2, 0)  # [N, D, K]
-    if not np.abs(map_points(theta, rows, grid.shape[1:-1]) - grid).max(initial=0.0) < 1e-4:
-        return None
+    points = basis.rows.shape[1] if isinstance(basis, Basis) else prod(grid.shape[1:-1])
+    if basis.output_size and points != prod(basis.output_size):
+        raise ModelError(f"the basis has {points} points for an output of {basis.output_size}")
+    theta = basis.fitted(grid)
     if basis.kind == "projective":
-        last = np.zeros((len(theta), 1, len(rows)))
+        last = np.zeros((len(theta), 1, basis.count))
         last[..., -1] = 1  # the last row of the basis is all ones
         theta = np.concatenate([theta, last], axis=1)
+    if not np.abs(basis.grid(theta) - grid).max(initial=0.0) < 1e-4:
+        return None
     return np.asarray(theta, np.float32)

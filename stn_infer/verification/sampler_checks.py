@@ -22,7 +22,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.deviation import bfloat16
-from stn_infer.fusion.basis import canonical_basis, map_points
+from stn_infer.fusion.basis import Basis, canonical_basis, map_points
 from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.reference.calls import SamplerCall
 from stn_infer.reference.comparison import Flips, WarpDeviation, compare_warp
@@ -108,9 +108,9 @@ def _basis_problem(node: SamplerNode) -> str | None:
     basis = node.basis
     if basis is None:
         return None
-    if not np.isfinite(basis.rows).all():
+    if not all(np.isfinite(values).all() for values in basis.constants.values()):
         return "its basis contains NaN or infinity"
-    if basis.kind == "affine":
+    if isinstance(basis, Basis) and basis.kind == "affine":
         mesh = canonical_basis(basis.output_size)
         if mesh.shape != basis.rows.shape or np.abs(mesh - basis.rows).max(initial=0.0) > 1e-6:
             return "its kind is affine, but its basis is not x, y(, z), 1 at the pixel centers, as kernels assume"
@@ -177,7 +177,7 @@ class _TestGrids:
 
         Returns None if the family has no such grid.
         """
-        if self._node.basis is not None and self._node.basis.kind == "basis":
+        if self._node.basis is not None and self._node.basis.kind in ("basis", "tensor_product", "lattice"):
             return None  # a sum of several products is not exact
         pixels = np.full((_TIES - 1, rank), 2.0)
         pixels[:, axis] = np.arange(_TIES - 1) + 0.5
@@ -196,7 +196,7 @@ class _TestGrids:
         basis = self._node.basis
         assert basis is not None, "a plain grid can be placed anywhere"
         rows = 3 if basis.kind == "projective" else len(basis.output_size)
-        return self._generator.normal(0, 0.6, (count, rows, len(basis.rows))).astype(np.float32)
+        return self._generator.normal(0, 0.6, (count, rows, basis.count)).astype(np.float32)
 
     def _image(self, size: tuple[int, ...], count: int) -> Array:
         return self._generator.random((count, _CHANNELS, *size), dtype=np.float32) * 2 - 0.5

@@ -14,7 +14,15 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer import plugin
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.fusion.op import (
+    DOMAIN,
+    PROJECTIVE,
+    SPATIAL,
+    attach_functions,
+    node_attributes,
+    op_of,
+    tensor_product_shapes,
+)
 from stn_infer.fusion.samplers import spec_of
 from stn_infer.samplers import SamplerSpec
 from tests.support import reference
@@ -340,3 +348,89 @@ def check_affine_grid(inputs: list[Array], expected: Array, align_corners: bool)
     model = one_node("basis", basis, output_size, "bilinear", "border", True, opset=20)
     answer = session(model, True).run(None, {"input": image, "theta": (theta / scale).astype(np.float32)})[0]
     np.testing.assert_allclose(np.moveaxis(answer, 1, -1) * scale, expected, atol=1e-5)
+
+
+# ---- lattices ------------------------------------------------------------------------------------------------------
+
+
+def lattice_node(kind: str, constants: dict[str, Array], count: int, size: tuple[int, ...], **shapes: Any) -> Any:
+    """A portable file with one node that computes its grid from a lattice of ``count`` points."""
+    attributes = node_attributes(kind, size, SamplerSpec("bilinear", "border", True)) | shapes  # type: ignore[arg-type]
+    node = helper.make_node(op_of(kind), ["input", "theta", *constants], ["output"], domain=DOMAIN, **attributes)  # type: ignore[arg-type]
+    info, rank = helper.make_tensor_value_info, len(size)
+    inputs = [
+        info("input", TensorProto.FLOAT, ["n", "c", *(f"s{axis}" for axis in range(rank))]),
+        info("theta", TensorProto.FLOAT, ["n", rank, count]),
+    ]
+    tensors = [numpy_helper.from_array(values, name) for name, values in constants.items()]
+    graph = helper.make_graph([node], "one", inputs, [info("output", TensorProto.FLOAT, None)], tensors)
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
+    attach_functions(model)
+    return model
+
+
+def product_constants(size: tuple[int, ...], lattice: tuple[int, int, int]) -> dict[str, Array]:
+    rng = np.random.default_rng(7)
+    depth, height, width = (1, *size)[-3:]
+    shapes = {"planes": (depth, lattice[0]), "rows": (height, lattice[1]), "columns": (lattice[2], width)}
+    constants = {name: (rng.random(shape) / max(shape)).astype(np.float32) for name, shape in shapes.items()}
+    return constants if len(size) == 3 else constants | {"planes": np.ones((1, 1), np.float32)}
+
+
+@pytest.mark.parametrize(("size", "lattice"), [((13, 40), (1, 4, 5)), ((5, 6, 17), (2, 3, 4))])
+@pytest.mark.parametrize("batch", [1, 3])
+def test_a_tensor_product_with_and_without_the_library(
+    size: tuple[int, ...], lattice: tuple[int, int, int], batch: int
+) -> None:
+    rng = np.random.default_rng(8)
+    count, rank = int(np.prod(lattice)), len(size)
+    shapes = tensor_product_shapes(lattice, size)
+    model = lattice_node("tensor_product", product_constants(size, lattice), count, size, **shapes)
+    image = rng.standard_normal((batch, 3, *(6, 7, 8)[:rank])).astype(np.float32)
+    theta = rng.standard_normal((batch, rank, count)).astype(np.float32)
+    plain, fused = both(model, {"input": image, "theta": theta}, threads=2)
+    assert plain.shape == fused.shape == (batch, 3, *size)
+    np.testing.assert_allclose(fused, plain, atol=2e-5)
+    # onnxruntime's own MatMul rejects an empty batch on the right of a matrix; the kernel does not.
+    (empty,) = session(model, True).run(None, {"input": image[:0], "theta": theta[:0]})
+    assert empty.shape == (0, 3, *size)
+
+
+@pytest.mark.parametrize("size", [(13, 40), (5, 6, 17)])
+def test_a_lattice_with_and_without_the_library(size: tuple[int, ...]) -> None:
+    rng = np.random.default_rng(9)
+    points, rank = int(np.prod(size)), len(size)
+    constants = {"index": rng.integers(0, 11, (4, points)).astype(np.int32)}
+    constants["weight"] = rng.dirichlet(np.ones(4), points).T.astype(np.float32)
+    image = rng.standard_normal((2, 3, *(6, 7, 8)[:rank])).astype(np.float32)
+    theta = rng.standard_normal((2, rank, 11)).astype(np.float32)
+    plain, fused = both(lattice_node("lattice", constants, 11, size), {"input": image, "theta": theta})
+    np.testing.assert_allclose(fused, plain, atol=2e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "message"),
+    [
+        ("rows", (13, 5), "expected theta with as many points as planes"),
+        ("rows", (12, 4), r"expected planes \[1, d\], rows \[13, h\] and columns \[w, 40\] for grid_shape"),
+        ("columns", (5, 41), "expected planes"),
+        ("planes", (1, 2), "expected theta with as many points"),
+        ("planes", (1,), "expected planes"),
+    ],
+)
+def test_matrices_that_do_not_fit_are_rejected(name: str, shape: tuple[int, ...], message: str) -> None:
+    constants = product_constants((13, 40), (1, 4, 5)) | {name: np.ones(shape, np.float32)}
+    model = lattice_node("tensor_product", constants, 20, (13, 40), **tensor_product_shapes((1, 4, 5), (13, 40)))
+    feeds = {"input": np.zeros((1, 1, 4, 4), np.float32), "theta": np.zeros((1, 2, 20), np.float32)}
+    with pytest.raises(Exception, match=f"stn::TensorProductTransformer: {message}"):
+        session(model, True).run(None, feeds)
+
+
+@pytest.mark.parametrize(
+    ("index", "weight"), [((3, 19), (3, 20)), ((3, 20), (2, 20)), ((65, 20), (65, 20)), ((20,), (3, 20))]
+)
+def test_an_index_that_does_not_fit_is_rejected(index: tuple[int, ...], weight: tuple[int, ...]) -> None:
+    constants = {"index": np.zeros(index, np.int32), "weight": np.zeros(weight, np.float32)}
+    feeds = {"input": np.zeros((1, 1, 4, 4), np.float32), "theta": np.zeros((1, 2, 9), np.float32)}
+    with pytest.raises(Exception, match=r"stn::LatticeTransformer: expected index and weight \[J, 20\]"):
+        session(lattice_node("lattice", constants, 9, (4, 5)), True).run(None, feeds)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -72,16 +72,20 @@ def warp(
     pitch: int = 0,
     batch: int | None = None,
     threads: int = 1,
+    matrices: Sequence[Array] = (),
+    index: Array | None = None,
 ) -> Array:
     """The library's answer, in float64 and planar whatever the layout.
 
     Args:
-        kind: affine, basis, projective, or grid (theta is the grid [N, *out, D] then).
+        kind: affine, basis, projective, grid (theta is the grid [N, *out, D] then), tensor_product or lattice.
         image: [N, C, *in]; it is converted to ``dtype`` and laid out as asked.
         theta: [N, D, K], [N, 3, 3] or the grid.
         basis: [K, P], or None.
         pitch: channels-last only: elements a pixel takes.
         batch: of the output, where theta and the image have different ones.
+        matrices: of a tensor product, one [length, lattice length] per axis of the output.
+        index: [J, P] of a lattice; ``basis`` holds the weights then.
     """
     rank = len(output_size)
     batch = max(len(image), len(theta)) if batch is None else batch
@@ -100,6 +104,10 @@ def warp(
     shape = (batch, channels, *output_size) if output_layout == "planar" else (batch, *output_size, width)
     output = np.full(shape, 3, values.dtype)
     pad = [0] * (3 - rank)
+    axes = [np.ascontiguousarray(matrix, np.float32) for matrix in matrices]
+    axes = [np.ones((1, 1), np.float32)] * (3 - len(axes)) + axes
+    columns = np.ascontiguousarray(axes[2].T)
+    taps = None if index is None else np.ascontiguousarray(index, np.int32)
     problem = plugin.Problem(
         rank=rank,
         kind=plugin.KINDS.index(kind),
@@ -119,7 +127,13 @@ def warp(
         input_batch=len(image),
         channel_pitch_in=pitch if input_layout == "channels_last" else 0,
         channel_pitch_out=pitch if output_layout == "channels_last" else 0,
-        points=int(np.prod(output_size)),
+        points=0 if kind == "tensor_product" else int(np.prod(output_size)),
+        lattice=(ctypes.c_int64 * 3)(*(matrix.shape[1] for matrix in axes)),
+        planes=address(axes[0]),
+        rows=address(axes[1]),
+        columns=address(columns),
+        taps=0 if taps is None else len(taps),
+        index=address(taps),
         input=address(values),
         theta=address(theta_values),
         basis=address(basis_values),

@@ -30,7 +30,8 @@ Status* add_op(const Api& api, CustomOpDomain* domain, OpKind kind, bool cuda) {
 Status* add_ops(const Api& api, CustomOpDomain* domain) {
   for (bool cuda : {false, true}) {
     if (cuda && !has_cuda()) continue;
-    for (OpKind kind : {OpKind::kSpatial, OpKind::kProjective, OpKind::kSampler}) {
+    for (OpKind kind :
+         {OpKind::kSpatial, OpKind::kProjective, OpKind::kTensorProduct, OpKind::kLattice, OpKind::kSampler}) {
       if (Status* status = add_op(api, domain, kind, cuda)) return status;
     }
   }
@@ -47,9 +48,10 @@ Op::Op(const Api* new_api, OpKind new_kind, bool on_cuda, int32_t image_dtype, i
     return self(op).cuda ? "CUDAExecutionProvider" : "CPUExecutionProvider";
   };
   input_type = [](const CustomOp* op, size_t index) {
+    if (index == 2 && self(op).kind == OpKind::kLattice) return kInt32;
     return element_type_of(index == 0 ? self(op).dtype : self(op).grid_dtype);
   };
-  input_count = [](const CustomOp* op) -> size_t { return self(op).kind == OpKind::kSampler ? 2 : 3; };
+  input_count = [](const CustomOp* op) { return inputs_of(self(op).kind); };
   output_type = [](const CustomOp* op, size_t) { return element_type_of(self(op).dtype); };
   output_count = [](const CustomOp*) -> size_t { return 1; };
   input_characteristic = [](const CustomOp*, size_t) { return kRequired; };

@@ -13,6 +13,8 @@
 namespace stn::ort {
 namespace {
 
+constexpr size_t kMostInputs = 5;
+
 /// A node's attributes.
 struct Settings {
   const Op* op;
@@ -100,9 +102,20 @@ Status* read_settings(const Op& op, const KernelInfo* info, Settings* settings) 
     settings->kind = STN_GRID;
     return nullptr;
   }
-  const bool projective = op.kind == OpKind::kProjective;
-  const std::string kind = projective ? "projective" : text_attribute(api, info, "kind", "basis");
-  settings->kind = find(kind, {"affine", "basis", "projective"});
+  const std::string kind = op.kind == OpKind::kSpatial ? text_attribute(api, info, "kind", "basis") : "";
+  switch (op.kind) {
+    case OpKind::kProjective:
+      settings->kind = STN_PROJECTIVE;
+      break;
+    case OpKind::kTensorProduct:
+      settings->kind = STN_TENSOR_PRODUCT;
+      break;
+    case OpKind::kLattice:
+      settings->kind = STN_LATTICE;
+      break;
+    default:
+      settings->kind = find(kind, {"affine", "basis"});
+  }
   if (settings->kind < 0) return reject(op, "expected kind affine or basis, got " + kind);
   return read_grid_shape(op, info, settings);
 }
@@ -121,8 +134,62 @@ Status* read_input(const Op& op, KernelContext* context, size_t index, Tensor* t
   return api.tensor_data(const_cast<Value*>(value), &tensor->data);
 }
 
-/// Checks theta and basis against the image, and sets their fields.
-Status* pose_theta(const Settings& s, const Tensor& image, const Tensor& theta, const Tensor& basis, stn_problem* p) {
+/// Checks a basis [K, pixels] against theta, and sets its fields.
+Status* pose_basis(const Op& op, const Tensor& theta, const Tensor& basis, int64_t pixels, stn_problem* p) {
+  if (basis.rank != 2 || basis.size[0] != theta.size[2] || basis.size[1] != pixels) {
+    return reject(op, "expected basis [" + std::to_string(theta.size[2]) + ", " + std::to_string(pixels) +
+                          "] for theta " + theta.shape() + " and grid_shape, got " + basis.shape());
+  }
+  p->points = basis.size[1];
+  p->basis = static_cast<const float*>(basis.data);
+  return nullptr;
+}
+
+/// Checks a lattice's matrices against theta and the output, and sets their fields.
+Status* pose_matrices(const Settings& s, const Tensor* constants, const Tensor& theta, stn_problem* p) {
+  const Op& op = *s.op;
+  const Tensor &planes = constants[0], &rows = constants[1], &columns = constants[2];
+  const int64_t depth = s.rank == 3 ? s.output_size[0] : 1;
+  const int64_t height = s.output_size[s.rank - 2], width = s.output_size[s.rank - 1];
+  const bool matrices = planes.rank == 2 && rows.rank == 2 && columns.rank == 2;
+  if (!matrices || planes.size[0] != depth || rows.size[0] != height || columns.size[1] != width) {
+    return reject(op, "expected planes [" + std::to_string(depth) + ", d], rows [" + std::to_string(height) +
+                          ", h] and columns [w, " + std::to_string(width) + "] for grid_shape, got " + planes.shape() +
+                          ", " + rows.shape() + " and " + columns.shape());
+  }
+  // Divisions, because a product might overflow.
+  const int64_t d = planes.size[1], h = rows.size[1], w = columns.size[0], count = theta.size[2];
+  const bool fits = d > 0 && h > 0 && w > 0 && count % d == 0 && count / d % h == 0 && count / d / h == w;
+  if (!fits || (s.rank == 2 && d != 1)) {
+    return reject(op, "expected theta with as many points as planes " + planes.shape() + ", rows " + rows.shape() +
+                          " and columns " + columns.shape() + " have, got " + theta.shape());
+  }
+  p->lattice[0] = d;
+  p->lattice[1] = h;
+  p->lattice[2] = w;
+  p->planes = static_cast<const float*>(planes.data);
+  p->rows = static_cast<const float*>(rows.data);
+  p->columns = static_cast<const float*>(columns.data);
+  return nullptr;
+}
+
+/// Checks index and weight against the output, and sets their fields.
+Status* pose_taps(const Op& op, const Tensor& index, const Tensor& weight, int64_t pixels, stn_problem* p) {
+  const bool same = index.rank == 2 && weight.rank == 2 && index.size[0] == weight.size[0];
+  if (!same || index.size[0] < 1 || index.size[0] > 64 || index.size[1] != pixels || weight.size[1] != pixels) {
+    return reject(op, "expected index and weight [J, " + std::to_string(pixels) +
+                          "] for grid_shape, J from 1 to 64, got " + index.shape() + " and " + weight.shape());
+  }
+  p->taps = index.size[0];
+  p->points = pixels;
+  p->index = static_cast<const int32_t*>(index.data);
+  p->basis = static_cast<const float*>(weight.data);
+  return nullptr;
+}
+
+/// Checks theta and the constants after it against the image, and sets their fields.
+Status* pose_theta(const Settings& s, const Tensor* inputs, stn_problem* p) {
+  const Tensor &image = inputs[0], &theta = inputs[1];
   const Op& op = *s.op;
   const int64_t rows = s.kind == STN_PROJECTIVE ? 3 : s.rank;
   if (image.rank != static_cast<size_t>(s.rank) + 2) {
@@ -138,14 +205,10 @@ Status* pose_theta(const Settings& s, const Tensor& image, const Tensor& theta, 
     p->output_size[d] = s.output_size[d];
     pixels *= s.output_size[d];
   }
-  if (basis.rank != 2 || basis.size[0] != theta.size[2] || basis.size[1] != pixels) {
-    return reject(op, "expected basis [" + std::to_string(theta.size[2]) + ", " + std::to_string(pixels) +
-                          "] for theta " + theta.shape() + " and grid_shape, got " + basis.shape());
-  }
   p->basis_rows = theta.size[2];
-  p->points = basis.size[1];
-  p->basis = static_cast<const float*>(basis.data);
-  return nullptr;
+  if (s.kind == STN_TENSOR_PRODUCT) return pose_matrices(s, inputs + 2, theta, p);
+  if (s.kind == STN_LATTICE) return pose_taps(op, inputs[2], inputs[3], pixels, p);
+  return pose_basis(op, theta, inputs[2], pixels, p);
 }
 
 /// Checks the grid against the image, and sets its fields.
@@ -170,11 +233,11 @@ Status* pose_grid(const Settings& s, const Tensor& image, const Tensor& grid, st
 }
 
 /// Checks the inputs' shapes and fills in the problem.
-Status* pose(const Settings& s, const Tensor& image, const Tensor& coordinates, const Tensor& basis, stn_problem* p) {
+Status* pose(const Settings& s, const Tensor* inputs, stn_problem* p) {
+  const Tensor &image = inputs[0], &coordinates = inputs[1];
   *p = stn_problem{};
   p->struct_size = sizeof(stn_problem);
-  Status* status =
-      s.kind == STN_GRID ? pose_grid(s, image, coordinates, p) : pose_theta(s, image, coordinates, basis, p);
+  Status* status = s.kind == STN_GRID ? pose_grid(s, image, coordinates, p) : pose_theta(s, inputs, p);
   if (status != nullptr) return status;
   p->rank = static_cast<int32_t>(image.rank) - 2;
   p->kind = s.kind;
@@ -280,14 +343,13 @@ Status* compute(void* kernel, KernelContext* context) {
   const Settings& s = *static_cast<const Settings*>(kernel);
   const Op& op = *s.op;
   const Api& api = *op.api;
-  Tensor image, coordinates, basis;
-  if (Status* status = read_input(op, context, 0, &image)) return status;
-  if (Status* status = read_input(op, context, 1, &coordinates)) return status;
-  if (op.kind != OpKind::kSampler) {
-    if (Status* status = read_input(op, context, 2, &basis)) return status;
+  Tensor inputs[kMostInputs];
+  for (size_t i = 0; i < inputs_of(op.kind); ++i) {
+    if (Status* status = read_input(op, context, i, &inputs[i])) return status;
   }
+  const Tensor& image = inputs[0];
   stn_problem problem;
-  if (Status* status = pose(s, image, coordinates, basis, &problem)) return status;
+  if (Status* status = pose(s, inputs, &problem)) return status;
 
   const int64_t* size = problem.output_size;
   int64_t shape[5] = {image.size[0], image.size[1], size[0], size[1], size[2]};

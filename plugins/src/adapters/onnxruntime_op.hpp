@@ -10,14 +10,20 @@
 
 namespace stn::ort {
 
-/// Which op a node is: two that compute the grid from theta and basis, and one that reads a grid.
-enum class OpKind { kSpatial, kProjective, kSampler };
+/// Which op a node is: two that compute the grid from theta and basis, two from a lattice, and one that reads a grid.
+enum class OpKind { kSpatial, kProjective, kTensorProduct, kLattice, kSampler };
 
 /// \brief An op's name in domain `stn`.
 inline const char* name_of(OpKind kind) {
-  return kind == OpKind::kSpatial      ? "SpatialTransformer"
-         : kind == OpKind::kProjective ? "ProjectiveTransformer"
-                                       : "Sampler";
+  constexpr const char* kNames[] = {"SpatialTransformer", "ProjectiveTransformer", "TensorProductTransformer",
+                                    "LatticeTransformer", "Sampler"};
+  return kNames[static_cast<int>(kind)];
+}
+
+/// \brief The number of an op's inputs: image, theta or grid, then its constants.
+inline size_t inputs_of(OpKind kind) {
+  constexpr size_t kCounts[] = {3, 3, 5, 4, 2};
+  return kCounts[static_cast<int>(kind)];
 }
 
 /// One op for one image type, one type of coordinates and one execution provider.

@@ -64,8 +64,10 @@ STN_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreator
   static stn::trt::Creator projective(stn::trt::Op::kProjective);
   static stn::trt::Creator grid_sample(stn::trt::Op::kGridSample);
   static stn::trt::Creator sampler(stn::trt::Op::kSampler);
-  static const std::array<nvinfer1::IPluginCreatorInterface*, 4> creators = {&spatial, &projective, &grid_sample,
-                                                                             &sampler};
+  static stn::trt::Creator tensor_product(stn::trt::Op::kTensorProduct);
+  static stn::trt::Creator lattice(stn::trt::Op::kLattice);
+  static const std::array<nvinfer1::IPluginCreatorInterface*, 6> creators = {&spatial, &projective,     &grid_sample,
+                                                                             &sampler, &tensor_product, &lattice};
   nbCreators = static_cast<int32_t>(creators.size());
   return creators.data();
 }

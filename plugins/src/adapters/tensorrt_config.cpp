@@ -119,7 +119,9 @@ const OpInfo& info(Op op) noexcept {
   static constexpr OpInfo kTable[] = {{"SpatialTransformer", "stn", 3},
                                       {"ProjectiveTransformer", "stn", 3},
                                       {"GridSample", "", 2},
-                                      {"Sampler", "stn", 2}};
+                                      {"Sampler", "stn", 2},
+                                      {"TensorProductTransformer", "stn", 5},
+                                      {"LatticeTransformer", "stn", 4}};
   return kTable[static_cast<size_t>(op)];
 }
 
@@ -136,6 +138,8 @@ Config default_config(Op op) {
   Config config;
   config.op = op;
   if (op == Op::kProjective) config.kind = STN_PROJECTIVE;
+  if (op == Op::kTensorProduct) config.kind = STN_TENSOR_PRODUCT;
+  if (op == Op::kLattice) config.kind = STN_LATTICE;
   if (reads_grid(op)) config.kind = STN_GRID;
   if (!reads_grid(op)) config.out_size = {1, 1};
   return config;

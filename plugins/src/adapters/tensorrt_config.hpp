@@ -12,8 +12,8 @@
 
 namespace stn::trt {
 
-/// The ops for which this library has TensorRT plugins: three of domain `stn`, and a drop-in for ONNX's GridSample.
-enum class Op { kSpatial, kProjective, kGridSample, kSampler };
+/// The ops for which this library has TensorRT plugins: five of domain `stn`, and a drop-in for ONNX's GridSample.
+enum class Op { kSpatial, kProjective, kGridSample, kSampler, kTensorProduct, kLattice };
 
 /// \brief Whether the op reads a sampling grid, instead of theta and basis.
 inline bool reads_grid(Op op) noexcept { return op == Op::kGridSample || op == Op::kSampler; }

@@ -19,7 +19,7 @@ using nvinfer1::PluginTensorDesc;
 
 namespace {
 
-constexpr int32_t kMaxInputs = 3;
+constexpr int32_t kMaxInputs = 5;
 constexpr int32_t kOk = 0;
 constexpr int32_t kFailed = 1;
 
@@ -44,6 +44,28 @@ int32_t check(const Config& config, const Desc* in, int32_t inputs, const Desc* 
   for (int32_t i = 0; i < inputs; ++i) shapes[i] = dims_of(in[i]);
   const char* reason = check_shapes(config, shapes, &dims_of(out[0]));
   return reason == nullptr ? kOk : reject(config, reason);
+}
+
+/// Sets the pointers to the inputs after theta. Kind affine implies the canonical basis, so it is not read.
+void set_constants(const Config& config, void const* const* constants, stn_problem& problem) noexcept {
+  const auto floats = [constants](int32_t i) { return static_cast<const float*>(constants[i]); };
+  switch (config.kind) {
+    case STN_BASIS:
+    case STN_PROJECTIVE:
+      problem.basis = floats(0);
+      break;
+    case STN_TENSOR_PRODUCT:
+      problem.planes = floats(0);
+      problem.rows = floats(1);
+      problem.columns = floats(2);
+      break;
+    case STN_LATTICE:
+      problem.index = static_cast<const int32_t*>(constants[0]);
+      problem.basis = floats(1);
+      break;
+    default:
+      break;
+  }
 }
 
 }  // namespace
@@ -135,6 +157,9 @@ bool Plugin::supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc cons
   stn_layout layout = STN_PLANAR;
   if (pos == 0) return dtype_of(desc.type, dtype) && layout_of(desc, layout);
   if (pos == nbInputs) return desc.type == image.type && layout_of(desc, layout);
+  if (config_.op == Op::kLattice && pos == 2) {
+    return desc.format == nvinfer1::TensorFormat::kLINEAR && desc.type == DataType::kINT32;
+  }
   // Coordinates: fp32 and linear; a grid also in the image's type, as in ONNX.
   const bool plain_grid = reads_grid(config_.op) && desc.type == image.type;
   return desc.format == nvinfer1::TensorFormat::kLINEAR && (desc.type == DataType::kFLOAT || plain_grid);
@@ -155,9 +180,7 @@ int32_t Plugin::enqueue(PluginTensorDesc const* inputDesc, PluginTensorDesc cons
   if (reason != nullptr) return reject(config_, reason);
   problem.input = inputs[0];
   problem.theta = inputs[1];
-  // Kind affine implies the canonical basis, so it is not read.
-  const bool reads_basis = config_.kind == STN_BASIS || config_.kind == STN_PROJECTIVE;
-  problem.basis = reads_basis ? static_cast<const float*>(inputs[2]) : nullptr;
+  set_constants(config_, inputs + 2, problem);
   problem.output = outputs[0];
   const int status = on_host() ? stn_run_cpu(&problem, 0) : stn_run_cuda(&problem, stream);
   return status == STN_OK ? kOk : reject(config_, stn_status_text(status));

@@ -12,6 +12,7 @@ using nvinfer1::TensorFormat;
 namespace {
 
 constexpr int64_t kPaddedTo = 8;
+constexpr int64_t kMostTaps = 64;
 
 bool fits(int64_t a, int64_t b) noexcept { return a < 0 || b < 0 || a == b; }
 
@@ -26,20 +27,50 @@ const char* check_grid(const Dims& image, const Dims& grid, const Dims* out) noe
   return nullptr;
 }
 
-const char* check_theta(const Config& config, const Dims& image, const Dims& theta, const Dims& basis,
+/// Checks a lattice's matrices: planes [Do, d], rows [Ho, h] and columns [w, Wo], and theta with d h w points.
+const char* check_matrices(const Config& config, int64_t count, const Dims* constants) noexcept {
+  const int32_t rank = config.rank();
+  const Dims &planes = constants[0], &rows = constants[1], &columns = constants[2];
+  const int64_t depth = rank == 3 ? config.out_size[0] : 1;
+  const int64_t height = config.out_size[static_cast<size_t>(rank - 2)];
+  const int64_t width = config.out_size[static_cast<size_t>(rank - 1)];
+  if (planes.nbDims != 2 || rows.nbDims != 2 || columns.nbDims != 2) return "planes, rows and columns must be matrices";
+  if (!fits(planes.d[0], depth) || !fits(rows.d[0], height) || !fits(columns.d[1], width)) {
+    return "planes, rows and columns must match grid_shape";
+  }
+  const int64_t d = planes.d[1], h = rows.d[1], w = columns.d[0];
+  if (rank == 2 && !fits(d, 1)) return "the lattice of an image must have one plane";
+  if (d < 0 || h < 0 || w < 0 || count < 0) return nullptr;
+  // Divisions, because a product might overflow.
+  const bool same = d > 0 && h > 0 && w > 0 && count % d == 0 && count / d % h == 0 && count / d / h == w;
+  return same ? nullptr : "theta must have as many points as planes, rows and columns have";
+}
+
+const char* check_taps(const Dims& index, const Dims& weight, int64_t points) noexcept {
+  if (index.nbDims != 2 || weight.nbDims != 2 || !fits(index.d[0], weight.d[0]))
+    return "index and weight must be [J, P]";
+  if (index.d[0] == 0 || index.d[0] > kMostTaps) return "index must have 1 to 64 rows";
+  const bool points_fit = fits(index.d[1], points) && fits(weight.d[1], points);
+  return points_fit ? nullptr : "index and weight must have one column per point of grid_shape";
+}
+
+const char* check_theta(const Config& config, const Dims& image, const Dims& theta, const Dims* constants,
                         const Dims* out) noexcept {
   const int32_t rank = config.rank();
   const int64_t rows = config.kind == STN_PROJECTIVE ? 3 : rank;
   if (theta.nbDims != 3 || !fits(theta.d[1], rows)) return "theta must be [N, D, K] (projective: [N, 3, 3])";
   if (!fits(theta.d[0], image.d[0])) return "theta and the image have different batch sizes";
-  if (basis.nbDims != 2 || !fits(basis.d[0], theta.d[2])) return "basis must be [K, P] with the K of theta";
-  if (config.kind != STN_BASIS && !fits(theta.d[2], rank + 1)) return "theta must have D + 1 columns for this kind";
   int64_t points = 1;
   for (int32_t i = 0; i < rank; ++i) {
     const int64_t size = config.out_size[static_cast<size_t>(i)];
     if (__builtin_mul_overflow(points, size, &points)) return "grid_shape has too many points";
     if (out != nullptr && !fits(out->d[i + 2], size)) return "the output size does not match grid_shape";
   }
+  if (config.kind == STN_TENSOR_PRODUCT) return check_matrices(config, theta.d[2], constants);
+  if (config.kind == STN_LATTICE) return check_taps(constants[0], constants[1], points);
+  const Dims& basis = constants[0];
+  if (basis.nbDims != 2 || !fits(basis.d[0], theta.d[2])) return "basis must be [K, P] with the K of theta";
+  if (config.kind != STN_BASIS && !fits(theta.d[2], rank + 1)) return "theta must have D + 1 columns for this kind";
   return fits(basis.d[1], points) ? nullptr : "basis must have one column per point of grid_shape";
 }
 
@@ -94,7 +125,7 @@ const char* check_shapes(const Config& config, const Dims* in, const Dims* out) 
     if (!fits(out->d[1], image.d[1])) return "the output and the image have different numbers of channels";
   }
   if (reads_grid(config.op)) return check_grid(image, in[1], out);
-  return check_theta(config, image, in[1], in[2], out);
+  return check_theta(config, image, in[1], in + 2, out);
 }
 
 const char* fill(const Config& config, const PluginTensorDesc* in, const PluginTensorDesc& out,
@@ -121,13 +152,19 @@ const char* fill(const Config& config, const PluginTensorDesc* in, const PluginT
   problem.output_layout = output_layout;
   problem.batch = in[0].dims.d[0];
   problem.channels = in[0].dims.d[1];
-  problem.points = reads_grid(config.op) ? 1 : in[2].dims.d[1];
+  problem.points = reads_grid(config.op) ? 1 : config.kind == STN_TENSOR_PRODUCT ? 0 : in[2].dims.d[1];
   for (int32_t i = 0; i < problem.rank; ++i) {
     problem.input_size[i] = in[0].dims.d[i + 2];
     problem.output_size[i] = out.dims.d[i + 2];
     if (reads_grid(config.op)) problem.points *= in[1].dims.d[i + 1];
   }
   problem.basis_rows = reads_grid(config.op) ? 0 : in[1].dims.d[2];
+  if (config.kind == STN_TENSOR_PRODUCT) {
+    problem.lattice[0] = in[2].dims.d[1];
+    problem.lattice[1] = in[3].dims.d[1];
+    problem.lattice[2] = in[4].dims.d[0];
+  }
+  problem.taps = config.kind == STN_LATTICE ? in[2].dims.d[0] : 0;
   problem.theta_batch = problem.batch;
   problem.input_batch = problem.batch;
   return nullptr;

@@ -2,6 +2,9 @@
 
 #include <cstdlib>
 #include <cstring>
+#include <new>
+
+#include "kernels/cpu_points.hpp"
 
 namespace stn {
 namespace {
@@ -38,6 +41,35 @@ CpuRun kernel_for(const Warp& warp) {
 
 int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
+/// Extends the range at `place` to a lattice point.
+void extend(int32_t* bands, int64_t place, int32_t point) {
+  if (bands[place + 1] == 0 || point < bands[place]) bands[place] = point;
+  if (point + 1 > bands[place + 1]) bands[place + 1] = point + 1;
+}
+
+/// Where a tensor product's matrices are not zero; NULL if there is no memory, and everything is then taken as not
+/// zero.
+std::unique_ptr<int32_t[]> find_bands(const Warp& w) {
+  const Bands places(w);
+  std::unique_ptr<int32_t[]> found(new (std::nothrow) int32_t[static_cast<size_t>(places.count())]());
+  if (found == nullptr) return found;
+  for (int32_t j = 0; j < w.lattice[0]; ++j) {
+    const float* column = w.lattice_axes[0] + int64_t{j} * w.out_size[0];
+    for (int32_t x = 0; x < w.out_size[0]; ++x) {
+      if (column[x] != 0.0f) extend(found.get(), places.of_block(x / kBandPixels), j);
+    }
+  }
+  for (int axis = 1; axis < w.rank; ++axis) {
+    for (int32_t place = 0; place < w.out_size[axis]; ++place) {
+      const float* row = w.lattice_axes[axis] + int64_t{place} * w.lattice[axis];
+      for (int32_t i = 0; i < w.lattice[axis]; ++i) {
+        if (row[i] != 0.0f) extend(found.get(), axis == 1 ? places.of_row(place) : places.of_plane(place), i);
+      }
+    }
+  }
+  return found;
+}
+
 }  // namespace
 
 const char* cpu_isa() {
@@ -59,6 +91,10 @@ CpuPlan plan_cpu(const Warp& warp) {
 
   CpuPlan plan;
   plan.warp = warp;
+  if (warp.kind == STN_TENSOR_PRODUCT && warp.batch > 0 && warp.channels > 0 && warp.pixels > 0) {
+    plan.bands = find_bands(warp);
+    plan.warp.bands = plan.bands.get();
+  }
   plan.run = kernel_for(warp);
   plan.tile = warp.channels > 8 ? kBlockPixels : kTilePixels;
   plan.tiles = divide_up(warp.pixels, plan.tile);

@@ -5,6 +5,8 @@
 
 #include <stdint.h>
 
+#include <memory>
+
 #include "kernels/warp.hpp"
 
 namespace stn {
@@ -19,6 +21,7 @@ struct CpuPlan {
   int64_t units;                                                 ///< total units
   void (*run)(const CpuPlan& plan, int64_t begin, int64_t end);  ///< runs units [begin, end)
   int64_t grain;                                                 ///< minimum units per task
+  std::unique_ptr<int32_t[]> bands;                              ///< owns `warp.bands`
 };
 
 /// One unit of `plan.run`.

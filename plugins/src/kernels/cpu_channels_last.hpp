@@ -65,11 +65,11 @@ STN_HD void blend(const T* input, T* output, int64_t channels, const PixelList& 
 }
 
 template <class L, class Taps, class T>
-STN_HD void channels_last_unit(const Warp& w, const CpuUnit& unit) {
+STN_HD void channels_last_unit(const Warp& w, const CpuUnit& unit, const Points* points) {
   const T* input = static_cast<const T*>(w.input) + unit.sample * w.in_batch_stride + unit.first_channel;
   T* output = static_cast<T*>(w.output) + unit.sample * w.out_batch_stride + unit.first_channel +
               unit.first_pixel * w.out_pixel_stride;
-  GridWalk<ScalarLanes, Taps::kRank> walk(w, unit.sample, unit.first_pixel);
+  GridWalk<ScalarLanes, Taps::kRank> walk(w, unit.sample, unit.first_pixel, points);
   for (int64_t i = 0; i < unit.pixels; ++i, output += w.out_pixel_stride) {
     Taps taps;
     taps.find(w, walk.next(1));
@@ -82,7 +82,12 @@ STN_HD void channels_last_unit(const Warp& w, const CpuUnit& unit) {
 template <class L, class Taps, class T>
 void channels_last_run(const CpuPlan& plan, int64_t begin, int64_t end) {
   const Warp warp = plan.warp;
-  for (int64_t index = begin; index < end; ++index) channels_last_unit<L, Taps, T>(warp, unit_of(plan, index));
+  Points points;
+  for (int64_t index = begin; index < end; ++index) {
+    const CpuUnit unit = unit_of(plan, index);
+    if (from_lattice(warp.kind)) find_points<L, Taps::kRank>(warp, unit, &points);
+    channels_last_unit<L, Taps, T>(warp, unit, &points);
+  }
 }
 
 template <class L, class T>

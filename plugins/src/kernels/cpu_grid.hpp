@@ -3,6 +3,7 @@
 #ifndef STN_KERNELS_CPU_GRID_HPP_
 #define STN_KERNELS_CPU_GRID_HPP_
 
+#include "kernels/cpu_points.hpp"
 #include "kernels/numbers.hpp"
 #include "kernels/warp.hpp"
 
@@ -16,8 +17,13 @@ class GridWalk {
   using I = typename L::I;
 
  public:
-  /// Starts at pixel `first` of sample `n`.
-  GridWalk(const Warp& w, int64_t n, int64_t first) : w_(w), pixel_(first) {
+  /// Starts at pixel `first` of sample `n`; `points` are those of the pixels from there on, if they come from a
+  /// lattice.
+  GridWalk(const Warp& w, int64_t n, int64_t first, const Points* points) : w_(w), points_(points), pixel_(first) {
+    if (from_lattice(w.kind)) {
+      pixel_ = 0;
+      return;
+    }
     const int64_t theta_at = n * w.theta_stride;
     const int64_t element = w.kind == STN_GRID ? element_size(w.grid_dtype) : 4;
     theta_ = static_cast<const char*>(w.theta) + theta_at * element;
@@ -61,8 +67,14 @@ class GridWalk {
         advance();
         return point;
       }
-      default:
+      case STN_GRID:
         return from_grid(count);
+      default: {
+        Point<L> point{{F(0.0f), F(0.0f), F(0.0f)}};
+        for (int d = 0; d < Rank; ++d) point.at[d] = L::load(points_->at[d] + pixel_, count);
+        pixel_ += L::width;
+        return point;
+      }
     }
   }
 
@@ -143,7 +155,8 @@ class GridWalk {
   }
 
   const Warp& w_;
-  const void* theta_;
+  const Points* points_;
+  const void* theta_ = nullptr;
   int64_t pixel_;
   I x_{0}, y_{0}, z_{0};
   int32_t step_x_ = 0, step_y_ = 0, step_z_ = 0;

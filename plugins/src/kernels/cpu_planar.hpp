@@ -5,6 +5,7 @@
 
 #include "kernels/cpu.hpp"
 #include "kernels/cpu_grid.hpp"
+#include "kernels/cpu_points.hpp"
 #include "kernels/cpu_taps.hpp"
 #ifdef __AVX2__
 #include "kernels/cpu_quads.hpp"
@@ -37,13 +38,13 @@ STN_HD void sample_vector(const Warp& w, const Taps& taps, const T* image, int c
 }
 
 template <class L, class Taps, class T>
-STN_HD void planar_unit(const Warp& w, const CpuUnit& unit) {
+STN_HD void planar_unit(const Warp& w, const CpuUnit& unit, const Points* points) {
   const T* input =
       static_cast<const T*>(w.input) + unit.sample * w.in_batch_stride + unit.first_channel * w.in_channel_stride;
   T* output = static_cast<T*>(w.output) + unit.sample * w.out_batch_stride + unit.first_channel * w.out_channel_stride +
               unit.first_pixel * w.out_pixel_stride;
   const int64_t step = L::width * w.out_pixel_stride;
-  GridWalk<L, Taps::kRank> walk(w, unit.sample, unit.first_pixel);
+  GridWalk<L, Taps::kRank> walk(w, unit.sample, unit.first_pixel, points);
   if (unit.channels == 1) {  // taps are used only once
     const int pixels = static_cast<int>(unit.pixels);
     for (int v = 0; v * L::width < pixels; ++v, output += step) {
@@ -75,7 +76,16 @@ template <class L, class Taps, class T>
 void planar_run(const CpuPlan& plan, int64_t begin, int64_t end) {
   // A local copy: stores cannot alias it, so the compiler can keep its members in registers.
   const Warp warp = plan.warp;
-  for (int64_t index = begin; index < end; ++index) planar_unit<L, Taps, T>(warp, unit_of(plan, index));
+  if (from_lattice(warp.kind)) {
+    Points points;
+    for (int64_t index = begin; index < end; ++index) {
+      const CpuUnit unit = unit_of(plan, index);
+      find_points<L, Taps::kRank>(warp, unit, &points);
+      planar_unit<L, Taps, T>(warp, unit, &points);
+    }
+    return;
+  }
+  for (int64_t index = begin; index < end; ++index) planar_unit<L, Taps, T>(warp, unit_of(plan, index), nullptr);
 }
 
 template <class L, class T>

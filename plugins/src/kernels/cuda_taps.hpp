@@ -75,6 +75,44 @@ __device__ __forceinline__ Point<Scalar> basis_point(const Warp& w, Pixel pixel)
   return sum;
 }
 
+/// A lattice contracted with one matrix per axis; rows and planes that do not matter are skipped by whole warps.
+template <int Rank>
+__device__ __forceinline__ Point<Scalar> tensor_product_point(const Warp& w, Pixel pixel) {
+  const int64_t row = pixel.index / w.out_size[0], x = pixel.index - row * w.out_size[0];
+  const int64_t z = row / w.out_size[1], y = row - z * w.out_size[1];
+  const float* theta = static_cast<const float*>(w.theta) + pixel.sample * w.theta_stride;
+  Point<Scalar> sum{{0.0f, 0.0f, 0.0f}};
+  for (int32_t k = 0; k < (Rank == 3 ? w.lattice[2] : 1); ++k) {
+    const float plane = Rank == 3 ? __ldg(w.lattice_axes[2] + z * w.lattice[2] + k) : 1.0f;
+    if (plane == 0.0f) continue;
+    for (int32_t i = 0; i < w.lattice[1]; ++i) {
+      const float weight = plane * __ldg(w.lattice_axes[1] + y * w.lattice[1] + i);
+      if (weight == 0.0f) continue;
+      const float* from = theta + (int64_t{k} * w.lattice[1] + i) * w.lattice[0];
+      for (int32_t j = 0; j < w.lattice[0]; ++j) {
+        const float of_column = weight * __ldg(w.lattice_axes[0] + int64_t{j} * w.out_size[0] + x);
+        for (int d = 0; d < Rank; ++d) {
+          sum.at[d] = vfma(__ldg(from + d * int64_t{w.rows} + j), of_column, sum.at[d]);
+        }
+      }
+    }
+  }
+  return sum;
+}
+
+/// A few points of an irregular lattice.
+template <int Rank>
+__device__ __forceinline__ Point<Scalar> lattice_point(const Warp& w, Pixel pixel) {
+  const float* theta = static_cast<const float*>(w.theta) + pixel.sample * w.theta_stride;
+  Point<Scalar> sum{{0.0f, 0.0f, 0.0f}};
+  for (int32_t t = 0; t < w.taps; ++t) {
+    const int32_t at = min(max(__ldg(w.index + t * w.pixels + pixel.index), 0), w.rows - 1);
+    const float weight = __ldg(w.basis + t * w.pixels + pixel.index);
+    for (int d = 0; d < Rank; ++d) sum.at[d] = vfma(__ldg(theta + d * int64_t{w.rows} + at), weight, sum.at[d]);
+  }
+  return sum;
+}
+
 /// An output pixel's sampling point, in normalized coordinates.
 template <int Rank>
 __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
@@ -94,6 +132,10 @@ __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
       for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<Scalar, 2>(theta + 3 * d, at);
       return divide<Scalar>(numerator, affine_row<Scalar, 2>(theta + 6, at));
     }
+    case STN_TENSOR_PRODUCT:
+      return tensor_product_point<Rank>(w, pixel);
+    case STN_LATTICE:
+      return lattice_point<Rank>(w, pixel);
     default:
       switch (w.grid_dtype) {
         case STN_FP32:

@@ -9,6 +9,7 @@ namespace {
 constexpr int64_t kLargestSide = int64_t{1} << 30;
 // A sample's theta, of up to three rows, is indexed in 32 bits.
 constexpr int64_t kMostRows = int64_t{1} << 28;
+constexpr int64_t kMostTaps = 64;
 
 bool within(int32_t value, int32_t last) { return value >= 0 && value <= last; }
 
@@ -24,7 +25,7 @@ int64_t product(int64_t first, Sizes... rest) {
 }
 
 int check_enums(const stn_problem& p) {
-  const bool known = (p.rank == 2 || p.rank == 3) && within(p.kind, STN_GRID) && within(p.mode, STN_BICUBIC) &&
+  const bool known = (p.rank == 2 || p.rank == 3) && within(p.kind, STN_LATTICE) && within(p.mode, STN_BICUBIC) &&
                      within(p.padding, STN_REFLECTION) && within(p.align_corners, 1) && within(p.dtype, STN_BF16) &&
                      within(p.input_layout, STN_CHANNELS_LAST) && within(p.output_layout, STN_CHANNELS_LAST) &&
                      (p.kind != STN_GRID || within(p.grid_dtype, STN_BF16));
@@ -45,9 +46,20 @@ int check_sizes(const stn_problem& p) {
   if (p.kind == STN_PROJECTIVE && p.basis == nullptr && p.basis_rows != 3) return STN_ERROR_SIZE;
   if ((p.kind == STN_BASIS || p.kind == STN_PROJECTIVE) && p.basis_rows < 1) return STN_ERROR_SIZE;
   if (p.kind != STN_GRID && p.basis_rows > kMostRows) return STN_ERROR_OVERFLOW;
+  if (p.kind == STN_LATTICE && (p.basis_rows < 1 || p.taps < 1 || p.taps > kMostTaps)) return STN_ERROR_SIZE;
+  if (p.kind == STN_TENSOR_PRODUCT) {
+    const int64_t points = product(p.lattice[0], p.lattice[1], p.lattice[2]);
+    if (points < 1 || points != p.basis_rows || (p.rank == 2 && p.lattice[0] != 1)) return STN_ERROR_SIZE;
+  }
   const bool bad_pitch = (p.channel_pitch_in != 0 && p.channel_pitch_in < p.channels) ||
                          (p.channel_pitch_out != 0 && p.channel_pitch_out < p.channels);
   return bad_pitch ? STN_ERROR_SIZE : STN_OK;
+}
+
+bool lattice_is_missing(const stn_problem& p) {
+  if (p.kind == STN_LATTICE) return p.index == nullptr || p.basis == nullptr;
+  const bool planes = p.rank == 3 && p.planes == nullptr;
+  return p.kind == STN_TENSOR_PRODUCT && (planes || p.rows == nullptr || p.columns == nullptr);
 }
 
 int64_t pitch(int32_t layout, int64_t given, int64_t channels) {
@@ -74,8 +86,8 @@ int make_warp(const stn_problem* problem, Warp* warp) {
                     (p.kind == STN_GRID ||
                      (product(8, p.basis_rows, pixels) >= 0 && product(8, 3, p.basis_rows, p.theta_batch) >= 0));
   if (!fits) return STN_ERROR_OVERFLOW;
-  const bool reads_points =
-      p.kind == STN_GRID || p.kind == STN_BASIS || (p.kind == STN_PROJECTIVE && p.basis != nullptr);
+  const bool reads_points = p.kind == STN_GRID || p.kind == STN_BASIS || p.kind == STN_LATTICE ||
+                            (p.kind == STN_PROJECTIVE && p.basis != nullptr);
   if (p.points != pixels && (reads_points || p.points != 0)) return STN_ERROR_POINTS;
 
   const bool empty = p.batch == 0 || p.channels == 0 || pixels == 0;
@@ -83,7 +95,7 @@ int make_warp(const stn_problem* problem, Warp* warp) {
     if (in_pixels == 0) return STN_ERROR_SIZE;
     const bool missing =
         p.input == nullptr || p.theta == nullptr || p.output == nullptr || (p.kind == STN_BASIS && p.basis == nullptr);
-    if (missing) return STN_ERROR_POINTER;
+    if (missing || lattice_is_missing(p)) return STN_ERROR_POINTER;
   }
   if (warp == nullptr) return STN_OK;
 
@@ -128,6 +140,15 @@ int make_warp(const stn_problem* problem, Warp* warp) {
   w.input = p.input;
   w.theta = p.theta;
   w.basis = p.kind == STN_AFFINE ? nullptr : p.basis;
+  if (p.kind == STN_TENSOR_PRODUCT) {
+    const float* axes[3] = {p.columns, p.rows, p.rank == 3 ? p.planes : nullptr};
+    for (int d = 0; d < 3; ++d) {
+      w.lattice[d] = static_cast<int32_t>(p.lattice[2 - d]);
+      w.lattice_axes[d] = axes[d];
+    }
+  }
+  w.taps = p.kind == STN_LATTICE ? static_cast<int32_t>(p.taps) : 0;
+  w.index = p.kind == STN_LATTICE ? p.index : nullptr;
   w.output = p.output;
   return STN_OK;
 }

@@ -23,7 +23,9 @@ struct Warp {
   Axis axis[3];         ///< the input's axes, in (x, y, z) order
   int32_t out_size[3];  ///< in (x, y, z) order; 1 beyond the rank
   float inverse_out_size[3];
-  int32_t rows;  ///< K
+  int32_t rows;        ///< K
+  int32_t lattice[3];  ///< in (x, y, z) order
+  int32_t taps;        ///< lattice points per pixel
   int64_t batch;
   int64_t channels;
   int64_t pixels;     ///< P
@@ -37,8 +39,14 @@ struct Warp {
   const void* input;
   const void* theta;
   const float* basis;
+  const float* lattice_axes[3];  ///< in (x, y, z) order: [lattice x, out x], [out y, lattice y], [out z, lattice z]
+  const int32_t* index;
+  const int32_t* bands;  ///< CPU: where the matrices are not zero, see cpu_points.hpp; NULL: unknown
   void* output;
 };
+
+/// Whether the sampling points come from a lattice, so that they are computed per row of pixels.
+STN_HD bool from_lattice(int32_t kind) { return kind == STN_TENSOR_PRODUCT || kind == STN_LATTICE; }
 
 /// \brief Checks a problem and fills in `warp`, unless it is NULL.
 /// \return a stn_status.

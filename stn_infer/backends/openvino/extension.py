@@ -14,11 +14,11 @@ from stn_infer import plugin
 from stn_infer.backends.openvino.runtime import OpenVino, load_openvino
 from stn_infer.errors import MissingDependencyError, OutputError
 from stn_infer.files import is_own, write_atomically
-from stn_infer.fusion.op import DOMAIN, OP_TYPES
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL
 
 FILE_NAME = "libstn_openvino.so"
-#: The ops that the extension has, as (domain, name).
-OPS = tuple((DOMAIN, name) for name in OP_TYPES)
+#: The ops that the extension has, as (domain, name); the functions of the others are inlined.
+OPS = tuple((DOMAIN, name) for name in (SPATIAL, PROJECTIVE, SAMPLER))
 _HINT = "`stn-infer plugin build --openvino` builds it"
 
 

@@ -1,0 +1,202 @@
+"""Chooses what replaces a sampler: the cut, and the form of the map from it to the grid."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+
+from stn_infer.fusion.basis import Kind, LatticeBasis
+from stn_infer.fusion.cuts import Candidate, Cutter
+from stn_infer.fusion.dataflow import GraphView, NotLinear, WideSpan
+from stn_infer.fusion.evaluate import Evaluator
+from stn_infer.fusion.forms import Degree
+from stn_infer.fusion.lattices import cost
+from stn_infer.fusion.lattices.find import LatticeMap, find_lattice
+from stn_infer.fusion.measure import Cut, ThetaMap, factor
+from stn_infer.fusion.op import op_of
+from stn_infer.fusion.proof import Prover
+from stn_infer.fusion.shapes import Observation
+
+# A dense basis of fewer rows stays one, whatever its structure; one of more is sought as a lattice first.
+_FEW_ROWS = 32
+# Limits on a basis's elements and rows beyond the constants that it replaces: a file must not become much larger, nor
+# its plain form slower.
+_MAX_MORE, _MAX_MORE_ROWS = 2**20, 128
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What replaces a sampler.
+
+    Attributes:
+        cut: where theta comes from.
+        found: the map from there to the grid.
+        sparse: the basis as an index and a weight, if that is the form; then ``found`` only gives theta.
+        precision: in which the file computed the grid.
+    """
+
+    cut: Cut
+    found: ThetaMap | LatticeMap
+    sparse: LatticeBasis | None
+    precision: str
+
+    @property
+    def kind(self) -> Kind:
+        """The kind of the basis."""
+        if isinstance(self.found, LatticeMap):
+            return "tensor_product"
+        return self.found.kind if self.sparse is None else "lattice"
+
+    @property
+    def op(self) -> str:
+        """The op."""
+        return op_of(self.kind)
+
+    @property
+    def rows(self) -> int:
+        """K."""
+        return prod(self.found.lattice) if isinstance(self.found, LatticeMap) else len(self.found.basis)
+
+    @property
+    def products(self) -> int:
+        """How many products of the cut's values theta is computed from; 0: of the values themselves."""
+        products = self.found.products if isinstance(self.found, ThetaMap) else None
+        return 0 if products is None else len(products)
+
+    @property
+    def text(self) -> str:
+        """The form, for a message."""
+        if isinstance(self.found, LatticeMap):
+            return f"tensor product, lattice of {' x '.join(map(str, self.found.lattice))}"
+        if self.sparse is not None:
+            return f"lattice, K = {self.rows}, {len(self.sparse.index)} points per pixel"
+        return f"basis, K = {self.rows}" if self.kind == "basis" else self.kind
+
+
+def plan(
+    view: GraphView,
+    observed: Observation,
+    evaluator: Evaluator,
+    prover: Prover,
+    grid: str,
+    region: list[int],
+    products: bool,
+) -> Plan:
+    """Returns what replaces a sampler at ``grid``.
+
+    Args:
+        view, observed, evaluator, prover: of the graph.
+        grid: the grid's tensor; its shape is known.
+        region: indices of the nodes through which it can be traced back, ascending.
+        products: whether ``prover`` accepts products of values that vary; lattices are sought without them.
+
+    Raises:
+        NotLinear: no cut has a proof and a map, or the file would be slower without kernels, or too large.
+    """
+    return _Chooser(view, observed, evaluator, prover, grid, region, products).chosen()
+
+
+class _Chooser:
+    def __init__(
+        self,
+        view: GraphView,
+        observed: Observation,
+        evaluator: Evaluator,
+        prover: Prover,
+        grid: str,
+        region: list[int],
+        products: bool,
+    ) -> None:
+        self._products = products
+        self._view, self._observed, self._evaluator, self._prover = view, observed, evaluator, prover
+        self._grid, self._region = grid, region
+        self._cutter = Cutter(view, observed, prover, grid, region)
+        self._output_size = tuple(axis.factor for axis in observed.shapes[grid][1:-1])
+
+    def chosen(self) -> Plan:
+        """Returns the plan: a small basis, else one matrix per axis, else any basis that is cheap enough."""
+        candidates, last = self._cutter.candidates()
+        few = any(candidate.size < _FEW_ROWS * len(self._output_size) for candidate in candidates)
+        if not few and (lattice := self._lattice()) is not None:
+            return lattice
+        try:
+            dense = self._measured(candidates, last)
+        except NotLinear:
+            if few and (lattice := self._lattice()) is not None:
+                return lattice
+            raise
+        found = dense.found
+        if not isinstance(found, ThetaMap) or found.kind != "basis":
+            return dense
+        if few and (dense.rows >= _FEW_ROWS or not self._is_cheap_basis(dense.cut, found)):
+            return self._lattice() or self._affordable(dense, found)
+        return self._affordable(dense, found)
+
+    def _lattice(self) -> Plan | None:
+        """A tensor product that is cheap enough, if there is one."""
+        if self._products:
+            return None
+        try:
+            cut, found = find_lattice(
+                self._view, self._observed, self._prover, self._evaluator, self._grid, self._region, self._output_size
+            )
+        except NotLinear:
+            return None
+        spent = cost.tensor_product_cost(found, cut.rows)
+        cheap = self._is_cheap(cut, spent, found.weight_bytes)
+        return Plan(cut, found, None, self._cutter.precision(cut)) if cheap else None
+
+    def _measured(self, candidates: list[Candidate], last: NotLinear) -> Plan:
+        """The first cut with a proof and a map to a dense basis."""
+        tried: list[NotLinear] = []
+        for candidate in candidates:
+            try:
+                forms = self._prover.prove(candidate.tensors, candidate.nodes, self._grid)
+            except NotLinear as why:
+                tried.append(why)
+                continue
+            quotients = frozenset(name for name, form in forms.items() if form.degree >= Degree.RECIPROCAL)
+            terms = forms[self._grid].terms if self._products else None
+            for cut in self._cutter.cuts(candidate):
+                try:
+                    found = factor(self._evaluator, cut, self._grid, self._output_size, quotients, terms)
+                    self._check_size(cut, found)
+                except NotLinear as why:
+                    tried.append(why)
+                else:
+                    return Plan(cut, found, None, self._cutter.precision(cut))
+        # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
+        wide = bool(tried) and isinstance(tried[0], WideSpan) and bool(last.op_type)
+        raise last if wide or not tried else tried[0]
+
+    def _check_size(self, cut: Cut, found: ThetaMap) -> None:
+        """Raises WideSpan if a dense basis takes much more memory than the constants of the nodes that it replaces."""
+        if found.kind != "basis" or cost.sparse_basis(found) is not None:
+            return
+        names = {name for index in cut.nodes for name in self._view.nodes[index].input} - self._view.varying
+        shapes = [self._observed.shapes[name] for name in names if name in self._observed.shapes]
+        kept = sum(prod(axis.factor for axis in shape) for shape in shapes)
+        rows, points = found.basis.shape
+        if rows * points > kept + min(_MAX_MORE, _MAX_MORE_ROWS * points):
+            size = f"{rows * points * 4 / 2**20:.1f} MiB"
+            reason = f"its basis of {rows} rows would take {size}, much more than the nodes that compute it"
+            raise WideSpan(self._grid, "", reason)
+
+    def _affordable(self, dense: Plan, found: ThetaMap) -> Plan:
+        """The plan for a dense basis, with an index and a weight instead where the basis costs too much."""
+        cut, fits = dense.cut, self._is_cheap_basis(dense.cut, found)
+        sparse = cost.sparse_basis(found)
+        if sparse is not None:
+            spent = cost.lattice_cost(sparse, found.dimensions, cut.rows)
+            if (dense.rows >= _FEW_ROWS or not fits) and self._is_cheap(cut, spent, cost.lattice_bytes(sparse)):
+                return Plan(cut, found, sparse, dense.precision)
+        if fits:
+            return dense
+        reason = f"a basis of {len(found.basis)} rows would make the file larger or slower without the plugin library"
+        raise NotLinear(self._grid, self._view.maker(self._grid), reason)
+
+    def _is_cheap_basis(self, cut: Cut, found: ThetaMap) -> bool:
+        return self._is_cheap(cut, cost.basis_cost(found, cut.rows), cost.basis_bytes(found))
+
+    def _is_cheap(self, cut: Cut, spent: float, size: int) -> bool:
+        return cost.is_cheap(self._view, self._observed, cut, self._output_size, spent, size)
