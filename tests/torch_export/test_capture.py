@@ -55,7 +55,7 @@ def test_a_loop_over_the_batch_is_exported_with_a_fixed_batch() -> None:
 
 
 class Guards(nn.Module):
-    """A recurrent cell and a running sum: PyTorch guards that the batch is not 1, which is no reason to fix it."""
+    """A recurrent cell and a running sum: PyTorch guards that the batch is not 1, which does not fix it."""
 
     def __init__(self) -> None:
         super().__init__()
