@@ -95,12 +95,10 @@ def _openvino(extension: bool) -> Callable[[bytes, Array], Array]:
         import io
 
         from stn_infer.backends.openvino.extension import find
-        from stn_infer.backends.openvino.runtime import load_openvino, reason
+        from stn_infer.backends.openvino.runtime import core_with, load_openvino, reason
 
         openvino = load_openvino()
-        core = openvino.module.Core()
-        if extension:
-            core.add_extension(str(find(openvino)))
+        core = core_with(openvino, find(openvino) if extension else None)
         try:
             compiled = core.compile_model(
                 core.read_model(io.BytesIO(content)), "CPU", {"INFERENCE_PRECISION_HINT": "f32"}

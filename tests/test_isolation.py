@@ -211,7 +211,8 @@ def test_a_command_that_is_terminated_leaves_nothing(tmp_path: Path) -> None:
         _, said = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM and said.endswith("error: interrupted\n")
     wait_until(lambda: not any(map(alive, workers)))  # the kernel kills them once the command has ended
-    assert not list(temporary.iterdir())
+    # PyTorch creates its compiler's cache, which stays for the next command
+    assert not [path for path in temporary.iterdir() if not path.name.startswith("torchinductor_")]
 
 
 def test_a_tool_is_ended_with_the_programs_that_it_runs(tmp_path: Path) -> None:

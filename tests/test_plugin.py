@@ -54,7 +54,7 @@ def test_an_unrelated_library_is_rejected(monkeypatch: pytest.MonkeyPatch) -> No
 @needs_library
 def test_the_problem_has_the_librarys_memory_layout() -> None:
     """The library checks struct_size: both sizes must be equal."""
-    assert ctypes.sizeof(plugin.Problem) == 184
+    assert ctypes.sizeof(plugin.Problem) == 248
     value = (ctypes.c_float * 1)(2.0)
     theta = (ctypes.c_float * 6)(1, 0, 0, 0, 1, 0)
     output = (ctypes.c_float * 1)()

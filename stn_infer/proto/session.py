@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
-
-import onnx
+from typing import TYPE_CHECKING, Any, Literal
 
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
+
+if TYPE_CHECKING:
+    import onnx
 
 Spin = Literal["always", "while-running", "never"]
 

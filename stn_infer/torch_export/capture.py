@@ -99,6 +99,7 @@ def reason(error: BaseException, program: ExportedProgram | None = None) -> str:
         return f"the operator {operator}{f' ({where})' if where else ''} has no ONNX form"
     if _is_tied(text) and re.search(r"\b(depth|height|width)(_\d+)?\b", text):
         fixed = re.findall(r"marked (\w+) as dynamic but your code specialized it to be a constant \((\d+)\)", text)
+        fixed = fixed or re.findall(r"^\s*(depth|height|width)\w* = (\d+)$", text, re.MULTILINE)
         sizes = ", ".join(f"{axis} = {size}" for axis, size in fixed)
         return (
             f"the model ties the image's size to constants ({sizes or one_line(text, 200)}), as "

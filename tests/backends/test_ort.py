@@ -144,7 +144,7 @@ def test_unknown_backends_and_devices_are_usage_errors(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="'cpu', 'cuda' or 'cuda:N', not 'gpu'"):
         open_backend(tiny_model(), device="gpu")
     with pytest.raises(
-        UsageError, match="unknown backend 'tvm': expected one of ort, eager, compile, tensorrt, tensorrt-rtx"
+        UsageError, match="unknown backend 'tvm': expected one of ort, eager, compile, openvino, tensorrt, tensorrt-rtx"
     ):
         open_backend(tiny_model(), backend="tvm")
     (tmp_path / "m.onnx").write_bytes(tiny_model())

@@ -22,7 +22,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.backends.openvino.extension import OPS, find
-from stn_infer.backends.openvino.runtime import OpenVino, load_openvino, reason
+from stn_infer.backends.openvino.runtime import OpenVino, core_with, load_openvino, reason
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.proto.traversal import given_inputs, walk_back
@@ -97,10 +97,8 @@ class OpenVinoBackend:
         self._threads = threads
         self._plugin = None if plugin is False else _extension(self._openvino, required=plugin is True)
         plain, source = _readable(model, self._label, OPS if self._plugin else ())
-        core = self._openvino.module.Core()
         try:
-            if self._plugin is not None:
-                core.add_extension(str(self._plugin))
+            core = core_with(self._openvino, self._plugin)
             read = core.read_model(source)
             options = {**_configuration(threads, callers), "PERF_COUNT": profile}
             self._compiled: Any = core.compile_model(read, "CPU", options)
@@ -154,7 +152,7 @@ class OpenVinoBackend:
             request = self._idle.pop() if self._idle else None
         try:
             request = request or self._compiled.create_infer_request()
-            given = {self._inputs[name]: np.ascontiguousarray(value) for name, value in inputs.items()}
+            given = {self._inputs[name]: np.asarray(value, order="C") for name, value in inputs.items()}
             found = request.infer(given, share_inputs=self._share)
         except Exception as error:
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import threading
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -52,6 +53,27 @@ def load_openvino() -> OpenVino:
         ) from error
     full = str(module.get_version())
     return OpenVino(module, "-".join(full.split("-")[:3]), Path(str(module.__file__)).parent)
+
+
+_cores: dict[tuple[str, Path | None], Any] = {}
+_cores_lock = threading.Lock()
+
+
+def core_with(openvino: OpenVino, extension: Path | None) -> Any:
+    """OpenVINO's ``Core``, with an extension or without; one of each, kept until the process ends.
+
+    A core's CPU plugin gives the process a stack for signal handlers, and restores the one before when the core goes.
+    If cores go in another order than they came, the process is left with freed memory for a stack, and the next signal
+    is a segmentation fault (OpenVINO 2026.4).
+    """
+    key = (openvino.version, extension)
+    with _cores_lock:
+        if key not in _cores:
+            core = openvino.module.Core()
+            if extension is not None:
+                core.add_extension(str(extension))
+            _cores[key] = core
+        return _cores[key]
 
 
 def reason(error: BaseException) -> str:

@@ -31,7 +31,7 @@ _THIN, _THIN_AND_LARGE = 0.05, 0.2
 _FEW_ROWS, _CACHE = 8, 2**18
 # Nanoseconds per element of the output.
 _RESIZE = {"nearest": 0.6, "linear": 1.4, "cubic": 70.0}
-_PICKED = 8.0  # Gather, GatherElements, GatherND
+_PICKED = 8.0  # Gather, GatherElements, GatherND, per piece that is copied
 _SAMPLED = 12.0  # GridSample, per coordinate of the grid
 _ARRANGED = 0.5  # Transpose and everything else
 _SUMMED = 0.12  # reductions, per element of the input
@@ -64,12 +64,25 @@ def _node_cost(view: GraphView, observed: Observation, index: int) -> float:
         taps = prod(axis.factor for axis in weight[1:])
         return (out if kind == "Conv" else elements(node.input[0])) * taps * _MULTIPLICATION[kind]
     if kind.startswith("Gather"):
-        return out * _PICKED
+        return out / _piece(view, observed, index) * _PICKED + out * _ARRANGED
     if kind == "GridSample":
         return elements(node.input[1]) * _SAMPLED
     if kind.startswith("Reduce"):
         return elements(node.input[0]) * _SUMMED
     return out * _ARRANGED
+
+
+def _piece(view: GraphView, observed: Observation, index: int) -> int:
+    """How many elements a selection copies at once: those of the axes after the ones that its indices select."""
+    node = view.nodes[index]
+    data, chosen = (observed.shapes.get(name, ()) for name in node.input[:2])
+    attributes = attributes_of(node)
+    if node.op_type == "GatherElements" or not data:
+        return 1
+    first = int(attributes.get("axis", 0)) % len(data) + 1
+    if node.op_type == "GatherND":
+        first = int(attributes.get("batch_dims", 0)) + (chosen[-1].factor if chosen else 0)
+    return max(1, prod(axis.factor for axis in data[first:]))
 
 
 def _thin(elements: int) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 
 import pytest
@@ -40,3 +41,25 @@ def test_a_missing_openvino_names_what_to_install(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(MissingDependencyError, match=r"pip install 'stn-infer\[openvino\]'"):
         load_openvino()
+
+
+SIGNALED = """
+import gc, os, signal
+from stn_infer.backends.openvino.backend import OpenVinoBackend
+from tests.support.wrong_files import one_transformer
+
+content = one_transformer().SerializeToString()
+opened = [OpenVinoBackend(content, plugin=False) for _ in range(3)]
+while opened:
+    opened.pop(0).close()  # in the order in which they came
+    gc.collect()
+signal.signal(signal.SIGALRM, lambda number, frame: print("handled"))
+signal.raise_signal(signal.SIGALRM)
+"""
+
+
+def test_a_signal_after_backends_were_closed_is_handled() -> None:
+    """OpenVINO leaves the process with a freed signal stack once several of its cores have gone."""
+    pytest.importorskip("openvino", reason="openvino is not installed")
+    done = subprocess.run([sys.executable, "-c", SIGNALED], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
