@@ -65,6 +65,10 @@ class WideSpan(NotLinear):
     """A map that is linear, but has too many dimensions to benefit from fusion."""
 
 
+class TooLarge(WideSpan):
+    """A map that is linear, but whose basis would make the file larger, or slower without the plugin library."""
+
+
 class Product(NotLinear):
     """A product of values that both depend on data, where only linear operators are allowed."""
 

@@ -28,7 +28,7 @@ import onnx
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import Kind
 from stn_infer.fusion.clamps import check_border, find_clamps
-from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, Product
+from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, NotLinear, Product, TooLarge
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
@@ -146,6 +146,8 @@ def _not_fused(node: onnx.NodeProto, why: NotLinear, scope: str, op: str, obstac
     """The finding for a grid that is not linear; ``obstacle``: why its node stays a GridSample."""
     maker = f" ({why.op_type})" if why.op_type else ""
     reason = f"grid {node.input[1]!r} is not provably linear: {why.tensor!r}{maker}: {why.reason}"
+    if isinstance(why, TooLarge):
+        reason = f"grid {node.input[1]!r} is linear, but {why.reason}"
     written = bool(op) and not is_sampler(node)
     what = "not fused" if not op else f"{'GridSample became' if written else 'stays'} {DOMAIN}::{op}"
     message = f"{what}: {reason}" + (f"; it stays a GridSample, because {obstacle}" if obstacle else "")

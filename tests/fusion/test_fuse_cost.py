@@ -131,7 +131,7 @@ def test_a_large_basis_in_place_of_small_constants_is_not_written(monkeypatch: p
     monkeypatch.setattr("stn_infer.fusion.lattices.plan._Chooser._lattice", lambda self: None)  # it has a smaller form
     coarse = resize("linear", "align_corners")()
     _, (finding,) = fuse(coarse)
-    assert not finding.fused and "its basis of 12 rows would take" in finding.message
+    assert not finding.fused and "grid 'grid' is linear, but its basis of 12 rows would take" in finding.message
     monkeypatch.undo()
     _, (finding,) = fuse(coarse)
     assert finding.fused

@@ -7,7 +7,7 @@ from math import prod
 
 from stn_infer.fusion.basis import Kind, LatticeBasis
 from stn_infer.fusion.cuts import Candidate, Cutter
-from stn_infer.fusion.dataflow import GraphView, NotLinear, WideSpan
+from stn_infer.fusion.dataflow import GraphView, NotLinear, TooLarge, WideSpan
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import Degree
 from stn_infer.fusion.lattices import cost
@@ -170,7 +170,7 @@ class _Chooser:
         raise last if wide or not tried else tried[0]
 
     def _check_size(self, cut: Cut, found: ThetaMap) -> None:
-        """Raises WideSpan if a dense basis takes much more memory than the constants of the nodes that it replaces."""
+        """Raises TooLarge if a dense basis takes much more memory than the constants of the nodes that it replaces."""
         if found.kind != "basis" or cost.sparse_basis(found) is not None:
             return
         names = {name for index in cut.nodes for name in self._view.nodes[index].input} - self._view.varying
@@ -180,7 +180,7 @@ class _Chooser:
         if rows * points > kept + min(_MAX_MORE, _MAX_MORE_ROWS * points):
             size = f"{rows * points * 4 / 2**20:.1f} MiB"
             reason = f"its basis of {rows} rows would take {size}, much more than the nodes that compute it"
-            raise WideSpan(self._grid, "", reason)
+            raise TooLarge(self._grid, "", reason)
 
     def _affordable(self, dense: Plan, found: ThetaMap) -> Plan:
         """The plan for a dense basis, with an index and a weight instead where the basis costs too much."""
@@ -193,7 +193,7 @@ class _Chooser:
         if fits:
             return dense
         reason = f"a basis of {len(found.basis)} rows would make the file larger or slower without the plugin library"
-        raise NotLinear(self._grid, self._view.maker(self._grid), reason)
+        raise TooLarge(self._grid, self._view.maker(self._grid), reason)
 
     def _is_cheap_basis(self, cut: Cut, found: ThetaMap) -> bool:
         return self._is_cheap(cut, cost.basis_cost(found, cut.rows), cost.basis_bytes(found))
