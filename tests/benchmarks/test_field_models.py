@@ -13,7 +13,7 @@ from stn_infer.torch_export.plain import export_plain
 
 CASES = {
     "coarse_bilinear": ("Resize", 36),
-    "coarse_bicubic": ("Resize", 38),
+    "coarse_bicubic": ("Resize", 49),
     "b_spline": ("ConvTranspose", 49),
     "mesh": ("Gather", 27),
     "about_center": ("Mul", 3),

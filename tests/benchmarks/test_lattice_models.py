@@ -1,4 +1,4 @@
-"""The models of suites/lattices.toml fuse into the ops for lattices."""
+"""The models of suites/lattices.toml get the op that their plain form can afford."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ SMALL = {
     "bilinear": (lambda: lattice_models.Coarse((9, 7), (48, 40), "bilinear"), "TensorProductTransformer", (48, 40)),
     "bicubic": (lambda: lattice_models.Coarse((9, 7), (48, 40), "bicubic"), "TensorProductTransformer", (48, 40)),
     "bspline": (lambda: lattice_models.Spline((9, 8), 8), "TensorProductTransformer", (48, 40)),
-    "mesh": (lambda: lattice_models.Mesh((6, 7), (48, 40)), "LatticeTransformer", (48, 40)),
+    # its selection copies both coordinates at once, which the plain body of a LatticeTransformer does not
+    "mesh": (lambda: lattice_models.Mesh((6, 7), (48, 40)), "SpatialTransformer", (48, 40)),
 }
 
 
