@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 import torch
 from torch import Tensor, nn
@@ -51,14 +50,7 @@ def mnist_addition(
     output_size = tuple(output_size or size)
     warps = [
         SpatialTransformer(
-            nn.Sequential(
-                nn.Flatten(),
-                nn.Linear(prod(input_shape), localization_hidden),
-                nn.ReLU(),
-                nn.Linear(localization_hidden, localization_hidden),
-                nn.ReLU(),
-                nn.Linear(localization_hidden, transformation.num_parameters),
-            ),
+            fcn(input_shape, transformation.num_parameters, localization_hidden),
             transformation,
             output_size,
         )

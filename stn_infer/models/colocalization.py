@@ -7,8 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
+from stn_infer.models.localization import cnn_localization
 from stn_infer.transforms import Attention
 
 
@@ -55,23 +55,10 @@ def colocalizer(
     Raises:
         UsageError: an input size too small for the convolutions.
     """
-    channels, *size = input_shape
-    rows, cols = ((length // 2 - 4) // 2 - 4 for length in size)
-    if min(rows, cols) < 1:
-        raise UsageError(f"colocalization takes inputs of at least 28 x 28 pixels, not {size[0]} x {size[1]}")
-    head = nn.Linear(hidden, 3)
-    localization = nn.Sequential(
-        nn.AvgPool2d(2),
-        nn.Conv2d(channels, filters, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(filters, filters, 5),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(filters * rows * cols, hidden),
-        nn.ReLU(),
-        head,
-    )
+    size = input_shape[1:]
+    localization = cnn_localization("colocalization", input_shape, 3, filters, hidden)
+    head = localization[-1]
+    assert isinstance(head, nn.Linear)
     transformer = SpatialTransformer(localization, Attention(), output_size)
     with torch.no_grad():
         head.bias[0] = max(output_size[0] / size[0], output_size[1] / size[1])

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
+from stn_infer.models.baselines import fcn
 from stn_infer.transforms import Transformation
 
 #: Filters of the convolutions (5 x 5, stride 1, padding 2), and whether max pooling (2 x 2) follows.
@@ -128,14 +129,7 @@ def svhn_st_multi(
     channels, *size = _checked(input_shape)
     transformers = []
     for filters, pooled in STAGES[:TRANSFORMED]:
-        localization = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(channels * size[0] * size[1], localization_hidden),
-            nn.ReLU(),
-            nn.Linear(localization_hidden, localization_hidden),
-            nn.ReLU(),
-            nn.Linear(localization_hidden, transformation.num_parameters),
-        )
+        localization = fcn((channels, *size), transformation.num_parameters, localization_hidden)
         transformers.append(SpatialTransformer(localization, transformation, size))
         channels = _filters(filters, width)
         size = [length // 2 for length in size] if pooled else size

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 
 from torch import Tensor, nn
 
-from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models.baselines import cnn, fcn
+from stn_infer.models.localization import cnn_localization
 from stn_infer.samplers import Mode, PaddingMode
 from stn_infer.transforms import Transformation
 
@@ -52,14 +51,7 @@ def st_fcn(
         mode, padding_mode, align_corners, grid_align_corners, convention: the sampler's and the grid's, see
             :class:`SpatialTransformer`.
     """
-    localization = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(prod(input_shape), localization_hidden),
-        nn.ReLU(),
-        nn.Linear(localization_hidden, localization_hidden),
-        nn.ReLU(),
-        nn.Linear(localization_hidden, transformation.num_parameters),
-    )
+    localization = fcn(input_shape, transformation.num_parameters, localization_hidden)
     sampler = (mode, padding_mode, align_corners, grid_align_corners)
     seen, transformer = _transformer(localization, transformation, input_shape, output_size, sampler, convention)
     return SpatialClassifier(transformer, fcn(seen, classes, hidden))
@@ -93,22 +85,8 @@ def st_cnn(
     Raises:
         UsageError: an input or output size too small for the convolutions.
     """
-    channels, *size = input_shape
-    rows, cols = ((length // 2 - 4) // 2 - 4 for length in size)
-    if min(rows, cols) < 1:
-        raise UsageError(f"st-cnn takes inputs of at least 28 x 28 pixels, not {size[0]} x {size[1]}")
-    localization = nn.Sequential(
-        nn.AvgPool2d(2),
-        nn.Conv2d(channels, localization_filters, 5),
-        nn.MaxPool2d(2),
-        nn.ReLU(),
-        nn.Conv2d(localization_filters, localization_filters, 5),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(localization_filters * rows * cols, localization_filters),
-        nn.ReLU(),
-        nn.Linear(localization_filters, transformation.num_parameters),
-    )
+    count = localization_filters
+    localization = cnn_localization("st-cnn", input_shape, transformation.num_parameters, count, count)
     sampler = (mode, padding_mode, align_corners, grid_align_corners)
     seen, transformer = _transformer(localization, transformation, input_shape, output_size, sampler, convention)
     return SpatialClassifier(transformer, cnn(seen, classes, filters))

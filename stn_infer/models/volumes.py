@@ -6,9 +6,9 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models.baselines import cnn
+from stn_infer.models.localization import cnn_localization
 from stn_infer.transforms import Affine
 
 
@@ -56,23 +56,8 @@ def st_volume(
         UsageError: an input size too small for the convolutions.
     """
     channels, *size = input_shape
-    cells = [(length // 2 - 4) // 2 - 4 for length in size]
-    if min(cells) < 1:
-        raise UsageError(f"st-volume takes volumes of at least 28 x 28 x 28, not {' x '.join(map(str, size))}")
     output_size = tuple(output_size or size)
-    count = localization_filters
-    transformation = Affine(rank=3)
-    localization = nn.Sequential(
-        nn.AvgPool3d(2),
-        nn.Conv3d(channels, count, 5),
-        nn.MaxPool3d(2),
-        nn.ReLU(),
-        nn.Conv3d(count, count, 5),
-        nn.ReLU(),
-        nn.Flatten(),
-        nn.Linear(count * cells[0] * cells[1] * cells[2], count),
-        nn.ReLU(),
-        nn.Linear(count, transformation.num_parameters),
-    )
+    transformation, count = Affine(rank=3), localization_filters
+    localization = cnn_localization("st-volume", input_shape, transformation.num_parameters, count, count, rank=3)
     transformer = SpatialTransformer(localization, transformation, output_size)
     return VolumeClassifier(transformer, cnn((channels, *output_size[1:]), classes, filters))

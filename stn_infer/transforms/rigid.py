@@ -7,6 +7,7 @@ theta from them.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -16,14 +17,28 @@ from stn_infer.transforms.affine import AffineKind
 from stn_infer.transforms.base import check_rank
 
 
+@dataclass(frozen=True)
 class _Rotation(AffineKind):
-    """Base of both families.
+    """Base of both families, which differ in whether a scale comes first among the parameters.
 
     In two dimensions the rotation is [[cos, -sin], [sin, cos]]: a positive angle turns x towards y, clockwise on the
     screen. In three it is Rz Ry Rx: first about x, then about y, then about z, the axes being fixed.
     """
 
-    extent: tuple[float, ...]
+    scaled: ClassVar[bool]
+    rank: int = 2
+    extent: tuple[float, ...] = ()
+
+    def __post_init__(self) -> None:
+        name = type(self).__name__
+        check_rank(self.rank, name)
+        try:
+            extent = tuple(float(length) for length in self.extent) or (1.0,) * self.rank
+        except (TypeError, ValueError):
+            extent = ()
+        if len(extent) != self.rank or not all(0 < length < float("inf") for length in extent):
+            raise UsageError(f"extent of {name} is {self.rank} positive lengths, not {self.extent}")
+        object.__setattr__(self, "extent", extent)
 
     @property
     def num_angles(self) -> int:
@@ -35,22 +50,24 @@ class _Rotation(AffineKind):
         """Cosine and sine, or the nine values of the rotation; then the translation."""
         return (2 if self.rank == 2 else 9) + self.rank
 
-    def _features(self, angles: Tensor, shift: Tensor, scale: Tensor | None) -> Tensor:
-        """Features [N, F] of ``angles`` [N, A] in radians, ``shift`` [N, D] and ``scale`` [N, 1]."""
+    @property
+    def num_parameters(self) -> int:
+        """Q: the angles and the translation, 3 for images and 6 for volumes, and one more with a scale."""
+        return self.scaled + self.num_angles + self.rank
+
+    def features(self, parameters: Tensor) -> Tensor:
+        """The rotation, scaled if there is a scale, and the translation [N, F] of parameters [N, Q]."""
+        first, last = int(self.scaled), self.scaled + self.num_angles
+        angles, shift = parameters[:, first:last], parameters[:, last:]
         cosines, sines = angles.cos(), angles.sin()
         values = torch.cat([cosines, sines], dim=1) if self.rank == 2 else _euler(cosines, sines)
-        return torch.cat([values if scale is None else values * scale, shift], dim=1)
+        return torch.cat([values * parameters[:, :1] if self.scaled else values, shift], dim=1)
 
-    def _check(self) -> None:
-        name = type(self).__name__
-        check_rank(self.rank, name)
-        try:
-            extent = tuple(float(length) for length in self.extent) or (1.0,) * self.rank
-        except (TypeError, ValueError):
-            extent = ()
-        if len(extent) != self.rank or not all(0 < length < float("inf") for length in extent):
-            raise UsageError(f"extent of {name} is {self.rank} positive lengths, not {self.extent}")
-        object.__setattr__(self, "extent", extent)
+    def identity(self) -> Tensor:
+        """No rotation, no translation, and scale 1."""
+        identity = torch.zeros(self.num_parameters, dtype=torch.float64)
+        identity[: self.scaled] = 1
+        return identity
 
     def _placement(self) -> tuple[Tensor, Tensor]:
         matrix, offset = self._empty()
@@ -81,24 +98,7 @@ class Rigid(_Rotation):
         UsageError: another rank, or an extent that is not one positive length per axis.
     """
 
-    rank: int = 2
-    extent: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    @property
-    def num_parameters(self) -> int:
-        """Q = 3 for images, 6 for volumes."""
-        return self.num_angles + self.rank
-
-    def features(self, parameters: Tensor) -> Tensor:
-        """Rotation and translation [N, F] of parameters [N, Q]."""
-        return self._features(parameters[:, : self.num_angles], parameters[:, self.num_angles :], None)
-
-    def identity(self) -> Tensor:
-        """No rotation, no translation."""
-        return torch.zeros(self.num_parameters, dtype=torch.float64)
+    scaled: ClassVar[bool] = False
 
 
 @dataclass(frozen=True)
@@ -113,27 +113,7 @@ class Similarity(_Rotation):
         UsageError: another rank, or an extent that is not one positive length per axis.
     """
 
-    rank: int = 2
-    extent: tuple[float, ...] = ()
-
-    def __post_init__(self) -> None:
-        self._check()
-
-    @property
-    def num_parameters(self) -> int:
-        """Q = 4 for images, 7 for volumes."""
-        return 1 + self.num_angles + self.rank
-
-    def features(self, parameters: Tensor) -> Tensor:
-        """Scaled rotation and translation [N, F] of parameters [N, Q]."""
-        last = 1 + self.num_angles
-        return self._features(parameters[:, 1:last], parameters[:, last:], parameters[:, :1])
-
-    def identity(self) -> Tensor:
-        """Scale 1, no rotation, no translation."""
-        identity = torch.zeros(self.num_parameters, dtype=torch.float64)
-        identity[0] = 1
-        return identity
+    scaled: ClassVar[bool] = True
 
 
 def _euler(cosines: Tensor, sines: Tensor) -> Tensor:

@@ -22,7 +22,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -289,19 +289,26 @@ def bench_campaign(campaign: Campaign) -> None:
 CAMPAIGNS = {"run": run_campaign, "bench": bench_campaign}
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", choices=CAMPAIGNS)
+def run_campaigns(campaigns: Mapping[str, Callable[[Campaign], None]], description: str | None, unit: str) -> int:
+    """The command line of a module of campaigns; returns its exit code, 1 if anything was lost.
+
+    Args:
+        campaigns: by the names that the command line takes.
+        description: for the help.
+        unit: what is counted, in the JSON line that is printed.
+    """
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("campaign", choices=campaigns)
     parser.add_argument("--count", type=int, default=20)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     preload()
-    with tempfile.TemporaryDirectory(prefix="stn-faults-") as folder:
+    with tempfile.TemporaryDirectory(prefix=f"stn-{unit}-") as folder:
         campaign = Campaign(Path(folder), arguments.seed, arguments.count)
-        CAMPAIGNS[arguments.campaign](campaign)
-    print(json.dumps({"trials": arguments.count, "lost": campaign.lost, **dict(sorted(campaign.counts.items()))}))
+        campaigns[arguments.campaign](campaign)
+    print(json.dumps({unit: arguments.count, "lost": campaign.lost, **dict(sorted(campaign.counts.items()))}))
     return 1 if campaign.lost else 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_campaigns(CAMPAIGNS, __doc__, "trials"))

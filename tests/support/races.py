@@ -12,14 +12,12 @@ counts as JSON, and exits with 1 if anything was mixed or unusable.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import os
 import shutil
 import signal
 import sys
-import tempfile
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -29,8 +27,8 @@ from typing import Any
 
 import onnx
 
-from tests.support.faults import FORMATS, Campaign, same_folders, write_inputs, write_model
-from tests.support.forked import Ending, Fork, command, preload, start
+from tests.support.faults import FORMATS, Campaign, run_campaigns, same_folders, write_inputs, write_model
+from tests.support.forked import Ending, Fork, command, start
 
 LOSING = (
     "error: another job is ",
@@ -263,19 +261,5 @@ CAMPAIGNS = {
 }
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("campaign", choices=CAMPAIGNS)
-    parser.add_argument("--count", type=int, default=20)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    preload()
-    with tempfile.TemporaryDirectory(prefix="stn-races-") as folder:
-        campaign = Campaign(Path(folder), arguments.seed, arguments.count)
-        CAMPAIGNS[arguments.campaign](campaign)
-    print(json.dumps({"races": arguments.count, "lost": campaign.lost, **dict(sorted(campaign.counts.items()))}))
-    return 1 if campaign.lost else 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run_campaigns(CAMPAIGNS, __doc__, "races"))
