@@ -71,15 +71,14 @@ def _train_cells(arguments: argparse.Namespace) -> None:
     chosen: list[Cell] = list(known.values()) if arguments.paper else [known[name] for name in arguments.cell]
     runs = [Run(_with_epochs(cell.recipe(), arguments.epochs), False, 0, arguments.validate) for cell in chosen]
     output = arguments.output or RESULTS
-    _perform_all([run for run in runs if not (output / f"{run.name}.json").is_file()], arguments)
+    _perform_all([run for run in runs if run.finished(output) is None], arguments)
     for cell, run in zip(chosen, runs, strict=True):
-        finished = arguments.work / f"{run.name}.json"
-        if finished.is_file():
-            error = json.loads(finished.read_text())["error"]
-            print(f"{run.name}: error {error:.2f} %, paper {cell.paper} %", flush=True)
+        figures = run.finished(arguments.work)
+        if figures is not None:
+            print(f"{run.name}: error {figures['error']:.2f} %, paper {cell.paper} %", flush=True)
             if not arguments.validate:
                 output.mkdir(parents=True, exist_ok=True)
-                write_atomically(output / finished.name, finished.read_bytes())
+                write_atomically(output / f"{run.name}.json", (json.dumps(figures) + "\n").encode())
 
 
 def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
@@ -91,8 +90,7 @@ def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
 def _perform_all(runs: Iterable[Run], arguments: argparse.Namespace) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    waiting = [run for run in runs if not (arguments.work / f"{run.name}.json").is_file()]
-    tasks: list[Task] = [(run, arguments.work, device) for run in waiting]
+    tasks: list[Task] = [(run, arguments.work, device) for run in runs if run.finished(arguments.work) is None]
     if tasks:
         with multiprocessing.get_context("spawn").Pool(min(arguments.jobs, len(tasks))) as pool:
             for line in pool.imap_unordered(_perform, tasks, chunksize=1):

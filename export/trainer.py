@@ -56,6 +56,28 @@ class Run:
         kind = "twin" if self.twin else "model"
         return f"{self.recipe.name}-{kind}-{self.seed}{'-validation' if self.validate else ''}"
 
+    @property
+    def settings(self) -> str:
+        """All that the weights depend on: a state or a result with other settings is of another run."""
+        return repr(
+            (
+                self.recipe.network,
+                dict(self.recipe.options),
+                self.recipe.data,
+                self.recipe.training,
+                self.twin,
+                self.seed,
+            )
+        )
+
+    def finished(self, folder: Path) -> dict[str, Any] | None:
+        """What :func:`perform` recorded for these settings; None if it did not get there."""
+        try:
+            figures: dict[str, Any] = json.loads((folder / f"{self.name}.json").read_text())
+        except FileNotFoundError:
+            return None
+        return figures if figures.get("settings") == self.settings else None
+
     def network(self) -> nn.Module:
         """The network with its initial weights."""
         torch.manual_seed(self.seed)
@@ -76,7 +98,13 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_atomically(work / f"{run.name}.safetensors", save(weights))
     assert run.recipe.training is not None
-    figures = {"error": error, "images": images, "seconds": round(seconds), "epochs": run.recipe.training.epochs}
+    figures = {
+        "error": error,
+        "images": images,
+        "seconds": round(seconds),
+        "epochs": run.recipe.training.epochs,
+        "settings": run.settings,
+    }
     write_atomically(work / f"{run.name}.json", (json.dumps(figures) + "\n").encode())
     (work / f"{run.name}.state").unlink(missing_ok=True)
     return error
@@ -104,8 +132,7 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
     )
     steps_per_epoch = math.ceil(len(digits.labels) / plan.batch_size)
     steps = plan.epochs * steps_per_epoch
-    settings = repr((recipe.network, dict(recipe.options), recipe.data, plan, run.twin, run.seed))
-    begin, seconds = _restore(state_path, settings, network, optimizer, generator)
+    begin, seconds = _restore(state_path, run.settings, network, optimizer, generator)
     network.train()
     for epoch in range(begin, plan.epochs):
         started = time.perf_counter()
@@ -124,7 +151,7 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
             optimizer.step()
             losses.append(float(loss.detach()))
         seconds += time.perf_counter() - started
-        _keep(state_path, settings, epoch + 1, seconds, network, optimizer, generator)
+        _keep(state_path, run.settings, epoch + 1, seconds, network, optimizer, generator)
         if epoch % 5 == 4:
             say(f"{run.name}: epoch {epoch + 1} of {plan.epochs}, loss {fmean(losses):.4f}, {seconds:.0f} s")
     network.eval()

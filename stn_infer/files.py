@@ -127,14 +127,23 @@ def locked_folder(folder: Path, *, shared: bool = False) -> Iterator[None]:
             os.close(descriptor)
 
 
-def remove_leftovers(path: Path) -> None:
-    """Delete the temporary files of processes that were killed while they wrote ``path``; none may be writing it."""
-    prefix = f".{path.name}."
+def is_leftover(name: str, of: str = "") -> bool:
+    """Whether a file's name is that of a temporary file for the file ``of`` in its folder, or for any file."""
+    return name.startswith(f".{of}." if of else ".") and name.endswith(_PART)
+
+
+def remove_leftovers(folder: Path, of: str = "") -> None:
+    """Delete the temporary files of processes that were killed while they wrote files of a folder.
+
+    Args:
+        folder: where; nobody may be writing there.
+        of: only those of the file with this name.
+    """
     with contextlib.suppress(OSError):
-        for name in os.listdir(path.parent):
-            if name.startswith(prefix) and name.endswith(_PART):
+        for name in os.listdir(folder):
+            if is_leftover(name, of):
                 with contextlib.suppress(OSError):
-                    path.with_name(name).unlink()
+                    (folder / name).unlink()
 
 
 def open_regular(path: str) -> int:

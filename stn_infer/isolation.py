@@ -3,7 +3,7 @@
 A child imports nothing from the current folder before a user's own code asks for it: a file there that bears the name
 of a module would run instead of the module. It is killed by the kernel once this process has ended, however that ended;
 its temporary files are removed by this one. This file is also the first that the child runs, by its path, and so
-imports nothing of ours.
+imports nothing of ours at its top.
 """
 
 from __future__ import annotations

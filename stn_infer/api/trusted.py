@@ -59,7 +59,7 @@ def try_once(
     from stn_infer.proto.load import content_hash, known_hash, parse_model, read_graph
     from stn_infer.repairs.trial import try_model
 
-    budget = Budget.from_environment() if budget is None else budget
+    budget = budget or Budget.from_environment()
     if not budget.seconds:
         return None
     if graph is None and isinstance(content, Path) and (known := known_hash(content)):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.errors import InputError, UsageError
+from stn_infer.errors import InputError, ModelError, UsageError
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> int:
@@ -65,6 +66,41 @@ def row_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str
 def shape_text(shape: Sequence[int | None]) -> str:
     """A shape for a message; a dynamic axis is ``?``: ``[?, 1, 28, 28]``."""
     return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"
+
+
+def fixed_batch(specs: Iterable[TensorSpec], label: str) -> int | None:
+    """The batch size that is fixed in the file; None if it is dynamic.
+
+    Raises:
+        ModelError: the inputs have different ones.
+    """
+    fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
+    if len(fixed) > 1:
+        raise ModelError(f"{label}: its inputs have different fixed batch sizes {sorted(fixed)}")
+    return fixed.pop() if fixed else None
+
+
+def free_batch(spec: TensorSpec) -> TensorSpec:
+    """``spec`` with a dynamic axis 0: a backend runs batches of any length."""
+    return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec
+
+
+def run_on_empty_axes(
+    run: Callable[[Mapping[str, Array]], dict[str, Array]],
+    specs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    inputs: Mapping[str, Array],
+) -> dict[str, Array] | None:
+    """Run on a sample of zeros on each batch axis without samples, and drop it; None: all axes have samples."""
+    empty = {spec.batch for spec in specs if spec.shape and not len(inputs[spec.name])}
+    if not empty:
+        return None
+    padded = dict(inputs)
+    for spec in specs:
+        if spec.shape and spec.batch in empty:
+            padded[spec.name] = np.zeros((1, *inputs[spec.name].shape[1:]), spec.dtype)
+    found = run(padded)
+    return {spec.name: found[spec.name][: 0 if spec.batch in empty else None] for spec in outputs}
 
 
 def run_in_fixed_batches(

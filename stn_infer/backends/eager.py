@@ -12,7 +12,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
+from stn_infer.backends.batching import check_inputs, run_in_fixed_batches, run_on_empty_axes
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
@@ -99,16 +99,10 @@ class EagerBackend:
             ModelError: the module failed, or the backend is closed.
         """
         batch = check_inputs(self.inputs, inputs)
-        empty = {spec.batch for spec in self.inputs if not len(inputs[spec.name])}
-        if empty:  # PyTorch's affine_grid, among others, refuses no samples
-            padded = {
-                spec.name: np.zeros((1, *inputs[spec.name].shape[1:]), spec.dtype)
-                if spec.batch in empty
-                else inputs[spec.name]
-                for spec in self.inputs
-            }
-            found = self.run(padded)
-            return {spec.name: found[spec.name][: 0 if spec.batch in empty else None] for spec in self.outputs}
+        # PyTorch's affine_grid, among others, refuses no samples
+        empty = run_on_empty_axes(self.run, self.inputs, self.outputs, inputs)
+        if empty is not None:
+            return empty
         if self._fixed_batch is not None and batch != self._fixed_batch:
             return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch)
         return self._run(inputs)

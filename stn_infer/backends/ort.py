@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import io
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +13,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
+from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, run_in_fixed_batches
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.metadata import ModelMetadata
@@ -114,12 +113,9 @@ class OrtBackend:
 
         specs = tuple(_spec(value) for value in session.raw.get_inputs())
         # A fixed batch size is handled by ``run``, so that axis 0 is dynamic for the caller.
-        fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
-        if len(fixed) > 1:
-            raise ModelError(f"{session.label}: its inputs have different fixed batch sizes {sorted(fixed)}")
-        self._fixed_batch: int | None = fixed.pop() if fixed else None
-        self.inputs: tuple[TensorSpec, ...] = tuple(_free_batch(spec) for spec in specs)
-        self.outputs: tuple[TensorSpec, ...] = tuple(_free_batch(_spec(value)) for value in session.raw.get_outputs())
+        self._fixed_batch = fixed_batch(specs, session.label)
+        self.inputs: tuple[TensorSpec, ...] = tuple(map(free_batch, specs))
+        self.outputs: tuple[TensorSpec, ...] = tuple(free_batch(_spec(value)) for value in session.raw.get_outputs())
         self.metadata = ModelMetadata.from_props(session.raw.get_modelmeta().custom_metadata_map)
 
     @property
@@ -235,7 +231,3 @@ def _spec(value: Any) -> TensorSpec:
     shape = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in value.shape)
     batch = next((axis for axis in value.shape[:1] if isinstance(axis, str) and axis), "batch")
     return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]), batch)
-
-
-def _free_batch(spec: TensorSpec) -> TensorSpec:
-    return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec

@@ -19,14 +19,15 @@ SOURCE_HELP = (
 
 # An option has the same meaning in every command, and so the same group.
 _GROUPS: dict[str, str] = {
-    "Source options": "--weights --input-shape --source --against --suite --allow-code",
+    "Source options": "--weights --input-shape --input --source --against --suite --allow-code",
     "Input options": "--inputs --calibrate --preprocess --labels --count",
     "Runtime options": "--backend --variant --list-variants --device --batch-size --batch-sizes --threads --workers",
     "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",
     "Limits": "--trial-seconds --trial-memory",
     "Measurement options": "--quick --boundary --rounds --seconds --samples --l2 --concurrency --rate --seed",
     "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
-    "Output options": "--output --format --json --resume --check-inputs --shard-rows --dynamic-size --with-theta --fix",
+    "Output options": "--output --format --json --resume --check-inputs --shard-rows --dynamic-size --fixed-batch "
+    "--with-theta --fix --functions",
 }
 _GROUP_OF = {name: title for title, names in _GROUPS.items() for name in names.split()}
 _OTHER = "Other options"

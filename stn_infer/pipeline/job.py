@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from stn_infer.errors import OutputError
-from stn_infer.files import write_atomically
+from stn_infer.files import is_leftover, remove_leftovers, write_atomically
 from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.formats import quoted
 from stn_infer.pipeline.lock import LOCK_NAME, JobLock
@@ -28,7 +28,6 @@ from stn_infer.version import __version__
 SCHEMA_VERSION = 3
 MANIFEST_NAME = "run.json"
 LEDGER_COLUMNS = ("input", "status", "error", "shard", "row")
-_LEFTOVERS = ".*.part"  # temporary files of a killed run
 
 # The fields that a resumed job must not change; it may use another device and batch size.
 _MEANING = (
@@ -127,9 +126,7 @@ class Folder:
         lock = JobLock.of_folder(path)
         try:
             _check_contents(path, job, resume)  # again: another job may have started before the lock was taken
-            for leftover in path.glob(_LEFTOVERS):
-                with suppress(OSError):
-                    leftover.unlink()
+            remove_leftovers(path)
             write_atomically(path / MANIFEST_NAME, _to_json(job).encode())
         except BaseException:
             lock.release()
@@ -219,8 +216,8 @@ def _check_contents(path: Path, job: Job, resume: bool) -> None:
     """
     try:
         path.mkdir(parents=True, exist_ok=True)
-        unfinished = f".{MANIFEST_NAME}.*.part"
-        occupied = any(entry.name != LOCK_NAME and not entry.match(unfinished) for entry in path.iterdir())
+        names = os.listdir(path)
+        occupied = any(name != LOCK_NAME and not is_leftover(name, MANIFEST_NAME) for name in names)
     except OSError as error:
         raise OutputError(f"cannot create the output folder {path}: {error.strerror}") from error
     if occupied and not resume:

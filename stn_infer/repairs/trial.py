@@ -57,8 +57,6 @@ def try_model(
     job = {
         "path": str(model.absolute()) if isinstance(model, Path) else None,
         "shapes": {key: list(shape) for key, shape in (shapes or {}).items()},
-        "seconds": budget.seconds,
-        "bytes": budget.bytes,
     }
     return run_trial("stn_infer.repairs.trial", job, b"" if isinstance(model, Path) else model, name, budget)
 
@@ -68,7 +66,7 @@ def run_trial(module: str, job: Mapping[str, object], content: bytes, name: str,
 
     Args:
         module: the child's main module, which limits itself.
-        job: its argument, as JSON.
+        job: its argument, as JSON, to which the budget's ``seconds`` and ``bytes`` are added.
         content: its standard input.
         name: what messages call the model.
         budget: of the child.
@@ -79,7 +77,7 @@ def run_trial(module: str, job: Mapping[str, object], content: bytes, name: str,
     slow = f"{name}: its analysis takes more than {budget.seconds:g} s of CPU time; {MORE_TIME}"
     with python_child(
         module,
-        [json.dumps(job)],
+        [json.dumps({**job, "seconds": budget.seconds, "bytes": budget.bytes})],
         environment={"OMP_NUM_THREADS": "1"},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

@@ -102,3 +102,15 @@ def test_every_figure_of_the_paper_is_a_cell_that_can_be_built() -> None:
 
 def test_recipes_know_the_distortions() -> None:
     assert recipes.DISTORTIONS == DISTORTIONS
+
+
+def test_a_result_counts_only_for_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(trainer, "measure_error", lambda network, run, device: (12.5, 100))
+    assert RECIPE.training is not None
+    run = Run(RECIPE, False, 3)
+    assert run.finished(tmp_path) is None
+    trainer.perform(run, tmp_path, lambda line: None)
+    figures = run.finished(tmp_path)
+    assert figures is not None and (figures["error"], figures["images"], figures["epochs"]) == (12.5, 100, 3)
+    longer = Run(replace(RECIPE, training=replace(RECIPE.training, epochs=4)), False, 3)
+    assert longer.name == run.name and longer.finished(tmp_path) is None

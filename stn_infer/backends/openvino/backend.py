@@ -1,7 +1,8 @@
 """The OpenVINO backend: runs ONNX models on the CPU.
 
 OpenVINO knows no model-local functions. Where its extension is built (:mod:`~stn_infer.backends.openvino.extension`),
-it runs this package's ops by the plugin library's kernels; without it, the ops are inlined as plain operators.
+the plugin library's kernels run this package's ops, other than the two for lattices; those, and without the extension
+all, are inlined as plain operators.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import io
 import os
 import threading
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
+from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, run_in_fixed_batches, run_on_empty_axes
 from stn_infer.backends.device import Device
 from stn_infer.backends.openvino.extension import OPS, find
 from stn_infer.backends.openvino.runtime import OpenVino, core_with, load_openvino, reason
@@ -110,28 +111,21 @@ class OpenVinoBackend:
         # a port may have the names of several tensors, where a node between them was removed
         ports = {name: port for port in self._compiled.inputs for name in port.get_names()}
         self._inputs = {value.name: ports[value.name] for value in given_inputs(plain.graph)}
-        specs = tuple(_spec(name, port) for name, port in self._inputs.items())
-        fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
-        if len(fixed) > 1:
-            raise ModelError(f"{self._label}: its inputs have different fixed batch sizes {sorted(fixed)}")
-        self._fixed_batch: int | None = fixed.pop() if fixed else None
-        self._batches = {
+        axes = {
             value.name: value.type.tensor_type.shape.dim[0].dim_param or "batch"
             for value in (*plain.graph.input, *plain.graph.output)
             if value.type.tensor_type.shape.dim
         }
-        self.inputs: tuple[TensorSpec, ...] = tuple(map(self._free_batch, specs))
-        self.outputs: tuple[TensorSpec, ...] = tuple(
-            self._free_batch(_spec(name, port)) for name, port in self._outputs.items()
+        inputs, outputs = (
+            tuple(_spec(name, port, axes.get(name, "batch")) for name, port in ports.items())
+            for ports in (self._inputs, self._outputs)
         )
+        self._fixed_batch = fixed_batch(inputs, self._label)
+        self.inputs: tuple[TensorSpec, ...] = tuple(map(free_batch, inputs))
+        self.outputs: tuple[TensorSpec, ...] = tuple(map(free_batch, outputs))
         self.metadata = ModelMetadata.from_props({entry.key: entry.value for entry in plain.metadata_props})
         self._idle: list[Any] = []  # requests that no caller uses
         self._lock = threading.Lock()
-
-    def _free_batch(self, spec: TensorSpec) -> TensorSpec:
-        if not spec.shape:
-            return spec
-        return replace(spec, shape=(None, *spec.shape[1:]), batch=self._batches.get(spec.name, "batch"))
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
@@ -141,8 +135,11 @@ class OpenVinoBackend:
             ModelError: OpenVINO failed, or the backend is closed.
         """
         batch = check_inputs(self.inputs, inputs)
-        if batch == 0 or self._fixed_batch not in (None, batch):
-            return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch or 1)
+        empty = run_on_empty_axes(self.run, self.inputs, self.outputs, inputs)
+        if empty is not None:
+            return empty
+        if self._fixed_batch is not None and batch != self._fixed_batch:
+            return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch)
         return self._run(inputs)
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -256,13 +253,12 @@ def _configuration(threads: int | None, callers: int | None) -> dict[str, Any]:
     return found | {"NUM_STREAMS": callers, "INFERENCE_NUM_THREADS": callers * threads, "ENABLE_CPU_PINNING": False}
 
 
-def _spec(name: str, port: Any) -> TensorSpec:
+def _spec(name: str, port: Any, batch: str) -> TensorSpec:
     kind = port.get_element_type().get_type_name()
     if kind not in _DTYPES:
         raise ModelError(f"{name!r} has type {kind} in OpenVINO; expected a type that numpy has")
     shape = port.get_partial_shape()
     if shape.rank.is_dynamic:
         raise ModelError(f"OpenVINO cannot tell the number of dimensions of {name!r}")
-    return TensorSpec(
-        name, tuple(None if axis.is_dynamic else axis.get_length() for axis in shape), np.dtype(_DTYPES[kind])
-    )
+    sizes = tuple(None if axis.is_dynamic else axis.get_length() for axis in shape)
+    return TensorSpec(name, sizes, np.dtype(_DTYPES[kind]), batch)

@@ -7,13 +7,12 @@ OpenVINO has its own in the user's cache. Without it, models run with their func
 from __future__ import annotations
 
 import hashlib
-import tempfile
 from pathlib import Path
 
 from stn_infer import plugin
 from stn_infer.backends.openvino.runtime import OpenVino, load_openvino
 from stn_infer.errors import MissingDependencyError, OutputError
-from stn_infer.files import is_own, write_atomically
+from stn_infer.files import is_own, temporary_folder, write_atomically
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL
 
 FILE_NAME = "libstn_openvino.so"
@@ -60,9 +59,9 @@ def build() -> Path:
         "STN_LIBRARY": plugin.library_path(),
         "STN_OPENVINO_VERSION": openvino.module.get_version(),
     }
-    with tempfile.TemporaryDirectory(prefix="stn-infer-") as folder:
-        plugin.compile_project(plugin.OPENVINO_SOURCES, Path(folder), options, "the OpenVINO extension")
-        write_atomically(path, (Path(folder) / FILE_NAME).read_bytes())
+    with temporary_folder() as folder:
+        plugin.compile_project(plugin.OPENVINO_SOURCES, folder, options, "the OpenVINO extension")
+        write_atomically(path, (folder / FILE_NAME).read_bytes())
     return path
 
 

@@ -32,15 +32,14 @@ def try_openvino(model: Path | bytes, name: str, budget: Budget | None = None) -
     Raises:
         ModelError: OpenVINO crashed or exceeded a limit.
     """
-    budget = Budget.from_environment() if budget is None else budget
+    budget = budget or Budget.from_environment()
     if not budget.seconds:
         return
     path = str(model.resolve()) if isinstance(model, Path) else None
-    job = {"path": path, "seconds": budget.seconds, "memory": budget.bytes}
-    run_trial(__name__, job, b"" if isinstance(model, Path) else model, name, budget)
+    run_trial(__name__, {"path": path}, b"" if isinstance(model, Path) else model, name, budget)
 
 
-def _child(path: str | None, seconds: float, memory: int) -> int:
+def _child(path: str | None, seconds: float, bytes: int) -> int:
     from stn_infer.backends.openvino.backend import OpenVinoBackend
     from stn_infer.backends.openvino.runtime import load_openvino
     from stn_infer.errors import StnInferError
@@ -51,13 +50,12 @@ def _child(path: str | None, seconds: float, memory: int) -> int:
     try:
         load_openvino()
         if path is None:
-            content: Path | bytes = sys.stdin.buffer.read()
-            weights = sys.getsizeof(content)
+            content = sys.stdin.buffer.read()
+            weights = len(content)
         else:
-            content = Path(path)
-            weights = bytes_of_weights(read_graph(content))
-        limit_memory(memory + _WEIGHTS * weights)
-        backend = OpenVinoBackend(content, threads=1, callers=1)
+            weights = bytes_of_weights(read_graph(Path(path)))
+        limit_memory(bytes + _WEIGHTS * weights)
+        backend = OpenVinoBackend(content if path is None else Path(path), threads=1, callers=1)
         zeros = {}
         for spec in backend.inputs:
             sizes = [_SIZE if axis is None else axis for axis in spec.shape]

@@ -39,15 +39,13 @@ def try_parser(
     Raises:
         ModelError: the parser crashed or exceeded a limit.
     """
-    budget = Budget.from_environment() if budget is None else budget
+    budget = budget or Budget.from_environment()
     if not budget.seconds:
         return
     job = {
         "runtime": runtime,
         "plugin": None if plugin is None else str(plugin),
         "device": device,
-        "seconds": budget.seconds,
-        "bytes": budget.bytes,
     }
     run_trial(__name__, job, model.SerializeToString(), name, budget)
 

@@ -203,7 +203,7 @@ def run_request(
         if output is not None:
             check_writable(output)
             stack.enter_context(JobLock.of_file(output))
-            remove_leftovers(output)
+            remove_leftovers(output.parent, output.name)
             _check_current(output, earlier)
         folder = stack.enter_context(temporary_folder(prefix="stn-bench-"))
         workers = Processes(folder, resolve)

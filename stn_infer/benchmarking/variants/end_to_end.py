@@ -49,11 +49,11 @@ class EndToEnd(OpenVariant):
         """Where the samplers run in the open backend, or in one like it."""
         from stn_infer.backends.ort import OrtBackend
 
+        feeds = dict(zip((spec.name for spec in self.backend.inputs), inputs, strict=True))
         if isinstance(self.backend, OrtBackend) and self.file is not None:
             from stn_infer.benchmarking.variants.ort_stages import inspect_session, named_nodes
 
             fused = self.backend.describe()["plugin"] != "none"
-            feeds = dict(zip((spec.name for spec in self.backend.inputs), inputs, strict=True))
             again = partial(OrtBackend, device=self.device, threads=1, plugin=fused)
             return inspect_session(again, named_nodes(self.file, fused), feeds, self.prepared.cuts, self.device)
         if self.backend.name == "openvino" and self.file is not None:
@@ -63,9 +63,7 @@ class EndToEnd(OpenVariant):
             fused = self.backend.describe()["plugin"] != "none"
             profiled = OpenVinoBackend(self.file, threads=1, callers=1, plugin=fused, profile=True)
             try:
-                return inspect_backend(
-                    profiled, dict(zip((spec.name for spec in self.backend.inputs), inputs, strict=True))
-                )
+                return inspect_backend(profiled, feeds)
             finally:
                 profiled.close()
         described = self.backend.describe()

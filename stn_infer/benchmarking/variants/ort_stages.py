@@ -79,12 +79,13 @@ def named_nodes(file: Path, fused: bool) -> Path | bytes:
         fused: whether the runtime runs spatial-transformer nodes by its own op; else their functions are inlined.
     """
     import onnx
-    from onnx import inliner
+
+    from stn_infer.proto.edit import inline_functions
 
     try:
         model = onnx.load(file)
         if model.functions and not fused:
-            model = inliner.inline_local_functions(model)
+            model = inline_functions(model)
         for index, node in enumerate(model.graph.node):
             node.name = node.name or f"{node.op_type} #{index}"
         content: bytes = model.SerializeToString()
