@@ -26,10 +26,10 @@ from stn_infer.fused import (
     posed,
     usable,
 )
+from stn_infer.fusion.basis import MOST_TAPS
 from stn_infer.samplers import DEFAULT_SPEC, MODES, PADDING_MODES, SamplerSpec
 from stn_infer.transforms.grid import cast, full_precision, sampled, tensor_product_grid
 
-_MOST_TAPS = 64
 _PRODUCT = "stn::tensor_product_transformer"
 _LATTICE = "stn::lattice_transformer"
 _SETTINGS = "str mode, str padding_mode, bool align_corners) -> Tensor"
@@ -141,8 +141,8 @@ def _check_lattice(
             f"expected index and weight [J, {points}] for output size {tuple(output_size)}, int32 and floating-point, "
             f"got {index.dtype} {tuple(index.shape)} and {tuple(weight.shape)}"
         )
-    if not 1 <= index.shape[0] <= _MOST_TAPS or count < 1:
-        raise UsageError(f"expected 1 to {_MOST_TAPS} points per pixel of a lattice with points, got {index.shape[0]}")
+    if not 1 <= index.shape[0] <= MOST_TAPS or count < 1:
+        raise UsageError(f"expected 1 to {MOST_TAPS} points per pixel of a lattice with points, got {index.shape[0]}")
     check_not_empty(input.shape, points)
     check_places(input, ("theta", theta), ("weight", weight))
     if index.device != input.device:

@@ -301,7 +301,7 @@ def _verify_other_size(loaded: LoadedModel, model: onnx.ModelProto, tolerance: f
     metadata = loaded.metadata
     if metadata.preprocess is not None:  # its size is the example's
         metadata = replace(metadata, preprocess=replace(metadata.preprocess, size=None))
-    other = replace(loaded, input_shapes=other_shapes(loaded.input_shapes), metadata=metadata)
+    other = replace(loaded, input_shapes=other_shapes(loaded.input_shapes), examples=(), metadata=metadata)
     sizes = "; ".join("x".join(map(str, shape[1:])) for shape in other.input_shapes if len(shape) > 2)
     try:
         _verified(other, model, tolerance)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 __all__ = ["LintFinding", "LintReport", "lint"]
 
 SCHEMA = 1
+_MOST_WEIGHTS = 1 << 30  # bytes; a larger model is not run, since a run needs as much memory
 
 
 @dataclass(frozen=True)
@@ -108,14 +109,18 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
 def _batch_dependent(path: Path, model: onnx.ModelProto) -> list[LintFinding]:
     """A finding if outputs of a sample change with the other samples of its batch, in a run on random inputs.
 
-    None for a file with a fixed batch or other dynamic sizes, or one that does not run on random inputs.
+    None for a file with a fixed batch, other dynamic sizes or more than a gibibyte of weights, or one that does not run
+    on random inputs.
     """
     import numpy as np
 
     from stn_infer.proto.inputs import batch_symbols, plan_inputs, random_feeds, size_symbols
     from stn_infer.proto.session import open_session
     from stn_infer.reference.dependence import dependence_note, dependent_outputs
+    from stn_infer.repairs.large_weights import bytes_of_weights
 
+    if bytes_of_weights(model) > _MOST_WEIGHTS:
+        return []
     try:
         plans = plan_inputs(model, None)
         if len(batch_symbols(plans)) != 1 or size_symbols(plans):

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from stn_infer.arrays import Array
 
 Kind = Literal["affine", "basis", "projective", "tensor_product", "lattice"]
+#: The most lattice points that a pixel of a LatticeTransformer reads.
+MOST_TAPS = 64
 
 
 def canonical_basis(output_size: Sequence[int], corners: bool = False) -> NDArray[np.float64]:

@@ -20,13 +20,12 @@ import onnx
 from onnx import helper
 
 from stn_infer.arrays import Array
-from stn_infer.fusion.dataflow import GraphView, NotLinear
+from stn_infer.fusion.dataflow import CLAMPS, GraphView, NotLinear
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.shapes import Observation
 from stn_infer.proto.traversal import is_standard
 from stn_infer.samplers import SamplerSpec
 
-_CLAMPS = frozenset({"Clip", "Max", "Min", "Relu"})
 # Operators by which each element is an increasing or a decreasing function of one element, if one input varies.
 _EACH_OF_ONE = frozenset(
     {"Identity", "Neg", "Cast", "CastLike", "Dropout", "Add", "Sub", "Mul", "Reshape", "Flatten", "Squeeze"}
@@ -71,7 +70,7 @@ def find_clamps(view: GraphView, grid: str) -> Clamped | None:
         following = [need for need in view.varying_inputs(view.nodes[index]) if need not in seen]
         seen.update(following)
         stack.extend(following)
-    clamps = tuple(index for index in sorted(between) if view.nodes[index].op_type in _CLAMPS)
+    clamps = tuple(index for index in sorted(between) if view.nodes[index].op_type in CLAMPS)
     if not clamps:
         return None
     nodes = list(view.scope.nodes)
@@ -94,7 +93,7 @@ def _is_followed(view: GraphView, node: onnx.NodeProto) -> bool:
     single = len(varying) == 1 and list(node.input).count(varying[0]) == 1
     if node.op_type in ("Add", "Sub", "Mul", "Max", "Min"):
         return single
-    return single and varying[0] == node.input[0] and node.op_type in _EACH_OF_ONE | _CLAMPS
+    return single and varying[0] == node.input[0] and node.op_type in _EACH_OF_ONE | CLAMPS
 
 
 def check_border(

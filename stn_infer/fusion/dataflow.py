@@ -17,6 +17,8 @@ from stn_infer.proto.traversal import (
     walk_back,
 )
 
+#: Operators that limit values.
+CLAMPS = frozenset({"Clip", "Max", "Min", "Relu"})
 # Operators that return a shape, not data: constant once the batch size is known.
 SHAPE_OPS = frozenset({"Shape", "Size"})
 # Operators whose output shape depends on data.

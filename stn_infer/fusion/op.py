@@ -27,8 +27,6 @@ TENSOR_PRODUCT = "TensorProductTransformer"
 LATTICE = "LatticeTransformer"
 SAMPLER = "Sampler"
 OP_TYPES = (SPATIAL, PROJECTIVE, TENSOR_PRODUCT, LATTICE, SAMPLER)
-#: The most lattice points that a pixel of a LatticeTransformer reads.
-MOST_TAPS = 64
 
 # GridSample's three attributes.
 _SAMPLER_ATTRIBUTES = ("align_corners", "mode", "padding_mode")

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import onnx
 
-from stn_infer.fusion.dataflow import GraphView, NotLinear
+from stn_infer.fusion.dataflow import CLAMPS, GraphView, NotLinear
 from stn_infer.fusion.evaluate import SHAPE_INPUTS, Evaluator
 from stn_infer.fusion.forms import Context, Degree, Form
 from stn_infer.fusion.monomials import Term
@@ -33,14 +33,13 @@ PRODUCTS = frozenset({"Mul", "MatMul", "Gemm", "Einsum", "Pow"})
 _MAX_DEGREE, _MAX_TERMS = 4, 256
 
 _BRANCHES = frozenset({"If", "Loop", "Scan"})
-_CLAMPS = frozenset({"Clip", "Max", "Min", "Relu"})
 
 
 def rejection_reason(op_type: str) -> str:
     """Why an operator without a rule ends the proof."""
     if op_type in _BRANCHES:
         return "a branch or a loop, whose control flow may depend on data"
-    if op_type in _CLAMPS:
+    if op_type in CLAMPS:
         return "a clamp, so the map is piecewise"
     return "the operator is not known to be linear"
 

@@ -42,7 +42,7 @@ class Rewriter:
         self._graph = view.scope.graph
         self._opset = opset_of(view.scope.model)
         self._thetas: dict[tuple[object, ...], str] = {}
-        self._bases: dict[bytes, str] = {}
+        self._stored: dict[tuple[object, ...], str] = {}  # initializers, by type, shape and contents
         self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that replace the sampler
 
     def replace(self, sampler: onnx.NodeProto, plan: Plan, spec: SamplerSpec) -> None:
@@ -53,16 +53,12 @@ class Rewriter:
         new, image, found = NewNodes(self._names, prefix), sampler.input[0], plan.found
         values = node_attributes(plan.kind, found.output_size, spec, self._opset)
         if isinstance(found, LatticeMap):
-            theta = self._lattice_theta(new, plan.cut, found)
-            if self._observed.batches > 1:
-                theta = _repeat(new, theta, image, 3)
+            theta = self._lattice_theta(new, image, plan.cut, found)
             constants = self._constants(new, found.basis.constants)
             values |= tensor_product_shapes(found.basis.lattice, found.output_size)
         else:
             theta = self._theta(new, image, plan.cut, found)
-            constants = (
-                [self._basis(new, found)] if plan.sparse is None else self._constants(new, plan.sparse.constants)
-            )
+            constants = self._constants(new, {"basis": found.basis} if plan.sparse is None else plan.sparse.constants)
         node = helper.make_node(
             plan.op,
             [image, theta, *constants],
@@ -75,12 +71,32 @@ class Rewriter:
         self._graph.initializer.extend(new.constants)
 
     def _constants(self, new: NewNodes, arrays: Mapping[str, NDArray[Any]]) -> list[str]:
-        """Adds initializers, floating-point ones as float32; returns their names."""
-        kinds = {name: np.float32 if values.dtype.kind == "f" else values.dtype for name, values in arrays.items()}
-        return [new.constant(name, np.ascontiguousarray(values, kinds[name])) for name, values in arrays.items()]
+        """Returns the names of initializers, floating-point ones in float32; adds those that the graph has not yet."""
+        names = []
+        for name, given in arrays.items():
+            values = np.ascontiguousarray(given, np.float32 if given.dtype.kind == "f" else given.dtype)
+            key = (values.dtype, values.shape, sha256(values.data).digest())
+            if key not in self._stored:
+                self._stored[key] = new.constant(name, values)
+            names.append(self._stored[key])
+        return names
 
-    def _lattice_theta(self, new: NewNodes, cut: Cut, found: LatticeMap) -> str:
-        """Adds the nodes that compute theta [N, D, K] of a lattice from the cut's tensor; returns its name."""
+    def _lattice_theta(self, new: NewNodes, image: str, cut: Cut, found: LatticeMap) -> str:
+        """Returns the name of theta [N, D, K] of a lattice; adds the nodes that compute it, unless they exist."""
+        repeated = self._observed.batches > 1
+        key = (
+            *(cut.tensors, cut.units, cut.rows, found.shape, found.order, found.pads, found.lattice, found.dimensions),
+            found.mix.tobytes(),
+            b"" if found.offset is None else found.offset.tobytes(),
+            image if repeated else "",
+        )
+        if key not in self._thetas:
+            theta = self._ordered(new, cut, found)
+            self._thetas[key] = _repeat(new, theta, image, 3) if repeated else theta
+        return self._thetas[key]
+
+    def _ordered(self, new: NewNodes, cut: Cut, found: LatticeMap) -> str:
+        """Adds the nodes that compute theta of a lattice from the cut's tensor; returns its name."""
         name = _single(new, cut.tensors[0], self._observed.dtypes.get(cut.tensors[0]))
         total, count = found.mix.shape
         inner = [m.shape[1] - pad for m, pad in zip(found.matrices, found.pads, strict=True)]
@@ -141,13 +157,6 @@ class Rewriter:
                 graph.node[index].CopyFrom(node)
                 for other in reversed(before):
                     graph.node.insert(index, other)
-
-    def _basis(self, new: NewNodes, found: ThetaMap) -> str:
-        values = np.ascontiguousarray(found.basis, np.float32)
-        key = values.shape[0].to_bytes(8) + sha256(values.data).digest()
-        if key not in self._bases:
-            self._bases[key] = new.constant("basis", values)
-        return self._bases[key]
 
     def _theta(self, new: NewNodes, image: str, cut: Cut, found: ThetaMap) -> str:
         """Returns the name of theta [N, D, K]; adds the nodes that compute it, unless they exist."""

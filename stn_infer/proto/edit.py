@@ -143,6 +143,13 @@ class NewNodes:
         return self.node("Constant", [], what, value=numpy_helper.from_array(np.array(value, np.float32)))
 
 
+def followed(renamed: Mapping[str, str], name: str) -> str:
+    """The name that a tensor has after all renamings."""
+    while name in renamed:
+        name = renamed[name]
+    return name
+
+
 def drop_unused(graph: GraphProto) -> None:
     """Removes unused nodes and constants in place, in subgraphs too; subgraphs keep their inputs and outputs."""
     needed = {value.name for value in (*graph.output, *graph.input)}

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from stn_infer.proto.edit import inline_functions, put_back, replace_all, set_aside
+from stn_infer.proto.edit import followed, inline_functions, put_back, replace_all, set_aside
 from stn_infer.proto.traversal import STANDARD_DOMAINS, attributes_of, is_standard, nested_nodes, subgraphs
 
 #: Forms of Constant that hold one number or a list of numbers.
@@ -78,7 +78,7 @@ def _drop_casts(graph: onnx.GraphProto, typed: onnx.GraphProto, outer: Mapping[s
             kept.append(node)
             continue
         result = node.output[0]
-        source = _followed(renamed, node.input[0])
+        source = followed(renamed, node.input[0])
         if types.get(node.input[0]) != target:
             kept.append(helper.make_node("Cast", [node.input[0]], [result], node.name, to=target))
         elif result not in outputs:
@@ -88,7 +88,7 @@ def _drop_casts(graph: onnx.GraphProto, typed: onnx.GraphProto, outer: Mapping[s
         else:
             kept.append(node)  # an input that is an output, or two outputs of one value
     replace_all(graph.node, kept)
-    _rename(graph, {name: _followed(renamed, name) for name in renamed})
+    _rename(graph, {name: followed(renamed, name) for name in renamed})
 
 
 def _types(graph: onnx.GraphProto) -> dict[str, int]:
@@ -97,12 +97,6 @@ def _types(graph: onnx.GraphProto) -> dict[str, int]:
     found = {value.name: value.type.tensor_type.elem_type for value in values if value.type.HasField("tensor_type")}
     found |= {tensor.name: tensor.data_type for tensor in graph.initializer}
     return {name: kind for name, kind in found.items() if kind}
-
-
-def _followed(renamed: Mapping[str, str], name: str) -> str:
-    while name in renamed:
-        name = renamed[name]
-    return name
 
 
 def _target(node: onnx.NodeProto, types: Mapping[str, int]) -> int:
@@ -145,13 +139,16 @@ def _name_nodes(graph: onnx.GraphProto) -> None:
     """Names nodes that have no name, and all but the first of those that share one."""
     taken = {node.name for node in nested_nodes(graph.node)}
     seen: set[str] = set()
+    numbers: dict[str, int] = {}  # the last that was tried, by base
     for node in nested_nodes(graph.node):
         if node.name and node.name not in seen:
             seen.add(node.name)
             continue
-        base, number = node.name or node.op_type, 1
+        base = node.name or node.op_type
+        number = numbers.get(base, 0) + 1
         while f"{base}_{number}" in taken:
             number += 1
+        numbers[base] = number
         node.name = f"{base}_{number}"
         taken.add(node.name)
         seen.add(node.name)

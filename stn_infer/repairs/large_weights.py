@@ -20,6 +20,7 @@ from stn_infer.proto.edit import copy_of, copy_without, copy_without_initializer
 from stn_infer.proto.load import External, embed, external_tensors
 from stn_infer.proto.retype import FLOAT_TYPES
 from stn_infer.proto.traversal import names_read, producers, subgraphs, walk_back
+from stn_infer.spellings import SPELLINGS
 
 #: Models with fewer bytes of weights than this are processed in memory.
 SMALL_MODEL = 64 << 20
@@ -35,6 +36,7 @@ _ENDS = frozenset(
     | {"LSTM", "GRU", "RNN", "LayerNormalization", "InstanceNormalization", "GroupNormalization", "HardSwish", "Silu"}
     | {"GridSample", "Sampler", "Shape"}
 )
+_SAMPLERS = frozenset({"GridSample", "Sampler", "ATen", *SPELLINGS})
 
 
 def bytes_of_weights(model: onnx.ModelProto) -> int:
@@ -158,7 +160,7 @@ def _near_grids(graph: onnx.GraphProto) -> set[str]:
     """The tensors that grids depend on, back to nonlinear operators, and all tensors that nodes with subgraphs read."""
     starts: list[str] = []
     for node in graph.node:
-        if node.op_type in ("GridSample", "Sampler", "grid_sampler", "ATen") and len(node.input) > 1:
+        if node.op_type in _SAMPLERS and len(node.input) > 1:
             starts.append(node.input[1])
         if any(subgraphs(node)):
             starts.extend(names_read(node))

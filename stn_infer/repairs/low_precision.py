@@ -16,7 +16,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.op import is_op, reads_grid
 from stn_infer.fusion.samplers import UNKNOWN, Facts, infer_facts
-from stn_infer.proto.edit import copy_of, drop_unused, replace_all
+from stn_infer.proto.edit import copy_of, drop_unused, followed, replace_all
 from stn_infer.proto.names import Names
 from stn_infer.proto.retype import HALF_TYPES, widen_node
 from stn_infer.proto.traversal import is_standard, producers, subgraphs, walk_back
@@ -49,7 +49,7 @@ class QuantizedTensor:
 
 def quantized_tensors(model: onnx.ModelProto, facts: Facts | None = None) -> Iterator[QuantizedTensor]:
     """Yields the quantized tensors on the paths to the main graph's samplers."""
-    if not any(node.op_type == "DequantizeLinear" for node in model.graph.node):
+    if not _is_quantized(model):
         return
     path = _Paths(model, infer_facts(model) if facts is None else facts)
     for sampler in path.samplers():
@@ -60,12 +60,19 @@ def quantized_tensors(model: onnx.ModelProto, facts: Facts | None = None) -> Ite
                 yield QuantizedTensor(sampler.name or sampler.output[0], name, source, scale)
 
 
+def _is_quantized(model: onnx.ModelProto) -> bool:
+    return any(node.op_type == "DequantizeLinear" for node in model.graph.node)
+
+
 def without_quantized_grids(model: onnx.ModelProto) -> PassResult:
     """Lets the path to each sampler read the tensors before they were quantized.
 
     Constants that are stored as integers, and tensors that an integer operator computes, stay.
     """
-    found = list(quantized_tensors(model))
+    if not _is_quantized(model):
+        return PassResult(model)
+    facts = infer_facts(model)
+    found = list(quantized_tensors(model, facts))
     sources = {entry.tensor: entry.source for entry in found if entry.source}
     stay = [entry for entry in found if not entry.source]
     notes = [
@@ -79,14 +86,14 @@ def without_quantized_grids(model: onnx.ModelProto) -> PassResult:
     if not sources:
         return PassResult(model, notes=tuple(notes))
     changed = copy_of(model)
-    path = _Paths(changed, infer_facts(changed))
+    path = _Paths(changed, facts)
     reached = {name for sampler in path.samplers() for name in path.tensors(sampler.input[1])}
     for node in changed.graph.node:
         on_path = not reached.isdisjoint(node.output) and not path.is_layer(node)
         for index, name in enumerate(node.input):
             grid = index == 1 and _is_sampler(node)
             if (on_path or grid) and not _is(node, "DequantizeLinear", "QuantizeLinear"):
-                node.input[index] = _followed(sources, name)
+                node.input[index] = followed(sources, name)
     drop_unused(changed.graph)
     tensors = ", ".join(map(repr, sources))
     notes.append(Repair("quantized-grid", f"the path to the samplers no longer reads quantized tensors ({tensors})"))
@@ -256,9 +263,3 @@ def _is(node: NodeProto, *op_types: str) -> bool:
 
 def _is_sampler(node: NodeProto) -> bool:
     return (is_op(node) or reads_grid(node)) and len(node.input) > 1
-
-
-def _followed(sources: dict[str, str], name: str) -> str:
-    while name in sources:
-        name = sources[name]
-    return name

@@ -99,7 +99,8 @@ class _Replaced:
             if custom is not None and custom.spec is not None:
                 kept += self._standard(node, custom, custom.spec, names)
             kept.append(node)
-        replace_all(nodes, kept)
+        if len(kept) > len(nodes):  # the samplers themselves are changed in place
+            replace_all(nodes, kept)
 
     def _standard(
         self, node: onnx.NodeProto, custom: Custom, spec: SamplerSpec, names: Names

@@ -51,7 +51,7 @@ class LoadedModel:
         input_shapes: one shape per input, without the batch axis.
         metadata: preprocessing and labels, as far as the source defines them.
         origin: the kind of SOURCE; a shipped model with other weights is a network.
-        fixed_batch: the batch size that a ``.pt2`` was exported with; None if the batch is dynamic.
+        fixed_batch: the only batch size, of a ``.pt2``, an ONNX file or the export; None if the batch is dynamic.
         note: a remark for the user, such as that the weights are random; empty if there is none.
         dtypes: the type of each input; empty: float32.
         examples: the user's example inputs [N, ...]; empty if there are none.

@@ -10,7 +10,6 @@ from dataclasses import dataclass, replace
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import onnx
 
 from stn_infer.errors import ExportError, ModelError, UsageError
@@ -18,7 +17,7 @@ from stn_infer.metadata import ModelMetadata
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import every_graph
 from stn_infer.quiet import quiet
-from stn_infer.sources.inputs import dtypes_of, input_names, random_values
+from stn_infer.sources.inputs import input_names
 from stn_infer.sources.load import LoadedModel
 from stn_infer.torch_export.autocast import autocast_off
 from stn_infer.torch_export.axes import count_from_the_front
@@ -53,13 +52,9 @@ def trace_inputs(loaded: LoadedModel, batch: int = _BATCH) -> tuple[torch.Tensor
     """Returns inputs [batch, *shape] of a source: its examples, else random ones with a fixed seed."""
     import torch
 
-    if loaded.examples or loaded.batch_axes:
+    if loaded.examples or loaded.batch_axes or loaded.dtypes:
         return tuple(torch.from_numpy(value) for value in trial_inputs(loaded, batch))
-    if not loaded.dtypes:
-        return sample_batch(loaded.input_shapes, batch)
-    generator = np.random.default_rng(0)
-    pairs = zip(loaded.input_shapes, dtypes_of(loaded), strict=True)
-    return tuple(torch.from_numpy(random_values(generator, (batch, *shape), dtype)) for shape, dtype in pairs)
+    return sample_batch(loaded.input_shapes, batch)
 
 
 def other_shapes(input_shapes: Sequence[tuple[int, ...]]) -> tuple[tuple[int, ...], ...]:
@@ -182,7 +177,7 @@ def _export(
     arguments = trace_inputs(loaded, fixed_batch or _BATCH)
     outputs = _named_outputs(module, arguments, name)
     if dynamic_size:
-        _try_other_sizes(module, loaded.input_shapes, name)
+        _try_other_sizes(loaded)
     batches = () if fixed_batch is not None else loaded.batch_axes or ("batch",) * len(arguments)
     symbols, names = _dynamic_axes(loaded.input_shapes, dynamic_size, batches)
     # The exporter allows an output name to shadow a tensor.
@@ -268,17 +263,18 @@ def _by_parameter(module: nn.Module, axes: tuple[Any, ...]) -> tuple[Any, ...]:
     return (*axes[:named], axes[named:]) if len(axes) > named else axes
 
 
-def _try_other_sizes(module: nn.Module, input_shapes: Sequence[tuple[int, ...]], name: str) -> None:
+def _try_other_sizes(loaded: LoadedModel) -> None:
     """Raises unless the module accepts images of another size."""
     import torch
 
+    name, input_shapes = loaded.name, loaded.input_shapes
     others = other_shapes(input_shapes)
     if others == tuple(input_shapes):
         raise UsageError(f"{name} has no image input [C, H, W] or [C, D, H, W]; export it without a dynamic size")
     try:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            module(*sample_batch(others))
+            loaded.module(*trace_inputs(replace(loaded, input_shapes=others, examples=())))
     except Exception as error:  # the user's forward may raise anything
         own, other = (_sizes(shapes) for shapes in (input_shapes, others))
         raise ExportError(

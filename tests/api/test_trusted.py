@@ -91,7 +91,7 @@ def test_limits_are_on_memory_and_cpu_time(trial: Path, tmp_path: Path, monkeypa
     ):
         try_once(tmp_path / "endless.onnx")
     assert not trial.exists()
-    monkeypatch.setenv("STN_TRIAL_GIB", "3")
+    monkeypatch.setenv("STN_TRIAL_GIB", "2")
     try_once(tmp_path / "large.onnx")
     assert len(list(trial.iterdir())) == 1
 

@@ -78,7 +78,6 @@ PROGRAM = """
 import sys
 import onnx, onnxruntime
 from stn_infer.fusion.fuse import fuse
-from tests.support.zoo_fields import resize
 
 def memory(which):
     with open("/proc/self/status") as status:

@@ -251,6 +251,41 @@ def test_the_command_line_exports_a_dynamic_size_and_run_accepts_images_of_all_s
             np.testing.assert_allclose(answer, wanted[0].numpy(), atol=1e-5)
 
 
+class Labeled(Pooled):
+    """A picture, and the number of a class, which selects a shift."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(4, 1)
+
+    def forward(self, x: Tensor, label: Tensor) -> Tensor:
+        return super().forward(x) + self.table(label)[:, :, None, None]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("examples", [False, True])
+def test_inputs_of_other_types_keep_them_at_another_size(examples: bool, tmp_path: Path) -> None:
+    """And example inputs of one size do not stand in for another size."""
+    from click.testing import CliRunner
+
+    from stn_infer.cli.main import main
+
+    source = "tests.torch_export.test_plain_dynamic_size:Labeled"
+    given = ["--input", "x:float32:1,16,16", "--input", "label:int64"]
+    if examples:
+        values = {"x": np.zeros((3, *SHAPE), np.float32), "label": np.array([0, 3, 2])}
+        np.savez(tmp_path / "examples.npz", **values)
+        given = ["--inputs", str(tmp_path / "examples.npz")]
+    line = ["export", source, *given, "--dynamic-size", "-o", str(tmp_path / "m.onnx")]
+    done = CliRunner().invoke(main, line, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    feeds = {"x": np.ones((2, 1, 40, 24), np.float32), "label": np.array([1, 2])}
+    with torch.no_grad():
+        wanted = Labeled().eval()(*(torch.from_numpy(value) for value in feeds.values()))
+    found = OrtBackend(tmp_path / "m.onnx", threads=1).run(feeds)["output"]
+    np.testing.assert_allclose(found, wanted.numpy(), atol=1e-5)
+
+
 def test_a_size_baked_in_as_a_value_is_detected_and_nothing_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,11 +11,10 @@ from math import prod
 
 import numpy as np
 
-from stn_infer.fusion.basis import LatticeBasis
+from stn_infer.fusion.basis import MOST_TAPS, LatticeBasis
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.lattices.find import LatticeMap
 from stn_infer.fusion.measure import Cut, ThetaMap
-from stn_infer.fusion.op import MOST_TAPS
 from stn_infer.fusion.shapes import Observation
 from stn_infer.proto.traversal import attributes_of
 

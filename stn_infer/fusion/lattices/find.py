@@ -88,11 +88,6 @@ class LatticeMap:
         return total
 
     @property
-    def work_per_point(self) -> float:
-        """Multiplications per point of the grid and coordinate."""
-        return self.work / prod(self.output_size)
-
-    @property
     def weight_bytes(self) -> int:
         """What theta's constants and the matrices take in a file, float32."""
         offset = 0 if self.offset is None else self.offset.size

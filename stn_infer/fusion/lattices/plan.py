@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 
 from stn_infer.fusion.basis import Kind, LatticeBasis
@@ -128,9 +128,10 @@ class _Chooser:
         found = dense.found
         if not isinstance(found, ThetaMap) or found.kind != "basis":
             return dense
-        if few and (dense.rows >= _FEW_ROWS or not self._is_cheap_basis(dense.cut, found)):
-            return self._lattice() or self._affordable(dense, found)
-        return self._affordable(dense, found)
+        cheap = self._is_cheap(dense.cut, cost.basis_cost(found, dense.cut.rows), cost.basis_bytes(found))
+        if few and (dense.rows >= _FEW_ROWS or not cheap) and (lattice := self._lattice()) is not None:
+            return lattice
+        return self._affordable(dense, found, cheap)
 
     def _lattice(self) -> Plan | None:
         """A tensor product that is cheap enough, if there is one."""
@@ -147,7 +148,7 @@ class _Chooser:
         return Plan(cut, found, None, self._cutter.precision(cut)) if cheap else None
 
     def _measured(self, candidates: list[Candidate], last: NotLinear) -> Plan:
-        """The first cut with a proof and a map to a dense basis."""
+        """The first cut with a proof and a map to a dense basis; with its index and weight, if it is sparse."""
         tried: list[NotLinear] = []
         for candidate in candidates:
             try:
@@ -160,19 +161,19 @@ class _Chooser:
             for cut in self._cutter.cuts(candidate):
                 try:
                     found = factor(self._evaluator, cut, self._grid, self._output_size, quotients, terms)
-                    self._check_size(cut, found)
+                    sparse = cost.sparse_basis(found)
+                    if found.kind == "basis" and sparse is None:
+                        self._check_size(cut, found)
                 except NotLinear as why:
                     tried.append(why)
                 else:
-                    return Plan(cut, found, None, self._cutter.precision(cut))
+                    return Plan(cut, found, sparse, self._cutter.precision(cut))
         # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
         wide = bool(tried) and isinstance(tried[0], WideSpan) and bool(last.op_type)
         raise last if wide or not tried else tried[0]
 
     def _check_size(self, cut: Cut, found: ThetaMap) -> None:
         """Raises TooLarge if a dense basis takes much more memory than the constants of the nodes that it replaces."""
-        if found.kind != "basis" or cost.sparse_basis(found) is not None:
-            return
         names = {name for index in cut.nodes for name in self._view.nodes[index].input} - self._view.varying
         shapes = [self._observed.shapes[name] for name in names if name in self._observed.shapes]
         kept = sum(prod(axis.factor for axis in shape) for shape in shapes)
@@ -182,21 +183,17 @@ class _Chooser:
             reason = f"its basis of {rows} rows would take {size}, much more than the nodes that compute it"
             raise TooLarge(self._grid, "", reason)
 
-    def _affordable(self, dense: Plan, found: ThetaMap) -> Plan:
+    def _affordable(self, dense: Plan, found: ThetaMap, cheap: bool) -> Plan:
         """The plan for a dense basis, with an index and a weight instead where the basis costs too much."""
-        cut, fits = dense.cut, self._is_cheap_basis(dense.cut, found)
-        sparse = cost.sparse_basis(found)
-        if sparse is not None:
+        cut, sparse = dense.cut, dense.sparse
+        if sparse is not None and (dense.rows >= _FEW_ROWS or not cheap):
             spent = cost.lattice_cost(sparse, found.dimensions, cut.rows)
-            if (dense.rows >= _FEW_ROWS or not fits) and self._is_cheap(cut, spent, cost.lattice_bytes(sparse)):
-                return Plan(cut, found, sparse, dense.precision)
-        if fits:
-            return dense
+            if self._is_cheap(cut, spent, cost.lattice_bytes(sparse)):
+                return dense
+        if cheap:
+            return replace(dense, sparse=None)
         reason = f"a basis of {len(found.basis)} rows would make the file larger or slower without the plugin library"
         raise TooLarge(self._grid, self._view.maker(self._grid), reason)
-
-    def _is_cheap_basis(self, cut: Cut, found: ThetaMap) -> bool:
-        return self._is_cheap(cut, cost.basis_cost(found, cut.rows), cost.basis_bytes(found))
 
     def _is_cheap(self, cut: Cut, spent: float, size: int) -> bool:
         return cost.is_cheap(self._view, self._observed, cut, self._output_size, spent, size)

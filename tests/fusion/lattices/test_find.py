@@ -203,6 +203,27 @@ def test_an_irregular_lattice_becomes_index_and_weight() -> None:
     assert result.ByteSize() < graph.model().ByteSize()
 
 
+@pytest.mark.parametrize("irregular", [False, True])
+def test_samplers_at_one_grid_share_theta_and_constants(irregular: bool) -> None:
+    """The second sampler adds one node, and no constant."""
+    if irregular:
+        points, pixels, taps = 100, HEIGHT * WIDTH, 3
+        index, weight = mesh_weights(points, pixels, taps)
+        graph = Graph(2, points).then("Gather", index.ravel().tolist(), axis=2).then("Reshape", [0, 2, taps, pixels])
+        graph.then("Mul", weight).then("ReduceSum", [2], keepdims=0).then("Transpose", perm=[0, 2, 1])
+        one = graph.then("Reshape", [0, HEIGHT, WIDTH, 2]).model()
+    else:
+        one = FORMS["offsets from the pixels"]().model()
+    two = onnx.ModelProto.FromString(one.SerializeToString())
+    second = helper.make_node("GridSample", ["x", two.graph.node[-1].input[1]], ["z"], align_corners=1, name="again")
+    two.graph.node.append(second)
+    two.graph.output.append(helper.make_tensor_value_info("z", TensorProto.FLOAT, ["N", 2, HEIGHT, WIDTH]))
+    (single, _), (both, findings) = fuse(one), fuse(two)
+    assert [finding.fused for finding in findings] == [True, True]
+    assert len(both.graph.node) == len(single.graph.node) + 1
+    assert len(both.graph.initializer) == len(single.graph.initializer)
+
+
 @pytest.mark.slow
 def test_no_rewrite_makes_the_file_much_larger() -> None:
     """Each pixel reads one of 32 points: a basis would take 4.7 MB, an index and a weight 0.3 MB."""
