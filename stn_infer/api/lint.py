@@ -91,6 +91,7 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     from stn_infer.lint_rules import sampler as lint_sampler
     from stn_infer.lint_rules.context import apply_rules, examine, rejection_of
     from stn_infer.proto.load import read_graph
+    from stn_infer.proto.session import Stored
     from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.large_weights import light_copy
 
@@ -99,7 +100,9 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     rejection = try_once(path, graph=whole, budget=budget)
     opset = opset_of(whole)
     light = light_copy(whole, path.parent)
-    context = examine(light, whole, path.parent, lambda: rejection_of(path) if rejection is None else rejection)
+    context = examine(
+        light, whole, path.parent, lambda: rejection_of(Stored(whole, path.parent)) if rejection is None else rejection
+    )
     findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
     if not rejection:
         findings = (*findings, *_batch_dependent(path, whole))

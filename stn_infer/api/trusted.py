@@ -88,7 +88,7 @@ def mark_tried(path: Path) -> None:
     with suppress(StnInferError, OSError):  # another process may have replaced it
         if Budget.from_environment().seconds:
             graph.ParseFromString(path.read_bytes())
-            _remember(_key(content_hash(path, graph), None), "")
+            _remember(_key(content_hash(path, graph), None), _OPENS)
 
 
 def _key(digest: str, shapes: Shapes | None) -> str:

@@ -123,7 +123,7 @@ def examine(
     )
 
 
-def rejection_of(model: Stored | Path) -> str:
+def rejection_of(model: Stored) -> str:
     """Why onnxruntime rejects a model; "" if it accepts it."""
     try:
         open_session(model, label="the file")
