@@ -14,7 +14,7 @@ from stn_infer.errors import UsageError
 from stn_infer.fused import spatial_transformer
 from stn_infer.fused_lattices import tensor_product_transformer
 from stn_infer.metadata import respelled
-from stn_infer.samplers import MODES, Mode, PaddingMode, SamplerSpec
+from stn_infer.samplers import MODES, Mode, PaddingMode, Rounding, SamplerSpec
 from stn_infer.transforms import TensorProduct, Transformation
 from stn_infer.transforms.base import reorder_axes, shrink
 from stn_infer.transforms.grid import cast, full_precision, sampled, sampling_grid, tensor_product_grid
@@ -41,12 +41,15 @@ class SpatialTransformer(nn.Module):
             (x, y) in ``transformation``.
         input_size: (H, W) or (D, H, W) of the input; required by conventions whose sampler ends before the last pixel
             (``kevinzakka``), because their scale depends on it.
+        rounding: of ``nearest``: ``half to even`` as PyTorch and ONNX, or ``half up`` as the paper's eq. 4, which
+            rounds the grid with standard operators.
 
     The constants are buffers that are not stored in checkpoints. They remain in float32 when the module is cast to half
     precision (a grid in half precision is wrong by pixels), and are recomputed in float64 for ``.double()``.
 
     Raises:
-        UsageError: an unknown mode, padding mode, order or convention, an output size of the wrong rank, a missing
+        UsageError: an unknown mode, padding mode, order, rounding or convention, a rounding of another mode than
+            ``nearest``, an output size of the wrong rank, a missing
             ``input_size``, or ``identity_init`` with a localization network that does not end in a linear layer with
             Q outputs.
     """
@@ -70,12 +73,17 @@ class SpatialTransformer(nn.Module):
         convention: str | None = None,
         order: Order | None = None,
         input_size: Sequence[int] | None = None,
+        rounding: Rounding = "half to even",
     ) -> None:
         super().__init__()
         if mode not in MODES:
             raise UsageError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
         if mode == "bicubic" and transformation.rank == 3:
             raise UsageError("bicubic sampling is defined for images only; use bilinear or nearest for volumes")
+        if rounding not in ("half to even", "half up"):
+            raise UsageError(f"rounding is 'half to even' or 'half up', not {rounding!r}")
+        if rounding == "half up" and mode != "nearest":
+            raise UsageError(f"rounding is a setting of mode='nearest', not of {mode!r}")
         chosen = resolve(convention, align_corners, grid_align_corners, padding_mode, order)
         self.localization = localization
         self.register_load_state_dict_pre_hook(_respell_keys)  # type: ignore[no-untyped-call]
@@ -87,6 +95,7 @@ class SpatialTransformer(nn.Module):
         self.grid_align_corners = chosen.grid_align_corners
         self.order: Order = chosen.order
         self.fused = fused
+        self.rounding: Rounding = rounding
         self.short = chosen.short
         self.input_size = self._checked(input_size, chosen.name)
         dtype = torch.promote_types(torch.get_default_dtype(), torch.float32)
@@ -105,6 +114,16 @@ class SpatialTransformer(nn.Module):
         Raises:
             UsageError: there is no localization network and no parameters, or the input has the wrong rank or size.
         """
+        theta = self.theta(self._predicted(input, parameters))
+        fused = self.fused and self.rounding == "half to even" and not torch.compiler.is_exporting()
+        sampler = SamplerSpec(self.mode, self.padding_mode, self.align_corners, self.rounding)
+        return self._fused(input, theta, sampler) if fused else self._sampled(input, theta, sampler)
+
+    def predicted_grid(self, input: Tensor, parameters: Tensor | None = None) -> Tensor:
+        """The sampling grid [N, *output_size, D] for ``input``; arguments and errors as for :meth:`forward`."""
+        return self.grid(self.theta(self._predicted(input, parameters)))
+
+    def _predicted(self, input: Tensor, parameters: Tensor | None) -> Tensor:
         if input.dim() != self.transformation.rank + 2:
             raise UsageError(
                 f"SpatialTransformer with {type(self.transformation).__name__} takes an input of "
@@ -118,9 +137,9 @@ class SpatialTransformer(nn.Module):
         if parameters is None:
             if self.localization is None:
                 raise UsageError("this SpatialTransformer has no localization network; pass parameters [N, Q]")
-            parameters = self.localization(input)
-        sample = self._fused if self.fused and not torch.compiler.is_exporting() else self._sampled
-        return sample(input, self.theta(parameters), SamplerSpec(self.mode, self.padding_mode, self.align_corners))
+            predicted: Tensor = self.localization(input)
+            return predicted
+        return parameters
 
     def _sampled(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
         return sampled(input, self.grid(theta), sampler)
@@ -181,6 +200,7 @@ class SpatialTransformer(nn.Module):
             f"{type(self.transformation).__name__}, output_size={self.output_size}, mode={self.mode!r}, "
             f"padding_mode={self.padding_mode!r}, align_corners={self.align_corners}, "
             f"grid_align_corners={self.grid_align_corners}, order={self.order!r}, fused={self.fused}"
+            + (f", rounding={self.rounding!r}" if self.mode == "nearest" else "")
         )
 
     def _checked(self, input_size: Sequence[int] | None, convention: str) -> tuple[int, ...] | None:

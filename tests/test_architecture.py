@@ -31,6 +31,8 @@ FLOORS = (
     "sources",
     "foreign",
     "models",
+    "nhwc",
+    "kernels",
     "layers",
     "fused_lattices",
     "fused",

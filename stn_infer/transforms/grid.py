@@ -45,14 +45,37 @@ def sampled(input: Tensor, grid: Tensor, sampler: SamplerSpec) -> Tensor:
     Computes in the wider of the two dtypes.
     """
     dtype = torch.promote_types(input.dtype, grid.dtype)
+    padding = sampler.padding_mode
+    if sampler.mode == "nearest" and sampler.rounding == "half up":
+        grid = _rounded_half_up(grid, input.shape[2:], sampler)
+        padding = "border" if padding == "reflection" else padding  # it is reflected already
     warped = F.grid_sample(
         cast(input, dtype),
         cast(grid, dtype),
         mode=sampler.mode,
-        padding_mode=sampler.padding_mode,
+        padding_mode=padding,
         align_corners=sampler.align_corners,
     )
     return cast(warped, input.dtype)
+
+
+def _rounded_half_up(grid: Tensor, size: Sequence[int], sampler: SamplerSpec) -> Tensor:
+    """``grid`` [N, *out, D] moved to the centers of the pixels floor(x + 0.5): eq. 4 of Jaderberg et al. 2015."""
+    axes = zip(grid.unbind(-1), reversed(size), strict=True)
+    return torch.stack([_pixel_center(at, length, sampler) for at, length in axes], dim=-1)
+
+
+def _pixel_center(at: Tensor, length: int, sampler: SamplerSpec) -> Tensor:
+    corners = sampler.align_corners
+    pixels = (at + 1) / 2 * (length - 1) if corners else ((at + 1) * length - 1) / 2
+    if sampler.padding_mode == "reflection":  # a triangle wave, before rounding: at a tie the order matters
+        low, period = (0.0, 2 * (length - 1)) if corners else (-0.5, 2 * length)
+        phase = torch.remainder(pixels - low, max(period, 1))
+        pixels = (low + torch.minimum(phase, period - phase)).clamp(0, length - 1)
+    pixels = torch.floor(pixels + 0.5)
+    if corners:
+        return pixels * (2 / max(length - 1, 1)) - 1
+    return (2 * pixels + 1) / length - 1
 
 
 def cast(tensor: Tensor, dtype: torch.dtype) -> Tensor:
