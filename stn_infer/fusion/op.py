@@ -1,10 +1,11 @@
-"""The ops of domain ``stn``, version 1, and their plain ONNX bodies.
+"""The ops of domain ``stn`` and their plain ONNX bodies.
 
-``SpatialTransformer`` and ``ProjectiveTransformer`` compute the sampling grid from theta and a basis;
-``TensorProductTransformer`` from a lattice and one matrix per axis; ``LatticeTransformer`` from up to 64 weighted
-lattice points per pixel. ``Sampler`` reads a grid, whatever computes it. Every file with such nodes contains
-model-local functions of the same names. A runtime with a kernel for the op runs the kernel; every other runtime inlines
-the function. See ARCHITECTURE.md.
+All are of version 1, and ``ProjectiveTransformer`` of version 2 too: over any basis, in 2-D and 3-D, with a denominator
+clamped from below (``w_min``) and an ``offset`` after the division. ``SpatialTransformer`` and
+``ProjectiveTransformer`` compute the sampling grid from theta and a basis; ``TensorProductTransformer`` from a lattice
+and one matrix per axis; ``LatticeTransformer`` from up to 64 weighted lattice points per pixel. ``Sampler`` reads a
+grid, whatever computes it. Every file with such nodes contains model-local functions of the same names. A runtime with
+a kernel for the op runs the kernel; every other runtime inlines the function. See ARCHITECTURE.md.
 """
 
 from __future__ import annotations
@@ -12,11 +13,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
 from stn_infer.fusion.basis import Kind
-from stn_infer.proto.traversal import is_standard, nested_nodes, opset_of
+from stn_infer.proto.traversal import attributes_of, is_standard, nested_nodes, opset_of
 from stn_infer.samplers import DEFAULT_SPEC, SamplerSpec
 
 DOMAIN = "stn"
@@ -32,6 +34,10 @@ OP_TYPES = (SPATIAL, PROJECTIVE, TENSOR_PRODUCT, LATTICE, SAMPLER)
 _SAMPLER_ATTRIBUTES = ("align_corners", "mode", "padding_mode")
 # How TensorRT's parser finds the plugin of a node.
 _PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
+# What only nodes of version 2 have.
+_QUOTIENT = ("w_min", "offset")
+#: ``w_min`` of a denominator that is not clamped: the least finite float32.
+NO_CLAMP = float(np.finfo(np.float32).min)
 
 
 def node_attributes(
@@ -42,6 +48,24 @@ def node_attributes(
     if kind in ("affine", "basis"):
         attributes["kind"] = kind
     return attributes
+
+
+def quotient_attributes(rank: int, w_min: float = NO_CLAMP, offset: Sequence[float] = ()) -> dict[str, Any]:
+    """Returns what makes a ``ProjectiveTransformer`` of version 1 one of version 2.
+
+    Args:
+        rank: D.
+        w_min: the denominator's lower bound.
+        offset: added to (x, y[, z]) after the division; empty: zeros.
+    """
+    values = [float(value) for value in offset] or [0.0] * rank
+    return {"w_min": float(w_min), "offset": values, "plugin_version": "2"}
+
+
+def is_version_2(node: onnx.NodeProto) -> bool:
+    """Whether a node is a ``ProjectiveTransformer`` of version 2."""
+    projective = node.domain == DOMAIN and node.op_type == PROJECTIVE
+    return projective and attributes_of(node).get("plugin_version") == "2"
 
 
 def op_of(kind: Kind) -> str:
@@ -67,8 +91,13 @@ def sampler_attributes(spec: SamplerSpec, opset: int) -> dict[str, Any]:
     return {**spec.attributes(opset), **_PLUGIN}
 
 
-def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
-    """Returns the body of ``op_type`` in plain ONNX at ``opset``; attributes are references to the caller's."""
+def function_proto(op_type: str, opset: int, version: int = VERSION) -> onnx.FunctionProto:
+    """Returns the body of ``op_type`` in plain ONNX at ``opset``; attributes are references to the caller's.
+
+    Version 2 exists for ``ProjectiveTransformer``.
+    """
+    if op_type == PROJECTIVE and version == 2:
+        return _quotient(opset)
     if op_type == SAMPLER:
         grid = [helper.make_node("Cast", ["grid"], ["stn_grid"], to=TensorProto.FLOAT)]
         return _function(op_type, ["input", "grid"], grid, (), "output = GridSample(input, grid)", opset)
@@ -95,6 +124,30 @@ def function_proto(op_type: str, opset: int) -> onnx.FunctionProto:
     attributes = ("grid_shape",) if op_type == PROJECTIVE else ("grid_shape", "kind")
     text = "output = GridSample(input, theta · basis)"
     return _function(op_type, ["input", "theta", "basis"], nodes, attributes, text, opset)
+
+
+def _quotient(opset: int) -> onnx.FunctionProto:
+    """points = theta [N, D + 1, K] · basis [K, P]; grid = points[:, :D] / max(points[:, D], w_min) + offset."""
+    bounds = {"stn_zero": 0, "stn_last": -1, "stn_far": 2**31 - 1, "stn_rows": 1}
+    least = helper.make_node("Constant", [], ["stn_w_min"])
+    least.attribute.append(_reference("value_float", "w_min", onnx.AttributeProto.FLOAT))
+    moves = helper.make_node("Constant", [], ["stn_offset"])
+    moves.attribute.append(_reference("value_floats", "offset", onnx.AttributeProto.FLOATS))
+    nodes = [
+        helper.make_node("MatMul", ["theta", "basis"], ["stn_points"]),
+        *(helper.make_node("Constant", [], [name], value_ints=[value]) for name, value in bounds.items()),
+        helper.make_node("Slice", ["stn_points", "stn_zero", "stn_last", "stn_rows"], ["stn_numerators"]),
+        helper.make_node("Slice", ["stn_points", "stn_last", "stn_far", "stn_rows"], ["stn_denominator"]),
+        least,
+        helper.make_node("Max", ["stn_denominator", "stn_w_min"], ["stn_w"]),
+        helper.make_node("Div", ["stn_numerators", "stn_w"], ["stn_divided"]),
+        helper.make_node("Transpose", ["stn_divided"], ["stn_transposed"], perm=[0, 2, 1]),
+        moves,
+        helper.make_node("Add", ["stn_transposed", "stn_offset"], ["stn_moved"]),
+        *_reshaped("stn_moved", "grid_shape", "stn_grid"),
+    ]
+    text = "output = GridSample(input, points / max(w, w_min) + offset), points and w the rows of theta · basis"
+    return _function(PROJECTIVE, ["input", "theta", "basis"], nodes, ("grid_shape", *_QUOTIENT), text, opset)
 
 
 def _reshaped(source: str, attribute: str, target: str) -> list[onnx.NodeProto]:
@@ -199,16 +252,37 @@ def reads_grid(node: onnx.NodeProto) -> bool:
 def attach_functions(model: onnx.ModelProto) -> None:
     """Adds to ``model``, in place, the functions of the ops that its nodes use, and the import of domain ``stn``.
 
-    Removes those that no node uses any more.
+    Removes those that no node uses any more. A file has one function of a name: if a ``ProjectiveTransformer`` is of
+    version 2, all become nodes of version 2.
     """
-    types = {node.op_type for node in nested_nodes(model.graph.node) if is_op(node)}
+    nodes = [node for node in nested_nodes(model.graph.node) if is_op(node)]
+    types = {node.op_type for node in nodes}
+    second = any(map(is_version_2, nodes))
+    if second:
+        for node in nodes:
+            if node.op_type == PROJECTIVE and not is_version_2(node):
+                _raise_version(node)
     used = [op_type for op_type in OP_TYPES if op_type in types]
     for index in reversed(range(len(model.functions))):
         function = model.functions[index]
-        if function.domain == DOMAIN and function.name in OP_TYPES and function.name not in types:
+        if function.domain != DOMAIN or function.name not in OP_TYPES:
+            continue
+        outdated = second and function.name == PROJECTIVE and "w_min" not in function.attribute
+        if function.name not in types or outdated:
             del model.functions[index]
     present = {(function.domain, function.name) for function in model.functions}
     opset = opset_of(model)
-    model.functions.extend(function_proto(name, opset) for name in used if (DOMAIN, name) not in present)
+    model.functions.extend(
+        function_proto(name, opset, 2 if second and name == PROJECTIVE else VERSION)
+        for name in used
+        if (DOMAIN, name) not in present
+    )
     if used and all(entry.domain != DOMAIN for entry in model.opset_import):
         model.opset_import.append(helper.make_opsetid(DOMAIN, VERSION))
+
+
+def _raise_version(node: onnx.NodeProto) -> None:
+    """Makes a ``ProjectiveTransformer`` of version 1 one of version 2, in place."""
+    kept = {**attributes_of(node), **quotient_attributes(len(attributes_of(node)["grid_shape"]) - 2)}
+    del node.attribute[:]
+    node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(kept.items()))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import prod
+
 import numpy as np
 import onnx
 import pytest
@@ -9,8 +11,17 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.fusion.basis import Kind, canonical_basis
-from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.fusion.op import (
+    DOMAIN,
+    PROJECTIVE,
+    SPATIAL,
+    attach_functions,
+    is_version_2,
+    node_attributes,
+    quotient_attributes,
+)
 from stn_infer.samplers import SamplerSpec
+from tests.support.reference import grid_sample
 
 
 def one_node(
@@ -76,3 +87,63 @@ def test_half_precision_images_keep_single_precision_grids() -> None:
     warped = OrtBackend(model.SerializeToString()).run({"image": images, "values": theta})["warped"]
     assert warped.dtype == np.float16
     np.testing.assert_allclose(warped.astype(np.float32), images.astype(np.float32), atol=6e-4)
+
+
+@pytest.mark.parametrize("opset", [16, 18, 22])
+@pytest.mark.parametrize(("size", "output_size"), [((5, 7), (4, 6)), ((4, 5, 6), (3, 4, 2))])
+def test_version_2_divides_by_a_clamped_row_over_any_basis(
+    size: tuple[int, ...], output_size: tuple[int, ...], opset: int
+) -> None:
+    rank, count = len(size), 5
+    generator = np.random.default_rng(3)
+    basis = generator.standard_normal((count, prod(output_size))).astype(np.float32)
+    theta = generator.standard_normal((2, rank + 1, count)).astype(np.float32)
+    theta[1] *= 0.3
+    offset = (0.25, -0.5, 0.125)[:rank]
+    values = node_attributes("projective", output_size, SamplerSpec(), opset) | quotient_attributes(rank, 0.75, offset)
+    node = helper.make_node(PROJECTIVE, ["image", "theta", "basis"], ["warped"], domain=DOMAIN, **values)
+    images = generator.standard_normal((2, 3, *size)).astype(np.float32)
+    inputs = {"image": images, "theta": theta}
+    model = helper.make_model(
+        helper.make_graph(
+            [node],
+            "one",
+            [helper.make_tensor_value_info(key, TensorProto.FLOAT, value.shape) for key, value in inputs.items()],
+            [helper.make_tensor_value_info("warped", TensorProto.FLOAT, [2, 3, *output_size])],
+            [numpy_helper.from_array(basis, "basis")],
+        ),
+        opset_imports=[helper.make_opsetid("", opset)],
+        ir_version=10,
+    )
+    attach_functions(model)
+    onnx.checker.check_model(model)
+    points = theta.astype(np.float64) @ basis.astype(np.float64)
+    below = points[:, rank] < 0.75
+    assert below.any() and not below.all()
+    grid = points[:, :rank] / np.maximum(points[:, rank:], 0.75) + np.array(offset)[:, None]
+    grid = grid.transpose(0, 2, 1).reshape(2, *output_size, rank)
+    warped = OrtBackend(model.SerializeToString(), plugin=False).run(inputs)["warped"]
+    np.testing.assert_allclose(warped, grid_sample(images, grid), atol=2e-5)
+
+
+def test_a_file_has_one_version_of_the_projective_transformer() -> None:
+    """A node of version 1 beside one of version 2 becomes one of version 2, which divides as before."""
+    model = one_node("projective")
+    second = helper.make_node(
+        PROJECTIVE,
+        ["image", "values", "basis"],
+        ["again"],
+        domain=DOMAIN,
+        **node_attributes("projective", (4, 6)) | quotient_attributes(2, 0.5),
+    )
+    generator = np.random.default_rng(1)
+    theta = generator.standard_normal((2, 3, 3)).astype(np.float32)
+    inputs = {"image": generator.standard_normal((2, 3, 5, 7)).astype(np.float32), "values": theta}
+    before = OrtBackend(model.SerializeToString(), plugin=False).run(inputs)["warped"]
+    model.graph.node.append(second)
+    model.graph.output.append(helper.make_tensor_value_info("again", TensorProto.FLOAT, ["batch", 3, 4, 6]))
+    attach_functions(model)
+    assert [is_version_2(node) for node in model.graph.node] == [True, True] and len(model.functions) == 1
+    after = OrtBackend(model.SerializeToString(), plugin=False).run(inputs)
+    np.testing.assert_allclose(after["warped"], before, atol=1e-6)
+    assert np.abs(after["again"] - before).max() > 0.1
