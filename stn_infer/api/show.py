@@ -36,13 +36,16 @@ def show(
     labels: Sequence[str] | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,
+    frames: int = 24,
+    frame_ms: int = 80,
 ) -> tuple[Look, ...]:
     """Draw the first ``count`` inputs with the sampled regions, the warped outputs and the predictions.
 
     Args:
         model: an ONNX file, or any source that ``export`` takes.
         inputs: as for ``run``.
-        output: the picture to write; its suffix (.png, .svg, .pdf) selects the format.
+        output: the picture to write; its suffix (.png, .svg, .pdf) selects the format. With .gif or .webp, an
+            animation of the inputs as they turn, grow and move.
         weights: a checkpoint for a source, as for ``export``.
         input_shapes: the shapes of a source's inputs, as for ``export``.
         count: the maximum number of inputs.
@@ -50,25 +53,34 @@ def show(
         labels: as for ``run``.
         allow_code: as for ``export``.
         budget: as for ``lint``.
+        frames: the number of frames of an animation.
+        frame_ms: how long each is shown, in milliseconds.
 
     Returns:
-        The content of the picture, one item per input.
+        The content of the picture, one item per input; of an animation, of its first frame.
 
     Raises:
         ModelError: the model has no known 2-D spatial transformer.
         InputError: there is no input, or one of the inputs cannot be read.
         MissingDependencyError: matplotlib is not installed.
         OutputError: the picture cannot be written.
+        UsageError: an animation of fewer than two frames, or too large a one.
     """
     from stn_infer.files import check_writable, write_atomically
+    from stn_infer.show.animation import SUFFIXES, check_frames, encode
     from stn_infer.show.drawing import draw, require_matplotlib
 
     path = Path(output)
     require_matplotlib()
     check_writable(path)
-    looks = look(
+    animated = path.suffix.lower() in SUFFIXES
+    if animated:
+        check_frames(frames, 1, 1)
+    phases = tuple(index / frames for index in range(frames)) if animated else (0.0,)
+    found = _looks(
         model,
         inputs,
+        phases,
         weights=weights,
         input_shapes=input_shapes,
         count=count,
@@ -77,8 +89,14 @@ def show(
         allow_code=allow_code,
         budget=budget,
     )
-    write_atomically(path, draw(looks, path.suffix))
-    return looks
+    if animated:
+        check_frames(frames, len(found[0]), len(found[0][0].warps))
+        every = [item for looks in found for item in looks]
+        pictures = [draw(looks, ".png", every) for looks in found]
+        write_atomically(path, encode(pictures, path.suffix.lower(), frame_ms))
+    else:
+        write_atomically(path, draw(found[0], path.suffix))
+    return found[0]
 
 
 def look(
@@ -94,24 +112,59 @@ def look(
     budget: Budget | None = None,
 ) -> tuple[Look, ...]:
     """The content of the picture of :func:`show`, as arrays; arguments and errors as there."""
+    return _looks(
+        model,
+        inputs,
+        (0.0,),
+        weights=weights,
+        input_shapes=input_shapes,
+        count=count,
+        preprocess=preprocess,
+        labels=labels,
+        allow_code=allow_code,
+        budget=budget,
+    )[0]
+
+
+def _looks(
+    model: str | Path,
+    inputs: Sequence[str | Path],
+    phases: Sequence[float],
+    *,
+    weights: str | Path | None,
+    input_shapes: Sequence[tuple[int, ...]] | None,
+    count: int,
+    preprocess: Preprocess | str | None,
+    labels: Sequence[str] | None,
+    allow_code: bool,
+    budget: Budget | None,
+) -> list[tuple[Look, ...]]:
+    """One item per phase of the movement; phase 0 is the inputs themselves."""
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
+    from stn_infer.show.animation import moved
 
     found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     proto, metadata = _model(found, str(model))
     tapped = tap(proto, inlined=False)
     backend = OrtBackend(tapped.model.SerializeToString())
     names, feeds = _read(backend, inputs, count, metadata.preprocess, preprocess)
-    run = tapped.read(backend.run(feeds))
-    answer = next(iter(run.outputs.values()))
-    predictions = _predictions(answer, tuple(labels) if labels is not None else metadata.labels)
-    calls = [call for call in run.calls if call.node.ours]
-    if any(call.image.ndim != 4 for call in calls):
-        raise ModelError(f"{model} transforms volumes, but only images can be drawn")
-    return tuple(
-        Look(name, predictions[index], tuple(_warp_view(call, index) for call in calls))
-        for index, name in enumerate(names)
-    )
+    chosen = tuple(labels) if labels is not None else metadata.labels
+    result = []
+    for phase in phases:
+        fed = {key: moved(it, phase) if phase and it.ndim == 4 else it for key, it in feeds.items()}
+        run = tapped.read(backend.run(fed))
+        predictions = _predictions(next(iter(run.outputs.values())), chosen)
+        calls = [call for call in run.calls if call.node.ours]
+        if any(call.image.ndim != 4 for call in calls):
+            raise ModelError(f"{model} transforms volumes, but only images can be drawn")
+        result.append(
+            tuple(
+                Look(name, predictions[index], tuple(_warp_view(call, index) for call in calls))
+                for index, name in enumerate(names)
+            )
+        )
+    return result
 
 
 def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, ModelMetadata]:

@@ -20,15 +20,20 @@ if TYPE_CHECKING:
     examples=(
         "stn-infer show st-cnn-affine-rts images/ -o picture.png",
         "stn-infer show model.onnx inputs.npy -o picture.svg --count 4",
+        "stn-infer show st-cnn-affine-rts images/ -o moving.gif --count 4",
     ),
 )
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
 @options.trial_options
-@options.output_option("The picture to write: .png, .svg or .pdf.")
+@options.output_option("The picture to write: .png, .svg or .pdf; .gif or .webp: moving inputs.")
 @click.option(
     "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Draw at most this many inputs."
+)
+@click.option("--frames", type=click.IntRange(min=2, max=500), default=24, show_default=True, help="Of an animation.")
+@click.option(
+    "--frame-ms", type=click.IntRange(min=20, max=5000), default=80, show_default=True, help="Time per frame."
 )
 @options.preprocess_option
 @options.labels_option
@@ -41,6 +46,8 @@ def command(
     budget: Budget | None,
     output: Path,
     count: int,
+    frames: int,
+    frame_ms: int,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
 ) -> None:
@@ -59,6 +66,8 @@ def command(
         allow_code=allow_code,
         budget=budget,
         count=count,
+        frames=frames,
+        frame_ms=frame_ms,
         preprocess=preprocess,
         labels=labels,
     )

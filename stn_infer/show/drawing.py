@@ -36,8 +36,10 @@ def require_matplotlib() -> None:
         raise MissingDependencyError("pictures need matplotlib; pip install 'stn-infer[report]'")
 
 
-def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
+def draw(looks: Sequence[Look], suffix: str = ".png", extents_of: Sequence[Look] | None = None) -> bytes:
     """A picture of ``looks`` as the bytes of a file.
+
+    ``extents_of`` are the looks that the axes make room for, if not these: all frames of an animation.
 
     Raises:
         OutputError: matplotlib does not support this file type.
@@ -47,7 +49,7 @@ def draw(looks: Sequence[Look], suffix: str = ".png") -> bytes:
     transformers = len(looks[0].warps)
     figure = Figure(figsize=(_INCHES * len(looks) + 0.5, _INCHES * 2 * transformers + 0.6), dpi=150)
     axes = figure.subplots(2 * transformers, len(looks), squeeze=False)
-    extents = [_extent([look.warps[number] for look in looks]) for number in range(transformers)]
+    extents = [_extent([look.warps[number] for look in extents_of or looks]) for number in range(transformers)]
     for column, look in enumerate(looks):
         for number, warp in enumerate(look.warps):
             above, below = axes[2 * number][column], axes[2 * number + 1][column]

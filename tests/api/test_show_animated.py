@@ -1,0 +1,51 @@
+"""Animations: frames, size, durations, and that what moves moves."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stn_infer.api.show import show
+from stn_infer.errors import UsageError
+from stn_infer.show.animation import check_frames, moved
+from tests.api.test_show import Shift, save
+
+
+@pytest.mark.parametrize("suffix", [".gif", ".webp"])
+def test_frames_sizes_and_durations(tmp_path: Path, suffix: str) -> None:
+    model = save(tmp_path / "shift.onnx", Shift(), (1, 8, 6))
+    np.save(tmp_path / "x.npy", np.random.default_rng(0).random((1, 1, 8, 6), dtype=np.float32))
+    path = tmp_path / f"moving{suffix}"
+    show(model, [tmp_path / "x.npy"], path, frames=4, frame_ms=120)
+    show(model, [tmp_path / "x.npy"], tmp_path / "still.png")
+    with Image.open(path) as animation, Image.open(tmp_path / "still.png") as still:
+        assert (animation.n_frames, animation.size) == (4, still.size)  # type: ignore[attr-defined]
+        pictures = []
+        for index in range(4):
+            animation.seek(index)
+            animation.load()
+            assert animation.info["duration"] == 120
+            pictures.append(np.asarray(animation.convert("RGB"), np.int64))
+    assert all(np.abs(one - other).mean() > 1 for one, other in pairwise(pictures))
+
+
+def test_a_spot_turns_around_the_center_and_moves() -> None:
+    image = np.zeros((1, 1, 41, 41))
+    image[0, 0, 20, 30] = 1
+    np.testing.assert_allclose(moved(image, 0.0), image, atol=1e-12)
+    np.testing.assert_allclose(moved(image, 1.0), image, atol=1e-6)
+    # a quarter of the period: turned by 45 degrees, its own scale, moved down by 0.15 of half the height
+    row, column = np.unravel_index(moved(image, 0.25)[0, 0].argmax(), (41, 41))
+    away = 10 * np.sqrt(0.5)
+    assert abs(row - (20 + 0.15 * 20.5 + away)) <= 1 and abs(column - (20 + away)) <= 1
+
+
+def test_too_few_and_too_many_frames_are_one_line_errors() -> None:
+    with pytest.raises(UsageError, match="at least 2 frames, not 1"):
+        check_frames(1, 1, 1)
+    with pytest.raises(UsageError, match="too large"):
+        check_frames(500, 64, 2)
