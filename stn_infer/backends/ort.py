@@ -13,7 +13,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, run_in_fixed_batches
+from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, run_in_fixed_batches, run_on_empty_axes
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.metadata import ModelMetadata
@@ -139,7 +139,13 @@ class OrtBackend:
         batch = check_inputs(self.inputs, inputs)
         if self._fixed_batch is not None and batch != self._fixed_batch:
             return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch)
-        return self._run(inputs)
+        try:
+            return self._run(inputs)
+        except ModelError:  # several operators refuse no samples, among them MatMul by a right operand
+            empty = None if self._session is None else run_on_empty_axes(self._run, self.inputs, self.outputs, inputs)
+            if empty is None:
+                raise
+            return empty
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         session = self.session

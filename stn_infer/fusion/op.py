@@ -160,14 +160,26 @@ def _reshaped(source: str, attribute: str, target: str) -> list[onnx.NodeProto]:
 def _tensor_product(opset: int) -> onnx.FunctionProto:
     """theta [N, D, K] contracted with planes [Do, d], rows [Ho, h] and columns [w, Wo]; K = d h w.
 
-    The first axis is contracted on the small lattice, so that only the last product has the size of the grid.
+    The first axis is contracted on the small lattice, so that only the last product has the size of the grid. In each
+    product the lattice is the left operand, since onnxruntime's MatMul rejects an empty batch on the right alone; and its
+    transposes move more than its last two axes, since those are fused into a product that rejects it too.
     """
+
+    def contracted(source: str, axes: list[int], matrix: str, target: str) -> list[onnx.NodeProto]:
+        return [
+            helper.make_node("Transpose", [source], [f"{source}_moved"], perm=axes),
+            helper.make_node("Transpose", [matrix], [f"stn_{matrix}_moved"], perm=[1, 0]),
+            helper.make_node("MatMul", [f"{source}_moved", f"stn_{matrix}_moved"], [target]),
+        ]
+
     nodes = [
         *_reshaped("theta", "theta_shape", "stn_flat"),  # [N, D, d, h w]
-        helper.make_node("MatMul", ["planes", "stn_flat"], ["stn_planes"]),
-        *_reshaped("stn_planes", "lattice_shape", "stn_lattice"),  # [N, D, Do, h, w]
-        helper.make_node("MatMul", ["rows", "stn_lattice"], ["stn_rows"]),
-        helper.make_node("MatMul", ["stn_rows", "columns"], ["stn_points"]),
+        *contracted("stn_flat", [0, 3, 1, 2], "planes", "stn_planes"),  # [N, h w, D, Do]
+        helper.make_node("Transpose", ["stn_planes"], ["stn_planes_last"], perm=[0, 2, 3, 1]),
+        *_reshaped("stn_planes_last", "lattice_shape", "stn_lattice"),  # [N, D, Do, h, w]
+        *contracted("stn_lattice", [0, 2, 4, 1, 3], "rows", "stn_rows"),  # [N, Do, w, D, Ho]
+        helper.make_node("Transpose", ["stn_rows"], ["stn_rows_last"], perm=[0, 3, 1, 4, 2]),
+        helper.make_node("MatMul", ["stn_rows_last", "columns"], ["stn_points"]),  # [N, D, Do, Ho, Wo]
         helper.make_node("Transpose", ["stn_points"], ["stn_transposed"], perm=[0, 2, 3, 4, 1]),
         *_reshaped("stn_transposed", "grid_shape", "stn_grid"),
     ]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from stn_infer.api.open import open_backend
@@ -163,3 +163,17 @@ def test_the_plugin_library_is_used_if_it_supports_the_device(monkeypatch: pytes
     assert OrtBackend(content).describe()["plugin"] == "none"
     with pytest.raises(MissingDependencyError, match="not built"):
         OrtBackend(content, plugin=True)
+
+
+def test_no_samples_give_no_rows_where_an_operator_refuses_them() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["w", "x"], ["y"])],
+        "left",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", 3, 4])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["N", 2, 4])],
+        [numpy_helper.from_array(np.ones((2, 3), np.float32), "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    backend = OrtBackend(model.SerializeToString())
+    assert backend.run({"x": np.ones((0, 3, 4), np.float32)})["y"].shape == (0, 2, 4)
+    np.testing.assert_array_equal(backend.run({"x": np.ones((2, 3, 4), np.float32)})["y"], np.full((2, 2, 4), 3))

@@ -24,6 +24,7 @@ from stn_infer.fusion.op import (
     tensor_product_shapes,
 )
 from stn_infer.fusion.samplers import spec_of
+from stn_infer.repairs.inlined import inlined
 from stn_infer.samplers import SamplerSpec
 from tests.support import reference
 from tests.support.onnx_files import F16, F32, sampler_model
@@ -156,6 +157,13 @@ def test_threads_and_batches() -> None:
         assert answer.shape == (batch, 2, 28, 28)
         expected = reference.grid_sample(image, reference.affine_grid(theta, (28, 28)))
         np.testing.assert_allclose(answer, expected, atol=2e-5)
+
+
+@pytest.mark.parametrize("kind", ["affine", "basis", "projective"])
+def test_no_samples_have_no_rows(kind: str) -> None:
+    rows = 3 if kind == "projective" else 2
+    feeds = {"input": np.zeros((0, 2, 9, 8), np.float32), "theta": np.zeros((0, rows, 3), np.float32)}
+    check_no_samples(one_node(kind, canonical((4, 5)), (4, 5)), feeds, (0, 2, 4, 5))
 
 
 def test_a_library_serves_many_sessions() -> None:
@@ -377,6 +385,12 @@ def product_constants(size: tuple[int, ...], lattice: tuple[int, int, int]) -> d
     return constants if len(size) == 3 else constants | {"planes": np.ones((1, 1), np.float32)}
 
 
+def check_no_samples(model: onnx.ModelProto, feeds: dict[str, Array], expected: tuple[int, ...]) -> None:
+    """Plain, with kernels, and with the function bodies inlined."""
+    for rows in (*both(model, feeds), session(inlined(model), False).run(None, feeds)[0]):
+        assert rows.shape == expected
+
+
 @pytest.mark.parametrize(("size", "lattice"), [((13, 40), (1, 4, 5)), ((5, 6, 17), (2, 3, 4))])
 @pytest.mark.parametrize("batch", [1, 3])
 def test_a_tensor_product_with_and_without_the_library(
@@ -391,9 +405,7 @@ def test_a_tensor_product_with_and_without_the_library(
     plain, fused = both(model, {"input": image, "theta": theta}, threads=2)
     assert plain.shape == fused.shape == (batch, 3, *size)
     np.testing.assert_allclose(fused, plain, atol=2e-5)
-    # onnxruntime's own MatMul rejects an empty batch on the right of a matrix; the kernel does not.
-    (empty,) = session(model, True).run(None, {"input": image[:0], "theta": theta[:0]})
-    assert empty.shape == (0, 3, *size)
+    check_no_samples(model, {"input": image[:0], "theta": theta[:0]}, (0, 3, *size))
 
 
 @pytest.mark.parametrize("size", [(13, 40), (5, 6, 17)])
@@ -404,8 +416,10 @@ def test_a_lattice_with_and_without_the_library(size: tuple[int, ...]) -> None:
     constants["weight"] = rng.dirichlet(np.ones(4), points).T.astype(np.float32)
     image = rng.standard_normal((2, 3, *(6, 7, 8)[:rank])).astype(np.float32)
     theta = rng.standard_normal((2, rank, 11)).astype(np.float32)
-    plain, fused = both(lattice_node("lattice", constants, 11, size), {"input": image, "theta": theta})
+    model = lattice_node("lattice", constants, 11, size)
+    plain, fused = both(model, {"input": image, "theta": theta})
     np.testing.assert_allclose(fused, plain, atol=2e-5)
+    check_no_samples(model, {"input": image[:0], "theta": theta[:0]}, (0, 3, *size))
 
 
 @pytest.mark.parametrize(
