@@ -33,7 +33,7 @@ bench-quick: $(VENV)/.test
 mnist: $(VENV)/.demo
 	$(BIN)/python export/mnist.py $(if $(ARCHIVE),--archive $(ARCHIVE))
 
-# A cell of the paper's table (CELL=st-cnn-affine-rts), or all that are missing: a night on two cores. Both continue
+# An experiment of the paper (CELL=st-cnn-affine-rts, CELL=house-numbers-st-multi), or all that are missing. Both continue
 # after an interruption.
 train: mnist
 	$(BIN)/python export/train.py --cell $(CELL)

@@ -3,8 +3,8 @@
     python export/train.py                       all recipes in stn_infer/models/shipped
     python export/train.py st-cnn-affine-rts     one of them
     python export/train.py mine.toml -o results  your own
-    python export/train.py --cell st-cnn-tps-e   a cell of the paper's table (needs `make mnist`)
-    python export/train.py --paper               every cell of it, those that are missing
+    python export/train.py --cell st-cnn-tps-e   an experiment of the paper (needs `make mnist`)
+    python export/train.py --paper               every one of them that is missing
 
 A run continues after an interruption from its last complete epoch; completed runs are kept in the work folder. The
 weights of the first seed are shipped: selecting the best by test error would bias the reported error.
@@ -27,6 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.cells import Cell, cells
+from export.experiments import Experiment, experiments
 from export.trainer import Run, perform
 from stn_infer.errors import SourceError, StnInferError, UsageError
 from stn_infer.files import write_atomically
@@ -40,14 +41,14 @@ Task = tuple[Run, Path, str]
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("recipes", nargs="*", help="names of shipped models, or TOML files (default: all shipped)")
-    parser.add_argument("--cell", action="append", default=[], help="a cell of the paper's table (repeatable)")
-    parser.add_argument("--paper", action="store_true", help="all cells of the paper's table")
+    parser.add_argument("--cell", action="append", default=[], help="an experiment of the paper (repeatable)")
+    parser.add_argument("--paper", action="store_true", help="all experiments of the paper")
     parser.add_argument("-o", "--output", type=Path, help="folder for weights and errors (default: the recipe's)")
     parser.add_argument(
         "--work", type=Path, default=Path("build/training"), help="folder for runs (default: %(default)s)"
     )
     parser.add_argument("--jobs", type=int, default=2, help="concurrent runs, one thread each (default: 2)")
-    parser.add_argument("--epochs", type=int, help="passes over the digits (default: the recipe's; 30 for cells)")
+    parser.add_argument("--epochs", type=int, help="passes over the digits (default: the recipe's)")
     parser.add_argument(
         "--validate", action="store_true", help="measure cells on validation digits; nothing is recorded"
     )
@@ -64,18 +65,20 @@ def main() -> None:
 
 
 def _train_cells(arguments: argparse.Namespace) -> None:
-    known = {cell.name: cell for cell in cells()}
+    every: list[Cell | Experiment] = [*cells(), *experiments()]
+    known = {cell.name: cell for cell in every}
     unknown = sorted(set(arguments.cell) - set(known))
     if unknown:
         raise UsageError(f"no such cell: {unknown[0]}; expected one of {', '.join(known)}")
-    chosen: list[Cell] = list(known.values()) if arguments.paper else [known[name] for name in arguments.cell]
+    chosen = list(known.values()) if arguments.paper else [known[name] for name in arguments.cell]
     runs = [Run(_with_epochs(cell.recipe(), arguments.epochs), False, 0, arguments.validate) for cell in chosen]
     output = arguments.output or RESULTS
     _perform_all([run for run in runs if run.finished(output) is None], arguments)
     for cell, run in zip(chosen, runs, strict=True):
         figures = run.finished(arguments.work)
         if figures is not None:
-            print(f"{run.name}: error {figures['error']:.2f} %, paper {cell.paper} %", flush=True)
+            beside = "" if cell.paper is None else f", paper {cell.paper} %"
+            print(f"{run.name}: error {figures['error']:.2f} %{beside}", flush=True)
             if not arguments.validate:
                 output.mkdir(parents=True, exist_ok=True)
                 write_atomically(output / f"{run.name}.json", (json.dumps(figures) + "\n").encode())

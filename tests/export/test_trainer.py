@@ -105,7 +105,7 @@ def test_recipes_know_the_distortions() -> None:
 
 
 def test_a_result_counts_only_for_its_own_settings(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trainer, "measure_error", lambda network, run, device: (12.5, 100))
+    monkeypatch.setattr(trainer, "measure", lambda network, run, device: ({"error": 12.5}, 100))
     assert RECIPE.training is not None
     run = Run(RECIPE, False, 3)
     assert run.finished(tmp_path) is None

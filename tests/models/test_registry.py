@@ -52,12 +52,20 @@ EXPERIMENTS = [
     "svhn-st-multi",
     "birds-2st",
     "birds-4st",
+    "birds-cnn",
     "mnist-addition",
     "mnist-addition-projective",
     "mnist-addition-tps",
     "colocalization",
     "volume-cnn",
     "st-volume",
+    "svhn-cnn-small",
+    "svhn-st-single-small",
+    "svhn-st-multi-small",
+    "birds-2st-small",
+    "birds-cnn-small",
+    "volume-cnn-small",
+    "st-volume-small",
 ]
 
 

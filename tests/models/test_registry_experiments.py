@@ -146,6 +146,33 @@ def test_volumes_are_warped_in_3d_and_flattened() -> None:
 
 
 @pytest.mark.parametrize(
+    ("small", "full", "factor"),
+    [
+        ("svhn-st-multi-small", "svhn-st-multi", 4),
+        ("svhn-st-single-small", "svhn-st-single", 4),
+        ("svhn-cnn-small", "svhn-cnn", 4),
+        ("birds-2st-small", "birds-2st", 4),
+        ("birds-cnn-small", "birds-cnn", 4),
+        ("volume-cnn-small", "volume-cnn", 4),
+        ("st-volume-small", "st-volume", 4),
+    ],
+)
+def test_small_networks_are_narrower_with_as_many_layers(small: str, full: str, factor: int) -> None:
+    def widths(name: str) -> list[int]:
+        return [m.out_channels for m in meta(name).get_submodule(part).modules() if isinstance(m, nn.Conv2d)]
+
+    part = "" if "cnn" in small else "convolutions" if "svhn" in small else "describers" if "2st" in small else ""
+    assert len(widths(small)) == len(widths(full)) > 0
+    assert widths(small) == [round(width / factor) for width in widths(full)]
+    assert len(transformers(meta(small))) == len(transformers(meta(full)))
+
+
+def test_presets_are_defaults_that_options_replace() -> None:
+    assert meta("birds-2st-small")(torch.empty(1, 3, 96, 96, device="meta")).shape == (1, 16)
+    assert meta("birds-2st-small", classes=5)(torch.empty(1, 3, 96, 96, device="meta")).shape == (1, 5)
+
+
+@pytest.mark.parametrize(
     ("name", "shape", "message"),
     [
         ("svhn-cnn", (3, 64, 60), "multiples of 16, not 64 x 60"),

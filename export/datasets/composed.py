@@ -1,0 +1,144 @@
+"""Sets composed from MNIST digits: addition, house numbers, volumes. Their samples are new in every epoch."""
+
+from __future__ import annotations
+
+from math import pi
+
+import torch
+import torch.nn.functional as F
+from torch import Generator, Tensor
+
+from export.datasets.photographs import piece
+from export.datasets.svhn import sequences
+from export.datasets.task import Batch, Part, Task
+from stn_infer.data.digits import Digits
+from stn_infer.data.distort import distort
+from stn_infer.data.mnist import load_mnist
+from stn_infer.errors import UsageError
+
+
+def chosen(part: Part, count: int, generator: Generator) -> Digits:
+    """``count`` random digits of a part of MNIST."""
+    digits = load_mnist(part)
+    index = torch.randint(len(digits.labels), (count,), generator=generator).numpy()
+    return Digits(digits.images[index], digits.labels[index])
+
+
+class Addition(Task):
+    """Two digits in a channel each, both distorted by RTS on 42 x 42 pixels; the class is their sum, 0 to 18.
+
+    Inputs [N, 2, 42, 42], targets [N].
+    """
+
+    samples, tests = 55_000, 10_000
+    canvas = (42, 42)
+
+    def draw(self, part: Part, count: int, generator: Generator) -> Batch:
+        """Samples from 2 ``count`` random digits."""
+        digits = chosen(part, 2 * count, generator)
+        images = distort(torch.from_numpy(digits.images), "RTS", generator, self.canvas)
+        labels = torch.from_numpy(digits.labels)
+        return Batch(images.reshape(count, 2, *self.canvas), labels.reshape(count, 2).sum(1))
+
+
+class HouseNumbers(Task):
+    """A stand-in for SVHN: numbers of 1 to 5 MNIST digits, in one color, on a piece of a photograph.
+
+    The digits stand in a row that is rotated by up to 15 degrees and has a random size and place. Inputs
+    [N, 3, S, S], targets [N, 5], 10 for "no digit".
+    """
+
+    samples, tests = 20_000, 4_000
+    longest = 5
+
+    def __init__(self, size: int = 64) -> None:
+        if size < 32:
+            raise UsageError(f"house numbers need at least 32 x 32 pixels, not {size} x {size}")
+        self.size = size
+
+    def draw(self, part: Part, count: int, generator: Generator) -> Batch:
+        """``count`` photographs."""
+        lengths = torch.randint(1, self.longest + 1, (count,), generator=generator)
+        digits = chosen(part, count * self.longest, generator)
+        glyphs = torch.from_numpy(digits.images).reshape(count, self.longest, 28, 28)[..., 3:25]  # narrower: margins
+        shown = torch.arange(self.longest) < lengths[:, None]
+        row = (glyphs * shown[:, :, None, None]).permute(0, 2, 1, 3).reshape(count, 1, 28, -1).float() / 255
+        mask = F.grid_sample(row, self._grid(lengths, generator), align_corners=False)
+        backgrounds = torch.stack([piece(self.size, generator) for _ in range(count)])
+        colors = self._colors(backgrounds, generator)
+        painted = backgrounds * (1 - mask) + colors[:, :, None, None] * mask
+        noise = 4 * torch.randn(painted.shape, generator=generator)
+        labels = digits.labels.reshape(count, self.longest)
+        numbers = [values[:length].tolist() for values, length in zip(labels, lengths.tolist(), strict=True)]
+        return Batch((painted + noise).round().clamp(0, 255).to(torch.uint8), torch.from_numpy(sequences(numbers)))
+
+    def _grid(self, lengths: Tensor, generator: Generator) -> Tensor:
+        """The sampling grid [N, S, S, 2] into a row of five glyphs, of which the first ``lengths`` are shown."""
+        count = len(lengths)
+        angle = (torch.rand(count, generator=generator) * 2 - 1) * pi / 12
+        widest = 1.7 / (lengths * (22 / 28))  # the digit's height for which the number fills 85 % of the width
+        height = torch.minimum(widest, torch.tensor(1.2)) * (0.75 + 0.25 * torch.rand(count, generator=generator))
+        width = lengths * height * 22 / 28  # in canvas units, which span 2
+        half_x = (width * angle.cos() + height * angle.sin().abs()) / 2
+        half_y = (width * angle.sin().abs() + height * angle.cos()) / 2
+        place = (torch.rand(count, 2, generator=generator) * 2 - 1) * (1 - torch.stack([half_x, half_y], 1)).clamp(
+            min=0
+        )
+        cosine, sine = angle.cos(), angle.sin()
+        along = torch.stack([cosine, sine], 1) / (width / 2)[:, None]  # from the number's center, -1 to 1 over it
+        across = torch.stack([-sine, cosine], 1) / (height / 2)[:, None]
+        share = (lengths / self.longest)[:, None]
+        along = along * share
+        linear = torch.stack([along, across], 1)  # [N, 2, 2]
+        shift = -(linear @ place[:, :, None])
+        shift[:, 0, 0] += share[:, 0] - 1
+        return F.affine_grid(torch.cat([linear, shift], 2), [count, 1, self.size, self.size], align_corners=False)
+
+    @staticmethod
+    def _colors(backgrounds: Tensor, generator: Generator) -> Tensor:
+        """Colors [N, 3] that differ from each background's mean by 70 to 180 levels, lighter or darker as it fits."""
+        mean = backgrounds.mean(dim=(2, 3))
+        distance = 70 + 110 * torch.rand(mean.shape, generator=generator)
+        sign = torch.where(mean.mean(1, keepdim=True) > 127, -1.0, 1.0)
+        return (mean + sign * distance).clamp(0, 255)
+
+
+class Volumes(Task):
+    """Digits extruded to half of the depth of a volume, rotated in 3-D by up to 45 degrees about each axis and moved.
+
+    Inputs [N, 1, S, S, S], targets [N].
+    """
+
+    samples, tests = 8_000, 2_000
+
+    def __init__(self, size: int = 60) -> None:
+        if size < 28:
+            raise UsageError(f"volumes need at least 28 voxels along each axis, not {size}")
+        self.size = size
+
+    def draw(self, part: Part, count: int, generator: Generator) -> Batch:
+        """``count`` volumes."""
+        digits = chosen(part, count, generator)
+        solid = torch.zeros(count, 1, 28, 28, 28)
+        solid[:, :, 7:21] = torch.from_numpy(digits.images)[:, None, None].float()
+        angles = (torch.rand(count, 3, generator=generator) * 2 - 1) * pi / 4
+        share = 0.55 + 0.2 * torch.rand(count, 1, generator=generator)  # of the side, for the digit's cube
+        place = 0.8 * (1 - share) * (torch.rand(count, 3, generator=generator) * 2 - 1)
+        linear = _rotation(angles) / share[:, :, None]
+        theta = torch.cat([linear, -(linear @ place[:, :, None])], 2)
+        grid = F.affine_grid(theta, [count, 1, *[self.size] * 3], align_corners=False)
+        volumes = F.grid_sample(solid, grid, align_corners=False)
+        return Batch(volumes.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(digits.labels))
+
+
+def _rotation(angles: Tensor) -> Tensor:
+    """Rotations [N, 3, 3] about x, y and z, from angles [N, 3]."""
+    result = torch.eye(3).expand(len(angles), 3, 3)
+    for axis in range(3):
+        first, second = ((1, 2), (0, 2), (0, 1))[axis]
+        turn = torch.eye(3).repeat(len(angles), 1, 1)
+        cosine, sine = angles[:, axis].cos(), angles[:, axis].sin()
+        turn[:, first, first], turn[:, second, second] = cosine, cosine
+        turn[:, first, second], turn[:, second, first] = -sine, sine
+        result = turn @ result
+    return result

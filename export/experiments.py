@@ -1,0 +1,99 @@
+"""The paper's other experiments as recipes: addition, co-localization, house numbers, parts and volumes.
+
+House numbers, parts and volumes are stand-ins of our own at a reduced width (``export/datasets``), so that the paper
+has no figures for them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from stn_infer.metadata import Preprocess
+from stn_infer.models.recipes import Data, Recipe, Training
+from stn_infer.models.registry import NETWORKS
+
+#: Height and width of the canvas of each set.
+CANVAS = {
+    "addition": 42,
+    "colocalization": 84,
+    "colocalization-cluttered": 84,
+    "house-numbers": 64,
+    "two-parts": 96,
+    "volumes": 60,
+}
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A network on a composed set.
+
+    Attributes:
+        name: the cell's.
+        network: a name of the registry.
+        data: a key of :data:`CANVAS`.
+        training: without the seeds.
+        paper: the paper's error in percent; None if it has none.
+        options: of the network.
+    """
+
+    name: str
+    network: str
+    data: str
+    training: Training
+    paper: float | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    def recipe(self) -> Recipe:
+        """How the cell is trained."""
+        shape = tuple(self.options.get("input_shape", NETWORKS[self.network].input_shape))
+        color = "rgb" if shape[0] == 3 else "gray"
+        side = CANVAS[self.data]
+        return Recipe(
+            name=self.name,
+            network=self.network,
+            input_shape=shape,
+            options={"input_shape": shape, **self.options},
+            # A volume or a pair of digits is not an image that could be decoded.
+            preprocess=None if self.data in ("addition", "volumes") else Preprocess.parse(f"{color},scale=1/255"),
+            labels=tuple(map(str, range(19))) if self.data == "addition" else None,
+            data=Data(self.data, (side, side), "mnist"),
+            training=self.training,
+        )
+
+
+def _training(epochs: int, batch_size: int, learning_rate: float, localization_factor: float = 1.0) -> Training:
+    return Training(
+        epochs=epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        localization_factor=localization_factor,
+        seeds=(0,),
+    )
+
+
+_PAIR = {"input_shape": (2, 42, 42), "classes": 19}
+_SUM = _training(30, 128, 1e-3, 0.5)
+_NUMBER = _training(30, 64, 1e-3, 0.1)
+_PARTS = _training(20, 64, 2e-3, 0.1)
+_VOLUME = _training(15, 32, 1e-3, 0.5)
+_BOX = _training(10, 64, 1e-3)
+
+
+def experiments() -> Iterator[Experiment]:
+    """All cells, in the order in which they are trained: the networks that are compared follow each other."""
+    yield Experiment("addition-2xst-fcn-affine", "mnist-addition", "addition", _SUM, 9.0)
+    yield Experiment("addition-cnn", "cnn", "addition", _SUM, 14.7, _PAIR)
+    yield Experiment("addition-2xst-fcn-projective", "mnist-addition-projective", "addition", _SUM, 5.9)
+    tps = _training(30, 128, 1e-3, 0.2)
+    yield Experiment("addition-2xst-fcn-tps", "mnist-addition-tps", "addition", tps, 5.8, {"points": (4, 4)})
+    yield Experiment("addition-fcn", "fcn", "addition", _SUM, 47.7, {**_PAIR, "hidden": 256})
+    yield Experiment("colocalization", "colocalization", "colocalization", _BOX, 0.0)
+    yield Experiment("colocalization-cluttered", "colocalization", "colocalization-cluttered", _BOX)
+    for kind in ("cnn", "st-single", "st-multi"):
+        yield Experiment(f"house-numbers-{kind}", f"svhn-{kind}-small", "house-numbers", _NUMBER)
+    for kind in ("cnn", "2st"):
+        yield Experiment(f"two-parts-{kind}", f"birds-{kind}-small", "two-parts", _PARTS)
+    yield Experiment("volumes-cnn", "volume-cnn-small", "volumes", _VOLUME)
+    yield Experiment("volumes-st", "st-volume-small", "volumes", _VOLUME)
