@@ -176,7 +176,7 @@ def export(
     content = model.SerializeToString()
     own_seconds = process_time() - began - built.torch_seconds
     write_atomically(path, content)
-    mark_tried(path)
+    mark_tried(path, verification.batch_dependent)
     return ExportReport(
         path,
         len(content),

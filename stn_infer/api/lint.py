@@ -5,19 +5,19 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.api.source import names_the_file, onnx_path
-from stn_infer.arrays import Array
 from stn_infer.budget import Budget
 from stn_infer.errors import StnInferError
 from stn_infer.lint_rules.context import SEVERITIES, LintFinding
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
-    import onnx
+    from stn_infer.proto.session import Stored
 
 __all__ = ["LintFinding", "LintReport", "lint"]
 
@@ -97,50 +97,38 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
 
     path = onnx_path(model)
     whole = read_graph(path)
-    rejection = try_once(path, graph=whole, budget=budget)
+    verdict = try_once(path, graph=whole, budget=budget)
     opset = opset_of(whole)
     light = light_copy(whole, path.parent)
     context = examine(
-        light, whole, path.parent, lambda: rejection_of(Stored(whole, path.parent)) if rejection is None else rejection
+        light,
+        whole,
+        path.parent,
+        lambda: rejection_of(Stored(whole, path.parent)) if verdict is None else verdict.rejection,
     )
     findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
-    if not rejection:
-        findings = (*findings, *_batch_dependent(path, whole))
+    dependent = _untried(Stored(whole, path.parent)) if verdict is None else verdict.batch_dependent
+    findings = (*findings, *_batch_dependent(dependent))
     return LintReport(path, opset, int(whole.ir_version), findings)
 
 
-def _batch_dependent(path: Path, model: onnx.ModelProto) -> list[LintFinding]:
-    """A finding if outputs of a sample change with the other samples of its batch, in a run on random inputs.
+def _batch_dependent(names: Sequence[str]) -> list[LintFinding]:
+    """A finding if outputs of a sample changed with the other samples of its batch in the trial."""
+    from stn_infer.repairs.dependence import dependence_note
 
-    None for a file with a fixed batch, other dynamic sizes or more than a gibibyte of weights, or one that does not run
-    on random inputs.
-    """
-    import numpy as np
-
-    from stn_infer.proto.inputs import batch_symbols, plan_inputs, random_feeds, size_symbols
-    from stn_infer.proto.session import open_session
-    from stn_infer.reference.dependence import dependence_note, dependent_outputs
-    from stn_infer.repairs.large_weights import bytes_of_weights
-
-    if bytes_of_weights(model) > _MOST_WEIGHTS:
+    if not names:
         return []
-    try:
-        plans = plan_inputs(model, None)
-        if len(batch_symbols(plans)) != 1 or size_symbols(plans):
-            return []
-        feeds = random_feeds(plans, 3, 1, np.random.default_rng(0))
-        session = open_session(path, threads=1)
-
-        def run(values: Sequence[Array]) -> list[Array]:
-            return session.run(dict(zip(feeds, values, strict=True)))
-
-        values = list(feeds.values())
-        outputs = run(values)
-        if not all(isinstance(value, np.ndarray) for value in outputs):  # a sequence
-            return []
-        dependent = dependent_outputs(run, values, outputs, exact=False)
-    except StnInferError:
-        return []
-    names = [session.outputs[index] for index in dependent]
     message = f"{dependence_note(names)}; normalize each sample on its own, or run one sample at a time"
-    return [LintFinding("batch-dependent", "warning", "", names[0], message)] if names else []
+    return [LintFinding("batch-dependent", "warning", "", names[0], message)]
+
+
+def _untried(model: Stored) -> tuple[str, ...]:
+    """The batch-dependent outputs of a file that is trusted, and therefore was not tried."""
+    from stn_infer.repairs.large_weights import bytes_of_weights
+    from stn_infer.repairs.trial import batch_dependent
+
+    if bytes_of_weights(model.model) > _MOST_WEIGHTS:
+        return ()
+    with suppress(StnInferError):
+        return tuple(batch_dependent(model))
+    return ()

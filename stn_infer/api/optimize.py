@@ -111,13 +111,13 @@ def optimize(
     try:
         with temporary_folder(path.parent, ".stn-infer-") as scratch:
             graph = read_graph(source)
-            try_once(source, graph=graph, shapes=input_shapes, budget=budget)
+            verdict = try_once(source, graph=graph, shapes=input_shapes, budget=budget)
             prepared.load(graph, scratch)
             del graph
             rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")
             comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)
             size = _write(prepared, rewritten.model, path)
-            mark_tried(path)
+            mark_tried(path, verdict.batch_dependent if verdict else ())
     except (ModelError, VerificationError) as error:
         if str(source) in str(error):
             raise

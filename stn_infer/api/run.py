@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 from stn_infer.api.source import names_the_file
@@ -72,14 +73,16 @@ def run(
         SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be loaded or run.
     """
     model_sha256 = ""
+    tried: tuple[str, ...] = ()
     with ExitStack() as stack:
         if isinstance(model, (str, Path)):
             from stn_infer.api.fingerprint import fingerprint
             from stn_infer.api.open import open_backend
-            from stn_infer.api.source import resolve
+            from stn_infer.api.source import OnnxModel, resolve
 
             found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
             model_sha256 = fingerprint(found)
+            tried = found.batch_dependent if isinstance(found, OnnxModel) else ()
             threads = None if device.startswith("cuda") else 1
             opened = found if isinstance(found, LoadedModel) else model
             shapes = None if isinstance(found, LoadedModel) else input_shapes
@@ -90,7 +93,7 @@ def run(
         else:
             runner = model
         is_path = isinstance(model, (str, Path))
-        return run_job(
+        summary = run_job(
             runner,
             [inputs] if isinstance(inputs, (str, Path)) else list(inputs),
             Path(output),
@@ -108,3 +111,6 @@ def run(
             model_sha256=model_sha256,
             progress=progress,
         )
+        # a third-party file has no such metadata, but was tried
+        dependent = summary.batch_dependent or (tried if batch_size > 1 else ())
+        return replace(summary, batch_dependent=dependent)

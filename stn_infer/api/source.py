@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
@@ -24,9 +24,16 @@ Sizes = tuple[tuple[int | None, ...], ...]
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """An ONNX file, or the bytes of one, which are not read yet."""
+    """An ONNX file, or the bytes of one, which are not read yet.
+
+    Attributes:
+        content: the file, or the bytes.
+        batch_dependent: the outputs of a sample that depend on the other samples of its batch, as far as the file was
+            tried (:mod:`~stn_infer.api.trusted`).
+    """
 
     content: Path | bytes
+    batch_dependent: tuple[str, ...] = field(default=(), compare=False)
 
     @property
     def name(self) -> str:
@@ -150,7 +157,8 @@ def resolve(
         if input_shapes is not None and isinstance(found, OnnxModel):
             check_shapes(input_sizes(found.read()), input_shapes)
     if isinstance(found, OnnxModel):
-        try_once(found.content, budget=budget)
+        verdict = try_once(found.content, budget=budget)
+        found = replace(found, batch_dependent=verdict.batch_dependent if verdict else ())
     return found
 
 

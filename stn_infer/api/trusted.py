@@ -1,8 +1,8 @@
 """Try third-party ONNX files once in a separate process, before a native library of this process reads them.
 
 A file that passed is recorded by a hash of its content, its external data and the libraries' versions: as a file in the
-folder ``tried`` of the user's cache, which says whether onnxruntime opens it. Without such a folder, each process
-repeats the trial.
+folder ``tried`` of the user's cache, which contains the verdict: whether onnxruntime opens it, and which outputs depend
+on the batch. Without such a folder, each process repeats the trial.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -23,10 +23,12 @@ from stn_infer.files import is_own
 if TYPE_CHECKING:
     import onnx
 
+    from stn_infer.repairs.trial import Verdict
+
 _MOST = 20_000  # files in the folder; beyond that, the older half is deleted
 _LONGEST = 1_000  # characters of a message
 _LIBRARIES = ("stn-infer", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy")
-_OPENS, _REJECTED = "opens", "rejected: "
+_SCHEMA = 2  # of the files in the folder
 _passed: dict[str, str] = {}  # in this process: what the cache's files contain, by name
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -35,29 +37,27 @@ Shapes = Mapping[str, tuple[int, ...]]
 def try_once(
     content: Path | bytes,
     *,
-    name: str | None = None,
     graph: onnx.ModelProto | None = None,
     shapes: Shapes | None = None,
     budget: Budget | None = None,
-) -> str | None:
+) -> Verdict | None:
     """Check an ONNX file's structure, and try it in a separate process unless it passed before.
 
     Args:
         content: an ONNX file, or the bytes of one.
-        name: what messages call it; None: the file's path.
         graph: the file as :func:`~stn_infer.proto.load.read_graph` returns it, if the caller already has it.
         shapes: of inputs, by name, if the caller sets them.
         budget: limits of the trial; 0 seconds disable it. None: ``STN_TRIAL_SECONDS`` and ``STN_TRIAL_GIB``.
 
     Returns:
-        Why onnxruntime rejects it; "" if it opens it; None if that is not known.
+        The trial's verdict; None if it is not known.
 
     Raises:
         ModelError: it is damaged, or the trial crashed or exceeded a limit.
         UsageError: a limit is not a number.
     """
     from stn_infer.proto.load import content_hash, known_hash, parse_model, read_graph
-    from stn_infer.repairs.trial import try_model
+    from stn_infer.repairs.trial import Verdict, try_model
 
     budget = budget or Budget.from_environment()
     if not budget.seconds:
@@ -65,35 +65,35 @@ def try_once(
     if graph is None and isinstance(content, Path) and (known := known_hash(content)):
         passed = _passed.get(_key(known, shapes))
         if passed is not None:
-            return _rejection(passed)
-    name = name or (str(content) if isinstance(content, Path) else "the model")
+            return Verdict.parse(passed)
+    name = str(content) if isinstance(content, Path) else "the model"
     if graph is None:
         graph = read_graph(content) if isinstance(content, Path) else parse_model(content)
     key = _key(content_hash(content, graph), shapes)
     passed = _remembered(key)
     if passed is None:
-        rejection = try_model(content, name, budget, shapes)
-        passed = _REJECTED + rejection if rejection else _OPENS
+        passed = try_model(content, name, budget, shapes).to_text()
     _remember(key, passed)
-    return _rejection(passed)
+    return Verdict.parse(passed)
 
 
-def mark_tried(path: Path) -> None:
-    """Record that a file passed, because this process has run and written it."""
+def mark_tried(path: Path, batch_dependent: Sequence[str] = ()) -> None:
+    """Record that a file passed, because this process has run and written it; and what in it depends on the batch."""
     import onnx
 
     from stn_infer.proto.load import content_hash
+    from stn_infer.repairs.trial import Verdict
 
     graph = onnx.ModelProto()
     with suppress(StnInferError, OSError):  # another process may have replaced it
         if Budget.from_environment().seconds:
             graph.ParseFromString(path.read_bytes())
-            _remember(_key(content_hash(path, graph), None), _OPENS)
+            _remember(_key(content_hash(path, graph), None), Verdict("", tuple(batch_dependent)).to_text())
 
 
 def _key(digest: str, shapes: Shapes | None) -> str:
     known = {name: list(shape) for name, shape in sorted((shapes or {}).items())}
-    parts = [digest, known, [_version(name) for name in _LIBRARIES]]
+    parts = [_SCHEMA, digest, known, [_version(name) for name in _LIBRARIES]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -108,13 +108,6 @@ def _folder() -> Path:
     from platformdirs import user_cache_path
 
     return user_cache_path("stn-infer") / "tried"
-
-
-def _rejection(passed: str) -> str | None:
-    """As :func:`try_once` returns it, from a file in the cache."""
-    if passed == _OPENS:
-        return ""
-    return passed.removeprefix(_REJECTED) if passed.startswith(_REJECTED) else None
 
 
 def _remembered(key: str) -> str | None:

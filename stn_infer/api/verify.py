@@ -15,9 +15,9 @@ from stn_infer.backends.openvino.trial import try_openvino
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
-from stn_infer.reference.dependence import dependence_note
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.samples import Batch, as_batches, sample_batches
+from stn_infer.repairs.dependence import dependence_note
 from stn_infer.verification.judging import Judgment, judge
 from stn_infer.verification.model import batch_dependent, limits_for, reduced_precision, summarize
 from stn_infer.verification.report import BackendReport, Verification

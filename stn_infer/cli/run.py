@@ -111,7 +111,7 @@ def command(
         f"({rate:.0f}/s); {summary.output}/predictions-*.{format}"
     )
     if summary.batch_dependent:
-        from stn_infer.reference.dependence import dependence_note
+        from stn_infer.repairs.dependence import dependence_note
 
         echo(f"note: {dependence_note(summary.batch_dependent)}; see --batch-size", err=True)
     for name, error in summary.failures:

@@ -161,8 +161,8 @@ def _tensor_product(opset: int) -> onnx.FunctionProto:
     """theta [N, D, K] contracted with planes [Do, d], rows [Ho, h] and columns [w, Wo]; K = d h w.
 
     The first axis is contracted on the small lattice, so that only the last product has the size of the grid. In each
-    product the lattice is the left operand, since onnxruntime's MatMul rejects an empty batch on the right alone; and its
-    transposes move more than its last two axes, since those are fused into a product that rejects it too.
+    product the lattice is the left operand, since onnxruntime's MatMul rejects an empty batch on the right alone. Its
+    transposes move more than its last two axes, since such are fused into a product that rejects it too.
     """
 
     def contracted(source: str, axes: list[int], matrix: str, target: str) -> list[onnx.NodeProto]:

@@ -46,7 +46,8 @@ class RunSummary:
         seconds: wall time of this run, without opening the model.
         failures: (input, error) of the first few failed samples.
         preprocess: how images became inputs; None if the model takes no images.
-        batch_dependent: outputs that change with the batch size, by the metadata; empty with one sample per batch.
+        batch_dependent: outputs that change with the batch size, by the metadata or the file's trial; empty with one
+            sample per batch.
     """
 
     output: Path

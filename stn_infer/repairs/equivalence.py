@@ -33,7 +33,7 @@ from stn_infer.proto.edit import NewNodes, copy_of, replace_all
 from stn_infer.proto.inputs import InputPlan, batch_symbols, random_feeds, size_symbols
 from stn_infer.proto.names import Names
 from stn_infer.proto.retype import has_halves, widen
-from stn_infer.proto.session import Stored, open_session
+from stn_infer.proto.session import Session, Stored, open_session
 from stn_infer.proto.traversal import STANDARD_DOMAINS, every_node, opset_of, subgraphs
 
 TOLERANCE = 1e-5
@@ -123,20 +123,20 @@ def _compare(
 
 
 def run_at_plausible_sizes(
-    original: Stored, plans: Sequence[InputPlan], *, threads: int | None = None, seconds: float = inf
+    original: Stored, plans: Sequence[InputPlan], *, session: Session | None = None, seconds: float = inf
 ) -> tuple[list[dict[str, Array]], list[list[Array]], str]:
     """Returns the inputs, the original's outputs, and a description of the sizes, for the first sizes that run.
 
     Args:
         original: the model.
         plans: of its inputs.
-        threads: threads inside one operator; None: one per core.
+        session: of the model, if it is open already.
         seconds: of this process's CPU time, after which no other sizes are tried.
 
     Raises:
         ModelError: the original runs at none of the sizes.
     """
-    session = open_session(original, optimized=False, threads=threads)
+    session = session or open_session(original, optimized=False)
     batches: Sequence[tuple[int, ...]] = _BATCHES if batch_symbols(plans) else ((1,),)
     sizes = _SIZES if size_symbols(plans) else (1,)
     failure: ModelError | None = None

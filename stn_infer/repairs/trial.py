@@ -14,14 +14,20 @@ import resource
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
+from math import inf
 from pathlib import Path
+from time import process_time
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 
+from stn_infer.arrays import Array
 from stn_infer.budget import MORE_MEMORY, MORE_TIME, Budget
 from stn_infer.errors import ModelError, StnInferError, one_line
 from stn_infer.isolation import python_child
@@ -33,11 +39,46 @@ _RESULT = "stn-infer-trial:"
 _DEADLINE = 10.0  # seconds of wall time for each of CPU time: the machine may be busy
 _WEIGHTS = 3  # copies of the weights: in protobuf, serialized, in onnxruntime
 _SHARE = 0.5  # of the CPU time, after which a model that fails is not tried at other sizes
+_OPENS, _DEPENDENT, _REJECTED = "opens", "batch-dependent: ", "rejected: "
+_MOST_NAMES = 400  # characters of a verdict
+_RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """The result of a trial.
+
+    Attributes:
+        rejection: why onnxruntime rejects the model; "" if it opens it.
+        batch_dependent: the outputs of a sample that depend on the other samples of its batch, on random inputs.
+    """
+
+    rejection: str = ""
+    batch_dependent: tuple[str, ...] = ()
+
+    def to_text(self) -> str:
+        """One line of text, for :meth:`parse`; of many names, the first ones."""
+        if self.rejection:
+            return _REJECTED + self.rejection
+        names = list(self.batch_dependent)
+        while len(text := json.dumps(names)) > _MOST_NAMES:
+            names.pop()
+        return _DEPENDENT + text if names else _OPENS
+
+    @classmethod
+    def parse(cls, text: str) -> Verdict | None:
+        """The verdict in a text; None if it contains none."""
+        if text.startswith(_REJECTED):
+            return cls(text.removeprefix(_REJECTED))
+        if text.startswith(_DEPENDENT):
+            with suppress(ValueError):
+                return cls("", tuple(map(str, json.loads(text.removeprefix(_DEPENDENT)))))
+        return cls() if text == _OPENS else None
 
 
 def try_model(
     model: Path | bytes, name: str, budget: Budget, shapes: Mapping[str, tuple[int, ...]] | None = None
-) -> str:
+) -> Verdict:
     """Runs onnx's checker, shape inference, onnxruntime on random inputs, and our passes in a child process.
 
     Ordinary errors in the child are ignored: the same step fails again in this process, with its own message.
@@ -49,7 +90,7 @@ def try_model(
         shapes: of inputs, by name.
 
     Returns:
-        Why onnxruntime rejects the model; "" if it opens it.
+        Whether onnxruntime opens the model, and what depends on the batch.
 
     Raises:
         ModelError: the child crashed, or exceeded its memory limit or timeout.
@@ -58,7 +99,8 @@ def try_model(
         "path": str(model.absolute()) if isinstance(model, Path) else None,
         "shapes": {key: list(shape) for key, shape in (shapes or {}).items()},
     }
-    return run_trial("stn_infer.repairs.trial", job, b"" if isinstance(model, Path) else model, name, budget)
+    told = run_trial("stn_infer.repairs.trial", job, b"" if isinstance(model, Path) else model, name, budget)
+    return Verdict.parse(told) or Verdict()
 
 
 def run_trial(module: str, job: Mapping[str, object], content: bytes, name: str, budget: Budget) -> str:
@@ -106,9 +148,7 @@ def report(text: str) -> None:
 
 def _child(path: str | None, shapes: dict[str, list[int]], seconds: float, bytes: int) -> int:
     """Runs every native step and every pass once. Returns 1 if memory was insufficient, otherwise 0."""
-    from stn_infer.proto.inputs import plan_inputs
     from stn_infer.proto.session import Stored, import_onnxruntime
-    from stn_infer.repairs.equivalence import run_at_plausible_sizes
     from stn_infer.repairs.large_weights import SMALL_MODEL, bytes_of_weights, light_copy
     from stn_infer.repairs.passes import run_passes
 
@@ -116,9 +156,11 @@ def _child(path: str | None, shapes: dict[str, list[int]], seconds: float, bytes
     limit_time(seconds)
     model = onnx.ModelProto()
 
+    dependent: list[str] = []
+
     def run() -> None:
         sizes = {name: tuple(shape) for name, shape in shapes.items()}
-        run_at_plausible_sizes(stored, plan_inputs(model, sizes), threads=1, seconds=seconds * _SHARE)
+        dependent.extend(batch_dependent(stored, sizes, seconds * _SHARE))
 
     def analyze() -> None:
         light = light_copy(model, folder or Path("/nonexistent"))
@@ -137,13 +179,51 @@ def _child(path: str | None, shapes: dict[str, list[int]], seconds: float, bytes
             opened = other.submit(_rejection, stored) if weights < SMALL_MODEL else None
             for step in (run, analyze):
                 _attempt(step)
-            report(_rejection(stored) if opened is None else opened.result())
+            report(Verdict(_rejection(stored) if opened is None else opened.result(), tuple(dependent)).to_text())
     except MemoryError as error:
         gib = f"{bytes / 2**30:g} GiB"
         told = one_line(error, 120)
         report(f"it requests more memory than {gib} beside its weights ({told}); {MORE_MEMORY}")
         return 1
     return 0
+
+
+def batch_dependent(
+    stored: Stored, shapes: Mapping[str, tuple[int, ...]] | None = None, seconds: float = inf
+) -> list[str]:
+    """Runs a model on random inputs, and returns the outputs of a sample that change with the rest of its batch.
+
+    None for a model with a fixed batch or with several batch axes, one that draws random numbers, or one whose outputs
+    are not all tensors.
+
+    Args:
+        stored: the model.
+        shapes: of inputs, by name.
+        seconds: of this process's CPU time, after which nothing else is run.
+
+    Raises:
+        StnInferError: it does not run on random inputs.
+    """
+    from stn_infer.proto.inputs import batch_symbols, plan_inputs
+    from stn_infer.proto.session import open_session
+    from stn_infer.proto.traversal import every_node
+    from stn_infer.repairs.dependence import dependent_outputs
+    from stn_infer.repairs.equivalence import run_at_plausible_sizes
+
+    plans = plan_inputs(stored.model, shapes)
+    session = open_session(stored, optimized=False, threads=1)
+    feeds, outputs, _ = run_at_plausible_sizes(stored, plans, session=session, seconds=seconds)
+    if len(batch_symbols(plans)) != 1 or process_time() > seconds:
+        return []
+    feed, found = feeds[-1], outputs[-1]  # the largest batch
+    tensors = all(isinstance(value, np.ndarray) for value in found)  # not a sequence
+    if not tensors or any(node.op_type in _RANDOM for node in every_node(stored.model)):
+        return []
+
+    def run(values: Sequence[Array]) -> list[Array]:
+        return session.run(dict(zip(feed, values, strict=True)))
+
+    return [session.outputs[index] for index in dependent_outputs(run, list(feed.values()), found, exact=False)]
 
 
 def _attempt(step: Callable[[], object]) -> None:

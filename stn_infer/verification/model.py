@@ -10,10 +10,10 @@ import numpy as np
 
 from stn_infer.deviation import float32_tolerance
 from stn_infer.errors import ModelError
-from stn_infer.reference.dependence import dependence_note, dependent_outputs
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.onnx_file import OnnxReference
 from stn_infer.reference.samples import Batch, sample_batches
+from stn_infer.repairs.dependence import dependence_note, dependent_outputs
 from stn_infer.verification.judging import Limits, judge
 from stn_infer.verification.report import GRID_TOLERANCE_PX, BackendReport, Verification
 from stn_infer.verification.runners import open_runner

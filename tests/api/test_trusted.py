@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import pytest
 from click.testing import CliRunner
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.api.lint import lint
 from stn_infer.api.optimize import optimize
@@ -20,6 +20,7 @@ from stn_infer.api.trusted import try_once
 from stn_infer.budget import Budget
 from stn_infer.cli.main import main
 from stn_infer.errors import ModelError
+from stn_infer.repairs.trial import Verdict
 from tests.support.onnx_files import F32, affine_model, constant, make
 
 I64, BOOL = TensorProto.INT64, TensorProto.BOOL
@@ -107,7 +108,7 @@ def test_a_limit_that_is_not_a_number(name: str, tmp_path: Path, monkeypatch: py
 def test_one_content_is_tried_once(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever the file is called; a change in it, in its external data or in the shapes makes another."""
     tried = []
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or "")
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or Verdict())
     onnx.save(affine_model(), tmp_path / "a.onnx", save_as_external_data=True, location="w", size_threshold=64)
 
     def counted(path: Path | bytes, shapes: dict[str, tuple[int, ...]] | None = None) -> int:
@@ -138,7 +139,7 @@ def test_one_content_is_tried_once(trial: Path, tmp_path: Path, monkeypatch: pyt
 def test_what_others_write_is_not_believed(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A link in the folder's place, and a folder that cannot be made: every process tries for itself."""
     tried = []
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or "")
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or Verdict())
     onnx.save(affine_model(), tmp_path / "model.onnx")
     try_once(tmp_path / "model.onnx")
     trial.rename(tmp_path / "elsewhere")
@@ -158,7 +159,7 @@ def test_a_file_that_optimize_wrote_has_passed(trial: Path, tmp_path: Path, monk
     onnx.save(affine_model(), tmp_path / "model.onnx")
     optimize(tmp_path / "model.onnx", tmp_path / "result.onnx")
     tried = []
-    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or "")
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda content, *rest: tried.append(content) or Verdict())
     monkeypatch.setattr("stn_infer.api.trusted._passed", {})
     lint(tmp_path / "result.onnx")
     assert not tried and len(list(trial.iterdir())) == 2
@@ -182,13 +183,13 @@ def test_whether_onnxruntime_opens_it_is_remembered(
     strange = make([helper.make_node("Strange", ["x"], ["y"])], {"x": (F32, ["n", 4])}, {"y": (F32, ["n", 4])}, [])
     onnx.save(strange, tmp_path / "strange.onnx")
 
-    def found() -> tuple[str | None, str | None]:
+    def found() -> tuple[Verdict | None, Verdict | None]:
         monkeypatch.setattr("stn_infer.api.trusted._passed", {})
         return try_once(tmp_path / "opens.onnx"), try_once(tmp_path / "strange.onnx")
 
     opens, rejected = found()
-    assert opens == "" and rejected is not None
-    assert rejected.startswith("onnxruntime rejects the file: ") and "Strange" in rejected
+    assert opens == Verdict() and rejected is not None
+    assert rejected.rejection.startswith("onnxruntime rejects the file: ") and "Strange" in rejected.rejection
     monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *rest: pytest.fail("it was tried again"))
     assert found() == (opens, rejected)
     monkeypatch.setattr("stn_infer.lint_rules.context.open_session", lambda *rest: pytest.fail("it was opened again"))
@@ -196,6 +197,40 @@ def test_whether_onnxruntime_opens_it_is_remembered(
     for entry in trial.iterdir():
         entry.write_text("")  # as of a file that this package wrote
     assert found() == (None, None)
+
+
+@pytest.mark.parametrize("size", [4, "s"])
+def test_dependence_on_the_batch_is_found_in_the_trial(
+    size: int | str, trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A third-party file has no metadata: run, lint and optimize take it from the verdict."""
+    axes = numpy_helper.from_array(np.array([0]), "axes")
+    nodes = [
+        helper.make_node("ReduceMean", ["x", "axes"], ["mean"]),
+        helper.make_node("Sub", ["x", "mean"], ["mixed"]),
+        helper.make_node("Neg", ["x"], ["own"]),
+    ]
+    shape = (F32, ["n", size])
+    onnx.save(make(nodes, {"x": shape}, {"own": shape, "mixed": shape}, [axes], opset=18), tmp_path / "model.onnx")
+    np.save(tmp_path / "x.npy", np.ones((3, 4), np.float32))
+    told = run(tmp_path / "model.onnx", tmp_path / "x.npy", tmp_path / "a", format="npz")
+    assert told.batch_dependent == ("mixed",)
+    alone = run(tmp_path / "model.onnx", tmp_path / "x.npy", tmp_path / "b", format="npz", batch_size=1)
+    assert alone.batch_dependent == ()
+    monkeypatch.setattr("stn_infer.repairs.trial.try_model", lambda *rest: pytest.fail("it was tried again"))
+    monkeypatch.setattr("stn_infer.api.trusted._passed", {})
+    optimize(tmp_path / "model.onnx", tmp_path / "result.onnx")
+    for name in ("model.onnx", "result.onnx"):
+        (found,) = [entry for entry in lint(tmp_path / name).findings if entry.code == "batch-dependent"]
+        assert (found.tensor, found.severity) == ("mixed", "warning")
+
+
+def test_a_verdict_is_its_text_again() -> None:
+    for verdict in (Verdict(), Verdict("onnxruntime rejects it: [a]"), Verdict("", ("a", "ß\n"))):
+        assert Verdict.parse(verdict.to_text()) == verdict
+    many = Verdict.parse(Verdict("", tuple(f"output {index}" for index in range(100))).to_text())
+    assert many is not None and many.batch_dependent[:2] == ("output 0", "output 1")
+    assert Verdict.parse("") is None and Verdict.parse("batch-dependent: [") is None
 
 
 def test_a_file_is_hashed_once(trial: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -212,7 +247,7 @@ def test_a_file_is_hashed_once(trial: Path, tmp_path: Path, monkeypatch: pytest.
     run(tmp_path / "model.onnx", tmp_path / "inputs.npy", tmp_path / "out", format="npz")
     assert hashed.count("model.onnx") == 1
     onnx.save(large_model(4), tmp_path / "model.onnx")
-    assert try_once(tmp_path / "model.onnx") == "" and hashed.count("model.onnx") == 2
+    assert try_once(tmp_path / "model.onnx") == Verdict() and hashed.count("model.onnx") == 2
 
 
 @pytest.mark.usefixtures("trial")

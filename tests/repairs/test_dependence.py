@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 import stn_infer
 from stn_infer.cli.main import main
-from stn_infer.reference.dependence import dependence_note, dependent_outputs
+from stn_infer.repairs.dependence import dependence_note, dependent_outputs
 
 
 class Standardized(nn.Module):
@@ -40,7 +40,6 @@ def test_function(exact: bool) -> None:
     wanted = (0, 1) if exact else (1,)
     assert dependent_outputs(run, [x], run([x]), exact=exact) == wanted
     assert dependent_outputs(run, [x[:1]], run([x[:1]]), exact=exact) == ()
-    assert dependent_outputs(run, [x], run([x]), exact=exact, split=[False]) == ()
 
 
 def test_a_scalar_belongs_to_all_samples() -> None:
@@ -58,7 +57,7 @@ def test_nan_and_infinity_are_no_difference() -> None:
 def test_export_verify_lint_and_run_tell(tmp_path: Path) -> None:
     path, note = tmp_path / "m.onnx", dependence_note(["mixed"])
     assert note.startswith("batch-dependent: output 'mixed' of a sample depends on")
-    report = stn_infer.export("tests.reference.test_dependence:Standardized", path, input_shapes=[(4,)])
+    report = stn_infer.export("tests.repairs.test_dependence:Standardized", path, input_shapes=[(4,)])
     assert note in report.notes
     assert note in stn_infer.verify(path, backends=["ort"]).notes
     (finding,) = [each for each in stn_infer.lint(path).findings if each.code == "batch-dependent"]

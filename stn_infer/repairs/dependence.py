@@ -24,7 +24,6 @@ def dependent_outputs(
     outputs: Sequence[Array],
     *,
     exact: bool,
-    split: Sequence[bool] | None = None,
 ) -> tuple[int, ...]:
     """The indices of the outputs that differ for the first sample in a batch and alone.
 
@@ -33,10 +32,9 @@ def dependent_outputs(
         inputs: a batch of at least 2 samples; one of a single sample has no such outputs.
         outputs: the model's for them.
         exact: whether ``run`` computes in float64.
-        split: which inputs have one row per sample; None: those with as many rows as the first output.
     """
     rows = len(outputs[0]) if outputs and outputs[0].ndim else 0
-    chosen = [value.shape[:1] == (rows,) for value in inputs] if split is None else list(split)
+    chosen = [value.shape[:1] == (rows,) for value in inputs]
     if rows < 2 or not any(chosen):
         return ()
     alone = run([value[:1] if cut else value for value, cut in zip(inputs, chosen, strict=True)])
