@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import prod
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,11 +51,15 @@ class Basis:
         kind: affine, basis or projective.
         rows: [K, P], P = prod(output_size), row-major.
         output_size: (height, width) or (depth, height, width).
+        w_min: the lower bound of a projective grid's denominator; None: it is not clamped.
+        offset: added to (x, y[, z]) of a projective grid after the division; empty: zeros.
     """
 
     kind: Kind
     rows: Array
     output_size: tuple[int, ...]
+    w_min: float | None = None
+    offset: tuple[float, ...] = ()
 
     @property
     def count(self) -> int:
@@ -77,12 +81,17 @@ class Basis:
         return replace(self, rows=rows)
 
     def grid(self, theta: Array) -> NDArray[np.float64]:
-        """Returns the sampling grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, 3, 3]), in float64."""
+        """Returns the sampling grid [N, *output_size, D] of ``theta`` in float64.
+
+        Args:
+            theta: [N, D, K]; projective: [N, D + 1, K].
+        """
         points = map_points(theta.astype(np.float64), self.rows.astype(np.float64), self.output_size)
         if self.kind != "projective":
             return points
         with np.errstate(divide="ignore", invalid="ignore"):
-            return np.asarray(points[..., :-1] / points[..., -1:])
+            w = points[..., -1:] if self.w_min is None else np.maximum(points[..., -1:], self.w_min)
+            return np.asarray(points[..., :-1] / w + np.array(self.offset or 0.0))
 
     def terms(self, theta: Array) -> NDArray[np.float64]:
         """Returns the sums of |theta| |basis| that rounding is relative to, [N, *output_size, R], in float64."""
@@ -213,12 +222,16 @@ AnyBasis = Basis | TensorProductBasis | LatticeBasis
 """What maps theta to a sampling grid."""
 
 
-def basis_of(kind: Kind, constants: Sequence[Array], output_size: tuple[int, ...]) -> AnyBasis:
-    """Returns the basis of a node of ``kind`` from its inputs after theta."""
+def basis_of(
+    kind: Kind, constants: Sequence[Array], output_size: tuple[int, ...], attributes: Mapping[str, Any]
+) -> AnyBasis:
+    """Returns the basis of a node of ``kind`` from its inputs after theta and its attributes."""
     if kind == "tensor_product":
         planes, rows, columns = constants
         return TensorProductBasis(planes, rows, columns, output_size)
     if kind == "lattice":
         index, weight = constants
         return LatticeBasis(index, weight, output_size)
-    return Basis(kind, constants[0], output_size)
+    w_min, offset = attributes.get("w_min"), tuple(map(float, attributes.get("offset") or ()))
+    clamped = w_min is not None and w_min > np.finfo(np.float32).min
+    return Basis(kind, constants[0], output_size, float(w_min) if clamped and w_min is not None else None, offset)

@@ -201,7 +201,7 @@ def _spatial(model: onnx.ModelProto) -> Iterator[tuple[SamplerNode, AnyBasis]]:
         try:
             size = tuple(int(length) for length in values["grid_shape"][1:-1])
             arrays = [numpy_helper.to_array(constants[name]) for name in node.input[2:]]
-            basis = basis_of(kind_of(node), arrays, size)
+            basis = basis_of(kind_of(node), arrays, size, values)
             spec = SamplerSpec.of(values["mode"], values["padding_mode"], values["align_corners"])
             yield _sampler_node(node, spec, basis), basis
         except (KeyError, IndexError) as error:
@@ -217,7 +217,7 @@ def with_theta(model: onnx.ModelProto) -> onnx.ModelProto:
     nodes, names = list(_spatial(copy)), Names(copy.graph)
     for index, (node, basis) in enumerate(nodes):
         name = names.fresh("theta" if len(nodes) == 1 else f"theta_{index}")
-        rows = 3 if basis.kind == "projective" else len(basis.output_size)
+        rows = len(basis.output_size) + (basis.kind == "projective")
         batch = copy.graph.input[0].type.tensor_type.shape.dim[0].dim_param or "batch"
         copy.graph.node.append(helper.make_node("Identity", [node.theta], [name], name=f"stn_{name}"))
         copy.graph.output.append(

@@ -11,7 +11,7 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.fusion.basis import AnyBasis, Basis, map_points
 from stn_infer.fusion.samplers import SamplerNode
-from stn_infer.reference.sampling import Doubles, coordinate_bound
+from stn_infer.reference.sampling import UNIT, Doubles, coordinate_bound
 from stn_infer.samplers import SamplerSpec
 
 
@@ -82,8 +82,15 @@ def grid_and_bound(basis: AnyBasis, theta: Array, size: Sequence[int]) -> tuple[
     if not isinstance(exact, Basis) or exact.kind != "projective":
         return grid, coordinate_bound(grid, size, terms, exact.count)
     w = map_points(values[:, -1:], exact.rows, basis.output_size)
-    denominator = np.concatenate([w, terms[..., -1:]], axis=-1)
-    return grid, coordinate_bound(grid, size, terms[..., :-1], len(exact.rows), denominator)
+    w_terms = terms[..., -1:]
+    if exact.w_min is not None:
+        # Where w is below the bound by more than its rounding, the denominator is the bound itself.
+        w_terms = np.where(w + (exact.count + 5) * UNIT * w_terms < exact.w_min, 0.0, w_terms)
+        w = np.maximum(w, exact.w_min)
+    denominator = np.concatenate([w, w_terms], axis=-1)
+    offset = np.array(exact.offset or 0.0)
+    divided = np.abs(grid - offset) + np.abs(offset)
+    return grid, coordinate_bound(divided, size, terms[..., :-1], len(exact.rows), denominator)
 
 
 def recorder(warps: Sequence[Array | None] = ()) -> Any:

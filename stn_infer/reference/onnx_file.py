@@ -171,7 +171,7 @@ def _transformer(base: Any, name: str, constants: Sequence[str], state: _State) 
         if kind == "affine" and mesh.shape == arrays[0].shape:
             arrays = (mesh,)
         spec = SamplerSpec.of(attributes["mode"], attributes["padding_mode"], attributes["align_corners"])
-        return (state.sample(image, basis_of(kind, arrays, size).exact().grid(theta), spec),)
+        return (state.sample(image, basis_of(kind, arrays, size, attributes).exact().grid(theta), spec),)
 
     # onnx's evaluator passes a node's attributes by name; the schema declares them
     schema = _schema(name, ("input", "theta", *constants))
@@ -192,6 +192,8 @@ def _schema(name: str, inputs: Sequence[str]) -> Any:
         "lattice_shape": kinds.INTS,
         "plugin_namespace": kinds.STRING,
         "plugin_version": kinds.STRING,
+        "w_min": kinds.FLOAT,
+        "offset": kinds.FLOATS,
     }
     return OpSchema(
         name,

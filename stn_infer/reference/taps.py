@@ -171,11 +171,13 @@ def theta_for(basis: AnyBasis, grid: Array) -> Array | None:
     points = basis.rows.shape[1] if isinstance(basis, Basis) else prod(grid.shape[1:-1])
     if basis.output_size and points != prod(basis.output_size):
         raise ModelError(f"the basis has {points} points for an output of {basis.output_size}")
-    theta = basis.fitted(grid)
-    if basis.kind == "projective":
-        last = np.zeros((len(theta), 1, basis.count))
-        last[..., -1] = 1  # the last row of the basis is all ones
-        theta = np.concatenate([theta, last], axis=1)
+    if isinstance(basis, Basis) and basis.kind == "projective":
+        # A constant denominator that no clamp changes.
+        w = max(1.0, basis.w_min or 1.0)
+        points = (grid - np.array(basis.offset or 0.0)) * w
+        theta = basis.fitted(np.concatenate([points, np.full_like(points[..., :1], w)], axis=-1))
+    else:
+        theta = basis.fitted(grid)
     if not np.abs(basis.grid(theta) - grid).max(initial=0.0) < 1e-4:
         return None
     return np.asarray(theta, np.float32)
