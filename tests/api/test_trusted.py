@@ -93,6 +93,7 @@ def test_limits_are_on_memory_and_cpu_time(trial: Path, tmp_path: Path, monkeypa
         try_once(tmp_path / "endless.onnx")
     assert not trial.exists()
     monkeypatch.setenv("STN_TRIAL_GIB", "2")
+    monkeypatch.setenv("STN_TRIAL_SECONDS", "30")
     try_once(tmp_path / "large.onnx")
     assert len(list(trial.iterdir())) == 1
 

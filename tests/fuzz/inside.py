@@ -14,6 +14,7 @@ from unittest import mock
 from click.testing import CliRunner
 
 from stn_infer.cli import main as cli
+from stn_infer.repairs.trial import Verdict
 from tests.fuzz.seeds import Command, Seed
 from tests.fuzz.worker import Outcome, changes, hashes
 
@@ -40,7 +41,7 @@ def run(command: Command, case: Seed, folder: Path, *, trial: bool = False) -> O
         patches.enter_context(mock.patch("tempfile.tempdir", None))
         patches.enter_context(mock.patch.dict("stn_infer.api.trusted._passed", clear=True))
         if not trial:
-            patches.enter_context(mock.patch("stn_infer.repairs.trial.try_model", return_value=""))
+            patches.enter_context(mock.patch("stn_infer.repairs.trial.try_model", return_value=Verdict()))
         os.chdir(folder)
         started = time.process_time()
         try:

@@ -207,7 +207,7 @@ def _call(command: list[str], folder: Path, trial: bool) -> NoReturn:
     if not trial:
         import stn_infer.repairs.trial
 
-        stn_infer.repairs.trial.try_model = lambda *arguments, **options: ""
+        stn_infer.repairs.trial.try_model = lambda *arguments, **options: stn_infer.repairs.trial.Verdict()
     explain = cli._explain
 
     def explained(error: Exception, *rest: Any) -> tuple[str, int]:
