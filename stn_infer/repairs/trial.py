@@ -211,7 +211,7 @@ def batch_dependent(
     from stn_infer.repairs.equivalence import run_at_plausible_sizes
 
     plans = plan_inputs(stored.model, shapes)
-    session = open_session(stored, optimized=False, threads=1)
+    session = open_session(stored, optimized=False, threads=1, arena=False)  # what a run took is free for other threads
     feeds, outputs, _ = run_at_plausible_sizes(stored, plans, session=session, seconds=seconds)
     if len(batch_symbols(plans)) != 1 or process_time() > seconds:
         return []
