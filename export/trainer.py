@@ -172,7 +172,8 @@ def task_of(recipe: Recipe) -> Task:
     if data.distortion in DISTORTIONS:
         return DistortedDigits(training_digits(recipe), data)
     height, width = data.canvas
-    fixed = {"addition": 42, "colocalization": 84, "colocalization-cluttered": 84}.get(data.distortion, height)
+    sizes = dict.fromkeys(("colocalization", "colocalization-cluttered"), Colocalization.canvas)
+    fixed = {"addition": Addition.canvas[0], **sizes}.get(data.distortion, height)
     if not height == width == fixed:
         raise SourceError(
             f"recipe {recipe.name}: {data.distortion} has a canvas of {fixed} x {fixed}, not {height} x {width}"

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
-from stn_infer.transforms.grid import cast, full_precision
+from stn_infer.transforms.grid import cast, full_precision, pixel_coordinates
 
 Kernel = Callable[[Tensor, Tensor], Tensor]
 """k(distance, phi): a weight for each distance in pixels (any shape, sampling point minus pixel index)."""
@@ -64,7 +64,7 @@ def sample_with_kernel(
 
 
 def _weights(at: Tensor, size: int, kernel: Kernel, phi: Tensor, align_corners: bool) -> Tensor:
-    pixels = (at + 1) / 2 * (size - 1) if align_corners else ((at + 1) * size - 1) / 2  # [N, P]
+    pixels = pixel_coordinates(at, size, align_corners)  # [N, P]
     index = torch.arange(size, dtype=at.dtype, device=at.device)
     distance = pixels[:, None, :] - index[:, None]  # [N, size, P]
     weights = kernel(distance, cast(phi, at.dtype))

@@ -17,7 +17,8 @@ from torch import Generator, Tensor, nn
 
 from export.datasets.task import Batch, Part, Task
 from stn_infer.data.digits import Digits
-from stn_infer.data.distort import DISTRACTOR_SIZE
+from stn_infer.data.distort import DISTRACTOR_SIZE, paste
+from stn_infer.data.distort import window as window_at
 from stn_infer.data.mnist import load_mnist
 from stn_infer.errors import UsageError
 
@@ -56,9 +57,9 @@ class Colocalization(Task):
                 others = torch.randint(len(digits.labels), (count,), generator=generator).numpy()
                 pieces = torch.from_numpy(digits.images[others])
                 cut = window(pieces, _places(count, SIDE - DISTRACTOR_SIZE, generator), DISTRACTOR_SIZE)
-                _paste(canvas, cut, _places(count, self.canvas - DISTRACTOR_SIZE, generator))
+                paste(canvas, cut, _places(count, self.canvas - DISTRACTOR_SIZE, generator).flip(1))
         place = _places(count, self.canvas - SIDE, generator)  # x, y
-        _paste(canvas, images, place)
+        paste(canvas, images, place.flip(1))
         return Batch(canvas[:, None], torch.cat([place, place + SIDE], 1).float())
 
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor, generator: Generator) -> Tensor:
@@ -125,7 +126,7 @@ def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:
 
 def window(images: Tensor, place: Tensor, side: int) -> Tensor:
     """[N, side, side]: of each image [N, H, W] the square whose first pixel is at its place (x, y) [N, 2]."""
-    return images[_indices(place, side)]
+    return window_at(images, place.flip(1), (side, side))
 
 
 def _where(digits: Digits, digit: int) -> Tensor:
@@ -133,16 +134,5 @@ def _where(digits: Digits, digit: int) -> Tensor:
 
 
 def _places(count: int, room: int, generator: Generator) -> Tensor:
+    """Random (x, y) [count, 2], each from 0 to ``room`` inclusive."""
     return torch.randint(0, room + 1, (count, 2), generator=generator)
-
-
-def _indices(place: Tensor, side: int) -> tuple[Tensor, Tensor, Tensor]:
-    steps = torch.arange(side, device=place.device)
-    samples = torch.arange(len(place), device=place.device)[:, None, None]
-    return samples, place[:, 1, None, None] + steps[:, None], place[:, 0, None, None] + steps
-
-
-def _paste(canvas: Tensor, pieces: Tensor, place: Tensor) -> None:
-    """Draw each piece [N, s, s] onto its canvas [N, H, W]; the brighter pixel stays."""
-    where = _indices(place, int(pieces.shape[1]))
-    canvas[where] = torch.maximum(canvas[where], pieces)

@@ -99,15 +99,15 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     whole = read_graph(path)
     verdict = try_once(path, graph=whole, budget=budget)
     opset = opset_of(whole)
-    light = light_copy(whole, path.parent)
+    stored, light = Stored(whole, path.parent), light_copy(whole, path.parent)
     context = examine(
         light,
         whole,
         path.parent,
-        lambda: rejection_of(Stored(whole, path.parent)) if verdict is None else verdict.rejection,
+        lambda: rejection_of(stored) if verdict is None else verdict.rejection,
     )
     findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
-    dependent = _untried(Stored(whole, path.parent)) if verdict is None else verdict.batch_dependent
+    dependent = _untried(stored) if verdict is None else verdict.batch_dependent
     findings = (*findings, *_batch_dependent(dependent))
     return LintReport(path, opset, int(whole.ir_version), findings)
 

@@ -144,9 +144,9 @@ def _scattered(images: Tensor, canvas: Size, generator: Generator, distractors: 
     for _ in range(distractors):
         step = torch.randint(1, max(count, 2), (count,), generator=generator)  # never the digit itself
         others = (torch.arange(count) + step) % count
-        cut = _window(images[others], _place((height - piece, width - piece), count, generator), (piece, piece))
-        _paste(result, cut, _place((canvas[0] - piece, canvas[1] - piece), count, generator))
-    _paste(result, images, _place((canvas[0] - height, canvas[1] - width), count, generator))
+        cut = window(images[others], _place((height - piece, width - piece), count, generator), (piece, piece))
+        paste(result, cut, _place((canvas[0] - piece, canvas[1] - piece), count, generator))
+    paste(result, images, _place((canvas[0] - height, canvas[1] - width), count, generator))
     return result
 
 
@@ -156,18 +156,18 @@ def _place(room: Size, count: int, generator: Generator) -> Tensor:
 
 
 def _indices(place: Tensor, size: Size) -> tuple[Tensor, Tensor, Tensor]:
-    samples = torch.arange(len(place))[:, None, None]
-    rows = place[:, 0, None, None] + torch.arange(size[0])[None, :, None]
-    return samples, rows, place[:, 1, None, None] + torch.arange(size[1])[None, None, :]
+    samples = torch.arange(len(place), device=place.device)[:, None, None]
+    rows = place[:, 0, None, None] + torch.arange(size[0], device=place.device)[None, :, None]
+    return samples, rows, place[:, 1, None, None] + torch.arange(size[1], device=place.device)[None, None, :]
 
 
-def _window(images: Tensor, place: Tensor, size: Size) -> Tensor:
-    """[N, *size]: of each image the window whose first pixel is at its place."""
+def window(images: Tensor, place: Tensor, size: Size) -> Tensor:
+    """[N, *size]: of each image [N, H, W] the window whose first pixel is at its place (row, column) [N, 2]."""
     return images[_indices(place, size)]
 
 
-def _paste(canvas: Tensor, pieces: Tensor, place: Tensor) -> None:
-    """Draw each piece [N, h, w] onto its canvas [N, H, W] at its place; the brighter pixel stays."""
+def paste(canvas: Tensor, pieces: Tensor, place: Tensor) -> None:
+    """Draw each piece [N, h, w] onto its canvas [N, H, W] at its (row, column) [N, 2]; the brighter pixel stays."""
     where = _indices(place, (int(pieces.shape[1]), int(pieces.shape[2])))
     canvas[where] = torch.maximum(canvas[where], pieces)
 

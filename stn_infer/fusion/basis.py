@@ -15,6 +15,8 @@ from stn_infer.arrays import Array
 Kind = Literal["affine", "basis", "projective", "tensor_product", "lattice"]
 #: The most lattice points that a pixel of a LatticeTransformer reads.
 MOST_TAPS = 64
+#: ``w_min`` of a denominator that is not clamped: the least finite float32.
+NO_CLAMP = float(np.finfo(np.float32).min)
 
 
 def canonical_basis(output_size: Sequence[int], corners: bool = False) -> NDArray[np.float64]:
@@ -232,6 +234,6 @@ def basis_of(
     if kind == "lattice":
         index, weight = constants
         return LatticeBasis(index, weight, output_size)
-    w_min, offset = attributes.get("w_min"), tuple(map(float, attributes.get("offset") or ()))
-    clamped = w_min is not None and w_min > np.finfo(np.float32).min
-    return Basis(kind, constants[0], output_size, float(w_min) if clamped and w_min is not None else None, offset)
+    given, offset = attributes.get("w_min"), tuple(map(float, attributes.get("offset") or ()))
+    w_min = None if given is None or given <= NO_CLAMP else float(given)  # None: absent, from onnx's evaluator
+    return Basis(kind, constants[0], output_size, w_min, offset)

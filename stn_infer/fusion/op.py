@@ -13,11 +13,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from stn_infer.fusion.basis import Kind
+from stn_infer.fusion.basis import NO_CLAMP, Kind
 from stn_infer.proto.traversal import attributes_of, is_standard, nested_nodes, opset_of
 from stn_infer.samplers import DEFAULT_SPEC, SamplerSpec
 
@@ -36,8 +35,6 @@ _SAMPLER_ATTRIBUTES = ("align_corners", "mode", "padding_mode")
 _PLUGIN = {"plugin_namespace": DOMAIN, "plugin_version": str(VERSION)}
 # What only nodes of version 2 have.
 _QUOTIENT = ("w_min", "offset")
-#: ``w_min`` of a denominator that is not clamped: the least finite float32.
-NO_CLAMP = float(np.finfo(np.float32).min)
 
 
 def node_attributes(
@@ -295,6 +292,7 @@ def attach_functions(model: onnx.ModelProto) -> None:
 
 def _raise_version(node: onnx.NodeProto) -> None:
     """Makes a ``ProjectiveTransformer`` of version 1 one of version 2, in place."""
-    kept = {**attributes_of(node), **quotient_attributes(len(attributes_of(node)["grid_shape"]) - 2)}
+    attributes = attributes_of(node)
+    kept = {**attributes, **quotient_attributes(len(attributes["grid_shape"]) - 2)}
     del node.attribute[:]
     node.attribute.extend(helper.make_attribute(key, value) for key, value in sorted(kept.items()))

@@ -65,9 +65,14 @@ def _rounded_half_up(grid: Tensor, size: Sequence[int], sampler: SamplerSpec) ->
     return torch.stack([_pixel_center(at, length, sampler) for at, length in axes], dim=-1)
 
 
+def pixel_coordinates(at: Tensor, length: int, align_corners: bool) -> Tensor:
+    """``at`` of [-1, 1] in pixels of an axis of ``length`` pixels, any shape."""
+    return (at + 1) / 2 * (length - 1) if align_corners else ((at + 1) * length - 1) / 2
+
+
 def _pixel_center(at: Tensor, length: int, sampler: SamplerSpec) -> Tensor:
     corners = sampler.align_corners
-    pixels = (at + 1) / 2 * (length - 1) if corners else ((at + 1) * length - 1) / 2
+    pixels = pixel_coordinates(at, length, corners)
     if sampler.padding_mode == "reflection":  # a triangle wave, before rounding: at a tie the order matters
         low, period = (0.0, 2 * (length - 1)) if corners else (-0.5, 2 * length)
         phase = torch.remainder(pixels - low, max(period, 1))
