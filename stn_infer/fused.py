@@ -11,7 +11,7 @@ import ctypes
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from math import prod
+from math import isnan, prod
 from typing import Any
 
 import torch
@@ -31,7 +31,7 @@ _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 torch.library.define(
     _OP,
     "(Tensor input, Tensor theta, Tensor basis, str kind, SymInt[] output_size, str mode, str padding_mode, "
-    "bool align_corners) -> Tensor",
+    "bool align_corners, float? w_min=None) -> Tensor",
 )
 torch.library.define(_GRID_OP, "(Tensor input, Tensor grid, str mode, str padding_mode, bool align_corners) -> Tensor")
 
@@ -43,16 +43,18 @@ def spatial_transformer(
     kind: str,
     output_size: Sequence[int],
     sampler: SamplerSpec = DEFAULT_SPEC,
+    w_min: float | None = None,
 ) -> Tensor:
     """Sample ``input`` at the grid ``theta · basis``, with the fused kernel if there is one.
 
     Args:
         input: [N, C, H, W] or [N, C, D, H, W].
-        theta: [N, D, K]; projective: [N, 3, 3].
+        theta: [N, D, K]; projective: [N, D + 1, K], whose last row times ``basis`` is the denominator w.
         basis: [K, P], P = prod(output_size). Kind ``affine`` stands for the rows x, y(, z), 1 at pixel centers.
         kind: ``affine``, ``basis`` or ``projective``.
         output_size: (H, W) or (D, H, W).
         sampler: the settings of ``torch.nn.functional.grid_sample``; bicubic for images only.
+        w_min: projective only: the grid is divided by max(w, w_min), where NaN stays NaN; None: by w.
 
     Returns:
         [N, C, *output_size], in the input's dtype and memory format.
@@ -62,10 +64,10 @@ def spatial_transformer(
     """
     kernel = usable(input)
     if not kernel or torch.compiler.is_compiling():  # otherwise the operator checks
-        _check(input, theta, basis, kind, output_size, sampler)
+        _check(input, theta, basis, kind, output_size, sampler, w_min)
     if not kernel:
-        return composed(input, theta, basis, kind, output_size, sampler)
-    settings = (sampler.mode, sampler.padding_mode, sampler.align_corners)
+        return composed(input, theta, basis, kind, output_size, sampler, w_min)
+    settings = (sampler.mode, sampler.padding_mode, sampler.align_corners, w_min)
     warped: Tensor = torch.ops.stn.spatial_transformer(input, theta, basis, kind, list(output_size), *settings)
     return warped
 
@@ -138,16 +140,23 @@ def composed(
     kind: str,
     output_size: Sequence[int],
     sampler: SamplerSpec = DEFAULT_SPEC,
+    w_min: float | None = None,
 ) -> Tensor:
     """:func:`spatial_transformer` composed of standard operators, with coordinates in float32 at least."""
-    return sampled(input, sampling_grid(theta, basis, kind, output_size), sampler)
+    return sampled(input, sampling_grid(theta, basis, kind, output_size, w_min), sampler)
 
 
 def _check(
-    input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], sampler: SamplerSpec
+    input: Tensor,
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    sampler: SamplerSpec,
+    w_min: float | None,
 ) -> None:
     """Raises UsageError unless the arguments of ``spatial_transformer`` fit together."""
-    _check_shapes(input.shape, theta.shape, basis.shape, kind, output_size, sampler.mode, sampler.padding_mode)
+    _check_shapes(input.shape, theta.shape, basis.shape, kind, output_size, sampler.mode, sampler.padding_mode, w_min)
     check_places(input, ("theta", theta), ("basis", basis))
 
 
@@ -159,20 +168,25 @@ def _check_shapes(
     output_size: Sequence[int],
     mode: str,
     padding_mode: str,
+    w_min: float | None,
 ) -> None:
     rank = len(output_size)
     check_words(("kind", kind, plugin.KINDS[:3]), ("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
     if rank not in (2, 3) or len(input) != rank + 2:
         raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
-    if rank == 3 and (mode == "bicubic" or kind == "projective"):
-        raise UsageError("bicubic sampling and projective transformations are for images only")
-    rows = 3 if kind == "projective" else rank
+    if rank == 3 and mode == "bicubic":
+        raise UsageError("bicubic sampling is for images only")
+    if w_min is not None and (kind != "projective" or isnan(w_min)):
+        raise UsageError(f"expected w_min to be a number, for kind projective only; got {w_min} for kind {kind}")
+    rows = rank + (kind == "projective")
     if len(theta) != 3 or theta[0] != input[0] or theta[1] != rows:
         raise UsageError(f"expected theta with {rows} rows and batch size {input[0]}, got the shape {tuple(theta)}")
     if len(basis) != 2 or basis[0] != theta[2]:
         raise UsageError(f"expected a basis with {theta[2]} rows, the columns of theta, got the shape {tuple(basis)}")
     if kind == "affine" and basis[0] != rank + 1:
         raise UsageError(f"expected an affine theta with {rank + 1} columns, got the shape {tuple(theta)}")
+    if basis[0] < 1:
+        raise UsageError(f"expected a basis with at least one row, got the shape {tuple(basis)}")
     points = prod(output_size)
     if basis[1] != points:
         raise UsageError(
@@ -233,9 +247,16 @@ def empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=_LAST[input.dim()])
 
 
+def _complete(settings: Sequence[Any]) -> tuple[str, str, bool, float | None]:
+    """mode, padding_mode, align_corners and w_min, which PyTorch omits if it is the default."""
+    mode, padding_mode, align_corners, *w_min = settings
+    return mode, padding_mode, align_corners, w_min[0] if w_min else None
+
+
 @torch.library.register_fake(_OP)  # type: ignore[untyped-decorator]
 def _fake(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
-    _check(input, theta, basis, kind, output_size, SamplerSpec(*settings))
+    mode, padding_mode, align_corners, w_min = _complete(settings)
+    _check(input, theta, basis, kind, output_size, SamplerSpec(mode, padding_mode, align_corners), w_min)
     return empty_output(input, output_size)
 
 
@@ -256,7 +277,7 @@ def _check_grid_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str
 def _problem(
     kind: str,
     output_size: tuple[int, ...],
-    settings: tuple[str, str, bool],
+    settings: tuple[str, str, bool, float | None],
     dtype: torch.dtype,
     layout: int,
     input: tuple[int, ...],
@@ -268,9 +289,13 @@ def _problem(
     Raises:
         UsageError: the shapes do not fit, or a word is unknown.
     """
-    mode, padding_mode, _ = settings
-    _check_shapes(input, theta, basis, kind, output_size, mode, padding_mode)
-    return posed(kind, output_size, settings, dtype, layout, input, basis_rows=theta[2], points=basis[1])
+    mode, padding_mode, align_corners, w_min = settings
+    _check_shapes(input, theta, basis, kind, output_size, mode, padding_mode, w_min)
+    sampler = (mode, padding_mode, align_corners)
+    problem = posed(kind, output_size, sampler, dtype, layout, input, basis_rows=theta[2], points=basis[1])
+    if w_min is not None:
+        problem.clamp_w, problem.w_min = 1, w_min
+    return problem
 
 
 @lru_cache(maxsize=256)
@@ -323,7 +348,7 @@ def _run(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Se
         raise UsageError(f"expected input to be float32, float16 or bfloat16, got {input.dtype}")
     layout = 1 if is_channels_last(input) else 0
     sizes = (input.shape, theta.shape, basis.shape)
-    blank = _problem(kind, tuple(output_size), settings, input.dtype, layout, *sizes)
+    blank = _problem(kind, tuple(output_size), _complete(settings), input.dtype, layout, *sizes)
     if theta.dtype != torch.float32 or not theta.is_contiguous():
         theta = theta.to(torch.float32).contiguous()
     if basis.dtype != torch.float32 or not basis.is_contiguous():
@@ -356,7 +381,9 @@ def launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, theta, basis, ctx.kind, ctx.output_size, *settings = inputs
-    ctx.sampler = SamplerSpec(*settings)
+    mode, padding_mode, align_corners, ctx.w_min = _complete(settings)
+    ctx.sampler = SamplerSpec(mode, padding_mode, align_corners)
+    ctx.others = len(inputs) - 3
     ctx.save_for_backward(input, theta, basis)
 
 
@@ -366,10 +393,10 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             tensor.detach().requires_grad_(ctx.needs_input_grad[i]) for i, tensor in enumerate(ctx.saved_tensors)
         ]
         input, theta, basis = tensors
-        warped = composed(input, theta, basis, ctx.kind, ctx.output_size, ctx.sampler)
+        warped = composed(input, theta, basis, ctx.kind, ctx.output_size, ctx.sampler, ctx.w_min)
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     found = iter(torch.autograd.grad(warped, wanted, gradient))
-    return (*(next(found) if tensor.requires_grad else None for tensor in tensors), *[None] * 5)
+    return (*(next(found) if tensor.requires_grad else None for tensor in tensors), *[None] * ctx.others)
 
 
 torch.library.register_autograd(_OP, _backward, setup_context=_setup_context)

@@ -81,6 +81,8 @@ class Problem(ctypes.Structure):
         ("rows", ctypes.c_void_p),
         ("columns", ctypes.c_void_p),
         ("index", ctypes.c_void_p),
+        ("clamp_w", ctypes.c_int32),
+        ("w_min", ctypes.c_float),
     )
 
     def __init__(self, **fields: object) -> None:

@@ -237,7 +237,13 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   const int64_t pitch = s.channels + 3;
   const int64_t in_width = p.input_layout == STN_PLANAR ? s.channels : pitch;
   const int64_t out_width = p.output_layout == STN_PLANAR ? s.channels : pitch;
-  const int64_t rows = p.kind == STN_AFFINE ? p.rank + 1 : p.kind == STN_PROJECTIVE ? 3 : 5;
+  // A projective grid without a basis is one of pixel centers.
+  const bool centers = p.kind == STN_AFFINE || (p.kind == STN_PROJECTIVE && random() % 2 == 0);
+  const int64_t rows = centers ? p.rank + 1 : 5;
+  if (p.kind == STN_PROJECTIVE) {
+    p.clamp_w = tame && !centers ? 1 : static_cast<int32_t>(random() % 2);
+    p.w_min = p.clamp_w == 0 ? std::numeric_limits<float>::quiet_NaN() : 0.5f;  // not read if 0
+  }
   p.struct_size = sizeof p;
   p.batch = s.batch;
   // Sometimes the whole batch shares one theta or one image.
@@ -255,15 +261,15 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   for (int64_t i = 0; i < input.count; ++i) input.set(i, static_cast<float>(random() % 256) / 256);
   for (int64_t i = 0; i < output.count; ++i) output.set(i, 0.25f);
   const int64_t theta_count = p.kind == STN_GRID         ? pixels * p.rank
-                              : p.kind == STN_PROJECTIVE ? 3 * rows
+                              : p.kind == STN_PROJECTIVE ? (p.rank + 1) * rows
                                                          : p.rank * p.basis_rows;
   Array theta(p.theta_batch * theta_count, p.kind == STN_GRID ? p.grid_dtype : STN_FP32);
   for (int64_t i = 0; i < theta.count; ++i) {
     const float value = tame ? ordinary(random) : nasty(random);
     const bool narrow = theta.dtype != STN_FP32 && !(std::fabs(value) < 100);
     theta.set(i, narrow ? 0.5f : value);
-    // A third row for which w is never near 0.
-    if (tame && p.kind == STN_PROJECTIVE && i % 9 >= 6) theta.set(i, i % 9 == 8 ? 3.0f : value);
+    // A last row for which w is never near 0.
+    if (tame && p.kind == STN_PROJECTIVE && i % theta_count == theta_count - 1) theta.set(i, p.rank + 1.5f);
   }
   Array basis((p.kind == STN_LATTICE ? kTaps : rows) * pixels, STN_FP32);
   for (int64_t i = 0; i < basis.count; ++i) {
@@ -272,7 +278,7 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
 
   p.input = input.bytes.get();
   p.theta = theta.bytes.get();
-  const bool reads_basis = p.kind == STN_BASIS || p.kind == STN_LATTICE;
+  const bool reads_basis = p.kind == STN_BASIS || p.kind == STN_LATTICE || (p.kind == STN_PROJECTIVE && !centers);
   p.basis = reads_basis ? reinterpret_cast<const float*>(basis.bytes.get()) : nullptr;
   p.output = output.bytes.get();
   expect(stn_check(&p) == STN_OK, "check", p);
@@ -332,7 +338,7 @@ void run_all(const Shape& shape, int rank, std::mt19937& random) {
         for (int align : {0, 1})
           for (int dtype : {STN_FP32, STN_FP16, STN_BF16})
             for (int layouts = 0; layouts < 4; ++layouts) {
-              if (rank == 3 && (mode == STN_BICUBIC || kind == STN_PROJECTIVE)) continue;
+              if (rank == 3 && mode == STN_BICUBIC) continue;
               if (combinations++ % every != 0) continue;
               stn_problem p{};
               p.rank = rank;
@@ -420,6 +426,14 @@ void refuse_nonsense() {
   refuse(STN_ERROR_VALUE, "mode", [](stn_problem& p) { p.mode = 3; });
   refuse(STN_ERROR_VALUE, "kind", [](stn_problem& p) { p.kind = -1; });
   refuse(STN_ERROR_VALUE, "dtype", [](stn_problem& p) { p.dtype = 7; });
+  refuse(STN_ERROR_VALUE, "w_min", [](stn_problem& p) {
+    p.kind = STN_PROJECTIVE, p.clamp_w = 1, p.w_min = std::numeric_limits<float>::quiet_NaN();
+  });
+  refuse(STN_ERROR_VALUE, "clamp_w", [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.clamp_w = 2; });
+  refuse(STN_ERROR_SIZE, "projective rows without a basis",
+         [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.basis_rows = 5; });
+  refuse(STN_ERROR_SIZE, "rows of a projective volume",
+         [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.rank = 3, p.input_size[2] = p.output_size[2] = 1; });
   refuse(STN_ERROR_VALUE, "bicubic volume", [](stn_problem& p) { p.rank = 3, p.mode = STN_BICUBIC; });
   refuse(STN_ERROR_SIZE, "negative batch", [](stn_problem& p) { p.batch = -1; });
   refuse(STN_ERROR_SIZE, "theta batch", [](stn_problem& p) { p.batch = p.input_batch = 3, p.theta_batch = 2; });

@@ -131,7 +131,7 @@ def recorder(warps: Sequence[Array | None] = ()) -> Any:
             elif str(func) == "stn.spatial_transformer.default":
                 image, given, rows, kind, size, *settings = args
                 basis = Basis(kind, _array(rows), tuple(map(int, size)))
-                node = SamplerNode(SamplerSpec(*settings), basis, dtype=dtype)
+                node = SamplerNode(SamplerSpec(*settings[:3]), basis, dtype=dtype)
                 again = lambda image, theta: func(image, theta, rows, kind, size, *settings)  # noqa: E731
             else:
                 return result

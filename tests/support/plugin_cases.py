@@ -74,18 +74,20 @@ def warp(
     threads: int = 1,
     matrices: Sequence[Array] = (),
     index: Array | None = None,
+    w_min: float | None = None,
 ) -> Array:
     """The library's answer, in float64 and planar whatever the layout.
 
     Args:
         kind: affine, basis, projective, grid (theta is the grid [N, *out, D] then), tensor_product or lattice.
         image: [N, C, *in]; it is converted to ``dtype`` and laid out as asked.
-        theta: [N, D, K], [N, 3, 3] or the grid.
+        theta: [N, D, K], projective [N, D + 1, K], or the grid.
         basis: [K, P], or None.
         pitch: channels-last only: elements a pixel takes.
         batch: of the output, where theta and the image have different ones.
         matrices: of a tensor product, one [length, lattice length] per axis of the output.
         index: [J, P] of a lattice; ``basis`` holds the weights then.
+        w_min: the least denominator of a projective grid.
     """
     rank = len(output_size)
     batch = max(len(image), len(theta)) if batch is None else batch
@@ -138,6 +140,8 @@ def warp(
         theta=address(theta_values),
         basis=address(basis_values),
         output=address(output),
+        clamp_w=int(w_min is not None),
+        w_min=0.0 if w_min is None else w_min,
     )
     plugin.run_cpu(problem, threads)
     if output_layout == "channels_last":

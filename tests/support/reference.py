@@ -101,15 +101,18 @@ def centers(size: int, align_corners: bool) -> Float64:
     return (2 * np.arange(size, dtype=np.float64) + 1) / size - 1
 
 
-def spatial_grid(theta: Array, basis: Array, output_size: Sequence[int], projective: bool = False) -> Float64:
+def spatial_grid(
+    theta: Array, basis: Array, output_size: Sequence[int], projective: bool = False, w_min: float | None = None
+) -> Float64:
     """The grid [N, *output_size, D] of ``theta`` [N, D, K] and ``basis`` [K, P].
 
-    Projective: theta is [N, 3, 3], and its third row divides the other two.
+    Projective: theta is [N, D + 1, K], and its last row, at least ``w_min``, divides the others.
     """
     points = np.einsum("ndk,kp->ndp", np.asarray(theta, np.float64), np.asarray(basis, np.float64))
     if projective:
         with np.errstate(divide="ignore", invalid="ignore"):
-            points = points[:, :2] / points[:, 2:]
+            w = points[:, -1:] if w_min is None else np.maximum(points[:, -1:], w_min)  # NaN stays NaN
+            points = points[:, :-1] / w
     return np.moveaxis(points, 1, 2).reshape(len(theta), *output_size, points.shape[1])
 
 

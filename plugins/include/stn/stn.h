@@ -25,11 +25,11 @@ enum stn_dtype { STN_FP32 = 0, STN_FP16 = 1, STN_BF16 = 2 };
 
 /// How the sampling coordinates are computed.
 enum stn_kind {
-  STN_AFFINE = 0,  ///< theta [N, D, D+1] times (x, y[, z], 1) at pixel centers
-  STN_BASIS = 1,   ///< theta [N, D, K] times basis [K, P]
-  STN_PROJECTIVE =
-      2,         ///< theta [N, 3, 3] times basis [3, P] (or pixel centers), then divided by the third row; 2-D only
-  STN_GRID = 3,  ///< theta points to the coordinates: [N, P, D] of grid_dtype (GridSample)
+  STN_AFFINE = 0,      ///< theta [N, D, D+1] times (x, y[, z], 1) at pixel centers
+  STN_BASIS = 1,       ///< theta [N, D, K] times basis [K, P]
+  STN_PROJECTIVE = 2,  ///< theta [N, D+1, K] times basis [K, P] (or pixel centers: K = D+1), then divided by the last
+                       ///< row, which `clamp_w` bounds from below
+  STN_GRID = 3,        ///< theta points to the coordinates: [N, P, D] of grid_dtype (GridSample)
   STN_TENSOR_PRODUCT = 4,  ///< theta [N, D, *lattice] contracted with one matrix per axis: `planes`, `rows`, `columns`
   STN_LATTICE = 5          ///< `taps` points of theta [N, D, K] per pixel, at `index`, times the weights in `basis`
 };
@@ -73,7 +73,7 @@ typedef struct stn_problem {
   int64_t channels;       ///< C
   int64_t input_size[3];  ///< (D,) H, W: the first `rank` are used
   int64_t output_size[3];
-  int64_t basis_rows;         ///< K; D+1 for STN_AFFINE, 3 for STN_PROJECTIVE without a basis, ignored for STN_GRID;
+  int64_t basis_rows;         ///< K; D+1 for STN_AFFINE and for STN_PROJECTIVE without a basis, ignored for STN_GRID;
                               ///< prod(lattice) for STN_TENSOR_PRODUCT
   int64_t theta_batch;        ///< batch, or 1: the same theta (or grid) for the whole batch
   int64_t input_batch;        ///< batch, or 1: the same image for every theta
@@ -81,7 +81,7 @@ typedef struct stn_problem {
   int64_t channel_pitch_out;  ///< likewise; elements from channels up to the pitch may be overwritten
   int64_t points;             ///< columns of `basis`, or points per sample of the grid: must be prod(output_size)
   const void* input;          ///< [input_batch, C, *input_size] (or channels-last)
-  const void* theta;          ///< fp32 [theta_batch, D, K] (projective [theta_batch, 3, 3]); STN_GRID: the grid
+  const void* theta;          ///< fp32 [theta_batch, D, K] (projective [theta_batch, D+1, K]); STN_GRID: the grid
   const float* basis;         ///< [K, points]; may be NULL for STN_AFFINE and STN_PROJECTIVE, and `points` then 0;
                               ///< STN_LATTICE: the weights [taps, points]
   void* output;               ///< [batch, C, *output_size] (or channels-last)
@@ -91,6 +91,8 @@ typedef struct stn_problem {
   const float* rows;          ///< [H_out, lattice[1]]
   const float* columns;       ///< [lattice[2], W_out]: transposed, so that pixels of a row are adjacent
   const int32_t* index;       ///< [taps, points]; values outside of 0 .. K-1 read the first or last point
+  int32_t clamp_w;            ///< STN_PROJECTIVE: 1 = divide by max(w, w_min), where NaN stays NaN; 0 = by w
+  float w_min;                ///< not NaN; read only if clamp_w is 1
 } stn_problem;
 
 /// \brief Checks a problem without accessing its arrays.

@@ -1,5 +1,6 @@
 /// \file onnxruntime_kernel.cpp
 /// \brief Attributes and inputs of an onnxruntime node to a stn_problem, and running it.
+#include <cmath>
 #include <initializer_list>
 #include <new>
 #include <string>
@@ -21,6 +22,8 @@ struct Settings {
   int32_t kind, mode, padding, align_corners;
   int32_t rank;  ///< of the output in grid_shape; 0 for a Sampler, whose grid has it
   int64_t output_size[3];
+  bool clamps;  ///< a projective op of version 2, which has the attribute w_min
+  float w_min;
 };
 
 /// An input's data and shape.
@@ -83,6 +86,15 @@ Status* read_grid_shape(const Op& op, const KernelInfo* info, Settings* settings
   return nullptr;
 }
 
+/// Only version 2 of a projective op has w_min; names alone decide here, so one op serves both versions.
+Status* read_w_min(const Op& op, const KernelInfo* info, Settings* settings) {
+  Status* status = op.api->attribute_float(info, "w_min", &settings->w_min);
+  settings->clamps = status == nullptr;
+  if (status != nullptr) op.api->release(status);
+  if (settings->clamps && std::isnan(settings->w_min)) return reject(op, "expected a w_min that is a number, got NaN");
+  return nullptr;
+}
+
 Status* read_settings(const Op& op, const KernelInfo* info, Settings* settings) {
   const Api& api = *op.api;
   settings->op = &op;
@@ -106,6 +118,7 @@ Status* read_settings(const Op& op, const KernelInfo* info, Settings* settings) 
   switch (op.kind) {
     case OpKind::kProjective:
       settings->kind = STN_PROJECTIVE;
+      if (Status* status = read_w_min(op, info, settings)) return status;
       break;
     case OpKind::kTensorProduct:
       settings->kind = STN_TENSOR_PRODUCT;
@@ -191,7 +204,7 @@ Status* pose_taps(const Op& op, const Tensor& index, const Tensor& weight, int64
 Status* pose_theta(const Settings& s, const Tensor* inputs, stn_problem* p) {
   const Tensor &image = inputs[0], &theta = inputs[1];
   const Op& op = *s.op;
-  const int64_t rows = s.kind == STN_PROJECTIVE ? 3 : s.rank;
+  const int64_t rows = s.kind == STN_PROJECTIVE ? s.rank + 1 : s.rank;
   if (image.rank != static_cast<size_t>(s.rank) + 2) {
     return reject(op,
                   "expected an input of " + std::to_string(s.rank + 2) + " axes for grid_shape, got " + image.shape());
@@ -244,6 +257,8 @@ Status* pose(const Settings& s, const Tensor* inputs, stn_problem* p) {
   p->mode = s.mode;
   p->padding = s.padding;
   p->align_corners = s.align_corners;
+  p->clamp_w = s.clamps ? 1 : 0;
+  p->w_min = s.w_min;
   p->dtype = s.op->dtype;
   p->grid_dtype = s.op->grid_dtype;
   p->batch = p->input_batch = p->theta_batch = image.size[0];

@@ -53,17 +53,18 @@ class GridWalk {
         advance();
         return point;
       }
-      case STN_BASIS:
-        return from_basis(count, Rank);
+      case STN_BASIS: {
+        Point<L> point{{F(0.0f), F(0.0f), F(0.0f)}};
+        from_basis<Rank>(count, point.at);
+        return point;
+      }
       case STN_PROJECTIVE: {
         if (w_.basis != nullptr) {
-          const Point<L> sums = from_basis(count, 3);
-          return divide<L>(sums, sums.at[2]);
+          F sums[Rank + 1];
+          from_basis<Rank + 1>(count, sums);
+          return divide<L, Rank>(sums, w_.w_min);
         }
-        const Point<L> at = center();
-        Point<L> numerator = at;
-        for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<L, 2>(theta<float>() + 3 * d, at);
-        const Point<L> point = divide<L>(numerator, affine_row<L, 2>(theta<float>() + 6, at));
+        const Point<L> point = projective_point<L, Rank>(theta<float>(), center(), w_.w_min);
         advance();
         return point;
       }
@@ -109,20 +110,19 @@ class GridWalk {
     carry();
   }
 
-  /// theta · basis: `rows` sums over K.
-  STN_HD Point<L> from_basis(int count, int rows) {
+  /// theta · basis: `Rows` sums over K, written to `to`.
+  template <int Rows>
+  STN_HD void from_basis(int count, F* to) {
     const float* basis = w_.basis + pixel_;
     const float* t = theta<float>();
     const int32_t k_count = w_.rows;
-    F s0(0.0f), s1(0.0f), s2(0.0f);
+    F sum[4] = {F(0.0f), F(0.0f), F(0.0f), F(0.0f)};
     for (int32_t k = 0; k < k_count; ++k) {
       const F b = L::load(basis + k * w_.pixels, count);
-      s0 = vfma(F(t[k]), b, s0);
-      s1 = vfma(F(t[k_count + k]), b, s1);
-      if (rows == 3) s2 = vfma(F(t[2 * k_count + k]), b, s2);
+      for (int row = 0; row < Rows; ++row) sum[row] = vfma(F(t[row * k_count + k]), b, sum[row]);
     }
+    for (int row = 0; row < Rows; ++row) to[row] = sum[row];
     pixel_ += L::width;
-    return Point<L>{{s0, s1, s2}};
   }
 
   STN_HD Point<L> from_grid(int count) {

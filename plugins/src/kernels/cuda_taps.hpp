@@ -63,16 +63,14 @@ __device__ __forceinline__ Point<Scalar> grid_point(const Warp& w, Pixel pixel) 
   return point;
 }
 
-/// Rows of theta times a column of the basis.
+/// Rows of theta times a column of the basis, added to `sum`.
 template <int Rows>
-__device__ __forceinline__ Point<Scalar> basis_point(const Warp& w, Pixel pixel) {
+__device__ __forceinline__ void add_basis(const Warp& w, Pixel pixel, float* sum) {
   const float* theta = static_cast<const float*>(w.theta) + pixel.sample * w.theta_stride;
-  Point<Scalar> sum{{0.0f, 0.0f, 0.0f}};
   for (int32_t k = 0; k < w.rows; ++k) {
     const float b = __ldg(w.basis + k * w.pixels + pixel.index);
-    for (int d = 0; d < Rows; ++d) sum.at[d] = vfma(__ldg(theta + d * w.rows + k), b, sum.at[d]);
+    for (int d = 0; d < Rows; ++d) sum[d] = vfma(__ldg(theta + d * w.rows + k), b, sum[d]);
   }
-  return sum;
 }
 
 /// A lattice contracted with one matrix per axis; rows and planes that do not matter are skipped by whole warps.
@@ -120,17 +118,18 @@ __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
   switch (w.kind) {
     case STN_AFFINE:
       return affine_point<Scalar, Rank>(theta, pixel_center_of<Rank>(w, pixel.index));
-    case STN_BASIS:
-      return basis_point<Rank>(w, pixel);
+    case STN_BASIS: {
+      Point<Scalar> point{{0.0f, 0.0f, 0.0f}};
+      add_basis<Rank>(w, pixel, point.at);
+      return point;
+    }
     case STN_PROJECTIVE: {
-      if (w.basis != nullptr) {
-        const Point<Scalar> sums = basis_point<3>(w, pixel);
-        return divide<Scalar>(sums, sums.at[2]);
+      if (w.basis == nullptr) {
+        return projective_point<Scalar, Rank>(theta, pixel_center_of<Rank>(w, pixel.index), w.w_min);
       }
-      const Point<Scalar> at = pixel_center_of<2>(w, pixel.index);
-      Point<Scalar> numerator = at;
-      for (int d = 0; d < 2; ++d) numerator.at[d] = affine_row<Scalar, 2>(theta + 3 * d, at);
-      return divide<Scalar>(numerator, affine_row<Scalar, 2>(theta + 6, at));
+      float sums[Rank + 1] = {};
+      add_basis<Rank + 1>(w, pixel, sums);
+      return divide<Scalar, Rank>(sums, w.w_min);
     }
     case STN_TENSOR_PRODUCT:
       return tensor_product_point<Rank>(w, pixel);

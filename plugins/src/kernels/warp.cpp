@@ -1,13 +1,14 @@
 #include "kernels/warp.hpp"
 
 #include <initializer_list>
+#include <limits>
 
 namespace stn {
 namespace {
 
 // Pixel indices are 32-bit integers, computed from floats that may be a little outside of the image.
 constexpr int64_t kLargestSide = int64_t{1} << 30;
-// A sample's theta, of up to three rows, is indexed in 32 bits.
+// A sample's theta, of up to four rows, is indexed in 32 bits.
 constexpr int64_t kMostRows = int64_t{1} << 28;
 constexpr int64_t kMostTaps = 64;
 
@@ -30,7 +31,9 @@ int check_enums(const stn_problem& p) {
                      within(p.input_layout, STN_CHANNELS_LAST) && within(p.output_layout, STN_CHANNELS_LAST) &&
                      (p.kind != STN_GRID || within(p.grid_dtype, STN_BF16));
   if (!known) return STN_ERROR_VALUE;
-  if (p.rank == 3 && (p.mode == STN_BICUBIC || p.kind == STN_PROJECTIVE)) return STN_ERROR_VALUE;
+  if (p.rank == 3 && p.mode == STN_BICUBIC) return STN_ERROR_VALUE;
+  const bool known_clamp = within(p.clamp_w, 1) && (p.clamp_w == 0 || p.w_min == p.w_min);
+  if (p.kind == STN_PROJECTIVE && !known_clamp) return STN_ERROR_VALUE;
   return STN_OK;
 }
 
@@ -43,7 +46,7 @@ int check_sizes(const stn_problem& p) {
   if (p.theta_batch != p.batch && p.theta_batch != 1) return STN_ERROR_SIZE;
   if (p.input_batch != p.batch && p.input_batch != 1) return STN_ERROR_SIZE;
   if (p.kind == STN_AFFINE && p.basis_rows != p.rank + 1) return STN_ERROR_SIZE;
-  if (p.kind == STN_PROJECTIVE && p.basis == nullptr && p.basis_rows != 3) return STN_ERROR_SIZE;
+  if (p.kind == STN_PROJECTIVE && p.basis == nullptr && p.basis_rows != p.rank + 1) return STN_ERROR_SIZE;
   if ((p.kind == STN_BASIS || p.kind == STN_PROJECTIVE) && p.basis_rows < 1) return STN_ERROR_SIZE;
   if (p.kind != STN_GRID && p.basis_rows > kMostRows) return STN_ERROR_OVERFLOW;
   if (p.kind == STN_LATTICE && (p.basis_rows < 1 || p.taps < 1 || p.taps > kMostTaps)) return STN_ERROR_SIZE;
@@ -84,7 +87,7 @@ int make_warp(const stn_problem* problem, Warp* warp) {
   const bool fits = in_pixels >= 0 && pixels >= 0 && product(8, p.input_batch, pitch_in, in_pixels) >= 0 &&
                     product(8, p.batch, pitch_out, pixels) >= 0 && product(8, 3, pixels, p.theta_batch) >= 0 &&
                     (p.kind == STN_GRID ||
-                     (product(8, p.basis_rows, pixels) >= 0 && product(8, 3, p.basis_rows, p.theta_batch) >= 0));
+                     (product(8, p.basis_rows, pixels) >= 0 && product(8, 4, p.basis_rows, p.theta_batch) >= 0));
   if (!fits) return STN_ERROR_OVERFLOW;
   const bool reads_points = p.kind == STN_GRID || p.kind == STN_BASIS || p.kind == STN_LATTICE ||
                             (p.kind == STN_PROJECTIVE && p.basis != nullptr);
@@ -115,6 +118,7 @@ int make_warp(const stn_problem* problem, Warp* warp) {
     w.inverse_out_size[d] = w.out_size[d] > 0 ? 1.0f / static_cast<float>(w.out_size[d]) : 0.0f;
   }
   w.rows = p.kind == STN_GRID ? 0 : static_cast<int32_t>(p.basis_rows);
+  w.w_min = p.kind == STN_PROJECTIVE && p.clamp_w != 0 ? p.w_min : -std::numeric_limits<float>::infinity();
   w.batch = p.batch;
   w.channels = p.channels;
   w.pixels = pixels;
@@ -134,7 +138,7 @@ int make_warp(const stn_problem* problem, Warp* warp) {
   w.out_channel_stride = last_out ? 1 : pixels;
   w.out_batch_stride = pitch_out * pixels;
   const int64_t theta_size = p.kind == STN_GRID         ? pixels * p.rank
-                             : p.kind == STN_PROJECTIVE ? 3 * p.basis_rows
+                             : p.kind == STN_PROJECTIVE ? (p.rank + 1) * p.basis_rows
                                                         : p.rank * p.basis_rows;
   w.theta_stride = p.theta_batch == 1 && p.batch != 1 ? 0 : theta_size;
   w.input = p.input;

@@ -24,6 +24,7 @@ struct Warp {
   int32_t out_size[3];  ///< in (x, y, z) order; 1 beyond the rank
   float inverse_out_size[3];
   int32_t rows;        ///< K
+  float w_min;         ///< the least denominator of a projective grid; -inf: any
   int32_t lattice[3];  ///< in (x, y, z) order
   int32_t taps;        ///< lattice points per pixel
   int64_t batch;

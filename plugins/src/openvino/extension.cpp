@@ -1,5 +1,5 @@
 /// \file extension.cpp
-/// \brief `stn::SpatialTransformer`, `stn::ProjectiveTransformer` and `stn::Sampler`, version 1, as an OpenVINO
+/// \brief `stn::SpatialTransformer`, `stn::ProjectiveTransformer` (versions 1 and 2) and `stn::Sampler` as an OpenVINO
 /// extension.
 ///
 /// OpenVINO's ONNX importer knows no model-local functions: it takes a node of domain `stn` by the conversions below,
@@ -11,6 +11,7 @@
 #include <atomic>
 #include <cstring>
 #include <initializer_list>
+#include <limits>
 #include <memory>
 #include <openvino/core/op_extension.hpp>
 #include <openvino/core/parallel.hpp>
@@ -42,7 +43,8 @@ int32_t find(const std::string& value, std::initializer_list<const char*> names,
 struct Settings {
   std::string kind = "basis", mode = "bilinear", padding_mode = "zeros";
   int64_t align_corners = 0;
-  std::vector<int64_t> grid_shape;  ///< [0, (D,) H, W, rank]
+  float w_min = -std::numeric_limits<float>::max();  ///< projective: the least denominator; version 1 has none
+  std::vector<int64_t> grid_shape;                   ///< [0, (D,) H, W, rank]
 };
 
 /// What all ops do; kind "grid" is the Sampler, whose second input is the grid.
@@ -68,6 +70,7 @@ class Transformer : public ov::op::Op {
     NODE_VALIDATION_CHECK(this, s.grid_shape.back() == rank, "the last entry of grid_shape must be the rank");
     NODE_VALIDATION_CHECK(this, find(s.kind, {"affine", "basis", "projective"}) >= 0,
                           "expected kind affine or basis, got ", s.kind);
+    NODE_VALIDATION_CHECK(this, s.w_min == s.w_min, "expected a w_min that is a number, got NaN");
     NODE_VALIDATION_CHECK(this, rank == 2 || mode() != STN_BICUBIC, "bicubic is for images only");
     for (size_t index : {1, 2}) {
       NODE_VALIDATION_CHECK(this, get_input_element_type(index).compatible(ov::element::f32),
@@ -86,6 +89,7 @@ class Transformer : public ov::op::Op {
     visitor.on_attribute("padding_mode", settings_.padding_mode);
     visitor.on_attribute("align_corners", settings_.align_corners);
     visitor.on_attribute("grid_shape", settings_.grid_shape);
+    visitor.on_attribute("w_min", settings_.w_min);
     return true;
   }
 
@@ -144,6 +148,8 @@ class Transformer : public ov::op::Op {
     p.mode = mode();
     p.padding = padding();
     p.align_corners = s.align_corners != 0;
+    p.clamp_w = p.kind == STN_PROJECTIVE && s.w_min > -std::numeric_limits<float>::max() ? 1 : 0;
+    p.w_min = s.w_min;
     p.dtype = dtype_of("input", inputs[0]);
     p.input = inputs[0].data();
     p.theta = inputs[1].data();
@@ -179,9 +185,9 @@ class Transformer : public ov::op::Op {
     const ov::Shape &theta = inputs[1].get_shape(), &basis = inputs[2].get_shape();
     const size_t rank = s.grid_shape.size() - 2;
     p.rank = static_cast<int32_t>(rank);
-    const size_t rows = p.kind == STN_PROJECTIVE ? 3 : rank;
+    const size_t rows = p.kind == STN_PROJECTIVE ? rank + 1 : rank;
     OPENVINO_ASSERT(shape.size() == rank + 2, "the rank of input does not match grid_shape");
-    OPENVINO_ASSERT(theta.size() == 3 && theta[1] == rows, "theta is [N, D, K], or [N, 3, 3] if projective");
+    OPENVINO_ASSERT(theta.size() == 3 && theta[1] == rows, "theta is [N, D, K], or [N, D + 1, K] if projective");
     OPENVINO_ASSERT(basis.size() == 2 && basis[0] == theta[2], "basis is [K, P] with the K of theta");
     OPENVINO_ASSERT(theta[0] == shape[0], "input and theta have different batch sizes");
     p.batch = p.input_batch = p.theta_batch = static_cast<int64_t>(shape[0]);
@@ -214,7 +220,7 @@ class Transformer : public ov::op::Op {
     const int64_t least = std::max<int64_t>(1, kTaskWork / std::max<int64_t>(out, 1));
     const int64_t pieces = std::max<int64_t>(1, std::min<int64_t>(4 * threads, problem.batch / least));
     const int64_t columns = problem.kind == STN_GRID ? problem.points : problem.basis_rows;
-    const int64_t theta = (problem.kind == STN_PROJECTIVE ? 3 : problem.rank) * columns;
+    const int64_t theta = (problem.rank + (problem.kind == STN_PROJECTIVE ? 1 : 0)) * columns;
     std::atomic<int> worst{STN_OK};
     ov::parallel_for(pieces, [&](int64_t piece) {
       const int64_t begin = problem.batch * piece / pieces, end = problem.batch * (piece + 1) / pieces;
@@ -268,6 +274,7 @@ ov::Extension::Ptr conversion(const char* name, const char* kind = nullptr) {
         settings.mode = node.get_attribute<std::string>("mode", settings.mode);
         settings.padding_mode = node.get_attribute<std::string>("padding_mode", settings.padding_mode);
         settings.align_corners = node.get_attribute<int64_t>("align_corners", settings.align_corners);
+        settings.w_min = node.get_attribute<float>("w_min", settings.w_min);
         if (settings.kind != "grid") settings.grid_shape = node.get_attribute<std::vector<int64_t>>("grid_shape");
         ov::OutputVector inputs;
         for (size_t index = 0; index < node.get_input_size(); ++index) inputs.push_back(node.get_input(int(index)));
