@@ -11,7 +11,7 @@ import ctypes
 import warnings
 from collections.abc import Sequence
 from functools import lru_cache
-from math import isnan, prod
+from math import isfinite, isnan, prod
 from typing import Any
 
 import torch
@@ -28,10 +28,13 @@ _OP = "stn::spatial_transformer"
 _GRID_OP = "stn::grid_sample"
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
+#: mode, padding_mode, align_corners, w_min and offset.
+Settings = tuple[str, str, bool, float | None, tuple[float, ...] | None]
+
 torch.library.define(
     _OP,
     "(Tensor input, Tensor theta, Tensor basis, str kind, SymInt[] output_size, str mode, str padding_mode, "
-    "bool align_corners, float? w_min=None) -> Tensor",
+    "bool align_corners, float? w_min=None, float[]? offset=None) -> Tensor",
 )
 torch.library.define(_GRID_OP, "(Tensor input, Tensor grid, str mode, str padding_mode, bool align_corners) -> Tensor")
 
@@ -44,6 +47,7 @@ def spatial_transformer(
     output_size: Sequence[int],
     sampler: SamplerSpec = DEFAULT_SPEC,
     w_min: float | None = None,
+    offset: Sequence[float] | None = None,
 ) -> Tensor:
     """Sample ``input`` at the grid ``theta · basis``, with the fused kernel if there is one.
 
@@ -55,6 +59,7 @@ def spatial_transformer(
         output_size: (H, W) or (D, H, W).
         sampler: the settings of ``torch.nn.functional.grid_sample``; bicubic for images only.
         w_min: projective only: the grid is divided by max(w, w_min), where NaN stays NaN; None: by w.
+        offset: projective only: D numbers that are added to (x, y(, z)) after the division; None: zeros.
 
     Returns:
         [N, C, *output_size], in the input's dtype and memory format.
@@ -64,10 +69,10 @@ def spatial_transformer(
     """
     kernel = usable(input)
     if not kernel or torch.compiler.is_compiling():  # otherwise the operator checks
-        _check(input, theta, basis, kind, output_size, sampler, w_min)
+        _check(input, theta, basis, kind, output_size, sampler, w_min, offset)
     if not kernel:
-        return composed(input, theta, basis, kind, output_size, sampler, w_min)
-    settings = (sampler.mode, sampler.padding_mode, sampler.align_corners, w_min)
+        return composed(input, theta, basis, kind, output_size, sampler, w_min, offset)
+    settings = (sampler.mode, sampler.padding_mode, sampler.align_corners, w_min, offset)
     warped: Tensor = torch.ops.stn.spatial_transformer(input, theta, basis, kind, list(output_size), *settings)
     return warped
 
@@ -141,9 +146,10 @@ def composed(
     output_size: Sequence[int],
     sampler: SamplerSpec = DEFAULT_SPEC,
     w_min: float | None = None,
+    offset: Sequence[float] | None = None,
 ) -> Tensor:
     """:func:`spatial_transformer` composed of standard operators, with coordinates in float32 at least."""
-    return sampled(input, sampling_grid(theta, basis, kind, output_size, w_min), sampler)
+    return sampled(input, sampling_grid(theta, basis, kind, output_size, w_min, offset), sampler)
 
 
 def _check(
@@ -154,9 +160,11 @@ def _check(
     output_size: Sequence[int],
     sampler: SamplerSpec,
     w_min: float | None,
+    offset: Sequence[float] | None,
 ) -> None:
     """Raises UsageError unless the arguments of ``spatial_transformer`` fit together."""
-    _check_shapes(input.shape, theta.shape, basis.shape, kind, output_size, sampler.mode, sampler.padding_mode, w_min)
+    words = (sampler.mode, sampler.padding_mode)
+    _check_shapes(input.shape, theta.shape, basis.shape, kind, output_size, *words, w_min, offset)
     check_places(input, ("theta", theta), ("basis", basis))
 
 
@@ -169,6 +177,7 @@ def _check_shapes(
     mode: str,
     padding_mode: str,
     w_min: float | None,
+    offset: Sequence[float] | None,
 ) -> None:
     rank = len(output_size)
     check_words(("kind", kind, plugin.KINDS[:3]), ("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
@@ -178,6 +187,11 @@ def _check_shapes(
         raise UsageError("bicubic sampling is for images only")
     if w_min is not None and (kind != "projective" or isnan(w_min)):
         raise UsageError(f"expected w_min to be a number, for kind projective only; got {w_min} for kind {kind}")
+    fits = offset is None or (kind == "projective" and len(offset) == rank and all(map(isfinite, offset)))
+    if not fits:
+        raise UsageError(
+            f"expected an offset of {rank} numbers, for kind projective only; got {offset} for kind {kind}"
+        )
     rows = rank + (kind == "projective")
     if len(theta) != 3 or theta[0] != input[0] or theta[1] != rows:
         raise UsageError(f"expected theta with {rows} rows and batch size {input[0]}, got the shape {tuple(theta)}")
@@ -247,16 +261,17 @@ def empty_output(input: Tensor, output_size: Sequence[int]) -> Tensor:
     return torch.empty(shape, dtype=input.dtype, device=input.device, memory_format=_LAST[input.dim()])
 
 
-def _complete(settings: Sequence[Any]) -> tuple[str, str, bool, float | None]:
-    """mode, padding_mode, align_corners and w_min, which PyTorch omits if it is the default."""
-    mode, padding_mode, align_corners, *w_min = settings
-    return mode, padding_mode, align_corners, w_min[0] if w_min else None
+def _complete(settings: Sequence[Any]) -> Settings:
+    """All settings: PyTorch omits the last ones if they are the defaults."""
+    mode, padding_mode, align_corners, *others = settings
+    w_min, offset = (*others, None, None)[:2]
+    return mode, padding_mode, align_corners, w_min, None if offset is None else tuple(offset)
 
 
 @torch.library.register_fake(_OP)  # type: ignore[untyped-decorator]
 def _fake(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
-    mode, padding_mode, align_corners, w_min = _complete(settings)
-    _check(input, theta, basis, kind, output_size, SamplerSpec(mode, padding_mode, align_corners), w_min)
+    mode, padding_mode, align_corners, w_min, offset = _complete(settings)
+    _check(input, theta, basis, kind, output_size, SamplerSpec(mode, padding_mode, align_corners), w_min, offset)
     return empty_output(input, output_size)
 
 
@@ -277,7 +292,7 @@ def _check_grid_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str
 def _problem(
     kind: str,
     output_size: tuple[int, ...],
-    settings: tuple[str, str, bool, float | None],
+    settings: Settings,
     dtype: torch.dtype,
     layout: int,
     input: tuple[int, ...],
@@ -289,12 +304,14 @@ def _problem(
     Raises:
         UsageError: the shapes do not fit, or a word is unknown.
     """
-    mode, padding_mode, align_corners, w_min = settings
-    _check_shapes(input, theta, basis, kind, output_size, mode, padding_mode, w_min)
+    mode, padding_mode, align_corners, w_min, offset = settings
+    _check_shapes(input, theta, basis, kind, output_size, mode, padding_mode, w_min, offset)
     sampler = (mode, padding_mode, align_corners)
     problem = posed(kind, output_size, sampler, dtype, layout, input, basis_rows=theta[2], points=basis[1])
     if w_min is not None:
         problem.clamp_w, problem.w_min = 1, w_min
+    if offset is not None:
+        problem.offset[: len(offset)] = offset
     return problem
 
 
@@ -381,7 +398,7 @@ def launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, 
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     input, theta, basis, ctx.kind, ctx.output_size, *settings = inputs
-    mode, padding_mode, align_corners, ctx.w_min = _complete(settings)
+    mode, padding_mode, align_corners, ctx.w_min, ctx.offset = _complete(settings)
     ctx.sampler = SamplerSpec(mode, padding_mode, align_corners)
     ctx.others = len(inputs) - 3
     ctx.save_for_backward(input, theta, basis)
@@ -393,7 +410,7 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
             tensor.detach().requires_grad_(ctx.needs_input_grad[i]) for i, tensor in enumerate(ctx.saved_tensors)
         ]
         input, theta, basis = tensors
-        warped = composed(input, theta, basis, ctx.kind, ctx.output_size, ctx.sampler, ctx.w_min)
+        warped = composed(input, theta, basis, ctx.kind, ctx.output_size, ctx.sampler, ctx.w_min, ctx.offset)
     wanted = [tensor for tensor in tensors if tensor.requires_grad]
     found = iter(torch.autograd.grad(warped, wanted, gradient))
     return (*(next(found) if tensor.requires_grad else None for tensor in tensors), *[None] * ctx.others)

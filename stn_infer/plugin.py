@@ -83,6 +83,7 @@ class Problem(ctypes.Structure):
         ("index", ctypes.c_void_p),
         ("clamp_w", ctypes.c_int32),
         ("w_min", ctypes.c_float),
+        ("offset", ctypes.c_float * 3),
     )
 
     def __init__(self, **fields: object) -> None:

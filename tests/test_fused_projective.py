@@ -9,12 +9,15 @@ from torch import Tensor
 from stn_infer import fused, plugin
 from stn_infer.errors import UsageError
 from stn_infer.fused import composed, spatial_transformer
+from stn_infer.reference.calls import recorder
+from stn_infer.transforms.grid import sampling_grid
 
 pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
 )
 
 OUTPUT_SIZE = (4, 6, 3)
+OFFSET = (-0.3, 0.2, 0.45)
 
 
 def case(rank: int, columns: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -34,7 +37,7 @@ def test_values_and_gradients_equal_the_compositions(rank: int, columns: int) ->
         image, theta, basis = case(rank, columns)
         image.requires_grad_()
         theta.requires_grad_()
-        warped = function(image, theta, basis, "projective", OUTPUT_SIZE[:rank], w_min=0.5)
+        warped = function(image, theta, basis, "projective", OUTPUT_SIZE[:rank], w_min=0.5, offset=OFFSET[:rank])
         warped.square().sum().backward()
         results.append((warped.detach(), image.grad, theta.grad))
     for ours, plain in zip(*results, strict=True):
@@ -43,19 +46,22 @@ def test_values_and_gradients_equal_the_compositions(rank: int, columns: int) ->
     assert not torch.allclose(unbounded, results[0][0])
 
 
-@pytest.mark.parametrize("w_min", [None, 0.5])
-def test_opcheck(w_min: float | None) -> None:
+@pytest.mark.parametrize(("w_min", "offset"), [(None, None), (0.5, None), (0.5, [0.1, 0.2, 0.3])])
+def test_opcheck(w_min: float | None, offset: list[float] | None) -> None:
     image, theta, basis = case(3, 5)
     arguments = (image.requires_grad_(), theta, basis, "projective", list(OUTPUT_SIZE), "bilinear", "zeros", False)
-    torch.library.opcheck(torch.ops.stn.spatial_transformer.default, (*arguments, w_min))
+    torch.library.opcheck(torch.ops.stn.spatial_transformer.default, (*arguments, w_min, offset))
 
 
 def test_without_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     image, theta, basis = case(3, 5)
-    expected = spatial_transformer(image, theta, basis, "projective", OUTPUT_SIZE, w_min=0.5)
+    expected = spatial_transformer(image, theta, basis, "projective", OUTPUT_SIZE, w_min=0.5, offset=OFFSET)
     monkeypatch.setattr(fused, "usable", lambda image: False)
     torch.testing.assert_close(
-        spatial_transformer(image, theta, basis, "projective", OUTPUT_SIZE, w_min=0.5), expected, atol=1e-4, rtol=1e-4
+        spatial_transformer(image, theta, basis, "projective", OUTPUT_SIZE, w_min=0.5, offset=OFFSET),
+        expected,
+        atol=1e-4,
+        rtol=1e-4,
     )
 
 
@@ -78,3 +84,16 @@ def test_what_does_not_fit_is_one_line(kernel: bool, monkeypatch: pytest.MonkeyP
         rows = theta if kind == "projective" else theta[:, :3]
         with pytest.raises(UsageError, match="expected w_min to be a number, for kind projective only"):
             spatial_transformer(image, rows, basis, kind, OUTPUT_SIZE, w_min=w_min)
+    for kind, offset in (("basis", OFFSET), ("projective", OFFSET[:2]), ("projective", (0.0, 0.0, float("inf")))):
+        rows = theta if kind == "projective" else theta[:, :3]
+        with pytest.raises(UsageError, match="expected an offset of 3 numbers, for kind projective only"):
+            spatial_transformer(image, rows, basis, kind, OUTPUT_SIZE, offset=offset)
+
+
+@pytest.mark.parametrize(("w_min", "offset"), [(None, None), (0.5, None), (None, OFFSET), (0.5, OFFSET)])
+def test_records_have_the_bound_and_the_offset(w_min: float | None, offset: tuple[float, ...] | None) -> None:
+    image, theta, basis = case(3, 5)
+    with recorder() as record:
+        spatial_transformer(image, theta, basis, "projective", OUTPUT_SIZE, w_min=w_min, offset=offset)
+    expected = sampling_grid(theta.double(), basis.double(), "projective", OUTPUT_SIZE, w_min, offset)
+    torch.testing.assert_close(torch.from_numpy(record.calls[0].grid), expected, atol=1e-9, rtol=1e-9)

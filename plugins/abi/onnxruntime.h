@@ -95,6 +95,10 @@ struct Api {
   void release(Status* status) const { at<void(Status*)>(93)(status); }
   void release(TensorInfo* info) const { at<void(TensorInfo*)>(99)(info); }
   /// \param values may be NULL, to get only the size.
+  Status* attribute_floats(const KernelInfo* info, const char* name, float* values, size_t* size) const {
+    return at<Status*(const KernelInfo*, const char*, float*, size_t*)>(162)(info, name, values, size);
+  }
+  /// \param values may be NULL, to get only the size.
   Status* attribute_ints(const KernelInfo* info, const char* name, int64_t* values, size_t* size) const {
     return at<Status*(const KernelInfo*, const char*, int64_t*, size_t*)>(163)(info, name, values, size);
   }

@@ -243,6 +243,7 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   if (p.kind == STN_PROJECTIVE) {
     p.clamp_w = tame && !centers ? 1 : static_cast<int32_t>(random() % 2);
     p.w_min = p.clamp_w == 0 ? std::numeric_limits<float>::quiet_NaN() : 0.5f;  // not read if 0
+    for (int d = 0; d < p.rank; ++d) p.offset[d] = ordinary(random) / 4;
   }
   p.struct_size = sizeof p;
   p.batch = s.batch;
@@ -429,6 +430,8 @@ void refuse_nonsense() {
   refuse(STN_ERROR_VALUE, "w_min", [](stn_problem& p) {
     p.kind = STN_PROJECTIVE, p.clamp_w = 1, p.w_min = std::numeric_limits<float>::quiet_NaN();
   });
+  refuse(STN_ERROR_VALUE, "offset",
+         [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.offset[1] = std::numeric_limits<float>::infinity(); });
   refuse(STN_ERROR_VALUE, "clamp_w", [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.clamp_w = 2; });
   refuse(STN_ERROR_SIZE, "projective rows without a basis",
          [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.basis_rows = 5; });

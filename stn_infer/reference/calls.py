@@ -130,7 +130,8 @@ def recorder(warps: Sequence[Array | None] = ()) -> Any:
                 again = lambda image, grid: func(image, grid, *settings)  # noqa: E731
             elif str(func) == "stn.spatial_transformer.default":
                 image, given, rows, kind, size, *settings = args
-                basis = Basis(kind, _array(rows), tuple(map(int, size)))
+                w_min, offset = (*settings[3:], None, None)[:2]
+                basis = Basis(kind, _array(rows), tuple(map(int, size)), w_min, tuple(offset or ()))
                 node = SamplerNode(SamplerSpec(*settings[:3]), basis, dtype=dtype)
                 again = lambda image, theta: func(image, theta, rows, kind, size, *settings)  # noqa: E731
             else:

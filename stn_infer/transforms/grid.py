@@ -13,17 +13,25 @@ from stn_infer.samplers import SamplerSpec
 
 
 def sampling_grid(
-    theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], w_min: float | None = None
+    theta: Tensor,
+    basis: Tensor,
+    kind: str,
+    output_size: Sequence[int],
+    w_min: float | None = None,
+    offset: Sequence[float] | None = None,
 ) -> Tensor:
     """The grid [N, *output_size, D] of ``theta`` [N, D, K] (projective: [N, D + 1, K]) and ``basis`` [K, P].
 
-    A projective grid is divided by its last row, which is at least ``w_min``. Has theta's dtype; autocast is disabled.
+    A projective grid is divided by its last row, which is at least ``w_min``; ``offset`` (x, y(, z)) is added after.
+    Has theta's dtype; autocast is disabled.
     """
     with full_precision(theta.device):
         points: Tensor = torch.matmul(theta, cast(basis, theta.dtype))  # [N, D, P]
     if kind == "projective":
         w = points[:, -1:] if w_min is None else points[:, -1:].clamp(min=w_min)
         points = points[:, :-1] / w
+        if offset is not None:
+            points = points + points.new_tensor(list(offset))[:, None]
     return points.transpose(1, 2).reshape(points.shape[0], *output_size, len(output_size))
 
 

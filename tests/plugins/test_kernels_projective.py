@@ -23,6 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 SIZE, OUTPUT_SIZE = (7, 9, 5), (5, 11, 6)
+OFFSET = (-0.3, 0.2, 0.45)
 
 
 @pytest.fixture(params=ISAS)
@@ -62,9 +63,9 @@ def test_a_clamped_denominator_of_any_sign(isa: str, rank: int) -> None:
     image, theta, basis = case(rank, 4)
     theta[:, rank] = 0
     theta[:, rank, 0] = 1
-    grid = reference.spatial_grid(theta, basis, OUTPUT_SIZE[:rank], projective=True, w_min=0.5)
+    grid = reference.spatial_grid(theta, basis, OUTPUT_SIZE[:rank], projective=True, w_min=0.5, offset=OFFSET[:rank])
     assert (theta[:, rank] @ basis).min() < 0
-    answer = warp("projective", image, theta, basis, OUTPUT_SIZE[:rank], w_min=0.5)
+    answer = warp("projective", image, theta, basis, OUTPUT_SIZE[:rank], w_min=0.5, offset=OFFSET[:rank])
     np.testing.assert_allclose(answer, reference.grid_sample(image, grid), atol=5e-5, rtol=5e-5)
 
 
@@ -119,5 +120,7 @@ def test_bad_bounds_and_rows_are_refused() -> None:
     image, theta, basis = case(2, 5)
     with pytest.raises(ModelError, match="not supported"):
         warp("projective", image, theta, basis, OUTPUT_SIZE[:2], w_min=float("nan"))
+    with pytest.raises(ModelError, match="not supported"):
+        warp("projective", image, theta, basis, OUTPUT_SIZE[:2], offset=(0.0, float("inf")))
     with pytest.raises(ModelError, match="inconsistent"):
         warp("projective", image, theta, None, OUTPUT_SIZE[:2])

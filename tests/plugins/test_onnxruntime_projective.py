@@ -19,13 +19,14 @@ pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
 )
 
+OFFSET = (-0.3, 0.2, 0.45)
 NO_BOUND = -float(np.finfo(np.float32).max)
 
 
-def session(size: tuple[int, ...], w_min: float | None) -> ort.InferenceSession:
+def session(size: tuple[int, ...], w_min: float | None, offset: tuple[float, ...] = ()) -> ort.InferenceSession:
     """One node whose inputs are those of the graph; without w_min it is of version 1."""
     rank = len(size)
-    attributes = {} if w_min is None else {"w_min": w_min}
+    attributes = {} if w_min is None else {"w_min": w_min, "offset": list(offset or OFFSET[:rank])}
     node = helper.make_node(
         "ProjectiveTransformer", ["input", "theta", "basis"], ["output"], domain="stn",
         grid_shape=[0, *size, rank], mode="linear", padding_mode="border", align_corners=1, **attributes,
@@ -63,7 +64,8 @@ def feeds(size: tuple[int, ...], columns: int) -> dict[str, Array]:
 def test_any_basis(size: tuple[int, ...], columns: int, w_min: float | None) -> None:
     inputs = feeds(size, columns)
     answer = session(size, w_min).run(None, inputs)[0]
-    grid = reference.spatial_grid(inputs["theta"], inputs["basis"], size, projective=True, w_min=w_min)
+    offset = () if w_min is None else OFFSET[: len(size)]
+    grid = reference.spatial_grid(inputs["theta"], inputs["basis"], size, projective=True, w_min=w_min, offset=offset)
     expected = reference.grid_sample(inputs["input"], grid, "bilinear", "border", True)
     np.testing.assert_allclose(answer, expected, atol=5e-5, rtol=5e-5)
 
@@ -77,3 +79,7 @@ def test_what_does_not_fit_is_one_line() -> None:
         model.run(None, inputs | {"basis": inputs["basis"][:, :50].copy()})
     with pytest.raises(Exception, match="expected a w_min that is a number, got NaN"):
         session((3, 4, 5), float("nan"))
+    with pytest.raises(Exception, match="expected an offset of 3 numbers, got 2"):
+        session((3, 4, 5), 0.5, (0.1, 0.2))
+    with pytest.raises(Exception, match="expected an offset of finite numbers"):
+        session((3, 4, 5), 0.5, (0.1, 0.2, float("inf")))

@@ -75,6 +75,7 @@ def warp(
     matrices: Sequence[Array] = (),
     index: Array | None = None,
     w_min: float | None = None,
+    offset: Sequence[float] = (),
 ) -> Array:
     """The library's answer, in float64 and planar whatever the layout.
 
@@ -88,6 +89,7 @@ def warp(
         matrices: of a tensor product, one [length, lattice length] per axis of the output.
         index: [J, P] of a lattice; ``basis`` holds the weights then.
         w_min: the least denominator of a projective grid.
+        offset: added to a projective grid; empty: zeros.
     """
     rank = len(output_size)
     batch = max(len(image), len(theta)) if batch is None else batch
@@ -142,6 +144,7 @@ def warp(
         output=address(output),
         clamp_w=int(w_min is not None),
         w_min=0.0 if w_min is None else w_min,
+        offset=(ctypes.c_float * 3)(*offset),
     )
     plugin.run_cpu(problem, threads)
     if output_layout == "channels_last":

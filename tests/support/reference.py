@@ -102,17 +102,23 @@ def centers(size: int, align_corners: bool) -> Float64:
 
 
 def spatial_grid(
-    theta: Array, basis: Array, output_size: Sequence[int], projective: bool = False, w_min: float | None = None
+    theta: Array,
+    basis: Array,
+    output_size: Sequence[int],
+    projective: bool = False,
+    w_min: float | None = None,
+    offset: Sequence[float] = (),
 ) -> Float64:
     """The grid [N, *output_size, D] of ``theta`` [N, D, K] and ``basis`` [K, P].
 
-    Projective: theta is [N, D + 1, K], and its last row, at least ``w_min``, divides the others.
+    Projective: theta is [N, D + 1, K], and its last row, at least ``w_min``, divides the others; ``offset`` is added
+    after.
     """
     points = np.einsum("ndk,kp->ndp", np.asarray(theta, np.float64), np.asarray(basis, np.float64))
     if projective:
         with np.errstate(divide="ignore", invalid="ignore"):
             w = points[:, -1:] if w_min is None else np.maximum(points[:, -1:], w_min)  # NaN stays NaN
-            points = points[:, :-1] / w
+            points = points[:, :-1] / w + (np.array(offset)[:, None] if len(offset) else 0.0)
     return np.moveaxis(points, 1, 2).reshape(len(theta), *output_size, points.shape[1])
 
 

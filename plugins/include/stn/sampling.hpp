@@ -234,22 +234,23 @@ STN_HD Point<L> affine_point(const float* theta, const Point<L>& center) {
 }
 
 /// The perspective division of `Rank` rows by the row after them, in IEEE arithmetic: w = 0 gives inf or NaN, which
-/// sample outside of the image. w is at least `w_min`; -inf does not bound it, and NaN stays NaN.
+/// sample outside of the image. w is at least `w_min`; -inf does not bound it, and NaN stays NaN. `offset` is added
+/// after.
 template <class L, int Rank>
-STN_HD Point<L> divide(const typename L::F* sums, float w_min) {
+STN_HD Point<L> divide(const typename L::F* sums, float w_min, const float* offset) {
   using F = typename L::F;
   const F w = vmax(F(w_min), sums[Rank]);  // the second operand if one is NaN
   Point<L> point{{F(0.0f), F(0.0f), F(0.0f)}};
-  for (int d = 0; d < Rank; ++d) point.at[d] = sums[d] / w;
+  for (int d = 0; d < Rank; ++d) point.at[d] = sums[d] / w + F(offset[d]);
   return point;
 }
 
 /// The sampling point of a projective transformation at a pixel center; theta is [Rank + 1, Rank + 1].
 template <class L, int Rank>
-STN_HD Point<L> projective_point(const float* theta, const Point<L>& center, float w_min) {
+STN_HD Point<L> projective_point(const float* theta, const Point<L>& center, float w_min, const float* offset) {
   typename L::F sums[Rank + 1];
   for (int d = 0; d <= Rank; ++d) sums[d] = affine_row<L, Rank>(theta + d * (Rank + 1), center);
-  return divide<L, Rank>(sums, w_min);
+  return divide<L, Rank>(sums, w_min, offset);
 }
 
 }  // namespace stn

@@ -93,6 +93,7 @@ typedef struct stn_problem {
   const int32_t* index;       ///< [taps, points]; values outside of 0 .. K-1 read the first or last point
   int32_t clamp_w;            ///< STN_PROJECTIVE: 1 = divide by max(w, w_min), where NaN stays NaN; 0 = by w
   float w_min;                ///< not NaN; read only if clamp_w is 1
+  float offset[3];            ///< STN_PROJECTIVE: finite, added to (x, y[, z]) after the division; `rank` are used
 } stn_problem;
 
 /// \brief Checks a problem without accessing its arrays.

@@ -24,6 +24,7 @@ struct Settings {
   int64_t output_size[3];
   bool clamps;  ///< a projective op of version 2, which has the attribute w_min
   float w_min;
+  float offset[3];  ///< zeros in version 1
 };
 
 /// An input's data and shape.
@@ -86,12 +87,26 @@ Status* read_grid_shape(const Op& op, const KernelInfo* info, Settings* settings
   return nullptr;
 }
 
-/// Only version 2 of a projective op has w_min; names alone decide here, so one op serves both versions.
-Status* read_w_min(const Op& op, const KernelInfo* info, Settings* settings) {
+/// Only version 2 of a projective op has w_min and offset; names alone decide, so one op serves both versions.
+Status* read_quotient(const Op& op, const KernelInfo* info, Settings* settings) {
   Status* status = op.api->attribute_float(info, "w_min", &settings->w_min);
   settings->clamps = status == nullptr;
   if (status != nullptr) op.api->release(status);
   if (settings->clamps && std::isnan(settings->w_min)) return reject(op, "expected a w_min that is a number, got NaN");
+  size_t count = 0;
+  status = op.api->attribute_floats(info, "offset", nullptr, &count);
+  if (status != nullptr || count == 0) {
+    if (status != nullptr) op.api->release(status);
+    return nullptr;
+  }
+  if (count != static_cast<size_t>(settings->rank)) {
+    return reject(op,
+                  "expected an offset of " + std::to_string(settings->rank) + " numbers, got " + std::to_string(count));
+  }
+  if (Status* failed = op.api->attribute_floats(info, "offset", settings->offset, &count)) return failed;
+  for (size_t d = 0; d < count; ++d) {
+    if (!std::isfinite(settings->offset[d])) return reject(op, "expected an offset of finite numbers");
+  }
   return nullptr;
 }
 
@@ -118,7 +133,6 @@ Status* read_settings(const Op& op, const KernelInfo* info, Settings* settings) 
   switch (op.kind) {
     case OpKind::kProjective:
       settings->kind = STN_PROJECTIVE;
-      if (Status* status = read_w_min(op, info, settings)) return status;
       break;
     case OpKind::kTensorProduct:
       settings->kind = STN_TENSOR_PRODUCT;
@@ -130,7 +144,8 @@ Status* read_settings(const Op& op, const KernelInfo* info, Settings* settings) 
       settings->kind = find(kind, {"affine", "basis"});
   }
   if (settings->kind < 0) return reject(op, "expected kind affine or basis, got " + kind);
-  return read_grid_shape(op, info, settings);
+  if (Status* status = read_grid_shape(op, info, settings)) return status;
+  return op.kind == OpKind::kProjective ? read_quotient(op, info, settings) : nullptr;
 }
 
 Status* read_input(const Op& op, KernelContext* context, size_t index, Tensor* tensor) {
@@ -259,6 +274,7 @@ Status* pose(const Settings& s, const Tensor* inputs, stn_problem* p) {
   p->align_corners = s.align_corners;
   p->clamp_w = s.clamps ? 1 : 0;
   p->w_min = s.w_min;
+  for (int d = 0; d < 3; ++d) p->offset[d] = s.offset[d];
   p->dtype = s.op->dtype;
   p->grid_dtype = s.op->grid_dtype;
   p->batch = p->input_batch = p->theta_batch = image.size[0];

@@ -62,9 +62,9 @@ class GridWalk {
         if (w_.basis != nullptr) {
           F sums[Rank + 1];
           from_basis<Rank + 1>(count, sums);
-          return divide<L, Rank>(sums, w_.w_min);
+          return divide<L, Rank>(sums, w_.w_min, w_.offset);
         }
-        const Point<L> point = projective_point<L, Rank>(theta<float>(), center(), w_.w_min);
+        const Point<L> point = projective_point<L, Rank>(theta<float>(), center(), w_.w_min, w_.offset);
         advance();
         return point;
       }

@@ -125,11 +125,11 @@ __device__ __forceinline__ Point<Scalar> point_of(const Warp& w, Pixel pixel) {
     }
     case STN_PROJECTIVE: {
       if (w.basis == nullptr) {
-        return projective_point<Scalar, Rank>(theta, pixel_center_of<Rank>(w, pixel.index), w.w_min);
+        return projective_point<Scalar, Rank>(theta, pixel_center_of<Rank>(w, pixel.index), w.w_min, w.offset);
       }
       float sums[Rank + 1] = {};
       add_basis<Rank + 1>(w, pixel, sums);
-      return divide<Scalar, Rank>(sums, w.w_min);
+      return divide<Scalar, Rank>(sums, w.w_min, w.offset);
     }
     case STN_TENSOR_PRODUCT:
       return tensor_product_point<Rank>(w, pixel);

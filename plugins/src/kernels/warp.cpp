@@ -1,5 +1,6 @@
 #include "kernels/warp.hpp"
 
+#include <cmath>
 #include <initializer_list>
 #include <limits>
 
@@ -34,6 +35,9 @@ int check_enums(const stn_problem& p) {
   if (p.rank == 3 && p.mode == STN_BICUBIC) return STN_ERROR_VALUE;
   const bool known_clamp = within(p.clamp_w, 1) && (p.clamp_w == 0 || p.w_min == p.w_min);
   if (p.kind == STN_PROJECTIVE && !known_clamp) return STN_ERROR_VALUE;
+  for (int d = 0; d < p.rank; ++d) {
+    if (p.kind == STN_PROJECTIVE && !std::isfinite(p.offset[d])) return STN_ERROR_VALUE;
+  }
   return STN_OK;
 }
 
@@ -119,6 +123,7 @@ int make_warp(const stn_problem* problem, Warp* warp) {
   }
   w.rows = p.kind == STN_GRID ? 0 : static_cast<int32_t>(p.basis_rows);
   w.w_min = p.kind == STN_PROJECTIVE && p.clamp_w != 0 ? p.w_min : -std::numeric_limits<float>::infinity();
+  for (int d = 0; d < 3; ++d) w.offset[d] = p.kind == STN_PROJECTIVE && d < p.rank ? p.offset[d] : 0.0f;
   w.batch = p.batch;
   w.channels = p.channels;
   w.pixels = pixels;

@@ -25,6 +25,7 @@ struct Warp {
   float inverse_out_size[3];
   int32_t rows;        ///< K
   float w_min;         ///< the least denominator of a projective grid; -inf: any
+  float offset[3];     ///< of a projective grid, after the division; else zeros
   int32_t lattice[3];  ///< in (x, y, z) order
   int32_t taps;        ///< lattice points per pixel
   int64_t batch;

@@ -9,6 +9,7 @@
 /// The extension uses OpenVINO's C++ classes, so it works only in the version that it was compiled for.
 #include <algorithm>
 #include <atomic>
+#include <cmath>
 #include <cstring>
 #include <initializer_list>
 #include <limits>
@@ -44,6 +45,7 @@ struct Settings {
   std::string kind = "basis", mode = "bilinear", padding_mode = "zeros";
   int64_t align_corners = 0;
   float w_min = -std::numeric_limits<float>::max();  ///< projective: the least denominator; version 1 has none
+  std::vector<float> offset;                         ///< projective: rank numbers, or none
   std::vector<int64_t> grid_shape;                   ///< [0, (D,) H, W, rank]
 };
 
@@ -71,6 +73,11 @@ class Transformer : public ov::op::Op {
     NODE_VALIDATION_CHECK(this, find(s.kind, {"affine", "basis", "projective"}) >= 0,
                           "expected kind affine or basis, got ", s.kind);
     NODE_VALIDATION_CHECK(this, s.w_min == s.w_min, "expected a w_min that is a number, got NaN");
+    NODE_VALIDATION_CHECK(this, s.offset.empty() || s.offset.size() == static_cast<size_t>(rank),
+                          "expected an offset of ", rank, " numbers, got ", s.offset.size());
+    for (float value : s.offset) {
+      NODE_VALIDATION_CHECK(this, std::isfinite(value), "expected an offset of finite numbers, got ", value);
+    }
     NODE_VALIDATION_CHECK(this, rank == 2 || mode() != STN_BICUBIC, "bicubic is for images only");
     for (size_t index : {1, 2}) {
       NODE_VALIDATION_CHECK(this, get_input_element_type(index).compatible(ov::element::f32),
@@ -90,6 +97,7 @@ class Transformer : public ov::op::Op {
     visitor.on_attribute("align_corners", settings_.align_corners);
     visitor.on_attribute("grid_shape", settings_.grid_shape);
     visitor.on_attribute("w_min", settings_.w_min);
+    visitor.on_attribute("offset", settings_.offset);
     return true;
   }
 
@@ -150,6 +158,7 @@ class Transformer : public ov::op::Op {
     p.align_corners = s.align_corners != 0;
     p.clamp_w = p.kind == STN_PROJECTIVE && s.w_min > -std::numeric_limits<float>::max() ? 1 : 0;
     p.w_min = s.w_min;
+    for (size_t d = 0; d < s.offset.size(); ++d) p.offset[d] = s.offset[d];
     p.dtype = dtype_of("input", inputs[0]);
     p.input = inputs[0].data();
     p.theta = inputs[1].data();
@@ -275,6 +284,7 @@ ov::Extension::Ptr conversion(const char* name, const char* kind = nullptr) {
         settings.padding_mode = node.get_attribute<std::string>("padding_mode", settings.padding_mode);
         settings.align_corners = node.get_attribute<int64_t>("align_corners", settings.align_corners);
         settings.w_min = node.get_attribute<float>("w_min", settings.w_min);
+        settings.offset = node.get_attribute<std::vector<float>>("offset", settings.offset);
         if (settings.kind != "grid") settings.grid_shape = node.get_attribute<std::vector<int64_t>>("grid_shape");
         ov::OutputVector inputs;
         for (size_t index = 0; index < node.get_input_size(); ++index) inputs.push_back(node.get_input(int(index)));
