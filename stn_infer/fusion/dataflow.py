@@ -19,6 +19,13 @@ from stn_infer.proto.traversal import (
 
 #: Operators that limit values.
 CLAMPS = frozenset({"Clip", "Max", "Min", "Relu"})
+#: Those that can limit a denominator from below.
+LOWER_CLAMPS = CLAMPS - {"Min"}
+#: Operators that a clamped denominator may pass before the division.
+AFTER_CLAMP = frozenset(
+    {"Identity", "Cast", "CastLike", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Expand", "Tile"}
+    | {"Concat", "Split", "Slice", "Gather", "GatherND", "GatherElements", "Add", "Sub", "Sum", "Mul", "Div"}
+)
 # Operators that return a shape, not data: constant once the batch size is known.
 SHAPE_OPS = frozenset({"Shape", "Size"})
 # Operators whose output shape depends on data.
@@ -84,6 +91,7 @@ class GraphView:
         initializers: name -> tensor, without those that a caller may override.
         producer: tensor -> index of the node that produces it; tensors given to the scope have none.
         varying: the tensors that depend on the data of an input; a shape is not data.
+        denominator_clamps: indices of the clamps whose result is a denominator, or becomes a part of one.
     """
 
     def __init__(self, scope: Scope) -> None:
@@ -94,6 +102,7 @@ class GraphView:
         self.varying = {value.name for value in scope.model.graph.input} | scope.defaults | scope.given
         functions = {(f.domain, f.name): f for f in scope.model.functions if f.domain not in STANDARD_DOMAINS}
         _trace(self.nodes, self.varying, functions)
+        self.denominator_clamps = self._find_denominator_clamps()
 
     def node_of(self, tensor: str) -> onnx.NodeProto | None:
         """The node that produces a tensor. None for initializers and for tensors given to the scope."""
@@ -114,12 +123,30 @@ class GraphView:
 
         def followed(name: str) -> bool:
             node = self.node_of(name)
-            return node is not None and node.op_type in op_types and is_standard(node)
+            if node is None or not is_standard(node):
+                return False
+            return node.op_type in op_types or self.producer[name] in self.denominator_clamps
 
         def before(name: str) -> list[str]:
             return self.varying_inputs(self.nodes[self.producer[name]]) if followed(name) else []
 
         return sorted({self.producer[name] for name in walk_back([grid], before) if followed(name)})
+
+    def _find_denominator_clamps(self) -> frozenset[int]:
+        """Follows each clamp from below to the divisions by it."""
+        dividing: set[str] = set()  # tensors that a division divides by, perhaps after other operators
+        found = set()
+        for index in reversed(range(len(self.nodes))):
+            node = self.nodes[index]
+            if not is_standard(node):
+                continue
+            if node.op_type in LOWER_CLAMPS and not dividing.isdisjoint(node.output):
+                found.add(index)
+            if node.op_type in AFTER_CLAMP and not dividing.isdisjoint(node.output):
+                dividing.update(name for name in node.input if name in self.varying)
+            if node.op_type in ("Div", "Reciprocal"):
+                dividing.update(node.input[-1:])
+        return frozenset(found)
 
     def constants_behind(self, region: list[int]) -> tuple[set[str], set[str]]:
         """The non-varying tensors that ``region``'s nodes depend on, and the tensors whose shapes these read."""

@@ -17,7 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from stn_infer.arrays import Array
 from stn_infer.errors import one_line
-from stn_infer.fusion.dataflow import SHAPE_OPS, GraphView, NotLinear
+from stn_infer.fusion.dataflow import LOWER_CLAMPS, SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.shapes import Observation, Sizes
 from stn_infer.proto.edit import copy_of
@@ -51,13 +51,35 @@ _KEPT_BYTES = 2**22
 
 @dataclass(frozen=True)
 class Quotient:
-    """``numerator / denominator``, broadcast to one shape."""
+    """``numerator / denominator``, broadcast to one shape.
+
+    If the denominator is clamped: ``numerator / max(denominator, minimum) + offset``, with minimum and offset constant.
+    """
 
     numerator: Array
     denominator: Array
+    minimum: Array | None = None
+    offset: Array | None = None
+
+    @property
+    def parts(self) -> tuple[Array, ...]:
+        """The arrays that it consists of: two, or four."""
+        if self.minimum is None or self.offset is None:
+            return self.numerator, self.denominator
+        return self.numerator, self.denominator, self.minimum, self.offset
 
 
-Value = Array | Quotient
+@dataclass(frozen=True)
+class Clamped:
+    """``max(value, minimum)``, with minimum constant, of one shape."""
+
+    value: Array
+    minimum: Array
+
+
+Value = Array | Quotient | Clamped
+# The least finite float32 as a minimum changes no denominator.
+_NO_MINIMUM = float(np.finfo(np.float32).min)
 
 
 def _widened(array: Array) -> Array:
@@ -315,7 +337,13 @@ class Evaluator:
 
     def _quotient(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
         """Evaluates one node with a quotient among its inputs or outputs."""
-        pairs = [value if isinstance(value, Quotient) else _over_one(value) for value in inputs]
+        if node.op_type in LOWER_CLAMPS:
+            return [self._clamp(node, cast("list[Array | None]", inputs))]
+        if any(isinstance(value, Clamped) for value in inputs):
+            return self._clamped(node, inputs)
+        if any(isinstance(value, Quotient) and value.minimum is not None for value in inputs):
+            return self._clamped_quotient(node, inputs)
+        pairs = [value if isinstance(value, Quotient) else _over_one(cast("Array | None", value)) for value in inputs]
         first = pairs[0]
         if node.op_type == "Reciprocal":
             return [Quotient(np.ones_like(first.numerator), first.numerator)]
@@ -342,6 +370,71 @@ class Evaluator:
         below = self.apply(node, bottoms)
         return [Quotient(top, bottom) for top, bottom in zip(self.apply(node, tops), below, strict=True)]
 
+    def _clamp(self, node: onnx.NodeProto, inputs: Sequence[Array | None]) -> Clamped:
+        """The value and the lower bound of a clamp; the proof found one value that varies and no upper bound."""
+        varying = next(index for index, name in enumerate(node.input) if name in self._view.varying)
+        value = cast("Array", inputs[varying])
+        least: Array = np.array(0.0 if node.op_type == "Relu" else _NO_MINIMUM)
+        for index, bound in enumerate(inputs):
+            if index != varying and bound is not None and not (node.op_type == "Clip" and index == 2):
+                least = np.maximum(least, bound)
+        shape = np.broadcast_shapes(value.shape, least.shape)
+        return Clamped(np.broadcast_to(value, shape), np.broadcast_to(least, shape))
+
+    def _clamped(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
+        """Evaluates one node with a clamped value among its inputs: a division by it, or a step before that."""
+        last = inputs[-1]
+        if node.op_type in ("Div", "Reciprocal") and isinstance(last, Clamped):
+            top = np.ones(()) if node.op_type == "Reciprocal" else cast("Array", inputs[0])
+            shape = np.broadcast_shapes(top.shape, last.value.shape)
+            top, value, minimum = (np.broadcast_to(part, shape) for part in (top, last.value, last.minimum))
+            return [Quotient(top, value, minimum, np.zeros(shape))]
+        if node.op_type in ("Mul", "Div"):
+            factor = next(value for value in inputs if not isinstance(value, Clamped))
+            if np.any(cast("Array", factor) <= 0):
+                reason = "it changes the sign of a clamped denominator, which then is limited from above"
+                raise NotLinear(node.output[0], node.op_type, reason)
+        values = self.apply(node, [v.value if isinstance(v, Clamped) else _plain(v) for v in inputs])
+        minima = self.apply(node, [v.minimum if isinstance(v, Clamped) else _plain(v) for v in inputs])
+        return [
+            Clamped(value, np.broadcast_to(least, value.shape)) for value, least in zip(values, minima, strict=True)
+        ]
+
+    def _clamped_quotient(self, node: onnx.NodeProto, inputs: Sequence[Value | None]) -> list[Value]:
+        """Evaluates one node with a quotient of clamped denominator among its inputs."""
+        quotient = next(v for v in inputs if isinstance(v, Quotient) and v.minimum is not None)
+        assert quotient.minimum is not None and quotient.offset is not None
+        if node.op_type in ("Mul", "Div", "Add", "Sub", "Sum", "Mean", "Neg"):
+            # One term is the quotient; of a sum, the constants move the offset.
+            scaled = node.op_type in ("Mul", "Div")
+            tops = [
+                value.numerator if isinstance(value, Quotient) else value if scaled else np.zeros(np.shape(value))
+                for value in cast("list[Array | Quotient]", inputs)
+            ]
+            moves = [value.offset if isinstance(value, Quotient) else value for value in inputs]
+            top = self.apply(node, tops)[0]
+            offset = self.apply(node, cast("list[Array | None]", moves))[0]
+            parts = (top, quotient.denominator, quotient.minimum, offset)
+            return [Quotient(*(np.broadcast_to(part, top.shape) for part in parts))]
+        data = _data_inputs(node)
+        whole = [
+            _with_minimum(value) if index in data and value is not None else value for index, value in enumerate(inputs)
+        ]
+        found = [
+            self.apply(node, [value.parts[part] if isinstance(value, Quotient) else _plain(value) for value in whole])
+            for part in range(4)
+        ]
+        return [Quotient(*parts) for parts in zip(*found, strict=True)]
+
+
+def _with_minimum(value: Value) -> Quotient:
+    """A value as a quotient of four parts."""
+    pair = value if isinstance(value, Quotient) else _over_one(cast("Array", value))
+    if pair.minimum is not None:
+        return pair
+    shape = pair.numerator.shape
+    return Quotient(pair.numerator, pair.denominator, np.full(shape, _NO_MINIMUM), np.zeros(shape))
+
 
 def _held_bytes(value: Array) -> int:
     """Bytes that an array takes; a view that repeats values counts them once."""
@@ -357,7 +450,7 @@ def _over_one(value: Array | None) -> Quotient:
 
 
 def _plain(value: Value | None) -> Array | None:
-    return value.numerator if isinstance(value, Quotient) else value
+    return value.numerator if isinstance(value, Quotient) else cast("Array | None", value)
 
 
 def _broadcast(numerator: Array, denominator: Array) -> Quotient:

@@ -22,18 +22,21 @@ class Degree(IntEnum):
     AFFINE = 1
     RECIPROCAL = 2  # constant / affine
     QUOTIENT = 3  # affine / affine
+    CLAMPED = 4  # affine, limited from below by a constant: a denominator
 
 
 @dataclass(frozen=True)
 class Form:
     """A tensor's degree, its batch axis (None: all samples share the tensor), and the products in which it is affine.
 
-    Each term is a product of tensors of the cut; the prover adds the terms to the forms that rules return.
+    Each term is a product of tensors of the cut; the prover adds the terms to the forms that rules return. The clamp of
+    a CLAMPED form is (its output, its operator), added by the prover too.
     """
 
     degree: Degree
     axis: int | None
     terms: frozenset[Term] = frozenset()
+    clamp: tuple[str, str] = ("", "")
 
 
 @dataclass(frozen=True)

@@ -8,8 +8,9 @@ affine families, one row per control point for splines and piecewise affine mesh
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
 from math import prod
 from typing import Any
 
@@ -18,7 +19,7 @@ from numpy.typing import NDArray
 
 from stn_infer.fusion.basis import Kind, canonical_basis
 from stn_infer.fusion.dataflow import NotLinear, WideSpan
-from stn_infer.fusion.evaluate import Evaluator, Quotient
+from stn_infer.fusion.evaluate import Clamped, Evaluator, Quotient
 from stn_infer.fusion.monomials import Monomials, Term, monomials_of
 from stn_infer.fusion.shapes import SINGLE, Axis, Sizes, SymbolicShape
 from stn_infer.fusion.span import ROUNDING, Span, fit, scales, snap
@@ -96,9 +97,11 @@ class ThetaMap:
         basis: [K, P] float64.
         matrix: [T*D*K, Q] float64; row (t*D + d)*K + k gives theta[d, k] of the unit's t-th grid row.
         offset: [T*D*K] float64.
-        dimensions: D: 2 or 3; 3 for a projective theta.
+        dimensions: D: 2 or 3; D + 1 for a projective theta.
         output_size: (height, width) or (depth, height, width).
         products: the products of parameters that p consists of; None: p is the parameters.
+        w_min: the lower bound of a projective denominator; None: it is not clamped.
+        move: added to (x, y[, z]) after a division by a clamped denominator; empty: zeros.
     """
 
     kind: Kind
@@ -108,6 +111,14 @@ class ThetaMap:
     dimensions: int
     output_size: tuple[int, ...]
     products: Monomials | None = None
+    w_min: float | None = None
+    move: tuple[float, ...] = ()
+
+    @property
+    def general(self) -> bool:
+        """Whether a projective map needs version 2 of its op."""
+        plain = len(self.output_size) == 2 and len(self.basis) == 3 and self.w_min is None
+        return self.kind == "projective" and not plain
 
 
 def factor(
@@ -140,10 +151,8 @@ def factor(
     theta = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
     if theta is not None:
         return _theta_map("affine", mesh, theta, output_size, measured.monomials)
-    basis, theta = _spanned(measured, grid)
-    if terms is not None and len(basis) > _MAX_PRODUCT_ROWS:
-        reason = f"its span has {len(basis)} dimensions in products of parameters, too many to benefit from fusion"
-        raise WideSpan(grid, "", reason)
+    basis, (theta,) = _spanned(measured, grid)
+    _check_rows(measured, basis, grid)
     return _theta_map("basis", basis, theta, output_size, measured.monomials)
 
 
@@ -202,6 +211,7 @@ class _Measured:
         if keep:
             self._kept = kept
         together = np.concatenate(largest, axis=1)
+        self._responding = [float(part[:-1].max(initial=0.0)) for part in together]
         self.scales = tuple(scales(part) for part in together)
 
     def chunks(self, part: int = 0) -> Iterator[tuple[Float64, Float64]]:
@@ -211,6 +221,24 @@ class _Measured:
             stop = start + chunk.shape[1]
             yield chunk[part], self.scales[part][start:stop].ravel()
             start = stop
+
+    def clamp(self) -> tuple[float | None, tuple[float, ...]]:
+        """The lower bound of the denominator and what is added after the division; None and nothing if not clamped.
+
+        Raises:
+            NotLinear: they are not the same at all pixels and for all data.
+        """
+        if len(self._zero) < 4:
+            return None, ()
+        least, moves = self._zero[2], self._zero[3].reshape(-1, self._zero.shape[-1])
+        if np.ptp(least) or self._responding[2]:
+            raise NotLinear(self._grid, "", "its denominator is clamped at different values")
+        if np.ptp(moves, axis=0).max() > ROUNDING or self._responding[3] > ROUNDING:
+            reason = (
+                "what is added after the division by a clamped value is not the same at all pixels and for all data"
+            )
+            raise NotLinear(self._grid, "", reason)
+        return float(least.flat[0]), tuple(map(float, snap(moves[:1].T)[:, 0]))
 
     def check(self) -> None:
         """Compares the measured map with runs at random points, at all trial sizes.
@@ -222,8 +250,8 @@ class _Measured:
             NotLinear: the values deviate.
         """
         for (sizes, parameters), expected in zip(self._checks, self._expected, strict=True):
-            limit = 1e-9 * max(1.0, float(np.abs(expected).max(initial=0.0)))
-            if not np.allclose(self._at(parameters, sizes), expected, rtol=0, atol=limit):
+            limit = 1e-9 * np.maximum(1.0, np.abs(expected).max(axis=(1, 2, 3, 4), keepdims=True, initial=0.0))
+            if not np.all(np.abs(self._at(parameters, sizes) - expected) <= limit):
                 reason = "the measured map does not hold at random points"
                 if self._cut.units != SINGLE:
                     reason = "the samples of a batch do not all have the same map"
@@ -327,7 +355,8 @@ class _Measured:
         value = self._evaluator.forward(
             self._cut.split(parameters, sizes), self._cut.nodes, self._quotients, self._grid, sizes
         )
-        parts = (value.numerator, value.denominator) if isinstance(value, Quotient) else (value,)
+        assert not isinstance(value, Clamped)  # the proof ends at such a grid
+        parts = value.parts if isinstance(value, Quotient) else (value,)
         shape = (len(parameters), self._cut.rows, self._points, parts[0].shape[-1])
         if any(part.size != prod(shape) for part in parts):
             raise NotLinear(self._grid, "", "its shape is not the one observed before")
@@ -351,32 +380,43 @@ def _coefficients(measured: _Measured, fit_chunk: Fit, part: int = 0) -> Float64
     return theta
 
 
-def _spanned(measured: _Measured, grid: str) -> tuple[Float64, Float64]:
-    """Returns a basis of the responses' span, and theta in that basis."""
+def _spanned(measured: _Measured, grid: str, parts: Sequence[int] = (0,)) -> tuple[Float64, list[Float64]]:
+    """Returns a basis of the span of the responses in some parts, and each part's theta in that basis."""
     for thorough in (False, True):
         span: Span | None = None
-        for responses, scale in measured.chunks():
+        for responses, scale in chain.from_iterable(map(measured.chunks, parts)):
             columns = _columns(responses)
             span = span or Span(len(columns), thorough)
             span.add(columns, scale)
             if 2 * span.rows > len(columns):
                 raise WideSpan(grid, "", f"its span has about {span.rows} dimensions, too many to benefit from fusion")
         assert span is not None
-        theta = _coefficients(measured, span.fit)
-        if theta is not None:
-            return span.basis, theta
+        found = [_coefficients(measured, span.fit, part) for part in parts]
+        thetas = [theta for theta in found if theta is not None]
+        if len(thetas) == len(parts):
+            return span.basis, thetas
     raise NotLinear(grid, "", "no basis of its span is well conditioned")
 
 
+def _check_rows(measured: _Measured, basis: Float64, grid: str) -> None:
+    if measured.monomials is not None and len(basis) > _MAX_PRODUCT_ROWS:
+        reason = f"its span has {len(basis)} dimensions in products of parameters, too many to benefit from fusion"
+        raise WideSpan(grid, "", reason)
+
+
 def _projective(measured: _Measured, mesh: Float64, output_size: tuple[int, ...], grid: str) -> ThetaMap:
-    if len(output_size) != 2:
-        raise NotLinear(grid, "", "no operator supports a projective map in 3-D")
+    """A quotient of forms with one denominator, over x, y(, z), 1 or else over a basis of all its rows."""
     for bottom, _ in measured.chunks(1):
         if np.any(np.ptp(bottom, axis=3) > ROUNDING * max(1.0, float(np.abs(bottom).max(initial=0.0)))):
-            raise NotLinear(grid, "", "x and y are divided by different values")
+            what = "x and y" if len(output_size) == 2 else "x, y and z"
+            raise NotLinear(grid, "", f"{what} are divided by different values")
+    w_min, move = measured.clamp()
+    basis = mesh
     upper = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale))
     lower = _coefficients(measured, lambda chunk, scale: fit(mesh, chunk, scale), part=1)
     if upper is None or lower is None:
-        raise NotLinear(grid, "", "no operator supports a quotient of forms that are not linear in x and y")
+        basis, (upper, lower) = _spanned(measured, grid, (0, 1))
+        _check_rows(measured, basis, grid)
     theta = np.concatenate([upper, lower[:, :1]], axis=1)
-    return _theta_map("projective", mesh, theta, output_size, measured.monomials)
+    found = _theta_map("projective", basis, theta, output_size, measured.monomials)
+    return replace(found, w_min=w_min, move=move)

@@ -16,7 +16,7 @@ from dataclasses import replace
 
 import onnx
 
-from stn_infer.fusion.dataflow import CLAMPS, GraphView, NotLinear
+from stn_infer.fusion.dataflow import AFTER_CLAMP, CLAMPS, LOWER_CLAMPS, GraphView, NotLinear
 from stn_infer.fusion.evaluate import SHAPE_INPUTS, Evaluator
 from stn_infer.fusion.forms import Context, Degree, Form
 from stn_infer.fusion.monomials import Term
@@ -24,7 +24,7 @@ from stn_infer.fusion.rules import RULES
 from stn_infer.fusion.shapes import Observation
 from stn_infer.proto.traversal import is_standard, names_read
 
-LINEAR_OPS = frozenset(RULES)
+LINEAR_OPS = frozenset(RULES) - LOWER_CLAMPS
 
 PRODUCTS = frozenset({"Mul", "MatMul", "Gemm", "Einsum", "Pow"})
 """Operators that multiply values."""
@@ -94,7 +94,8 @@ class Prover:
             NotLinear: the operator has no rule, or the rule does not apply to these forms.
         """
         node = self._view.nodes[index]
-        if node.op_type not in LINEAR_OPS or not is_standard(node):
+        followed = node.op_type in LINEAR_OPS or index in self._view.denominator_clamps
+        if not followed or not is_standard(node):
             raise NotLinear(node.output[0], node.op_type, rejection_reason(node.op_type))
         inputs = tuple(
             None if not name else forms[name] if name in forms else self.constant(name) for name in node.input
@@ -112,7 +113,10 @@ class Prover:
                 raise NotLinear(node.output[0], node.op_type, reason)
         shapes, dtypes = self._observed.shapes, self._observed.dtypes
         context = Context(node, inputs, shapes, dtypes, self._evaluator, self.products)
+        clamp = _clamp_before(context)
         form = RULES[node.op_type](context)
+        if form.degree is Degree.CLAMPED:
+            form = replace(form, clamp=clamp or (node.output[0], node.op_type))
         form = replace(form, terms=self._terms(context, node))
         for output in filter(None, node.output):
             if output not in shapes or self._batch_axes(output) != ([] if form.axis is None else [form.axis]):
@@ -147,7 +151,8 @@ class Prover:
     def _try(self, index: int) -> NotLinear | None:
         reason: NotLinear | None = None
         names = self._view.varying_inputs(self._view.nodes[index])
-        for special in (None, *names[:4]):  # all inputs affine, or one of them a reciprocal
+        # All inputs affine, or one of them a reciprocal.
+        for special in (None, *names[:4]):
             try:
                 forms = {name: self.source(name) for name in names}
                 if special is not None:
@@ -168,9 +173,44 @@ class Prover:
         for index in nodes:
             form = self.step(index, forms)
             forms.update((name, form) for name in self._view.nodes[index].output if name and name not in forms)
+        if forms[grid].degree is Degree.CLAMPED:
+            raise _piecewise(forms[grid].clamp)
         if self._samplewise and forms[grid].axis != 0:
             raise NotLinear(grid, self._view.maker(grid), "the samples do not lie on axis 0")
         return forms
+
+
+def _clamp_before(context: Context) -> tuple[str, str] | None:
+    """The clamp of the value that a node reads; None if there is none.
+
+    Raises:
+        NotLinear: the node does more to the value than a denominator may undergo; names the clamp.
+    """
+    forms = [form for form in context.forms if form is not None]
+    clamp = next((form.clamp for form in forms if form.degree is Degree.CLAMPED), None)
+    if clamp is None:
+        return None
+    node = context.node
+    degrees = [form.degree for form in forms]
+    if node.op_type in ("Div", "Reciprocal") and degrees[-1] is Degree.CLAMPED and degrees[0] is not Degree.CLAMPED:
+        return clamp
+    if node.op_type == "Reciprocal":
+        return clamp
+    others = {degree for degree in degrees if degree is not Degree.CLAMPED}
+    one = degrees.count(Degree.CLAMPED) == 1
+    if node.op_type == "Concat":
+        allowed = not others
+    elif node.op_type in ("Add", "Sum", "Mul"):
+        allowed = one and others <= {Degree.CONSTANT}
+    else:
+        allowed = degrees[0] is Degree.CLAMPED and one and others <= {Degree.CONSTANT}
+    if node.op_type not in AFTER_CLAMP or not allowed:
+        raise _piecewise(clamp)
+    return clamp
+
+
+def _piecewise(clamp: tuple[str, str]) -> NotLinear:
+    return NotLinear(*clamp, "a clamp, so the map is piecewise")
 
 
 def _from_samples(view: GraphView, observed: Observation) -> set[str]:

@@ -17,7 +17,15 @@ from stn_infer.fusion.lattices.find import LatticeMap
 from stn_infer.fusion.lattices.plan import Plan
 from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.monomials import Monomials
-from stn_infer.fusion.op import DOMAIN, SAMPLER, node_attributes, sampler_attributes, tensor_product_shapes
+from stn_infer.fusion.op import (
+    DOMAIN,
+    NO_CLAMP,
+    SAMPLER,
+    node_attributes,
+    quotient_attributes,
+    sampler_attributes,
+    tensor_product_shapes,
+)
 from stn_infer.fusion.shapes import SINGLE, Observation
 from stn_infer.proto.edit import NewNodes
 from stn_infer.proto.names import Names
@@ -58,6 +66,9 @@ class Rewriter:
             values |= tensor_product_shapes(found.basis.lattice, found.output_size)
         else:
             theta = self._theta(new, image, plan.cut, found)
+            if found.general:
+                least = NO_CLAMP if found.w_min is None else found.w_min
+                values |= quotient_attributes(len(found.output_size), least, found.move)
             constants = self._constants(new, {"basis": found.basis} if plan.sparse is None else plan.sparse.constants)
         node = helper.make_node(
             plan.op,

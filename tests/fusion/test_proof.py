@@ -267,11 +267,80 @@ def test_a_default_that_a_caller_may_override_is_not_a_constant() -> None:
     np.testing.assert_array_equal(outputs(rewritten, values, plugin=False), outputs(made, values))
 
 
-def test_a_clamp_of_depth_is_named() -> None:
-    """And not the number of dimensions that the clamped values would span as parameters."""
-    body = (
-        "a = MatMul(p, mesh) x, w = Split<axis=1, num_outputs=2>(a) c = Clip(w, low) d = Div(x, c)"
-        " t = Transpose<perm=[0,2,1]>(d) u = Concat<axis=2>(t, t) grid = Reshape(u, shape)"
+def divided(clamp: str, bottom: str = "c") -> str:
+    """x / w of a product of three rows, with w clamped to ``c``, in x and y."""
+    return (
+        f"a = MatMul(p, mesh) s, w = Split<axis=1>(a, parts) {clamp} d = Div(s, {bottom})"
+        " t = Transpose<perm=[0,2,1]>(d) grid = Reshape(t, shape)"
     )
-    finding = check(model(body, low=np.float32(0.1)), (2, 3))
-    assert not finding.fused and "'c' (Clip): a clamp" in finding.message
+
+
+LOW = {"low": np.float32(0.4), "parts": np.array([2, 1])}
+DIVIDED = {
+    "clip": (divided("c = Clip(w, low)"), LOW),
+    "max": (divided("c = Max(low, w)"), LOW),
+    "relu and a constant": (
+        divided("m = Sub(w, low) r = Relu(m) c = Add(low, r)"),
+        LOW,
+    ),
+    "scaled, then expanded": (
+        divided("m = Clip(w, low) n = Mul(m, two) c = Concat<axis=1>(n, n)"),
+        LOW | {"two": np.float32(2)},
+    ),
+    "in pixel units": (
+        "a = MatMul(p, mesh) s, w = Split<axis=1>(a, parts) c = Clip(w, low) d = Div(s, c) e = Mul(d, scale)"
+        " f = Sub(one, e) t = Transpose<perm=[0,2,1]>(f) grid = Reshape(t, shape)",
+        LOW | {"scale": np.float32([[0.5], [0.25]]), "one": np.float32([[1], [-0.5]])},
+    ),
+    "by a reciprocal": (
+        "a = MatMul(p, mesh) s, w = Split<axis=1>(a, parts) c = Clip(w, low) r = Reciprocal(c) d = Mul(s, r)"
+        " n = Neg(d) t = Transpose<perm=[0,2,1]>(n) grid = Reshape(t, shape)",
+        LOW,
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "constants"), DIVIDED.values(), ids=DIVIDED)
+def test_a_denominator_may_be_clamped_from_below(body: str, constants: dict[str, object]) -> None:
+    made = model(body, "N, 3, 3", **constants)
+    rewritten, (finding,) = fuse(made)
+    assert finding.fused and finding.kind == "projective" and "denominator of at least" in finding.message
+    values = np.random.default_rng(6).standard_normal((5, 3, 3)).astype(np.float32)
+    below = (values @ mesh().astype(np.float32))[:, 2] < 0.4
+    assert below.any() and not below.all()
+    expected = outputs(made, values, plugin=False)
+    np.testing.assert_allclose(outputs(rewritten, values, plugin=False), expected, atol=2e-4)
+
+
+OBSTACLES = {
+    "limited from above": (divided("c = Clip(w, low, high)"), "'c' (Clip): it also limits the denominator from above"),
+    "its sign changed": (divided("m = Clip(w, low) c = Neg(m)"), "'m' (Clip): a clamp"),
+    "scaled by a negative number": (divided("m = Clip(w, low) c = Mul(m, down)"), "(Mul): it changes the sign"),
+    "clamped at several values": (divided("c = Max(w, lows)"), "its denominator is clamped at different values"),
+    "an absolute value": (divided("c = Abs(w)"), "'c' (Abs)"),
+    "a minimum": (divided("c = Min(w, low)"), "'c' (Min): a clamp"),
+    "a numerator": (
+        "a = MatMul(p, mesh) s, w = Split<axis=1>(a, parts) c = Clip(w, low) n = Add(s, c) d = Div(n, c)"
+        " t = Transpose<perm=[0,2,1]>(d) grid = Reshape(t, shape)",
+        "'c' (Clip): a clamp",
+    ),
+    "moved by data": (
+        "a = MatMul(p, mesh) s, w = Split<axis=1>(a, parts) c = Clip(w, low) d = Div(s, c) e = Add(d, s)"
+        " t = Transpose<perm=[0,2,1]>(e) grid = Reshape(t, shape)",
+        "'e' (Add): a sum of quotients has no common denominator",
+    ),
+    "moved by pixel": (
+        "a = MatMul(p, mesh) s, w = Split<axis=1>(a, parts) c = Clip(w, low) d = Div(s, c) e = Add(d, mesh2)"
+        " t = Transpose<perm=[0,2,1]>(e) grid = Reshape(t, shape)",
+        "is not the same at all pixels",
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "reason"), OBSTACLES.values(), ids=OBSTACLES)
+def test_other_clamps_of_a_denominator_are_named(body: str, reason: str) -> None:
+    """And not the number of dimensions that the clamped values would span as parameters."""
+    constants = LOW | {"high": np.float32(2), "down": np.float32(-2), "mesh2": mesh().astype(np.float32)[:2]}
+    constants["lows"] = np.linspace(0.1, 0.5, HEIGHT * WIDTH, dtype=np.float32)
+    finding = check(model(body, "N, 3, 3", **constants), (3, 3))
+    assert not finding.fused and reason in finding.message, finding.message

@@ -17,6 +17,7 @@ from tests.support import stn_styles as styles
 from tests.support import zoo_fields as fields
 from tests.support import zoo_graphs as graphs
 from tests.support import zoo_products as products
+from tests.support import zoo_quotients as quotients
 from tests.support import zoo_torch as nets
 from tests.support.shared import made_once
 from tests.support.zoo_graphs import Graph, affine_grid, spline
@@ -199,6 +200,22 @@ ANIMALS = (
     Animal("sampler in a scan over samples", graphs.IN_SCAN, (AFFINE,)),
     Animal("sampler in a function", graphs.IN_FUNCTION, (AFFINE,)),
     Animal("grid from a function", graphs.GRID_IN_FUNCTION, (AFFINE,)),
+    # quotients over any basis
+    Animal("script 16: plane sweep", script(quotients.PlaneSweep, 16), (Fused("projective", 3),) * 3),
+    Animal("script 16: voxels to a camera", script(quotients.VoxelsToCamera, 16), (Fused("projective", 4, 12),)),
+    Animal("script 16: rational camera", script(quotients.RationalCamera, 16), (Fused("projective", 10, 30),)),
+    Animal(
+        "script 16: rational camera, two denominators",
+        script(partial(quotients.RationalCamera, 2), 16),
+        (NotFused("x and y are divided by different values"),),
+    ),
+    Animal("script 20: projective volume", script(quotients.ProjectiveVolume, 20), (Fused("projective", 4, 16),)),
+    Animal(
+        "dynamo 20: projective volume, clamped",
+        dynamo(partial(quotients.ProjectiveVolume, 0.9), 20),
+        (Fused("projective", 4, 16),),
+    ),
+    Animal("script 16: absolute depth", script(quotients.AbsoluteDepth, 16), (NotFused("Abs"),)),
     # not linear, or not in a transformation's parameters
     Animal("script 16: dense flow", script(styles.DenseFlow, 16), (NotFused("Conv"),)),
     Animal("script 20: bent grid", script(styles.BentGrid, 20), (NotFused("Tanh"),)),

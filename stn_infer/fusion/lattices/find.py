@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stn_infer.fusion.basis import TensorProductBasis
 from stn_infer.fusion.dataflow import GraphView, NotLinear
-from stn_infer.fusion.evaluate import Evaluator, Quotient
+from stn_infer.fusion.evaluate import Clamped, Evaluator, Quotient
 from stn_infer.fusion.forms import FLOATS, Degree
 from stn_infer.fusion.measure import Cut
 from stn_infer.fusion.proof import Prover
@@ -254,7 +254,7 @@ class _Runs:
         value = self._evaluator.forward(
             self.cut.split(parameters, sizes), self.cut.nodes, frozenset(), self.grid, sizes
         )
-        assert not isinstance(value, Quotient)
+        assert not isinstance(value, Quotient | Clamped)
         rows, points = self.cut.rows, prod(self.output_size)
         if value.size % (len(parameters) * rows * points):
             raise NotLinear(self.grid, "", "its shape is not the one observed before")

@@ -70,6 +70,9 @@ class Plan:
             return f"tensor product, lattice of {' x '.join(map(str, self.found.lattice))}"
         if self.sparse is not None:
             return f"lattice, K = {self.rows}, {len(self.sparse.index)} points per pixel"
+        if self.found.general:
+            least = "" if self.found.w_min is None else f", denominator of at least {self.found.w_min:.6g}"
+            return f"projective, K = {self.rows}{least}"
         return f"basis, K = {self.rows}" if self.kind == "basis" else self.kind
 
 
@@ -126,10 +129,15 @@ class _Chooser:
                 return lattice
             raise
         found = dense.found
-        if not isinstance(found, ThetaMap) or found.kind != "basis":
+        if not isinstance(found, ThetaMap) or not (found.kind == "basis" or found.general):
             return dense
         cheap = self._is_cheap(dense.cut, cost.basis_cost(found, dense.cut.rows), cost.basis_bytes(found))
-        if few and (dense.rows >= _FEW_ROWS or not cheap) and (lattice := self._lattice()) is not None:
+        if (
+            found.kind == "basis"
+            and few
+            and (dense.rows >= _FEW_ROWS or not cheap)
+            and (lattice := self._lattice()) is not None
+        ):
             return lattice
         return self._affordable(dense, found, cheap)
 
@@ -162,7 +170,7 @@ class _Chooser:
                 try:
                     found = factor(self._evaluator, cut, self._grid, self._output_size, quotients, terms)
                     sparse = cost.sparse_basis(found)
-                    if found.kind == "basis" and sparse is None:
+                    if (found.kind == "basis" and sparse is None) or found.general:
                         self._check_size(cut, found)
                 except NotLinear as why:
                     tried.append(why)

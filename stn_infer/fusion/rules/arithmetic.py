@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from stn_infer.fusion.forms import (
     Context,
     Degree,
@@ -59,15 +61,31 @@ def _divide(context: Context) -> Form:
     top, bottom = context.form(0).degree, context.form(1).degree
     if bottom is Degree.CONSTANT:
         return elementwise(context, top)
-    if bottom is Degree.AFFINE and top in (Degree.CONSTANT, Degree.AFFINE):
+    if bottom in (Degree.AFFINE, Degree.CLAMPED) and top in (Degree.CONSTANT, Degree.AFFINE):
         return elementwise(context, Degree.RECIPROCAL if top is Degree.CONSTANT else Degree.QUOTIENT)
     raise context.fail("a quotient of quotients is not a quotient of affine forms")
 
 
 def _reciprocal(context: Context) -> Form:
-    if context.form(0).degree is not Degree.AFFINE:
+    if context.form(0).degree not in (Degree.AFFINE, Degree.CLAMPED):
         raise context.fail("the reciprocal of a quotient is not a quotient of affine forms with a known sign")
     return Form(Degree.RECIPROCAL, context.form(0).axis)
+
+
+def _clamp(context: Context) -> Form:
+    """Max, Clip and Relu of one affine value by constants: a lower bound, which a denominator may have."""
+    node, indices = context.node, present(context)
+    varying = [index for index in indices if context.form(index).degree is not Degree.CONSTANT]
+    if len(varying) != 1 or context.form(varying[0]).degree is not Degree.AFFINE:
+        raise context.fail("a clamp, so the map is piecewise")
+    if node.op_type == "Clip":
+        if varying != [0] or 1 not in indices:
+            raise context.fail("a clamp without a constant lower bound, so the map is piecewise")
+        if 2 in indices:
+            highest = context.evaluator.constant(node.input[2], context.evaluator.settings[0])
+            if np.any(highest < np.finfo(np.float32).max):
+                raise context.fail("it also limits the denominator from above, so the map is piecewise")
+    return elementwise(context, Degree.CLAMPED)
 
 
 def _require_product(context: Context, indices: Sequence[int]) -> None:
@@ -168,6 +186,7 @@ def _cumulate(context: Context) -> Form:
 ARITHMETIC: dict[str, Rule] = {
     **dict.fromkeys(("Add", "Sub", "Sum", "Mean"), _sum),
     **dict.fromkeys(("ReduceSum", "ReduceMean"), _reduce),
+    **dict.fromkeys(("Max", "Clip", "Relu"), _clamp),
     "Mul": _multiply,
     "Pow": _power,
     "Div": _divide,
