@@ -12,6 +12,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from stn_infer.fusion.basis import NO_CLAMP
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.lattices.find import LatticeMap
 from stn_infer.fusion.lattices.plan import Plan
@@ -19,7 +20,6 @@ from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.monomials import Monomials
 from stn_infer.fusion.op import (
     DOMAIN,
-    NO_CLAMP,
     SAMPLER,
     node_attributes,
     quotient_attributes,
