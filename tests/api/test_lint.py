@@ -189,6 +189,20 @@ def test_an_unknown_sampler_is_not_no_sampler(tmp_path: Path) -> None:
     assert "custom-sampler" in codes and "no-sampler" not in codes
 
 
+@pytest.mark.parametrize("op", ["Neg", "GridSample"])
+def test_a_call_with_too_many_inputs_is_an_error(op: str, tmp_path: Path) -> None:
+    """Also where a repair inlines the function, which drops the input."""
+    formal = ["a", "p"][: 1 if op == "Neg" else 2]
+    body = [helper.make_node(op, formal, ["z"], **({} if op == "Neg" else {"mode": "linear"}))]
+    function = helper.make_function("f", "g", formal, ["z"], body, [helper.make_opsetid("", 20)])
+    call = helper.make_node("g", [*["x", "p"][: len(formal)], "x"], ["y"], domain="f")
+    image, grid = (F32, ["n", 1, 4, 4]), (F32, ["n", 4, 4, 2])
+    model = make([call], {"x": image, "p": grid}, {"y": image}, [], opset=20, domains=("f",), functions=[function])
+    onnx.save(model, tmp_path / "model.onnx")
+    (found,) = [entry for entry in lint(tmp_path / "model.onnx").findings if entry.code == "does-not-run"]
+    assert found.severity == "error" and "cannot exceed number of formal parameters" in found.message
+
+
 def test_samplers_in_subgraphs_are_examined(tmp_path: Path) -> None:
     branches = [
         helper.make_graph(
