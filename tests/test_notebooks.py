@@ -17,6 +17,10 @@ from tests.support.paths import ROOT
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 #: Per notebook: bounds (lowest, highest) of variables after the last cell, and the files that it writes.
 PROMISES: dict[str, tuple[dict[str, tuple[float, float]], set[str]]] = {
+    "spatial_transformer_tutorial": (
+        {"fused": (1, 1), "accuracy": (0.9, 1), "exported_accuracy": (0.9, 1), "difference": (0, 1e-3)},
+        {"tutorial.pt2", "tutorial.onnx", "tutorial.png"},
+    ),
     "text_rectification": (
         {"fused": (1, 1), "distance_before": (4, 20), "distance_after": (0, 0.5), "difference": (0, 1e-4)},
         {"rectifier.pt2", "rectifier.onnx", "rectification.png"},
