@@ -18,6 +18,7 @@ from stn_infer.fusion.op import (
     SPATIAL,
     attach_functions,
     node_attributes,
+    quotient_attributes,
     sampler_attributes,
 )
 from stn_infer.samplers import SamplerSpec
@@ -37,8 +38,12 @@ def op_file(
     batch: str | int = "batch",
     standard: bool = False,
     sampler_op: bool = False,
+    w_min: float | None = None,
+    offset: Sequence[float] = (),
 ) -> onnx.ModelProto:
-    """Make a file with inputs ``input`` [N, C, *in] and ``theta`` [N, D, K], and ``output`` [N, C, *output_size].
+    """Make a file with inputs ``input`` [N, C, *in] and ``theta``, and ``output`` [N, C, *output_size].
+
+    ``theta`` is [N, D, K], that of a projective grid [N, D + 1, K].
 
     Args:
         kind: ``affine``, ``basis`` or ``projective``.
@@ -52,6 +57,8 @@ def op_file(
         standard: compute the grid with standard operators and sample with GridSample instead of our op; only for the
             kinds ``affine`` and ``basis``.
         sampler_op: the same, and sample with ``stn::Sampler``.
+        w_min: the lower bound of a projective grid's denominator, for version 2 of the op; None: version 1.
+        offset: of version 2; empty: zeros.
     """
     output_size = tuple(output_size)
     constants = {"basis": np.ascontiguousarray(basis, np.float32)}
@@ -68,13 +75,15 @@ def op_file(
         ]
     else:
         attributes = node_attributes(kind, output_size, sampler, opset)
+        if w_min is not None:
+            attributes |= quotient_attributes(len(output_size), w_min, offset)
         op_type = PROJECTIVE if kind == "projective" else SPATIAL
         inputs = [image, "theta", "basis"]
         nodes = [helper.make_node(op_type, inputs, [warped], name="transformer", domain=DOMAIN, **attributes)]
     if dtype != "float32":
         nodes.insert(0, helper.make_node("Cast", ["input"], [image], to=_TYPES[dtype]))
         nodes.append(helper.make_node("Cast", [warped], ["output"], to=TensorProto.FLOAT))
-    rows = 3 if kind == "projective" else len(output_size)
+    rows = len(output_size) + (kind == "projective")
     shapes = {"input": image_shape, "theta": (rows, len(basis)), "output": (image_shape[0], *output_size)}
     values = [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, *shape]) for name, shape in shapes.items()]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
@@ -102,7 +111,7 @@ def run_op(
     Args:
         kind: as for :func:`op_file`.
         image: [N, C, *in], cast to float32.
-        theta: [N, D, K], projective [N, 3, 3]; cast to float32.
+        theta: [N, D, K], projective [N, D + 1, K]; cast to float32.
         basis: as for :func:`op_file`.
         output_size: as for :func:`op_file`.
         mode: in either spelling.

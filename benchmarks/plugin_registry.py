@@ -15,15 +15,25 @@ import numpy as np
 import tensorrt_lean as trt
 
 
-def create(creator: Any, attributes: dict[str, str | list[int]], phase: Any) -> Any:
-    """Create a plugin from attributes, as a parser passes them; None if the creator rejects them."""
-    fields = [
-        trt.PluginField(name, np.frombuffer(value.encode(), np.int8), trt.PluginFieldType.CHAR)
-        if isinstance(value, str)
-        else trt.PluginField(name, np.array(value, np.int32), trt.PluginFieldType.INT32)
-        for name, value in attributes.items()
-    ]
+def create(creator: Any, attributes: dict[str, Any], phase: Any) -> Any:
+    """Create a plugin from attributes, as a parser passes them; None if the creator rejects them.
+
+    Args:
+        creator: the plugin's creator.
+        attributes: by name: a string, a number or a list of numbers.
+        phase: TensorRT's phase.
+    """
+    fields = [_field(name, value) for name, value in attributes.items()]
     return creator.create_plugin("node", trt.PluginFieldCollection(fields), phase)
+
+
+def _field(name: str, value: Any) -> Any:
+    if isinstance(value, str):
+        return trt.PluginField(name, np.frombuffer(value.encode(), np.int8), trt.PluginFieldType.CHAR)
+    numbers = np.atleast_1d(value)
+    if numbers.dtype.kind == "f":
+        return trt.PluginField(name, numbers.astype(np.float32), trt.PluginFieldType.FLOAT32)
+    return trt.PluginField(name, numbers.astype(np.int32), trt.PluginFieldType.INT32)
 
 
 def main(library: str, op: str, wanted: str) -> None:

@@ -1,4 +1,4 @@
-# The TensorRT adapter: three plugin creators in stn_plugins, the library that registers them when it is loaded, and
+# The TensorRT adapter: plugin creators in stn_plugins, the library that registers them when it is loaded, and
 # the host that runs them in the tests. None of these links TensorRT.
 set(TENSORRT_INCLUDE_DIR "" CACHE PATH "Folder of the official TensorRT headers; empty: use the declarations in abi/")
 

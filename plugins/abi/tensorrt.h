@@ -33,7 +33,7 @@ enum class DataType : int32_t { kFLOAT = 0, kHALF = 1, kINT32 = 3, kBF16 = 7 };
 /// bf16) with the number of channels rounded up to a multiple of 8.
 enum class TensorFormat : int32_t { kLINEAR = 0, kHWC8 = 2, kDHWC8 = 6, kHWC = 8, kDHWC = 12 };
 
-enum class PluginFieldType : int32_t { kINT32 = 5, kCHAR = 6, kUNKNOWN = 8, kINT64 = 10 };
+enum class PluginFieldType : int32_t { kFLOAT32 = 1, kINT32 = 5, kCHAR = 6, kUNKNOWN = 8, kINT64 = 10 };
 
 enum class TensorRTPhase : int32_t { kBUILD = 0, kRUNTIME = 1 };
 

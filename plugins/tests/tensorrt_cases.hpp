@@ -29,6 +29,9 @@ struct Attributes {
   void long_integers(const char* name, const std::vector<int64_t>& values) {
     add(name, values.data(), PluginFieldType::kINT64, sizeof(int64_t), values.size());
   }
+  void floats(const char* name, const std::vector<float>& values) {
+    add(name, values.data(), PluginFieldType::kFLOAT32, sizeof(float), values.size());
+  }
   void copy(const PluginFieldCollection& from) {
     for (int32_t i = 0; i < from.nbFields; ++i) {
       const PluginField& field = from.fields[i];
@@ -57,7 +60,7 @@ struct Attributes {
 
 struct Case {
   const char* name;
-  int creator;  // 0 spatial, 1 projective, 2 grid sample, 3 sampler, 4 tensor product, 5 lattice
+  int creator;  // 0 spatial, 1 projective, 2 grid sample, 3 sampler, 4 tensor product, 5 lattice, 6 projective 2
   int32_t kind;
   int32_t mode;
   int32_t padding;
@@ -70,6 +73,7 @@ struct Case {
 };
 
 constexpr int kGridSample = 2;
+constexpr int kProjective2 = 6;
 
 /// \brief Whether the op reads a sampling grid, instead of theta and its constants.
 inline bool reads_grid(const Case& c) { return c.kind == STN_GRID; }
@@ -113,6 +117,13 @@ inline const std::vector<Case>& all() {
       {"lattice", 5, STN_LATTICE, STN_BILINEAR, STN_ZEROS, 0, 2, DataType::kFLOAT, kLinear, kLinear, 2},
       {"lattice volume nearest bf16", 5, STN_LATTICE, STN_NEAREST, STN_BORDER, 1, 3, DataType::kBF16, kLinear, kLinear,
        2},
+      {"projective 2", 6, STN_PROJECTIVE, STN_BILINEAR, STN_ZEROS, 0, 2, DataType::kFLOAT, kLinear, kLinear, 3},
+      {"projective 2 bicubic fp16", 6, STN_PROJECTIVE, STN_BICUBIC, STN_BORDER, 1, 2, DataType::kHALF, kLinear, kLinear,
+       1},
+      {"projective 2 volume DHWC", 6, STN_PROJECTIVE, STN_BILINEAR, STN_REFLECTION, 0, 3, DataType::kFLOAT,
+       TensorFormat::kDHWC, TensorFormat::kDHWC, 3},
+      {"projective 2 volume nearest bf16", 6, STN_PROJECTIVE, STN_NEAREST, STN_BORDER, 1, 3, DataType::kBF16, kLinear,
+       kLinear, 2},
   };
   return table;
 }
@@ -135,10 +146,16 @@ inline int64_t columns(const Case& c) {
     case STN_TENSOR_PRODUCT:
       return lattice(c)[0] * lattice(c)[1] * lattice(c)[2];
     case STN_PROJECTIVE:
-      return 3;
+      return c.creator == kProjective2 ? 5 : 3;
     default:
       return c.rank + 1;
   }
+}
+
+/// \brief Attributes of version 2 of the projective op.
+constexpr float kLeast = 0.7F;
+inline std::vector<float> offset(const Case& c) {
+  return c.rank == 2 ? std::vector<float>{0.1F, -0.2F} : std::vector<float>{0.1F, -0.2F, 0.3F};
 }
 
 inline int32_t inputs_of(const Case& c) {
@@ -158,6 +175,10 @@ inline Attributes attributes(const Case& c) {
     for (const int64_t size : output_size(c)) shape.push_back(static_cast<int32_t>(size));
     shape.push_back(c.rank);
     result.integers("grid_shape", shape);
+  }
+  if (c.creator == kProjective2) {
+    result.floats("w_min", {kLeast});
+    result.floats("offset", offset(c));
   }
   return result;
 }
@@ -195,7 +216,7 @@ inline std::vector<PluginTensorDesc> descs(const Case& c, int64_t batch, const s
     grid.push_back(c.rank);
     result.push_back(desc(grid, DataType::kFLOAT, TensorFormat::kLINEAR));
   } else {
-    const int64_t rows = c.kind == STN_PROJECTIVE ? 3 : c.rank;
+    const int64_t rows = c.kind == STN_PROJECTIVE ? c.rank + 1 : c.rank;
     result.push_back(desc({batch, rows, columns(c)}, DataType::kFLOAT, TensorFormat::kLINEAR));
     const auto constant = [&result](int64_t first, int64_t second, DataType type = DataType::kFLOAT) {
       result.push_back(desc({first, second}, type, TensorFormat::kLINEAR));

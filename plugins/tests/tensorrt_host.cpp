@@ -107,6 +107,12 @@ std::vector<char> expected(const Library& library, const Case& c, const std::vec
     p.index = reinterpret_cast<const int32_t*>(data[2].data());
     p.basis = floats(3);
   }
+  if (c.creator == kProjective2) {
+    const std::vector<float> moves = offset(c);
+    p.clamp_w = 1;
+    p.w_min = kLeast;
+    std::copy(moves.begin(), moves.end(), p.offset);
+  }
   p.input = data[0].data();
   p.theta = data[1].data();
   if (c.kind == STN_BASIS || c.kind == STN_PROJECTIVE) p.basis = floats(2);
@@ -116,10 +122,10 @@ std::vector<char> expected(const Library& library, const Case& c, const std::vec
   return out;
 }
 
-void check_creator(void* creator, const char* name, const char* name_space) {
+void check_creator(void* creator, const char* name, const char* name_space, const char* version = "1") {
   CHECK(is_interface(creator, "PLUGIN CREATOR_V3ONE"), name);
   CHECK(same(call<const char*>(creator, slots::kCreatorName), name), name);
-  CHECK(same(call<const char*>(creator, slots::kCreatorVersion), "1"), name);
+  CHECK(same(call<const char*>(creator, slots::kCreatorVersion), version), name);
   CHECK(same(call<const char*>(creator, slots::kCreatorNamespace), name_space), name);
 }
 
@@ -151,9 +157,35 @@ void check_refusals(void* const* creators) {
   Attributes volume;
   volume.integers("grid_shape", {0, 3, 4, 5, 3});
   refused(1, std::move(volume), "projective volume");
+  const auto quotient = [](const std::vector<float>& w_min, const std::vector<float>& moves) {
+    Attributes attributes;
+    attributes.integers("grid_shape", {0, 3, 4, 5, 3});
+    attributes.floats("w_min", w_min);
+    attributes.floats("offset", moves);
+    return attributes;
+  };
+  const float nan = std::nanf(""), inf = INFINITY;
+  refused(kProjective2, quotient({nan}, {0, 0, 0}), "w_min NaN");
+  refused(kProjective2, quotient({}, {0, 0, 0}), "no w_min");
+  refused(kProjective2, quotient({1, 1}, {0, 0, 0}), "two w_min");
+  refused(kProjective2, quotient({1}, {0, 0}), "an offset of another rank");
+  refused(kProjective2, quotient({1}, {0, 0, 0, 0}), "a long offset");
+  refused(kProjective2, quotient({1}, {}), "an empty offset");
+  refused(kProjective2, quotient({1}, {0, nan, 0}), "offset NaN");
+  refused(kProjective2, quotient({1}, {0, 0, inf}), "offset infinite");
+  Attributes integers;
+  integers.integers("grid_shape", {0, 3, 4, 2});
+  integers.integers("w_min", {1});
+  refused(kProjective2, std::move(integers), "an integer w_min");
   PluginFieldCollection broken{3, nullptr};
   CHECK(create(creators[0], &broken, TensorRTPhase::kBUILD) == nullptr, "a count without fields");
   CHECK(create(creators[0], nullptr, TensorRTPhase::kBUILD) == nullptr, "no collection");
+  // A field that a node lacks has its default.
+  Attributes plain;
+  plain.integers("grid_shape", {0, 3, 4, 5, 3});
+  void* unbounded = create(creators[kProjective2], plain.collection(), TensorRTPhase::kBUILD);
+  CHECK(unbounded != nullptr, "no w_min and no offset");
+  if (unbounded != nullptr) call<void>(unbounded, slots::kDelete);
   // ONNX opset 20's names, 64-bit integers and a NUL included in the length are accepted.
   Attributes fine;
   fine.word("mode", std::string("linear\0", 7));
@@ -239,6 +271,12 @@ void check_build(const Case& c, void* build) {
   all[1].desc.dims.d[1] += 1;
   CHECK(configure() != 0, c.name);
   all[1].desc.dims.d[1] -= 1;
+  if (inputs == 3) {  // no columns of theta, and no rows of the basis
+    const int64_t count = all[1].desc.dims.d[2];
+    all[1].desc.dims.d[2] = all[2].desc.dims.d[0] = 0;
+    CHECK(configure() != 0, c.name);
+    all[1].desc.dims.d[2] = all[2].desc.dims.d[0] = count;
+  }
   all[static_cast<size_t>(inputs)].desc.dims.d[3] += 1;
   CHECK(configure() != 0, c.name);
   const auto workspace = call<size_t>(build, slots::kWorkspace, static_cast<const DynamicPluginTensorDesc*>(all.data()),
@@ -293,7 +331,7 @@ void check_life(const Library& library, Device& device, const Case& c, void* con
   void* core = capability(plugin, PluginCapabilityType::kCORE);
   CHECK(is_interface(core, "PLUGIN_V3ONE_CORE"), c.name);
   CHECK(same(call<const char*>(core, slots::kName), call<const char*>(creator, slots::kCreatorName)), c.name);
-  CHECK(same(call<const char*>(core, slots::kVersion), "1"), c.name);
+  CHECK(same(call<const char*>(core, slots::kVersion), c.creator == kProjective2 ? "2" : "1"), c.name);
   CHECK(same(call<const char*>(core, slots::kNamespace), c.creator == kGridSample ? "" : "stn"), c.name);
   check_build(c, capability(plugin, PluginCapabilityType::kBUILD));
 
@@ -347,14 +385,15 @@ int main(int argc, char** argv) {
   library.get<void(void*)>("setLoggerFinder")(nullptr);
   int32_t count = 0;
   void* const* creators = library.get<void* const*(int32_t&)>("getCreators")(count);
-  CHECK(count == 6, "getCreators");
-  if (count != 6) return 1;
+  CHECK(count == 7, "getCreators");
+  if (count != 7) return 1;
   check_creator(creators[0], "SpatialTransformer", "stn");
   check_creator(creators[1], "ProjectiveTransformer", "stn");
   check_creator(creators[2], "GridSample", "");
   check_creator(creators[3], "Sampler", "stn");
   check_creator(creators[4], "TensorProductTransformer", "stn");
   check_creator(creators[5], "LatticeTransformer", "stn");
+  check_creator(creators[kProjective2], "ProjectiveTransformer", "stn", "2");
   check_refusals(creators);
   for (const Case& c : cases::all()) check_life(library, *device, c, creators);
   std::printf("%d checks, %d failed, %s\n", checks, failures, cuda ? "on the GPU" : "in host memory");

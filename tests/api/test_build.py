@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from math import prod
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
+from benchmarks.op_files import op_file
 from stn_infer.api.build import build
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
@@ -25,6 +27,7 @@ from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError, OutputError, UsageError
 from stn_infer.fusion.fuse import fuse
 from stn_infer.models import SHIPPED
+from stn_infer.samplers import SamplerSpec
 from tests.support.onnx_files import flow_model
 from tests.support.shared import exported
 from tests.support.tensorrt_parts import library_or_skip, parsed, run_script
@@ -130,6 +133,26 @@ def test_the_parser_creates_our_sampler_from_a_written_file(rtx: TensorRT, tmp_p
     assert "Sampler 'sample' created: Sampler bilinear zeros half_pixel" in errors
     engine = build(model, tmp_path / "flow.engine", RTX, cache=tmp_path / "cache")
     assert engine.sidecar.fused == ()  # native layers, from the function
+
+
+def test_the_parser_creates_version_2_of_our_projective_plugin(rtx: TensorRT, tmp_path: Path) -> None:
+    model, size = tmp_path / "quotient.onnx", (3, 4, 5)
+    basis = np.ones((6, 60), np.float32)
+    content = op_file("projective", (2, 4, 5, 6), basis, size, SamplerSpec(), w_min=0.1, offset=(0.25, 0, -1))
+    onnx.save(content, model)
+    script = ("rtx_parse_with_plugin.py", str(library_or_skip()), str(model))
+    _, errors, _ = run_script(*script, environment={"STN_TENSORRT_DEVICE": "cpu"})
+    made = "created: ProjectiveTransformer bilinear zeros half_pixel 3x4x5 w_min 0.100000001 offset 0.25 0 -1"
+    assert made in errors
+
+
+@pytest.mark.parametrize("rank", [2, 3])
+def test_version_2_of_the_projective_op_is_built_from_its_function(rtx: TensorRT, rank: int, tmp_path: Path) -> None:
+    model, size = tmp_path / "quotient.onnx", (3, 4, 5)[:rank]
+    basis = np.ones((6, prod(size)), np.float32)
+    onnx.save(op_file("projective", (2, *size), basis, size, SamplerSpec(), w_min=0.1), model)
+    engine = build(model, tmp_path / "quotient.engine", RTX, cache=tmp_path / "cache")
+    assert engine.sidecar.fused == ()
 
 
 def test_the_parser_creates_our_grid_sample_from_an_unmodified_file(rtx: TensorRT, tmp_path: Path) -> None:

@@ -14,6 +14,15 @@ from tests.support.tensorrt_parts import library_or_skip, missing, module_or_ski
 
 ON_HOST = {"STN_TENSORRT_DEVICE": "cpu"}
 SAMPLER = {"mode": "CHAR", "padding_mode": "CHAR", "align_corners": "INT32"}
+CREATORS = {
+    "SpatialTransformer 1": "stn",
+    "ProjectiveTransformer 1": "stn",
+    "ProjectiveTransformer 2": "stn",
+    "TensorProductTransformer 1": "stn",
+    "LatticeTransformer 1": "stn",
+    "GridSample 1": "",
+    "Sampler 1": "stn",
+}
 INTERFACES = [
     ["PLUGIN", 1, 0],
     ["PLUGIN_V3ONE_CORE", 1, 0],
@@ -38,15 +47,17 @@ def registry(library: Path) -> tuple[dict[str, Any], str]:
 
 def test_load_library_finds_the_creators_with_their_fields(registry: tuple[dict[str, Any], str]) -> None:
     creators = registry[0]["creators"]
-    assert {name: (it["version"], it["namespace"]) for name, it in creators.items()} == {
-        "SpatialTransformer": ("1", "stn"),
-        "ProjectiveTransformer": ("1", "stn"),
-        "GridSample": ("1", ""),
-        "Sampler": ("1", "stn"),
+    assert {name: it["namespace"] for name, it in creators.items()} == CREATORS
+    theta = {**SAMPLER, "grid_shape": "INT32"}
+    assert {name: it["fields"] for name, it in creators.items()} == {
+        "SpatialTransformer 1": {"kind": "CHAR", **theta},
+        "ProjectiveTransformer 1": theta,
+        "ProjectiveTransformer 2": {**theta, "w_min": "FLOAT32", "offset": "FLOAT32"},
+        "TensorProductTransformer 1": theta,
+        "LatticeTransformer 1": theta,
+        "GridSample 1": SAMPLER,
+        "Sampler 1": SAMPLER,
     }
-    assert creators["SpatialTransformer"]["fields"] == {"kind": "CHAR", **SAMPLER, "grid_shape": "INT32"}
-    assert creators["ProjectiveTransformer"]["fields"] == {**SAMPLER, "grid_shape": "INT32"}
-    assert creators["GridSample"]["fields"] == creators["Sampler"]["fields"] == SAMPLER
 
 
 def test_plugins_are_created_from_fields(registry: tuple[dict[str, Any], str]) -> None:
@@ -56,11 +67,16 @@ def test_plugins_are_created_from_fields(registry: tuple[dict[str, Any], str]) -
         "opset 20": "SpatialTransformer basis bicubic border half_pixel 28x28",
         "volume": "SpatialTransformer affine nearest zeros align_corners 4x5x6",
         "projective": "ProjectiveTransformer bilinear reflection half_pixel 28x28",
+        "projective 2": "ProjectiveTransformer bilinear zeros half_pixel 4x5x6 w_min 0.100000001 offset 0.25 -0.5 1",
+        "projective 2 without a bound": (
+            "ProjectiveTransformer bilinear zeros half_pixel 28x28 w_min -3.40282347e+38 offset 0 0"
+        ),
         "sampler": "Sampler bicubic border align_corners",
     }
-    for it in made.values():
+    for case, it in made.items():
+        version = "2" if "projective 2" in case else "1"
         assert it["interfaces"] == INTERFACES
-        assert (it["namespace"], it["version"], it["outputs"], it["format_limit"]) == ("stn", "1", 1, 100)
+        assert (it["namespace"], it["version"], it["outputs"], it["format_limit"]) == ("stn", version, 1, 100)
         assert it["timing_cache_id"] == it["metadata"]
     assert made["projective"]["name"] == "ProjectiveTransformer"
 
@@ -72,7 +88,10 @@ def test_bad_fields_are_rejected_with_a_reason(registry: tuple[dict[str, Any], s
         "grid_shape is missing",
         "mode is one of bilinear nearest bicubic linear cubic, not 'lanczos'",
         "bicubic is two-dimensional",
-        "a projective transformer is two-dimensional",
+        "a projective transformer of version 1 is two-dimensional",
+        "offset is one finite number per axis of grid_shape, not 3",
+        "offset is one finite number per axis\n",
+        "w_min is one number",
         "padding_mode is one of zeros border reflection, not 'wrap'",
     ):
         assert reason in errors
@@ -98,7 +117,7 @@ def test_the_second_library_registers_when_it_is_loaded(library: Path) -> None:
     assert register.is_file()
     answer, errors, code = run_script("lean_registry.py", "register", str(register), environment=ON_HOST)
     assert code == 0, errors
-    assert set(answer["creators"]) == {"SpatialTransformer", "ProjectiveTransformer", "GridSample", "Sampler"}
+    assert set(answer["creators"]) == set(CREATORS)
     assert answer["made"]["defaults"]["metadata"] == "SpatialTransformer affine bilinear zeros half_pixel 28x28"
     assert f"SpatialTransformer registered in libnvinfer_lean.so.{answer['version'].split('.')[0]}" in errors
 

@@ -15,7 +15,14 @@ import tensorrt_lean as trt
 
 from benchmarks.plugin_registry import create as make_plugin
 
-OURS = {("SpatialTransformer", "stn"), ("ProjectiveTransformer", "stn"), ("GridSample", ""), ("Sampler", "stn")}
+OURS = {
+    ("SpatialTransformer", "stn"),
+    ("ProjectiveTransformer", "stn"),
+    ("GridSample", ""),
+    ("Sampler", "stn"),
+    ("TensorProductTransformer", "stn"),
+    ("LatticeTransformer", "stn"),
+}
 
 
 def create(creator: Any, attributes: dict[str, Any], phase: Any) -> dict[str, Any] | None:
@@ -52,27 +59,30 @@ def main(how: str, library: str) -> None:
     creators = [creator for creator in registry.all_creators if (creator.name, creator.plugin_namespace) in OURS]
     spatial = registry.get_creator("SpatialTransformer", "1", "stn")
     projective = registry.get_creator("ProjectiveTransformer", "1", "stn")
+    quotient = registry.get_creator("ProjectiveTransformer", "2", "stn")
     sampler = registry.get_creator("Sampler", "1", "stn")
     answer: dict[str, Any] = {
         "version": trt.__version__,
         "creators": {
-            creator.name: {
-                "version": creator.plugin_version,
+            f"{creator.name} {creator.plugin_version}": {
                 "namespace": creator.plugin_namespace,
                 "fields": {item.name: item.type.name for item in creator.field_names},
             }
             for creator in creators
         },
     }
-    if spatial is not None and projective is not None and sampler is not None:
+    if spatial is not None and projective is not None and quotient is not None and sampler is not None:
         build, run = trt.TensorRTPhase.BUILD, trt.TensorRTPhase.RUNTIME
         grid = {"grid_shape": [0, 28, 28, 2]}
         volume = {"grid_shape": [0, 4, 5, 6, 3]}
+        moved = {"w_min": 0.1, "offset": [0.25, -0.5, 1.0], **volume}
         answer["made"] = {
             "defaults": create(spatial, grid, build),
             "opset 20": create(spatial, {"kind": "basis", "mode": "cubic", "padding_mode": "border", **grid}, build),
             "volume": create(spatial, {"mode": "nearest", "align_corners": [1], **volume}, run),
             "projective": create(projective, {"padding_mode": "reflection", **grid}, build),
+            "projective 2": create(quotient, moved, build),
+            "projective 2 without a bound": create(quotient, grid, run),
             "sampler": create(sampler, {"mode": "cubic", "padding_mode": "border", "align_corners": [1]}, build),
         }
         answer["refused"] = {
@@ -80,6 +90,10 @@ def main(how: str, library: str) -> None:
             "unknown mode": create(spatial, {"mode": "lanczos", **grid}, build),
             "bicubic volume": create(spatial, {"mode": "bicubic", **volume}, build),
             "projective volume": create(projective, volume, build),
+            "offset of an image": create(quotient, {**moved, **grid}, build),
+            "w_min NaN": create(quotient, {**moved, "w_min": float("nan")}, build),
+            "w_min as text": create(quotient, {**moved, "w_min": "0.5"}, build),
+            "offset infinite": create(quotient, {**moved, "offset": [0.0, float("inf"), 0.0]}, build),
             "unknown padding": create(sampler, {"padding_mode": "wrap"}, build),
         }
     print(json.dumps(answer))

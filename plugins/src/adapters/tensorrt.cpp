@@ -45,7 +45,7 @@ class Creator final : public nvinfer1::IPluginCreatorV3One {
   // The parser looks up a node's attributes by these names and types. Their data is the default values.
   nvinfer1::PluginFieldCollection const* getFieldNames() noexcept override { return defaults_.collection(); }
   nvinfer1::AsciiChar const* getPluginName() const noexcept override { return info(op_).name; }
-  nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return kVersion; }
+  nvinfer1::AsciiChar const* getPluginVersion() const noexcept override { return info(op_).version; }
   nvinfer1::AsciiChar const* getPluginNamespace() const noexcept override { return info(op_).name_space; }
 
  private:
@@ -66,8 +66,9 @@ STN_API nvinfer1::IPluginCreatorInterface* const* getCreators(int32_t& nbCreator
   static stn::trt::Creator sampler(stn::trt::Op::kSampler);
   static stn::trt::Creator tensor_product(stn::trt::Op::kTensorProduct);
   static stn::trt::Creator lattice(stn::trt::Op::kLattice);
-  static const std::array<nvinfer1::IPluginCreatorInterface*, 6> creators = {&spatial, &projective,     &grid_sample,
-                                                                             &sampler, &tensor_product, &lattice};
+  static stn::trt::Creator projective2(stn::trt::Op::kProjective2);
+  static const std::array<nvinfer1::IPluginCreatorInterface*, 7> creators = {
+      &spatial, &projective, &grid_sample, &sampler, &tensor_product, &lattice, &projective2};
   nbCreators = static_cast<int32_t>(creators.size());
   return creators.data();
 }

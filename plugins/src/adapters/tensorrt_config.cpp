@@ -1,9 +1,9 @@
 #include "tensorrt_config.hpp"
 
+#include <cmath>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <limits>
 #include <optional>
 #include <string_view>
 
@@ -27,6 +27,13 @@ constexpr Word kModes[] = {{"bilinear", STN_BILINEAR},
                            {"cubic", STN_BICUBIC}};
 constexpr Word kPaddings[] = {{"zeros", STN_ZEROS}, {"border", STN_BORDER}, {"reflection", STN_REFLECTION}};
 constexpr Word kKinds[] = {{"affine", STN_AFFINE}, {"basis", STN_BASIS}};
+
+/// A number in decimal digits that no other float has.
+std::string exact(float value) {
+  char text[32];
+  std::snprintf(text, sizeof text, "%.9g", static_cast<double>(value));
+  return text;
+}
 
 template <size_t N>
 const char* spell(const Word (&words)[N], int32_t value) {
@@ -77,6 +84,15 @@ std::optional<std::vector<int64_t>> integers(const PluginField& field) {
   return values;
 }
 
+/// 1 to 3 floats.
+std::optional<std::vector<float>> floats(const PluginField& field) {
+  if (field.type != PluginFieldType::kFLOAT32 || field.data == nullptr) return std::nullopt;
+  if (field.length < 1 || field.length > 3) return std::nullopt;
+  std::vector<float> values(static_cast<size_t>(field.length));
+  std::memcpy(values.data(), field.data, values.size() * sizeof(float));  // may be unaligned, as above
+  return values;
+}
+
 bool read_align_corners(const PluginField& field, Config& config, std::string& reason) {
   const auto values = integers(field);
   if (!values || values->size() != 1 || (values->front() != 0 && values->front() != 1)) {
@@ -102,6 +118,29 @@ bool read_grid_shape(const PluginField& field, Config& config, std::string& reas
   return false;
 }
 
+bool read_w_min(const PluginField& field, Config& config, std::string& reason) {
+  const auto values = floats(field);
+  if (!values || values->size() != 1 || std::isnan(values->front())) {
+    reason = "w_min is one number";
+    return false;
+  }
+  config.w_min = values->front();
+  return true;
+}
+
+/// Its length is compared with grid_shape's rank when all fields are read.
+bool read_offset(const PluginField& field, Config& config, std::string& reason) {
+  const auto values = floats(field);
+  bool finite = values.has_value();
+  for (size_t i = 0; finite && i < values->size(); ++i) finite = std::isfinite((*values)[i]);
+  if (!finite) {
+    reason = "offset is one finite number per axis";
+    return false;
+  }
+  config.offset = *values;
+  return true;
+}
+
 bool read_field(const PluginField& field, Config& config, std::string& reason) {
   const std::string_view name = field.name == nullptr ? "" : field.name;
   if (name == "mode") return read_word(field, kModes, config.mode, reason);
@@ -109,6 +148,8 @@ bool read_field(const PluginField& field, Config& config, std::string& reason) {
   if (name == "align_corners") return read_align_corners(field, config, reason);
   if (reads_grid(config.op)) return true;
   if (name == "grid_shape") return read_grid_shape(field, config, reason);
+  if (config.op == Op::kProjective2 && name == "w_min") return read_w_min(field, config, reason);
+  if (config.op == Op::kProjective2 && name == "offset") return read_offset(field, config, reason);
   if (config.op == Op::kSpatial && name == "kind") return read_word(field, kKinds, config.kind, reason);
   return true;
 }
@@ -116,12 +157,13 @@ bool read_field(const PluginField& field, Config& config, std::string& reason) {
 }  // namespace
 
 const OpInfo& info(Op op) noexcept {
-  static constexpr OpInfo kTable[] = {{"SpatialTransformer", "stn", 3},
-                                      {"ProjectiveTransformer", "stn", 3},
-                                      {"GridSample", "", 2},
-                                      {"Sampler", "stn", 2},
-                                      {"TensorProductTransformer", "stn", 5},
-                                      {"LatticeTransformer", "stn", 4}};
+  static constexpr OpInfo kTable[] = {{"SpatialTransformer", "stn", "1", 3},
+                                      {"ProjectiveTransformer", "stn", "1", 3},
+                                      {"GridSample", "", "1", 2},
+                                      {"Sampler", "stn", "1", 2},
+                                      {"TensorProductTransformer", "stn", "1", 5},
+                                      {"LatticeTransformer", "stn", "1", 4},
+                                      {"ProjectiveTransformer", "stn", "2", 3}};
   return kTable[static_cast<size_t>(op)];
 }
 
@@ -131,23 +173,29 @@ std::string Config::text() const {
   line += std::string(" ") + spell(kModes, mode) + " " + spell(kPaddings, padding);
   line += align_corners != 0 ? " align_corners" : " half_pixel";
   for (size_t i = 0; i < out_size.size(); ++i) line += (i == 0 ? " " : "x") + std::to_string(out_size[i]);
+  if (op == Op::kProjective2) {
+    line += " w_min " + exact(w_min) + " offset";
+    for (const float value : offset) line += " " + exact(value);
+  }
   return line;
 }
 
 Config default_config(Op op) {
   Config config;
   config.op = op;
-  if (op == Op::kProjective) config.kind = STN_PROJECTIVE;
+  if (op == Op::kProjective || op == Op::kProjective2) config.kind = STN_PROJECTIVE;
   if (op == Op::kTensorProduct) config.kind = STN_TENSOR_PRODUCT;
   if (op == Op::kLattice) config.kind = STN_LATTICE;
   if (reads_grid(op)) config.kind = STN_GRID;
   if (!reads_grid(op)) config.out_size = {1, 1};
+  if (op == Op::kProjective2) config.offset = {0.0F, 0.0F};
   return config;
 }
 
 bool parse(Op op, const nvinfer1::PluginFieldCollection* fields, Config& config, std::string& reason) {
   Config read = default_config(op);
   read.out_size.clear();
+  read.offset.clear();
   if (fields != nullptr && fields->nbFields > 0 && fields->fields == nullptr) {
     reason = "the fields are missing";
     return false;
@@ -160,7 +208,12 @@ bool parse(Op op, const nvinfer1::PluginFieldCollection* fields, Config& config,
     return false;
   }
   if (op == Op::kProjective && read.rank() != 2) {
-    reason = "a projective transformer is two-dimensional, but grid_shape has three sizes";
+    reason = "a projective transformer of version 1 is two-dimensional, but grid_shape has three sizes";
+    return false;
+  }
+  if (op == Op::kProjective2 && read.offset.empty()) read.offset.resize(read.out_size.size());
+  if (op == Op::kProjective2 && read.offset.size() != read.out_size.size()) {
+    reason = "offset is one finite number per axis of grid_shape, not " + std::to_string(read.offset.size());
     return false;
   }
   if (read.mode == STN_BICUBIC && read.rank() == 3) {
@@ -171,7 +224,8 @@ bool parse(Op op, const nvinfer1::PluginFieldCollection* fields, Config& config,
   return true;
 }
 
-Fields::Fields(const Config& config) : align_corners_(config.align_corners), collection_{} {
+Fields::Fields(const Config& config)
+    : align_corners_(config.align_corners), w_min_(config.w_min), offset_(config.offset), collection_{} {
   const auto add_word = [this](const char* name, const char* word) {
     fields_.emplace_back(name, word, PluginFieldType::kCHAR, static_cast<int32_t>(std::strlen(word)));
   };
@@ -185,6 +239,10 @@ Fields::Fields(const Config& config) : align_corners_(config.align_corners), col
     grid_shape_.push_back(config.rank());
     fields_.emplace_back("grid_shape", grid_shape_.data(), PluginFieldType::kINT32,
                          static_cast<int32_t>(grid_shape_.size()));
+  }
+  if (config.op == Op::kProjective2) {
+    fields_.emplace_back("w_min", &w_min_, PluginFieldType::kFLOAT32, 1);
+    fields_.emplace_back("offset", offset_.data(), PluginFieldType::kFLOAT32, static_cast<int32_t>(offset_.size()));
   }
   collection_.nbFields = static_cast<int32_t>(fields_.size());
   collection_.fields = fields_.data();

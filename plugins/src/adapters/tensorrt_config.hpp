@@ -4,6 +4,7 @@
 #define STN_SRC_ADAPTERS_TENSORRT_CONFIG_HPP_
 
 #include <cstdint>
+#include <limits>
 #include <string>
 #include <vector>
 
@@ -12,24 +13,26 @@
 
 namespace stn::trt {
 
-/// The ops for which this library has TensorRT plugins: five of domain `stn`, and a drop-in for ONNX's GridSample.
-enum class Op { kSpatial, kProjective, kGridSample, kSampler, kTensorProduct, kLattice };
+/// The ops for which this library has TensorRT plugins: five of domain `stn`, one of them in two versions, and a
+/// drop-in for ONNX's GridSample.
+enum class Op { kSpatial, kProjective, kGridSample, kSampler, kTensorProduct, kLattice, kProjective2 };
 
 /// \brief Whether the op reads a sampling grid, instead of theta and basis.
 inline bool reads_grid(Op op) noexcept { return op == Op::kGridSample || op == Op::kSampler; }
 
-/// \brief Name, namespace and number of inputs of an op.
+/// \brief Name, namespace, version and number of inputs of an op.
 struct OpInfo {
   const char* name;
   const char* name_space;
+  const char* version;
   int32_t inputs;
 };
 
 /// \brief The OpInfo of `op`.
 const OpInfo& info(Op op) noexcept;
 
-/// \brief Version of all ops.
-inline constexpr const char* kVersion = "1";
+/// \brief The `w_min` of a denominator that is not bounded.
+inline constexpr float kNoBound = -std::numeric_limits<float>::max();
 
 /// \brief An op's validated attributes.
 struct Config {
@@ -39,6 +42,8 @@ struct Config {
   int32_t padding = STN_ZEROS;    ///< stn_padding
   int32_t align_corners = 0;      ///< 0 or 1
   std::vector<int64_t> out_size;  ///< (D,) H, W; empty if the grid defines it
+  float w_min = kNoBound;         ///< kProjective2: the least denominator; not NaN
+  std::vector<float> offset;      ///< kProjective2: x, y(, z), finite; empty in other ops
 
   /// \brief Spatial rank, 2 or 3; 0 if it depends on the inputs (ops that read a grid).
   int32_t rank() const noexcept { return static_cast<int32_t>(out_size.size()); }
@@ -68,6 +73,8 @@ class Fields {
 
  private:
   int32_t align_corners_;
+  float w_min_;
+  std::vector<float> offset_;
   std::vector<int32_t> grid_shape_;
   std::vector<nvinfer1::PluginField> fields_;
   nvinfer1::PluginFieldCollection collection_;

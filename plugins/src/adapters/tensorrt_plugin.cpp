@@ -103,7 +103,7 @@ nvinfer1::IPluginV3* Plugin::clone() noexcept {
 
 nvinfer1::AsciiChar const* Plugin::getPluginName() const noexcept { return info(config_.op).name; }
 
-nvinfer1::AsciiChar const* Plugin::getPluginVersion() const noexcept { return kVersion; }
+nvinfer1::AsciiChar const* Plugin::getPluginVersion() const noexcept { return info(config_.op).version; }
 
 nvinfer1::AsciiChar const* Plugin::getPluginNamespace() const noexcept { return info(config_.op).name_space; }
 

@@ -1,5 +1,6 @@
 #include "tensorrt_problem.hpp"
 
+#include <algorithm>
 #include <cstring>
 
 namespace stn::trt {
@@ -57,8 +58,9 @@ const char* check_taps(const Dims& index, const Dims& weight, int64_t points) no
 const char* check_theta(const Config& config, const Dims& image, const Dims& theta, const Dims* constants,
                         const Dims* out) noexcept {
   const int32_t rank = config.rank();
-  const int64_t rows = config.kind == STN_PROJECTIVE ? 3 : rank;
-  if (theta.nbDims != 3 || !fits(theta.d[1], rows)) return "theta must be [N, D, K] (projective: [N, 3, 3])";
+  const int64_t rows = config.kind == STN_PROJECTIVE ? rank + 1 : rank;
+  if (theta.nbDims != 3 || !fits(theta.d[1], rows)) return "theta must be [N, D, K] (projective: [N, D + 1, K])";
+  if (theta.d[2] == 0) return "theta must have at least one column";
   if (!fits(theta.d[0], image.d[0])) return "theta and the image have different batch sizes";
   int64_t points = 1;
   for (int32_t i = 0; i < rank; ++i) {
@@ -70,7 +72,8 @@ const char* check_theta(const Config& config, const Dims& image, const Dims& the
   if (config.kind == STN_LATTICE) return check_taps(constants[0], constants[1], points);
   const Dims& basis = constants[0];
   if (basis.nbDims != 2 || !fits(basis.d[0], theta.d[2])) return "basis must be [K, P] with the K of theta";
-  if (config.kind != STN_BASIS && !fits(theta.d[2], rank + 1)) return "theta must have D + 1 columns for this kind";
+  const bool any_basis = config.kind == STN_BASIS || config.op == Op::kProjective2;
+  if (!any_basis && !fits(theta.d[2], rank + 1)) return "theta must have D + 1 columns for this kind";
   return fits(basis.d[1], points) ? nullptr : "basis must have one column per point of grid_shape";
 }
 
@@ -165,6 +168,11 @@ const char* fill(const Config& config, const PluginTensorDesc* in, const PluginT
     problem.lattice[2] = in[4].dims.d[0];
   }
   problem.taps = config.kind == STN_LATTICE ? in[2].dims.d[0] : 0;
+  if (config.op == Op::kProjective2) {
+    problem.clamp_w = 1;
+    problem.w_min = config.w_min;
+    std::copy(config.offset.begin(), config.offset.end(), problem.offset);
+  }
   problem.theta_batch = problem.batch;
   problem.input_batch = problem.batch;
   return nullptr;
