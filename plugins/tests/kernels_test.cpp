@@ -20,216 +20,12 @@
 #include <vector>
 
 #include "device_memory.hpp"
+#include "kernels_arrays.hpp"
+#include "kernels_checks.hpp"
+#include "kernels_refusals.hpp"
 #include "stn/stn.h"
 
 namespace {
-
-int failures = 0;
-int64_t checks = 0;
-int64_t combinations = 0;
-int64_t every = 1;
-std::unique_ptr<Device> device;  // runs the CUDA kernels; null: the CPU kernels run
-
-/// Outputs of the CUDA kernels compared with the CPU's. A nearest sampler may differ by one pixel at a tie.
-struct Comparison {
-  int64_t values = 0;
-  int64_t off = 0;
-};
-Comparison nearest, interpolated;
-
-void expect(bool ok, const char* what, const stn_problem& p) {
-  ++checks;
-  if (ok) return;
-  ++failures;
-  std::fprintf(stderr, "FAILED %s: rank %d kind %d mode %d padding %d align %d dtype %d layouts %d %d, %lld channels\n",
-               what, p.rank, p.kind, p.mode, p.padding, p.align_corners, p.dtype, p.input_layout, p.output_layout,
-               static_cast<long long>(p.channels));
-}
-
-/// An array of exactly `count` elements of a type, so that a sanitizer detects the first access beyond it.
-struct Array {
-  Array(int64_t count, int dtype) : dtype(dtype), count(count), bytes(new char[count * (dtype == STN_FP32 ? 4 : 2)]) {}
-
-  void set(int64_t i, float value) {
-    if (dtype == STN_FP32) {
-      reinterpret_cast<float*>(bytes.get())[i] = value;
-    } else {
-      // Except for the random ones, values are small sums of powers of two, for which truncating bits is exact.
-      uint32_t bits;
-      std::copy_n(reinterpret_cast<const char*>(&value), 4, reinterpret_cast<char*>(&bits));
-      uint16_t half = static_cast<uint16_t>(bits >> 16);
-      if (dtype == STN_FP16) {
-        const int exponent = static_cast<int>(bits >> 23 & 0xff) - 127 + 15;
-        half =
-            static_cast<uint16_t>((bits >> 16 & 0x8000) | (exponent <= 0 ? 0 : exponent << 10 | (bits >> 13 & 0x3ff)));
-      }
-      reinterpret_cast<uint16_t*>(bytes.get())[i] = half;
-    }
-  }
-
-  float get(int64_t i) const {
-    if (dtype == STN_FP32) return reinterpret_cast<const float*>(bytes.get())[i];
-    const uint16_t half = reinterpret_cast<const uint16_t*>(bytes.get())[i];
-    if (dtype == STN_BF16) {
-      const uint32_t bits = static_cast<uint32_t>(half) << 16;
-      float value;
-      std::copy_n(reinterpret_cast<const char*>(&bits), 4, reinterpret_cast<char*>(&value));
-      return value;
-    }
-    const int exponent = half >> 10 & 31;
-    const float fraction = static_cast<float>(half & 0x3ff) / 1024;
-    const float magnitude = exponent == 0 ? std::ldexp(fraction, -14) : std::ldexp(1 + fraction, exponent - 15);
-    return half & 0x8000 ? -magnitude : magnitude;
-  }
-
-  int64_t size() const { return count * (dtype == STN_FP32 ? 4 : 2); }
-
-  int dtype;
-  int64_t count;
-  std::unique_ptr<char[]> bytes;
-};
-
-/// The constants of a lattice: exactly as large as the problem says.
-struct Lattice {
-  Array planes{0, STN_FP32}, rows{0, STN_FP32}, columns{0, STN_FP32};
-  std::vector<int32_t> index;
-};
-
-/// Runs a problem on copies of its arrays on the device, and copies the output back.
-int run_on_device(stn_problem p, const Array& input, const Array& theta, const Array& basis, const Lattice& lattice,
-                  Array* output) {
-  std::vector<void*> buffers;
-  const Array* arrays[] = {&input, &theta, &basis, output, &lattice.planes, &lattice.rows, &lattice.columns};
-  for (const Array* array : arrays) {
-    buffers.push_back(device->upload(std::vector<char>(array->bytes.get(), array->bytes.get() + array->size())));
-  }
-  const auto* bytes = reinterpret_cast<const char*>(lattice.index.data());
-  buffers.push_back(device->upload(std::vector<char>(bytes, bytes + 4 * lattice.index.size())));
-  p.input = buffers[0];
-  p.theta = buffers[1];
-  if (p.basis != nullptr) p.basis = static_cast<const float*>(buffers[2]);
-  if (p.planes != nullptr) p.planes = static_cast<const float*>(buffers[4]);
-  p.rows = static_cast<const float*>(buffers[5]);
-  p.columns = static_cast<const float*>(buffers[6]);
-  p.index = static_cast<const int32_t*>(buffers[7]);
-  p.output = buffers[3];
-  const int status = stn_run_cuda(&p, device->stream());
-  const std::vector<char> answer = device->download(p.output, output->size());
-  std::copy(answer.begin(), answer.end(), output->bytes.get());
-  for (void* buffer : buffers) device->release(buffer);
-  return status;
-}
-
-struct Shape {
-  int64_t batch, channels, in[3], out[3];
-};
-
-int64_t product(const int64_t* sizes, int rank) {
-  int64_t result = 1;
-  for (int d = 0; d < rank; ++d) result *= sizes[d];
-  return result;
-}
-
-/// A number that is ordinary, on a border, at a tie, or not finite.
-float nasty(std::mt19937& random) {
-  static const float specials[] = {0.0f,
-                                   -1.0f,
-                                   1.0f,
-                                   -0.5f,
-                                   0.5f,
-                                   1e30f,
-                                   -1e30f,
-                                   3e38f,
-                                   -3e38f,
-                                   2.1e9f,
-                                   -2.2e9f,
-                                   std::numeric_limits<float>::infinity(),
-                                   -std::numeric_limits<float>::infinity(),
-                                   std::numeric_limits<float>::quiet_NaN()};
-  const unsigned choice = random() % 40;
-  if (choice < std::size(specials)) return specials[choice];
-  return std::uniform_real_distribution<float>(-2.5f, 2.5f)(random);
-}
-
-/// A coordinate, or an element of theta, whose pixel does not depend on rounding.
-float ordinary(std::mt19937& random) { return std::uniform_real_distribution<float>(-1.3f, 1.3f)(random); }
-
-/// Whether rounding cannot change which pixels a sample reads: every row of the affine theta is ordinary, or contains a
-/// value that is not finite (so that no coordinate is finite).
-bool is_clear(const stn_problem& p, const Array& theta, int64_t sample) {
-  const int64_t columns = p.rank + 1, start = p.theta_batch == 1 ? 0 : sample * p.rank * columns;
-  for (int64_t row = start; row < start + p.rank * columns; row += columns) {
-    bool finite = true, small = true;
-    for (int64_t i = row; i < row + columns; ++i) {
-      finite = finite && std::isfinite(theta.get(i));
-      small = small && std::fabs(theta.get(i)) < 1e5f;
-    }
-    if (finite && !small) return false;
-  }
-  return true;
-}
-
-/// Compares the CUDA kernels' output with the CPU kernels', channel by channel: the padding after a pixel's channels is
-/// undefined. With a `theta`, compares only the samples whose pixels do not depend on rounding.
-void compare(stn_problem p, const Array& output, const Array* theta) {
-  Array expected(output.count, output.dtype);
-  for (int64_t i = 0; i < expected.count; ++i) expected.set(i, 0.25f);
-  p.output = expected.bytes.get();
-  expect(stn_run_cpu(&p, 1) == STN_OK, "run on the CPU", p);
-  const float tolerance = p.dtype == STN_FP32 ? 1e-4f : p.dtype == STN_FP16 ? 2e-3f : 1.6e-2f;
-  const int64_t pitch = p.output_layout == STN_CHANNELS_LAST ? p.channel_pitch_out : 1;
-  std::vector<bool> clear(p.batch, true);
-  for (int64_t n = 0; theta != nullptr && n < p.batch; ++n) clear[n] = is_clear(p, *theta, n);
-  Comparison here;
-  for (int64_t i = 0; i < output.count; ++i) {
-    if (!clear[i / (output.count / p.batch)] || (pitch != 1 && i % pitch >= p.channels)) continue;
-    ++here.values;
-    here.off += !(std::fabs(output.get(i) - expected.get(i)) <= tolerance);
-  }
-  Comparison& sum = p.mode == STN_NEAREST ? nearest : interpolated;
-  sum.values += here.values;
-  sum.off += here.off;
-  expect(p.mode == STN_NEAREST || here.off == 0, "the CPU kernels' values", p);
-}
-
-/// Lattice points per pixel.
-constexpr int64_t kTaps = 4;
-
-/// A matrix of weights, some of which are 0, so that rows, columns and planes are skipped; a whole row may be.
-Array weights(int64_t count, std::mt19937& random) {
-  Array result(count, STN_FP32);
-  for (int64_t i = 0; i < count; ++i) result.set(i, random() % 3 == 0 ? 0.0f : 0.01f * (random() % 60));
-  return result;
-}
-
-/// Sets a problem's lattice; an index may lie outside of it.
-Lattice make_lattice(stn_problem* p, int64_t pixels, std::mt19937& random) {
-  Lattice lattice;
-  if (p->kind == STN_TENSOR_PRODUCT) {
-    const int64_t depth = p->rank == 3 ? p->output_size[0] : 1;
-    const int64_t height = p->output_size[p->rank - 2], width = p->output_size[p->rank - 1];
-    p->lattice[0] = p->rank == 3 ? 2 : 1;
-    p->lattice[1] = 3;
-    p->lattice[2] = random() % 8 == 0 ? 300 : 5;  // more columns than are contracted at a time
-    p->basis_rows = p->lattice[0] * p->lattice[1] * p->lattice[2];
-    lattice.planes = weights(depth * p->lattice[0], random);
-    lattice.rows = weights(height * p->lattice[1], random);
-    lattice.columns = weights(width * p->lattice[2], random);
-    if (p->rank == 3) p->planes = reinterpret_cast<const float*>(lattice.planes.bytes.get());
-    p->rows = reinterpret_cast<const float*>(lattice.rows.bytes.get());
-    p->columns = reinterpret_cast<const float*>(lattice.columns.bytes.get());
-    p->points = 0;
-  }
-  if (p->kind == STN_LATTICE) {
-    p->taps = kTaps;
-    lattice.index.resize(static_cast<size_t>(kTaps * pixels));
-    for (int32_t& index : lattice.index) {
-      index = random() % 30 == 0 ? static_cast<int32_t>(random()) : static_cast<int32_t>(random() % 5);
-    }
-    p->index = lattice.index.data();
-  }
-  return lattice;
-}
 
 /// One combination, with ordinary coordinates if `tame`.
 void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
@@ -239,12 +35,9 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
   const int64_t out_width = p.output_layout == STN_PLANAR ? s.channels : pitch;
   // A projective grid without a basis is one of pixel centers.
   const bool centers = p.kind == STN_AFFINE || (p.kind == STN_PROJECTIVE && random() % 2 == 0);
-  const int64_t rows = centers ? p.rank + 1 : 5;
-  if (p.kind == STN_PROJECTIVE) {
-    p.clamp_w = tame && !centers ? 1 : static_cast<int32_t>(random() % 2);
-    p.w_min = p.clamp_w == 0 ? std::numeric_limits<float>::quiet_NaN() : 0.5f;  // not read if 0
-    for (int d = 0; d < p.rank; ++d) p.offset[d] = ordinary(random) / 4;
-  }
+  const bool any_basis = !centers && (p.kind == STN_BASIS || p.kind == STN_PROJECTIVE);
+  const int64_t rows = centers ? p.rank + 1 : any_basis ? basis_rows(random) : 5;
+  if (p.kind == STN_PROJECTIVE) set_quotient(&p, tame, tame && !centers, random);
   p.struct_size = sizeof p;
   p.batch = s.batch;
   // Sometimes the whole batch shares one theta or one image.
@@ -269,8 +62,12 @@ void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
     const float value = tame ? ordinary(random) : nasty(random);
     const bool narrow = theta.dtype != STN_FP32 && !(std::fabs(value) < 100);
     theta.set(i, narrow ? 0.5f : value);
-    // A last row for which w is never near 0.
+    // A last row for which w is never near 0; among the others, one for which it is 0, or not a number, everywhere.
     if (tame && p.kind == STN_PROJECTIVE && i % theta_count == theta_count - 1) theta.set(i, p.rank + 1.5f);
+  }
+  if (!tame && p.kind == STN_PROJECTIVE && random() % 4 == 0) {
+    const float w = random() % 3 == 0 ? std::numeric_limits<float>::quiet_NaN() : 0.0f;
+    for (int64_t i = theta_count - rows; i < theta_count && i < theta.count; ++i) theta.set(i, w);
   }
   Array basis((p.kind == STN_LATTICE ? kTaps : rows) * pixels, STN_FP32);
   for (int64_t i = 0; i < basis.count; ++i) {
@@ -349,7 +146,7 @@ void run_all(const Shape& shape, int rank, std::mt19937& random) {
               p.align_corners = align;
               p.dtype = dtype;
               // An image's grid may have another type: most often fp32, whatever the image is.
-              p.grid_dtype = static_cast<int32_t>(combinations % 2 == 0 ? STN_FP32 : combinations % 3);
+              p.grid_dtype = static_cast<int32_t>(combinations % 2 == 0 ? int64_t{STN_FP32} : combinations % 3);
               p.input_layout = layouts & 1;
               p.output_layout = layouts >> 1;
               run_one(p, shape, false, random);
@@ -403,98 +200,6 @@ void run_together() {
   }
   for (std::thread& caller : callers) caller.join();
   expect(std::count(wrong.begin(), wrong.end(), 0) == 4, "concurrent callers", stn_problem{});
-}
-
-/// Problems that must be rejected without reading or writing an array.
-void refuse_nonsense() {
-  float one = 1.0f;
-  stn_problem good{};
-  good.struct_size = sizeof good;
-  good.rank = 2;
-  good.batch = good.theta_batch = good.input_batch = good.channels = 1;
-  for (int d = 0; d < 2; ++d) good.input_size[d] = good.output_size[d] = 1;
-  good.basis_rows = 3;
-  good.input = good.theta = good.output = &one;
-  expect(stn_check(&good) == STN_OK, "a good problem", good);
-  const auto refuse = [&good](int status, const char* what, auto change) {
-    stn_problem bad = good;
-    change(bad);
-    expect(stn_check(&bad) == status && stn_run_cpu(&bad, 1) == status && stn_run_cuda(&bad, nullptr) == status, what,
-           bad);
-  };
-  refuse(STN_ERROR_STRUCT_SIZE, "struct size", [](stn_problem& p) { p.struct_size = 8; });
-  refuse(STN_ERROR_VALUE, "rank", [](stn_problem& p) { p.rank = 4; });
-  refuse(STN_ERROR_VALUE, "mode", [](stn_problem& p) { p.mode = 3; });
-  refuse(STN_ERROR_VALUE, "kind", [](stn_problem& p) { p.kind = -1; });
-  refuse(STN_ERROR_VALUE, "dtype", [](stn_problem& p) { p.dtype = 7; });
-  refuse(STN_ERROR_VALUE, "w_min", [](stn_problem& p) {
-    p.kind = STN_PROJECTIVE, p.clamp_w = 1, p.w_min = std::numeric_limits<float>::quiet_NaN();
-  });
-  refuse(STN_ERROR_VALUE, "offset",
-         [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.offset[1] = std::numeric_limits<float>::infinity(); });
-  refuse(STN_ERROR_VALUE, "clamp_w", [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.clamp_w = 2; });
-  refuse(STN_ERROR_SIZE, "projective rows without a basis",
-         [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.basis_rows = 5; });
-  refuse(STN_ERROR_SIZE, "rows of a projective volume",
-         [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.rank = 3, p.input_size[2] = p.output_size[2] = 1; });
-  refuse(STN_ERROR_VALUE, "bicubic volume", [](stn_problem& p) { p.rank = 3, p.mode = STN_BICUBIC; });
-  refuse(STN_ERROR_SIZE, "negative batch", [](stn_problem& p) { p.batch = -1; });
-  refuse(STN_ERROR_SIZE, "theta batch", [](stn_problem& p) { p.batch = p.input_batch = 3, p.theta_batch = 2; });
-  refuse(STN_ERROR_SIZE, "rows", [](stn_problem& p) { p.basis_rows = 4; });
-  refuse(STN_ERROR_SIZE, "empty image", [](stn_problem& p) { p.input_size[0] = 0; });
-  refuse(STN_ERROR_SIZE, "pitch", [](stn_problem& p) { p.channels = 4, p.channel_pitch_in = 2; });
-  refuse(STN_ERROR_OVERFLOW, "side", [](stn_problem& p) { p.output_size[0] = int64_t{1} << 40; });
-  refuse(STN_ERROR_OVERFLOW, "product", [](stn_problem& p) {
-    p.batch = p.theta_batch = int64_t{1} << 40;
-    p.output_size[0] = p.output_size[1] = 1 << 20;
-  });
-  refuse(STN_ERROR_POINTER, "no theta", [](stn_problem& p) { p.theta = nullptr; });
-  refuse(STN_ERROR_POINTER, "no basis", [](stn_problem& p) { p.kind = STN_BASIS, p.points = 1; });
-  const auto with_basis = [&one](stn_problem& p, int kind, int64_t points) {
-    p.kind = kind, p.basis = &one, p.points = points;
-  };
-  refuse(STN_ERROR_POINTS, "no points", [&](stn_problem& p) { with_basis(p, STN_BASIS, 0); });
-  refuse(STN_ERROR_POINTS, "a short basis", [&](stn_problem& p) {
-    with_basis(p, STN_BASIS, 10);
-    p.output_size[0] = p.output_size[1] = 64;
-  });
-  refuse(STN_ERROR_POINTS, "a long basis", [&](stn_problem& p) { with_basis(p, STN_BASIS, 2); });
-  refuse(STN_ERROR_POINTS, "a projective basis", [&](stn_problem& p) { with_basis(p, STN_PROJECTIVE, 3); });
-  refuse(STN_ERROR_POINTS, "an affine basis", [&](stn_problem& p) { with_basis(p, STN_AFFINE, 3); });
-  refuse(STN_ERROR_POINTS, "a grid of another size", [](stn_problem& p) { p.kind = STN_GRID, p.points = 9; });
-  refuse(STN_ERROR_VALUE, "grid dtype", [](stn_problem& p) { p.kind = STN_GRID, p.points = 1, p.grid_dtype = 3; });
-  const auto with_lattice = [&one](stn_problem& p) {
-    p.kind = STN_TENSOR_PRODUCT, p.rows = p.columns = &one;
-    for (int64_t& length : p.lattice) length = 1;
-    p.basis_rows = 1;
-  };
-  stn_problem product = good;
-  with_lattice(product);
-  expect(stn_check(&product) == STN_OK, "a good lattice", product);
-  refuse(STN_ERROR_POINTER, "no rows", [&](stn_problem& p) { with_lattice(p), p.rows = nullptr; });
-  refuse(STN_ERROR_POINTER, "no columns", [&](stn_problem& p) { with_lattice(p), p.columns = nullptr; });
-  refuse(STN_ERROR_SIZE, "an empty lattice", [&](stn_problem& p) { with_lattice(p), p.lattice[1] = p.basis_rows = 0; });
-  refuse(STN_ERROR_SIZE, "another lattice", [&](stn_problem& p) { with_lattice(p), p.lattice[2] = 2; });
-  refuse(STN_ERROR_SIZE, "planes of an image", [&](stn_problem& p) {
-    with_lattice(p);
-    p.lattice[0] = p.basis_rows = 2;
-  });
-  refuse(STN_ERROR_SIZE, "a huge lattice", [&](stn_problem& p) {
-    with_lattice(p);
-    p.lattice[1] = p.lattice[2] = int64_t{1} << 40;
-  });
-  const auto with_taps = [&one](stn_problem& p) {
-    static const int32_t index = 0;
-    p.kind = STN_LATTICE, p.basis = &one, p.index = &index, p.taps = p.points = 1;
-  };
-  stn_problem taps = good;
-  with_taps(taps);
-  expect(stn_check(&taps) == STN_OK, "good taps", taps);
-  refuse(STN_ERROR_SIZE, "no taps", [&](stn_problem& p) { with_taps(p), p.taps = 0; });
-  refuse(STN_ERROR_SIZE, "65 taps", [&](stn_problem& p) { with_taps(p), p.taps = 65; });
-  refuse(STN_ERROR_POINTER, "no index", [&](stn_problem& p) { with_taps(p), p.index = nullptr; });
-  refuse(STN_ERROR_POINTS, "weights of another size", [&](stn_problem& p) { with_taps(p), p.points = 2; });
-  expect(stn_check(nullptr) == STN_ERROR_POINTER, "no problem", good);
 }
 
 }  // namespace
