@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow fuzz check bench-quick gpu-check mnist train paper clean
+.PHONY: demo test test-slow fuzz check bench-quick gpu-check mnist train paper models clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -41,6 +41,10 @@ train: mnist
 paper: mnist
 	$(BIN)/python export/train.py --paper
 
+# Every shipped model as ONNX files in export/dist/, and the table export/MODELS.md. FORCE=1 makes up-to-date files, too.
+models: $(VENV)/.demo
+	$(BIN)/python export/models.py $(if $(FORCE),--force)
+
 # On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
 # A library with CUDA kernels that was built beforehand is used as it is; without one it is built, which needs nvcc.
 # DEVICE=cpu tries the steps at small sizes without a GPU. benchmarks/GPU.md has the steps for a GPU that is lent for minutes.
@@ -76,4 +80,4 @@ $(VENV)/.test: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
 	@touch $@ $(VENV)/.demo
 
 clean:
-	rm -rf $(VENV) build dist demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist export/dist demo-out .pytest_cache .mypy_cache .ruff_cache
