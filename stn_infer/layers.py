@@ -18,6 +18,7 @@ from stn_infer.samplers import MODES, Mode, PaddingMode, Rounding, SamplerSpec
 from stn_infer.transforms import TensorProduct, Transformation
 from stn_infer.transforms.base import reorder_axes, shrink
 from stn_infer.transforms.grid import cast, full_precision, sampled, sampling_grid, tensor_product_grid
+from stn_infer.transforms.quotient import GeneralQuotient
 
 
 class SpatialTransformer(nn.Module):
@@ -37,8 +38,8 @@ class SpatialTransformer(nn.Module):
         fused: use the plugin library's fused kernel, which does not materialize a grid, if the library is built and
             supports the input's dtype and device. Otherwise, and always during export, use standard operators.
         convention: a name in :data:`stn_infer.conventions.CONVENTIONS` for the fields that are not given.
-        order: whether parameters have x or y first; None: from the convention, else ``xy``. Control points are always
-            (x, y) in ``transformation``.
+        order: whether parameters have x or y first; None: from the convention, else ``xy``. Control points, points of
+            space and monomials always have x first in ``transformation``.
         input_size: (H, W) or (D, H, W) of the input; required by conventions whose sampler ends before the last pixel
             (``kevinzakka``), because their scale depends on it.
         rounding: of ``nearest``: ``half to even`` as PyTorch and ONNX, or ``half up`` as the paper's eq. 4, which
@@ -147,10 +148,11 @@ class SpatialTransformer(nn.Module):
     def _fused(self, input: Tensor, theta: Tensor, sampler: SamplerSpec) -> Tensor:
         if isinstance(self.transformation, TensorProduct):
             return tensor_product_transformer(input, theta, self._axis_matrices(), sampler)
-        return spatial_transformer(input, theta, self.basis, self.transformation.kind, self.output_size, sampler)
+        kind, size = self.transformation.kind, self.output_size
+        return spatial_transformer(input, theta, self.basis, kind, size, sampler, *self._division())
 
     def theta(self, parameters: Tensor) -> Tensor:
-        """Maps the network's parameters [N, Q] to theta [N, D, K] (projective: [N, 3, 3]), float32 or float64."""
+        """Maps the network's parameters [N, Q] to theta [N, D, K] (projective: [N, D + 1, K]), float32 or float64."""
         dtype = torch.promote_types(parameters.dtype, self.parameter_offset.dtype)
         with full_precision(parameters.device):
             values, offset = cast(parameters, dtype), cast(self.parameter_offset, dtype)
@@ -160,10 +162,20 @@ class SpatialTransformer(nn.Module):
         return theta.reshape(theta.shape[0], *self.transformation.theta_shape)
 
     def grid(self, theta: Tensor) -> Tensor:
-        """The sampling grid [N, *output_size, D] of theta [N, D, K] (projective: [N, 3, 3]), in theta's dtype."""
+        """The sampling grid [N, *output_size, D] of theta [N, D, K] (projective: [N, D + 1, K]), in theta's dtype."""
         if isinstance(self.transformation, TensorProduct):
             return tensor_product_grid(theta, self._axis_matrices())
-        return sampling_grid(theta, self.basis, self.transformation.kind, self.output_size)
+        return sampling_grid(theta, self.basis, self.transformation.kind, self.output_size, *self._division())
+
+    def _division(self) -> tuple[float | None, tuple[float, ...] | None]:
+        """The least denominator of a projective grid, and what is added after the division; None: nothing."""
+        w_min, offset = self.transformation.w_min, self.transformation.division_offset(self.grid_align_corners)
+        if self.short and w_min is not None and not offset:
+            offset = (0.0,) * self.transformation.rank
+        if self.short and offset:  # each axis of the grid is factor * (grid + 1) - 1
+            factors = self._factors().tolist()
+            offset = tuple(factor * (move + 1) - 1 for factor, move in zip(factors, offset, strict=True))
+        return w_min, offset or None
 
     def _lattice(self, values: Tensor, family: TensorProduct, offset: Tensor) -> Tensor:
         """theta [N, D, K] of a lattice's parameters [N, Q], without a matrix: thousands of points cost little."""
@@ -213,6 +225,8 @@ class SpatialTransformer(nn.Module):
     def _identity(self) -> Tensor:
         """The identity parameters [Q], float64, in the order of the network's outputs."""
         identity, rank = self.transformation.identity(), self.transformation.rank
+        if self.order == "yx" and isinstance(self.transformation, GeneralQuotient):
+            return self.transformation.reversed_rows(identity)
         if self.order == "xy" or self.transformation.kind != "basis":
             return identity
         if isinstance(self.transformation, TensorProduct):  # axis-major; other control points are point-major
@@ -227,11 +241,15 @@ class SpatialTransformer(nn.Module):
         axes = self.output_size if self.order == "xy" else self.output_size[::-1]
         matrix, offset = self.transformation.affine_map(axes, self.grid_align_corners)
         basis = self.transformation.basis(self.output_size, self.grid_align_corners)
-        if self.order == "yx":
+        if self.order == "yx" and isinstance(self.transformation, GeneralQuotient):
+            matrix = self.transformation.reversed_rows(matrix)
+        elif self.order == "yx":
             matrix = reorder_axes(matrix, kind, shape)
             offset = offset if kind == "basis" else reorder_axes(offset, kind, shape)  # control points are (x, y)
         if self.short:
-            matrix, offset = shrink(matrix, offset, kind, shape, self._factors())
+            # After a division by a clamped denominator, only what is added then can move the grid.
+            moved = self._division()[1] is None
+            matrix, offset = shrink(matrix, offset, kind, shape, self._factors(), moved)
         return {"basis": basis, "parameter_matrix": matrix, "parameter_offset": offset}
 
     def _lattice_constants(self, family: TensorProduct) -> dict[str, Tensor]:

@@ -21,6 +21,7 @@ from stn_infer.transforms import (
     CubicBSpline,
     PiecewiseAffine,
     Projective,
+    RationalPolynomial,
     Rigid,
     Similarity,
     TensorProduct,
@@ -232,8 +233,14 @@ def mirrored(family: Transformation, parameters: torch.Tensor) -> torch.Tensor:
         matrix = parameters.reshape(batch, family.rank, family.rank + 1)
         return matrix[:, axes[:-1]][:, :, axes].reshape(batch, -1)
     if isinstance(family, Projective):
-        full = torch.cat([parameters, torch.ones(batch, 9 - family.num_parameters)], dim=1).reshape(batch, 3, 3)
-        return full[:, [1, 0, 2]][:, :, [1, 0, 2]].reshape(batch, 9)[:, : family.num_parameters]
+        side = family.rank + 1
+        full = torch.cat([parameters, torch.ones(batch, side**2 - family.num_parameters)], dim=1)
+        order = [*reversed(range(family.rank)), family.rank]
+        full = full.reshape(batch, side, side)[:, order][:, :, order]
+        return full.reshape(batch, -1)[:, : family.num_parameters]
+    if isinstance(family, RationalPolynomial):  # the monomials keep their order
+        *numerators, last = parameters.split(family.num_basis, dim=1)
+        return torch.cat([*reversed(numerators), last], dim=1)
     if isinstance(family, Translation):
         return parameters.flip(1)
     if isinstance(family, Attention):
@@ -254,6 +261,9 @@ FAMILIES = [
     Affine(),
     Projective(8),
     Projective(9),
+    Projective(rank=3, w_min=0.9),
+    RationalPolynomial(2, w_min=0.9),
+    RationalPolynomial(1, 3),
     PiecewiseAffine((3, 2)),
     ThinPlateSpline((2, 3)),
     ThinPlateSpline((2, 3), offsets=True),

@@ -2,13 +2,14 @@
 
 A sampling grid is ``theta . basis``: ``grid[n, :, p] = sum_k theta[n, :, k] * basis[k, p]``. ``basis`` [K, P] is
 constant; ``theta`` [N, D, K] is an affine map (M, m) of the network's Q parameters, or of features of them (sine and
-cosine of an angle). The projective kind has theta [N, 3, 3] and divides by the third row.
+cosine of an angle). The projective kind has theta [N, D + 1, K] and divides by the last row.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from math import inf, isfinite
 from typing import ClassVar
 
 import torch
@@ -24,11 +25,13 @@ class Transformation(ABC):
 
     Attributes:
         kind: ``affine`` (basis rows are x, y(, z), 1 at pixel centers), ``basis`` (any constant basis) or
-            ``projective`` (as affine, with a division by the third row).
+            ``projective`` (any constant basis, with a division by the last row).
         rank: D, the number of spatial axes: 2 for images, 3 for volumes.
+        w_min: the least value of the denominator of the projective kind; None: it is not clamped.
     """
 
     kind: ClassVar[Kind]
+    w_min: float | None = None
 
     @property
     @abstractmethod
@@ -47,8 +50,8 @@ class Transformation(ABC):
 
     @property
     def theta_shape(self) -> tuple[int, int]:
-        """(D, K); (3, 3) for the projective kind."""
-        return (3, 3) if self.kind == "projective" else (self.rank, self.num_basis)
+        """(D, K); (D + 1, K) for the projective kind."""
+        return self.rank + (self.kind == "projective"), self.num_basis
 
     @property
     def num_features(self) -> int:
@@ -76,6 +79,10 @@ class Transformation(ABC):
     def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
         """The constant basis [K, P], float64; P = prod(output_size), row-major."""
 
+    def division_offset(self, grid_align_corners: bool) -> tuple[float, ...]:
+        """What is added to (x, y(, z)) of a projective grid after the division; empty: nothing."""
+        return ()
+
     @abstractmethod
     def identity(self) -> Tensor:
         """Parameters [Q], float64, of the identity grid (or the family's closest grid)."""
@@ -98,6 +105,16 @@ def check_rank(rank: int, name: str) -> None:
     """Raise UsageError when ``rank`` is neither 2 nor 3."""
     if rank not in (2, 3):
         raise UsageError(f"rank of {name} is 2 (images) or 3 (volumes), not {rank}")
+
+
+def check_w_min(w_min: float | None, name: str, most: float = inf) -> None:
+    """Raise UsageError when ``w_min`` is given, but is not a finite number, or is above ``most``."""
+    if w_min is None:
+        return
+    if isinstance(w_min, bool) or not isinstance(w_min, int | float) or not isfinite(w_min):
+        raise UsageError(f"w_min of {name} is a finite number or None, not {w_min!r}")
+    if w_min > most:
+        raise UsageError(f"w_min of {name} is at most {most:g}, the denominator of the identity, not {w_min}")
 
 
 def axis_coordinates(length: int, align_corners: bool) -> Tensor:
@@ -146,7 +163,7 @@ def reorder_axes(values: Tensor, kind: Kind, theta_shape: Sequence[int]) -> Tens
 
 
 def shrink(
-    matrix: Tensor, offset: Tensor, kind: Kind, theta_shape: Sequence[int], factors: Tensor
+    matrix: Tensor, offset: Tensor, kind: Kind, theta_shape: Sequence[int], factors: Tensor, moved: bool = True
 ) -> tuple[Tensor, Tensor]:
     """(M, m) of the grid whose axis d is ``factors[d] * (grid + 1) - 1``.
 
@@ -156,13 +173,16 @@ def shrink(
         matrix, offset: (M, m), [D * K, F] and [D * K].
         kind, theta_shape: of the transformation.
         factors: [D] float64, x first.
+        moved: whether theta adds the constant; if not, the caller does, after the projective kind's division.
     """
     rows, cols = theta_shape
     theta = torch.cat([matrix, offset[:, None]], dim=1).reshape(rows, cols, -1).clone()
     for axis, factor in enumerate(factors):
         theta[axis] *= factor
+        if not moved:
+            continue
         if kind == "projective":
-            theta[axis] += (factor - 1) * theta[2]
+            theta[axis] += (factor - 1) * theta[-1]
         elif kind == "basis":
             theta[axis, :, -1] += factor - 1
         else:

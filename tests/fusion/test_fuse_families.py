@@ -17,15 +17,18 @@ from stn_infer.torch_export.plain import export_plain
 from stn_infer.transforms import (
     Affine,
     Attention,
+    Camera,
     CoarseLattice,
     CubicBSpline,
     PiecewiseAffine,
     Projective,
+    RationalPolynomial,
     Rigid,
     Similarity,
     ThinPlateSpline,
     Transformation,
     Translation,
+    plane_points,
 )
 from stn_infer.verification.model import verify_model
 
@@ -45,6 +48,7 @@ class Warp(nn.Module):
         return self.transformer(x)
 
 
+INTRINSICS = torch.tensor([[9.0, 0, 3], [0, 8, 2], [0, 0, 1]])
 IMAGE, VOLUME = (2, 10, 13), (1, 4, 5, 6)
 CASES = {
     "translation": (Translation(), IMAGE, dict(output_size=(10, 13)), "affine", 3),
@@ -68,6 +72,28 @@ CASES = {
         dict(output_size=(10, 13), align_corners=True),
         "projective",
         3,
+    ),
+    "projective 3-D, clamped": (
+        Projective(16, 3, 0.97),
+        VOLUME,
+        dict(output_size=(4, 5, 6), padding_mode="border"),
+        "projective",
+        4,
+    ),
+    "rational polynomial": (RationalPolynomial(2), IMAGE, dict(output_size=(10, 13)), "projective", 6),
+    "rational polynomial, clamped": (
+        RationalPolynomial(2, w_min=0.97),
+        IMAGE,
+        dict(output_size=(10, 13), align_corners=True),
+        "projective",
+        6,
+    ),
+    "camera": (
+        Camera(plane_points(INTRINSICS, [1.0, 2.0], (5, 6)), (10, 13), torch.eye(3, 4), 1.0),
+        IMAGE,
+        dict(output_size=(10, 6)),
+        "projective",
+        4,
     ),
     "piecewise affine": (PiecewiseAffine((3, 3)), IMAGE, dict(output_size=(10, 13)), "basis", 9),
     "thin plate spline": (ThinPlateSpline((4, 4)), IMAGE, dict(output_size=(10, 13)), "basis", 16),
@@ -93,7 +119,14 @@ CASES = {
 }
 
 
-SLOW = {"thin plate spline 3-D", "rigid", "coarse lattice", "b-spline"}
+SLOW = {
+    "rational polynomial",
+    "rational polynomial, clamped",
+    "thin plate spline 3-D",
+    "rigid",
+    "coarse lattice",
+    "b-spline",
+}
 
 
 @pytest.mark.parametrize(
@@ -113,6 +146,9 @@ def test_family(case: str) -> None:
     assert node.spec.mode == options.get("mode", "bilinear")
     assert node.spec.padding_mode == options.get("padding_mode", "zeros")
     assert node.spec.align_corners == options.get("align_corners", False)
+    assert getattr(node.basis, "w_min", None) == (
+        None if transformation.w_min is None else pytest.approx(transformation.w_min)
+    )
     loaded = LoadedModel(case, module, (shape,), ModelMetadata(), "factory")
     verification = verify_model(loaded, model)
     verification.check(case)

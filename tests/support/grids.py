@@ -13,7 +13,13 @@ def grid_of(transformation: Transformation, parameters: Tensor, size: tuple[int,
     matrix, offset = transformation.affine_map(size, corners)
     theta = (matrix @ transformation.features(parameters[None])[0] + offset).reshape(transformation.theta_shape)
     mapped = theta @ transformation.basis(size, corners)
-    return mapped[:2] / mapped[2] if transformation.kind == "projective" else mapped
+    if transformation.kind != "projective":
+        return mapped
+    bottom = mapped[-1]
+    if transformation.w_min is not None:
+        bottom = bottom.clamp(min=transformation.w_min)
+    moves = transformation.division_offset(corners) or (0.0,) * transformation.rank
+    return mapped[:-1] / bottom + torch.tensor(moves, dtype=torch.float64)[:, None]
 
 
 def targets(size: tuple[int, ...], corners: bool) -> Tensor:
