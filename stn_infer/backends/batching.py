@@ -19,29 +19,34 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> in
         InputError: a name is missing or unknown, a shape or dtype does not match, or batch sizes differ.
     """
     names = [spec.name for spec in specs]
-    missing = [name for name in names if name not in inputs]
-    unknown = [name for name in inputs if name not in names]
-    if missing or unknown:
+    if inputs.keys() != set(names):
         given = ", ".join(inputs) or "none"
         raise InputError(f"the model takes the inputs {', '.join(names)}; given: {given}")
-    batches: dict[str, set[int]] = {}
+    batches: dict[str, int] = {}
     for spec in specs:
         array = inputs[spec.name]
+        shape = array.shape
         if array.dtype != spec.dtype:
             raise InputError(f"input {spec.name!r} takes {spec.dtype} values, given {array.dtype}; convert them first")
-        fits = array.ndim == len(spec.shape) and all(
-            length is None or length == given for length, given in zip(spec.shape[1:], array.shape[1:], strict=True)
-        )
-        if not fits:
-            raise InputError(
-                f"input {spec.name!r} takes shape {shape_text(spec.shape)}, given {shape_text(array.shape)}"
-            )
-        batches.setdefault(spec.batch, set()).update(array.shape[:1])
-    for axis, sizes in batches.items():
-        if len(sizes) > 1:
-            inputs_of = "all inputs" if len(batches) == 1 else f"all inputs on axis {axis!r}"
-            raise InputError(f"{inputs_of} need the same batch size, given {', '.join(map(str, sorted(sizes)))}")
-    return next((int(size) for sizes in batches.values() for size in sizes), 1)
+        # called once per run, so the common case is one comparison
+        if len(shape) != len(spec.shape) or (shape[1:] != spec.shape[1:] and not _fits(shape[1:], spec.shape[1:])):
+            raise InputError(f"input {spec.name!r} takes shape {shape_text(spec.shape)}, given {shape_text(shape)}")
+        if shape and batches.setdefault(spec.batch, shape[0]) != shape[0]:
+            raise _different_batches(specs, inputs)
+    return next(iter(batches.values()), 1)
+
+
+def _fits(lengths: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    return all(length in (None, given) for length, given in zip(wanted, lengths, strict=True))
+
+
+def _different_batches(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> InputError:
+    batches: dict[str, set[int]] = {}
+    for spec in specs:
+        batches.setdefault(spec.batch, set()).update(inputs[spec.name].shape[:1])
+    axis, sizes = next((axis, sizes) for axis, sizes in batches.items() if len(sizes) > 1)
+    inputs_of = "all inputs" if len(batches) == 1 else f"all inputs on axis {axis!r}"
+    return InputError(f"{inputs_of} need the same batch size, given {', '.join(map(str, sorted(sizes)))}")
 
 
 def row_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str | None:

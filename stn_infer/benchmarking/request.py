@@ -47,6 +47,8 @@ class Method:
         traffic_seconds: how long each of those lasts, over all rounds.
         seed: of inputs and orders.
         isolate: a fresh process per round; False: all rounds in this process.
+        separate: a fresh process per round and variant, whose idle threads may spin, as in a service that runs one
+            model; False: the variants of a round share a process, and their idle threads sleep.
     """
 
     rounds: int = 6
@@ -63,6 +65,7 @@ class Method:
     traffic_seconds: float = 3.0
     seed: int = 0
     isolate: bool = True
+    separate: bool = field(default=False, metadata={"since": 3})
 
     def __post_init__(self) -> None:
         for name in ("rounds", "samples", "turns"):

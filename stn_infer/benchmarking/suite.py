@@ -41,6 +41,7 @@ _METHOD_KEYS: dict[str, Any] = {
     "concurrency": [int],
     "rates": [float],
     "traffic_seconds": float,
+    "separate": bool,
     "seed": int,
 }
 
@@ -139,7 +140,7 @@ def _cast(value: Any, kind: Any) -> Any:
 
 
 def _in_words(kind: Any) -> str:
-    words = {int: "a whole number", float: "a number", str: "a text"}
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false"}
     many = {int: "whole numbers", float: "numbers", str: "texts"}
     if not isinstance(kind, list):
         return words[kind]

@@ -114,6 +114,11 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     "[default: host]",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds, each in a fresh process.  [default: 6]")
+@click.option(
+    "--separate",
+    is_flag=True,
+    help="Run each variant of a round in a process of its own, whose idle threads may spin, as in a service.",
+)
 @click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Minimum time per row.  [default: 3]")
 @click.option("--samples", type=click.IntRange(min=1), help="Minimum number of timed calls per row.  [default: 132]")
 @click.option(
@@ -156,6 +161,7 @@ def command(
     inputs: tuple[Path, ...],
     boundary: str | None,
     rounds: int | None,
+    separate: bool,
     seconds: float | None,
     samples: int | None,
     l2: str | None,
@@ -192,6 +198,7 @@ def command(
         _show(*_resumed(resume, output, allow_code, budget))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
+    given["separate"] = separate or None  # a suite may ask for it too
     changes: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     changes |= {name: value for name, value in (("concurrency", concurrency), ("rates", rates)) if value}
     if _is_given(ctx, "seed"):

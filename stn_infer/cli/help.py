@@ -24,7 +24,8 @@ _GROUPS: dict[str, str] = {
     "Runtime options": "--backend --variant --list-variants --device --batch-size --batch-sizes --threads --workers",
     "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",
     "Limits": "--trial-seconds --trial-memory",
-    "Measurement options": "--quick --boundary --rounds --seconds --samples --l2 --concurrency --rate --seed",
+    "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate "
+    "--seed",
     "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
     "Output options": "--output --format --json --resume --check-inputs --shard-rows --dynamic-size --fixed-batch "
     "--with-theta --fix --functions",

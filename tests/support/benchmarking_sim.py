@@ -72,6 +72,7 @@ class Simulation:
     device: str = "cpu"
     stop_after: int | None = None
     rounds_run: list[int] = field(default_factory=list)
+    processes: list[tuple[str, ...]] = field(default_factory=list)
     others: float = 0.0
 
     def prepare(self, request: Request, say: Callable[[str], None]) -> tuple[Model, ...]:
@@ -99,6 +100,7 @@ class Simulation:
             if self.backends[name].crashes_in_round == number:
                 raise Crashed(name, "signal 11")
         self.rounds_run.append(number)
+        self.processes.append(task.variants)
         generator = np.random.default_rng([self.seed, number])
         factor = self.round_factor(number, generator)
         clock = Clock()

@@ -97,7 +97,8 @@ def expected_seconds(request: Request) -> float:
     method = request.method
     load = method.traffic_seconds * (len(method.concurrency) + len(method.rates))
     per_row = (method.seconds + load) / method.rounds + method.warmup_seconds
-    return _rows(request) * per_row + len(request.cases) * _OPENING_S + _compiled(request) * _COMPILED_S
+    processes = len(request.cases) * (len(possible(request.variants, request.device)) if method.separate else 1)
+    return _rows(request) * per_row + processes * _OPENING_S + _compiled(request) * _COMPILED_S
 
 
 def describe_request(request: Request, earlier: BenchResult | None = None) -> str:
@@ -234,15 +235,17 @@ def _one(workers: Workers, result: BenchResult, case: int, task: RoundTask, say:
     crashed: list[Measurement] = []
     began = time.monotonic()
     others, busy = workers.disturbance()
-    report = RoundReport((), ())
-    while variants:  # of a model that nothing here can run, later rounds are over at once
+    reports: list[RoundReport] = []
+    processes = _processes(variants, task)
+    while processes:  # of a model that nothing here can run, later rounds are over at once
+        names = processes.pop()
         try:
-            report = workers.run(case, replace(task, variants=tuple(variants)), say)
-            break
+            reports.append(workers.run(case, replace(task, variants=names), say))
         except Crashed as crash:
             if not crash.variant:
                 raise ModelError(f"a round of {model.name} died ({crash.how}); run with fewer --variant") from None
-            variants.remove(crash.variant)
+            rest = tuple(name for name in names if name != crash.variant)
+            processes += [rest] if rest else []
             crashed += [
                 task.untimed(crash.variant, batch, "failed", f"it crashed its process ({crash.how})")
                 for batch in model.case.batch_sizes
@@ -254,9 +257,17 @@ def _one(workers: Workers, result: BenchResult, case: int, task: RoundTask, say:
         seconds=round(time.monotonic() - began, 3),
         others=others,
         busy_processes=busy,
-        readings=report.readings,
+        readings=tuple(reading for report in reports for reading in report.readings),
     )
-    return merge(result, (*report.measurements, *crashed), log)
+    return merge(result, [*(row for report in reports for row in report.measurements), *crashed], log)
+
+
+def _processes(variants: list[str], task: RoundTask) -> list[tuple[str, ...]]:
+    """The variants that each process of a round runs."""
+    if not task.request.method.separate:
+        return [tuple(variants)] if variants else []
+    order = random.Random(f"variants/{task.request.method.seed}/{task.model.name}/{task.number}")
+    return [(name,) for name in order.sample(variants, len(variants))]
 
 
 def _changes(old: Model, new: Model) -> list[str]:

@@ -117,7 +117,7 @@ class Reading:
     """One look at the machine.
 
     Attributes:
-        at_s: seconds since the round began.
+        at_s: seconds since the round began in its process.
         cpu_mhz: mean clock of the cores; None where the system does not say.
         cpu_throttles: how often cores were throttled since the system started; None likewise.
         load: load average of the last minute.

@@ -100,6 +100,8 @@ def notes(result: BenchResult) -> tuple[str, ...]:
         )
     if not method.isolate:
         found.append("all rounds were made in one process")
+    if method.separate:
+        found.append("each variant ran in processes of its own, whose idle threads may spin")
     share = max((log.others for log in result.log), default=0.0)
     if share > _DISTURBED:
         found.append(f"others used up to {share:.0%} of the cores: measure again when the machine is idle")

@@ -35,13 +35,14 @@ class OrtVariant(OpenVariant):
         if device != "cpu" and method.boundary == "device":
             self.stream = _stream(device)
             cuda_options["user_compute_stream"] = str(self.stream.cuda_stream)
-        # Threads of a session that is not running must sleep: they would take the cores of the next variant.
+        # Where variants share a process, threads of a session that is not running must sleep: they would take the cores
+        # of the next variant.
         self.file = Path(onnx_file(name, setup.prepared))
         self.open = partial(
             OrtBackend,
             device=device,
             threads=setup.threads,
-            spin="while-running",
+            spin="always" if method.separate else "while-running",
             plugin=True if "fused" in name else None if name == "ort-binding" else False,
         )
         self.backend = self.open(self.file, cuda_options=cuda_options)

@@ -201,6 +201,22 @@ def test_a_variant_that_kills_its_process_is_named_and_the_others_go_on() -> Non
     assert len(result.get("eager", 4).rounds) == 6
 
 
+def test_separate_variants_have_processes_of_their_own() -> None:
+    backends = {
+        "eager": Simulated(fixed(4.0)),
+        "ort": Simulated(fixed(1.0), crashes_in_round=1),
+        "ort-plain": Simulated(fixed(2.0)),
+    }
+    simulation = Simulation(backends)
+    result = simulation.go(replace(SHORT, separate=True))
+    assert simulation.rounds_run == [0, 0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert sorted(simulation.processes[:3]) == [("eager",), ("ort",), ("ort-plain",)]
+    assert {simulation.processes[index] for index in (5, 7, 9, 11)} == {("eager",), ("ort-plain",)}  # in random order
+    assert result.complete and result.get("ort", 4).reason == "it crashed its process (signal 11)"
+    assert speedup(result.get("ort-plain", 4), result.get("eager", 4)).value == pytest.approx(2)
+    assert "each variant ran in processes of its own, whose idle threads may spin" in notes(result)
+
+
 def test_killed_halfway_the_finished_rounds_are_there_and_resume_completes_them() -> None:
     saved: list[BenchResult] = []
     backends = {"eager": Simulated(noisy(2.0)), "ort": Simulated(noisy(1.0))}
