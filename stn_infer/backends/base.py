@@ -18,7 +18,7 @@ class TensorSpec:
 
     Attributes:
         name: its name in the graph.
-        shape: axis lengths; None for a dynamic axis (axis 0, the batch, is always dynamic).
+        shape: axis lengths; None for a dynamic axis, such as axis 0, the batch. A scalar has none.
         dtype: the numpy dtype; bfloat16 has none and is represented as uint16.
         batch: the name of axis 0; tensors whose names differ may have different lengths there.
     """

@@ -13,7 +13,7 @@ from stn_infer.errors import InputError, ModelError, UsageError
 
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> int:
-    """Check names, dtypes and shapes against ``specs``; axis 0 may have any length. Returns the first input's.
+    """Check names, dtypes and shapes against ``specs``. Returns the length of the first batch axis; 1 without one.
 
     Raises:
         InputError: a name is missing or unknown, a shape or dtype does not match, or batch sizes differ.
@@ -29,10 +29,14 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> in
         if array.dtype != spec.dtype:
             raise InputError(f"input {spec.name!r} takes {spec.dtype} values, given {array.dtype}; convert them first")
         # called once per run, so the common case is one comparison
-        if len(shape) != len(spec.shape) or (shape[1:] != spec.shape[1:] and not _fits(shape[1:], spec.shape[1:])):
+        batch, rest = spec.shape[:1], spec.shape[1:]
+        if len(shape) != len(spec.shape) or (shape[1:] != rest and not _fits(shape[1:], rest)):
             raise InputError(f"input {spec.name!r} takes shape {shape_text(spec.shape)}, given {shape_text(shape)}")
-        if shape and batches.setdefault(spec.batch, shape[0]) != shape[0]:
-            raise _different_batches(specs, inputs)
+        if batch == (None,):
+            if batches.setdefault(spec.batch, shape[0]) != shape[0]:
+                raise _different_batches(specs, inputs)
+        elif batch != shape[:1]:
+            raise InputError(f"input {spec.name!r} takes shape {shape_text(spec.shape)}, given {shape_text(shape)}")
     return next(iter(batches.values()), 1)
 
 
@@ -42,8 +46,8 @@ def _fits(lengths: Sequence[int], wanted: Sequence[int | None]) -> bool:
 
 def _different_batches(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> InputError:
     batches: dict[str, set[int]] = {}
-    for spec in specs:
-        batches.setdefault(spec.batch, set()).update(inputs[spec.name].shape[:1])
+    for spec in filter(is_batched, specs):
+        batches.setdefault(spec.batch, set()).add(len(inputs[spec.name]))
     axis, sizes = next((axis, sizes) for axis, sizes in batches.items() if len(sizes) > 1)
     inputs_of = "all inputs" if len(batches) == 1 else f"all inputs on axis {axis!r}"
     return InputError(f"{inputs_of} need the same batch size, given {', '.join(map(str, sorted(sizes)))}")
@@ -60,7 +64,7 @@ def row_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str
     """
     axes = {spec.batch for spec in inputs}
     found = {spec.batch for spec in outputs}
-    if len(axes) < 2 or not found & axes or not axes - {"batch"} <= {f"{spec.name}_batch" for spec in inputs}:
+    if not found & axes or not own_axes((spec.name, spec.batch) for spec in inputs):
         return None
     if len(found) > 1:
         described = ", ".join(f"{spec.name} ({spec.batch})" for spec in outputs)
@@ -68,44 +72,125 @@ def row_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str
     return found.pop()
 
 
+def own_axes(axes: Iterable[tuple[str, str]]) -> bool:
+    """Whether inputs, by name and axis, have several batch axes in a file of ours; see :func:`row_axis`."""
+    pairs = list(axes)
+    found = {axis for _, axis in pairs}
+    return len(found) > 1 and found - {"batch"} <= {f"{name}_batch" for name, _ in pairs}
+
+
 def shape_text(shape: Sequence[int | None]) -> str:
     """A shape for a message; a dynamic axis is ``?``: ``[?, 1, 28, 28]``."""
     return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"
 
 
+def is_batched(spec: TensorSpec) -> bool:
+    """Whether axis 0 is a batch: an input may be a scalar, or have as many rows for any number of samples."""
+    return bool(spec.shape) and spec.shape[0] is None
+
+
 def fixed_batch(specs: Iterable[TensorSpec], label: str) -> int | None:
-    """The batch size that is fixed in the file; None if it is dynamic.
+    """The batch size that is fixed in the file; None if an input has a dynamic one.
 
     Raises:
         ModelError: the inputs have different ones.
     """
-    fixed = {spec.shape[0] for spec in specs if spec.shape and spec.shape[0] is not None}
+    lengths = {spec.shape[0] for spec in specs if spec.shape}
+    fixed = {length for length in lengths if length is not None}
+    if len(fixed) < len(lengths):
+        return None
     if len(fixed) > 1:
         raise ModelError(f"{label}: its inputs have different fixed batch sizes {sorted(fixed)}")
     return fixed.pop() if fixed else None
 
 
-def free_batch(spec: TensorSpec) -> TensorSpec:
-    """``spec`` with a dynamic axis 0: a backend runs batches of any length."""
-    return replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec
+def free_batch(specs: Sequence[TensorSpec], fixed: int | None) -> tuple[TensorSpec, ...]:
+    """``specs`` with a dynamic axis 0 where all have the same fixed one: a backend runs batches of any length."""
+    if fixed is None:
+        return tuple(specs)
+    return tuple(replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec for spec in specs)
 
 
 def run_on_empty_axes(
+    run: Callable[[Mapping[str, Array]], dict[str, Array]], specs: Sequence[TensorSpec], inputs: Mapping[str, Array]
+) -> dict[str, Array] | None:
+    """What a model gives for batch axes without samples; None: all axes have samples.
+
+    It runs on one and on two samples of zeros on these axes. The difference is what one sample adds to each output, by
+    whatever name its axis goes.
+    """
+    empty = {spec.batch for spec in specs if is_batched(spec) and not len(inputs[spec.name])}
+    if not empty:
+        return None
+
+    def given(count: int) -> dict[str, Array]:
+        padded = {spec.name: inputs[spec.name] for spec in specs}
+        changed = (spec.name for spec in specs if is_batched(spec) and spec.batch in empty)
+        return padded | {name: _zeros(padded[name], count) for name in changed}
+
+    one, two = run(given(1)), run(given(2))
+    return {name: _without_one(value, two[name]) for name, value in one.items()}
+
+
+def _without_one(one: Array, two: Array) -> Array:
+    """An output for no samples, from those for one and for two."""
+    lengths = (max(0, 2 * less - more) for less, more in zip(one.shape, two.shape, strict=True))
+    return one[tuple(map(slice, lengths))]
+
+
+def _zeros(array: Array, count: int) -> Array:
+    return np.zeros((count, *array.shape[1:]), array.dtype)
+
+
+def run_within(
     run: Callable[[Mapping[str, Array]], dict[str, Array]],
     specs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     inputs: Mapping[str, Array],
-) -> dict[str, Array] | None:
-    """Run on a sample of zeros on each batch axis without samples, and drop it; None: all axes have samples."""
-    empty = {spec.batch for spec in specs if spec.shape and not len(inputs[spec.name])}
-    if not empty:
-        return None
-    padded = dict(inputs)
-    for spec in specs:
-        if spec.shape and spec.batch in empty:
-            padded[spec.name] = np.zeros((1, *inputs[spec.name].shape[1:]), spec.dtype)
-    found = run(padded)
-    return {spec.name: found[spec.name][: 0 if spec.batch in empty else None] for spec in outputs}
+    limits: Mapping[str, tuple[int, int]],
+) -> dict[str, Array]:
+    """Run a model that takes a range of lengths on each batch axis on any lengths.
+
+    A shorter axis is padded by its last sample. A longer one is run in pieces, if all outputs have its rows.
+
+    Args:
+        run: runs the model on lengths within the limits.
+        specs, outputs: the model's inputs and outputs.
+        inputs: arrays that fit ``specs``.
+        limits: each axis to the smallest and the largest length that the model takes.
+
+    Raises:
+        InputError: an axis is longer than its limit, and there is an output that has other rows.
+    """
+    lengths = {spec.batch: len(inputs[spec.name]) for spec in specs}
+
+    def of_rows(axis: str, rows: Array) -> dict[str, Array]:
+        chosen = {
+            spec.name: inputs[spec.name] if spec.batch != axis else _rows(inputs[spec.name], rows) for spec in specs
+        }
+        return run_within(run, specs, outputs, chosen, limits)
+
+    for axis, (low, high) in limits.items():
+        length = lengths[axis]
+        if length < low:
+            found = of_rows(axis, np.minimum(np.arange(low), max(length - 1, 0)))
+            return {spec.name: found[spec.name][: length if spec.batch == axis else None] for spec in outputs}
+        if length > high:
+            other = next((spec for spec in outputs if spec.batch != axis), None)
+            if other is not None:
+                raise InputError(
+                    f"{axis} has {length} rows, the engine takes {low} to {high} at once, and output {other.name!r} "
+                    f"has the rows of {other.batch}; build the engine with another --profile"
+                )
+            starts = range(0, length, high)
+            pieces = [of_rows(axis, np.arange(start, min(start + high, length))) for start in starts]
+            return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+    return run(inputs)
+
+
+def _rows(array: Array, rows: Array) -> Array:
+    """Rows of an array; zeros if it has none."""
+    return array[rows] if len(array) else _zeros(array, len(rows))
 
 
 def run_in_fixed_batches(
@@ -117,14 +202,19 @@ def run_in_fixed_batches(
     """Run a model whose batch size is ``fixed`` on ``batch`` samples.
 
     The last chunk is padded by repeating its last sample; the outputs of the padding are dropped.
+
+    Raises:
+        ModelError: an output is one value for all samples.
     """
-    if batch == 0:
-        outputs = run({name: np.zeros((fixed, *array.shape[1:]), array.dtype) for name, array in inputs.items()})
-        return {name: array[:0] for name, array in outputs.items()}
     pieces: list[dict[str, Array]] = []
-    for start in range(0, batch, fixed):
+    for start in range(0, max(batch, 1), fixed):
         count = min(fixed, batch - start)
-        rows = np.minimum(np.arange(start, start + fixed), start + count - 1)
-        outputs = run({name: array[rows] for name, array in inputs.items()})
+        rows = np.minimum(np.arange(start, start + fixed), max(start + count - 1, 0))
+        outputs = run({name: _rows(array, rows) if array.ndim else array for name, array in inputs.items()})
+        whole = next((name for name, array in outputs.items() if not array.ndim), None)
+        if whole is not None:
+            raise ModelError(
+                f"output {whole!r} is one value for all samples, so the model takes {fixed} at a time, given {batch}"
+            )
         pieces.append({name: array[:count] for name, array in outputs.items()})
     return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}

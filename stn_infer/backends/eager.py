@@ -100,7 +100,7 @@ class EagerBackend:
         """
         batch = check_inputs(self.inputs, inputs)
         # PyTorch's affine_grid, among others, refuses no samples
-        empty = run_on_empty_axes(self.run, self.inputs, self.outputs, inputs)
+        empty = run_on_empty_axes(self.run, self.inputs, inputs)
         if empty is not None:
             return empty
         if self._fixed_batch is not None and batch != self._fixed_batch:

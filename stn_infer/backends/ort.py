@@ -111,11 +111,11 @@ class OrtBackend:
             reason = cuda_problem() or "onnxruntime gives no reason"
             raise MissingDependencyError(f"device {self.device} was requested, but onnxruntime cannot use it: {reason}")
 
-        specs = tuple(_spec(value) for value in session.raw.get_inputs())
+        specs = [_spec(value) for value in session.raw.get_inputs()]
         # A fixed batch size is handled by ``run``, so that axis 0 is dynamic for the caller.
-        self._fixed_batch = fixed_batch(specs, session.label)
-        self.inputs: tuple[TensorSpec, ...] = tuple(map(free_batch, specs))
-        self.outputs: tuple[TensorSpec, ...] = tuple(free_batch(_spec(value)) for value in session.raw.get_outputs())
+        self._fixed_batch = fixed = fixed_batch(specs, session.label)
+        self.inputs: tuple[TensorSpec, ...] = free_batch(specs, fixed)
+        self.outputs: tuple[TensorSpec, ...] = free_batch([_spec(value) for value in session.raw.get_outputs()], fixed)
         self.metadata = ModelMetadata.from_props(session.raw.get_modelmeta().custom_metadata_map)
 
     @property
@@ -142,7 +142,7 @@ class OrtBackend:
         try:
             return self._run(inputs)
         except ModelError:  # several operators refuse no samples, among them MatMul by a right operand
-            empty = None if self._session is None else run_on_empty_axes(self._run, self.inputs, self.outputs, inputs)
+            empty = None if self._session is None else run_on_empty_axes(self._run, self.inputs, inputs)
             if empty is None:
                 raise
             return empty

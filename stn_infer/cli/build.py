@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     cls=Command,
     examples=(
         "stn-infer build model.onnx -o model.engine --profile 1:64:256",
+        "stn-infer build crops.onnx -o crops.engine --profile batch=1:4:8 --profile boxes_batch=1:100:1000",
         "stn-infer build st-cnn-affine-rts -o model.engine --runtime tensorrt-rtx --target sm89",
     ),
 )
@@ -42,8 +43,11 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--profile",
-    metavar="MIN:OPT:MAX",
-    help="Batch sizes, or whole shapes (1x3x64x64:...), of the dynamic inputs.  [default: 1:64:256]",
+    "profiles",
+    multiple=True,
+    metavar="[NAME=]MIN:OPT:MAX",
+    help="Batch sizes, or whole shapes (1x3x64x64:...), of the dynamic inputs; with NAME, of one input or of one "
+    "dynamic axis, such as boxes_batch=1:100:1000; repeatable.  [default: 1:64:256]",
 )
 @click.option(
     "--plugin/--native",
@@ -63,7 +67,7 @@ def command(
     output: Path,
     runtime: str,
     target: str | None,
-    profile: str | None,
+    profiles: tuple[str, ...],
     plugin: bool | None,
     tf32: bool,
     device: str,
@@ -89,7 +93,7 @@ def command(
         BuildOptions(
             runtime=next(name for name in RUNTIMES if name == runtime),
             target=target,
-            profile=None if profile is None else Profile.parse(profile),
+            profile=tuple(map(Profile.parse, profiles)) or None,
             plugin=plugin,
             tf32=tf32,
             device=gpu.index,

@@ -117,12 +117,12 @@ class OpenVinoBackend:
             if value.type.tensor_type.shape.dim
         }
         inputs, outputs = (
-            tuple(_spec(name, port, axes.get(name, "batch")) for name, port in ports.items())
+            [_spec(name, port, axes.get(name, "batch")) for name, port in ports.items()]
             for ports in (self._inputs, self._outputs)
         )
-        self._fixed_batch = fixed_batch(inputs, self._label)
-        self.inputs: tuple[TensorSpec, ...] = tuple(map(free_batch, inputs))
-        self.outputs: tuple[TensorSpec, ...] = tuple(map(free_batch, outputs))
+        self._fixed_batch = fixed = fixed_batch(inputs, self._label)
+        self.inputs: tuple[TensorSpec, ...] = free_batch(inputs, fixed)
+        self.outputs: tuple[TensorSpec, ...] = free_batch(outputs, fixed)
         self.metadata = ModelMetadata.from_props({entry.key: entry.value for entry in plain.metadata_props})
         self._idle: list[Any] = []  # requests that no caller uses
         self._lock = threading.Lock()
@@ -135,7 +135,7 @@ class OpenVinoBackend:
             ModelError: OpenVINO failed, or the backend is closed.
         """
         batch = check_inputs(self.inputs, inputs)
-        empty = run_on_empty_axes(self.run, self.inputs, self.outputs, inputs)
+        empty = run_on_empty_axes(self.run, self.inputs, inputs)
         if empty is not None:
             return empty
         if self._fixed_batch is not None and batch != self._fixed_batch:

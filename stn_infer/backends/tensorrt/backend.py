@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +13,7 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, run_in_fixed_batches
+from stn_infer.backends.batching import check_inputs, own_axes, run_within
 from stn_infer.backends.device import Device
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.runtime import (
@@ -107,8 +107,8 @@ def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeN
         load_plugin_of(label, sidecar, loaded, logger)
     executor = Executor(loaded, engine, CudaDevice(target.index), logger)
     metadata = ModelMetadata() if sidecar is None else ModelMetadata.from_props(sidecar.metadata)
-    fused = len(sidecar.fused) if sidecar is not None else 0
-    return TensorRTBackend(executor, Opened(label, loaded, gpu, str(target), fused), metadata)
+    fused, axes = (len(sidecar.fused), sidecar.batch_axes) if sidecar is not None else (0, {})
+    return TensorRTBackend(executor, Opened(label, loaded, gpu, str(target), fused, axes), metadata)
 
 
 def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> None:
@@ -150,6 +150,7 @@ class Opened:
         label: the engine or the model, as given by the user.
         runtime, gpu, device: what the engine runs on; ``device`` is PyTorch's name of ``gpu``.
         fused: the number of nodes that the plugin runs.
+        batch_axes: the names of axes 0, from the engine's sidecar.
     """
 
     label: str
@@ -157,13 +158,14 @@ class Opened:
     gpu: Gpu
     device: str
     fused: int
+    batch_axes: Mapping[str, str] = field(default_factory=dict)
 
 
 class TensorRTBackend:
     """An engine on a GPU; a :class:`~stn_infer.backends.base.Backend`.
 
     ``run`` takes batches of any size: a batch above the profile's maximum is split, a batch below its minimum is
-    padded. ``executor`` runs PyTorch tensors that are already on the GPU, without copies.
+    padded, each batch axis by itself. ``executor`` runs PyTorch tensors that are already on the GPU, without copies.
     """
 
     def __init__(self, executor: Executor, opened: Opened, metadata: ModelMetadata) -> None:
@@ -171,11 +173,14 @@ class TensorRTBackend:
         self.device = opened.device
         self.metadata = metadata
         self.executor = executor
-        self.inputs: tuple[TensorSpec, ...] = tuple(_spec(tensor) for tensor in executor.inputs)
-        self.outputs: tuple[TensorSpec, ...] = tuple(_spec(tensor) for tensor in executor.outputs)
+        axes = _axes(executor, opened.batch_axes)
+        self.inputs: tuple[TensorSpec, ...] = tuple(_spec(tensor, axes) for tensor in executor.inputs)
+        self.outputs: tuple[TensorSpec, ...] = tuple(_spec(tensor, axes) for tensor in executor.outputs)
         self._opened = opened
-        self._smallest = max((tensor.min[0] for tensor in executor.inputs if tensor.min), default=1)
-        self._largest = min((tensor.max[0] for tensor in executor.inputs if tensor.max), default=1)
+        self._limits: dict[str, tuple[int, int]] = {}
+        for tensor in executor.inputs:
+            low, high = self._limits.get(axes[tensor.name], (1, tensor.max[0]))
+            self._limits[axes[tensor.name]] = max(low, tensor.min[0]), min(high, tensor.max[0])
         self._buffers: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -187,19 +192,11 @@ class TensorRTBackend:
             InputError: the inputs do not match ``self.inputs``, or a shape is outside the profile.
             ModelError: TensorRT failed, or the backend is closed.
         """
-        batch = check_inputs(self.inputs, inputs)
+        check_inputs(self.inputs, inputs)
         with self._lock:
             if self._closed:
                 raise ModelError("this backend is closed; open it again")
-            if batch < self._smallest:
-                return run_in_fixed_batches(self._run, inputs, batch, self._smallest)
-            if batch <= self._largest:
-                return self._run(inputs)
-            pieces = [
-                self._piece(inputs, start, min(start + self._largest, batch))
-                for start in range(0, batch, self._largest)
-            ]
-            return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
+            return run_within(self._run, self.inputs, self.outputs, inputs, self._limits)
 
     def describe(self) -> dict[str, str]:
         """Runtime and version, GPU, what runs the spatial transformers, and whether CUDA graphs are used."""
@@ -220,12 +217,6 @@ class TensorRTBackend:
                 self._closed = True
                 self._buffers.clear()
                 self.executor.close()
-
-    def _piece(self, inputs: Mapping[str, Array], start: int, stop: int) -> dict[str, Array]:
-        piece = {name: array[start:stop] for name, array in inputs.items()}
-        if stop - start < self._smallest:
-            return run_in_fixed_batches(self._run, piece, stop - start, self._smallest)
-        return self._run(piece)
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         outputs = self.executor.run({name: self._upload(name, array) for name, array in inputs.items()})
@@ -254,10 +245,21 @@ def _download(tensor: torch.Tensor) -> Array:
     return host.view(torch.uint16).numpy() if host.dtype == torch.bfloat16 else host.numpy()
 
 
-def _spec(tensor: IoTensor) -> TensorSpec:
+def _axes(executor: Executor, names: Mapping[str, str]) -> dict[str, str]:
+    """The batch axis of each input and output; one for all, unless the model is ours and has several."""
+    inputs = [tensor.name for tensor in executor.inputs]
+    found = {tensor.name: names.get(tensor.name, "batch") for tensor in (*executor.inputs, *executor.outputs)}
+    several = own_axes((name, found[name]) for name in inputs)
+    return (
+        found if several and set(found.values()) <= {found[name] for name in inputs} else dict.fromkeys(found, "batch")
+    )
+
+
+def _spec(tensor: IoTensor, axes: Mapping[str, str]) -> TensorSpec:
     import torch
 
     kind = "uint16" if tensor.dtype == torch.bfloat16 else str(tensor.dtype).removeprefix("torch.")
     if not tensor.shape:
         raise ModelError(f"tensor {tensor.name!r} of the engine has no batch axis; expected [batch, ...]")
-    return TensorSpec(tensor.name, (None, *(size if size >= 0 else None for size in tensor.shape[1:])), np.dtype(kind))
+    shape = (None, *(size if size >= 0 else None for size in tensor.shape[1:]))
+    return TensorSpec(tensor.name, shape, np.dtype(kind), axes[tensor.name])

@@ -37,7 +37,7 @@ class BuildOptions:
     Attributes:
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
         target: an architecture such as ``sm89`` (TensorRT-RTX only); None: the GPU of this machine.
-        profile: shapes of the dynamic inputs; None: batches of 1 to 256.
+        profile: shapes of the dynamic inputs, one for all or several with names; None: batches of 1 to 256.
         plugin: what runs the spatial transformers: True: the plugin library, False: TensorRT's own layers, None: the
             plugin library if it is built.
         tf32: allow TF32, which shifts samples by 0.1 pixels at a width of 1,000.
@@ -46,7 +46,7 @@ class BuildOptions:
 
     runtime: RuntimeName = "tensorrt"
     target: str | None = None
-    profile: Profile | None = None
+    profile: Profile | tuple[Profile, ...] | None = None
     plugin: bool | None = None
     tf32: bool = False
     device: int = 0
@@ -188,8 +188,19 @@ def _build(request: EngineRequest, budget: Budget | None) -> tuple[bytes, Sideca
         build_seconds=round(time.perf_counter() - start, 3),
         fused=plan.fused,
         metadata={entry.key: entry.value for entry in request.model.metadata_props},
+        batch_axes=_batch_axes(request.model),
     )
     return plan.engine, sidecar
+
+
+def _batch_axes(model: onnx.ModelProto) -> dict[str, str]:
+    """The name of axis 0 of each input and output where it has one; an engine keeps no names."""
+    from stn_infer.proto.traversal import given_inputs
+
+    shapes = {
+        value.name: value.type.tensor_type.shape.dim for value in (*given_inputs(model.graph), *model.graph.output)
+    }
+    return {name: dims[0].dim_param for name, dims in shapes.items() if dims and dims[0].dim_param}
 
 
 def _on_device(request: EngineRequest) -> AbstractContextManager[Any]:

@@ -101,6 +101,7 @@ class Sidecar:
         build_seconds: wall time of parsing and building.
         fused: names of the ONNX nodes that the plugin runs.
         metadata: the model's ``metadata_props``: pre-processing and labels.
+        batch_axes: inputs and outputs to the names of their axes 0, where they have names.
     """
 
     key: EngineKey
@@ -111,6 +112,7 @@ class Sidecar:
     build_seconds: float
     fused: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
+    batch_axes: Mapping[str, str] = field(default_factory=dict)
 
 
 def sidecar_path(engine: Path) -> Path:

@@ -8,12 +8,16 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
 
 from stn_infer.backends.tensorrt import backend as backend_module
 from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar, sidecar_path, write_engine
+from stn_infer.backends.tensorrt.executor import IoTensor
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.cli.main import main
+from stn_infer.errors import InputError
+from stn_infer.metadata import ModelMetadata
 from tests.support.tensorrt_standin import Cuda, Module, Script
 
 ENGINE = b"an engine, as far as its sidecar can tell"
@@ -74,3 +78,54 @@ def test_an_engine_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPat
     assert result.exit_code == 1, result.output
     assert result.stderr.startswith("error: ") and result.stderr.count("\n") == 1
     assert message in result.stderr
+
+
+class Crops:
+    """An executor of an engine with 2 to 4 images and 1 to 3 boxes, which records how many it was given."""
+
+    inputs = (
+        IoTensor("image", (-1, 2), torch.float32, (2, 2), (4, 2)),
+        IoTensor("boxes", (-1, 4), torch.float32, (1, 4), (3, 4)),
+    )
+    outputs = (IoTensor("crops", (-1, 4), torch.float32, (), ()),)
+
+    def __init__(self) -> None:
+        self.given: list[tuple[int, int]] = []
+
+    def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        self.given.append((len(inputs["image"]), len(inputs["boxes"])))
+        return {"crops": inputs["boxes"] * 2}
+
+
+AXES = {"image": "batch", "boxes": "boxes_batch", "crops": "boxes_batch"}
+
+
+def opened(axes: dict[str, str]) -> tuple[backend_module.TensorRTBackend, Crops]:
+    executor: Any = Crops()
+    runtime = TensorRT("tensorrt", Module(Script()), "11.4.0")
+    return backend_module.TensorRTBackend(
+        executor, backend_module.Opened("m.engine", runtime, GPU, "cpu", 0, axes), ModelMetadata()
+    ), executor
+
+
+@pytest.mark.parametrize("images, boxes, given", [
+    (1, 0, [(2, 1)]), (3, 1, [(3, 1)]), (4, 7, [(4, 3), (4, 3), (4, 1)]),
+])  # fmt: skip
+def test_images_and_boxes_have_batches_of_their_own(images: int, boxes: int, given: list[tuple[int, int]]) -> None:
+    backend, executor = opened(AXES)
+    assert [spec.batch for spec in (*backend.inputs, *backend.outputs)] == ["batch", "boxes_batch", "boxes_batch"]
+    values = np.arange(4 * boxes, dtype=np.float32).reshape(boxes, 4)
+    found = backend.run({"image": np.zeros((images, 2), np.float32), "boxes": values})
+    np.testing.assert_array_equal(found["crops"], values * 2)
+    assert executor.given == given
+    with pytest.raises(InputError, match="batch has 5 rows, the engine takes 2 to 4 at once, and output 'crops' has"):
+        backend.run({"image": np.zeros((5, 2), np.float32), "boxes": values})
+
+
+@pytest.mark.parametrize("axes", [{}, {"image": "n", "boxes": "m", "crops": "m"}, AXES | {"crops": "rows"}])
+def test_other_names_of_axes_are_one_batch(axes: dict[str, str]) -> None:
+    backend, executor = opened(axes)
+    assert {spec.batch for spec in (*backend.inputs, *backend.outputs)} == {"batch"}
+    values = np.ones((5, 4), np.float32)
+    assert backend.run({"image": np.zeros((5, 2), np.float32), "boxes": values})["crops"].shape == (5, 4)
+    assert executor.given == [(3, 3), (2, 2)]
