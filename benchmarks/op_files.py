@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.arrays import Array
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.fusion.basis import Kind
+from stn_infer.fusion.basis import NO_CLAMP, Kind
 from stn_infer.fusion.op import (
     DOMAIN,
     PROJECTIVE,
@@ -78,6 +78,9 @@ def op_file(
         if w_min is not None:
             attributes |= quotient_attributes(len(output_size), w_min, offset)
         op_type = PROJECTIVE if kind == "projective" else SPATIAL
+        general = w_min is not None or bool(offset) or len(output_size) == 3 or len(basis) != 3
+        if kind == "projective" and general:
+            attributes |= quotient_attributes(len(output_size), NO_CLAMP if w_min is None else w_min, offset)
         inputs = [image, "theta", "basis"]
         nodes = [helper.make_node(op_type, inputs, [warped], name="transformer", domain=DOMAIN, **attributes)]
     if dtype != "float32":
@@ -105,6 +108,8 @@ def run_op(
     opset: int = 18,
     *,
     library: bool | None = None,
+    w_min: float | None = None,
+    offset: Sequence[float] = (),
 ) -> Array:
     """Run our op in float32 in onnxruntime: ``image`` [N, C, *in] is warped to [N, C, *output_size].
 
@@ -119,9 +124,10 @@ def run_op(
         align_corners: the sampler's.
         opset: as for :func:`op_file`.
         library: run the plugin library's kernel, or the function in the file; None: the library, if it is built.
+        w_min, offset: as for :func:`op_file`.
     """
     sampler = SamplerSpec.of(mode, padding_mode, align_corners)
-    model = op_file(kind, image.shape[1:], basis, output_size, sampler, opset=opset)
+    model = op_file(kind, image.shape[1:], basis, output_size, sampler, opset=opset, w_min=w_min, offset=offset)
     onnx.checker.check_model(model)
     backend = OrtBackend(model.SerializeToString(), threads=1, plugin=library)
     try:

@@ -11,6 +11,7 @@ from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve
 from stn_infer.arrays import Array
 from stn_infer.budget import Budget
 from stn_infer.errors import InputError, ModelError
+from stn_infer.fusion.basis import AnyBasis, Basis
 from stn_infer.metadata import ModelMetadata, Preprocess
 from stn_infer.show.look import Look, WarpView
 
@@ -219,5 +220,11 @@ def _predictions(output: Array, labels: tuple[str, ...] | None) -> list[str]:
 
 
 def _warp_view(call: SamplerCall, index: int) -> WarpView:
-    straight = call.node.basis is not None and call.node.basis.kind in ("affine", "projective")
-    return WarpView(call.image[index], call.pixels[index], call.warped[index], straight)
+    return WarpView(call.image[index], call.pixels[index], call.warped[index], _keeps_lines(call.node.basis))
+
+
+def _keeps_lines(basis: AnyBasis | None) -> bool:
+    """Whether the grid maps straight lines to straight lines: affine, or a homography of pixels that nothing clamps."""
+    if not isinstance(basis, Basis) or basis.kind == "basis":
+        return False
+    return basis.kind == "affine" or (basis.over_pixels and basis.w_min is None)

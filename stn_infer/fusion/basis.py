@@ -73,14 +73,16 @@ class Basis:
         """The op's inputs after theta."""
         return {"basis": self.rows}
 
+    @property
+    def over_pixels(self) -> bool:
+        """Whether the rows are x, y(, z), 1 at the pixel centers."""
+        mesh = canonical_basis(self.output_size)
+        return mesh.shape == self.rows.shape and bool(np.abs(mesh - self.rows).max(initial=0.0) < 1e-6)
+
     def exact(self) -> Basis:
         """Returns the basis with rows in float64. Float32 copies of x, y(, z), 1 are recomputed in float64."""
-        rows = self.rows.astype(np.float64)
-        if self.kind != "basis":
-            mesh = canonical_basis(self.output_size)
-            if mesh.shape == rows.shape and np.abs(mesh - rows).max(initial=0.0) < 1e-6:
-                rows = mesh
-        return replace(self, rows=rows)
+        known = self.kind != "basis" and self.over_pixels
+        return replace(self, rows=canonical_basis(self.output_size) if known else self.rows.astype(np.float64))
 
     def grid(self, theta: Array) -> NDArray[np.float64]:
         """Returns the sampling grid [N, *output_size, D] of ``theta`` in float64.

@@ -14,7 +14,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from stn_infer.fusion.op import SPATIAL, is_spatial
+from stn_infer.fusion.op import is_spatial
 from stn_infer.fusion.samplers import UNKNOWN_OPERATOR, SamplerNode, reads_nearest, unknown_samplers
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
 from stn_infer.proto.traversal import attributes_of, is_standard, producers, subgraphs, walk_back
@@ -342,7 +342,7 @@ def _is_volume(context: LintContext, sampler: SamplerNode) -> bool:
 
 
 def _output_rank(node: onnx.NodeProto) -> int:
-    if not is_spatial(node) or node.op_type != SPATIAL:
+    if not is_spatial(node):
         return 0
     return next((len(attribute.ints) - 2 for attribute in node.attribute if attribute.name == "grid_shape"), 0)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from math import prod
+from math import ceil, log2, prod
 
 import numpy as np
 import onnx
@@ -172,8 +172,8 @@ def theta_for(basis: AnyBasis, grid: Array) -> Array | None:
     if basis.output_size and points != prod(basis.output_size):
         raise ModelError(f"the basis has {points} points for an output of {basis.output_size}")
     if isinstance(basis, Basis) and basis.kind == "projective":
-        # A constant denominator that no clamp changes.
-        w = max(1.0, basis.w_min or 1.0)
+        # A constant denominator that no clamp changes; a power of two, so that the division is exact.
+        w = 2.0 ** ceil(log2(max(1.0, basis.w_min or 1.0)))
         points = (grid - np.array(basis.offset or 0.0)) * w
         theta = basis.fitted(np.concatenate([points, np.full_like(points[..., :1], w)], axis=-1))
     else:

@@ -183,4 +183,4 @@ class RationalPolynomial(GeneralQuotient):
         theta = torch.zeros(self.rank + 1, self.num_basis, dtype=torch.float64)
         for axis in range(self.rank):
             theta[axis, 1 + axis] = 1
-        return theta.reshape(-1)[:-1]  # the last row is zero but for its first value, which is no parameter
+        return theta.reshape(-1)[:-1]  # the last row is zero but for its first value, a constant

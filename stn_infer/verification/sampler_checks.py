@@ -7,7 +7,8 @@ axis does not show in its outputs. So every sampler of the file runs alone, on g
   pixels, flipped or transposed, it shifts, flips or transposes the image;
 - rotated, scaled and shifted grids that leave the image, against the float64 sampler, at the image's own size and at a
   width of 1,024 pixels, where half-precision or TF32 coordinates are off by tenths of a pixel;
-- for ``nearest``, coordinates that are exact in float32 and lie exactly between two pixels.
+- for ``nearest``, coordinates that are exact in float32 and lie exactly between two pixels;
+- for a projective grid, denominators that vary, on both sides of their lower bound if they have one.
 
 A check is skipped where the transform family has no such grid: an attention transformer, for one, cannot flip.
 """
@@ -15,14 +16,14 @@ A check is skipped where the transform family has no such grid: an attention tra
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import product
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.deviation import bfloat16
-from stn_infer.fusion.basis import Basis, canonical_basis, map_points
+from stn_infer.fusion.basis import AnyBasis, Basis, canonical_basis, map_points
 from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.reference.calls import SamplerCall
 from stn_infer.reference.comparison import Flips, WarpDeviation, compare_warp
@@ -91,6 +92,8 @@ def check_sampler(
     if expected.mode == "nearest":
         ties = (grids.ties(axis, len(size)) for axis in range(len(size)))
         trials += [trial for trial in ties if trial is not None]
+    if isinstance(node.basis, Basis) and node.basis.kind == "projective":
+        trials.append(grids.divided(size, 4))
     deviation = WarpDeviation(0.0, 0.0, 0, Flips())
     for trial in trials:
         deviation = deviation + _judge(trial, expected, node.dtype)
@@ -110,16 +113,25 @@ def _basis_problem(node: SamplerNode) -> str | None:
         return None
     if not all(np.isfinite(values).all() for values in basis.constants.values()):
         return "its basis contains NaN or infinity"
-    if isinstance(basis, Basis) and basis.kind == "affine":
-        mesh = canonical_basis(basis.output_size)
-        if mesh.shape != basis.rows.shape or np.abs(mesh - basis.rows).max(initial=0.0) > 1e-6:
-            return "its kind is affine, but its basis is not x, y(, z), 1 at the pixel centers, as kernels assume"
+    if isinstance(basis, Basis) and basis.kind == "affine" and not basis.over_pixels:
+        return "its kind is affine, but its basis is not x, y(, z), 1 at the pixel centers, as kernels assume"
     return None
 
 
 def _wide(size: tuple[int, ...]) -> tuple[int, ...]:
     """The size of an image of at least 1,024 pixels along x, and of few along the other axes."""
     return (*(min(length, 6) for length in size[:-1]), max(WIDE, size[-1]))
+
+
+@dataclass(frozen=True)
+class _Trial(SamplerCall):
+    """A call on a test grid.
+
+    Attributes:
+        given: its theta or grid.
+    """
+
+    given: Array
 
 
 class _TestGrids:
@@ -136,7 +148,7 @@ class _TestGrids:
         self._node, self._expected, self._output_size = node, expected, output_size
         self._open, self._generator = open_isolated, generator
 
-    def random(self, size: tuple[int, ...], count: int) -> SamplerCall:
+    def random(self, size: tuple[int, ...], count: int) -> _Trial:
         """Run on rotations, scales and shifts that leave the image, one of them by far."""
         rank = len(size)
         mesh = canonical_basis(self._output_size)  # [D + 1, P]
@@ -172,13 +184,13 @@ class _TestGrids:
             held[name] = bool(off.max() <= 2e-2 * float(np.ptp(trial.image)))
         return held
 
-    def ties(self, axis: int, rank: int) -> SamplerCall | None:
+    def ties(self, axis: int, rank: int) -> _Trial | None:
         """Run with all output points of a sample at the same tie along ``axis`` (0 is x), in exact coordinates.
 
         Returns None if the family has no such grid.
         """
-        if self._node.basis is not None and self._node.basis.kind in ("basis", "tensor_product", "lattice"):
-            return None  # a sum of several products is not exact
+        if self._node.basis is not None and not _is_exact(self._node.basis):
+            return None
         pixels = np.full((_TIES - 1, rank), 2.0)
         pixels[:, axis] = np.arange(_TIES - 1) + 0.5
         # coordinates are multiples of 1/64: with -1 and 1 at the outermost pixel centers, this takes one pixel more
@@ -192,11 +204,25 @@ class _TestGrids:
         image = self._generator.standard_normal((1, 1, *size)).astype(np.float32)
         return self._run(np.repeat(image, len(pixels), 0), given)
 
+    def divided(self, size: tuple[int, ...], count: int) -> _Trial:
+        """Run on projective grids with denominators that vary, on both sides of their lower bound if they have one."""
+        return self._run(self._image(size, count), self._random_thetas(count))
+
     def _random_thetas(self, count: int) -> Array:
         basis = self._node.basis
         assert basis is not None, "a plain grid can be placed anywhere"
-        rows = 3 if basis.kind == "projective" else len(basis.output_size)
-        return self._generator.normal(0, 0.6, (count, rows, basis.count)).astype(np.float32)
+        rank = len(basis.output_size)
+        if not isinstance(basis, Basis) or basis.kind != "projective":
+            return self._generator.normal(0, 0.6, (count, rank, basis.count)).astype(np.float32)
+        theta = self._generator.normal(0, 0.6, (count, rank + 1, basis.count))
+        rows = basis.rows.astype(np.float64)
+        varying = theta[:, rank] @ rows  # [count, P]
+        # Around the bound; else far enough from zero for float32's error to have a bound.
+        middle, spread = (basis.w_min, 0.8) if basis.w_min is not None else (1.0, 0.3)
+        scale = spread * max(1.0, abs(middle)) / np.maximum(np.abs(varying).max(axis=1), 1e-6)
+        constant = np.linalg.lstsq(rows.T, np.full(rows.shape[1], middle), rcond=None)[0]
+        theta[:, rank] = theta[:, rank] * scale[:, None] + constant
+        return theta.astype(np.float32)
 
     def _image(self, size: tuple[int, ...], count: int) -> Array:
         return self._generator.random((count, _CHANNELS, *size), dtype=np.float32) * 2 - 0.5
@@ -207,13 +233,33 @@ class _TestGrids:
             return grid.astype(np.float16 if self._node.dtype == "float16" else np.float32).astype(np.float32)
         return theta_for(self._node.basis, grid)
 
-    def _run(self, image: Array, given: Array) -> SamplerCall:
+    def _run(self, image: Array, given: Array) -> _Trial:
         if self._node.dtype == "float16":
             image = image.astype(np.float16).astype(np.float32)
         elif self._node.dtype == "bfloat16":
             image = bfloat16(image)
         warp = self._open(image.shape[1:], given.shape[1:])
-        return SamplerCall.of(self._node, image, given, warp(image, given))
+        call = SamplerCall.of(self._node, image, given, warp(image, given))
+        return _Trial(**vars(call), given=given)
+
+
+def _is_exact(basis: AnyBasis) -> bool:
+    """Whether float32 computes grids of multiples of 1/64 without rounding: a sum of several products does not."""
+    return isinstance(basis, Basis) and basis.kind != "basis" and basis.over_pixels and not any(basis.offset)
+
+
+def _other_divisions(basis: AnyBasis | None) -> dict[str, Basis]:
+    """What a runtime computes that ignores a part of a projective grid's division, by the mistake."""
+    if not isinstance(basis, Basis) or basis.kind != "projective":
+        return {}
+    found = {}
+    if basis.w_min is not None:
+        found["a denominator that is not clamped"] = replace(basis, w_min=None)
+    if any(basis.offset):
+        found["no offset after the division"] = replace(basis, offset=())
+    if len(found) == 2:
+        found["neither a clamp of the denominator nor an offset"] = replace(basis, w_min=None, offset=())
+    return found
 
 
 def _moves(size: tuple[int, ...], output_size: tuple[int, ...]) -> dict[str, Array]:
@@ -236,7 +282,7 @@ def _judge(trial: SamplerCall, sampler: SamplerSpec, dtype: str) -> WarpDeviatio
     return compare_warp(trial.warped, trial.image, trial.grid, trial.bound, sampler, dtype)
 
 
-def _cause(trials: Sequence[SamplerCall], expected: SamplerSpec, node: SamplerNode) -> str | None:
+def _cause(trials: Sequence[_Trial], expected: SamplerSpec, node: SamplerNode) -> str | None:
     """The mistake that explains every trial; None if none is known."""
     rank = trials[0].grid.shape[-1]
     grids: dict[str, Callable[[Array], Array]] = {
@@ -247,8 +293,13 @@ def _cause(trials: Sequence[SamplerCall], expected: SamplerSpec, node: SamplerNo
     if rank == 3:
         grids["swapped x and y"] = lambda grid: grid[..., [1, 0, 2]]
 
-    def explained(sampler: SamplerSpec, move: Callable[[Array], Array], slack: float = 1.0) -> bool:
-        for trial in trials:
+    def explained(
+        sampler: SamplerSpec,
+        move: Callable[[Array], Array],
+        slack: float = 1.0,
+        calls: Sequence[SamplerCall] = trials,
+    ) -> bool:
+        for trial in calls:
             bound = trial.bound * slack
             moved = move(trial.grid)
             found = compare_warp(trial.warped, trial.image, moved, bound, sampler, node.dtype)
@@ -263,9 +314,14 @@ def _cause(trials: Sequence[SamplerCall], expected: SamplerSpec, node: SamplerNo
         for name, move in grids.items():
             if explained(expected, move, slack=4.0):
                 return name
-        for (name, sampler), (other, move) in product(mistakes(expected, rank).items(), list(grids.items())[:1]):
+        for name, basis in _other_divisions(node.basis).items():
+            other = replace(node, basis=basis)
+            calls = [SamplerCall.of(other, trial.image, trial.given, trial.warped) for trial in trials]
+            if explained(expected, lambda grid: grid, calls=calls):
+                return name
+        for (name, sampler), (second, move) in product(mistakes(expected, rank).items(), list(grids.items())[:1]):
             if explained(sampler, move):
-                return f"{name} and {other}"
+                return f"{name} and {second}"
     # coordinates that were rounded before the grid: other numbers, but an error of the same size
     ratio = [_relative_error(trial, expected, node.dtype) for trial in trials[:2]]
     return "coordinates in half precision or TF32" if all(share < 0.02 for share in ratio) else None

@@ -9,7 +9,15 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.basis import Kind, canonical_basis
-from stn_infer.fusion.op import DOMAIN, OP_TYPES, PROJECTIVE, SPATIAL, attach_functions, node_attributes
+from stn_infer.fusion.op import (
+    DOMAIN,
+    OP_TYPES,
+    PROJECTIVE,
+    SPATIAL,
+    attach_functions,
+    node_attributes,
+    quotient_attributes,
+)
 from stn_infer.proto.traversal import opset_of
 from stn_infer.samplers import SamplerSpec, spell_mode
 
@@ -24,15 +32,21 @@ def one_transformer(
     padding_mode: str = "zeros",
     align_corners: bool = False,
     opset: int = 18,
+    division: tuple[float, tuple[float, ...]] | None = None,
 ) -> onnx.ModelProto:
-    """A portable file that is one spatial transformer with theta as a second input; two channels."""
+    """A portable file that is one spatial transformer with theta as a second input; two channels.
+
+    ``division``: of a projective one: w_min and offset, over a basis of more rows.
+    """
     rank = len(size)
     basis = canonical_basis(output_size)
-    if kind == "basis":
+    if kind == "basis" or division is not None:
         basis = np.concatenate([basis, np.random.default_rng(0).normal(size=(4, basis.shape[1]))])
     attributes = node_attributes(kind, output_size, SamplerSpec(mode, padding_mode, align_corners), opset)
     op_type = PROJECTIVE if kind == "projective" else SPATIAL
-    rows = 3 if kind == "projective" else rank
+    rows = rank + (kind == "projective")
+    if division is not None:
+        attributes |= quotient_attributes(rank, *division)
     graph = helper.make_graph(
         [helper.make_node(op_type, ["image", "theta", "basis"], ["warped"], domain=DOMAIN, **attributes)],
         "one",
@@ -84,7 +98,7 @@ def swapped_axes(model: onnx.ModelProto) -> onnx.ModelProto:
     for number, node in enumerate(_samplers(wrong)):
         plain = node.op_type == "GridSample"
         rows = len(next(attribute for attribute in node.attribute if attribute.name == "grid_shape").ints) - 2 if not plain else 2  # fmt: skip  # noqa: E501
-        order = [1, 0, *range(2, 3 if node.op_type == PROJECTIVE else rows)]
+        order = [1, 0, *range(2, rows + (node.op_type == PROJECTIVE))]
         wrong.graph.initializer.append(numpy_helper.from_array(np.array(order, np.int64), f"order_{number}"))
         gather = helper.make_node(
             "Gather", [node.input[1], f"order_{number}"], [f"swapped_{number}"], axis=-1 if plain else 1

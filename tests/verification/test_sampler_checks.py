@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from stn_infer import plugin
 from stn_infer.backends.ort import OrtBackend
+from stn_infer.fusion.basis import NO_CLAMP
 from stn_infer.fusion.fuse import fuse
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.onnx_file import OnnxReference
@@ -168,6 +169,43 @@ def test_no_false_alarm_over_twenty_seeds(
         check = isolated(model, SamplerSpec(mode, padding_mode, align_corners), seed, fused=fused)
         assert check.passed, check.problem
         assert len(check.invariants) >= 4 and all(check.invariants.values())
+
+
+QUOTIENTS: dict[str, tuple[tuple[int, ...], tuple[int, ...], tuple[float, tuple[float, ...]]]] = {
+    "clamped and moved": ((12, 16), (10, 12), (0.3, (0.25, -0.5))),
+    "clamped at more than 1": ((12, 16), (10, 12), (1.3, ())),
+    "volume": ((5, 6, 8), (4, 8, 8), (0.5, (0.0, 0.25, 0.0))),
+    "neither": ((12, 16), (10, 12), (NO_CLAMP, ())),
+}
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["function", "library"])
+@pytest.mark.parametrize("case", QUOTIENTS)
+def test_no_false_alarm_for_quotients(case: str, fused: bool) -> None:
+    if fused and not plugin.available():
+        pytest.skip("the plugin library is not built: stn-infer plugin build")
+    size, output_size, division = QUOTIENTS[case]
+    samplers = list(product(("bilinear", "nearest"), ("zeros", "border", "reflection"), (False, True)))
+    for seed, sampler in enumerate(samplers):
+        model = one_transformer("projective", size, output_size, *sampler, opset=20, division=division)
+        check = isolated(model, SamplerSpec(*sampler), seed, fused=fused)
+        assert check.passed, check.problem
+        assert len(check.invariants) >= 4 and all(check.invariants.values())
+
+
+@pytest.mark.parametrize(
+    ("wrong", "name"),
+    [
+        ({"w_min": NO_CLAMP}, "a denominator that is not clamped"),
+        ({"offset": [0.0, 0.0]}, "no offset after the division"),
+        ({"w_min": NO_CLAMP, "offset": [0.0, 0.0]}, "neither a clamp of the denominator nor an offset"),
+    ],
+)
+def test_a_runtime_that_ignores_a_part_of_the_division_is_found(wrong: dict[str, Any], name: str) -> None:
+    """As a library would that is older than version 2 of the op."""
+    model = one_transformer("projective", division=(0.3, (0.25, -0.5)))
+    check = isolated(model, SamplerSpec(), 0, mutate=with_attribute(**wrong))
+    assert not check.passed and f"likely cause: {name}" in check.problem, check.problem
 
 
 @pytest.mark.parametrize("kind", ["affine", "projective"])
