@@ -183,6 +183,8 @@ def _check_shapes(
     check_words(("kind", kind, plugin.KINDS[:3]), ("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
     if rank not in (2, 3) or len(input) != rank + 2:
         raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
+    if min(output_size) < 0:
+        raise UsageError(f"expected an output size of at least 0 along each axis, got {tuple(output_size)}")
     if rank == 3 and mode == "bicubic":
         raise UsageError("bicubic sampling is for images only")
     if w_min is not None and (kind != "projective" or isnan(w_min)):

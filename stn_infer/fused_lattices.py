@@ -134,6 +134,8 @@ def _check_lattice(
     rank, points = len(output_size), prod(output_size)
     if input.dim() != rank + 2:
         raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
+    if any(size < 0 for size in output_size):
+        raise UsageError(f"expected an output size of at least 0 along each axis, got {tuple(output_size)}")
     count = theta.shape[2] if theta.dim() == 3 else 0
     _check_theta(input, theta, rank, count, mode, padding_mode)
     if index.dim() != 2 or index.shape != weight.shape or index.shape[1] != points or index.dtype != torch.int32:

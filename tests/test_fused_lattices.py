@@ -132,6 +132,7 @@ def test_what_does_not_fit_is_one_line(change: dict[str, Any], message: str) -> 
         ({"output_size": (4, 6)}, r"\[J, 24\]"),
         ({"index": torch.zeros(65, 20, dtype=torch.int32), "weight": torch.zeros(65, 20)}, "1 to 64"),
         ({"output_size": (2, 2, 5)}, "an input of 5 axes"),
+        ({"output_size": (-2, -10)}, "an output size of at least 0"),
         ({"theta": torch.zeros(2, 3, 9)}, r"theta \[2, 2, 9\]"),
     ],
 )

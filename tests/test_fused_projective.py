@@ -74,6 +74,14 @@ def test_what_does_not_fit_is_one_line(kernel: bool, monkeypatch: pytest.MonkeyP
         ((image, theta[:, :3], basis, "projective", OUTPUT_SIZE), "expected theta with 4 rows"),
         ((image, theta, basis[:4], "projective", OUTPUT_SIZE), "expected a basis with 5 rows"),
         ((image, theta, basis[:, :9], "projective", OUTPUT_SIZE), "expected a basis with 72 columns"),
+        ((image, theta, basis[:, :71], "projective", OUTPUT_SIZE), "expected a basis with 72 columns"),
+        ((image, theta[..., :4], basis, "projective", OUTPUT_SIZE), "expected a basis with 4 rows"),
+        ((image, theta[:1], basis, "projective", OUTPUT_SIZE), "expected theta with 4 rows and batch size 2"),
+        ((image, theta[0], basis, "projective", OUTPUT_SIZE), "expected theta with 4 rows"),
+        ((image, theta, basis[0], "projective", OUTPUT_SIZE), "expected a basis with 5 rows"),
+        ((image, theta, basis, "projective", OUTPUT_SIZE[:2]), "expected an input of 4 axes"),
+        ((image[:, :, :0], theta, basis, "projective", OUTPUT_SIZE), "expected an input with at least one pixel"),
+        ((image, theta, basis, "projective", (-4, -6, 3)), "expected an output size of at least 0 along each axis"),
         ((image, theta[..., :0], basis[:0], "projective", OUTPUT_SIZE), "at least one row"),
         ((image, theta.int(), basis, "projective", OUTPUT_SIZE), "expected theta to be floating-point"),
         ((image, theta.to("meta"), basis, "projective", OUTPUT_SIZE), "expected theta on cpu"),
@@ -88,6 +96,15 @@ def test_what_does_not_fit_is_one_line(kernel: bool, monkeypatch: pytest.MonkeyP
         rows = theta if kind == "projective" else theta[:, :3]
         with pytest.raises(UsageError, match="expected an offset of 3 numbers, for kind projective only"):
             spatial_transformer(image, rows, basis, kind, OUTPUT_SIZE, offset=offset)
+
+
+@pytest.mark.parametrize("kernel", [True, False])
+def test_no_points_and_no_samples(kernel: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not kernel:
+        monkeypatch.setattr(fused, "usable", lambda image: False)
+    image, theta, basis = case(3, 5)
+    assert spatial_transformer(image, theta, basis[:, :0], "projective", (4, 0, 3), w_min=0.5).shape == (2, 3, 4, 0, 3)
+    assert spatial_transformer(image[:0], theta[:0], basis, "projective", OUTPUT_SIZE).shape == (0, 3, *OUTPUT_SIZE)
 
 
 @pytest.mark.parametrize(("w_min", "offset"), [(None, None), (0.5, None), (None, OFFSET), (0.5, OFFSET)])

@@ -43,6 +43,25 @@ void refuse_nonsense() {
          [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.basis_rows = 5; });
   refuse(STN_ERROR_SIZE, "rows of a projective volume",
          [](stn_problem& p) { p.kind = STN_PROJECTIVE, p.rank = 3, p.input_size[2] = p.output_size[2] = 1; });
+  refuse(STN_ERROR_VALUE, "offset along z", [](stn_problem& p) {
+    p.kind = STN_PROJECTIVE, p.rank = 3, p.basis_rows = 4, p.input_size[2] = p.output_size[2] = 1;
+    p.offset[2] = std::numeric_limits<float>::quiet_NaN();
+  });
+  refuse(STN_ERROR_SIZE, "a projective basis without rows",
+         [&one](stn_problem& p) { p.kind = STN_PROJECTIVE, p.basis = &one, p.points = 1, p.basis_rows = 0; });
+  refuse(STN_ERROR_SIZE, "negative rows of a projective basis",
+         [&one](stn_problem& p) { p.kind = STN_PROJECTIVE, p.basis = &one, p.points = 1, p.basis_rows = -3; });
+  refuse(STN_ERROR_OVERFLOW, "too many rows of a projective basis", [&one](stn_problem& p) {
+    p.kind = STN_PROJECTIVE, p.basis = &one, p.points = 1, p.basis_rows = int64_t{1} << 40;
+  });
+  refuse(STN_ERROR_SIZE, "theta of another batch", [&one](stn_problem& p) {
+    p.kind = STN_PROJECTIVE, p.basis = &one, p.points = 1, p.batch = p.input_batch = 3, p.theta_batch = 2;
+  });
+  refuse(STN_ERROR_POINTS, "a projective basis of no points",
+         [&one](stn_problem& p) { p.kind = STN_PROJECTIVE, p.basis = &one, p.points = 0; });
+  stn_problem nothing = good;
+  nothing.kind = STN_PROJECTIVE, nothing.basis_rows = 5, nothing.output_size[1] = 0;
+  expect(stn_check(&nothing) == STN_OK, "no points of any basis", nothing);
   refuse(STN_ERROR_VALUE, "bicubic volume", [](stn_problem& p) { p.rank = 3, p.mode = STN_BICUBIC; });
   refuse(STN_ERROR_SIZE, "negative batch", [](stn_problem& p) { p.batch = -1; });
   refuse(STN_ERROR_SIZE, "theta batch", [](stn_problem& p) { p.batch = p.input_batch = 3, p.theta_batch = 2; });

@@ -50,7 +50,10 @@ int check_sizes(const stn_problem& p) {
   if (p.theta_batch != p.batch && p.theta_batch != 1) return STN_ERROR_SIZE;
   if (p.input_batch != p.batch && p.input_batch != 1) return STN_ERROR_SIZE;
   if (p.kind == STN_AFFINE && p.basis_rows != p.rank + 1) return STN_ERROR_SIZE;
-  if (p.kind == STN_PROJECTIVE && p.basis == nullptr && p.basis_rows != p.rank + 1) return STN_ERROR_SIZE;
+  bool no_points = false;  // the basis of no points may be NULL
+  for (int d = 0; d < p.rank; ++d) no_points = no_points || p.output_size[d] == 0;
+  const bool centers = p.kind == STN_PROJECTIVE && p.basis == nullptr && !no_points;
+  if (centers && p.basis_rows != p.rank + 1) return STN_ERROR_SIZE;
   if ((p.kind == STN_BASIS || p.kind == STN_PROJECTIVE) && p.basis_rows < 1) return STN_ERROR_SIZE;
   if (p.kind != STN_GRID && p.basis_rows > kMostRows) return STN_ERROR_OVERFLOW;
   if (p.kind == STN_LATTICE && (p.basis_rows < 1 || p.taps < 1 || p.taps > kMostTaps)) return STN_ERROR_SIZE;
