@@ -44,6 +44,14 @@ _NVCC_PACKAGES = {
 DTYPES = ("float32", "float16", "bfloat16")
 KINDS = ("affine", "basis", "projective", "grid", "tensor_product", "lattice")
 LAYOUTS = ("planar", "channels_last")
+#: The newest versions of the ops in files, by name.
+OP_VERSIONS = {
+    "SpatialTransformer": 1,
+    "ProjectiveTransformer": 2,
+    "TensorProductTransformer": 1,
+    "LatticeTransformer": 1,
+    "Sampler": 1,
+}
 _STRUCT_SIZE = 1  # stn_status: the library's stn_problem has another size
 
 
@@ -318,9 +326,19 @@ def _load(named: str | None) -> tuple[ctypes.CDLL | None, str | None]:
             getattr(library, name).restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         return None, f"the plugin library does not load: {error}; {_HINT} again"
-    if library.stn_check(ctypes.byref(Problem())) == _STRUCT_SIZE:
+    if library.stn_check(ctypes.byref(Problem())) == _STRUCT_SIZE or _knows_other_ops(library):
         return None, f"the plugin library {path} is from another version of stn-infer; {_HINT} again"
     return library, None
+
+
+def _knows_other_ops(library: ctypes.CDLL) -> bool:
+    """Whether a library knows other versions of the ops than this package."""
+    try:
+        library.stn_op_version.argtypes = [ctypes.c_char_p]
+        known = library.stn_op_version
+    except AttributeError:  # older than the function
+        return True
+    return any(known(op.encode()) != version for op, version in OP_VERSIONS.items())
 
 
 def _check(status: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import re
 import shutil
 import subprocess
 import sys
@@ -51,10 +52,37 @@ def test_an_unrelated_library_is_rejected(monkeypatch: pytest.MonkeyPatch) -> No
         plugin.load()
 
 
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
+@pytest.mark.parametrize(
+    ("check", "versions"),
+    [
+        ("return 1", "int stn_op_version(const char* name) { return 2; }"),  # the struct has another size
+        ("return 0", ""),  # older than versions of ops
+        ("return 0", "int stn_op_version(const char* name) { return 1; }"),
+        ("return 0", "int stn_op_version(const char* name) { return name[0] == 'P' ? 3 : 1; }"),  # newer
+    ],
+)
+def test_a_library_of_another_version_is_rejected(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, check: str, versions: str
+) -> None:
+    source, library = tmp_path / "other.c", tmp_path / "libother.so"
+    others = "".join(f"void {name}(void) {{}}" for name in ("stn_run_cpu", "stn_run_cuda"))
+    texts = "".join(
+        f"const char* {name}(void) {{ return 0; }}" for name in ("stn_status_text", "stn_version", "stn_cpu_isa")
+    )
+    source.write_text(f"int stn_check(void* problem) {{ {check}; }} {versions} {others} {texts}")
+    subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
+    monkeypatch.setenv(plugin.ENVIRONMENT, str(library))
+    assert not plugin.available()
+    words = f"the plugin library {library} is from another version of stn-infer; `stn-infer plugin build` builds it"
+    with pytest.raises(MissingDependencyError, match=re.escape(words)):
+        plugin.load()
+
+
 @needs_library
 def test_the_problem_has_the_librarys_memory_layout() -> None:
     """The library checks struct_size: both sizes must be equal."""
-    assert ctypes.sizeof(plugin.Problem) == 248
+    assert ctypes.sizeof(plugin.Problem) == 272
     value = (ctypes.c_float * 1)(2.0)
     theta = (ctypes.c_float * 6)(1, 0, 0, 0, 1, 0)
     output = (ctypes.c_float * 1)()

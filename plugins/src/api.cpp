@@ -1,3 +1,4 @@
+#include <cstring>
 #include <limits>
 #include <new>
 
@@ -66,6 +67,22 @@ const char* stn_status_text(int status) {
 }
 
 const char* stn_version(void) { return STN_VERSION; }
+
+int stn_op_version(const char* name) {
+  struct Known {
+    const char* name;
+    int version;
+  };
+  static constexpr Known kOps[] = {{"SpatialTransformer", 1},
+                                   {"ProjectiveTransformer", STN_PROJECTIVE_VERSION},
+                                   {"TensorProductTransformer", 1},
+                                   {"LatticeTransformer", 1},
+                                   {"Sampler", 1}};
+  for (const Known& op : kOps) {
+    if (name != nullptr && std::strcmp(op.name, name) == 0) return op.version;
+  }
+  return 0;
+}
 
 int stn_has_cuda(void) { return stn::has_cuda() ? 1 : 0; }
 

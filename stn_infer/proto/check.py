@@ -16,6 +16,7 @@ from onnx import AttributeProto, TensorProto, defs
 
 from stn_infer.errors import ModelError
 from stn_infer.proto.edit import replace_all
+from stn_infer.proto.own_ops import check_own_op
 from stn_infer.proto.traversal import (
     STANDARD_DOMAINS,
     given_inputs,
@@ -288,10 +289,14 @@ class _Checker:
 
 
 def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int) -> None:
-    """Checks that standard operators have a valid number of inputs and outputs, and attributes of the right type."""
+    """Checks that standard operators have a valid number of inputs and outputs, and attributes of the right type.
+
+    Of this package's own ops, it checks versions and attributes.
+    """
     schemas: dict[str, Any] = {}
     for node in nested_nodes(nodes):
         if not is_standard(node):
+            check_own_op(node, _label(node))
             continue
         if node.op_type not in schemas:
             try:

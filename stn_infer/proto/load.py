@@ -17,6 +17,7 @@ from onnx import TensorProto
 
 from stn_infer.errors import ModelError, one_line
 from stn_infer.proto.check import check_structure, sort_nodes, tensor_bytes
+from stn_infer.proto.own_ops import UnknownVersionError
 from stn_infer.proto.traversal import tensors_of
 
 _MAX_BYTES = 2**31 - 1  # protobuf's own limit
@@ -173,7 +174,7 @@ def check_model(model: onnx.ModelProto, folder: Path | None, name: str) -> None:
         name: the model's name in messages.
 
     Raises:
-        ModelError: it is damaged.
+        ModelError: it is damaged, or newer than this package.
     """
     if not model.graph.node:
         raise ModelError(f"{name} is not an ONNX file, or it is truncated: it contains no graph")
@@ -183,6 +184,8 @@ def check_model(model: onnx.ModelProto, folder: Path | None, name: str) -> None:
         external_tensors(model, folder)
     except RecursionError:
         raise ModelError(f"{name} is damaged: its subgraphs are nested too deeply") from None
+    except UnknownVersionError as error:
+        raise ModelError(f"{name}: {error}") from None
     except ModelError as error:
         raise ModelError(f"{name} is damaged: {error}") from None
 

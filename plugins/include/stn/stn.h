@@ -20,6 +20,11 @@
 extern "C" {
 #endif
 
+/// The newest version of `stn::ProjectiveTransformer` that this header describes; every other op has version 1 only.
+#ifndef STN_PROJECTIVE_VERSION
+#define STN_PROJECTIVE_VERSION 2
+#endif
+
 /// Element types of images and of sampling grids.
 enum stn_dtype { STN_FP32 = 0, STN_FP16 = 1, STN_BF16 = 2 };
 
@@ -121,6 +126,10 @@ STN_API const char* stn_status_text(int status);
 
 /// \brief The library's version, such as "0.1.0".
 STN_API const char* stn_version(void);
+
+/// \brief The newest version of an op of domain `stn` that the library knows; 0 if it does not know the op.
+/// \param name the op's name in ONNX files, such as "ProjectiveTransformer".
+STN_API int stn_op_version(const char* name);
 
 /// \brief 1 if the library was built with the CUDA kernels (this machine may still have no GPU), else 0.
 STN_API int stn_has_cuda(void);

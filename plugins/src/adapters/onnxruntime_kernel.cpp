@@ -22,7 +22,7 @@ struct Settings {
   int32_t kind, mode, padding, align_corners;
   int32_t rank;  ///< of the output in grid_shape; 0 for a Sampler, whose grid has it
   int64_t output_size[3];
-  bool clamps;  ///< a projective op of version 2, which has the attribute w_min
+  bool clamps;  ///< a projective op of version 2
   float w_min;
   float offset[3];  ///< zeros in version 1
 };
@@ -82,23 +82,47 @@ Status* read_grid_shape(const Op& op, const KernelInfo* info, Settings* settings
   if (Status* status = api.attribute_ints(info, "grid_shape", shape, &count)) return status;
   settings->rank = static_cast<int32_t>(count) - 2;
   if (shape[count - 1] != settings->rank) return reject(op, "the last entry of grid_shape must be the rank");
-  for (int d = 0; d < settings->rank; ++d) settings->output_size[d] = shape[d + 1];
+  int64_t pixels = 1;
+  for (int d = 0; d < settings->rank; ++d) {
+    settings->output_size[d] = shape[d + 1];
+    if (shape[d + 1] < 0 || __builtin_mul_overflow(pixels, shape[d + 1], &pixels)) {
+      return reject(op, "expected sizes in grid_shape that are at least 0 and whose product fits in 64 bits");
+    }
+  }
   if (settings->rank == 3 && settings->mode == STN_BICUBIC) return reject(op, "bicubic is for images only");
   return nullptr;
 }
 
-/// Only version 2 of a projective op has w_min and offset; names alone decide, so one op serves both versions.
-Status* read_quotient(const Op& op, const KernelInfo* info, Settings* settings) {
+/// Reads the op's version, and rejects one that this library does not know when the file is loaded: onnxruntime matches
+/// ops by their names alone, so a newer node would run as if it were of version 1.
+Status* read_version(const Op& op, const KernelInfo* info, int* version) {
+  const std::string text = text_attribute(*op.api, info, "plugin_version", "1");
+  const int newest = stn_op_version(name_of(op.kind));
+  const bool number = !text.empty() && text.size() < 9 && text.find_first_not_of("0123456789") == std::string::npos;
+  *version = number ? std::stoi(text) : 0;
+  if (*version < 1) return reject(op, "expected a plugin_version from 1 on, got '" + text + "'");
+  if (*version <= newest) return nullptr;
+  return reject(op, "the file has version " + text + " of this op, libstn_plugins " + stn_version() +
+                        " knows it up to version " + std::to_string(newest) +
+                        ": update stn-infer and build the library again, or run the file without the library");
+}
+
+/// w_min and offset: every node of version 2 has both of them, and none of version 1.
+Status* read_quotient(const Op& op, const KernelInfo* info, int version, Settings* settings) {
   Status* status = op.api->attribute_float(info, "w_min", &settings->w_min);
   settings->clamps = status == nullptr;
   if (status != nullptr) op.api->release(status);
-  if (settings->clamps && std::isnan(settings->w_min)) return reject(op, "expected a w_min that is a number, got NaN");
   size_t count = 0;
   status = op.api->attribute_floats(info, "offset", nullptr, &count);
-  if (status != nullptr || count == 0) {
-    if (status != nullptr) op.api->release(status);
-    return nullptr;
+  if (status != nullptr) {
+    op.api->release(status);
+    count = 0;
   }
+  if (version == 1) {
+    return settings->clamps || count != 0 ? reject(op, "w_min and offset need plugin_version 2, got 1") : nullptr;
+  }
+  if (!settings->clamps) return reject(op, "expected a w_min, which every node of version 2 has");
+  if (std::isnan(settings->w_min)) return reject(op, "expected a w_min that is a number, got NaN");
   if (count != static_cast<size_t>(settings->rank)) {
     return reject(op,
                   "expected an offset of " + std::to_string(settings->rank) + " numbers, got " + std::to_string(count));
@@ -113,6 +137,8 @@ Status* read_quotient(const Op& op, const KernelInfo* info, Settings* settings) 
 Status* read_settings(const Op& op, const KernelInfo* info, Settings* settings) {
   const Api& api = *op.api;
   settings->op = &op;
+  int version = 1;
+  if (Status* status = read_version(op, info, &version)) return status;
   const std::string mode = text_attribute(api, info, "mode", "bilinear");
   const std::string padding = text_attribute(api, info, "padding_mode", "zeros");
   settings->mode = find(mode, {"bilinear", "nearest", "bicubic"}, {"linear", "nearest", "cubic"});
@@ -145,7 +171,7 @@ Status* read_settings(const Op& op, const KernelInfo* info, Settings* settings) 
   }
   if (settings->kind < 0) return reject(op, "expected kind affine or basis, got " + kind);
   if (Status* status = read_grid_shape(op, info, settings)) return status;
-  return op.kind == OpKind::kProjective ? read_quotient(op, info, settings) : nullptr;
+  return op.kind == OpKind::kProjective ? read_quotient(op, info, version, settings) : nullptr;
 }
 
 Status* read_input(const Op& op, KernelContext* context, size_t index, Tensor* tensor) {
@@ -233,6 +259,7 @@ Status* pose_theta(const Settings& s, const Tensor* inputs, stn_problem* p) {
     p->output_size[d] = s.output_size[d];
     pixels *= s.output_size[d];
   }
+  if (theta.size[2] == 0) return reject(op, "expected theta with at least one column, got " + theta.shape());
   p->basis_rows = theta.size[2];
   if (s.kind == STN_TENSOR_PRODUCT) return pose_matrices(s, inputs + 2, theta, p);
   if (s.kind == STN_LATTICE) return pose_taps(op, inputs[2], inputs[3], pixels, p);

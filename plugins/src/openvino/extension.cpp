@@ -44,8 +44,9 @@ int32_t find(const std::string& value, std::initializer_list<const char*> names,
 struct Settings {
   std::string kind = "basis", mode = "bilinear", padding_mode = "zeros";
   int64_t align_corners = 0;
-  float w_min = -std::numeric_limits<float>::max();  ///< projective: the least denominator; version 1 has none
-  std::vector<float> offset;                         ///< projective: rank numbers, or none
+  int64_t version = 1;                               ///< of the op
+  float w_min = -std::numeric_limits<float>::max();  ///< version 2: the least denominator
+  std::vector<float> offset;                         ///< version 2: rank numbers
   std::vector<int64_t> grid_shape;                   ///< [0, (D,) H, W, rank]
 };
 
@@ -73,12 +74,16 @@ class Transformer : public ov::op::Op {
     NODE_VALIDATION_CHECK(this, find(s.kind, {"affine", "basis", "projective"}) >= 0,
                           "expected kind affine or basis, got ", s.kind);
     NODE_VALIDATION_CHECK(this, s.w_min == s.w_min, "expected a w_min that is a number, got NaN");
-    NODE_VALIDATION_CHECK(this, s.offset.empty() || s.offset.size() == static_cast<size_t>(rank),
-                          "expected an offset of ", rank, " numbers, got ", s.offset.size());
+    const size_t numbers = s.version == 1 ? 0 : static_cast<size_t>(rank);
+    NODE_VALIDATION_CHECK(this, s.offset.size() == numbers, "expected an offset of ", numbers, " numbers, got ",
+                          s.offset.size());
     for (float value : s.offset) {
       NODE_VALIDATION_CHECK(this, std::isfinite(value), "expected an offset of finite numbers, got ", value);
     }
     NODE_VALIDATION_CHECK(this, rank == 2 || mode() != STN_BICUBIC, "bicubic is for images only");
+    for (int64_t size : s.grid_shape) {
+      NODE_VALIDATION_CHECK(this, size >= 0, "expected sizes in grid_shape that are at least 0, got ", size);
+    }
     for (size_t index : {1, 2}) {
       NODE_VALIDATION_CHECK(this, get_input_element_type(index).compatible(ov::element::f32),
                             "theta and basis are float32");
@@ -96,6 +101,7 @@ class Transformer : public ov::op::Op {
     visitor.on_attribute("padding_mode", settings_.padding_mode);
     visitor.on_attribute("align_corners", settings_.align_corners);
     visitor.on_attribute("grid_shape", settings_.grid_shape);
+    visitor.on_attribute("plugin_version", settings_.version);
     visitor.on_attribute("w_min", settings_.w_min);
     visitor.on_attribute("offset", settings_.offset);
     return true;
@@ -156,7 +162,7 @@ class Transformer : public ov::op::Op {
     p.mode = mode();
     p.padding = padding();
     p.align_corners = s.align_corners != 0;
-    p.clamp_w = p.kind == STN_PROJECTIVE && s.w_min > -std::numeric_limits<float>::max() ? 1 : 0;
+    p.clamp_w = s.version == 1 ? 0 : 1;
     p.w_min = s.w_min;
     for (size_t d = 0; d < s.offset.size(); ++d) p.offset[d] = s.offset[d];
     p.dtype = dtype_of("input", inputs[0]);
@@ -196,8 +202,9 @@ class Transformer : public ov::op::Op {
     p.rank = static_cast<int32_t>(rank);
     const size_t rows = p.kind == STN_PROJECTIVE ? rank + 1 : rank;
     OPENVINO_ASSERT(shape.size() == rank + 2, "the rank of input does not match grid_shape");
-    OPENVINO_ASSERT(theta.size() == 3 && theta[1] == rows, "theta is [N, D, K], or [N, D + 1, K] if projective");
-    OPENVINO_ASSERT(basis.size() == 2 && basis[0] == theta[2], "basis is [K, P] with the K of theta");
+    OPENVINO_ASSERT(theta.size() == 3 && theta[1] == rows && theta[2] != 0,
+                    "theta is [N, D, K], or [N, D + 1, K] if projective, not ", theta);
+    OPENVINO_ASSERT(basis.size() == 2 && basis[0] == theta[2], "basis is [K, P] with the K of theta, not ", basis);
     OPENVINO_ASSERT(theta[0] == shape[0], "input and theta have different batch sizes");
     p.batch = p.input_batch = p.theta_batch = static_cast<int64_t>(shape[0]);
     p.channels = static_cast<int64_t>(shape[1]);
@@ -273,18 +280,45 @@ class Sampler : public Transformer {
   }
 };
 
+/// The version of a node's op; a newer one is rejected, instead of running as an older one.
+int64_t version_of(const ov::frontend::NodeContext& node, const char* name) {
+  const auto text = node.get_attribute<std::string>("plugin_version", "1");
+  const bool projective = std::strcmp(name, "ProjectiveTransformer") == 0;
+  const int64_t newest = projective ? STN_PROJECTIVE_VERSION : 1;
+  const bool number = !text.empty() && text.size() < 9 && text.find_first_not_of("0123456789") == std::string::npos;
+  const int64_t version = number ? std::stoll(text) : 0;
+  OPENVINO_ASSERT(version >= 1, name, ": expected a plugin_version from 1 on, got '", text, "'");
+  OPENVINO_ASSERT(version <= newest, name, ": the file has version ", version,
+                  " of this op, the OpenVINO extension of stn-infer knows it up to version ", newest,
+                  ": update stn-infer and build the extension again");
+  const bool any = node.has_attribute("w_min") || node.has_attribute("offset");
+  const bool both = node.has_attribute("w_min") && node.has_attribute("offset");
+  OPENVINO_ASSERT(version == 2 ? both : !any, name,
+                  ": w_min and offset are attributes of every node of version 2, and of none of version 1");
+  return version;
+}
+
+/// Floats of an ONNX node, which OpenVINO stores as doubles.
+std::vector<float> floats_of(const ov::Any& value) {
+  if (value.is<std::vector<float>>()) return value.as<std::vector<float>>();
+  std::vector<float> result;
+  for (double number : value.as<std::vector<double>>()) result.push_back(static_cast<float>(number));
+  return result;
+}
+
 /// Imports ONNX nodes `stn::<name>`; `kind` replaces the attribute where the op has none.
 template <class T>
 ov::Extension::Ptr conversion(const char* name, const char* kind = nullptr) {
   return std::make_shared<ov::frontend::onnx::ConversionExtension>(
-      name, "stn", [kind](const ov::frontend::NodeContext& node) -> ov::OutputVector {
+      name, "stn", [name, kind](const ov::frontend::NodeContext& node) -> ov::OutputVector {
         Settings settings;
         settings.kind = kind != nullptr ? kind : node.get_attribute<std::string>("kind", settings.kind);
         settings.mode = node.get_attribute<std::string>("mode", settings.mode);
         settings.padding_mode = node.get_attribute<std::string>("padding_mode", settings.padding_mode);
         settings.align_corners = node.get_attribute<int64_t>("align_corners", settings.align_corners);
+        settings.version = version_of(node, name);
         settings.w_min = node.get_attribute<float>("w_min", settings.w_min);
-        settings.offset = node.get_attribute<std::vector<float>>("offset", settings.offset);
+        if (node.has_attribute("offset")) settings.offset = floats_of(node.get_attribute_as_any("offset"));
         if (settings.kind != "grid") settings.grid_shape = node.get_attribute<std::vector<int64_t>>("grid_shape");
         ov::OutputVector inputs;
         for (size_t index = 0; index < node.get_input_size(); ++index) inputs.push_back(node.get_input(int(index)));

@@ -23,7 +23,7 @@ from stn_infer.backends.ort import OrtBackend
 from stn_infer.benchmarking.request import Method
 from stn_infer.cli.main import main
 from stn_infer.errors import MissingDependencyError, ModelError
-from stn_infer.fusion.basis import canonical_basis
+from stn_infer.fusion.basis import NO_CLAMP, canonical_basis
 from stn_infer.fusion.fuse import fuse
 from stn_infer.samplers import SamplerSpec
 from tests.support.onnx_files import F16, F32, flow_model, sampler_model
@@ -131,6 +131,81 @@ def test_its_ops_compute_what_onnxruntimes_do(built: Path, kind: Any, rank: int,
             np.testing.assert_array_equal(found, expected)
         else:  # OpenVINO computes half precision in float32
             np.testing.assert_allclose(found, expected, atol=2e-2 if dtype == "float16" else 1e-1)
+
+
+def quotient(rank: int, mode: str = "bilinear", w_min: float = 0.7) -> tuple[onnx.ModelProto, np.ndarray]:
+    """A file with ProjectiveTransformer of version 2, and theta [D + 1, K]; w lies on both sides of 0.7."""
+    size = (6, 7) if rank == 2 else (4, 5, 6)
+    basis = np.concatenate([canonical_basis(size), 0.2 * noise(2, int(np.prod(size)))])
+    sampler, offset = SamplerSpec.of(mode, "border", True), (0.1, -0.2, 0.3)[:rank]
+    model = op_file("projective", (2, *(5, 6, 7)[:rank]), basis, size, sampler, w_min=w_min, offset=offset)
+    return model, np.eye(rank + 1, len(basis), dtype=np.float32)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("rank", "mode"), [(2, "bilinear"), (2, "bicubic"), (3, "bilinear"), (3, "nearest")])
+@pytest.mark.parametrize("w_min", [0.7, NO_CLAMP])
+def test_version_2_of_its_projective_op_computes_what_onnxruntimes_does(
+    built: Path, rank: int, mode: str, w_min: float
+) -> None:
+    model, theta = quotient(rank, mode, w_min)
+    content = model.SerializeToString()
+    there, here = OpenVinoBackend(content, plugin=True), OrtBackend(content, plugin=True)
+    plain = OrtBackend(content, plugin=False)
+    for count in (0, 1, 65):
+        thetas = (theta + 0.1 * noise(count, *theta.shape)).astype(np.float32)
+        feeds = {"input": noise(count, 2, *(5, 6, 7)[:rank]), "theta": thetas}
+        found = there.run(feeds)["output"]
+        np.testing.assert_array_equal(found, here.run(feeds)["output"])
+        off = np.abs(found - plain.run(feeds)["output"]) > 1e-3
+        assert not off.any() if mode != "nearest" else off.sum() * 200 <= off.size
+
+
+def changed(name: str, value: Any) -> bytes:
+    """The file with another value of an attribute; None: without it."""
+    model, _ = quotient(3)
+    (node,) = model.graph.node
+    kept = [entry for entry in node.attribute if entry.name != name]
+    del node.attribute[:]
+    node.attribute.extend(kept if value is None else [*kept, onnx.helper.make_attribute(name, value)])
+    return model.SerializeToString()
+
+
+@pytest.mark.slow
+def test_what_does_not_fit_in_version_2_is_one_line(built: Path) -> None:
+    for name, value, words in (
+        ("w_min", float("nan"), "expected a w_min that is a number, got NaN"),
+        ("offset", [0.0, 0.0], "expected an offset of 3 numbers, got 2"),
+        ("offset", [0.0, 0.0, float("inf")], "expected an offset of finite numbers"),
+        ("grid_shape", [0, 4, -5, 6, 3], "expected sizes in grid_shape that are at least 0, got -5"),
+    ):
+        with pytest.raises(ModelError, match=rf"^OpenVINO rejects the model: .*{words}") as info:
+            OpenVinoBackend(changed(name, value), plugin=True)
+        assert "\n" not in str(info.value)
+    for name, value, words in (  # of files that the package's own check rejects before
+        ("plugin_version", "3", r"has version 3 of this op, .* knows it up to version 2: update stn-infer"),
+        ("plugin_version", "1", "w_min and offset are attributes of every node of version 2, and of none of version 1"),
+        ("plugin_version", "two", "expected a plugin_version from 1 on, got 'two'"),
+        ("w_min", None, "w_min and offset are attributes of every node of version 2"),
+        ("offset", None, "w_min and offset are attributes of every node of version 2"),
+    ):
+        core = load_openvino().module.Core()
+        core.add_extension(str(built))
+        with pytest.raises(RuntimeError, match=words):
+            core.read_model(changed(name, value))
+    model, _ = quotient(3)
+    for dim in model.graph.input[1].type.tensor_type.shape.dim[1:]:
+        dim.dim_param = f"any {dim.dim_value}"
+    backend = OpenVinoBackend(model.SerializeToString(), plugin=True)
+    for shape, words in (
+        ((1, 3, 6), "theta is .* not .*3.*6"),
+        ((1, 5, 6), "theta is .* not .*5.*6"),
+        ((1, 4, 5), "basis is .* with the K of theta, not .*6.*120"),
+        ((1, 4, 0), "theta is .* not .*4.*0"),
+    ):
+        with pytest.raises(ModelError, match=words) as info:
+            backend.run({"input": noise(1, 2, 5, 6, 7), "theta": np.zeros(shape, np.float32)})
+        assert "\n" not in str(info.value)
 
 
 @pytest.mark.slow
