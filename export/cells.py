@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stn_infer.metadata import Preprocess
 from stn_infer.models.recipes import Data, Recipe, Training
+from stn_infer.preprocess.rule import Preprocess
 
 CANVAS = {"R": (28, 28), "RTS": (42, 42), "P": (28, 28), "E": (28, 28), "TC": (60, 60)}
 FAMILIES = ("affine", "projective", "tps")

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from stn_infer.metadata import Preprocess
 from stn_infer.models.recipes import Data, Recipe, Training
 from stn_infer.models.registry import NETWORKS
+from stn_infer.preprocess.rule import Preprocess
 
 #: Height and width of the canvas of each set.
 CANVAS = {

@@ -30,9 +30,9 @@ from stn_infer.data.distort import TEST_SEED
 from stn_infer.data.mnist import load_mnist
 from stn_infer.errors import InputError, SourceError
 from stn_infer.files import appearing, write_atomically
-from stn_infer.metadata import Preprocess
 from stn_infer.models import create
 from stn_infer.models.recipes import DISTORTIONS, Recipe
+from stn_infer.preprocess.rule import Preprocess
 
 Say = Callable[[str], None]
 

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     from stn_infer.budget import Budget
     from stn_infer.errors import StnInferError
     from stn_infer.layers import SpatialTransformer
-    from stn_infer.metadata import Preprocess
     from stn_infer.pipeline.inference import RunSummary
+    from stn_infer.preprocess.rule import Preprocess
     from stn_infer.sources.load import LoadedModel, load_source
     from stn_infer.verification.report import Verification
 
@@ -45,7 +45,7 @@ _HOMES = {
     "LintReport": "api.lint",
     "LoadedModel": "sources.load",
     "OptimizeReport": "api.optimize",
-    "Preprocess": "metadata",
+    "Preprocess": "preprocess.rule",
     "RunSummary": "pipeline.inference",
     "SpatialTransformer": "layers",
     "StnInferError": "errors",

@@ -13,12 +13,12 @@ from stn_infer.conventions import Order, resolve
 from stn_infer.errors import UsageError
 from stn_infer.fused import spatial_transformer
 from stn_infer.fused_lattices import tensor_product_transformer
-from stn_infer.metadata import respelled
 from stn_infer.samplers import MODES, Mode, PaddingMode, Rounding, SamplerSpec
 from stn_infer.transforms import TensorProduct, Transformation
 from stn_infer.transforms.base import reorder_axes, shrink
 from stn_infer.transforms.grid import cast, full_precision, sampled, sampling_grid, tensor_product_grid
 from stn_infer.transforms.quotient import GeneralQuotient
+from stn_infer.version import respelled
 
 
 class SpatialTransformer(nn.Module):

@@ -47,6 +47,7 @@ FLOORS = (
     "isolation",
     "budget",
     "metadata",
+    "preprocess",
     "files",
     "deviation",
     "errors",

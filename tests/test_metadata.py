@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from stn_infer.errors import UsageError
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 
 
 def test_parse() -> None:
@@ -22,9 +23,10 @@ def test_an_update_keeps_other_fields() -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("color=blue", "'gray' or 'rgb'"),
+        ("color=blue", "'gray' or 'rgb' or 'bgr'"),
         ("sise=3x3", "unknown preprocess key 'sise'"),
-        ("size=3", "is malformed"),
+        ("size=3x", "is malformed"),
+        ("size=3x4x5", "is malformed"),
         ("size=0x3", "at least 1"),
         ("scale=1/0", "is malformed"),
         ("scale=abc", "is malformed"),
@@ -82,5 +84,5 @@ def test_damaged_labels(value: str) -> None:
 
 def test_spellings_of_earlier_versions_are_read() -> None:
     old = ModelMetadata.from_props({"stn_infer.preprocess": '{"colour": "grey", "size": [8, 9]}'})
-    assert old.preprocess == Preprocess("gray", size=(8, 9))
+    assert old.preprocess == Preprocess("gray", size=(8, 9), exif="ignore"), "earlier versions ignored it"
     assert Preprocess.parse("grey") == Preprocess.parse("colour=grey") == Preprocess("gray")

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from stn_infer.data.images import decode, read
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 
 def open_picture(path: Path) -> Image.Image:

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
 from stn_infer.files import check_writable, write_atomically
-from stn_infer.metadata import FUNCTIONS, PRECISIONS, Functions, ModelMetadata, Precision, Preprocess
+from stn_infer.metadata import FUNCTIONS, PRECISIONS, Functions, ModelMetadata, Precision
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.torch_export.portable import build_portable, describe, file_metadata
 
 if TYPE_CHECKING:
@@ -300,7 +301,7 @@ def _verify_other_size(loaded: LoadedModel, model: onnx.ModelProto, tolerance: f
 
     metadata = loaded.metadata
     if metadata.preprocess is not None:  # its size is the example's
-        metadata = replace(metadata, preprocess=replace(metadata.preprocess, size=None))
+        metadata = replace(metadata, preprocess=metadata.preprocess.unsized())
     other = replace(loaded, input_shapes=other_shapes(loaded.input_shapes), examples=(), metadata=metadata)
     sizes = "; ".join("x".join(map(str, shape[1:])) for shape in other.input_shapes if len(shape) > 2)
     try:

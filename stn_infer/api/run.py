@@ -11,8 +11,8 @@ from stn_infer.api.source import names_the_file
 from stn_infer.backends.base import Backend
 from stn_infer.budget import Budget
 from stn_infer.errors import UsageError
-from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.load import LoadedModel
 
 

@@ -12,7 +12,8 @@ from stn_infer.arrays import Array
 from stn_infer.budget import Budget
 from stn_infer.errors import InputError, ModelError
 from stn_infer.fusion.basis import AnyBasis, Basis
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.show.look import Look, WarpView
 
 if TYPE_CHECKING:

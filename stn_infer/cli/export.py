@@ -111,7 +111,7 @@ def command(
     operators. export takes every SOURCE but an ONNX file, which optimize rewrites.
     """
     from stn_infer.api.export import export
-    from stn_infer.metadata import Preprocess
+    from stn_infer.preprocess.rule import Preprocess
 
     report = export(
         model,

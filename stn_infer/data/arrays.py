@@ -27,7 +27,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.data.images import from_array, reason_of
 from stn_infer.errors import InputError, one_line
 from stn_infer.files import open_regular
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 T = TypeVar("T")
 

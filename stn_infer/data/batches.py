@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import onnx
 
     from stn_infer.backends.base import TensorSpec
-    from stn_infer.metadata import Preprocess
+    from stn_infer.preprocess.rule import Preprocess
 
 MOST_SAMPLES = 1024
 _BATCH = 32

@@ -12,10 +12,11 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from stn_infer.data.framing import flattened, framed, upright
 from stn_infer.data.png import open_plain_png
 from stn_infer.errors import InputError
 from stn_infer.files import kind_of
-from stn_infer.metadata import MOST_PIXELS, Preprocess
+from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess
 
 _ONE_READ = 1 << 16
 _MOST_BYTES = 1 << 29
@@ -71,17 +72,16 @@ def decode(
 ) -> Pixels:
     """Decode the bytes of an image file.
 
-    An alpha channel is dropped, 16-bit gray is converted to 8 bits, only the first of several frames is used, and
-    orientation metadata is ignored.
+    16-bit gray is converted to 8 bits, and only the first of several frames is used.
 
     Args:
         data: in any format that Pillow reads.
-        preprocess: its ``color`` and ``size`` are applied here, the other fields by :func:`normalize`.
+        preprocess: orientation, alpha, color, size and crop are applied here, the other fields by :func:`normalize`.
         size: (height, width) that the model takes; None for an axis of any length.
         name: the image's name in messages.
 
     Returns:
-        uint8 [C, H, W], C is 1 for gray and 3 for rgb.
+        uint8 [C, H, W], C is 1 for gray and 3 for rgb and bgr, in this order.
 
     Raises:
         InputError: ``data`` is damaged or not an image, or the image does not have the size that the model takes.
@@ -99,7 +99,8 @@ def decode(
                     f"{MOST_PIXELS >> 20} million pixels"
                 )
             image.load()
-            return from_image(_eight_bit(image, name), preprocess, size, name)
+            whole = upright(image) if preprocess.exif == "apply" else image
+            return from_image(_eight_bit(whole, name), preprocess, size, name)
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -114,39 +115,34 @@ def decode(
 def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
     """:func:`decode` for a Pillow image; ``name`` is used in messages."""
     mode = "L" if preprocess.color == "gray" else "RGB"
+    if preprocess.background is not None:
+        image = flattened(image, preprocess.background)
     if image.mode != mode:
         image = image.convert(mode)
-    if preprocess.size is not None and (image.height, image.width) != preprocess.size:
-        height, width = preprocess.size
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    image = framed(image, preprocess)
     _check_size(image.height, image.width, size, name)
     # Twice as fast as numpy.asarray(image), which gets the same bytes through the array interface.
     pixels: Pixels = np.frombuffer(image.tobytes(), np.uint8)
     if mode == "L":
         return pixels.reshape(1, image.height, image.width)
-    return pixels.reshape(image.height, image.width, 3).transpose(2, 0, 1)
+    return _planes(pixels.reshape(image.height, image.width, 3), preprocess)
+
+
+def _planes(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+    """RGB pixels [H, W, 3] as [3, H, W] in the model's order."""
+    return (pixels[:, :, ::-1] if preprocess.color == "bgr" else pixels).transpose(2, 0, 1)
 
 
 def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
-    """:func:`decode` for an array of 8-bit pixels, [H, W] or [H, W, C] with C 1 or 3."""
+    """:func:`decode` for an array of 8-bit pixels, [H, W] or [H, W, C] with C 1 or 3 (RGB)."""
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     right_color = (pixels.ndim == 2) == (preprocess.color == "gray")
-    if right_color and preprocess.size in (None, pixels.shape[:2]):
+    whole = (None, pixels.shape[:2])
+    if right_color and preprocess.size in whole and preprocess.crop in whole:
         _check_size(pixels.shape[0], pixels.shape[1], size, name)
-        return pixels[None] if pixels.ndim == 2 else pixels.transpose(2, 0, 1)
+        return pixels[None] if pixels.ndim == 2 else _planes(pixels, preprocess)
     return from_image(Image.fromarray(np.ascontiguousarray(pixels)), preprocess, size, name)
-
-
-def normalize(pixels: Pixels, preprocess: Preprocess) -> NDArray[np.float32]:
-    """``(pixel * scale - mean) / std`` for pixels [N, C, H, W], in float32."""
-    values = pixels.astype(np.float32)
-    values *= np.float32(preprocess.scale)
-    if any(mean != 0 for mean in preprocess.mean):
-        values -= np.array(preprocess.mean, np.float32)[:, None, None]
-    if any(std != 1 for std in preprocess.std):
-        values /= np.array(preprocess.std, np.float32)[:, None, None]
-    return values
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data.arrays import ArrayFiles
-from stn_infer.data.images import decode, normalize, read
+from stn_infer.data.images import decode, read
 from stn_infer.data.inputs import Sample, is_array
 from stn_infer.errors import InputError, UsageError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.pixels import normalize
+from stn_infer.preprocess.rule import Preprocess
 
 # Decoding a small image is mostly Python code and holds the GIL: two concurrent threads are slower than one (measured
 # with 0.8 kB per image: 117 us with one thread, 227 us with two). From 3 kB on, two threads are faster.
@@ -138,31 +139,21 @@ def resolve_preprocess(
     else:
         preprocess = own or Preprocess("gray" if image.shape[1] == 1 else "rgb")
         if given is not None:
-            preprocess = _updated(preprocess, given)
+            preprocess = preprocess.updated(given)
     channels, height, width = image.shape[1:]
     if channels not in (None, preprocess.channels):
         raise UsageError(
             f"the model takes {channels} channels, the pre-processing gives {preprocess.color}; "
             f"use --preprocess {'gray' if channels == 1 else 'rgb'}"
         )
-    if preprocess.size is not None and not all(
-        wanted in (None, got) for wanted, got in zip((height, width), preprocess.size, strict=True)
+    given_size = preprocess.output_size
+    if given_size is not None and not all(
+        wanted in (None, got) for wanted, got in zip((height, width), given_size, strict=True)
     ):
+        field = "size" if preprocess.crop is None else "crop"
         raise UsageError(
-            f"the model takes images of {height}x{width}, the pre-processing resizes to "
-            f"{preprocess.size[0]}x{preprocess.size[1]}; use --preprocess size={height}x{width}"
+            f"the model takes images of {height}x{width}, the pre-processing makes them "
+            f"{given_size[0]}x{given_size[1]}; "
+            f"use --preprocess {field}={height}x{width}"
         )
     return preprocess
-
-
-def _updated(preprocess: Preprocess, text: str) -> Preprocess:
-    """Replace the fields in ``text``; a new color resets mean and std, which are per channel of the old color."""
-    color = Preprocess.parse(_only_color(text)).color if _only_color(text) else preprocess.color
-    if color != preprocess.color:
-        preprocess = replace(preprocess, color=color, mean=(0.0,), std=(1.0,))
-    return preprocess.updated(text)
-
-
-def _only_color(text: str) -> str:
-    parts = [part.strip() for part in text.split(",")]
-    return ",".join(part for part in parts if part in ("gray", "rgb") or part.startswith("color="))

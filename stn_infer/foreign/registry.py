@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stn_infer.errors import UsageError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -34,7 +34,8 @@ from pathlib import Path
 from typing import Any
 
 from stn_infer.errors import SourceError, StnInferError
-from stn_infer.metadata import Preprocess, respelled
+from stn_infer.preprocess.rule import Preprocess
+from stn_infer.version import respelled
 
 
 @dataclass(frozen=True)

@@ -23,10 +23,10 @@ from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.files import appearing
-from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.formats import Format, Rows, make_format, printable
 from stn_infer.pipeline.job import Folder, Job, ledger_line
 from stn_infer.pipeline.schedule import Schedule
+from stn_infer.preprocess.rule import Preprocess
 
 SHARD_ROWS = 4096
 SHARD_BYTES = 256 << 20  # a shard is held in memory, so a shard of large outputs has fewer rows

@@ -20,9 +20,9 @@ from typing import NamedTuple, Self
 
 from stn_infer.errors import OutputError
 from stn_infer.files import is_leftover, remove_leftovers, write_atomically
-from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.formats import quoted
 from stn_infer.pipeline.lock import LOCK_NAME, JobLock
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.version import __version__
 
 SCHEMA_VERSION = 3

@@ -17,7 +17,9 @@ from numpy.typing import NDArray
 from stn_infer.arrays import Array
 from stn_infer.budget import too_large
 from stn_infer.errors import UsageError
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.pixels import normalize
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.inputs import dtypes_of, random_values, rows_of
 from stn_infer.torch_export.batches import trial_inputs
 
@@ -75,8 +77,7 @@ def noise_images(
 def _applied(pixels: NDArray[np.float32], preprocess: Preprocess | None) -> NDArray[np.float32]:
     """Preprocess pixel values 0 to 255 as the model expects."""
     rule = preprocess or Preprocess("rgb" if pixels.shape[1] == 3 else "gray")
-    mean, std = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (rule.mean, rule.std))
-    return ((pixels * np.float32(rule.scale) - mean) / std).astype(np.float32)
+    return normalize(pixels, rule)
 
 
 def _digits() -> NDArray[np.uint8]:

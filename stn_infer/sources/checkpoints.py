@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
 from stn_infer.errors import WeightsError, one_line
-from stn_infer.metadata import respelled
 from stn_infer.sources.identify import WORDS, identify_file, is_safetensors
+from stn_infer.version import respelled
 
 WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
 """Keys under which training loops store the tensors, in the order in which they are tried."""

@@ -33,7 +33,8 @@ from stn_infer.benchmarking.result import BenchResult, read_result
 from stn_infer.benchmarking.variants import pytorch as torch_module
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.reference.comparison import Expected
 from stn_infer.reference.samples import bench_inputs
 from stn_infer.sources.load import LoadedModel

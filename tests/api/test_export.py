@@ -19,7 +19,8 @@ from stn_infer.backends.ort import OrtBackend
 from stn_infer.cli.main import main
 from stn_infer.errors import ExportError, UsageError, VerificationError
 from stn_infer.fusion.samplers import find_samplers, spatial_nodes
-from stn_infer.metadata import Precision, Preprocess
+from stn_infer.metadata import Precision
+from stn_infer.preprocess.rule import Preprocess
 from tests.support.stn_styles import SHAPE, AffineGrid
 
 FACTORY = "tests.support.stn_styles:AffineGrid"

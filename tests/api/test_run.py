@@ -17,9 +17,10 @@ from stn_infer.api.run import run
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.errors import InputError, ModelError, OutputError, UsageError
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.inference import RunSummary
 from stn_infer.pipeline.job import read_ledger
+from stn_infer.preprocess.rule import Preprocess
 
 FLOAT32 = np.dtype(np.float32)
 PIXELS = (TensorSpec("input", (None, 1, 4, 4), FLOAT32),)

@@ -14,7 +14,8 @@ from stn_infer.api.open import open_backend
 from stn_infer.backends.base import Backend
 from stn_infer.backends.ort import OrtBackend, cuda_problem
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 
 
 def tiny_model(batch: str | int = "N", dtype: int = TensorProto.FLOAT, op: str = "Neg", domain: str = "") -> bytes:

@@ -14,7 +14,7 @@ from stn_infer.api.open import open_backend
 from stn_infer.arrays import Array
 from stn_infer.data.images import decode
 from stn_infer.errors import InputError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 
 def read(path: Path) -> Array:

@@ -18,7 +18,8 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from stn_infer.cli.main import main
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 from tests.support.helpers import nothing_larger_than
 
 COMMAND = [sys.executable, "-m", "stn_infer.cli.main"]

@@ -11,7 +11,7 @@ import pytest
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data.arrays import ArrayFiles
 from stn_infer.errors import InputError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 FLOAT32 = np.dtype(np.float32)
 IMAGE = TensorSpec("input", (None, 1, 4, 5), FLOAT32)

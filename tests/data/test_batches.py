@@ -12,7 +12,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.data import batches as calibration
 from stn_infer.data.batches import check_sources, load_calibration
 from stn_infer.errors import InputError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 SPECS = (TensorSpec("x", (None, 1, 4, 4), np.dtype(np.float32)),)
 

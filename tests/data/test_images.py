@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from stn_infer.data.images import decode, from_array, normalize, read
+from stn_infer.data.images import decode, from_array, read
 from stn_infer.data.png import open_plain_png
 from stn_infer.errors import InputError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.pixels import normalize
+from stn_infer.preprocess.rule import Preprocess
 
 GRAY, RGB = Preprocess("gray"), Preprocess("rgb")
 

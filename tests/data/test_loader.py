@@ -10,7 +10,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.data.inputs import Sample
 from stn_infer.data.loader import Loader, resolve_preprocess
 from stn_infer.errors import UsageError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 FLOAT32 = np.dtype(np.float32)
 GRAY = TensorSpec("input", (None, 1, 4, 5), FLOAT32)
@@ -110,7 +110,7 @@ def test_options_override_the_file_and_the_file_overrides_the_default() -> None:
     ("spec", "given", "message"),
     [
         (GRAY, "rgb", "takes 1 channels, the pre-processing gives rgb"),
-        (GRAY, "size=5x4", "takes images of 4x5, the pre-processing resizes to 5x4"),
+        (GRAY, "size=5x4", "takes images of 4x5, the pre-processing makes them 5x4"),
         (VECTOR, "gray", "takes no images"),
         (GRAY, "color=blue", "'gray' or 'rgb'"),
         (GRAY, "hue=3", "unknown preprocess key"),

@@ -129,7 +129,8 @@ def _optimized(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _classifier() -> onnx.ModelProto:
     """``affine_model`` with three class scores, and our metadata."""
-    from stn_infer.metadata import ModelMetadata, Preprocess
+    from stn_infer.metadata import ModelMetadata
+    from stn_infer.preprocess.rule import Preprocess
 
     model = files.affine_model()
     graph = model.graph

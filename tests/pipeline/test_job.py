@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from stn_infer.errors import OutputError
-from stn_infer.metadata import Preprocess
 from stn_infer.pipeline.job import Folder, Job, LedgerRow, ledger_line, read_ledger
+from stn_infer.preprocess.rule import Preprocess
 
 JOB = Job(
     model="model.onnx",

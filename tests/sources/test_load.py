@@ -12,8 +12,8 @@ from safetensors.torch import save_file
 from torch import nn
 
 from stn_infer.errors import SourceError, StnInferError, UsageError, WeightsError
-from stn_infer.metadata import Preprocess
 from stn_infer.models import NETWORKS, SHIPPED, create, shipped
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.load import load_source, parse_input_shapes
 
 FACTORIES = """

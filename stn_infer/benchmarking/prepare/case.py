@@ -19,7 +19,8 @@ from stn_infer.benchmarking.prepare.references import file_reference, tolerance_
 from stn_infer.benchmarking.request import Case, Method, Progress
 from stn_infer.benchmarking.result import CALIBRATION, Model
 from stn_infer.errors import ModelError, SourceError, UsageError
-from stn_infer.metadata import Precision, Preprocess
+from stn_infer.metadata import Precision
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.proto.load import content_hash, external_tensors, read_graph
 from stn_infer.reference.comparison import Expected
 from stn_infer.sources.fingerprint import fingerprint_module

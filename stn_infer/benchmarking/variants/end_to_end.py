@@ -16,7 +16,7 @@ from stn_infer.benchmarking.harness.variant import BoundVariant, Inspection, Ope
 from stn_infer.benchmarking.prepare.case import Setup, onnx_file
 from stn_infer.benchmarking.record import SamplerPlacement
 from stn_infer.errors import ModelError
-from stn_infer.metadata import Preprocess
+from stn_infer.preprocess.rule import Preprocess
 
 _BATCHES = 4
 _FEWEST = 64

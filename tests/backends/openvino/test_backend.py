@@ -18,7 +18,8 @@ from stn_infer.backends.openvino.backend import OpenVinoBackend
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.fusion.fuse import fuse
-from stn_infer.metadata import ModelMetadata, Preprocess
+from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 from tests.support.onnx_files import F32, affine_model, half_model, make
 from tests.support.tensorrt_parts import module_or_skip
 

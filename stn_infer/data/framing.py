@@ -1,0 +1,99 @@
+"""Turning, flattening, resizing and cropping a decoded picture, as a rule says."""
+
+from __future__ import annotations
+
+from PIL import Image
+
+from stn_infer.errors import InputError
+from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess, Resize, Rgb
+
+_ORIENTATION = 0x0112
+#: How an EXIF orientation is undone; 1 is upright.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+# Where Pillow keeps what may contain an orientation; reading it costs more than decoding a small image.
+_SOURCES = ("exif", "xmp", "XML:com.adobe.xmp", "raw profile type exif", "Raw profile type exif")
+
+
+def upright(image: Image.Image) -> Image.Image:
+    """``image`` as its EXIF orientation says; unchanged if it has none, or damaged EXIF data."""
+    if not any(name in image.info for name in _SOURCES):
+        return image
+    try:
+        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+    except Exception:  # Pillow raises many types, and the picture itself is not damaged
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def flattened(image: Image.Image, background: Rgb) -> Image.Image:
+    """``image`` over a background; unchanged if nothing of it is transparent."""
+    if not image.has_transparency_data:
+        return image
+    under = Image.new("RGBA", image.size, (*background, 255))
+    under.alpha_composite(image.convert("RGBA"))
+    return under.convert("RGB")
+
+
+def framed(image: Image.Image, rule: Preprocess) -> Image.Image:
+    """``image``, of mode L or RGB, resized, cropped and padded.
+
+    Raises:
+        InputError: the resized image would be too large, because it is very long.
+    """
+    if rule.size is not None:
+        height, width = _scaled_size((image.height, image.width), rule.size, rule.resize)
+        if height * width > MOST_PIXELS:
+            raise InputError(
+                f"an image of {image.height}x{image.width} (height x width) would be resized to {height}x{width}, more "
+                f"than the limit of {MOST_PIXELS >> 20} million pixels"
+            )
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling[rule.interpolation.upper()])
+    window = rule.crop or (rule.size if rule.resize == "longest" else None)
+    if window is not None and (image.height, image.width) != window:
+        image = _cropped(image, window, _fill(image, rule.pad))
+    return image
+
+
+def _scaled_size(size: tuple[int, int], target: tuple[int, int], how: Resize) -> tuple[int, int]:
+    """(height, width) after resizing.
+
+    torchvision's ``Resize(N)`` rounds the longer side down, timm's for two lengths rounds to the nearest integer; this
+    does the former for squares that are covered, and the latter otherwise.
+    """
+    if how == "stretch":
+        return target
+    if how == "shortest" and target[0] == target[1]:
+        shorter = min(size)
+        height, width = (int(target[0] * side / shorter) for side in size)
+        return height, width
+    bound = max if how == "longest" else min
+    ratio = bound(side / wanted for side, wanted in zip(size, target, strict=True))
+    height, width = (max(1, round(side / ratio)) for side in size)
+    return height, width
+
+
+def _cropped(image: Image.Image, crop: tuple[int, int], fill: int | Rgb) -> Image.Image:
+    """The center of ``image``, filled around it; odd differences are split as torchvision's CenterCrop does."""
+    height, width = crop
+    wide, high = max(width, image.width), max(height, image.height)
+    if (wide, high) != image.size:
+        canvas = Image.new(image.mode, (wide, high), fill)
+        canvas.paste(image, ((wide - image.width) // 2, (high - image.height) // 2))
+        image = canvas
+    left, top = round((wide - width) / 2), round((high - height) / 2)
+    return image.crop((left, top, left + width, top + height))
+
+
+def _fill(image: Image.Image, color: Rgb) -> int | Rgb:
+    if image.mode != "L":
+        return color
+    return Image.new("RGB", (1, 1), color).convert("L").tobytes()[0]
