@@ -37,7 +37,7 @@ WORDS = {
 #: Files that quote, or that record the past.
 EXCEPT = (
     *("tests/test_english.py", "CHANGELOG.md", "LICENSE", "benchmarks/results/"),
-    *("stn_infer/metadata.py", "stn_infer/layers.py", "tests/test_metadata.py"),  # the spelling of earlier versions
+    *("stn_infer/version.py", "stn_infer/layers.py", "tests/test_metadata.py"),  # the spelling of earlier versions
 )
 _TEXT = (".py", ".md", ".toml", ".cpp", ".hpp", ".h", ".cu", ".txt")
 

@@ -136,7 +136,9 @@ original_option: Decorator[Any] = click.option(
 preprocess_option: Decorator[Any] = click.option(
     "--preprocess",
     metavar="KEY=VALUE,...",
-    help="How images become inputs: gray or rgb, size=HxW, scale=1/255, mean=a:b:c, std=a:b:c.",
+    help="How images become inputs: imagenet, 0..1, -1..1; gray, rgb or bgr; size=HxW, crop=HxW, "
+    "resize=stretch|shortest|longest, interpolation=bilinear, scale=1/255, mean=a,b,c, std=a,b,c, gamma=1, "
+    "exif=apply|ignore, background=white, pad=black; or a config file of timm or Hugging Face.",
 )
 
 #: ``labels``: tuple of class names, read from the file given; None when not given.
