@@ -53,7 +53,8 @@ def lower_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
 def raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     """Returns a copy of ``model`` at a newer opset: relabeled if no operator was revised, else by onnx's converter.
 
-    The file may contain a GridSample of the default domain although its old opset does not define one.
+    The file may contain a GridSample of the default domain although its old opset does not define one; its mode is
+    respelled.
 
     Raises:
         NotRepairable: the converter fails, or the file has functions, which the converter drops.
@@ -70,6 +71,7 @@ def raise_opset(model: onnx.ModelProto, version: int) -> onnx.ModelProto:
     for node in every_node(raised):
         if node.domain == _PENDING:
             node.domain = ""
+            _respell(node, version)
     for entry in raised.opset_import:
         if entry.domain in STANDARD_DOMAINS:
             entry.version = version

@@ -9,7 +9,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from stn_infer.fusion.op import DOMAIN, SPATIAL, attach_functions, node_attributes
+from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SPATIAL, attach_functions, node_attributes, quotient_attributes
 
 Array = NDArray[Any]
 
@@ -42,8 +42,17 @@ def model_of(
     return model
 
 
-def small_stn(opset: int = 18, transformers: int = 1, seed: int = 0) -> onnx.ModelProto:
-    """Images [N, 1, 8, 8] to scores [N, 4]; with several transformers, each warps the previous one's output."""
+def small_stn(
+    opset: int = 18,
+    transformers: int = 1,
+    seed: int = 0,
+    *,
+    division: tuple[float, tuple[float, ...]] | None = None,
+) -> onnx.ModelProto:
+    """Images [N, 1, 8, 8] to scores [N, 4]; with several transformers, each warps the previous one's output.
+
+    ``division``: w_min and offset of quotients with a theta [N, 3, 4], instead of affine transformers.
+    """
     rng = np.random.default_rng(seed)
 
     def weights(*shape: int) -> Array:
@@ -59,7 +68,13 @@ def small_stn(opset: int = 18, transformers: int = 1, seed: int = 0) -> onnx.Mod
         "b3": weights(4),
     }
     nodes, image = [], "x"
+    op_type, identity = SPATIAL, np.eye(2, 3, dtype=np.float32).ravel()
     attributes = node_attributes("affine", (8, 8), opset=opset)
+    if division is not None:
+        bump = rng.uniform(-1, 1, (1, 64)).astype(np.float32)
+        constants |= {"basis": np.concatenate([pixel_basis(8, 8), bump]), "theta_shape": np.array([0, 3, 4], np.int64)}
+        op_type, identity = PROJECTIVE, np.eye(3, 4, dtype=np.float32).ravel()
+        attributes = node_attributes("projective", (8, 8), opset=opset) | quotient_attributes(2, *division)
     for index in range(transformers):
         p = f"t{index}_"
         constants |= {
@@ -67,8 +82,8 @@ def small_stn(opset: int = 18, transformers: int = 1, seed: int = 0) -> onnx.Mod
             f"{p}b0": weights(4),
             f"{p}w1": weights(5, 144),
             f"{p}b1": weights(5),
-            f"{p}w_theta": 0.3 * weights(6, 5),
-            f"{p}b_theta": np.array([1, 0, 0, 0, 1, 0], np.float32),
+            f"{p}w_theta": 0.3 * weights(len(identity), 5),
+            f"{p}b_theta": identity,
         }
         nodes += [
             helper.make_node("Conv", [image, f"{p}w0", f"{p}b0"], [f"{p}conv"], name=f"{p}conv"),
@@ -81,7 +96,7 @@ def small_stn(opset: int = 18, transformers: int = 1, seed: int = 0) -> onnx.Mod
             ),
             helper.make_node("Reshape", [f"{p}values", "theta_shape"], [f"{p}theta"]),
             helper.make_node(
-                SPATIAL,
+                op_type,
                 [image, f"{p}theta", "basis"],
                 [f"{p}warped"],
                 name=f"{p}stn",
