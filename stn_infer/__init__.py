@@ -19,6 +19,7 @@ from stn_infer.version import __version__
 
 if TYPE_CHECKING:
     from stn_infer.api.bench import bench
+    from stn_infer.api.evaluate import Evaluation, evaluate
     from stn_infer.api.export import ExportReport, export
     from stn_infer.api.lint import LintFinding, LintReport, lint
     from stn_infer.api.open import open_backend
@@ -40,6 +41,7 @@ _HOMES = {
     "Backend": "backends.base",
     "BenchResult": "benchmarking.result",
     "Budget": "budget",
+    "Evaluation": "api.evaluate",
     "ExportReport": "api.export",
     "LintFinding": "api.lint",
     "LintReport": "api.lint",
@@ -51,6 +53,7 @@ _HOMES = {
     "StnInferError": "errors",
     "Verification": "verification.report",
     "bench": "api.bench",
+    "evaluate": "api.evaluate",
     "export": "api.export",
     "lint": "api.lint",
     "load_source": "sources.load",
@@ -64,6 +67,7 @@ __all__ = [
     "Backend",
     "BenchResult",
     "Budget",
+    "Evaluation",
     "ExportReport",
     "LintFinding",
     "LintReport",
@@ -76,6 +80,7 @@ __all__ = [
     "Verification",
     "__version__",
     "bench",
+    "evaluate",
     "export",
     "lint",
     "load_source",

@@ -1,4 +1,4 @@
-"""A model's pre-processing and labels, and how both are stored in an ONNX file.
+"""A model's pre-processing, labels and decodings, and how they are stored in an ONNX file.
 
 They are stored as JSON in ``metadata_props`` under keys that start with ``stn_infer.``, so that a file copied to
 another machine still describes its inputs. This module imports neither torch nor onnx.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from stn_infer.decoding import Decoding, decodings_from_json, decodings_to_json
 from stn_infer.errors import UsageError
 from stn_infer.preprocess.rule import Preprocess
 
@@ -34,6 +35,7 @@ class ModelMetadata:
             name of a shipped model: a factory or a path has no meaning on another machine.
         precision: the precision of the file's weights and features.
         batch_dependent: the outputs of a sample that depend on the other samples of its batch, as far as export found.
+        decodings: the texts and boxes that its outputs encode.
     """
 
     preprocess: Preprocess | None = None
@@ -41,6 +43,7 @@ class ModelMetadata:
     source: str = ""
     precision: Precision = "fp32"
     batch_dependent: tuple[str, ...] = ()
+    decodings: tuple[Decoding, ...] = ()
 
     def to_props(self) -> dict[str, str]:
         """The ``metadata_props`` of an ONNX file, string to string."""
@@ -55,6 +58,8 @@ class ModelMetadata:
             props[PREFIX + "precision"] = self.precision
         if self.batch_dependent:
             props[PREFIX + "batch_dependent"] = json.dumps(list(self.batch_dependent))
+        if self.decodings:
+            props[PREFIX + "decodings"] = json.dumps(decodings_to_json(self.decodings))
         return props
 
     @classmethod
@@ -75,6 +80,7 @@ class ModelMetadata:
                 props.get(PREFIX + "source", ""),
                 precision,
                 _labels_from_json(json.loads(props.get(PREFIX + "batch_dependent", "[]"))),
+                decodings_from_json(json.loads(props.get(PREFIX + "decodings", "[]"))),
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, UsageError) as error:
             raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None

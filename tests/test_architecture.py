@@ -48,6 +48,7 @@ FLOORS = (
     "budget",
     "metadata",
     "preprocess",
+    "decoding",
     "files",
     "deviation",
     "errors",

@@ -333,12 +333,14 @@ def _checked_metadata(
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.data.batches import load_calibration
     from stn_infer.data.loader import resolve_preprocess
+    from stn_infer.pipeline.decoder import Decoder
     from stn_infer.pipeline.formats import make_format
 
     backend = OrtBackend(model.SerializeToString(), threads=1)
     if metadata.preprocess is not None:
         resolve_preprocess(backend.inputs, None, metadata.preprocess)
     make_format("npz", backend.outputs, metadata.labels)
+    Decoder(metadata.decodings, backend.inputs, backend.outputs)
     if not calibration:
         return None
     return load_calibration(calibration, backend.inputs, resolve_preprocess(backend.inputs, metadata.preprocess, None))

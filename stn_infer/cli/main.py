@@ -34,6 +34,7 @@ COMMANDS = {
     "build": "Build a TensorRT engine.",
     "cache": "List or clear the cache of TensorRT engines.",
     "run": "Predict images, folders, arrays or lists of files.",
+    "eval": "Score predictions of labeled samples.",
     "verify": "Compare every backend with a float64 reference.",
     "bench": "Measure latency and throughput in every runtime.",
     "plugin": "Inspect or build the plugin library.",

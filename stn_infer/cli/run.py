@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +10,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo
+from stn_infer.cli.output import echo, progress_bar
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -83,7 +80,7 @@ def command(
 
     # Pillow's warnings about files that it can read; the status file reports those that it cannot
     warnings.filterwarnings("ignore", module="PIL")
-    with _progress_bar() as progress:
+    with progress_bar("predict") as progress:
         summary = run(
             model,
             inputs,
@@ -120,22 +117,3 @@ def command(
         echo(f"failed: and {summary.failed - len(summary.failures)} more, see the status files", err=True)
     if summary.failed:
         ctx.exit(SOME_FAILED)
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal; nothing in a pipe."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task("predict", total=None)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update

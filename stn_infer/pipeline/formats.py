@@ -12,7 +12,7 @@ import json
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import MissingDependencyError, UsageError
+from stn_infer.pipeline.decoder import Decoder
 
 _SPECIAL = re.compile('[,"\r\n]')
 
@@ -37,11 +38,13 @@ class Rows:
         names: the samples' names in the status file.
         outputs: by output name, [len(names), ...].
         classes: int64 [len(names)], the argmax of the first output; None if that output is not a vector of scores.
+        decoded: by column, [len(names)]: texts and the sides of boxes.
     """
 
     names: tuple[str, ...]
     outputs: dict[str, Array]
     classes: NDArray[np.int64] | None
+    decoded: dict[str, Array] = field(default_factory=dict)
 
 
 class Format(ABC):
@@ -50,14 +53,32 @@ class Format(ABC):
     Args:
         outputs: the model's outputs, batch on axis 0.
         labels: the name of each class, or None.
+        decoder: of the texts and boxes in the outputs.
+        stored: the outputs that become columns themselves.
     """
 
     suffix: str
 
-    def __init__(self, outputs: Sequence[TensorSpec], labels: Sequence[str] | None) -> None:
+    def __init__(
+        self,
+        outputs: Sequence[TensorSpec],
+        labels: Sequence[str] | None,
+        decoder: Decoder | None = None,
+        stored: Sequence[TensorSpec] | None = None,
+    ) -> None:
         self.outputs = tuple(outputs)
         self.labels = None if labels is None else tuple(labels)
-        self.classifies = has_classes(outputs)
+        self.decoder = decoder or Decoder((), (), outputs)
+        self.stored = self.outputs if stored is None else tuple(stored)
+        self.classifies = has_classes(outputs) and outputs[0].name not in self.decoder.reads
+
+    def rows(self, names: tuple[str, ...], outputs: dict[str, Array]) -> Rows:
+        """Samples with their outputs [len(names), ...], classified and decoded."""
+        classes = None
+        if self.classifies:
+            classes = outputs[self.outputs[0].name].argmax(axis=1) if names else np.zeros(0, np.int64)
+        decoded = self.decoder(outputs)
+        return Rows(names, {spec.name: outputs[spec.name] for spec in self.stored}, classes, decoded)
 
     @abstractmethod
     def encode(self, rows: Rows) -> Any:
@@ -72,7 +93,7 @@ class Format(ABC):
         outputs: dict[str, Array] = {
             spec.name: np.zeros((0, *(axis or 0 for axis in spec.shape[1:])), spec.dtype) for spec in self.outputs
         }
-        return Rows((), outputs, np.zeros(0, np.int64) if self.classifies else None)
+        return self.rows((), outputs)
 
     def label_of(self, row_class: int) -> str:
         """The label of a class; requires ``labels``.
@@ -101,13 +122,15 @@ class CsvFormat(Format):
             if self.labels is not None:
                 labels = [quoted(label) for label in self.labels]
                 start = [f"{text},{labels[index]}" for text, index in zip(start, rows.classes.tolist(), strict=True)]
+        for values in rows.decoded.values():
+            start = [f"{text},{_field(value)}" for text, value in zip(start, values, strict=True)]
         return "".join([text + numbers for text, numbers in zip(start, _number_lines(rows), strict=True)]).encode()
 
     def write(self, path: Path, parts: Sequence[bytes]) -> None:
         """The header and the lines."""
         columns = ["input", *(["prediction"] if self.classifies else [])]
         columns += ["label"] if self.classifies and self.labels is not None else []
-        columns += [f"{spec.name}_{i}" for spec in self.outputs for i in range(_width(spec))]
+        columns += [*self.decoder.columns, *(f"{spec.name}_{i}" for spec in self.stored for i in range(_width(spec)))]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(columns)
         with path.open("wb") as file:
@@ -129,6 +152,8 @@ class JsonlFormat(Format):
                 text += f', "prediction": {rows.classes[i]}'
                 if self.labels is not None:
                     text += f', "label": {json.dumps(self.label_of(int(rows.classes[i])), ensure_ascii=False)}'
+            for column, decoded in rows.decoded.items():
+                text += f", {json.dumps(column)}: {_json_value(decoded[i])}"
             for output, values in rows.outputs.items():
                 text += f", {json.dumps(output)}: [{_json_numbers(values[i].reshape(-1))}]"
             lines.append(text + "}\n")
@@ -149,8 +174,14 @@ class ParquetFormat(Format):
 
     suffix = "parquet"
 
-    def __init__(self, outputs: Sequence[TensorSpec], labels: Sequence[str] | None) -> None:
-        super().__init__(outputs, labels)
+    def __init__(
+        self,
+        outputs: Sequence[TensorSpec],
+        labels: Sequence[str] | None,
+        decoder: Decoder | None = None,
+        stored: Sequence[TensorSpec] | None = None,
+    ) -> None:
+        super().__init__(outputs, labels, decoder, stored)
         try:
             import pyarrow.parquet
         except ImportError:
@@ -166,6 +197,8 @@ class ParquetFormat(Format):
             if self.labels is not None:
                 names = [self.label_of(index) for index in rows.classes.tolist()]
                 columns["label"] = arrow.array(names, arrow.string())
+        for column, decoded in rows.decoded.items():
+            columns[column] = arrow.array(decoded, arrow.string() if decoded.dtype == object else None)
         for output, values in rows.outputs.items():
             flat = values.reshape(len(rows.names), -1) if len(rows.names) else values.reshape(0, _length(values))
             for i in range(flat.shape[1]):
@@ -179,7 +212,7 @@ class ParquetFormat(Format):
 
 
 class NpzFormat(Format):
-    """Each output in its own shape under its name, together with ``input``, ``prediction`` and ``label``."""
+    """Each output in its own shape under its name, with ``input``, ``prediction``, ``label`` and decoded columns."""
 
     suffix = "npz"
 
@@ -196,6 +229,9 @@ class NpzFormat(Format):
             arrays["prediction"] = classes
             if self.labels is not None:
                 arrays["label"] = np.array([self.label_of(index) for index in classes.tolist()], np.str_)
+        for column in self.decoder.columns:
+            decoded = np.concatenate([part.decoded[column] for part in rows])
+            arrays[column] = decoded.astype(np.str_) if decoded.dtype == object else decoded
         for name in rows[0].outputs:
             key = f"output_{name}" if name in ("input", "prediction", "label", "file") else name
             arrays[key] = np.concatenate([part.outputs[name] for part in rows])
@@ -211,8 +247,13 @@ _FORMATS: Mapping[str, type[Format]] = {
 }
 
 
-def make_format(name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] | None) -> Format:
+def make_format(
+    name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] | None, decoder: Decoder | None = None
+) -> Format:
     """The format called ``name`` for a model with these ``outputs``.
+
+    If a ``decoder`` reads some of them, formats other than npz store its columns instead of what it reads, and leave
+    out the others that are not one vector per sample.
 
     Raises:
         UsageError: no such format, an output that is not one vector per sample (for formats other than npz), or
@@ -221,29 +262,46 @@ def make_format(name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] 
     """
     if name not in _FORMATS:
         raise UsageError(f"a format is one of {', '.join(FORMATS)}, not {name!r}")
+    stored = list(outputs)
     if name != "npz":
-        for spec in outputs:
+        if decoder is not None and decoder.reads:
+            stored = [spec for spec in outputs if spec.name not in decoder.reads and _is_vector(spec)]
+        for spec in stored:
             if not spec.shape:
                 raise UsageError(f"output {spec.name!r} has no known shape; {name} cannot store it, use --format npz")
-            if len(spec.shape) > 2 or None in spec.shape[1:]:
+            if not _is_vector(spec):
                 shape = ", ".join("?" if axis is None else str(axis) for axis in spec.shape[1:])
                 raise UsageError(
                     f"output {spec.name!r} is [N, {shape}], not one vector of known length per sample; "
                     f"{name} cannot store it, use --format npz"
                 )
     if labels is not None:
-        if not has_classes(outputs):
+        if not has_classes(outputs) or (decoder is not None and outputs[0].name in decoder.reads):
             raise UsageError("labels were given, but the model's first output is not a vector of class scores")
         classes = outputs[0].shape[1]
         if classes not in (None, len(labels)):
             raise UsageError(f"{len(labels)} labels were given for the {classes} classes of output {outputs[0].name!r}")
-    return _FORMATS[name](outputs, labels)
+    return _FORMATS[name](outputs, labels, decoder, stored)
 
 
 def has_classes(outputs: Sequence[TensorSpec]) -> bool:
     """Whether the first output is a vector of at least two scores, whose argmax is the predicted class."""
     first = outputs[0]
     return len(first.shape) == 2 and first.shape[1] != 1 and first.dtype.kind in "fiu"
+
+
+def _is_vector(spec: TensorSpec) -> bool:
+    return 0 < len(spec.shape) <= 2 and None not in spec.shape[1:]
+
+
+def _field(value: Any) -> str:
+    return quoted(value) if isinstance(value, str) else str(value)
+
+
+def _json_value(value: Any) -> str:
+    if isinstance(value, str):
+        return json.dumps(value, ensure_ascii=False)
+    return str(value) if np.isfinite(value) else "null"
 
 
 def quoted(text: str) -> str:
@@ -261,6 +319,8 @@ def printable(name: str) -> str:
 def _number_lines(rows: Rows) -> list[str]:
     """For each sample, the end of its csv line: all outputs."""
     columns = [_joined(values.reshape(len(rows.names), -1)) for values in rows.outputs.values()]
+    if not columns:
+        return ["\n"] * len(rows.names)
     return ["," + ",".join(sample) + "\n" for sample in zip(*columns, strict=True)]
 
 

@@ -23,7 +23,8 @@ from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.files import appearing
-from stn_infer.pipeline.formats import Format, Rows, make_format, printable
+from stn_infer.pipeline.decoder import Decoder
+from stn_infer.pipeline.formats import Format, make_format, printable
 from stn_infer.pipeline.job import Folder, Job, ledger_line
 from stn_infer.pipeline.schedule import Schedule
 from stn_infer.preprocess.rule import Preprocess
@@ -113,7 +114,8 @@ def run_job(
         raise ModelError("the model has no inputs: there is nothing to predict")
     labels = runner.metadata.labels if options.labels is None else options.labels
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, options.preprocess)
-    encoder = make_format(options.format, runner.outputs, labels)
+    decoder = Decoder(runner.metadata.decodings, runner.inputs, runner.outputs)
+    encoder = make_format(options.format, runner.outputs, labels, decoder)
     axis = row_axis(runner.inputs, runner.outputs)
     loader = Loader(runner.inputs, how, axis)
     with Inputs(inputs, loader.arrays.count_rows, may_be_empty=axis is not None) as samples:
@@ -192,9 +194,8 @@ class _Writer:
         names = [printable(sample.name) for sample in batch.samples]
         rows, outputs = _merged(loaded, answers, errors)
         if rows:
-            classes = outputs[self.encoder.outputs[0].name].argmax(axis=1) if self.encoder.classifies else None
             good = names if len(rows) == len(names) else [names[i] for i in rows]
-            self._parts.append(self.encoder.encode(Rows(tuple(good), outputs, classes)))
+            self._parts.append(self.encoder.encode(self.encoder.rows(tuple(good), outputs)))
         reasons = {i: printable(" ".join(reason.split())) for i, reason in errors.items()}
         for i, name in enumerate(names):
             self._ledger.append(ledger_line(name, reasons.get(i, ""), batch.shard, self._rows))

@@ -200,7 +200,7 @@ def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> 
             source,
             _create(source, options),
             shapes or (default,),
-            ModelMetadata(source=source),
+            ModelMetadata(source=source, decodings=NETWORKS[source].decodings),
             "network",
             note="" if weights else f"{source} is a network, not a trained model: its weights are random (seed 0)",
         )
@@ -234,6 +234,7 @@ def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None, a
 
 
 def _from_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+    from stn_infer.models import NETWORKS
     from stn_infer.sources.checkpoints import apply_weights
 
     options = dict(recipe.options)
@@ -245,7 +246,10 @@ def _from_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shap
             apply_weights(module, weights)
     except UsageError as error:  # an unknown option of the network: a mistake in the recipe, not on the command line
         raise SourceError(f"recipe {source}: {error}") from None
-    metadata = ModelMetadata(recipe.preprocess, recipe.labels, source)
+    decodings = recipe.decodings
+    if decodings is None:
+        decodings = NETWORKS[recipe.network].decodings if recipe.network in NETWORKS else ()
+    metadata = ModelMetadata(recipe.preprocess, recipe.labels, source, decodings=decodings)
     return LoadedModel(recipe.name, module, shapes or (tuple(recipe.input_shape),), metadata, "recipe")
 
 

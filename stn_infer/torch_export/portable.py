@@ -77,7 +77,7 @@ def build_portable(loaded: LoadedModel, precision: Precision = "fp32", dynamic_s
 def file_metadata(loaded: LoadedModel, precision: Precision = "fp32") -> ModelMetadata:
     """Returns the metadata of a file made from ``loaded``; a source is named only if it is a shipped model."""
     source = loaded.name if loaded.origin == "shipped" else ""
-    return ModelMetadata(loaded.metadata.preprocess, loaded.metadata.labels, source, precision)
+    return replace(loaded.metadata, source=source, precision=precision)
 
 
 def describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stn_infer.decoding import Decoding
 from stn_infer.errors import SourceError
 from stn_infer.models.catalog import FOLDER
 from stn_infer.models.recipes import Data, Training, load_recipe
@@ -34,6 +35,11 @@ def test_all_keys_of_a_recipe(write) -> None:  # type: ignore[no-untyped-def]
             network = "st-cnn-tps"
             input_shape = [3, 42, 40]
             options = { points = [2, 3], classes = 2 }
+            [[decode]]
+            name = "word"
+            kind = "sequence"
+            outputs = ["a", "b"]
+            symbols = ["x", "y"]
             [preprocess]
             color = "rgb"
             size = [42, 40]
@@ -59,6 +65,7 @@ def test_all_keys_of_a_recipe(write) -> None:  # type: ignore[no-untyped-def]
     assert recipe.options == {"input_shape": (3, 42, 40), "points": [2, 3], "classes": 2}
     assert recipe.description == "a line"
     assert recipe.labels == ("a", "b")
+    assert recipe.decodings == (Decoding("word", "sequence", ("a", "b"), symbols=("x", "y")),)
     assert recipe.preprocess == Preprocess("rgb", (42, 40), 1 / 255, (0.5, 0.25, 0.0), (0.5,))
     assert recipe.data == Data("P", (42, 40))
     assert recipe.training == Training(epochs=3, learning_rate=1e-4, seeds=(7,))
@@ -69,6 +76,7 @@ def test_all_keys_of_a_recipe(write) -> None:  # type: ignore[no-untyped-def]
 def test_absent_keys_of_a_recipe_are_none(write) -> None:  # type: ignore[no-untyped-def]
     recipe = load_recipe(write(MINIMAL))
     assert (recipe.preprocess, recipe.labels, recipe.data, recipe.training, recipe.twin) == (None,) * 5
+    assert recipe.decodings is None
 
 
 @pytest.mark.parametrize("network", ["tutorial-stn", "package.module:factory"])
@@ -89,6 +97,8 @@ def test_networks_that_take_no_input_shape_get_none(write, network: str) -> None
         (MINIMAL + "depth = 3\n", r"\[model\] has no key 'depth'; expected input_shape, network, options"),
         ("lables = []\n" + MINIMAL, "the recipe has no key 'lables'"),
         ("labels = [1, 2]\n" + MINIMAL, "labels is a list of strings"),
+        ("decode = 3\n" + MINIMAL, r"write \[\[decode\]\]"),
+        (MINIMAL + "[[decode]]\nname = 'x'\nkind = 'box'\n", "needs 'outputs'"),
         (MINIMAL + "[preprocess]\ncolor = 'blue'\n", "color is 'gray' or 'rgb'"),
         (MINIMAL + "[preprocess]\ncut = 3\n", "unknown preprocess key 'cut'"),
         (MINIMAL + "[data]\ndistortion = 'X'\ncanvas = [28, 28]\n", "is one of R, .*, TC, addition, .*, not 'X'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -51,3 +52,18 @@ def test_every_transformer_fuses(
     assert [finding.fused for finding in report.findings] == [True] * samplers
     if name == "colocalization":
         assert report.outputs == ("crop [batch, 1, 28, 28]", "box [batch, 4]")
+        columns = ["object_left", "object_top", "object_right", "object_bottom"]
+        assert header_of_run(shape, tmp_path) == ["input", *columns]
+    if name.startswith("svhn"):
+        assert header_of_run(shape, tmp_path) == ["input", "number"]
+        _header, *lines = (tmp_path / "out/predictions-00000.csv").read_text().splitlines()
+        numbers = [line.rpartition(",")[2] for line in lines]
+        assert len(numbers) == 2 and all(len(number) <= 5 and set(number) <= set("0123456789") for number in numbers)
+
+
+def header_of_run(shape: tuple[int, ...], folder: Path) -> list[str]:
+    """The columns that ``run`` writes for two samples."""
+    np.save(folder / "x.npy", np.random.default_rng(0).random((2, *shape), np.float32))
+    summary = stn_infer.run(folder / "own.onnx", folder / "x.npy", folder / "out")
+    assert summary.ok == 2
+    return (folder / "out/predictions-00000.csv").read_text().splitlines()[0].split(",")

@@ -1,0 +1,259 @@
+"""``eval``: predict labeled samples and score the predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from stn_infer.api.source import names_the_file
+from stn_infer.arrays import Array
+from stn_infer.backends.base import Backend, TensorSpec
+from stn_infer.backends.batching import row_axis
+from stn_infer.budget import Budget
+from stn_infer.data.labeled import Labeled, read_labeled
+from stn_infer.data.loader import Loader, resolve_preprocess
+from stn_infer.decoding import Decoding
+from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.pipeline.decoder import Decoder
+from stn_infer.pipeline.formats import has_classes
+from stn_infer.pipeline.inference import Progress
+from stn_infer.pipeline.scores import BoxScore, Classification, SequenceScore
+from stn_infer.preprocess.rule import Preprocess
+
+_SHOWN_FAILURES = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The result of ``eval``.
+
+    Attributes:
+        samples: how many were given, ``scored`` + ``failed``.
+        scored, failed: predicted and compared, or unreadable or without a prediction.
+        failures: (input, error) of the first few that failed.
+        backend: what ran the model.
+        precision: of the model's file.
+        classification, sequence, boxes: the scores that the labels and the model allow, otherwise None.
+    """
+
+    samples: int
+    scored: int
+    failed: int
+    failures: tuple[tuple[str, str], ...]
+    backend: str
+    precision: str
+    classification: Classification | None = None
+    sequence: SequenceScore | None = None
+    boxes: BoxScore | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """For JSON: the fields, without scores that are None."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@names_the_file
+def evaluate(
+    model: str | Path | Backend,
+    data: str | Path,
+    *,
+    weights: str | Path | None = None,
+    input_shapes: Sequence[tuple[int, ...]] | None = None,
+    allow_code: bool = False,
+    budget: Budget | None = None,
+    backend: str = "ort",
+    device: str = "cpu",
+    batch_size: int = 64,
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | None = None,
+    threads: int | None = None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Predict labeled samples, and report accuracy, sequence error or IoU.
+
+    The model's file says what its outputs are: a sequence or a box (:class:`~stn_infer.decoding.Decoding`), otherwise
+    the first output has the scores of classes. A sample that cannot be read is counted as failed and not scored.
+
+    Args:
+        model: as for ``run``.
+        data: a folder with one subfolder per class, or a CSV file, see :func:`~stn_infer.data.labeled.read_labeled`.
+        weights, input_shapes, allow_code, budget, backend, device, batch_size, preprocess: as for ``run``.
+        labels: the name of each class; None: those in the model's file, or else its number.
+        threads: of the runtime; None: its default.
+        progress: called with (samples done, total samples) after each batch.
+
+    Raises:
+        UsageError: options do not fit the model, or the model predicts neither classes, texts nor boxes.
+        InputError: ``data`` has no samples, lacks labels, or has a class that the model does not know; or no sample
+            could be scored.
+        SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be loaded or run.
+    """
+    if batch_size < 1:
+        raise UsageError(f"batch_size is at least 1, not {batch_size}")
+    given = read_labeled(data)
+    with ExitStack() as stack:
+        if isinstance(model, (str, Path)):
+            from stn_infer.api.open import open_backend
+
+            runner = open_backend(
+                model,
+                backend,
+                device,
+                threads,
+                weights=weights,
+                input_shapes=input_shapes,
+                allow_code=allow_code,
+                budget=budget,
+            )
+            stack.callback(runner.close)
+        elif weights is not None or input_shapes is not None:
+            raise UsageError("the backend is already open; pass weights and input shapes where it is opened")
+        else:
+            runner = model
+        return _evaluate(runner, given, str(data), batch_size, preprocess, labels, progress)
+
+
+@dataclass
+class _Found:
+    """The predictions so far, by the samples' positions."""
+
+    classes: dict[int, int] = field(default_factory=dict)
+    texts: dict[int, str] = field(default_factory=dict)
+    boxes: dict[int, Array] = field(default_factory=dict)
+    errors: dict[int, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Reader:
+    """Which outputs are compared with what: class numbers, a text and a box, None for those that are not."""
+
+    scores: TensorSpec | None
+    decoder: Decoder
+    text: Decoding | None
+    box: Decoding | None
+
+    def keep(self, found: _Found, rows: Sequence[int], outputs: dict[str, Array]) -> None:
+        """Add the predictions of samples ``rows`` to ``found``."""
+        names = {*([self.scores.name] if self.scores else []), *self.decoder.reads}
+        good = np.ones(len(rows), bool)
+        for name in names:
+            if outputs[name].dtype.kind == "f":
+                good &= ~np.isnan(outputs[name].reshape(len(rows), -1)).any(axis=1)
+        for row in (rows[i] for i in np.flatnonzero(~good).tolist()):
+            found.errors[row] = "the model's output contains NaN for this input"
+        kept = [(i, rows[i]) for i in np.flatnonzero(good).tolist()]
+        if self.scores is not None:
+            classes = outputs[self.scores.name].argmax(axis=1).tolist()
+            found.classes.update((row, classes[i]) for i, row in kept)
+        if self.text is not None:
+            texts = self.decoder.texts(self.text, outputs)
+            found.texts.update((row, texts[i]) for i, row in kept)
+        if self.box is not None:
+            boxes = self.decoder.boxes(self.box, outputs)
+            found.boxes.update((row, boxes[i]) for i, row in kept)
+
+
+def _evaluate(
+    runner: Backend,
+    given: Labeled,
+    data: str,
+    batch_size: int,
+    preprocess: Preprocess | str | None,
+    labels: Sequence[str] | None,
+    progress: Progress | None,
+) -> Evaluation:
+    reader = _reader(runner, given, data)
+    names = _class_names(runner, reader, labels)
+    truth = _class_numbers(given, names, data) if reader.scores else ()
+    how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
+    loader = Loader(runner.inputs, how, row_axis(runner.inputs, runner.outputs))
+    found = _Found()
+    for start in range(0, len(given.samples), batch_size):
+        loaded = loader.load(given.samples[start : start + batch_size])
+        found.errors.update((start + i, error) for i, error in loaded.errors.items())
+        for group in loaded.groups:
+            rows = [start + i for i in group.rows]
+            try:
+                reader.keep(found, rows, runner.run(group.inputs))
+            except ModelError as error:
+                if not any(None in spec.shape[1:] for spec in runner.inputs):  # all other batches would fail too
+                    raise
+                found.errors.update((row, str(error)) for row in rows)
+        if progress is not None:
+            progress(min(start + batch_size, len(given.samples)), len(given.samples))
+    failures = tuple((given.samples[row].name, found.errors[row]) for row in sorted(found.errors))
+    scored = [row for row in range(len(given.samples)) if row not in found.errors]
+    if not scored:
+        raise InputError(f"none of the {len(given.samples)} samples of {data} could be scored: {failures[0][1]}")
+    return Evaluation(
+        samples=len(given.samples),
+        scored=len(scored),
+        failed=len(failures),
+        failures=failures[:_SHOWN_FAILURES],
+        backend=runner.name,
+        precision=runner.metadata.precision,
+        classification=Classification.of([truth[i] for i in scored], [found.classes[i] for i in scored], names)
+        if reader.scores
+        else None,
+        sequence=SequenceScore.of([given.labels[i] for i in scored], [found.texts[i] for i in scored])
+        if reader.text and given.labels is not None
+        else None,
+        boxes=BoxScore.of(
+            np.array([given.boxes[i] for i in scored], np.float64), np.stack([found.boxes[i] for i in scored])
+        )
+        if reader.box and given.boxes is not None
+        else None,
+    )
+
+
+def _reader(runner: Backend, given: Labeled, data: str) -> _Reader:
+    """What of the model's outputs the labels are compared with."""
+    decodings = runner.metadata.decodings
+    decoder = Decoder(decodings, runner.inputs, runner.outputs)
+    text = next((each for each in decodings if each.kind == "sequence"), None) if given.labels is not None else None
+    box = next((each for each in decodings if each.kind == "box"), None) if given.boxes is not None else None
+    first = runner.outputs[0]
+    scores = first if given.labels is not None and text is None else None
+    if scores is not None and (not has_classes(runner.outputs) or first.name in decoder.reads):
+        scores = None
+    if given.boxes is not None and box is None:
+        raise UsageError(f"{data} has boxes, but the model's file does not say which output is a box")
+    if given.labels is not None and scores is None and text is None:
+        wanted = ": its outputs are boxes, so give a CSV file with path, left, top, right, bottom" if decodings else ""
+        raise UsageError(f"{data} has labels, but the model predicts neither classes nor a text{wanted}")
+    return _Reader(scores, decoder, text, box)
+
+
+def _class_names(runner: Backend, reader: _Reader, labels: Sequence[str] | None) -> tuple[str, ...]:
+    if reader.scores is None:
+        if labels is not None:
+            raise UsageError("labels were given, but classes are not what is compared")
+        return ()
+    count = reader.scores.shape[1]
+    names = runner.metadata.labels if labels is None else tuple(labels)
+    if names is None:
+        if count is None:
+            raise UsageError("the number of classes is unknown; give their names with --labels FILE")
+        return tuple(map(str, range(count)))
+    if count not in (None, len(names)):
+        raise UsageError(f"{len(names)} labels were given for the {count} classes of output {reader.scores.name!r}")
+    if len(set(names)) != len(names):
+        raise UsageError("two classes have the same label; give other names with --labels FILE")
+    return names
+
+
+def _class_numbers(given: Labeled, names: Sequence[str], data: str) -> tuple[int, ...]:
+    assert given.labels is not None
+    numbers = {name: index for index, name in enumerate(names)}
+    for sample, label in zip(given.samples, given.labels, strict=True):
+        if label not in numbers:
+            known = ", ".join(names[:12]) + (", ..." if len(names) > 12 else "")
+            raise InputError(
+                f"{data}: {sample.name} has the unknown class {label!r}; the model's classes are {known} "
+                "(--labels FILE names them otherwise)"
+            )
+    return tuple(numbers[label] for label in given.labels)

@@ -1,0 +1,119 @@
+"""``stn-infer eval``: score a model's predictions of labeled samples."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from stn_infer.cli import options
+from stn_infer.cli.help import Command
+from stn_infer.cli.output import echo, echo_text, progress_bar, table_console
+from stn_infer.printing import shown
+
+if TYPE_CHECKING:
+    from stn_infer.api.evaluate import Evaluation
+    from stn_infer.budget import Budget
+    from stn_infer.pipeline.scores import Classification
+
+SOME_FAILED = 4
+_WIDEST = 20  # classes of a confusion matrix that a terminal shows
+
+
+@click.command(
+    cls=Command,
+    examples=(
+        "stn-infer eval model.onnx photos/",
+        "stn-infer eval model.fp16.onnx labels.csv --json",
+    ),
+)
+@options.model_argument
+@click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
+@options.source_options
+@options.trial_options
+@options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
+@options.device_option
+@options.batch_size_option(64)
+@options.preprocess_option
+@options.labels_option
+@options.threads_option
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def command(
+    ctx: click.Context,
+    model: str,
+    data: Path,
+    weights: Path | None,
+    input_shapes: options.Shapes | None,
+    allow_code: bool,
+    budget: Budget | None,
+    backend: str,
+    device: str,
+    batch_size: int,
+    preprocess: str | None,
+    labels: tuple[str, ...] | None,
+    threads: int | None,
+    as_json: bool,
+) -> None:
+    """Predict labeled samples and report accuracy, sequence error or IoU.
+
+    DATA is a folder with one subfolder per class (photos/cat/1.png), or a CSV file with the columns path and label, or
+    path, left, top, right and bottom (boxes, in pixels of the model's input). Samples that cannot be read are not
+    scored; then the exit code is 4.
+    """
+    from stn_infer.api.evaluate import evaluate
+
+    warnings.filterwarnings("ignore", module="PIL")
+    with progress_bar("evaluate") as progress:
+        result = evaluate(
+            model,
+            data,
+            weights=weights,
+            input_shapes=input_shapes,
+            allow_code=allow_code,
+            budget=budget,
+            backend=backend,
+            device=device,
+            batch_size=batch_size,
+            preprocess=preprocess,
+            labels=labels,
+            threads=threads,
+            progress=progress,
+        )
+    if as_json:
+        echo_text(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+    else:
+        _print(result)
+    for name, error in result.failures:
+        echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
+    if result.failed > len(result.failures):
+        echo(f"failed: and {result.failed - len(result.failures)} more", err=True)
+    if result.failed:
+        ctx.exit(SOME_FAILED)
+
+
+def _print(result: Evaluation) -> None:
+    echo(f"{result.scored} of {result.samples} samples scored, {result.failed} failed")
+    if result.classification is not None:
+        echo(f"accuracy {result.classification.accuracy:.2%}")
+        _print_classes(result.classification)
+    if result.sequence is not None:
+        echo(f"sequence error {result.sequence.error:.2%}, character error {result.sequence.character_error:.2%}")
+    if result.boxes is not None:
+        echo(f"mean IoU {result.boxes.mean_iou:.3f}, IoU above 0.5: {result.boxes.above_half:.2%}")
+
+
+def _print_classes(found: Classification) -> None:
+    from rich.table import Table
+
+    columns = ("class", "samples", "precision", "recall")
+    wide = len(found.classes) > _WIDEST
+    table = Table(*columns, *([] if wide else [shown(each.label) for each in found.classes]), box=None, pad_edge=False)
+    for each, row in zip(found.classes, found.confusion, strict=True):
+        scores = ("" if value is None else f"{value:.2%}" for value in (each.precision, each.recall))
+        table.add_row(shown(each.label), str(each.samples), *scores, *([] if wide else map(str, row)))
+    table_console().print(table)
+    echo("rows: true class, columns: predicted class" if not wide else "--json has the confusion matrix")
