@@ -20,6 +20,7 @@ int stn_run_cpu(const stn_problem* problem, int threads) {
   stn::Warp warp;
   if (int status = stn::make_warp(problem, &warp)) return status;
   stn::CpuPlan plan = stn::plan_cpu(warp);
+  if (plan.run == nullptr) return STN_ERROR_MEMORY;
   const stn::RangeTask task{[](void* context, int64_t begin, int64_t end) {
                               const auto& work = *static_cast<const stn::CpuPlan*>(context);
                               work.run(work, begin, end);

@@ -321,6 +321,7 @@ struct CpuWork {
 Status* run_on_cpu(const Api& api, KernelContext* context, const Warp& warp) {
   CpuWork work{plan_cpu(warp), 0};
   const CpuPlan& plan = work.plan;
+  if (plan.run == nullptr) return api.create_status(kFail, "out of memory");
   constexpr int64_t kMostPieces = 128;
   work.piece = plan.grain;
   if (plan.units > work.piece * kMostPieces) work.piece = plan.units / kMostPieces + 1;

@@ -41,33 +41,49 @@ CpuRun kernel_for(const Warp& warp) {
 
 int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-/// Extends the range at `place` to a lattice point.
-void extend(int32_t* bands, int64_t place, int32_t point) {
-  if (bands[place + 1] == 0 || point < bands[place]) bands[place] = point;
-  if (point + 1 > bands[place + 1]) bands[place + 1] = point + 1;
+/// Whether one of `count` values, at most kBandPixels, is not zero.
+bool any_nonzero(const float* from, int64_t count) {
+  uint64_t words[kBandPixels / 2] = {};
+  if (count == kBandPixels) {
+    std::memcpy(words, from, sizeof words);
+  } else {
+    std::memcpy(words, from, static_cast<size_t>(count) * sizeof(float));
+  }
+  uint64_t all = 0;
+  for (uint64_t word : words) all |= word;
+  return (all & 0x7fffffff7fffffffu) != 0;  // without the signs
 }
 
-/// Where a tensor product's matrices are not zero; NULL if there is no memory, and everything is then taken as not
-/// zero.
-std::unique_ptr<int32_t[]> find_bands(const Warp& w) {
-  const Bands places(w);
-  std::unique_ptr<int32_t[]> found(new (std::nothrow) int32_t[static_cast<size_t>(places.count())]());
-  if (found == nullptr) return found;
+/// Finds where the matrix of x is not zero, and copies that part, band by band; false if there is no memory.
+bool find_bands(const Warp& w, CpuPlan* plan) {
+  const int64_t width = w.out_size[0], count = bands_of(width);
+  Band* bands = new (std::nothrow) Band[static_cast<size_t>(count)]();
+  plan->bands.reset(bands);
+  if (bands == nullptr) return false;
+  const auto pixels = [width](int64_t b) {
+    return width - b * kBandPixels < kBandPixels ? width % kBandPixels : kBandPixels;
+  };
   for (int32_t j = 0; j < w.lattice[0]; ++j) {
-    const float* column = w.lattice_axes[0] + int64_t{j} * w.out_size[0];
-    for (int32_t x = 0; x < w.out_size[0]; ++x) {
-      if (column[x] != 0.0f) extend(found.get(), places.of_block(x / kBandPixels), j);
+    const float* row = w.lattice_axes[0] + j * width;
+    for (int64_t b = 0; b < count; ++b) {
+      if (!any_nonzero(row + b * kBandPixels, pixels(b))) continue;
+      if (bands[b].last == 0) bands[b].first = j;
+      bands[b].last = j + 1;
     }
   }
-  for (int axis = 1; axis < w.rank; ++axis) {
-    for (int32_t place = 0; place < w.out_size[axis]; ++place) {
-      const float* row = w.lattice_axes[axis] + int64_t{place} * w.lattice[axis];
-      for (int32_t i = 0; i < w.lattice[axis]; ++i) {
-        if (row[i] != 0.0f) extend(found.get(), axis == 1 ? places.of_row(place) : places.of_plane(place), i);
-      }
+  int64_t rows = 0;
+  for (int64_t b = 0; b < count; ++b) rows += bands[b].last - bands[b].first;
+  float* to = new (std::nothrow) float[static_cast<size_t>(rows * kBandPixels)];
+  plan->weights.reset(to);
+  if (to == nullptr) return false;
+  for (int64_t b = 0; b < count; ++b) {
+    bands[b].weights = to;
+    const float* from = w.lattice_axes[0] + bands[b].first * width + b * kBandPixels;
+    for (int32_t j = bands[b].first; j < bands[b].last; ++j, to += kBandPixels, from += width) {
+      std::memcpy(to, from, static_cast<size_t>(pixels(b)) * sizeof(float));
     }
   }
-  return found;
+  return true;
 }
 
 }  // namespace
@@ -89,14 +105,21 @@ CpuPlan plan_cpu(const Warp& warp) {
   // With fewer units than this, channels are split into chunks, so that no threads are idle.
   constexpr int64_t kEnoughUnits = 64;
 
-  CpuPlan plan;
+  CpuPlan plan{};
   plan.warp = warp;
   if (warp.kind == STN_TENSOR_PRODUCT && warp.batch > 0 && warp.channels > 0 && warp.pixels > 0) {
-    plan.bands = find_bands(warp);
+    if (!find_bands(warp, &plan)) return plan;
     plan.warp.bands = plan.bands.get();
   }
   plan.run = kernel_for(warp);
   plan.tile = warp.channels > 8 ? kBlockPixels : kTilePixels;
+  if (warp.kind == STN_TENSOR_PRODUCT) {
+    // Whole rows, so that each is contracted once; few, so that their points stay in the L1 cache.
+    constexpr int64_t kTileOfRows = 1024;
+    const int64_t width = warp.out_size[0];
+    if (plan.tile > kTileOfRows) plan.tile = kTileOfRows;
+    if (width > 0 && width < plan.tile) plan.tile -= plan.tile % width;
+  }
   plan.tiles = divide_up(warp.pixels, plan.tile);
   const int64_t cuts = warp.batch * plan.tiles;
   plan.channel_chunk = warp.channels > 0 ? warp.channels : 1;

@@ -21,7 +21,8 @@ struct CpuPlan {
   int64_t units;                                                 ///< total units
   void (*run)(const CpuPlan& plan, int64_t begin, int64_t end);  ///< runs units [begin, end)
   int64_t grain;                                                 ///< minimum units per task
-  std::unique_ptr<int32_t[]> bands;                              ///< owns `warp.bands`
+  std::unique_ptr<Band[]> bands;                                 ///< owns `warp.bands`
+  std::unique_ptr<float[]> weights;                              ///< owns theirs
 };
 
 /// One unit of `plan.run`.
@@ -59,7 +60,7 @@ CpuRun avx2_kernel(const Warp& warp);
 CpuRun avx512_kernel(const Warp& warp);
 #endif
 
-/// Splits a warp into units and selects its kernel for this machine.
+/// Splits a warp into units and selects its kernel for this machine; `run` is NULL if there is no memory.
 CpuPlan plan_cpu(const Warp& warp);
 
 /// The name of the instruction set in use.

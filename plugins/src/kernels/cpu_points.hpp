@@ -2,7 +2,7 @@
 /// \brief Sampling points from a lattice of control points, for the pixels of one unit.
 ///
 /// A tensor product is contracted along z and y once per row of pixels, then along x for each vector of pixels. The
-/// matrices of coarse grids and splines are mostly zero: `bands` says where they are not.
+/// matrices of coarse grids and splines are mostly zero: only what is not is read.
 #ifndef STN_KERNELS_CPU_POINTS_HPP_
 #define STN_KERNELS_CPU_POINTS_HPP_
 
@@ -14,113 +14,181 @@ namespace stn {
 /// Pixels of a row that share one band.
 constexpr int kBandPixels = 16;
 
-/// Where a tensor product's matrices are not zero, as ranges [first, last) of lattice points: for every block of
-/// kBandPixels pixels of a row, then for every row, then for every plane.
-struct Bands {
-  STN_HD explicit Bands(const Warp& w) : w_(w), blocks_((w.out_size[0] + kBandPixels - 1) / kBandPixels) {}
+/// How many bands a row of `width` pixels has.
+STN_HD int64_t bands_of(int64_t width) { return (width + kBandPixels - 1) / kBandPixels; }
 
-  STN_HD int64_t count() const { return 2 * (int64_t{blocks_} + w_.out_size[1] + w_.out_size[2]); }
-  STN_HD int64_t of_block(int32_t block) const { return 2 * int64_t{block}; }
-  STN_HD int64_t of_row(int32_t row) const { return 2 * (int64_t{blocks_} + row); }
-  STN_HD int64_t of_plane(int32_t plane) const { return 2 * (int64_t{blocks_} + w_.out_size[1] + plane); }
-
-  /// The range at `place`, of at most `size` points.
-  STN_HD void range(int64_t place, int32_t size, int32_t* first, int32_t* last) const {
-    *first = w_.bands == nullptr ? 0 : w_.bands[place];
-    *last = w_.bands == nullptr ? size : w_.bands[place + 1];
-  }
-
-  /// The range of `pixels` pixels of a row from `x` on, which lie in one or two blocks.
-  STN_HD void range_of_pixels(int32_t x, int pixels, int32_t size, int32_t* first, int32_t* last) const {
-    range(of_block(x / kBandPixels), size, first, last);
-    const int32_t other = (x + pixels - 1) / kBandPixels;
-    if (other == x / kBandPixels) return;
-    int32_t other_first, other_last;
-    range(of_block(other), size, &other_first, &other_last);
-    *first = other_first < *first ? other_first : *first;
-    *last = other_last > *last ? other_last : *last;
-  }
-
- private:
-  const Warp& w_;
-  int32_t blocks_;
+/// Where the matrix of x is not zero, for the pixels of one band: lattice columns [first, last).
+struct Band {
+  int32_t first, last;
+  const float* weights;  ///< [last - first, kBandPixels]
 };
 
 // Internal linkage: this code is compiled once per instruction set, and the linker must not merge the copies.
 namespace {
 
-/// The sampling points of a unit's pixels, one array per coordinate.
-struct Points {
-  alignas(64) float at[3][kTilePixels];
-};
-
 /// Lattice columns that are contracted at a time.
 constexpr int kChunk = 256;
+/// Lattice rows that are kept, and the longest row of pixels for which they are.
+constexpr int kKeptRows = 4, kKeptPixels = 1024;
+/// From one array to the next, in elements: not a multiple of 4096 bytes, which would evict each other from the L1
+/// cache.
+constexpr int kPointsStride = kTilePixels + 32, kKeptStride = kKeptPixels + 32;
 
-/// Rows and planes contracted: `sums` [Rank][kChunk], for `columns` lattice columns from `first` on.
-template <int Rank>
-void contract_row(const Warp& w, const float* theta, const Bands& bands, int32_t y, int32_t z, int32_t first,
-                  int columns, float (*sums)[kChunk]) {
-  for (int d = 0; d < Rank; ++d) {
-    for (int j = 0; j < columns; ++j) sums[d][j] = 0.0f;
+/// The sampling points of a unit's pixels, one array per coordinate, and what the next unit may need again.
+struct Points {
+  alignas(64) float at[3][kPointsStride];
+  alignas(64) float kept[kKeptRows][3][kKeptStride];  ///< lattice rows, contracted along x (and z)
+  int64_t kept_row[kKeptRows] = {-1, -1, -1, -1};     ///< which: (sample, z, lattice row)
+};
+
+/// Lattice points [first, last).
+struct Range {
+  int32_t first, last;
+};
+
+/// Where a row of `size` weights is not zero.
+template <class L>
+Range nonzeros(const float* weights, int32_t size) {
+  Range range{0, size};
+  for (; range.first < size; range.first += L::width) {
+    const int count = size - range.first < L::width ? size - range.first : L::width;
+    const typename L::F part = L::load(weights + range.first, count);
+    if (vany(vgreater(vabs(part), typename L::F(0.0f))) || !vall(vfinite(part))) break;
   }
-  int32_t row, last_row, plane = 0, last_plane = 1;
-  bands.range(bands.of_row(y), w.lattice[1], &row, &last_row);
-  if (Rank == 3) bands.range(bands.of_plane(z), w.lattice[2], &plane, &last_plane);
+  while (range.first < size && weights[range.first] == 0.0f) ++range.first;
+  while (range.last > range.first && weights[range.last - 1] == 0.0f) --range.last;
+  return range;
+}
+
+/// Lattice rows `row` times `weights`, and planes contracted: `sums` [Rank][kChunk], for `columns` lattice columns from
+/// `first` on.
+template <class L, int Rank>
+void contract_rows(const Warp& w, const float* theta, Range row, const float* weights, int32_t z, int32_t first,
+                   int columns, float (*sums)[kChunk]) {
+  using F = typename L::F;
+  const float* planes = Rank == 3 ? w.lattice_axes[2] + int64_t{z} * w.lattice[2] : nullptr;
+  const Range plane = Rank == 3 ? nonzeros<L>(planes, w.lattice[2]) : Range{0, 1};
   const int64_t slice = int64_t{w.lattice[0]} * w.lattice[1];
-  const float* rows = w.lattice_axes[1] + int64_t{y} * w.lattice[1];
-  for (int32_t k = plane; k < last_plane; ++k) {
-    const float of_plane = Rank == 3 ? w.lattice_axes[2][int64_t{z} * w.lattice[2] + k] : 1.0f;
-    for (int32_t i = row; i < last_row; ++i) {
-      const float weight = of_plane * rows[i];
-      for (int d = 0; d < Rank; ++d) {
-        const float* from = theta + d * int64_t{w.rows} + k * slice + int64_t{i} * w.lattice[0] + first;
-        for (int j = 0; j < columns; ++j) sums[d][j] += weight * from[j];
+  for (int v = 0; v < columns; v += L::width) {
+    const int count = columns - v < L::width ? columns - v : L::width;
+    F sum[3] = {F(0.0f), F(0.0f), F(0.0f)};
+    for (int32_t k = plane.first; k < plane.last; ++k) {
+      for (int32_t i = row.first; i < row.last; ++i) {
+        const float of_row = weights[i - row.first];
+        const F weight(Rank == 3 ? planes[k] * of_row : of_row);
+        const float* from = theta + k * slice + int64_t{i} * w.lattice[0] + first + v;
+        for (int d = 0; d < Rank; ++d) sum[d] = vfma(weight, L::load(from + d * int64_t{w.rows}, count), sum[d]);
       }
+    }
+    for (int d = 0; d < Rank; ++d) L::store(sums[d] + v, sum[d], count);
+  }
+}
+
+/// The product of `sums` and the matrix of x, for `pixels` pixels of a row from column `x` on; added to `to`, whose
+/// coordinates are `stride` apart, unless `first` is 0.
+template <class L, int Rank>
+void contract_columns(const Warp& w, const float (*sums)[kChunk], int32_t first, int columns, int32_t x, int pixels,
+                      float* to, int64_t stride) {
+  using F = typename L::F;
+  const Band* band = w.bands + x / kBandPixels;
+  int place = x % kBandPixels;  // within the band
+  for (int done = 0; done < pixels; ++band, place = 0) {
+    const int32_t begin = band->first > first ? band->first : first;
+    const int32_t end = band->last < first + columns ? band->last : first + columns;
+    const int rest = pixels - done < kBandPixels - place ? pixels - done : kBandPixels - place;
+    const float* column = band->weights + int64_t{begin - band->first} * kBandPixels + place;
+    for (int v = 0; v < rest; v += L::width) {
+      const int count = rest - v < L::width ? rest - v : L::width;
+      float* target = to + done + v;
+      F sum[3] = {F(0.0f), F(0.0f), F(0.0f)};
+      if (first != 0) {
+        for (int d = 0; d < Rank; ++d) sum[d] = L::load(target + d * stride, count);
+      }
+      const float* weights = column + v;
+      for (int32_t j = begin - first; j < end - first; ++j, weights += kBandPixels) {
+        const F weight = L::load(weights, count);
+        for (int d = 0; d < Rank; ++d) sum[d] = vfma(F(sums[d][j]), weight, sum[d]);
+      }
+      for (int d = 0; d < Rank; ++d) L::store(target + d * stride, sum[d], count);
+    }
+    done += rest;
+  }
+}
+
+/// Lattice rows `row` times `weights`, contracted along every axis, for `pixels` pixels of a row from column `x` on.
+template <class L, int Rank>
+void contract(const Warp& w, const float* theta, Range row, const float* weights, int32_t z, int32_t x, int pixels,
+              float* to, int64_t stride) {
+  float sums[3][kChunk];
+  for (int32_t first = 0; first < w.lattice[0]; first += kChunk) {
+    const int columns = w.lattice[0] - first < kChunk ? w.lattice[0] - first : kChunk;
+    contract_rows<L, Rank>(w, theta, row, weights, z, first, columns, sums);
+    contract_columns<L, Rank>(w, sums, first, columns, x, pixels, to, stride);
+  }
+}
+
+/// `Count` kept rows times their weights.
+template <class L, int Rank, int Count>
+void add_rows(const float (*const* kept)[kKeptStride], const float* weights, int pixels, float* to, int64_t stride) {
+  using F = typename L::F;
+  for (int v = 0; v < pixels; v += L::width) {
+    const int count = pixels - v < L::width ? pixels - v : L::width;
+    for (int d = 0; d < Rank; ++d) {
+      F sum(0.0f);
+      for (int i = 0; i < Count; ++i) sum = vfma(F(weights[i]), L::load(kept[i][d] + v, count), sum);
+      L::store(to + d * stride + v, sum, count);
     }
   }
 }
 
-/// Adds the product of `sums` and the matrix of x to the points of `pixels` pixels of a row, from column `x` on.
+/// The points of row `y`, from at most kKeptRows lattice rows, which neighboring rows share.
 template <class L, int Rank>
-void contract_columns(const Warp& w, const Bands& bands, const float (*sums)[kChunk], int32_t first, int columns,
-                      int32_t x, int pixels, int64_t to, Points* points) {
-  using F = typename L::F;
-  const int64_t width = w.out_size[0];
-  for (int v = 0; v < pixels; v += L::width) {
-    const int count = pixels - v < L::width ? pixels - v : L::width;
-    int32_t begin, end;
-    bands.range_of_pixels(x + v, count, w.lattice[0], &begin, &end);
-    begin = begin > first ? begin : first;
-    end = end < first + columns ? end : first + columns;
-    F sum[3] = {F(0.0f), F(0.0f), F(0.0f)};
-    if (first != 0) {
-      for (int d = 0; d < Rank; ++d) sum[d] = L::load(points->at[d] + to + v, count);
+void points_of_row(const Warp& w, const float* theta, Range row, const float* weights, int32_t z, int64_t slice,
+                   Points* points, float* to) {
+  const float one = 1.0f;
+  const int pixels = w.out_size[0];
+  const float (*kept[kKeptRows])[kKeptStride];
+  for (int32_t i = row.first; i < row.last; ++i) {
+    const int slot = i % kKeptRows;
+    const int64_t name = slice * w.lattice[1] + i;
+    if (points->kept_row[slot] != name) {
+      contract<L, Rank>(w, theta, {i, i + 1}, &one, z, 0, pixels, points->kept[slot][0], kKeptStride);
+      points->kept_row[slot] = name;
     }
-    for (int32_t j = begin; j < end; ++j) {
-      const F weight = L::load(w.lattice_axes[0] + j * width + x + v, count);
-      for (int d = 0; d < Rank; ++d) sum[d] = vfma(F(sums[d][j - first]), weight, sum[d]);
-    }
-    for (int d = 0; d < Rank; ++d) L::store(points->at[d] + to + v, sum[d], count);
+    kept[i - row.first] = points->kept[slot];
+  }
+  static_assert(kKeptRows == 4, "one case per number of rows");
+  switch (row.last - row.first) {
+    case 1:
+      return add_rows<L, Rank, 1>(kept, weights, pixels, to, kPointsStride);
+    case 2:
+      return add_rows<L, Rank, 2>(kept, weights, pixels, to, kPointsStride);
+    case 3:
+      return add_rows<L, Rank, 3>(kept, weights, pixels, to, kPointsStride);
+    default:
+      return add_rows<L, Rank, 4>(kept, weights, pixels, to, kPointsStride);
   }
 }
 
 /// The points of a unit of a tensor product, row by row.
 template <class L, int Rank>
 void tensor_product_points(const Warp& w, const float* theta, const CpuUnit& unit, Points* points) {
-  const Bands bands(w);
   const int64_t width = w.out_size[0], height = w.out_size[1];
   int32_t x = static_cast<int32_t>(unit.first_pixel % width);
   int32_t y = static_cast<int32_t>(unit.first_pixel / width % height);
   int32_t z = static_cast<int32_t>(unit.first_pixel / width / height);
-  float sums[3][kChunk];
+  const bool shared = width <= kKeptPixels && height >= 2 * w.lattice[1];
   for (int64_t done = 0; done < unit.pixels;) {
     const int64_t rest = unit.pixels - done;
     const int pixels = static_cast<int>(width - x < rest ? width - x : rest);
-    for (int32_t first = 0; first < w.lattice[0]; first += kChunk) {
-      const int columns = w.lattice[0] - first < kChunk ? w.lattice[0] - first : kChunk;
-      contract_row<Rank>(w, theta, bands, y, z, first, columns, sums);
-      contract_columns<L, Rank>(w, bands, sums, first, columns, x, pixels, done, points);
+    const float* weights = w.lattice_axes[1] + int64_t{y} * w.lattice[1];
+    const Range row = nonzeros<L>(weights, w.lattice[1]);
+    const int32_t length = row.last - row.first;
+    if (shared && pixels == width && length > 0 && length <= kKeptRows) {
+      const int64_t slice = unit.sample * w.out_size[2] + z;
+      points_of_row<L, Rank>(w, theta, row, weights + row.first, z, slice, points, points->at[0] + done);
+    } else {
+      contract<L, Rank>(w, theta, row, weights + row.first, z, x, pixels, points->at[0] + done, kPointsStride);
     }
     done += pixels;
     x = 0;

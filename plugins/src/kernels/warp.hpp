@@ -10,6 +10,8 @@
 
 namespace stn {
 
+struct Band;
+
 /// The parameters of one warp; passed to CUDA kernels by value.
 struct Warp {
   int32_t rank;
@@ -43,7 +45,7 @@ struct Warp {
   const float* basis;
   const float* lattice_axes[3];  ///< in (x, y, z) order: [lattice x, out x], [out y, lattice y], [out z, lattice z]
   const int32_t* index;
-  const int32_t* bands;  ///< CPU: where the matrices are not zero, see cpu_points.hpp; NULL: unknown
+  const Band* bands;  ///< CPU: where the matrix of x is not zero, see cpu_points.hpp
   void* output;
 };
 
