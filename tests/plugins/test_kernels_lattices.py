@@ -57,6 +57,7 @@ CASES = [
     ((90, 100), (9, 9), 9),  # dense matrices, several tiles
     ((6, 7, 37), (3, 4, 5), 2),
     ((40, 1, 3), (6, 1, 2), 6),
+    ((4, 20, 33), (3, 4, 5), 4),  # rows of pixels that share lattice rows, plane by plane
 ]
 
 

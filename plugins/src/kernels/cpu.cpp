@@ -113,13 +113,9 @@ CpuPlan plan_cpu(const Warp& warp) {
   }
   plan.run = kernel_for(warp);
   plan.tile = warp.channels > 8 ? kBlockPixels : kTilePixels;
-  if (warp.kind == STN_TENSOR_PRODUCT) {
-    // Whole rows, so that each is contracted once; few, so that their points stay in the L1 cache.
-    constexpr int64_t kTileOfRows = 1024;
-    const int64_t width = warp.out_size[0];
-    if (plan.tile > kTileOfRows) plan.tile = kTileOfRows;
-    if (width > 0 && width < plan.tile) plan.tile -= plan.tile % width;
-  }
+  // Whole rows, so that each is contracted once.
+  const int64_t width = warp.out_size[0];
+  if (warp.kind == STN_TENSOR_PRODUCT && width > 0 && width < plan.tile) plan.tile -= plan.tile % width;
   plan.tiles = divide_up(warp.pixels, plan.tile);
   const int64_t cuts = warp.batch * plan.tiles;
   plan.channel_chunk = warp.channels > 0 ? warp.channels : 1;

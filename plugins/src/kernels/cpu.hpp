@@ -11,6 +11,18 @@
 
 namespace stn {
 
+/// Pixels of a row that share one band.
+constexpr int kBandPixels = 16;
+
+/// How many bands a row of `width` pixels has.
+STN_HD int64_t bands_of(int64_t width) { return (width + kBandPixels - 1) / kBandPixels; }
+
+/// Where the matrix of x is not zero, for the pixels of one band: lattice columns [first, last).
+struct Band {
+  int32_t first, last;
+  const float* weights;  ///< [last - first, kBandPixels]
+};
+
 /// How a warp is split: a unit is one tile of pixels of one sample, for one chunk of channels.
 struct CpuPlan {
   Warp warp;
