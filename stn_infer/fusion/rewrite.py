@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from hashlib import sha256
 from math import prod
 from typing import Any
@@ -16,6 +16,7 @@ from stn_infer.fusion.basis import NO_CLAMP
 from stn_infer.fusion.dataflow import GraphView
 from stn_infer.fusion.lattices.find import LatticeMap
 from stn_infer.fusion.lattices.plan import Plan
+from stn_infer.fusion.lattices.separable import Float32, add_product
 from stn_infer.fusion.measure import Cut, ThetaMap
 from stn_infer.fusion.monomials import Monomials
 from stn_infer.fusion.op import (
@@ -50,7 +51,7 @@ class Rewriter:
         self._graph = view.scope.graph
         self._opset = opset_of(view.scope.model)
         self._thetas: dict[tuple[object, ...], str] = {}
-        self._stored: dict[tuple[object, ...], str] = {}  # initializers, by type, shape and contents
+        self._stored: dict[tuple[object, ...], str] = {}  # constants, by type, shape and contents, or by factors
         self._new: dict[str, list[onnx.NodeProto]] = {}  # sampler's output -> nodes that replace the sampler
 
     def replace(self, sampler: onnx.NodeProto, plan: Plan, spec: SamplerSpec) -> None:
@@ -69,7 +70,11 @@ class Rewriter:
             if found.general:
                 least = NO_CLAMP if found.w_min is None else found.w_min
                 values |= quotient_attributes(len(found.output_size), least, found.move)
-            constants = self._constants(new, {"basis": found.basis} if plan.sparse is None else plan.sparse.constants)
+            if plan.factors:
+                constants = [self._multiplied(new, plan.factors)]
+            else:
+                arrays = {"basis": found.basis} if plan.sparse is None else plan.sparse.constants
+                constants = self._constants(new, arrays)
         node = helper.make_node(
             plan.op,
             [image, theta, *constants],
@@ -91,6 +96,13 @@ class Rewriter:
                 self._stored[key] = new.constant(name, values)
             names.append(self._stored[key])
         return names
+
+    def _multiplied(self, new: NewNodes, factors: Sequence[Float32]) -> str:
+        """Returns the name of a basis; adds the nodes that multiply its factors, unless they exist."""
+        key = ("product", *(factor.tobytes() for factor in factors))
+        if key not in self._stored:
+            self._stored[key] = add_product(new, factors)
+        return self._stored[key]
 
     def _lattice_theta(self, new: NewNodes, image: str, cut: Cut, found: LatticeMap) -> str:
         """Returns the name of theta [N, D, K] of a lattice; adds the nodes that compute it, unless they exist."""

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import AnyBasis, Kind, basis_of
+from stn_infer.fusion.lattices.separable import read_constant
 from stn_infer.fusion.op import DOMAIN, SPATIAL, is_op, is_spatial, op_of
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.names import Names
@@ -196,11 +197,12 @@ def kind_of(node: onnx.NodeProto) -> Kind:
 
 def _spatial(model: onnx.ModelProto) -> Iterator[tuple[SamplerNode, AnyBasis]]:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
     for node in filter(is_spatial, model.graph.node):
         values = attributes_of(node)
         try:
             size = tuple(int(length) for length in values["grid_shape"][1:-1])
-            arrays = [numpy_helper.to_array(constants[name]) for name in node.input[2:]]
+            arrays = [read_constant(name, constants, makers) for name in node.input[2:]]
             basis = basis_of(kind_of(node), arrays, size, values)
             spec = SamplerSpec.of(values["mode"], values["padding_mode"], values["align_corners"])
             yield _sampler_node(node, spec, basis), basis

@@ -46,7 +46,7 @@ def coordinate_nodes(model: onnx.ModelProto, *, whole_head: bool = False) -> fro
         # A nested sampler samples a field of coordinates here, so its inputs are traced too.
         return names_read(graph.node[made[name]])
 
-    starts = [node.input[1] for node in graph.node if reads_grid(node) or is_spatial(node)]
+    starts = [name for node in graph.node if reads_grid(node) or is_spatial(node) for name in node.input[1:]]
     return frozenset(made[name] for name in walk_back(starts, before) if is_part(name))
 
 

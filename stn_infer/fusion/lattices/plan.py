@@ -12,6 +12,7 @@ from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import Degree
 from stn_infer.fusion.lattices import cost
 from stn_infer.fusion.lattices.find import LatticeMap, find_lattice
+from stn_infer.fusion.lattices.separable import Float32, factors_of
 from stn_infer.fusion.measure import Cut, ThetaMap, factor
 from stn_infer.fusion.op import op_of
 from stn_infer.fusion.proof import Prover
@@ -33,12 +34,14 @@ class Plan:
         found: the map from there to the grid.
         sparse: the basis as an index and a weight, if that is the form; then ``found`` only gives theta.
         precision: in which the file computed the grid.
+        factors: of a basis that would make the file too large, one per axis; empty: it is stored whole.
     """
 
     cut: Cut
     found: ThetaMap | LatticeMap
     sparse: LatticeBasis | None
     precision: str
+    factors: tuple[Float32, ...] = ()
 
     @property
     def kind(self) -> Kind:
@@ -129,13 +132,13 @@ class _Chooser:
                 return lattice
             raise
         found = dense.found
-        if not isinstance(found, ThetaMap) or not (found.kind == "basis" or found.general):
-            return dense
-        cheap = self._is_cheap(dense.cut, cost.basis_cost(found, dense.cut.rows), cost.basis_bytes(found))
+        assert isinstance(found, ThetaMap)
+        size = sum(factor.nbytes for factor in dense.factors) or cost.basis_bytes(found)
+        cheap = self._is_cheap(dense.cut, cost.basis_cost(found, dense.cut.rows), size)
         if (
             found.kind == "basis"
             and few
-            and (dense.rows >= _FEW_ROWS or not cheap)
+            and (dense.rows >= _FEW_ROWS or not cheap or dense.factors)
             and (lattice := self._lattice()) is not None
         ):
             return lattice
@@ -170,26 +173,39 @@ class _Chooser:
                 try:
                     found = factor(self._evaluator, cut, self._grid, self._output_size, quotients, terms)
                     sparse = cost.sparse_basis(found)
-                    if (found.kind == "basis" and sparse is None) or found.general:
-                        self._check_size(cut, found)
+                    factors = self._factors(cut, found, sparse is None)
                 except NotLinear as why:
                     tried.append(why)
                 else:
-                    return Plan(cut, found, sparse, self._cutter.precision(cut))
+                    return Plan(cut, found, sparse, self._cutter.precision(cut), factors)
         # Where a field is dense, the layer that computes it is the reason, and not the size of the layer's input.
         wide = bool(tried) and isinstance(tried[0], WideSpan) and bool(last.op_type)
         raise last if wide or not tried else tried[0]
 
-    def _check_size(self, cut: Cut, found: ThetaMap) -> None:
-        """Raises TooLarge if a dense basis takes much more memory than the constants of the nodes that it replaces."""
+    def _factors(self, cut: Cut, found: ThetaMap, dense: bool) -> tuple[Float32, ...]:
+        """The factors of a basis that would make the file too large; empty if it would not.
+
+        Raises:
+            TooLarge: it would, and it has no factors; if it is not ``dense``, its index and weight may be smaller.
+        """
+        size = cost.basis_bytes(found)
+        if size - cost.removed_bytes(self._view, cut) <= cost.MOST_BYTES and not self._is_much(cut, found):
+            return ()
+        if factors := factors_of(found.basis, self._output_size):
+            return tuple(factors)
+        if dense and self._is_much(cut, found):
+            much = f"{len(found.basis)} rows would take {size / 2**20:.1f} MiB"
+            reason = f"its basis of {much}, much more than the nodes that compute it"
+            raise TooLarge(self._grid, "", reason)
+        return ()
+
+    def _is_much(self, cut: Cut, found: ThetaMap) -> bool:
+        """Whether a basis takes much more memory than the constants of the nodes that it replaces."""
         names = {name for index in cut.nodes for name in self._view.nodes[index].input} - self._view.varying
         shapes = [self._observed.shapes[name] for name in names if name in self._observed.shapes]
         kept = sum(prod(axis.factor for axis in shape) for shape in shapes)
         rows, points = found.basis.shape
-        if rows * points > kept + min(_MAX_MORE, _MAX_MORE_ROWS * points):
-            size = f"{rows * points * 4 / 2**20:.1f} MiB"
-            reason = f"its basis of {rows} rows would take {size}, much more than the nodes that compute it"
-            raise TooLarge(self._grid, "", reason)
+        return bool(rows * points > kept + min(_MAX_MORE, _MAX_MORE_ROWS * points))
 
     def _affordable(self, dense: Plan, found: ThetaMap, cheap: bool) -> Plan:
         """The plan for a dense basis, with an index and a weight instead where the basis costs too much."""
@@ -197,7 +213,7 @@ class _Chooser:
         if sparse is not None and (dense.rows >= _FEW_ROWS or not cheap):
             spent = cost.lattice_cost(sparse, found.dimensions, cut.rows)
             if self._is_cheap(cut, spent, cost.lattice_bytes(sparse)):
-                return dense
+                return replace(dense, factors=())
         if cheap:
             return replace(dense, sparse=None)
         reason = f"a basis of {len(found.basis)} rows would make the file larger or slower without the plugin library"
