@@ -76,6 +76,9 @@ def problems() -> Iterator[tuple[str, plugin.Problem, list[Floats]]]:
     yield "affine bicubic reflection, 16x1x28x28", *make(16, 1, 28, 3, mode=2, padding=2)
     yield "spline of 16 points, bilinear border, 16x1x28x28", *make(16, 1, 28, 16, kind=1, padding=1)
     yield "projective bilinear zeros, 16x1x28x28", *make(16, 1, 28, 3, kind=2)
+    bounded, kept = make(16, 1, 28, 3, kind=2, clamp_w=1)
+    bounded.w_min, bounded.offset[0], bounded.offset[1] = 0.5, 0.1, -0.1
+    yield "projective with w_min and offset, bilinear zeros, 16x1x28x28", bounded, kept
 
 
 def pixel_centers(size: int) -> Floats:

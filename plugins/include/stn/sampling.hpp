@@ -245,11 +245,26 @@ STN_HD Point<L> divide(const typename L::F* sums, float w_min, const float* offs
   return point;
 }
 
-/// The sampling point of a projective transformation at a pixel center; theta is [Rank + 1, Rank + 1].
+/// The same without a bound and an offset.
+template <class L, int Rank>
+STN_HD Point<L> divide(const typename L::F* sums) {
+  using F = typename L::F;
+  Point<L> point{{F(0.0f), F(0.0f), F(0.0f)}};
+  for (int d = 0; d < Rank; ++d) point.at[d] = sums[d] / sums[Rank];
+  return point;
+}
+
+/// The rows of a projective theta [Rank + 1, Rank + 1] times a pixel center: x, y(, z) and w.
+template <class L, int Rank>
+STN_HD void projective_rows(const float* theta, const Point<L>& center, typename L::F* sums) {
+  for (int d = 0; d <= Rank; ++d) sums[d] = affine_row<L, Rank>(theta + d * (Rank + 1), center);
+}
+
+/// The sampling point of a projective transformation at a pixel center.
 template <class L, int Rank>
 STN_HD Point<L> projective_point(const float* theta, const Point<L>& center, float w_min, const float* offset) {
   typename L::F sums[Rank + 1];
-  for (int d = 0; d <= Rank; ++d) sums[d] = affine_row<L, Rank>(theta + d * (Rank + 1), center);
+  projective_rows<L, Rank>(theta, center, sums);
   return divide<L, Rank>(sums, w_min, offset);
 }
 

@@ -59,14 +59,14 @@ class GridWalk {
         return point;
       }
       case STN_PROJECTIVE: {
+        F sums[Rank + 1];
         if (w_.basis != nullptr) {
-          F sums[Rank + 1];
           from_basis<Rank + 1>(count, sums);
-          return divide<L, Rank>(sums, w_.w_min, w_.offset);
+        } else {
+          projective_rows<L, Rank>(theta<float>(), center(), sums);
+          advance();
         }
-        const Point<L> point = projective_point<L, Rank>(theta<float>(), center(), w_.w_min, w_.offset);
-        advance();
-        return point;
+        return w_.quotient ? divide<L, Rank>(sums, w_.w_min, w_.offset) : divide<L, Rank>(sums);
       }
       case STN_GRID:
         return from_grid(count);

@@ -127,6 +127,8 @@ int make_warp(const stn_problem* problem, Warp* warp) {
   w.rows = p.kind == STN_GRID ? 0 : static_cast<int32_t>(p.basis_rows);
   w.w_min = p.kind == STN_PROJECTIVE && p.clamp_w != 0 ? p.w_min : -std::numeric_limits<float>::infinity();
   for (int d = 0; d < 3; ++d) w.offset[d] = p.kind == STN_PROJECTIVE && d < p.rank ? p.offset[d] : 0.0f;
+  w.quotient = p.kind == STN_PROJECTIVE && p.clamp_w != 0;
+  for (int d = 0; d < 3; ++d) w.quotient = w.quotient || w.offset[d] != 0.0f;
   w.batch = p.batch;
   w.channels = p.channels;
   w.pixels = pixels;

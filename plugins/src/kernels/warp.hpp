@@ -22,6 +22,7 @@ struct Warp {
   int32_t grid_dtype;
   bool channels_last;   ///< both images, with contiguous channels
   bool mixed_layouts;   ///< one planar, one channels-last
+  bool quotient;        ///< whether a projective grid has w_min or offset; the CPU kernels then take a longer path
   Axis axis[3];         ///< the input's axes, in (x, y, z) order
   int32_t out_size[3];  ///< in (x, y, z) order; 1 beyond the rank
   float inverse_out_size[3];
