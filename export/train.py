@@ -5,6 +5,7 @@
     python export/train.py mine.toml -o results  your own
     python export/train.py --cell st-cnn-tps-e   an experiment of the paper (needs `make mnist`)
     python export/train.py --paper               every one of them that is missing
+    python export/train.py --cell svhn-64-st-multi --data FOLDER  with the unpacked SVHN (train/, test/) or CUB_200_2011
 
 A run continues after an interruption from its last complete epoch; completed runs are kept in the work folder. The
 weights of the first seed are shipped: selecting the best by test error would bias the reported error.
@@ -27,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export.cells import Cell, cells
-from export.experiments import Experiment, experiments
+from export.experiments import Experiment, FolderExperiment, experiments, folder_experiments
 from export.trainer import Run, perform
 from stn_infer.errors import SourceError, StnInferError, UsageError
 from stn_infer.files import write_atomically
@@ -49,6 +50,7 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2, help="concurrent runs, one thread each (default: 2)")
     parser.add_argument("--epochs", type=int, help="passes over the digits (default: the recipe's)")
+    parser.add_argument("--data", type=Path, help="the unpacked data set of cells svhn-* or cub-*")
     parser.add_argument(
         "--validate", action="store_true", help="measure cells on validation digits; nothing is recorded"
     )
@@ -56,6 +58,7 @@ def main() -> None:
     if arguments.cell or arguments.paper:
         _train_cells(arguments)
         return
+    _check_data((), arguments.data)
     names = arguments.recipes or sorted(path.stem for path in FOLDER.glob("*.toml"))
     paths = [Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml" for name in names]
     recipes = [_with_epochs(load_recipe(path), arguments.epochs) for path in paths]
@@ -66,12 +69,16 @@ def main() -> None:
 
 def _train_cells(arguments: argparse.Namespace) -> None:
     every: list[Cell | Experiment] = [*cells(), *experiments()]
-    known = {cell.name: cell for cell in every}
+    known = {cell.name: cell for cell in [*every, *folder_experiments()]}
     unknown = sorted(set(arguments.cell) - set(known))
     if unknown:
         raise UsageError(f"no such cell: {unknown[0]}; expected one of {', '.join(known)}")
-    chosen = list(known.values()) if arguments.paper else [known[name] for name in arguments.cell]
-    runs = [Run(_with_epochs(cell.recipe(), arguments.epochs), False, 0, arguments.validate) for cell in chosen]
+    chosen = every if arguments.paper else [known[name] for name in arguments.cell]
+    _check_data(chosen, arguments.data)
+    runs = [
+        Run(_with_epochs(cell.recipe(), arguments.epochs), False, 0, arguments.validate, arguments.data)
+        for cell in chosen
+    ]
     output = arguments.output or RESULTS
     _perform_all([run for run in runs if run.finished(output) is None], arguments)
     for cell, run in zip(chosen, runs, strict=True):
@@ -82,6 +89,16 @@ def _train_cells(arguments: argparse.Namespace) -> None:
             if not arguments.validate:
                 output.mkdir(parents=True, exist_ok=True)
                 write_atomically(output / f"{run.name}.json", (json.dumps(figures) + "\n").encode())
+
+
+def _check_data(chosen: Iterable[Cell | Experiment], folder: Path | None) -> None:
+    read = {cell.data: cell.name for cell in chosen if isinstance(cell, FolderExperiment)}
+    if len(read) > 1:
+        raise UsageError(f"{' and '.join(read.values())} read different data sets; train them one after the other")
+    if read and folder is None:
+        raise UsageError(f"{next(iter(read.values()))} is trained on a data set of yours; give its folder with --data")
+    if folder is not None and not read:
+        raise UsageError("--data is the folder of cells svhn-* or cub-*; the others compose their samples")
 
 
 def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from export.datasets.colocalize import Colocalization
 from export.datasets.composed import Addition, HouseNumbers, Volumes
 from export.datasets.distorted import DistortedDigits
+from export.datasets.folders import CubBirds, SvhnNumbers
 from export.datasets.task import Task
 from export.datasets.two_parts import TwoParts
 from stn_infer.data.digits import Digits, split_digits
@@ -46,12 +47,14 @@ class Run:
         twin: train the baseline instead.
         seed: of the weights, the distortions and the order of the digits.
         validate: measure the error on validation digits instead of the test digits, to choose settings.
+        folder: of a data set that is read from one.
     """
 
     recipe: Recipe
     twin: bool
     seed: int
     validate: bool = False
+    folder: Path | None = None
 
     @property
     def name(self) -> str:
@@ -126,7 +129,7 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
     recipe = run.recipe
     assert recipe.training is not None
     plan = recipe.training
-    task = task_of(recipe)
+    task = task_of(recipe, run.folder)
     generator = torch.Generator().manual_seed(1000 + run.seed)
     groups = _groups(network, plan.localization_factor)
     optimizer: torch.optim.Optimizer = (
@@ -165,10 +168,19 @@ def training_digits(recipe: Recipe) -> Digits:
     return load_mnist("training") if recipe.data.digits == "mnist" else split_digits()[0]
 
 
-def task_of(recipe: Recipe) -> Task:
-    """The experiment that a recipe's [data] names."""
+def task_of(recipe: Recipe, folder: Path | None = None) -> Task:
+    """The experiment that a recipe's [data] names.
+
+    Raises:
+        SourceError: a canvas that the set does not have, or a set that is read from a folder without one.
+        InputError: the folder does not have it.
+    """
     data = recipe.data
     assert data is not None
+    if data.digits == "folder":
+        if folder is None:
+            raise SourceError(f"recipe {recipe.name} is trained on {data.distortion}: give its folder with --data")
+        return SvhnNumbers(folder, data.canvas[0]) if data.distortion == "svhn" else CubBirds(folder, data.canvas[0])
     if data.distortion in DISTORTIONS:
         return DistortedDigits(training_digits(recipe), data)
     height, width = data.canvas
@@ -194,7 +206,7 @@ def measure(network: nn.Module, run: Run, device: str = "cpu") -> tuple[dict[str
 
     Sequences also have ``digit_error``, boxes ``iou``.
     """
-    task = task_of(run.recipe)
+    task = task_of(run.recipe, run.folder)
     scores: dict[str, list[Tensor]] = {}
     count = 0
     with torch.inference_mode():

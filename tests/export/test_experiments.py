@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,12 @@ from safetensors.torch import load_file
 
 from export import trainer
 from export.datasets import colocalize
-from export.experiments import CANVAS, experiments
+from export.experiments import CANVAS, FolderExperiment, experiments, folder_experiments
 from export.trainer import Run, perform, task_of
 from stn_infer.errors import SourceError
 from stn_infer.models.recipes import SETS, Data
 from tests.support.digits import plain_digits, use
+from tests.support.photographs import write_birds, write_house_numbers
 
 #: One of each set, with a transformer; options that make it quick.
 QUICK = {
@@ -83,3 +85,34 @@ def test_the_classifier_heads_of_house_numbers_keep_their_learning_rate() -> Non
     assert any(parameter is network.heads.weight for parameter in fast["params"])
     localized = {id(value) for key, value in network.named_parameters() if "localization" in key}
     assert {id(value) for value in slow["params"]} == localized
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("experiment", list(folder_experiments()), ids=lambda experiment: experiment.name)
+def test_the_network_fits_the_data_set(experiment: FolderExperiment) -> None:
+    recipe = experiment.recipe()
+    with torch.device("meta"):
+        output = Run(recipe, False, 0).network().eval()(torch.empty(2, *recipe.input_shape))
+    assert output.shape == ((2, 5, 11) if experiment.data == "svhn" else (2, 200))
+
+
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [
+        ("svhn-64-st-single", {"input_shape": (3, 16, 16), "width": 0.05, "hidden": 8, "localization_filters": 2}),
+        ("cub-224-cnn", {"input_shape": (3, 32, 32), "width": 0.05}),
+    ],
+)
+def test_a_data_set_of_the_users_is_trained_and_measured(name: str, options: dict[str, Any], tmp_path: Path) -> None:
+    write_house_numbers(tmp_path / "train", 5)
+    write_house_numbers(tmp_path / "test", 3)
+    write_birds(tmp_path, 5, 3)
+    found = {experiment.name: experiment for experiment in folder_experiments()}
+    recipe = replace(found[name], options=options).recipe()
+    assert recipe.training is not None
+    run = Run(replace(recipe, training=replace(recipe.training, epochs=1, batch_size=2)), False, 0, folder=tmp_path)
+    perform(run, tmp_path, lambda line: None)
+    figures = run.finished(tmp_path)
+    assert figures is not None and figures["images"] == 3 and 0 <= figures["error"] <= 100
+    with pytest.raises(SourceError, match="give its folder with --data"):
+        task_of(recipe)

@@ -88,3 +88,17 @@ def test_a_recipe_that_cannot_be_trained_is_one_line(
     line = run_here(monkeypatch, tmp_path, "small.toml")
     assert line.startswith("error: ") and message in line
     assert "\n" not in line
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--cell", "svhn-64-cnn"], "svhn-64-cnn is trained on a data set of yours; give its folder with --data"),
+        (["--cell", "svhn-64-cnn", "--cell", "cub-224-cnn", "--data", "x"], "read different data sets"),
+        (["--cell", "addition-cnn", "--data", "x"], "--data is the folder of cells svhn-* or cub-*"),
+        (["--data", "x"], "--data is the folder of cells svhn-* or cub-*"),
+    ],
+)
+def test_data_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
+    line = run_here(monkeypatch, tmp_path, *arguments)
+    assert line.startswith("error: ") and message in line

@@ -9,35 +9,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.datasets.svhn import FIELDS, crop, read_house_numbers, targets
+from export.datasets.svhn import crop, read_house_numbers, targets
 from stn_infer.errors import InputError, MissingDependencyError, UsageError
-
-Digit = tuple[float, float, float, float, float]  # left, top, width, height, label
+from tests.support.photographs import Digit
+from tests.support.photographs import write_digit_struct as write
 
 ONE: list[Digit] = [(20, 10, 10, 20, 7)]
 THREE: list[Digit] = [(4, 6, 8, 16, 1), (12, 8, 8, 16, 10), (20, 7, 8, 16, 2)]
 SIX: list[Digit] = [(4.0 * i, 2, 4, 8, i + 1) for i in range(6)]
-
-
-def write(folder: Path, numbers: list[tuple[str, list[Digit]]]) -> None:
-    reference = h5py.special_dtype(ref=h5py.Reference)
-    with h5py.File(folder / "digitStruct.mat", "w") as file:
-        refs, struct = file.create_group("#refs#"), file.create_group("digitStruct")
-        names = struct.create_dataset("name", (len(numbers), 1), reference)
-        boxes = struct.create_dataset("bbox", (len(numbers), 1), reference)
-        for index, (name, digits) in enumerate(numbers):
-            text = refs.create_dataset(f"name{index}", data=np.array([[ord(c)] for c in name], np.uint16))
-            names[index, 0] = text.ref
-            group = refs.create_group(f"bbox{index}")
-            boxes[index, 0] = group.ref
-            for column, field in enumerate(FIELDS):
-                if len(digits) == 1:
-                    group.create_dataset(field, data=np.array([[digits[0][column]]]))
-                    continue
-                cells = group.create_dataset(field, (len(digits), 1), reference)
-                for place, digit in enumerate(digits):
-                    value = refs.create_dataset(f"{field}{index}-{place}", data=np.array([[digit[column]]]))
-                    cells[place, 0] = value.ref
 
 
 def picture(folder: Path, name: str) -> np.ndarray:
