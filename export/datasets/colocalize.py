@@ -24,7 +24,9 @@ from stn_infer.errors import UsageError
 
 SIDE = 28  # of the digit, the crop and the random patch, in pixels
 MARGIN = 1.0
-ENCODER_STEPS, ENCODER_BATCH = 300, 64
+ENCODER_STEPS, ENCODER_BATCH = 600, 64
+ENCODED = 64  # features
+PAIRS = 256  # of digits, on which the scale of the features is measured
 CLUTTER = 16  # pieces of 6 x 6 pixels of other digits
 
 
@@ -65,7 +67,7 @@ class Colocalization(Task):
     def loss(self, network: nn.Module, inputs: Tensor, targets: Tensor, generator: Generator) -> Tensor:
         """max(0, |e(crop) - e(crop of another image)|^2 - |e(crop) - e(random patch)|^2 + 1), averaged.
 
-        The encoder e has features of unit length. ``targets`` is not read.
+        The encoder e is scaled so that two random digits are at a mean squared distance of 1. ``targets`` is not read.
         """
         encoder = self.encoder.to(inputs.device)
         crops = encoder(network(inputs)["crop"])
@@ -93,8 +95,9 @@ class Colocalization(Task):
             nn.MaxPool2d(2),
             nn.ReLU(),
             nn.Flatten(),
+            nn.Linear(32 * 7 * 7, ENCODED),
         )
-        head = nn.Linear(32 * 7 * 7, 10)
+        head = nn.Sequential(nn.ReLU(), nn.Linear(ENCODED, 10))
         digits = load_mnist("training")
         others = torch.from_numpy(digits.labels != self.digit).nonzero()[:, 0]
         optimizer = torch.optim.Adam([*network.parameters(), *head.parameters()], 1e-3)
@@ -105,14 +108,16 @@ class Colocalization(Task):
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
+        network.requires_grad_(False).eval()
+        some = others[torch.randperm(len(others))[: 2 * PAIRS]].numpy()
+        first, second = network(torch.from_numpy(digits.images[some])[:, None].float() / 255).tensor_split(2)
+        last = network[-1]
+        assert isinstance(last, nn.Linear)
+        factor = 1 / (first[: len(second)] - second).square().sum(1).mean().sqrt()
+        last.weight.mul_(factor)
+        last.bias.mul_(factor)
         torch.set_rng_state(state)
-        return nn.Sequential(network, _UnitLength()).requires_grad_(False).eval()
-
-
-class _UnitLength(nn.Module):
-    def forward(self, input: Tensor) -> Tensor:
-        """Rows [N, K] divided by their length."""
-        return F.normalize(input, dim=1)
+        return network
 
 
 def intersection_over_union(first: Tensor, second: Tensor) -> Tensor:

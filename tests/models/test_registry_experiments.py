@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.models import create
 from stn_infer.models.birds import PartNet
+from stn_infer.models.colocalization import SoftArgmax
 from stn_infer.models.inception import MODULES, inception
 from stn_infer.transforms import Affine, Attention
 
@@ -119,17 +121,35 @@ def test_addition_sums_with_two_transformers_of_both_channels(name: str) -> None
 
 def test_colocalization_returns_the_crop_and_its_box_in_pixels() -> None:
     network = create("colocalization", input_shape=(1, 84, 112), output_size=(28, 28)).eval()
-    images = torch.rand(2, 1, 84, 112)
-    found = network(images)
-    assert found["crop"].shape == (2, 1, 28, 28)
-    third = 84 / 3
-    expected = torch.tensor([56 - 112 / 6, 42 - third / 2, 56 + 112 / 6, 42 + third / 2])
-    torch.testing.assert_close(found["box"], expected.expand(2, 4), atol=1e-4, rtol=0)
-    bias = transformers(network)[0].localization[-1].bias  # type: ignore[index,union-attr]
+    scores = network.get_submodule("transformer").localization[-2]  # type: ignore[index,union-attr]
     with torch.no_grad():
-        bias.copy_(torch.tensor([1 / 4, 0.5, -0.5]))
-    square = network(torch.rand(1, 1, 84, 112))
-    torch.testing.assert_close(square["box"], torch.tensor([[70.0, 10.5, 98.0, 31.5]]), atol=1e-4, rtol=0)
+        scores.weight.zero_()
+    found = network(torch.rand(2, 1, 84, 112))
+    assert found["crop"].shape == (2, 1, 28, 28)
+    expected = torch.tensor([56 - 112 / 6, 42 - 84 / 6, 56 + 112 / 6, 42 + 84 / 6])
+    torch.testing.assert_close(found["box"], expected.expand(2, 4), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(("left", "top"), [(0, 0), (40, 20), (56, 56)])
+def test_the_crop_of_colocalization_starts_towards_a_bright_object(left: int, top: int) -> None:
+    torch.manual_seed(0)
+    image = torch.zeros(1, 1, 84, 84)
+    image[:, :, top : top + 28, left : left + 28] = 1
+    with torch.inference_mode():
+        found = create("colocalization").eval()(image)
+    center = (found["box"][0, :2] + found["box"][0, 2:]) / 2
+    assert (center - torch.tensor([left + 14.0, top + 14.0])).abs().max() < 14, "half of the way from the middle"
+    shift = center / 42 - 1
+    theta = torch.tensor([[[1 / 3, 0, shift[0]], [0, 1 / 3, shift[1]]]])
+    expected = F.grid_sample(image, F.affine_grid(theta, [1, 1, 28, 28], align_corners=False), align_corners=False)
+    torch.testing.assert_close(found["crop"], expected, atol=1e-4, rtol=0)
+
+
+def test_soft_argmax_is_the_place_of_a_single_high_score() -> None:
+    scores = torch.zeros(2, 1, 3, 5)
+    scores[0, 0, 2, 1] = scores[1, 0, 0, 4] = 50
+    expected = torch.tensor([[-0.4, 2 / 3], [0.8, -2 / 3]])
+    torch.testing.assert_close(SoftArgmax((3, 5))(scores), expected)
 
 
 def test_volumes_are_warped_in_3d_and_flattened() -> None:

@@ -82,7 +82,7 @@ def test_the_encoder_is_the_same_in_every_run_and_leaves_the_generator_alone() -
     second = Colocalization(2).encoder
     images = torch.rand(3, 1, 28, 28)
     assert torch.equal(first(images), second(images))
-    torch.testing.assert_close(first(images).square().sum(1), torch.ones(3))
+    assert first(images).shape == (3, colocalize.ENCODED)
     assert not any(parameter.requires_grad for parameter in first.parameters())
 
 
