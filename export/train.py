@@ -96,7 +96,7 @@ def _check_data(chosen: Iterable[Cell | Experiment], folder: Path | None) -> Non
     if len(read) > 1:
         raise UsageError(f"{' and '.join(read.values())} read different data sets; train them one after the other")
     if read and folder is None:
-        raise UsageError(f"{next(iter(read.values()))} is trained on a data set of yours; give its folder with --data")
+        raise UsageError(f"{next(iter(read.values()))} is trained on your own data set; give its folder with --data")
     if folder is not None and not read:
         raise UsageError("--data is the folder of cells svhn-* or cub-*; the others compose their samples")
 

@@ -93,7 +93,7 @@ def test_a_recipe_that_cannot_be_trained_is_one_line(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--cell", "svhn-64-cnn"], "svhn-64-cnn is trained on a data set of yours; give its folder with --data"),
+        (["--cell", "svhn-64-cnn"], "svhn-64-cnn is trained on your own data set; give its folder with --data"),
         (["--cell", "svhn-64-cnn", "--cell", "cub-224-cnn", "--data", "x"], "read different data sets"),
         (["--cell", "addition-cnn", "--data", "x"], "--data is the folder of cells svhn-* or cub-*"),
         (["--data", "x"], "--data is the folder of cells svhn-* or cub-*"),
