@@ -38,8 +38,8 @@ from benchmarks.op_files import run_op
 from stn_infer.arrays import Array
 from stn_infer.fusion.basis import canonical_basis
 from stn_infer.proto.session import Stored, open_session
-from stn_infer.reference.sampling import sample
 from stn_infer.samplers import SamplerSpec, spell_mode
+from stn_infer.sampling import sample
 from stn_infer.transforms import Affine
 
 ROOT = Path(__file__).resolve().parents[1]

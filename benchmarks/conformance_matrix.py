@@ -32,8 +32,8 @@ from stn_infer.fusion.basis import Basis, canonical_basis
 from stn_infer.fusion.op import SAMPLER, SPATIAL
 from stn_infer.reference.calls import grid_and_bound
 from stn_infer.reference.comparison import compare_warp
-from stn_infer.reference.sampling import sample
 from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec
+from stn_infer.sampling import sample
 
 DTYPES = ("float32", "float16", "bfloat16")
 SIZES = {2: ((24, 32), (20, 28)), 3: ((6, 10, 12), (5, 8, 10))}

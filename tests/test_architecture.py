@@ -55,6 +55,7 @@ FLOORS = (
     "printing",
     "version",
     "spellings",
+    "sampling",
     "samplers",
     "arrays",
 )

@@ -265,7 +265,7 @@ def load_original(
 
 
 def _dtypes(file: onnx.ModelProto) -> tuple[str, ...]:
-    """The types of an ONNX file's inputs, half precision as float32; none if all are floating-point."""
+    """The type of each of an ONNX file's inputs, half precision as float32."""
     from onnx.helper import tensor_dtype_to_np_dtype
 
     from stn_infer.proto.traversal import given_inputs

@@ -16,7 +16,7 @@ from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.reference.model import Reference, ReferenceModel
-from stn_infer.reference.samples import Batch, as_batches, sample_batches
+from stn_infer.reference.samples import MOST_SAMPLES, Batch, as_batches, sample_batches
 from stn_infer.repairs.dependence import dependence_note
 from stn_infer.verification.judging import Judgment, judge
 from stn_infer.verification.model import batch_dependent, limits_for, reduced_precision, summarize
@@ -28,9 +28,6 @@ if TYPE_CHECKING:
     import onnx
 
     from stn_infer.sources.load import LoadedModel
-
-
-_MOST_SAMPLES = 32  # the user's own; float64 is slow
 
 
 class _Failed(StnInferError):
@@ -215,7 +212,7 @@ def _own_batches(
     from stn_infer.data.batches import load_for_file
 
     metadata = metadata or metadata_of(model)
-    found = load_for_file(sources, model, metadata.preprocess, most=_MOST_SAMPLES)
+    found = load_for_file(sources, model, metadata.preprocess, most=MOST_SAMPLES)
     return tuple(Batch("given samples", tuple(batch.values())) for batch in found.batches), list(found.notes)
 
 

@@ -17,7 +17,7 @@ from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.inputs import dtypes_of, input_names, zeros
-from stn_infer.torch_export.batches import COMMON, find_batch_axes, output_axes
+from stn_infer.torch_export.batches import find_batch_axes, output_axes
 from stn_infer.torch_export.outputs import output_names, output_tensors, unique_names
 
 if TYPE_CHECKING:
@@ -68,10 +68,9 @@ class EagerBackend:
 
         names = input_names(loaded.module, len(loaded.input_shapes))
         loaded = replace(loaded, batch_axes=loaded.batch_axes or find_batch_axes(loaded, names))
-        axes = loaded.batch_axes or (COMMON,) * len(names)
         self.inputs: tuple[TensorSpec, ...] = tuple(
             TensorSpec(name, (None, *shape), dtype, axis)
-            for name, shape, dtype, axis in zip(names, loaded.input_shapes, dtypes_of(loaded), axes, strict=True)
+            for name, shape, dtype, axis in zip(names, loaded.input_shapes, dtypes_of(loaded), loaded.axes, strict=True)
         )
         # Running is the only way to get the output shapes. It is eager because compiling is slow.
         probe = [torch.from_numpy(value).to(self.device) for value in zeros(loaded, 2)]

@@ -11,8 +11,9 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.fusion.basis import AnyBasis, Basis, map_points
 from stn_infer.fusion.samplers import SamplerNode
-from stn_infer.reference.sampling import UNIT, Doubles, coordinate_bound
+from stn_infer.reference.sampling import UNIT, coordinate_bound
 from stn_infer.samplers import SamplerSpec
+from stn_infer.sampling import Doubles
 
 
 @dataclass(frozen=True)

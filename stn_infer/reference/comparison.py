@@ -30,8 +30,9 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.deviation import Level, largest_error
-from stn_infer.reference.sampling import UNIT, Doubles, sample_at
+from stn_infer.reference.sampling import UNIT
 from stn_infer.samplers import SamplerSpec
+from stn_infer.sampling import Doubles, sample_at
 
 # Rounding may flip a nearest sampler's pixel, which may change that sample's outputs by any amount.
 _FLIPPED_SHARE = 0.02

@@ -24,9 +24,9 @@ from stn_infer.proto.retype import doubled
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import given_inputs
 from stn_infer.reference.calls import SamplerCall
-from stn_infer.reference.sampling import sample
 from stn_infer.reference.taps import tap, without_other_functions
 from stn_infer.samplers import SamplerSpec
+from stn_infer.sampling import sample
 
 
 class OnnxReference:

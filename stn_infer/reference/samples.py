@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
 
 _SEED = 42
-_MOST_EXAMPLES = 32  # float64 is slow
+MOST_SAMPLES = 32  # of the user's own; float64 is slow
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def sample_batches(loaded: LoadedModel) -> tuple[Batch, ...]:
         kind = "given" if loaded.examples else "random"
         return tuple(Batch(kind, tuple(trial_inputs(loaded, count))) for count in counts)
     if loaded.examples:
-        count = fixed or min(_MOST_EXAMPLES, max(map(len, loaded.examples)))
+        count = fixed or min(MOST_SAMPLES, max(map(len, loaded.examples)))
         whole, one = ([each] * len(loaded.examples) for each in (count, fixed or 1))
         return tuple(Batch("given", tuple(rows_of(loaded, counts))) for counts in (whole, one))
     if loaded.dtypes and set(loaded.dtypes) != {"float32"}:

@@ -10,8 +10,8 @@ from PIL import Image
 
 from stn_infer.arrays import Array
 from stn_infer.errors import UsageError
-from stn_infer.reference.sampling import sample
 from stn_infer.samplers import SamplerSpec
+from stn_infer.sampling import sample
 
 SUFFIXES = (".gif", ".webp")
 _TURN, _GROWTH, _SHIFT = np.radians(45.0), 0.2, 0.15

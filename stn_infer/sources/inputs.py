@@ -141,7 +141,7 @@ def batch_sizes(loaded: LoadedModel, batch: int) -> list[int]:
 
     Examples on axes of their own keep their numbers of rows, because one may hold row numbers of another.
     """
-    axes = loaded.batch_axes or ("batch",) * len(loaded.input_shapes)
+    axes = loaded.axes
     order = list(dict.fromkeys(axes))
     if loaded.examples and len(order) > 1:
         rows = {

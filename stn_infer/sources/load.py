@@ -37,6 +37,9 @@ if TYPE_CHECKING:
 
     from stn_infer.models.recipes import Recipe
 
+#: Axis 0 of the first input, and of all that are tied to it.
+COMMON_AXIS = "batch"
+
 Shapes = tuple[tuple[int, ...], ...]
 Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "pt2"]
 
@@ -68,6 +71,11 @@ class LoadedModel:
     dtypes: tuple[str, ...] = ()
     examples: tuple[Array, ...] = ()
     batch_axes: tuple[str, ...] = ()
+
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The name of each input's axis 0."""
+        return self.batch_axes or (COMMON_AXIS,) * len(self.input_shapes)
 
 
 def load_source(

@@ -15,14 +15,12 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.sources.inputs import batch_sizes, dtypes_of, random_values, rows_of
+from stn_infer.sources.load import COMMON_AXIS
 from stn_infer.torch_export.autocast import autocast_off
 from stn_infer.torch_export.outputs import output_tensors
 
 if TYPE_CHECKING:
     from stn_infer.sources.load import LoadedModel
-
-#: The axis that the first input has, and all that are tied to it.
-COMMON = "batch"
 
 
 def find_batch_axes(loaded: LoadedModel, names: Sequence[str]) -> tuple[str, ...]:
@@ -35,14 +33,14 @@ def find_batch_axes(loaded: LoadedModel, names: Sequence[str]) -> tuple[str, ...
     count = len(loaded.input_shapes)
     if count < 2 or loaded.fixed_batch is not None:
         return ()
-    axes = [COMMON] * count
+    axes = [COMMON_AXIS] * count
     for index in range(1, count):
-        alone = [COMMON] * count
+        alone = [COMMON_AXIS] * count
         alone[index] = f"{names[index]}_batch"
         if _runs(loaded, tuple(alone)):
             axes[index] = alone[index]
     # inputs that are tied to one another, but not to the first: they go together or not at all
-    tied = [index for index in range(1, count) if axes[index] == COMMON]
+    tied = [index for index in range(1, count) if axes[index] == COMMON_AXIS]
     if len(tied) > 1:
         together = [f"{names[tied[0]]}_batch" if index in tied else axis for index, axis in enumerate(axes)]
         if _runs(loaded, tuple(together)):
@@ -60,7 +58,7 @@ def trial_inputs(loaded: LoadedModel, batch: int = 2) -> list[Array]:
     if loaded.examples:
         return rows_of(loaded, counts)
     generator = np.random.default_rng(0)
-    axes = loaded.batch_axes or (COMMON,) * len(counts)
+    axes = loaded.axes
     pairs = zip(counts, axes, loaded.input_shapes, dtypes_of(loaded), strict=True)
     return [
         generator.random((number, *shape)).astype(dtype)
@@ -91,6 +89,6 @@ def output_axes(loaded: LoadedModel, sizes: Sequence[int]) -> tuple[str, ...]:
     """The axis of each output by its number of rows, for :func:`trial_inputs`; the first axis if none has that many."""
     axes = loaded.batch_axes
     if not axes:
-        return (COMMON,) * len(sizes)
+        return (COMMON_AXIS,) * len(sizes)
     found = dict(zip(batch_sizes(loaded, 2), axes, strict=True))
     return tuple(found.get(size, axes[0]) for size in sizes)

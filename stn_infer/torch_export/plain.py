@@ -178,7 +178,7 @@ def _export(
     outputs = _named_outputs(module, arguments, name)
     if dynamic_size:
         _try_other_sizes(loaded)
-    batches = () if fixed_batch is not None else loaded.batch_axes or ("batch",) * len(arguments)
+    batches = () if fixed_batch is not None else loaded.axes
     symbols, names = _dynamic_axes(loaded.input_shapes, dynamic_size, batches)
     # The exporter allows an output name to shadow a tensor.
     unique = [f"stn_export_{index}" for index in range(len(outputs))]

@@ -26,7 +26,7 @@ from stn_infer.fusion.basis import canonical_basis
 from stn_infer.reference.calls import SamplerCall, TracedRun
 from stn_infer.reference.comparison import compare_warp, grid_distance
 from stn_infer.reference.model import ReferenceModel
-from stn_infer.reference.sampling import sample
+from stn_infer.sampling import sample
 from stn_infer.verification.report import BackendReport, GridDeviation, Status, failures
 from stn_infer.verification.runners import IsolatedSampler, Runner
 from stn_infer.verification.sampler_checks import SamplerCheck, check_sampler

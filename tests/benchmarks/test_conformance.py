@@ -11,8 +11,8 @@ import pytest
 
 from benchmarks import conformance
 from benchmarks import conformance_matrix as matrix
-from stn_infer.reference.sampling import sample
 from stn_infer.samplers import SamplerSpec
+from stn_infer.sampling import sample
 from tests.support.paths import ROOT
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 

@@ -45,13 +45,14 @@ class Program:
         self.shapes.update(zip(outputs, shapes, strict=True))
         return outputs[0]
 
-    def model(self, grid: str) -> onnx.ModelProto:
+    def model(self, grid: str, mode: str = "bilinear", padding: str = "border", corners: int = 0) -> onnx.ModelProto:
         inputs = [
             helper.make_tensor_value_info("image", TensorProto.FLOAT, ["N", 1, 6, 6]),
             helper.make_tensor_value_info("p", TensorProto.FLOAT, ["N", PARAMETERS]),
         ]
         output = helper.make_tensor_value_info("output", TensorProto.FLOAT, ["N", 1, HEIGHT, WIDTH])
-        sampler = helper.make_node("GridSample", ["image", grid], ["output"], mode="bilinear", padding_mode="border")
+        attributes = {"mode": mode, "padding_mode": padding, "align_corners": corners}
+        sampler = helper.make_node("GridSample", ["image", grid], ["output"], **attributes)
         graph = helper.make_graph([*self.nodes, sampler], "random", inputs, [output], self.constants)
         return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
 
@@ -67,7 +68,7 @@ def step(draw: st.DrawFn, program: Program, name: str) -> str:
     axis = draw(st.integers(1, rank))
     length = shape[axis - 1]
     kinds = ["add", "mul", "sub", "neg", "div", "gather", "slice", "concat", "transpose", "reshape", "expand", "split"]
-    more = ["resize", "convolution", "transposed", "pool", "sample", "pick", "scatter"]
+    more = ["resize", "convolution", "transposed", "pool", "mean", "shuffle", "sample", "pick", "scatter"]
     kind = draw(st.sampled_from([*kinds, "matmul", "sum", "where", "pad", "others", *more]))
     if kind in more:
         return spatial_step(draw, program, name, kind)
@@ -153,6 +154,10 @@ def spatial_step(draw: st.DrawFn, program: Program, name: str, kind: str) -> str
         sizes = program.constant(np.array(target))
         attributes = {"mode": mode, "coordinate_transformation_mode": how, "axes": [2, 3]}
         return program.node("Resize", [image, "", "", sizes], (1, *target), **attributes)
+    if kind == "shuffle":
+        return shuffled(draw, program, image)
+    if kind == "mean":
+        return program.node("GlobalAveragePool", [image], (1, 1, 1))
     if kind == "pool":
         return program.node("AveragePool", [image], shape, kernel_shape=[3, 3], pads=[1] * 4)
     if kind == "sample":
@@ -173,6 +178,17 @@ def spatial_step(draw: st.DrawFn, program: Program, name: str, kind: str) -> str
             "Conv", [image, weights], shape, auto_pad=draw(st.sampled_from(("SAME_UPPER", "SAME_LOWER")))
         )
     return program.node("ConvTranspose", [image, weights], shape, pads=[1] * 4)
+
+
+def shuffled(draw: st.DrawFn, program: Program, image: str) -> str:
+    """Four equal pieces of an image as the channels of a smaller one, or the other way round."""
+    height, width = program.shapes[image][1:]
+    pieces = program.node("Concat", [image] * 4, (4, height, width), axis=1)
+    if draw(st.booleans()) and 16 * height * width <= MOST:
+        whole = program.node("DepthToSpace", [pieces], (1, 2 * height, 2 * width), blocksize=2)
+        return program.node("SpaceToDepth", [whole], (4, height, width), blocksize=2)
+    mode = draw(st.sampled_from(("DCR", "CRD")))
+    return program.node("DepthToSpace", [pieces], (1, 2 * height, 2 * width), blocksize=2, mode=mode)
 
 
 def _inserted(shape: tuple[int, ...], place: int, size: int) -> tuple[int, ...]:
@@ -223,12 +239,13 @@ def outputs(model: onnx.ModelProto, batch: int) -> np.ndarray:
     return np.asarray(answer)
 
 
-def check_equal(model: onnx.ModelProto, rewritten: onnx.ModelProto) -> None:
+def check_equal(model: onnx.ModelProto, rewritten: onnx.ModelProto, flips: float = 0.0) -> None:
     onnx.checker.check_model(rewritten)
     for batch in (1, 4):
         expected = outputs(model, batch)
         # A bilinear sampler multiplies a grid error by the image's slope; grids here reach about a hundred.
-        np.testing.assert_allclose(outputs(rewritten, batch), expected, rtol=0, atol=2e-4)
+        wrong = np.abs(outputs(rewritten, batch) - expected) > 2e-4
+        assert wrong.mean() <= flips
 
 
 def described(model: onnx.ModelProto) -> str:
@@ -247,6 +264,33 @@ def test_linear_programs_are_rewritten(made: tuple[Program, str]) -> None:
     if depends:
         assert rewritten.graph.node[-1].op_type == "SpatialTransformer"
     check_equal(model, rewritten)
+
+
+@given(
+    linear_programs(),
+    st.sampled_from(("bilinear", "nearest", "bicubic")),
+    st.sampled_from(("zeros", "border", "reflection")),
+    st.sampled_from((1.0, 0.9, 1.5)),
+)
+@settings(RUNS, max_examples=40)
+def test_a_clamp_to_the_image_is_border_padding(made: tuple[Program, str], mode: str, padding: str, end: float) -> None:
+    """Between the outermost pixels' centers, for a sampler that reads no others: not for cubic interpolation."""
+    program, grid = made
+    bounds = [program.constant(np.float32(bound)) for bound in (-end, end)]
+    model = program.model(program.node("Clip", [grid, *bounds], ()), mode, padding, corners=1)
+    note(described(model))
+    rewritten, (*_, finding) = fuse(model)
+    border = end == 1.0 and mode != "bicubic"
+    assert finding.fused == (border and "p" in _behind(model, grid)), finding.message
+    if finding.fused:
+        assert padding_of(rewritten) == "border"
+    # rounding selects another pixel now and then where a grid has other rounding errors
+    check_equal(model, rewritten, flips=0.02 if mode == "nearest" else 0.0)
+
+
+def padding_of(model: onnx.ModelProto) -> str:
+    (padding,) = (entry.s.decode() for entry in model.graph.node[-1].attribute if entry.name == "padding_mode")
+    return str(padding)
 
 
 BENDS = ("Clip", "Relu", "Abs", "Tanh", "Pow", "Where", "Max", "Round", "Sin")

@@ -10,8 +10,8 @@ from onnx import helper
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.fusion.fuse import fuse
 from stn_infer.fusion.op import DOMAIN, attach_functions, sampler_attributes
-from stn_infer.reference.sampling import sample
 from stn_infer.samplers import DEFAULT_SPEC, SamplerSpec
+from stn_infer.sampling import sample
 from tests.support.onnx_files import F16, F32, affine_model, check_only_samplers_changed, constant, make, sampler_model
 
 BF16, DOUBLE = onnx.TensorProto.BFLOAT16, onnx.TensorProto.DOUBLE

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from stn_infer.reference.comparison import Flips, compare_warp, grid_distance
-from stn_infer.reference.sampling import sample, sample_at
 from stn_infer.samplers import SamplerSpec
+from stn_infer.sampling import sample, sample_at
 
 NEAREST = SamplerSpec("nearest")
 

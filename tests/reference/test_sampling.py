@@ -7,8 +7,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from stn_infer.reference.sampling import UNIT, coordinate_bound, mistakes, sample, sample_at
+from stn_infer.reference.sampling import UNIT, coordinate_bound, mistakes
 from stn_infer.samplers import MODES, PADDING_MODES, SamplerSpec
+from stn_infer.sampling import sample, sample_at
 from tests.support import reference
 
 SIZES = [(5, 7), (1, 5), (1, 1), (3, 4, 5), (2, 1, 6)]

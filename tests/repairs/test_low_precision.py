@@ -15,9 +15,9 @@ from stn_infer.api.optimize import optimize
 from stn_infer.fusion.fuse import fuse
 from stn_infer.proto.edit import copy_of
 from stn_infer.proto.session import Stored, open_session
-from stn_infer.reference.sampling import sample
 from stn_infer.repairs.low_precision import quantized_tensors, without_half_grids, without_quantized_grids
 from stn_infer.samplers import SamplerSpec
+from stn_infer.sampling import sample
 from tests.support.onnx_files import F16, F32, affine_model, constant, flow_model, make
 
 SCALE = 2 / 127

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import os
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -102,29 +102,32 @@ class OpenVinoBackend:
             core = core_with(self._openvino, self._plugin)
             read = core.read_model(source)
             options = {**_configuration(threads, callers), "PERF_COUNT": profile}
-            self._compiled: Any = core.compile_model(read, "CPU", options)
+            self._compile: Callable[[], Any] = partial(core.compile_model, read, "CPU", options)
+            self._compiled: Any = self._compile()
         except Exception as error:  # its exceptions have no common base class
             raise ModelError(f"OpenVINO rejects {self._label}: {reason(error)}") from error
         self._share = not _returns_input(plain.graph)
-        names = [value.name for value in plain.graph.output]
-        self._outputs = dict(zip(names, self._compiled.outputs, strict=True))
+        self._output_names = [value.name for value in plain.graph.output]
         # a port may have the names of several tensors, where a node between them was removed
-        ports = {name: port for port in self._compiled.inputs for name in port.get_names()}
-        self._inputs = {value.name: ports[value.name] for value in given_inputs(plain.graph)}
+        ports = list(self._compiled.inputs)
+        places = {name: place for place, port in enumerate(ports) for name in port.get_names()}
+        self._places = {value.name: places[value.name] for value in given_inputs(plain.graph)}
         axes = {
             value.name: value.type.tensor_type.shape.dim[0].dim_param or "batch"
             for value in (*plain.graph.input, *plain.graph.output)
             if value.type.tensor_type.shape.dim
         }
-        inputs, outputs = (
-            [_spec(name, port, axes.get(name, "batch")) for name, port in ports.items()]
-            for ports in (self._inputs, self._outputs)
-        )
+        inputs = [_spec(name, ports[place], axes.get(name, "batch")) for name, place in self._places.items()]
+        outputs = [
+            _spec(name, port, axes.get(name, "batch"))
+            for name, port in zip(self._output_names, self._compiled.outputs, strict=True)
+        ]
         self._fixed_batch = fixed = fixed_batch(inputs, self._label)
         self.inputs: tuple[TensorSpec, ...] = free_batch(inputs, fixed)
         self.outputs: tuple[TensorSpec, ...] = free_batch(outputs, fixed)
         self.metadata = ModelMetadata.from_props({entry.key: entry.value for entry in plain.metadata_props})
         self._idle: list[Any] = []  # requests that no caller uses
+        self._failed = False
         self._lock = threading.Lock()
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -143,26 +146,33 @@ class OpenVinoBackend:
         return self._run(inputs)
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        if self._compiled is None:
-            raise ModelError("this backend is closed; open it again")
         with self._lock:
+            if self._compiled is None:
+                raise ModelError("this backend is closed; open it again")
+            if self._failed:  # it keeps shapes of the call that failed, and would refuse others (2026.4)
+                self._compiled, self._failed = self._compile(), False
+            compiled = self._compiled
             request = self._idle.pop() if self._idle else None
         try:
-            request = request or self._compiled.create_infer_request()
-            given = {self._inputs[name]: np.asarray(value, order="C") for name, value in inputs.items()}
+            request = request or compiled.create_infer_request()
+            given = {self._places[name]: np.asarray(value, order="C") for name, value in inputs.items()}
             found = request.infer(given, share_inputs=self._share)
         except Exception as error:
+            with self._lock:
+                self._failed = True
+                self._idle.clear()
             shapes = ", ".join(f"{name} {list(value.shape)}" for name, value in inputs.items())
             raise ModelError(f"OpenVINO fails while running {self._label} on {shapes}: {reason(error)}") from error
-        values = {name: np.asarray(found[port]) for name, port in self._outputs.items()}
+        values = {name: np.asarray(found[place]) for place, name in enumerate(self._output_names)}
         with self._lock:
-            self._idle.append(request)
+            if compiled is self._compiled and not self._failed:
+                self._idle.append(request)
         return values
 
     def profile(self, inputs: Mapping[str, Array]) -> list[NodeTime]:
         """Run once more, and return the time of each node that was executed; for a backend opened with ``profile``."""
         request = self._compiled.create_infer_request()
-        request.infer({self._inputs[name]: value for name, value in inputs.items()})
+        request.infer({self._places[name]: value for name, value in inputs.items()})
         return [
             NodeTime(entry.node_name, entry.node_type, entry.exec_type, entry.real_time.total_seconds() * 1e3)
             for entry in request.profiling_info
