@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from stn_infer.api.evaluate import Evaluation, evaluate
     from stn_infer.api.export import ExportReport, export
     from stn_infer.api.lint import LintFinding, LintReport, lint
+    from stn_infer.api.metadata import read_metadata, write_metadata
     from stn_infer.api.open import open_backend
     from stn_infer.api.optimize import OptimizeReport, optimize
     from stn_infer.api.run import run
@@ -59,8 +60,10 @@ _HOMES = {
     "load_source": "sources.load",
     "open_backend": "api.open",
     "optimize": "api.optimize",
+    "read_metadata": "api.metadata",
     "run": "api.run",
     "verify": "api.verify",
+    "write_metadata": "api.metadata",
 }
 
 __all__ = [
@@ -86,8 +89,10 @@ __all__ = [
     "load_source",
     "open_backend",
     "optimize",
+    "read_metadata",
     "run",
     "verify",
+    "write_metadata",
 ]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stn_infer.cli.interrupts import end_at_once_when_interrupted
+from stn_infer.interrupts import end_at_once_when_interrupted
 
 
 def main() -> None:

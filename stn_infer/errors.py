@@ -19,6 +19,10 @@ import re
 from stn_infer.printing import shown
 
 
+class AssumptionWarning(UserWarning):
+    """Something that determines predictions was not given, and was assumed; the command line prints it as one line."""
+
+
 class StnInferError(Exception):
     """Base class of all errors that stn-infer raises; ``exit_code`` is the command's exit code."""
 

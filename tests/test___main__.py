@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from stn_infer.cli.interrupts import SIGNALS
+from stn_infer.interrupts import SIGNALS
 from tests.support.paths import ROOT
 
 #: Nothing larger than the entry point is imported when the signal comes.

@@ -18,6 +18,7 @@ PACKAGE = ROOT / "stn_infer"
 FLOORS = (
     "__main__",
     "cli",
+    "interrupts",
     "api",
     "show",
     "benchmarking",

@@ -33,8 +33,10 @@ PUBLIC = [
     "load_source",
     "open_backend",
     "optimize",
+    "read_metadata",
     "run",
     "verify",
+    "write_metadata",
 ]
 HEAVY = {"torch", "onnx", "onnxruntime", "onnxscript", "numpy", "PIL", "rich", "pyarrow", "matplotlib", "tensorrt"}
 

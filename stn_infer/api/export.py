@@ -60,7 +60,7 @@ def export(
     weights: str | Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     with_theta: bool = False,
-    preprocess: Preprocess | None = None,
+    preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     tolerance: float | None = None,
     precision: Precision = "fp32",
@@ -87,7 +87,8 @@ def export(
         weights: a checkpoint, ``.safetensors`` or ``.pt``.
         input_shapes: one shape per input, without the batch; required for a factory.
         with_theta: add theta [N, D, K] of every spatial transformer as outputs.
-        preprocess: how images become inputs, written into the file; None: as the source defines.
+        preprocess: how images become inputs, written into the file; as text, changes to what the source defines, or to
+            gray or rgb with values 0..1; None: as the source defines.
         labels: one name per class, written into the file; None: as the source defines.
         tolerance: the limit on the outputs' scaled error; None: 1e-5 against float64, and in reduced precision, against
             float32, as in ``stn_infer.precision.lower.TOLERANCES``.
@@ -144,7 +145,7 @@ def export(
         loaded = replace(loaded, fixed_batch=fixed_batch)
     metadata = file_metadata(loaded, precision)
     if preprocess is not None:
-        metadata = replace(metadata, preprocess=preprocess)
+        metadata = replace(metadata, preprocess=_preprocess(loaded, metadata.preprocess, preprocess))
     if labels is not None:
         metadata = replace(metadata, labels=tuple(labels))
     began = process_time()
@@ -162,7 +163,14 @@ def export(
     metadata = replace(metadata, batch_dependent=verification.batch_dependent)
     if dynamic_size:
         _verify_other_size(loaded, model, tolerance if precision == "fp32" else None)
-    notes = [loaded.note, *built.notes, _made_up(loaded), *verification.notes, NOTE if inline else ""]
+    notes = [
+        loaded.note,
+        *built.notes,
+        _made_up(loaded),
+        _assumed(loaded, metadata),
+        *verification.notes,
+        NOTE if inline else "",
+    ]
     lowered: PrecisionReport | None = None
     if precision != "fp32":
         from stn_infer.precision.lower import lower
@@ -212,6 +220,31 @@ def _made_up(loaded: LoadedModel) -> str:
     if loaded.examples or not any("int" in dtype and dtype != "uint8" for dtype in loaded.dtypes):
         return ""
     return "integer inputs were verified with 0 and 1 only; give your own with --inputs FILE"
+
+
+def _preprocess(loaded: LoadedModel, own: Preprocess | None, given: Preprocess | str | None) -> Preprocess | None:
+    """The preprocessing for a source, as :func:`~stn_infer.data.loader.resolve_preprocess` finds it for a file."""
+    import numpy as np
+
+    from stn_infer.backends.base import TensorSpec
+    from stn_infer.data.loader import resolve_preprocess
+
+    float32 = np.dtype(np.float32)
+    specs = [TensorSpec(f"input {i}", (None, *shape), float32) for i, shape in enumerate(loaded.input_shapes)]
+    return resolve_preprocess(specs, own, given)
+
+
+def _assumed(loaded: LoadedModel, metadata: ModelMetadata) -> str:
+    """A note on what the file leaves open."""
+    if metadata.preprocess is not None or len(loaded.input_shapes) != 1:
+        return ""
+    how = _preprocess(loaded, None, None)
+    if how is None:
+        return ""
+    return (
+        f"the file does not say what its pixels mean, so `run` will assume {how.describe()} with values 0..1; "
+        "--preprocess stores it, for example --preprocess imagenet"
+    )
 
 
 def load_with_inputs(

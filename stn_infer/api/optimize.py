@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -12,6 +12,7 @@ from stn_infer.budget import Budget
 from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
 from stn_infer.files import check_writable, open_atomically, temporary_folder
 from stn_infer.metadata import FUNCTIONS, Functions
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def optimize(
     tolerance: float | None = None,
     input_shapes: Mapping[str, tuple[int, ...]] | None = None,
     functions: Functions = "keep",
+    preprocess: Preprocess | str | None = None,
+    labels: Sequence[str] | None = None,
     budget: Budget | None = None,
 ) -> OptimizeReport:
     """Rewrite an ONNX file: each GridSample whose grid is provably linear in its parameters becomes one fused op.
@@ -85,6 +88,7 @@ def optimize(
         input_shapes: for dynamic sizes, by input name: the shape of the whole input, or of one sample.
         functions: ``keep``: fused samplers are ops of domain ``stn`` with functions, which the plugin library runs
             fused; ``inline``: plain operators only, for importers that know no model-local functions.
+        preprocess, labels: to store in the file, as for ``write_metadata``.
         budget: as for ``lint``.
 
     Raises:
@@ -94,6 +98,7 @@ def optimize(
         VerificationError: the result differs from the original, or the comparison failed; no file is written.
         OutputError: the file cannot be written.
     """
+    from stn_infer.api.metadata import changed_metadata, set_metadata
     from stn_infer.api.source import onnx_path
     from stn_infer.api.trusted import mark_tried, try_once
     from stn_infer.proto.load import read_graph
@@ -112,10 +117,14 @@ def optimize(
         with temporary_folder(path.parent, ".stn-infer-") as scratch:
             graph = read_graph(source)
             verdict = try_once(source, graph=graph, shapes=input_shapes, budget=budget)
+            given = preprocess is not None or labels is not None
+            metadata = changed_metadata(graph, preprocess, labels) if given else None
             prepared.load(graph, scratch)
             del graph
             rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")
             comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)
+            if metadata is not None:
+                set_metadata(rewritten.model, metadata)
             size = _write(prepared, rewritten.model, path)
             mark_tried(path, verdict.batch_dependent if verdict else ())
     except (ModelError, VerificationError) as error:

@@ -36,6 +36,7 @@ def run(
     labels: Sequence[str] | None = None,
     workers: int | None = None,
     shard_rows: int | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> RunSummary:
     """Predict ``inputs`` and write predictions and status files into the folder ``output``.
@@ -64,6 +65,7 @@ def run(
         labels: the name of each class; None: the labels in the model's file.
         workers: threads; None: one per core.
         shard_rows: samples per shard; None: 4096, or fewer if outputs are large.
+        strict: an error instead of a warning (``errors.AssumptionWarning``) where the preprocessing has to be assumed.
         progress: called with (samples done, total samples) after each batch, by one worker at a time.
 
     Raises:
@@ -106,6 +108,7 @@ def run(
                 labels=labels,
                 workers=workers,
                 shard_rows=shard_rows,
+                strict=strict,
             ),
             model=Path(str(model)).name if is_path else runner.metadata.source,
             model_sha256=model_sha256,

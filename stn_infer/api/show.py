@@ -36,6 +36,7 @@ def show(
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    strict: bool = False,
     allow_code: bool = False,
     budget: Budget | None = None,
     frames: int = 24,
@@ -53,6 +54,7 @@ def show(
         count: the maximum number of inputs.
         preprocess: as for ``run``.
         labels: as for ``run``.
+        strict: as for ``run``.
         allow_code: as for ``export``.
         budget: as for ``lint``.
         frames: the number of frames of an animation.
@@ -88,6 +90,7 @@ def show(
         count=count,
         preprocess=preprocess,
         labels=labels,
+        strict=strict,
         allow_code=allow_code,
         budget=budget,
     )
@@ -110,6 +113,7 @@ def look(
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    strict: bool = False,
     allow_code: bool = False,
     budget: Budget | None = None,
 ) -> tuple[Look, ...]:
@@ -123,6 +127,7 @@ def look(
         count=count,
         preprocess=preprocess,
         labels=labels,
+        strict=strict,
         allow_code=allow_code,
         budget=budget,
     )[0]
@@ -138,6 +143,7 @@ def _looks(
     count: int,
     preprocess: Preprocess | str | None,
     labels: Sequence[str] | None,
+    strict: bool,
     allow_code: bool,
     budget: Budget | None,
 ) -> list[tuple[Look, ...]]:
@@ -150,7 +156,7 @@ def _looks(
     proto, metadata = _model(found, str(model))
     tapped = tap(proto, inlined=False)
     backend = OrtBackend(tapped.model.SerializeToString())
-    names, feeds = _read(backend, inputs, count, metadata.preprocess, preprocess)
+    names, feeds = _read(backend, inputs, count, metadata.preprocess, preprocess, strict)
     chosen = tuple(labels) if labels is not None else metadata.labels
     result = []
     for phase in phases:
@@ -196,15 +202,19 @@ def _read(
     count: int,
     own: Preprocess | None,
     given: Preprocess | str | None,
+    strict: bool,
 ) -> tuple[list[str], dict[str, Array]]:
     """Names and arrays of the first ``count`` samples."""
-    from stn_infer.data.inputs import Inputs
-    from stn_infer.data.loader import Loader, resolve_preprocess
+    from stn_infer.data.inputs import Inputs, is_array
+    from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
 
-    loader = Loader(backend.inputs, resolve_preprocess(backend.inputs, own, given))
+    how = resolve_preprocess(backend.inputs, own, given)
+    loader = Loader(backend.inputs, how)
     samples = list(islice(Inputs(inputs, loader.arrays.count_rows), count))
     if not samples:
         raise InputError("no input was found: there is nothing to draw")
+    if loader.arrays.pixels or not all(is_array(sample.path) for sample in samples):
+        tell_assumption(how, own, given, strict=strict)
     batch = loader.load(samples)
     for error in batch.errors.values():
         raise InputError(error)

@@ -111,7 +111,6 @@ def command(
     operators. export takes every SOURCE but an ONNX file, which optimize rewrites.
     """
     from stn_infer.api.export import export
-    from stn_infer.preprocess.rule import Preprocess
 
     report = export(
         model,
@@ -120,7 +119,7 @@ def command(
         input_shapes=input_shapes,
         allow_code=allow_code,
         with_theta=with_theta,
-        preprocess=None if preprocess is None else Preprocess.parse(preprocess),
+        preprocess=preprocess,
         labels=labels,
         tolerance=tolerance,
         precision=precision,

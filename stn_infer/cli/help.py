@@ -20,7 +20,7 @@ SOURCE_HELP = (
 # An option has the same meaning in every command, and so the same group.
 _GROUPS: dict[str, str] = {
     "Source options": "--weights --input-shape --input --source --against --suite --allow-code",
-    "Input options": "--inputs --calibrate --preprocess --labels --count",
+    "Input options": "--inputs --calibrate --preprocess --strict --labels --count",
     "Runtime options": "--backend --variant --list-variants --device --batch-size --batch-sizes --threads --workers",
     "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",
     "Limits": "--trial-seconds --trial-memory",

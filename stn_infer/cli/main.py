@@ -14,22 +14,25 @@ import importlib
 import os
 import sys
 import traceback
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Never
 
 import click
 
-from stn_infer.cli.interrupts import Interrupts, leave
 from stn_infer.cli.output import echo, echo_text
-from stn_infer.errors import StnInferError, one_line
+from stn_infer.errors import AssumptionWarning, StnInferError, one_line
 from stn_infer.files import remove_temporary
+from stn_infer.interrupts import Interrupts, leave
 
 # In the order of use. The help lines are here so that ``--help`` imports no command.
 COMMANDS = {
     "models": "List the shipped models and all networks.",
     "export": "Export a PyTorch model to a portable ONNX file.",
     "optimize": "Fuse the spatial transformers of any ONNX file.",
+    "metadata": "Print or store what a file says about its inputs and classes.",
     "lint": "Report what in an ONNX file is wrong, unsupported or slow.",
     "build": "Build a TensorRT engine.",
     "cache": "List or clear the cache of TensorRT engines.",
@@ -102,7 +105,7 @@ class LazyGroup(click.Group):
             return super().main(arguments, name, complete_var, False, **extra)
         with Interrupts(owns_process=args is None) as interrupts:
             try:
-                with interrupts.raising():
+                with interrupts.raising(), _assumptions():
                     code = super().main(arguments, name, complete_var, False, **extra)
                     sys.stdout.flush()  # reports a closed pipe here, not when the interpreter exits
                 if interrupts.seen:  # somebody took it for a failure of their own
@@ -119,6 +122,23 @@ class LazyGroup(click.Group):
                         remove_temporary()  # also what a second signal kept
                         leave(interrupts.exit_code)
         sys.exit(code if type(code) is int else 0)
+
+
+@contextmanager
+def _assumptions() -> Iterator[None]:
+    """Prints an :class:`AssumptionWarning` as one line; other warnings are Python's matter."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", AssumptionWarning)
+        as_python_does = warnings.showwarning
+
+        def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
+            if issubclass(category, AssumptionWarning):
+                echo(f"warning: {message}", err=True)
+            else:
+                as_python_does(message, category, *rest, **named)
+
+        warnings.showwarning = show
+        yield
 
 
 class Interrupted(click.exceptions.Abort):

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
     type=click.FloatRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: 1e-5]",
 )
+@options.preprocess_option
+@options.labels_option
 @options.trial_options
 def command(
     model: str,
@@ -46,6 +48,8 @@ def command(
     functions: Functions,
     input_shape: tuple[str, ...],
     tolerance: float | None,
+    preprocess: str | None,
+    labels: tuple[str, ...] | None,
     budget: Budget | None,
 ) -> None:
     """Fuse the spatial transformers of any ONNX file.
@@ -64,6 +68,8 @@ def command(
         tolerance=tolerance,
         input_shapes=parse_named_shapes(input_shape) or None,
         functions=functions,
+        preprocess=preprocess,
+        labels=labels,
         budget=budget,
     )
     echo_text(describe(report))

@@ -141,6 +141,11 @@ preprocess_option: Decorator[Any] = click.option(
     "exif=apply|ignore, background=white, pad=black; or a config file of timm or Hugging Face.",
 )
 
+#: ``strict``: bool.
+strict_option: Decorator[Any] = click.option(
+    "--strict", is_flag=True, help="An error, not a warning, where nothing says how images become inputs."
+)
+
 #: ``labels``: tuple of class names, read from the file given; None when not given.
 labels_option: Decorator[Any] = click.option(
     "--labels",

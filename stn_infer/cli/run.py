@@ -45,6 +45,7 @@ SOME_FAILED = 4
     "--check-inputs", is_flag=True, help="With --resume, compare the inputs' contents instead of their times."
 )
 @options.preprocess_option
+@options.strict_option
 @options.labels_option
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that read and predict.  [default: one per core]")
 @click.option(
@@ -67,6 +68,7 @@ def command(
     resume: bool,
     check_inputs: bool,
     preprocess: str | None,
+    strict: bool,
     labels: tuple[str, ...] | None,
     workers: int | None,
     shard_rows: int | None,
@@ -96,6 +98,7 @@ def command(
             resume=resume,
             check_inputs=check_inputs,
             preprocess=preprocess,
+            strict=strict,
             labels=labels,
             workers=workers,
             shard_rows=shard_rows,

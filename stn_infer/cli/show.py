@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     "--frame-ms", type=click.IntRange(min=20, max=5000), default=80, show_default=True, help="Time per frame."
 )
 @options.preprocess_option
+@options.strict_option
 @options.labels_option
 def command(
     model: str,
@@ -49,6 +50,7 @@ def command(
     frames: int,
     frame_ms: int,
     preprocess: str | None,
+    strict: bool,
     labels: tuple[str, ...] | None,
 ) -> None:
     """Draw each INPUT with the region that the model samples, the warped output and the prediction.
@@ -69,6 +71,7 @@ def command(
         frames=frames,
         frame_ms=frame_ms,
         preprocess=preprocess,
+        strict=strict,
         labels=labels,
     )
     for look in looks:

@@ -51,6 +51,8 @@ class ArrayFiles:
         self._axis = axis
         self._preprocess = preprocess
         self._lock = threading.Lock()
+        #: Whether a counted file has pixels, which are preprocessed like images.
+        self.pixels = False
         self._opened: OrderedDict[str, Mapping[str, Array | _Npy]] = OrderedDict()
 
     def count_rows(self, path: str) -> int | None:
@@ -64,6 +66,7 @@ class ArrayFiles:
         for spec in self._specs:
             shape, dtype = headers[spec.name].shape, headers[spec.name].dtype
             is_batch = self._is_batch(path, spec, shape, dtype)
+            self.pixels |= self._is_pixels(spec, dtype)
             if 0 in shape[is_batch:]:
                 raise InputError(f"{path}: its samples are empty, {list(shape)}")
             if self.is_shared(spec):

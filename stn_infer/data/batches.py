@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,17 +108,34 @@ def load_for_file(
         InputError: there are no samples, or none can be read.
         UsageError: ``preprocess`` does not match the model.
     """
+    from stn_infer.data.loader import resolve_preprocess
+
+    specs = input_specs(model)
+    return load_calibration(sources, specs, resolve_preprocess(specs, preprocess, None), most=most, what="given")
+
+
+def input_specs(model: onnx.ModelProto) -> list[TensorSpec]:
+    """The inputs of an ONNX model, without opening it in a runtime; bfloat16 as its bits."""
+    from stn_infer.proto.traversal import given_inputs
+
+    return _specs(given_inputs(model.graph))
+
+
+def output_specs(model: onnx.ModelProto) -> list[TensorSpec]:
+    """The outputs of an ONNX model as it declares them; an output without a declared shape has ()."""
+    return _specs(model.graph.output)
+
+
+def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[TensorSpec]:
     from onnx import TensorProto, helper
 
     from stn_infer.backends.base import TensorSpec
-    from stn_infer.data.loader import resolve_preprocess
-    from stn_infer.proto.traversal import given_inputs
 
     specs = []
-    for value in given_inputs(model.graph):
+    for value in values:
         kind = value.type.tensor_type
         sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
         bits = kind.elem_type == TensorProto.BFLOAT16
         dtype = np.dtype(np.uint16) if bits else np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        specs.append(TensorSpec(value.name, (None, *sizes[1:]), dtype))
-    return load_calibration(sources, specs, resolve_preprocess(specs, preprocess, None), most=most, what="given")
+        specs.append(TensorSpec(value.name, (None, *sizes[1:]) if sizes else (), dtype))
+    return specs

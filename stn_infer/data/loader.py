@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -12,9 +13,10 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.data.arrays import ArrayFiles
 from stn_infer.data.images import decode, read
 from stn_infer.data.inputs import Sample, is_array
-from stn_infer.errors import InputError, UsageError
+from stn_infer.errors import AssumptionWarning, InputError, UsageError
 from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.preprocess.text import names_values
 
 # Decoding a small image is mostly Python code and holds the GIL: two concurrent threads are slower than one (measured
 # with 0.8 kB per image: 117 us with one thread, 227 us with two). From 3 kB on, two threads are faster.
@@ -110,6 +112,31 @@ class Loader:
                 stacked = normalize(stacked, self._preprocess).astype(spec.dtype, copy=False)
             inputs[spec.name] = stacked
         return Group(tuple(rows), inputs)
+
+
+def tell_assumption(
+    how: Preprocess | None, own: Preprocess | None, given: Preprocess | str | None, *, strict: bool = False
+) -> None:
+    """Warn if neither the model's file nor the user says what a pixel value means to the model.
+
+    Args:
+        how: the result of :func:`resolve_preprocess` for the other two.
+        own: the pre-processing stored in the model's file.
+        given: the user's.
+        strict: raise an error instead.
+
+    Raises:
+        UsageError: it had to be assumed, and ``strict``.
+    """
+    if how is None or own is not None or isinstance(given, Preprocess) or (given and names_values(given)):
+        return
+    text = (
+        f"nothing says what the model takes; assumed {how.describe()} with values 0..1. Give the preprocessing of its "
+        "training, such as --preprocess imagenet, or store it: stn-infer metadata FILE --preprocess ..."
+    )
+    if strict:
+        raise UsageError(text)
+    warnings.warn(text, AssumptionWarning, stacklevel=3)
 
 
 def resolve_preprocess(

@@ -20,7 +20,7 @@ from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend
 from stn_infer.backends.batching import row_axis
 from stn_infer.data.inputs import Inputs, Sample
-from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
+from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess, tell_assumption
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.files import appearing
 from stn_infer.pipeline.decoder import Decoder
@@ -78,6 +78,7 @@ class RunOptions:
     labels: Sequence[str] | None = None
     workers: int | None = None
     shard_rows: int | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "shard_rows"):
@@ -125,6 +126,8 @@ def run_job(
                 "the model's input is not a single image [N, C, H, W] of 1 or 3 channels; give .npy or .npz files with "
                 + ", ".join(spec.name for spec in runner.inputs)
             )
+        if survey.images or loader.arrays.pixels:
+            tell_assumption(how, runner.metadata.preprocess, options.preprocess, strict=options.strict)
         job = Job(
             model=model,
             model_sha256=model_sha256,

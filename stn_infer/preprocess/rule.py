@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from stn_infer.errors import UsageError
-from stn_infer.preprocess.configs import read_config
-from stn_infer.preprocess.text import fields_of
+from stn_infer.preprocess.configs import fields_of_transforms, read_config
+from stn_infer.preprocess.text import as_text, fields_of, is_config
 from stn_infer.version import respelled
 
 # The largest decoded or resized image. In RGB it takes 192 MiB, and the same again during conversion.
@@ -127,7 +127,7 @@ class Preprocess:
             UsageError: an unknown key, a malformed value, or an unreadable file.
         """
         text = text.strip()
-        given = read_config(Path(text)) if text.lower().endswith(".json") else fields_of(text)
+        given = read_config(Path(text)) if is_config(text) else fields_of(text)
         return replace(self._in_color(given.get("color", self.color)), **given)
 
     def _in_color(self, color: ColorMode) -> Preprocess:
@@ -144,10 +144,13 @@ class Preprocess:
         """The rule that ``text`` describes; absent fields have their defaults."""
         return cls().updated(text)
 
+    @classmethod
+    def from_transforms(cls, transforms: Any) -> Preprocess:
+        """The rule of torchvision's transforms; see :func:`~stn_infer.preprocess.configs.fields_of_transforms`."""
+        return cls(**fields_of_transforms(transforms))
+
     def describe(self) -> str:
         """The rule as text that :meth:`parse` takes; fields with their defaults are left out."""
-        from stn_infer.preprocess.text import as_text
-
         values = {field.name: getattr(self, field.name) for field in fields(self)}
         plain = {field.name: field.default for field in fields(self)}
         return as_text({name: value for name, value in values.items() if name == "color" or value != plain[name]})

@@ -66,6 +66,20 @@ def fields_of(text: str) -> dict[str, Any]:
     return found
 
 
+def names_values(text: str) -> bool:
+    """Whether ``text`` says how pixel values become numbers: a preset, a configuration file, scale, mean or std.
+
+    Raises:
+        UsageError: as for :func:`fields_of`.
+    """
+    return is_config(text) or not fields_of(text).keys().isdisjoint(("scale", "mean", "std"))
+
+
+def is_config(text: str) -> bool:
+    """Whether ``text`` is the name of a configuration file rather than fields."""
+    return text.strip().lower().endswith(".json")
+
+
 def as_text(values: Mapping[str, Any]) -> str:
     """Text that :func:`fields_of` reads, with these values."""
     parts = []

@@ -13,7 +13,7 @@ import numpy as np
 import onnx
 import pytest
 
-from stn_infer.cli.interrupts import SIGNALS
+from stn_infer.interrupts import SIGNALS
 from tests.support.onnx_files import affine_model
 from tests.support.paths import ROOT
 
