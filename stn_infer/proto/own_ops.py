@@ -7,6 +7,7 @@ older package or plugin library rejects the node instead of running it as one th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from math import inf, isfinite
 
 import onnx
 from onnx import AttributeProto
@@ -49,7 +50,8 @@ def check_own_op(node: onnx.NodeProto, label: str) -> None:
 
     Raises:
         UnknownVersionError: this package does not know its version.
-        ModelError: an attribute is unknown, or of another type, or one of its version's is missing.
+        ModelError: an attribute is unknown, or of another type, or one of its version's is missing, or a value has
+            no meaning.
     """
     versions = ATTRIBUTES.get(node.op_type)
     if node.domain != DOMAIN or versions is None:
@@ -78,3 +80,20 @@ def check_own_op(node: onnx.NodeProto, label: str) -> None:
     if version > 1:
         for missing in (known.keys() - versions[0].keys()) - found.keys():
             raise ModelError(f"{name} has no attribute {missing!r}, which every node of version {version} has")
+    shape = found.get("grid_shape")
+    if shape is not None and not shape.ref_attr_name:
+        rank = len(shape.ints) - 2
+        if rank not in (2, 3) or shape.ints[-1] != rank:
+            values = ", ".join(map(str, shape.ints[:6]))
+            raise ModelError(f"{name} has the grid_shape [{values}], expected [0, H, W, 2] or [0, D, H, W, 3]")
+        if "offset" in known:
+            _check_division(found["w_min"], found["offset"], rank, name)
+
+
+def _check_division(least: AttributeProto, offset: AttributeProto, rank: int, name: str) -> None:
+    """Checks the values of a quotient's attributes, where they are no references to a function's attributes."""
+    if not least.ref_attr_name and not least.f < inf:
+        raise ModelError(f"{name} has the w_min {least.f}, expected a number below infinity")
+    if not offset.ref_attr_name and (len(offset.floats) != rank or not all(map(isfinite, offset.floats))):
+        values = ", ".join(f"{value:g}" for value in offset.floats[:4])
+        raise ModelError(f"{name} has the offset [{values}], expected {rank} finite numbers, one per axis of its grid")

@@ -17,6 +17,7 @@ from stn_infer.api.optimize import optimize
 from stn_infer.lint_rules.sampler import _identity_error
 from tests.support.onnx_files import F16, F32, affine_grid_model, affine_model, constant, flow_model, half_model, make
 from tests.support.paths import ROOT
+from tests.support.wrong_files import one_transformer
 
 
 def examined(model: onnx.ModelProto, folder: Path) -> LintReport:
@@ -255,3 +256,28 @@ def test_every_code_is_in_the_documentation() -> None:
     source = "".join((root / "stn_infer" / "lint_rules" / name).read_text() for name in ("file.py", "sampler.py"))
     used = set(re.findall(r'(?:LintFinding|_finding)\(\s*"([a-z0-9-]+)"', source))
     assert len(used) > 20 and used <= documented
+
+
+@pytest.mark.parametrize(
+    ("kind", "theta", "message"),
+    [
+        ("projective", [2, 7], "theta has the shape [?, 2, 7], expected [?, 3, ?] for grids [10, 12]"),
+        ("projective", [3, 7], ""),
+        ("affine", [3, 3], "theta has the shape [?, 3, 3], expected [?, 2, ?] for grids [10, 12]"),
+    ],
+)
+def test_a_theta_of_other_rows_is_found(kind: Any, theta: list[int], message: str, tmp_path: Path) -> None:
+    """The plain body of a quotient would divide the rows that there are, and give them to x and y alike."""
+    model = one_transformer(kind, division=(0.5, (0.0, 0.0)) if kind == "projective" else None)
+    model.graph.input[1].CopyFrom(helper.make_tensor_value_info("theta", F32, ["batch", *theta]))
+    found = [finding for finding in examined(model, tmp_path).findings if finding.code == "wrong-shape"]
+    assert [finding.message for finding in found] == ([message] if message else [])
+
+
+def test_a_basis_of_other_points_is_found(tmp_path: Path) -> None:
+    model = one_transformer("projective", division=(0.5, (0.0, 0.0)))
+    basis = model.graph.initializer[0]
+    basis.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(numpy_helper.to_array(basis)[:, :-1]), "basis"))
+    finding = find(examined(model, tmp_path), "wrong-shape")
+    assert finding.severity == "error" and finding.tensor == "basis"
+    assert finding.message == "basis has the shape [7, 119], expected [?, 120] for grids [10, 12]"

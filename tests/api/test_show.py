@@ -22,7 +22,7 @@ from stn_infer.layers import SpatialTransformer
 from stn_infer.show.drawing import draw, mesh_lines
 from stn_infer.show.look import Look, WarpView
 from stn_infer.torch_export.plain import export_plain
-from stn_infer.transforms import Projective, ThinPlateSpline, Translation
+from stn_infer.transforms import Projective, RationalPolynomial, ThinPlateSpline, Transformation, Translation
 
 
 class Shift(nn.Module):
@@ -165,6 +165,38 @@ def test_a_flow_field_is_drawn_with_its_mesh(tmp_path: Path, images: list[Path])
         grid = flow.conv(torch.full((1, 1, 8, 6), value)).tanh().permute(0, 2, 3, 1)[0].detach().numpy()
         np.testing.assert_allclose(warp.points, ((grid + 1) * np.array([6, 8]) - 1) / 2, atol=1e-4)
     assert len(mesh_lines(looks[0].warps[0].points, 8)) == 8 + 6
+
+
+class Lens(nn.Module):
+    """A quotient whose coefficients are the images' mean and constants."""
+
+    def __init__(self, family: Transformation) -> None:
+        super().__init__()
+        self.place = nn.Linear(1, family.num_parameters)
+        self.warp = SpatialTransformer(None, family, (8, 6))
+        nn.init.constant_(self.place.weight, 0.5)
+        with torch.no_grad():
+            self.place.bias.copy_(family.identity())
+
+    def parameters_of(self, x: torch.Tensor) -> torch.Tensor:
+        return self.place(x.mean((1, 2, 3), keepdim=True).flatten(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.warp(x, self.parameters_of(x))
+
+
+@pytest.mark.parametrize("family", [Projective(w_min=0.9), pytest.param(RationalPolynomial(2), marks=pytest.mark.slow)])
+def test_quotients_are_drawn_where_they_sample(family: Transformation, tmp_path: Path, images: list[Path]) -> None:
+    """Only a homography without a clamp keeps lines straight, so the meshes of others are drawn whole."""
+    model = Lens(family).eval()
+    looks = look(save(tmp_path / "lens.onnx", model, (1, 8, 6)), images)
+    exact = Lens(family).double()
+    for item, value in zip(looks, (0.0, 0.2, 0.4), strict=True):
+        (warp,) = item.warps
+        assert not warp.straight
+        image = torch.full((1, 1, 8, 6), value, dtype=torch.float64)
+        grid = exact.warp.grid(exact.warp.theta(exact.parameters_of(image)))[0].detach().numpy()
+        np.testing.assert_allclose(warp.points, ((grid + 1) * np.array([6, 8]) - 1) / 2, atol=1e-4)
 
 
 def test_models_without_a_known_transformer_are_refused(tmp_path: Path, images: list[Path]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -61,6 +62,13 @@ def test_the_table_agrees_with_the_writer_and_with_the_library() -> None:
         ({"offset": None}, "has no attribute 'offset'"),
         ({"w_min": 1}, "has an attribute 'w_min' that is not of type FLOAT"),
         ({"offset": 0.5}, "has an attribute 'offset' that is not of type FLOATS"),
+        ({"w_min": math.nan}, "has the w_min nan, expected a number below infinity"),
+        ({"w_min": math.inf}, "has the w_min inf, expected a number below infinity"),
+        ({"offset": [0.0]}, r"has the offset \[0\], expected 2 finite numbers, one per axis of its grid"),
+        ({"offset": [0.0, 0.5, 1.0]}, r"has the offset \[0, 0.5, 1\], expected 2 finite numbers"),
+        ({"offset": [math.nan, 0.0]}, r"has the offset \[nan, 0\], expected 2 finite numbers"),
+        ({"grid_shape": [0, 4, 4, 3]}, r"has the grid_shape \[0, 4, 4, 3\], expected \[0, H, W, 2\] or"),
+        ({"grid_shape": [0, 16, 1]}, r"has the grid_shape \[0, 16, 1\], expected"),
         ({"align_corners": "1"}, "has an attribute 'align_corners' that is not of type INT"),
     ],
 )
