@@ -15,8 +15,9 @@ from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.backends.batching import row_axis
 from stn_infer.budget import Budget
+from stn_infer.data.inputs import is_array
 from stn_infer.data.labeled import Labeled, read_labeled
-from stn_infer.data.loader import Loader, resolve_preprocess
+from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
 from stn_infer.decoding import Decoding
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.pipeline.decoder import Decoder
@@ -71,6 +72,7 @@ def evaluate(
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     threads: int | None = None,
+    strict: bool = False,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Predict labeled samples, and report accuracy, sequence error or IoU.
@@ -84,6 +86,7 @@ def evaluate(
         weights, input_shapes, allow_code, budget, backend, device, batch_size, preprocess: as for ``run``.
         labels: the name of each class; None: those in the model's file, or else its number.
         threads: of the runtime; None: its default.
+        strict: as for ``run``.
         progress: called with (samples done, total samples) after each batch.
 
     Raises:
@@ -114,7 +117,7 @@ def evaluate(
             raise UsageError("the backend is already open; pass weights and input shapes where it is opened")
         else:
             runner = model
-        return _evaluate(runner, given, str(data), batch_size, preprocess, labels, progress)
+        return _evaluate(runner, given, str(data), batch_size, preprocess, labels, strict, progress)
 
 
 @dataclass
@@ -164,6 +167,7 @@ def _evaluate(
     batch_size: int,
     preprocess: Preprocess | str | None,
     labels: Sequence[str] | None,
+    strict: bool,
     progress: Progress | None,
 ) -> Evaluation:
     reader = _reader(runner, given, data)
@@ -171,6 +175,8 @@ def _evaluate(
     truth = _class_numbers(given, names, data) if reader.scores else ()
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
     loader = Loader(runner.inputs, how, row_axis(runner.inputs, runner.outputs))
+    if loader.arrays.pixels or not all(is_array(sample.path) for sample in given.samples):
+        tell_assumption(how, runner.metadata.preprocess, preprocess, strict=strict)
     found = _Found()
     for start in range(0, len(given.samples), batch_size):
         loaded = loader.load(given.samples[start : start + batch_size])

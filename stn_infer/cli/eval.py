@@ -38,6 +38,7 @@ _WIDEST = 20  # classes of a confusion matrix that a terminal shows
 @options.device_option
 @options.batch_size_option(64)
 @options.preprocess_option
+@options.strict_option
 @options.labels_option
 @options.threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -54,6 +55,7 @@ def command(
     device: str,
     batch_size: int,
     preprocess: str | None,
+    strict: bool,
     labels: tuple[str, ...] | None,
     threads: int | None,
     as_json: bool,
@@ -79,6 +81,7 @@ def command(
             device=device,
             batch_size=batch_size,
             preprocess=preprocess,
+            strict=strict,
             labels=labels,
             threads=threads,
             progress=progress,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
     from stn_infer.budget import Budget
 
 SOME_FAILED = 4
+_SHOWN = 4
 
 
 @click.command(
@@ -114,9 +116,19 @@ def command(
         from stn_infer.repairs.dependence import dependence_note
 
         echo(f"note: {dependence_note(summary.batch_dependent)}; see --batch-size", err=True)
+    if summary.left_out:
+        echo(f"note: {_left_out(summary.left_out)}", err=True)
     for name, error in summary.failures:
         echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
     if summary.failed > len(summary.failures):
         echo(f"failed: and {summary.failed - len(summary.failures)} more, see the status files", err=True)
     if summary.failed:
         ctx.exit(SOME_FAILED)
+
+
+def _left_out(counts: Sequence[tuple[str, int]]) -> str:
+    total = sum(count for _, count in counts)
+    named = ", ".join(f"{count} {'.' + suffix if suffix else 'without suffix'}" for suffix, count in counts[:_SHOWN])
+    more = ", ..." if len(counts) > _SHOWN else ""
+    files = "1 file in the folders is" if total == 1 else f"{total} files in the folders are"
+    return f"{files} neither images nor arrays by their suffixes ({named}{more}); name a file itself to read it"

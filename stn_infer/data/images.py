@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from functools import cache
+from importlib import import_module
 from io import BytesIO
 from typing import Any
 
@@ -21,6 +23,7 @@ from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess
 _ONE_READ = 1 << 16
 _MOST_BYTES = 1 << 29
 _PROGRAMS = ("EPS",)
+_HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
 Pixels = NDArray[np.uint8]
 
@@ -89,6 +92,8 @@ def decode(
     image = open_plain_png(data)
     if image is not None:
         return from_image(image, preprocess, size, name)
+    if data[4:12] in _HEIF:
+        _reads_heif()
     try:
         with Image.open(BytesIO(data)) as image:
             if image.format in _PROGRAMS:  # Pillow would start Ghostscript, which runs it
@@ -104,12 +109,25 @@ def decode(
     except InputError:
         raise
     except UnidentifiedImageError:
+        if data[4:12] in _HEIF and not _reads_heif():
+            raise InputError(f"{name} is an HEIF image, which needs `pip install pillow-heif`") from None
         raise InputError(f"{name} is not an image that Pillow can read") from None
     except Image.DecompressionBombError:
         raise InputError(f"{name} has more pixels than Pillow's decompression bomb limit") from None
     # Pillow's decoders raise many types for a damaged file.
     except (OSError, SyntaxError, ValueError, EOFError, LookupError, TypeError, ArithmeticError, struct.error) as error:
         raise InputError(f"{name} is damaged or unreadable: {reason_of(error)}") from None
+
+
+@cache
+def _reads_heif() -> bool:
+    """Lets Pillow read HEIF from now on, if pillow-heif is installed; whether it is."""
+    try:
+        heif = import_module("pillow_heif")
+    except ImportError:
+        return False
+    heif.register_heif_opener()
+    return True
 
 
 def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:

@@ -14,6 +14,7 @@ import marshal
 import os
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -25,12 +26,16 @@ from stn_infer.files import open_regular
 
 #: The suffixes that a folder is searched for; an image file that is given explicitly may have any suffix.
 IMAGE_SUFFIXES = frozenset(
-    {"bmp", "gif", "jpeg", "jpg", "jp2", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff", "webp"}
+    {
+        *("apng", "avif", "bmp", "dds", "gif", "heic", "heif", "ico", "j2k", "jfif", "jp2", "jpe", "jpeg", "jpg"),
+        *("mpo", "pbm", "pcx", "pgm", "png", "pnm", "ppm", "qoi", "sgi", "tga", "tif", "tiff", "webp"),
+    }
 )
 ARRAY_SUFFIXES = frozenset({"npy", "npz"})
 _SUFFIXES = IMAGE_SUFFIXES | ARRAY_SUFFIXES
 _KEPT = 32768  # entries that a survey keeps in memory (about 10 MB); more are written to a temporary file
 _CHUNK = 4096
+_LONGEST_SUFFIX = 8  # longer ones count as none
 
 
 class Sample(NamedTuple):
@@ -75,6 +80,7 @@ class Survey:
         fingerprint: SHA-256, hex, of all names and row counts in order.
         stat_fingerprint: of the size and modification time of every file.
         content_fingerprint: of the content of every file; "" if not requested.
+        left_out: by suffix, the number of files in folders that are not inputs.
     """
 
     samples: int
@@ -82,6 +88,7 @@ class Survey:
     fingerprint: str
     stat_fingerprint: str
     content_fingerprint: str = ""
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 class Inputs:
@@ -118,6 +125,7 @@ class Inputs:
         self._kept: list[Entry] = []
         self._spool: IO[bytes] | None = None
         self._surveyed = False
+        self._left_out: Counter[str] = Counter()
         if not self._sources:
             raise InputError("no inputs given; give files, folders, patterns, @list.txt or - for stdin")
         if self._sources.count("-") > 1:
@@ -183,6 +191,7 @@ class Inputs:
         """
         names, stats, bytes_ = hashlib.sha256(), hashlib.sha256(), hashlib.sha256()
         samples, images, last = 0, False, ""
+        self._left_out.clear()
         walk = self._walk_all()
         while some := list(islice(walk, _CHUNK)):
             names.update(os.fsencode("".join([f"{entry.path}\0{entry.rows}\0" for entry in some])))
@@ -198,7 +207,9 @@ class Inputs:
         if samples == 0:
             raise InputError(f"no inputs in {', '.join(self._sources)}; expected images or .npy/.npz files")
         self._surveyed = True
-        return Survey(samples, images, names.hexdigest(), stats.hexdigest(), bytes_.hexdigest() if contents else "")
+        content = bytes_.hexdigest() if contents else ""
+        left_out = tuple(self._left_out.most_common())
+        return Survey(samples, images, names.hexdigest(), stats.hexdigest(), content, left_out)
 
     def _keep(self, some: list[Entry]) -> None:
         if self._spool is None and len(self._kept) + len(some) <= _KEPT:
@@ -212,7 +223,7 @@ class Inputs:
         """The entries of an explicit path or pattern, which must exist."""
         if os.path.isdir(source):
             found = False
-            for path in _walk(source, ()):
+            for path in _walk(source, (), self._left_out):
                 found = True
                 yield self._file(path)
             if not found:
@@ -225,7 +236,7 @@ class Inputs:
                 raise InputError(f"no file matches {source!r}; expected images or .npy/.npz files")
             for match in matches:
                 if os.path.isdir(match):
-                    for path in _walk(match, ()):
+                    for path in _walk(match, (), self._left_out):
                         yield self._file(path)
                 else:
                     yield self._file(match)
@@ -245,7 +256,7 @@ class Inputs:
             if "\0" in path:
                 raise InputError(f"{name} is not a list of paths, one per line: it contains binary data")
             if os.path.isdir(path):
-                for inside in _walk(path, ()):
+                for inside in _walk(path, (), self._left_out):
                     yield self._file(inside)
             else:
                 yield self._file(path)
@@ -285,8 +296,11 @@ def is_array(path: str) -> bool:
     return path.rpartition(".")[2].lower() in ARRAY_SUFFIXES
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
-    """Files under ``folder`` with a known suffix, sorted by name. Links are followed, except for cycles."""
+def _walk(folder: str, above: tuple[tuple[int, int], ...], left_out: Counter[str]) -> Iterator[str]:
+    """Files under ``folder`` with a known suffix, sorted by name. Links are followed, except for cycles.
+
+    The other files are counted in ``left_out`` by suffix.
+    """
     try:
         status = os.stat(folder)
         with os.scandir(folder) as listing:
@@ -304,7 +318,13 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...]) -> Iterator[str]:
         except OSError:  # a cycle of links
             is_folder = False
         if is_folder:
-            yield from _walk(entry.path, (*above, identity))
+            yield from _walk(entry.path, (*above, identity), left_out)
         # a dangling link or a pipe with an image suffix is a failed sample; it is not ignored silently
-        elif entry.name.rpartition(".")[2].lower() in _SUFFIXES:
+        elif (suffix := _suffix(entry.name)) in _SUFFIXES:
             yield entry.path
+        else:
+            left_out[suffix if len(suffix) <= _LONGEST_SUFFIX else ""] += 1
+
+
+def _suffix(name: str) -> str:
+    return name.rpartition(".")[2].lower() if "." in name else ""

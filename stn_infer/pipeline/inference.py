@@ -49,6 +49,7 @@ class RunSummary:
         preprocess: how images became inputs; None if the model takes no images.
         batch_dependent: outputs that change with the batch size, by the metadata or the file's trial; empty with one
             sample per batch.
+        left_out: by suffix, the number of files in the folders that are neither images nor arrays.
     """
 
     output: Path
@@ -60,6 +61,7 @@ class RunSummary:
     failures: tuple[tuple[str, str], ...]
     preprocess: Preprocess | None
     batch_dependent: tuple[str, ...] = ()
+    left_out: tuple[tuple[str, int], ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,7 +153,8 @@ def run_job(
             writer.skip_done()
             _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
             summary = writer.summary(time.perf_counter() - started, how)
-            return replace(summary, batch_dependent=runner.metadata.batch_dependent if options.batch_size > 1 else ())
+            dependent = runner.metadata.batch_dependent if options.batch_size > 1 else ()
+            return replace(summary, batch_dependent=dependent, left_out=survey.left_out)
 
 
 @dataclass(frozen=True)

@@ -261,3 +261,14 @@ def test_a_progress_bar_on_a_terminal_only(model: Path, images: Path, tmp_path: 
     assert result.returncode == 0
     assert b"20/20" in drawn
     assert result.stdout.startswith(b"20 inputs: 20 predicted")
+
+
+def test_files_left_out_are_told(model: Path, images: Path, tmp_path: Path) -> None:
+    for name in ("a.txt", "b.txt", "c.mp4"):
+        (images / name).write_text("x")
+    result = invoke(model, images, "-o", tmp_path / "out")
+    assert result.exit_code == 0 and len(table(tmp_path / "out" / "predictions-00000.csv")) == 20
+    assert result.stderr == (
+        "note: 3 files in the folders are neither images nor arrays by their suffixes (2 .txt, 1 .mp4); name a file itself "
+        "to read it\n"
+    )

@@ -2,14 +2,19 @@ from __future__ import annotations
 
 import io
 import os
+import sys
+from functools import cache
+from io import BytesIO
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 from stn_infer.data.images import decode, from_array, read
 from stn_infer.data.png import open_plain_png
@@ -167,3 +172,49 @@ def test_postscript_is_not_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(OSError), Image.open(io.BytesIO(data)) as image:
         image.load()
     assert (tmp_path / "ran").exists(), "Pillow does"
+
+
+@pytest.mark.parametrize("format", ["TGA", "ICO", "AVIF", "QOI", "PCX", "SGI", "DDS", "MPO", "JPEG2000"])
+def test_formats_that_pillow_reads(format: str) -> None:
+    image = Image.fromarray(np.random.default_rng(1).integers(0, 256, (16, 16, 3), dtype=np.uint8))
+    file = BytesIO()
+    image.save(file, format, **({"quality": 100, "subsampling": "4:4:4"} if format == "AVIF" else {}))
+    with Image.open(BytesIO(file.getvalue())) as stored:
+        wanted = np.asarray(stored.convert("RGB")).transpose(2, 0, 1)
+    np.testing.assert_array_equal(decode(file.getvalue(), RGB), wanted)
+    if format not in ("AVIF", "MPO", "JPEG2000"):
+        np.testing.assert_array_equal(wanted, np.asarray(image).transpose(2, 0, 1))
+
+
+def test_heif_names_the_package_that_reads_it() -> None:
+    data = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(64)
+    with pytest.raises(InputError, match=r"photo\.heic is an HEIF image, which needs `pip install pillow-heif`"):
+        decode(data, RGB, name="photo.heic")
+
+
+def test_heif_through_pillow_heif(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A stand-in registers itself with Pillow, as pillow-heif does."""
+    from stn_infer.data import images
+
+    opened: list[bytes] = []
+
+    class HeifImageFile(ImageFile.ImageFile):
+        format = "HEIF"
+
+        def _open(self) -> None:
+            opened.append(self.fp.read())  # type: ignore[union-attr]
+            self._mode, self._size = "RGB", (2, 1)
+
+        def load(self) -> Any:
+            self.im = Image.new("RGB", (2, 1), (7, 8, 9)).im
+            return Image.Image.load(self)
+
+    def register_heif_opener() -> None:
+        Image.register_open("HEIF", HeifImageFile, lambda prefix: prefix[4:8] == b"ftyp")
+
+    monkeypatch.setattr(images, "_reads_heif", cache(images._reads_heif.__wrapped__))
+    monkeypatch.setitem(sys.modules, "pillow_heif", SimpleNamespace(register_heif_opener=register_heif_opener))
+    monkeypatch.setattr(Image, "ID", list(Image.ID))
+    monkeypatch.setattr(Image, "OPEN", dict(Image.OPEN))
+    data = b"\0\0\0\x18ftypheic" + bytes(64)
+    assert decode(data, RGB)[:, 0, 0].tolist() == [7, 8, 9] and opened

@@ -198,3 +198,15 @@ def test_names_that_are_not_utf8(folder: Path) -> None:
     (folder / odd).touch()
     assert odd in names("-", stdin=b"caf\xe9.png\n")
     assert Inputs([odd], no_arrays).survey().samples == 1
+
+
+def test_files_of_folders_that_are_left_out_are_counted(tmp_path: Path) -> None:
+    names = ("a.png", "b.AVIF", "c.tga", "notes.txt", "more.TXT", "README", "x.averylongsuffix", ".hidden.txt", "d.mp4")
+    (tmp_path / "inner").mkdir()
+    for name in (*names, "inner/e.txt", "inner/f.ico"):
+        (tmp_path / name).write_bytes(b"x")
+    with Inputs([tmp_path, tmp_path / "notes.txt"], lambda path: None) as inputs:
+        for _ in range(2):
+            survey = inputs.survey()
+            assert dict(survey.left_out) == {"txt": 3, "": 2, "mp4": 1}, "a file that is named itself is an input"
+            assert survey.samples == 5
