@@ -269,6 +269,6 @@ def test_files_left_out_are_told(model: Path, images: Path, tmp_path: Path) -> N
     result = invoke(model, images, "-o", tmp_path / "out")
     assert result.exit_code == 0 and len(table(tmp_path / "out" / "predictions-00000.csv")) == 20
     assert result.stderr == (
-        "note: 3 files in the folders are neither images nor arrays by their suffixes (2 .txt, 1 .mp4); name a file itself "
-        "to read it\n"
+        "note: 3 files in the folders are neither images nor arrays by their suffixes (2 .txt, 1 .mp4); name a file "
+        "itself to read it\n"
     )
