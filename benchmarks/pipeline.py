@@ -53,7 +53,7 @@ from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend
 from stn_infer.benchmarking.machine.monitor import this_machine
 from stn_infer.data.inputs import Inputs, Sample
-from stn_infer.data.loader import LoadedBatch, Loader, resolve_preprocess
+from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 
 _LIMIT_MB = 1000
 _MOST_GROWTH = 1.05
@@ -288,12 +288,15 @@ def measure(backend: Backend, folder: Path, batch_size: int, workers: int | None
         for group in batch.groups:
             inference.time(partial(backend.run, group.inputs))
 
-    load = Loader.load
+    read, prepare = Loader.read, Loader.prepare
 
-    def timed_load(self: Loader, samples: Sequence[Sample]) -> LoadedBatch:
-        return decode_within.time(lambda: load(self, samples))
+    def timed_read(self: Loader, samples: Sequence[Sample]) -> LoadedBatch:
+        return decode_within.time(lambda: read(self, samples))
 
-    Loader.load = timed_load  # type: ignore[method-assign]
+    def timed_prepare(self: Loader, group: Group) -> Group:
+        return decode_within.time(lambda: prepare(self, group))
+
+    Loader.read, Loader.prepare = timed_read, timed_prepare  # type: ignore[method-assign]
     try:
         with tempfile.TemporaryDirectory() as output:
             begin = time.perf_counter()
@@ -301,7 +304,7 @@ def measure(backend: Backend, folder: Path, batch_size: int, workers: int | None
             summary = run(timed, folder, output, batch_size=batch_size, workers=workers)
             wall = time.perf_counter() - begin
     finally:
-        Loader.load = load  # type: ignore[method-assign]
+        Loader.read, Loader.prepare = read, prepare  # type: ignore[method-assign]
     assert summary.ok == len(samples)
     return Round(decode.seconds, inference.seconds, decode_within.seconds, inference_within.seconds, wall)
 

@@ -7,9 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Backend(Protocol):
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name, batch on axis 0, for inputs by name.
 
+        The memory of the inputs is the caller's, who may use it for other inputs after the call.
+
         Raises:
             InputError: a name is missing or unknown, or a shape or dtype does not match the backend's ``inputs``.
             ModelError: the runtime failed, or the backend is closed.
@@ -54,4 +58,21 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Release the device memory; the backend cannot be used afterwards."""
+        ...
+
+
+@runtime_checkable
+class PixelBackend(Backend, Protocol):
+    """A backend that normalizes images on its device: a quarter of the bytes go there."""
+
+    def run_pixels(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> dict[str, Array]:
+        """:meth:`Backend.run` for a model with one input.
+
+        Args:
+            pixels: uint8 [N, C, H, W] in any memory layout, for an input [N, C, H, W]; the caller's, as in ``run``.
+            preprocess: its ``scale``, ``gamma``, ``mean`` and ``std`` remain to be applied, in float32.
+
+        Raises:
+            InputError, ModelError: as for :meth:`Backend.run`.
+        """
         ...

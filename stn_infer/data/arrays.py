@@ -10,21 +10,22 @@ from __future__ import annotations
 
 import os
 import threading
-import warnings
 import zipfile
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from math import prod
 from pathlib import Path
-from typing import IO, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.data.images import from_array, reason_of
+from stn_infer.data.buffers import Buffers
+from stn_infer.data.images import from_array, planes, reason_of
+from stn_infer.data.npy import MOST_UNPACKED, Header, NpyFile, fits, read_header
+from stn_infer.data.pixels import Pixels
 from stn_infer.errors import InputError, one_line
 from stn_infer.files import open_regular
 from stn_infer.preprocess.rule import Preprocess
@@ -32,8 +33,29 @@ from stn_infer.preprocess.rule import Preprocess
 T = TypeVar("T")
 
 _OPEN_FILES = 4  # workers read neighboring rows, so a few open files are enough
-_MOST_UNPACKED = 2 << 30
-_SHORT = "its data is truncated"
+_NOT_FINITE = "expected finite numbers, found NaN or infinity"
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """The arrays of a file for the model's inputs, by name, and which of them have one row per sample."""
+
+    arrays: Mapping[str, Array | NpyFile]
+    batches: frozenset[str]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Consecutive samples of one file.
+
+    Attributes:
+        inputs: by input name, [n, ...]: pixels as uint8 [n, C, H, W], other arrays in the input's dtype. An input that
+            belongs to all samples of the file has its own length.
+        errors: by position in the rows asked for, why a sample could not be read; ``inputs`` has the others.
+    """
+
+    inputs: dict[str, Array]
+    errors: dict[int, str]
 
 
 class ArrayFiles:
@@ -53,7 +75,7 @@ class ArrayFiles:
         self._lock = threading.Lock()
         #: Whether a counted file has pixels, which are preprocessed like images.
         self.pixels = False
-        self._opened: OrderedDict[str, Mapping[str, Array | _Npy]] = OrderedDict()
+        self._opened: OrderedDict[str, _Opened] = OrderedDict()
 
     def count_rows(self, path: str) -> int | None:
         """The number of samples in ``path``; None if the file is one sample. Reads only the headers.
@@ -82,39 +104,99 @@ class ArrayFiles:
         Raises:
             InputError: the file is unreadable or has changed since it was counted.
         """
-        arrays = self._open(path)
-        sample = {}
+        found = self.load_rows(path, row, 1)
+        if found.errors:
+            raise InputError(found.errors[0])
+        return {
+            spec.name: found.inputs[spec.name] if self.is_shared(spec) else found.inputs[spec.name][0]
+            for spec in self._specs
+        }
+
+    def load_rows(self, path: str, start: int | None, count: int, buffers: Buffers | None = None) -> Rows:
+        """Reads ``count`` samples from row ``start``; None: the file is one sample.
+
+        Args:
+            path: the file.
+            start, count: the rows.
+            buffers: where large arrays are taken from; the caller gives them back.
+
+        Raises:
+            InputError: the file is unreadable, or its arrays are not what the model takes.
+        """
+        opened, buffers = self._open(path), buffers or Buffers()
+        found: dict[str, Array] = {}
+        errors: dict[int, str] = {}
         for spec in self._specs:
-            try:
-                array = arrays[spec.name]
-                if self.is_shared(spec):
-                    sample[spec.name] = self._shared(path, spec, array)
-                    continue
-                values = array[row] if row is not None else array.whole() if isinstance(array, _Npy) else array
-            except (KeyError, IndexError, ValueError):
-                raise InputError(f"{path} has changed since its samples were counted") from None
-            if self._is_pixels(spec, values.dtype):
-                assert self._preprocess is not None
-                height, width = spec.shape[2:]
-                sample[spec.name] = from_array(values, self._preprocess, (height, width), path)
+            array = opened.arrays[spec.name]
+            if self.is_shared(spec):
+                found[spec.name] = self._shared(path, spec, array)
+                continue
+            if (start is not None) != (spec.name in opened.batches):
+                raise InputError(_changed(path))
+            if start is None:
+                with _damage(path, "is damaged or unreadable"):
+                    values = (array.whole() if isinstance(array, NpyFile) else array)[None]
+            elif isinstance(array, NpyFile):
+                with _damage(path, "is damaged or unreadable"):
+                    values = array.rows(start, count, buffers)
             else:
-                sample[spec.name] = np.asarray(values, dtype=spec.dtype)
-                if spec.dtype.kind == "f" and not np.isfinite(sample[spec.name]).all():
-                    raise InputError(f"{path}: expected finite numbers, found NaN or infinity")
-        return sample
+                values = array[start : start + count]
+            errors.update(dict.fromkeys(range(len(values), count), _changed(path)))
+            found[spec.name] = self._converted(path, spec, values, errors, buffers)
+        if errors:
+            good = [row for row in range(count) if row not in errors]
+            for spec in self._specs:
+                if not self.is_shared(spec):
+                    whole, found[spec.name] = found[spec.name], found[spec.name][good]
+                    buffers.give_back(whole)
+        return Rows(found, errors)
+
+    def _converted(self, path: str, spec: TensorSpec, values: Array, errors: dict[int, str], buffers: Buffers) -> Array:
+        """Rows of a file as rows of an input; adds those that cannot be to ``errors``."""
+        if self._is_pixels(spec, values.dtype):
+            return self._pixels(path, spec, values, errors, buffers)
+        converted = values
+        if values.dtype != spec.dtype:
+            converted = buffers.take(values.shape, spec.dtype)
+            with np.errstate(over="ignore"):  # the check below finds what became infinite
+                np.copyto(converted, values, casting="same_kind")
+            buffers.give_back(values)
+        if spec.dtype.kind == "f" and not _is_finite(converted):
+            bad = ~np.isfinite(converted.reshape(len(converted), -1)).all(axis=1)
+            errors.update(dict.fromkeys(np.flatnonzero(bad).tolist(), f"{path}: {_NOT_FINITE}"))
+        return converted
+
+    def _pixels(self, path: str, spec: TensorSpec, values: Pixels, errors: dict[int, str], buffers: Buffers) -> Pixels:
+        """Images [n, H, W] or [n, H, W, C] as [n, C, H, W], a view where color and size are the model's."""
+        assert self._preprocess is not None
+        height, width = spec.shape[2:]
+        converted: dict[int, Pixels] = {}
+        for index, image in enumerate(values):
+            try:
+                converted[index] = from_array(image, self._preprocess, (height, width), path)
+            except InputError as error:
+                errors.setdefault(index, str(error))
+            if index == 0 and 0 in converted and np.may_share_memory(converted[0], image):
+                return planes(values[..., None] if values.ndim == 3 else values, self._preprocess)
+        shape = next((image.shape for image in converted.values()), (0, 0, 0))
+        pixels = buffers.take((len(values), *shape), np.dtype(np.uint8))
+        for index, image in converted.items():
+            pixels[index] = image
+        buffers.give_back(values)
+        return pixels
 
     def is_shared(self, spec: TensorSpec) -> bool:
         """Whether the array of this input belongs to all samples of a file."""
         return self._axis is not None and spec.batch != self._axis
 
-    def _shared(self, path: str, spec: TensorSpec, array: Array | _Npy) -> Array:
+    def _shared(self, path: str, spec: TensorSpec, array: Array | NpyFile) -> Array:
         """The whole array [N, ...] of such an input; a single row may lack the axis."""
-        values = np.asarray(array.whole() if isinstance(array, _Npy) else array)
+        values = np.asarray(array.whole() if isinstance(array, NpyFile) else array)
         if self._is_pixels(spec, values.dtype):
             raise InputError(f"{path}: give {spec.name!r} as {spec.dtype} values, not as pixels")
         values = values.astype(spec.dtype, copy=False)
         if spec.dtype.kind == "f" and not np.isfinite(values).all():
-            raise InputError(f"{path}: expected finite numbers, found NaN or infinity")
+            raise InputError(f"{path}: {_NOT_FINITE}")
         return values if values.ndim == len(spec.shape) else values[None]
 
     def _is_pixels(self, spec: TensorSpec, dtype: np.dtype[Any]) -> bool:
@@ -140,9 +222,9 @@ class ArrayFiles:
         if not np.can_cast(dtype, spec.dtype, "same_kind") or (dtype == np.uint8 and spec.dtype.kind == "f"):
             raise InputError(f"{path}: input {spec.name!r} takes {spec.dtype} values, found {dtype}")
         wanted = spec.shape[1:]
-        if len(shape) == len(wanted) + 1 and _fits(shape[1:], wanted):
+        if len(shape) == len(wanted) + 1 and fits(shape[1:], wanted):
             return True
-        if _fits(shape, wanted):
+        if fits(shape, wanted):
             return False
         text = ", ".join("any" if axis is None else str(axis) for axis in wanted)
         raise InputError(f"{path}: input {spec.name!r} takes [N, {text}], found {list(shape)}")
@@ -160,15 +242,20 @@ class ArrayFiles:
             )
         return arrays
 
-    def _open(self, path: str) -> Mapping[str, Array | _Npy]:
-        """The arrays of a file: .npy is read row by row, .npz is held in memory. The last few files stay open."""
+    def _open(self, path: str) -> _Opened:
+        """The arrays of a file: .npy is read in slices, .npz is held in memory. The last few files stay open."""
         with self._lock:
             if path in self._opened:
                 self._opened.move_to_end(path)
                 return self._opened[path]
             with _damage(path, "is damaged or unreadable"):
-                arrays: Mapping[str, Array | _Npy] = {"": _Npy(path)} if _is_npy(path) else self._unpacked(path)
-            self._opened[path] = self._named(path, arrays)
+                arrays: Mapping[str, Array | NpyFile] = {"": NpyFile(path)} if _is_npy(path) else self._unpacked(path)
+                arrays = self._named(path, arrays)
+            # the file may be another one than when its samples were counted
+            rows = [spec for spec in self._specs if not self.is_shared(spec)]
+            shapes = {spec.name: (arrays[spec.name].shape, arrays[spec.name].dtype) for spec in rows}
+            batches = [spec.name for spec in rows if self._is_batch(path, spec, *shapes[spec.name])]
+            self._opened[path] = _Opened(arrays, frozenset(batches))
             if len(self._opened) > _OPEN_FILES:
                 self._opened.popitem(last=False)
             return self._opened[path]
@@ -178,22 +265,22 @@ class ArrayFiles:
             unpacked = {}
             for member, name in self._members(path, archive):
                 with archive.open(member) as content:
-                    header = _header(content, member.file_size)
+                    header = read_header(content, member.file_size)
                     data = content.read(header.size)
                 unpacked[name] = header.array(data)
         return unpacked
 
-    def _headers(self, path: str) -> dict[str, _Header]:
+    def _headers(self, path: str) -> dict[str, Header]:
         """The headers of the arrays for the model's inputs, by name; the array of a .npy file has the name ""."""
         with _damage(path, f"is not a readable {Path(path).suffix} file"), ExitStack() as stack:
             file = stack.enter_context(os.fdopen(open_regular(path), "rb"))
             if _is_npy(path):
-                return {"": _header(file, os.fstat(file.fileno()).st_size)}
+                return {"": read_header(file, os.fstat(file.fileno()).st_size)}
             archive = stack.enter_context(zipfile.ZipFile(file))
             headers = {}
             for member, name in self._members(path, archive):
                 with archive.open(member) as content:
-                    headers[name] = _header(content, member.file_size)
+                    headers[name] = read_header(content, member.file_size)
             return headers
 
     def _members(self, path: str, archive: zipfile.ZipFile) -> list[tuple[zipfile.ZipInfo, str]]:
@@ -205,74 +292,12 @@ class ArrayFiles:
         elif len(members) > 1 or (members and len(wanted) > 1):
             self._named(path, dict.fromkeys(name for _, name in members))
         size = sum(member.file_size for member, _ in members)
-        if size > _MOST_UNPACKED:
+        if size > MOST_UNPACKED:
             raise InputError(
-                f"{path} unpacks to {size >> 20} MiB, more than the limit of {_MOST_UNPACKED >> 20} MiB; "
-                "save it as .npy, which is read row by row"
+                f"{path} unpacks to {size >> 20} MiB, more than the limit of {MOST_UNPACKED >> 20} MiB; "
+                "save it as .npy, which is read in slices"
             )
         return members
-
-
-@dataclass(frozen=True)
-class _Header:
-    """The header of a .npy file or .npz member; its data starts at byte ``offset``."""
-
-    shape: tuple[int, ...]
-    fortran: bool
-    dtype: np.dtype[Any]
-    offset: int
-
-    @property
-    def size(self) -> int:
-        """Bytes of data."""
-        return prod(self.shape) * self.dtype.itemsize
-
-    def array(self, data: bytes) -> Array:
-        """The whole array from its bytes; ValueError if they are truncated."""
-        if len(data) != self.size:
-            raise ValueError(_SHORT)
-        return np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
-
-
-class _Npy:
-    """The array of a .npy file, read row by row.
-
-    The file is not memory-mapped: truncating a mapped file while it is read kills the process with SIGBUS.
-    """
-
-    def __init__(self, path: str) -> None:
-        self._file = open_regular(path)
-        with open(self._file, "rb", closefd=False) as file:
-            self._header = _header(file, os.fstat(self._file).st_size)
-        self.dtype = self._header.dtype
-        self._row = prod(self._header.shape[1:]) * self.dtype.itemsize
-        self._whole = self.whole() if self._header.fortran and len(self._header.shape) > 1 else None
-
-    def __del__(self) -> None:
-        if hasattr(self, "_file"):
-            os.close(self._file)
-
-    def whole(self) -> Array:
-        """Reads the whole array into memory.
-
-        Raises:
-            ValueError: the array is too large, or the file is truncated.
-        """
-        if self._header.size > _MOST_UNPACKED:
-            raise ValueError(f"it has {self._header.size >> 20} MiB and cannot be read row by row")
-        return self._header.array(os.pread(self._file, self._header.size, self._header.offset))
-
-    def __getitem__(self, row: int) -> Array:
-        """Row ``row``; raises IndexError if the file does not, or no longer, contain it."""
-        if self._whole is not None:
-            row_of_whole: Array = self._whole[row]
-            return row_of_whole
-        if not 0 <= row < self._header.shape[0]:
-            raise IndexError(row)
-        data = os.pread(self._file, self._row, self._header.offset + row * self._row)
-        if len(data) != self._row:
-            raise IndexError(row)
-        return np.frombuffer(data, self.dtype).reshape(self._header.shape[1:])
 
 
 @contextmanager
@@ -290,29 +315,11 @@ def _is_npy(path: str) -> bool:
     return path.lower().endswith(".npy")
 
 
-def _header(file: IO[bytes], size: int) -> _Header:
-    """Reads the header of ``file``, which has ``size`` bytes; raises ValueError if the size does not match."""
-    version = np.lib.format.read_magic(file)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # numpy warns about headers written by Python 2
-        shape, fortran, dtype = read(file)
-    if dtype.hasobject:
-        raise ValueError("it contains Python objects, which are not loaded")
-    header = _Header(shape, fortran, dtype, file.tell())
-    if any(length < 0 for length in shape):
-        raise ValueError(f"its header has a negative size: {list(shape)}")
-    if 0 in shape[1:]:
-        raise ValueError(f"its samples are empty: {list(shape)}")
-    if header.offset + header.size > size:
-        raise ValueError(
-            f"its header declares {header.size} bytes of data ({list(shape)} {dtype}), the file has "
-            f"{max(0, size - header.offset)}"
-        )
-    return header
+def _changed(path: str) -> str:
+    return f"{path} has changed since its samples were counted"
 
 
-def _fits(shape: tuple[int, ...], wanted: tuple[int | None, ...]) -> bool:
-    return len(shape) == len(wanted) and all(
-        length is None or length == given for length, given in zip(wanted, shape, strict=True)
-    )
+def _is_finite(values: Array) -> bool:
+    """Whether no value is NaN or infinite; may be False for others, whose sum overflows."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        return bool(np.isfinite(values.sum(dtype=np.result_type(values.dtype, np.float32))))

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stn_infer.data.framing import flattened, framed, upright
+from stn_infer.data.pixels import Pixels, pixels_of
 from stn_infer.data.png import open_plain_png
 from stn_infer.errors import InputError
 from stn_infer.files import kind_of
@@ -24,8 +25,6 @@ _ONE_READ = 1 << 16
 _MOST_BYTES = 1 << 29
 _PROGRAMS = ("EPS",)
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
-
-Pixels = NDArray[np.uint8]
 
 
 def read(path: str) -> bytes:
@@ -89,9 +88,26 @@ def decode(
     Raises:
         InputError: ``data`` is damaged or not an image, or the image does not have the size that the model takes.
     """
-    image = open_plain_png(data)
-    if image is not None:
-        return from_image(image, preprocess, size, name)
+    return np.array(planes(decode_interleaved(data, preprocess, size, name), preprocess), order="C")
+
+
+def planes(pixels: Pixels, preprocess: Preprocess) -> Pixels:
+    """Images [..., C, H, W] in the model's order of colors, a view of [..., H, W, C] with C 1, 3 or 4.
+
+    Colors are RGB; a fourth byte is left out.
+    """
+    colors = pixels[..., 2::-1] if preprocess.color == "bgr" else pixels[..., :3]
+    return np.moveaxis(colors, -1, -3)
+
+
+def decode_interleaved(data: bytes, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
+    """:func:`decode` in the layout of the image: [H, W, 1], [H, W, 3], or [H, W, 4] with an unused byte.
+
+    The result is read-only, and valid until the next call in this thread.
+    """
+    plain = open_plain_png(data)
+    if plain is not None:
+        return from_image(plain.image, preprocess, size, name, plain.pixels)
     if data[4:12] in _HEIF:
         _reads_heif()
     try:
@@ -130,25 +146,23 @@ def _reads_heif() -> bool:
     return True
 
 
-def from_image(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
-    """:func:`decode` for a Pillow image; ``name`` is used in messages."""
-    mode = "L" if preprocess.color == "gray" else "RGB"
+def from_image(
+    image: Image.Image,
+    preprocess: Preprocess,
+    size: tuple[int | None, int | None],
+    name: str,
+    shared: Pixels | None = None,
+) -> Pixels:
+    """:func:`decode_interleaved` for a Pillow image and its memory, if known; ``name`` is used in messages."""
+    mode, whole = "L" if preprocess.color == "gray" else "RGB", image
     if preprocess.background is not None:
         image = flattened(image, preprocess.background)
     if image.mode != mode:
         image = image.convert(mode)
     image = framed(image, preprocess)
-    _check_size(image.height, image.width, size, name)
-    # Twice as fast as numpy.asarray(image), which gets the same bytes through the array interface.
-    pixels: Pixels = np.frombuffer(image.tobytes(), np.uint8)
-    if mode == "L":
-        return pixels.reshape(1, image.height, image.width)
-    return _planes(pixels.reshape(image.height, image.width, 3), preprocess)
-
-
-def _planes(pixels: Pixels, preprocess: Preprocess) -> Pixels:
-    """RGB pixels [H, W, 3] as [3, H, W] in the model's order."""
-    return (pixels[:, :, ::-1] if preprocess.color == "bgr" else pixels).transpose(2, 0, 1)
+    width, height = image.size
+    _check_size(height, width, size, name)
+    return shared if shared is not None and image is whole else pixels_of(image)
 
 
 def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
@@ -159,8 +173,8 @@ def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, i
     whole = (None, pixels.shape[:2])
     if right_color and preprocess.size in whole and preprocess.crop in whole:
         _check_size(pixels.shape[0], pixels.shape[1], size, name)
-        return pixels[None] if pixels.ndim == 2 else _planes(pixels, preprocess)
-    return from_image(Image.fromarray(np.ascontiguousarray(pixels)), preprocess, size, name)
+        return planes(pixels[:, :, None] if pixels.ndim == 2 else pixels, preprocess)
+    return planes(from_image(Image.fromarray(np.ascontiguousarray(pixels)), preprocess, size, name), preprocess)
 
 
 def _eight_bit(image: Image.Image, name: str) -> Image.Image:

@@ -17,7 +17,7 @@ import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
@@ -64,10 +64,11 @@ class Entry(NamedTuple):
     def samples(self) -> Iterator[Sample]:
         """The samples in this file."""
         if self.rows is None:
-            yield Sample(self.path, self.path, None, self.error)
-        else:
-            for row in range(self.rows):
-                yield Sample(f"{self.path}[{row}]", self.path, row)
+            return iter((Sample(self.path, self.path, None, self.error),))
+        # An array may have millions of rows: this makes a sample in half the time of calling Sample.
+        pattern = self.path.replace("{", "{{").replace("}", "}}") + "[{}]"
+        rows = range(self.rows)
+        return map(tuple.__new__, repeat(Sample), zip(map(pattern.format, rows), repeat(self.path), rows, repeat("")))
 
 
 @dataclass(frozen=True)
@@ -149,8 +150,7 @@ class Inputs:
                 file.close()
 
     def __iter__(self) -> Iterator[Sample]:
-        for entry in self._found() if self._surveyed else self._walk_all():
-            yield from entry.samples()
+        return chain.from_iterable(map(Entry.samples, self._found() if self._surveyed else self._walk_all()))
 
     def _found(self) -> Iterator[Entry]:
         """The entries that the survey found."""

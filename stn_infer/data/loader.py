@@ -1,18 +1,24 @@
-"""Loading the samples of one batch into arrays for the model; a bad sample fails only its own row."""
+"""Loading the samples of one batch into arrays for the model; a bad sample fails only its own row.
+
+Pixels stay uint8 until the model is about to run: a batch that waits takes a quarter of the memory.
+"""
 
 from __future__ import annotations
 
+import itertools
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data.arrays import ArrayFiles
-from stn_infer.data.images import decode, read
+from stn_infer.data.buffers import Buffers
+from stn_infer.data.images import decode_interleaved, planes, read
 from stn_infer.data.inputs import Sample, is_array
+from stn_infer.data.pixels import Pixels
 from stn_infer.errors import AssumptionWarning, InputError, UsageError
 from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
@@ -21,6 +27,10 @@ from stn_infer.preprocess.text import names_values
 # Decoding a small image is mostly Python code and holds the GIL: two concurrent threads are slower than one (measured
 # with 0.8 kB per image: 117 us with one thread, 227 us with two). From 3 kB on, two threads are faster.
 _SMALL = 3000
+# Reading rows of an array releases the GIL, for long enough that another thread can use it from about here on.
+_SMALL_ROWS = 1 << 20
+# Images are decoded into one array as long as it is not larger than this.
+_MOST_STACKED = 1 << 26
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,46 @@ class LoadedBatch:
     holds_the_lock: bool = True
 
 
+@dataclass
+class _Pieces:
+    """Samples that can be stacked, in order: positions, and by input name arrays [n, ...] that hold them."""
+
+    rows: list[int]
+    arrays: list[dict[str, Array]]
+
+
+class _Images:
+    """Images of one size, decoded one after the other into one array, in the layout in which Pillow has them.
+
+    Args:
+        first: the pixels of the first image, [H, W, C] with C 1, 3, or 4 with an unused byte.
+        most: the largest number of images.
+        buffers: where the array is taken from.
+    """
+
+    def __init__(self, first: Pixels, most: int, buffers: Buffers) -> None:
+        self.rows: list[int] = []
+        most = max(1, min(most, _MOST_STACKED // max(1, first.size)))
+        self._array = buffers.take((most, *first.shape), first.dtype)
+
+    def is_full(self) -> bool:
+        """Whether there is no room for another image."""
+        return len(self.rows) == len(self._array)
+
+    def add(self, row: int, pixels: Pixels) -> None:
+        """Copy an image of the same size, for position ``row`` of the batch."""
+        target = self._array[len(self.rows)]
+        if pixels.shape == target.shape:
+            target[...] = pixels
+        else:
+            target[..., :3] = pixels[..., :3]
+        self.rows.append(row)
+
+    def pixels(self, preprocess: Preprocess) -> Pixels:
+        """The images [n, C, H, W], in the model's order of colors."""
+        return planes(self._array[: len(self.rows)], preprocess)
+
+
 class Loader:
     """Reads samples for the model inputs ``specs``; safe to share between threads.
 
@@ -62,56 +112,152 @@ class Loader:
 
     def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None, axis: str | None = None) -> None:
         self._specs = tuple(specs)
-        self._preprocess = preprocess
+        self.preprocess = preprocess
         self._axis = axis
+        self._buffers = Buffers()
+        self._any_size = any(None in spec.shape[1:] for spec in self._specs)
         self.arrays = ArrayFiles(specs, preprocess, axis)
         #: Whether an image file can be a sample: one input, [N, C, H, W].
         self.takes_images = len(self._specs) == 1 and preprocess is not None
 
     def load(self, samples: Sequence[Sample]) -> LoadedBatch:
         """Read, decode and pre-process ``samples``; errors are returned, not raised."""
+        loaded = self.read(samples)
+        return replace(loaded, groups=tuple(self.prepare(group) for group in loaded.groups))
+
+    def read(self, samples: Sequence[Sample]) -> LoadedBatch:
+        """Read and decode ``samples``; images are uint8 [n, C, H, W] in any memory layout, for :meth:`prepare`."""
         errors: dict[int, str] = {}
-        ready: dict[int, dict[str, Array]] = {}
-        images, size = 0, 0
-        for position, sample in enumerate(samples):
+        found: dict[object, _Pieces] = {}
+        images: dict[tuple[int, ...], list[_Images]] = {}
+        count, size, array_size = 0, 0, 0
+        for first, length in _runs(samples):
+            sample = samples[first]
             try:
                 if sample.error:
                     raise InputError(sample.error)
                 if is_array(sample.path):
-                    ready[position] = self.arrays.load(sample.path, sample.row)
+                    array_size += self._read_rows(samples, first, length, found, errors)
                     continue
                 data = read(sample.path)
-                images, size = images + 1, size + len(data)
-                ready[position] = self._decode(data, sample)
+                count, size = count + 1, size + len(data)
+                pixels = self._decode(data, sample)
             except InputError as error:
-                errors[position] = str(error)
-        groups: dict[object, list[int]] = {}
-        for position in sorted(ready):
-            kind: object = tuple([(array.shape, array.dtype.char) for array in ready[position].values()])
-            if self._axis is not None:
-                kind = (kind, samples[position].path)
-            groups.setdefault(kind, []).append(position)
-        return LoadedBatch(tuple(self._stack(rows, ready) for rows in groups.values()), errors, size <= images * _SMALL)
+                errors.update(dict.fromkeys(range(first, first + length), str(error)))
+                continue
+            same = images.setdefault(pixels.shape[:2], [])
+            if not same or same[-1].is_full():
+                most = 2 * len(same[-1].rows) if same else 1 if self._any_size else len(samples) - first
+                same.append(_Images(pixels, most, self._buffers))
+            same[-1].add(first, pixels)
+        for stacked in itertools.chain.from_iterable(images.values()):
+            assert self.preprocess is not None
+            arrays = {self._specs[0].name: stacked.pixels(self.preprocess)}
+            self._add(found, "" if self._axis is None else samples[stacked.rows[0]].path, stacked.rows, arrays)
+        small = size <= count * _SMALL and array_size < _SMALL_ROWS
+        groups = sorted(found.values(), key=lambda pieces: min(pieces.rows))
+        return LoadedBatch(tuple(map(self._stacked, groups)), errors, small)
 
-    def _decode(self, data: bytes, sample: Sample) -> dict[str, Array]:
+    def _read_rows(
+        self,
+        samples: Sequence[Sample],
+        first: int,
+        length: int,
+        found: dict[object, _Pieces],
+        errors: dict[int, str],
+    ) -> int:
+        """Reads consecutive rows of an array file; the number of bytes."""
+        sample = samples[first]
+        read_rows = self.arrays.load_rows(sample.path, sample.row, length, self._buffers)
+        errors.update({first + row: reason for row, reason in read_rows.errors.items()})
+        rows = [first + row for row in range(length) if row not in read_rows.errors]
+        if rows:
+            self._add(found, "" if self._axis is None else sample.path, rows, read_rows.inputs)
+        return sum(array.nbytes for array in read_rows.inputs.values())
+
+    @staticmethod
+    def _add(found: dict[object, _Pieces], path: str, rows: Sequence[int], arrays: dict[str, Array]) -> None:
+        """Add samples to those of the same shapes and types, and of the same file unless ``path`` is empty."""
+        kind = (path, *[(array.shape[1:], array.dtype.char) for array in arrays.values()])
+        pieces = found.setdefault(kind, _Pieces([], []))
+        pieces.rows += rows
+        pieces.arrays.append(arrays)
+
+    def prepare(self, group: Group) -> Group:
+        """The group as inputs of the model: pixels are normalized. ``group`` cannot be used afterwards."""
+        inputs = dict(group.inputs)
+        for name, pixels in self._pixels(group).items():
+            assert self.preprocess is not None
+            dtype = next(spec.dtype for spec in self._specs if spec.name == name)
+            values = self._buffers.take(pixels.shape, np.dtype(np.float32))
+            normalize(pixels, self.preprocess, values)
+            self._buffers.give_back(pixels)
+            inputs[name] = values.astype(dtype, copy=False)
+            if inputs[name] is not values:
+                self._buffers.give_back(values)
+        return Group(group.rows, inputs)
+
+    def release(self, group: Group) -> None:
+        """Let the memory of ``group`` be used for another batch; its arrays cannot be used afterwards."""
+        for array in group.inputs.values():
+            self._buffers.give_back(array)
+        group.inputs.clear()
+
+    def pixels_of(self, group: Group) -> Pixels | None:
+        """The pixels of a group of :meth:`read`, if the model's only input is made of them."""
+        return next(iter(self._pixels(group).values()), None) if len(self._specs) == 1 else None
+
+    def _pixels(self, group: Group) -> dict[str, Pixels]:
+        """The arrays that are not in the input's dtype yet: pixels."""
+        return {
+            spec.name: group.inputs[spec.name] for spec in self._specs if group.inputs[spec.name].dtype != spec.dtype
+        }
+
+    def _decode(self, data: bytes, sample: Sample) -> Pixels:
         if not self.takes_images:
             raise InputError(f"{sample.path}: the model takes no images; give .npy or .npz files")
-        assert self._preprocess is not None
+        assert self.preprocess is not None
         spec = self._specs[0]
-        return {spec.name: decode(data, self._preprocess, (spec.shape[2], spec.shape[3]), sample.path)}
+        return decode_interleaved(data, self.preprocess, (spec.shape[2], spec.shape[3]), sample.path)
 
-    def _stack(self, rows: Sequence[int], ready: Mapping[int, dict[str, Array]]) -> Group:
+    def _stacked(self, pieces: _Pieces) -> Group:
         inputs = {}
         for spec in self._specs:
-            if self.arrays.is_shared(spec):
-                inputs[spec.name] = ready[rows[0]][spec.name]
+            arrays = [piece[spec.name] for piece in pieces.arrays]
+            if len(arrays) == 1 or self.arrays.is_shared(spec):
+                inputs[spec.name] = arrays[0]
                 continue
-            stacked: Array = np.stack([ready[row][spec.name] for row in rows])
-            if stacked.dtype != spec.dtype:  # pixels; other arrays already have the input's dtype
-                assert self._preprocess is not None
-                stacked = normalize(stacked, self._preprocess).astype(spec.dtype, copy=False)
+            stacked = self._buffers.take((len(pieces.rows), *arrays[0].shape[1:]), arrays[0].dtype)
+            np.concatenate(arrays, out=stacked)
+            for array in arrays:
+                self._buffers.give_back(array)
+            if pieces.rows != sorted(pieces.rows):  # image files between arrays of pixels
+                stacked = stacked[np.argsort(pieces.rows)]
             inputs[spec.name] = stacked
-        return Group(tuple(rows), inputs)
+        return Group(tuple(sorted(pieces.rows)), inputs)
+
+
+def _runs(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
+    """Position and length of each run of consecutive rows of one file; 1 for what is not a row."""
+    if not samples:
+        return
+    _, paths, rows, errors = zip(*samples, strict=True)
+    if (
+        rows[0] is not None
+        and rows == tuple(range(rows[0], rows[0] + len(rows)))
+        and paths.count(paths[0]) == len(paths)
+        and not any(errors)
+    ):
+        yield 0, len(rows)  # the whole batch, as nearly always
+        return
+    first = 0
+    while first < len(rows):
+        end = first + 1
+        if rows[first] is not None and not errors[first]:
+            while end < len(rows) and (paths[end], rows[end]) == (paths[first], rows[first] + end - first):
+                end += 1
+        yield first, end - first
+        first = end
 
 
 def tell_assumption(

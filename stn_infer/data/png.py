@@ -7,10 +7,14 @@ the compressed pixels. All other files, including damaged ones, are left to Pill
 
 from __future__ import annotations
 
+import threading
+from dataclasses import dataclass
 from struct import Struct
 from zlib import crc32
 
 from PIL import Image
+
+from stn_infer.data.pixels import SHARED_PIXELS, Pixels, shared_pixels
 
 _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER = Struct(">IIBBBBB")  # width, height, bit depth, color type, compression, filter, interlace
@@ -18,13 +22,28 @@ _WORD = Struct(">I")
 _MODES = {0: "L", 2: "RGB"}
 _PLAIN = {b"pHYs", b"tEXt", b"tIME", b"gAMA", b"sRGB", b"cHRM", b"IEND"}  # do not affect the stored pixels
 _MOST_PIXELS = 1 << 22  # far below Pillow's decompression bomb limit
+_last = threading.local()
 
 
-def open_plain_png(data: bytes) -> Image.Image | None:
+@dataclass(frozen=True)
+class PlainPng:
+    """A decoded image.
+
+    Attributes:
+        image: as ``PIL.Image.open`` gives it.
+        pixels: its memory, as :func:`~stn_infer.data.pixels.shared_pixels` gives it.
+    """
+
+    image: Image.Image
+    pixels: Pixels | None
+
+
+def open_plain_png(data: bytes) -> PlainPng | None:
     """Decodes ``data`` if it is an undamaged 8-bit gray or RGB PNG without interlacing or transparency.
 
     Returns:
-        The same image as ``PIL.Image.open``; None for any other data.
+        The image; None for any other data. A small image is valid until the next call in this thread, which decodes
+        into the same memory if the size is the same.
     """
     if not data.startswith(_SIGNATURE):
         return None
@@ -58,7 +77,13 @@ def open_plain_png(data: bytes) -> Image.Image | None:
     ):
         return None
     mode = _MODES[color]
+    plain: PlainPng | None = getattr(_last, "plain", None)
+    if plain is None or plain.image.size != (width, height) or plain.image.mode != mode:
+        image = Image.new(mode, (width, height))
+        plain = PlainPng(image, shared_pixels(image))
+        _last.plain = plain if width * height < SHARED_PIXELS else None
     try:
-        return Image.frombytes(mode, (width, height), b"".join(pixels), "zip", mode, 0)
+        plain.image.frombytes(pixels[0] if len(pixels) == 1 else b"".join(pixels), "zip", mode, 0)
     except (ValueError, OSError):
         return None
+    return plain

@@ -116,15 +116,16 @@ class CsvFormat(Format):
         """Lines of UTF-8."""
         if not rows.names:
             return b""
-        start = [quoted(name) for name in rows.names]
+        columns: list[Sequence[str]] = [quoted_all(rows.names)]
         if rows.classes is not None:
-            start = [f"{name},{index}" for name, index in zip(start, rows.classes.tolist(), strict=True)]
+            classes = rows.classes.tolist()
+            columns.append([*map(str, classes)])
             if self.labels is not None:
                 labels = [quoted(label) for label in self.labels]
-                start = [f"{text},{labels[index]}" for text, index in zip(start, rows.classes.tolist(), strict=True)]
-        for values in rows.decoded.values():
-            start = [f"{text},{_field(value)}" for text, value in zip(start, values, strict=True)]
-        return "".join([text + numbers for text, numbers in zip(start, _number_lines(rows), strict=True)]).encode()
+                columns.append([labels[index] for index in classes])
+        columns += [[*map(_field, values)] for values in rows.decoded.values()]
+        columns += [_joined(values.reshape(len(rows.names), -1)) for values in rows.outputs.values()]
+        return ("\n".join(map(",".join, zip(*columns, strict=True))) + "\n").encode()
 
     def write(self, path: Path, parts: Sequence[bytes]) -> None:
         """The header and the lines."""
@@ -188,27 +189,30 @@ class ParquetFormat(Format):
             raise MissingDependencyError("--format parquet needs pyarrow; pip install 'stn-infer[parquet]'") from None
         self._pyarrow = pyarrow
 
-    def encode(self, rows: Rows) -> Any:
-        """A pyarrow table."""
+    def encode(self, rows: Rows) -> Rows:
+        """The rows, unchanged."""
+        return rows
+
+    def write(self, path: Path, parts: Sequence[Rows]) -> None:
+        """One table."""
         arrow = self._pyarrow
-        columns: dict[str, Any] = {"input": arrow.array(rows.names, arrow.string())}
-        if rows.classes is not None:
-            columns["prediction"] = arrow.array(rows.classes)
+        rows = parts or [self.empty()]
+        columns: dict[str, Any] = {"input": arrow.array([name for part in rows for name in part.names], arrow.string())}
+        if self.classifies:
+            classes = _all_classes(rows)
+            columns["prediction"] = arrow.array(classes)
             if self.labels is not None:
-                names = [self.label_of(index) for index in rows.classes.tolist()]
-                columns["label"] = arrow.array(names, arrow.string())
-        for column, decoded in rows.decoded.items():
+                labels = [self.label_of(index) for index in classes.tolist()]
+                columns["label"] = arrow.array(labels, arrow.string())
+        for column in self.decoder.columns:
+            decoded = np.concatenate([part.decoded[column] for part in rows])
             columns[column] = arrow.array(decoded, arrow.string() if decoded.dtype == object else None)
-        for output, values in rows.outputs.items():
-            flat = values.reshape(len(rows.names), -1) if len(rows.names) else values.reshape(0, _length(values))
+        for output in rows[0].outputs:
+            values = np.concatenate([part.outputs[output] for part in rows])
+            flat = values.reshape(len(values), 1 if values.ndim == 1 else values.shape[1])
             for i in range(flat.shape[1]):
                 columns[f"{output}_{i}"] = arrow.array(np.ascontiguousarray(flat[:, i]))
-        return arrow.table(columns)
-
-    def write(self, path: Path, parts: Sequence[Any]) -> None:
-        """One table."""
-        table = self._pyarrow.concat_tables(parts or [self.encode(self.empty())])
-        self._pyarrow.parquet.write_table(table.combine_chunks(), path)
+        arrow.parquet.write_table(arrow.table(columns), path)
 
 
 class NpzFormat(Format):
@@ -225,7 +229,7 @@ class NpzFormat(Format):
         rows = parts or [self.empty()]
         arrays: dict[str, Any] = {"input": np.array([name for part in rows for name in part.names], np.str_)}
         if self.classifies:
-            classes = np.concatenate([part.classes for part in rows if part.classes is not None])
+            classes = _all_classes(rows)
             arrays["prediction"] = classes
             if self.labels is not None:
                 arrays["label"] = np.array([self.label_of(index) for index in classes.tolist()], np.str_)
@@ -304,6 +308,10 @@ def _json_value(value: Any) -> str:
     return str(value) if np.isfinite(value) else "null"
 
 
+def _all_classes(parts: Sequence[Rows]) -> NDArray[np.int64]:
+    return np.concatenate([part.classes for part in parts if part.classes is not None])
+
+
 def quoted(text: str) -> str:
     """``text`` as a csv field, quoted if necessary."""
     if _SPECIAL.search(text):
@@ -311,17 +319,19 @@ def quoted(text: str) -> str:
     return text
 
 
+def quoted_all(texts: Sequence[str]) -> Sequence[str]:
+    """Each of ``texts`` as a csv field."""
+    return [quoted(text) for text in texts] if _SPECIAL.search("".join(texts)) else texts
+
+
+def printable_names(names: Sequence[str]) -> Sequence[str]:
+    """Each of ``names`` as valid Unicode, see :func:`printable`."""
+    return names if "".join(names).isascii() else [printable(name) for name in names]
+
+
 def printable(name: str) -> str:
     """A file name as valid Unicode; bytes that are not UTF-8 become escapes."""
     return name if name.isascii() else name.encode("utf-8", "backslashreplace").decode()
-
-
-def _number_lines(rows: Rows) -> list[str]:
-    """For each sample, the end of its csv line: all outputs."""
-    columns = [_joined(values.reshape(len(rows.names), -1)) for values in rows.outputs.values()]
-    if not columns:
-        return ["\n"] * len(rows.names)
-    return ["," + ",".join(sample) + "\n" for sample in zip(*columns, strict=True)]
 
 
 def _joined(values: Array) -> list[str]:
@@ -358,7 +368,3 @@ def _json_numbers(values: Array) -> str:
 
 def _width(spec: TensorSpec) -> int:
     return 1 if len(spec.shape) == 1 else spec.shape[1] or 0
-
-
-def _length(values: Array) -> int:
-    return 1 if values.ndim == 1 else values.shape[1]

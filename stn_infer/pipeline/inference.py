@@ -10,6 +10,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -17,20 +18,21 @@ from typing import Any
 import numpy as np
 
 from stn_infer.arrays import Array
-from stn_infer.backends.base import Backend
+from stn_infer.backends.base import Backend, PixelBackend
 from stn_infer.backends.batching import row_axis
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess, tell_assumption
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.files import appearing
 from stn_infer.pipeline.decoder import Decoder
-from stn_infer.pipeline.formats import Format, make_format, printable
-from stn_infer.pipeline.job import Folder, Job, ledger_line
+from stn_infer.pipeline.formats import Format, make_format, printable, printable_names
+from stn_infer.pipeline.job import Folder, Job, status_lines
 from stn_infer.pipeline.schedule import Schedule
 from stn_infer.preprocess.rule import Preprocess
 
 SHARD_ROWS = 4096
 SHARD_BYTES = 256 << 20  # a shard is held in memory, so a shard of large outputs has fewer rows
+_BESIDE = 32 << 20  # a shard of this size is written while the next one is collected
 _SHOWN_FAILURES = 5
 
 Progress = Callable[[int, int], None]
@@ -181,8 +183,10 @@ class _Writer:
     failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     _parts: list[Any] = field(default_factory=list)
-    _ledger: list[str] = field(default_factory=list)
+    _status: list[str] = field(default_factory=list)
+    _taken: int = 0
     _rows: int = 0
+    _bytes: int = 0
 
     def skip_done(self) -> None:
         """Count the samples that an earlier run has completed."""
@@ -194,28 +198,37 @@ class _Writer:
                     self.resumed += 1
         self._report()
 
-    def take(self, batch: _Batch, loaded: LoadedBatch, answers: _Answers) -> None:
-        """Encode and add a batch; after the last batch of a shard, write the shard."""
+    def take(self, batch: _Batch, loaded: LoadedBatch, answers: _Answers) -> Callable[[], None] | None:
+        """Encode and add a batch; after the last batch of a shard, returns what writes the shard."""
         errors = dict(loaded.errors)
-        names = [printable(sample.name) for sample in batch.samples]
+        names = printable_names([sample.name for sample in batch.samples])
         rows, outputs = _merged(loaded, answers, errors)
         if rows:
             good = names if len(rows) == len(names) else [names[i] for i in rows]
             self._parts.append(self.encoder.encode(self.encoder.rows(tuple(good), outputs)))
+            self._bytes += sum(values.nbytes for values in outputs.values())
         reasons = {i: printable(" ".join(reason.split())) for i, reason in errors.items()}
-        for i, name in enumerate(names):
-            self._ledger.append(ledger_line(name, reasons.get(i, ""), batch.shard, self._rows))
-            self._rows += i not in reasons
+        self._status.append(status_lines(names, reasons, batch.shard, self._rows))
+        self._taken += len(names)
+        self._rows += len(names) - len(reasons)
         self.ok += len(names) - len(reasons)
         for i in sorted(reasons):
             self._count(names[i], reasons[i])
         job = self.folder.job
-        if len(self._ledger) == min(job.shard_rows, job.samples - batch.shard * job.shard_rows):
-            with appearing(self.folder.predictions(batch.shard)) as temporary:
-                self.encoder.write(temporary, self._parts)
-            self.folder.write_ledger(batch.shard, self._ledger)
-            self._parts, self._ledger, self._rows = [], [], 0
+        write: Callable[[], None] | None = None
+        if self._taken == min(job.shard_rows, job.samples - batch.shard * job.shard_rows):
+            write = partial(self._write, batch.shard, self._parts, self._status)
+            if self._bytes > _BESIDE:
+                write()
+                write = None
+            self._parts, self._status, self._taken, self._rows, self._bytes = [], [], 0, 0, 0
         self._report()
+        return write
+
+    def _write(self, shard: int, parts: list[Any], status: list[str]) -> None:
+        with appearing(self.folder.predictions(shard)) as temporary:
+            self.encoder.write(temporary, parts)
+        self.folder.write_ledger(shard, status)
 
     def summary(self, seconds: float, preprocess: Preprocess | None) -> RunSummary:
         total = self.ok + self.failed
@@ -252,12 +265,12 @@ def _schedule(
 ) -> Schedule[_Batch, LoadedBatch, _Answers]:
     """The three steps, and the number of threads for each."""
     wanted = [spec.name for spec in writer.encoder.outputs]
-
     any_size = any(None in spec.shape[1:] for spec in backend.inputs)
+    predictor = Predictor(backend, loader)
 
     def answer(group: Group) -> dict[str, Array] | str:
         try:
-            outputs = backend.run(group.inputs)
+            outputs = predictor.predict(group)
         except ModelError as error:
             if not any_size:  # all other batches would fail too
                 raise
@@ -271,13 +284,44 @@ def _schedule(
     on_gpu = backend.device != "cpu"
     return Schedule(
         batches,
-        lambda batch: loader.load(batch.samples),
+        lambda batch: loader.read(batch.samples),
         infer,
         writer.take,
         workers=threads + on_gpu,
         inferring=1 if on_gpu else threads,
         ahead=threads + 1,
     )
+
+
+class Predictor:
+    """Runs a backend on groups of :meth:`~stn_infer.data.loader.Loader.read`; their memory is then used again."""
+
+    def __init__(self, backend: Backend, loader: Loader) -> None:
+        self._run, self._loader = backend.run, loader
+        self._run_pixels = backend.run_pixels if isinstance(backend, PixelBackend) else None
+
+    def predict(self, group: Group) -> dict[str, Array]:
+        """The model's outputs.
+
+        Raises:
+            ModelError, InputError: as for :meth:`stn_infer.backends.base.Backend.run`.
+        """
+        pixels = None if self._run_pixels is None else self._loader.pixels_of(group)
+        if pixels is not None and self._run_pixels is not None:
+            assert self._loader.preprocess is not None
+            used, outputs = group, self._run_pixels(pixels, self._loader.preprocess)
+        else:
+            used = self._loader.prepare(group)
+            outputs = self._run(used.inputs)
+        outputs = {name: _apart(output, used) for name, output in outputs.items()}
+        self._loader.release(used)
+        return outputs
+
+
+def _apart(output: Array, group: Group) -> Array:
+    """``output``, copied if it may be a part of an input, whose memory is used again."""
+    shared = any(np.may_share_memory(output, array) for array in group.inputs.values())
+    return output.copy() if shared else output
 
 
 def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:

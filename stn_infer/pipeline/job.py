@@ -13,14 +13,14 @@ from __future__ import annotations
 import csv
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from stn_infer.errors import OutputError
 from stn_infer.files import is_leftover, remove_leftovers, write_atomically
-from stn_infer.pipeline.formats import quoted
+from stn_infer.pipeline.formats import quoted, quoted_all
 from stn_infer.pipeline.lock import LOCK_NAME, JobLock
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.version import __version__
@@ -176,7 +176,7 @@ class Folder:
         return rows
 
     def write_ledger(self, shard: int, lines: Sequence[str]) -> None:
-        """Write the status file of a shard, which marks it as done; ``lines`` are from :func:`ledger_line`.
+        """Write the status file of a shard, which marks it as done; ``lines`` are from :func:`status_lines`.
 
         Raises:
             OutputError: it cannot be written.
@@ -185,11 +185,25 @@ class Folder:
         write_atomically(self.ledger(shard), (header + "".join(lines)).encode())
 
 
-def ledger_line(name: str, error: str, shard: int, row: int) -> str:
-    """A line of a status file; ``row`` is written only if ``error`` is empty."""
-    if error:
-        return f"{quoted(name)},failed,{quoted(error)},{shard},\n"
-    return f"{quoted(name)},ok,,{shard},{row}\n"
+def status_lines(names: Sequence[str], errors: Mapping[int, str], shard: int, row: int) -> str:
+    """Lines of a status file for consecutive inputs.
+
+    Args:
+        names: of the inputs.
+        errors: by position in ``names``, why an input failed.
+        shard: the number of the shard.
+        row: the row of the first prediction in the shard's file.
+    """
+    fields = quoted_all(names)
+    if not errors:
+        end = f",ok,,{shard},"
+        return "".join([f"{name}{end}{number}\n" for number, name in enumerate(fields, row)])
+    lines = []
+    for position, name in enumerate(fields):
+        error = errors.get(position)
+        lines.append(f"{name},failed,{quoted(error)},{shard},\n" if error else f"{name},ok,,{shard},{row}\n")
+        row += not error
+    return "".join(lines)
 
 
 def read_ledger(path: Path) -> Iterator[LedgerRow]:

@@ -15,7 +15,7 @@ from PIL import Image
 
 from stn_infer.api.run import run
 from stn_infer.arrays import Array
-from stn_infer.backends.base import Backend, TensorSpec
+from stn_infer.backends.base import Backend, PixelBackend, TensorSpec
 from stn_infer.errors import InputError, ModelError, OutputError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.inference import RunSummary
@@ -396,6 +396,43 @@ def test_few_batches_are_in_flight_at_once(tmp_path: Path) -> None:
     thread.join(timeout=60)
     assert ahead == 8, "four batches per worker"
     assert len(started) == 200
+
+
+def write_array(path: Path, count: int, *axes: int) -> Any:
+    values = np.random.default_rng(0).integers(0, 256, (count, *axes), dtype=np.uint8)
+    np.save(path, values)
+    return values
+
+
+def test_outputs_that_are_part_of_the_input_are_kept(tmp_path: Path) -> None:
+    """The memory of a batch is used again for another one."""
+    values = write_array(tmp_path / "x.npy", 150, 300, 200)
+    inputs = (TensorSpec("input", (None, 1, 300, 200), FLOAT32),)
+    fake = Fake(lambda given: {"scores": given["input"][:, 0, 7, :3]}, inputs)
+    run(fake, tmp_path / "x.npy", tmp_path / "out", batch_size=8, preprocess="scale=1", format="npz")
+    with np.load(tmp_path / "out" / "predictions-00000.npz") as found:
+        assert np.array_equal(found["scores"], values[:, 7, :3])
+
+
+class FakePixels(Fake):
+    """Takes pixels, and returns the first three of each image."""
+
+    def run_pixels(self, pixels: Array, preprocess: Preprocess) -> dict[str, Array]:
+        assert pixels.dtype == np.uint8
+        self.batches.append(len(pixels))
+        return {"scores": pixels.reshape(len(pixels), -1)[:, :3] * np.float32(preprocess.scale)}
+
+
+def test_a_backend_that_takes_pixels(tmp_path: Path) -> None:
+    values = write_array(tmp_path / "x.npy", 10, 4, 4)
+    np.save(tmp_path / "y.npy", values[:, None].astype(np.float32))
+    fake = FakePixels()
+    assert isinstance(fake, PixelBackend) and not isinstance(Fake(), PixelBackend)
+    summary = run(fake, [tmp_path / "x.npy", tmp_path / "y.npy"], tmp_path / "out", batch_size=4, preprocess="scale=2")
+    assert (summary.ok, fake.batches) == (20, [4, 4, 2, 2, 4, 4])
+    rows = table(tmp_path / "out", "predictions")
+    assert [float(row["scores_1"]) for row in rows[:10]] == (values[:, 0, 1] * 2.0).tolist()
+    assert [float(row["scores_0"]) for row in rows[10:]] == values.astype(np.float32).mean(axis=(1, 2)).tolist()
 
 
 def test_shards_of_large_outputs_have_fewer_rows(tmp_path: Path) -> None:

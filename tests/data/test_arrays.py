@@ -183,7 +183,7 @@ def test_a_wrong_header_is_one_line_without_allocation(tmp_path: Path, header: s
 def test_an_archive_that_unpacks_to_more_than_the_limit_is_rejected(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("stn_infer.data.arrays._MOST_UNPACKED", 1 << 20)
+    monkeypatch.setattr("stn_infer.data.arrays.MOST_UNPACKED", 1 << 20)
     path = tmp_path / "x.npz"
     np.savez_compressed(path, input=np.zeros((60000, 1, 4, 5), np.float32))
     for call in (lambda: files(IMAGE).count_rows(str(path)), lambda: files(IMAGE).load(str(path), 0)):
@@ -226,3 +226,50 @@ def test_pipes_devices_and_folders_are_rejected_immediately(tmp_path: Path) -> N
     for name, kind in (("pipe.npy", "a named pipe"), ("folder.npz", "a folder"), ("device.npy", "a device")):
         with pytest.raises(InputError, match=f"is {kind}, expected a file"):
             files(IMAGE).count_rows(str(tmp_path / name))
+
+
+def test_bad_rows_of_a_slice_fail_alone(tmp_path: Path) -> None:
+    path, values = tmp_path / "x.npy", random(9, 1, 4, 5, dtype=np.float64)
+    values[2, 0, 1, 1], values[5, 0, 3, 4], values[7, 0, 0, 0] = np.nan, -np.inf, 1e300
+    np.save(path, values)
+    reader = files(IMAGE)
+    rows = reader.load_rows(str(path), 1, 8)
+    assert sorted(rows.errors) == [1, 4, 6]
+    assert {error.partition(": ")[2] for error in rows.errors.values()} == {
+        "expected finite numbers, found NaN or infinity"
+    }
+    assert np.array_equal(rows.inputs["input"], values[[1, 3, 4, 6, 8]].astype(np.float32))
+
+
+def test_large_finite_numbers_are_not_infinite(tmp_path: Path) -> None:
+    values = np.full((4, 1, 4, 5), np.finfo(np.float32).max, np.float32)
+    np.save(tmp_path / "x.npy", values)
+    rows = files(IMAGE).load_rows(str(tmp_path / "x.npy"), 0, 4)
+    assert not rows.errors and np.array_equal(rows.inputs["input"], values)
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+@pytest.mark.parametrize("shape", [(7, 4, 5), (7, 4, 5, 1), (7, 4, 5, 3), (7, 6, 8, 3)])
+@pytest.mark.parametrize("spec", [IMAGE, COLOR])
+def test_slices_of_pixels_equal_single_rows(
+    tmp_path: Path, suffix: str, shape: tuple[int, ...], spec: TensorSpec
+) -> None:
+    path = tmp_path / f"x.{suffix}"
+    np.save(path, random(*shape, dtype=np.uint8)) if suffix == "npy" else np.savez(path, random(*shape, dtype=np.uint8))
+    preprocess = Preprocess("gray" if spec is IMAGE else "rgb", size=(4, 5))
+    reader = ArrayFiles([spec], preprocess)
+    rows = reader.load_rows(str(path), 2, 4)
+    expected = [reader.load(str(path), row)["input"] for row in range(2, 6)]
+    assert not rows.errors and np.array_equal(rows.inputs["input"], expected)
+
+
+def test_a_file_that_is_replaced_after_it_was_counted(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    for values, message in (
+        (random(7, 1, 5, 4), r"takes \[N, 1, 4, 5\], found \[7, 1, 5, 4\]"),
+        (random(1, 4, 5), "has changed since its samples were counted"),
+        (np.array(["x"] * 7), "takes float32 values"),
+    ):
+        np.save(path, values)
+        with pytest.raises(InputError, match=message):
+            files(IMAGE).load(str(path), 3)

@@ -130,8 +130,9 @@ def test_plain_pngs_are_read_as_pillow_reads_them(
     if flat:  # runs and gradients, so that the encoder chooses other filters
         values = np.cumsum(values // 64, axis=0, dtype=np.uint8)
     data = encoded(values if channels == 3 else values[..., 0], compress_level=level)
-    image = open_plain_png(data)
-    assert image is not None
+    plain = open_plain_png(data)
+    assert plain is not None
+    image = plain.image
     with Image.open(io.BytesIO(data)) as expected:
         assert image.mode == expected.mode
         assert np.array_equal(np.asarray(image), np.asarray(expected))

@@ -119,3 +119,32 @@ def test_options_override_the_file_and_the_file_overrides_the_default() -> None:
 def test_preprocessing_that_does_not_match_the_model(spec: TensorSpec, given: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
         resolve_preprocess([spec], None, given)
+
+
+def test_rows_and_images_of_one_size_make_one_group_in_order(tmp_path: Path, pixels: np.ndarray) -> None:
+    np.save(tmp_path / "x.npy", pixels[:10])
+    samples = [Sample(str(row), str(tmp_path / "x.npy"), row) for row in (3, 4, 5, 9, 9, 0)]
+    for i in (20, 21):
+        Image.fromarray(pixels[i]).save(tmp_path / f"{i}.png")
+        samples.insert(2, Sample(str(i), str(tmp_path / f"{i}.png")))
+    samples.append(Sample("gone", str(tmp_path / "x.npy"), 10))
+    batch = Loader([GRAY], Preprocess(scale=1.0)).load(samples)
+    (group,) = batch.groups
+    assert group.rows == (0, 1, 2, 3, 4, 5, 6, 7)
+    assert np.array_equal(group.inputs["input"][:, 0], pixels[[3, 4, 21, 20, 5, 9, 9, 0]])
+    assert list(batch.errors) == [8] and "has changed" in batch.errors[8]
+
+
+def test_many_images_of_a_model_with_dynamic_sizes(tmp_path: Path) -> None:
+    rng, samples, sources = np.random.default_rng(0), [], []
+    for i in range(23):
+        sources.append(rng.integers(0, 256, (200, 90, 3) if i % 3 else (5, 6, 3), dtype=np.uint8))
+        Image.fromarray(sources[i]).save(tmp_path / f"{i}.png")
+        samples.append(Sample(str(i), str(tmp_path / f"{i}.png")))
+    loader = Loader([RGB], Preprocess("rgb", scale=1.0))
+    for _ in range(3):  # memory is used again
+        groups = [loader.prepare(group) for group in loader.read(samples).groups]
+        for group in groups:
+            assert np.array_equal(group.inputs["input"], [sources[row].transpose(2, 0, 1) for row in group.rows])
+            loader.release(group)
+        assert sorted(row for group in groups for row in group.rows) == list(range(23))

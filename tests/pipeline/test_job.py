@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stn_infer.errors import OutputError
-from stn_infer.pipeline.job import Folder, Job, LedgerRow, ledger_line, read_ledger
+from stn_infer.pipeline.job import Folder, Job, LedgerRow, read_ledger, status_lines
 from stn_infer.preprocess.rule import Preprocess
 
 JOB = Job(
@@ -144,8 +144,8 @@ def test_status_files_round_trip(tmp_path: Path) -> None:
     folder = Folder.open(tmp_path, JOB, resume=False)
     folder.close()
     names = ['a "b", c.png', "line\nbreak.png", "ünï.png"]
-    lines = [ledger_line(names[0], "", 1, 0), ledger_line(names[1], 'said "no", twice', 1, 1)]
-    folder.write_ledger(1, [*lines, ledger_line(names[2], "", 1, 1)])
+    lines = [status_lines(names[:2], {1: 'said "no", twice'}, 1, 0), status_lines(names[2:], {}, 1, 1)]
+    folder.write_ledger(1, lines)
     assert list(read_ledger(folder.ledger(1))) == [
         LedgerRow(names[0], "ok", "", 1, 0),
         LedgerRow(names[1], "failed", 'said "no", twice', 1, None),

@@ -5,7 +5,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import pytest
@@ -150,3 +150,71 @@ def test_ctrl_c_ends_the_run() -> None:
     timer.join()
     assert threading.active_count() == before
     assert 0 < len(finished) < 100_000
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+@pytest.mark.parametrize("quick", [True, False])
+def test_writes_run_one_at_a_time_in_order_beside_other_steps(workers: int, quick: bool) -> None:
+    schedule, busy, _, finished = make(90, workers=workers, inferring=workers, seed=workers)
+    written: list[int] = []
+    finish, infer = schedule.finish, schedule.infer
+
+    def finish_some(number: int, item: Item, answer: int) -> Callable[[], None] | None:
+        finish(number, item, answer)
+        return None if number % 10 < 9 else lambda: write(number)
+
+    def write(number: int) -> None:
+        busy.enter("write")
+        time.sleep(0.01)
+        assert len(finished) <= number + 1 + 10, "at most one more file is collected meanwhile"
+        written.append(number)
+        busy.leave("write")
+
+    schedule.finish = finish_some
+    schedule.infer = (lambda item: -item.number) if quick else infer
+    schedule.run()
+    assert finished == list(range(90)) and written == list(range(9, 90, 10))
+    assert busy.most["write"] == 1 and busy.most["python"] == 1
+
+
+def test_what_was_answered_before_an_error_is_finished_and_written() -> None:
+    """The model fails on batch 7 while batch 3 is still being written."""
+    failed = threading.Event()
+    steps: list[str] = []
+
+    def infer(item: Item) -> int:
+        if item.number == 7:
+            failed.set()
+            raise OSError("the device is gone")
+        return 0
+
+    def finish(number: int, *_: object) -> Callable[[], None] | None:
+        steps.append(f"finish {number}")
+        return (lambda: write(number)) if number in (3, 5) else None
+
+    def write(number: int) -> None:
+        failed.wait(timeout=20)
+        steps.append(f"write {number}")
+
+    schedule = Schedule(iter(range(100)), lambda n: Item(n, True), infer, finish, 2, 2, 9)
+    with pytest.raises(OSError, match="the device is gone"):
+        schedule.run()
+    assert [step for step in steps if "finish" in step] == [f"finish {number}" for number in range(7)]
+    assert [step for step in steps if "write" in step] == ["write 3", "write 5"]
+
+
+def test_a_write_that_fails_ends_the_run() -> None:
+    def fail() -> None:
+        raise OSError("the disk is full")
+
+    finished: list[int] = []
+
+    def finish(number: int, *_: object) -> Callable[[], None]:
+        finished.append(number)
+        return fail
+
+    schedule = Schedule(iter(range(1000)), lambda n: Item(n, True), lambda _: 0, finish, 2, 2, 3)
+    before = threading.active_count()
+    with pytest.raises(OSError, match="the disk is full"):
+        schedule.run()
+    assert threading.active_count() == before and len(finished) < 10
