@@ -12,6 +12,7 @@ import pickle
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -64,16 +65,10 @@ class Run:
     @property
     def settings(self) -> str:
         """All that the weights depend on: a state or a result with other settings is of another run."""
-        return repr(
-            (
-                self.recipe.network,
-                dict(self.recipe.options),
-                self.recipe.data,
-                self.recipe.training,
-                self.twin,
-                self.seed,
-            )
-        )
+        training = self.recipe.training
+        settings = (self.recipe.network, dict(self.recipe.options), self.recipe.data, training, self.twin, self.seed)
+        ramp = f", ramp {training.ramp}" if training is not None and training.ramp else ""
+        return f"{settings!r}{ramp}"
 
     def finished(self, folder: Path) -> dict[str, Any] | None:
         """What :func:`perform` recorded for these settings; None if it did not get there."""
@@ -130,6 +125,8 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
     assert recipe.training is not None
     plan = recipe.training
     task = task_of(recipe, run.folder)
+    if plan.ramp and not task.ramps:
+        raise SourceError(f"recipe {recipe.name}: [training] ramp applies to addition only")
     generator = torch.Generator().manual_seed(1000 + run.seed)
     groups = _groups(network, plan.localization_factor)
     optimizer: torch.optim.Optimizer = (
@@ -144,8 +141,10 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
     for epoch in range(begin, plan.epochs):
         started = time.perf_counter()
         losses = []
-        for index, (images, targets) in enumerate(task.epoch(plan.batch_size, generator)):
-            rate = _rate(plan.optimizer, (epoch * steps_per_epoch + index) / steps, plan.warmup)
+        before = epoch * steps_per_epoch
+        strength = partial(_strength, before, steps * plan.ramp)
+        for index, (images, targets) in enumerate(task.epoch(plan.batch_size, generator, strength)):
+            rate = _rate(plan.optimizer, (before + index) / steps, plan.warmup)
             for group in optimizer.param_groups:
                 group["lr"] = plan.learning_rate * group["factor"] * rate
             loss = task.loss(network, as_input(images, recipe, device), targets.to(device), generator)
@@ -235,6 +234,11 @@ def _groups(network: nn.Module, factor: float) -> list[dict[str, Any]]:
     return [
         group for group in ({"params": rest, "factor": 1.0}, {"params": steering, "factor": factor}) if group["params"]
     ]
+
+
+def _strength(before: int, ramp: float, index: int) -> float:
+    """Of the distortions at step ``index`` of an epoch that starts at step ``before``: rises over ``ramp`` steps."""
+    return min(1.0, (before + index) / ramp) if ramp else 1.0
 
 
 def _rate(optimizer: str, done: float, warmup: float) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from math import pi
 
 import torch
@@ -10,7 +11,7 @@ from torch import Generator, Tensor
 
 from export.datasets.photographs import piece
 from export.datasets.svhn import sequences
-from export.datasets.task import Batch, Part, Task
+from export.datasets.task import Batch, Part, Task, full
 from stn_infer.data.digits import Digits
 from stn_infer.data.distort import distort
 from stn_infer.data.mnist import load_mnist
@@ -32,11 +33,17 @@ class Addition(Task):
 
     samples, tests = 55_000, 10_000
     canvas = (42, 42)
+    ramps = True
 
-    def draw(self, part: Part, count: int, generator: Generator) -> Batch:
+    def epoch(self, batch_size: int, generator: Generator, strength: Callable[[int], float] = full) -> Iterator[Batch]:
+        """The batches of an epoch, distorted with this strength."""
+        for index, start in enumerate(range(0, self.samples, batch_size)):
+            yield self.draw("training", min(batch_size, self.samples - start), generator, strength(index))
+
+    def draw(self, part: Part, count: int, generator: Generator, strength: float = 1.0) -> Batch:
         """Samples from 2 ``count`` random digits."""
         digits = chosen(part, 2 * count, generator)
-        images = distort(torch.from_numpy(digits.images), "RTS", generator, self.canvas)
+        images = distort(torch.from_numpy(digits.images), "RTS", generator, self.canvas, strength)
         labels = torch.from_numpy(digits.labels)
         return Batch(images.reshape(count, 2, *self.canvas), labels.reshape(count, 2).sum(1))
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Generator
 
-from export.datasets.task import TEST_BATCH, Batch, Part, Task
+from export.datasets.task import TEST_BATCH, Batch, Part, Task, full
 from stn_infer.data.digits import Digits
 from stn_infer.data.distort import distorted, held_out_distorted
 from stn_infer.data.mnist import load_mnist
@@ -35,7 +35,7 @@ class DistortedDigits(Task):
         found = Digits(self.digits.images[index], self.digits.labels[index])
         return _batch(distorted(found, self.data.distortion, self.data.canvas, generator))
 
-    def epoch(self, batch_size: int, generator: Generator) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, generator: Generator, strength: Callable[[int], float] = full) -> Iterator[Batch]:
         """All digits in random order."""
         data = _batch(distorted(self.digits, self.data.distortion, self.data.canvas, generator))
         order = torch.randperm(self.samples, generator=generator)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from export.datasets.cub import read_birds, resized
 from export.datasets.svhn import crop, read_house_numbers, targets
-from export.datasets.task import TEST_BATCH, Batch, Part, Task
+from export.datasets.task import TEST_BATCH, Batch, Part, Task, full
 from stn_infer.errors import InputError
 
 VALIDATION = 20  # every 20th training picture is left out for validation
@@ -52,7 +52,7 @@ class FolderTask(Task):
         numbers = self._parts[part]
         return self._batch([numbers[i] for i in torch.randint(len(numbers), (count,), generator=generator).tolist()])
 
-    def epoch(self, batch_size: int, generator: Generator) -> Iterator[Batch]:
+    def epoch(self, batch_size: int, generator: Generator, strength: Callable[[int], float] = full) -> Iterator[Batch]:
         """All training pictures."""
         numbers = self._parts["training"]
         order = torch.randperm(len(numbers), generator=generator).tolist()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Generator, Tensor, nn
@@ -20,6 +20,11 @@ class Batch(NamedTuple):
     targets: Tensor
 
 
+def full(index: int) -> float:
+    """The full strength of distortions."""
+    return 1.0
+
+
 class Task(ABC):
     """An experiment whose samples are composed when they are needed.
 
@@ -30,13 +35,21 @@ class Task(ABC):
 
     samples: int
     tests: int
+    #: Whether training samples can be distorted less.
+    ramps: ClassVar[bool] = False
 
     @abstractmethod
     def draw(self, part: Part, count: int, generator: Generator) -> Batch:
         """``count`` new samples from the digits of a part."""
 
-    def epoch(self, batch_size: int, generator: Generator) -> Iterator[Batch]:
-        """The batches of an epoch."""
+    def epoch(self, batch_size: int, generator: Generator, strength: Callable[[int], float] = full) -> Iterator[Batch]:
+        """The batches of an epoch.
+
+        Args:
+            batch_size: samples per batch, fewer in the last one.
+            generator: the source of random numbers.
+            strength: of the distortions, 0 to 1, by the batch's index; read only if the task ``ramps``.
+        """
         for start in range(0, self.samples, batch_size):
             yield self.draw("training", min(batch_size, self.samples - start), generator)
 

@@ -26,7 +26,13 @@ DISTRACTOR_SIZE = 6  # their height and width in pixels
 CHUNK = 5_000  # digits per warp, which bounds the memory of the float32 images
 
 
-def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[int] | None = None) -> Tensor:
+def distort(
+    images: Tensor,
+    kind: str,
+    generator: Generator,
+    canvas: Sequence[int] | None = None,
+    strength: float = 1.0,
+) -> Tensor:
     """Distort digits, with one random transformation per image.
 
     Args:
@@ -37,20 +43,29 @@ def distort(images: Tensor, kind: str, generator: Generator, canvas: Sequence[in
             or ``TC`` (as T, with six random pieces of 6 x 6 pixels of other digits of ``images``).
         generator: the source of random numbers.
         canvas: (H, W) of the result; None: the size of ``images``.
+        strength: of R and RTS: from 0, which leaves each digit in the middle as it is, to 1, the paper's.
 
     Returns:
         [N, *canvas] uint8, rounded.
 
     Raises:
-        UsageError: an unknown kind, or a canvas smaller than the digits for T and TC.
+        UsageError: an unknown kind, a canvas smaller than the digits for T and TC, or a strength that the kind does not
+            have.
     """
     if kind not in DISTORTIONS:
         raise UsageError(f"distortion is one of {', '.join(DISTORTIONS)}, not {kind!r}")
+    if strength != 1 and (kind not in ("R", "RTS") or not 0 <= strength < 1):
+        raise UsageError(
+            f"strength is from 0 to 1, and 1 for other distortions than R and RTS; not {strength} for {kind}"
+        )
     size = (int(images.shape[1]), int(images.shape[2]))
     canvas = size if canvas is None else (int(canvas[0]), int(canvas[1]))
     if kind in ("T", "TC"):
         return _scattered(images, canvas, generator, DISTRACTORS if kind == "TC" else 0)
     transformation, parameters = _DRAWS[kind](len(images), size, (canvas[0], canvas[1]), generator)
+    if strength < 1:
+        plain = _placed(torch.zeros(1), torch.ones(1), torch.zeros(1, 2), size, (canvas[0], canvas[1]))
+        parameters = torch.lerp(plain, parameters, strength)
     warp = SpatialTransformer(None, transformation, canvas)
     warped: Tensor = warp(images[:, None].float(), parameters)
     return warped[:, 0].round().clamp(0, 255).to(torch.uint8)

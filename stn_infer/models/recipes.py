@@ -78,6 +78,8 @@ class Training:
         learning_rate: the peak learning rate.
         localization_factor: factor on the learning rate of the localization network.
         warmup: the fraction of all steps in which the learning rate rises linearly from 0.
+        ramp: the fraction of all steps in which the distortions grow from none to their full strength, for sets that
+            can be distorted less (``addition``).
         seeds: one training run each; reported errors are their means.
     """
 
@@ -88,6 +90,7 @@ class Training:
     localization_factor: float = 1.0
     warmup: float = 0.05
     seeds: tuple[int, ...] = (0, 1, 2)
+    ramp: float = field(default=0.0, repr=False)  # results of earlier versions, without it, keep their settings
 
 
 @dataclass(frozen=True)

@@ -11,12 +11,15 @@ import torch
 
 from export import trainer
 from export.cells import PAPER, cells
+from export.datasets.composed import Addition
+from export.datasets.task import Batch, Part
 from export.trainer import Run, train
 from stn_infer.data.digits import Digits
 from stn_infer.data.distort import DISTORTIONS
-from stn_infer.errors import InputError
+from stn_infer.errors import InputError, SourceError
 from stn_infer.models import recipes
 from stn_infer.models.recipes import Data, Recipe, Training
+from tests.support.digits import plain_digits, use
 
 RECIPE = Recipe(
     name="small",
@@ -114,3 +117,36 @@ def test_a_result_counts_only_for_its_own_settings(tmp_path: Path, monkeypatch: 
     assert figures is not None and (figures["error"], figures["images"], figures["epochs"]) == (12.5, 100, 3)
     longer = Run(replace(RECIPE, training=replace(RECIPE.training, epochs=4)), False, 3)
     assert longer.name == run.name and longer.finished(tmp_path) is None
+
+
+def test_distortions_grow_over_the_ramp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, plain_digits())
+    monkeypatch.setattr(Addition, "samples", 6)
+    seen: list[float] = []
+    draw = Addition.draw
+
+    def recording(task: Addition, part: Part, count: int, generator: torch.Generator, strength: float = 1) -> Batch:
+        seen.append(strength)
+        return draw(task, part, count, generator, strength)
+
+    monkeypatch.setattr(Addition, "draw", recording)
+    training = Training(epochs=4, batch_size=2, seeds=(0,), ramp=0.5)
+    options = {"input_shape": (2, 42, 42), "classes": 19, "hidden": 4}
+    recipe = Recipe("sum", "fcn", (2, 42, 42), options, data=Data("addition", (42, 42), "mnist"), training=training)
+    whole = weights(Run(recipe, False, 0), tmp_path / "a.state")
+    assert seen == pytest.approx([min(1, step / 6) for step in range(12)])
+    assert any(
+        not torch.equal(value, whole[key]) for key, value in Run(recipe, False, 0).network().state_dict().items()
+    )
+    parts = tmp_path / "b.state"
+    weights(Run(recipe, False, 0), parts, stop_after=2)
+    assert all(torch.equal(value, whole[key]) for key, value in weights(Run(recipe, False, 0), parts).items())
+    plain = Run(replace(recipe, training=replace(training, ramp=0.0)), False, 0)
+    assert plain.settings != Run(recipe, False, 0).settings and "ramp" not in plain.settings
+
+
+def test_a_ramp_of_another_set_is_one_line(tmp_path: Path) -> None:
+    assert RECIPE.training is not None
+    run = Run(replace(RECIPE, training=replace(RECIPE.training, ramp=0.5)), False, 0)
+    with pytest.raises(SourceError, match="ramp applies to addition only"):
+        weights(run, tmp_path / "x.state")

@@ -37,6 +37,13 @@ def test_the_sum_is_of_the_digits_in_the_two_channels() -> None:
     torch.testing.assert_close(digits.sum(1), batch.targets.float(), atol=0.1, rtol=0)
 
 
+def test_without_distortions_both_digits_are_in_the_middle() -> None:
+    batch = Addition().draw("training", 20, seed(), strength=0.0)
+    inside = torch.zeros(42, 42, dtype=torch.bool)
+    inside[11:31, 11:31] = True
+    assert ((batch.inputs > 40) == inside).all()
+
+
 def test_numbers_have_one_to_five_digits_and_then_none() -> None:
     batch = HouseNumbers(32).draw("training", 200, seed())
     assert batch.inputs.shape == (200, 3, 32, 32) and batch.targets.shape == (200, 5)
