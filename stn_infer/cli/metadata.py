@@ -68,6 +68,7 @@ def _lines(found: ModelMetadata) -> list[str]:
         lines.append(f"source: {found.source}")
     if found.batch_dependent:
         lines.append(f"batch-dependent outputs: {', '.join(found.batch_dependent)}")
+    lines += [f"{each.kind}: {each.name}, from {', '.join(each.reads)}" for each in found.decodings]
     return lines
 
 

@@ -95,6 +95,11 @@ def test_a_sequence(model: Path, photos: Path, tmp_path: Path) -> None:
     assert done.stdout.splitlines()[1] == "sequence error 12.50%, character error 12.50%"
 
 
+def test_metadata_names_the_text(model: Path) -> None:
+    done = CliRunner().invoke(main, ["metadata", str(model.with_name("sequence.onnx"))])
+    assert "sequence: row, from places" in done.stdout.splitlines()
+
+
 def test_run_writes_the_text(model: Path, photos: Path, tmp_path: Path) -> None:
     arguments = ["run", str(model.with_name("sequence.onnx")), str(photos), "-o", str(tmp_path / "out")]
     done = CliRunner().invoke(main, arguments)

