@@ -24,7 +24,7 @@ from stn_infer.fusion.samplers import spatial_nodes
 from tests.fusion.test_fuse_random import PARAMETERS, Program, described, random_numbers, step
 from tests.support.onnx_files import check_only_samplers_changed
 
-COUNT = int(os.environ.get("QUOTIENT_PROGRAMS", "12"))
+COUNT = int(os.environ.get("QUOTIENT_PROGRAMS", "8"))
 RUNS = settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
 IMAGES, OUTPUTS = {2: (6, 5), 3: (4, 5, 6)}, {2: (7, 8), 3: (3, 4, 5)}
 BATCHES = (1, 4)
