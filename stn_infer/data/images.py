@@ -92,12 +92,12 @@ def decode(
 
 
 def planes(pixels: Pixels, preprocess: Preprocess) -> Pixels:
-    """Images [..., C, H, W] in the model's order of colors, a view of [..., H, W, C] with C 1, 3 or 4.
+    """Images [N, C, H, W] in the model's order of colors, a view of [N, H, W, C] with C 1, 3 or 4; or one image.
 
     Colors are RGB; a fourth byte is left out.
     """
     colors = pixels[..., 2::-1] if preprocess.color == "bgr" else pixels[..., :3]
-    return np.moveaxis(colors, -1, -3)
+    return colors.transpose(2, 0, 1) if colors.ndim == 3 else colors.transpose(0, 3, 1, 2)
 
 
 def decode_interleaved(data: bytes, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:

@@ -170,7 +170,9 @@ class Loader:
         sample = samples[first]
         read_rows = self.arrays.load_rows(sample.path, sample.row, length, self._buffers)
         errors.update({first + row: reason for row, reason in read_rows.errors.items()})
-        rows = [first + row for row in range(length) if row not in read_rows.errors]
+        rows: Sequence[int] = range(first, first + length)
+        if read_rows.errors:
+            rows = [row for row in rows if row - first not in read_rows.errors]
         if rows:
             self._add(found, "" if self._axis is None else sample.path, rows, read_rows.inputs)
         return sum(array.nbytes for array in read_rows.inputs.values())

@@ -334,8 +334,8 @@ def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> t
             continue
         good = _answered(group.rows, outputs, errors)
         if good:
-            rows += [group.rows[i] for i in good]
             everything = len(good) == len(group.rows)
+            rows += group.rows if everything else [group.rows[i] for i in good]
             pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
     if len(pieces) <= 1:
         return rows, pieces[0] if pieces else {}
@@ -349,7 +349,7 @@ def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> t
     return sorted(rows), merged
 
 
-def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> list[int]:
+def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> Sequence[int]:
     """Positions in a group whose outputs contain no NaN; adds ``errors`` for the others."""
     bad: dict[int, str] = {}
     for name, values in outputs.items():
@@ -361,7 +361,7 @@ def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, 
             for i in np.flatnonzero(np.isnan(values.reshape(len(rows), -1)).any(axis=1)).tolist():
                 bad.setdefault(i, f"the model's output {name!r} contains NaN for this input")
     errors.update({rows[i]: reason for i, reason in bad.items()})
-    return [i for i in range(len(rows)) if i not in bad]
+    return [i for i in range(len(rows)) if i not in bad] if bad else range(len(rows))
 
 
 def _runtime(backend: Backend) -> str:
