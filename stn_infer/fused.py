@@ -372,7 +372,7 @@ def _run(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Se
         theta = theta.to(torch.float32).contiguous()
     if basis.dtype != torch.float32 or not basis.is_contiguous():
         basis = basis.to(torch.float32).contiguous()
-    return launch(blank, input, empty_output(input, output_size), theta, basis)
+    return launch(blank, input, empty_output(input, output_size), theta, basis=basis)
 
 
 @torch.library.impl(_GRID_OP, ("CPU", "CUDA"))
@@ -384,12 +384,13 @@ def _run_grid_sample(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
     return launch(blank, input, empty_output(input, output_size), grid.contiguous())
 
 
-def launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, basis: Tensor | None = None) -> Tensor:
-    """Runs a problem on its arrays, theta and basis contiguous; returns ``output``."""
+def launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, **arrays: Tensor) -> Tensor:
+    """Runs a problem on its arrays, theta and those named by their fields contiguous; returns ``output``."""
     input = input if blank.input_layout else input.contiguous()
     problem = plugin.Problem.from_buffer_copy(blank)
     problem.input, problem.theta, problem.output = input.data_ptr(), theta.data_ptr(), output.data_ptr()
-    problem.basis = None if basis is None else basis.data_ptr()
+    for name, array in arrays.items():
+        setattr(problem, name, array.data_ptr())
     if input.device.type == "cpu":
         plugin.run_cpu(problem, torch.get_num_threads())
     else:

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from math import prod
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from stn_infer import plugin
 from stn_infer.errors import UsageError
 from stn_infer.fused import (
     check_not_empty,
@@ -32,6 +34,12 @@ from stn_infer.transforms.grid import cast, full_precision, sampled, tensor_prod
 
 _PRODUCT = "stn::tensor_product_transformer"
 _LATTICE = "stn::lattice_transformer"
+#: mode, padding_mode and align_corners.
+Settings = tuple[str, str, bool]
+Shape: TypeAlias = Sequence[int]
+# The matrix of the axis that images do not have; made outside of inference mode, so that it can be saved for backward.
+with torch.inference_mode(False):
+    _ONE_PLANE = torch.ones(1, 1)
 _SETTINGS = "str mode, str padding_mode, bool align_corners) -> Tensor"
 
 torch.library.define(_PRODUCT, f"(Tensor input, Tensor theta, Tensor planes, Tensor rows, Tensor columns, {_SETTINGS}")
@@ -60,11 +68,17 @@ def tensor_product_transformer(
     if len(matrices) not in (2, 3) or any(matrix.dim() != 2 for matrix in matrices):
         raise UsageError("expected two or three matrices [length, lattice length], one per axis of the output")
     settings = (sampler.mode, sampler.padding_mode, sampler.align_corners)
-    planes = matrices[0] if len(matrices) == 3 else matrices[0].new_ones(1, 1)
+    compiling, kernel = torch.compiler.is_compiling(), usable(input)
+    if len(matrices) == 3:
+        planes = matrices[0]
+    elif not compiling and type(input) is Tensor and input.device.type == "cpu":
+        planes = _ONE_PLANE
+    else:
+        planes = matrices[0].new_ones(1, 1)
     constants = (planes, matrices[-2], matrices[-1].T)
-    if not usable(input) or torch.compiler.is_compiling():
+    if not kernel or compiling:  # otherwise the operator checks
         _check_product(input, theta, *constants, *settings[:2])
-    if not usable(input):
+    if not kernel:
         return sampled(input, tensor_product_grid(theta, matrices), sampler)
     warped: Tensor = torch.ops.stn.tensor_product_transformer(input, theta, *constants, *settings)
     return warped
@@ -95,9 +109,10 @@ def lattice_transformer(
         UsageError: an unknown mode or padding mode, or tensors whose shapes, dtypes or devices do not fit.
     """
     settings = (sampler.mode, sampler.padding_mode, sampler.align_corners)
-    if not usable(input) or torch.compiler.is_compiling():
+    kernel = usable(input)
+    if not kernel or torch.compiler.is_compiling():  # otherwise the operator checks
         _check_lattice(input, theta, index, weight, output_size, *settings[:2])
-    if not usable(input):
+    if not kernel:
         return sampled(input, lattice_grid(theta, index, weight, output_size), sampler)
     warped: Tensor = torch.ops.stn.lattice_transformer(input, theta, index, weight, list(output_size), *settings)
     return warped
@@ -113,13 +128,19 @@ def lattice_grid(theta: Tensor, index: Tensor, weight: Tensor, output_size: Sequ
 def _check_product(
     input: Tensor, theta: Tensor, planes: Tensor, rows: Tensor, columns: Tensor, mode: str, padding_mode: str
 ) -> None:
-    rank = input.dim() - 2
-    count = planes.shape[1] * rows.shape[1] * columns.shape[0]
-    _check_theta(input, theta, rank, count, mode, padding_mode)
-    if rank == 2 and tuple(planes.shape) != (1, 1):
-        raise UsageError("expected two matrices for an image, and three for a volume")
-    check_not_empty(input.shape, len(planes) * len(rows) * columns.shape[1])
+    _check_product_shapes(input.shape, theta.shape, (planes.shape, rows.shape, columns.shape), mode, padding_mode)
     check_places(input, ("theta", theta), ("planes", planes), ("rows", rows), ("columns", columns))
+
+
+def _check_product_shapes(
+    input: Shape, theta: Shape, constants: tuple[Shape, Shape, Shape], mode: str, padding_mode: str
+) -> None:
+    planes, rows, columns = constants
+    rank = len(input) - 2
+    _check_theta(input, theta, rank, planes[1] * rows[1] * columns[0], mode, padding_mode)
+    if rank == 2 and tuple(planes) != (1, 1):
+        raise UsageError("expected two matrices for an image, and three for a volume")
+    check_not_empty(input, planes[0] * rows[0] * columns[1])
 
 
 def _check_lattice(
@@ -131,36 +152,47 @@ def _check_lattice(
     mode: str,
     padding_mode: str,
 ) -> None:
-    rank, points = len(output_size), prod(output_size)
-    if input.dim() != rank + 2:
-        raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
-    if any(size < 0 for size in output_size):
-        raise UsageError(f"expected an output size of at least 0 along each axis, got {tuple(output_size)}")
-    count = theta.shape[2] if theta.dim() == 3 else 0
-    _check_theta(input, theta, rank, count, mode, padding_mode)
-    if index.dim() != 2 or index.shape != weight.shape or index.shape[1] != points or index.dtype != torch.int32:
-        raise UsageError(
-            f"expected index and weight [J, {points}] for output size {tuple(output_size)}, int32 and floating-point, "
-            f"got {index.dtype} {tuple(index.shape)} and {tuple(weight.shape)}"
-        )
-    if not 1 <= index.shape[0] <= MOST_TAPS or count < 1:
-        raise UsageError(f"expected 1 to {MOST_TAPS} points per pixel of a lattice with points, got {index.shape[0]}")
-    check_not_empty(input.shape, points)
+    shapes = (input.shape, theta.shape, index.shape, weight.shape)
+    _check_lattice_shapes(*shapes, output_size, mode, padding_mode)
+    _check_lattice_places(input, theta, index, weight)
+
+
+def _check_lattice_places(input: Tensor, theta: Tensor, index: Tensor, weight: Tensor) -> None:
     check_places(input, ("theta", theta), ("weight", weight))
+    if index.dtype != torch.int32:
+        raise UsageError(f"expected index to be int32, got {index.dtype}")
     if index.device != input.device:
         raise UsageError(f"expected index on {input.device}, the device of input, got {index.device}")
 
 
-def _check_theta(input: Tensor, theta: Tensor, rank: int, count: int, mode: str, padding_mode: str) -> None:
+def _check_lattice_shapes(
+    input: Shape, theta: Shape, index: Shape, weight: Shape, output_size: Sequence[int], mode: str, padding_mode: str
+) -> None:
+    rank, points = len(output_size), prod(output_size)
+    if len(input) != rank + 2:
+        raise UsageError(f"expected an input of {rank + 2} axes for output size {tuple(output_size)}")
+    if any(size < 0 for size in output_size):
+        raise UsageError(f"expected an output size of at least 0 along each axis, got {tuple(output_size)}")
+    count = theta[2] if len(theta) == 3 else 0
+    _check_theta(input, theta, rank, count, mode, padding_mode)
+    if len(index) != 2 or tuple(index) != tuple(weight) or index[1] != points:
+        raise UsageError(
+            f"expected index and weight [J, {points}] for output size {tuple(output_size)}, "
+            f"got the shapes {tuple(index)} and {tuple(weight)}"
+        )
+    if not 1 <= index[0] <= MOST_TAPS or count < 1:
+        raise UsageError(f"expected 1 to {MOST_TAPS} points per pixel of a lattice with points, got {index[0]}")
+    check_not_empty(input, points)
+
+
+def _check_theta(input: Shape, theta: Shape, rank: int, count: int, mode: str, padding_mode: str) -> None:
     check_words(("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
     if rank not in (2, 3):
-        raise UsageError(f"expected an input [N, C, H, W] or [N, C, D, H, W], got the shape {tuple(input.shape)}")
+        raise UsageError(f"expected an input [N, C, H, W] or [N, C, D, H, W], got the shape {tuple(input)}")
     if rank == 3 and mode == "bicubic":
         raise UsageError("bicubic sampling is for images only")
-    if tuple(theta.shape) != (input.shape[0], rank, count):
-        raise UsageError(
-            f"expected theta [{input.shape[0]}, {rank}, {count}] for the lattice, got the shape {tuple(theta.shape)}"
-        )
+    if tuple(theta) != (input[0], rank, count):
+        raise UsageError(f"expected theta [{input[0]}, {rank}, {count}] for the lattice, got the shape {tuple(theta)}")
 
 
 @torch.library.register_fake(_PRODUCT)  # type: ignore[untyped-decorator]
@@ -168,7 +200,7 @@ def _fake_product(
     input: Tensor, theta: Tensor, planes: Tensor, rows: Tensor, columns: Tensor, *settings: Any
 ) -> Tensor:
     _check_product(input, theta, planes, rows, columns, *settings[:2])
-    return empty_output(input, _product_size(input, planes, rows, columns))
+    return empty_output(input, _product_size(input.shape, planes.shape, rows.shape, columns.shape))
 
 
 @torch.library.register_fake(_LATTICE)  # type: ignore[untyped-decorator]
@@ -179,48 +211,74 @@ def _fake_lattice(
     return empty_output(input, output_size)
 
 
-def _product_size(input: Tensor, planes: Tensor, rows: Tensor, columns: Tensor) -> tuple[int, ...]:
-    return (len(planes), len(rows), columns.shape[1])[-(input.dim() - 2) :]
+def _product_size(input: Shape, planes: Shape, rows: Shape, columns: Shape) -> tuple[int, ...]:
+    return (planes[0], rows[0], columns[1])[-(len(input) - 2) :]
 
 
 @torch.library.impl(_PRODUCT, ("CPU", "CUDA"))
 def _run_product(input: Tensor, theta: Tensor, planes: Tensor, rows: Tensor, columns: Tensor, *settings: Any) -> Tensor:
-    _check_product(input, theta, planes, rows, columns, *settings[:2])
-    size = _product_size(input, planes, rows, columns)
+    check_places(input, ("theta", theta), ("planes", planes), ("rows", rows), ("columns", columns))
+    shapes = (input.shape, theta.shape, (planes.shape, rows.shape, columns.shape))
+    size, blank = _product_problem(*shapes, settings, _supported(input), is_channels_last(input))
     arrays = {"planes": _plain(planes), "rows": _plain(rows), "columns": _plain(columns)}
-    lattice = (planes.shape[1], rows.shape[1], columns.shape[0])
-    return _run("tensor_product", input, theta, size, settings, arrays, lattice=(ctypes.c_int64 * 3)(*lattice))
+    return launch(blank, input, empty_output(input, size), _plain(theta), **arrays)
+
+
+# Cached, because checking and filling in a problem takes longer than warping a small image.
+@lru_cache(maxsize=256)
+def _product_problem(
+    input: tuple[int, ...],
+    theta: tuple[int, ...],
+    constants: tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]],
+    settings: Settings,
+    dtype: torch.dtype,
+    last: bool,
+) -> tuple[tuple[int, ...], plugin.Problem]:
+    """The output's size, and a problem without its arrays; raises UsageError if the shapes do not fit."""
+    _check_product_shapes(input, theta, constants, *settings[:2])
+    planes, rows, columns = constants
+    size, lattice = _product_size(input, *constants), (ctypes.c_int64 * 3)(planes[1], rows[1], columns[0])
+    given = {"basis_rows": theta[2], "lattice": lattice}
+    return size, posed("tensor_product", size, settings, dtype, int(last), input, **given)
 
 
 @torch.library.impl(_LATTICE, ("CPU", "CUDA"))
 def _run_lattice(
     input: Tensor, theta: Tensor, index: Tensor, weight: Tensor, output_size: Sequence[int], *settings: Any
 ) -> Tensor:
-    _check_lattice(input, theta, index, weight, output_size, *settings[:2])
+    _check_lattice_places(input, theta, index, weight)
+    shapes = (input.shape, theta.shape, index.shape, weight.shape)
+    blank = _lattice_problem(*shapes, tuple(output_size), settings, _supported(input), is_channels_last(input))
     arrays = {"index": index.contiguous(), "basis": _plain(weight)}
-    fields = {"taps": index.shape[0], "points": index.shape[1]}
-    return _run("lattice", input, theta, tuple(output_size), settings, arrays, **fields)
+    return launch(blank, input, empty_output(input, output_size), _plain(theta), **arrays)
 
 
-def _run(
-    kind: str,
-    input: Tensor,
-    theta: Tensor,
+@lru_cache(maxsize=256)
+def _lattice_problem(
+    input: tuple[int, ...],
+    theta: tuple[int, ...],
+    index: tuple[int, ...],
+    weight: tuple[int, ...],
     size: tuple[int, ...],
-    settings: tuple[str, str, bool],
-    arrays: dict[str, Tensor],
-    **fields: Any,
-) -> Tensor:
-    layout = 1 if is_channels_last(input) else 0
+    settings: Settings,
+    dtype: torch.dtype,
+    last: bool,
+) -> plugin.Problem:
+    """A problem without its arrays; raises UsageError if the shapes do not fit."""
+    _check_lattice_shapes(input, theta, index, weight, size, *settings[:2])
+    fields = {"basis_rows": theta[2], "taps": index[0], "points": index[1]}
+    return posed("lattice", size, settings, dtype, int(last), input, **fields)
+
+
+def _supported(input: Tensor) -> torch.dtype:
     if input.dtype not in (torch.float32, torch.float16, torch.bfloat16):
         raise UsageError(f"expected input to be float32, float16 or bfloat16, got {input.dtype}")
-    blank = posed(kind, size, settings, input.dtype, layout, input.shape, basis_rows=theta.shape[2], **fields)
-    for name, array in arrays.items():
-        setattr(blank, name, array.data_ptr())
-    return launch(blank, input, empty_output(input, size), _plain(theta), arrays.get("basis"))
+    return input.dtype
 
 
 def _plain(tensor: Tensor) -> Tensor:
+    if tensor.dtype == torch.float32 and tensor.is_contiguous():
+        return tensor
     return tensor.to(torch.float32).contiguous()
 
 

@@ -258,7 +258,8 @@ class SpatialTransformer(nn.Module):
             "parameter_offset": scale * family.offset() + (scale - 1) * family.ones(),
             "parameter_scale": scale,
         }
-        matrices = family.axis_matrices(self.output_size, self.grid_align_corners)
+        matrices = list(family.axis_matrices(self.output_size, self.grid_align_corners))
+        matrices[-1] = matrices[-1].T.contiguous().T  # the kernel reads the x axis' matrix transposed
         return constants | {f"axis_matrix_{axis}": matrix for axis, matrix in enumerate(matrices)}
 
     def _factors(self) -> Tensor:

@@ -127,7 +127,7 @@ def test_what_does_not_fit_is_one_line(change: dict[str, Any], message: str) -> 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"index": torch.zeros(3, 20, dtype=torch.int64)}, "index and weight"),
+        ({"index": torch.zeros(3, 20, dtype=torch.int64)}, "index to be int32"),
         ({"index": torch.zeros(2, 20, dtype=torch.int32)}, "index and weight"),
         ({"output_size": (4, 6)}, r"\[J, 24\]"),
         ({"index": torch.zeros(65, 20, dtype=torch.int32), "weight": torch.zeros(65, 20)}, "1 to 64"),
