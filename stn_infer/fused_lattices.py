@@ -7,7 +7,6 @@ fallback if the library has no kernel.
 
 from __future__ import annotations
 
-import ctypes
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from math import prod
@@ -237,9 +236,10 @@ def _product_problem(
     """The output's size, and a problem without its arrays; raises UsageError if the shapes do not fit."""
     _check_product_shapes(input, theta, constants, *settings[:2])
     planes, rows, columns = constants
-    size, lattice = _product_size(input, *constants), (ctypes.c_int64 * 3)(planes[1], rows[1], columns[0])
-    given = {"basis_rows": theta[2], "lattice": lattice}
-    return size, posed("tensor_product", size, settings, dtype, int(last), input, **given)
+    size = _product_size(input, *constants)
+    problem = posed("tensor_product", size, settings, dtype, int(last), input, basis_rows=theta[2])
+    problem.lattice[:] = (planes[1], rows[1], columns[0])
+    return size, problem
 
 
 @torch.library.impl(_LATTICE, ("CPU", "CUDA"))

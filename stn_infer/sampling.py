@@ -17,7 +17,8 @@ from stn_infer.samplers import Rounding, SamplerSpec
 
 Doubles = NDArray[np.float64]
 
-_CUBIC = -0.75
+#: The coefficient of the cubic kernel, as in PyTorch and ONNX.
+CUBIC = -0.75
 _ROUND: dict[Rounding, Callable[[Doubles], Doubles]] = {
     "half to even": np.rint,
     "half up": lambda at: np.floor(at + 0.5),
@@ -64,7 +65,7 @@ def _taps(spec: SamplerSpec, at: Doubles, length: int) -> list[tuple[Doubles, Do
     if spec.mode == "bicubic":  # each tap is padded separately
         first = np.floor(at)
         t = at - first
-        return [(_padded(spec, first + i, length), _keys(np.abs(t - i))) for i in (-1, 0, 1, 2)]
+        return [(_padded(spec, first + i, length), cubic_weight(t - i)) for i in (-1, 0, 1, 2)]
     at = _padded(spec, at, length)
     if spec.mode == "nearest":
         return [(_ROUND[spec.rounding](at), np.ones_like(at))]
@@ -85,9 +86,9 @@ def _padded(spec: SamplerSpec, at: Doubles, length: int) -> Doubles:
     return np.clip(at, 0, length - 1)
 
 
-def _keys(distance: Doubles) -> Doubles:
-    """Keys' cubic convolution kernel (1981) with a = -0.75, at distances up to 2."""
-    a, d = _CUBIC, distance
+def cubic_weight(distance: Doubles, a: float = CUBIC) -> Doubles:
+    """Keys' cubic convolution kernel (1981) with the coefficient ``a``."""
+    d = np.abs(distance)
     return np.where(
         d <= 1, ((a + 2) * d - (a + 3)) * d * d + 1, np.where(d < 2, ((a * d - 5 * a) * d + 8 * a) * d - 4 * a, 0.0)
     )

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from stn_infer.arrays import Array
+from stn_infer.arrays import Array, contracted
 
 Kind = Literal["affine", "basis", "projective", "tensor_product", "lattice"]
 #: The most lattice points that a pixel of a LatticeTransformer reads.
@@ -161,14 +161,12 @@ class TensorProductBasis:
         exact = self.exact()
         sizes = (len(self.planes), len(self.rows), self.columns.shape[1])
         values = np.moveaxis(grid.reshape(len(grid), *sizes, -1), -1, 1)
-        for axis, matrix in enumerate((exact.planes, exact.rows, exact.columns.T)):
-            values = np.moveaxis(np.tensordot(values, np.linalg.pinv(matrix), axes=(2 + axis, 1)), -1, 2 + axis)
+        values = contracted(values, 2, map(np.linalg.pinv, (exact.planes, exact.rows, exact.columns.T)))
         return np.asarray(values.reshape(*values.shape[:2], -1))
 
     def _contracted(self, theta: Array, exact: TensorProductBasis) -> NDArray[np.float64]:
         values = theta.reshape(*theta.shape[:2], *self.lattice)
-        for axis, matrix in enumerate((exact.planes, exact.rows, exact.columns.T)):
-            values = np.moveaxis(np.tensordot(values, matrix, axes=(2 + axis, 1)), -1, 2 + axis)
+        values = contracted(values, 2, (exact.planes, exact.rows, exact.columns.T))
         return np.asarray(np.moveaxis(values, 1, -1).reshape(len(theta), *self.output_size, theta.shape[1]))
 
 

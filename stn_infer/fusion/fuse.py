@@ -32,7 +32,7 @@ from stn_infer.fusion.dataflow import OTHER_CONSTANT_OPS, SHAPE_OPS, GraphView, 
 from stn_infer.fusion.evaluate import Evaluator
 from stn_infer.fusion.forms import FLOATS
 from stn_infer.fusion.functions import sampling_functions, with_functions_inlined
-from stn_infer.fusion.lattices.plan import Plan, plan
+from stn_infer.fusion.lattices.plan import Chooser, Plan
 from stn_infer.fusion.op import DOMAIN, SAMPLER, attach_functions, is_sampler, reads_grid
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.proof import LINEAR_OPS, PRODUCTS, Prover
@@ -211,7 +211,8 @@ class _Reading:
         return self._provers[key]
 
     def _plan(self, grid: str, region: list[int], products: bool) -> Plan:
-        return plan(self._view, self._observed, self.evaluator, self._prover(grid, products), grid, region, products)
+        prover = self._prover(grid, products)
+        return Chooser(self._view, self._observed, self.evaluator, prover, grid, region, products).chosen()
 
 
 class _Planner:

@@ -22,10 +22,10 @@ from torch import Tensor
 
 from stn_infer.errors import UsageError, one_line
 from stn_infer.fusion.basis import Kind
+from stn_infer.sampling import cubic_weight
 from stn_infer.transforms.base import Transformation, axis_coordinates
 
 Interpolation = Literal["bilinear", "bicubic"]
-_CUBIC_A = -0.75  # as in PyTorch and ONNX
 _PLACES = ("planes", "rows", "cols")
 
 
@@ -180,7 +180,8 @@ class CoarseLattice(TensorProduct):
         part = place - first
         if self.interpolation == "bilinear":
             return _scattered(first, [1 - part, part], count)
-        return _scattered(first - 1, [_keys(part + 1), _keys(part), _keys(1 - part), _keys(2 - part)], count)
+        weights = [torch.from_numpy(cubic_weight((part - step).numpy())) for step in (-1, 0, 1, 2)]
+        return _scattered(first - 1, weights, count)
 
     def _knots(self, count: int) -> Tensor:
         return axis_coordinates(count, True)
@@ -224,11 +225,3 @@ def _scattered(first: Tensor, weights: Sequence[Tensor], count: int) -> Tensor:
         at = (first.long() + step).clamp(0, count - 1)
         result.scatter_add_(1, at[:, None], weight[:, None])
     return result
-
-
-def _keys(distance: Tensor) -> Tensor:
-    """The cubic convolution kernel at distances from 0 to 2 (Keys 1981)."""
-    a, d = _CUBIC_A, distance
-    near = ((a + 2) * d - (a + 3)) * d * d + 1
-    far = ((a * d - 5 * a) * d + 8 * a) * d - 4 * a
-    return torch.where(d <= 1, near, far)

@@ -128,7 +128,7 @@ def test_a_large_basis_in_place_of_small_constants_is_not_written(monkeypatch: p
     """The coarse grid of 3x4 points has a basis of 12 rows, and no constants to replace but the mesh."""
     monkeypatch.setattr("stn_infer.fusion.lattices.plan._MAX_MORE_ROWS", 8)
     # It has two smaller forms.
-    monkeypatch.setattr("stn_infer.fusion.lattices.plan._Chooser._lattice", lambda self: None)
+    monkeypatch.setattr("stn_infer.fusion.lattices.plan.Chooser._lattice", lambda self: None)
     monkeypatch.setattr("stn_infer.fusion.lattices.plan.factors_of", lambda basis, size: None)
     coarse = resize("linear", "align_corners")()
     _, (finding,) = fuse(coarse)

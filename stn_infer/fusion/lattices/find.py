@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from stn_infer.arrays import contracted
 from stn_infer.fusion.basis import TensorProductBasis
 from stn_infer.fusion.dataflow import GraphView, NotLinear
 from stn_infer.fusion.evaluate import Clamped, Evaluator, Quotient
@@ -407,9 +408,8 @@ def product(found: LatticeMap, parameters: Float64) -> Float64:
     units, lattice = len(parameters), [m.shape[1] - pad for m, pad in zip(found.matrices, found.pads, strict=True)]
     values = parameters.reshape(units, *found.shape).transpose(0, *(1 + axis for axis in found.order))
     theta = np.tensordot(values.reshape(units, -1, *lattice), found.mix, axes=(1, 1))  # [units, *lattice, T * D]
-    for axis, matrix in enumerate(found.matrices):
-        theta = np.moveaxis(np.tensordot(theta, matrix[:, : lattice[axis]], axes=(1 + axis, 1)), -1, 1 + axis)
-    return np.moveaxis(theta, -1, 1)
+    matrices = (matrix[:, :length] for matrix, length in zip(found.matrices, lattice, strict=True))
+    return np.moveaxis(contracted(theta, 1, matrices), -1, 1)
 
 
 def _with_constant(found: LatticeMap, zero: Float64, grid: str) -> LatticeMap:
@@ -432,14 +432,8 @@ def _with_constant(found: LatticeMap, zero: Float64, grid: str) -> LatticeMap:
 
 def _coefficients(matrices: Sequence[Float64], zero: Float64) -> Float64 | None:
     """The lattice [T * D, *lattice] whose grid is ``zero``; None if there is none with moderate values."""
-    offset = zero
-    for axis, matrix in enumerate(matrices):
-        inverse = np.linalg.pinv(matrix, rcond=1e-5)
-        offset = np.moveaxis(np.tensordot(offset, inverse, axes=(1 + axis, 1)), -1, 1 + axis)
-    offset = _rounded(offset)
-    again = offset
-    for axis, matrix in enumerate(matrices):
-        again = np.moveaxis(np.tensordot(again, matrix, axes=(1 + axis, 1)), -1, 1 + axis)
+    offset = _rounded(contracted(zero, 1, (np.linalg.pinv(matrix, rcond=1e-5) for matrix in matrices)))
+    again = contracted(offset, 1, matrices)
     moderate = np.abs(offset).max() <= 10 * np.abs(zero).max()
     return offset if moderate and np.abs(again - zero).max() <= _limit(zero) else None
 

@@ -79,30 +79,16 @@ class Plan:
         return f"basis, K = {self.rows}" if self.kind == "basis" else self.kind
 
 
-def plan(
-    view: GraphView,
-    observed: Observation,
-    evaluator: Evaluator,
-    prover: Prover,
-    grid: str,
-    region: list[int],
-    products: bool,
-) -> Plan:
-    """Returns what replaces a sampler at ``grid``.
+class Chooser:
+    """Chooses what replaces a sampler at ``grid``.
 
     Args:
         view, observed, evaluator, prover: of the graph.
         grid: the grid's tensor; its shape is known.
         region: indices of the nodes through which it can be traced back, ascending.
         products: whether ``prover`` accepts products of values that vary; lattices are sought without them.
-
-    Raises:
-        NotLinear: no cut has a proof and a map, or the file would be slower without kernels, or too large.
     """
-    return _Chooser(view, observed, evaluator, prover, grid, region, products).chosen()
 
-
-class _Chooser:
     def __init__(
         self,
         view: GraphView,
@@ -120,7 +106,11 @@ class _Chooser:
         self._output_size = tuple(axis.factor for axis in observed.shapes[grid][1:-1])
 
     def chosen(self) -> Plan:
-        """Returns the plan: a small basis, else one matrix per axis, else any basis that is cheap enough."""
+        """Returns the plan: a small basis, else one matrix per axis, else any basis that is cheap enough.
+
+        Raises:
+            NotLinear: no cut has a proof and a map, or the file would be slower without kernels, or too large.
+        """
         candidates, last = self._cutter.candidates()
         few = any(candidate.size < _FEW_ROWS * len(self._output_size) for candidate in candidates)
         if not few and (lattice := self._lattice()) is not None:

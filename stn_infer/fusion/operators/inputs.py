@@ -36,8 +36,3 @@ def integers(attributes: Attributes, inputs: Sequence[Array | None], index: int,
     if value is None:
         value = optional(inputs, index)
     return None if value is None else [int(item) for item in np.asarray(value).ravel()]
-
-
-def along(data: Array, axis: int, matrix: Array) -> Array:
-    """Multiplies a matrix [out, in] onto one axis of a tensor."""
-    return np.asarray(np.moveaxis(np.tensordot(data, matrix, axes=(axis, 1)), -1, axis))

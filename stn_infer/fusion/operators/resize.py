@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from stn_infer.arrays import Array
-from stn_infer.fusion.operators.inputs import Attributes, Operator, along, first, integers, optional
+from stn_infer.arrays import Array, along
+from stn_infer.fusion.operators.inputs import Attributes, Operator, first, integers, optional
+from stn_infer.sampling import CUBIC, cubic_weight
 
 Float64 = NDArray[np.float64]
 
@@ -82,18 +84,6 @@ def _triangle(distance: Float64) -> Float64:
     return np.asarray(np.maximum(0.0, 1.0 - np.abs(distance)))
 
 
-def _cubic(a: float) -> Callable[[Float64], Float64]:
-    """Keys' kernel with the coefficient ``a``."""
-
-    def kernel(distance: Float64) -> Float64:
-        t = np.abs(distance)
-        inner = ((a + 2) * t - (a + 3)) * t * t + 1
-        outer = ((a * t - 5 * a) * t + 8 * a) * t - 4 * a
-        return np.where(t <= 1, inner, np.where(t < 2, outer, 0.0))
-
-    return kernel
-
-
 def _kernel_matrix(
     axis: _Axis, x: Float64, kernel: Callable[[Float64], Float64], radius: int, stretch: float, exclude: bool
 ) -> Float64:
@@ -134,7 +124,7 @@ def _matrix(attributes: Attributes, axis: _Axis) -> Float64:
         x = x if antialias else np.clip(x, 0, axis.before - 1)
         return _kernel_matrix(axis, x, _triangle, 1, stretch, exclude)
     if mode == "cubic":
-        kernel = _cubic(float(attributes.get("cubic_coeff_a", -0.75)))
+        kernel = partial(cubic_weight, a=float(attributes.get("cubic_coeff_a", CUBIC)))
         return _kernel_matrix(axis, x, kernel, 2, stretch, exclude)
     raise ValueError(f"the mode {mode!r} is not known")
 

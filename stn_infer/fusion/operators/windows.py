@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.lib.stride_tricks import sliding_window_view
 
-from stn_infer.arrays import Array
-from stn_infer.fusion.operators.inputs import Attributes, Operator, along, first, optional
+from stn_infer.arrays import Array, along
+from stn_infer.fusion.operators.inputs import Attributes, Operator, first, optional
 
 # Limit on the elements of the copied windows that are held at once.
 _MAX_COPIED = 2**22

@@ -160,9 +160,9 @@ def test_small_lattices_stay_a_basis() -> None:
     assert (finding.kind, finding.basis_rows) == ("basis", 6)
 
 
-NOT_PRODUCTS: dict[str, Callable[[], Graph]] = {
+OTHER_GRIDS: dict[str, Callable[[], Graph]] = {
     "a clamp": lambda: FORMS["components first"]().then("Clip", -0.9, 0.9),
-    "a product of parameters": lambda: (
+    "nonlinear functions": lambda: (
         upsampled(Graph(2, ROWS, COLS).then("Sigmoid"), *LINEAR).then("Transpose", perm=[0, 2, 3, 1]).then("Tanh")
     ),
     "a constant part that is not a small lattice": lambda: FORMS["components first"]().then(
@@ -171,9 +171,9 @@ NOT_PRODUCTS: dict[str, Callable[[], Graph]] = {
 }
 
 
-@pytest.mark.parametrize("form", NOT_PRODUCTS)
+@pytest.mark.parametrize("form", OTHER_GRIDS)
 def test_what_is_no_product_is_not_fused(form: str) -> None:
-    _, finding = fused(NOT_PRODUCTS[form]())
+    _, finding = fused(OTHER_GRIDS[form]())
     assert finding.kind != "tensor_product"
 
 
