@@ -102,6 +102,7 @@ class Case:
         precision: of the model's weights and images.
         batch_sizes: samples per call.
         inputs: images, folders or array files that are fed, where they were named.
+        tolerance: on each output's error over its scale, where it was named.
     """
 
     model: str
@@ -112,6 +113,7 @@ class Case:
     precision: Precision = "fp32"
     batch_sizes: tuple[int, ...] = (1, 64)
     inputs: tuple[str, ...] | None = field(default=None, metadata={"since": 3})
+    tolerance: float | None = field(default=None, metadata={"since": 3})
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,6 +14,7 @@ precisions = ["fp32"]
 input_shapes = [[1, 42, 42]]
 weights = "checkpoint.safetensors"
 inputs = ["images"]                # fed instead of the package's digits, and the INT8 calibration data
+tolerance = 1e-4                   # of this model's outputs; one before the first [[model]] is for all
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from stn_infer.benchmarking.request import Case, Method, check_batch_sizes
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Precision
 
-_MODEL_KEYS = ("source", "file", "batch_sizes", "precisions", "input_shapes", "weights", "inputs")
+_MODEL_KEYS = ("source", "file", "batch_sizes", "precisions", "input_shapes", "weights", "inputs", "tolerance")
 # A list of one type stands for a list whose items are of it.
 _OTHER_KEYS: dict[str, Any] = {"variants": [str], "device": str, "threads": int, "tolerance": float}
 _METHOD_KEYS: dict[str, Any] = {
@@ -102,6 +103,9 @@ def _cases(path: Path, model: Any) -> list[Case]:
     shapes = _typed(path, "input_shapes", model.get("input_shapes", []), [[int]])
     inputs = _typed(path, "inputs", model.get("inputs", []), [str])
     precisions = _typed(path, "precisions", model.get("precisions", ["fp32"]), [str])
+    tolerance = _typed(path, "tolerance", model["tolerance"], float) if "tolerance" in model else None
+    if tolerance is not None and not tolerance > 0:
+        raise UsageError(f"{path}: expected a tolerance above 0, given {tolerance}")
     wrong = [each for each in precisions if each not in get_args(Precision)]
     if wrong:
         raise UsageError(f"{path}: precisions are {', '.join(get_args(Precision))}; given {wrong[0]!r}")
@@ -114,6 +118,7 @@ def _cases(path: Path, model: Any) -> list[Case]:
             precision=precision,
             batch_sizes=check_batch_sizes(batch_sizes),
             inputs=tuple(str(path.parent / each) for each in inputs) or None,
+            tolerance=tolerance,
         )
         for precision in precisions
     ]

@@ -19,6 +19,7 @@ def test_a_suite_says_models_batches_shapes_and_precisions(tmp_path: Path) -> No
         'variants = ["eager", "ort"]\nthreads = 2\nseconds = 5\nboundary = "device"\nconcurrency = [1, 4]\n'
         '[[model]]\nsource = "cnn"\nbatch_sizes = [1, 8]\nprecisions = ["fp32", "int8"]\ninput_shapes = [[1, 40, 40]]\n'
         '[[model]]\nfile = "mine.onnx"\nweights = "mine.safetensors"\ninputs = ["images", "more.npy"]\n'
+        "tolerance = 2e-4\n"
     )
     suite = read_suite(path, Method())
     assert [(case.model, case.precision, case.batch_sizes) for case in suite.cases] == [
@@ -29,6 +30,7 @@ def test_a_suite_says_models_batches_shapes_and_precisions(tmp_path: Path) -> No
     assert suite.cases[0].input_shapes == ((1, 40, 40),)
     assert (suite.cases[2].source, suite.cases[2].weights) == (None, str(tmp_path / "mine.safetensors"))
     assert suite.cases[0].inputs is None
+    assert [case.tolerance for case in suite.cases] == [None, None, 2e-4]
     assert suite.cases[2].inputs == (str(tmp_path / "images"), str(tmp_path / "more.npy"))
     assert suite.variants == ("eager", "ort") and suite.threads == 2
     assert (suite.method.seconds, suite.method.boundary, suite.method.concurrency) == (5.0, "device", (1, 4))
@@ -53,6 +55,8 @@ def test_a_suite_says_models_batches_shapes_and_precisions(tmp_path: Path) -> No
         ('device = 0\n[[model]]\nsource = "cnn"', "expected device as a text, given 0"),
         ('threads = 0\n[[model]]\nsource = "cnn"', "threads of at least 1"),
         ('tolerance = "1e-3"\n[[model]]\nsource = "cnn"', "expected tolerance as a number"),
+        ('[[model]]\nsource = "cnn"\ntolerance = 0', "a tolerance above 0, given 0"),
+        ('[[model]]\nsource = "cnn"\ntolerance = []', "expected tolerance as a number"),
         ('variants = [1]\n[[model]]\nsource = "cnn"', "variants as a list of texts"),
         ('concurrency = ["two"]\n[[model]]\nsource = "cnn"', "a list of whole numbers"),
         ('rates = [inf]\n[[model]]\nsource = "cnn"', "suite.toml: .*finite"),

@@ -264,7 +264,7 @@ def prepare(
         inputs=feeds.described,
         inputs_sha256=inputs_sha256,
         reference=kind,
-        tolerance=tolerance or tolerance_of(kind, case.precision, seen.rounding, of_itself=of_itself),
+        tolerance=case.tolerance or tolerance or tolerance_of(kind, case.precision, seen.rounding, of_itself=of_itself),
         sha256=hashes,
         build_s=made.build_s,
         notes=tuple(notes),
