@@ -5,6 +5,7 @@
 #include <new>
 
 #include "kernels/cpu_points.hpp"
+#include "kernels/packing.hpp"
 
 namespace stn {
 namespace {
@@ -30,16 +31,50 @@ Isa isa() {
   return found;
 }
 
-CpuRun kernel_for(const Warp& warp) {
+CpuRun kernel_for(const Warp& warp, bool packed) {
   CpuRun run = nullptr;
 #ifdef STN_HAVE_X86_SIMD
-  if (isa() == kAvx512) run = avx512_kernel(warp);
-  if (isa() == kAvx2) run = avx2_kernel(warp);
+  if (isa() == kAvx512) run = avx512_kernel(warp, packed);
+  if (isa() == kAvx2) run = avx2_kernel(warp, packed);
 #endif
   return run != nullptr ? run : plain_kernel(warp);
 }
 
 int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
+
+/// Whether the kernel of cpu_packed.hpp runs a warp. It needs vectors, and images that the planar kernel supports too.
+bool is_packed(const Warp& w) {
+  const bool planar = !w.channels_last && !w.mixed_layouts && w.axis[0].size >= 2;
+  const bool narrow = w.in_pixels < (int64_t{1} << 31) && w.pixels < (int64_t{1} << 31);
+  // Otherwise a window is nearly always larger than it is worth.
+  const bool many = w.channels >= kFewestChannels && w.pixels > 0 && w.pixels >= w.in_pixels / 4;
+  return isa() != kPlain && planar && narrow && w.mode != STN_NEAREST && many;
+}
+
+/// Boxes of equal parts of an axis of `size` pixels, of at most `most`, in steps of `step` where they are cut.
+int32_t part_of(int32_t size, int64_t most, int64_t step) {
+  if (size <= most) return size;
+  const int64_t parts = divide_up(size, most);
+  return static_cast<int32_t>(divide_up(divide_up(size, parts), step) * step);
+}
+
+/// Cuts the output into boxes of up to kTilePixels, whose windows are small: nearly square, nearly cubic.
+void cut_boxes(const Warp& w, CpuPlan* plan) {
+  // Pixels of a box, with the last vector of each of its runs.
+  const int64_t enough = w.batch * divide_up(w.channels, kGroup) * w.pixels;  // for many threads
+  const int64_t most = enough < 16 * kTilePixels ? kTilePixels / 4 : kTilePixels / 2;
+  plan->box[0] = part_of(w.out_size[0], w.rank == 2 ? 64 : 32, kWidest);
+  const int64_t width = divide_up(plan->box[0], kWidest) * kWidest;
+  plan->box[1] = part_of(w.out_size[1], w.rank == 2 ? most / width : 8, 1);
+  const int64_t plane = divide_up(width * plan->box[1], kWidest) * kWidest;
+  plan->box[2] = part_of(w.out_size[2], most / plane, 1);
+  plan->tiles = 1;
+  for (int d = 0; d < 3; ++d) {
+    plan->boxes[d] = static_cast<int32_t>(divide_up(w.out_size[d], plan->box[d] > 0 ? plan->box[d] : 1));
+    plan->tiles *= plan->boxes[d];
+  }
+  plan->tile = int64_t{plan->box[0]} * plan->box[1] * plan->box[2];
+}
 
 /// Whether one of `count` values, at most kBandPixels, is not zero.
 bool any_nonzero(const float* from, int64_t count) {
@@ -88,6 +123,12 @@ bool find_bands(const Warp& w, CpuPlan* plan) {
 
 }  // namespace
 
+Packing* packing_of_thread() {
+  static thread_local std::unique_ptr<Packing> packing;
+  if (packing == nullptr) packing.reset(new (std::nothrow) Packing);
+  return packing.get();
+}
+
 const char* cpu_isa() {
   switch (isa()) {
     case kAvx512:
@@ -111,17 +152,22 @@ CpuPlan plan_cpu(const Warp& warp) {
     if (!find_bands(warp, &plan)) return plan;
     plan.warp.bands = plan.bands.get();
   }
-  plan.run = kernel_for(warp);
-  plan.tile = warp.channels > 8 ? kBlockPixels : kTilePixels;
-  // Whole rows, so that each is contracted once.
-  const int64_t width = warp.out_size[0];
-  if (warp.kind == STN_TENSOR_PRODUCT && width > 0 && width < plan.tile) plan.tile -= plan.tile % width;
-  plan.tiles = divide_up(warp.pixels, plan.tile);
+  plan.packed = is_packed(warp);
+  plan.run = kernel_for(warp, plan.packed);
+  if (plan.packed) {
+    cut_boxes(warp, &plan);
+  } else {
+    plan.tile = warp.channels > 8 ? kBlockPixels : kTilePixels;
+    // Whole rows, so that each is contracted once.
+    const int64_t width = warp.out_size[0];
+    if (warp.kind == STN_TENSOR_PRODUCT && width > 0 && width < plan.tile) plan.tile -= plan.tile % width;
+    plan.tiles = divide_up(warp.pixels, plan.tile);
+  }
   const int64_t cuts = warp.batch * plan.tiles;
   plan.channel_chunk = warp.channels > 0 ? warp.channels : 1;
   if (cuts > 0 && cuts < kEnoughUnits && warp.channels > 16) {
     plan.channel_chunk = divide_up(warp.channels, divide_up(kEnoughUnits, cuts));
-    if (plan.channel_chunk < 16) plan.channel_chunk = 16;
+    plan.channel_chunk = divide_up(plan.channel_chunk, kGroup) * kGroup;
   }
   plan.channel_chunks = divide_up(warp.channels, plan.channel_chunk);
   plan.units = cuts * plan.channel_chunks;

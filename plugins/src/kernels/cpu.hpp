@@ -23,7 +23,12 @@ struct Band {
   const float* weights;  ///< [last - first, kBandPixels]
 };
 
-/// How a warp is split: a unit is one tile of pixels of one sample, for one chunk of channels.
+/// One unit of a plan: a tile of pixels of one sample, for one chunk of channels.
+struct CpuUnit {
+  int64_t sample, first_pixel, pixels, first_channel, channels;
+};
+
+/// How a warp is split into units.
 struct CpuPlan {
   Warp warp;
   int64_t tile;                                                  ///< pixels per tile
@@ -33,16 +38,16 @@ struct CpuPlan {
   int64_t units;                                                 ///< total units
   void (*run)(const CpuPlan& plan, int64_t begin, int64_t end);  ///< runs units [begin, end)
   int64_t grain;                                                 ///< minimum units per task
+  bool packed;                                                   ///< tiles are boxes, see `box_of`
+  int32_t box[3];                                                ///< a box's size in (x, y, z) order
+  int32_t boxes[3];                                              ///< boxes along each axis
+  const CpuUnit* given;                                          ///< the units themselves, or NULL
   std::unique_ptr<Band[]> bands;                                 ///< owns `warp.bands`
   std::unique_ptr<float[]> weights;                              ///< owns theirs
 };
 
-/// One unit of `plan.run`.
-struct CpuUnit {
-  int64_t sample, first_pixel, pixels, first_channel, channels;
-};
-
 STN_HD CpuUnit unit_of(const CpuPlan& plan, int64_t index) {
+  if (plan.given != nullptr) return plan.given[index];
   int64_t chunk = 0, tile = 0;
   CpuUnit unit;
   unit.sample = index;
@@ -63,13 +68,36 @@ STN_HD CpuUnit unit_of(const CpuPlan& plan, int64_t index) {
   return unit;
 }
 
+/// One unit of `plan.run` if tiles are boxes.
+struct CpuBox {
+  int32_t first[3], size[3];
+  int64_t sample, first_channel, channels;
+};
+
+STN_HD CpuBox box_of(const CpuPlan& plan, int64_t index) {
+  CpuBox box;
+  box.first_channel = index % plan.channel_chunks * plan.channel_chunk;
+  const int64_t rest = plan.warp.channels - box.first_channel;
+  box.channels = rest < plan.channel_chunk ? rest : plan.channel_chunk;
+  index /= plan.channel_chunks;
+  for (int d = 0; d < 3; ++d) {
+    box.first[d] = static_cast<int32_t>(index % plan.boxes[d]) * plan.box[d];
+    const int32_t left = plan.warp.out_size[d] - box.first[d];
+    box.size[d] = left < plan.box[d] ? left : plan.box[d];
+    index /= plan.boxes[d];
+  }
+  box.sample = index;
+  return box;
+}
+
 using CpuRun = void (*)(const CpuPlan&, int64_t, int64_t);
 
-// The kernel of each instruction set for a warp; the SIMD ones are NULL if they do not support the warp.
+// The kernel of each instruction set for a warp; the SIMD ones are NULL if they do not support the warp. With `packed`,
+// the kernel for planar images of many channels.
 CpuRun plain_kernel(const Warp& warp);
 #ifdef STN_HAVE_X86_SIMD
-CpuRun avx2_kernel(const Warp& warp);
-CpuRun avx512_kernel(const Warp& warp);
+CpuRun avx2_kernel(const Warp& warp, bool packed);
+CpuRun avx512_kernel(const Warp& warp, bool packed);
 #endif
 
 /// Splits a warp into units and selects its kernel for this machine; `run` is NULL if there is no memory.

@@ -100,6 +100,12 @@ struct Avx2Lanes {
   static STN_HD F load(const float* from, int count) {
     return count == 8 ? _mm256_loadu_ps(from) : _mm256_maskload_ps(from, first(count));
   }
+  /// A whole vector, at a multiple of its size.
+  static STN_HD F load_aligned(const float* from) { return _mm256_load_ps(from); }
+  static STN_HD void store_aligned(float* to, F value) { _mm256_store_ps(to, value.v); }
+  static STN_HD void store_aligned(int32_t* to, I value) {
+    _mm256_store_si256(reinterpret_cast<__m256i*>(to), value.v);
+  }
 
   template <int Rank>
   static STN_HD Offset offset(I x, I y, I z, const Warp& w) {
@@ -173,6 +179,24 @@ struct Avx2Lanes {
   static STN_HD F load_values(const Half* from, int count) { return _mm256_cvtph_ps(load_bits(from, count)); }
   static STN_HD F load_values(const BFloat* from, int count) {
     return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(load_bits(from, count)), 16));
+  }
+
+  /// Transposes eight vectors.
+  static STN_HD void transpose(F* v) {
+    __m256 quads[8];
+    for (int i = 0; i < 8; i += 4) {
+      const __m256 low01 = _mm256_unpacklo_ps(v[i].v, v[i + 1].v), high01 = _mm256_unpackhi_ps(v[i].v, v[i + 1].v);
+      const __m256 low23 = _mm256_unpacklo_ps(v[i + 2].v, v[i + 3].v);
+      const __m256 high23 = _mm256_unpackhi_ps(v[i + 2].v, v[i + 3].v);
+      quads[i] = _mm256_shuffle_ps(low01, low23, _MM_SHUFFLE(1, 0, 1, 0));
+      quads[i + 1] = _mm256_shuffle_ps(low01, low23, _MM_SHUFFLE(3, 2, 3, 2));
+      quads[i + 2] = _mm256_shuffle_ps(high01, high23, _MM_SHUFFLE(1, 0, 1, 0));
+      quads[i + 3] = _mm256_shuffle_ps(high01, high23, _MM_SHUFFLE(3, 2, 3, 2));
+    }
+    for (int c = 0; c < 4; ++c) {
+      v[c] = _mm256_permute2f128_ps(quads[c], quads[4 + c], 0x20);
+      v[4 + c] = _mm256_permute2f128_ps(quads[c], quads[4 + c], 0x31);
+    }
   }
 
   /// Rank vectors of consecutive values x y(z) x y(z) ... to one vector per coordinate.

@@ -93,6 +93,10 @@ struct Avx512Lanes {
   static STN_HD I iota() { return _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15); }
   static STN_HD __mmask16 first(int count) { return static_cast<__mmask16>((1u << count) - 1u); }
   static STN_HD F load(const float* from, int count) { return _mm512_maskz_loadu_ps(first(count), from); }
+  /// A whole vector, at a multiple of its size.
+  static STN_HD F load_aligned(const float* from) { return _mm512_load_ps(from); }
+  static STN_HD void store_aligned(float* to, F value) { _mm512_store_ps(to, value.v); }
+  static STN_HD void store_aligned(int32_t* to, I value) { _mm512_store_si512(to, value.v); }
 
   template <int Rank>
   static STN_HD Offset offset(I x, I y, I z, const Warp& w) {
@@ -162,6 +166,33 @@ struct Avx512Lanes {
   static STN_HD F load_values(const BFloat* from, int count) {
     return _mm512_castsi512_ps(
         _mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(first(count), from)), 16));
+  }
+
+  /// Transposes sixteen vectors.
+  static STN_HD void transpose(F* v) {
+    __m512 pairs[16], quads[16];
+    for (int i = 0; i < 16; i += 2) {
+      pairs[i] = _mm512_unpacklo_ps(v[i].v, v[i + 1].v);
+      pairs[i + 1] = _mm512_unpackhi_ps(v[i].v, v[i + 1].v);
+    }
+    for (int i = 0; i < 16; i += 4) {
+      for (int half = 0; half < 2; ++half) {
+        const __m512d a = _mm512_castps_pd(pairs[i + half]), b = _mm512_castps_pd(pairs[i + 2 + half]);
+        quads[i + 2 * half] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, b));
+        quads[i + 2 * half + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, b));
+      }
+    }
+    // quads[4 r + c] holds columns c, 4 + c, 8 + c and 12 + c of rows 4 r to 4 r + 3, in 128 bits each.
+    for (int c = 0; c < 4; ++c) {
+      const __m512 low_even = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0x88);
+      const __m512 low_odd = _mm512_shuffle_f32x4(quads[c], quads[4 + c], 0xdd);
+      const __m512 high_even = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0x88);
+      const __m512 high_odd = _mm512_shuffle_f32x4(quads[8 + c], quads[12 + c], 0xdd);
+      v[c] = _mm512_shuffle_f32x4(low_even, high_even, 0x88);
+      v[4 + c] = _mm512_shuffle_f32x4(low_odd, high_odd, 0x88);
+      v[8 + c] = _mm512_shuffle_f32x4(low_even, high_even, 0xdd);
+      v[12 + c] = _mm512_shuffle_f32x4(low_odd, high_odd, 0xdd);
+    }
   }
 
   /// Rank vectors of consecutive values x y(z) x y(z) ... to one vector per coordinate.
