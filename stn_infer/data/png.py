@@ -21,6 +21,7 @@ _HEADER = Struct(">IIBBBBB")  # width, height, bit depth, color type, compressio
 _WORD = Struct(">I")
 _MODES = {0: "L", 2: "RGB"}
 _PLAIN = {b"pHYs", b"tEXt", b"tIME", b"gAMA", b"sRGB", b"cHRM", b"IEND"}  # do not affect the stored pixels
+_EXIF = b"raw profile type exif"  # may hold an orientation
 _MOST_PIXELS = 1 << 22  # far below Pillow's decompression bomb limit
 _last = threading.local()
 
@@ -61,7 +62,7 @@ def open_plain_png(data: bytes) -> PlainPng | None:
             pixels.append(data[at + 8 : end])
         elif kind == b"IHDR":
             header = data[at + 8 : end]
-        elif kind not in _PLAIN:
+        elif kind not in _PLAIN or (kind == b"tEXt" and data[at + 8 : end].lower().startswith(_EXIF)):
             return None
         at = end + 4
     if header is None or len(header) != _HEADER.size:

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from PIL import Image, ImageOps
+from PIL.PngImagePlugin import PngInfo
 
 from stn_infer.data.framing import framed
 from stn_infer.data.images import decode, from_array
@@ -59,6 +60,17 @@ def test_an_upright_photo_of_known_pixels() -> None:
 def test_damaged_exif_data_does_not_damage_the_picture(exif: bytes) -> None:
     image = picture(5, 9)
     np.testing.assert_array_equal(decode(stored(image, exif=exif), RGB), planes(image))
+
+
+def test_an_orientation_in_a_text_chunk() -> None:
+    """As ImageMagick writes it: the EXIF data in hexadecimal."""
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    body = exif.tobytes()
+    text = PngInfo()
+    text.add_text("Raw profile type exif", f"\nexif\n{len(body):8}\n{body.hex()}\n")
+    image = picture(4, 5)
+    np.testing.assert_array_equal(decode(stored(image, pnginfo=text), RGB), planes(image)[:, ::-1, ::-1])
 
 
 def test_alpha_is_dropped_or_laid_over_a_background() -> None:
