@@ -160,3 +160,17 @@ def test_threads_and_batches_change_nothing(isa: str) -> None:
         np.testing.assert_array_equal(warp("grid", image, grid, None, (70, 90), threads=3), alone)
         last = warp("grid", image[-1:], grid[-1:], None, (70, 90))
         np.testing.assert_array_equal(last, alone[-1:])
+
+
+@pytest.mark.parametrize("mode", ["bilinear", "bicubic"])
+@pytest.mark.parametrize("padding_mode", PADDING_MODES)
+@pytest.mark.parametrize("align_corners", [False, True])
+def test_coordinates_that_float32_cannot_resolve(isa: str, mode: str, padding_mode: str, align_corners: bool) -> None:
+    """Millions of pixels outside, neighboring coordinates are pixels apart, and taps may repeat."""
+    image = np.random.default_rng(0).standard_normal((1, 17, 8, 8))
+    for coordinate in (4194304.5, 4194305.5, -4194304.5, 2097152.25, 2.0**30):
+        grid = np.zeros((1, 1, 16, 2), np.float32)
+        grid[..., 0] = coordinate
+        answer = warp("grid", image, grid, None, (1, 16), mode, padding_mode, align_corners)
+        few = few_at_a_time("grid", image, grid, None, (1, 16), mode, padding_mode, align_corners)
+        np.testing.assert_allclose(answer, few, atol=3e-5, err_msg=str(coordinate))

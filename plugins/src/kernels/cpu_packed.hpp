@@ -232,9 +232,13 @@ struct PackedTaps {
   }
 
  private:
+  /// Every tap counts: coordinates of millions of pixels are so coarse that reflection repeats one and omits another.
   static STN_HD bool adjacent(const AxisTaps<L>& taps) {
-    const M valid = vand(taps.valid[0], taps.valid[kAxis - 1]);
-    return vall(vand(valid, vequal(taps.index[0] + I(kAxis - 1), taps.index[kAxis - 1])));
+    M adjoin = taps.valid[0];
+    for (int t = 1; t < kAxis; ++t) {
+      adjoin = vand(adjoin, vand(taps.valid[t], vequal(taps.index[0] + I(t), taps.index[t])));
+    }
+    return vall(adjoin);
   }
 
   static STN_HD M any(const AxisTaps<L>& taps) {

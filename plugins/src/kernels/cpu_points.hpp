@@ -43,6 +43,7 @@ Range nonzeros(const float* weights, int32_t size) {
     const typename L::F part = L::load(weights + range.first, count);
     if (vany(vgreater(vabs(part), typename L::F(0.0f))) || !vall(vfinite(part))) break;
   }
+  if (range.first >= size) return {0, 0};
   while (range.first < size && weights[range.first] == 0.0f) ++range.first;
   while (range.last > range.first && weights[range.last - 1] == 0.0f) --range.last;
   return range;
