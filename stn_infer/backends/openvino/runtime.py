@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
+import sys
 import threading
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,19 +41,35 @@ class OpenVino:
 
 
 def load_openvino() -> OpenVino:
-    """Import OpenVINO.
+    """Import OpenVINO, without its telemetry.
 
     Raises:
         MissingDependencyError: it is not installed, or its libraries do not load.
     """
     try:
-        module = importlib.import_module("openvino")
+        module = _imported()
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
             f"OpenVINO cannot be imported ({one_line(error)}); pip install 'stn-infer[openvino]'"
         ) from error
     full = str(module.get_version())
     return OpenVino(module, "-".join(full.split("-")[:3]), Path(str(module.__file__)).parent)
+
+
+def _imported() -> Any:
+    """The module. Its import would report itself to a server, unasked (OpenVINO 2026.4, openvino_telemetry).
+
+    It does so from a thread that forks, and where this process reads its standard input meanwhile, the fork waits for
+    ever for the lock of that and keeps our pipes open.
+    """
+    telemetry = "openvino_telemetry"
+    if "openvino" in sys.modules or telemetry in sys.modules:  # imported by the user's own code
+        return importlib.import_module("openvino")
+    sys.modules[telemetry] = None  # type: ignore[assignment] # its import fails, and OpenVINO does without it
+    try:
+        return importlib.import_module("openvino")
+    finally:
+        del sys.modules[telemetry]
 
 
 _cores: dict[tuple[str, Path | None], Any] = {}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from stn_infer.backends.openvino.runtime import load_openvino, reason
 from stn_infer.errors import MissingDependencyError
+from tests.support.paths import ROOT
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,30 @@ def test_a_signal_after_backends_were_closed_is_handled() -> None:
     pytest.importorskip("openvino", reason="openvino is not installed")
     done = subprocess.run([sys.executable, "-c", SIGNALED], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout) == (0, "handled\n"), done.stderr
+
+
+IMPORT = """
+import sys
+from pathlib import Path
+from stn_infer.backends.openvino.runtime import load_openvino
+load_openvino()
+assert "openvino_telemetry" not in sys.modules
+import openvino_telemetry  # what else uses it finds it
+"""
+
+
+def test_openvino_is_imported_without_its_telemetry(tmp_path: Path) -> None:
+    """It would send an event over the network from a forked process, which can wait for ever for the parent's locks."""
+    pytest.importorskip("openvino")
+    (tmp_path / "openvino_telemetry").mkdir()
+    (tmp_path / "openvino_telemetry" / "__init__.py").write_text(
+        "import sys\nprint('telemetry', 'openvino' in sys.modules and hasattr(sys.modules['openvino'], 'Core'))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORT],
+        env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{ROOT}"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "telemetry True\n"), done.stderr
