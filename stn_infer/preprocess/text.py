@@ -91,7 +91,7 @@ def as_text(values: Mapping[str, Any]) -> str:
         elif name in ("background", "pad"):
             parts.append(f"{name}={'none' if value is None else '#' + bytes(value).hex()}")
         elif name in ("mean", "std"):
-            parts.append(f"{name}={':'.join(f'{number:g}' if _short(number) else repr(number) for number in value)}")
+            parts.append(f"{name}={':'.join(map(_exact, value))}")
         elif name in ("scale", "gamma"):
             parts.append(f"{name}={_fraction(value)}")
         else:
@@ -99,15 +99,16 @@ def as_text(values: Mapping[str, Any]) -> str:
     return ",".join(parts)
 
 
-def _short(number: float) -> bool:
-    return float(f"{number:g}") == number
+def _exact(number: float) -> str:
+    """The shorter of two texts that are read as ``number``."""
+    return f"{number:g}" if float(f"{number:g}") == number else repr(number)
 
 
 def _fraction(number: float) -> str:
-    if _short(number):
-        return f"{number:g}"
-    inverse = round(1 / number, 6)
-    return f"1/{inverse:g}" if inverse and 1 / inverse == number else repr(number)
+    plain = _exact(number)
+    inverse = _exact(round(1 / number, 6))
+    fraction = f"1/{inverse}"
+    return fraction if len(fraction) < len(plain) and float(inverse) and 1 / float(inverse) == number else plain
 
 
 def _number(text: str) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from stn_infer.errors import UsageError
@@ -89,6 +89,8 @@ HUES = st.tuples(*[st.integers(0, 255)] * 3)
 
 
 @settings(max_examples=60, deadline=None)
+@example(rule=Preprocess(scale=2.0**-24))
+@example(rule=Preprocess(scale=-1 / 255, mean=(1 / 3,), std=(-1e-30,)))
 @given(
     rule=st.builds(
         Preprocess,
