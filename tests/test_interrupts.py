@@ -27,7 +27,7 @@ COMMANDS = {
     "show": ("stn_infer.show.drawing:draw", "show model.onnx inputs.npy -o out/picture.png"),
     "export": ("stn_infer.torch_export.portable:build_portable", "export st-cnn-affine-rts -o out/model.onnx"),
     "verify": ("stn_infer.verification.tolerance:expect", "verify model.onnx"),
-    "run": ("stn_infer.data.loader:Loader.load", "run model.onnx inputs.npy -o out/job --format npz"),
+    "run": ("stn_infer.data.loader:Loader.read", "run model.onnx inputs.npy -o out/job --format npz"),
     "run-writes": ("stn_infer.pipeline.job:Folder.write_ledger", "run model.onnx inputs.npy -o out/job --format npz"),
     "bench": ("stn_infer.benchmarking.prepare.case:prepare", "bench model.onnx --quick --output out/result.json"),
     "build": (
