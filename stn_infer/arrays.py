@@ -1,8 +1,8 @@
-"""``Array``: a numpy array of any element type, and the product of a matrix with one axis of it."""
+"""``Array``: a numpy array of any element type; products of matrices with its axes, and shapes with open axes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,3 +21,15 @@ def contracted(values: Array, first: int, matrices: Iterable[Array]) -> Array:
     for axis, matrix in enumerate(matrices, first):
         values = along(values, axis, matrix)
     return values
+
+
+def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
+    """Whether an array of this shape is one of the ``wanted`` lengths; None for any."""
+    return len(shape) == len(wanted) and all(
+        length in (None, given) for length, given in zip(wanted, shape, strict=True)
+    )
+
+
+def shape_text(shape: Sequence[int | None]) -> str:
+    """A shape for a message; a dynamic axis is ``?``: ``[?, 1, 28, 28]``."""
+    return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"

@@ -15,13 +15,12 @@ from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.backends.batching import row_axis
 from stn_infer.budget import Budget
-from stn_infer.data.inputs import is_array
 from stn_infer.data.labeled import Labeled, read_labeled
 from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
 from stn_infer.decoding import Decoding
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.pipeline.decoder import Decoder
-from stn_infer.pipeline.formats import has_classes
+from stn_infer.pipeline.formats import check_labels, has_classes
 from stn_infer.pipeline.inference import Progress
 from stn_infer.pipeline.scores import BoxScore, Classification, SequenceScore
 from stn_infer.preprocess.rule import Preprocess
@@ -175,7 +174,7 @@ def _evaluate(
     truth = _class_numbers(given, names, data) if reader.scores else ()
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
     loader = Loader(runner.inputs, how, row_axis(runner.inputs, runner.outputs))
-    if loader.arrays.pixels or not all(is_array(sample.path) for sample in given.samples):
+    if loader.has_pixels(given.samples):
         tell_assumption(how, runner.metadata.preprocess, preprocess, strict=strict)
     found = _Found()
     for start in range(0, len(given.samples), batch_size):
@@ -223,9 +222,8 @@ def _reader(runner: Backend, given: Labeled, data: str) -> _Reader:
     text = next((each for each in decodings if each.kind == "sequence"), None) if given.labels is not None else None
     box = next((each for each in decodings if each.kind == "box"), None) if given.boxes is not None else None
     first = runner.outputs[0]
-    scores = first if given.labels is not None and text is None else None
-    if scores is not None and (not has_classes(runner.outputs) or first.name in decoder.reads):
-        scores = None
+    compared = given.labels is not None and text is None
+    scores = first if compared and has_classes(runner.outputs, decoder) else None
     if given.boxes is not None and box is None:
         raise UsageError(f"{data} has boxes, but the model's file does not say which output is a box")
     if given.labels is not None and scores is None and text is None:
@@ -245,8 +243,7 @@ def _class_names(runner: Backend, reader: _Reader, labels: Sequence[str] | None)
         if count is None:
             raise UsageError("the number of classes is unknown; give their names with --labels FILE")
         return tuple(map(str, range(count)))
-    if count not in (None, len(names)):
-        raise UsageError(f"{len(names)} labels were given for the {count} classes of output {reader.scores.name!r}")
+    check_labels(names, reader.scores)
     if len(set(names)) != len(names):
         raise UsageError("two classes have the same label; give other names with --labels FILE")
     return names

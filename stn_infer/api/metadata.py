@@ -98,7 +98,6 @@ def changed_metadata(
 
 def set_metadata(proto: onnx.ModelProto, metadata: ModelMetadata) -> None:
     """Store ``metadata`` in a model, in place; other entries stay."""
-    props = {entry.key: entry.value for entry in proto.metadata_props} | metadata.to_props()
-    del proto.metadata_props[:]
-    for key, value in props.items():
-        proto.metadata_props.add(key=key, value=value)
+    from onnx.helper import set_model_props
+
+    set_model_props(proto, {entry.key: entry.value for entry in proto.metadata_props} | metadata.to_props())

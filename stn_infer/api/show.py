@@ -205,7 +205,7 @@ def _read(
     strict: bool,
 ) -> tuple[list[str], dict[str, Array]]:
     """Names and arrays of the first ``count`` samples."""
-    from stn_infer.data.inputs import Inputs, is_array
+    from stn_infer.data.inputs import Inputs
     from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
 
     how = resolve_preprocess(backend.inputs, own, given)
@@ -213,7 +213,7 @@ def _read(
     samples = list(islice(Inputs(inputs, loader.arrays.count_rows), count))
     if not samples:
         raise InputError("no input was found: there is nothing to draw")
-    if loader.arrays.pixels or not all(is_array(sample.path) for sample in samples):
+    if loader.has_pixels(samples):
         tell_assumption(how, own, given, strict=strict)
     batch = loader.load(samples)
     for error in batch.errors.values():

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from stn_infer.arrays import Array
+from stn_infer.arrays import Array, fits, shape_text
 from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import InputError, ModelError, UsageError
 
@@ -30,7 +30,7 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> in
             raise InputError(f"input {spec.name!r} takes {spec.dtype} values, given {array.dtype}; convert them first")
         # called once per run, so the common case is one comparison
         batch, rest = spec.shape[:1], spec.shape[1:]
-        if len(shape) != len(spec.shape) or (shape[1:] != rest and not _fits(shape[1:], rest)):
+        if len(shape) != len(spec.shape) or (shape[1:] != rest and not fits(shape[1:], rest)):
             raise InputError(f"input {spec.name!r} takes shape {shape_text(spec.shape)}, given {shape_text(shape)}")
         if batch == (None,):
             if batches.setdefault(spec.batch, shape[0]) != shape[0]:
@@ -38,10 +38,6 @@ def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> in
         elif batch != shape[:1]:
             raise InputError(f"input {spec.name!r} takes shape {shape_text(spec.shape)}, given {shape_text(shape)}")
     return next(iter(batches.values()), 1)
-
-
-def _fits(lengths: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    return all(length in (None, given) for length, given in zip(wanted, lengths, strict=True))
 
 
 def _different_batches(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> InputError:
@@ -77,11 +73,6 @@ def own_axes(axes: Iterable[tuple[str, str]]) -> bool:
     pairs = list(axes)
     found = {axis for _, axis in pairs}
     return len(found) > 1 and found - {"batch"} <= {f"{name}_batch" for name, _ in pairs}
-
-
-def shape_text(shape: Sequence[int | None]) -> str:
-    """A shape for a message; a dynamic axis is ``?``: ``[?, 1, 28, 28]``."""
-    return "[" + ", ".join("?" if axis is None else str(axis) for axis in shape) + "]"
 
 
 def is_batched(spec: TensorSpec) -> bool:

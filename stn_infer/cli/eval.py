@@ -11,7 +11,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, echo_text, progress_bar, table_console
+from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, echo_text, progress_bar, table_console
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from stn_infer.budget import Budget
     from stn_infer.pipeline.scores import Classification
 
-SOME_FAILED = 4
 _WIDEST = 20  # classes of a confusion matrix that a terminal shows
 
 
@@ -90,10 +89,7 @@ def command(
         echo_text(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
     else:
         _print(result)
-    for name, error in result.failures:
-        echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
-    if result.failed > len(result.failures):
-        echo(f"failed: and {result.failed - len(result.failures)} more", err=True)
+    echo_failures(result.failures, result.failed)
     if result.failed:
         ctx.exit(SOME_FAILED)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
@@ -23,6 +23,18 @@ def echo(*lines: object, err: bool = False) -> None:
 def echo_text(text: str, *, err: bool = False) -> None:
     """Print text of several lines, such as JSON, in which line breaks within names are already escaped."""
     click.echo(shown_lines(text), err=err)
+
+
+#: The exit code of a command that did its work, but not for all inputs.
+SOME_FAILED = 4
+
+
+def echo_failures(failures: Sequence[tuple[str, str]], total: int, more: str = "") -> None:
+    """Print (input, error) of the first inputs that failed, and how many of the ``total`` are not among them."""
+    for name, error in failures:
+        echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
+    if total > len(failures):
+        echo(f"failed: and {total - len(failures)} more{more}", err=True)
 
 
 def table_console(width: int = 160) -> Console:

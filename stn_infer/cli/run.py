@@ -11,12 +11,11 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, progress_bar
+from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, progress_bar
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
 
-SOME_FAILED = 4
 _SHOWN = 4
 
 
@@ -118,10 +117,7 @@ def command(
         echo(f"note: {dependence_note(summary.batch_dependent)}; see --batch-size", err=True)
     if summary.left_out:
         echo(f"note: {_left_out(summary.left_out)}", err=True)
-    for name, error in summary.failures:
-        echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
-    if summary.failed > len(summary.failures):
-        echo(f"failed: and {summary.failed - len(summary.failures)} more, see the status files", err=True)
+    echo_failures(summary.failures, summary.failed, ", see the status files")
     if summary.failed:
         ctx.exit(SOME_FAILED)
 

@@ -20,11 +20,11 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stn_infer.arrays import Array
+from stn_infer.arrays import Array, fits
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data.buffers import Buffers
 from stn_infer.data.images import from_array, planes, reason_of
-from stn_infer.data.npy import MOST_UNPACKED, Header, NpyFile, fits, read_header
+from stn_infer.data.npy import MOST_UNPACKED, Header, NpyFile, read_header
 from stn_infer.data.pixels import Pixels
 from stn_infer.errors import InputError, one_line
 from stn_infer.files import open_regular

@@ -223,7 +223,7 @@ class Inputs:
         """The entries of an explicit path or pattern, which must exist."""
         if os.path.isdir(source):
             found = False
-            for path in _walk(source, (), self._left_out):
+            for path in walk(source, self._left_out):
                 found = True
                 yield self._file(path)
             if not found:
@@ -236,7 +236,7 @@ class Inputs:
                 raise InputError(f"no file matches {source!r}; expected images or .npy/.npz files")
             for match in matches:
                 if os.path.isdir(match):
-                    for path in _walk(match, (), self._left_out):
+                    for path in walk(match, self._left_out):
                         yield self._file(path)
                 else:
                     yield self._file(match)
@@ -256,7 +256,7 @@ class Inputs:
             if "\0" in path:
                 raise InputError(f"{name} is not a list of paths, one per line: it contains binary data")
             if os.path.isdir(path):
-                for inside in _walk(path, (), self._left_out):
+                for inside in walk(path, self._left_out):
                     yield self._file(inside)
             else:
                 yield self._file(path)
@@ -296,10 +296,16 @@ def is_array(path: str) -> bool:
     return path.rpartition(".")[2].lower() in ARRAY_SUFFIXES
 
 
-def _walk(folder: str, above: tuple[tuple[int, int], ...], left_out: Counter[str]) -> Iterator[str]:
+def walk(folder: str, left_out: Counter[str], above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """Files under ``folder`` with a known suffix, sorted by name. Links are followed, except for cycles.
 
-    The other files are counted in ``left_out`` by suffix.
+    Args:
+        folder: its path.
+        left_out: by suffix, the number of the other files is added.
+        above: device and inode of the folders that it lies in.
+
+    Raises:
+        InputError: a folder cannot be read.
     """
     try:
         status = os.stat(folder)
@@ -318,7 +324,7 @@ def _walk(folder: str, above: tuple[tuple[int, int], ...], left_out: Counter[str
         except OSError:  # a cycle of links
             is_folder = False
         if is_folder:
-            yield from _walk(entry.path, (*above, identity), left_out)
+            yield from walk(entry.path, left_out, (*above, identity))
         # a dangling link or a pipe with an image suffix is a failed sample; it is not ignored silently
         elif (suffix := _suffix(entry.name)) in _SUFFIXES:
             yield entry.path

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import os
 import re
-from collections.abc import Iterator
+from collections import Counter
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 
-from stn_infer.data.inputs import IMAGE_SUFFIXES, Sample
+from stn_infer.data.inputs import IMAGE_SUFFIXES, Sample, is_array, walk
 from stn_infer.decoding import SIDES
 from stn_infer.errors import InputError
 
@@ -62,20 +62,12 @@ def _folder(folder: Path) -> Labeled:
             if _is_image(path):
                 raise InputError(f"{path} has no label: it is outside of the class folders; expected {_EXPECTED}")
             continue
-        for file in _images(path):
-            samples.append(Sample(str(file), str(file)))
-            labels.append(path.name)
+        images = [file for file in walk(str(path), Counter()) if not is_array(file)]
+        samples += [Sample(file, file) for file in images]
+        labels += [path.name] * len(images)
     if not samples:
         raise InputError(f"{folder} has no images in class folders; expected {_EXPECTED}")
     return Labeled(tuple(samples), tuple(labels))
-
-
-def _images(folder: Path) -> Iterator[Path]:
-    for path in _sorted(folder):
-        if path.is_dir():
-            yield from _images(path)
-        elif _is_image(path):
-            yield path
 
 
 def _sorted(folder: Path) -> list[Path]:

@@ -120,6 +120,10 @@ class Loader:
         #: Whether an image file can be a sample: one input, [N, C, H, W].
         self.takes_images = len(self._specs) == 1 and preprocess is not None
 
+    def has_pixels(self, samples: Sequence[Sample]) -> bool:
+        """Whether there are images among ``samples``, or pixels in an array file that was counted."""
+        return self.arrays.pixels or not all(is_array(sample.path) for sample in samples)
+
     def load(self, samples: Sequence[Sample]) -> LoadedBatch:
         """Read, decode and pre-process ``samples``; errors are returned, not raised."""
         loaded = self.read(samples)

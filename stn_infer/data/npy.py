@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
 from dataclasses import dataclass
 from math import prod
 from typing import IO, Any
@@ -116,10 +115,3 @@ def read_header(file: IO[bytes], size: int) -> Header:
             f"{max(0, size - header.offset)}"
         )
     return header
-
-
-def fits(shape: Sequence[int], wanted: Sequence[int | None]) -> bool:
-    """Whether a shape is one of those that ``wanted`` describes; None: an axis of any length."""
-    return len(shape) == len(wanted) and all(
-        length is None or length == given for length, given in zip(wanted, shape, strict=True)
-    )

@@ -17,6 +17,7 @@ from onnx import TensorProto, numpy_helper
 
 from stn_infer.arrays import Array
 from stn_infer.errors import one_line
+from stn_infer.fusion.basis import NO_CLAMP
 from stn_infer.fusion.dataflow import LOWER_CLAMPS, SHAPE_OPS, GraphView, NotLinear
 from stn_infer.fusion.operators import OPERATORS
 from stn_infer.fusion.shapes import Observation, Sizes
@@ -78,8 +79,6 @@ class Clamped:
 
 
 Value = Array | Quotient | Clamped
-# The least finite float32 as a minimum changes no denominator.
-_NO_MINIMUM = float(np.finfo(np.float32).min)
 
 
 def _widened(array: Array) -> Array:
@@ -374,7 +373,7 @@ class Evaluator:
         """The value and the lower bound of a clamp; the proof found one value that varies and no upper bound."""
         varying = next(index for index, name in enumerate(node.input) if name in self._view.varying)
         value = cast("Array", inputs[varying])
-        least: Array = np.array(0.0 if node.op_type == "Relu" else _NO_MINIMUM)
+        least: Array = np.array(0.0 if node.op_type == "Relu" else NO_CLAMP)
         for index, bound in enumerate(inputs):
             if index != varying and bound is not None and not (node.op_type == "Clip" and index == 2):
                 least = np.maximum(least, bound)
@@ -433,7 +432,7 @@ def _with_minimum(value: Value) -> Quotient:
     if pair.minimum is not None:
         return pair
     shape = pair.numerator.shape
-    return Quotient(pair.numerator, pair.denominator, np.full(shape, _NO_MINIMUM), np.zeros(shape))
+    return Quotient(pair.numerator, pair.denominator, np.full(shape, NO_CLAMP), np.zeros(shape))
 
 
 def _held_bytes(value: Array) -> int:

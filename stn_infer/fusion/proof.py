@@ -192,9 +192,7 @@ def _clamp_before(context: Context) -> tuple[str, str] | None:
         return None
     node = context.node
     degrees = [form.degree for form in forms]
-    if node.op_type in ("Div", "Reciprocal") and degrees[-1] is Degree.CLAMPED and degrees[0] is not Degree.CLAMPED:
-        return clamp
-    if node.op_type == "Reciprocal":
+    if node.op_type == "Reciprocal" or (node.op_type == "Div" and degrees[0] is not Degree.CLAMPED):
         return clamp
     others = {degree for degree in degrees if degree is not Degree.CLAMPED}
     one = degrees.count(Degree.CLAMPED) == 1

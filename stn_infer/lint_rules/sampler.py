@@ -15,6 +15,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
+from stn_infer.arrays import shape_text
 from stn_infer.fusion.op import PROJECTIVE, SPATIAL, is_spatial
 from stn_infer.fusion.samplers import UNKNOWN_OPERATOR, SamplerNode, reads_nearest, unknown_samplers
 from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
@@ -270,19 +271,14 @@ def shapes(context: LintContext) -> Iterator[LintFinding]:
             dims = context.fact(name).dims
             if dims is not None and not _fits(dims, expected):
                 what = "theta" if len(expected) == 3 else "basis"
-                message = (
-                    f"{what} has the shape {_listed(dims)}, expected {_listed(expected)} for grids {_listed(size)}"
-                )
+                found, wanted, grids = map(shape_text, (dims, expected, size))
+                message = f"{what} has the shape {found}, expected {wanted} for grids {grids}"
                 yield LintFinding("wrong-shape", "error", node.name or node.output[0], name, message, False)
 
 
 def _fits(dims: Sequence[int | None], expected: Sequence[int | None]) -> bool:
     known = zip(dims, expected, strict=False)
     return len(dims) == len(expected) and all(one is None or other in (None, one) for one, other in known)
-
-
-def _listed(dims: Sequence[int | None]) -> str:
-    return f"[{', '.join('?' if size is None else str(size) for size in dims)}]"
 
 
 def precision(context: LintContext) -> Iterator[LintFinding]:

@@ -70,7 +70,15 @@ class Format(ABC):
         self.labels = None if labels is None else tuple(labels)
         self.decoder = decoder or Decoder((), (), outputs)
         self.stored = self.outputs if stored is None else tuple(stored)
-        self.classifies = has_classes(outputs) and outputs[0].name not in self.decoder.reads
+        self.classifies = has_classes(outputs, self.decoder)
+        self._prepare()
+
+    def _prepare(self) -> None:  # noqa: B027 - most formats need nothing
+        """Imports what the format needs.
+
+        Raises:
+            MissingDependencyError: it is not installed.
+        """
 
     def rows(self, names: tuple[str, ...], outputs: dict[str, Array]) -> Rows:
         """Samples with their outputs [len(names), ...], classified and decoded."""
@@ -175,14 +183,7 @@ class ParquetFormat(Format):
 
     suffix = "parquet"
 
-    def __init__(
-        self,
-        outputs: Sequence[TensorSpec],
-        labels: Sequence[str] | None,
-        decoder: Decoder | None = None,
-        stored: Sequence[TensorSpec] | None = None,
-    ) -> None:
-        super().__init__(outputs, labels, decoder, stored)
+    def _prepare(self) -> None:
         try:
             import pyarrow.parquet
         except ImportError:
@@ -280,18 +281,27 @@ def make_format(
                     f"{name} cannot store it, use --format npz"
                 )
     if labels is not None:
-        if not has_classes(outputs) or (decoder is not None and outputs[0].name in decoder.reads):
+        if not has_classes(outputs, decoder):
             raise UsageError("labels were given, but the model's first output is not a vector of class scores")
-        classes = outputs[0].shape[1]
-        if classes not in (None, len(labels)):
-            raise UsageError(f"{len(labels)} labels were given for the {classes} classes of output {outputs[0].name!r}")
+        check_labels(labels, outputs[0])
     return _FORMATS[name](outputs, labels, decoder, stored)
 
 
-def has_classes(outputs: Sequence[TensorSpec]) -> bool:
-    """Whether the first output is a vector of at least two scores, whose argmax is the predicted class."""
+def check_labels(labels: Sequence[str], scores: TensorSpec) -> None:
+    """Raises UsageError unless there is one label for each of the scores [N, classes]."""
+    classes = scores.shape[1]
+    if classes not in (None, len(labels)):
+        raise UsageError(f"{len(labels)} labels were given for the {classes} classes of output {scores.name!r}")
+
+
+def has_classes(outputs: Sequence[TensorSpec], decoder: Decoder | None = None) -> bool:
+    """Whether the first output is a vector of at least two scores, whose argmax is the predicted class.
+
+    An output that ``decoder`` reads is a part of a text or a box.
+    """
     first = outputs[0]
-    return len(first.shape) == 2 and first.shape[1] != 1 and first.dtype.kind in "fiu"
+    scores = len(first.shape) == 2 and first.shape[1] != 1 and first.dtype.kind in "fiu"
+    return scores and (decoder is None or first.name not in decoder.reads)
 
 
 def _is_vector(spec: TensorSpec) -> bool:

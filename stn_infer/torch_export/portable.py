@@ -83,6 +83,6 @@ def file_metadata(loaded: LoadedModel, precision: Precision = "fp32") -> ModelMe
 def describe(model: onnx.ModelProto, metadata: ModelMetadata) -> None:
     """Writes the producer and ``metadata`` to ``model``; replaces all other metadata."""
     model.producer_name, model.producer_version = "stn-infer", __version__
-    del model.metadata_props[:]
-    for key, value in sorted(metadata.to_props().items()):
-        model.metadata_props.add(key=key, value=value)
+    from onnx.helper import set_model_props
+
+    set_model_props(model, dict(sorted(metadata.to_props().items())))

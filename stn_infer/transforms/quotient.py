@@ -17,6 +17,7 @@ from torch import Tensor
 from stn_infer.errors import UsageError
 from stn_infer.fusion.basis import Kind
 from stn_infer.transforms.base import Transformation, check_rank, check_w_min, target_coordinates
+from stn_infer.transforms.fixed import GivenBasis
 
 
 class GeneralQuotient(Transformation):
@@ -41,7 +42,7 @@ class GeneralQuotient(Transformation):
 
 
 @dataclass(frozen=True, eq=False)
-class Quotient(GeneralQuotient):
+class Quotient(GivenBasis, GeneralQuotient):
     """Quotients over given constants; parameters are theta itself, [D + 1, K] row-major.
 
     Attributes:
@@ -60,14 +61,8 @@ class Quotient(GeneralQuotient):
     offset: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        check_rank(len(self.size), "Quotient")
+        values = self.checked_values(fewest=1)
         check_w_min(self.w_min, "Quotient")
-        values = self.values.detach().double()
-        if values.dim() != 2 or not len(values) or values.shape[1] != prod(self.size):
-            raise UsageError(
-                f"the basis of a grid of {'x'.join(map(str, self.size))} is [K, {prod(self.size)}], "
-                f"not {list(values.shape)}"
-            )
         if not bool(values.isfinite().all()):
             raise UsageError("the basis of a Quotient contains NaN or infinity")
         offset = tuple(map(float, self.offset))
@@ -77,24 +72,9 @@ class Quotient(GeneralQuotient):
         object.__setattr__(self, "offset", offset)
 
     @property
-    def rank(self) -> int:
-        """D: the number of axes of ``size``."""
-        return len(self.size)
-
-    @property
-    def num_basis(self) -> int:
-        """K: the rows of ``values``."""
-        return len(self.values)
-
-    @property
     def num_parameters(self) -> int:
         """Q = (D + 1) K."""
         return (self.rank + 1) * self.num_basis
-
-    def basis(self, output_size: Sequence[int], grid_align_corners: bool) -> Tensor:
-        """``values``, [K, P] float64."""
-        self.check_output_size(output_size)
-        return self.values
 
     def division_offset(self, grid_align_corners: bool) -> tuple[float, ...]:
         """``offset``."""
@@ -111,17 +91,6 @@ class Quotient(GeneralQuotient):
         wanted = torch.cat([wanted, torch.full_like(wanted[:1], denominator)])
         solution: Tensor = torch.linalg.lstsq(self.values.T, wanted.T, driver="gelsd").solution
         return solution.T.reshape(-1)
-
-    def check_output_size(self, output_size: Sequence[int], name: str = "output_size") -> tuple[int, ...]:
-        """``output_size`` as a tuple.
-
-        Raises:
-            UsageError: it is not the size of the grid.
-        """
-        size = super().check_output_size(output_size, name)
-        if name == "output_size" and size != tuple(self.size):
-            raise UsageError(f"this Quotient has grids of size {self.size}, not {size}; its constants fix the size")
-        return size
 
 
 @dataclass(frozen=True)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import io
 import json
-import types
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,16 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from stn_infer.api.bench import bench, measure
-from stn_infer.benchmarking.harness.cuda import EventTimer
 from stn_infer.benchmarking.harness.processes import Crashed
-from stn_infer.benchmarking.machine.monitor import (
-    MachineMonitor,
-    Reading,
-    busy_processes,
-    cpu_share_in_use,
-    this_machine,
-    versions,
-)
 from stn_infer.benchmarking.report.terminal import render
 from stn_infer.benchmarking.request import Method
 from stn_infer.benchmarking.result import BenchResult, read_result
@@ -447,42 +436,6 @@ def test_inputs_are_digits_for_images_and_never_constant() -> None:
     again = bench_inputs(vector, 4, seed=1)[0][0]
     assert bench_inputs(vector, 4, seed=1)[1] == "random in [0, 1]"
     np.testing.assert_array_equal(again, bench_inputs(vector, 4, seed=1)[0][0])
-
-
-def test_the_machine_is_described_and_monitored() -> None:
-    machine = this_machine()
-    assert machine.cores >= 1 and machine.memory_gib > 0.1 and machine.cpu
-    assert 0 <= cpu_share_in_use(0.05) <= 1 and busy_processes(0.05) >= 0
-    assert versions()["numpy"] == np.__version__
-    reading = MachineMonitor("cpu").read(1.0)
-    assert reading.at_s == 1.0 and reading.gpu_watts is None and not reading.throttled_since(reading)
-    assert Reading(0.0, cpu_throttles=3).throttled_since(Reading(0.0, cpu_throttles=2))
-    assert Reading(0.0, gpu_throttle=("hardware slowdown",)).throttled_since(Reading(0.0))
-
-
-def test_events_surround_each_call_and_the_cache_is_flushed_outside_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    order: list[str] = []
-
-    class Event:
-        def __init__(self, enable_timing: bool) -> None:
-            self.at = 0
-
-        def record(self) -> None:
-            order.append("event")
-            self.at = len(order)
-
-        def elapsed_time(self, end: Event) -> float:
-            return float(end.at - self.at)
-
-    nothing = contextlib.nullcontext()
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "device", lambda device: nothing)
-    monkeypatch.setattr(torch.cuda, "stream", lambda stream: nothing)
-    monkeypatch.setattr(torch.cuda, "synchronize", lambda device: order.append("wait"))
-    timer = EventTimer("cuda:0", flush=False)
-    timer._filler = types.SimpleNamespace(zero_=lambda: order.append("flush"))
-    assert timer.burst(lambda: order.append("call"), 2) == [2.0, 2.0]
-    assert order == ["flush", "event", "call", "event"] * 2 + ["wait"]
 
 
 def test_identical_grids_are_reported() -> None:

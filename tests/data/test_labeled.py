@@ -20,6 +20,13 @@ def test_a_folder_of_class_folders(tmp_path: Path) -> None:
     assert [Path(sample.path).name for sample in found.samples] == ["c.png", "b.PNG", "a.jpg"]
 
 
+def test_a_cycle_of_links_is_not_followed(tmp_path: Path) -> None:
+    (tmp_path / "cat").mkdir()
+    (tmp_path / "cat" / "a.png").touch()
+    (tmp_path / "cat" / "again").symlink_to(tmp_path / "cat")
+    assert len(read_labeled(tmp_path).samples) == 1
+
+
 def test_a_table_of_labels_and_boxes(tmp_path: Path) -> None:
     path = tmp_path / "labels.csv"
     path.write_text(

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from stn_infer.arrays import fits
 from stn_infer.data.buffers import Buffers
-from stn_infer.data.npy import NpyFile, fits
+from stn_infer.data.npy import NpyFile
 
 
 @pytest.mark.parametrize("order", ["C", "F"])

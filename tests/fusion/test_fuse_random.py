@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.fuse import fuse
-from tests.support.onnx_files import check_only_samplers_changed
+from tests.support.onnx_files import behind, check_only_samplers_changed
 
 HEIGHT, WIDTH = 7, 8
 POINTS = HEIGHT * WIDTH
@@ -259,7 +259,7 @@ def test_linear_programs_are_rewritten(made: tuple[Program, str]) -> None:
     model = program.model(grid)
     note(described(model))
     rewritten, (*_, finding) = fuse(model)
-    depends = "p" in _behind(model, grid)
+    depends = "p" in behind(model, grid)
     assert finding.fused == depends, finding.message
     if depends:
         assert rewritten.graph.node[-1].op_type == "SpatialTransformer"
@@ -281,7 +281,7 @@ def test_a_clamp_to_the_image_is_border_padding(made: tuple[Program, str], mode:
     note(described(model))
     rewritten, (*_, finding) = fuse(model)
     border = end == 1.0 and mode != "bicubic"
-    assert finding.fused == (border and "p" in _behind(model, grid)), finding.message
+    assert finding.fused == (border and "p" in behind(model, grid)), finding.message
     if finding.fused:
         assert padding_of(rewritten) == "border"
     # rounding selects another pixel now and then where a grid has other rounding errors
@@ -341,8 +341,8 @@ def test_products_of_linear_programs(one: tuple[Program, str], other: tuple[Prog
     model = program.model(program.node("Mul", [grid, factor], ()))
     note(described(model))
     rewritten, (*_, finding) = fuse(model)
-    behind = _behind(model, grid) | _behind(model, factor)
-    assert finding.fused == ("p" in behind) or (whole and "dimensions" in finding.message), finding.message
+    sources = behind(model, grid) | behind(model, factor)
+    assert finding.fused == ("p" in sources) or (whole and "dimensions" in finding.message), finding.message
     check_equal(model, rewritten)
 
 
@@ -359,16 +359,5 @@ def test_a_nonlinear_operator_before_the_cut_does_not_prevent_fusion(second: tup
     model = program.model(second[1])
     note(described(model))
     rewritten, (*_, finding) = fuse(model)
-    assert finding.fused == ("p" in _behind(model, second[1])), finding.message
+    assert finding.fused == ("p" in behind(model, second[1])), finding.message
     check_equal(model, rewritten)
-
-
-def _behind(model: onnx.ModelProto, name: str) -> set[str]:
-    makers = {output: node for node in model.graph.node for output in node.output}
-    found, stack = set(), [name]
-    while stack:
-        top = stack.pop()
-        if top not in found:
-            found.add(top)
-            stack.extend(makers[top].input if top in makers else ())
-    return found

@@ -22,7 +22,7 @@ from stn_infer.backends.ort import OrtBackend
 from stn_infer.fusion.fuse import fuse
 from stn_infer.fusion.samplers import spatial_nodes
 from tests.fusion.test_fuse_random import PARAMETERS, Program, described, random_numbers, step
-from tests.support.onnx_files import check_only_samplers_changed
+from tests.support.onnx_files import behind, check_only_samplers_changed
 
 COUNT = int(os.environ.get("QUOTIENT_PROGRAMS", "8"))
 RUNS = settings(max_examples=COUNT, deadline=None, suppress_health_check=list(HealthCheck), derandomize=True)
@@ -88,17 +88,6 @@ def run(model: onnx.ModelProto, inputs: dict[str, np.ndarray], library: bool | N
     session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
     (answer,) = session.run(None, inputs)
     return np.asarray(answer)
-
-
-def behind(model: onnx.ModelProto, name: str) -> set[str]:
-    makers = {output: node for node in model.graph.node for output in node.output}
-    found, stack = set(), [name]
-    while stack:
-        top = stack.pop()
-        if top not in found:
-            found.add(top)
-            stack.extend(makers[top].input if top in makers else ())
-    return found
 
 
 def spread(draw: st.DrawFn, program: Program, name: str, points: int, rows: int) -> str:

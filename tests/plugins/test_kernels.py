@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +13,7 @@ from numpy.typing import NDArray
 
 from stn_infer import plugin
 from tests.support import reference
-from tests.support.plugin_cases import ISAS, from_bits, library_limited_to, to_bits, warp
+from tests.support.plugin_cases import from_bits, to_bits, warp
 
 Array = NDArray[Any]
 
@@ -26,15 +24,6 @@ pytestmark = pytest.mark.skipif(
 PADDING_MODES = ("zeros", "border", "reflection")
 # For images below 32 pixels, fp32 coordinates have an error of 2e-6 pixels; neighboring pixels differ by up to 5.
 TOLERANCES = {"float32": 2e-5, "float16": 4e-3, "bfloat16": 3e-2}
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = Path(tmp_path_factory.getbasetemp())
-    with library_limited_to(request.param, folder) as library:
-        if library.stn_cpu_isa().decode() != request.param:
-            pytest.skip(f"this processor has no {request.param}")
-        yield request.param
 
 
 def samplers(rank: int) -> list[tuple[str, str, bool]]:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,22 +11,13 @@ from numpy.typing import NDArray
 from stn_infer import plugin
 from stn_infer.fusion.basis import LatticeBasis, TensorProductBasis
 from tests.support import reference
-from tests.support.plugin_cases import ISAS, library_limited_to, warp
+from tests.support.plugin_cases import warp
 
 Array = NDArray[Any]
 
 pytestmark = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
 )
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = Path(tmp_path_factory.getbasetemp())
-    with library_limited_to(request.param, folder) as library:
-        if library.stn_cpu_isa().decode() != request.param:
-            pytest.skip(f"this processor has no {request.param}")
-        yield request.param
 
 
 def banded(rng: np.random.Generator, length: int, count: int, width: int) -> Array:

@@ -3,9 +3,7 @@ and against the kernels for few channels."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 
 from stn_infer import plugin
 from tests.support import reference
-from tests.support.plugin_cases import ISAS, from_bits, library_limited_to, to_bits, warp
+from tests.support.plugin_cases import from_bits, to_bits, warp
 
 Array = NDArray[Any]
 
@@ -25,15 +23,6 @@ pytestmark = pytest.mark.skipif(
 PADDING_MODES = ("zeros", "border", "reflection")
 # Coordinates of images below 128 pixels have an error of 8e-6 pixels in fp32; neighboring pixels differ by up to 6.
 TOLERANCES = {"float32": 5e-5, "float16": 4e-3, "bfloat16": 3e-2}
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = Path(tmp_path_factory.getbasetemp())
-    with library_limited_to(request.param, folder) as library:
-        if library.stn_cpu_isa().decode() != request.param:
-            pytest.skip(f"this processor has no {request.param}")
-        yield request.param
 
 
 def smooth(rng: np.random.Generator, batch: int, size: tuple[int, ...], zoom: float = 1.1, noise: float = 0.0) -> Array:

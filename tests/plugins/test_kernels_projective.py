@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +12,7 @@ from numpy.typing import NDArray
 from stn_infer import plugin
 from stn_infer.errors import ModelError
 from tests.support import reference
-from tests.support.plugin_cases import ISAS, from_bits, library_limited_to, to_bits, warp
+from tests.support.plugin_cases import from_bits, to_bits, warp
 
 Array = NDArray[Any]
 
@@ -24,14 +22,6 @@ pytestmark = pytest.mark.skipif(
 
 SIZE, OUTPUT_SIZE = (7, 9, 5), (5, 11, 6)
 OFFSET = (-0.3, 0.2, 0.45)
-
-
-@pytest.fixture(params=ISAS)
-def isa(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with library_limited_to(request.param, Path(tmp_path_factory.getbasetemp())) as library:
-        if library.stn_cpu_isa().decode() != request.param:
-            pytest.skip(f"this processor has no {request.param}")
-        yield request.param
 
 
 def case(rank: int, columns: int, batch: int = 2) -> tuple[Array, Array, Array]:

@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from stn_infer.fusion.op import DOMAIN, SAMPLER, attach_functions, sampler_attributes
 from stn_infer.fusion.samplers import spec_of
-from stn_infer.proto.traversal import nested_nodes
+from stn_infer.proto.traversal import nested_nodes, producers, walk_back
 from stn_infer.samplers import DEFAULT_SPEC, SamplerSpec
 
 Array = NDArray[Any]
@@ -20,6 +20,12 @@ F32, F16 = TensorProto.FLOAT, TensorProto.FLOAT16
 
 def constant(values: Any, name: str, dtype: Any = None) -> TensorProto:
     return numpy_helper.from_array(np.asarray(values, dtype), name)
+
+
+def behind(model: onnx.ModelProto, name: str) -> set[str]:
+    """A tensor and all that it is computed from."""
+    makers = producers(model.graph.node)
+    return set(walk_back([name], lambda tensor: model.graph.node[makers[tensor]].input if tensor in makers else ()))
 
 
 def make(
