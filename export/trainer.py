@@ -27,6 +27,7 @@ from export.datasets.distorted import DistortedDigits
 from export.datasets.folders import CubBirds, SvhnNumbers
 from export.datasets.task import Task
 from export.datasets.two_parts import TwoParts
+from export.one_channel import quicken
 from stn_infer.data.digits import Digits, split_digits
 from stn_infer.data.distort import TEST_SEED
 from stn_infer.data.mnist import load_mnist
@@ -95,6 +96,8 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
     network = run.network().to(device)
     if all(parameter.ndim <= 4 for parameter in network.parameters()):
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if device == "cpu":
+        quicken(network)
     seconds = train(network, run, work / f"{run.name}.state", say, device)
     scores, images = measure(network, run, device)
     weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
