@@ -1,6 +1,6 @@
 """The gradient of a convolution with respect to an image of one channel, which spatial transformers need in every step.
 
-oneDNN computes it one number at a time: for 32 filters of 9 x 9 it takes 40 ms a batch of 128 on one core, as long as
+oneDNN computes it one number at a time: for 32 filters of 9 x 9 it takes 40 ms per batch of 128 on one core, as long as
 all the rest of the step. A matrix product and shifted sums take 7.
 """
 
@@ -39,7 +39,8 @@ def _of_images(gradient: Tensor, weight: Tensor, shape: torch.Size) -> Tensor:
     height, width = gradient.shape[2:]
     taps = weight.reshape(filters, rows * columns).t().contiguous()
     result = gradient.new_zeros(shape[0], shape[2], shape[3])
-    for part, sums in zip(gradient.split(CHUNK), result.split(CHUNK), strict=True):
+    for start in range(0, len(gradient), CHUNK):
+        part, sums = gradient[start : start + CHUNK], result[start : start + CHUNK]
         by_filter = part.permute(1, 0, 2, 3).reshape(filters, -1)
         shares = (taps @ by_filter).reshape(rows, columns, len(part), height, width)
         for row in range(rows):
