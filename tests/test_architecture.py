@@ -48,6 +48,7 @@ FLOORS = (
     "isolation",
     "budget",
     "metadata",
+    "predictions",
     "preprocess",
     "decoding",
     "files",

@@ -1,0 +1,227 @@
+"""From the scores of classes to a class, its confidence and the next best. Imports numpy only.
+
+A model's first output [N, classes] has one score per class. Its activation turns them into probabilities: a softmax
+where the classes exclude each other, a sigmoid where each is judged on its own. A model that ends in one has
+probabilities already; the activation is then not applied again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stn_infer.arrays import Array
+from stn_infer.errors import UsageError
+
+Activation = Literal["softmax", "sigmoid", "none"]
+ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+THRESHOLD = 0.5
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What a model's scores are.
+
+    Attributes:
+        activation: ``softmax``: one class is right; ``sigmoid``: any number of classes are; ``none``: the values are
+            shown as they are.
+        applied: whether the model itself ends in it, so that its output has probabilities.
+
+    Raises:
+        UsageError: there is no such activation, or ``none`` is applied.
+    """
+
+    activation: Activation = "softmax"
+    applied: bool = False
+
+    def __post_init__(self) -> None:
+        if self.activation not in ACTIVATIONS:
+            raise UsageError(f"an activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
+        if self.applied and self.activation == "none":
+            raise UsageError("the activation none cannot be a part of the model")
+
+    def describe(self) -> str:
+        """For people."""
+        return f"{self.activation}, which the model applies itself" if self.applied else self.activation
+
+    @classmethod
+    def from_json(cls, stored: object) -> Scores:
+        """What ``dataclasses.asdict`` returned.
+
+        Raises:
+            ValueError, TypeError, UsageError: it is something else.
+        """
+        if not isinstance(stored, dict) or not isinstance(stored.get("applied", False), bool):
+            raise ValueError("the activation is not an object")
+        return cls(**stored)
+
+
+def resolve_scores(known: Scores | None, given: str | None) -> Scores:
+    """What the scores of a model are.
+
+    Args:
+        known: what the model's file says, or its graph; None: neither says it, and a softmax is assumed.
+        given: the user's activation; None: what is known.
+
+    Raises:
+        UsageError: there is no such activation, or the model ends in another one.
+    """
+    if given is None:
+        return known or Scores()
+    chosen = Scores(given)  # type: ignore[arg-type]  # checked there
+    if known is None or not known.applied or given == "none":
+        return chosen
+    own = known.activation
+    if given != own:
+        raise UsageError(f"the model itself ends in a {own}, so the activation is {own} or none, not {given}")
+    return known
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One class for one sample; ``label`` is None where the classes have no names."""
+
+    prediction: int
+    label: str | None
+    confidence: float
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """The classes that are shown for N samples, best first; K is the largest number of them.
+
+    Attributes:
+        classes: int64 [N], the class with the highest score.
+        confidences: float32 [N], its probability; with the activation ``none`` its value.
+        order: int64 [N, K], classes from the highest score to lower ones.
+        values: float32 [N, K], their confidences.
+        counts: int64 [N], how many of them are shown.
+        labels: the name of each class; None where there are none.
+    """
+
+    classes: NDArray[np.int64]
+    confidences: NDArray[np.float32]
+    order: NDArray[np.int64]
+    values: NDArray[np.float32]
+    counts: NDArray[np.int64]
+    labels: tuple[str, ...] | None = None
+
+    def __len__(self) -> int:
+        return len(self.classes)
+
+    def best(self, row: int) -> Candidate:
+        """The class with the highest score of one sample."""
+        return self._candidate(int(self.classes[row]), float(self.confidences[row]))
+
+    def shown(self, row: int) -> tuple[Candidate, ...]:
+        """All classes that are shown for one sample, best first."""
+        count = int(self.counts[row])
+        pairs = zip(self.order[row, :count].tolist(), self.values[row, :count].tolist(), strict=True)
+        return tuple(self._candidate(number, value) for number, value in pairs)
+
+    def _candidate(self, number: int, value: float) -> Candidate:
+        return Candidate(number, None if self.labels is None else label_of(self.labels, number), value)
+
+
+@dataclass(frozen=True)
+class Classifier:
+    """Ranks the classes of samples by their scores.
+
+    Attributes:
+        scores: what the scores are.
+        labels: the name of each class; None: they have none.
+        top_k: show this many classes; None: the best one, or with a sigmoid all above the threshold.
+        threshold: with a sigmoid: the least confidence of a class that is shown; None: 0.5, or none with ``top_k``.
+
+    Raises:
+        UsageError: ``top_k`` is below 1, or a threshold is given without a sigmoid or not between 0 and 1.
+    """
+
+    scores: Scores = Scores()
+    labels: tuple[str, ...] | None = None
+    top_k: int | None = None
+    threshold: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.top_k is not None and self.top_k < 1:
+            raise UsageError(f"top_k is at least 1, not {self.top_k}")
+        if self.threshold is not None and not 0 <= self.threshold <= 1:
+            raise UsageError(f"a threshold is between 0 and 1, not {self.threshold}")
+        if self.threshold is not None and not self.many:
+            raise UsageError(f"a threshold needs the activation sigmoid, not {self.scores.activation}")
+
+    @property
+    def many(self) -> bool:
+        """Whether any number of classes can be right."""
+        return self.scores.activation == "sigmoid"
+
+    @property
+    def lists(self) -> bool:
+        """Whether more than the best class is asked for."""
+        return self.many or self.top_k is not None
+
+    def width(self, classes: int) -> int:
+        """The largest number of classes that are shown for a sample, of so many."""
+        most = self.top_k if self.top_k is not None else classes if self.many else 1
+        return min(most, classes)
+
+    def rank(self, values: Array) -> Ranked:
+        """The classes for scores [N, classes] of any real type, without NaN; for equal scores the lower number first.
+
+        Confidences are computed in float64. The order is that of the scores, which an activation can make equal.
+        """
+        width = max(1, self.width(values.shape[1]))
+        if not len(values):
+            none, order = np.zeros(0, np.int64), np.zeros((0, width), np.int64)
+            return Ranked(none, np.zeros(0, np.float32), order, order.astype(np.float32), none, self.labels)
+        best: NDArray[np.int64] = values.argmax(axis=1).astype(np.int64)
+        order = best[:, None] if width == 1 else _order(values, width)
+        probabilities = _probabilities(values, order, self.scores)
+        counts = np.full(len(values), order.shape[1], np.int64)
+        least = self.threshold if self.threshold is not None or self.top_k is not None else THRESHOLD
+        if self.many and least is not None:
+            counts = (probabilities >= least).sum(axis=1, dtype=np.int64)
+        found = probabilities.astype(np.float32)
+        return Ranked(best, found[:, 0], order, found, counts, self.labels)
+
+
+def label_of(labels: Sequence[str], number: int) -> str:
+    """The label of a class.
+
+    Raises:
+        UsageError: there are fewer labels.
+    """
+    if number >= len(labels):
+        raise UsageError(f"the model predicts class {number}, but only {len(labels)} labels were given")
+    return labels[number]
+
+
+def _order(values: Array, width: int) -> NDArray[np.int64]:
+    """The ``width`` best classes [N, width] of each row, equal ones by their number."""
+    exact: NDArray[Any] = values if values.dtype.kind == "f" else values.astype(np.float64)
+    order: NDArray[np.int64] = np.argsort(-exact, axis=1, kind="stable")[:, :width]
+    return order
+
+
+def _probabilities(values: Array, order: NDArray[np.int64], scores: Scores) -> NDArray[np.float64]:
+    """The confidences [N, K] of the classes ``order`` [N, K]."""
+    chosen: NDArray[np.float64] = np.take_along_axis(values, order, axis=1).astype(np.float64)
+    if scores.applied or scores.activation == "none":
+        return chosen
+    if scores.activation == "sigmoid":
+        small = np.exp(-np.abs(chosen))
+        return np.where(chosen >= 0, 1 / (1 + small), small / (1 + small))
+    highest = values.max(axis=1, keepdims=True).astype(np.float64)
+    total = _exponentials(values.astype(np.float64), highest).sum(axis=1, keepdims=True)
+    return _exponentials(chosen, highest) / total
+
+
+def _exponentials(values: NDArray[np.float64], highest: NDArray[np.float64]) -> NDArray[np.float64]:
+    """``exp(values - highest)``, where equal infinities have no distance."""
+    distances = np.subtract(values, highest, out=np.zeros_like(values), where=values != highest)
+    found: NDArray[np.float64] = np.exp(distances)
+    return found
