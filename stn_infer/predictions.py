@@ -217,11 +217,10 @@ def _probabilities(values: Array, order: NDArray[np.int64], scores: Scores) -> N
         return np.where(chosen >= 0, 1 / (1 + small), small / (1 + small))
     highest = values.max(axis=1, keepdims=True).astype(np.float64)
     total = _exponentials(values.astype(np.float64), highest).sum(axis=1, keepdims=True)
-    return _exponentials(chosen, highest) / total
+    found: NDArray[np.float64] = _exponentials(chosen, highest) / total
+    return found
 
 
 def _exponentials(values: NDArray[np.float64], highest: NDArray[np.float64]) -> NDArray[np.float64]:
     """``exp(values - highest)``, where equal infinities have no distance."""
-    distances = np.subtract(values, highest, out=np.zeros_like(values), where=values != highest)
-    found: NDArray[np.float64] = np.exp(distances)
-    return found
+    return np.exp(np.subtract(values, highest, out=np.zeros_like(values), where=values != highest))
