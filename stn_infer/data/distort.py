@@ -18,7 +18,7 @@ from stn_infer.errors import UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.transforms import Affine, Projective, ThinPlateSpline, Transformation
 
-CORNER_SIGMA = 5.0  # standard deviation, in pixels, of the corners' displacement in P
+CORNER_SIGMA = 5.0  # standard deviation, in pixels, of the corners' displacement along the diagonals in P
 TEST_SEED = 4_000_000_007
 ELASTIC_SIGMA = 1.5  # standard deviation, in pixels, of the 16 points' displacement in E
 DISTRACTORS = 6  # pieces of other digits in TC
@@ -38,9 +38,9 @@ def distort(
     Args:
         images: [N, H, W] uint8, background 0.
         kind: ``R`` (rotation by -90 to 90 degrees), ``RTS`` (rotation by -45 to 45 degrees, scale 0.7 to 1.2, random
-            position on the canvas), ``P`` (scale 0.75 to 1, random displacement of the four corners), ``E`` (scale
-            0.75 to 1, random displacement of sixteen thin plate spline points), ``T`` (random position, whole pixels)
-            or ``TC`` (as T, with six random pieces of 6 x 6 pixels of other digits of ``images``).
+            position on the canvas), ``P`` (scale 0.75 to 1, each corner moved along its diagonal by a random distance),
+            ``E`` (scale 0.75 to 1, random displacement of sixteen thin plate spline points), ``T`` (random position,
+            whole pixels) or ``TC`` (as T, with six random pieces of 6 x 6 pixels of other digits of ``images``).
         generator: the source of random numbers.
         canvas: (H, W) of the result; None: the size of ``images``.
         strength: of R and RTS: from 0, which leaves each digit in the middle as it is, to 1, the paper's.
@@ -123,7 +123,8 @@ def _rotation_translation_scale(count: int, size: Size, canvas: Size, generator:
 def _projective(count: int, size: Size, canvas: Size, generator: Generator) -> Draw:
     scale = _uniform(count, 0.75, 1.0, generator)
     corners = torch.tensor([[-1.0, -1.0], [1.0, -1.0], [1.0, 1.0], [-1.0, 1.0]])  # in order around the square
-    moves = CORNER_SIGMA * torch.randn(count, 4, 2, generator=generator)
+    # Moved freely, they leave digits that nobody can read: the CNN's error is 5.9 % then, the paper's is 1.5 %.
+    moves = CORNER_SIGMA * torch.randn(count, 4, 1, generator=generator) * corners / 2**0.5
     base = scale[:, None, None] * corners * _pixels(size) / 2  # pixels from the canvas's center
     for _ in range(4):  # the homography to a quadrilateral that is not convex folds: halve the displacement
         moves = torch.where(_convex(base + moves)[:, None, None], moves, moves / 2)

@@ -105,13 +105,26 @@ def test_rts_covers_its_ranges_and_stays_on_the_canvas(digits: Tensor) -> None:
     assert float((border > 0).any(1).double().mean()) < 0.02
 
 
-@pytest.mark.parametrize(("kind", "spread"), [("P", 2.0), ("E", 0.3)])
+@pytest.mark.parametrize(("kind", "spread"), [("P", 1.0), ("E", 0.3)])
 def test_p_and_e_shrink_and_move(digits: Tensor, kind: str, spread: float) -> None:
     images = distort(digits, kind, generator(), (42, 42))
     ink = (images.double().sum((1, 2)) / digits.double().sum((1, 2))).sqrt()
     assert 0.75 < float(ink.median()) < 0.97
     moved = (centroid(images) - centroid(digits)).norm(dim=1)
     assert float(moved.mean()) > spread
+
+
+def test_p_moves_the_corners_along_the_diagonals() -> None:
+    cross = (torch.eye(28) + torch.eye(28).flip(1)).mul(255).byte()
+    images = distort(cross.expand(500, 28, 28).contiguous(), "P", generator(), (42, 42))
+    rows, columns = torch.meshgrid(torch.arange(42), torch.arange(42), indexing="ij")
+    away = torch.minimum((rows - columns).abs(), (rows + columns - 41).abs())
+    ink = images.double()
+    off = (ink * away).sum((1, 2)) / ink.sum((1, 2))
+    assert float(off.max()) < 1.5, "a homography keeps the diagonals if the corners stay on them"
+    corner = (rows == columns) & (rows < 20.5)
+    distance = (2**0.5 * (20.5 - rows) * (images > 40) * corner).flatten(1).amax(1)
+    assert 4.6 < float(distance.std()) < 5.8, "in pixels: 5 of the corner, 1.4 of the scale"
 
 
 def test_t_moves_by_whole_pixels_over_the_whole_canvas(digits: Tensor) -> None:
