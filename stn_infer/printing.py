@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import html
 import re
+from collections.abc import Sequence
 
 # Control characters, soft hyphens, zero-width characters, line separators, and marks that change the direction of text.
 _INVISIBLE = re.compile(
@@ -37,6 +38,20 @@ def spreadsheet_cell(text: str) -> str:
 def markdown_cell(text: str) -> str:
     """``text`` for a Markdown page: no markup, no HTML, no end of a table's cell."""
     return html.escape(_MARKDOWN.sub(r"\\\1", shown(text)), quote=False)
+
+
+class Printed:
+    """A result whose text is what its command prints; a notebook shows the same."""
+
+    def lines(self) -> Sequence[str]:
+        """The lines; names in them may have any characters."""
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return "\n".join(map(shown, self.lines()))
+
+    def _repr_html_(self) -> str:
+        return f"<pre>{html.escape(str(self))}</pre>"
 
 
 def _escape(found: re.Match[str]) -> str:

@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import process_time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
 from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import FUNCTIONS, PRECISIONS, Functions, ModelMetadata, Precision
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.printing import Printed
 from stn_infer.torch_export.portable import build_portable, describe, file_metadata
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
     from stn_infer.data.batches import Calibration
     from stn_infer.fusion.fuse import Finding
@@ -25,8 +27,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ExportReport:
-    """The result of ``export``.
+class ExportReport(Printed):
+    """The result of ``export``; as text, what the command prints.
 
     Attributes:
         path: the file written.
@@ -52,13 +54,31 @@ class ExportReport:
     torch_seconds: float = 0.0
     own_seconds: float = 0.0
 
+    def lines(self) -> list[str]:
+        """What was done to each sampler, what was compared, and the file."""
+        from stn_infer.fusion.fuse import describe as describe_findings
+
+        costs: list[str] = []
+        if self.precision is not None:
+            costs = [*self.precision.table().splitlines(), f"compared with the fp32 file on {self.precision.inputs}"]
+            if self.precision.eager_error is not None:
+                costs[-1] += f"; eager bfloat16 PyTorch within {self.precision.eager_error:.1e}"
+        return [
+            *(f"note: {note}" for note in self.notes),
+            *describe_findings(self.findings).splitlines(),
+            f"verified: {self.verification.summary()} (inputs: {self.verification.inputs})",
+            *costs,
+            f"wrote {self.path} ({self.size / 1024:.0f} KiB): {'; '.join(self.inputs)} -> {'; '.join(self.outputs)}",
+        ]
+
 
 def export(
-    source: str,
+    source: str | Path | nn.Module | LoadedModel,
     output: str | Path,
     *,
     weights: str | Path | None = None,
-    input_shapes: Sequence[tuple[int, ...]] | None = None,
+    input_shapes: Sequence[int] | Sequence[Sequence[int]] | None = None,
+    example_inputs: object = None,
     with_theta: bool = False,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
@@ -70,10 +90,13 @@ def export(
     functions: Functions = "keep",
     fixed_batch: int | None = None,
     inputs: Sequence[str] | None = None,
-    examples: str | Path | None = None,
     allow_code: bool = False,
 ) -> ExportReport:
     """Export a trained network to a portable ONNX file (opset 18, dynamic batch) that is verified before it is written.
+
+    A module is copied: its mode, device, values and hooks stay, and so do the random states. The copy is exported in
+    evaluation mode, in float32 and on the CPU; the wrappers of DataParallel, AveragedModel and torch.compile are left
+    out.
 
     A network whose code needs a fixed batch, such as one with a loop over its samples, is exported with a batch of 1;
     the backends run any number of samples through such a file.
@@ -82,10 +105,14 @@ def export(
     verified float32 file. A ``bf16`` file has opset 22, and onnxruntime cannot run it on a CPU.
 
     Args:
-        source: a shipped model's name, a network, a recipe, a ``.pt2`` file, or ``package.module:factory``.
+        source: a module; a shipped model's name, a network, a recipe, a ``.pt2`` file, or ``package.module:factory``;
+            or a loaded model.
         output: the file to write; an existing one is replaced, but kept if an error occurs.
         weights: a checkpoint, ``.safetensors`` or ``.pt``.
-        input_shapes: one shape per input, without the batch; required for a factory.
+        input_shapes: one shape per input, without the batch, or that of the only input. A module or a factory needs
+            these, ``example_inputs`` or ``inputs``.
+        example_inputs: instead, inputs [N, ...], which define shapes and types, and on which the file is verified: a
+            tensor or an array, a tuple of them, a dict by the parameters of ``forward``, or a file (.npz, .npy, .pt).
         with_theta: add theta [N, D, K] of every spatial transformer as outputs.
         preprocess: how images become inputs, written into the file; as text, changes to what the source defines, or to
             gray or rgb with values 0..1; None: as the source defines.
@@ -102,47 +129,97 @@ def export(
         functions: ``keep``: spatial transformers are ops of domain ``stn`` with functions, which the plugin library
             runs fused; ``inline``: plain operators only, for importers that know no model-local functions.
         fixed_batch: export this batch size instead of a dynamic one.
-        inputs: instead of ``input_shapes``, one declaration NAME:TYPE:SHAPE per input, such as ``lengths:int64:20``.
-        examples: instead of both, a file of example inputs [N, ...] (.npz, .npy, .pt), which define shapes and types;
-            the ONNX file is verified on them.
+        inputs: instead of both, one declaration NAME:TYPE:SHAPE per input, such as ``lengths:int64:20``.
         allow_code: let a file, such as a recipe, name Python code to run; a factory as ``source`` always may.
 
     Raises:
         SourceError, WeightsError: the model cannot be loaded.
-        UsageError: the model cannot run on inputs of these shapes, ``preprocess`` or ``labels`` do not fit it, or int8
-            has no calibration data.
+        UsageError: the model cannot run on inputs of these shapes, ``preprocess`` or ``labels`` do not fit it, int8 has
+            no calibration data, or an argument is of another type.
         ExportError: the model cannot be exported.
-        InputError: the calibration samples cannot be read.
+        InputError: the calibration samples or a file of example inputs cannot be read.
         VerificationError: the file differs from the model; no file is written.
         OutputError: the file cannot be written.
     """
-    from stn_infer.api.trusted import mark_tried
-    from stn_infer.data.batches import check_sources
-    from stn_infer.fusion.samplers import with_theta as add_theta
-    from stn_infer.repairs.inlined import NOTE, inlined
-
-    path = Path(output)
+    path = Path(_checked(output, "output", (str, Path), "the path of the ONNX file to write"))
+    _checked(weights, "weights", (str, Path, type(None)), "the path of a checkpoint")
+    _checked(preprocess, "preprocess", (str, Preprocess, type(None)), "a text such as 'imagenet', or a Preprocess")
     for limit in (tolerance, grid_tolerance):
-        if limit is not None and not 0 < limit < float("inf"):
+        if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < float("inf")):
             raise UsageError(f"a tolerance must be a positive number, not {limit}")
-    if fixed_batch is not None and fixed_batch < 1:
-        raise UsageError(f"the fixed batch is at least 1, not {fixed_batch}")
+    if fixed_batch is not None and not (isinstance(fixed_batch, int) and fixed_batch >= 1):
+        raise UsageError(f"the fixed batch is an integer of at least 1, not {fixed_batch}")
+    if isinstance(calibration, (str, Path)):
+        calibration = [calibration]
+    if (
+        isinstance(labels, str)
+        or not isinstance(labels or (), Sequence)
+        or not all(isinstance(it, str) for it in labels or ())
+    ):
+        raise UsageError(f"labels is a list with one name per class, not {labels!r}")
     _check_precision(precision, calibration, grid_tolerance)
     if functions not in FUNCTIONS:
         raise UsageError(f"functions is one of {', '.join(FUNCTIONS)}, not {functions!r}")
     check_writable(path)
+
+    from stn_infer.data.batches import check_sources
+    from stn_infer.data.examples import load_with_inputs
+    from stn_infer.sources.objects import undisturbed
+
     if calibration:
         check_sources(calibration)
-    loaded = load_with_inputs(
-        source,
-        weights=weights,
-        input_shapes=input_shapes,
-        inputs=inputs,
-        examples=examples,
-        allow_code=allow_code,
-    )
-    if fixed_batch is not None:
-        loaded = replace(loaded, fixed_batch=fixed_batch)
+    with undisturbed():
+        loaded = load_with_inputs(
+            source,
+            weights=weights,
+            input_shapes=input_shapes,
+            inputs=inputs,
+            example_inputs=example_inputs,
+            allow_code=allow_code,
+        )
+        if fixed_batch is not None:
+            loaded = replace(loaded, fixed_batch=fixed_batch)
+        return _export(
+            loaded,
+            path,
+            with_theta=with_theta,
+            preprocess=preprocess,
+            labels=labels,
+            tolerance=tolerance,
+            precision=precision,
+            calibration=calibration,
+            grid_tolerance=grid_tolerance,
+            dynamic_size=dynamic_size,
+            functions=functions,
+        )
+
+
+def _checked(value: Any, name: str, types: tuple[type, ...], expected: str) -> Any:
+    """``value``, which must be of one of these types."""
+    if not isinstance(value, types):
+        raise UsageError(f"{name} is {expected}, not {type(value).__name__}")
+    return value
+
+
+def _export(
+    loaded: LoadedModel,
+    path: Path,
+    *,
+    with_theta: bool,
+    preprocess: Preprocess | str | None,
+    labels: Sequence[str] | None,
+    tolerance: float | None,
+    precision: Precision,
+    calibration: Sequence[str | Path] | None,
+    grid_tolerance: float | None,
+    dynamic_size: bool,
+    functions: Functions,
+) -> ExportReport:
+    """Export a loaded model; arguments and errors as for :func:`export`."""
+    from stn_infer.api.trusted import mark_tried
+    from stn_infer.fusion.samplers import with_theta as add_theta
+    from stn_infer.repairs.inlined import NOTE, inlined
+
     metadata = file_metadata(loaded, precision)
     if preprocess is not None:
         metadata = replace(metadata, preprocess=_preprocess(loaded, metadata.preprocess, preprocess))
@@ -245,45 +322,6 @@ def _assumed(loaded: LoadedModel, metadata: ModelMetadata) -> str:
         f"the file does not say what its pixels mean, so `run` will assume {how.describe()} with values 0..1; "
         "--preprocess stores it, for example --preprocess imagenet"
     )
-
-
-def load_with_inputs(
-    source: str,
-    *,
-    weights: str | Path | None = None,
-    input_shapes: Sequence[tuple[int, ...]] | None = None,
-    inputs: Sequence[str] | None = None,
-    examples: str | Path | None = None,
-    allow_code: bool = False,
-) -> LoadedModel:
-    """Load a source whose inputs the user declares by shape, by name and type, or by examples.
-
-    Raises:
-        SourceError, WeightsError: the model cannot be loaded.
-        UsageError: the declarations do not fit the model, or there are several kinds of them.
-        InputError: the examples cannot be read.
-    """
-    from stn_infer.data.examples import load_examples
-    from stn_infer.sources.inputs import GivenInput, parameter_names, with_examples, with_types
-    from stn_infer.sources.load import load_source
-
-    if sum(bool(each) for each in (input_shapes, inputs, examples)) > 1:
-        raise UsageError("--input-shape, --input and --inputs all define the inputs; give only one of them")
-    declared = [GivenInput.parse(text) for text in inputs or ()]
-    arrays = None if examples is None else load_examples(examples)
-    shapes = input_shapes
-    if declared:
-        shapes = [each.shape for each in declared]
-    elif arrays is not None:
-        values = arrays.values() if isinstance(arrays, dict) else arrays
-        shapes = [tuple(array.shape[1:]) for array in values]
-    loaded = load_source(
-        source, weights=None if weights is None else Path(weights), input_shapes=shapes, allow_code=allow_code
-    )
-    names = parameter_names(loaded.module, len(shapes or ()))
-    if declared:
-        return with_types(loaded, declared, names)
-    return loaded if arrays is None else with_examples(loaded, arrays, names)
 
 
 def export_bytes(loaded: LoadedModel) -> bytes:

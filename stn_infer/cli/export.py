@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo
+from stn_infer.cli.output import echo, echo_text
 from stn_infer.metadata import PRECISIONS, Functions, Precision
-
-if TYPE_CHECKING:
-    from stn_infer.api.export import ExportReport
 
 
 @click.command(
@@ -129,34 +125,11 @@ def command(
         functions=functions,
         fixed_batch=fixed_batch,
         inputs=inputs,
-        examples=examples,
+        example_inputs=examples,
     )
-    echo(*_lines(report))
+    echo_text(str(report))
     if verbose:
         echo(
             f"CPU time: {report.torch_seconds:.1f} s in torch.onnx.export, {report.own_seconds:.1f} s in stn-infer "
             "(fusion, verification)"
         )
-
-
-def _lines(report: ExportReport) -> list[str]:
-    from stn_infer.fusion.fuse import describe
-
-    return [
-        *(f"note: {note}" for note in report.notes),
-        *describe(report.findings).splitlines(),
-        f"verified: {report.verification.summary()} (inputs: {report.verification.inputs})",
-        *_costs(report),
-        f"wrote {report.path} ({report.size / 1024:.0f} KiB): "
-        f"{'; '.join(report.inputs)} -> {'; '.join(report.outputs)}",
-    ]
-
-
-def _costs(report: ExportReport) -> list[str]:
-    lowered = report.precision
-    if lowered is None:
-        return []
-    found = [*lowered.table().splitlines(), f"compared with the fp32 file on {lowered.inputs}"]
-    if lowered.eager_error is not None:
-        found[-1] += f"; eager bfloat16 PyTorch within {lowered.eager_error:.1e}"
-    return found

@@ -187,6 +187,12 @@ def parameter_names(module: nn.Module, count: int) -> list[str]:
     return names if len(names) >= count else numbered("input", count)
 
 
+def takes_any_number(module: nn.Module) -> bool:
+    """Whether ``forward`` takes any number of inputs, ``*inputs``."""
+    parameters = inspect.signature(module.forward).parameters.values()
+    return any(parameter.kind == inspect.Parameter.VAR_POSITIONAL for parameter in parameters)
+
+
 def numbered(name: str, count: int) -> list[str]:
     """``[name]``, or ``[name_0, name_1, …]`` for several."""
     return [name] if count == 1 else [f"{name}_{index}" for index in range(count)]

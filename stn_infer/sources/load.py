@@ -1,4 +1,4 @@
-"""Load a PyTorch model: SOURCE, a string, becomes a module with the shapes of its inputs.
+"""Load a PyTorch model: SOURCE, a string or a module, becomes a module with the shapes of its inputs.
 
 | SOURCE | meaning |
 |---|---|
@@ -8,8 +8,9 @@
 | ``mine.toml`` | a recipe (model config in TOML) |
 | ``mine.pt2`` | a program saved by ``torch.export.save`` |
 | ``package.module:factory`` | a module, or a callable that returns one; imported from the current folder too |
+| an ``nn.Module`` | an object of the caller's own program, which is copied |
 
-Only the last one runs code. A file never does: a recipe that names a factory needs ``allow_code``.
+Only a factory runs code. A file never does: a recipe that names a factory needs ``allow_code``.
 
 Files are identified by content, not by name (:mod:`stn_infer.sources.identify`).
 """
@@ -30,6 +31,7 @@ from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.quiet import quiet
 from stn_infer.sources.identify import identify, registered_names
+from stn_infer.sources.objects import cpu_copy, is_module, unwrapped
 from stn_infer.sources.program_archive import opened_program
 
 if TYPE_CHECKING:
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 COMMON_AXIS = "batch"
 
 Shapes = tuple[tuple[int, ...], ...]
-Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "pt2"]
+Origin = Literal["shipped", "network", "foreign", "recipe", "factory", "module", "pt2"]
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ class LoadedModel:
 
 
 def load_source(
-    source: str | Path,
+    source: str | Path | nn.Module,
     *,
     weights: Path | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
@@ -89,17 +91,23 @@ def load_source(
 
     Args:
         source: a shipped model, a network, a published rectifier, a recipe, a program saved by ``torch.export.save``,
-            or ``package.module:factory``.
+            ``package.module:factory``, or a module on any device and in any mode, which stays as it is.
         weights: a checkpoint to load instead of the source's own weights.
-        input_shapes: the inputs' shapes without batch; required for a factory, otherwise they override the source's.
+        input_shapes: the inputs' shapes without batch; required for a factory and a module, otherwise they override the
+            source's.
         allow_code: whether a file, such as a recipe, may name Python code to run; a factory as ``source`` always may.
 
     Raises:
         SourceError: the source does not exist, no module can be made from it, or it needs code that is not allowed.
         WeightsError: the checkpoint is unreadable, does not fit the network, or contains NaN.
-        UsageError: ``input_shapes`` is missing for a factory.
+        UsageError: ``input_shapes`` is missing for a factory or a module, or ``source`` is none of these.
     """
     shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
+    if is_module(source):
+        return _finish(_from_module(source, shapes), weights)
+    if not isinstance(source, (str, Path)):
+        hint = "; give an instance of it" if isinstance(source, type) else ""
+        raise UsageError(f"expected a module, or the name or path of a source, got {_named(source)}{hint}")
     found, name = identify(source), str(source)
     match found.kind:
         case "recipe":
@@ -153,13 +161,17 @@ def parse_input_shapes(texts: Iterable[str]) -> Shapes:
     return tuple(shapes)
 
 
+def _named(value: object) -> str:
+    return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
+
+
 def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
     """Set weights, type, device and mode, as for every kind of source."""
     from torch.nn.parameter import is_lazy
 
     from stn_infer.sources.checkpoints import apply_weights, check_finite
 
-    module = _unwrapped(loaded.module)
+    module = unwrapped(loaded.module)
     if weights is not None and loaded.origin != "foreign":  # a published model was built from its weights
         apply_weights(module, weights)
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
@@ -172,19 +184,6 @@ def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
         module.eval()
     check_finite(module, loaded.metadata.source)
     return replace(loaded, module=module)
-
-
-def _unwrapped(module: nn.Module) -> nn.Module:
-    """The network inside the wrappers of DataParallel and torch.compile, which cannot be exported."""
-    from torch import nn
-
-    while True:
-        if isinstance(module, (nn.DataParallel, nn.parallel.DistributedDataParallel)):
-            module = module.module
-        elif isinstance(inner := getattr(module, "_orig_mod", None), nn.Module):  # torch.compile's
-            module = inner
-        else:
-            return module
 
 
 # ---- shipped models, networks, recipes ---------------------------------------------------------------------------
@@ -372,6 +371,17 @@ def _attribute(source: str, module_name: str, attribute: str) -> Any:
 def _raised(error: BaseException) -> str:
     message = one_line(error)
     return f"raised {type(error).__name__}{f': {message}' if message else ''}"
+
+
+def _from_module(module: nn.Module, shapes: Shapes | None) -> LoadedModel:
+    module = unwrapped(module)
+    name = type(module).__name__
+    if shapes is None:
+        raise UsageError(
+            f"{name}: a module does not define its inputs' shapes; give input_shapes, such as [(3, 32, 32)] (without "
+            "the batch), or example_inputs"
+        )
+    return LoadedModel(name, cpu_copy(module), shapes, ModelMetadata(source=name), "module")
 
 
 # ---- exported programs -------------------------------------------------------------------------------------------
