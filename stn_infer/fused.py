@@ -24,6 +24,8 @@ from stn_infer.samplers import DEFAULT_SPEC, MODES, PADDING_MODES, SamplerSpec
 from stn_infer.transforms.grid import cast, sampled, sampling_grid
 
 _DTYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+_FLOATS = (*_DTYPES, torch.float64)
+_DEVICES = ("cpu", "cuda", "meta")  # the last: shapes only, when a model is traced
 _OP = "stn::spatial_transformer"
 _GRID_OP = "stn::grid_sample"
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
@@ -126,16 +128,24 @@ def grid_sample(
 
 
 def usable(input: Tensor) -> bool:
-    """Whether there is a kernel for ``input``: the library loads and supports its dtype and device."""
-    return input.dtype in _DTYPES and _library_serves(input.device.type)
+    """Whether there is a kernel for ``input``: the library loads, supports its dtype, and runs on its device.
+
+    A GPU that the library's CUDA kernels cannot run on is reported once, as a RuntimeWarning.
+    """
+    return input.dtype in _DTYPES and _library_serves(input.device.type, input.device.index)
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _library_serves(device: str) -> bool:
+def _library_serves(kind: str, index: int | None) -> bool:
     """Whether the library has kernels for a device; constant during a process."""
-    if device not in ("cpu", "cuda") or not plugin.available():
+    if kind == "cpu":
+        return plugin.available()
+    if kind != "cuda" or not plugin.available() or not plugin.load().stn_has_cuda():
         return False
-    return device == "cpu" or bool(plugin.load().stn_has_cuda())
+    problem = plugin.cuda_problem(torch.cuda.current_device() if index is None else index)
+    if problem is not None:
+        plugin.warn_of(problem, "PyTorch's operators")
+    return problem is None
 
 
 def composed(
@@ -224,12 +234,28 @@ def check_not_empty(input: Sequence[int], points: int) -> None:
 
 
 def check_places(input: Tensor, *others: tuple[str, Tensor]) -> None:
-    """Raises UsageError unless all tensors are floating-point numbers on one device."""
+    """Raises UsageError unless all tensors are dense floating-point numbers on one device."""
     for name, tensor in (("input", input), *others):
-        if not tensor.is_floating_point():
-            raise UsageError(f"expected {name} to be floating-point, got {tensor.dtype}")
-        if tensor.device != input.device:
-            raise UsageError(f"expected {name} on {input.device}, the device of input, got {tensor.device}")
+        if tensor.dtype not in _FLOATS:
+            floats = "float32, float16, bfloat16 or float64"
+            raise UsageError(f"expected {name} to be floating-point ({floats}), got {tensor.dtype}")
+        check_place(name, tensor, input)
+
+
+def check_place(name: str, tensor: Tensor, input: Tensor) -> None:
+    """Raises UsageError unless a tensor is dense and on the device of ``input``."""
+    if tensor.layout != torch.strided:
+        raise UsageError(f"expected {name} to be a dense tensor, got one of the layout {tensor.layout}")
+    if tensor.device != input.device:
+        raise UsageError(f"expected {name} on {input.device}, the device of input, got {tensor.device}")
+
+
+def check_kernel(input: Tensor) -> None:
+    """Raises UsageError unless ``input`` has a dtype and a device that the library can have kernels for."""
+    if input.dtype not in _DTYPES:
+        raise UsageError(f"expected input to be float32, float16 or bfloat16, got {input.dtype}")
+    if input.device.type not in _DEVICES:
+        raise UsageError(f"expected input on the CPU or on a CUDA GPU, got {input.device}")
 
 
 def _grid_problem(input: Tensor, grid: Tensor, mode: str) -> str:
@@ -274,6 +300,7 @@ def _complete(settings: Sequence[Any]) -> Settings:
 def _fake(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
     mode, padding_mode, align_corners, w_min, offset = _complete(settings)
     _check(input, theta, basis, kind, output_size, SamplerSpec(mode, padding_mode, align_corners), w_min, offset)
+    check_kernel(input)
     return empty_output(input, output_size)
 
 
@@ -285,6 +312,8 @@ def _fake_grid_sample(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
 
 def _check_grid_sample(input: Tensor, grid: Tensor, mode: str, padding_mode: str) -> None:
     check_words(("mode", mode, MODES), ("padding_mode", padding_mode, PADDING_MODES))
+    check_places(input, ("grid", grid))
+    check_kernel(input)
     problem = _grid_problem(input, grid, mode)
     if problem:
         raise UsageError(problem)
@@ -360,28 +389,36 @@ def posed(
     )
 
 
-@torch.library.impl(_OP, ("CPU", "CUDA"))
+# Registered for every backend, so that tensors of one without kernels are refused in the same words.
+@torch.library.impl(_OP, "CompositeExplicitAutograd")
 def _run(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Sequence[int], *settings: Any) -> Tensor:
     check_places(input, ("theta", theta), ("basis", basis))
-    if input.dtype not in _DTYPES:
-        raise UsageError(f"expected input to be float32, float16 or bfloat16, got {input.dtype}")
+    check_kernel(input)
     layout = 1 if is_channels_last(input) else 0
     sizes = (input.shape, theta.shape, basis.shape)
-    blank = _problem(kind, tuple(output_size), _complete(settings), input.dtype, layout, *sizes)
+    complete = _complete(settings)
+    blank = _problem(kind, tuple(output_size), complete, input.dtype, layout, *sizes)
+    output = empty_output(input, output_size)
+    if not usable(input):
+        *sampler, w_min, offset = complete
+        return output.copy_(composed(input, theta, basis, kind, output_size, SamplerSpec(*sampler), w_min, offset))
     if theta.dtype != torch.float32 or not theta.is_contiguous():
         theta = theta.to(torch.float32).contiguous()
     if basis.dtype != torch.float32 or not basis.is_contiguous():
         basis = basis.to(torch.float32).contiguous()
-    return launch(blank, input, empty_output(input, output_size), theta, basis=basis)
+    return launch(blank, input, output, theta, basis=basis)
 
 
-@torch.library.impl(_GRID_OP, ("CPU", "CUDA"))
+@torch.library.impl(_GRID_OP, "CompositeExplicitAutograd")
 def _run_grid_sample(input: Tensor, grid: Tensor, *settings: Any) -> Tensor:
     _check_grid_sample(input, grid, *settings[:2])
     layout = 1 if is_channels_last(input) else 0
     output_size = tuple(grid.shape[1:-1])
+    output = empty_output(input, output_size)
+    if not usable(input):
+        return output.copy_(sampled(input, grid, SamplerSpec(*settings)))
     blank = _grid_sample_problem(output_size, settings, (input.dtype, grid.dtype), layout, input.shape)
-    return launch(blank, input, empty_output(input, output_size), grid.contiguous())
+    return launch(blank, input, output, grid.contiguous())
 
 
 def launch(blank: plugin.Problem, input: Tensor, output: Tensor, theta: Tensor, **arrays: Tensor) -> Tensor:

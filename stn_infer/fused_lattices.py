@@ -18,7 +18,9 @@ from torch import Tensor
 from stn_infer import plugin
 from stn_infer.errors import UsageError
 from stn_infer.fused import (
+    check_kernel,
     check_not_empty,
+    check_place,
     check_places,
     check_words,
     empty_output,
@@ -73,7 +75,7 @@ def tensor_product_transformer(
     elif not compiling and type(input) is Tensor and input.device.type == "cpu":
         planes = _ONE_PLANE
     else:
-        planes = matrices[0].new_ones(1, 1)
+        planes = torch.ones(1, 1, device=input.device)
     constants = (planes, matrices[-2], matrices[-1].T)
     if not kernel or compiling:  # otherwise the operator checks
         _check_product(input, theta, *constants, *settings[:2])
@@ -118,9 +120,13 @@ def lattice_transformer(
 
 
 def lattice_grid(theta: Tensor, index: Tensor, weight: Tensor, output_size: Sequence[int]) -> Tensor:
-    """The grid [N, *output_size, D]: sums of the points of ``theta`` [N, D, K] at ``index`` times ``weight``."""
+    """The grid [N, *output_size, D]: sums of the points of ``theta`` [N, D, K] at ``index`` times ``weight``.
+
+    An index outside of 0 .. K - 1 reads the first or last point, as in the kernels.
+    """
     with full_precision(theta.device):
-        points = (theta[:, :, index.long()] * cast(weight, theta.dtype)).sum(2)
+        within = index.long().clamp(0, theta.shape[2] - 1)
+        points = (theta[:, :, within] * cast(weight, theta.dtype)).sum(2)
     return points.transpose(1, 2).reshape(points.shape[0], *output_size, points.shape[1])
 
 
@@ -134,8 +140,16 @@ def _check_product(
 def _check_product_shapes(
     input: Shape, theta: Shape, constants: tuple[Shape, Shape, Shape], mode: str, padding_mode: str
 ) -> None:
+    for name, matrix in zip(("planes", "rows", "columns"), constants, strict=True):
+        if len(matrix) != 2:
+            raise UsageError(f"expected {name} to be a matrix, got the shape {tuple(matrix)}")
     planes, rows, columns = constants
     rank = len(input) - 2
+    if not planes[1] * rows[1] * columns[0]:
+        raise UsageError(
+            "expected matrices for a lattice with at least one point, got the shapes "
+            f"{tuple(planes)}, {tuple(rows)} and {tuple(columns)}"
+        )
     _check_theta(input, theta, rank, planes[1] * rows[1] * columns[0], mode, padding_mode)
     if rank == 2 and tuple(planes) != (1, 1):
         raise UsageError("expected two matrices for an image, and three for a volume")
@@ -160,8 +174,7 @@ def _check_lattice_places(input: Tensor, theta: Tensor, index: Tensor, weight: T
     check_places(input, ("theta", theta), ("weight", weight))
     if index.dtype != torch.int32:
         raise UsageError(f"expected index to be int32, got {index.dtype}")
-    if index.device != input.device:
-        raise UsageError(f"expected index on {input.device}, the device of input, got {index.device}")
+    check_place("index", index, input)
 
 
 def _check_lattice_shapes(
@@ -199,6 +212,7 @@ def _fake_product(
     input: Tensor, theta: Tensor, planes: Tensor, rows: Tensor, columns: Tensor, *settings: Any
 ) -> Tensor:
     _check_product(input, theta, planes, rows, columns, *settings[:2])
+    check_kernel(input)
     return empty_output(input, _product_size(input.shape, planes.shape, rows.shape, columns.shape))
 
 
@@ -207,6 +221,7 @@ def _fake_lattice(
     input: Tensor, theta: Tensor, index: Tensor, weight: Tensor, output_size: Sequence[int], *settings: Any
 ) -> Tensor:
     _check_lattice(input, theta, index, weight, output_size, *settings[:2])
+    check_kernel(input)
     return empty_output(input, output_size)
 
 
@@ -214,13 +229,24 @@ def _product_size(input: Shape, planes: Shape, rows: Shape, columns: Shape) -> t
     return (planes[0], rows[0], columns[1])[-(len(input) - 2) :]
 
 
-@torch.library.impl(_PRODUCT, ("CPU", "CUDA"))
+@torch.library.impl(_PRODUCT, "CompositeExplicitAutograd")
 def _run_product(input: Tensor, theta: Tensor, planes: Tensor, rows: Tensor, columns: Tensor, *settings: Any) -> Tensor:
     check_places(input, ("theta", theta), ("planes", planes), ("rows", rows), ("columns", columns))
+    check_kernel(input)
     shapes = (input.shape, theta.shape, (planes.shape, rows.shape, columns.shape))
-    size, blank = _product_problem(*shapes, settings, _supported(input), is_channels_last(input))
+    size, blank = _product_problem(*shapes, settings, input.dtype, is_channels_last(input))
+    output = empty_output(input, size)
+    if not usable(input):
+        return output.copy_(_composed_product(input, theta, planes, rows, columns, SamplerSpec(*settings)))
     arrays = {"planes": _plain(planes), "rows": _plain(rows), "columns": _plain(columns)}
-    return launch(blank, input, empty_output(input, size), _plain(theta), **arrays)
+    return launch(blank, input, output, _plain(theta), **arrays)
+
+
+def _composed_product(
+    input: Tensor, theta: Tensor, planes: Tensor, rows: Tensor, columns: Tensor, sampler: SamplerSpec
+) -> Tensor:
+    matrices = [planes, rows, columns.T][-(input.dim() - 2) :]
+    return sampled(input, tensor_product_grid(theta, matrices), sampler)
 
 
 # Cached, because checking and filling in a problem takes longer than warping a small image.
@@ -242,15 +268,19 @@ def _product_problem(
     return size, problem
 
 
-@torch.library.impl(_LATTICE, ("CPU", "CUDA"))
+@torch.library.impl(_LATTICE, "CompositeExplicitAutograd")
 def _run_lattice(
     input: Tensor, theta: Tensor, index: Tensor, weight: Tensor, output_size: Sequence[int], *settings: Any
 ) -> Tensor:
     _check_lattice_places(input, theta, index, weight)
+    check_kernel(input)
     shapes = (input.shape, theta.shape, index.shape, weight.shape)
-    blank = _lattice_problem(*shapes, tuple(output_size), settings, _supported(input), is_channels_last(input))
+    blank = _lattice_problem(*shapes, tuple(output_size), settings, input.dtype, is_channels_last(input))
+    output = empty_output(input, output_size)
+    if not usable(input):
+        return output.copy_(sampled(input, lattice_grid(theta, index, weight, output_size), SamplerSpec(*settings)))
     arrays = {"index": index.contiguous(), "basis": _plain(weight)}
-    return launch(blank, input, empty_output(input, output_size), _plain(theta), **arrays)
+    return launch(blank, input, output, _plain(theta), **arrays)
 
 
 @lru_cache(maxsize=256)
@@ -268,12 +298,6 @@ def _lattice_problem(
     _check_lattice_shapes(input, theta, index, weight, size, *settings[:2])
     fields = {"basis_rows": theta[2], "taps": index[0], "points": index[1]}
     return posed("lattice", size, settings, dtype, int(last), input, **fields)
-
-
-def _supported(input: Tensor) -> torch.dtype:
-    if input.dtype not in (torch.float32, torch.float16, torch.bfloat16):
-        raise UsageError(f"expected input to be float32, float16 or bfloat16, got {input.dtype}")
-    return input.dtype
 
 
 def _plain(tensor: Tensor) -> Tensor:
@@ -302,9 +326,8 @@ def _setup_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _product_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    def compose(input: Tensor, theta: Tensor, planes: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-        matrices = [planes, rows, columns.T][-(input.dim() - 2) :]
-        return sampled(input, tensor_product_grid(theta, matrices), ctx.sampler)
+    def compose(*tensors: Tensor) -> Tensor:
+        return _composed_product(*tensors, ctx.sampler)
 
     return (*_gradients(ctx, gradient, compose, 5), None, None, None)
 

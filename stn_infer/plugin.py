@@ -11,6 +11,7 @@ import re
 import shutil
 import sys
 import sysconfig
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -52,7 +53,9 @@ OP_VERSIONS = {
     "LatticeTransformer": 1,
     "Sampler": 1,
 }
-_STRUCT_SIZE = 1  # stn_status: the library's stn_problem has another size
+# Values of stn_status.
+_STRUCT_SIZE = 1  # the library's stn_problem has another size
+_CUDA_ERROR = 7
 
 
 class Problem(ctypes.Structure):
@@ -188,6 +191,35 @@ def run_cuda(problem: Problem, stream: int) -> None:
     _check(load().stn_run_cuda(ctypes.byref(problem), ctypes.c_void_p(stream)))
 
 
+def cuda_problem(device: int = 0) -> str | None:
+    """Why the library's CUDA kernels cannot run on a GPU, or None if they can.
+
+    The first call for a GPU loads a kernel there. ``device`` is the GPU's index among the visible ones.
+    """
+    return _cuda_problem(os.environ.get(ENVIRONMENT), device)
+
+
+@cache
+def _cuda_problem(named: str | None, device: int) -> str | None:
+    library, problem = _load(named)
+    if library is None:
+        return problem
+    if not library.stn_has_cuda():
+        return (
+            f"the plugin library {library_path()} has no CUDA kernels; `stn-infer plugin build` builds them with nvcc"
+        )
+    if library.stn_cuda_usable(device):
+        return None
+    reason = library.stn_status_text(_CUDA_ERROR).decode()
+    return f"the plugin library's kernels cannot run on cuda:{device}: {reason}"
+
+
+@cache
+def warn_of(problem: str, instead: str) -> None:
+    """Warn once that the CUDA kernels are not used on a GPU that the library was built to serve."""
+    warnings.warn(f"{problem}; {instead} are used instead", RuntimeWarning, stacklevel=3)
+
+
 def info() -> PluginInfo:
     """The state of the library and of the tools that build it."""
     library, problem = _load(os.environ.get(ENVIRONMENT))
@@ -244,6 +276,7 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
         configure += ["-G", "Ninja"]
     _configure_and_build(cmake, configure, _BUILD, "the plugin library")
     _load.cache_clear()
+    _cuda_problem.cache_clear()
     return _BUILD / FILE_NAME
 
 
@@ -326,7 +359,8 @@ def _load(named: str | None) -> tuple[ctypes.CDLL | None, str | None]:
             getattr(library, name).restype = ctypes.c_char_p
     except (OSError, AttributeError) as error:
         return None, f"the plugin library does not load: {error}; {_HINT} again"
-    if library.stn_check(ctypes.byref(Problem())) == _STRUCT_SIZE or _knows_other_ops(library):
+    other = library.stn_check(ctypes.byref(Problem())) == _STRUCT_SIZE or not hasattr(library, "stn_cuda_usable")
+    if other or _knows_other_ops(library):
         return None, f"the plugin library {path} is from another version of stn-infer; {_HINT} again"
     return library, None
 

@@ -117,18 +117,6 @@ def test_errors_are_pytorchs(what: str) -> None:
     assert len(str(own.value).splitlines()) == 1
 
 
-def test_tensors_on_several_devices_are_a_sentence() -> None:
-    image, theta, basis = torch.zeros(1, 1, 4, 4), torch.zeros(1, 2, 3), torch.zeros(3, 16)
-    operator = torch.ops.stn.spatial_transformer
-    for tensors in ((image, theta.to("meta"), basis), (image, theta, basis.to("meta"))):
-        with pytest.raises(UsageError, match=r"^expected (theta|basis) on cpu, the device of input, got meta$"):
-            operator(*tensors, "basis", [4, 4], "bilinear", "zeros", False)
-    with pytest.raises(UsageError, match=r"^expected theta to be floating-point, got torch.int64$"):
-        operator(image, theta.long(), basis, "basis", [4, 4], "bilinear", "zeros", False)
-    with pytest.raises(UsageError, match=r"^expected input to be float32, float16 or bfloat16, got torch.float64$"):
-        operator(image.double(), theta, basis, "basis", [4, 4], "bilinear", "zeros", False)
-
-
 @pytest.mark.parametrize("kind", ["basis", "projective", "affine"])
 @pytest.mark.parametrize("size", [(64, 64), (4096, 4096), (3, 3)])
 def test_a_basis_of_another_length_is_an_error(kind: str, size: tuple[int, int]) -> None:

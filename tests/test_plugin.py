@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,25 +53,29 @@ def test_an_unrelated_library_is_rejected(monkeypatch: pytest.MonkeyPatch) -> No
         plugin.load()
 
 
+USABLE = "int stn_cuda_usable(int device) { return 0; }"
+
+
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler")
 @pytest.mark.parametrize(
-    ("check", "versions"),
+    ("check", "others"),
     [
-        ("return 1", "int stn_op_version(const char* name) { return 2; }"),  # the struct has another size
-        ("return 0", ""),  # older than versions of ops
-        ("return 0", "int stn_op_version(const char* name) { return 1; }"),
-        ("return 0", "int stn_op_version(const char* name) { return name[0] == 'P' ? 3 : 1; }"),  # newer
+        ("return 1", f"int stn_op_version(const char* name) {{ return 2; }} {USABLE}"),  # the struct has another size
+        ("return 0", USABLE),  # older than versions of ops
+        ("return 0", f"int stn_op_version(const char* name) {{ return 1; }} {USABLE}"),
+        ("return 0", f"int stn_op_version(const char* name) {{ return name[0] == 'P' ? 3 : 1; }} {USABLE}"),  # newer
+        ("return 0", "int stn_op_version(const char* name) { return name[0] == 'P' ? 2 : 1; }"),  # no stn_cuda_usable
     ],
 )
 def test_a_library_of_another_version_is_rejected(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, check: str, versions: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, check: str, others: str
 ) -> None:
     source, library = tmp_path / "other.c", tmp_path / "libother.so"
-    others = "".join(f"void {name}(void) {{}}" for name in ("stn_run_cpu", "stn_run_cuda"))
+    runs = "".join(f"void {name}(void) {{}}" for name in ("stn_run_cpu", "stn_run_cuda"))
     texts = "".join(
         f"const char* {name}(void) {{ return 0; }}" for name in ("stn_status_text", "stn_version", "stn_cpu_isa")
     )
-    source.write_text(f"int stn_check(void* problem) {{ {check}; }} {versions} {others} {texts}")
+    source.write_text(f"int stn_check(void* problem) {{ {check}; }} {others} {runs} {texts}")
     subprocess.run(["cc", "-shared", "-fPIC", str(source), "-o", str(library)], check=True)
     monkeypatch.setenv(plugin.ENVIRONMENT, str(library))
     assert not plugin.available()
@@ -98,6 +103,8 @@ def test_the_problem_has_the_librarys_memory_layout() -> None:
     if not plugin.load().stn_has_cuda():
         with pytest.raises(ModelError, match="built without CUDA"):
             plugin.run_cuda(plugin.Problem(**fields), 0)
+        assert plugin.load().stn_cuda_usable(0) == 0
+        assert re.search(r"has no CUDA kernels; `stn-infer plugin build` builds", str(plugin.cuda_problem()))
 
 
 @needs_library
@@ -209,6 +216,15 @@ def test_missing_nvcc_packages_are_reported(tmp_path: Path, without: str) -> Non
     with pytest.raises(MissingDependencyError, match=f"nvcc is needed.*pip install.*{without}"):
         plugin.build(cuda=True)
     assert f"not found: pip install {' '.join(found.nvcc_packages)}" in CliRunner().invoke(command, ["info"]).output
+
+
+@needs_library
+def test_the_plugin_command_names_cudas_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = replace(plugin.info(), cuda=True)
+    monkeypatch.setattr(plugin, "info", lambda: state)
+    for problem, words in ((None, "yes, and cuda:0 runs them"), ("CUDA: no device", "yes, but CUDA: no device")):
+        monkeypatch.setattr(plugin, "cuda_problem", lambda device=0, problem=problem: problem)
+        assert f"CUDA kernels {words}\n" in CliRunner().invoke(command, ["info"]).output
 
 
 @needs_library

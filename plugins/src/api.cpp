@@ -57,7 +57,7 @@ const char* stn_status_text(int status) {
     case STN_ERROR_NO_CUDA:
       return "libstn_plugins was built without CUDA";
     case STN_ERROR_CUDA:
-      return "the CUDA launch failed; set STN_LOG=1 to print CUDA's error message";
+      return stn::cuda_error();
     case STN_ERROR_MEMORY:
       return "out of memory";
     case STN_ERROR_POINTS:
@@ -86,6 +86,8 @@ int stn_op_version(const char* name) {
 }
 
 int stn_has_cuda(void) { return stn::has_cuda() ? 1 : 0; }
+
+int stn_cuda_usable(int device) { return stn::cuda_usable(device) ? 1 : 0; }
 
 const char* stn_cpu_isa(void) { return stn::cpu_isa(); }
 

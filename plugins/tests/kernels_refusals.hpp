@@ -4,6 +4,7 @@
 #define STN_TESTS_KERNELS_REFUSALS_HPP_
 
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "kernels_checks.hpp"
@@ -120,6 +121,24 @@ void refuse_nonsense() {
   refuse(STN_ERROR_POINTER, "no index", [&](stn_problem& p) { with_taps(p), p.index = nullptr; });
   refuse(STN_ERROR_POINTS, "weights of another size", [&](stn_problem& p) { with_taps(p), p.points = 2; });
   expect(stn_check(nullptr) == STN_ERROR_POINTER, "no problem", good);
+}
+
+/// GPUs that cannot run the kernels, with CUDA's reason. `device` is the first GPU; the one of tests/cuda_on_cpu has no
+/// stream, and beside it a GPU that the library has no code for.
+void refuse_devices() {
+  const auto says = [](const char* words) { return std::strstr(stn_status_text(STN_ERROR_CUDA), words) != nullptr; };
+  const stn_problem none{};
+  if (device) expect(stn_cuda_usable(0) == 1, "a GPU", none);
+  for (int absent : {-1, 99}) {
+    expect(stn_cuda_usable(absent) == 0, "no such GPU", none);
+    expect(says(stn_has_cuda() ? "CUDA: " : "was built without CUDA"), "the reason", none);
+  }
+  if (device && device->stream() == nullptr) {
+    expect(stn_cuda_usable(1) == 0, "a GPU without code", none);
+    expect(says("(cudaErrorNoKernelImageForDevice)"), "CUDA's name", none);
+    expect(says("no code for GPU 1, which is sm72: stn-infer plugin build --arch sm72"), "what to do", none);
+    expect(stn_cuda_usable(0) == 1, "the current GPU is the same", none);
+  }
 }
 
 }  // namespace

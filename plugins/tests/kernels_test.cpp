@@ -241,6 +241,7 @@ int main(int count, char** arguments) {
     run_together();
   }
   refuse_nonsense();
+  refuse_devices();
   std::printf("%s: %lld checks, %d failed\n", device ? "cuda" : stn_cpu_isa(), static_cast<long long>(checks),
               failures);
   return failures == 0 ? 0 : 1;

@@ -81,7 +81,7 @@ class OrtBackend:
             check_file(model)  # rejects a damaged file before native code reads it
 
         # A registered custom op runs all nodes of its name, so it is registered only if it has kernels for the device.
-        self._plugin = None if plugin is False else _plugin_library(target.kind, required=plugin is True)
+        self._plugin = None if plugin is False else _plugin_library(target, required=plugin is True)
         providers: tuple[Provider, ...] = CPU
         if target.kind == "cuda":
             preload_cuda(import_onnxruntime())
@@ -167,23 +167,26 @@ class OrtBackend:
         self._session = None
 
 
-def _plugin_library(kind: str, required: bool) -> Path | None:
-    """The plugin library, if it has kernels for this kind of device.
+def _plugin_library(target: Device, required: bool) -> Path | None:
+    """The plugin library, if it has kernels that run on a device.
 
     Raises:
-        MissingDependencyError: it is required and is not built, or has no kernels for the device.
+        MissingDependencyError: it is required and is not built, or its kernels do not run there.
     """
     from stn_infer import plugin
 
     if required:
         plugin.load()  # raises with the reason
     found = plugin.info()
-    if found.path is not None and found.onnxruntime and (kind == "cpu" or found.cuda):
+    problem = None if target.kind == "cpu" else plugin.cuda_problem(target.index)
+    if found.path is not None and found.onnxruntime and problem is None:
         return found.path
     if required:
         raise MissingDependencyError(
-            f"{found.path} has no onnxruntime op for {kind}; build it with `stn-infer plugin build`"
+            problem or f"{found.path} has no onnxruntime ops; build it again with `stn-infer plugin build`"
         )
+    if found.cuda and problem is not None:
+        plugin.warn_of(problem, "onnxruntime's operators")
     return None
 
 

@@ -27,7 +27,7 @@ def info() -> None:
         echo(f"library      {found.path}")
         echo(f"version      {found.version}")
         echo(f"CPU kernels  {found.cpu_isa}")
-        echo(f"CUDA kernels {'yes' if found.cuda else 'no: stn-infer plugin build --arch all builds them, with nvcc'}")
+        echo(f"CUDA kernels {_cuda_kernels(found.cuda)}")
         echo(f"onnxruntime  {'yes' if found.onnxruntime else 'no'}")
         echo(f"TensorRT     {'yes' if found.tensorrt else 'no'}")
     echo(f"OpenVINO     {_openvino()}")
@@ -48,6 +48,16 @@ def path() -> None:
     from stn_infer import plugin
 
     echo(plugin.library_path())
+
+
+def _cuda_kernels(built: bool) -> str:
+    """Whether the library contains them, and whether the first GPU runs them."""
+    from stn_infer import plugin
+
+    if not built:
+        return "no: stn-infer plugin build --arch all builds them, with nvcc"
+    problem = plugin.cuda_problem()
+    return "yes, and cuda:0 runs them" if problem is None else f"yes, but {problem}"
 
 
 def _openvino() -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from stn_infer.backends.base import Backend
+    from stn_infer.backends.device import Device
     from stn_infer.sources.load import LoadedModel
 
 IsolatedSampler = Callable[[Array, Array], Array]
@@ -125,7 +126,7 @@ class EagerRunner:
         self._device, self._label = str(target), loaded.name
         self._module: nn.Module = copy.deepcopy(loaded.module).to(self._device)
         self._fused = fused
-        _set_fused(self._module, fused, target.kind)
+        _set_fused(self._module, fused, target)
         self._again: list[Callable[..., Any]] = []
 
     def run(self, inputs: Sequence[Array]) -> TracedRun:
@@ -171,12 +172,12 @@ class EagerRunner:
         self._module = None  # type: ignore[assignment]
 
 
-def _set_fused(module: nn.Module, fused: bool, device: str) -> None:
+def _set_fused(module: nn.Module, fused: bool, device: Device) -> None:
     """Make a module's spatial transformers use the plugin library's kernels, or PyTorch's own operators.
 
     Raises:
         UsageError: the module has no spatial transformer that can be fused.
-        MissingDependencyError: the library is missing, or it has no kernels for the device.
+        MissingDependencyError: the library is missing, or its kernels do not run on the device.
     """
     from stn_infer import plugin
     from stn_infer.layers import SpatialTransformer
@@ -184,8 +185,11 @@ def _set_fused(module: nn.Module, fused: bool, device: str) -> None:
     layers = [layer for layer in module.modules() if isinstance(layer, SpatialTransformer)]
     if fused and not layers:
         raise UsageError("the source has no stn_infer.SpatialTransformer that can be fused")
-    if fused and not plugin.load().stn_has_cuda() and device == "cuda":
-        raise MissingDependencyError("the plugin library has no CUDA kernels; run stn-infer plugin build")
+    if fused:
+        plugin.load()  # raises with the reason
+        problem = plugin.cuda_problem(device.index) if device.kind == "cuda" else None
+        if problem is not None:
+            raise MissingDependencyError(problem)
     for layer in layers:
         layer.fused = fused
 

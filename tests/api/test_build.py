@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from math import prod
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -420,7 +419,7 @@ def test_the_plugin_is_part_of_the_key_only_where_it_is_used(monkeypatch: pytest
     library.write_bytes(b"library")
     monkeypatch.setattr(building, "load_runtime", lambda name: TensorRT("tensorrt", None, "11.1.0.106"))
     monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
-    monkeypatch.setattr(building, "_cuda_library", lambda: library)
+    monkeypatch.setattr(building, "_cuda_library", lambda device: library)
     with_sampler = building.request_engine(small_model().SerializeToString(), BuildOptions())
     assert with_sampler.plugin == library and len(with_sampler.key.plugin_sha256) == 64
     plain = small_model()
@@ -432,16 +431,14 @@ def test_the_plugin_is_part_of_the_key_only_where_it_is_used(monkeypatch: pytest
     assert native.plugin is None and native.notes == ()
 
 
-def test_a_library_without_cuda_means_native_layers_or_an_error(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
-) -> None:
+def test_kernels_that_do_not_run_mean_native_layers_or_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(building, "load_runtime", lambda name: TensorRT("tensorrt", None, "11.1.0.106"))
     monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("a GPU", "sm90"))
-    monkeypatch.setattr("stn_infer.plugin.load", lambda: SimpleNamespace(stn_has_cuda=lambda: 0))
-    monkeypatch.setattr("stn_infer.plugin.library_path", lambda: tmp_path / "lib.so")
-    request = building.request_engine(small_model().SerializeToString(), BuildOptions())
-    assert request.plugin is None and "was built without CUDA" in request.notes[0]
-    with pytest.raises(MissingDependencyError, match="was built without CUDA"):
+    monkeypatch.setattr("stn_infer.plugin.load", lambda: None)
+    monkeypatch.setattr("stn_infer.plugin.cuda_problem", lambda device: f"no kernels for cuda:{device}")
+    request = building.request_engine(small_model().SerializeToString(), BuildOptions(device=1))
+    assert request.plugin is None and request.notes == ("native layers, no plugin: no kernels for cuda:1",)
+    with pytest.raises(MissingDependencyError, match="no kernels for cuda:0"):
         building.request_engine(small_model().SerializeToString(), BuildOptions(plugin=True))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
@@ -35,6 +36,17 @@ def test_a_missing_tensorrt_names_what_to_install(monkeypatch: pytest.MonkeyPatc
     check = doctor._tensorrt("tensorrt")
     assert check.status == "missing" and "pip install 'stn-infer[tensorrt]'" in check.detail
     assert "have not been tested on a GPU with full TensorRT" in check.detail
+
+
+def test_cuda_kernels_are_tried_on_the_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stn_infer import plugin
+
+    state = plugin.PluginInfo(Path("lib.so"), None, "1.2", True, "plain", True, True, None, None, None, ())
+    monkeypatch.setattr(plugin, "info", lambda: state)
+    monkeypatch.setattr(doctor, "_run_portable_node", lambda *_, **__: "a node runs")
+    for problem, words in ((None, "that run on cuda:0"), ("no code for it", ", which are not used: no code for it")):
+        monkeypatch.setattr(plugin, "cuda_problem", lambda problem=problem: problem)
+        assert f"CUDA kernels{' ' if problem is None else ''}{words}; a node runs" in doctor._plugin().detail
 
 
 def test_no_compiler_is_missing_not_broken(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,8 @@ from onnx.reference import ReferenceEvaluator
 
 from stn_infer.api.open import open_backend
 from stn_infer.backends.base import Backend
-from stn_infer.backends.ort import OrtBackend, cuda_problem
+from stn_infer.backends.device import Device
+from stn_infer.backends.ort import OrtBackend, _plugin_library, cuda_problem
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
@@ -164,6 +165,22 @@ def test_the_plugin_library_is_used_if_it_supports_the_device(monkeypatch: pytes
     assert OrtBackend(content).describe()["plugin"] == "none"
     with pytest.raises(MissingDependencyError, match="not built"):
         OrtBackend(content, plugin=True)
+
+
+def test_a_gpu_that_cannot_run_the_kernels_gets_operators(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    from stn_infer import plugin
+
+    state = plugin.PluginInfo(tmp_path, None, "1", True, "plain", True, True, None, None, None, ())
+    monkeypatch.setattr(plugin, "load", lambda: None)
+    monkeypatch.setattr(plugin, "info", lambda: state)
+    monkeypatch.setattr(plugin, "cuda_problem", lambda device: f"no code for cuda:{device}" if device else None)
+    plugin.warn_of.cache_clear()
+    assert _plugin_library(Device("cuda", 0), required=True) == tmp_path
+    with pytest.warns(RuntimeWarning, match="^no code for cuda:1; onnxruntime's operators are used instead$"):
+        assert _plugin_library(Device("cuda", 1), required=False) is None
+    assert _plugin_library(Device("cuda", 1), required=False) is None  # without a second warning
+    with pytest.raises(MissingDependencyError, match=r"^no code for cuda:1$"):
+        _plugin_library(Device("cuda", 1), required=True)
 
 
 def test_no_samples_give_no_rows_where_an_operator_refuses_them() -> None:

@@ -57,7 +57,7 @@ enum stn_status {
   STN_ERROR_OVERFLOW = 4,     ///< an array would have more elements than a 64-bit index can address
   STN_ERROR_POINTER = 5,      ///< a required array is NULL
   STN_ERROR_NO_CUDA = 6,      ///< this library was built without CUDA
-  STN_ERROR_CUDA = 7,         ///< the launch failed; set STN_LOG=1 to print CUDA's error message to stderr
+  STN_ERROR_CUDA = 7,         ///< CUDA's last error on this thread; STN_LOG=1 also prints each one to stderr
   STN_ERROR_MEMORY = 8,       ///< the CPU kernels could not allocate memory or start threads
   STN_ERROR_POINTS = 9        ///< `points` is not the product of the output's sizes
 };
@@ -103,6 +103,11 @@ typedef struct stn_problem {
 
 /// \brief Checks a problem without accessing its arrays.
 /// \return STN_OK, or the stn_status of the first error.
+///
+/// `points` is prod(output_size) wherever there is a basis, a grid or an index to read, and may be 0 elsewhere. A
+/// projective problem has one of two forms: a `basis` of any K >= 1 rows, or none, and then K = D+1 and the rows of the
+/// basis are the pixel centers and 1. With another K and no basis, the status is STN_ERROR_SIZE, unless the output has
+/// no points. `kind` determines K in no other case but STN_AFFINE (D+1) and STN_TENSOR_PRODUCT (prod(lattice)).
 STN_API int stn_check(const stn_problem* problem);
 
 /// \brief Runs a problem whose arrays are in host memory, and returns when it is complete.
@@ -121,7 +126,8 @@ STN_API int stn_run_cpu(const stn_problem* problem, int threads);
 /// Does not allocate or synchronize, so it can be captured in a CUDA graph.
 STN_API int stn_run_cuda(const stn_problem* problem, void* cuda_stream);
 
-/// \brief A one-line description of a stn_status.
+/// \brief A one-line description of a stn_status. That of STN_ERROR_CUDA is CUDA's text of the last error on the
+/// calling thread, valid until the next one.
 STN_API const char* stn_status_text(int status);
 
 /// \brief The library's version, such as "0.1.0".
@@ -133,6 +139,13 @@ STN_API int stn_op_version(const char* name);
 
 /// \brief 1 if the library was built with the CUDA kernels (this machine may still have no GPU), else 0.
 STN_API int stn_has_cuda(void);
+
+/// \brief Whether a GPU can run the CUDA kernels: 1, or 0 if there is no such GPU, its driver is too old, or the
+/// library was built for other GPUs or without CUDA; `stn_status_text(STN_ERROR_CUDA)` then has the reason.
+/// \param device the GPU's index among those that CUDA shows to this process.
+///
+/// Loads a kernel on the GPU, also during a stream capture. The current device stays the same.
+STN_API int stn_cuda_usable(int device);
 
 /// \brief The instruction set that the CPU kernels use on this machine: "avx512", "avx2" or "plain".
 STN_API const char* stn_cpu_isa(void);

@@ -10,6 +10,12 @@ namespace stn {
 /// Whether the library contains the CUDA kernels.
 bool has_cuda();
 
+/// Whether a kernel can be loaded on a GPU; if not, cuda_error() has the reason.
+bool cuda_usable(int device);
+
+/// CUDA's last error on the calling thread, on one line.
+const char* cuda_error();
+
 /// Launches a warp whose arrays are in device memory; returns a stn_status.
 int run_cuda(const Warp& warp, void* stream);
 

@@ -4,26 +4,14 @@
 /// The sampling math is in stn/sampling.hpp, as for the CPU.
 #include <cuda_runtime.h>
 
-#include <cstdio>
-#include <cstdlib>
-
 #include "kernels/cuda.hpp"
 #include "kernels/cuda_affine.hpp"
+#include "kernels/cuda_device.hpp"
 #include "kernels/cuda_kernels.hpp"
 #include "kernels/numbers.hpp"
 
 namespace stn {
 namespace {
-
-/// Prints CUDA's error to stderr if STN_LOG is set, and returns the status for it.
-int check(cudaError_t error, const char* file, int line) {
-  if (error == cudaSuccess) return STN_OK;
-  if (std::getenv("STN_LOG") != nullptr) {
-    std::fprintf(stderr, "stn: %s:%d: %s: %s\n", file, line, cudaGetErrorName(error), cudaGetErrorString(error));
-  }
-  return STN_ERROR_CUDA;
-}
-#define STN_CHECK_CUDA(call) check((call), __FILE__, __LINE__)
 
 /// Launches a kernel. (Without <<<>>>, so that tests/cuda_on_cpu can replace the call.)
 template <class... Parameters>
@@ -32,6 +20,7 @@ int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, cudaStream_t
   config.gridDim = blocks;
   config.blockDim = dim3(static_cast<unsigned>(threads));
   config.stream = stream;
+  const LoadsDuringCapture allowed;
   return STN_CHECK_CUDA(cudaLaunchKernelEx(&config, kernel, arguments...));
 }
 
@@ -153,6 +142,10 @@ int launch_mode(const Warp& w, cudaStream_t stream) {
 }  // namespace
 
 bool has_cuda() { return true; }
+
+bool cuda_usable(int device) { return loads_on(device); }
+
+const char* cuda_error() { return last_error; }
 
 int run_cuda(const Warp& warp, void* stream) {
   if (warp.batch == 0 || warp.channels == 0 || warp.pixels == 0) return STN_OK;

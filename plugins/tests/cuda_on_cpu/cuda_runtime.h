@@ -19,6 +19,7 @@
 
 #include <algorithm>
 #include <cstddef>
+#include <utility>
 
 #define __global__
 #define __device__
@@ -58,11 +59,62 @@ inline float __fadd_rd(float a, float b) {
 
 // ---------------------------------------------------------------------------------------------------------- runtime
 
-enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
+enum cudaError_t {
+  cudaSuccess = 0,
+  cudaErrorInvalidConfiguration = 9,
+  cudaErrorInvalidDeviceFunction = 98,
+  cudaErrorInvalidDevice = 101,
+  cudaErrorNoKernelImageForDevice = 209,
+  cudaErrorStreamCaptureUnsupported = 900
+};
 inline const char* cudaGetErrorName(cudaError_t error) {
-  return error == cudaSuccess ? "cudaSuccess" : "cudaErrorInvalidConfiguration";
+  switch (error) {
+    case cudaErrorInvalidConfiguration:
+      return "cudaErrorInvalidConfiguration";
+    case cudaErrorInvalidDevice:
+      return "cudaErrorInvalidDevice";
+    case cudaErrorNoKernelImageForDevice:
+      return "cudaErrorNoKernelImageForDevice";
+    case cudaErrorStreamCaptureUnsupported:
+      return "cudaErrorStreamCaptureUnsupported";
+    default:
+      return "cudaSuccess";
+  }
 }
-inline const char* cudaGetErrorString(cudaError_t) { return "a launch that CUDA would reject"; }
+inline const char* cudaGetErrorString(cudaError_t) { return "a call that CUDA would reject"; }
+
+// Device 0 runs the kernels, device 1 is a GPU that the library has no code for, and there is no other.
+inline thread_local int current_device = 0;
+inline cudaError_t cudaGetDevice(int* device) {
+  *device = current_device;
+  return cudaSuccess;
+}
+inline cudaError_t cudaSetDevice(int device) {
+  if (device < 0 || device > 1) return cudaErrorInvalidDevice;
+  current_device = device;
+  return cudaSuccess;
+}
+enum cudaDeviceAttr { cudaDevAttrComputeCapabilityMajor = 75, cudaDevAttrComputeCapabilityMinor = 76 };
+inline cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr attribute, int) {
+  *value = attribute == cudaDevAttrComputeCapabilityMajor ? 7 : 2;
+  return cudaSuccess;
+}
+
+// As in CUDA, a capture in another thread or stream may be in progress, and then kernels are loaded in mode relaxed
+// only.
+enum cudaStreamCaptureMode { cudaStreamCaptureModeGlobal = 0, cudaStreamCaptureModeRelaxed = 2 };
+inline thread_local cudaStreamCaptureMode capture_mode = cudaStreamCaptureModeGlobal;
+inline cudaError_t cudaThreadExchangeStreamCaptureMode(cudaStreamCaptureMode* mode) {
+  std::swap(*mode, capture_mode);
+  return cudaSuccess;
+}
+
+struct cudaFuncAttributes {};
+template <class... Parameters>
+cudaError_t cudaFuncGetAttributes(cudaFuncAttributes*, void (*)(Parameters...)) {
+  if (capture_mode != cudaStreamCaptureModeRelaxed) return cudaErrorStreamCaptureUnsupported;
+  return current_device == 0 ? cudaSuccess : cudaErrorNoKernelImageForDevice;
+}
 
 using cudaStream_t = struct CUstream_st*;
 
@@ -103,6 +155,7 @@ cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(
   const bool fits = grid.x - 1 < 0x7fffffffu && grid.y - 1 < 65535u && grid.z - 1 < 65535u && block.x - 1 < 1024u &&
                     block.y - 1 < 1024u && block.z - 1 < 64u && block.x * block.y * block.z <= 1024u;
   if (!fits) return cudaErrorInvalidConfiguration;
+  if (capture_mode != cudaStreamCaptureModeRelaxed) return cudaErrorStreamCaptureUnsupported;
 #ifdef STN_RECORD_LAUNCHES
   record<Parameters...>(kernel, grid, block, arguments...);
   return cudaSuccess;

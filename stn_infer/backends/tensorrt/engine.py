@@ -237,20 +237,20 @@ def _plugin_library(options: BuildOptions) -> tuple[Path | None, tuple[str, ...]
     if options.plugin is False:
         return None, ()
     try:
-        return _cuda_library(), ()
+        return _cuda_library(options.device), ()
     except MissingDependencyError as error:
         if options.plugin:
             raise
         return None, (f"native layers, no plugin: {error}",)
 
 
-def _cuda_library() -> Path:
+def _cuda_library(device: int) -> Path:
     from stn_infer import plugin
 
-    if not plugin.load().stn_has_cuda():
-        raise MissingDependencyError(
-            f"{plugin.library_path()} was built without CUDA; run `stn-infer plugin build` with nvcc installed"
-        )
+    plugin.load()  # raises with the reason
+    problem = plugin.cuda_problem(device)
+    if problem is not None:
+        raise MissingDependencyError(problem)
     return plugin.library_path()
 
 

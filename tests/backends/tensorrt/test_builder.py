@@ -166,7 +166,7 @@ def test_old_parsers_get_no_functions(
     onnx.save(model(), tmp_path / "m.onnx")
     monkeypatch.setattr(building, "load_runtime", lambda name: runtime(module, version))
     monkeypatch.setattr(building, "current_gpu", lambda index: Gpu("", "sm89"))
-    monkeypatch.setattr(building, "_cuda_library", lambda: library)
+    monkeypatch.setattr(building, "_cuda_library", lambda device: library)
     engine = build(tmp_path / "m.onnx", tmp_path / "m.engine", cache=tmp_path / "cache")
     assert (engine.data, engine.sidecar.fused) == (b"engine", ("layer_0",))
     (parsed,) = module.parsed
