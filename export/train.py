@@ -27,6 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from export import paper
 from export.cells import Cell, cells
 from export.experiments import Experiment, FolderExperiment, experiments, folder_experiments
 from export.trainer import Run, perform
@@ -35,7 +36,6 @@ from stn_infer.files import write_atomically
 from stn_infer.models.catalog import FOLDER
 from stn_infer.models.recipes import Recipe, load_recipe
 
-RESULTS = Path(__file__).resolve().parent / "results"
 Task = tuple[Run, Path, str]
 
 
@@ -79,7 +79,7 @@ def _train_cells(arguments: argparse.Namespace) -> None:
         Run(_with_epochs(cell.recipe(), arguments.epochs), False, 0, arguments.validate, arguments.data)
         for cell in chosen
     ]
-    output = arguments.output or RESULTS
+    output = arguments.output or paper.RESULTS
     _perform_all([run for run in runs if run.finished(output) is None], arguments)
     for cell, run in zip(chosen, runs, strict=True):
         figures = run.finished(arguments.work)
@@ -89,6 +89,8 @@ def _train_cells(arguments: argparse.Namespace) -> None:
             if not arguments.validate:
                 output.mkdir(parents=True, exist_ok=True)
                 write_atomically(output / f"{run.name}.json", (json.dumps(figures) + "\n").encode())
+    if output == paper.RESULTS and not arguments.validate:
+        paper.write()
 
 
 def _check_data(chosen: Iterable[Cell | Experiment], folder: Path | None) -> None:

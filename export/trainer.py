@@ -11,7 +11,7 @@ import math
 import pickle
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from statistics import fmean
@@ -67,7 +67,8 @@ class Run:
     def settings(self) -> str:
         """All that the weights depend on: a state or a result with other settings is of another run."""
         training = self.recipe.training
-        settings = (self.recipe.network, dict(self.recipe.options), self.recipe.data, training, self.twin, self.seed)
+        alone = None if training is None else replace(training, seeds=(self.seed,))  # not the other runs' seeds
+        settings = (self.recipe.network, dict(self.recipe.options), self.recipe.data, alone, self.twin, self.seed)
         ramp = f", ramp {training.ramp}" if training is not None and training.ramp else ""
         return f"{settings!r}{ramp}"
 
@@ -108,6 +109,7 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
         "images": images,
         "seconds": round(seconds),
         "epochs": run.recipe.training.epochs,
+        "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "settings": run.settings,
     }
     write_atomically(work / f"{run.name}.json", (json.dumps(figures) + "\n").encode())
