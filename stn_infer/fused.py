@@ -400,8 +400,8 @@ def _run(input: Tensor, theta: Tensor, basis: Tensor, kind: str, output_size: Se
     blank = _problem(kind, tuple(output_size), complete, input.dtype, layout, *sizes)
     output = empty_output(input, output_size)
     if not usable(input):
-        *sampler, w_min, offset = complete
-        return output.copy_(composed(input, theta, basis, kind, output_size, SamplerSpec(*sampler), w_min, offset))
+        sampler = SamplerSpec(*complete[:3])
+        return output.copy_(composed(input, theta, basis, kind, output_size, sampler, *complete[3:]))
     if theta.dtype != torch.float32 or not theta.is_contiguous():
         theta = theta.to(torch.float32).contiguous()
     if basis.dtype != torch.float32 or not basis.is_contiguous():

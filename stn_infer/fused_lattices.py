@@ -8,7 +8,7 @@ fallback if the library has no kernel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import lru_cache
+from functools import lru_cache, partial
 from math import prod
 from typing import Any, TypeAlias
 
@@ -326,9 +326,7 @@ def _setup_product(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 
 def _product_backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-    def compose(*tensors: Tensor) -> Tensor:
-        return _composed_product(*tensors, ctx.sampler)
-
+    compose = partial(_composed_product, sampler=ctx.sampler)
     return (*_gradients(ctx, gradient, compose, 5), None, None, None)
 
 
