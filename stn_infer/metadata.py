@@ -36,6 +36,7 @@ class ModelMetadata:
         precision: the precision of the file's weights and features.
         batch_dependent: the outputs of a sample that depend on the other samples of its batch, as far as export found.
         decodings: the texts and boxes that its outputs encode.
+        weights: which part of the checkpoint its weights are; empty where there was nothing to choose from.
     """
 
     preprocess: Preprocess | None = None
@@ -44,6 +45,7 @@ class ModelMetadata:
     precision: Precision = "fp32"
     batch_dependent: tuple[str, ...] = ()
     decodings: tuple[Decoding, ...] = ()
+    weights: str = ""
 
     def to_props(self) -> dict[str, str]:
         """The ``metadata_props`` of an ONNX file, string to string."""
@@ -60,6 +62,8 @@ class ModelMetadata:
             props[PREFIX + "batch_dependent"] = json.dumps(list(self.batch_dependent))
         if self.decodings:
             props[PREFIX + "decodings"] = json.dumps(decodings_to_json(self.decodings))
+        if self.weights:
+            props[PREFIX + "weights"] = self.weights
         return props
 
     @classmethod
@@ -81,6 +85,7 @@ class ModelMetadata:
                 precision,
                 _labels_from_json(json.loads(props.get(PREFIX + "batch_dependent", "[]"))),
                 decodings_from_json(json.loads(props.get(PREFIX + "decodings", "[]"))),
+                props.get(PREFIX + "weights", ""),
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, UsageError) as error:
             raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None

@@ -41,7 +41,8 @@ def test_wrong_text(text: str, message: str) -> None:
 
 
 def test_round_trip_through_a_file() -> None:
-    metadata = ModelMetadata(Preprocess.parse("rgb,size=8x9,mean=1:2:3"), ("zero", "one ÷"), "st-cnn-affine-rts")
+    rule = Preprocess.parse("rgb,size=8x9,mean=1:2:3")
+    metadata = ModelMetadata(rule, ("zero", "one ÷"), "st-cnn-affine-rts", weights="ema (averaged)")
     assert ModelMetadata.from_props({**metadata.to_props(), "other": "kept apart"}) == metadata
     assert ModelMetadata.from_props({}) == ModelMetadata()
 

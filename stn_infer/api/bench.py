@@ -16,6 +16,7 @@ from stn_infer.errors import StnInferError, UsageError
 from stn_infer.metadata import Precision
 from stn_infer.sources.identify import identify
 from stn_infer.sources.load import LoadedModel, refused_code
+from stn_infer.sources.reference import WeightsLike
 
 if TYPE_CHECKING:
     from stn_infer.benchmarking.prepare.case import CaseModel
@@ -30,7 +31,7 @@ def bench(
     device: str = "cpu",
     threads: int | None = None,
     source: str | None = None,
-    weights: Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     precision: Precision = "fp32",
     inputs: Sequence[str | Path] | None = None,

@@ -12,6 +12,7 @@ from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError
 from stn_infer.files import check_writable
+from stn_infer.sources.reference import WeightsLike
 
 
 @names_the_file
@@ -20,7 +21,7 @@ def build(
     output: str | Path,
     options: BuildOptions | None = None,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     cache: Path | None = None,
     rebuild: bool = False,

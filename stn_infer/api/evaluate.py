@@ -24,6 +24,7 @@ from stn_infer.pipeline.formats import check_labels, has_classes
 from stn_infer.pipeline.inference import Progress
 from stn_infer.pipeline.scores import BoxScore, Classification, SequenceScore
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.sources.reference import WeightsLike
 
 _SHOWN_FAILURES = 5
 
@@ -61,7 +62,7 @@ def evaluate(
     model: str | Path | Backend,
     data: str | Path,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,

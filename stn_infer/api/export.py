@@ -13,6 +13,7 @@ from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import FUNCTIONS, PRECISIONS, Functions, ModelMetadata, Precision
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed
+from stn_infer.sources.reference import Weights, WeightsLike
 from stn_infer.torch_export.portable import build_portable, describe, file_metadata
 
 if TYPE_CHECKING:
@@ -76,7 +77,7 @@ def export(
     source: str | Path | nn.Module | LoadedModel,
     output: str | Path,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[int] | Sequence[Sequence[int]] | None = None,
     example_inputs: object = None,
     with_theta: bool = False,
@@ -142,7 +143,7 @@ def export(
         OutputError: the file cannot be written.
     """
     path = Path(_checked(output, "output", (str, Path), "the path of the ONNX file to write"))
-    _checked(weights, "weights", (str, Path, type(None)), "the path of a checkpoint")
+    _checked(weights, "weights", (str, Path, Weights, type(None)), "the path of a checkpoint")
     _checked(preprocess, "preprocess", (str, Preprocess, type(None)), "a text such as 'imagenet', or a Preprocess")
     for limit in (tolerance, grid_tolerance):
         if limit is not None and not (isinstance(limit, (int, float)) and 0 < limit < float("inf")):

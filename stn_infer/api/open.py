@@ -13,6 +13,7 @@ from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
 
 if TYPE_CHECKING:
     from stn_infer.backends.base import Backend
+    from stn_infer.sources.reference import WeightsLike
 
 BACKENDS = ("ort", "eager", "compile", "openvino", "tensorrt", "tensorrt-rtx")
 
@@ -24,7 +25,7 @@ def open_backend(
     device: str = "cpu",
     threads: int | None = None,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,

@@ -14,6 +14,7 @@ from stn_infer.errors import UsageError
 from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.load import LoadedModel
+from stn_infer.sources.reference import WeightsLike
 
 
 @names_the_file
@@ -22,7 +23,7 @@ def run(
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,

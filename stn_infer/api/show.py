@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stn_infer.fusion.fuse import Finding
     from stn_infer.reference.calls import SamplerCall
     from stn_infer.sources.load import LoadedModel
+    from stn_infer.sources.reference import WeightsLike
 
 
 @names_the_file
@@ -31,7 +32,7 @@ def show(
     inputs: Sequence[str | Path],
     output: str | Path,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     count: int = 8,
     preprocess: Preprocess | str | None = None,
@@ -108,7 +109,7 @@ def look(
     model: str | Path,
     inputs: Sequence[str | Path],
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     count: int = 8,
     preprocess: Preprocess | str | None = None,
@@ -138,7 +139,7 @@ def _looks(
     inputs: Sequence[str | Path],
     phases: Sequence[float],
     *,
-    weights: str | Path | None,
+    weights: WeightsLike | None,
     input_shapes: Sequence[tuple[int, ...]] | None,
     count: int,
     preprocess: Preprocess | str | None,

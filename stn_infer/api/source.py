@@ -14,6 +14,7 @@ from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel, load_source, refused_code
+from stn_infer.sources.reference import WeightsLike
 
 if TYPE_CHECKING:
     import onnx
@@ -102,7 +103,7 @@ class EngineFile:
 def resolve(
     source: str | Path | bytes | LoadedModel,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     of_original: bool = False,
     allow_code: bool = False,
@@ -142,8 +143,7 @@ def resolve(
         elif kind == "onnx":
             found = OnnxModel(Path(source))
         else:
-            checkpoint = None if weights is None else Path(weights)
-            return load_source(source, weights=checkpoint, input_shapes=input_shapes, allow_code=allow_code)
+            return load_source(source, weights=weights, input_shapes=input_shapes, allow_code=allow_code)
     if isinstance(found, EngineFile) and not found.path.exists():
         raise ModelError(f"{found.path} does not exist; expected a TensorRT engine")
     if isinstance(found, OnnxModel) and isinstance(found.content, Path) and not found.content.exists():
@@ -166,7 +166,7 @@ def resolve_model(
     model: str | Path,
     *,
     source: str | None = None,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     of_original: bool = False,
     allow_code: bool = False,
@@ -222,7 +222,7 @@ def load_original(
     file: onnx.ModelProto,
     *,
     source: str | None = None,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
 ) -> LoadedModel | None:
@@ -257,7 +257,7 @@ def load_original(
         check_shapes(input_sizes(file), input_shapes, open_sizes=True)
     loaded = load_source(
         source,
-        weights=None if weights is None else Path(weights),
+        weights=weights,
         input_shapes=input_shapes or fixed_shapes(file),
         allow_code=allow_code,
     )

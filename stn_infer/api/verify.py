@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     import onnx
 
     from stn_infer.sources.load import LoadedModel
+    from stn_infer.sources.reference import WeightsLike
 
 
 class _Failed(StnInferError):
@@ -39,7 +40,7 @@ def verify(
     model: str | Path,
     *,
     source: str | None = None,
-    weights: Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     tolerance: float | None = None,
     backends: Sequence[str] | None = None,

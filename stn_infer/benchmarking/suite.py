@@ -27,6 +27,7 @@ from typing import Any, get_args
 from stn_infer.benchmarking.request import Case, Method, check_batch_sizes
 from stn_infer.errors import UsageError
 from stn_infer.metadata import Precision
+from stn_infer.sources.reference import Weights
 
 _MODEL_KEYS = ("source", "file", "batch_sizes", "precisions", "input_shapes", "weights", "inputs", "tolerance")
 # A list of one type stands for a list whose items are of it.
@@ -113,7 +114,7 @@ def _cases(path: Path, model: Any) -> list[Case]:
         Case(
             str(path.parent / file) if file else str(source),
             source=source if file else None,
-            weights=str(path.parent / weights) if weights else None,
+            weights=str(Weights.of(weights).below(path.parent)) if weights else None,
             input_shapes=shapes or None,
             precision=precision,
             batch_sizes=check_batch_sizes(batch_sizes),

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from stn_infer.benchmarking.request import Request
     from stn_infer.benchmarking.result import BenchResult
     from stn_infer.budget import Budget
+    from stn_infer.sources.reference import Weights
 
 RESULT = click.Path(path_type=Path, dir_okay=False)
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shapes", "precision", "inputs")
@@ -211,7 +212,7 @@ def command(
     device: str,
     threads: int | None,
     source: str | None,
-    weights: Path | None,
+    weights: Weights | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
     precision: Precision,
@@ -283,7 +284,7 @@ def command(
             Case(
                 model,
                 source=source,
-                weights=str(weights) if weights else None,
+                weights=None if weights is None else str(weights),
                 input_shapes=input_shapes,
                 precision=precision,
                 batch_sizes=check_batch_sizes(batch_sizes),

@@ -15,6 +15,7 @@ from stn_infer.errors import UsageError
 if TYPE_CHECKING:
     from stn_infer.backends.tensorrt.engine import Engine
     from stn_infer.budget import Budget
+    from stn_infer.sources.reference import Weights
 
 
 @click.command(
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 @click.option("--rebuild", is_flag=True, help="Build even if the same engine exists.")
 def command(
     model: str,
-    weights: Path | None,
+    weights: Weights | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
     budget: Budget | None,

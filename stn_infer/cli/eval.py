@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stn_infer.api.evaluate import Evaluation
     from stn_infer.budget import Budget
     from stn_infer.pipeline.scores import Classification
+    from stn_infer.sources.reference import Weights
 
 _WIDEST = 20  # classes of a confusion matrix that a terminal shows
 
@@ -46,7 +47,7 @@ def command(
     ctx: click.Context,
     model: str,
     data: Path,
-    weights: Path | None,
+    weights: Weights | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
     budget: Budget | None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -10,6 +11,9 @@ from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, echo_text
 from stn_infer.metadata import PRECISIONS, Functions, Precision
+
+if TYPE_CHECKING:
+    from stn_infer.sources.reference import Weights
 
 
 @click.command(
@@ -83,7 +87,7 @@ from stn_infer.metadata import PRECISIONS, Functions, Precision
 def command(
     model: str,
     output: Path,
-    weights: Path | None,
+    weights: Weights | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
     dynamic_size: bool,

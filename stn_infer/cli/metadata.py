@@ -66,6 +66,8 @@ def _lines(found: ModelMetadata) -> list[str]:
     lines.append(f"precision: {found.precision}")
     if found.source:
         lines.append(f"source: {found.source}")
+    if found.weights:
+        lines.append(f"weights: {found.weights}")
     if found.batch_dependent:
         lines.append(f"batch-dependent outputs: {', '.join(found.batch_dependent)}")
     lines += [f"{each.kind}: {each.name}, from {', '.join(each.reads)}" for each in found.decodings]

@@ -14,6 +14,7 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -68,11 +69,16 @@ device_option: Decorator[Any] = click.option(
     "--device", default="cpu", show_default=True, callback=_check_device, help="Device to run on: cpu, cuda or cuda:N."
 )
 
-#: ``weights``: Path or None.
-weights_option: Decorator[Any] = click.option(
+_weights_option: Decorator[Any] = click.option(
     "--weights",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Checkpoint with SOURCE's weights: .safetensors, or .pt/.pth with tensors only.",
+    metavar="FILE[#KEY]",
+    help="Checkpoint with SOURCE's weights: .safetensors, or .pt/.pth with tensors only. KEY is the part to take, such "
+    "as state_dict_ema.",
+)
+_ignore_extra_option: Decorator[Any] = click.option(
+    "--ignore-extra",
+    is_flag=True,
+    help="Leave out tensors of the checkpoint that SOURCE lacks, such as heads for training.",
 )
 
 #: ``input_shapes``: tuple of shapes, one per input; None when not given.
@@ -94,9 +100,23 @@ allow_code_option: Decorator[Any] = click.option(
 )
 
 
-def source_options(command: F) -> F:
-    """``weights``, ``input_shapes`` and ``allow_code``, which apply to SOURCE in every command."""
-    decorated: F = weights_option(input_shape_option(allow_code_option(command)))
+def source_options(command: Callable[..., None]) -> Callable[..., None]:
+    """``weights`` (Weights or None), ``input_shapes`` and ``allow_code``, which apply to SOURCE in every command."""
+
+    @functools.wraps(command)
+    def with_weights(*arguments: Any, weights: str | None, ignore_extra: bool, **named: Any) -> None:
+        from stn_infer.sources.reference import Weights
+
+        if ignore_extra and weights is None:
+            raise UsageError("--ignore-extra is about the checkpoint that --weights names; give it too")
+        given = None if weights is None else Weights.of(weights)
+        if given is not None and ignore_extra:
+            given = replace(given, ignore_extra=True)
+        command(*arguments, weights=given, **named)
+
+    decorated: Callable[..., None] = with_weights
+    for option in (allow_code_option, input_shape_option, _ignore_extra_option, _weights_option):
+        decorated = option(decorated)
     return decorated
 
 

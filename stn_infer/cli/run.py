@@ -15,6 +15,7 @@ from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, progress_bar
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
+    from stn_infer.sources.reference import Weights
 
 _SHOWN = 4
 
@@ -57,7 +58,7 @@ def command(
     ctx: click.Context,
     model: str,
     inputs: tuple[str, ...],
-    weights: Path | None,
+    weights: Weights | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
     budget: Budget | None,

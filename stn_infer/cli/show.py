@@ -13,6 +13,7 @@ from stn_infer.cli.output import echo
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
+    from stn_infer.sources.reference import Weights
 
 
 @click.command(
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
 def command(
     model: str,
     inputs: tuple[str, ...],
-    weights: Path | None,
+    weights: Weights | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
     budget: Budget | None,

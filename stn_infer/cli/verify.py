@@ -16,6 +16,7 @@ from stn_infer.printing import shown
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
+    from stn_infer.sources.reference import Weights
     from stn_infer.verification.report import BackendReport, Verification
 
 _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants", "output error", "runtime or reason")
@@ -67,7 +68,7 @@ def command(
     inputs: tuple[Path, ...],
     backends: tuple[str, ...],
     device: str,
-    weights: Path | None,
+    weights: Weights | None,
     input_shapes: options.Shapes | None,
     allow_code: bool,
     budget: Budget | None,

@@ -14,6 +14,7 @@ from stn_infer.arrays import Array
 from stn_infer.errors import InputError, UsageError, one_line
 from stn_infer.sources.inputs import GivenInput, parameter_names, takes_any_number, with_examples, with_types
 from stn_infer.sources.load import LoadedModel, load_source
+from stn_infer.sources.reference import WeightsLike
 
 if TYPE_CHECKING:
     from torch import nn
@@ -24,7 +25,7 @@ _SUFFIXES = ".npz, .npy, .pt or .pth"
 def load_with_inputs(
     source: str | Path | nn.Module | LoadedModel,
     *,
-    weights: str | Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[int] | Sequence[Sequence[int]] | None = None,
     inputs: Sequence[str] | None = None,
     example_inputs: object = None,
@@ -66,8 +67,7 @@ def load_with_inputs(
             raise UsageError(f"{source.name} is already loaded; pass the weights to load_source")
         loaded = source if shapes is None else replace(source, input_shapes=shapes)
     else:
-        checkpoint = None if weights is None else Path(weights)
-        loaded = load_source(source, weights=checkpoint, input_shapes=shapes, allow_code=allow_code)
+        loaded = load_source(source, weights=weights, input_shapes=shapes, allow_code=allow_code)
     by_name = bool(declared) or isinstance(arrays, Mapping)
     any_number = takes_any_number(loaded.module) and not by_name
     names = parameter_names(loaded.module, len(shapes or ()) if any_number else 1)

@@ -1,9 +1,8 @@
 """Load checkpoints: safetensors, or ``.pt``/``.pth`` files that contain only tensors.
 
 A ``.pt`` file is a pickle, and unpickling can run any code. It is always read with ``weights_only=True``. Numpy
-scalars, which training loops store beside the tensors, are allowed. The usual wrappers are removed: a dictionary with
-the tensors under ``state_dict`` or ``model``, the prefixes ``module.`` (DataParallel) and ``_orig_mod.``
-(torch.compile), and any prefix that all keys share.
+scalars, which training loops store beside the tensors, are allowed. Which part of a file belongs to a network is
+decided in :mod:`stn_infer.sources.parts`.
 """
 
 from __future__ import annotations
@@ -12,7 +11,9 @@ import pickle
 import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,50 +21,98 @@ import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from stn_infer.errors import WeightsError, one_line
+from stn_infer.errors import AssumptionWarning, WeightsError, one_line
 from stn_infer.sources.identify import WORDS, identify_file, is_safetensors
-from stn_infer.version import respelled
+from stn_infer.sources.parts import Choice, Part, best_part, choose, parts_of, plain_names, some
+from stn_infer.sources.reference import Weights, WeightsLike
 
-WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "weights")
-"""Keys under which training loops store the tensors, in the order in which they are tried."""
-
-_SHOWN = 3  # keys named in an error
+_SHOWN = 3  # tensors named in an error
 _MOST_RATIO = 20  # of an archive's contents to its size
 _LONGEST_INDEX = 8 << 20  # bytes of names, types and shapes: about 100,000 tensors; reading them takes seconds
-_NESTED = 8
 
 
-def load_weights(path: Path) -> dict[str, Tensor]:
+def load_weights(weights: WeightsLike) -> dict[str, Tensor]:
     """Load the tensors of a checkpoint by name, on the CPU, without ``module.`` and ``_orig_mod.``.
 
     Args:
-        path: a ``.safetensors`` file, or a file written by ``torch.save`` that contains a dictionary of tensors, at top
-            level or under one of :data:`WRAPPERS`.
+        weights: a ``.safetensors`` file, or a file written by ``torch.save``; as a text, ``FILE#KEY`` takes one part of
+            it. Without a key, the tensors under the names that training loops use are taken; averaged ones (EMA)
+            instead where the file has them for the same names, with an ``AssumptionWarning``.
 
     Raises:
-        WeightsError: the file is missing, truncated, not a checkpoint, or contains objects other than tensors.
+        WeightsError: the file is missing, truncated, not a checkpoint, contains objects other than tensors, or has
+            several parts that are as likely.
     """
-    return _without_prefixes(_read(path))
+    choice = read_weights(Weights.of(weights))
+    if choice.note:
+        warnings.warn(f"{Weights.of(weights).file}: {choice.note}", AssumptionWarning, stacklevel=2)
+    return dict(choice.tensors)
 
 
-def apply_weights(module: nn.Module, path: Path) -> None:
-    """Load a checkpoint into a module; it must contain every parameter and persistent buffer, and nothing else.
+def read_weights(weights: Weights) -> Choice:
+    """As :func:`load_weights`, with what was chosen."""
+    path, parts, lists = _parts(weights)
+    with _about(path):
+        part = best_part(parts, weights.key)
+        whole = plain_names(part.tensors)
+        if weights.key:
+            return Choice(whole, name=part.name, averaged=part.averaged)
+        # an averaged part has the same names; nothing else is known of the network
+        choice = choose(parts, lists, whole, "the other part")
+        choice = replace(choice, tensors={**whole, **choice.tensors} if choice.averaged else whole)
+    _tell_incomplete(path, choice)
+    return choice
+
+
+def apply_weights(module: nn.Module, weights: WeightsLike) -> Choice:
+    """Load a checkpoint into a module; a part of it must contain every parameter and persistent buffer.
 
     Values are cast to the module's types. BatchNorm's ``num_batches_tracked``, which old checkpoints lack, is optional.
+    Of several such parts, averaged weights (EMA) are taken; if they are not complete, a warning says so.
+
+    Returns:
+        Which part was taken.
 
     Raises:
-        WeightsError: as :func:`load_weights`; or keys or shapes do not fit; or the weights contain NaN or infinity.
+        WeightsError: as :func:`load_weights`; or keys or shapes do not fit; or the weights contain NaN or infinity; or
+            the part contains more than the module, and ``weights.ignore_extra`` is not set.
     """
-    path = Path(path)
+    weights = Weights.of(weights)
     expected = module.state_dict()
-    tensors = _fit_prefix(_respell(_read(path), expected), expected)
-    missing = [key for key in expected if key not in tensors and not key.endswith("num_batches_tracked")]
-    unexpected = [key for key in tensors if key not in expected]
-    if missing or unexpected:
-        raise WeightsError(
-            f"{path}: the keys do not fit {type(module).__name__}: {len(missing)} missing{_some(missing)}, "
-            f"{len(unexpected)} unexpected{_some(unexpected)}; give a checkpoint of this network"
+    path, parts, lists = _parts(weights)
+    with _about(path):
+        choice = choose(parts, lists, expected, type(module).__name__, weights.key)
+        if choice.extra and not weights.ignore_extra:
+            raise WeightsError(
+                f"the keys do not fit {type(module).__name__}: 0 missing, {len(choice.extra)} unexpected"
+                f"{some(choice.extra)}; --ignore-extra leaves them out, if they are heads that only training needs"
+            )
+        _check_shapes(choice.tensors, expected)
+        _load(module, choice.tensors)
+    check_finite(module, str(path))
+    _tell_incomplete(path, choice)
+    return choice
+
+
+def _tell_incomplete(path: Path, choice: Choice) -> None:
+    if choice.incomplete:
+        warnings.warn(
+            f"{path}: {choice.incomplete}; took the weights in {choice.described_name} instead",
+            AssumptionWarning,
+            stacklevel=3,
         )
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """Begin the error messages of a block with the file's name."""
+    try:
+        yield
+    except WeightsError as error:
+        raise WeightsError(f"{path}: {error}") from None
+
+
+def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor]) -> None:
     misfits = [
         f"{key} is {_shape(tensor)}, expected {_shape(expected[key])}"
         for key, tensor in tensors.items()
@@ -71,17 +120,22 @@ def apply_weights(module: nn.Module, path: Path) -> None:
     ]
     if misfits:
         raise WeightsError(
-            f"{path}: {len(misfits)} of {len(tensors)} tensors have another shape: {'; '.join(misfits[:_SHOWN])}"
+            f"{len(misfits)} of {len(tensors)} tensors have another shape: {'; '.join(misfits[:_SHOWN])}"
             f"{'; …' if len(misfits) > _SHOWN else ''}; build the network with the options it was trained with"
         )
     for key, tensor in tensors.items():
         if tensor.is_complex() and not expected[key].is_complex():
-            raise WeightsError(f"{path}: {key} contains complex numbers, expected real numbers")
+            raise WeightsError(f"{key} contains complex numbers, expected real numbers")
+        if tensor.layout != torch.strided or tensor.is_quantized:
+            kind = "quantized" if tensor.is_quantized else "sparse"
+            raise WeightsError(f"{key} is a {kind} tensor, expected a dense one; save {key}.to_dense()")
+
+
+def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
     try:
         module.load_state_dict(tensors, strict=False)
     except RuntimeError as error:  # raised by a module's own loading hook
-        raise WeightsError(f"{path}: {type(module).__name__} cannot load it: {one_line(error)}") from None
-    check_finite(module, str(path))
+        raise WeightsError(f"{type(module).__name__} cannot load it: {one_line(error)}") from None
 
 
 def check_finite(module: nn.Module, origin: str) -> None:
@@ -112,15 +166,27 @@ def check_finite(module: nn.Module, origin: str) -> None:
             )
 
 
-def _respell(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Rename the keys of checkpoints of earlier versions to the current networks' names."""
-    if any(respelled(key) != key for key in expected):
-        return tensors
-    return {respelled(key): tensor for key, tensor in tensors.items()}
+def _parts(weights: Weights) -> tuple[Path, list[Part], list[str]]:
+    """The parts of a checkpoint, and its lists of tensors."""
+    path = Path(weights.file)
+    content = _read(path)
+    parts, lists = parts_of(content)
+    if not parts:
+        raise WeightsError(
+            f"{path}: {_without_tensors(content, lists)}; save it with torch.save(model.state_dict(), ...)"
+        )
+    return path, parts, lists
 
 
-def _read(path: Path) -> dict[str, Tensor]:
-    path = Path(path)
+def _without_tensors(content: object, lists: list[str]) -> str:
+    if lists:
+        return f"its tensors have no names: found a list of them{f' under {lists[0]!r}' if lists[0] else ''}"
+    if isinstance(content, (Mapping, list, tuple)):
+        return "the checkpoint contains no tensors"
+    return f"expected a dictionary of tensors, found {_article(content)}"
+
+
+def _read(path: Path) -> Any:
     if not path.is_file():
         state = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(f"{path}: expected a checkpoint (.safetensors, .pt or .pth), but the path {state}")
@@ -133,7 +199,7 @@ def _read(path: Path) -> dict[str, Tensor]:
             head = file.read(9)
         # a damaged file is identified by its suffix
         safe = is_safetensors(head) or (path.suffix == ".safetensors" and head[:2] not in (b"PK", b"\x80\x02"))
-        return _read_safetensors(path) if safe else _unwrap(path, _read_torch(path))
+        return _read_safetensors(path) if safe else _read_torch(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
 
@@ -216,57 +282,6 @@ def _numpy_scalars() -> list[Any]:
     kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
     scalar = np.float64(0).__reduce__()[0]
     return [np.dtype, *kinds, (scalar, "numpy._core.multiarray.scalar"), (scalar, "numpy.core.multiarray.scalar")]
-
-
-def _unwrap(path: Path, content: Any) -> dict[str, Tensor]:
-    """Find the dictionary of tensors in the result of ``torch.load``."""
-    for _ in range(_NESTED):  # bounded, because a pickle may contain itself
-        if not isinstance(content, Mapping):
-            break
-        content = next((content[key] for key in WRAPPERS if isinstance(content.get(key), Mapping)), content)
-    if not isinstance(content, Mapping):
-        raise WeightsError(
-            f"{path}: expected a dictionary of tensors, found {_article(content)}; "
-            "save it with torch.save(model.state_dict(), ...)"
-        )
-    for key, value in content.items():
-        if not (isinstance(key, str) and isinstance(value, Tensor)):
-            raise WeightsError(
-                f"{path}: expected only tensors, found {_article(value)} under {key!r}; put the tensors "
-                f"under one of {', '.join(WRAPPERS)}, or save model.state_dict() alone"
-            )
-    if not content:
-        raise WeightsError(f"{path}: the checkpoint contains no tensors")
-    return dict(content)
-
-
-def _without_prefixes(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Remove the prefixes that DataParallel (``module.``, on all keys) and torch.compile (anywhere) add."""
-    plain = {key.replace("_orig_mod.", ""): tensor for key, tensor in tensors.items()}
-    while plain and all(key.startswith("module.") for key in plain):
-        plain = {key.removeprefix("module."): tensor for key, tensor in plain.items()}
-    return plain
-
-
-def _fit_prefix(tensors: dict[str, Tensor], expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The best match of the keys: unchanged, without the usual prefixes, or without a prefix that all keys share.
-
-    The unchanged keys are tried first, because a network may have a submodule named ``module``.
-    """
-    plain = _without_prefixes(tensors)
-    candidates = [tensors, plain]
-    first = next(iter(plain), "")
-    for at, character in enumerate(first):  # "net.", "net.body.", ... of Lightning's model.net.body.weight
-        prefix = first[: at + 1]
-        if character == "." and all(key.startswith(prefix) for key in plain):
-            candidates.append({key.removeprefix(prefix): tensor for key, tensor in plain.items()})
-    return max(candidates, key=lambda candidate: sum(key in expected for key in candidate))
-
-
-def _some(keys: list[str]) -> str:
-    if not keys:
-        return ""
-    return f" ({', '.join(keys[:_SHOWN])}{', …' if len(keys) > _SHOWN else ''})"
 
 
 def _shape(tensor: Tensor) -> str:

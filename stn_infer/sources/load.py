@@ -33,11 +33,13 @@ from stn_infer.quiet import quiet
 from stn_infer.sources.identify import identify, registered_names
 from stn_infer.sources.objects import cpu_copy, is_module, unwrapped
 from stn_infer.sources.program_archive import opened_program
+from stn_infer.sources.reference import Weights, WeightsLike
 
 if TYPE_CHECKING:
     from torch import nn
 
     from stn_infer.models.recipes import Recipe
+    from stn_infer.sources.parts import Choice
 
 #: Axis 0 of the first input, and of all that are tied to it.
 COMMON_AXIS = "batch"
@@ -83,7 +85,7 @@ class LoadedModel:
 def load_source(
     source: str | Path | nn.Module,
     *,
-    weights: Path | None = None,
+    weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
 ) -> LoadedModel:
@@ -92,7 +94,7 @@ def load_source(
     Args:
         source: a shipped model, a network, a published rectifier, a recipe, a program saved by ``torch.export.save``,
             ``package.module:factory``, or a module on any device and in any mode, which stays as it is.
-        weights: a checkpoint to load instead of the source's own weights.
+        weights: a checkpoint to load instead of the source's own weights; ``FILE#KEY`` takes one part of it.
         input_shapes: the inputs' shapes without batch; required for a factory and a module, otherwise they override the
             source's.
         allow_code: whether a file, such as a recipe, may name Python code to run; a factory as ``source`` always may.
@@ -165,7 +167,7 @@ def _named(value: object) -> str:
     return f"the class {value.__name__}" if isinstance(value, type) else type(value).__name__
 
 
-def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
+def _finish(loaded: LoadedModel, weights: WeightsLike | None) -> LoadedModel:
     """Set weights, type, device and mode, as for every kind of source."""
     from torch.nn.parameter import is_lazy
 
@@ -173,7 +175,7 @@ def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
 
     module = unwrapped(loaded.module)
     if weights is not None and loaded.origin != "foreign":  # a published model was built from its weights
-        apply_weights(module, weights)
+        loaded = _with_choice(loaded, weights, apply_weights(module, weights))
     if any(is_lazy(tensor) for tensor in (*module.parameters(), *module.buffers())):
         raise SourceError(
             f"{loaded.metadata.source}: expected a module with known shapes, found lazy parameters; "
@@ -186,10 +188,18 @@ def _finish(loaded: LoadedModel, weights: Path | None) -> LoadedModel:
     return replace(loaded, module=module)
 
 
+def _with_choice(loaded: LoadedModel, weights: WeightsLike, choice: Choice) -> LoadedModel:
+    """The model with what is to be said about the part of the checkpoint that was taken."""
+    note = f"{Weights.of(weights).file}: {choice.note}" if choice.note else ""
+    taken = choice.described if choice.is_one_of_several or Weights.of(weights).key else ""
+    metadata = replace(loaded.metadata, weights=taken)
+    return replace(loaded, metadata=metadata, note="; ".join(filter(None, (loaded.note, note))))
+
+
 # ---- shipped models, networks, recipes ---------------------------------------------------------------------------
 
 
-def _from_registry(source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+def _from_registry(source: str, weights: WeightsLike | None, shapes: Shapes | None) -> LoadedModel:
     from stn_infer.foreign import FOREIGN
     from stn_infer.models import NETWORKS, SHIPPED, shipped
 
@@ -223,7 +233,7 @@ def _no_such_name(source: str) -> str:
     )
 
 
-def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None, allow_code: bool) -> LoadedModel:
+def _from_recipe_file(path: Path, weights: WeightsLike | None, shapes: Shapes | None, allow_code: bool) -> LoadedModel:
     from stn_infer.foreign import FOREIGN
     from stn_infer.models.recipes import load_recipe
 
@@ -240,7 +250,7 @@ def _from_recipe_file(path: Path, weights: Path | None, shapes: Shapes | None, a
     return loaded
 
 
-def _from_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+def _from_recipe(recipe: Recipe, source: str, weights: WeightsLike | None, shapes: Shapes | None) -> LoadedModel:
     from stn_infer.models import NETWORKS
     from stn_infer.sources.checkpoints import apply_weights
 
@@ -278,21 +288,22 @@ def _create(network: str, options: dict[str, Any]) -> nn.Module:
 
 
 def _from_foreign(
-    source: str, network: str, options: dict[str, Any], weights: Path | None, shapes: Shapes | None
+    source: str, network: str, options: dict[str, Any], weights: WeightsLike | None, shapes: Shapes | None
 ) -> LoadedModel:
     from torch import nn
 
     from stn_infer.foreign import FOREIGN
-    from stn_infer.sources.checkpoints import load_weights
+    from stn_infer.sources.checkpoints import read_weights
 
     if weights is None:
         raise SourceError(f"{source} is imported from a checkpoint; give it with --weights FILE")
     foreign = FOREIGN[network]
-    tensors = load_weights(weights)
+    weights = Weights.of(weights)
+    choice = read_weights(weights)
     try:
-        module = foreign.load(tensors, **options)
+        module = foreign.load(choice.tensors, **options)
     except WeightsError as error:
-        raise WeightsError(f"{weights}: {error}") from None
+        raise WeightsError(f"{weights.file}: {error}") from None
     channels = next(layer.in_channels for layer in module.modules() if isinstance(layer, nn.Conv2d))
     shape = shapes[0] if shapes else foreign.input_shape(channels)
     preprocess = foreign.preprocess(channels)
@@ -300,10 +311,13 @@ def _from_foreign(
         preprocess = replace(preprocess, size=(shape[1], shape[2]))
     metadata = ModelMetadata(preprocess, source=source)
     note = foreign.note if "align_corners" not in options else ""
-    return LoadedModel(network, module, shapes or (shape,), metadata, "foreign", note=note)
+    loaded = LoadedModel(network, module, shapes or (shape,), metadata, "foreign", note=note)
+    return _with_choice(loaded, weights, choice)
 
 
-def _from_foreign_recipe(recipe: Recipe, source: str, weights: Path | None, shapes: Shapes | None) -> LoadedModel:
+def _from_foreign_recipe(
+    recipe: Recipe, source: str, weights: WeightsLike | None, shapes: Shapes | None
+) -> LoadedModel:
     options = {key: value for key, value in recipe.options.items() if key != "input_shape"}
     try:
         loaded = _from_foreign(source, recipe.network, options, weights, shapes or (tuple(recipe.input_shape),))

@@ -139,6 +139,23 @@ def test_weights(folder: Path, name: str, save: Callable[[Path], object], messag
     assert message in line
 
 
+def test_the_part_that_was_taken_is_told_and_stored(folder: Path) -> None:
+    averaged = state(**{"head.bias": torch.arange(6.0), "aux.weight": torch.ones(2)})
+    torch.save({"model": state(), "ema": averaged}, folder / "w.pt")
+    done = CliRunner().invoke(
+        main, ["export", NET, *SHAPE, "--weights", "w.pt", "--ignore-extra", "-o", "model.onnx"], catch_exceptions=False
+    )
+    assert done.exit_code == 0, done.output
+    note = "note: w.pt: took averaged weights (EMA) from 'ema'; it also has 'model', which --weights FILE#KEY takes"
+    assert note in done.stdout.splitlines()
+    model = onnx.load(folder / "model.onnx")
+    assert {entry.key: entry.value for entry in model.metadata_props}["stn_infer.weights"] == "ema (averaged)"
+    assert "weights: ema (averaged)" in CliRunner().invoke(main, ["metadata", "model.onnx"]).stdout.splitlines()
+    code, line = refused(folder, NET, *SHAPE, "--weights", "w.pt#emma", "-o", "model.onnx")
+    assert (code, line) == (1, "w.pt: it has no part 'emma'; the parts with tensors are 'ema', 'model'")
+    assert refused(folder, NET, *SHAPE, "--ignore-extra", "-o", "model.onnx")[0] == 2
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [

@@ -134,10 +134,12 @@ UNREADABLE: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], object], st
     "empty safetensors": ("net.safetensors", lambda path, state: path.touch(), "not a complete safetensors file"),
     "text": ("net.pt", lambda path, state: path.write_text("hello world"), "not a complete checkpoint"),
     "other pickle": ("net.pt", write_pickle(Fraction(1, 3)), "expected only tensors"),
-    "plain list": ("net.pt", write_torch(lambda state: [1, 2]), "expected a dictionary of tensors, found a list"),
+    "plain list": ("net.pt", write_torch(lambda state: [1, 2]), "the checkpoint contains no tensors"),
     "whole module": ("net.pt", write_torch(lambda state: Net()), r"other pickled objects \(\S*Net\)"),
-    "numbers": ("net.pt", write_torch(lambda state: {"lr": 0.5}), "found a float under 'lr'"),
-    "itself": ("net.pt", write_torch(lambda state: within_itself()), "found a dict under 'state_dict'"),
+    "numbers": ("net.pt", write_torch(lambda state: {"lr": 0.5}), "the checkpoint contains no tensors"),
+    "itself": ("net.pt", write_torch(lambda state: within_itself()), "the checkpoint contains no tensors"),
+    "a number": ("net.pt", write_torch(lambda state: 0.5), "expected a dictionary of tensors, found a float"),
+    "unnamed": ("net.pt", write_torch(lambda state: list(state.values())), "its tensors have no names"),
     "no tensors": ("net.pt", write_torch(lambda state: {"state_dict": {}}), "the checkpoint contains no tensors"),
 }
 
@@ -197,8 +199,8 @@ def test_keys_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Pat
     with pytest.raises(WeightsError) as caught:
         apply_weights(Net(), p)
     message = str(caught.value)
-    assert "9 missing (mask, body.0.weight, body.0.bias, …)" in message
-    assert "5 unexpected (other.mask, other.body.0.weight, other.body.0.bias, …)" in message
+    assert "the keys of 'other' do not fit Net: 5 missing (body.1.bias, body.1.running_mean, " in message
+    assert "1 unexpected (odd)" in message
 
 
 def test_shapes_that_do_not_fit_are_listed(state: dict[str, Tensor], tmp_path: Path) -> None:

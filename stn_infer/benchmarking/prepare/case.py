@@ -103,9 +103,8 @@ class Prepared:
 
         if self.source is None:
             raise SourceError(self.problems["torch"])
-        weights = Path(self.source_weights) if self.source_weights else None
         # whoever prepared the case has loaded this source, with leave where that was needed
-        loaded = load_source(self.source, weights=weights, input_shapes=self.input_shapes, allow_code=True)
+        loaded = load_source(self.source, weights=self.source_weights, input_shapes=self.input_shapes, allow_code=True)
         loaded.module.load_state_dict(torch.load(Path(self.folder) / _WEIGHTS, weights_only=True))
         return loaded
 
