@@ -2,76 +2,38 @@
 
 from __future__ import annotations
 
-import json
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.api.source import names_the_file, onnx_path
 from stn_infer.budget import Budget
 from stn_infer.errors import StnInferError
-from stn_infer.lint_rules.context import SEVERITIES, LintFinding
-from stn_infer.printing import shown
+from stn_infer.lint_rules.context import LintFinding
+from stn_infer.lint_rules.report import LintReport
 
 if TYPE_CHECKING:
     from stn_infer.proto.session import Stored
 
-__all__ = ["LintFinding", "LintReport", "lint"]
+__all__ = ["LintFinding", "LintReport", "explain", "lint"]
 
-SCHEMA = 1
 _MOST_WEIGHTS = 1 << 30  # bytes; a larger model is not run, since a run needs as much memory
 
 
-@dataclass(frozen=True)
-class LintReport:
-    """The findings of ``lint``.
+def explain(rule: str) -> str:
+    """What a rule of lint means, whom it concerns, and the remedy.
 
-    Attributes:
-        path: the file.
-        opset: of the file's default domain.
-        ir_version: of the file.
-        findings: the most severe first.
+    Args:
+        rule: its number, such as ``E009``, or its name.
+
+    Raises:
+        UsageError: there is no such rule.
     """
+    from stn_infer.lint_rules.catalog import find_rule
 
-    path: Path
-    opset: int
-    ir_version: int
-    findings: tuple[LintFinding, ...]
-
-    @property
-    def counts(self) -> dict[str, int]:
-        """The number of findings of each severity, zeros included."""
-        found = Counter(finding.severity for finding in self.findings)
-        return {severity: found[severity] for severity in SEVERITIES}
-
-    def to_json(self) -> str:
-        """One JSON object: ``schema`` (1), ``path``, ``opset``, ``ir_version``, ``counts``, ``findings``."""
-        content = {
-            "schema": SCHEMA,
-            "path": str(self.path),
-            "opset": self.opset,
-            "ir_version": self.ir_version,
-            "counts": self.counts,
-            "findings": [asdict(finding) for finding in self.findings],
-        }
-        return json.dumps(content, indent=2)  # in ASCII: names can do nothing to a terminal
-
-    def to_text(self) -> str:
-        """One line per finding, and a line of counts."""
-        lines = []
-        for finding in self.findings:
-            where = f" {finding.node}:" if finding.node else ""
-            mark = " [*]" if finding.fixable else ""
-            lines.append(f"{finding.severity}: {finding.code}{mark}:{where} {' '.join(finding.message.split())}")
-        counted = ", ".join(f"{count} {severity}" for severity, count in self.counts.items())
-        fixable = sum(finding.fixable for finding in self.findings)
-        lines.append(
-            f"{self.path} (opset {self.opset}): {counted}" + (f"; {fixable} [*] fixable by optimize" if fixable else "")
-        )
-        return "\n".join(map(shown, lines))
+    return find_rule(rule).explain()
 
 
 @names_the_file
@@ -88,8 +50,10 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     """
     from stn_infer.api.trusted import try_once
     from stn_infer.lint_rules import file as lint_file
+    from stn_infer.lint_rules import operands as lint_operands
     from stn_infer.lint_rules import sampler as lint_sampler
-    from stn_infer.lint_rules.context import apply_rules, examine, rejection_of
+    from stn_infer.lint_rules.context import by_severity, examine, findings_of, rejection_of
+    from stn_infer.lint_rules.source_lines import source_lines
     from stn_infer.proto.load import read_graph
     from stn_infer.proto.session import Stored
     from stn_infer.proto.traversal import opset_of
@@ -106,9 +70,12 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
         path.parent,
         lambda: rejection_of(stored) if verdict is None else verdict.rejection,
     )
-    findings = apply_rules(context, (*lint_file.RULES, *lint_sampler.RULES))
+    findings = findings_of(context, (*lint_file.RULES, *lint_sampler.RULES, *lint_operands.RULES))
     dependent = _untried(stored) if verdict is None else verdict.batch_dependent
-    findings = (*findings, *_batch_dependent(dependent))
+    sources = source_lines(whole)
+    findings = by_severity(
+        replace(finding, source=sources.get(finding.node, "")) for finding in (*findings, *_batch_dependent(dependent))
+    )
     return LintReport(path, opset, int(whole.ir_version), findings)
 
 

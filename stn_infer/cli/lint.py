@@ -8,32 +8,73 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo_text
+from stn_infer.cli.output import echo_escaped, echo_text, is_colored
+from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
+    from stn_infer.lint_rules.report import FailOn
+
+
+def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
+    if value is not None and not ctx.resilient_parsing:
+        from stn_infer.api.lint import explain
+
+        echo_text(explain(value))
+        ctx.exit()
 
 
 @click.command(
     cls=Command,
     examples=(
         "stn-infer lint model.onnx",
-        "stn-infer lint model.onnx --json > findings.json",
+        "stn-infer lint model.onnx --fail-on warning --json > findings.json",
+        "stn-infer lint --explain E009",
     ),
 )
-@click.argument("model", metavar="IN.onnx")
-@options.trial_options
+@click.argument("model", metavar="IN.onnx", required=False)
+@click.option(
+    "--fail-on",
+    type=click.Choice(("error", "warning", "never")),
+    multiple=True,
+    default=("error",),
+    show_default=True,
+    help="What makes the exit code 1; repeatable.",
+)
+@click.option("--all", "show_all", is_flag=True, help="Print every finding, also those that are repeated many times.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its layout is stable.")
+@click.option(
+    "--explain",
+    metavar="RULE",
+    is_eager=True,
+    expose_value=False,
+    callback=_explain,
+    help="Print what a rule such as E009 means, for whom, and what to do; no file is needed.",
+)
+@options.trial_options
 @click.pass_context
-def command(ctx: click.Context, model: str, as_json: bool, budget: Budget | None) -> None:
+def command(
+    ctx: click.Context,
+    model: str | None,
+    fail_on: tuple[FailOn, ...],
+    show_all: bool,
+    as_json: bool,
+    budget: Budget | None,
+) -> None:
     """Report what in an ONNX file is wrong, unsupported or slow in some runtime.
 
-    Findings marked [*] are fixed by optimize. Exit code 1 where a finding is an error: a runtime computes wrong values
-    or cannot run the file.
+    Findings marked [*] are fixed by optimize. Exit code 0: the file passes. 1: it fails by --fail-on (by default, where
+    a finding is an error: a runtime computes wrong values or cannot run the file), or it cannot be read. 2: usage.
     """
     from stn_infer.api.lint import lint
+    from stn_infer.lint_rules.report import MOST_REPEATED
 
+    if model is None:
+        raise UsageError("lint takes an ONNX file: stn-infer lint model.onnx (or --explain RULE)")
     report = lint(model, budget=budget)
-    echo_text(report.to_json() if as_json else report.to_text())
-    if report.counts["error"]:
+    if as_json:
+        echo_text(report.to_json())
+    else:
+        echo_escaped(report.to_text(color=is_colored(), most=None if show_all else MOST_REPEATED))
+    if report.fails(fail_on):
         ctx.exit(1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,6 +24,17 @@ def echo(*lines: object, err: bool = False) -> None:
 def echo_text(text: str, *, err: bool = False) -> None:
     """Print text of several lines, such as JSON, in which line breaks within names are already escaped."""
     click.echo(shown_lines(text), err=err)
+
+
+def echo_escaped(text: str) -> None:
+    """Print text of several lines, in which names are escaped already, so that it may contain colors."""
+    click.echo(text)
+
+
+def is_colored(*, err: bool = False) -> bool:
+    """Whether standard output (or error) is a terminal that takes colors, and ``NO_COLOR`` is not set."""
+    stream = sys.stderr if err else sys.stdout
+    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
 #: The exit code of a command that did its work, but not for all inputs.

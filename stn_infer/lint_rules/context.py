@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import onnx
 
 from stn_infer.errors import ModelError
 from stn_infer.fusion.fuse import Finding
 from stn_infer.fusion.samplers import UNKNOWN, Facts, SamplerNode, TensorFacts, find_samplers, infer_facts
+from stn_infer.lint_rules.catalog import SEVERITIES, Severity, rule_of
 from stn_infer.proto.session import Stored, open_session
 from stn_infer.proto.traversal import opset_of
 from stn_infer.repairs.passes import checker_problem, run_passes
 from stn_infer.repairs.result import Repair
-
-Severity = Literal["error", "warning", "info"]
-SEVERITIES: tuple[Severity, ...] = ("error", "warning", "info")
 
 
 @dataclass(frozen=True)
@@ -33,6 +30,9 @@ class LintFinding:
         tensor: the tensor concerned; "" if there is none.
         message: the problem, its effect, and the remedy.
         fixable: whether ``stn-infer optimize`` fixes it.
+        source: the line of the model's source that the node comes from, such as ``net.py:7``; "" if the file does not
+            say it.
+        target: the target that the finding concerns; "" if it concerns none in particular.
     """
 
     code: str
@@ -41,6 +41,13 @@ class LintFinding:
     tensor: str
     message: str
     fixable: bool = False
+    source: str = ""
+    target: str = ""
+
+    @property
+    def rule(self) -> str:
+        """The number of its rule, such as ``E009``; stable between releases."""
+        return rule_of(self.code).number
 
 
 @dataclass(frozen=True)
@@ -56,6 +63,7 @@ class LintContext:
         facts: types and shapes, by tensor.
         findings: the fusion's result for each sampler.
         repairs: what ``optimize`` would fix, and what it could not fix.
+        optimized: the file that ``optimize`` would write, with large weights detached.
         not_fused: why the fusion could not run; "" if it could.
         invalid: why onnx's checker rejects the repaired file; "" if it accepts it.
         load_error: why onnxruntime rejects the repaired file, or the file itself if there was nothing to repair; "" if
@@ -70,6 +78,7 @@ class LintContext:
     facts: Facts
     findings: tuple[Finding, ...]
     repairs: tuple[Repair, ...]
+    optimized: onnx.ModelProto
     not_fused: str
     invalid: str
     load_error: str
@@ -117,6 +126,7 @@ def examine(
         infer_facts(model),
         rewritten.findings,
         rewritten.repairs,
+        rewritten.model,
         rewritten.not_fused,
         checker_problem(rewritten.repaired),
         rejection() if unchanged else rejection_of(Stored(rewritten.repaired)),
@@ -132,7 +142,11 @@ def rejection_of(model: Stored) -> str:
     return ""
 
 
-def apply_rules(context: LintContext, rules: tuple[LintRule, ...]) -> tuple[LintFinding, ...]:
-    """Returns the rules' findings, most severe first."""
-    found = [finding for rule in rules for finding in rule(context)]
-    return tuple(sorted(found, key=lambda finding: SEVERITIES.index(finding.severity)))
+def findings_of(context: LintContext, rules: tuple[LintRule, ...]) -> tuple[LintFinding, ...]:
+    """Returns the findings of all rules."""
+    return tuple(finding for rule in rules for finding in rule(context))
+
+
+def by_severity(findings: Iterable[LintFinding]) -> tuple[LintFinding, ...]:
+    """Returns the most severe findings first, otherwise in the order given."""
+    return tuple(sorted(findings, key=lambda finding: SEVERITIES.index(finding.severity)))

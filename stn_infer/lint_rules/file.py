@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
 from stn_infer.fusion.samplers import unknown_samplers
-from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
+from stn_infer.lint_rules.catalog import Severity
+from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule
 from stn_infer.proto.check import tensor_bytes
 from stn_infer.proto.load import External, external_tensors
 from stn_infer.proto.traversal import given_inputs, tensors_of

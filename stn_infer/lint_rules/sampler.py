@@ -8,17 +8,16 @@ opset 20 and later in 2026.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from math import prod
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, numpy_helper
 
-from stn_infer.arrays import shape_text
-from stn_infer.fusion.op import PROJECTIVE, SPATIAL, is_spatial
+from stn_infer.fusion.op import is_spatial
 from stn_infer.fusion.samplers import UNKNOWN_OPERATOR, SamplerNode, reads_nearest, unknown_samplers
-from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule, Severity
+from stn_infer.lint_rules.catalog import Severity
+from stn_infer.lint_rules.context import LintContext, LintFinding, LintRule
 from stn_infer.proto.traversal import attributes_of, is_standard, producers, subgraphs, walk_back
 from stn_infer.repairs.affine_grids import is_aten_grid
 from stn_infer.repairs.low_precision import quantized_tensors
@@ -258,29 +257,6 @@ def plain_samplers(context: LintContext) -> Iterator[LintFinding]:
             yield _finding("plain-sampler", "info", sampler, f"it stays a GridSample, because {found.obstacle}")
 
 
-def shapes(context: LintContext) -> Iterator[LintFinding]:
-    """theta and basis that do not fit the grid: a runtime without kernels may compute another grid from them."""
-    for node in context.model.graph.node:
-        if not is_spatial(node) or node.op_type not in (SPATIAL, PROJECTIVE):
-            continue
-        size = next((attribute.ints[1:-1] for attribute in node.attribute if attribute.name == "grid_shape"), None)
-        if size is None or len(node.input) < 3:
-            continue
-        rows, points = len(size) + (node.op_type == PROJECTIVE), prod(size)
-        for name, expected in ((node.input[1], (None, rows, None)), (node.input[2], (None, points))):
-            dims = context.fact(name).dims
-            if dims is not None and not _fits(dims, expected):
-                what = "theta" if len(expected) == 3 else "basis"
-                found, wanted, grids = map(shape_text, (dims, expected, size))
-                message = f"{what} has the shape {found}, expected {wanted} for grids {grids}"
-                yield LintFinding("wrong-shape", "error", node.name or node.output[0], name, message, False)
-
-
-def _fits(dims: Sequence[int | None], expected: Sequence[int | None]) -> bool:
-    known = zip(dims, expected, strict=False)
-    return len(dims) == len(expected) and all(one is None or other in (None, one) for one, other in known)
-
-
 def precision(context: LintContext) -> Iterator[LintFinding]:
     """Effect of TF32, reported once per file."""
     for sampler in context.samplers:
@@ -339,7 +315,6 @@ RULES: tuple[LintRule, ...] = (
     cubics,
     conventions,
     precision,
-    shapes,
 )
 
 

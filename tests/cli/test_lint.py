@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import onnx
+import pytest
 from click.testing import CliRunner, Result
 
 from stn_infer.cli.main import main
@@ -21,24 +22,48 @@ def call(model: onnx.ModelProto, folder: Path, *options: str) -> Result:
 def test_an_error_is_exit_code_1(tmp_path: Path) -> None:
     result = call(affine_model(opset=20, mode="linear"), tmp_path)
     assert result.exit_code == 1 and result.stderr == ""
-    assert result.output.startswith("error: opset-20-trap [*]: sample: ")
-    assert result.output.splitlines()[-1].endswith("(opset 20): 1 error, 2 warning, 2 info; 3 [*] fixable by optimize")
+    assert f"{tmp_path}/model.onnx: node sample: error[E009] [*]: mode 'linear'" in result.output.splitlines()[0]
+    last = "(opset 20): 1 error, 2 warnings, 2 infos; 3 [*] fixable by optimize"
+    assert result.output.splitlines()[-1].endswith(last) and "\x1b" not in result.output
 
 
-def test_warnings_only_are_exit_code_0(tmp_path: Path) -> None:
-    result = call(affine_model(), tmp_path)
-    assert result.exit_code == 0
-    assert "warning: fusable-grid [*]: sample: " in result.output
+@pytest.mark.parametrize(
+    ("options", "code"), [((), 0), (("--fail-on", "warning"), 1), (("--fail-on", "warning", "--fail-on", "never"), 0)]
+)
+def test_warnings_fail_where_they_are_asked_to(options: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    result = call(affine_model(), tmp_path, *options)
+    assert result.exit_code == code
+    assert "node sample: warning[W007] [*]: " in result.output
 
 
 def test_json(tmp_path: Path) -> None:
-    result = call(affine_model(opset=20, mode="linear"), tmp_path, "--json")
-    assert result.exit_code == 1
+    result = call(affine_model(opset=20, mode="linear"), tmp_path, "--json", "--fail-on", "never")
+    assert result.exit_code == 0
     content = json.loads(result.output)
     assert content["counts"] == {"error": 1, "warning": 2, "info": 2}
-    assert content["findings"][0]["code"] == "opset-20-trap"
+    assert content["findings"][0]["code"] == "opset-20-trap" and content["findings"][0]["rule"] == "E009"
 
 
-def test_the_help_states_the_exit_code() -> None:
+@pytest.mark.parametrize("rule", ["E009", "e009", "opset-20-trap"])
+def test_explain_needs_no_file(rule: str) -> None:
+    result = CliRunner().invoke(main, ["lint", "--explain", rule])
+    assert result.exit_code == 0 and result.stderr == ""
+    assert result.output.startswith("error[E009] opset-20-trap: ")
+    assert "For whom: users of TensorRT up to 11.1." in result.output and "What to do: optimize" in result.output
+    assert max(map(len, result.output.splitlines())) <= 80
+
+
+def test_what_is_missing_or_unknown_is_one_line() -> None:
+    for arguments, message in (
+        (["--explain", "E999"], "error: no such rule: 'E999'; the rules are E001 to E0"),
+        (["--explain", "tf-32"], "error: no such rule: 'tf-32'; did you mean 'tf32'?"),
+        ([], "error: lint takes an ONNX file: stn-infer lint model.onnx (or --explain RULE)"),
+    ):
+        result = CliRunner().invoke(main, ["lint", *arguments])
+        assert result.exit_code == 2 and result.stderr.startswith(message), result.stderr
+        assert len(result.stderr.splitlines()) == 1
+
+
+def test_the_help_states_the_exit_codes() -> None:
     result = CliRunner().invoke(main, ["lint", "--help"])
-    assert "Exit code 1 where a finding is an error" in " ".join(result.output.split())
+    assert "Exit code 0: the file passes. 1: it fails by --fail-on" in " ".join(result.output.split())

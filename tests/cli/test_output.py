@@ -16,7 +16,7 @@ from rich.console import Console
 from stn_infer.benchmarking.report.tables import Table
 from stn_infer.benchmarking.report.terminal import as_rich
 from stn_infer.cli.main import main
-from stn_infer.cli.output import echo, echo_text, table_console
+from stn_infer.cli.output import echo, echo_text, is_colored, table_console
 from tests.support.onnx_files import affine_model
 from tests.support.paths import ROOT
 
@@ -137,3 +137,26 @@ def test_pictures_show_names_as_they_are(tmp_path: Path) -> None:
     image, grid = np.zeros((1, 4, 4), np.float32), np.zeros((2, 2, 2), np.float32)
     look = Look(r"$\bad$.png", r"$\frac$" + "\x1b", (WarpView(image, grid, image[:, :2, :2], True),))
     assert draw((look,), ".svg").startswith(b"<?xml")
+
+
+@pytest.mark.parametrize(
+    ("terminal", "environment", "expected"),
+    [
+        (True, {}, True),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"TERM": "dumb"}, False),
+        (False, {}, False),
+    ],
+)
+def test_colors_are_for_terminals(
+    terminal: bool, environment: dict[str, str], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    stream = io.StringIO()
+    monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    monkeypatch.setattr("sys.stdout", stream)
+    assert is_colored() is expected
