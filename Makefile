@@ -4,7 +4,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slow fuzz check bench-quick gpu-check mnist train paper models clean
+.PHONY: demo test test-slow fuzz check bench-quick gpu-check gpu-programs mnist train paper models clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -46,18 +46,18 @@ models: $(VENV)/.demo
 	$(BIN)/python export/models.py $(if $(FORCE),--force)
 
 # On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
-# A library with CUDA kernels that was built beforehand is used as it is; without one it is built, which needs nvcc.
-# DEVICE=cpu tries the steps at small sizes without a GPU. benchmarks/GPU.md has the steps for a GPU that is lent for minutes.
-DEVICE ?= cuda
-DRY := $(filter cpu,$(DEVICE))
-gpu-check: export PYTHONPATH := .
+# `make gpu-programs` builds everything beforehand, on any machine with g++ and nvcc; what is missing or does not load is
+# built by the check. LIMIT is the whole run's time in seconds. DEVICE=cpu tries the steps at small sizes without a GPU.
+DEVICE ?= cuda:0
+LIMIT ?= 570
+ARCH ?= sm90
+RESULTS ?= $(if $(filter cpu,$(DEVICE)),build/gpu-check,benchmarks/results)
 gpu-check:
-	$(PYTHON) -c "from stn_infer import plugin; raise SystemExit(not plugin.info().cuda)" || \
-	    $(PYTHON) -m stn_infer.cli.main plugin build --cuda
-	$(PYTHON) -m pytest -m gpu $(shell grep -rl 'mark\.gpu' tests --include=*.py)
-	$(PYTHON) benchmarks/gpu.py --device $(DEVICE) $(if $(DRY),--tiny --no-compile --samples 3)
-	$(PYTHON) benchmarks/peers/compare.py --device $(DEVICE) --boundary device --case 0 \
-	    $(if $(DRY),--rounds 1 --seconds 0.1,--case 1 --case 2 --rounds 3 --seconds 1)
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_check --device $(DEVICE) $(if $(filter cpu,$(DEVICE)),--tiny) \
+	    --limit $(LIMIT) --results $(RESULTS) $(foreach step,$(STEPS),--step $(step)) $(if $(AFTER),--after $(AFTER))
+
+gpu-programs:
+	PYTHONPATH=. $(PYTHON) -m benchmarks.gpu_check.build --arch $(ARCH)
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

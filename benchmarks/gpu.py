@@ -1,6 +1,6 @@
 """Measure the fused warp on a GPU against eager and compiled PyTorch, onnxruntime's CUDA provider and a copy.
 
-    PYTHONPATH=. python benchmarks/gpu.py                       # writes benchmarks/results/gpu-<name>.json
+    PYTHONPATH=. python benchmarks/gpu.py                       # writes benchmarks/results/gpu-<name>.jsonl
     PYTHONPATH=. python benchmarks/gpu.py --part warps --no-compile   # the kernels alone: every kind and layout
     PYTHONPATH=. python benchmarks/gpu.py --once                # each kernel once, for a profiler
     PYTHONPATH=. python benchmarks/gpu.py --device cpu --tiny   # the same steps at small sizes, without a GPU
@@ -11,19 +11,19 @@ against float64 before it times it. Variants take turns in random order in one p
 device, between CUDA events, with the queue filled beforehand so that launches do not count, and the level-2 cache
 overwritten; and on the host, from the call to the end of its work.
 
-Results are printed and written after each case, so that a time limit loses only the remaining cases. Exit code 1: a
-case failed; the others were still measured.
+Results are printed and written after each case, a line of JSON for each row and ratio, so that a time limit loses only
+the remaining cases. With ``--run`` and ``--step`` of an earlier call, only cases are measured that it has not begun.
+Exit code 1: a case failed; the others were still measured. Exit code 3: a case broke the device's context, as by an
+illegal address; nothing more can be measured in this process.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import random
-import re
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -34,14 +34,16 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu_cases import PARTS, WARPS, Call, Work, cases, inputs
+from benchmarks.gpu_cases import PARTS, cases
+from benchmarks.gpu_check.records import Records, words_of
+from benchmarks.gpu_warps import WARPS, Call, Work, variants
 from stn_infer import plugin
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, one_line
-from stn_infer.fused import spatial_transformer, usable
+from stn_infer.fused import usable
 from stn_infer.proto.session import import_onnxruntime
-from stn_infer.samplers import SamplerSpec
 
 RESULTS = Path(__file__).resolve().parent / "results"
+_BROKEN = 3
 
 
 @dataclass(frozen=True)
@@ -171,15 +173,32 @@ def measure(work: Work, timer: Timer) -> list[Row]:
     return rows
 
 
-def run_once(device: torch.device, tiny: bool) -> None:
-    """Call the kernel of every warp once, without other launches, for a profiler."""
+def run_once(device: torch.device, tiny: bool, wanted: Sequence[str]) -> None:
+    """Call the kernel of every warp once, for a profiler."""
     for case in WARPS:
         case = case.tiny() if tiny else case
-        image, theta, basis = inputs(case, device)
-        spatial_transformer(image, theta, basis, case.kind, case.shape[2:], SamplerSpec(case.mode))
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
-        print(case.name, flush=True)
+        if is_wanted(case.name, wanted):
+            fused, *_ = variants(case, device)
+            fused()
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+            print(case.name, flush=True)
+
+
+def is_wanted(name: str, wanted: Sequence[str]) -> bool:
+    """Whether a case's name contains one of ``wanted``; of none, all are."""
+    return not wanted or any(part in name for part in wanted)
+
+
+def is_broken(device: torch.device) -> bool:
+    """Whether nothing can be computed any more on a GPU in this process."""
+    if device.type != "cuda":
+        return False
+    try:
+        torch.cuda.synchronize(device)
+    except RuntimeError:
+        return True
+    return False
 
 
 def gpu_of(device: torch.device) -> dict[str, Any]:
@@ -205,9 +224,45 @@ def versions() -> dict[str, str]:
 
 
 def result_path(name: str) -> Path:
-    """``benchmarks/results/gpu-<name>.json`` for a GPU's name."""
-    words = re.sub(r"[^a-z0-9]+", "-", name.lower().replace("nvidia", "")).strip("-")
-    return RESULTS / f"gpu-{words}.json"
+    """``benchmarks/results/gpu-<name>.jsonl`` for a GPU's name."""
+    return RESULTS / f"gpu-{words_of(name)}.jsonl"
+
+
+def measure_all(
+    parts: tuple[str, ...], timer: Timer, device: torch.device, records: Records | None, arguments: argparse.Namespace
+) -> int:
+    """Measure the cases of ``parts`` and write what is found; the exit code."""
+    failed, begun = False, set() if records is None else records.begun()
+
+    def write(kind: str, case: str, **values: object) -> None:
+        if records is not None:
+            records.append(kind, case, **values)
+
+    for name, make in cases(parts, device, tiny=arguments.tiny, compiled=not arguments.no_compile):
+        if name in begun or not is_wanted(name, arguments.case or ()):
+            continue
+        write("begin", name)
+        try:
+            with torch.inference_mode():
+                work = make()
+                rows = measure(work, timer)
+        except (ImportError, MissingDependencyError) as error:  # a GPU machine may have only PyTorch
+            print(f"{name} is omitted: {error}", flush=True)
+            write("note", name, reason=str(error))
+        except Exception as error:  # out of GPU memory, a compiler error: the other cases continue
+            reason = str(error) if isinstance(error, StnInferError) else one_line(error)
+            print(f"FAILED {name}: {reason}", flush=True)
+            write("failure", name, reason=reason)
+            failed = True
+            if is_broken(device):
+                return _BROKEN
+        else:
+            for row in rows:
+                write("row", name, **{key: value for key, value in asdict(row).items() if key != "case"})
+            for figure in figures_of(work, rows):
+                print(figure, flush=True)
+                write("figure", name, **asdict(figure), reached=figure.reached)
+    return 1 if failed else 0
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -215,11 +270,14 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the script")
     parser.add_argument("--part", action="append", choices=PARTS, help="only this part; repeatable (default: all)")
+    parser.add_argument("--case", action="append", help="only cases whose names contain this; repeatable")
     parser.add_argument("--once", action="store_true", help="call each kernel once, for a profiler, without timing")
     parser.add_argument("--tiny", action="store_true", help="use small sizes")
     parser.add_argument("--no-compile", action="store_true", help="omit torch.compile")
     parser.add_argument("--samples", type=int, default=100, help="samples of each variant")
-    parser.add_argument("-o", "--output", type=Path, help="default: benchmarks/results/gpu-<name>.json, for a GPU")
+    parser.add_argument("-o", "--output", type=Path, help="default: benchmarks/results/gpu-<name>.jsonl, for a GPU")
+    parser.add_argument("--run", help="the run's name in the file (default: the time)")
+    parser.add_argument("--step", default="gpu.py", help="the step's name in the file")
     arguments = parser.parse_args(argv)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
@@ -227,45 +285,22 @@ def main(argv: list[str] | None = None) -> int:
     if not usable(torch.empty(1, device=device)):
         raise SystemExit(f"the plugin library has no kernels for {device.type}: {plugin.info().problem or 'no CUDA'}")
     if arguments.once:
-        run_once(device, arguments.tiny)
+        run_once(device, arguments.tiny, arguments.case or ())
         return 0
 
     torch.backends.cudnn.allow_tf32 = False  # as in this project's own backends
     path = arguments.output or (result_path(gpu_of(device)["name"]) if device.type == "cuda" else None)
-    about = {
-        "schema_version": 2,
-        "command": " ".join(["python", *(sys.argv if argv is None else ["benchmarks/gpu.py", *argv])]),
-        "gpu": gpu_of(device),
-        "versions": versions(),
-        "samples": arguments.samples,
-    }
-    timer, rows = Timer(device, arguments.samples), list[Row]()
-    figures, notes, failures = list[Figure](), list[str](), list[str]()
-    parts = tuple(arguments.part or PARTS)
-    for name, make in cases(parts, device, tiny=arguments.tiny, compiled=not arguments.no_compile):
-        try:
-            with torch.inference_mode():
-                work = make()
-                measured = measure(work, timer)
-            rows += measured
-            figures += figures_of(work, measured)
-        except (ImportError, MissingDependencyError) as error:  # a GPU machine may have only PyTorch
-            notes.append(f"{name} is omitted: {error}")
-        except Exception as error:  # out of GPU memory, a compiler error: the other cases continue
-            failures.append(f"{name}: {error if isinstance(error, StnInferError) else one_line(error)}")
-            print(f"FAILED {failures[-1]}", flush=True)
-        if path is not None:
-            result = {
-                **about,
-                "notes": notes,
-                "failures": failures,
-                "figures": [{**asdict(figure), "reached": figure.reached} for figure in figures],
-                "rows": [asdict(row) for row in rows],
-            }
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(*notes, *figures, *(f"FAILED {failure}" for failure in failures), sep="\n")
-    return 1 if failures else 0
+    records = None
+    if path is not None:
+        records = Records(path, arguments.run or time.strftime("%Y-%m-%dT%H:%M:%S"), arguments.step)
+        records.append(
+            "head", gpu=gpu_of(device), versions=versions(), samples=arguments.samples, command=_command(argv)
+        )
+    return measure_all(tuple(arguments.part or PARTS), Timer(device, arguments.samples), device, records, arguments)
+
+
+def _command(argv: list[str] | None) -> str:
+    return " ".join(["python", *(sys.argv if argv is None else ["benchmarks/gpu.py", *argv])])
 
 
 if __name__ == "__main__":
