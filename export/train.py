@@ -54,6 +54,13 @@ def main() -> None:
     parser.add_argument(
         "--validate", action="store_true", help="measure cells on validation digits; nothing is recorded"
     )
+    parser.add_argument(
+        "--snapshots",
+        type=int,
+        default=0,
+        metavar="COUNT",
+        help="keep so many snapshots of a run's weights in WORK/NAME.snapshots, for stn-infer show --snapshots",
+    )
     arguments = parser.parse_args()
     if arguments.cell or arguments.paper:
         _train_cells(arguments)
@@ -62,7 +69,9 @@ def main() -> None:
     names = arguments.recipes or sorted(path.stem for path in FOLDER.glob("*.toml"))
     paths = [Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml" for name in names]
     recipes = [_with_epochs(load_recipe(path), arguments.epochs) for path in paths]
-    _perform_all(list(_runs(recipes)), arguments)
+    runs = list(_runs(recipes))
+    _check_snapshots(runs, arguments.snapshots, (arguments.work,))
+    _perform_all(runs, arguments)
     for path, recipe in zip(paths, recipes, strict=True):
         print(_collect(recipe, arguments.work, arguments.output or path.parent), flush=True)
 
@@ -80,6 +89,7 @@ def _train_cells(arguments: argparse.Namespace) -> None:
         for cell in chosen
     ]
     output = arguments.output or paper.RESULTS
+    _check_snapshots(runs, arguments.snapshots, (arguments.work, output))
     _perform_all([run for run in runs if run.finished(output) is None], arguments)
     for cell, run in zip(chosen, runs, strict=True):
         figures = run.finished(arguments.work)
@@ -103,6 +113,18 @@ def _check_data(chosen: Iterable[Cell | Experiment], folder: Path | None) -> Non
         raise UsageError("--data is the folder of cells svhn-* or cub-*; the others compose their samples")
 
 
+def _check_snapshots(runs: Iterable[Run], count: int, folders: Iterable[Path]) -> None:
+    if count < 0:
+        raise UsageError(f"--snapshots is a number of at least 0, not {count}")
+    for run in runs if count else ():
+        for folder in folders:
+            if run.finished(folder) is not None:
+                raise UsageError(
+                    f"{run.name} is complete in {folder}, so that no snapshots of it can be kept; "
+                    "give other folders with --work and -o"
+                )
+
+
 def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
     if epochs is None or recipe.training is None:
         return recipe
@@ -112,7 +134,8 @@ def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
 def _perform_all(runs: Iterable[Run], arguments: argparse.Namespace) -> None:
     arguments.work.mkdir(parents=True, exist_ok=True)
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    tasks: list[Task] = [(run, arguments.work, device) for run in runs if run.finished(arguments.work) is None]
+    missing = [run for run in runs if run.finished(arguments.work) is None]
+    tasks: list[Task] = [(replace(run, snapshots=arguments.snapshots), arguments.work, device) for run in missing]
     if tasks:
         with multiprocessing.get_context("spawn").Pool(min(arguments.jobs, len(tasks))) as pool:
             for line in pool.imap_unordered(_perform, tasks, chunksize=1):

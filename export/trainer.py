@@ -18,7 +18,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from export.datasets.colocalize import Colocalization
@@ -28,6 +27,7 @@ from export.datasets.folders import CubBirds, SvhnNumbers
 from export.datasets.task import Task
 from export.datasets.two_parts import TwoParts
 from export.one_channel import quicken
+from export.snapshots import Snapshots, serialized
 from stn_infer.data.digits import Digits, split_digits
 from stn_infer.data.distort import TEST_SEED
 from stn_infer.data.mnist import load_mnist
@@ -50,6 +50,7 @@ class Run:
         seed: of the weights, the distortions and the order of the digits.
         validate: measure the error on validation digits instead of the test digits, to choose settings.
         folder: of a data set that is read from one.
+        snapshots: of the weights along the training, the first and the last included; 0: none.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Run:
     seed: int
     validate: bool = False
     folder: Path | None = None
+    snapshots: int = 0
 
     @property
     def name(self) -> str:
@@ -89,7 +91,7 @@ class Run:
 
 
 def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
-    """Train and measure; ``work`` gets ``NAME.safetensors`` and, last, ``NAME.json``.
+    """Train and measure; ``work`` gets ``NAME.safetensors`` and, last, ``NAME.json``; snapshots ``NAME.snapshots/``.
 
     Returns:
         The error in percent.
@@ -101,8 +103,7 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
         quicken(network)
     seconds = train(network, run, work / f"{run.name}.state", say, device)
     scores, images = measure(network, run, device)
-    weights = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    write_atomically(work / f"{run.name}.safetensors", save(weights))
+    write_atomically(work / f"{run.name}.safetensors", serialized(network))
     assert run.recipe.training is not None
     figures = {
         **scores,
@@ -142,6 +143,8 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
     steps_per_epoch = math.ceil(task.samples / plan.batch_size)
     steps = plan.epochs * steps_per_epoch
     begin, seconds = _restore(state_path, run.settings, network, optimizer, generator)
+    snapshots = Snapshots(state_path.with_suffix(".snapshots"), steps, run.snapshots, resumed=begin > 0)
+    snapshots.keep(network, begin * steps_per_epoch)
     network.train()
     for epoch in range(begin, plan.epochs):
         started = time.perf_counter()
@@ -158,6 +161,7 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
             nn.utils.clip_grad_norm_(network.parameters(), 5.0)
             optimizer.step()
             losses.append(float(loss.detach()))
+            snapshots.keep(network, before + index + 1)
         seconds += time.perf_counter() - started
         _keep(state_path, run.settings, epoch + 1, seconds, network, optimizer, generator)
         if epoch % 5 == 4:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,11 +11,12 @@ from typing import TYPE_CHECKING
 from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve_model
 from stn_infer.arrays import Array
 from stn_infer.budget import Budget
-from stn_infer.errors import InputError, ModelError
+from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.fusion.basis import AnyBasis, Basis
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.show.look import Look, WarpView
+from stn_infer.sources.identify import PYTORCH_KINDS, identify
 
 if TYPE_CHECKING:
     import onnx
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.fusion.fuse import Finding
     from stn_infer.reference.calls import SamplerCall
+    from stn_infer.reference.taps import Tapped
     from stn_infer.sources.load import LoadedModel
     from stn_infer.sources.reference import WeightsLike
 
@@ -40,16 +43,20 @@ def show(
     strict: bool = False,
     allow_code: bool = False,
     budget: Budget | None = None,
-    frames: int = 24,
-    frame_ms: int = 80,
+    frames: int | None = None,
+    frame_ms: int | None = None,
+    snapshots: Sequence[str | Path] | None = None,
 ) -> tuple[Look, ...]:
     """Draw the first ``count`` inputs with the sampled regions, the warped outputs and the predictions.
+
+    Of a volume, three slices are drawn through the middle of the sampled box, with the box's edges and the line along
+    which its surface crosses the slice.
 
     Args:
         model: an ONNX file, or any source that ``export`` takes.
         inputs: as for ``run``.
         output: the picture to write; its suffix (.png, .svg, .pdf) selects the format. With .gif or .webp, an
-            animation of the inputs as they turn, grow and move.
+            animation: of the inputs as they turn, grow and move, or of ``snapshots``.
         weights: a checkpoint for a source, as for ``export``.
         input_shapes: the shapes of a source's inputs, as for ``export``.
         count: the maximum number of inputs.
@@ -58,50 +65,63 @@ def show(
         strict: as for ``run``.
         allow_code: as for ``export``.
         budget: as for ``lint``.
-        frames: the number of frames of an animation.
-        frame_ms: how long each is shown, in milliseconds.
+        frames: the number of frames of moving inputs; None: 24.
+        frame_ms: how long each frame is shown, in milliseconds; None: 80, or 250 of ``snapshots``, whose last frame is
+            shown four times as long.
+        snapshots: checkpoints of a source, in the order of training, or folders of them: one frame each, of the same
+            inputs, with the training step.
 
     Returns:
         The content of the picture, one item per input; of an animation, of its first frame.
 
     Raises:
-        ModelError: the model has no known 2-D spatial transformer.
+        ModelError: the model has no known spatial transformer.
         InputError: there is no input, or one of the inputs cannot be read.
+        WeightsError: a snapshot does not exist or does not fit the model.
         MissingDependencyError: matplotlib is not installed.
         OutputError: the picture cannot be written.
-        UsageError: an animation of fewer than two frames, or too large a one.
+        UsageError: an animation of fewer than two frames, or too large a one; or ``snapshots`` with a picture, with
+            ``weights`` or ``frames``, or of a model that contains its weights.
     """
     from stn_infer.files import check_writable, write_atomically
     from stn_infer.show.animation import SUFFIXES, check_frames, encode
     from stn_infer.show.drawing import draw, require_matplotlib
+    from stn_infer.show.panels import count_panels
+    from stn_infer.show.snapshots import find_snapshots
 
     path = Path(output)
+    animated = path.suffix.lower() in SUFFIXES
+    if snapshots is not None:
+        _check_snapshots(str(model), animated, weights, frames)
     require_matplotlib()
     check_writable(path)
-    animated = path.suffix.lower() in SUFFIXES
+    states = find_snapshots(snapshots or ())
+    number = len(states) if snapshots is not None else 24 if frames is None else frames
     if animated:
-        check_frames(frames, 1, 1)
-    phases = tuple(index / frames for index in range(frames)) if animated else (0.0,)
-    found = _looks(
-        model,
-        inputs,
-        phases,
-        weights=weights,
-        input_shapes=input_shapes,
-        count=count,
-        preprocess=preprocess,
-        labels=labels,
-        strict=strict,
-        allow_code=allow_code,
-        budget=budget,
-    )
-    if animated:
-        check_frames(frames, len(found[0]), len(found[0][0].warps))
-        every = [item for looks in found for item in looks]
-        pictures = [draw(looks, ".png", every) for looks in found]
-        write_atomically(path, encode(pictures, path.suffix.lower(), frame_ms))
-    else:
+        check_frames(number, 1)
+    samples = _Samples(inputs, count, preprocess, labels, strict)
+
+    def opened(weights: WeightsLike | None) -> _Opened:
+        return _open(model, weights, input_shapes, allow_code, budget)
+
+    first = opened(states[0].path if states else weights)
+    shown = samples.read(first)
+    found = [shown.looks(first)]
+    if states:
+        found += [shown.looks(opened(state.path)) for state in states[1:]]
+    elif animated:
+        found += [shown.looks(first, index / number) for index in range(1, number)]
+    if not animated:
         write_atomically(path, draw(found[0], path.suffix))
+        return found[0]
+    check_frames(number, sum(count_panels(warp) for look in found[0] for warp in look.warps))
+    every = [look for looks in found for look in looks]
+    captions = [state.caption for state in states] or [""] * number
+    pictures = [draw(looks, ".png", every, caption) for looks, caption in zip(found, captions, strict=True)]
+    durations = [frame_ms or (250 if states else 80)] * number
+    if states:
+        durations[-1] *= 4
+    write_atomically(path, encode(pictures, path.suffix.lower(), durations))
     return found[0]
 
 
@@ -119,61 +139,81 @@ def look(
     budget: Budget | None = None,
 ) -> tuple[Look, ...]:
     """The content of the picture of :func:`show`, as arrays; arguments and errors as there."""
-    return _looks(
-        model,
-        inputs,
-        (0.0,),
-        weights=weights,
-        input_shapes=input_shapes,
-        count=count,
-        preprocess=preprocess,
-        labels=labels,
-        strict=strict,
-        allow_code=allow_code,
-        budget=budget,
-    )[0]
+    runner = _open(model, weights, input_shapes, allow_code, budget)
+    return _Samples(inputs, count, preprocess, labels, strict).read(runner).looks(runner)
 
 
-def _looks(
+def _check_snapshots(model: str, animated: bool, weights: WeightsLike | None, frames: int | None) -> None:
+    if not animated:
+        raise UsageError("--snapshots make an animation; write a .gif or .webp file")
+    if weights is not None or frames is not None:
+        raise UsageError("--snapshots are the weights and the frames; omit --weights and --frames")
+    if identify(model).kind not in PYTORCH_KINDS:
+        raise UsageError(f"{model} contains its weights; --snapshots are of a network, a recipe or a factory")
+
+
+@dataclass(frozen=True)
+class _Opened:
+    """A model in onnxruntime that also returns what its samplers read and return."""
+
+    backend: OrtBackend
+    tapped: Tapped
+    metadata: ModelMetadata
+
+
+def _open(
     model: str | Path,
-    inputs: Sequence[str | Path],
-    phases: Sequence[float],
-    *,
     weights: WeightsLike | None,
     input_shapes: Sequence[tuple[int, ...]] | None,
-    count: int,
-    preprocess: Preprocess | str | None,
-    labels: Sequence[str] | None,
-    strict: bool,
     allow_code: bool,
     budget: Budget | None,
-) -> list[tuple[Look, ...]]:
-    """One item per phase of the movement; phase 0 is the inputs themselves."""
+) -> _Opened:
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
-    from stn_infer.show.animation import moved
 
     found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     proto, metadata = _model(found, str(model))
     tapped = tap(proto, inlined=False)
-    backend = OrtBackend(tapped.model.SerializeToString())
-    names, feeds = _read(backend, inputs, count, metadata.preprocess, preprocess, strict)
-    chosen = tuple(labels) if labels is not None else metadata.labels
-    result = []
-    for phase in phases:
-        fed = {key: moved(it, phase) if phase and it.ndim == 4 else it for key, it in feeds.items()}
-        run = tapped.read(backend.run(fed))
-        predictions = _predictions(next(iter(run.outputs.values())), chosen)
+    return _Opened(OrtBackend(tapped.model.SerializeToString()), tapped, metadata)
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """What is drawn, as given by the user."""
+
+    inputs: Sequence[str | Path]
+    count: int
+    preprocess: Preprocess | str | None
+    labels: Sequence[str] | None
+    strict: bool
+
+    def read(self, runner: _Opened) -> _Shown:
+        """Read them as this model takes them."""
+        own = runner.metadata
+        names, feeds = _read(runner.backend, self.inputs, self.count, own.preprocess, self.preprocess, self.strict)
+        return _Shown(names, feeds, tuple(self.labels) if self.labels is not None else own.labels)
+
+
+@dataclass(frozen=True)
+class _Shown:
+    """Names and arrays of the samples, and the classes' names."""
+
+    names: list[str]
+    feeds: dict[str, Array]
+    labels: tuple[str, ...] | None
+
+    def looks(self, runner: _Opened, phase: float = 0.0) -> tuple[Look, ...]:
+        """What the model does with each sample; ``phase`` of the movement, 0: the samples themselves."""
+        from stn_infer.show.animation import moved
+
+        fed = {key: moved(it, phase) if phase and it.ndim in (4, 5) else it for key, it in self.feeds.items()}
+        run = runner.tapped.read(runner.backend.run(fed))
+        predictions = _predictions(next(iter(run.outputs.values())), self.labels)
         calls = [call for call in run.calls if call.node.ours]
-        if any(call.image.ndim != 4 for call in calls):
-            raise ModelError(f"{model} transforms volumes, but only images can be drawn")
-        result.append(
-            tuple(
-                Look(name, predictions[index], tuple(_warp_view(call, index) for call in calls))
-                for index, name in enumerate(names)
-            )
+        return tuple(
+            Look(name, predictions[index], tuple(_warp_view(call, index) for call in calls))
+            for index, name in enumerate(self.names)
         )
-    return result
 
 
 def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, ModelMetadata]:

@@ -22,19 +22,29 @@ if TYPE_CHECKING:
         "stn-infer show st-cnn-affine-rts images/ -o picture.png",
         "stn-infer show model.onnx inputs.npy -o picture.svg --count 4",
         "stn-infer show st-cnn-affine-rts images/ -o moving.gif --count 4",
+        "stn-infer show mine.toml images/ -o training.webp --snapshots work/mine-model-0.snapshots",
     ),
 )
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
 @options.trial_options
-@options.output_option("The picture to write: .png, .svg or .pdf; .gif or .webp: moving inputs.")
+@options.output_option("The picture to write: .png, .svg or .pdf; .gif or .webp: an animation.")
 @click.option(
     "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Draw at most this many inputs."
 )
-@click.option("--frames", type=click.IntRange(min=2, max=500), default=24, show_default=True, help="Of an animation.")
+@click.option("--frames", type=click.IntRange(min=2, max=500), help="Of moving inputs.  [default: 24]")
 @click.option(
-    "--frame-ms", type=click.IntRange(min=20, max=5000), default=80, show_default=True, help="Time per frame."
+    "--frame-ms",
+    type=click.IntRange(min=20, max=5000),
+    help="Time per frame.  [default: 80; 250 with --snapshots]",
+)
+@click.option(
+    "--snapshots",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    metavar="PATH",
+    help="Animate a training run: a checkpoint of SOURCE per frame, or a folder of them; repeatable, in order.",
 )
 @options.preprocess_option
 @options.strict_option
@@ -48,15 +58,18 @@ def command(
     budget: Budget | None,
     output: Path,
     count: int,
-    frames: int,
-    frame_ms: int,
+    frames: int | None,
+    frame_ms: int | None,
+    snapshots: tuple[Path, ...],
     preprocess: str | None,
     strict: bool,
     labels: tuple[str, ...] | None,
 ) -> None:
     """Draw each INPUT with the region that the model samples, the warped output and the prediction.
 
-    The region is a quadrilateral or a mesh; its dot marks the corner that becomes the top left. INPUT is as for run.
+    The region is a quadrilateral or a mesh; its dot marks the corner that becomes the top left. Of volumes, slices are
+    drawn with the sampled box. INPUT is as for run. A .gif or .webp file shows the inputs as they turn, grow and move,
+    or with --snapshots how the regions change in training.
     """
     from stn_infer.api.show import show
 
@@ -71,6 +84,7 @@ def command(
         count=count,
         frames=frames,
         frame_ms=frame_ms,
+        snapshots=snapshots or None,
         preprocess=preprocess,
         strict=strict,
         labels=labels,

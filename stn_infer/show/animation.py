@@ -1,4 +1,4 @@
-"""Animations: an input that turns, grows and moves, and frames to the bytes of a GIF or WebP file."""
+"""Animations: inputs that turn, grow and move, and frames to the bytes of a GIF or WebP file."""
 
 from __future__ import annotations
 
@@ -23,36 +23,45 @@ def moved(images: Array, phase: float) -> Array:
     """``images`` [N, C, H, W] turned, scaled and shifted, in their dtype; ``phase`` 0 and 1 leave them as they are.
 
     Over one period they turn by up to 45 degrees both ways, grow and shrink by a fifth and move by 0.15 of half the
-    width and height. The border pixels continue outside.
+    width and height. The border pixels continue outside. Volumes [N, C, D, H, W] turn about their depth and, half as
+    far, about their height.
     """
-    height, width = images.shape[2:]
-    angle, wave = _TURN * np.sin(2 * np.pi * phase), np.sin(4 * np.pi * phase)
-    x, y = np.meshgrid(np.arange(width) - (width - 1) / 2, np.arange(height) - (height - 1) / 2)
-    x, y = x - _SHIFT * width / 2 * wave, y - _SHIFT * height / 2 * np.sin(2 * np.pi * phase)
+    size = images.shape[:1:-1]  # (W, H[, D])
+    wave, slow = np.sin(4 * np.pi * phase), np.sin(2 * np.pi * phase)
+    shift = [_SHIFT * wave, _SHIFT * slow, 0.0]
+    axes = np.meshgrid(*(np.arange(length) - (length - 1) / 2 for length in size), indexing="ij")
+    at = [axis.T - length / 2 * by for axis, length, by in zip(axes, size, shift, strict=False)]
+    at[:2] = _turned(at[0], at[1], _TURN * slow)
+    if len(size) == 3:
+        at[0], at[2] = _turned(at[0], at[2], _TURN / 2 * wave)
     scale = 1 + _GROWTH * wave
-    turned = [(np.cos(angle) * x + np.sin(angle) * y) / scale, (np.cos(angle) * y - np.sin(angle) * x) / scale]
-    grid = np.stack([turned[0] / max((width - 1) / 2, 0.5), turned[1] / max((height - 1) / 2, 0.5)], axis=-1)
+    grid = np.stack([x / scale / max((length - 1) / 2, 0.5) for x, length in zip(at, size, strict=True)], axis=-1)
     moved: Array = sample(_BORDER, images, np.repeat(grid[None], len(images), axis=0)).astype(images.dtype)
     return moved
 
 
-def check_frames(frames: int, samples: int, transformers: int) -> None:
-    """Raise before the frames are drawn.
+def _turned(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
+    return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
+
+
+def check_frames(frames: int, panels: int) -> None:
+    """Raise before the frames are drawn, each of which has so many panels.
 
     Raises:
         UsageError: fewer than two frames, or more pixels than fit in memory comfortably.
     """
     if frames < 2:
         raise UsageError(f"an animation has at least 2 frames, not {frames}; for one frame, write a .png file")
-    pixels = frames * samples * transformers * 2 * 203 * 203  # 1.35 inches at 150 dpi
-    if pixels > _MOST_PIXELS:
-        raise UsageError(f"{frames} frames of {samples} inputs are too large; give fewer with --frames or --count")
+    if frames * panels * 203 * 203 > _MOST_PIXELS:  # 1.35 inches at 150 dpi
+        raise UsageError(
+            f"an animation of {frames} frames of {panels} pictures each is too large; give fewer frames or --count"
+        )
 
 
-def encode(pictures: Sequence[bytes], suffix: str, frame_ms: int) -> bytes:
-    """PNG pictures of one size as an endless animation; ``suffix`` is .gif or .webp, ``frame_ms`` the time of each."""
+def encode(pictures: Sequence[bytes], suffix: str, durations: Sequence[int]) -> bytes:
+    """PNG pictures of one size as an endless animation; ``suffix`` is .gif or .webp, ``durations`` in milliseconds."""
     first, *rest = (Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures)
     content = io.BytesIO()
     kind = suffix.lstrip(".").upper()
-    first.save(content, kind, save_all=True, append_images=rest, duration=frame_ms, loop=0)
+    first.save(content, kind, save_all=True, append_images=rest, duration=list(durations), loop=0)
     return content.getvalue()

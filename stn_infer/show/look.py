@@ -12,9 +12,10 @@ class WarpView:
     """One sampler on one sample.
 
     Attributes:
-        source: the sampler's input, [C, H, W].
-        points: sampling positions in pixels of ``source``, [Ho, Wo, 2], (x, y); (0, 0) is the first pixel's center.
-        warped: the sampler's output, [C, Ho, Wo].
+        source: the sampler's input, [C, H, W], or a volume [C, D, H, W].
+        points: sampling positions in pixels of ``source``, [Ho, Wo, 2], (x, y), or [Do, Ho, Wo, 3], (x, y, z); (0, 0)
+            is the first pixel's center.
+        warped: the sampler's output, [C, Ho, Wo] or [C, Do, Ho, Wo].
         straight: whether straight lines stay straight, so that the outline of ``points`` is sufficient.
     """
 

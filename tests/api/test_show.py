@@ -19,8 +19,9 @@ from stn_infer.api.show import look, show
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, OutputError
 from stn_infer.fusion.fuse import fuse
 from stn_infer.layers import SpatialTransformer
-from stn_infer.show.drawing import draw, mesh_lines
+from stn_infer.show.drawing import draw
 from stn_infer.show.look import Look, WarpView
+from stn_infer.show.panels import mesh_lines
 from stn_infer.torch_export.plain import export_plain
 from stn_infer.transforms import Projective, RationalPolynomial, ThinPlateSpline, Transformation, Translation
 

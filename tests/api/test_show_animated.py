@@ -44,8 +44,23 @@ def test_a_spot_turns_around_the_center_and_moves() -> None:
     assert abs(row - (20 + 0.15 * 20.5 + away)) <= 1 and abs(column - (20 + away)) <= 1
 
 
+def test_a_bar_in_a_volume_turns_about_two_axes() -> None:
+    volume = np.zeros((1, 1, 21, 21, 21))
+    volume[0, 0, 10, 10, 16] = 1
+    np.testing.assert_allclose(moved(volume, 0.0), volume, atol=1e-12)
+    # a quarter of the period: turned by 45 degrees about z, moved down by 0.15 of half the height
+    depth, row, column = np.unravel_index(moved(volume, 0.25)[0, 0].argmax(), (21, 21, 21))
+    away = 6 * np.sqrt(0.5)
+    assert depth == 10 and abs(row - (10 + 0.15 * 10.5 + away)) <= 1 and abs(column - (10 + away)) <= 1
+    # an eighth: also turned by 22.5 degrees about y, grown by a fifth and moved
+    depth, row, column = np.unravel_index(moved(volume, 0.125)[0, 0].argmax(), (21, 21, 21))
+    flat, turn = 6 * 1.2 * np.cos(np.radians(45 * np.sqrt(0.5))), np.radians(22.5)
+    assert abs(depth - (10 + flat * np.sin(turn))) <= 1
+    assert abs(column - (10 + 0.15 * 10.5 + flat * np.cos(turn))) <= 1.5
+
+
 def test_too_few_and_too_many_frames_are_one_line_errors() -> None:
     with pytest.raises(UsageError, match="at least 2 frames, not 1"):
-        check_frames(1, 1, 1)
+        check_frames(1, 1)
     with pytest.raises(UsageError, match="too large"):
-        check_frames(500, 64, 2)
+        check_frames(500, 128)

@@ -102,3 +102,10 @@ def test_a_recipe_that_cannot_be_trained_is_one_line(
 def test_data_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str) -> None:
     line = run_here(monkeypatch, tmp_path, *arguments)
     assert line.startswith("error: ") and message in line
+
+
+def test_snapshots_of_what_is_complete_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    line = run_here(monkeypatch, tmp_path, "--cell", "st-cnn-affine-r", "--snapshots", "5")
+    assert line.startswith("error: st-cnn-affine-r-model-0 is complete in ") and "--work and -o" in line
+    line = run_here(monkeypatch, tmp_path, "--cell", "st-cnn-affine-r", "--snapshots", "-1")
+    assert line == "error: --snapshots is a number of at least 0, not -1"
