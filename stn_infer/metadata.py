@@ -1,4 +1,4 @@
-"""A model's pre-processing, labels and decodings, and how they are stored in an ONNX file.
+"""A model's pre-processing, labels, activation and decodings, and how they are stored in an ONNX file.
 
 They are stored as JSON in ``metadata_props`` under keys that start with ``stn_infer.``, so that a file copied to
 another machine still describes its inputs. This module imports neither torch nor onnx.
@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from stn_infer.activation import Scores
 from stn_infer.decoding import Decoding, decodings_from_json, decodings_to_json
 from stn_infer.errors import UsageError
 from stn_infer.preprocess.rule import Preprocess
@@ -37,6 +38,7 @@ class ModelMetadata:
         batch_dependent: the outputs of a sample that depend on the other samples of its batch, as far as export found.
         decodings: the texts and boxes that its outputs encode.
         weights: which part of the checkpoint its weights are; empty where there was nothing to choose from.
+        scores: what the scores of the classes are; None when unknown.
     """
 
     preprocess: Preprocess | None = None
@@ -46,6 +48,7 @@ class ModelMetadata:
     batch_dependent: tuple[str, ...] = ()
     decodings: tuple[Decoding, ...] = ()
     weights: str = ""
+    scores: Scores | None = None
 
     def to_props(self) -> dict[str, str]:
         """The ``metadata_props`` of an ONNX file, string to string."""
@@ -64,6 +67,8 @@ class ModelMetadata:
             props[PREFIX + "decodings"] = json.dumps(decodings_to_json(self.decodings))
         if self.weights:
             props[PREFIX + "weights"] = self.weights
+        if self.scores is not None:
+            props[PREFIX + "scores"] = json.dumps(asdict(self.scores))
         return props
 
     @classmethod
@@ -74,6 +79,7 @@ class ModelMetadata:
             UsageError: an ``stn_infer.`` key holds a value that this version does not write.
         """
         preprocess, labels = props.get(PREFIX + "preprocess"), props.get(PREFIX + "labels")
+        scores = props.get(PREFIX + "scores")
         precision = next((name for name in PRECISIONS if name == props.get(PREFIX + "precision", "fp32")), None)
         try:
             if precision is None:
@@ -86,6 +92,7 @@ class ModelMetadata:
                 _labels_from_json(json.loads(props.get(PREFIX + "batch_dependent", "[]"))),
                 decodings_from_json(json.loads(props.get(PREFIX + "decodings", "[]"))),
                 props.get(PREFIX + "weights", ""),
+                None if scores is None else Scores.from_json(json.loads(scores)),
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, UsageError) as error:
             raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None

@@ -9,76 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from stn_infer.activation import Activation, Scores, resolve_scores
 from stn_infer.arrays import Array
 from stn_infer.errors import UsageError
 
-Activation = Literal["softmax", "sigmoid", "none"]
-ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+__all__ = ["Activation", "Candidate", "Classifier", "Ranked", "Scores", "label_of", "resolve_scores"]
+
 THRESHOLD = 0.5
-
-
-@dataclass(frozen=True)
-class Scores:
-    """What a model's scores are.
-
-    Attributes:
-        activation: ``softmax``: one class is right; ``sigmoid``: any number of classes are; ``none``: the values are
-            shown as they are.
-        applied: whether the model itself ends in it, so that its output has probabilities.
-
-    Raises:
-        UsageError: there is no such activation, or ``none`` is applied.
-    """
-
-    activation: Activation = "softmax"
-    applied: bool = False
-
-    def __post_init__(self) -> None:
-        if self.activation not in ACTIVATIONS:
-            raise UsageError(f"an activation is one of {', '.join(ACTIVATIONS)}, not {self.activation!r}")
-        if self.applied and self.activation == "none":
-            raise UsageError("the activation none cannot be a part of the model")
-
-    def describe(self) -> str:
-        """For people."""
-        return f"{self.activation}, which the model applies itself" if self.applied else self.activation
-
-    @classmethod
-    def from_json(cls, stored: object) -> Scores:
-        """What ``dataclasses.asdict`` returned.
-
-        Raises:
-            ValueError, TypeError, UsageError: it is something else.
-        """
-        if not isinstance(stored, dict) or not isinstance(stored.get("applied", False), bool):
-            raise ValueError("the activation is not an object")
-        return cls(**stored)
-
-
-def resolve_scores(known: Scores | None, given: str | None) -> Scores:
-    """What the scores of a model are.
-
-    Args:
-        known: what the model's file says, or its graph; None: neither says it, and a softmax is assumed.
-        given: the user's activation; None: what is known.
-
-    Raises:
-        UsageError: there is no such activation, or the model ends in another one.
-    """
-    if given is None:
-        return known or Scores()
-    chosen = Scores(given)  # type: ignore[arg-type]  # checked there
-    if known is None or not known.applied or given == "none":
-        return chosen
-    own = known.activation
-    if given != own:
-        raise UsageError(f"the model itself ends in a {own}, so the activation is {own} or none, not {given}")
-    return known
+_SOFTMAX = Scores()
 
 
 @dataclass(frozen=True)
@@ -88,6 +31,16 @@ class Candidate:
     prediction: int
     label: str | None
     confidence: float
+
+    @property
+    def name(self) -> str:
+        """The label, or the number of the class."""
+        return str(self.prediction) if self.label is None else self.label
+
+    def describe(self) -> str:
+        """Name and confidence, such as ``seven 98%``; a value that is not between 0 and 1 as it is."""
+        percent = 0 <= self.confidence <= 1
+        return f"{self.name} {self.confidence:.0%}" if percent else f"{self.name} {self.confidence:.3g}"
 
 
 @dataclass(frozen=True)
@@ -123,6 +76,10 @@ class Ranked:
         pairs = zip(self.order[row, :count].tolist(), self.values[row, :count].tolist(), strict=True)
         return tuple(self._candidate(number, value) for number, value in pairs)
 
+    def padded(self, values: NDArray[Any], fill: float) -> NDArray[Any]:
+        """``order`` or ``values``, with ``fill`` where nothing is shown."""
+        return np.where(np.arange(values.shape[1]) < self.counts[:, None], values, values.dtype.type(fill))
+
     def _candidate(self, number: int, value: float) -> Candidate:
         return Candidate(number, None if self.labels is None else label_of(self.labels, number), value)
 
@@ -141,7 +98,7 @@ class Classifier:
         UsageError: ``top_k`` is below 1, or a threshold is given without a sigmoid or not between 0 and 1.
     """
 
-    scores: Scores = Scores()
+    scores: Scores = _SOFTMAX
     labels: tuple[str, ...] | None = None
     top_k: int | None = None
     threshold: float | None = None

@@ -51,6 +51,7 @@ FLOORS = (
     "predictions",
     "preprocess",
     "decoding",
+    "activation",
     "files",
     "deviation",
     "errors",

@@ -6,8 +6,9 @@ from dataclasses import asdict
 import numpy as np
 import pytest
 
+from stn_infer.activation import ACTIVATIONS
 from stn_infer.errors import UsageError
-from stn_infer.predictions import ACTIVATIONS, Candidate, Classifier, Scores, resolve_scores
+from stn_infer.predictions import Candidate, Classifier, Scores, resolve_scores
 
 VALUES = np.float32([[1.0, 3.0, 2.0, -4.0], [0.5, 0.5, -2.0, 0.5]])
 LABELS = ("a", "b", "c", "d")

@@ -8,6 +8,7 @@ from pathlib import Path
 from time import process_time
 from typing import TYPE_CHECKING, Any
 
+from stn_infer.activation import Scores, resolve_scores
 from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
 from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import FUNCTIONS, PRECISIONS, Functions, ModelMetadata, Precision
@@ -83,6 +84,7 @@ def export(
     with_theta: bool = False,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    activation: str | None = None,
     tolerance: float | None = None,
     precision: Precision = "fp32",
     calibration: Sequence[str | Path] | None = None,
@@ -118,6 +120,8 @@ def export(
         preprocess: how images become inputs, written into the file; as text, changes to what the source defines, or to
             gray or rgb with values 0..1; None: as the source defines.
         labels: one name per class, written into the file; None: as the source defines.
+        activation: what turns the scores of the classes into probabilities, written into the file: ``softmax``,
+            ``sigmoid`` or ``none``; None: as the source defines, or what it ends in.
         tolerance: the limit on the outputs' scaled error; None: 1e-5 against float64, and in reduced precision, against
             float32, as in ``stn_infer.precision.lower.TOLERANCES``.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
@@ -158,6 +162,7 @@ def export(
         or not all(isinstance(it, str) for it in labels or ())
     ):
         raise UsageError(f"labels is a list with one name per class, not {labels!r}")
+    resolve_scores(None, activation)
     _check_precision(precision, calibration, grid_tolerance)
     if functions not in FUNCTIONS:
         raise UsageError(f"functions is one of {', '.join(FUNCTIONS)}, not {functions!r}")
@@ -186,6 +191,7 @@ def export(
             with_theta=with_theta,
             preprocess=preprocess,
             labels=labels,
+            activation=activation,
             tolerance=tolerance,
             precision=precision,
             calibration=calibration,
@@ -209,6 +215,7 @@ def _export(
     with_theta: bool,
     preprocess: Preprocess | str | None,
     labels: Sequence[str] | None,
+    activation: str | None,
     tolerance: float | None,
     precision: Precision,
     calibration: Sequence[str | Path] | None,
@@ -229,6 +236,7 @@ def _export(
     began = process_time()
     built = build_portable(loaded, precision, dynamic_size)
     model, findings, loaded = built.model, built.findings, built.loaded
+    metadata = replace(metadata, scores=_scores(model, metadata, activation))
     if with_theta:
         if not any(finding.fused for finding in findings):
             raise ExportError(f"{loaded.name}: no spatial transformer was fused, so there is no theta to add")
@@ -312,6 +320,15 @@ def _preprocess(loaded: LoadedModel, own: Preprocess | None, given: Preprocess |
     return resolve_preprocess(specs, own, given)
 
 
+def _scores(model: onnx.ModelProto, metadata: ModelMetadata, given: str | None) -> Scores | None:
+    """What the scores are: an activation at the end of the graph is a fact, whatever else is said."""
+    from stn_infer.proto.activation import final_activation
+
+    found = final_activation(model)
+    own = found if found is not None and found.applied else metadata.scores or found
+    return own if given is None else resolve_scores(own, given)
+
+
 def _assumed(loaded: LoadedModel, metadata: ModelMetadata) -> str:
     """A note on what the file leaves open."""
     if metadata.preprocess is not None or len(loaded.input_shapes) != 1:
@@ -334,7 +351,8 @@ def export_bytes(loaded: LoadedModel) -> bytes:
     """
     built = build_portable(loaded)
     verification = _verified(built.loaded, built.model, None)
-    describe(built.model, replace(loaded.metadata, batch_dependent=verification.batch_dependent))
+    scores = _scores(built.model, loaded.metadata, None)
+    describe(built.model, replace(loaded.metadata, batch_dependent=verification.batch_dependent, scores=scores))
     content: bytes = built.model.SerializeToString()
     return content
 
@@ -406,12 +424,12 @@ def _checked_metadata(
     from stn_infer.data.batches import load_calibration
     from stn_infer.data.loader import resolve_preprocess
     from stn_infer.pipeline.decoder import Decoder
-    from stn_infer.pipeline.formats import make_format
+    from stn_infer.pipeline.formats import check_classes
 
     backend = OrtBackend(model.SerializeToString(), threads=1)
     if metadata.preprocess is not None:
         resolve_preprocess(backend.inputs, None, metadata.preprocess)
-    make_format("npz", backend.outputs, metadata.labels)
+    check_classes(backend.outputs, metadata.labels)
     Decoder(metadata.decodings, backend.inputs, backend.outputs)
     if not calibration:
         return None

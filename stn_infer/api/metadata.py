@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stn_infer.activation import resolve_scores
 from stn_infer.errors import UsageError
 from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import ModelMetadata
@@ -17,16 +18,18 @@ if TYPE_CHECKING:
 
 
 def read_metadata(model: str | Path) -> ModelMetadata:
-    """What an ONNX file says about its inputs and classes.
+    """What an ONNX file says about its inputs and classes, and what its last operators show of its scores.
 
     Raises:
         ModelError: it is not an ONNX file, or it is damaged.
         UsageError: its metadata are damaged.
     """
     from stn_infer.api.source import metadata_of, onnx_path
+    from stn_infer.proto.activation import with_scores
     from stn_infer.proto.load import read_graph
 
-    return metadata_of(read_graph(onnx_path(model)))
+    graph = read_graph(onnx_path(model))
+    return with_scores(graph, metadata_of(graph))
 
 
 def write_metadata(
@@ -35,8 +38,9 @@ def write_metadata(
     *,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    activation: str | None = None,
 ) -> ModelMetadata:
-    """Store preprocessing and labels in an ONNX file; everything else in it stays as it is.
+    """Store preprocessing, labels and the activation in an ONNX file; everything else in it stays as it is.
 
     Args:
         model: any ONNX file.
@@ -44,6 +48,8 @@ def write_metadata(
         preprocess: how images become inputs; as text, changes to what the file says, or to gray or rgb with values
             0..1 by the number of channels.
         labels: the name of each class.
+        activation: what turns the scores of the classes into probabilities: ``softmax``, ``sigmoid`` or ``none``. If
+            the graph ends in it, this is stored, too.
 
     Returns:
         What the written file says.
@@ -65,14 +71,17 @@ def write_metadata(
             f"{source} keeps weights in {outside[0][1].path.name}, which must stay in the same folder; "
             f"write the new file to {source.parent}"
         )
-    metadata = changed_metadata(proto, preprocess, labels)
+    metadata = changed_metadata(proto, preprocess, labels, activation)
     set_metadata(proto, metadata)
     write_atomically(path, proto.SerializeToString())
     return metadata
 
 
 def changed_metadata(
-    proto: onnx.ModelProto, preprocess: Preprocess | str | None, labels: Sequence[str] | None
+    proto: onnx.ModelProto,
+    preprocess: Preprocess | str | None,
+    labels: Sequence[str] | None,
+    activation: str | None = None,
 ) -> ModelMetadata:
     """What a model says about its inputs and classes, with the given changes; arguments as for :func:`write_metadata`.
 
@@ -82,17 +91,21 @@ def changed_metadata(
     from stn_infer.api.source import metadata_of
     from stn_infer.data.batches import input_specs, output_specs
     from stn_infer.data.loader import resolve_preprocess
-    from stn_infer.pipeline.formats import make_format
+    from stn_infer.pipeline.formats import check_classes
+    from stn_infer.proto.activation import final_activation
 
     metadata = metadata_of(proto)
     if preprocess is not None:
         how = resolve_preprocess(input_specs(proto), metadata.preprocess, preprocess)
         metadata = replace(metadata, preprocess=how)
     if labels is not None:
+        metadata = replace(metadata, labels=tuple(labels))
+    if activation is not None:
+        metadata = replace(metadata, scores=resolve_scores(final_activation(proto), activation))
+    if labels is not None or activation is not None:
         outputs = output_specs(proto)
         if outputs[0].shape:  # else its classes are known when it runs
-            make_format("npz", outputs, labels)
-        metadata = replace(metadata, labels=tuple(labels))
+            check_classes(outputs, labels, activation)
     return metadata
 
 

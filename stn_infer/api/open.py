@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stn_infer.api.source import EngineFile, OnnxModel, names_the_file, resolve
 from stn_infer.budget import Budget
 from stn_infer.errors import SourceError, UsageError
+from stn_infer.pipeline.formats import has_classes
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
 
 if TYPE_CHECKING:
@@ -52,6 +53,17 @@ def open_backend(
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
     found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
+    opened = _opened(found, backend, device, threads, budget)
+    if isinstance(found, OnnxModel) and opened.metadata.scores is None and has_classes(opened.outputs):
+        from stn_infer.proto.activation import with_scores
+
+        opened.metadata = with_scores(found.read(), opened.metadata)
+    return opened
+
+
+def _opened(
+    found: OnnxModel | EngineFile | LoadedModel, backend: str, device: str, threads: int | None, budget: Budget | None
+) -> Backend:
     if backend in ("tensorrt", "tensorrt-rtx"):
         from stn_infer.backends.tensorrt.backend import open_engine, open_tensorrt
 

@@ -72,6 +72,7 @@ def optimize(
     functions: Functions = "keep",
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    activation: str | None = None,
     budget: Budget | None = None,
 ) -> OptimizeReport:
     """Rewrite an ONNX file: each GridSample whose grid is provably linear in its parameters becomes one fused op.
@@ -88,7 +89,7 @@ def optimize(
         input_shapes: for dynamic sizes, by input name: the shape of the whole input, or of one sample.
         functions: ``keep``: fused samplers are ops of domain ``stn`` with functions, which the plugin library runs
             fused; ``inline``: plain operators only, for importers that know no model-local functions.
-        preprocess, labels: to store in the file, as for ``write_metadata``.
+        preprocess, labels, activation: to store in the file, as for ``write_metadata``.
         budget: as for ``lint``.
 
     Raises:
@@ -117,8 +118,8 @@ def optimize(
         with temporary_folder(path.parent, ".stn-infer-") as scratch:
             graph = read_graph(source)
             verdict = try_once(source, graph=graph, shapes=input_shapes, budget=budget)
-            given = preprocess is not None or labels is not None
-            metadata = changed_metadata(graph, preprocess, labels) if given else None
+            given = preprocess is not None or labels is not None or activation is not None
+            metadata = changed_metadata(graph, preprocess, labels, activation) if given else None
             prepared.load(graph, scratch)
             del graph
             rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")

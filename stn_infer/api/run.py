@@ -35,6 +35,10 @@ def run(
     check_inputs: bool = False,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    activation: str | None = None,
+    top_k: int | None = None,
+    threshold: float | None = None,
+    outputs: Sequence[str] | None = None,
     workers: int | None = None,
     shard_rows: int | None = None,
     strict: bool = False,
@@ -64,6 +68,12 @@ def run(
         check_inputs: read all inputs first, so that a resumed job compares their contents instead of their times.
         preprocess: how images become inputs; as text, changes to the preprocessing in the model's file.
         labels: the name of each class; None: the labels in the model's file.
+        activation: what turns scores into confidences: ``softmax``, ``sigmoid`` (classes do not exclude each other) or
+            ``none``; None: as the model's file says, or its last operator, or else a softmax. A model that applies it
+            itself gets no second one.
+        top_k: also list this many classes, best first.
+        threshold: with ``sigmoid``: the least confidence of a class that is listed; None: 0.5, or none with ``top_k``.
+        outputs: the names of the model's outputs that are stored, possibly none; None: all.
         workers: threads; None: one per core.
         shard_rows: samples per shard; None: 4096, or fewer if outputs are large.
         strict: an error instead of a warning (``errors.AssumptionWarning``) where the preprocessing has to be assumed.
@@ -107,6 +117,10 @@ def run(
                 check_inputs=check_inputs,
                 preprocess=preprocess,
                 labels=labels,
+                activation=activation,
+                top_k=top_k,
+                threshold=threshold,
+                outputs=outputs,
                 workers=workers,
                 shard_rows=shard_rows,
                 strict=strict,

@@ -8,12 +8,16 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve_model
 from stn_infer.arrays import Array
 from stn_infer.budget import Budget
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.fusion.basis import AnyBasis, Basis
 from stn_infer.metadata import ModelMetadata
+from stn_infer.pipeline.inference import classifier_of
+from stn_infer.predictions import Candidate, Classifier
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.show.look import Look, WarpView
 from stn_infer.sources.identify import PYTORCH_KINDS, identify
@@ -40,6 +44,8 @@ def show(
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    activation: str | None = None,
+    top_k: int | None = None,
     strict: bool = False,
     allow_code: bool = False,
     budget: Budget | None = None,
@@ -61,7 +67,7 @@ def show(
         input_shapes: the shapes of a source's inputs, as for ``export``.
         count: the maximum number of inputs.
         preprocess: as for ``run``.
-        labels: as for ``run``.
+        labels, activation, top_k: as for ``run``.
         strict: as for ``run``.
         allow_code: as for ``export``.
         budget: as for ``lint``.
@@ -99,7 +105,7 @@ def show(
     number = len(states) if snapshots is not None else 24 if frames is None else frames
     if animated:
         check_frames(number, 1)
-    samples = _Samples(inputs, count, preprocess, labels, strict)
+    samples = _Samples(inputs, count, preprocess, _Classes(labels, activation, top_k), strict)
 
     def opened(weights: WeightsLike | None) -> _Opened:
         return _open(model, weights, input_shapes, allow_code, budget)
@@ -134,13 +140,15 @@ def look(
     count: int = 8,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
+    activation: str | None = None,
+    top_k: int | None = None,
     strict: bool = False,
     allow_code: bool = False,
     budget: Budget | None = None,
 ) -> tuple[Look, ...]:
     """The content of the picture of :func:`show`, as arrays; arguments and errors as there."""
     runner = _open(model, weights, input_shapes, allow_code, budget)
-    return _Samples(inputs, count, preprocess, labels, strict).read(runner).looks(runner)
+    return _Samples(inputs, count, preprocess, _Classes(labels, activation, top_k), strict).read(runner).looks(runner)
 
 
 def _check_snapshots(model: str, animated: bool, weights: WeightsLike | None, frames: int | None) -> None:
@@ -178,29 +186,47 @@ def _open(
 
 
 @dataclass(frozen=True)
+class _Classes:
+    """How classes are named and ranked, as given by the user."""
+
+    labels: Sequence[str] | None
+    activation: str | None
+    top_k: int | None
+
+    def classifier(self, metadata: ModelMetadata) -> Classifier:
+        """For this model."""
+        return classifier_of(metadata, self.activation, self.labels, top_k=self.top_k)
+
+    def assumed(self, metadata: ModelMetadata) -> bool:
+        """Whether nothing says what its scores are."""
+        return self.activation is None and metadata.scores is None
+
+
+@dataclass(frozen=True)
 class _Samples:
     """What is drawn, as given by the user."""
 
     inputs: Sequence[str | Path]
     count: int
     preprocess: Preprocess | str | None
-    labels: Sequence[str] | None
+    classes: _Classes
     strict: bool
 
     def read(self, runner: _Opened) -> _Shown:
         """Read them as this model takes them."""
         own = runner.metadata
         names, feeds = _read(runner.backend, self.inputs, self.count, own.preprocess, self.preprocess, self.strict)
-        return _Shown(names, feeds, tuple(self.labels) if self.labels is not None else own.labels)
+        return _Shown(names, feeds, self.classes.classifier(own), self.classes.assumed(own))
 
 
 @dataclass(frozen=True)
 class _Shown:
-    """Names and arrays of the samples, and the classes' names."""
+    """Names and arrays of the samples, and how their classes are ranked."""
 
     names: list[str]
     feeds: dict[str, Array]
-    labels: tuple[str, ...] | None
+    classifier: Classifier
+    assumed_scores: bool
 
     def looks(self, runner: _Opened, phase: float = 0.0) -> tuple[Look, ...]:
         """What the model does with each sample; ``phase`` of the movement, 0: the samples themselves."""
@@ -208,10 +234,16 @@ class _Shown:
 
         fed = {key: moved(it, phase) if phase and it.ndim in (4, 5) else it for key, it in self.feeds.items()}
         run = runner.tapped.read(runner.backend.run(fed))
-        predictions = _predictions(next(iter(run.outputs.values())), self.labels)
+        best, candidates = _ranked(next(iter(run.outputs.values())), self.classifier)
         calls = [call for call in run.calls if call.node.ours]
         return tuple(
-            Look(name, predictions[index], tuple(_warp_view(call, index) for call in calls))
+            Look(
+                name,
+                best[index],
+                tuple(_warp_view(call, index) for call in calls),
+                candidates[index],
+                self.assumed_scores,
+            )
             for index, name in enumerate(self.names)
         )
 
@@ -219,19 +251,20 @@ class _Shown:
 def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, ModelMetadata]:
     from stn_infer.fusion.fuse import describe, fuse
     from stn_infer.fusion.op import is_op
+    from stn_infer.proto.activation import with_scores
 
     if isinstance(model, OnnxModel):
         proto = model.load()
-        metadata = metadata_of(proto)
+        metadata = with_scores(proto, metadata_of(proto))
         findings: tuple[Finding, ...] = ()
         if not any(map(is_op, proto.graph.node)):
             proto, findings = fuse(proto)
     else:
         from stn_infer.torch_export.portable import build_portable
 
-        metadata = model.metadata
         portable = build_portable(model)
         proto, findings = portable.model, portable.findings
+        metadata = with_scores(proto, model.metadata)
     if not any(map(is_op, proto.graph.node)):
         raise ModelError(f"{name} has no sampler to draw: {describe(findings)}")
     return proto, metadata
@@ -264,11 +297,13 @@ def _read(
     return [Path(sample.name).name for sample in samples], batch.groups[0].inputs
 
 
-def _predictions(output: Array, labels: tuple[str, ...] | None) -> list[str]:
-    if output.ndim != 2 or output.shape[1] < 2:
-        return [""] * len(output)
-    classes = output.argmax(axis=1)
-    return [labels[index] if labels and index < len(labels) else str(index) for index in classes]
+def _ranked(output: Array, classifier: Classifier) -> tuple[list[str], list[tuple[Candidate, ...]]]:
+    """The name of the best class of each sample, and all that are shown; nothing if there are no scores."""
+    if output.ndim != 2 or output.shape[1] < 2 or np.isnan(output).any():
+        return [""] * len(output), [()] * len(output)
+    ranked = classifier.rank(output)
+    rows = range(len(ranked))
+    return [ranked.best(row).name for row in rows], [ranked.shown(row) for row in rows]
 
 
 def _warp_view(call: SamplerCall, index: int) -> WarpView:

@@ -17,6 +17,7 @@ from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.inputs import dtypes_of, input_names, zeros
+from stn_infer.torch_export.activation import watch_activations
 from stn_infer.torch_export.batches import find_batch_axes, output_axes
 from stn_infer.torch_export.outputs import output_names, output_tensors, unique_names
 
@@ -74,12 +75,15 @@ class EagerBackend:
         )
         # Running is the only way to get the output shapes. It is eager because compiling is slow.
         probe = [torch.from_numpy(value).to(self.device) for value in zeros(loaded, 2)]
-        with torch.inference_mode():
+        with torch.inference_mode(), watch_activations() as watch:
             returned = _called(module, probe, self._label, self.name)
         try:
-            outputs = [output.cpu().numpy() for output in output_tensors(returned)]
+            tensors = output_tensors(returned)
+            outputs = [output.cpu().numpy() for output in tensors]
         except ModelError as error:
             raise ModelError(f"{self._label} {error}") from None
+        if self.metadata.scores is None and tensors:
+            self.metadata = replace(self.metadata, scores=watch.scores(tensors[0]))
         self.outputs: tuple[TensorSpec, ...] = tuple(
             TensorSpec(name, (None, *output.shape[1:]), output.dtype, axis)
             for name, output, axis in zip(

@@ -56,6 +56,7 @@ if TYPE_CHECKING:
 @click.option("--with-theta", is_flag=True, help="Add theta [N, D, K] of every spatial transformer as outputs.")
 @options.preprocess_option
 @options.labels_option
+@options.activation_option
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -98,6 +99,7 @@ def command(
     with_theta: bool,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
+    activation: str | None,
     precision: Precision,
     calibration: tuple[Path, ...],
     tolerance: float | None,
@@ -121,6 +123,7 @@ def command(
         with_theta=with_theta,
         preprocess=preprocess,
         labels=labels,
+        activation=activation,
         tolerance=tolerance,
         precision=precision,
         calibration=calibration or None,

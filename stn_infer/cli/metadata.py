@@ -25,34 +25,43 @@ _SHOWN = 10
     examples=(
         "stn-infer metadata model.onnx",
         "stn-infer metadata model.onnx --preprocess imagenet,size=224x224 --labels classes.txt",
+        "stn-infer metadata model.onnx --activation sigmoid",
         "stn-infer metadata model.onnx --preprocess preprocessor_config.json -o ready.onnx",
     ),
 )
 @click.argument("model", metavar="FILE.onnx")
 @options.preprocess_option
 @options.labels_option
+@options.activation_option
 @options.output_option("The ONNX file to write.  [default: FILE.onnx itself]", required=False)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its layout is stable.")
 def command(
-    model: str, preprocess: str | None, labels: tuple[str, ...] | None, output: Path | None, as_json: bool
+    model: str,
+    preprocess: str | None,
+    labels: tuple[str, ...] | None,
+    activation: str | None,
+    output: Path | None,
+    as_json: bool,
 ) -> None:
-    """Print what an ONNX file says about its inputs and classes; with --preprocess or --labels, store it.
+    """Print what an ONNX file says about its inputs and classes, or store it.
 
-    The text of --preprocess changes single fields of what is stored. run, show and bench use what is stored.
+    --preprocess, --labels and --activation are stored; without them, nothing is written. The text of --preprocess
+    changes single fields of what is stored. run, eval, show and bench use what is stored.
     """
     from stn_infer.api.metadata import read_metadata, write_metadata
 
-    if preprocess is None and labels is None:
-        if output is not None:
-            raise UsageError("-o is the file to write; say what to store with --preprocess or --labels")
-        found = read_metadata(model)
+    stores = preprocess is not None or labels is not None or activation is not None
+    if stores:
+        found = write_metadata(model, output, preprocess=preprocess, labels=labels, activation=activation)
+    elif output is not None:
+        raise UsageError("-o is the file to write; say what to store with --preprocess, --labels or --activation")
     else:
-        found = write_metadata(model, output, preprocess=preprocess, labels=labels)
+        found = read_metadata(model)
     if as_json:
         echo_text(_json(found))
         return
     echo(*_lines(found))
-    if preprocess is not None or labels is not None:
+    if stores:
         echo(f"wrote {output or model}")
 
 
@@ -63,6 +72,7 @@ def _lines(found: ModelMetadata) -> list[str]:
     else:
         more = "" if len(found.labels) <= _SHOWN else f", ... ({len(found.labels)} in all)"
         lines.append(f"labels: {', '.join(found.labels[:_SHOWN])}{more}")
+    lines.append(f"activation: {found.scores.describe() if found.scores else 'unknown'}")
     lines.append(f"precision: {found.precision}")
     if found.source:
         lines.append(f"source: {found.source}")

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 )
 @options.preprocess_option
 @options.labels_option
+@options.activation_option
 @options.trial_options
 def command(
     model: str,
@@ -50,6 +51,7 @@ def command(
     tolerance: float | None,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
+    activation: str | None,
     budget: Budget | None,
 ) -> None:
     """Fuse the spatial transformers of any ONNX file.
@@ -70,6 +72,7 @@ def command(
         functions=functions,
         preprocess=preprocess,
         labels=labels,
+        activation=activation,
         budget=budget,
     )
     echo_text(describe(report))

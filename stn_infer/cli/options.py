@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 import click
 
+from stn_infer.activation import ACTIVATIONS
 from stn_infer.errors import UsageError
 from stn_infer.metadata import FUNCTIONS
 
@@ -172,6 +173,19 @@ labels_option: Decorator[Any] = click.option(
     type=click.Path(path_type=Path),
     callback=_read_labels,
     help="Text file with the name of each class, one per line.",
+)
+
+#: ``activation``: "softmax", "sigmoid", "none", or None when not given.
+activation_option: Decorator[Any] = click.option(
+    "--activation",
+    type=click.Choice(ACTIVATIONS),
+    help="What turns the scores of the classes into confidences; sigmoid: any number of classes can be right.  "
+    "[default: as the file says, else its last operator, else softmax]",
+)
+
+#: ``top_k``: int or None.
+top_k_option: Decorator[Any] = click.option(
+    "--top-k", type=click.IntRange(min=1), metavar="K", help="Also show the K best classes."
 )
 
 #: ``functions``: "keep" or "inline".

@@ -11,13 +11,19 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, progress_bar
+from stn_infer.cli.output import ASSUMED_SCORES, SOME_FAILED, echo, echo_failures, progress_bar
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
     from stn_infer.sources.reference import Weights
 
 _SHOWN = 4
+
+
+def _output_names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None or value == "all":
+        return None
+    return () if value == "none" else tuple(filter(None, (name.strip() for name in value.split(","))))
 
 
 @click.command(
@@ -49,6 +55,19 @@ _SHOWN = 4
 @options.preprocess_option
 @options.strict_option
 @options.labels_option
+@options.activation_option
+@options.top_k_option
+@click.option(
+    "--threshold",
+    type=click.FloatRange(min=0, max=1),
+    help="With sigmoid, the least confidence of a class that is listed.  [default: 0.5, or none with --top-k]",
+)
+@click.option(
+    "--outputs",
+    metavar="NAME,...",
+    callback=_output_names,
+    help="The model's own outputs that are stored: all, none, or names.  [default: all]",
+)
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that read and predict.  [default: one per core]")
 @click.option(
     "--shard-rows", type=click.IntRange(min=1), help="Inputs per output file.  [default: 4096, fewer for large outputs]"
@@ -72,6 +91,10 @@ def command(
     preprocess: str | None,
     strict: bool,
     labels: tuple[str, ...] | None,
+    activation: str | None,
+    top_k: int | None,
+    threshold: float | None,
+    outputs: tuple[str, ...] | None,
     workers: int | None,
     shard_rows: int | None,
 ) -> None:
@@ -102,6 +125,10 @@ def command(
             preprocess=preprocess,
             strict=strict,
             labels=labels,
+            activation=activation,
+            top_k=top_k,
+            threshold=threshold,
+            outputs=outputs,
             workers=workers,
             shard_rows=shard_rows,
             progress=progress,
@@ -116,6 +143,8 @@ def command(
         from stn_infer.repairs.dependence import dependence_note
 
         echo(f"note: {dependence_note(summary.batch_dependent)}; see --batch-size", err=True)
+    if summary.assumed_scores:
+        echo(f"note: {ASSUMED_SCORES}", err=True)
     if summary.left_out:
         echo(f"note: {_left_out(summary.left_out)}", err=True)
     echo_failures(summary.failures, summary.failed, ", see the status files")

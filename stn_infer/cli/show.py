@@ -9,7 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo
+from stn_infer.cli.output import ASSUMED_SCORES, echo
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 @options.preprocess_option
 @options.strict_option
 @options.labels_option
+@options.activation_option
+@options.top_k_option
 def command(
     model: str,
     inputs: tuple[str, ...],
@@ -64,6 +66,8 @@ def command(
     preprocess: str | None,
     strict: bool,
     labels: tuple[str, ...] | None,
+    activation: str | None,
+    top_k: int | None,
 ) -> None:
     """Draw each INPUT with the region that the model samples, the warped output and the prediction.
 
@@ -88,7 +92,11 @@ def command(
         preprocess=preprocess,
         strict=strict,
         labels=labels,
+        activation=activation,
+        top_k=top_k,
     )
     for look in looks:
-        echo(f"{look.name}: {look.prediction or 'no class prediction'}")
+        echo(f"{look.name}: {', '.join(look.captions) or look.prediction or 'no class prediction'}")
+    if any(look.candidates and look.assumed_scores for look in looks):
+        echo(f"note: {ASSUMED_SCORES}", err=True)
     echo(f"wrote {output}")

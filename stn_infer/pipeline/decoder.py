@@ -41,7 +41,7 @@ class Decoder:
                         f"decoding {decoding.name!r} reads output {name!r}, but the model has {', '.join(specs)}"
                     )
             self._check(decoding, specs)
-        taken = ["input", "prediction", "label", *specs]
+        taken = ["input", "prediction", "label", "confidence", "predictions", "labels", "confidences", *specs]
         for column in self.columns:
             if column in taken:
                 raise UsageError(f"a decoding's column {column!r} has the name of another one; rename the decoding")

@@ -18,16 +18,18 @@ from typing import Any
 
 import numpy as np
 import orjson
-from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import MissingDependencyError, UsageError
 from stn_infer.pipeline.decoder import Decoder
+from stn_infer.predictions import Classifier, Ranked, label_of
 
 _SPECIAL = re.compile('[,"\r\n]')
 
 FORMATS = ("csv", "jsonl", "parquet", "npz")
+# The lists of a sample's classes, best first.
+_LISTS = ("predictions", "labels", "confidences")
 
 
 @dataclass(frozen=True)
@@ -37,13 +39,13 @@ class Rows:
     Attributes:
         names: the samples' names in the status file.
         outputs: by output name, [len(names), ...].
-        classes: int64 [len(names)], the argmax of the first output; None if that output is not a vector of scores.
+        ranked: the classes with the highest scores in the first output; None if it is not a vector of scores.
         decoded: by column, [len(names)]: texts and the sides of boxes.
     """
 
     names: tuple[str, ...]
     outputs: dict[str, Array]
-    classes: NDArray[np.int64] | None
+    ranked: Ranked | None
     decoded: dict[str, Array] = field(default_factory=dict)
 
 
@@ -52,7 +54,7 @@ class Format(ABC):
 
     Args:
         outputs: the model's outputs, batch on axis 0.
-        labels: the name of each class, or None.
+        classifier: of the scores in the first output.
         decoder: of the texts and boxes in the outputs.
         stored: the outputs that become columns themselves.
     """
@@ -62,12 +64,13 @@ class Format(ABC):
     def __init__(
         self,
         outputs: Sequence[TensorSpec],
-        labels: Sequence[str] | None,
+        classifier: Classifier,
         decoder: Decoder | None = None,
         stored: Sequence[TensorSpec] | None = None,
     ) -> None:
         self.outputs = tuple(outputs)
-        self.labels = None if labels is None else tuple(labels)
+        self.classifier = classifier
+        self.labels = classifier.labels
         self.decoder = decoder or Decoder((), (), outputs)
         self.stored = self.outputs if stored is None else tuple(stored)
         self.classifies = has_classes(outputs, self.decoder)
@@ -81,12 +84,16 @@ class Format(ABC):
         """
 
     def rows(self, names: tuple[str, ...], outputs: dict[str, Array]) -> Rows:
-        """Samples with their outputs [len(names), ...], classified and decoded."""
-        classes = None
-        if self.classifies:
-            classes = outputs[self.outputs[0].name].argmax(axis=1) if names else np.zeros(0, np.int64)
+        """Samples with their outputs [len(names), ...], classified and decoded.
+
+        Raises:
+            UsageError: there are fewer labels than classes.
+        """
+        ranked = self.classifier.rank(outputs[self.outputs[0].name]) if self.classifies else None
+        if ranked is not None and self.labels is not None and names:
+            label_of(self.labels, int(ranked.order.max()))
         decoded = self.decoder(outputs)
-        return Rows(names, {spec.name: outputs[spec.name] for spec in self.stored}, classes, decoded)
+        return Rows(names, {spec.name: outputs[spec.name] for spec in self.stored}, ranked, decoded)
 
     @abstractmethod
     def encode(self, rows: Rows) -> Any:
@@ -103,16 +110,18 @@ class Format(ABC):
         }
         return self.rows((), outputs)
 
-    def label_of(self, row_class: int) -> str:
-        """The label of a class; requires ``labels``.
+    @property
+    def class_columns(self) -> tuple[str, ...]:
+        """The columns of the classes: the best one, and with ``top_k`` or a sigmoid the lists of all that are shown."""
+        if not self.classifies:
+            return ()
+        kept = ("prediction", "label", "confidence", *(_LISTS if self.classifier.lists else ()))
+        return tuple(name for name in kept if self.labels is not None or not name.startswith("label"))
 
-        Raises:
-            UsageError: there are fewer labels than ``row_class`` needs.
-        """
-        assert self.labels is not None
-        if row_class >= len(self.labels):
-            raise UsageError(f"the model predicts class {row_class}, but only {len(self.labels)} labels were given")
-        return self.labels[row_class]
+    def key_of(self, output: str) -> str:
+        """The name of an output where it must not be that of a column."""
+        taken = {"input", "prediction", "label", *self.class_columns}
+        return f"output_{output}" if output in taken else output
 
 
 class CsvFormat(Format):
@@ -125,26 +134,38 @@ class CsvFormat(Format):
         if not rows.names:
             return b""
         columns: list[Sequence[str]] = [quoted_all(rows.names)]
-        if rows.classes is not None:
-            classes = rows.classes.tolist()
-            columns.append([*map(str, classes)])
-            if self.labels is not None:
-                labels = [quoted(label) for label in self.labels]
-                columns.append([labels[index] for index in classes])
+        if rows.ranked is not None:
+            columns += self._classes(rows.ranked)
         columns += [[*map(_field, values)] for values in rows.decoded.values()]
         columns += [_joined(values.reshape(len(rows.names), -1)) for values in rows.outputs.values()]
         return ("\n".join(map(",".join, zip(*columns, strict=True))) + "\n").encode()
 
     def write(self, path: Path, parts: Sequence[bytes]) -> None:
         """The header and the lines."""
-        columns = ["input", *(["prediction"] if self.classifies else [])]
-        columns += ["label"] if self.classifies and self.labels is not None else []
+        columns = ["input", *self.class_columns]
         columns += [*self.decoder.columns, *(f"{spec.name}_{i}" for spec in self.stored for i in range(_width(spec)))]
         text = io.StringIO()
         csv.writer(text, lineterminator="\n").writerow(columns)
         with path.open("wb") as file:
             file.write(text.getvalue().encode())
             file.writelines(parts)
+
+    def _classes(self, ranked: Ranked) -> list[Sequence[str]]:
+        """The columns of the classes; what is in a list is joined by semicolons."""
+        classes = ranked.classes.tolist()
+        columns: list[Sequence[str]] = [[*map(str, classes)]]
+        if self.labels is not None:
+            labels = [quoted(label) for label in self.labels]
+            columns.append([labels[index] for index in classes])
+        columns.append(_joined(ranked.confidences[:, None]))
+        if self.classifier.lists:
+            shown = [row[:count] for row, count in zip(ranked.order.tolist(), ranked.counts.tolist(), strict=True)]
+            columns.append([";".join(map(str, row)) for row in shown])
+            if self.labels is not None:
+                columns.append([quoted(";".join([self.labels[index] for index in row])) for row in shown])
+            values = [line.split(",") for line in _joined(ranked.values)]
+            columns.append([";".join(line[: len(row)]) for line, row in zip(values, shown, strict=True)])
+        return columns
 
 
 class JsonlFormat(Format):
@@ -157,14 +178,12 @@ class JsonlFormat(Format):
         lines = []
         for i, name in enumerate(rows.names):
             text = f'{{"input": {json.dumps(name, ensure_ascii=False)}'
-            if rows.classes is not None:
-                text += f', "prediction": {rows.classes[i]}'
-                if self.labels is not None:
-                    text += f', "label": {json.dumps(self.label_of(int(rows.classes[i])), ensure_ascii=False)}'
+            if rows.ranked is not None:
+                text += self._classes(rows.ranked, i)
             for column, decoded in rows.decoded.items():
                 text += f", {json.dumps(column)}: {_json_value(decoded[i])}"
             for output, values in rows.outputs.items():
-                text += f", {json.dumps(output)}: [{_json_numbers(values[i].reshape(-1))}]"
+                text += f", {json.dumps(self.key_of(output))}: [{_json_numbers(values[i].reshape(-1))}]"
             lines.append(text + "}\n")
         return "".join(lines).encode()
 
@@ -172,6 +191,20 @@ class JsonlFormat(Format):
         """The lines."""
         with path.open("wb") as file:
             file.writelines(parts)
+
+    def _classes(self, ranked: Ranked, row: int) -> str:
+        best = ranked.best(row)
+        text = f', "prediction": {best.prediction}'
+        if self.labels is not None:
+            text += f', "label": {json.dumps(best.label, ensure_ascii=False)}'
+        text += f', "confidence": {_json_value(ranked.confidences[row])}'
+        if self.classifier.lists:
+            shown = ranked.shown(row)
+            text += f', "predictions": {json.dumps([each.prediction for each in shown])}'
+            if self.labels is not None:
+                text += f', "labels": {json.dumps([each.label for each in shown], ensure_ascii=False)}'
+            text += f', "confidences": [{_json_numbers(ranked.values[row, : len(shown)])}]'
+        return text
 
 
 class ParquetFormat(Format):
@@ -199,12 +232,15 @@ class ParquetFormat(Format):
         arrow = self._pyarrow
         rows = parts or [self.empty()]
         columns: dict[str, Any] = {"input": arrow.array([name for part in rows for name in part.names], arrow.string())}
-        if self.classifies:
-            classes = _all_classes(rows)
-            columns["prediction"] = arrow.array(classes)
-            if self.labels is not None:
-                labels = [self.label_of(index) for index in classes.tolist()]
-                columns["label"] = arrow.array(labels, arrow.string())
+        types = {
+            "label": arrow.string(),
+            "predictions": arrow.list_(arrow.int64()),
+            "labels": arrow.list_(arrow.string()),
+            "confidences": arrow.list_(arrow.float32()),
+        }
+        for column, values in _all_classes(self, rows).items():
+            lists = column in _LISTS
+            columns[column] = arrow.array(_ragged(rows, values) if lists else values, types.get(column))
         for column in self.decoder.columns:
             decoded = np.concatenate([part.decoded[column] for part in rows])
             columns[column] = arrow.array(decoded, arrow.string() if decoded.dtype == object else None)
@@ -217,7 +253,10 @@ class ParquetFormat(Format):
 
 
 class NpzFormat(Format):
-    """Each output in its own shape under its name, with ``input``, ``prediction``, ``label`` and decoded columns."""
+    """Each output in its own shape under its name, with ``input``, the classes and decoded columns.
+
+    Lists of classes are arrays [N, K], filled up with class -1, an empty label and confidence NaN.
+    """
 
     suffix = "npz"
 
@@ -229,16 +268,13 @@ class NpzFormat(Format):
         """An uncompressed .npz without pickles; an output whose name is reserved gets the prefix ``output_``."""
         rows = parts or [self.empty()]
         arrays: dict[str, Any] = {"input": np.array([name for part in rows for name in part.names], np.str_)}
-        if self.classifies:
-            classes = _all_classes(rows)
-            arrays["prediction"] = classes
-            if self.labels is not None:
-                arrays["label"] = np.array([self.label_of(index) for index in classes.tolist()], np.str_)
+        for column, values in _all_classes(self, rows).items():
+            arrays[column] = np.array(values, np.str_) if column.startswith("label") else values
         for column in self.decoder.columns:
             decoded = np.concatenate([part.decoded[column] for part in rows])
             arrays[column] = decoded.astype(np.str_) if decoded.dtype == object else decoded
         for name in rows[0].outputs:
-            key = f"output_{name}" if name in ("input", "prediction", "label", "file") else name
+            key = f"output_{name}" if name == "file" else self.key_of(name)
             arrays[key] = np.concatenate([part.outputs[name] for part in rows])
         with path.open("wb") as file:
             np.savez(file, **arrays)
@@ -253,23 +289,35 @@ _FORMATS: Mapping[str, type[Format]] = {
 
 
 def make_format(
-    name: str, outputs: Sequence[TensorSpec], labels: Sequence[str] | None, decoder: Decoder | None = None
+    name: str,
+    outputs: Sequence[TensorSpec],
+    classifier: Classifier | None = None,
+    decoder: Decoder | None = None,
+    kept: Sequence[str] | None = None,
 ) -> Format:
     """The format called ``name`` for a model with these ``outputs``.
 
     If a ``decoder`` reads some of them, formats other than npz store its columns instead of what it reads, and leave
     out the others that are not one vector per sample.
 
+    Args:
+        name: of the format.
+        outputs: the model's.
+        classifier: of the scores in the first output.
+        decoder: of the texts and boxes in the outputs.
+        kept: the names of the outputs that are stored; None: all that the format can store.
+
     Raises:
-        UsageError: no such format, an output that is not one vector per sample (for formats other than npz), or
-            labels whose number is not the number of classes.
+        UsageError: no such format or output, an output that is not one vector per sample (for formats other than npz),
+            labels whose number is not the number of classes, or options of a classifier without classes.
         MissingDependencyError: parquet without pyarrow.
     """
     if name not in _FORMATS:
         raise UsageError(f"a format is one of {', '.join(FORMATS)}, not {name!r}")
-    stored = list(outputs)
+    classifier = classifier or Classifier()
+    stored = list(outputs) if kept is None else _chosen(outputs, kept)
     if name != "npz":
-        if decoder is not None and decoder.reads:
+        if decoder is not None and decoder.reads and kept is None:
             stored = [spec for spec in outputs if spec.name not in decoder.reads and _is_vector(spec)]
         for spec in stored:
             if not spec.shape:
@@ -280,11 +328,31 @@ def make_format(
                     f"output {spec.name!r} is [N, {shape}], not one vector of known length per sample; "
                     f"{name} cannot store it, use --format npz"
                 )
-    if labels is not None:
-        if not has_classes(outputs, decoder):
-            raise UsageError("labels were given, but the model's first output is not a vector of class scores")
+    check_classes(outputs, classifier.labels, classifier.top_k, classifier.threshold, decoder=decoder)
+    return _FORMATS[name](outputs, classifier, decoder, stored)
+
+
+def _chosen(outputs: Sequence[TensorSpec], kept: Sequence[str]) -> list[TensorSpec]:
+    known = [spec.name for spec in outputs]
+    for name in kept:
+        if name not in known:
+            raise UsageError(f"the model has no output {name!r}; its outputs are {', '.join(known)}")
+    return [spec for spec in outputs if spec.name in kept]
+
+
+def check_classes(
+    outputs: Sequence[TensorSpec],
+    labels: Sequence[str] | None = None,
+    *options: object,
+    decoder: Decoder | None = None,
+) -> None:
+    """Raises UsageError unless labels and other ``options`` of a classifier, where not None, fit the first output."""
+    if labels is not None and has_classes(outputs, decoder):
         check_labels(labels, outputs[0])
-    return _FORMATS[name](outputs, labels, decoder, stored)
+    elif labels is not None:
+        raise UsageError("labels were given, but the model's first output is not a vector of class scores")
+    elif any(option is not None for option in options) and not has_classes(outputs, decoder):
+        raise UsageError("the model's first output is not a vector of class scores, which can be ranked")
 
 
 def check_labels(labels: Sequence[str], scores: TensorSpec) -> None:
@@ -318,8 +386,30 @@ def _json_value(value: Any) -> str:
     return str(value) if np.isfinite(value) else "null"
 
 
-def _all_classes(parts: Sequence[Rows]) -> NDArray[np.int64]:
-    return np.concatenate([part.classes for part in parts if part.classes is not None])
+def _all_classes(format: Format, parts: Sequence[Rows]) -> dict[str, Any]:
+    """The columns of the classes by name; lists are [N, K], with class -1 and confidence NaN after their end."""
+    ranked = [part.ranked for part in parts if part.ranked is not None]
+    if not ranked:
+        return {}
+    classes = np.concatenate([each.classes for each in ranked])
+    found: dict[str, Any] = {"prediction": classes}
+    found["confidence"] = np.concatenate([each.confidences for each in ranked])
+    if format.labels is not None:
+        found["label"] = [format.labels[number] for number in classes.tolist()]
+    if format.classifier.lists:
+        found["predictions"] = np.concatenate([each.padded(each.order, -1) for each in ranked])
+        found["confidences"] = np.concatenate([each.padded(each.values, np.nan) for each in ranked])
+        if format.labels is not None:
+            names = [*format.labels, ""]  # class -1 has the last one
+            found["labels"] = [[names[number] for number in row] for row in found["predictions"].tolist()]
+    return {name: found[name] for name in format.class_columns}
+
+
+def _ragged(parts: Sequence[Rows], values: Any) -> list[Any]:
+    """Rows of [N, K] up to their ends."""
+    counts = [count for part in parts if part.ranked is not None for count in part.ranked.counts.tolist()]
+    rows = values if isinstance(values, list) else values.tolist()
+    return [row[:count] for row, count in zip(rows, counts, strict=True)]
 
 
 def quoted(text: str) -> str:

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from stn_infer.activation import Scores, resolve_scores
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend, PixelBackend
 from stn_infer.backends.batching import row_axis
@@ -24,10 +25,12 @@ from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess, tell_assumption
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.files import appearing
+from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.decoder import Decoder
-from stn_infer.pipeline.formats import Format, make_format, printable, printable_names
+from stn_infer.pipeline.formats import Format, check_classes, make_format, printable, printable_names
 from stn_infer.pipeline.job import Folder, Job, status_lines
 from stn_infer.pipeline.schedule import Schedule
+from stn_infer.predictions import Classifier
 from stn_infer.preprocess.rule import Preprocess
 
 SHARD_ROWS = 4096
@@ -52,6 +55,8 @@ class RunSummary:
         batch_dependent: outputs that change with the batch size, by the metadata or the file's trial; empty with one
             sample per batch.
         left_out: by suffix, the number of files in the folders that are neither images nor arrays.
+        scores: what the confidences were computed by; None if the model predicts no classes.
+        assumed_scores: whether nothing says that this is right.
     """
 
     output: Path
@@ -64,6 +69,8 @@ class RunSummary:
     preprocess: Preprocess | None
     batch_dependent: tuple[str, ...] = ()
     left_out: tuple[tuple[str, int], ...] = ()
+    scores: Scores | None = None
+    assumed_scores: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +87,10 @@ class RunOptions:
     check_inputs: bool = False
     preprocess: Preprocess | str | None = None
     labels: Sequence[str] | None = None
+    activation: str | None = None
+    top_k: int | None = None
+    threshold: float | None = None
+    outputs: Sequence[str] | None = None
     workers: int | None = None
     shard_rows: int | None = None
     strict: bool = False
@@ -117,10 +128,13 @@ def run_job(
     started = time.perf_counter()
     if not runner.inputs:
         raise ModelError("the model has no inputs: there is nothing to predict")
-    labels = runner.metadata.labels if options.labels is None else options.labels
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, options.preprocess)
     decoder = Decoder(runner.metadata.decodings, runner.inputs, runner.outputs)
-    encoder = make_format(options.format, runner.outputs, labels, decoder)
+    classifier = classifier_of(
+        runner.metadata, options.activation, options.labels, top_k=options.top_k, threshold=options.threshold
+    )
+    check_classes(runner.outputs, None, options.activation, decoder=decoder)
+    encoder = make_format(options.format, runner.outputs, classifier, decoder, options.outputs)
     axis = row_axis(runner.inputs, runner.outputs)
     loader = Loader(runner.inputs, how, axis)
     with Inputs(inputs, loader.arrays.count_rows, may_be_empty=axis is not None) as samples:
@@ -145,8 +159,12 @@ def run_job(
             format=options.format,
             shard_rows=options.shard_rows or _shard_rows(runner),
             preprocess=how,
-            labels=None if labels is None else tuple(labels),
+            labels=classifier.labels,
+            scores=classifier.scores if encoder.classifies else None,
+            top_k=options.top_k,
+            threshold=options.threshold,
             outputs=tuple(spec.name for spec in runner.outputs),
+            stored=tuple(spec.name for spec in encoder.stored),
             runtime=_runtime(runner),
             libraries=_libraries(),
         )
@@ -156,7 +174,36 @@ def run_job(
             _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
             summary = writer.summary(time.perf_counter() - started, how)
             dependent = runner.metadata.batch_dependent if options.batch_size > 1 else ()
-            return replace(summary, batch_dependent=dependent, left_out=survey.left_out)
+            return replace(
+                summary,
+                batch_dependent=dependent,
+                left_out=survey.left_out,
+                scores=job.scores,
+                assumed_scores=encoder.classifies and options.activation is None and runner.metadata.scores is None,
+            )
+
+
+def classifier_of(
+    metadata: ModelMetadata,
+    activation: str | None = None,
+    labels: Sequence[str] | None = None,
+    *,
+    top_k: int | None = None,
+    threshold: float | None = None,
+) -> Classifier:
+    """How a model's scores become predictions: as its file says, with the user's changes.
+
+    Args:
+        metadata: of the model, from a file, or from :func:`stn_infer.open_backend`, which also looks at the graph.
+        activation: ``softmax``, ``sigmoid`` or ``none``; None: as the file says, else a softmax.
+        labels: the name of each class; None: as the file says.
+        top_k, threshold: as for :class:`~stn_infer.predictions.Classifier`.
+
+    Raises:
+        UsageError: they do not fit each other or the model.
+    """
+    names = metadata.labels if labels is None else tuple(labels)
+    return Classifier(resolve_scores(metadata.scores, activation), names, top_k, threshold)
 
 
 @dataclass(frozen=True)

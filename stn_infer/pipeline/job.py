@@ -18,6 +18,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
+from stn_infer.activation import Scores
 from stn_infer.errors import OutputError
 from stn_infer.files import is_leftover, remove_leftovers, write_atomically
 from stn_infer.pipeline.formats import quoted, quoted_all
@@ -25,7 +26,7 @@ from stn_infer.pipeline.lock import LOCK_NAME, JobLock
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.version import __version__
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 MANIFEST_NAME = "run.json"
 LEDGER_COLUMNS = ("input", "status", "error", "shard", "row")
 
@@ -42,7 +43,11 @@ _MEANING = (
     "shard_rows",
     "preprocess",
     "labels",
+    "scores",
+    "top_k",
+    "threshold",
     "outputs",
+    "stored",
     "stn_infer_version",
     "runtime",
     "libraries",
@@ -73,7 +78,10 @@ class Job:
         libraries: the versions of the libraries that read the inputs.
         format, shard_rows: the output format, and the samples per shard, including failed ones.
         preprocess, labels: the values in use, from the model's file, the user or the defaults.
+        scores: what the scores of the classes are; None if there are none.
+        top_k, threshold: which classes are shown.
         outputs: the names of the model's outputs.
+        stored: the names of those that are stored.
     """
 
     model: str
@@ -89,7 +97,11 @@ class Job:
     shard_rows: int
     preprocess: Preprocess | None
     labels: tuple[str, ...] | None
+    scores: Scores | None
+    top_k: int | None
+    threshold: float | None
     outputs: tuple[str, ...]
+    stored: tuple[str, ...]
     runtime: str
     libraries: str
     schema_version: int = SCHEMA_VERSION

@@ -64,7 +64,9 @@ def draw(
             _draw_panel(axes[row][column], panel)
         axes[0][column].set_title(shown(_short(look.name)), parse_math=False, fontsize=6, color="0.4")
         if look.prediction:
-            axes[-1][column].set_xlabel(shown(look.prediction), parse_math=False, fontsize=10)
+            lines = [shown(_short(text)) for text in look.captions] or [shown(look.prediction)]
+            size = 9 if len(lines) == 1 else 7
+            axes[-1][column].set_xlabel("\n".join(lines), parse_math=False, fontsize=size)
     numbers = [number for number, warp in enumerate(looks[0].warps, 1) for _ in range(count_panels(warp))]
     for row, (panel, number) in enumerate(zip(columns[0], numbers, strict=True)):
         which = f" {number}" if len(looks[0].warps) > 1 else ""

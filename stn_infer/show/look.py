@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from stn_infer.arrays import Array
+from stn_infer.predictions import Candidate
 
 
 @dataclass(frozen=True)
@@ -32,9 +33,18 @@ class Look:
     Attributes:
         name: its file, without folders.
         prediction: the label or index of the largest value of the first output; empty if that is not a vector.
+        candidates: the classes that are shown, best first; empty if there are none.
+        assumed_scores: whether nothing says that their confidences are those of a softmax.
         warps: one per spatial transformer or ``stn::Sampler``, in graph order.
     """
 
     name: str
     prediction: str
     warps: tuple[WarpView, ...]
+    candidates: tuple[Candidate, ...] = ()
+    assumed_scores: bool = False
+
+    @property
+    def captions(self) -> tuple[str, ...]:
+        """The classes with their confidences, such as ``seven 98%``."""
+        return tuple(each.describe() for each in self.candidates)

@@ -26,6 +26,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from stn_infer.activation import Scores
 from stn_infer.arrays import Array
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import ModelMetadata
@@ -266,7 +267,10 @@ def _from_recipe(recipe: Recipe, source: str, weights: WeightsLike | None, shape
     decodings = recipe.decodings
     if decodings is None:
         decodings = NETWORKS[recipe.network].decodings if recipe.network in NETWORKS else ()
-    metadata = ModelMetadata(recipe.preprocess, recipe.labels, source, decodings=decodings)
+    # export/train.py trains our labeled ones with the cross-entropy of a softmax
+    trained = recipe.training is not None and recipe.labels is not None and recipe.network in NETWORKS
+    scores = Scores() if trained else None
+    metadata = ModelMetadata(recipe.preprocess, recipe.labels, source, decodings=decodings, scores=scores)
     return LoadedModel(recipe.name, module, shapes or (tuple(recipe.input_shape),), metadata, "recipe")
 
 

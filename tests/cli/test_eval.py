@@ -105,8 +105,8 @@ def test_run_writes_the_text(model: Path, photos: Path, tmp_path: Path) -> None:
     done = CliRunner().invoke(main, arguments)
     assert done.exit_code == 0, done.output
     header, *lines = (tmp_path / "out/predictions-00000.csv").read_text().splitlines()
-    assert header == "input,prediction,row,scores_0,scores_1,scores_2,scores_3"
-    assert [line.split(",")[2] for line in lines] == list("bhsshhtt")  # bottom, second, third, top
+    assert header == "input,prediction,confidence,row,scores_0,scores_1,scores_2,scores_3"
+    assert [line.split(",")[3] for line in lines] == list("bhsshhtt")  # bottom, second, third, top
 
 
 def test_corrupt_pictures_are_counted(model: Path, photos: Path) -> None:

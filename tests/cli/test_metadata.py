@@ -18,17 +18,23 @@ def invoke(*arguments: str) -> Result:
 
 def test_print_store_and_json(tmp_path: Path) -> None:
     path = str(write_pool(tmp_path / "pool.onnx"))
-    assert invoke("metadata", path).stdout == "preprocess: unknown\nlabels: unknown\nprecision: fp32\n"
+    assert (
+        invoke("metadata", path).stdout
+        == "preprocess: unknown\nlabels: unknown\nactivation: unknown\nprecision: fp32\n"
+    )
     (tmp_path / "classes.txt").write_text("cat\ndog\n")
-    stored = invoke("metadata", path, "--preprocess", "imagenet,size=6x8", "--labels", str(tmp_path / "classes.txt"))
+    given = ("--preprocess", "imagenet,size=6x8", "--labels", str(tmp_path / "classes.txt"), "--activation", "sigmoid")
+    stored = invoke("metadata", path, *given)
     assert stored.stdout.splitlines() == [
         "preprocess: rgb,size=6x8,mean=0.485:0.456:0.406,std=0.229:0.224:0.225",
         "labels: cat, dog",
+        "activation: sigmoid",
         "precision: fp32",
         f"wrote {path}",
     ]
     printed = json.loads(invoke("metadata", path, "--json").stdout)
     assert printed["labels"] == ["cat", "dog"] and printed["preprocess"]["crop"] is None
+    assert printed["scores"] == {"activation": "sigmoid", "applied": False}
     assert printed["text"] == "rgb,size=6x8,mean=0.485:0.456:0.406,std=0.229:0.224:0.225"
 
 
@@ -54,7 +60,9 @@ def test_the_warning_is_one_line_and_strict_is_an_error(tmp_path: Path) -> None:
     told = invoke("run", path, image, "-o", str(tmp_path / "out"))
     assert told.exit_code == 0
     assert told.stderr.startswith("warning: nothing says what the model takes; assumed rgb with values 0..1.")
-    assert told.stderr.count("\n") == 1
+    about_scores = "note: confidences assume a softmax, because nothing says what the scores are"
+    assert told.stderr.splitlines()[1].startswith(about_scores) and told.stderr.count("\n") == 2
+    assert about_scores not in invoke("run", path, image, "-o", str(tmp_path / "said"), "--activation", "none").stderr
     refused = invoke("run", path, image, "-o", str(tmp_path / "strict"), "--strict")
     assert refused.exit_code == 2 and refused.stderr.startswith("error: nothing says what the model takes")
     assert not (tmp_path / "strict").exists()

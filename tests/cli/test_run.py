@@ -17,6 +17,7 @@ from click.testing import CliRunner, Result
 from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
+from stn_infer.activation import Scores
 from stn_infer.cli.main import main
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
@@ -40,7 +41,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
         [numpy_helper.from_array(weights, "weights")],
     )
     proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
-    metadata = ModelMetadata(Preprocess(), ("ant", "bee", "cat"))
+    metadata = ModelMetadata(Preprocess(), ("ant", "bee", "cat"), scores=Scores("softmax"))
     helper.set_model_props(proto, metadata.to_props())
     path = tmp_path_factory.mktemp("model") / "small.onnx"
     onnx.save(proto, path)

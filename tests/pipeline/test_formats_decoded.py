@@ -15,6 +15,7 @@ from stn_infer.decoding import Decoding
 from stn_infer.errors import UsageError
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import FORMATS, make_format
+from stn_infer.predictions import Classifier
 
 FLOAT32 = np.dtype(np.float32)
 OUTPUTS = (
@@ -88,4 +89,4 @@ def test_the_first_of_several_heads_is_no_classifier(format: str) -> None:
     decoder = Decoder((Decoding("text", "sequence", ("a", "b")),), (), heads)
     assert not make_format(format, heads, None, decoder).classifies
     with pytest.raises(UsageError, match="not a vector of class scores"):
-        make_format(format, heads, ("x", "y", "z"), decoder)
+        make_format(format, heads, Classifier(labels=("x", "y", "z")), decoder)

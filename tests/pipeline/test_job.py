@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from stn_infer.activation import Scores
 from stn_infer.errors import OutputError
 from stn_infer.pipeline.job import Folder, Job, LedgerRow, read_ledger, status_lines
 from stn_infer.preprocess.rule import Preprocess
@@ -24,7 +25,11 @@ JOB = Job(
     shard_rows=2,
     preprocess=Preprocess(size=(8, 9)),
     labels=("a", "ü"),
+    scores=Scores("sigmoid"),
+    top_k=3,
+    threshold=None,
     outputs=("scores",),
+    stored=("scores",),
     runtime="onnxruntime 1.31",
     libraries="NumPy 2.4, Pillow 13.0",
 )
@@ -38,7 +43,7 @@ def test_a_new_folder_gets_a_manifest(tmp_path: Path) -> None:
     assert manifest["model_sha256"] == "abc"
     assert manifest["preprocess"]["size"] == [8, 9]
     assert manifest["labels"] == ["a", "ü"]
-    assert manifest["schema_version"] == 3
+    assert manifest["schema_version"] == 4
 
 
 def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:

@@ -23,6 +23,7 @@ from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
 from stn_infer.backends.tensorrt.runtime import Gpu, RuntimeName, TensorRT, current_gpu, load_runtime
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+from stn_infer.metadata import ModelMetadata
 
 if TYPE_CHECKING:
     import onnx
@@ -187,10 +188,18 @@ def _build(request: EngineRequest, budget: Budget | None) -> tuple[bytes, Sideca
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         build_seconds=round(time.perf_counter() - start, 3),
         fused=plan.fused,
-        metadata={entry.key: entry.value for entry in request.model.metadata_props},
+        metadata=_metadata(request.model),
         batch_axes=_batch_axes(request.model),
     )
     return plan.engine, sidecar
+
+
+def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's ``metadata_props``, with what its graph shows and an engine no longer does."""
+    from stn_infer.proto.activation import with_scores
+
+    props = {entry.key: entry.value for entry in model.metadata_props}
+    return props | with_scores(model, ModelMetadata.from_props(props)).to_props()
 
 
 def _batch_axes(model: onnx.ModelProto) -> dict[str, str]:
