@@ -52,6 +52,7 @@ from stn_infer.api.run import run
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend
 from stn_infer.benchmarking.machine.monitor import this_machine
+from stn_infer.data.held import Held
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess
 
@@ -290,7 +291,7 @@ def measure(backend: Backend, folder: Path, batch_size: int, workers: int | None
 
     read, prepare = Loader.read, Loader.prepare
 
-    def timed_read(self: Loader, samples: Sequence[Sample]) -> LoadedBatch:
+    def timed_read(self: Loader, samples: Sequence[Sample | Held]) -> LoadedBatch:
         return decode_within.time(lambda: read(self, samples))
 
     def timed_prepare(self: Loader, group: Group) -> Group:

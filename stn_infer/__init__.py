@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stn_infer.api.metadata import read_metadata, write_metadata
     from stn_infer.api.open import open_backend
     from stn_infer.api.optimize import OptimizeReport, optimize
+    from stn_infer.api.predictor import Predictor
     from stn_infer.api.run import run
     from stn_infer.api.verify import verify
     from stn_infer.backends.base import Backend
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from stn_infer.errors import StnInferError
     from stn_infer.layers import SpatialTransformer
     from stn_infer.pipeline.inference import RunSummary
+    from stn_infer.pipeline.prediction import Prediction
     from stn_infer.preprocess.rule import Preprocess
     from stn_infer.sources.load import LoadedModel, load_source
     from stn_infer.verification.report import Verification
@@ -48,6 +50,8 @@ _HOMES = {
     "LintReport": "api.lint",
     "LoadedModel": "sources.load",
     "OptimizeReport": "api.optimize",
+    "Prediction": "pipeline.prediction",
+    "Predictor": "api.predictor",
     "Preprocess": "preprocess.rule",
     "RunSummary": "pipeline.inference",
     "SpatialTransformer": "layers",
@@ -76,6 +80,8 @@ __all__ = [
     "LintReport",
     "LoadedModel",
     "OptimizeReport",
+    "Prediction",
+    "Predictor",
     "Preprocess",
     "RunSummary",
     "SpatialTransformer",

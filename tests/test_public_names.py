@@ -20,6 +20,8 @@ PUBLIC = [
     "LintReport",
     "LoadedModel",
     "OptimizeReport",
+    "Prediction",
+    "Predictor",
     "Preprocess",
     "RunSummary",
     "SpatialTransformer",

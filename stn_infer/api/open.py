@@ -13,6 +13,8 @@ from stn_infer.pipeline.formats import has_classes
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from stn_infer.backends.base import Backend
     from stn_infer.sources.reference import WeightsLike
 
@@ -21,7 +23,7 @@ BACKENDS = ("ort", "eager", "compile", "openvino", "tensorrt", "tensorrt-rtx")
 
 @names_the_file
 def open_backend(
-    model: str | Path | bytes | LoadedModel,
+    model: str | Path | bytes | LoadedModel | nn.Module,
     backend: str = "ort",
     device: str = "cpu",
     threads: int | None = None,
@@ -34,7 +36,7 @@ def open_backend(
     """Open ``model`` in a backend.
 
     Args:
-        model: an ONNX file, the bytes of one, a loaded model, or any source that ``stn-infer export`` takes
+        model: an ONNX file, the bytes of one, a module, a loaded model, or any source that ``stn-infer export`` takes
             (a shipped model's name, a recipe, a ``.pt2``, ``package.module:factory``).
         backend: ``ort``, ``eager``, ``compile``, ``openvino`` (on the CPU), ``tensorrt`` or ``tensorrt-rtx``.
             ``eager`` and ``compile`` run PyTorch and cannot take an ONNX file; the others export a source in memory

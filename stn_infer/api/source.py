@@ -14,10 +14,12 @@ from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel, load_source, refused_code
+from stn_infer.sources.objects import is_module
 from stn_infer.sources.reference import WeightsLike
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
 #: Sizes of each input without the batch; None where a size is dynamic.
 Sizes = tuple[tuple[int | None, ...], ...]
@@ -101,7 +103,7 @@ class EngineFile:
 
 
 def resolve(
-    source: str | Path | bytes | LoadedModel,
+    source: str | Path | bytes | LoadedModel | nn.Module,
     *,
     weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
@@ -112,7 +114,7 @@ def resolve(
     """Resolve SOURCE, identified by its content; a PyTorch source is loaded, an ONNX file is tried in another process.
 
     Args:
-        source: an ONNX file or its bytes, an engine, a loaded model, or a source of
+        source: an ONNX file or its bytes, an engine, a loaded model, a module, or a source of
             :func:`~stn_infer.sources.load.load_source`: a shipped model's name, a network, a recipe, a program saved by
             torch.export.save, or ``package.module:factory``.
         weights: a checkpoint for a PyTorch source.
@@ -134,6 +136,10 @@ def resolve(
         if weights is not None or input_shapes is not None:
             raise UsageError(f"{source.name} is already loaded; pass weights and input shapes to load_source")
         return source
+    if is_module(source):
+        return load_source(source, weights=weights, input_shapes=input_shapes)
+    if not isinstance(source, (str, Path, bytes)):
+        raise UsageError(f"expected a model's file or source, or a module, got {type(source).__name__}")
     if isinstance(source, bytes):
         found: OnnxModel | EngineFile = OnnxModel(source)
     else:

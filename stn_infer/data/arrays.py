@@ -36,9 +36,9 @@ _OPEN_FILES = 4  # workers read neighboring rows, so a few open files are enough
 _NOT_FINITE = "expected finite numbers, found NaN or infinity"
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """The arrays of a file for the model's inputs, by name, and which of them have one row per sample."""
+@dataclass(frozen=True, eq=False)
+class Opened:
+    """The arrays of a file or in memory for the model's inputs, by name, and which of them have one row per sample."""
 
     arrays: Mapping[str, Array | NpyFile]
     batches: frozenset[str]
@@ -75,7 +75,7 @@ class ArrayFiles:
         self._lock = threading.Lock()
         #: Whether a counted file has pixels, which are preprocessed like images.
         self.pixels = False
-        self._opened: OrderedDict[str, _Opened] = OrderedDict()
+        self._opened: OrderedDict[str, Opened] = OrderedDict()
 
     def count_rows(self, path: str) -> int | None:
         """The number of samples in ``path``; None if the file is one sample. Reads only the headers.
@@ -83,10 +83,22 @@ class ArrayFiles:
         Raises:
             InputError: the file is unreadable, lacks an input, or its shape or type does not match.
         """
-        headers = self._named(path, self._headers(path))
+        return self._count(path, self._named(path, self._headers(path)))
+
+    def open_arrays(self, name: str, arrays: Mapping[str, Array]) -> tuple[Opened, int | None]:
+        """Arrays in memory as those of an ``.npz`` file, and the number of samples in them, see :meth:`count_rows`.
+
+        Raises:
+            InputError: as for :meth:`count_rows`.
+        """
+        named = self._named(name, arrays)
+        count = self._count(name, named)
+        return Opened(named, frozenset(() if count is None else named)), count
+
+    def _count(self, path: str, arrays: Mapping[str, Header] | Mapping[str, Array]) -> int | None:
         counts = set()
         for spec in self._specs:
-            shape, dtype = headers[spec.name].shape, headers[spec.name].dtype
+            shape, dtype = arrays[spec.name].shape, arrays[spec.name].dtype
             is_batch = self._is_batch(path, spec, shape, dtype)
             self.pixels |= self._is_pixels(spec, dtype)
             if 0 in shape[is_batch:]:
@@ -123,7 +135,11 @@ class ArrayFiles:
         Raises:
             InputError: the file is unreadable, or its arrays are not what the model takes.
         """
-        opened, buffers = self._open(path), buffers or Buffers()
+        return self.rows_of(self._open(path), path, start, count, buffers)
+
+    def rows_of(self, opened: Opened, path: str, start: int | None, count: int, buffers: Buffers | None = None) -> Rows:
+        """:meth:`load_rows` of arrays that are open; ``path`` is their name in messages."""
+        buffers = buffers or Buffers()
         found: dict[str, Array] = {}
         errors: dict[int, str] = {}
         for spec in self._specs:
@@ -214,10 +230,10 @@ class ArrayFiles:
             color = len(shape) > 2 and shape[-1] in (1, 3)
             if len(shape) == 2 or (len(shape) == 3 and color):
                 return False
-            if len(shape) == 3 or (len(shape) == 4 and color):
+            if len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3, 4)):
                 return True
             raise InputError(
-                f"{path}: expected uint8 pixels [N, H, W] or [N, H, W, C] with C 1 or 3, found {list(shape)}"
+                f"{path}: expected uint8 pixels [N, H, W] or [N, H, W, C] with C 1, 3 or 4, found {list(shape)}"
             )
         if not np.can_cast(dtype, spec.dtype, "same_kind") or (dtype == np.uint8 and spec.dtype.kind == "f"):
             raise InputError(f"{path}: input {spec.name!r} takes {spec.dtype} values, found {dtype}")
@@ -242,7 +258,7 @@ class ArrayFiles:
             )
         return arrays
 
-    def _open(self, path: str) -> _Opened:
+    def _open(self, path: str) -> Opened:
         """The arrays of a file: .npy is read in slices, .npz is held in memory. The last few files stay open."""
         with self._lock:
             if path in self._opened:
@@ -255,7 +271,7 @@ class ArrayFiles:
             rows = [spec for spec in self._specs if not self.is_shared(spec)]
             shapes = {spec.name: (arrays[spec.name].shape, arrays[spec.name].dtype) for spec in rows}
             batches = [spec.name for spec in rows if self._is_batch(path, spec, *shapes[spec.name])]
-            self._opened[path] = _Opened(arrays, frozenset(batches))
+            self._opened[path] = Opened(arrays, frozenset(batches))
             if len(self._opened) > _OPEN_FILES:
                 self._opened.popitem(last=False)
             return self._opened[path]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import stat
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from io import BytesIO
@@ -24,6 +26,7 @@ from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess
 _ONE_READ = 1 << 16
 _MOST_BYTES = 1 << 29
 _PROGRAMS = ("EPS",)
+_RGBA = 4  # channels
 _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"))
 
 
@@ -110,18 +113,62 @@ def decode_interleaved(data: bytes, preprocess: Preprocess, size: tuple[int | No
         return from_image(plain.image, preprocess, size, name, plain.pixels)
     if data[4:12] in _HEIF:
         _reads_heif()
+    with _damaged(name, data), Image.open(BytesIO(data)) as image:
+        _load(image, name)
+        return _from_loaded(image, preprocess, size, name)
+
+
+def from_opened(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
+    """:func:`decode_interleaved` for an image that Pillow has opened and loaded.
+
+    Raises:
+        InputError: as for :func:`decode`.
+    """
+    with _damaged(name):
+        return _from_loaded(image, preprocess, size, name)
+
+
+def opened_bytes(data: bytes, name: str) -> Image.Image:
+    """The bytes of an image file as a Pillow image that is not loaded; raises InputError as :func:`decode`."""
+    if data[4:12] in _HEIF:
+        _reads_heif()
+    with _damaged(name, data):
+        return Image.open(BytesIO(data))
+
+
+def loaded(image: Image.Image, name: str, *, copy: bool) -> Image.Image:
+    """An image that Pillow has opened, with its pixels in memory; with ``copy``, in memory of its own.
+
+    Raises:
+        InputError: as for :func:`decode`.
+    """
+    with _damaged(name):
+        _load(image, name)
+        return image.copy() if copy else image
+
+
+def _load(image: Image.Image, name: str) -> None:
+    """Read the pixels of an opened image; raises what Pillow raises, or InputError for an image that is not read."""
+    if image.format in _PROGRAMS:  # Pillow would start Ghostscript, which runs it
+        raise InputError(f"{name} is an {image.format} file, a program that draws an image; save it as PNG")
+    if image.width * image.height > MOST_PIXELS:
+        raise InputError(
+            f"{name} is {image.height}x{image.width} (height x width), more than the limit of "
+            f"{MOST_PIXELS >> 20} million pixels"
+        )
+    image.load()
+
+
+def _from_loaded(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
+    whole = upright(image) if preprocess.exif == "apply" else image
+    return from_image(_eight_bit(whole, name), preprocess, size, name)
+
+
+@contextmanager
+def _damaged(name: str, data: bytes = b"") -> Iterator[None]:
+    """Raises what Pillow raises for an image as an InputError."""
     try:
-        with Image.open(BytesIO(data)) as image:
-            if image.format in _PROGRAMS:  # Pillow would start Ghostscript, which runs it
-                raise InputError(f"{name} is an {image.format} file, a program that draws an image; save it as PNG")
-            if image.width * image.height > MOST_PIXELS:
-                raise InputError(
-                    f"{name} is {image.height}x{image.width} (height x width), more than the limit of "
-                    f"{MOST_PIXELS >> 20} million pixels"
-                )
-            image.load()
-            whole = upright(image) if preprocess.exif == "apply" else image
-            return from_image(_eight_bit(whole, name), preprocess, size, name)
+        yield
     except InputError:
         raise
     except UnidentifiedImageError:
@@ -166,7 +213,9 @@ def from_image(
 
 
 def from_array(pixels: Pixels, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
-    """:func:`decode` for an array of 8-bit pixels, [H, W] or [H, W, C] with C 1 or 3 (RGB)."""
+    """:func:`decode` for an array of 8-bit pixels, [H, W] or [H, W, C] with C 1, 3 (RGB) or 4 (RGBA)."""
+    if pixels.ndim == 3 and pixels.shape[2] == _RGBA:
+        return planes(from_image(Image.fromarray(np.ascontiguousarray(pixels)), preprocess, size, name), preprocess)
     if pixels.ndim == 3 and pixels.shape[2] == 1:
         pixels = pixels[:, :, 0]
     right_color = (pixels.ndim == 2) == (preprocess.color == "gray")

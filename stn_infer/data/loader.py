@@ -14,9 +14,10 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.data.arrays import ArrayFiles
+from stn_infer.data.arrays import ArrayFiles, Opened
 from stn_infer.data.buffers import Buffers
-from stn_infer.data.images import decode_interleaved, planes, read
+from stn_infer.data.held import Held
+from stn_infer.data.images import decode_interleaved, from_opened, planes, read
 from stn_infer.data.inputs import Sample, is_array
 from stn_infer.data.pixels import Pixels
 from stn_infer.errors import AssumptionWarning, InputError, UsageError
@@ -120,16 +121,20 @@ class Loader:
         #: Whether an image file can be a sample: one input, [N, C, H, W].
         self.takes_images = len(self._specs) == 1 and preprocess is not None
 
-    def has_pixels(self, samples: Sequence[Sample]) -> bool:
-        """Whether there are images among ``samples``, or pixels in an array file that was counted."""
-        return self.arrays.pixels or not all(is_array(sample.path) for sample in samples)
+    def has_pixels(self, samples: Sequence[Sample | Held]) -> bool:
+        """Whether there are images among ``samples``, or pixels in arrays that were counted."""
+        return self.arrays.pixels or any(
+            not isinstance(sample.source, Opened) if isinstance(sample, Held) else not is_array(sample.path)
+            for sample in samples
+            if not sample.error
+        )
 
-    def load(self, samples: Sequence[Sample]) -> LoadedBatch:
+    def load(self, samples: Sequence[Sample | Held]) -> LoadedBatch:
         """Read, decode and pre-process ``samples``; errors are returned, not raised."""
         loaded = self.read(samples)
         return replace(loaded, groups=tuple(self.prepare(group) for group in loaded.groups))
 
-    def read(self, samples: Sequence[Sample]) -> LoadedBatch:
+    def read(self, samples: Sequence[Sample | Held]) -> LoadedBatch:
         """Read and decode ``samples``; images are uint8 [n, C, H, W] in any memory layout, for :meth:`prepare`."""
         errors: dict[int, str] = {}
         found: dict[object, _Pieces] = {}
@@ -140,12 +145,19 @@ class Loader:
             try:
                 if sample.error:
                     raise InputError(sample.error)
-                if is_array(sample.path):
+                if isinstance(sample, Held):
+                    if isinstance(sample.source, Opened):
+                        array_size += self._read_rows(samples, first, length, found, errors)
+                        continue
+                    count, size = count + 1, size + sample.source.width * sample.source.height
+                    pixels = from_opened(sample.source, *self._image_input(sample.name))
+                elif is_array(sample.path):
                     array_size += self._read_rows(samples, first, length, found, errors)
                     continue
-                data = read(sample.path)
-                count, size = count + 1, size + len(data)
-                pixels = self._decode(data, sample)
+                else:
+                    data = read(sample.path)
+                    count, size = count + 1, size + len(data)
+                    pixels = decode_interleaved(data, *self._image_input(sample.path))
             except InputError as error:
                 errors.update(dict.fromkeys(range(first, first + length), str(error)))
                 continue
@@ -157,14 +169,14 @@ class Loader:
         for stacked in itertools.chain.from_iterable(images.values()):
             assert self.preprocess is not None
             arrays = {self._specs[0].name: stacked.pixels(self.preprocess)}
-            self._add(found, "" if self._axis is None else samples[stacked.rows[0]].path, stacked.rows, arrays)
+            self._add(found, "" if self._axis is None else _place(samples[stacked.rows[0]]), stacked.rows, arrays)
         small = size <= count * _SMALL and array_size < _SMALL_ROWS
         groups = sorted(found.values(), key=lambda pieces: min(pieces.rows))
         return LoadedBatch(tuple(map(self._stacked, groups)), errors, small)
 
     def _read_rows(
         self,
-        samples: Sequence[Sample],
+        samples: Sequence[Sample | Held],
         first: int,
         length: int,
         found: dict[object, _Pieces],
@@ -172,13 +184,19 @@ class Loader:
     ) -> int:
         """Reads consecutive rows of an array file; the number of bytes."""
         sample = samples[first]
-        read_rows = self.arrays.load_rows(sample.path, sample.row, length, self._buffers)
-        errors.update({first + row: reason for row, reason in read_rows.errors.items()})
+        if isinstance(sample, Held):
+            assert isinstance(sample.source, Opened)
+            read_rows = self.arrays.rows_of(sample.source, sample.name, sample.row, length, self._buffers)
+        else:
+            read_rows = self.arrays.load_rows(sample.path, sample.row, length, self._buffers)
+        for row, reason in read_rows.errors.items():
+            own = samples[first + row].name if isinstance(sample, Held) else ""  # a file's rows have its name
+            errors[first + row] = f"{own}{reason.removeprefix(sample.name)}" if own else reason
         rows: Sequence[int] = range(first, first + length)
         if read_rows.errors:
             rows = [row for row in rows if row - first not in read_rows.errors]
         if rows:
-            self._add(found, "" if self._axis is None else sample.path, rows, read_rows.inputs)
+            self._add(found, "" if self._axis is None else _place(sample), rows, read_rows.inputs)
         return sum(array.nbytes for array in read_rows.inputs.values())
 
     @staticmethod
@@ -219,12 +237,11 @@ class Loader:
             spec.name: group.inputs[spec.name] for spec in self._specs if group.inputs[spec.name].dtype != spec.dtype
         }
 
-    def _decode(self, data: bytes, sample: Sample) -> Pixels:
-        if not self.takes_images:
-            raise InputError(f"{sample.path}: the model takes no images; give .npy or .npz files")
-        assert self.preprocess is not None
-        spec = self._specs[0]
-        return decode_interleaved(data, self.preprocess, (spec.shape[2], spec.shape[3]), sample.path)
+    def _image_input(self, name: str) -> tuple[Preprocess, tuple[int | None, int | None], str]:
+        """How an image of this name becomes the model's only input."""
+        if not self.takes_images or self.preprocess is None:
+            raise InputError(f"{name}: the model takes no images; give .npy or .npz files, or arrays")
+        return self.preprocess, (self._specs[0].shape[2], self._specs[0].shape[3]), name
 
     def _stacked(self, pieces: _Pieces) -> Group:
         inputs = {}
@@ -243,7 +260,12 @@ class Loader:
         return Group(tuple(sorted(pieces.rows)), inputs)
 
 
-def _runs(samples: Sequence[Sample]) -> Iterator[tuple[int, int]]:
+def _place(sample: Sample | Held) -> str:
+    """What is different for samples of two files, or of two arrays."""
+    return f"{id(sample.source)}" if isinstance(sample, Held) else sample.path
+
+
+def _runs(samples: Sequence[Sample | Held]) -> Iterator[tuple[int, int]]:
     """Position and length of each run of consecutive rows of one file; 1 for what is not a row."""
     if not samples:
         return

@@ -157,7 +157,7 @@ def run_job(
             device=runner.device,
             batch_size=options.batch_size,
             format=options.format,
-            shard_rows=options.shard_rows or _shard_rows(runner),
+            shard_rows=options.shard_rows or shard_rows(runner),
             preprocess=how,
             labels=classifier.labels,
             scores=classifier.scores if encoder.classifies else None,
@@ -215,7 +215,7 @@ class _Batch:
 
 
 # For each group of a batch: the outputs by name, or an error message.
-_Answers = list[dict[str, Array] | str]
+Answers = list[dict[str, Array] | str]
 
 
 @dataclass
@@ -245,11 +245,11 @@ class _Writer:
                     self.resumed += 1
         self._report()
 
-    def take(self, batch: _Batch, loaded: LoadedBatch, answers: _Answers) -> Callable[[], None] | None:
+    def take(self, batch: _Batch, loaded: LoadedBatch, answers: Answers) -> Callable[[], None] | None:
         """Encode and add a batch; after the last batch of a shard, returns what writes the shard."""
         errors = dict(loaded.errors)
         names = printable_names([sample.name for sample in batch.samples])
-        rows, outputs = _merged(loaded, answers, errors)
+        rows, outputs = merged(loaded, answers, errors)
         if rows:
             good = names if len(rows) == len(names) else [names[i] for i in rows]
             self._parts.append(self.encoder.encode(self.encoder.rows(tuple(good), outputs)))
@@ -309,30 +309,14 @@ def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batc
 
 def _schedule(
     loader: Loader, backend: Backend, writer: _Writer, batches: Iterator[_Batch], workers: int | None
-) -> Schedule[_Batch, LoadedBatch, _Answers]:
+) -> Schedule[_Batch, LoadedBatch, Answers]:
     """The three steps, and the number of threads for each."""
-    wanted = [spec.name for spec in writer.encoder.outputs]
-    any_size = any(None in spec.shape[1:] for spec in backend.inputs)
-    predictor = Predictor(backend, loader)
-
-    def answer(group: Group) -> dict[str, Array] | str:
-        try:
-            outputs = predictor.predict(group)
-        except ModelError as error:
-            if not any_size:  # all other batches would fail too
-                raise
-            return str(error)
-        return {name: outputs[name] for name in wanted}
-
-    def infer(loaded: LoadedBatch) -> _Answers:
-        return [answer(group) for group in loaded.groups]
-
     threads = workers or len(os.sched_getaffinity(0))
     on_gpu = backend.device != "cpu"
     return Schedule(
         batches,
         lambda batch: loader.read(batch.samples),
-        infer,
+        GroupPredictor(backend, loader).answers,
         writer.take,
         workers=threads + on_gpu,
         inferring=1 if on_gpu else threads,
@@ -340,11 +324,13 @@ def _schedule(
     )
 
 
-class Predictor:
+class GroupPredictor:
     """Runs a backend on groups of :meth:`~stn_infer.data.loader.Loader.read`; their memory is then used again."""
 
     def __init__(self, backend: Backend, loader: Loader) -> None:
         self._run, self._loader = backend.run, loader
+        self._outputs = [spec.name for spec in backend.outputs]
+        self._any_size = any(None in spec.shape[1:] for spec in backend.inputs)
         self._run_pixels = backend.run_pixels if isinstance(backend, PixelBackend) else None
 
     def predict(self, group: Group) -> dict[str, Array]:
@@ -364,6 +350,23 @@ class Predictor:
         self._loader.release(used)
         return outputs
 
+    def answers(self, loaded: LoadedBatch) -> Answers:
+        """For each group the outputs, or why there are none: the model does not take images of their size.
+
+        Raises:
+            ModelError: the runtime failed, and would on all other batches.
+        """
+        return [self._answer(group) for group in loaded.groups]
+
+    def _answer(self, group: Group) -> dict[str, Array] | str:
+        try:
+            outputs = self.predict(group)
+        except ModelError as error:
+            if not self._any_size:  # all other batches would fail too
+                raise
+            return str(error)
+        return {name: outputs[name] for name in self._outputs}
+
 
 def _apart(output: Array, group: Group) -> Array:
     """``output``, copied if it may be a part of an input, whose memory is used again."""
@@ -371,7 +374,7 @@ def _apart(output: Array, group: Group) -> Array:
     return output.copy() if shared else output
 
 
-def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:
+def merged(loaded: LoadedBatch, answers: Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:
     """Positions of the predicted samples in the batch, and their outputs in order; adds ``errors`` for the others."""
     rows: list[int] = []
     pieces: list[dict[str, Array]] = []
@@ -379,7 +382,7 @@ def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> t
         if isinstance(outputs, str):  # the network does not support this input size
             errors.update(dict.fromkeys(group.rows, outputs))
             continue
-        good = _answered(group.rows, outputs, errors)
+        good = answered(group.rows, outputs, errors)
         if good:
             everything = len(good) == len(group.rows)
             rows += group.rows if everything else [group.rows[i] for i in good]
@@ -396,7 +399,7 @@ def _merged(loaded: LoadedBatch, answers: _Answers, errors: dict[int, str]) -> t
     return sorted(rows), merged
 
 
-def _answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> Sequence[int]:
+def answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> Sequence[int]:
     """Positions in a group whose outputs contain no NaN; adds ``errors`` for the others."""
     bad: dict[int, str] = {}
     for name, values in outputs.items():
@@ -422,7 +425,7 @@ def _libraries() -> str:
     return f"NumPy {np.__version__}, Pillow {PIL.__version__}"
 
 
-def _shard_rows(backend: Backend) -> int:
+def shard_rows(backend: Backend) -> int:
     """Rows per shard, from the known output sizes; the same for the same model."""
     size = sum(
         int(np.prod([axis or 256 for axis in spec.shape[1:]], dtype=np.int64)) * spec.dtype.itemsize

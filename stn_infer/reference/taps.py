@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from math import ceil, log2, prod
 
@@ -73,13 +73,14 @@ class Tapped:
         return TracedRun({name: values[name] for name in self.outputs}, tuple(calls))
 
 
-def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
+def tap(model: onnx.ModelProto, *, inlined: bool, wanted: Collection[str] | None = None) -> Tapped:
     """Add outputs for the inputs and results of all samplers.
 
     Args:
         model: any file; it is copied.
         inlined: inline the functions of domain ``stn`` too, which gives access to the grids inside. If false, their
             nodes stay, for a runtime that has kernels for them.
+        wanted: of ``image``, ``theta``, ``grid`` and ``warped``, those to add; None: all.
 
     Raises:
         ModelError: its functions cannot be inlined.
@@ -98,6 +99,8 @@ def tap(model: onnx.ModelProto, *, inlined: bool) -> Tapped:
             tensors["theta"] = sampler.theta
         if grid is not None:
             tensors["grid"] = grid
+        if wanted is not None:
+            tensors = {what: tensor for what, tensor in tensors.items() if what in wanted}
         names = {what: free.fresh(f"{_PREFIX}_{index}_{what}") for what in tensors}
         for what, tensor in tensors.items():
             copy.graph.node.append(helper.make_node("Cast", [tensor], [names[what]], to=TensorProto.FLOAT))

@@ -437,9 +437,9 @@ def test_a_backend_that_takes_pixels(tmp_path: Path) -> None:
 
 def test_shards_of_large_outputs_have_fewer_rows(tmp_path: Path) -> None:
     def rows_of(*axes: int | None) -> int:
-        from stn_infer.pipeline.inference import _shard_rows
+        from stn_infer.pipeline.inference import shard_rows
 
-        return _shard_rows(Fake(outputs=[TensorSpec("x", (None, *axes), FLOAT32)]))
+        return shard_rows(Fake(outputs=[TensorSpec("x", (None, *axes), FLOAT32)]))
 
     assert rows_of(10) == 4096
     assert rows_of(3, 512, 512) == 85

@@ -1,0 +1,261 @@
+"""Predictions one after the other: samples are read in batches as their predictions are asked for.
+
+Whoever iterates hands out the samples, a few batches ahead; threads load them and run the model. Nothing runs beyond
+these batches, so that an iteration that is left costs nothing, and an endless one takes constant memory. Batches are
+those of ``run``, so that predictions are equal to the last bit.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import islice
+from typing import Literal, Self, get_args
+
+from stn_infer.arrays import Array
+from stn_infer.backends.base import Backend
+from stn_infer.data.held import Held
+from stn_infer.data.inputs import Sample
+from stn_infer.data.loader import LoadedBatch, Loader
+from stn_infer.errors import InputError, ModelError
+from stn_infer.pipeline.decoder import Decoder
+from stn_infer.pipeline.inference import GroupPredictor, answered, shard_rows
+from stn_infer.pipeline.prediction import Prediction, Warp
+from stn_infer.predictions import Classifier, Ranked
+
+OnError = Literal["raise", "return"]
+ON_ERROR: tuple[OnError, ...] = get_args(OnError)
+
+# A batch that is loaded and answered sooner than this is not worth waking another thread.
+_QUICK_SECONDS = 0.0005
+
+Samples = Iterator[Sample | Held]
+Batch = tuple[Sample | Held, ...]
+
+
+@dataclass(frozen=True)
+class Taps:
+    """The names of the additional outputs of a model that show what a sampler did; ``theta`` is "" for a plain one."""
+
+    theta: str
+    warped: str
+
+
+@dataclass(frozen=True)
+class _Part:
+    """The results of the samples of a batch that have one size, [n, ...] each."""
+
+    outputs: Mapping[str, Array]
+    warps: Sequence[tuple[Array | None, Array]]
+    ranked: Ranked | None
+    decoded: Mapping[str, Array]
+
+    def prediction(self, name: str, row: int) -> Prediction:
+        ranked = self.ranked
+        best = None if ranked is None else ranked.best(row)
+        return Prediction(
+            name,
+            None if best is None else best.prediction,
+            None if best is None else best.label,
+            None if best is None else best.confidence,
+            () if ranked is None else ranked.shown(row),
+            {column: values[row : row + 1].tolist()[0] for column, values in self.decoded.items()},
+            {output: values[row] for output, values in self.outputs.items()},
+            tuple(Warp(None if theta is None else theta[row], warped[row]) for theta, warped in self.warps),
+        )
+
+
+@dataclass(frozen=True)
+class _Answered:
+    """The results of a batch: for each sample a part and the row in it, or why there is none."""
+
+    names: Sequence[str]
+    rows: Mapping[int, tuple[_Part, int]]
+    errors: Mapping[int, str]
+
+    def __iter__(self) -> Iterator[Prediction]:
+        for index, name in enumerate(self.names):
+            if index in self.errors:
+                yield Prediction(name, error=self.errors[index])
+            else:
+                part, row = self.rows[index]
+                yield part.prediction(name, row)
+
+
+class Stream:
+    """Runs one model on any number of iterations at once; safe to share between threads.
+
+    Args:
+        backend: on a CPU, each of ``workers`` threads runs it at the same time.
+        loader: of samples for the backend.
+        classifier: of the scores in the first output; None if it has none.
+        decoder: of texts and boxes.
+        seen: called with each batch by the thread that iterates.
+        taps: the outputs that show what samplers did; these are no outputs of the model itself.
+        batch_size: samples per call of the model.
+        workers: threads.
+    """
+
+    def __init__(
+        self,
+        backend: Backend,
+        loader: Loader,
+        classifier: Classifier | None,
+        decoder: Decoder,
+        *,
+        seen: Callable[[Batch], None],
+        taps: Sequence[Taps] = (),
+        batch_size: int,
+        workers: int,
+    ) -> None:
+        self._loader, self._classifier, self._decoder, self._taps = loader, classifier, decoder, tuple(taps)
+        hidden = {name for tap in self._taps for name in (tap.theta, tap.warped)}
+        self._outputs = [spec.name for spec in backend.outputs if spec.name not in hidden]
+        self.seen = seen
+        self._model = GroupPredictor(backend, loader)
+        self.batch_size, self._shard_rows = batch_size, shard_rows(backend)
+        on_gpu = backend.device != "cpu"
+        self._inferring = threading.Semaphore(1 if on_gpu else workers)
+        self.ahead = workers + on_gpu + 1
+        self._pool = ThreadPoolExecutor(workers + on_gpu, thread_name_prefix="stn-predict")
+        # as in schedule.py: one thread at a time loads small images, whose decoding holds the GIL
+        self._loading = threading.Lock()
+        self._alone, self._quick = True, False
+
+    def batches(self, samples: Samples) -> Iterator[Batch]:
+        """The samples in the batches in which ``run`` predicts them; none spans two of its shards."""
+        room = self._shard_rows
+        while True:
+            batch: list[Sample | Held] = []
+            try:
+                batch.extend(islice(samples, min(self.batch_size, room)))
+            except Exception:  # of the user's iterator: after what came before it
+                if batch:
+                    yield tuple(batch)
+                raise
+            if not batch:
+                return
+            yield tuple(batch)
+            room = room - len(batch) or self._shard_rows
+
+    def submit(self, batch: Batch, *, here: bool) -> Future[_Answered]:
+        """Predict a batch in one of the threads; or in this one, with ``here`` or if that is quicker.
+
+        Raises:
+            ModelError: the stream is closed.
+        """
+        try:
+            if not here and not (self._alone and self._quick):
+                return self._pool.submit(self._answer, batch)
+        except RuntimeError:
+            raise ModelError("this predictor is closed; open it again") from None
+        future: Future[_Answered] = Future()
+        try:
+            future.set_result(self._answer(batch))
+        except Exception as error:
+            future.set_exception(error)
+        return future
+
+    def close(self) -> None:
+        """End the threads; batches that wait are cancelled."""
+        self._pool.shutdown(wait=True, cancel_futures=True)
+
+    def _answer(self, batch: Batch) -> _Answered:
+        start = time.perf_counter()
+        loaded = self._load(batch)
+        with self._inferring:
+            answers = self._model.answers(loaded)
+        self._quick = time.perf_counter() - start < _QUICK_SECONDS
+        errors = dict(loaded.errors)
+        rows: dict[int, tuple[_Part, int]] = {}
+        for group, outputs in zip(loaded.groups, answers, strict=True):
+            if isinstance(outputs, str):  # the model does not take this size
+                errors.update(dict.fromkeys(group.rows, outputs))
+                continue
+            if good := answered(group.rows, outputs, errors):
+                part = self._part(outputs if len(good) == len(group.rows) else _chosen(outputs, good))
+                rows.update((group.rows[index], (part, row)) for row, index in enumerate(good))
+        return _Answered([sample.name for sample in batch], rows, errors)
+
+    def _part(self, outputs: Mapping[str, Array]) -> _Part:
+        own = {name: outputs[name] for name in self._outputs}
+        return _Part(
+            own,
+            [(outputs[tap.theta] if tap.theta else None, outputs[tap.warped]) for tap in self._taps],
+            None if self._classifier is None else self._classifier.rank(own[self._outputs[0]]),
+            self._decoder(own),
+        )
+
+    def _load(self, batch: Batch) -> LoadedBatch:
+        if self._alone:
+            with self._loading:
+                loaded = self._loader.read(batch)
+        else:
+            loaded = self._loader.read(batch)
+        self._alone = loaded.holds_the_lock
+        return loaded
+
+
+def _chosen(outputs: Mapping[str, Array], rows: Sequence[int]) -> dict[str, Array]:
+    return {name: values[list(rows)] for name, values in outputs.items()}
+
+
+class Predictions(Iterator[Prediction]):
+    """Predictions in the order of the inputs, computed while they are iterated.
+
+    Args:
+        stream: what predicts.
+        samples: advanced by the thread that iterates.
+        on_error: ``raise``: a sample without a prediction raises an error in its turn, after which the iteration can
+            be continued; ``return``: it has a :class:`Prediction` with ``error``.
+
+    Iterating raises:
+        InputError: a sample cannot be read, has the wrong size or makes the model return NaN, with ``raise``.
+        ModelError: the model cannot be run, or the predictor is closed.
+        Whatever the given iterator raises, after the predictions of what it gave before.
+    """
+
+    def __init__(self, stream: Stream, samples: Samples, on_error: OnError) -> None:
+        self._stream, self._batches, self._on_error = stream, stream.batches(samples), on_error
+        self._waiting: deque[Future[_Answered]] = deque()
+        self._ready: Iterator[Prediction] = iter(())
+        self._first = True
+        self._failed: Exception | None = None
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Prediction:
+        found = next(self._ready, None)
+        while found is None:
+            self._ready = iter(self._next_batch())
+            found = next(self._ready, None)
+        if found.error and self._on_error == "raise":
+            text = found.error
+            raise InputError(text if found.input in text else f"{found.input}: {text}")
+        return found
+
+    def _next_batch(self) -> _Answered:
+        """The next batch; hands out others until it is there, or enough are waiting."""
+        while len(self._waiting) < self._stream.ahead and not (self._waiting and self._waiting[0].done()):
+            try:
+                batch = next(self._batches, None)
+            except Exception as error:  # of the user's iterator: after the predictions of what came before it
+                self._failed, batch = error, None
+            if batch is None:
+                break
+            self._stream.seen(batch)
+            alone = self._first and len(batch) < self._stream.batch_size
+            self._first = False
+            self._waiting.append(self._stream.submit(batch, here=alone))
+        if not self._waiting:
+            failed, self._failed = self._failed, None
+            raise failed or StopIteration
+        try:
+            return self._waiting.popleft().result()
+        except CancelledError:
+            raise ModelError("this predictor is closed; open it again") from None
