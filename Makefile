@@ -4,6 +4,11 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
+# Without a GPU the CUDA kernels are left out here: for all GPUs they take minutes to compile, and nothing runs them.
+ifeq ($(wildcard /dev/nvidiactl),)
+export SKBUILD_CMAKE_DEFINE ?= STN_CUDA=OFF
+endif
+
 .PHONY: demo test test-slow fuzz check bench-quick gpu-check gpu-programs mnist train paper models clean
 
 demo: $(VENV)/.demo

@@ -15,6 +15,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import takewhile
 from pathlib import Path
 
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
@@ -243,11 +244,12 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     """Compile the library from the source tree into its build folder.
 
     Args:
-        arch: GPU architectures: ``native`` (the GPUs in this machine), ``all``, or names such as ``sm90,sm120``.
+        arch: GPU architectures: ``native`` (the GPUs in this machine, or ``all`` if it has none), ``all``, or names
+            such as ``sm90,sm120``. Each choice includes PTX, from which a driver compiles code for newer GPUs.
         cuda: whether to compile the CUDA kernels; None: if nvcc is found.
 
     Raises:
-        MissingDependencyError: the sources, cmake, a compiler or a GPU for ``native`` is missing.
+        MissingDependencyError: the sources, cmake, a compiler or nvcc is missing.
         UsageError: ``arch`` is malformed.
         ModelError: the compiler failed; the message has its first error.
     """
@@ -256,13 +258,8 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     nvcc, nvcc_packages = _find_nvcc()
     if cuda and nvcc is None:
         raise MissingDependencyError(f"nvcc is needed for CUDA kernels; pip install {' '.join(nvcc_packages)}")
-    if cuda and architectures == "native" and not _has_gpu():
-        raise MissingDependencyError(
-            "--arch native needs an NVIDIA GPU, and this machine has none; use --arch all, or e.g. --arch sm90"
-        )
     if cuda is None:
-        # Without a GPU, "native" has no architecture to compile for.
-        cuda = nvcc is not None and (architectures != "native" or _has_gpu())
+        cuda = nvcc is not None
     configure = [str(cmake), "-S", str(_SOURCES), "-B", str(_BUILD), "-DCMAKE_BUILD_TYPE=Release"]
     configure.append(f"-DSTN_CUDA={'ON' if cuda else 'OFF'}")
     if cuda:
@@ -329,7 +326,7 @@ def _configure_and_build(cmake: Path, configure: Sequence[str], folder: Path, wh
 
 
 def parse_arch(arch: str) -> str:
-    """The value of CMAKE_CUDA_ARCHITECTURES for ``native``, ``all`` or names such as ``sm90,sm120``.
+    """The value of STN_CUDA_ARCH for ``native``, ``all`` or names such as ``sm90,sm120``.
 
     Raises:
         UsageError: ``arch`` is malformed.
@@ -404,18 +401,10 @@ def _find_nvcc() -> tuple[Path | None, tuple[str, ...]]:
     return None, incomplete
 
 
-def _has_gpu() -> bool:
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return False
-    count = ctypes.c_int(0)
-    return driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0 and count.value > 0
-
-
 def _first_error(log: str) -> str:
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    lines = [line for line in log.splitlines() if line.strip()]
     at = next((index for index, line in enumerate(lines) if "error" in line.lower()), len(lines) - 1)
-    # CMake prints the reason on the line after "CMake Error".
-    length = 2 if lines and lines[at].startswith("CMake Error") else 1
-    return " ".join(lines[at : at + length])[:300] or "no output"
+    found = lines[at : at + 1]
+    if found and found[0].startswith("CMake Error"):  # which has the reason in indented lines
+        found += takewhile(lambda line: line.startswith("  "), lines[at + 1 :])
+    return " ".join(line.strip() for line in found)[:300] or "no output"

@@ -198,11 +198,36 @@ def test_nvcc_of_pypi_packages_is_found(tmp_path: Path, monkeypatch: pytest.Monk
     assert "--fresh" in commands[2]
 
 
-def test_building_for_native_needs_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(plugin, "_find_nvcc", lambda: (Path("nvcc"), ()))
-    monkeypatch.setattr(plugin, "_has_gpu", lambda: False)
-    with pytest.raises(MissingDependencyError, match=r"--arch native needs an NVIDIA GPU.*--arch sm90"):
-        plugin.build(cuda=True)
+@pytest.mark.parametrize("nvcc", [Path("nvcc"), None])
+def test_nvcc_decides_whether_there_are_cuda_kernels(
+    nvcc: Path | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Also without a GPU, as when a container is built: CMake then compiles for all of them."""
+    commands: list[list[str]] = []
+
+    def record(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        commands.append(command)
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(plugin, "_find_nvcc", lambda: (nvcc, ()))
+    monkeypatch.setattr(plugin, "_BUILD", tmp_path / "build")
+    monkeypatch.setattr(plugin, "run_tool", record)
+    plugin.build()
+    assert f"-DSTN_CUDA={'OFF' if nvcc is None else 'ON'}" in commands[0]
+    assert ("-DSTN_CUDA_ARCH=native" in commands[0]) == (nvcc is not None)
+
+
+def test_cmakes_reason_is_a_sentence() -> None:
+    log = """-- The CUDA compiler identification is NVIDIA 13.0.88
+CMake Error at CMakeLists.txt:88 (message):
+  nvcc compiles for sm75, sm80, sm86, sm87, sm88, sm89, sm90, sm100, sm103,
+  not for sm70
+
+-- Configuring incomplete, errors occurred!
+"""
+    reason = "nvcc compiles for sm75, sm80, sm86, sm87, sm88, sm89, sm90, sm100, sm103, not for sm70"
+    assert plugin._first_error(log) == f"CMake Error at CMakeLists.txt:88 (message): {reason}"
+    assert plugin._first_error("") == "no output"
 
 
 @pytest.mark.usefixtures("no_system_nvcc")

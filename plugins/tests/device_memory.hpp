@@ -18,6 +18,10 @@ class Device {
   virtual std::vector<char> download(void* buffer, size_t size) = 0;
   virtual void release(void* buffer) = 0;
   virtual void* stream() = 0;
+  /// Begins to capture what is launched on the stream, in CUDA's default mode, which forbids most other calls.
+  virtual void begin_capture() = 0;
+  /// Ends the capture and runs the graph.
+  virtual void run_captured() = 0;
 };
 
 class HostDevice final : public Device {
@@ -33,6 +37,8 @@ class HostDevice final : public Device {
   }
   void release(void* buffer) override { std::free(buffer); }
   void* stream() override { return nullptr; }
+  void begin_capture() override {}
+  void run_captured() override {}
 };
 
 /// \brief The first GPU, through libcuda; any failure ends the program with exit code 2.
@@ -65,6 +71,16 @@ class CudaDevice final : public Device {
   }
   void release(void* buffer) override { run("cuMemFree_v2", reinterpret_cast<unsigned long long>(buffer)); }
   void* stream() override { return stream_; }
+  void begin_capture() override { run("cuStreamBeginCapture_v2", stream_, 0 /* CU_STREAM_CAPTURE_MODE_GLOBAL */); }
+  void run_captured() override {
+    void *graph = nullptr, *executable = nullptr;
+    run("cuStreamEndCapture", stream_, &graph);
+    run("cuGraphInstantiateWithFlags", &executable, graph, 0ULL);
+    run("cuGraphLaunch", executable, stream_);
+    run("cuStreamSynchronize", stream_);
+    run("cuGraphExecDestroy", executable);
+    run("cuGraphDestroy", graph);
+  }
 
  private:
   [[noreturn]] static void fail(const char* what, int status) {

@@ -202,6 +202,42 @@ void run_together() {
   expect(std::count(wrong.begin(), wrong.end(), 0) == 4, "concurrent callers", stn_problem{});
 }
 
+/// The first launch of all, inside of a capture: the kernel is loaded there, and the graph has the CPU kernels' values.
+void run_captured() {
+  constexpr int kCount = 12 * 11;
+  std::vector<float> image(kCount), expected(kCount);
+  for (int i = 0; i < kCount; ++i) image[i] = static_cast<float>(i % 7);
+  const float theta[] = {0.9f, 0.1f, 0.05f, -0.2f, 1.1f, 0.0f};
+  stn_problem p{};
+  p.struct_size = sizeof p;
+  p.rank = 2;
+  p.batch = p.theta_batch = p.input_batch = p.channels = 1;
+  p.input_size[0] = p.output_size[0] = 12;
+  p.input_size[1] = p.output_size[1] = 11;
+  p.basis_rows = 3;
+  p.input = image.data(), p.theta = theta, p.output = expected.data();
+  expect(stn_run_cpu(&p, 1) == STN_OK, "run", p);
+  const auto bytes = [](const float* from, size_t count) {
+    const char* first = reinterpret_cast<const char*>(from);
+    return std::vector<char>(first, first + count * sizeof *from);
+  };
+  void* const buffers[] = {device->upload(bytes(image.data(), kCount)), device->upload(bytes(theta, 6)),
+                           device->upload(std::vector<char>(kCount * sizeof(float)))};
+  p.input = buffers[0], p.theta = buffers[1], p.output = buffers[2];
+  device->begin_capture();
+  const int status = stn_run_cuda(&p, device->stream());
+  device->run_captured();
+  expect(status == STN_OK, stn_status_text(status), p);
+  const std::vector<char> found = device->download(buffers[2], kCount * sizeof(float));
+  float most = 0.0f;
+  for (int i = 0; i < kCount; ++i) {
+    const float value = reinterpret_cast<const float*>(found.data())[i];
+    most = std::max(most, std::fabs(value - expected[i]));
+  }
+  expect(most < 1e-4f, "a captured launch", p);
+  for (void* buffer : buffers) device->release(buffer);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -217,6 +253,7 @@ int main(int count, char** arguments) {
       return 2;
     }
   }
+  if (device) run_captured();
   std::mt19937 random(7);
   // Fewer and more pixels than 64, from which on the affine CUDA kernel is used.
   const Shape images[] = {{2, 3, {5, 7, 0}, {6, 11, 0}},  {1, 21, {1, 1, 0}, {3, 3, 0}},

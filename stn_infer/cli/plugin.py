@@ -76,7 +76,7 @@ def _openvino() -> str:
     default="native",
     show_default=True,
     metavar="native|all|smNN,...",
-    help="GPU architectures to compile for; native: those in this machine, if any.",
+    help="GPU architectures to compile for; native: those in this machine, or all if it has none.",
 )
 @click.option(
     "--cuda/--no-cuda", default=None, help="With or without the CUDA kernels.  [default: with, if nvcc is found]"

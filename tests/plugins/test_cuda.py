@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ctypes
+import subprocess
+import sys
 from itertools import product
 from typing import Any
 
@@ -98,6 +100,38 @@ def test_nothing_outside_is_read_for_any_coordinate() -> None:
         }  # fmt: skip
         answer = run("cuda", fields, {"input": image, "theta": grid}, torch.zeros(1, 2, 9, 9))
         assert answer.isfinite().all()
+
+
+COLD = """
+import torch
+from stn_infer.fused import composed, grid_sample, spatial_transformer
+from stn_infer.fused_lattices import lattice_transformer
+
+torch.manual_seed(0)
+image, theta = torch.rand(2, 3, 9, 11, device="cuda"), torch.rand(2, 2, 3, device="cuda") - 0.5
+last, basis = image.half().contiguous(memory_format=torch.channels_last), torch.rand(3, 80, device="cuda")
+grid, index = torch.rand(2, 8, 10, 2, device="cuda") - 0.5, torch.zeros(2, 80, dtype=torch.int32, device="cuda")
+calls = [
+    lambda: spatial_transformer(image, theta, basis, "affine", (8, 10)),
+    lambda: spatial_transformer(last, theta, basis, "basis", (8, 10)),
+    lambda: grid_sample(image, grid, "bicubic", "border", False),
+    lambda: lattice_transformer(image, theta, index, basis[:2].contiguous(), (8, 10)),
+]
+graph = torch.cuda.CUDAGraph()
+with torch.cuda.graph(graph):
+    captured = [call() for call in calls]
+graph.replay()
+torch.cuda.synchronize()
+for call, found in zip(calls, captured, strict=True):
+    assert torch.equal(call(), found) and found.float().std() > 0.01
+print("captured")
+"""
+
+
+def test_the_first_launch_of_all_may_be_captured() -> None:
+    """In a process of its own, where no kernel was loaded before."""
+    done = subprocess.run([sys.executable, "-c", COLD], capture_output=True, text=True, check=False)
+    assert done.stdout.strip().endswith("captured"), done.stderr
 
 
 def test_onnxruntime_runs_the_op_on_its_own_stream() -> None:
