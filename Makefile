@@ -9,7 +9,7 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export SKBUILD_CMAKE_DEFINE ?= STN_CUDA=OFF
 endif
 
-.PHONY: demo test test-slow fuzz check bench-quick gpu-check gpu-programs mnist train paper models clean
+.PHONY: demo test test-slow fuzz check bench-quick gpu-check gpu-programs mnist train paper models docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -49,6 +49,10 @@ paper: mnist
 # Every shipped model as ONNX files in export/dist/, and the table export/MODELS.md. FORCE=1 makes up-to-date files, too.
 models: $(VENV)/.demo
 	$(BIN)/python export/models.py $(if $(FORCE),--force)
+
+# The documentation site, in build/site. Broken links and names are errors.
+docs: $(VENV)/.test
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
 # `make gpu-programs` builds everything beforehand, on any machine with g++ and nvcc; what is missing or does not load is

@@ -160,7 +160,7 @@ def test_folders_fit_in_a_head() -> None:
 
 
 #: Tests of no single file of ours: of the whole, of C++ sources, and of what tests stand on.
-WHOLE = {"test_architecture", "test_english", "test_fuzz_files", "test_notebooks", "test_public_names"}
+WHOLE = {"test_architecture", "test_docs", "test_english", "test_fuzz_files", "test_notebooks", "test_public_names"}
 
 
 def test_tests_are_named_after_what_they_test() -> None:
