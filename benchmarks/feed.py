@@ -119,6 +119,8 @@ class Instant:
 class InstantPixels(Instant):
     """An :class:`Instant` backend that takes pixels, as one on a GPU does."""
 
+    takes_pixels = True
+
     def run_pixels(self, pixels: Array, preprocess: Preprocess) -> dict[str, Array]:
         """See :class:`stn_infer.backends.base.PixelBackend`."""
         return {"scores": self._scores[: len(pixels)]}

@@ -62,8 +62,17 @@ class Backend(Protocol):
 
 
 @runtime_checkable
+class OverlappingBackend(Backend, Protocol):
+    """A backend whose calls from several threads overlap on its device: copies with the computation."""
+
+    in_flight: int  # the number of calls that are worth making at once
+
+
+@runtime_checkable
 class PixelBackend(Backend, Protocol):
     """A backend that normalizes images on its device: a quarter of the bytes go there."""
+
+    takes_pixels: bool  # whether that is faster than normalizing them before, as on a GPU
 
     def run_pixels(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> dict[str, Array]:
         """:meth:`Backend.run` for a model with one input.

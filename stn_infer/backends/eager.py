@@ -9,13 +9,16 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches, run_on_empty_axes
 from stn_infer.backends.device import Device
+from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
 from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.inputs import dtypes_of, input_names, zeros
 from stn_infer.torch_export.activation import watch_activations
 from stn_infer.torch_export.batches import find_batch_axes, output_axes
@@ -24,6 +27,7 @@ from stn_infer.torch_export.outputs import output_names, output_tensors, unique_
 if TYPE_CHECKING:
     import torch
 
+    from stn_infer.backends.slots import Slot, Streams
     from stn_infer.sources.load import LoadedModel
 
 
@@ -33,11 +37,14 @@ class EagerBackend:
     Names are those of the exported file: inputs have the parameter names of ``forward``, outputs
     those of :func:`~stn_infer.torch_export.outputs.output_names`.
 
+    On a GPU, calls of ``run`` from several threads overlap (``slots.py``), and ``run_pixels`` normalizes images there.
+
     Args:
         loaded: the module with its input shapes; it is copied before it is moved to a GPU.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         compile: run through ``torch.compile``, which compiles at the first call with each batch size.
         threads: intra-op threads, a setting of the whole process in PyTorch; None: unchanged.
+        streams: the streams to run on; None: those of a GPU, and none on a CPU.
 
     Raises:
         ModelError: the module fails on inputs of its declared shapes, or does not return tensors.
@@ -45,9 +52,16 @@ class EagerBackend:
     """
 
     def __init__(
-        self, loaded: LoadedModel, device: str = "cpu", compile: bool = False, threads: int | None = None
+        self,
+        loaded: LoadedModel,
+        device: str = "cpu",
+        compile: bool = False,
+        threads: int | None = None,
+        streams: Streams | None = None,
     ) -> None:
         import torch
+
+        from stn_infer.backends.slots import SLOTS, CudaStreams, Slots
 
         target = Device.parse(device)
         self.name = "compile" if compile else "eager"
@@ -62,6 +76,10 @@ class EagerBackend:
         if target.kind == "cuda":
             require_cuda(torch, target)
             module = copy.deepcopy(module).to(self.device)
+            streams = streams or CudaStreams(torch.device(self.device))
+        self._slots = None if streams is None else Slots(streams)
+        self.in_flight = 1 if streams is None else SLOTS
+        self.takes_pixels = streams is not None
         with warnings.catch_warnings():
             # importing the compiler emits PyTorch's own deprecation warnings
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -110,24 +128,52 @@ class EagerBackend:
             return run_in_fixed_batches(self._run, inputs, batch, self._fixed_batch)
         return self._run(inputs)
 
+    def run_pixels(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> dict[str, Array]:
+        """Outputs by name for images; see :meth:`stn_infer.backends.base.PixelBackend.run_pixels`.
+
+        Raises:
+            InputError, ModelError: as for :meth:`run`.
+        """
+        import torch
+
+        spec = pixel_input(self.inputs, pixels)
+        batch = len(pixels)
+        if self._slots is None or batch == 0 or self._fixed_batch not in (None, batch):
+            return self.run(as_input(spec, pixels, preprocess))
+        check_inputs(self.inputs, {spec.name: np.broadcast_to(np.zeros((), spec.dtype), pixels.shape)})
+        array, last = interleaved(pixels)
+        dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
+
+        def compute(tensors: Sequence[torch.Tensor], slot: Slot) -> Sequence[torch.Tensor]:
+            values = slot.memory("values", pixels.shape, dtype)
+            normalize_on_device(tensors[0].permute(0, 3, 1, 2) if last else tensors[0], preprocess, values)
+            return self._call([values])
+
+        return self._named(self._slots.run([array], compute))
+
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         import torch
 
-        if self._module is None:
-            raise ModelError("this backend is closed; open it again")
+        if self._slots is not None:
+            arrays = [inputs[spec.name] for spec in self.inputs]
+            return self._named(self._slots.run(arrays, lambda tensors, slot: self._call(tensors)))
         tensors = [
             torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self.device)
             for spec in self.inputs
         ]
-        outputs = self._call(self._module, tensors)
+        return self._named([output.cpu().numpy() for output in self._call(tensors)])
+
+    def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
         return dict(zip((spec.name for spec in self.outputs), outputs, strict=True))
 
-    def _call(self, module: Any, tensors: Sequence[torch.Tensor]) -> list[Array]:
+    def _call(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
         import torch
 
+        module = self._module
+        if module is None:
+            raise ModelError("this backend is closed; open it again")
         with torch.inference_mode():
-            outputs = call_module(module, tensors, self._label, self.name)
-        return [output.cpu().numpy() for output in outputs]
+            return call_module(module, tensors, self._label, self.name)
 
     def describe(self) -> dict[str, str]:
         """Runtime and version, device, threads."""
@@ -144,8 +190,14 @@ class EagerBackend:
         """Release the module, and restore PyTorch's previous number of threads."""
         import torch
 
-        self._module = None
+        if self._slots is None:
+            self._release()
+        else:
+            self._slots.close(self._release)
         torch.set_num_threads(self._threads_before)
+
+    def _release(self) -> None:
+        self._module = None
 
 
 def call_module(module: Any, tensors: Sequence[Any], label: str = "the model", how: str = "eager") -> list[Any]:

@@ -10,13 +10,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, run_in_fixed_batches, run_on_empty_axes
 from stn_infer.backends.device import Device
+from stn_infer.backends.pixels import OrtNormalizer, as_input, pixel_input
 from stn_infer.errors import MissingDependencyError, ModelError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.proto.session import CPU, Provider, Session, Spin, import_onnxruntime, open_session
 
 _DTYPES = {
@@ -33,10 +36,13 @@ _DTYPES = {
     "tensor(int64)": np.int64,
     "tensor(bool)": np.bool_,
 }
+_IN_FLIGHT = 3  # calls on a GPU: one for each of copy, computation and copy back
 
 
 class OrtBackend:
     """An ONNX model in onnxruntime; a :class:`~stn_infer.backends.base.Backend`.
+
+    On a GPU, calls of ``run`` from several threads overlap, and ``run_pixels`` normalizes images there.
 
     Args:
         model: a file, or its bytes. A file may store its weights in external data.
@@ -85,7 +91,9 @@ class OrtBackend:
         providers: tuple[Provider, ...] = CPU
         if target.kind == "cuda":
             preload_cuda(import_onnxruntime())
-            cuda = {"device_id": target.index, "use_tf32": 0, **(cuda_options or {})}
+            # by default, every convolution would be timed with all algorithms for every new shape
+            cuda = {"device_id": target.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
+            cuda |= cuda_options or {}
             providers = (("CUDAExecutionProvider", cuda), *CPU)
         try:
             session = open_session(
@@ -117,6 +125,10 @@ class OrtBackend:
         self.inputs: tuple[TensorSpec, ...] = free_batch(specs, fixed)
         self.outputs: tuple[TensorSpec, ...] = free_batch([_spec(value) for value in session.raw.get_outputs()], fixed)
         self.metadata = ModelMetadata.from_props(session.raw.get_modelmeta().custom_metadata_map)
+        self.in_flight = _IN_FLIGHT if target.kind == "cuda" else 1
+        self.takes_pixels = target.kind == "cuda"
+        self._normalizer: OrtNormalizer | None = None
+        self._normalizes_on = providers[0], (target.kind, target.index)
 
     @property
     def session(self) -> Session:
@@ -147,6 +159,32 @@ class OrtBackend:
                 raise
             return empty
 
+    def run_pixels(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> dict[str, Array]:
+        """Outputs by name for images; see :meth:`stn_infer.backends.base.PixelBackend.run_pixels`.
+
+        Raises:
+            InputError, ModelError: as for :meth:`run`.
+        """
+        spec = pixel_input(self.inputs, pixels)
+        batch = len(pixels)
+        if batch == 0 or self._fixed_batch not in (None, batch) or spec.dtype.kind != "f":
+            return self.run(as_input(spec, pixels, preprocess))
+        check_inputs(self.inputs, {spec.name: np.broadcast_to(np.zeros((), spec.dtype), pixels.shape)})
+        session = self.session
+        if self._normalizer is None:
+            self._normalizer = OrtNormalizer(spec, *self._normalizes_on)
+        values = self._normalizer.run(pixels, preprocess)
+        try:
+            binding = session.raw.io_binding()
+            binding.bind_ortvalue_input(spec.name, values)
+            for name in session.outputs:
+                binding.bind_output(name, "cpu")
+            session.raw.run_with_iobinding(binding)
+            outputs = [value.numpy() for value in binding.get_outputs()]
+        except Exception as error:  # onnxruntime's exceptions have no common base class
+            raise session.failure(error, {spec.name: pixels}) from error
+        return dict(zip(session.outputs, outputs, strict=True))
+
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         session = self.session
         return dict(zip(session.outputs, session.run(inputs), strict=True))
@@ -164,7 +202,7 @@ class OrtBackend:
 
     def close(self) -> None:
         """Release the session."""
-        self._session = None
+        self._session = self._normalizer = None
 
 
 def _plugin_library(target: Device, required: bool) -> Path | None:

@@ -1,7 +1,8 @@
 """Batched inference over many inputs: loading, prediction and writing run concurrently in bounded memory.
 
-On a CPU there is one worker per core, and each runs the model with one thread. On a GPU one worker at a time runs the
-model and the others decode. `schedule.py` assigns work to workers; this module has the steps: load, predict, write.
+On a CPU there is one worker per core, and each runs the model with one thread. On a GPU a few workers keep it busy,
+each with a batch on its way there, in computation or on its way back, and the others decode. `schedule.py` assigns work
+to workers; this module has the steps: load, predict, write.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import numpy as np
 
 from stn_infer.activation import Scores, resolve_scores
 from stn_infer.arrays import Array
-from stn_infer.backends.base import Backend, PixelBackend
+from stn_infer.backends.base import Backend, OverlappingBackend, PixelBackend
 from stn_infer.backends.batching import row_axis
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess, tell_assumption
@@ -312,15 +313,16 @@ def _schedule(
 ) -> Schedule[_Batch, LoadedBatch, Answers]:
     """The three steps, and the number of threads for each."""
     threads = workers or len(os.sched_getaffinity(0))
-    on_gpu = backend.device != "cpu"
+    # On a GPU, threads that run the model wait for it most of the time.
+    waiting = 0 if backend.device == "cpu" else backend.in_flight if isinstance(backend, OverlappingBackend) else 1
     return Schedule(
         batches,
         lambda batch: loader.read(batch.samples),
         GroupPredictor(backend, loader).answers,
         writer.take,
-        workers=threads + on_gpu,
-        inferring=1 if on_gpu else threads,
-        ahead=threads + 1,
+        workers=threads + waiting,
+        inferring=waiting or threads,
+        ahead=threads + max(1, waiting),
     )
 
 
@@ -331,7 +333,7 @@ class GroupPredictor:
         self._run, self._loader = backend.run, loader
         self._outputs = [spec.name for spec in backend.outputs]
         self._any_size = any(None in spec.shape[1:] for spec in backend.inputs)
-        self._run_pixels = backend.run_pixels if isinstance(backend, PixelBackend) else None
+        self._run_pixels = backend.run_pixels if isinstance(backend, PixelBackend) and backend.takes_pixels else None
 
     def predict(self, group: Group) -> dict[str, Array]:
         """The model's outputs.

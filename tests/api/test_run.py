@@ -417,6 +417,8 @@ def test_outputs_that_are_part_of_the_input_are_kept(tmp_path: Path) -> None:
 class FakePixels(Fake):
     """Takes pixels, and returns the first three of each image."""
 
+    takes_pixels = True
+
     def run_pixels(self, pixels: Array, preprocess: Preprocess) -> dict[str, Array]:
         assert pixels.dtype == np.uint8
         self.batches.append(len(pixels))
