@@ -1,34 +1,33 @@
-"""Load checkpoints: safetensors, or ``.pt``/``.pth`` files that contain only tensors.
+"""Load checkpoints: safetensors, or ``.pt``/``.pth`` files with tensors.
 
-A ``.pt`` file is a pickle, and unpickling can run any code. It is always read with ``weights_only=True``. Numpy
-scalars, which training loops store beside the tensors, are allowed. Which part of a file belongs to a network is
-decided in :mod:`stn_infer.sources.parts`.
+A ``.pt`` file is a pickle, and unpickling can run any code. It is read by :mod:`stn_infer.sources.torch_file`, which
+runs none: what is neither a tensor nor plain data becomes an inert placeholder. Which part of a file belongs to a
+network is decided in :mod:`stn_infer.sources.parts`.
 """
 
 from __future__ import annotations
 
-import pickle
-import re
 import warnings
 import zipfile
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
+from stn_infer.budget import Budget
 from stn_infer.errors import AssumptionWarning, WeightsError, one_line
 from stn_infer.sources.identify import WORDS, identify_file, is_safetensors
-from stn_infer.sources.parts import Choice, Part, best_part, choose, parts_of, plain_names, some
+from stn_infer.sources.inert_pickle import LONGEST_INDEX, IndexTooLongError, Inert, PickleError
+from stn_infer.sources.parts import Choice, Contents, best_part, choose, contents_of, plain_names, some, whole_model
 from stn_infer.sources.reference import Weights, WeightsLike
+from stn_infer.sources.torch_file import read_legacy, read_zip
 
 _SHOWN = 3  # tensors named in an error
 _MOST_RATIO = 20  # of an archive's contents to its size
-_LONGEST_INDEX = 8 << 20  # bytes of names, types and shapes: about 100,000 tensors; reading them takes seconds
 
 
 def load_weights(weights: WeightsLike) -> dict[str, Tensor]:
@@ -51,14 +50,14 @@ def load_weights(weights: WeightsLike) -> dict[str, Tensor]:
 
 def read_weights(weights: Weights) -> Choice:
     """As :func:`load_weights`, with what was chosen."""
-    path, parts, lists = _parts(weights)
+    path, contents = _contents(weights)
     with _about(path):
-        part = best_part(parts, weights.key)
+        part = best_part(contents.parts, weights.key)
         whole = plain_names(part.tensors)
         if weights.key:
             return Choice(whole, name=part.name, averaged=part.averaged)
         # an averaged part has the same names; nothing else is known of the network
-        choice = choose(parts, lists, whole, "the other part")
+        choice = choose(contents, whole, "the other part")
         choice = replace(choice, tensors={**whole, **choice.tensors} if choice.averaged else whole)
     _tell_incomplete(path, choice)
     return choice
@@ -79,9 +78,9 @@ def apply_weights(module: nn.Module, weights: WeightsLike) -> Choice:
     """
     weights = Weights.of(weights)
     expected = module.state_dict()
-    path, parts, lists = _parts(weights)
+    path, contents = _contents(weights)
     with _about(path):
-        choice = choose(parts, lists, expected, type(module).__name__, weights.key)
+        choice = choose(contents, expected, type(module).__name__, weights.key)
         if choice.extra and not weights.ignore_extra:
             raise WeightsError(
                 f"the keys do not fit {type(module).__name__}: 0 missing, {len(choice.extra)} unexpected"
@@ -126,9 +125,6 @@ def _check_shapes(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor])
     for key, tensor in tensors.items():
         if tensor.is_complex() and not expected[key].is_complex():
             raise WeightsError(f"{key} contains complex numbers, expected real numbers")
-        if tensor.layout != torch.strided or tensor.is_quantized:
-            kind = "quantized" if tensor.is_quantized else "sparse"
-            raise WeightsError(f"{key} is a {kind} tensor, expected a dense one; save {key}.to_dense()")
 
 
 def _load(module: nn.Module, tensors: Mapping[str, Tensor]) -> None:
@@ -166,21 +162,24 @@ def check_finite(module: nn.Module, origin: str) -> None:
             )
 
 
-def _parts(weights: Weights) -> tuple[Path, list[Part], list[str]]:
-    """The parts of a checkpoint, and its lists of tensors."""
+def _contents(weights: Weights) -> tuple[Path, Contents]:
+    """The contents of a checkpoint, of which at least one part has tensors."""
     path = Path(weights.file)
     content = _read(path)
-    parts, lists = parts_of(content)
-    if not parts:
-        raise WeightsError(
-            f"{path}: {_without_tensors(content, lists)}; save it with torch.save(model.state_dict(), ...)"
-        )
-    return path, parts, lists
+    contents = contents_of(content)
+    if contents.parts:
+        return path, contents
+    if contents.modules:
+        raise WeightsError(f"{path}: {whole_model(contents)}")
+    why = _without_tensors(content, contents.lists)
+    raise WeightsError(f"{path}: {why}; save it with torch.save(model.state_dict(), ...)")
 
 
-def _without_tensors(content: object, lists: list[str]) -> str:
+def _without_tensors(content: object, lists: Sequence[str]) -> str:
     if lists:
         return f"its tensors have no names: found a list of them{f' under {lists[0]!r}' if lists[0] else ''}"
+    if isinstance(content, Inert):
+        return f"expected a dictionary of tensors, found an object of {one_line(content.kind, 80)}"
     if isinstance(content, (Mapping, list, tuple)):
         return "the checkpoint contains no tensors"
     return f"expected a dictionary of tensors, found {_article(content)}"
@@ -199,7 +198,7 @@ def _read(path: Path) -> Any:
             head = file.read(9)
         # a damaged file is identified by its suffix
         safe = is_safetensors(head) or (path.suffix == ".safetensors" and head[:2] not in (b"PK", b"\x80\x02"))
-        return _read_safetensors(path) if safe else _read_torch(path)
+        return _read_safetensors(path) if safe else _read_torch(path, head)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read: {error.strerror or one_line(error)}") from None
 
@@ -210,8 +209,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
     with path.open("rb") as file:
         header = int.from_bytes(file.read(8), "little")
-    if _LONGEST_INDEX < header < path.stat().st_size:
-        raise _too_many(path, header)
+    if LONGEST_INDEX < header < path.stat().st_size:
+        raise _too_many(path, f"{header:,}")
     try:
         return load_file(path)
     except SafetensorError as error:
@@ -226,62 +225,38 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             size = sum(info.file_size for info in archive.infolist())
-            index = sum(info.file_size for info in archive.infolist() if info.filename.endswith(".pkl"))
-    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # an older format, or torch reports the damage
+    except (zipfile.BadZipFile, ValueError, NotImplementedError):  # the reader reports the damage
         return
     if size > _MOST_RATIO * path.stat().st_size:
         raise WeightsError(
             f"{path}: its {path.stat().st_size:,} bytes unpack to {size:,}; "
             "save it again with torch.save(model.state_dict(), ...)"
         )
-    if index > _LONGEST_INDEX:
-        raise _too_many(path, index)
 
 
-def _too_many(path: Path, size: int) -> WeightsError:
+def _too_many(path: Path, size: str) -> WeightsError:
     return WeightsError(
-        f"{path}: the list of its tensors has {size:,} bytes, expected at most {_LONGEST_INDEX:,}; save the weights "
+        f"{path}: the list of its tensors has {size} bytes, expected at most {LONGEST_INDEX:,}; save the weights "
         "of the network alone"
     )
 
 
-def _read_torch(path: Path) -> Any:
-    _check_archive(path)
+def _read_torch(path: Path, head: bytes) -> Any:
+    budget = Budget.from_environment()
     try:
-        with warnings.catch_warnings(), torch.serialization.safe_globals(_numpy_scalars()):
-            # torch warns about archives before it raises an error; the error is enough
-            warnings.simplefilter("ignore")
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        # torch names the refused object ("Unsupported global: GLOBAL models.Net was not ...") in a long text
-        found = re.search(r"GLOBAL (\S+)", str(error))
-        objects = f" ({found[1]})" if found else ""
+        if head.startswith(b"PK"):
+            _check_archive(path)
+            return read_zip(path, budget)
+        return read_legacy(path, budget)
+    except IndexTooLongError:
+        raise _too_many(path, "more") from None
+    except MemoryError:
+        raise WeightsError(f"{path}: it does not fit into memory") from None
+    except PickleError as error:
         raise WeightsError(
-            f"{path}: expected only tensors, found other pickled objects{objects} or a damaged pickle; "
-            "save it again with torch.save(model.state_dict(), ...)"
+            f"{path}: not a complete checkpoint ({one_line(error, 120)}): it is truncated or has another format; "
+            "copy it again"
         ) from None
-    except OSError:
-        raise
-    except Exception as error:  # torch reports damage as RuntimeError, EOFError, KeyError and others
-        if "TorchScript" in str(error):
-            raise WeightsError(
-                f"{path}: expected a checkpoint, found a TorchScript archive; "
-                "save its weights with torch.save(model.state_dict(), ...)"
-            ) from None
-        detail = one_line(error, 120)
-        raise WeightsError(
-            f"{path}: not a complete checkpoint{f' ({detail})' if detail else ''}: it is truncated or has another "
-            "format; copy it again"
-        ) from None
-
-
-def _numpy_scalars() -> list[Any]:
-    """The globals that unpickle scalars such as ``np.float64(0.97)``, by numpy 1's and 2's names; not arrays."""
-    import numpy as np
-
-    kinds = {type(np.dtype(code)) for code in "?bhilqBHILQefd"}
-    scalar = np.float64(0).__reduce__()[0]
-    return [np.dtype, *kinds, (scalar, "numpy._core.multiarray.scalar"), (scalar, "numpy.core.multiarray.scalar")]
 
 
 def _shape(tensor: Tensor) -> str:

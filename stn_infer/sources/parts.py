@@ -10,14 +10,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from stn_infer.errors import WeightsError
+from stn_infer.errors import WeightsError, one_line
+from stn_infer.sources.inert_pickle import Inert
 from stn_infer.version import respelled
 
 #: Keys under which training loops store the tensors, in the order in which they are preferred.
@@ -26,6 +27,8 @@ WRAPPERS = (
     *("params", "module", "network", "online_model"),
 )  # fmt: skip
 _NESTED = 8
+_LONGEST_KEY = 200  # characters of a dictionary's name
+_ODD = "torch._utils._rebuild_"
 _MOST_PREFIXES = 12  # names that are tried as the end of a prefix; a network's own names are not that deep
 _SHOWN = 3  # tensors named in a message
 _SHOWN_PARTS = 8
@@ -41,15 +44,32 @@ class Part:
     Attributes:
         name: the keys that lead to it, joined by dots; "": the checkpoint itself.
         tensors: those directly in it, by name.
+        others: the functions that would have made what is not a dense tensor, by name, such as sparse tensors.
     """
 
     name: str
     tensors: Mapping[str, Tensor]
+    others: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def averaged(self) -> bool:
         """Whether its name, or a counter of torch.optim.swa_utils.AveragedModel, says that its tensors are averages."""
         return bool(_AVERAGED.search(self.name)) or "n_averaged" in self.tensors
+
+
+@dataclass(frozen=True)
+class Contents:
+    """What a checkpoint contains.
+
+    Attributes:
+        parts: its dictionaries with tensors.
+        lists: names of lists of tensors, which have no names of their own.
+        modules: name to class of whole pickled models.
+    """
+
+    parts: tuple[Part, ...]
+    lists: tuple[str, ...] = ()
+    modules: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,36 +164,58 @@ class Choice:
         return repr(self.name) if self.name else "the top level"
 
 
-def parts_of(content: object) -> tuple[list[Part], list[str]]:
-    """The parts of a checkpoint, and the names of lists of tensors, which have no names of their own."""
+def contents_of(content: object) -> Contents:
+    """What is in a checkpoint, given the result of reading it, however deep: at most eight dictionaries or lists."""
     parts: list[Part] = []
     lists: list[str] = []
+    modules: dict[str, str] = {}
     seen = {id(content)}  # a pickle may contain itself
     level: list[tuple[str, object]] = [("", content)]
     for _ in range(_NESTED):
         below: list[tuple[str, object]] = []
         for name, value in level:
+            if isinstance(value, Inert):
+                if is_module(value):
+                    modules[name] = value.kind
+                continue
             if isinstance(value, Mapping):
                 items = [(key, item) for key, item in value.items() if isinstance(key, str)]
                 if tensors := {key: item for key, item in items if isinstance(item, Tensor)}:
-                    parts.append(Part(name, tensors))
-            elif isinstance(value, (list, tuple)):
+                    made = {key: item.kind for key, item in items if isinstance(item, Inert)}
+                    parts.append(Part(name, tensors, {key: kind for key, kind in made.items() if _ODD in kind}))
+            elif not isinstance(value, (list, tuple)):
+                continue
+            else:
                 items = [(str(index), item) for index, item in enumerate(value)]
                 if any(isinstance(item, Tensor) for item in value):
                     lists.append(name)
-            else:
-                continue
             for key, item in items:
-                if isinstance(item, (Mapping, list, tuple)) and id(item) not in seen:
+                inside = isinstance(item, (Mapping, list, tuple, Inert)) and len(key) <= _LONGEST_KEY
+                if inside and id(item) not in seen:
                     seen.add(id(item))
                     below.append((f"{name}.{key}" if name else key, item))
         level = below
-    return parts, lists
+    return Contents(tuple(parts), tuple(lists), modules)
+
+
+def is_module(value: Inert) -> bool:
+    """Whether a placeholder stands for a ``torch.nn.Module``."""
+    return isinstance(value.state, Mapping) and {"_parameters", "_modules"} <= value.state.keys()
+
+
+def whole_model(contents: Contents) -> str:
+    """How to get the weights out of a whole pickled model, for a checkpoint that has one."""
+    name, kind = next(iter(contents.modules.items()))
+    where = f"under {name!r}" if name else "it"
+    steps = "".join(f"[{key!r}]" for key in name.split(".")) if name else ""
+    return (
+        f"{where} is a whole pickled model ({one_line(kind, 80)}), which only its own code can open; save its weights: "
+        f"torch.save(torch.load(FILE, weights_only=False){steps}.state_dict(), 'weights.pt')"
+    )
 
 
 def choose(
-    parts: Sequence[Part],
-    lists: Sequence[str],
+    contents: Contents,
     expected: Mapping[str, Tensor],
     network: str,
     key: str = "",
@@ -181,8 +223,7 @@ def choose(
     """The part with a network's tensors.
 
     Args:
-        parts: of the checkpoint.
-        lists: as from :func:`parts_of`.
+        contents: of the checkpoint.
         expected: the network's tensors by name.
         network: its name in messages.
         key: the part that the user wants; "": averaged weights where they are complete.
@@ -190,6 +231,7 @@ def choose(
     Raises:
         WeightsError: no part is complete, several are and nothing says which is meant, or none is called ``key``.
     """
+    parts = contents.parts
     found = [candidate for part in parts for candidate in _candidates(part, expected)]
     if key:
         named = _under(key, found)
@@ -199,6 +241,8 @@ def choose(
         found = named
     complete = [candidate for candidate in found if not candidate.missing]
     if not complete:
+        if contents.modules and not any(len(each.found) > len(each.missing) for each in found):
+            raise WeightsError(whole_model(contents))
         raise WeightsError(_incomplete(network, parts, found, expected))
     pool = [candidate for candidate in complete if candidate.fits] or complete
     pool = [candidate for candidate in pool if candidate.averaged] or pool
@@ -222,7 +266,7 @@ def choose(
         taken.name,
         taken.averaged,
         () if key else tuple(dict.fromkeys(others)),
-        "" if key or taken.averaged else _averages_passed_over(found, lists, taken),
+        "" if key or taken.averaged else _averages_passed_over(found, contents.lists, taken),
         0 if others or key else len(outside),
     )
 
@@ -358,6 +402,10 @@ def _incomplete(network: str, parts: Sequence[Part], found: Sequence[Candidate],
     nearest = max(found, key=lambda each: (len(each.found), not each.averaged), default=None)
     if nearest is None:
         return _unfit(network, largest, expected)
+    for key, made_by in nearest.part.others.items():
+        if key.startswith(nearest.prefix) and key.removeprefix(nearest.prefix) in nearest.missing:
+            kind = "sparse" if "sparse" in made_by else "quantized" if "qtensor" in made_by else "special"
+            return f"{key} is a {kind} tensor, expected a dense one; save it as one (to_dense(), dequantize())"
     used = set(nearest.found.values())
     unexpected = [key for key in nearest.part.tensors if key not in used and not _is_counter(key)]
     return _keys_differ(network, nearest.missing, unexpected, nearest.name)
@@ -391,4 +439,5 @@ def some(keys: Sequence[str]) -> str:
     """The first few keys in parentheses, after a space."""
     if not keys:
         return ""
-    return f" ({', '.join(keys[:_SHOWN])}{', …' if len(keys) > _SHOWN else ''})"
+    shown = ", ".join(one_line(key, 120) for key in keys[:_SHOWN])
+    return f" ({shown}{', …' if len(keys) > _SHOWN else ''})"

@@ -133,9 +133,18 @@ UNREADABLE: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], object], st
     "empty": ("net.pt", lambda path, state: path.touch(), "not a complete checkpoint"),
     "empty safetensors": ("net.safetensors", lambda path, state: path.touch(), "not a complete safetensors file"),
     "text": ("net.pt", lambda path, state: path.write_text("hello world"), "not a complete checkpoint"),
-    "other pickle": ("net.pt", write_pickle(Fraction(1, 3)), "expected only tensors"),
+    "other pickle": ("net.pt", write_pickle(Fraction(1, 3)), r"found an object of fractions\.Fraction"),
     "plain list": ("net.pt", write_torch(lambda state: [1, 2]), "the checkpoint contains no tensors"),
-    "whole module": ("net.pt", write_torch(lambda state: Net()), r"other pickled objects \(\S*Net\)"),
+    "whole module": (
+        "net.pt",
+        write_torch(lambda state: Net()),
+        r"a whole pickled model \(\S*Net\), which only",
+    ),
+    "a module inside": (
+        "net.pt",
+        write_torch(lambda state: {"model": Net(), "ema": None, "epoch": 3}),
+        r"under 'model' is a whole .*: torch\.save\(torch\.load\(FILE, weights_only=False\)\['model'\]\.state_dict\(\)",
+    ),
     "numbers": ("net.pt", write_torch(lambda state: {"lr": 0.5}), "the checkpoint contains no tensors"),
     "itself": ("net.pt", write_torch(lambda state: within_itself()), "the checkpoint contains no tensors"),
     "a number": ("net.pt", write_torch(lambda state: 0.5), "expected a dictionary of tensors, found a float"),
@@ -166,22 +175,19 @@ def test_unpickling_never_runs_code(tmp_path: Path) -> None:
             return Path.touch, (tmp_path / "sprung",)
 
     (tmp_path / "net.pt").write_bytes(pickle.dumps({"weight": Trap()}))
-    with pytest.raises(WeightsError, match="other pickled objects"):
+    with pytest.raises(WeightsError, match="the checkpoint contains no tensors"):
         load_weights(tmp_path / "net.pt")
     assert not (tmp_path / "sprung").exists()
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
-def test_numpy_scalars_are_allowed_and_arrays_of_objects_are_not(
-    state: dict[str, Tensor], tmp_path: Path, zipped: bool
-) -> None:
+def test_numbers_and_arrays_of_numpy_beside_the_tensors(state: dict[str, Tensor], tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "x.pth"
     best = {"best": np.float64(0.97), "epoch": np.int64(3), "rate": np.float32(1e-3), "done": np.bool_(True)}
     torch.save({"state_dict": state, **best}, path, _use_new_zipfile_serialization=zipped)
     assert load_weights(path).keys() == state.keys()
     torch.save({"state_dict": state, "log": np.array([print], dtype=object)}, path)
-    with pytest.raises(WeightsError, match="found other pickled objects"):
-        load_weights(path)
+    assert load_weights(path).keys() == state.keys()
 
 
 @pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
@@ -246,13 +252,14 @@ def test_an_archive_that_unpacks_to_far_more_is_refused(tmp_path: Path) -> None:
         load_weights(bomb)
 
 
-def test_a_list_of_too_many_tensors(tmp_path: Path) -> None:
+def test_a_list_of_too_many_tensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading a million names takes minutes; a file of 67 MB may have them."""
     names = {f"k{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(150_000)}
     header = json.dumps(names).encode()
     (tmp_path / "many.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
     with zipfile.ZipFile(tmp_path / "many.pt", "w", zipfile.ZIP_STORED) as archive:
-        archive.writestr("many/data.pkl", pickle.dumps(dict.fromkeys(names)) + b" " * (9 << 20))
+        archive.writestr("many/data.pkl", b"\x80\x02(" + b"N" * 200_000 + b"t.")
+    monkeypatch.setattr("stn_infer.sources.inert_pickle.LONGEST_INDEX", 100_000)  # reading 8 MiB takes 20 s
     for name in ("many.safetensors", "many.pt"):
-        with pytest.raises(WeightsError, match=r"the list of its tensors has [\d,]+ bytes, expected at most 8,388,608"):
+        with pytest.raises(WeightsError, match=r"the list of its tensors has [\d,more]+ bytes, expected at most"):
             load_weights(tmp_path / name)

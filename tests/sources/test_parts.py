@@ -245,6 +245,12 @@ def test_sparse_tensors_are_named(right: State, tmp_path: Path) -> None:
         apply_weights(Net(), tmp_path / "net.pt")
 
 
+def test_a_pickled_model_beside_other_tensors(tmp_path: Path) -> None:
+    torch.save({"ema": {"m": Net()}, "best_fitness": torch.ones(1), "epoch": 3}, tmp_path / "net.pt")
+    with pytest.raises(WeightsError, match=r"under 'ema\.m' is a whole pickled model .*\['ema'\]\['m'\]\.state_dict"):
+        apply_weights(Net(), tmp_path / "net.pt")
+
+
 def test_references(tmp_path: Path) -> None:
     for text in ("net.pt", "net.pt#ema.module", "net.pt#ema?ignore-extra", "net.pt?ignore-extra"):
         assert str(Weights.of(text)) == text
