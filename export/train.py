@@ -28,7 +28,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from export import paper
-from export.cells import Cell, cells
+from export.cells import Cell, cells, more_cells
 from export.experiments import Experiment, FolderExperiment, experiments, folder_experiments
 from export.trainer import Run, perform
 from stn_infer.errors import SourceError, StnInferError, UsageError
@@ -78,7 +78,7 @@ def main() -> None:
 
 def _train_cells(arguments: argparse.Namespace) -> None:
     every: list[Cell | Experiment] = [*cells(), *experiments()]
-    known = {cell.name: cell for cell in [*every, *folder_experiments()]}
+    known = {cell.name: cell for cell in [*every, *more_cells(), *folder_experiments()]}
     unknown = sorted(set(arguments.cell) - set(known))
     if unknown:
         raise UsageError(f"no such cell: {unknown[0]}; expected one of {', '.join(known)}")

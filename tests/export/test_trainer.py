@@ -10,14 +10,14 @@ import pytest
 import torch
 
 from export import trainer
-from export.cells import PAPER, cells
+from export.cells import PAPER, cells, more_cells
 from export.datasets.composed import Addition
 from export.datasets.task import Batch, Part
 from export.trainer import Run, train
 from stn_infer.data.digits import Digits
 from stn_infer.data.distort import DISTORTIONS
 from stn_infer.errors import InputError, SourceError
-from stn_infer.models import recipes
+from stn_infer.models import NETWORKS, recipes
 from stn_infer.models.recipes import Data, Recipe, Training
 from tests.support.digits import plain_digits, use
 
@@ -101,6 +101,18 @@ def test_every_figure_of_the_paper_is_a_cell_that_can_be_built() -> None:
         network = Run(recipe, False, 0).network().eval()
         with torch.inference_mode():
             assert network(torch.zeros(2, *recipe.input_shape)).shape == (2, 10)
+
+
+def test_cells_without_a_figure_of_the_paper_can_be_built() -> None:
+    found = list(more_cells())
+    assert len({cell.name for cell in found}) == 30 and not {cell.name for cell in found} & {c.name for c in cells()}
+    for cell in found:
+        recipe = cell.recipe()
+        assert cell.paper is None and NETWORKS[cell.network].family in ("PiecewiseAffine", "Translation", "Attention")
+        if recipe.data is not None and recipe.data.distortion in ("R", "RTS"):
+            network = Run(recipe, False, 0).network().eval()
+            with torch.inference_mode():
+                assert network(torch.zeros(2, *recipe.input_shape)).shape == (2, 10)
 
 
 def test_recipes_know_the_distortions() -> None:
