@@ -29,6 +29,16 @@ def write_atomically(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def write_unflushed(path: Path, content: bytes) -> None:
+    """:func:`write_atomically` without waiting for the disk: for many small files, which a power failure may damage.
+
+    Raises:
+        OutputError: as there.
+    """
+    with appearing(path, flush=False) as temporary:
+        temporary.write_bytes(content)
+
+
 @contextlib.contextmanager
 def open_atomically(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file for writing; it replaces ``path`` when the block ends without an exception.
@@ -41,7 +51,7 @@ def open_atomically(path: Path) -> Iterator[BinaryIO]:
 
 
 @contextlib.contextmanager
-def appearing(path: Path) -> Iterator[Path]:
+def appearing(path: Path, *, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary path to write; on success the file is flushed to disk and replaces ``path``.
 
     Raises:
@@ -51,8 +61,9 @@ def appearing(path: Path) -> Iterator[Path]:
         try:
             os.close(os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
             yield temporary
-            with temporary.open("rb") as file:
-                os.fsync(file.fileno())
+            if flush:
+                with temporary.open("rb") as file:
+                    os.fsync(file.fileno())
             temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
         except OSError as error:

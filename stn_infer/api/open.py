@@ -55,6 +55,17 @@ def open_backend(
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
     found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
+    return open_resolved(found, backend, device, threads, budget)
+
+
+def open_resolved(
+    found: OnnxModel | EngineFile | LoadedModel,
+    backend: str,
+    device: str = "cpu",
+    threads: int | None = None,
+    budget: Budget | None = None,
+) -> Backend:
+    """:func:`open_backend` for a resolved source; raises as there."""
     opened = _opened(found, backend, device, threads, budget)
     if isinstance(found, OnnxModel) and opened.metadata.scores is None and has_classes(opened.outputs):
         from stn_infer.proto.activation import with_scores

@@ -42,6 +42,9 @@ def run(
     workers: int | None = None,
     shard_rows: int | None = None,
     strict: bool = False,
+    overwrite: bool = False,
+    with_theta: bool = False,
+    save_images: str | Path | None = None,
     progress: Progress | None = None,
 ) -> RunSummary:
     """Predict ``inputs`` and write predictions and status files into the folder ``output``.
@@ -77,6 +80,11 @@ def run(
         workers: threads; None: one per core.
         shard_rows: samples per shard; None: 4096, or fewer if outputs are large.
         strict: an error instead of a warning (``errors.AssumptionWarning``) where the preprocessing has to be assumed.
+        overwrite: replace the job in ``output``, and its pictures in ``save_images``. A folder with other files is an
+            error.
+        with_theta: also predict theta [N, D, K] of every spatial transformer of a file that has no such output.
+        save_images: a folder, new or empty unless ``resume`` or ``overwrite``, for the warped images and for the inputs
+            with the sampled regions and the prediction; see :mod:`stn_infer.pipeline.pictures`.
         progress: called with (samples done, total samples) after each batch, by one worker at a time.
 
     Raises:
@@ -99,10 +107,19 @@ def run(
             threads = None if device.startswith("cuda") else 1
             opened = found if isinstance(found, LoadedModel) else model
             shapes = None if isinstance(found, LoadedModel) else input_shapes
-            runner = open_backend(opened, backend, device, threads, input_shapes=shapes, budget=budget)
+            if with_theta or save_images is not None:
+                from stn_infer.api.watched import open_watched
+
+                runner = open_watched(
+                    found, backend, device, threads, budget, with_theta=with_theta, images=save_images is not None
+                )
+            else:
+                runner = open_backend(opened, backend, device, threads, input_shapes=shapes, budget=budget)
             stack.callback(runner.close)
-        elif weights is not None or input_shapes is not None:
-            raise UsageError("the backend is already open; pass weights and input shapes where it is opened")
+        elif weights is not None or input_shapes is not None or with_theta:
+            raise UsageError(
+                "the backend is already open; pass weights, input shapes and with_theta where it is opened"
+            )
         else:
             runner = model
         is_path = isinstance(model, (str, Path))
@@ -124,6 +141,8 @@ def run(
                 workers=workers,
                 shard_rows=shard_rows,
                 strict=strict,
+                overwrite=overwrite,
+                save_images=None if save_images is None else Path(save_images),
             ),
             model=Path(str(model)).name if is_path else runner.metadata.source,
             model_sha256=model_sha256,

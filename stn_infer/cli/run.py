@@ -30,6 +30,7 @@ def _output_names(ctx: click.Context, parameter: click.Parameter, value: str | N
     cls=Command,
     examples=(
         "stn-infer run model.onnx images/ -o predictions",
+        "stn-infer run model.onnx plates/ -o predictions --save-images pictures",
         "stn-infer run st-cnn-affine-rts inputs.npy -o predictions --format npz --batch-size 256",
     ),
 )
@@ -37,7 +38,9 @@ def _output_names(ctx: click.Context, parameter: click.Parameter, value: str | N
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
 @options.trial_options
-@options.output_option("Folder for predictions and status files; new or empty, unless --resume.", folder=True)
+@options.output_option(
+    "Folder for predictions and status files; new or empty, unless --resume or --overwrite.", folder=True
+)
 @options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
 @options.device_option
 @options.batch_size_option(64)
@@ -68,6 +71,14 @@ def _output_names(ctx: click.Context, parameter: click.Parameter, value: str | N
     callback=_output_names,
     help="The model's own outputs that are stored: all, none, or names.  [default: all]",
 )
+@click.option("--with-theta", is_flag=True, help="Also store theta of every spatial transformer; the file stays.")
+@click.option(
+    "--save-images",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Save the warped images, and the inputs with the sampled regions and the prediction.",
+)
+@click.option("--overwrite", is_flag=True, help="Replace the job in the output folder, and its pictures.")
 @click.option("--workers", type=click.IntRange(min=1), help="Threads that read and predict.  [default: one per core]")
 @click.option(
     "--shard-rows", type=click.IntRange(min=1), help="Inputs per output file.  [default: 4096, fewer for large outputs]"
@@ -95,6 +106,9 @@ def command(
     top_k: int | None,
     threshold: float | None,
     outputs: tuple[str, ...] | None,
+    with_theta: bool,
+    save_images: Path | None,
+    overwrite: bool,
     workers: int | None,
     shard_rows: int | None,
 ) -> None:
@@ -129,6 +143,9 @@ def command(
             top_k=top_k,
             threshold=threshold,
             outputs=outputs,
+            with_theta=with_theta,
+            save_images=save_images,
+            overwrite=overwrite,
             workers=workers,
             shard_rows=shard_rows,
             progress=progress,
@@ -139,6 +156,8 @@ def command(
         f"{summary.total} inputs{resumed}: {summary.ok} predicted, {summary.failed} failed, in {summary.seconds:.2f} s "
         f"({rate:.0f}/s); {summary.output}/predictions-*.{format}"
     )
+    if save_images is not None:
+        echo(f"pictures: {save_images}/warped*, {save_images}/inputs")
     if summary.batch_dependent:
         from stn_infer.repairs.dependence import dependence_note
 

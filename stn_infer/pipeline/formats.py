@@ -13,6 +13,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from stn_infer.predictions import Classifier, Ranked, label_of
 _SPECIAL = re.compile('[,"\r\n]')
 
 FORMATS = ("csv", "jsonl", "parquet", "npz")
+# An output of several axes has a column for each of its numbers up to so many.
+_FEW = 64
 # The lists of a sample's classes, best first.
 _LISTS = ("predictions", "labels", "confidences")
 
@@ -246,7 +249,7 @@ class ParquetFormat(Format):
             columns[column] = arrow.array(decoded, arrow.string() if decoded.dtype == object else None)
         for output in rows[0].outputs:
             values = np.concatenate([part.outputs[output] for part in rows])
-            flat = values.reshape(len(values), 1 if values.ndim == 1 else values.shape[1])
+            flat = values.reshape(len(values), prod(values.shape[1:]))
             for i in range(flat.shape[1]):
                 columns[f"{output}_{i}"] = arrow.array(np.ascontiguousarray(flat[:, i]))
         arrow.parquet.write_table(arrow.table(columns), path)
@@ -322,7 +325,7 @@ def make_format(
         for spec in stored:
             if not spec.shape:
                 raise UsageError(f"output {spec.name!r} has no known shape; {name} cannot store it, use --format npz")
-            if not _is_vector(spec):
+            if not _is_vector(spec) and not _is_small(spec):
                 shape = ", ".join("?" if axis is None else str(axis) for axis in spec.shape[1:])
                 raise UsageError(
                     f"output {spec.name!r} is [N, {shape}], not one vector of known length per sample; "
@@ -374,6 +377,11 @@ def has_classes(outputs: Sequence[TensorSpec], decoder: Decoder | None = None) -
 
 def _is_vector(spec: TensorSpec) -> bool:
     return 0 < len(spec.shape) <= 2 and None not in spec.shape[1:]
+
+
+def _is_small(spec: TensorSpec) -> bool:
+    """Whether an output has several axes and few numbers per sample, such as theta [N, 2, 3]: one column for each."""
+    return None not in spec.shape[1:] and prod(axis or 0 for axis in spec.shape[1:]) <= _FEW
 
 
 def _field(value: Any) -> str:
@@ -467,4 +475,4 @@ def _json_numbers(values: Array) -> str:
 
 
 def _width(spec: TensorSpec) -> int:
-    return 1 if len(spec.shape) == 1 else spec.shape[1] or 0
+    return prod(axis or 0 for axis in spec.shape[1:])

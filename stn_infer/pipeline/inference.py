@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from itertools import islice
@@ -30,7 +30,9 @@ from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import Format, check_classes, make_format, printable, printable_names
 from stn_infer.pipeline.job import Folder, Job, status_lines
+from stn_infer.pipeline.pictures import Pictures
 from stn_infer.pipeline.schedule import Schedule
+from stn_infer.pipeline.warps import WatchedBackend
 from stn_infer.predictions import Classifier
 from stn_infer.preprocess.rule import Preprocess
 
@@ -95,12 +97,16 @@ class RunOptions:
     workers: int | None = None
     shard_rows: int | None = None
     strict: bool = False
+    overwrite: bool = False
+    save_images: Path | None = None
 
     def __post_init__(self) -> None:
         for name in ("batch_size", "workers", "shard_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is at least 1, not {value}")
+        if self.resume and self.overwrite:
+            raise UsageError("--resume continues the job in the folder, --overwrite replaces it; give only one of them")
 
 
 def run_job(
@@ -138,6 +144,13 @@ def run_job(
     encoder = make_format(options.format, runner.outputs, classifier, decoder, options.outputs)
     axis = row_axis(runner.inputs, runner.outputs)
     loader = Loader(runner.inputs, how, axis)
+    pictures = None
+    if options.save_images is not None:
+        if not isinstance(runner, WatchedBackend):
+            raise UsageError("save_images needs a model that is opened here: give its file or source")
+        image = next((spec.name for spec in runner.inputs if len(spec.shape) == 4), "")
+        scores = encoder.outputs[0].name if encoder.classifies else ""
+        pictures = Pictures(options.save_images, runner.warps, how, image, scores, classifier, decoder)
     with Inputs(inputs, loader.arrays.count_rows, may_be_empty=axis is not None) as samples:
         survey = samples.survey(options.check_inputs)
         if survey.images and not loader.takes_images:
@@ -168,9 +181,14 @@ def run_job(
             stored=tuple(spec.name for spec in encoder.stored),
             runtime=_runtime(runner),
             libraries=_libraries(),
+            pictures="" if pictures is None else os.path.abspath(pictures.folder),
         )
-        with Folder.open(output, job, options.resume) as folder:
-            writer = _Writer(folder, encoder, progress)
+        if pictures is not None:
+            pictures.check(options.resume, options.overwrite)
+        with Folder.open(output, job, options.resume, options.overwrite) as folder:
+            if pictures is not None:
+                pictures.open(options.overwrite)
+            writer = _Writer(folder, encoder, progress, pictures)
             writer.skip_done()
             _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
             summary = writer.summary(time.perf_counter() - started, how)
@@ -209,14 +227,30 @@ def classifier_of(
 
 @dataclass(frozen=True)
 class _Batch:
-    """Consecutive samples of one shard."""
+    """Consecutive samples of one shard; ``first`` is the first one's position in the job."""
 
     shard: int
+    first: int
     samples: tuple[Sample, ...]
+
+
+@dataclass(frozen=True)
+class _Loaded:
+    """A batch and its arrays."""
+
+    batch: _Batch
+    arrays: LoadedBatch
+
+    @property
+    def holds_the_lock(self) -> bool:
+        """As for the schedule."""
+        return self.arrays.holds_the_lock
 
 
 # For each group of a batch: the outputs by name, or an error message.
 Answers = list[dict[str, Array] | str]
+# Takes a group's outputs of the model, and all that the backend returned.
+Seen = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 
 
 @dataclass
@@ -226,12 +260,14 @@ class _Writer:
     folder: Folder
     encoder: Format
     progress: Progress | None
+    pictures: Pictures | None = None
     resumed: int = 0
     ok: int = 0
     failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     _parts: list[Any] = field(default_factory=list)
     _status: list[str] = field(default_factory=list)
+    _saved: list[tuple[int, str]] = field(default_factory=list)
     _taken: int = 0
     _rows: int = 0
     _bytes: int = 0
@@ -246,15 +282,17 @@ class _Writer:
                     self.resumed += 1
         self._report()
 
-    def take(self, batch: _Batch, loaded: LoadedBatch, answers: Answers) -> Callable[[], None] | None:
+    def take(self, batch: _Batch, loaded: _Loaded, answers: Answers) -> Callable[[], None] | None:
         """Encode and add a batch; after the last batch of a shard, returns what writes the shard."""
-        errors = dict(loaded.errors)
+        errors = dict(loaded.arrays.errors)
         names = printable_names([sample.name for sample in batch.samples])
-        rows, outputs = merged(loaded, answers, errors)
+        rows, outputs = merged(loaded.arrays, answers, errors)
         if rows:
             good = names if len(rows) == len(names) else [names[i] for i in rows]
             self._parts.append(self.encoder.encode(self.encoder.rows(tuple(good), outputs)))
             self._bytes += sum(values.nbytes for values in outputs.values())
+        if self.pictures is not None:
+            self._saved += [(batch.first + i, names[i]) for i in rows]
         reasons = {i: printable(" ".join(reason.split())) for i, reason in errors.items()}
         self._status.append(status_lines(names, reasons, batch.shard, self._rows))
         self._taken += len(names)
@@ -265,15 +303,17 @@ class _Writer:
         job = self.folder.job
         write: Callable[[], None] | None = None
         if self._taken == min(job.shard_rows, job.samples - batch.shard * job.shard_rows):
-            write = partial(self._write, batch.shard, self._parts, self._status)
+            write = partial(self._write, batch.shard, self._parts, self._status, self._saved)
             if self._bytes > _BESIDE:
                 write()
                 write = None
-            self._parts, self._status, self._taken, self._rows, self._bytes = [], [], 0, 0, 0
+            self._parts, self._status, self._saved, self._taken, self._rows, self._bytes = [], [], [], 0, 0, 0
         self._report()
         return write
 
-    def _write(self, shard: int, parts: list[Any], status: list[str]) -> None:
+    def _write(self, shard: int, parts: list[Any], status: list[str], saved: list[tuple[int, str]]) -> None:
+        if self.pictures is not None:
+            self.pictures.write_index(shard, saved)
         with appearing(self.folder.predictions(shard)) as temporary:
             self.encoder.write(temporary, parts)
         self.folder.write_ledger(shard, status)
@@ -304,26 +344,43 @@ def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batc
     while members := tuple(islice(rest, folder.job.shard_rows)):
         if not folder.is_done(shard):
             for start in range(0, len(members), batch_size):
-                yield _Batch(shard, members[start : start + batch_size])
+                yield _Batch(shard, shard * folder.job.shard_rows + start, members[start : start + batch_size])
         shard += 1
 
 
 def _schedule(
     loader: Loader, backend: Backend, writer: _Writer, batches: Iterator[_Batch], workers: int | None
-) -> Schedule[_Batch, LoadedBatch, Answers]:
+) -> Schedule[_Batch, _Loaded, Answers]:
     """The three steps, and the number of threads for each."""
+    predictor = GroupPredictor(backend, loader)
+
+    def infer(loaded: _Loaded) -> Answers:
+        saved = None if writer.pictures is None else partial(_watch, writer.pictures, loaded.batch)
+        return predictor.answers(loaded.arrays, saved)
+
     threads = workers or len(os.sched_getaffinity(0))
     # On a GPU, threads that run the model wait for it most of the time.
     waiting = 0 if backend.device == "cpu" else backend.in_flight if isinstance(backend, OverlappingBackend) else 1
     return Schedule(
         batches,
-        lambda batch: loader.read(batch.samples),
-        GroupPredictor(backend, loader).answers,
+        lambda batch: _Loaded(batch, loader.read(batch.samples)),
+        infer,
         writer.take,
         workers=threads + waiting,
         inferring=waiting or threads,
         ahead=threads + max(1, waiting),
     )
+
+
+def _watch(pictures: Pictures, batch: _Batch, group: Group) -> Seen:
+    """Takes the pictures of a group, and returns what saves them with the outputs."""
+    shown = pictures.pictures(group.inputs)
+
+    def seen(outputs: Mapping[str, Array], every: Mapping[str, Array]) -> None:
+        good = answered(group.rows, dict(outputs), {})
+        pictures.save(batch.first, batch.samples, group.rows, good, shown, every)
+
+    return seen
 
 
 class GroupPredictor:
@@ -352,22 +409,29 @@ class GroupPredictor:
         self._loader.release(used)
         return outputs
 
-    def answers(self, loaded: LoadedBatch) -> Answers:
+    def answers(self, loaded: LoadedBatch, watch: Callable[[Group], Seen] | None = None) -> Answers:
         """For each group the outputs, or why there are none: the model does not take images of their size.
+
+        Args:
+            loaded: the groups.
+            watch: called with each group before it runs; what it returns is called with its outputs.
 
         Raises:
             ModelError: the runtime failed, and would on all other batches.
         """
-        return [self._answer(group) for group in loaded.groups]
+        return [self._answer(group, None if watch is None else watch(group)) for group in loaded.groups]
 
-    def _answer(self, group: Group) -> dict[str, Array] | str:
+    def _answer(self, group: Group, seen: Seen | None) -> dict[str, Array] | str:
         try:
             outputs = self.predict(group)
         except ModelError as error:
             if not self._any_size:  # all other batches would fail too
                 raise
             return str(error)
-        return {name: outputs[name] for name in self._outputs}
+        found = {name: outputs[name] for name in self._outputs}
+        if seen is not None:
+            seen(found, outputs)
+        return found
 
 
 def _apart(output: Array, group: Group) -> Array:

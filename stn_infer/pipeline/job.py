@@ -13,6 +13,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -48,12 +49,14 @@ _MEANING = (
     "threshold",
     "outputs",
     "stored",
+    "pictures",
     "stn_infer_version",
     "runtime",
     "libraries",
 )
 
 
+_OWN = re.compile(rf"{re.escape(MANIFEST_NAME)}|{re.escape(LOCK_NAME)}|predictions-\d{{5,}}\.\w+|ledger-\d{{5,}}\.csv")
 _WORDS = {
     "model_sha256": "the model's graph, weights or code differ",
     "inputs_sha256": "the inputs' names differ",
@@ -82,6 +85,7 @@ class Job:
         top_k, threshold: which classes are shown.
         outputs: the names of the model's outputs.
         stored: the names of those that are stored.
+        pictures: the folder of the pictures; empty if none are saved.
     """
 
     model: str
@@ -104,6 +108,7 @@ class Job:
     stored: tuple[str, ...]
     runtime: str
     libraries: str
+    pictures: str = ""
     schema_version: int = SCHEMA_VERSION
     stn_infer_version: str = __version__
 
@@ -127,18 +132,27 @@ class Folder:
     _lock: JobLock
 
     @classmethod
-    def open(cls, path: Path, job: Job, resume: bool) -> Folder:
+    def open(cls, path: Path, job: Job, resume: bool, overwrite: bool = False) -> Folder:
         """Open ``path`` for ``job`` and lock it.
 
+        Args:
+            path: the folder.
+            job: the job.
+            resume: continue the job in it.
+            overwrite: delete the job in it.
+
         Raises:
-            OutputError: the folder cannot be written, another job is working in it, it is not empty and ``resume`` is
-                False, or it contains another job.
+            OutputError: the folder cannot be written, another job is working in it, it is not empty and neither
+                ``resume`` nor ``overwrite`` is set, it contains another job, or something else than a job.
         """
-        _check_contents(path, job, resume)  # a job that is refused must not lock out one that is not
+        _check_contents(path, job, resume, overwrite)  # a job that is refused must not lock out one that is not
         lock = JobLock.of_folder(path)
         try:
-            _check_contents(path, job, resume)  # again: another job may have started before the lock was taken
+            # again: another job may have started before the lock was taken
+            _check_contents(path, job, resume, overwrite)
             remove_leftovers(path)
+            if overwrite:
+                _remove_job(path)
             write_atomically(path / MANIFEST_NAME, _to_json(job).encode())
         except BaseException:
             lock.release()
@@ -235,8 +249,19 @@ def read_ledger(path: Path) -> Iterator[LedgerRow]:
         raise OutputError(f"cannot read the status file {path}: {error}") from error
 
 
-def _check_contents(path: Path, job: Job, resume: bool) -> None:
-    """Create the folder; raise unless it is empty or, with ``resume``, contains the same job.
+def _remove_job(path: Path) -> None:
+    """Delete the files of a job, its description first, so that what is left cannot be resumed."""
+    try:
+        (path / MANIFEST_NAME).unlink(missing_ok=True)
+        for name in os.listdir(path):
+            if _OWN.fullmatch(name):
+                (path / name).unlink()
+    except OSError as error:
+        raise OutputError(f"cannot overwrite the job in {path}: {error.strerror}") from error
+
+
+def _check_contents(path: Path, job: Job, resume: bool, overwrite: bool) -> None:
+    """Create the folder; raise unless it is empty, or contains the same job, or with ``overwrite`` any job.
 
     A run that was killed before its first file was complete leaves the lock and a temporary file: no job yet.
     """
@@ -246,8 +271,17 @@ def _check_contents(path: Path, job: Job, resume: bool) -> None:
         occupied = any(name != LOCK_NAME and not is_leftover(name, MANIFEST_NAME) for name in names)
     except OSError as error:
         raise OutputError(f"cannot create the output folder {path}: {error.strerror}") from error
+    if overwrite:
+        # the pictures may be in a folder of their own inside
+        beside = os.path.relpath(job.pictures, path).partition(os.sep)[0] if job.pictures else ""
+        others = [name for name in names if not (_OWN.fullmatch(name) or is_leftover(name) or name == beside)]
+        if others:
+            raise OutputError(f"{path} contains other files than a job's ({others[0]}); give another folder")
+        return
     if occupied and not resume:
-        raise OutputError(f"{path} is not empty; give a new folder, or --resume to continue the job in it")
+        raise OutputError(
+            f"{path} is not empty; give a new folder, --resume to continue the job in it, or --overwrite to replace it"
+        )
     if occupied and not (path / MANIFEST_NAME).exists():
         raise OutputError(
             f"{path} contains no job to resume (no {MANIFEST_NAME}); give the folder of a job, or a new folder"

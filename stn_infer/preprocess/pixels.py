@@ -10,6 +10,18 @@ from stn_infer.preprocess.rule import Preprocess
 _CACHED = 1 << 18  # values that are normalized at a time
 
 
+def denormalize(values: NDArray[np.generic], preprocess: Preprocess) -> NDArray[np.uint8]:
+    """The pixels [N, C, H, W] that :func:`normalize` makes ``values`` of, rounded; what lies outside is clipped."""
+    mean = np.array(preprocess.mean, np.float64)[:, None, None]
+    std = np.array(preprocess.std, np.float64)[:, None, None]
+    found = np.where(np.isfinite(values), values, 0) * std + mean
+    if preprocess.gamma != 1:
+        found = np.maximum(found, 0) ** (1 / preprocess.gamma)
+    if preprocess.scale == 0:
+        return np.zeros(values.shape, np.uint8)
+    return np.asarray((found / preprocess.scale).round().clip(0, 255)).astype(np.uint8)
+
+
 def normalize(
     pixels: NDArray[np.generic], preprocess: Preprocess, out: NDArray[np.float32] | None = None
 ) -> NDArray[np.float32]:

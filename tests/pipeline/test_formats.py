@@ -17,6 +17,7 @@ from stn_infer.predictions import Classifier
 FLOAT32 = np.dtype(np.float32)
 SCORES = TensorSpec("scores", (None, 3), FLOAT32)
 COUNT = TensorSpec("count", (None,), np.dtype(np.int64))
+MAP = TensorSpec("map", (None, 8, 9), FLOAT32)
 THETA = TensorSpec("theta", (None, 2, 3), FLOAT32)
 NAMES = ("plain.png", 'a "b", c.png', "line\nbreak.png", "ünïcode.png")
 LABELS = ("zero", "one, or so", 'the "two"')
@@ -151,7 +152,7 @@ def test_no_prediction_without_scores(tmp_path: Path) -> None:
     ("format", "outputs", "labels", "message"),
     [
         ("xml", [SCORES], None, "csv, jsonl, parquet, npz"),
-        ("csv", [SCORES, THETA], None, r"'theta' is \[N, 2, 3\].*--format npz"),
+        ("csv", [SCORES, MAP], None, r"'map' is \[N, 8, 9\].*--format npz"),
         ("parquet", [TensorSpec("x", (None, None), FLOAT32)], None, "--format npz"),
         ("csv", [SCORES], ("a", "b"), "2 labels were given for the 3 classes"),
         ("npz", [THETA], ("a", "b"), "not a vector of class scores"),
@@ -224,6 +225,24 @@ def test_lists_of_classes_agree_in_all_formats(tmp_path: Path, format: str, name
     known = 1 / (1 + 1 / powers) if classifier.many else powers / powers.sum(axis=1, keepdims=True)
     for row, found in enumerate(confidences):
         np.testing.assert_allclose(found, known[row, expected[row]], rtol=1e-6)
+
+
+@pytest.mark.parametrize("format", FORMATS)
+def test_theta_has_a_column_for_each_number(tmp_path: Path, format: str) -> None:
+    encoder = make_format(format, [THETA], None)
+    theta = np.arange(12, dtype=np.float32).reshape(2, 2, 3)
+    encoder.write(tmp_path / "x", [encoder.encode(encoder.rows(("a", "b"), {"theta": theta}))])
+    if format == "csv":
+        header, _, second = (tmp_path / "x").read_text().splitlines()
+        assert header == "input,theta_0,theta_1,theta_2,theta_3,theta_4,theta_5"
+        assert [float(cell) for cell in second.split(",")[1:]] == list(range(6, 12))
+    elif format == "jsonl":
+        assert json.loads((tmp_path / "x").read_text().splitlines()[1])["theta"] == list(range(6, 12))
+    elif format == "parquet":
+        assert pytest.importorskip("pyarrow.parquet").read_table(tmp_path / "x")["theta_5"].to_pylist() == [5, 11]
+    else:
+        with np.load(tmp_path / "x") as loaded:
+            assert loaded["theta"].shape == (2, 2, 3)
 
 
 @pytest.mark.parametrize("format", FORMATS)

@@ -48,7 +48,7 @@ def test_a_new_folder_gets_a_manifest(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
-    with pytest.raises(OutputError, match="not empty; give a new folder, or --resume"):
+    with pytest.raises(OutputError, match="not empty; give a new folder, --resume"):
         Folder.open(tmp_path, JOB, resume=False)
     with pytest.raises(OutputError, match="no job to resume"):
         Folder.open(tmp_path, JOB, resume=True)
