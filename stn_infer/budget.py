@@ -13,6 +13,8 @@ from stn_infer.errors import UsageError
 MORE_TIME = "if you trust it, raise the limit with --trial-seconds or STN_TRIAL_SECONDS (0: no limits)"
 MORE_MEMORY = "if you trust it, raise the limit with --trial-memory or STN_TRIAL_GIB"
 
+_DAY = 86_400.0  # seconds; of more, a child's timeout in milliseconds would not fit
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -32,6 +34,10 @@ class Budget:
     def __post_init__(self) -> None:
         if not (0 <= self.seconds < math.inf and self.bytes >= 0):
             raise UsageError(f"limits of an analysis are at least 0, not {self.seconds} s and {self.bytes} bytes")
+
+    def or_unlimited(self) -> Budget:
+        """These limits, or for a trusted file such that nothing reaches."""
+        return self if self.seconds else Budget(_DAY, 1 << 50)
 
     @classmethod
     def given(cls, seconds: float | None, gib: float | None) -> Budget | None:

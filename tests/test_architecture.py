@@ -27,6 +27,7 @@ FLOORS = (
     "pipeline",
     "data",
     "reference",
+    "targets",
     "backends",
     "torch_export",
     "sources",

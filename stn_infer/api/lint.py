@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
@@ -37,16 +37,19 @@ def explain(rule: str) -> str:
 
 
 @names_the_file
-def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
+def lint(model: str | Path, *, targets: Iterable[str] = (), budget: Budget | None = None) -> LintReport:
     """Examine an ONNX file, which is not changed.
 
     Args:
         model: an ONNX file; external data are read from its folder.
-        budget: limits for the analysis of an ONNX file that was not seen before; None: the environment's
-            (:class:`~stn_infer.budget.Budget`).
+        targets: runtimes to judge the file for: ``tensorrt==VERSION``, ``tensorrt-rtx``, ``onnxruntime``, ``openvino``.
+            Installed ones are asked, each in a process of its own; of the others only what is known is said.
+        budget: limits for the analysis of an ONNX file that was not seen before, and for each target's parser; None:
+            the environment's (:class:`~stn_infer.budget.Budget`).
 
     Raises:
         ModelError: it is unreadable or damaged, or not an ONNX file, or its analysis exceeds a limit.
+        UsageError: a target is not known.
     """
     from stn_infer.api.trusted import try_once
     from stn_infer.lint_rules import file as lint_file
@@ -57,12 +60,15 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     from stn_infer.proto.load import read_graph
     from stn_infer.proto.session import Stored
     from stn_infer.proto.traversal import opset_of
-    from stn_infer.repairs.large_weights import light_copy
+    from stn_infer.repairs.large_weights import SMALL_MODEL, bytes_of_weights, light_copy
+    from stn_infer.targets.judge import Subject, judge_targets
+    from stn_infer.targets.target import parse_targets
 
+    asked = parse_targets(targets)
     path = onnx_path(model)
     whole = read_graph(path)
+    budget = budget or Budget.from_environment()
     verdict = try_once(path, graph=whole, budget=budget)
-    opset = opset_of(whole)
     stored, light = Stored(whole, path.parent), light_copy(whole, path.parent)
     context = examine(
         light,
@@ -73,10 +79,12 @@ def lint(model: str | Path, *, budget: Budget | None = None) -> LintReport:
     findings = findings_of(context, (*lint_file.RULES, *lint_sampler.RULES, *lint_operands.RULES))
     dependent = _untried(stored) if verdict is None else verdict.batch_dependent
     sources = source_lines(whole)
-    findings = by_severity(
-        replace(finding, source=sources.get(finding.node, "")) for finding in (*findings, *_batch_dependent(dependent))
-    )
-    return LintReport(path, opset, int(whole.ir_version), findings)
+    complete = bytes_of_weights(whole) < SMALL_MODEL
+    subject = Subject(path, light, context.optimized, complete, sources, budget)
+    verdicts, refusals = judge_targets(asked, subject)
+    found = (replace(finding, source=sources.get(finding.node, "")) for finding in findings)
+    every = by_severity((*found, *_batch_dependent(dependent), *refusals))
+    return LintReport(path, opset_of(whole), int(whole.ir_version), every, verdicts)
 
 
 def _batch_dependent(names: Sequence[str]) -> list[LintFinding]:

@@ -27,8 +27,8 @@ _GROUPS: dict[str, str] = {
     "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate "
     "--seed",
     "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
-    "Output options": "--output --format --json --resume --check-inputs --shard-rows --dynamic-size --fixed-batch "
-    "--with-theta --fix --functions",
+    "Output options": "--output --format --json --all --explain --fail-on --resume --check-inputs --shard-rows "
+    "--dynamic-size --fixed-batch --with-theta --fix --functions",
 }
 _GROUP_OF = {name: title for title, names in _GROUPS.items() for name in names.split()}
 _OTHER = "Other options"

@@ -28,14 +28,23 @@ def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     cls=Command,
     examples=(
         "stn-infer lint model.onnx",
+        "stn-infer lint model.onnx --target tensorrt==10.3 --target openvino",
         "stn-infer lint model.onnx --fail-on warning --json > findings.json",
         "stn-infer lint --explain E009",
     ),
 )
 @click.argument("model", metavar="IN.onnx", required=False)
 @click.option(
+    "--target",
+    "targets",
+    multiple=True,
+    metavar="RUNTIME",
+    help="Also judge the whole file for a runtime: tensorrt==VERSION, tensorrt-rtx, onnxruntime or openvino; "
+    "repeatable. Installed ones are asked.",
+)
+@click.option(
     "--fail-on",
-    type=click.Choice(("error", "warning", "never")),
+    type=click.Choice(("error", "warning", "not-judged", "never")),
     multiple=True,
     default=("error",),
     show_default=True,
@@ -56,6 +65,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 def command(
     ctx: click.Context,
     model: str | None,
+    targets: tuple[str, ...],
     fail_on: tuple[FailOn, ...],
     show_all: bool,
     as_json: bool,
@@ -64,14 +74,15 @@ def command(
     """Report what in an ONNX file is wrong, unsupported or slow in some runtime.
 
     Findings marked [*] are fixed by optimize. Exit code 0: the file passes. 1: it fails by --fail-on (by default, where
-    a finding is an error: a runtime computes wrong values or cannot run the file), or it cannot be read. 2: usage.
+    a finding is an error: a runtime computes wrong values or cannot run the file, or a target refuses it), or it cannot
+    be read. 2: usage.
     """
     from stn_infer.api.lint import lint
     from stn_infer.lint_rules.report import MOST_REPEATED
 
     if model is None:
         raise UsageError("lint takes an ONNX file: stn-infer lint model.onnx (or --explain RULE)")
-    report = lint(model, budget=budget)
+    report = lint(model, targets=targets, budget=budget)
     if as_json:
         echo_text(report.to_json())
     else:

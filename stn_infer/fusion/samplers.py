@@ -36,6 +36,15 @@ class TensorFacts:
     elem_type: int = 0
     dims: tuple[int | None, ...] | None = None
 
+    @classmethod
+    def of(cls, value: onnx.ValueInfoProto) -> TensorFacts:
+        """What a file's own entry for a tensor says."""
+        tensor_type = value.type.tensor_type
+        dims = None
+        if tensor_type.HasField("shape"):
+            dims = tuple(int(d.dim_value) if d.dim_value > 0 else None for d in tensor_type.shape.dim)
+        return cls(tensor_type.elem_type, dims)
+
     @property
     def type_name(self) -> str:
         """float16, float, …"""
@@ -262,11 +271,7 @@ def infer_facts(model: onnx.ModelProto) -> dict[str, TensorFacts]:
         for tensor in inferred.graph.initializer
     }
     for value in (*inferred.graph.value_info, *inferred.graph.output, *inferred.graph.input):
-        tensor_type = value.type.tensor_type
-        dims = None
-        if tensor_type.HasField("shape"):
-            dims = tuple(int(d.dim_value) if d.dim_value > 0 else None for d in tensor_type.shape.dim)
-        facts[value.name] = TensorFacts(tensor_type.elem_type, dims)
+        facts[value.name] = TensorFacts.of(value)
     return facts
 
 

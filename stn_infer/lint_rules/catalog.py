@@ -161,6 +161,15 @@ RULES: tuple[Rule, ...] = (
         "optimize lowers the file to opset 19, which every version reads correctly; or export at opset 18.",
     ),
     Rule(
+        *("E010", "target-refused", "error", "a target refuses the file"),
+        "The runtime given with --target cannot load the file as it is: its own parser says so, or what is known of "
+        "that version of it. The message is the parser's own where one is installed. A parser that crashes on the "
+        "file refuses it as well.",
+        "users of that target; each is judged on its own.",
+        "The message says whether the file that optimize writes is accepted. Otherwise change the node that it "
+        "names, or export at opset 18.",
+    ),
+    Rule(
         *("W001", "affine-grid", "warning", "AffineGrid has no importer in TensorRT"),
         "No version of TensorRT imports the operator AffineGrid of opset 20.",
         "users of TensorRT and TensorRT-RTX.",
@@ -308,6 +317,14 @@ RULES: tuple[Rule, ...] = (
         "There is nothing to fuse.",
         "whoever expected a spatial transformer in the file.",
         "Check that the right model was exported.",
+    ),
+    Rule(
+        *("I011", "target-not-judged", "info", "nothing here can judge the file for a target"),
+        "The runtime given with --target is not installed here, and of the operators that the message lists it is "
+        "not known whether that version supports them. This is not a pass: the file may be refused. With --fail-on "
+        "not-judged, it fails the check.",
+        "users of that target.",
+        "Install the runtime and run lint again, or build an engine where the runtime is.",
     ),
 )
 _BY_CODE = {rule.code: rule for rule in RULES}

@@ -20,6 +20,8 @@ MOST_REPEATED = 3
 Outcome = Literal["supported", "refused", "not judged"]
 FailOn = Literal["error", "warning", "not-judged", "never"]
 FAIL_ON: tuple[FailOn, ...] = get_args(FailOn)
+#: The best first.
+OUTCOMES: tuple[Outcome, ...] = ("supported", "not judged", "refused")
 
 _COLORS: dict[str, str] = {"error": "1;31", "warning": "1;33", "info": "1;36"} | {
     **{"supported": "1;32", "refused": "1;31", "not judged": "1;33"},
@@ -34,6 +36,7 @@ class TargetVerdict:
         target: such as ``tensorrt==10.3``.
         outcome: ``supported``, ``refused``, or ``not judged`` if nothing here can say it.
         judge: what says so: an installed parser with its version, or what is known of that version.
+        unjudged: the operators of which nothing is known, with their numbers of nodes, or another reason.
         mended_by: the command whose result has a better outcome; "" if none is known.
         mended: that outcome; None if there is none.
     """
@@ -41,6 +44,7 @@ class TargetVerdict:
     target: str
     outcome: Outcome
     judge: str
+    unjudged: tuple[str, ...] = ()
     mended_by: str = ""
     mended: Outcome | None = None
 
@@ -62,6 +66,9 @@ class LintReport:
     ir_version: int
     findings: tuple[LintFinding, ...]
     targets: tuple[TargetVerdict, ...] = ()
+
+    def __str__(self) -> str:
+        return self.to_text()
 
     @property
     def counts(self) -> dict[str, int]:
@@ -121,7 +128,9 @@ class LintReport:
                 mark = " [*]" if finding.fixable else ""
                 lines.append(f"{file}:{place(finding)} {painted(label, severity)}{mark}: {sentence(finding)}")
             if most is not None and len(group) > most:
-                lines.append(f"{file}: {painted(label, severity)}: and {len(group) - most} more (--all lists them)")
+                target = f"{group[0].target}: " if group[0].target else ""
+                more = f"and {len(group) - most} more (--all lists them)"
+                lines.append(f"{file}: {painted(label, severity)}: {target}{more}")
         for verdict in self.targets:
             outcome = painted(verdict.outcome, verdict.outcome)
             lines.append(f"{file}: target {verdict.target}: {outcome} ({remark(verdict)})")
@@ -129,10 +138,10 @@ class LintReport:
         return "\n".join(lines)
 
     def groups(self) -> Iterator[list[LintFinding]]:
-        """The findings of each rule and severity, the most severe first."""
-        groups: dict[tuple[Severity, str], list[LintFinding]] = {}
+        """The findings of each rule, severity and target, the most severe first."""
+        groups: dict[tuple[Severity, str, str], list[LintFinding]] = {}
         for finding in self.findings:
-            groups.setdefault((finding.severity, finding.code), []).append(finding)
+            groups.setdefault((finding.severity, finding.code, finding.target), []).append(finding)
         yield from groups.values()
 
     def summary(self) -> str:
@@ -140,7 +149,7 @@ class LintReport:
         counted = ", ".join(f"{count} {severity}{'' if count == 1 else 's'}" for severity, count in self.counts.items())
         fixable = sum(finding.fixable for finding in self.findings)
         outcomes = Counter(verdict.outcome for verdict in self.targets)
-        judged = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in get_args(Outcome) if outcomes[outcome])
+        judged = ", ".join(f"{outcomes[outcome]} {outcome}" for outcome in OUTCOMES if outcomes[outcome])
         return (
             f"{self.path} (opset {self.opset}): {counted}"
             + (f"; {fixable} [*] fixable by optimize" if fixable else "")

@@ -44,6 +44,18 @@ _MOST_NAMES = 400  # characters of a verdict
 _RANDOM = ("Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike")
 
 
+class TrialCrashError(ModelError):
+    """A native library crashed in a trial.
+
+    Attributes:
+        signal: the name of the signal that ended it.
+    """
+
+    def __init__(self, name: str, signal: str) -> None:
+        super().__init__(f"{name}: a native library crashed on it ({signal}) in a trial run; the file is damaged")
+        self.signal = signal
+
+
 @dataclass(frozen=True)
 class Verdict:
     """The result of a trial.
@@ -114,7 +126,8 @@ def run_trial(module: str, job: Mapping[str, object], content: bytes, name: str,
         budget: of the child.
 
     Raises:
-        ModelError: the child crashed, exceeded a limit, or says that the model is to be refused.
+        ModelError: the child exceeded a limit, or says that the model is to be refused.
+        TrialCrashError: it crashed.
     """
     slow = f"{name}: its analysis takes more than {budget.seconds:g} s of CPU time; {MORE_TIME}"
     with python_child(
@@ -132,8 +145,7 @@ def run_trial(module: str, job: Mapping[str, object], content: bytes, name: str,
     if child.returncode == -signal.SIGXCPU:
         raise ModelError(slow)
     if child.returncode < 0:
-        ended_by = signal.Signals(-child.returncode).name
-        raise ModelError(f"{name}: a native library crashed on it ({ended_by}) in a trial run; the file is damaged")
+        raise TrialCrashError(name, signal.Signals(-child.returncode).name)
     lines = [line for line in answer.decode(errors="replace").splitlines() if line.startswith(_RESULT)]
     told = lines[-1].removeprefix(_RESULT) if lines else f"its trial ended with exit code {child.returncode}"
     if child.returncode == 0 and lines:
@@ -141,9 +153,9 @@ def run_trial(module: str, job: Mapping[str, object], content: bytes, name: str,
     raise ModelError(f"{name}: {one_line(told)}")
 
 
-def report(text: str) -> None:
-    """Tells the parent the result; called by the child."""
-    print(f"{_RESULT}{one_line(text, 500) if text else ''}", flush=True)
+def report(text: str, limit: int = 500) -> None:
+    """Tells the parent the result, up to ``limit`` characters on one line; called by the child."""
+    print(f"{_RESULT}{one_line(text, limit) if text else ''}", flush=True)
 
 
 def _child(path: str | None, shapes: dict[str, list[int]], seconds: float, bytes: int) -> int:

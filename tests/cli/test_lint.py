@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from stn_infer.cli.main import main
-from tests.support.onnx_files import affine_model
+from tests.support.onnx_files import affine_model, sampler_model
 
 
 def call(model: onnx.ModelProto, folder: Path, *options: str) -> Result:
@@ -44,6 +44,38 @@ def test_json(tmp_path: Path) -> None:
     assert content["findings"][0]["code"] == "opset-20-trap" and content["findings"][0]["rule"] == "E009"
 
 
+@pytest.mark.parametrize(
+    ("targets", "options", "code"),
+    [
+        (("tensorrt==10.3",), (), 0),
+        (("tensorrt==10.3",), ("--fail-on", "not-judged"), 1),
+        (("tensorrt==8.6",), (), 1),
+        (("tensorrt==8.6",), ("--fail-on", "never"), 0),
+        (("tensorrt==10.3", "onnxruntime"), ("--fail-on", "error"), 0),
+    ],
+)
+def test_targets(targets: tuple[str, ...], options: tuple[str, ...], code: int, tmp_path: Path) -> None:
+    result = call(sampler_model(), tmp_path, *(word for name in targets for word in ("--target", name)), *options)
+    outcomes = {"tensorrt==10.3": "not judged", "tensorrt==8.6": "refused", "onnxruntime": "supported"}
+    assert result.exit_code == code, result.output
+    *_, last = result.output.splitlines()
+    assert "; targets: " in last and all(f" 1 {outcomes[name]}" in last for name in targets)
+    for name in targets:
+        assert f"model.onnx: target {name}: {outcomes[name]} (" in result.output
+    if "tensorrt==8.6" in targets:
+        assert "node sampler: error[E010]: tensorrt==8.6: stn::Sampler is a model-local function" in result.output
+        assert "; not judged after optimize --functions inline)" in result.output
+
+
+def test_verdicts_in_json(tmp_path: Path) -> None:
+    content = json.loads(call(sampler_model(), tmp_path, "--json", "--target", "tensorrt==8.6").output)
+    (verdict,) = content["targets"]
+    assert list(verdict) == ["target", "outcome", "judge", "unjudged", "mended_by", "mended"]
+    assert (verdict["target"], verdict["outcome"]) == ("tensorrt==8.6", "refused")
+    (refusal,) = (finding for finding in content["findings"] if finding["rule"] == "E010")
+    assert refusal["target"] == "tensorrt==8.6" and refusal["node"] == "sampler"
+
+
 @pytest.mark.parametrize("rule", ["E009", "e009", "opset-20-trap"])
 def test_explain_needs_no_file(rule: str) -> None:
     result = CliRunner().invoke(main, ["lint", "--explain", rule])
@@ -57,6 +89,7 @@ def test_what_is_missing_or_unknown_is_one_line() -> None:
     for arguments, message in (
         (["--explain", "E999"], "error: no such rule: 'E999'; the rules are E001 to E0"),
         (["--explain", "tf-32"], "error: no such rule: 'tf-32'; did you mean 'tf32'?"),
+        (["x.onnx", "--target", "trt"], "error: no such target: 'trt'; the targets are tensorrt==8.6, "),
         ([], "error: lint takes an ONNX file: stn-infer lint model.onnx (or --explain RULE)"),
     ):
         result = CliRunner().invoke(main, ["lint", *arguments])

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from stn_infer.lint_rules.context import LintFinding
-from stn_infer.lint_rules.report import FailOn, LintReport
+from stn_infer.lint_rules.report import FailOn, LintReport, TargetVerdict
 
 
 def finding(node: str = "sample", **fields: str) -> LintFinding:
@@ -40,6 +40,32 @@ def test_colors_are_of_the_severity_alone() -> None:
 def test_names_do_not_act() -> None:
     hostile = LintFinding("cpu-sampler", "warning", "a\x1b[2J", "", "b\x1b[2J", source="c\x1b[2J:1")
     assert report(hostile).to_text(color=True).count("\x1b") == 2  # of our own color
+
+
+def test_findings_of_each_target_are_counted_apart_and_verdicts_come_last() -> None:
+    refusals = [
+        LintFinding("target-refused", "error", f"n{index}", "", "refused", target=target)
+        for target in ("openvino", "tensorrt==8.6")
+        for index in range(4)
+    ]
+    verdicts = (
+        TargetVerdict("openvino", "refused", "OpenVINO 2026.4.1", mended_by="optimize", mended="supported"),
+        TargetVerdict("onnxruntime", "supported", "onnxruntime 1.31.1"),
+    )
+    lines = LintReport(Path("model.onnx"), 18, 9, tuple(refusals), verdicts).to_text().splitlines()
+    assert lines[3] == "model.onnx: error[E010]: openvino: and 1 more (--all lists them)"
+    assert lines[4] == "model.onnx: node n0: error[E010]: tensorrt==8.6: refused"
+    assert lines[-3:] == [
+        "model.onnx: target openvino: refused (OpenVINO 2026.4.1; supported after optimize)",
+        "model.onnx: target onnxruntime: supported (onnxruntime 1.31.1)",
+        "model.onnx (opset 18): 8 errors, 0 warnings, 0 infos; targets: 1 supported, 1 refused",
+    ]
+
+
+def test_a_target_that_is_not_judged_fails_where_it_is_asked_to() -> None:
+    found = LintReport(Path("m"), 18, 9, (), (TargetVerdict("tensorrt==8.6", "not judged", "known"),))
+    assert not found.fails(["error", "warning"]) and found.fails(["not-judged"])
+    assert not found.fails(["not-judged", "never"])
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,8 @@ differ between versions.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +20,14 @@ from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION, is_op
 from stn_infer.fusion.samplers import spec_of
 from stn_infer.proto.edit import copy_of, inline_functions, replace_all
-from stn_infer.proto.traversal import STANDARD_DOMAINS
+from stn_infer.proto.traversal import STANDARD_DOMAINS, nested_nodes
 
 # From 10.7 the parser prefers a plugin to a local function of the same name; 10.8 fixed tensor names in functions.
 _FUNCTIONS_FROM = (10, 8)
+# Of a parser's error: lines without a reason, assertions with words, places in its sources.
+_NO_REASON = re.compile(r"Invalid Node - |\[checkMacros\.cpp::catchCudaError")
+_ASSERTED = re.compile(r'&& "([^"]+)"')
+_SOURCE = re.compile(r" (?:In \w+ )?at \S+:\d+|ITensor::getDimensions: Error Code \d+: ")
 _KNOWN_DOMAINS = (*STANDARD_DOMAINS, "ai.onnx.ml")
 
 
@@ -91,7 +96,12 @@ def build_plan(
     parsing = Parsing(runtime, plugin)
     parsing.parse(model.SerializeToString())
     trt, logger, builder, network = runtime.module, parsing.logger, parsing.builder, parsing.network
-    _check_sampling(trt, network, model, runtime)
+    misread = parsing.misread_sampler(model)
+    if misread:
+        raise ModelError(
+            f"{runtime.title} {runtime.version} parses the sampler {misread!r} as NEAREST, which is wrong; "
+            "export the model with opset 18"
+        )
     fused = tuple(layer.name for layer in _layers(network) if layer.type.name == "PLUGIN_V3")
     if plugin is not None:
         _check_fused(model, fused, runtime)
@@ -111,6 +121,25 @@ def build_plan(
     if engine is None:
         raise ModelError(f"{runtime.title} {runtime.version} cannot build the model: {last_error(logger)}")
     return Plan(bytes(engine), fused)
+
+
+@dataclass(frozen=True)
+class ParserProblem:
+    """An error of the parser.
+
+    Attributes:
+        reason: the parser's own words, without places in its sources.
+        node: the node's name; "" if it has none, or the error concerns none.
+        operator: the node's operator.
+        index: the node's place in its graph; -1 if the error concerns none.
+        within: the nodes around it, outermost first, such as ``choice (If)``.
+    """
+
+    reason: str
+    node: str = ""
+    operator: str = ""
+    index: int = -1
+    within: tuple[str, ...] = ()
 
 
 class Parsing:
@@ -145,6 +174,24 @@ class Parsing:
         if not self._parser.parse(content):
             problem = _parser_error(self._parser, self.logger)
             raise ModelError(f"{self._runtime.title} {self._runtime.version} cannot parse the model: {problem}")
+
+    def problems(self, content: bytes, path: Path | None = None) -> list[ParserProblem]:
+        """Parse a serialized model; returns all that the parser says against it, nothing if it accepts the model.
+
+        Args:
+            content: the model.
+            path: of its file, beside which external data are; None: it has none.
+        """
+        if self._parser.parse(content, None if path is None else str(path)):
+            return []
+        found = [_problem(self._parser.get_error(index)) for index in range(self._parser.num_errors)]
+        return found or [ParserProblem(last_error(self.logger))]
+
+    def misread_sampler(self, model: onnx.ModelProto) -> str:
+        """The name of a sampler that the parser has turned into nearest sampling, though it is not; "" for none."""
+        layers = sampling_layers(self._runtime.module, self.network)
+        nearest = [layer.name for layer in layers if layer.interpolation_mode.name == "NEAREST"]
+        return nearest[0] if len(nearest) > sum(mode == "nearest" for mode in _modes(model)) else ""
 
 
 def load_plugins(trt: Any, library: Path, logger: Any) -> None:
@@ -187,25 +234,36 @@ def _parser_error(parser: Any, logger: Any) -> str:
     return one_line((f"node {name!r}: " if name else "") + error.desc())
 
 
-def _check_sampling(trt: Any, network: Any, model: onnx.ModelProto, runtime: TensorRT) -> None:
-    """Raise if the parser turned opset 20's ``mode="linear"`` into nearest sampling, as TensorRT up to 11.1 does."""
-    nearest = [layer.name for layer in sampling_layers(trt, network) if layer.interpolation_mode.name == "NEAREST"]
-    if len(nearest) > sum(mode == "nearest" for mode in _modes(model)):
-        raise ModelError(
-            f"{runtime.title} {runtime.version} parses the sampler {nearest[0]!r} as NEAREST, which is wrong; "
-            "export the model with opset 18"
-        )
+def _problem(error: Any) -> ParserProblem:
+    """A parser's error, as TensorRT from 9.1 on describes it."""
+    lines = [line.strip() for line in str(error.desc()).splitlines() if line.strip()]
+    own = [line for line in lines if not _NO_REASON.match(line)] or lines
+    quoted = _ASSERTED.search(own[0]) if own else None
+    reason = quoted[1] if quoted else _SOURCE.sub("", " ".join(own))
+    operator = str(error.node_operator()) if hasattr(error, "node_operator") else ""
+    if operator and (not reason or reason == "false"):  # an assertion without words
+        reason = f"{operator} has no importer" if "UNSUPPORTED" in str(error.code()) else f"{operator} is rejected"
+    return ParserProblem(
+        one_line(reason or "it gives no reason"),
+        str(error.node_name()) if hasattr(error, "node_name") else "",
+        operator,
+        int(error.node()) if hasattr(error, "node") else -1,
+        tuple(map(str, error.local_function_stack())) if hasattr(error, "local_function_stack") else (),
+    )
 
 
 def _modes(model: onnx.ModelProto) -> Iterator[str]:
-    """The sampling modes of the nodes that become GridSample layers, including those in called functions."""
+    """The sampling modes of the nodes that become GridSample layers, in subgraphs and called functions too."""
     functions = {(function.domain, function.name): function for function in model.functions}
-    for node in model.graph.node:
-        if node.op_type == "GridSample" or is_op(node):
-            yield spec_of(node).mode
-        elif (node.domain, node.op_type) in functions:
-            body = functions[node.domain, node.op_type].node
-            yield from (spec_of(inner).mode for inner in body if inner.op_type == "GridSample")
+
+    def expanded(nodes: Iterable[onnx.NodeProto]) -> Iterator[str]:
+        for node in nested_nodes(nodes):
+            if node.op_type == "GridSample" or is_op(node):
+                yield spec_of(node).mode
+            elif (node.domain, node.op_type) in functions:
+                yield from expanded(functions[node.domain, node.op_type].node)
+
+    return expanded(model.graph.node)
 
 
 def _check_fused(model: onnx.ModelProto, fused: tuple[str, ...], runtime: TensorRT) -> None:
