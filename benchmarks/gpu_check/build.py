@@ -23,8 +23,9 @@ _COMPILE = ("g++", "-std=c++17", "-O1", "-Iplugins/include")
 _SOURCES = {
     "kernels_test": ("-Wl,-rpath,$ORIGIN/..", "-pthread", "plugins/tests/kernels_test.cpp", str(LIBRARY), "-ldl"),
     "tensorrt_host": ("plugins/tests/tensorrt_host.cpp", "-ldl"),
+    "onnxruntime_host": ("plugins/tests/onnxruntime_host.cpp", "-ldl"),
 }
-_USAGE = {"kernels_test": ("--help",), "tensorrt_host": ()}
+_USAGE = {"kernels_test": ("--help",), "tensorrt_host": (), "onnxruntime_host": ()}
 
 
 def problem(cuda: bool) -> str:

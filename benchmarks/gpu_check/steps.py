@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = ROOT / "build" / "plugins" / "tests"
 LIBRARY = ROOT / "build" / "plugins" / "libstn_plugins.so"
 #: Steps that give correctness and the headline figures of every kernel, and the seconds that they may take in all.
-FIRST, FIRST_SECONDS = ("kernels", "tensorrt-host", "headline", "tests"), 240.0
+FIRST, FIRST_SECONDS = ("kernels", "tensorrt-host", "onnxruntime-host", "headline", "tests"), 240.0
 #: The names of our kernels, among those that PyTorch launches.
 KERNELS = "^(affine|planar|channels_last)[a-z_]*kernel$"
 _ONE = "16x1x12x17"  # digits at small sizes
@@ -65,7 +65,8 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
     return (
         Step("library", (*build, *(() if on_gpu else ("--no-cuda",))), 200),
         Step("kernels", (kernels, *cuda, *(("--every", "200") if tiny else ())), 35),
-        Step("tensorrt-host", (str(PROGRAMS / "tensorrt_host"), str(LIBRARY), *cuda), 20),
+        Step("tensorrt-host", (str(PROGRAMS / "tensorrt_host"), str(LIBRARY), *cuda), 15),
+        Step("onnxruntime-host", (str(PROGRAMS / "onnxruntime_host"), str(LIBRARY), *cuda), 10),
         Step("headline", (*measure, "--no-compile", *samples), 115, 20, quiet=30, restarts=True),
         Step("tests", (*pytest, "--maxfail", "10", "-m", "gpu", *gpu_tests()), 65, 20),
         Step("memcheck", (*sanitizer, "memcheck", kernels, "--cuda", "--every", "7"), 60, 20, gpu_only=True),

@@ -245,7 +245,8 @@ inline size_t byte_size(const PluginTensorDesc& d) {
   return size;
 }
 
-/// \brief Values around 1 for images (any layout, any type), in [-1.3, 1.3] for coordinates.
+/// \brief Values around 1 for images (any layout, any type), in [-1.3, 1.3] for coordinates; in [0.5, 1] for 16-bit
+/// ones.
 inline std::vector<char> random_bytes(const PluginTensorDesc& d, bool image, std::mt19937& random) {
   std::vector<char> bytes(byte_size(d));
   const size_t size = element_size(d.type);
@@ -258,8 +259,9 @@ inline std::vector<char> random_bytes(const PluginTensorDesc& d, bool image, std
           image ? static_cast<float>(random() % 1000) / 500.0F : static_cast<float>(random() % 2600) / 1000.0F - 1.3F;
       std::memcpy(&bytes[i], &value, size);
     } else {
-      const auto bits =
-          static_cast<uint16_t>(d.type == DataType::kHALF ? 0x3c00U + random() % 0x400U : 0x3f80U + random() % 0x80U);
+      const bool half = d.type == DataType::kHALF;
+      const uint32_t first = half ? (image ? 0x3c00U : 0x3800U) : (image ? 0x3f80U : 0x3f00U);
+      const auto bits = static_cast<uint16_t>(first + random() % (half ? 0x400U : 0x80U));
       std::memcpy(&bytes[i], &bits, size);
     }
   }

@@ -6,8 +6,6 @@
 ///
 /// The output of enqueue is compared with stn_run_cpu on a problem that is filled in here, not by the adapter. Exit
 /// code 0: all checks passed, 1: some failed, 2: the test could not run.
-#include <dlfcn.h>
-
 #include <algorithm>
 #include <cmath>
 #include <cstdio>
@@ -20,6 +18,7 @@
 
 #include "../abi/tensorrt.h"
 #include "device_memory.hpp"
+#include "host_checks.hpp"
 #include "stn/stn.h"
 #include "tensorrt_cases.hpp"
 #include "tensorrt_slots.hpp"
@@ -30,37 +29,6 @@ using slots::call;
 
 namespace {
 
-int checks = 0;
-int failures = 0;
-
-#define CHECK(condition, where)                                                        \
-  do {                                                                                 \
-    ++checks;                                                                          \
-    if (!(condition)) {                                                                \
-      ++failures;                                                                      \
-      std::printf("FAILED %s:%d %s  (%s)\n", __FILE__, __LINE__, #condition, (where)); \
-    }                                                                                  \
-  } while (false)
-
-struct Library {
-  explicit Library(const char* path) : handle(dlopen(path, RTLD_NOW | RTLD_LOCAL)) {
-    if (handle == nullptr) {
-      std::fprintf(stderr, "%s\n", dlerror());
-      std::exit(2);
-    }
-  }
-  template <typename F>
-  F* get(const char* name) const {
-    void* symbol = dlsym(handle, name);
-    if (symbol == nullptr) {
-      std::fprintf(stderr, "the library does not export %s\n", name);
-      std::exit(2);
-    }
-    return reinterpret_cast<F*>(symbol);
-  }
-  void* handle;
-};
-
 bool is_interface(void* object, const char* kind) {
   const auto found = call<InterfaceInfo>(object, slots::kInfo);
   return std::strcmp(found.kind, kind) == 0 && found.major == 1 && found.minor == 0 &&
@@ -68,59 +36,6 @@ bool is_interface(void* object, const char* kind) {
 }
 
 bool same(const char* a, const char* b) { return a != nullptr && std::strcmp(a, b) == 0; }
-
-/// \brief The output of stn_run_cpu for a case, with a problem that is filled in from the case alone.
-std::vector<char> expected(const Library& library, const Case& c, const std::vector<PluginTensorDesc>& d,
-                           const std::vector<std::vector<char>>& data) {
-  std::vector<char> out(byte_size(d.back()));
-  stn_problem p;
-  std::memset(&p, 0, sizeof p);
-  p.struct_size = sizeof p;
-  p.rank = c.rank;
-  p.kind = c.kind;
-  p.mode = c.mode;
-  p.padding = c.padding;
-  p.align_corners = c.align_corners;
-  p.dtype = c.type == DataType::kFLOAT ? STN_FP32 : c.type == DataType::kHALF ? STN_FP16 : STN_BF16;
-  p.input_layout = c.input_format == TensorFormat::kLINEAR ? STN_PLANAR : STN_CHANNELS_LAST;
-  p.output_layout = c.output_format == TensorFormat::kLINEAR ? STN_PLANAR : STN_CHANNELS_LAST;
-  p.batch = p.theta_batch = p.input_batch = d[0].dims.d[0];
-  p.channels = c.channels;
-  for (int32_t i = 0; i < c.rank; ++i) {
-    p.input_size[i] = d[0].dims.d[i + 2];
-    p.output_size[i] = output_size(c)[static_cast<size_t>(i)];
-  }
-  p.points = 1;
-  for (int32_t i = 0; i < c.rank; ++i) p.points *= p.output_size[i];
-  p.basis_rows = reads_grid(c) ? 0 : columns(c);
-  const auto floats = [&data](size_t i) { return reinterpret_cast<const float*>(data[i].data()); };
-  if (c.kind == STN_TENSOR_PRODUCT) {
-    const std::vector<int64_t> sizes = lattice(c);
-    std::copy(sizes.begin(), sizes.end(), p.lattice);
-    p.points = 0;
-    p.planes = floats(2);
-    p.rows = floats(3);
-    p.columns = floats(4);
-  }
-  if (c.kind == STN_LATTICE) {
-    p.taps = cases::kTaps;
-    p.index = reinterpret_cast<const int32_t*>(data[2].data());
-    p.basis = floats(3);
-  }
-  if (c.creator == kProjective2) {
-    const std::vector<float> moves = offset(c);
-    p.clamp_w = 1;
-    p.w_min = kLeast;
-    std::copy(moves.begin(), moves.end(), p.offset);
-  }
-  p.input = data[0].data();
-  p.theta = data[1].data();
-  if (c.kind == STN_BASIS || c.kind == STN_PROJECTIVE) p.basis = floats(2);
-  p.output = out.data();
-  const int status = library.get<int(const stn_problem*, int)>("stn_run_cpu")(&p, 1);
-  CHECK(status == STN_OK, c.name);
-  return out;
-}
 
 void check_creator(void* creator, const char* name, const char* name_space, const char* version = "1") {
   CHECK(is_interface(creator, "PLUGIN CREATOR_V3ONE"), name);
@@ -307,14 +222,7 @@ void run(const Library& library, Device& device, const Case& c, void* runtime, i
   CHECK(enqueue(buffers.data(), &out) == 0, c.name);
   const std::vector<char> found = device.download(out, size);
   const std::vector<char> wanted = expected(library, c, d, data);
-  const float tolerance = c.type == DataType::kFLOAT ? 2e-5F : c.type == DataType::kHALF ? 2e-3F : 1.6e-2F;
-  size_t wrong = 0;
-  for (size_t i = 0; i < size / element_size(c.type); ++i) {
-    const float difference = std::fabs(value_at(found, i, c.type) - value_at(wanted, i, c.type));
-    wrong += difference <= tolerance ? 0 : 1;  // NaN counts as wrong
-  }
-  // A nearest sample at an exact tie may differ on another processor.
-  CHECK(wrong <= (c.mode == STN_NEAREST ? size / element_size(c.type) / 100 : 0), c.name);
+  check_close(c, found, wanted);
   CHECK(enqueue(nullptr, &out) != 0, c.name);
   for (void* buffer : buffers) device.release(buffer);
   device.release(out);

@@ -42,10 +42,17 @@ def build(folder: Path, *options: str) -> None:
     subprocess.run(
         ["cmake", "-S", str(PLUGINS), "-B", str(folder), *flags], check=True, capture_output=True, timeout=LIMIT
     )
-    targets = ["--target", "kernels_test", "tensorrt_host"]
+    targets = ["--target", "kernels_test", "tensorrt_host", "onnxruntime_host"]
     subprocess.run(
         ["cmake", "--build", str(folder), "--parallel", *targets], check=True, capture_output=True, timeout=LIMIT
     )
+
+
+def run_hosts(folder: Path) -> None:
+    library = folder / "libstn_plugins.so"
+    run(folder / "tensorrt_host", library)
+    for where in ((), ("--cuda-on-cpu",)):
+        run(folder / "tests" / "onnxruntime_host", library, *where)
 
 
 def kernels_test(folder: Path) -> Path:
@@ -76,7 +83,7 @@ def test_plain_kernels_and_plugins_under_sanitizers(tmp_path: Path) -> None:
     build(tmp_path, "-DSTN_SANITIZE=address,undefined,float-cast-overflow", "-DSTN_SIMD=OFF")
     assert run(tmp_path / "tests" / "kernels_test", "--every", "5").startswith("plain")
     assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "13")
-    run(tmp_path / "tensorrt_host", tmp_path / "libstn_plugins.so")
+    run_hosts(tmp_path)
 
 
 @needs_compiler
@@ -87,7 +94,7 @@ def test_kernels_under_sanitizers(sanitizers: str, tmp_path: Path) -> None:
     for isa in ISAS:
         run(tmp_path / "tests" / "kernels_test", isa=isa)
     run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu")
-    run(tmp_path / "tensorrt_host", tmp_path / "libstn_plugins.so")
+    run_hosts(tmp_path)
 
 
 @pytest.mark.gpu
