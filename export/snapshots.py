@@ -8,7 +8,7 @@ from safetensors.torch import save
 from torch import nn
 
 from stn_infer.files import write_atomically
-from stn_infer.show.snapshots import STEP
+from stn_infer.pictures.snapshots import STEP
 
 
 def serialized(network: nn.Module, metadata: dict[str, str] | None = None) -> bytes:

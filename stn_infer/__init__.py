@@ -2,8 +2,11 @@
 
     import stn_infer
 
-    stn_infer.export("st-cnn-affine-rts", "model.onnx")
-    stn_infer.run("model.onnx", ["digits/"], "predictions")
+    stn_infer.export(module, "model.onnx", example_inputs=images, preprocess="0..1", labels=names)
+    with stn_infer.Predictor("model.onnx") as predictor:
+        for prediction in predictor("photos/"):
+            print(prediction.input, prediction.label, prediction.confidence)
+    stn_infer.run("model.onnx", ["photos/"], "predictions")
     stn_infer.verify("model.onnx")
     stn_infer.bench("st-cnn-affine-rts", batch_sizes=(1, 64))
 
@@ -19,6 +22,8 @@ from stn_infer.version import __version__
 
 if TYPE_CHECKING:
     from stn_infer.api.bench import bench
+    from stn_infer.api.build import BuildReport, build
+    from stn_infer.api.doctor import Diagnosis, doctor
     from stn_infer.api.evaluate import Evaluation, evaluate
     from stn_infer.api.export import ExportReport, export
     from stn_infer.api.lint import LintFinding, LintReport, lint
@@ -27,14 +32,18 @@ if TYPE_CHECKING:
     from stn_infer.api.optimize import OptimizeReport, optimize
     from stn_infer.api.predictor import Predictor
     from stn_infer.api.run import run
+    from stn_infer.api.show import ShowReport, show
     from stn_infer.api.verify import verify
     from stn_infer.backends.base import Backend
+    from stn_infer.backends.tensorrt.engine import BuildOptions
     from stn_infer.benchmarking.result import BenchResult
     from stn_infer.budget import Budget
     from stn_infer.errors import StnInferError
     from stn_infer.layers import SpatialTransformer
+    from stn_infer.metadata import ModelMetadata
     from stn_infer.pipeline.inference import RunSummary
     from stn_infer.pipeline.prediction import Prediction
+    from stn_infer.pipeline.stream import Predictions
     from stn_infer.preprocess.rule import Preprocess
     from stn_infer.sources.load import LoadedModel, load_source
     from stn_infer.verification.report import Verification
@@ -44,20 +53,28 @@ _HOMES = {
     "Backend": "backends.base",
     "BenchResult": "benchmarking.result",
     "Budget": "budget",
+    "BuildOptions": "backends.tensorrt.engine",
+    "BuildReport": "api.build",
+    "Diagnosis": "api.doctor",
     "Evaluation": "api.evaluate",
     "ExportReport": "api.export",
     "LintFinding": "api.lint",
     "LintReport": "api.lint",
     "LoadedModel": "sources.load",
+    "ModelMetadata": "metadata",
     "OptimizeReport": "api.optimize",
     "Prediction": "pipeline.prediction",
+    "Predictions": "pipeline.stream",
     "Predictor": "api.predictor",
     "Preprocess": "preprocess.rule",
     "RunSummary": "pipeline.inference",
+    "ShowReport": "api.show",
     "SpatialTransformer": "layers",
     "StnInferError": "errors",
     "Verification": "verification.report",
     "bench": "api.bench",
+    "build": "api.build",
+    "doctor": "api.doctor",
     "evaluate": "api.evaluate",
     "export": "api.export",
     "lint": "api.lint",
@@ -66,6 +83,7 @@ _HOMES = {
     "optimize": "api.optimize",
     "read_metadata": "api.metadata",
     "run": "api.run",
+    "show": "api.show",
     "verify": "api.verify",
     "write_metadata": "api.metadata",
 }
@@ -74,21 +92,29 @@ __all__ = [
     "Backend",
     "BenchResult",
     "Budget",
+    "BuildOptions",
+    "BuildReport",
+    "Diagnosis",
     "Evaluation",
     "ExportReport",
     "LintFinding",
     "LintReport",
     "LoadedModel",
+    "ModelMetadata",
     "OptimizeReport",
     "Prediction",
+    "Predictions",
     "Predictor",
     "Preprocess",
     "RunSummary",
+    "ShowReport",
     "SpatialTransformer",
     "StnInferError",
     "Verification",
     "__version__",
     "bench",
+    "build",
+    "doctor",
     "evaluate",
     "export",
     "lint",
@@ -97,6 +123,7 @@ __all__ = [
     "optimize",
     "read_metadata",
     "run",
+    "show",
     "verify",
     "write_metadata",
 ]

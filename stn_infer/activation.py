@@ -9,6 +9,11 @@ from stn_infer.errors import UsageError
 
 Activation = Literal["softmax", "sigmoid", "none"]
 ACTIVATIONS: tuple[Activation, ...] = get_args(Activation)
+#: A note where nothing says what the scores are.
+ASSUMED_SCORES = (
+    "confidences assume a softmax, because nothing says what the scores are; give --activation softmax, sigmoid or "
+    "none, or store it: stn-infer metadata FILE --activation ..."
+)
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,10 @@ from stn_infer.activation import Scores
 from stn_infer.decoding import Decoding, decodings_from_json, decodings_to_json
 from stn_infer.errors import UsageError
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.printing import Printed
 
 PREFIX = "stn_infer."
+_SHOWN = 10  # labels
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
@@ -26,8 +28,8 @@ FUNCTIONS: tuple[Functions, ...] = get_args(Functions)
 
 
 @dataclass(frozen=True)
-class ModelMetadata:
-    """Metadata stored with a model.
+class ModelMetadata(Printed):
+    """Metadata stored with a model; as text, what the command ``metadata`` prints.
 
     Attributes:
         preprocess: how images become inputs; None when unknown.
@@ -49,6 +51,31 @@ class ModelMetadata:
     decodings: tuple[Decoding, ...] = ()
     weights: str = ""
     scores: Scores | None = None
+
+    def lines(self) -> list[str]:
+        """One line per field that a user may want to see."""
+        lines = [f"preprocess: {self.preprocess.describe() if self.preprocess else 'unknown'}"]
+        if self.labels is None:
+            lines.append("labels: unknown")
+        else:
+            more = "" if len(self.labels) <= _SHOWN else f", ... ({len(self.labels)} in all)"
+            lines.append(f"labels: {', '.join(self.labels[:_SHOWN])}{more}")
+        lines.append(f"activation: {self.scores.describe() if self.scores else 'unknown'}")
+        lines.append(f"precision: {self.precision}")
+        if self.source:
+            lines.append(f"source: {self.source}")
+        if self.weights:
+            lines.append(f"weights: {self.weights}")
+        if self.batch_dependent:
+            lines.append(f"batch-dependent outputs: {', '.join(self.batch_dependent)}")
+        lines += [f"{each.kind}: {each.name}, from {', '.join(each.reads)}" for each in self.decodings]
+        return lines
+
+    def to_json(self) -> str:
+        """One JSON object; its layout is stable."""
+        fields = asdict(self)
+        fields["text"] = None if self.preprocess is None else self.preprocess.describe()
+        return json.dumps(fields, indent=1)
 
     def to_props(self) -> dict[str, str]:
         """The ``metadata_props`` of an ONNX file, string to string."""

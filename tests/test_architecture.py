@@ -20,7 +20,7 @@ FLOORS = (
     "cli",
     "interrupts",
     "api",
-    "show",
+    "pictures",
     "benchmarking",
     "verification",
     "precision",

@@ -24,7 +24,7 @@ COMMANDS = {
     "cache": ("stn_infer.backends.tensorrt.engine_cache:EngineCache.entries", "cache list"),
     "lint": ("stn_infer.lint_rules.context:examine", "lint model.onnx"),
     "optimize": ("stn_infer.repairs.equivalence:compare", "optimize model.onnx -o out/model.onnx"),
-    "show": ("stn_infer.show.drawing:draw", "show model.onnx inputs.npy -o out/picture.png"),
+    "show": ("stn_infer.pictures.drawing:draw", "show model.onnx inputs.npy -o out/picture.png"),
     "export": ("stn_infer.torch_export.portable:build_portable", "export st-cnn-affine-rts -o out/model.onnx"),
     "verify": ("stn_infer.verification.tolerance:expect", "verify model.onnx"),
     "run": ("stn_infer.data.loader:Loader.read", "run model.onnx inputs.npy -o out/job --format npz"),

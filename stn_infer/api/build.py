@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stn_infer.api.open import exported
 from stn_infer.api.source import OnnxModel, names_the_file, resolve_model
@@ -12,12 +14,41 @@ from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError
 from stn_infer.files import check_writable
+from stn_infer.printing import Printed
 from stn_infer.sources.reference import WeightsLike
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True, kw_only=True)
+class BuildReport(Printed, Engine):
+    """The result of ``build``: the engine and its file; as text, what the command prints.
+
+    Attributes:
+        path: the file.
+    """
+
+    path: Path
+
+    def lines(self) -> list[str]:
+        """Whether it was built and why, what it is for, and the file."""
+        sidecar, key = self.sidecar, self.sidecar.key
+        did = f"built in {sidecar.build_seconds:.1f} s" if self.built else "reused"
+        fused = f"{len(sidecar.fused)} by the plugin" if key.plugin_sha256 else "by native layers"
+        return [
+            *(f"note: {note}" for note in self.notes),
+            f"{did}: {self.reason}",
+            f"{key.runtime} {key.runtime_version} for {key.gpu or key.sm}, {key.precision}, spatial transformers "
+            f"{fused}",
+            *(f"profile {profile}" for profile in key.profiles),
+            f"{self.path} ({sidecar.engine_size / 1024:.0f} KiB)",
+        ]
 
 
 @names_the_file
 def build(
-    model: str | Path,
+    model: str | Path | nn.Module,
     output: str | Path,
     options: BuildOptions | None = None,
     *,
@@ -27,11 +58,11 @@ def build(
     rebuild: bool = False,
     allow_code: bool = False,
     budget: Budget | None = None,
-) -> Engine:
+) -> BuildReport:
     """Build an engine and write it, with its sidecar, to ``output``.
 
     Args:
-        model: an ONNX file or any source that ``stn-infer export`` takes.
+        model: an ONNX file, a module, or any source that ``stn-infer export`` takes.
         output: the engine's file; one that is up to date is not changed.
         options: how to build it; None: the defaults.
         weights: a checkpoint for a source, as for ``export``.
@@ -58,7 +89,7 @@ def build(
         except ModelError:
             sidecar = None  # missing or damaged: it is built again
         if sidecar is not None and sidecar.key == request.key:
-            return Engine(data, sidecar, False, "it is up to date", request.notes)
+            return BuildReport(data, sidecar, False, "it is up to date", request.notes, path=path)
     engine = build_or_reuse(request, EngineCache(cache or default_cache_folder()), rebuild, path, budget)
     write_engine(path, engine.data, engine.sidecar)
-    return engine
+    return BuildReport(engine.data, engine.sidecar, engine.built, engine.reason, engine.notes, path=path)

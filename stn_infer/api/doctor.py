@@ -12,6 +12,7 @@ from importlib.metadata import version
 from typing import Literal
 
 from stn_infer.errors import MissingDependencyError, one_line
+from stn_infer.printing import Printed
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -36,9 +37,33 @@ class Check:
     advice: str = ""
 
 
-def diagnose() -> tuple[Check, ...]:
+@dataclass(frozen=True)
+class Diagnosis(Printed):
+    """The result of ``doctor``; as text, what the command prints.
+
+    Attributes:
+        checks: the state of each part.
+    """
+
+    checks: tuple[Check, ...]
+
+    @property
+    def works(self) -> bool:
+        """Whether every required part works."""
+        return all(check.status != "broken" for check in self.checks)
+
+    def lines(self) -> list[str]:
+        """One line per part."""
+        width = max((len(check.name) for check in self.checks), default=0)
+        return [
+            f"{it.status:<8} {it.name:<{width}}  {it.detail}{f' -> {it.advice}' if it.advice else ''}"
+            for it in self.checks
+        ]
+
+
+def doctor() -> Diagnosis:
     """Try everything that stn-infer can use on this machine; takes a few seconds, which torch and onnxruntime need."""
-    return tuple(_guarded(name, check) for name, check in _CHECKS.items())
+    return Diagnosis(tuple(_guarded(name, check) for name, check in _CHECKS.items()))
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:

@@ -13,7 +13,7 @@ from stn_infer.errors import ModelError, UsageError, VerificationError, one_line
 from stn_infer.files import check_writable, open_atomically, temporary_folder
 from stn_infer.metadata import FUNCTIONS, Functions
 from stn_infer.preprocess.rule import Preprocess
-from stn_infer.printing import shown
+from stn_infer.printing import Printed
 
 if TYPE_CHECKING:
     import onnx
@@ -28,8 +28,8 @@ _MOST_IN_ONE_FILE = 1_900_000_000  # protobuf's limit is 2 GB
 
 
 @dataclass(frozen=True)
-class OptimizeReport:
-    """The result of ``optimize``.
+class OptimizeReport(Printed):
+    """The result of ``optimize``; as text, what the command prints.
 
     Attributes:
         path: the file written.
@@ -60,6 +60,30 @@ class OptimizeReport:
     def sampled(self) -> int:
         """The number of samplers that became ``stn::Sampler``."""
         return sum(finding.written and not finding.fused for finding in self.findings)
+
+    def lines(self) -> list[str]:
+        """One fact per line."""
+        from stn_infer.fusion.fuse import describe
+
+        lines = [
+            f"{'repaired' if entry.done else 'not repaired'}: {entry.code}: {entry.message}" for entry in self.repairs
+        ]
+        lines += [f"note: {one_line(note)}" for note in self.notes]
+        flips = max((output.flips for output in self.comparison.outputs), default=0.0)
+        flipped = f", at most {flips:.2%} of an output's values flipped" if flips else ""
+        lines.append(
+            "verified against the original in onnxruntime: max relative output error "
+            f"{self.comparison.worst:.1e}{flipped} ({self.comparison.runs})"
+        )
+        opset = f"opset {self.opset}"
+        if self.opset != self.original_opset:
+            opset += f", was {self.original_opset}"
+        fused = f"{self.fused} of {len(self.findings)} samplers fused"
+        if self.sampled:
+            fused += f", {self.sampled} written as stn::Sampler"
+        lines.append(f"wrote {self.path} ({self.size / 1024:.0f} KiB, {opset}); {fused}")
+        unknown = any(entry.code == "custom-sampler" and not entry.done for entry in self.repairs)
+        return [*([] if unknown and not self.findings else describe(self.findings).splitlines()), *lines]
 
 
 def optimize(
@@ -309,29 +333,3 @@ def _opens(stored: Stored) -> bool:
     except ModelError:
         return False
     return True
-
-
-def describe(report: OptimizeReport) -> str:
-    """The report as text, one fact per line."""
-    from stn_infer.fusion.fuse import describe as describe_findings
-
-    lines = [
-        f"{'repaired' if entry.done else 'not repaired'}: {entry.code}: {entry.message}" for entry in report.repairs
-    ]
-    lines += [f"note: {one_line(note)}" for note in report.notes]
-    flips = max((output.flips for output in report.comparison.outputs), default=0.0)
-    flipped = f", at most {flips:.2%} of an output's values flipped" if flips else ""
-    lines.append(
-        f"verified against the original in onnxruntime: max relative output error {report.comparison.worst:.1e}"
-        f"{flipped} ({report.comparison.runs})"
-    )
-    opset = f"opset {report.opset}"
-    if report.opset != report.original_opset:
-        opset += f", was {report.original_opset}"
-    fused = f"{report.fused} of {len(report.findings)} samplers fused"
-    if report.sampled:
-        fused += f", {report.sampled} written as stn::Sampler"
-    lines.append(f"wrote {report.path} ({report.size / 1024:.0f} KiB, {opset}); {fused}")
-    unknown = any(entry.code == "custom-sampler" and not entry.done for entry in report.repairs)
-    first = [] if unknown and not report.findings else [describe_findings(report.findings)]
-    return "\n".join((*first, *map(shown, lines)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -10,20 +11,23 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stn_infer.activation import ASSUMED_SCORES
 from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve_model
 from stn_infer.arrays import Array
 from stn_infer.budget import Budget
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.fusion.basis import AnyBasis, Basis
 from stn_infer.metadata import ModelMetadata
+from stn_infer.pictures.look import Look, WarpView
 from stn_infer.pipeline.inference import classifier_of
 from stn_infer.predictions import Candidate, Classifier
 from stn_infer.preprocess.rule import Preprocess
-from stn_infer.show.look import Look, WarpView
+from stn_infer.printing import Printed
 from stn_infer.sources.identify import PYTORCH_KINDS, identify
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.fusion.fuse import Finding
@@ -33,10 +37,40 @@ if TYPE_CHECKING:
     from stn_infer.sources.reference import WeightsLike
 
 
+@dataclass(frozen=True)
+class ShowReport(Printed):
+    """The result of ``show``; as text, what the command prints, and in a notebook the picture.
+
+    Attributes:
+        path: the file written.
+        looks: the content of the picture, one item per input; of an animation, of its first frame.
+    """
+
+    path: Path
+    looks: tuple[Look, ...]
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user."""
+        assumed = any(look.candidates and look.assumed_scores for look in self.looks)
+        return (ASSUMED_SCORES,) if assumed else ()
+
+    def lines(self) -> list[str]:
+        """The prediction for each input, and the file."""
+        named = [f"{it.name}: {', '.join(it.captions) or it.prediction or 'no class prediction'}" for it in self.looks]
+        return [*named, *(f"note: {note}" for note in self.notes), f"wrote {self.path}"]
+
+    def _repr_html_(self) -> str:
+        kind = {".png": "png", ".svg": "svg+xml", ".gif": "gif", ".webp": "webp"}.get(self.path.suffix.lower())
+        if kind is None or not self.path.is_file():
+            return super()._repr_html_()
+        return f'<img src="data:image/{kind};base64,{b64encode(self.path.read_bytes()).decode()}">'
+
+
 @names_the_file
 def show(
-    model: str | Path,
-    inputs: Sequence[str | Path],
+    model: str | Path | nn.Module,
+    inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
     weights: WeightsLike | None = None,
@@ -52,14 +86,14 @@ def show(
     frames: int | None = None,
     frame_ms: int | None = None,
     snapshots: Sequence[str | Path] | None = None,
-) -> tuple[Look, ...]:
+) -> ShowReport:
     """Draw the first ``count`` inputs with the sampled regions, the warped outputs and the predictions.
 
     Of a volume, three slices are drawn through the middle of the sampled box, with the box's edges and the line along
     which its surface crosses the slice.
 
     Args:
-        model: an ONNX file, or any source that ``export`` takes.
+        model: an ONNX file, a module, or any source that ``export`` takes.
         inputs: as for ``run``.
         output: the picture to write; its suffix (.png, .svg, .pdf) selects the format. With .gif or .webp, an
             animation: of the inputs as they turn, grow and move, or of ``snapshots``.
@@ -78,7 +112,7 @@ def show(
             inputs, with the training step.
 
     Returns:
-        The content of the picture, one item per input; of an animation, of its first frame.
+        The picture's file and content.
 
     Raises:
         ModelError: the model has no known spatial transformer.
@@ -90,12 +124,13 @@ def show(
             ``weights`` or ``frames``, or of a model that contains its weights.
     """
     from stn_infer.files import check_writable, write_atomically
-    from stn_infer.show.animation import SUFFIXES, check_frames, encode
-    from stn_infer.show.drawing import draw, require_matplotlib
-    from stn_infer.show.panels import count_panels
-    from stn_infer.show.snapshots import find_snapshots
+    from stn_infer.pictures.animation import SUFFIXES, check_frames, encode
+    from stn_infer.pictures.drawing import draw, require_matplotlib
+    from stn_infer.pictures.panels import count_panels
+    from stn_infer.pictures.snapshots import find_snapshots
 
     path = Path(output)
+    inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
     animated = path.suffix.lower() in SUFFIXES
     if snapshots is not None:
         _check_snapshots(str(model), animated, weights, frames)
@@ -119,7 +154,7 @@ def show(
         found += [shown.looks(first, index / number) for index in range(1, number)]
     if not animated:
         write_atomically(path, draw(found[0], path.suffix))
-        return found[0]
+        return ShowReport(path, found[0])
     check_frames(number, sum(count_panels(warp) for look in found[0] for warp in look.warps))
     every = [look for looks in found for look in looks]
     captions = [state.caption for state in states] or [""] * number
@@ -128,7 +163,7 @@ def show(
     if states:
         durations[-1] *= 4
     write_atomically(path, encode(pictures, path.suffix.lower(), durations))
-    return found[0]
+    return ShowReport(path, found[0])
 
 
 def look(
@@ -170,7 +205,7 @@ class _Opened:
 
 
 def _open(
-    model: str | Path,
+    model: str | Path | nn.Module,
     weights: WeightsLike | None,
     input_shapes: Sequence[tuple[int, ...]] | None,
     allow_code: bool,
@@ -230,7 +265,7 @@ class _Shown:
 
     def looks(self, runner: _Opened, phase: float = 0.0) -> tuple[Look, ...]:
         """What the model does with each sample; ``phase`` of the movement, 0: the samples themselves."""
-        from stn_infer.show.animation import moved
+        from stn_infer.pictures.animation import moved
 
         fed = {key: moved(it, phase) if phase and it.ndim in (4, 5) else it for key, it in self.feeds.items()}
         run = runner.tapped.read(runner.backend.run(fed))

@@ -169,7 +169,7 @@ def resolve(
 
 
 def resolve_model(
-    model: str | Path,
+    model: str | Path | nn.Module,
     *,
     source: str | None = None,
     weights: WeightsLike | None = None,
@@ -193,7 +193,7 @@ def resolve_model(
         SourceError: as :func:`resolve`, and for an engine.
         UsageError: as :func:`resolve`, and if ``source`` is given for a model that is not an ONNX file.
     """
-    if source is not None and identify(model).kind in PYTORCH_KINDS:
+    if source is not None and (is_module(model) or identify(str(model)).kind in PYTORCH_KINDS):
         raise UsageError(f"--source is for ONNX files; {model} is itself a source")
     found = resolve(
         model,

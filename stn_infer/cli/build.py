@@ -9,11 +9,9 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo
-from stn_infer.errors import UsageError
+from stn_infer.cli.output import echo_text
 
 if TYPE_CHECKING:
-    from stn_infer.backends.tensorrt.engine import Engine
     from stn_infer.budget import Budget
     from stn_infer.sources.reference import Weights
 
@@ -80,25 +78,12 @@ def command(
     An engine of the same model, GPU, runtime, plugin and options is reused; the reason is printed either way.
     """
     from stn_infer.api.build import build
-    from stn_infer.backends.device import Device
     from stn_infer.backends.tensorrt.engine import BuildOptions
-    from stn_infer.backends.tensorrt.profiles import Profile
-    from stn_infer.backends.tensorrt.runtime import RUNTIMES
 
-    gpu = Device.parse(device)
-    if gpu.kind != "cuda":
-        raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")
-    engine = build(
+    report = build(
         model,
         output,
-        BuildOptions(
-            runtime=next(name for name in RUNTIMES if name == runtime),
-            target=target,
-            profile=tuple(map(Profile.parse, profiles)) or None,
-            plugin=plugin,
-            tf32=tf32,
-            device=gpu.index,
-        ),
+        BuildOptions.parse(runtime, target, profiles, plugin, tf32, device),
         weights=weights,
         input_shapes=input_shapes,
         allow_code=allow_code,
@@ -106,17 +91,4 @@ def command(
         cache=cache,
         rebuild=rebuild,
     )
-    echo(*_lines(engine, output))
-
-
-def _lines(engine: Engine, output: Path) -> list[str]:
-    sidecar, key = engine.sidecar, engine.sidecar.key
-    did = f"built in {sidecar.build_seconds:.1f} s" if engine.built else "reused"
-    fused = f"{len(sidecar.fused)} by the plugin" if key.plugin_sha256 else "by native layers"
-    return [
-        *(f"note: {note}" for note in engine.notes),
-        f"{did}: {engine.reason}",
-        f"{key.runtime} {key.runtime_version} for {key.gpu or key.sm}, {key.precision}, spatial transformers {fused}",
-        *(f"profile {profile}" for profile in key.profiles),
-        f"{output} ({sidecar.engine_size / 1024:.0f} KiB)",
-    ]
+    echo_text(str(report))

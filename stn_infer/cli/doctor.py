@@ -8,7 +8,7 @@ from dataclasses import asdict
 import click
 
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, echo_text
+from stn_infer.cli.output import echo_text
 
 
 @click.command(
@@ -25,15 +25,9 @@ def command(ctx: click.Context, as_json: bool) -> None:
 
     Exit code 1 when a required part does not work.
     """
-    from stn_infer.api.doctor import diagnose
+    from stn_infer.api.doctor import doctor
 
-    checks = diagnose()
-    if as_json:
-        echo_text(json.dumps([asdict(check) for check in checks], indent=1))
-    else:
-        width = max(len(check.name) for check in checks)
-        for check in checks:
-            advice = f" -> {check.advice}" if check.advice else ""
-            echo(f"{check.status:<8} {check.name:<{width}}  {check.detail}{advice}")
-    if any(check.status == "broken" for check in checks):
+    found = doctor()
+    echo_text(json.dumps([asdict(check) for check in found.checks], indent=1) if as_json else str(found))
+    if not found.works:
         ctx.exit(1)

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
@@ -13,11 +10,6 @@ from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, echo_text
 from stn_infer.errors import UsageError
-
-if TYPE_CHECKING:
-    from stn_infer.metadata import ModelMetadata
-
-_SHOWN = 10
 
 
 @click.command(
@@ -58,33 +50,8 @@ def command(
     else:
         found = read_metadata(model)
     if as_json:
-        echo_text(_json(found))
+        echo_text(found.to_json())
         return
-    echo(*_lines(found))
+    echo_text(str(found))
     if stores:
         echo(f"wrote {output or model}")
-
-
-def _lines(found: ModelMetadata) -> list[str]:
-    lines = [f"preprocess: {found.preprocess.describe() if found.preprocess else 'unknown'}"]
-    if found.labels is None:
-        lines.append("labels: unknown")
-    else:
-        more = "" if len(found.labels) <= _SHOWN else f", ... ({len(found.labels)} in all)"
-        lines.append(f"labels: {', '.join(found.labels[:_SHOWN])}{more}")
-    lines.append(f"activation: {found.scores.describe() if found.scores else 'unknown'}")
-    lines.append(f"precision: {found.precision}")
-    if found.source:
-        lines.append(f"source: {found.source}")
-    if found.weights:
-        lines.append(f"weights: {found.weights}")
-    if found.batch_dependent:
-        lines.append(f"batch-dependent outputs: {', '.join(found.batch_dependent)}")
-    lines += [f"{each.kind}: {each.name}, from {', '.join(each.reads)}" for each in found.decodings]
-    return lines
-
-
-def _json(found: ModelMetadata) -> str:
-    fields = asdict(found)
-    fields["text"] = None if found.preprocess is None else found.preprocess.describe()
-    return json.dumps(fields, indent=1)

@@ -60,7 +60,7 @@ def command(
     printed. The result is written only if its outputs agree with the original's on random inputs in onnxruntime (exit
     code 3 otherwise). External data stay external, as OUT.onnx.data.
     """
-    from stn_infer.api.optimize import describe, optimize
+    from stn_infer.api.optimize import optimize
     from stn_infer.proto.inputs import parse_named_shapes
 
     report = optimize(
@@ -75,4 +75,4 @@ def command(
         activation=activation,
         budget=budget,
     )
-    echo_text(describe(report))
+    echo_text(str(report))

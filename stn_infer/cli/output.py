@@ -37,11 +37,6 @@ def is_colored(*, err: bool = False) -> bool:
     return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
 
 
-ASSUMED_SCORES = (
-    "confidences assume a softmax, because nothing says what the scores are; give --activation softmax, sigmoid or "
-    "none, or store it: stn-infer metadata FILE --activation ..."
-)
-
 #: The exit code of a command that did its work, but not for all inputs.
 SOME_FAILED = 4
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,13 +10,11 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import ASSUMED_SCORES, SOME_FAILED, echo, echo_failures, progress_bar
+from stn_infer.cli.output import SOME_FAILED, echo, progress_bar
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
     from stn_infer.sources.reference import Weights
-
-_SHOWN = 4
 
 
 def _output_names(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
@@ -150,30 +147,10 @@ def command(
             shard_rows=shard_rows,
             progress=progress,
         )
-    resumed = f" ({summary.resumed} of them before)" if summary.resumed else ""
-    rate = (summary.total - summary.resumed) / max(summary.seconds, 1e-9)
-    echo(
-        f"{summary.total} inputs{resumed}: {summary.ok} predicted, {summary.failed} failed, in {summary.seconds:.2f} s "
-        f"({rate:.0f}/s); {summary.output}/predictions-*.{format}"
-    )
+    echo(summary.headline)
     if save_images is not None:
         echo(f"pictures: {save_images}/warped*, {save_images}/inputs")
-    if summary.batch_dependent:
-        from stn_infer.repairs.dependence import dependence_note
-
-        echo(f"note: {dependence_note(summary.batch_dependent)}; see --batch-size", err=True)
-    if summary.assumed_scores:
-        echo(f"note: {ASSUMED_SCORES}", err=True)
-    if summary.left_out:
-        echo(f"note: {_left_out(summary.left_out)}", err=True)
-    echo_failures(summary.failures, summary.failed, ", see the status files")
+    for line in summary.lines()[1:]:
+        echo(line, err=True)
     if summary.failed:
         ctx.exit(SOME_FAILED)
-
-
-def _left_out(counts: Sequence[tuple[str, int]]) -> str:
-    total = sum(count for _, count in counts)
-    named = ", ".join(f"{count} {'.' + suffix if suffix else 'without suffix'}" for suffix, count in counts[:_SHOWN])
-    more = ", ..." if len(counts) > _SHOWN else ""
-    files = "1 file in the folders is" if total == 1 else f"{total} files in the folders are"
-    return f"{files} neither images nor arrays by their suffixes ({named}{more}); name a file itself to read it"

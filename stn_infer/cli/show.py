@@ -9,7 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import ASSUMED_SCORES, echo
+from stn_infer.cli.output import echo
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -77,7 +77,7 @@ def command(
     """
     from stn_infer.api.show import show
 
-    looks = show(
+    report = show(
         model,
         inputs,
         output,
@@ -95,8 +95,8 @@ def command(
         activation=activation,
         top_k=top_k,
     )
-    for look in looks:
-        echo(f"{look.name}: {', '.join(look.captions) or look.prediction or 'no class prediction'}")
-    if any(look.candidates and look.assumed_scores for look in looks):
-        echo(f"note: {ASSUMED_SCORES}", err=True)
-    echo(f"wrote {output}")
+    *found, wrote = (line for line in report.lines() if not line.startswith("note: "))
+    echo(*found)
+    for note in report.notes:
+        echo(f"note: {note}", err=True)
+    echo(wrote)

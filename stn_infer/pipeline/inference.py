@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from stn_infer.activation import Scores, resolve_scores
+from stn_infer.activation import ASSUMED_SCORES, Scores, resolve_scores
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend, OverlappingBackend, PixelBackend
 from stn_infer.backends.batching import row_axis
@@ -35,18 +35,21 @@ from stn_infer.pipeline.schedule import Schedule
 from stn_infer.pipeline.warps import WatchedBackend
 from stn_infer.predictions import Classifier
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.printing import Printed
+from stn_infer.repairs.dependence import dependence_note
 
 SHARD_ROWS = 4096
 SHARD_BYTES = 256 << 20  # a shard is held in memory, so a shard of large outputs has fewer rows
 _BESIDE = 32 << 20  # a shard of this size is written while the next one is collected
 _SHOWN_FAILURES = 5
+_SUFFIXES = 4  # that are named in a note
 
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class RunSummary:
-    """The result of a job.
+class RunSummary(Printed):
+    """The result of a job; as text, what the command prints.
 
     Attributes:
         output: the folder of the predictions and status files.
@@ -58,6 +61,7 @@ class RunSummary:
         batch_dependent: outputs that change with the batch size, by the metadata or the file's trial; empty with one
             sample per batch.
         left_out: by suffix, the number of files in the folders that are neither images nor arrays.
+        format: of the predictions.
         scores: what the confidences were computed by; None if the model predicts no classes.
         assumed_scores: whether nothing says that this is right.
     """
@@ -74,6 +78,44 @@ class RunSummary:
     left_out: tuple[tuple[str, int], ...] = ()
     scores: Scores | None = None
     assumed_scores: bool = False
+    format: str = "csv"
+
+    @property
+    def headline(self) -> str:
+        """How many inputs were predicted, how fast, and where the predictions are."""
+        resumed = f" ({self.resumed} of them before)" if self.resumed else ""
+        rate = (self.total - self.resumed) / max(self.seconds, 1e-9)
+        return (
+            f"{self.total} inputs{resumed}: {self.ok} predicted, {self.failed} failed, in {self.seconds:.2f} s "
+            f"({rate:.0f}/s); {self.output}/predictions-*.{self.format}"
+        )
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """Remarks for the user."""
+        notes = []
+        if self.batch_dependent:
+            notes.append(f"{dependence_note(self.batch_dependent)}; see --batch-size")
+        if self.assumed_scores:
+            notes.append(ASSUMED_SCORES)
+        if self.left_out:
+            notes.append(_left_out(self.left_out))
+        return tuple(notes)
+
+    def lines(self) -> list[str]:
+        """The headline, notes, and the first inputs that failed."""
+        failed = [f"failed: {error if name in error else f'{name}: {error}'}" for name, error in self.failures]
+        if self.failed > len(failed):
+            failed.append(f"failed: and {self.failed - len(failed)} more, see the status files")
+        return [self.headline, *(f"note: {note}" for note in self.notes), *failed]
+
+
+def _left_out(counts: Sequence[tuple[str, int]]) -> str:
+    total = sum(count for _, count in counts)
+    named = ", ".join(f"{count} {'.' + suffix if suffix else 'without suffix'}" for suffix, count in counts[:_SUFFIXES])
+    more = ", ..." if len(counts) > _SUFFIXES else ""
+    files = "1 file in the folders is" if total == 1 else f"{total} files in the folders are"
+    return f"{files} neither images nor arrays by their suffixes ({named}{more}); name a file itself to read it"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +239,7 @@ def run_job(
                 summary,
                 batch_dependent=dependent,
                 left_out=survey.left_out,
+                format=options.format,
                 scores=job.scores,
                 assumed_scores=encoder.classifies and options.activation is None and runner.metadata.scores is None,
             )

@@ -253,6 +253,8 @@ def test_an_engine_is_built_again_only_for_a_reason(rtx: TensorRT, tmp_path: Pat
         return ("built: " if engine.built else "kept: ") + engine.reason
 
     assert reason() == f"built: no engine of {model} is cached"
+    lines = str(build(model, output, RTX, cache=cache)).splitlines()
+    assert lines[0] == "reused: it is up to date" and lines[-1].startswith(f"{output} (")
     assert reason() == "kept: it is up to date"
     output.unlink()
     assert reason() == "kept: the same engine is in the cache"

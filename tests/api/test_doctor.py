@@ -15,7 +15,7 @@ from stn_infer.cli.doctor import command
 
 
 def test_the_parts_that_the_tests_need_work() -> None:
-    checks = {check.name: check for check in doctor.diagnose()}
+    checks = {check.name: check for check in doctor.doctor().checks}
     assert list(checks) == list(doctor._CHECKS)
     assert all(check.status != "broken" for check in checks.values()), checks
     assert checks["onnxruntime, CPU"].status == checks["PyTorch"].status == "ok"
@@ -64,6 +64,8 @@ def test_a_part_with_wrong_results_is_broken_and_fails_the_command(monkeypatch: 
     done = CliRunner().invoke(command, [])
     assert done.exit_code == 1
     assert done.output.startswith("broken")
+    found = doctor.doctor()
+    assert not found.works and str(found) == done.output.rstrip() and "<pre>broken" in found._repr_html_()
     assert "spatial transformer node is off by" in done.output
 
 

@@ -17,7 +17,7 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from stn_infer.api.optimize import describe, optimize
+from stn_infer.api.optimize import optimize
 from stn_infer.errors import ModelError, OutputError, UsageError, VerificationError
 from stn_infer.files import open_atomically
 from stn_infer.fusion.fuse import Finding, fuse
@@ -98,11 +98,11 @@ def test_a_flow_field_is_sampled_by_the_libraries_op_and_noted(tmp_path: Path) -
     report = optimize(path, tmp_path / "out.onnx")
     assert (report.fused, report.sampled) == (0, 1) and "'flow' (Conv)" in report.findings[0].message
     check_only_samplers_changed(flow_model(), onnx.load(tmp_path / "out.onnx"))
-    text = describe(report)
+    text = str(report)
     assert "sample: GridSample became stn::Sampler: grid 'grid' is not provably linear: 'flow' (Conv)" in text
     assert "0 of 1 samplers fused, 1 written as stn::Sampler" in text
     again = optimize(tmp_path / "out.onnx", tmp_path / "again.onnx")
-    assert (again.fused, again.sampled) == (0, 0) and "sample: stays stn::Sampler: grid 'grid'" in describe(again)
+    assert (again.fused, again.sampled) == (0, 0) and "sample: stays stn::Sampler: grid 'grid'" in str(again)
 
 
 @pytest.mark.parametrize("source", ["plain", "fused", "external"])
@@ -197,7 +197,7 @@ def test_half_precision_is_compared_in_float32(tmp_path: Path) -> None:
     report = optimize(save(half_model(), tmp_path), tmp_path / "out.onnx")
     assert report.comparison.widened and report.comparison.rounding is not None
     assert all(output.scaled <= TOLERANCE for output in report.comparison.outputs)
-    assert "half precision: compared in float32" in describe(report)
+    assert "half precision: compared in float32" in str(report)
 
 
 def _nudged(change: Callable[[onnx.ModelProto], None]) -> Callable[..., Any]:

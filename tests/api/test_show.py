@@ -20,9 +20,9 @@ from stn_infer.api.show import look, show
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, OutputError
 from stn_infer.fusion.fuse import fuse
 from stn_infer.layers import SpatialTransformer
-from stn_infer.show.drawing import draw
-from stn_infer.show.look import Look, WarpView
-from stn_infer.show.panels import mesh_lines
+from stn_infer.pictures.drawing import draw
+from stn_infer.pictures.look import Look, WarpView
+from stn_infer.pictures.panels import mesh_lines
 from stn_infer.torch_export.plain import export_plain
 from stn_infer.transforms import Projective, RationalPolynomial, ThinPlateSpline, Transformation, Translation
 
@@ -116,8 +116,15 @@ def test_several_transformers_on_feature_maps(tmp_path: Path) -> None:
     model = save(tmp_path / "twice.onnx", Twice(), (3, 6, 6))
     np.save(tmp_path / "batch.npy", np.random.default_rng(0).random((2, 3, 6, 6), dtype=np.float32))
     output = tmp_path / "twice.svg"
-    looks = show(model, [tmp_path / "batch.npy"], output)
+    report = show(model, tmp_path / "batch.npy", output)
+    looks = report.looks
     assert len(looks) == 2
+    assert str(report).splitlines() == [
+        "batch.npy[0]: no class prediction",
+        "batch.npy[1]: no class prediction",
+        f"wrote {output}",
+    ]
+    assert report._repr_html_().startswith('<img src="data:image/svg+xml;base64,')
     first, second = looks[0].warps
     assert (first.source.shape, first.warped.shape) == ((3, 6, 6), (3, 5, 5))
     assert (second.source.shape, second.warped.shape) == ((4, 5, 5), (4, 7, 7))
@@ -132,7 +139,7 @@ def test_the_picture_is_as_wide_as_there_are_samples(shift: Path, images: list[P
     widths = []
     for count in (1, 3):
         output = tmp_path / f"picture-{count}.png"
-        assert len(show(shift, images, output, count=count)) == count
+        assert len(show(shift, images, output, count=count).looks) == count
         with Image.open(output) as picture:
             widths.append(picture.width)
     assert widths[1] > 2 * widths[0]

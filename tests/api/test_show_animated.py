@@ -11,7 +11,7 @@ from PIL import Image
 
 from stn_infer.api.show import show
 from stn_infer.errors import UsageError
-from stn_infer.show.animation import check_frames, moved
+from stn_infer.pictures.animation import check_frames, moved
 from tests.api.test_show import Shift, save
 
 

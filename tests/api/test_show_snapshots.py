@@ -15,8 +15,8 @@ from safetensors.torch import save_file
 
 from stn_infer.api.show import show
 from stn_infer.errors import UsageError, WeightsError
-from stn_infer.show import drawing
-from stn_infer.show.look import Look
+from stn_infer.pictures import drawing
+from stn_infer.pictures.look import Look
 from tests.api.test_show import Shift, save
 
 SOURCE: dict[str, Any] = {"model": "tests.api.test_show:Shift", "input_shapes": [(1, 8, 6)]}
@@ -50,7 +50,7 @@ def test_a_frame_per_snapshot_with_its_step(
         return draw(looks, suffix, together, caption)
 
     monkeypatch.setattr(drawing, "draw", recording)
-    first = show(inputs=[image], output=tmp_path / "run.gif", snapshots=[run], **SOURCE)
+    first = show(inputs=[image], output=tmp_path / "run.gif", snapshots=[run], **SOURCE).looks
     assert [caption for caption, _ in drawn] == ["step 0", "step 5", "step 10"]
     assert first[0] is drawn[0][1]
     for (_, each), weight in zip(drawn, (0.0, 0.5, 1.0), strict=True):

@@ -131,8 +131,8 @@ def test_the_commands_print_through_one_file() -> None:
 
 def test_pictures_show_names_as_they_are(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib")
-    from stn_infer.show.drawing import draw
-    from stn_infer.show.look import Look, WarpView
+    from stn_infer.pictures.drawing import draw
+    from stn_infer.pictures.look import Look, WarpView
 
     image, grid = np.zeros((1, 4, 4), np.float32), np.zeros((2, 2, 2), np.float32)
     look = Look(r"$\bad$.png", r"$\frac$" + "\x1b", (WarpView(image, grid, image[:, :2, :2], True),))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import hashlib
 import re
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from stn_infer.backends.device import Device
 from stn_infer.backends.tensorrt.engine_cache import (
     EngineCache,
     EngineKey,
@@ -20,7 +22,7 @@ from stn_infer.backends.tensorrt.engine_cache import (
     why_stale,
 )
 from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
-from stn_infer.backends.tensorrt.runtime import Gpu, RuntimeName, TensorRT, current_gpu, load_runtime
+from stn_infer.backends.tensorrt.runtime import RUNTIMES, Gpu, RuntimeName, TensorRT, current_gpu, load_runtime
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
@@ -51,6 +53,34 @@ class BuildOptions:
     plugin: bool | None = None
     tf32: bool = False
     device: int = 0
+
+    @classmethod
+    def parse(
+        cls,
+        runtime: str = "tensorrt",
+        target: str | None = None,
+        profiles: Sequence[str] = (),
+        plugin: bool | None = None,
+        tf32: bool = False,
+        device: str = "cuda",
+    ) -> BuildOptions:
+        """The options from texts.
+
+        Args:
+            runtime, target, plugin, tf32: the fields.
+            profiles: each as :meth:`~stn_infer.backends.tensorrt.profiles.Profile.parse` reads it.
+            device: ``cuda`` or ``cuda:N``.
+
+        Raises:
+            UsageError: one of them is malformed, or the device is not a GPU.
+        """
+        known = next((name for name in RUNTIMES if name == runtime), None)
+        if known is None:
+            raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {runtime!r}")
+        gpu = Device.parse(device)
+        if gpu.kind != "cuda":
+            raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")
+        return cls(known, target, tuple(map(Profile.parse, profiles)) or None, plugin, tf32, gpu.index)
 
 
 @dataclass(frozen=True)

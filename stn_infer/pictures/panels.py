@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from stn_infer.arrays import Array
-from stn_infer.show.look import WarpView
-from stn_infer.show.slices import AXES, PLANES, crossing, cut, edges, middle, seen_from
+from stn_infer.pictures.look import WarpView
+from stn_infer.pictures.slices import AXES, PLANES, crossing, cut, edges, middle, seen_from
 
 #: Lowest and highest (x, y) that a panel shows.
 Extent = tuple[Array, Array]

@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stn_infer.errors import MissingDependencyError, OutputError
+from stn_infer.pictures.panels import count_panels, extents_of, panels_of, visible
 from stn_infer.printing import shown
-from stn_infer.show.panels import count_panels, extents_of, panels_of, visible
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-    from stn_infer.show.look import Look
-    from stn_infer.show.panels import Panel
+    from stn_infer.pictures.look import Look
+    from stn_infer.pictures.panels import Panel
 
 
 _MESH = "#ff8c1a"

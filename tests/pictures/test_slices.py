@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stn_infer.arrays import Array
-from stn_infer.show.slices import PLANES, crossing, cut, edges, middle, seen_from
+from stn_infer.pictures.slices import PLANES, crossing, cut, edges, middle, seen_from
 
 
 def box(low: Array, high: Array, turn: Array | None = None, size: tuple[int, int, int] = (3, 4, 5)) -> Array:

@@ -9,7 +9,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from stn_infer.errors import WeightsError
-from stn_infer.show.snapshots import find_snapshots
+from stn_infer.pictures.snapshots import find_snapshots
 
 
 def keep(path: Path, step: str | None = None) -> Path:
