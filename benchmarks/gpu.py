@@ -39,7 +39,6 @@ from benchmarks.gpu_check.records import Records, words_of
 from benchmarks.gpu_warps import WARPS, Call, Work, variants
 from stn_infer import plugin
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, one_line
-from stn_infer.fused import usable
 from stn_infer.proto.session import import_onnxruntime
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -282,8 +281,10 @@ def main(argv: list[str] | None = None) -> int:
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"{device} was asked for, PyTorch {torch.__version__} finds no usable GPU")
-    if not usable(torch.empty(1, device=device)):
-        raise SystemExit(f"the plugin library has no kernels for {device.type}: {plugin.info().problem or 'no CUDA'}")
+    try:
+        plugin.require(device.type, device.index or 0)
+    except MissingDependencyError as error:
+        raise SystemExit(str(error)) from None
     if arguments.once:
         run_once(device, arguments.tiny, arguments.case or ())
         return 0

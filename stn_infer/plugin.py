@@ -215,6 +215,18 @@ def _cuda_problem(named: str | None, device: int) -> str | None:
     return f"the plugin library's kernels cannot run on cuda:{device}: {reason}"
 
 
+def require(kind: str, index: int = 0) -> None:
+    """Check that the library is there, and that its kernels run on a device, ``cpu`` or ``cuda`` and its index.
+
+    Raises:
+        MissingDependencyError: they do not; the message has the reason.
+    """
+    load()
+    problem = cuda_problem(index) if kind == "cuda" else None
+    if problem is not None:
+        raise MissingDependencyError(problem)
+
+
 @cache
 def warn_of(problem: str, instead: str) -> None:
     """Warn once that the CUDA kernels are not used on a GPU that the library was built to serve."""

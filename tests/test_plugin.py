@@ -243,6 +243,19 @@ def test_missing_nvcc_packages_are_reported(tmp_path: Path, without: str) -> Non
     assert f"not found: pip install {' '.join(found.nvcc_packages)}" in CliRunner().invoke(command, ["info"]).output
 
 
+def test_what_is_required_is_named_where_it_is_missing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(plugin, "cuda_problem", lambda index: f"no code for cuda:{index}" if index else None)
+    with monkeypatch.context() as patch:
+        patch.setattr(plugin, "load", lambda: None)
+        plugin.require("cpu")
+        plugin.require("cuda", 0)
+        with pytest.raises(MissingDependencyError, match=r"^no code for cuda:1$"):
+            plugin.require("cuda", 1)
+    monkeypatch.setenv(plugin.ENVIRONMENT, str(tmp_path / "none.so"))
+    with pytest.raises(MissingDependencyError, match="is not built"):
+        plugin.require("cpu")
+
+
 @needs_library
 def test_the_plugin_command_names_cudas_reason(monkeypatch: pytest.MonkeyPatch) -> None:
     state = replace(plugin.info(), cuda=True)

@@ -32,14 +32,13 @@ def fused_warp_graph(setup: Setup) -> OpenVariant:
 
 
 def _open(name: str, setup: Setup) -> OpenVariant:
-    from stn_infer.fused import spatial_transformer, usable
+    from stn_infer.fused import spatial_transformer
     from stn_infer.samplers import SamplerSpec
 
     prepared, device = setup.prepared, setup.device
     require_warp(prepared, "the fused warp")
-    plugin.load()  # raises with the reason
-    if not usable(torch.empty(0, device=device)):
-        raise MissingDependencyError(f"the plugin library has no kernels for {device}; run stn-infer plugin build")
+    target = torch.device(device)
+    plugin.require(target.type, target.index or 0)
     size = prepared.input_shapes[0][1:]
     # The kernel's basis has -1 and 1 at the image's edges, the models' meshes at the outermost pixel centers: theta
     # is converted.

@@ -186,10 +186,7 @@ def _set_fused(module: nn.Module, fused: bool, device: Device) -> None:
     if fused and not layers:
         raise UsageError("the source has no stn_infer.SpatialTransformer that can be fused")
     if fused:
-        plugin.load()  # raises with the reason
-        problem = plugin.cuda_problem(device.index) if device.kind == "cuda" else None
-        if problem is not None:
-            raise MissingDependencyError(problem)
+        plugin.require(device.kind, device.index)
     for layer in layers:
         layer.fused = fused
 

@@ -286,10 +286,7 @@ def _plugin_library(options: BuildOptions) -> tuple[Path | None, tuple[str, ...]
 def _cuda_library(device: int) -> Path:
     from stn_infer import plugin
 
-    plugin.load()  # raises with the reason
-    problem = plugin.cuda_problem(device)
-    if problem is not None:
-        raise MissingDependencyError(problem)
+    plugin.require("cuda", device)
     return plugin.library_path()
 
 

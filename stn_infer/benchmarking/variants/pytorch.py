@@ -259,8 +259,9 @@ def _fuse(module: Any, dtype: Any, device: str) -> None:
     layers = [layer for layer in module.modules() if isinstance(layer, SpatialTransformer)]
     if not layers:
         raise ModelError("the model has no stn_infer.SpatialTransformer layer that could be fused in PyTorch")
-    plugin.load()  # raises with the reason
-    if not usable(torch.empty(0, dtype=dtype, device=device)):
-        raise MissingDependencyError(f"the plugin library has no kernels for {device}; stn-infer plugin build")
+    target = torch.device(device)
+    plugin.require(target.type, target.index or 0)
+    if not usable(torch.empty(0, dtype=dtype, device=target)):
+        raise MissingDependencyError(f"the plugin library has no kernels for {dtype} on {device}")
     for layer in layers:
         layer.fused = True
