@@ -20,11 +20,12 @@ from torch.nn.parameter import is_lazy
 
 from stn_infer.budget import Budget
 from stn_infer.errors import AssumptionWarning, WeightsError, one_line
-from stn_infer.sources.identify import WORDS, identify_file, is_safetensors
+from stn_infer.sources.identify import identify_file, is_safetensors
 from stn_infer.sources.inert_pickle import LONGEST_INDEX, IndexTooLongError, Inert, PickleError
 from stn_infer.sources.parts import Choice, Contents, best_part, choose, contents_of, plain_names, some, whole_model
 from stn_infer.sources.reference import Weights, WeightsLike
 from stn_infer.sources.torch_file import read_legacy, read_zip
+from stn_infer.sources.unreadable import ADVICE, why_unreadable
 
 _SHOWN = 3  # tensors named in an error
 _MOST_RATIO = 20  # of an archive's contents to its size
@@ -190,9 +191,8 @@ def _read(path: Path) -> Any:
         state = "is a folder" if path.is_dir() else "does not exist"
         raise WeightsError(f"{path}: expected a checkpoint (.safetensors, .pt or .pth), but the path {state}")
     found = identify_file(path)
-    if found.kind in WORDS or found.kind == "other":
-        what = f"is {WORDS[found.kind]}" if found.kind in WORDS else found.problem
-        raise WeightsError(f"{path}: expected a checkpoint (.safetensors, .pt or .pth), but it {what}")
+    if found.kind in ADVICE or found.kind == "other":
+        raise WeightsError(f"{path} {ADVICE.get(found.kind, found.problem)}")
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -214,10 +214,7 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise WeightsError(
-            f"{path}: not a complete safetensors file ({one_line(error)}): it is truncated or has another format; "
-            "copy it again"
-        ) from None
+        raise WeightsError(f"{path} {why_unreadable(path, one_line(error))}") from None
 
 
 def _check_archive(path: Path) -> None:
@@ -253,10 +250,7 @@ def _read_torch(path: Path, head: bytes) -> Any:
     except MemoryError:
         raise WeightsError(f"{path}: it does not fit into memory") from None
     except PickleError as error:
-        raise WeightsError(
-            f"{path}: not a complete checkpoint ({one_line(error, 120)}): it is truncated or has another format; "
-            "copy it again"
-        ) from None
+        raise WeightsError(f"{path} {why_unreadable(path, one_line(error, 120))}") from None
 
 
 def _shape(tensor: Tensor) -> str:

@@ -41,15 +41,19 @@ _BY_SUFFIX: dict[str, Kind] = {
 
 # Offset, bytes at that offset, and what to report about such a file.
 _AS_INPUT = "give it as an INPUT, and a model as SOURCE"
+_NUMPY_FILE = f"is a NumPy array file; {_AS_INPUT}; weights need torch.save({{name: torch.from_numpy(array)}}, ...)"
 _FROM_ONNX = "give the ONNX file that it was made from"
 _MAGIC: tuple[tuple[int, bytes, str], ...] = (
     (0, b"\x89PNG", f"is a PNG image; {_AS_INPUT}"),
     (0, b"\xff\xd8\xff", f"is a JPEG image; {_AS_INPUT}"),
-    (0, b"\x93NUMPY", f"is a NumPy array file; {_AS_INPUT}"),
+    (0, b"\x93NUMPY", _NUMPY_FILE),
     (0, b"\x1f\x8b", "is a compressed file; unpack it first"),
     (0, b"BZh", "is a compressed file; unpack it first"),
     (0, b"\xfd7zXZ", "is a compressed file; unpack it first"),
     (0, b"\x28\xb5\x2f\xfd", "is a compressed file; unpack it first"),
+    (0, b"7z\xbc\xaf\x27\x1c", "is a compressed file; unpack it first"),
+    (0, b"Rar!\x1a\x07", "is a compressed file; unpack it first"),
+    (0, b"GGUF", "is a GGUF file, which holds a language model's weights in formats of its own; get the original"),
     (257, b"ustar", "is a tar archive; unpack it first"),
     (0, b"\x89HDF", "is an HDF5 file, such as Keras writes; export the model to ONNX from Keras"),
     (4, b"TFL3", "is a TensorFlow Lite model; export the original to ONNX"),
@@ -227,7 +231,9 @@ def _archive(file: BinaryIO) -> Identified | None:
     if "data.pkl" in inside:
         return Identified("checkpoint", _CHECKPOINT)
     if names and all(name.endswith(".npy") for name in names):
-        return Identified("other", f"is a NumPy array file; {_AS_INPUT}")
+        return Identified("other", _NUMPY_FILE)
+    if {"config.json", "model.weights.h5"} <= inside:
+        return Identified("other", "is a Keras model; export it to ONNX from Keras")
     return Identified("other", "is a zip archive; unpack it first")
 
 

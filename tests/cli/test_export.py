@@ -109,9 +109,9 @@ def state(**changes: torch.Tensor) -> dict[str, torch.Tensor]:
 
 WEIGHTS: dict[str, tuple[str, Callable[[Path], object], str]] = {
     "missing": ("w.pt", lambda path: None, "w.pt: expected a checkpoint (.safetensors, .pt or .pth), but the path"),
-    "truncated": ("w.pt", save_truncated, "it is truncated"),
-    "truncated safetensors": ("w.safetensors", save_truncated_safetensors, "it is truncated"),
-    "zero bytes": ("w.pt", lambda path: path.touch(), "it is truncated"),
+    "truncated": ("w.pt", save_truncated, "the end of torch.save's archive is missing"),
+    "truncated safetensors": ("w.safetensors", save_truncated_safetensors, "it has 1,695 of 1,704 bytes"),
+    "zero bytes": ("w.pt", lambda path: path.touch(), "w.pt is empty; the download"),
     "pickle": (
         "w.pt",
         lambda path: path.write_bytes(pickle.dumps(Fraction(1, 2))),

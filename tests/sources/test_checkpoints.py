@@ -128,11 +128,15 @@ def within_itself() -> dict[str, object]:
 UNREADABLE: dict[str, tuple[str, Callable[[Path, dict[str, Tensor]], object], str]] = {
     "missing": ("net.pt", lambda path, state: None, "does not exist"),
     "folder": ("net.pt", lambda path, state: path.mkdir(), "is a folder"),
-    "truncated": ("net.pt", write_truncated, "not a complete checkpoint"),
+    "truncated": ("net.pt", write_truncated, "the end of torch.save's archive is missing"),
     "truncated safetensors": ("net.safetensors", write_truncated_safetensors, "not a complete safetensors file"),
-    "empty": ("net.pt", lambda path, state: path.touch(), "not a complete checkpoint"),
-    "empty safetensors": ("net.safetensors", lambda path, state: path.touch(), "not a complete safetensors file"),
-    "text": ("net.pt", lambda path, state: path.write_text("hello world"), "not a complete checkpoint"),
+    "empty": ("net.pt", lambda path, state: path.touch(), "is empty; the download"),
+    "empty safetensors": ("net.safetensors", lambda path, state: path.touch(), "is empty; the download"),
+    "text": (
+        "net.pt",
+        lambda path, state: path.write_text("hello world"),
+        "not a checkpoint but text",
+    ),
     "other pickle": ("net.pt", write_pickle(Fraction(1, 3)), r"found an object of fractions\.Fraction"),
     "plain list": ("net.pt", write_torch(lambda state: [1, 2]), "the checkpoint contains no tensors"),
     "whole module": (
@@ -165,7 +169,7 @@ def test_an_unreadable_file_is_one_line(
     write(path, state)
     with pytest.raises(WeightsError, match=message) as caught:
         load_weights(path)
-    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).startswith((f"{path}: ", f"{path} is "))
     assert "\n" not in str(caught.value)
 
 
