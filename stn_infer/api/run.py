@@ -9,6 +9,7 @@ from pathlib import Path
 
 from stn_infer.api.source import names_the_file
 from stn_infer.backends.base import Backend
+from stn_infer.backends.device import Device
 from stn_infer.budget import Budget
 from stn_infer.errors import UsageError
 from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
@@ -29,6 +30,7 @@ def run(
     budget: Budget | None = None,
     backend: str = "ort",
     device: str = "cpu",
+    devices: Sequence[str] | None = None,
     batch_size: int = 64,
     format: str = "csv",
     resume: bool = False,
@@ -54,7 +56,8 @@ def run(
 
     Args:
         model: an ONNX file, an engine (with ``backend`` tensorrt or tensorrt-rtx), any source that ``stn-infer export``
-            takes, or an open backend (then ``backend`` and ``device`` are ignored; on a CPU it should use one thread).
+            takes, or an open backend (then ``backend``, ``device`` and ``devices`` are ignored; on a CPU it should use
+            one thread).
         inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
         output: a folder, new or empty unless ``resume``.
         weights: a checkpoint for a source, as for ``export``.
@@ -63,6 +66,7 @@ def run(
         budget: as for ``lint``.
         backend: ``ort``, ``eager``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
         device: ``cpu``, ``cuda`` or ``cuda:N``.
+        devices: several instead of ``device``, which share the batches; the files are the same.
         batch_size: samples per call of the model.
         format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz stores outputs that are not one vector per sample.
         resume: continue the job in ``output``; finished shards are kept. Everything that determines an output must be
@@ -98,24 +102,33 @@ def run(
     with ExitStack() as stack:
         if isinstance(model, (str, Path)):
             from stn_infer.api.fingerprint import fingerprint
-            from stn_infer.api.open import open_backend
+            from stn_infer.api.open import exported, open_backend
             from stn_infer.api.source import OnnxModel, resolve
+            from stn_infer.backends.several import SeveralBackends
 
             found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
             model_sha256 = fingerprint(found)
             tried = found.batch_dependent if isinstance(found, OnnxModel) else ()
-            threads = None if device.startswith("cuda") else 1
-            opened = found if isinstance(found, LoadedModel) else model
+            chosen = _devices(device, devices)
+            if len(chosen) > 1 and save_images is not None:
+                raise UsageError(f"--save-images takes one device, given {', '.join(chosen)}")
+            opened: str | Path | bytes | LoadedModel = found if isinstance(found, LoadedModel) else model
             shapes = None if isinstance(found, LoadedModel) else input_shapes
-            if with_theta or save_images is not None:
-                from stn_infer.api.watched import open_watched
+            if isinstance(found, LoadedModel) and backend == "ort" and len(chosen) > 1:
+                opened = exported(found)  # once for all
+            runners = []
+            for target in chosen:
+                threads = None if target.startswith("cuda") else 1
+                if with_theta or save_images is not None:
+                    from stn_infer.api.watched import open_watched
 
-                runner = open_watched(
-                    found, backend, device, threads, budget, with_theta=with_theta, images=save_images is not None
-                )
-            else:
-                runner = open_backend(opened, backend, device, threads, input_shapes=shapes, budget=budget)
-            stack.callback(runner.close)
+                    images = save_images is not None
+                    one = open_watched(found, backend, target, threads, budget, with_theta=with_theta, images=images)
+                else:
+                    one = open_backend(opened, backend, target, threads, input_shapes=shapes, budget=budget)
+                runners.append(one)
+                stack.callback(one.close)
+            runner = runners[0] if len(runners) == 1 else SeveralBackends(runners)
         elif weights is not None or input_shapes is not None or with_theta:
             raise UsageError(
                 "the backend is already open; pass weights, input shapes and with_theta where it is opened"
@@ -151,3 +164,20 @@ def run(
         # a third-party file has no such metadata, but was tried
         dependent = summary.batch_dependent or (tried if batch_size > 1 else ())
         return replace(summary, batch_dependent=dependent)
+
+
+def _devices(device: str, devices: Sequence[str] | None) -> list[str]:
+    """The devices to run on.
+
+    Raises:
+        UsageError: ``device`` and ``devices`` are given, or a GPU twice, or none.
+    """
+    if devices is None:
+        return [device]
+    if device != "cpu":
+        raise UsageError(f"expected one device or several, given device {device} and devices {', '.join(devices)}")
+    names = [str(Device.parse(name)) for name in devices]
+    twice = next((name for name in names if name != "cpu" and names.count(name) > 1), None)
+    if twice is not None or not names:
+        raise UsageError(f"expected different GPUs in devices, given {f'{twice} twice' if twice else 'none'}")
+    return names

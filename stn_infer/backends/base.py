@@ -62,10 +62,11 @@ class Backend(Protocol):
 
 
 @runtime_checkable
-class OverlappingBackend(Backend, Protocol):
-    """A backend whose calls from several threads overlap on its device: copies with the computation."""
+class BatchingBackend(Backend, Protocol):
+    """A backend that tells how many inputs are best run on it."""
 
-    in_flight: int  # the number of calls that are worth making at once
+    in_flight: int  # the number of calls to make at once: copies to and from its device overlap with the computation
+    full_batches: bool  # whether each batch size costs a plan, graph or program of its own: smaller ones are padded
 
 
 @runtime_checkable

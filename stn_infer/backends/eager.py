@@ -80,6 +80,7 @@ class EagerBackend:
         self._slots = None if streams is None else Slots(streams)
         self.in_flight = 1 if streams is None else SLOTS
         self.takes_pixels = streams is not None
+        self.full_batches = compile  # which compiles for each batch size
         with warnings.catch_warnings():
             # importing the compiler emits PyTorch's own deprecation warnings
             warnings.simplefilter("ignore", DeprecationWarning)

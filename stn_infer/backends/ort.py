@@ -126,7 +126,7 @@ class OrtBackend:
         self.outputs: tuple[TensorSpec, ...] = free_batch([_spec(value) for value in session.raw.get_outputs()], fixed)
         self.metadata = ModelMetadata.from_props(session.raw.get_modelmeta().custom_metadata_map)
         self.in_flight = _IN_FLIGHT if target.kind == "cuda" else 1
-        self.takes_pixels = target.kind == "cuda"
+        self.takes_pixels = self.full_batches = target.kind == "cuda"  # cuDNN chooses algorithms for each batch size
         self._normalizer: OrtNormalizer | None = None
         self._normalizes_on = providers[0], (target.kind, target.index)
 

@@ -136,7 +136,7 @@ class Slots:
     def __init__(self, streams: Streams, count: int = SLOTS) -> None:
         self._streams = streams
         self._enqueuing, self._closing = threading.Lock(), threading.Lock()
-        self._free: queue.Queue[Slot] = queue.Queue()
+        self._free: queue.LifoQueue[Slot] = queue.LifoQueue()  # calls one after the other use one slot
         self._count = count
         for _ in range(count):
             self._free.put(Slot(streams))

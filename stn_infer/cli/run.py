@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,6 +24,15 @@ def _output_names(ctx: click.Context, parameter: click.Parameter, value: str | N
     return () if value == "none" else tuple(filter(None, (name.strip() for name in value.split(","))))
 
 
+def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+    if value is None:
+        return None
+    numbers = [number.strip() for number in value.split(",")]
+    if not all(re.fullmatch(r"\d{1,3}", number) for number in numbers):
+        raise click.BadParameter(f"expected the numbers of GPUs, such as 0,1, not {value!r}")
+    return tuple(f"cuda:{int(number)}" for number in numbers)
+
+
 @click.command(
     cls=Command,
     examples=(
@@ -40,6 +50,12 @@ def _output_names(ctx: click.Context, parameter: click.Parameter, value: str | N
 )
 @options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
 @options.device_option
+@click.option(
+    "--devices",
+    metavar="N,...",
+    callback=_gpus,
+    help="Several GPUs of this machine that share the inputs, such as 0,1; instead of --device.",
+)
 @options.batch_size_option(64)
 @click.option(
     "--format",
@@ -92,6 +108,7 @@ def command(
     output: Path,
     backend: str,
     device: str,
+    devices: tuple[str, ...] | None,
     batch_size: int,
     format: str,
     resume: bool,
@@ -129,6 +146,7 @@ def command(
             budget=budget,
             backend=backend,
             device=device,
+            devices=devices,
             batch_size=batch_size,
             format=format,
             resume=resume,

@@ -20,7 +20,7 @@ import numpy as np
 
 from stn_infer.activation import ASSUMED_SCORES, Scores, resolve_scores
 from stn_infer.arrays import Array
-from stn_infer.backends.base import Backend, OverlappingBackend, PixelBackend
+from stn_infer.backends.base import Backend
 from stn_infer.backends.batching import row_axis
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess, tell_assumption
@@ -29,6 +29,7 @@ from stn_infer.files import appearing
 from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import Format, check_classes, make_format, printable, printable_names
+from stn_infer.pipeline.groups import Answers, GroupPredictor, Seen, answered, merged, waiting_threads
 from stn_infer.pipeline.job import Folder, Job, status_lines
 from stn_infer.pipeline.pictures import Pictures
 from stn_infer.pipeline.schedule import Schedule
@@ -232,7 +233,14 @@ def run_job(
                 pictures.open(options.overwrite)
             writer = _Writer(folder, encoder, progress, pictures)
             writer.skip_done()
-            _schedule(loader, runner, writer, _batches(samples, folder, options.batch_size), options.workers).run()
+            _schedule(
+                loader,
+                runner,
+                writer,
+                _batches(samples, folder, options.batch_size),
+                options.workers,
+                options.batch_size,
+            ).run()
             summary = writer.summary(time.perf_counter() - started, how)
             dependent = runner.metadata.batch_dependent if options.batch_size > 1 else ()
             return replace(
@@ -288,12 +296,6 @@ class _Loaded:
     def holds_the_lock(self) -> bool:
         """As for the schedule."""
         return self.arrays.holds_the_lock
-
-
-# For each group of a batch: the outputs by name, or an error message.
-Answers = list[dict[str, Array] | str]
-# Takes a group's outputs of the model, and all that the backend returned.
-Seen = Callable[[Mapping[str, Array], Mapping[str, Array]], None]
 
 
 @dataclass
@@ -392,18 +394,22 @@ def _batches(samples: Inputs, folder: Folder, batch_size: int) -> Iterator[_Batc
 
 
 def _schedule(
-    loader: Loader, backend: Backend, writer: _Writer, batches: Iterator[_Batch], workers: int | None
+    loader: Loader,
+    backend: Backend,
+    writer: _Writer,
+    batches: Iterator[_Batch],
+    workers: int | None,
+    batch_size: int,
 ) -> Schedule[_Batch, _Loaded, Answers]:
     """The three steps, and the number of threads for each."""
-    predictor = GroupPredictor(backend, loader)
+    predictor = GroupPredictor(backend, loader, batch_size)
 
     def infer(loaded: _Loaded) -> Answers:
         saved = None if writer.pictures is None else partial(_watch, writer.pictures, loaded.batch)
         return predictor.answers(loaded.arrays, saved)
 
     threads = workers or len(os.sched_getaffinity(0))
-    # On a GPU, threads that run the model wait for it most of the time.
-    waiting = 0 if backend.device == "cpu" else backend.in_flight if isinstance(backend, OverlappingBackend) else 1
+    waiting = waiting_threads(backend)
     return Schedule(
         batches,
         lambda batch: _Loaded(batch, loader.read(batch.samples)),
@@ -424,103 +430,6 @@ def _watch(pictures: Pictures, batch: _Batch, group: Group) -> Seen:
         pictures.save(batch.first, batch.samples, group.rows, good, shown, every)
 
     return seen
-
-
-class GroupPredictor:
-    """Runs a backend on groups of :meth:`~stn_infer.data.loader.Loader.read`; their memory is then used again."""
-
-    def __init__(self, backend: Backend, loader: Loader) -> None:
-        self._run, self._loader = backend.run, loader
-        self._outputs = [spec.name for spec in backend.outputs]
-        self._any_size = any(None in spec.shape[1:] for spec in backend.inputs)
-        self._run_pixels = backend.run_pixels if isinstance(backend, PixelBackend) and backend.takes_pixels else None
-
-    def predict(self, group: Group) -> dict[str, Array]:
-        """The model's outputs.
-
-        Raises:
-            ModelError, InputError: as for :meth:`stn_infer.backends.base.Backend.run`.
-        """
-        pixels = None if self._run_pixels is None else self._loader.pixels_of(group)
-        if pixels is not None and self._run_pixels is not None:
-            assert self._loader.preprocess is not None
-            used, outputs = group, self._run_pixels(pixels, self._loader.preprocess)
-        else:
-            used = self._loader.prepare(group)
-            outputs = self._run(used.inputs)
-        outputs = {name: _apart(output, used) for name, output in outputs.items()}
-        self._loader.release(used)
-        return outputs
-
-    def answers(self, loaded: LoadedBatch, watch: Callable[[Group], Seen] | None = None) -> Answers:
-        """For each group the outputs, or why there are none: the model does not take images of their size.
-
-        Args:
-            loaded: the groups.
-            watch: called with each group before it runs; what it returns is called with its outputs.
-
-        Raises:
-            ModelError: the runtime failed, and would on all other batches.
-        """
-        return [self._answer(group, None if watch is None else watch(group)) for group in loaded.groups]
-
-    def _answer(self, group: Group, seen: Seen | None) -> dict[str, Array] | str:
-        try:
-            outputs = self.predict(group)
-        except ModelError as error:
-            if not self._any_size:  # all other batches would fail too
-                raise
-            return str(error)
-        found = {name: outputs[name] for name in self._outputs}
-        if seen is not None:
-            seen(found, outputs)
-        return found
-
-
-def _apart(output: Array, group: Group) -> Array:
-    """``output``, copied if it may be a part of an input, whose memory is used again."""
-    shared = any(np.may_share_memory(output, array) for array in group.inputs.values())
-    return output.copy() if shared else output
-
-
-def merged(loaded: LoadedBatch, answers: Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:
-    """Positions of the predicted samples in the batch, and their outputs in order; adds ``errors`` for the others."""
-    rows: list[int] = []
-    pieces: list[dict[str, Array]] = []
-    for group, outputs in zip(loaded.groups, answers, strict=True):
-        if isinstance(outputs, str):  # the network does not support this input size
-            errors.update(dict.fromkeys(group.rows, outputs))
-            continue
-        good = answered(group.rows, outputs, errors)
-        if good:
-            everything = len(good) == len(group.rows)
-            rows += group.rows if everything else [group.rows[i] for i in good]
-            pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
-    if len(pieces) <= 1:
-        return rows, pieces[0] if pieces else {}
-    order = np.argsort(rows)
-    try:
-        merged = {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
-    except ValueError:
-        raise ModelError(
-            "inputs of different sizes gave outputs of different sizes; run each input size separately"
-        ) from None
-    return sorted(rows), merged
-
-
-def answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> Sequence[int]:
-    """Positions in a group whose outputs contain no NaN; adds ``errors`` for the others."""
-    bad: dict[int, str] = {}
-    for name, values in outputs.items():
-        if values.ndim == 0 or len(values) != len(rows):
-            raise ModelError(
-                f"output {name!r} has shape {list(values.shape)} for {len(rows)} samples; expected the batch on axis 0"
-            )
-        if values.dtype.kind == "f" and np.isnan(values).any():
-            for i in np.flatnonzero(np.isnan(values.reshape(len(rows), -1)).any(axis=1)).tolist():
-                bad.setdefault(i, f"the model's output {name!r} contains NaN for this input")
-    errors.update({rows[i]: reason for i, reason in bad.items()})
-    return [i for i in range(len(rows)) if i not in bad] if bad else range(len(rows))
 
 
 def _runtime(backend: Backend) -> str:

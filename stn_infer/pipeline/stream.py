@@ -23,7 +23,8 @@ from stn_infer.data.inputs import Sample
 from stn_infer.data.loader import LoadedBatch, Loader
 from stn_infer.errors import InputError, ModelError
 from stn_infer.pipeline.decoder import Decoder
-from stn_infer.pipeline.inference import GroupPredictor, answered, shard_rows
+from stn_infer.pipeline.groups import GroupPredictor, answered, waiting_threads
+from stn_infer.pipeline.inference import shard_rows
 from stn_infer.pipeline.prediction import Prediction, Warp
 from stn_infer.predictions import Classifier, Ranked
 
@@ -116,12 +117,12 @@ class Stream:
         hidden = {name for tap in self._taps for name in (tap.theta, tap.warped)}
         self._outputs = [spec.name for spec in backend.outputs if spec.name not in hidden]
         self.seen = seen
-        self._model = GroupPredictor(backend, loader)
+        self._model = GroupPredictor(backend, loader, batch_size)
         self.batch_size, self._shard_rows = batch_size, shard_rows(backend)
-        on_gpu = backend.device != "cpu"
-        self._inferring = threading.Semaphore(1 if on_gpu else workers)
-        self.ahead = workers + on_gpu + 1
-        self._pool = ThreadPoolExecutor(workers + on_gpu, thread_name_prefix="stn-predict")
+        waiting = waiting_threads(backend)
+        self._inferring = threading.Semaphore(waiting or workers)
+        self.ahead = workers + waiting + 1
+        self._pool = ThreadPoolExecutor(workers + waiting, thread_name_prefix="stn-predict")
         # as in schedule.py: one thread at a time loads small images, whose decoding holds the GIL
         self._loading = threading.Lock()
         self._alone, self._quick = True, False

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from stn_infer.arrays import Array
-from stn_infer.backends.base import OverlappingBackend, PixelBackend, TensorSpec
+from stn_infer.backends.base import BatchingBackend, PixelBackend, TensorSpec
 from stn_infer.backends.eager import EagerBackend
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.backends.pixels import normalization_graph, normalize_on_device, pixel_input
@@ -79,7 +79,7 @@ def backends() -> dict[str, Any]:
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_backends_give_what_they_give_for_values(name: str, layout: str, backends: dict[str, Any]) -> None:
     backend = backends[name]
-    assert isinstance(backend, PixelBackend) and isinstance(backend, OverlappingBackend)
+    assert isinstance(backend, PixelBackend) and isinstance(backend, BatchingBackend)
     (given,), (result,) = backend.inputs, backend.outputs
     for rule in RULES:
         for rows in (3, 0, 1):

@@ -108,6 +108,22 @@ def test_options_override_the_files_metadata(model: Path, images: Path, tmp_path
     assert {float(row["scores_2"]) for row in rows} == {0.0}
 
 
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        (("--devices", "0,x"), "expected the numbers of GPUs, such as 0,1, not '0,x'"),
+        (("--devices", ""), "expected the numbers of GPUs, such as 0,1, not ''"),
+        (("--devices", "1,1"), "expected different GPUs in devices, given cuda:1 twice"),
+        (("--devices", "0,1", "--device", "cuda:2"), "expected one device or several, given device cuda:2"),
+    ],
+)
+def test_devices_that_are_wrong(
+    options: tuple[str, ...], message: str, model: Path, images: Path, tmp_path: Path
+) -> None:
+    result = invoke(model, images, "-o", tmp_path / "out", *options)
+    assert result.exit_code == 2 and message in " ".join(result.stderr.split()) and not (tmp_path / "out").exists()
+
+
 def test_some_inputs_failed(model: Path, images: Path, tmp_path: Path) -> None:
     (images / "03.png").write_bytes(b"")
     (images / "04.png").write_text("this is not an image")

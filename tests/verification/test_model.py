@@ -39,6 +39,7 @@ from stn_infer.verification.runners import open_runner
 from tests.support import tensorrt_standin as standin
 from tests.support.onnx_files import F16, F32, affine_model, constant, make, sampler_model, then
 from tests.support.shared import portable, source
+from tests.support.streams_standin import Inline
 from tests.support.wrong_files import Mutation, one_transformer, with_attribute
 
 SHIPPED = "st-cnn-affine-rts"
@@ -325,7 +326,7 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> standin.Script:
         loaded = TensorRT(runtime, standin.Module(script), "11.4.0")  # type: ignore[arg-type]
         executor = Executor(loaded, b"engine", standin.Cuda(script), make_logger(loaded.module))
         opened = tensorrt.Opened("engine", loaded, Gpu("a GPU", "sm89"), "cpu", 0)
-        return tensorrt.TensorRTBackend(executor, opened, ModelMetadata())
+        return tensorrt.TensorRTBackend(executor, opened, ModelMetadata(), Inline())
 
     monkeypatch.setattr(tensorrt, "open_tensorrt", open_tensorrt)
     return script

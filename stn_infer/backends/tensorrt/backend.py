@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, own_axes, run_within
 from stn_infer.backends.device import Device
+from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.runtime import (
     RUNTIMES,
@@ -28,10 +29,12 @@ from stn_infer.backends.tensorrt.runtime import (
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.rule import Preprocess
 
 if TYPE_CHECKING:
     import torch
 
+    from stn_infer.backends.slots import Slot, Streams
     from stn_infer.backends.tensorrt.engine import BuildOptions
     from stn_infer.backends.tensorrt.executor import Executor, IoTensor
 
@@ -99,16 +102,19 @@ def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeN
     if sidecar is not None:
         check_usable(label, sidecar, loaded, gpu)
 
+    from stn_infer.backends.slots import CudaStreams
     from stn_infer.backends.tensorrt.cuda_stream import CudaDevice
     from stn_infer.backends.tensorrt.executor import Executor
 
     logger = make_logger(loaded.module)
     if sidecar is not None and sidecar.key.plugin_sha256:
         load_plugin_of(label, sidecar, loaded, logger)
-    executor = Executor(loaded, engine, CudaDevice(target.index), logger)
+    device = CudaDevice(target.index)
+    executor = Executor(loaded, engine, device, logger)
     metadata = ModelMetadata() if sidecar is None else ModelMetadata.from_props(sidecar.metadata)
     fused, axes = (len(sidecar.fused), sidecar.batch_axes) if sidecar is not None else (0, {})
-    return TensorRTBackend(executor, Opened(label, loaded, gpu, str(target), fused, axes), metadata)
+    opened = Opened(label, loaded, gpu, str(target), fused, axes)
+    return TensorRTBackend(executor, opened, metadata, CudaStreams(device.device))
 
 
 def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> None:
@@ -165,10 +171,17 @@ class TensorRTBackend:
     """An engine on a GPU; a :class:`~stn_infer.backends.base.Backend`.
 
     ``run`` takes batches of any size: a batch above the profile's maximum is split, a batch below its minimum is
-    padded, each batch axis by itself. ``executor`` runs PyTorch tensors that are already on the GPU, without copies.
+    padded, each batch axis by itself. Calls from several threads overlap (``slots.py``), and ``run_pixels`` normalizes
+    images on the GPU. ``executor`` runs PyTorch tensors that are already there, without copies.
     """
 
-    def __init__(self, executor: Executor, opened: Opened, metadata: ModelMetadata) -> None:
+    takes_pixels = full_batches = True
+
+    def __init__(self, executor: Executor, opened: Opened, metadata: ModelMetadata, streams: Streams) -> None:
+        from stn_infer.backends.slots import SLOTS, Slots
+
+        self.in_flight = SLOTS
+        self._slots = Slots(streams)
         self.name: str = opened.runtime.name
         self.device = opened.device
         self.metadata = metadata
@@ -181,8 +194,6 @@ class TensorRTBackend:
         for tensor in executor.inputs:
             low, high = self._limits.get(axes[tensor.name], (1, tensor.max[0]))
             self._limits[axes[tensor.name]] = max(low, tensor.min[0]), min(high, tensor.max[0])
-        self._buffers: dict[tuple[str, tuple[int, ...]], torch.Tensor] = {}
-        self._lock = threading.Lock()
         self._closed = False
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -193,10 +204,27 @@ class TensorRTBackend:
             ModelError: TensorRT failed, or the backend is closed.
         """
         check_inputs(self.inputs, inputs)
-        with self._lock:
-            if self._closed:
-                raise ModelError("this backend is closed; open it again")
-            return run_within(self._run, self.inputs, self.outputs, inputs, self._limits)
+        return run_within(self._run, self.inputs, self.outputs, inputs, self._limits)
+
+    def run_pixels(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> dict[str, Array]:
+        """Outputs by name for images; see :meth:`stn_infer.backends.base.PixelBackend.run_pixels`.
+
+        Raises:
+            InputError, ModelError: as for :meth:`run`.
+        """
+        spec, (tensor,) = pixel_input(self.inputs, pixels), self.executor.inputs
+        low, high = self._limits[spec.batch]
+        if not max(low, 1) <= len(pixels) <= high or not tensor.dtype.is_floating_point:
+            return self.run(as_input(spec, pixels, preprocess))
+        check_inputs(self.inputs, {spec.name: np.broadcast_to(np.zeros((), spec.dtype), pixels.shape)})
+        array, last = interleaved(pixels)
+
+        def compute(tensors: Sequence[torch.Tensor], slot: Slot) -> Sequence[torch.Tensor]:
+            values = slot.memory("values", pixels.shape, tensor.dtype)
+            normalize_on_device(tensors[0].permute(0, 3, 1, 2) if last else tensors[0], preprocess, values)
+            return self._execute([values])
+
+        return self._named(self._slots.run([array], compute))
 
     def describe(self) -> dict[str, str]:
         """Runtime and version, GPU, what runs the spatial transformers, and whether CUDA graphs are used."""
@@ -212,37 +240,31 @@ class TensorRTBackend:
 
     def close(self) -> None:
         """Release the engine and the buffers."""
-        with self._lock:
-            if not self._closed:
-                self._closed = True
-                self._buffers.clear()
-                self.executor.close()
+        self._slots.close(self._release)
+
+    def _release(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self.executor.close()
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
-        outputs = self.executor.run({name: self._upload(name, array) for name, array in inputs.items()})
-        return {name: _download(tensor) for name, tensor in outputs.items()}
+        arrays = [inputs[tensor.name] for tensor in self.executor.inputs]
+        return self._named(self._slots.run(arrays, lambda tensors, slot: self._execute(tensors)))
 
-    def _upload(self, name: str, array: Array) -> torch.Tensor:
-        """Copies ``array`` to the buffer of its name and shape, so that equal shapes have the same address."""
+    def _execute(self, tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+        """Enqueue the engine; equal memory in equal slots has equal addresses, and so one CUDA graph."""
         import torch
 
-        tensor = torch.from_numpy(np.require(array, requirements=["C", "W"]))
-        wanted = next(item.dtype for item in self.executor.inputs if item.name == name)
-        if wanted == torch.bfloat16:
-            tensor = tensor.view(torch.bfloat16)
-        key = (name, tuple(tensor.shape))
-        if key not in self._buffers:
-            if len(self._buffers) >= 8 * len(self.inputs):
-                self._buffers.pop(next(iter(self._buffers)))
-            self._buffers[key] = torch.empty_like(tensor, device=self.device)
-        return self._buffers[key].copy_(tensor)
+        if self._closed:
+            raise ModelError("this backend is closed; open it again")
+        given = {}
+        for item, tensor in zip(self.executor.inputs, tensors, strict=True):
+            given[item.name] = tensor.view(item.dtype) if item.dtype == torch.bfloat16 else tensor
+        found = self.executor.run(given)
+        return [found[item.name] for item in self.executor.outputs]
 
-
-def _download(tensor: torch.Tensor) -> Array:
-    import torch
-
-    host = tensor.to("cpu", copy=True)
-    return host.view(torch.uint16).numpy() if host.dtype == torch.bfloat16 else host.numpy()
+    def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
+        return dict(zip((spec.name for spec in self.outputs), outputs, strict=True))
 
 
 def _axes(executor: Executor, names: Mapping[str, str]) -> dict[str, str]:

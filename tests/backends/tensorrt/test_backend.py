@@ -18,6 +18,7 @@ from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.cli.main import main
 from stn_infer.errors import InputError
 from stn_infer.metadata import ModelMetadata
+from tests.support.streams_standin import Inline
 from tests.support.tensorrt_standin import Cuda, Module, Script
 
 ENGINE = b"an engine, as far as its sidecar can tell"
@@ -104,7 +105,7 @@ def opened(axes: dict[str, str]) -> tuple[backend_module.TensorRTBackend, Crops]
     executor: Any = Crops()
     runtime = TensorRT("tensorrt", Module(Script()), "11.4.0")
     return backend_module.TensorRTBackend(
-        executor, backend_module.Opened("m.engine", runtime, GPU, "cpu", 0, axes), ModelMetadata()
+        executor, backend_module.Opened("m.engine", runtime, GPU, "cpu", 0, axes), ModelMetadata(), Inline()
     ), executor
 
 

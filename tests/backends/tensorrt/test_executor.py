@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 import torch
 
 from stn_infer import plugin
-from stn_infer.backends.base import Backend
+from stn_infer.backends.base import Backend, BatchingBackend, PixelBackend
 from stn_infer.backends.tensorrt import backend as backend_module
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.backend import (
@@ -29,7 +30,10 @@ from stn_infer.backends.tensorrt.executor import Executor
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, make_logger
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.preprocess.pixels import normalize
+from stn_infer.preprocess.rule import Preprocess
 from tests.support import tensorrt_standin as standin
+from tests.support.streams_standin import Inline, Late
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 from tests.support.tensorrt_standin import Cuda, DataType, Module, Script
 
@@ -43,7 +47,7 @@ def executor_of(script: Script) -> Executor:
 
 def backend_of(script: Script) -> TensorRTBackend:
     opened = Opened("m.engine", TensorRT("tensorrt", Module(script), "11.4.0"), GPU, "cpu", 1)
-    return TensorRTBackend(executor_of(script), opened, ModelMetadata(source="m"))
+    return TensorRTBackend(executor_of(script), opened, ModelMetadata(source="m"), Inline())
 
 
 def rows(count: int, start: int = 0) -> np.ndarray[Any, Any]:
@@ -188,6 +192,34 @@ def test_arrays_of_one_shape_use_one_buffer_and_so_one_graph() -> None:
     assert script.calls.count("replay") == 4
 
 
+def test_calls_that_overlap_have_buffers_and_graphs_of_their_own() -> None:
+    """Streams run each step late; the engine's outputs are overwritten by the next call in a slot, and not before."""
+    script, streams = Script(), Late()
+    opened = Opened("m.engine", TensorRT("tensorrt", Module(script), "11.4.0"), GPU, "cpu", 1)
+    backend = TensorRTBackend(executor_of(script), opened, ModelMetadata(), streams)
+    with ThreadPoolExecutor(5) as pool:
+        found = list(pool.map(lambda start: backend.run({"x": rows(2, start)})["y"], range(40)))
+    assert all(np.array_equal(y, rows(2, start) * 2) for start, y in enumerate(found)) and streams.errors == []
+    assert script.calls.count("create_execution_context") <= backend.in_flight
+    assert script.calls.count("replay") >= 40 - backend.in_flight
+    backend.close()
+
+
+@pytest.mark.parametrize("dtype, kind", [(DataType.FLOAT, np.float32), (DataType.HALF, np.float16)])
+def test_pixels_are_normalized_beside_the_engine(dtype: DataType, kind: type) -> None:
+    rule = Preprocess("rgb", mean=(0.1, 0.2, 0.3), std=(1.0, 0.5, 0.25))
+    script = Script(shape=(-1, 3, 2, 5), profile=((2, 3, 2, 5), (2, 3, 2, 5), (4, 3, 2, 5)), dtype=dtype)
+    backend = backend_of(script)
+    assert isinstance(backend, PixelBackend) and isinstance(backend, BatchingBackend) and backend.takes_pixels
+    for count in (4, 3, 4, 1, 9, 0, 4):  # a batch within the profile's limits, and others
+        pixels = np.arange(count * 30, dtype=np.uint8).reshape(count, 2, 5, 3).transpose(0, 3, 1, 2)
+        expected = normalize(pixels, rule).astype(kind) * 2
+        found = backend.run_pixels(pixels, rule)["y"]
+        assert found.dtype == kind
+        np.testing.assert_allclose(found, expected, rtol=1e-6 if kind is np.float32 else 2e-3, atol=1e-6)
+    assert script.calls.count("replay") >= 2  # batches of equal size have one graph
+
+
 @pytest.mark.parametrize("dtype, kind", [(DataType.HALF, np.float16), (DataType.BF16, np.uint16)])
 def test_half_precision_arrays(dtype: DataType, kind: type) -> None:
     backend = backend_of(Script(dtype=dtype))
@@ -281,6 +313,7 @@ def test_opening_an_engine_and_a_file_that_is_not_one(
     monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
     monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
     monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
+    monkeypatch.setattr("stn_infer.backends.slots.CudaStreams", lambda device: Inline())
     path = tmp_path / "m.engine"
     if not deserializes:
         path.write_bytes(b"no engine at all")
@@ -306,6 +339,7 @@ def test_a_model_is_built_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
     monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
     monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
+    monkeypatch.setattr("stn_infer.backends.slots.CudaStreams", lambda device: Inline())
     backend = open_tensorrt(Path("m.onnx"), device="cuda:1")
     assert asked == [(Path("m.onnx"), building.BuildOptions(runtime="tensorrt", device=1))]
     assert backend.describe()["engine"] == "m.onnx"
