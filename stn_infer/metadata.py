@@ -27,6 +27,10 @@ Functions = Literal["keep", "inline"]
 FUNCTIONS: tuple[Functions, ...] = get_args(Functions)
 
 
+#: What :attr:`ModelMetadata.weights` says of weights that nobody trained.
+RANDOM = "random"
+
+
 @dataclass(frozen=True)
 class ModelMetadata(Printed):
     """Metadata stored with a model; as text, what the command ``metadata`` prints.
@@ -39,7 +43,8 @@ class ModelMetadata(Printed):
         precision: the precision of the file's weights and features.
         batch_dependent: the outputs of a sample that depend on the other samples of its batch, as far as export found.
         decodings: the texts and boxes that its outputs encode.
-        weights: which part of the checkpoint its weights are; empty where there was nothing to choose from.
+        weights: which part of the checkpoint its weights are; ``random``: none; empty where there was nothing
+            to choose from.
         scores: what the scores of the classes are; None when unknown.
     """
 

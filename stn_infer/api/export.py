@@ -39,10 +39,11 @@ class ExportReport(Printed):
         verification: the comparison with eager PyTorch; in reduced precision, the float32 file's.
         inputs: name and shape of each input, with ``batch`` for the dynamic axis.
         outputs: name and shape of each output.
-        notes: remarks for the user, such as random weights.
+        notes: remarks for the user.
         precision: the errors of reduced precision against float32; None in float32.
         torch_seconds: CPU time of PyTorch's exporter.
         own_seconds: CPU time of all the rest: fusion, verification, reduced precision.
+        warnings: what may be a mistake, such as random weights.
     """
 
     path: Path
@@ -55,6 +56,7 @@ class ExportReport(Printed):
     precision: PrecisionReport | None = None
     torch_seconds: float = 0.0
     own_seconds: float = 0.0
+    warnings: tuple[str, ...] = ()
 
     def lines(self) -> list[str]:
         """What was done to each sampler, what was compared, and the file."""
@@ -66,6 +68,7 @@ class ExportReport(Printed):
             if self.precision.eager_error is not None:
                 costs[-1] += f"; eager bfloat16 PyTorch within {self.precision.eager_error:.1e}"
         return [
+            *(f"warning: {warning}" for warning in self.warnings),
             *(f"note: {note}" for note in self.notes),
             *describe_findings(self.findings).splitlines(),
             f"verified: {self.verification.summary()} (inputs: {self.verification.inputs})",
@@ -283,6 +286,7 @@ def _export(
         lowered,
         built.torch_seconds,
         own_seconds,
+        tuple(filter(None, [loaded.warning])),
     )
 
 

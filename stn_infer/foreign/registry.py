@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stn_infer.errors import UsageError
-from stn_infer.preprocess.rule import Preprocess
+from stn_infer.preprocess.rule import ColorMode, Interpolation, Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -24,6 +24,7 @@ class Foreign:
         description: one line.
         function: ``module:function`` in ``stn_infer.foreign`` that imports a state dict.
         input_height, input_width: the size of the input images in the published code.
+        interpolation: with which the published code resizes them.
         note: a note on the import for the user, or empty.
     """
 
@@ -32,6 +33,7 @@ class Foreign:
     function: str
     input_height: int
     input_width: int
+    interpolation: Interpolation
     note: str = ""
 
     def load(self, state_dict: Mapping[str, Tensor], **options: Any) -> nn.Module:
@@ -54,23 +56,32 @@ class Foreign:
         return channels, self.input_height, self.input_width
 
     def preprocess(self, channels: int) -> Preprocess | None:
-        """The published pre-processing, pixels to -1..1; None if ``channels`` is neither 1 nor 3."""
+        """The published pre-processing, resized with Pillow, pixels to -1..1; None for other channels than 1 and 3."""
         if channels not in (1, 3):
             return None
         size = self.input_height, self.input_width
-        return Preprocess("gray" if channels == 1 else "rgb", size=size, mean=(0.5,), std=(0.5,))
+        color: ColorMode = "gray" if channels == 1 else "rgb"
+        return Preprocess(color, size, mean=(0.5,), std=(0.5,), interpolation=self.interpolation)
 
 
 FOREIGN: Mapping[str, Foreign] = {
     foreign.name: foreign
     for foreign in (
-        Foreign("dtrb", "the TPS rectifier of RARE from deep-text-recognition-benchmark", "dtrb:import_dtrb", 32, 100),
+        Foreign(
+            "dtrb",
+            "the TPS rectifier of RARE from deep-text-recognition-benchmark",
+            "dtrb:import_dtrb",
+            32,
+            100,
+            "bicubic",
+        ),
         Foreign(
             "aster",
             "the TPS rectifier of ASTER's PyTorch port",
             "aster:import_aster",
             64,
             256,
+            "bilinear",
             note="aster samples like the published code on torch >= 1.3 and clamps its grid, so it is not fused; a "
             "checkpoint trained on torch <= 1.2 needs align_corners = true in the options of a recipe",
         ),

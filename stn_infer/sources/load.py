@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from stn_infer.activation import Scores
 from stn_infer.arrays import Array
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
-from stn_infer.metadata import ModelMetadata
+from stn_infer.metadata import RANDOM, ModelMetadata
 from stn_infer.quiet import quiet
 from stn_infer.sources.identify import identify, registered_names
 from stn_infer.sources.objects import cpu_copy, is_module, unwrapped
@@ -60,10 +60,11 @@ class LoadedModel:
         metadata: preprocessing and labels, as far as the source defines them.
         origin: the kind of SOURCE; a shipped model with other weights is a network.
         fixed_batch: the only batch size, of a ``.pt2``, an ONNX file or the export; None if the batch is dynamic.
-        note: a remark for the user, such as that the weights are random; empty if there is none.
+        note: a remark for the user; empty if there is none.
         dtypes: the type of each input; empty: float32.
         examples: the user's example inputs [N, ...]; empty if there are none.
         batch_axes: the name of each input's axis 0; empty: the common batch.
+        warning: what may be a mistake of the user, such as random weights; empty if there is nothing.
     """
 
     name: str
@@ -76,6 +77,7 @@ class LoadedModel:
     dtypes: tuple[str, ...] = ()
     examples: tuple[Array, ...] = ()
     batch_axes: tuple[str, ...] = ()
+    warning: str = ""
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -118,7 +120,7 @@ def load_source(
         case "program":
             loaded = _from_program(Path(source), shapes)
         case "factory":
-            loaded = _from_factory(name, shapes)
+            loaded = _from_factory(name, shapes, weights)
         case "name":
             loaded = _from_registry(name, weights, shapes)
         case "onnx" if not Path(source).is_file():
@@ -218,7 +220,7 @@ def _from_registry(source: str, weights: WeightsLike | None, shapes: Shapes | No
             source,
             _create(source, options),
             shapes or (default,),
-            ModelMetadata(source=source, decodings=NETWORKS[source].decodings),
+            ModelMetadata(source=source, decodings=NETWORKS[source].decodings, weights="" if weights else RANDOM),
             "network",
             note="" if weights else f"{source} is a network, not a trained model: its weights are random (seed 0)",
         )
@@ -247,7 +249,8 @@ def _from_recipe_file(path: Path, weights: WeightsLike | None, shapes: Shapes | 
         return _from_foreign_recipe(recipe, str(path), beside if has_own else weights, shapes)
     loaded = _from_recipe(recipe, str(path), beside if has_own else None, shapes)
     if weights is None and not has_own and ":" not in recipe.network:  # a factory may load its own
-        return replace(loaded, note=f"{beside} does not exist and --weights is not given: random weights (seed 0)")
+        note = f"{beside} does not exist and --weights is not given: random weights (seed 0)"
+        return replace(loaded, metadata=replace(loaded.metadata, weights=RANDOM), note=note)
     return loaded
 
 
@@ -336,13 +339,26 @@ def _from_foreign_recipe(
 # ---- factories ---------------------------------------------------------------------------------------------------
 
 
-def _from_factory(source: str, shapes: Shapes | None) -> LoadedModel:
+def _from_factory(source: str, shapes: Shapes | None, weights: WeightsLike | None) -> LoadedModel:
     made = _create(source, {})
     if shapes is None:
         raise UsageError(
             f"{source}: a factory does not define its inputs' shapes; add --input-shape C,H,W (without the batch)"
         )
-    return LoadedModel(source.rpartition(":")[2], made, shapes, ModelMetadata(source=source), "factory")
+    loaded = LoadedModel(source.rpartition(":")[2], made, shapes, ModelMetadata(source=source), "factory")
+    if weights is None and _names_class(source):
+        warning = f"{source} is a class and --weights is not given: its weights are random (seed 0)"
+        return replace(loaded, metadata=replace(loaded.metadata, weights=RANDOM), warning=warning)
+    return loaded
+
+
+def _names_class(source: str) -> bool:
+    """Whether a factory, which is imported already, is a class of modules, which gets its weights from nowhere."""
+    from torch import nn
+
+    module, _, attribute = source.partition(":")
+    found = _attribute(source, module, attribute)
+    return isinstance(found, type) and issubclass(found, nn.Module)
 
 
 def _made(source: str, options: dict[str, Any]) -> nn.Module:

@@ -19,6 +19,7 @@ from click.testing import CliRunner
 from safetensors.torch import save_file
 
 from stn_infer.cli.main import main
+from stn_infer.sources.load import load_source
 from tests.support.helpers import nothing_larger_than
 from tests.support.paths import ROOT
 
@@ -47,6 +48,9 @@ def broken():
     with torch.no_grad():
         net.head.bias[2] = float("nan")
     return net
+
+def make():
+    return Net()
 
 def raises():
     raise ValueError("the config names no backbone\\n(second line)")
@@ -141,6 +145,14 @@ def test_weights(folder: Path, name: str, save: Callable[[Path], object], messag
     code, line = refused(folder, NET, *SHAPE, "--weights", name, "-o", "model.onnx")
     assert code == 1
     assert message in line
+
+
+def test_a_class_without_weights_is_a_warning(folder: Path) -> None:
+    assert load_source("export_factories:make", input_shapes=[(1, 8, 8)]).warning == ""
+    done = CliRunner().invoke(main, ["export", NET, *SHAPE, "-o", "model.onnx"], catch_exceptions=False)
+    first = f"warning: {NET} is a class and --weights is not given: its weights are random (seed 0)"
+    assert done.stdout.splitlines()[0] == first
+    assert "weights: random" in CliRunner().invoke(main, ["metadata", "model.onnx"]).stdout.splitlines()
 
 
 def test_the_part_that_was_taken_is_told_and_stored(folder: Path) -> None:

@@ -18,6 +18,7 @@ from stn_infer.errors import SourceError, StnInferError, UsageError, WeightsErro
 from stn_infer.foreign import FOREIGN, import_aster, import_dtrb
 from stn_infer.fusion.samplers import spatial_nodes
 from stn_infer.layers import SpatialTransformer
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.load import load_source
 from tests.support.published_rectifiers import Aster, Rare, Recognizer, pictures
 
@@ -212,7 +213,8 @@ def test_a_checkpoint_is_exported_fused_and_verified_on_the_command_line(tmp_pat
     np.testing.assert_allclose(rectified, exact(original, batch), atol=1e-4)
     metadata = OrtBackend(path, threads=1).metadata
     assert metadata.preprocess is not None
-    assert (metadata.preprocess.color, metadata.preprocess.size) == ("gray", (32, 100))
+    rule = "gray,size=32x100,mean=0.5,std=0.5,interpolation=bicubic"
+    assert metadata.preprocess == Preprocess.parse(rule)
 
 
 def test_the_published_code_is_fused_through_a_factory(tmp_path: Path) -> None:
@@ -244,6 +246,7 @@ def test_source_errors_state_what_is_needed(tmp_path: Path) -> None:
     loaded = load_source("aster", weights=weights)
     assert loaded.origin == "foreign" and loaded.input_shapes == ((3, 64, 256),)
     assert "align_corners = true" in loaded.note
+    assert loaded.metadata.preprocess == Preprocess.parse("rgb,size=64x256,mean=0.5,std=0.5")
     assert load_source("aster", weights=weights, input_shapes=[(3, 48, 160)]).metadata.preprocess.size == (48, 160)  # type: ignore[union-attr]
     for name in FOREIGN:
         with pytest.raises(SourceError, match="--weights FILE"):

@@ -238,7 +238,7 @@ def prepare(
         preprocess=None if loaded is None else loaded.metadata.preprocess,
         scales=tuple(level.scale() for level in seen.levels),
     )
-    notes = [loaded.note] if loaded is not None and loaded.note else []
+    notes = [] if loaded is None else [text for text in (loaded.warning, loaded.note) if text]
     notes += feeds.notes(max(case.batch_sizes))
     if own != "fp32":
         notes.append(f"the given file is in {own}, and so is everything else")
