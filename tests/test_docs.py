@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 #: Pages whose code runs from top to bottom in an empty folder.
-RUN = ("first-model", "deployment")
+RUN = ("first-model", "deployment", "python-api")
 
 
 @dataclass(frozen=True)
