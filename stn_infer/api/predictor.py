@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from stn_infer.api.open import open_backend
+from stn_infer.api.open import exported, open_backend, open_resolved
 from stn_infer.api.source import EngineFile, OnnxModel, names_the_file, resolve
 from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.backends.batching import row_axis
@@ -45,8 +45,8 @@ class Predictor:
         threads: of the runtime inside one call, on a CPU. Many pictures are fastest with 1, single ones with more.
         preprocess: how images become inputs; as text, changes to the preprocessing in the model's file.
         labels, activation, top_k, threshold: as for ``run``.
-        warps: also give theta and the warped image of each sampler, in onnxruntime. The outputs may then differ in
-            the last bits from those without it.
+        warps: also give theta and the warped image of each sampler of the main graph, of an ONNX file or a model that
+            is exported. The outputs may then differ in the last bits from those without it.
         errors: ``raise``: a sample that cannot be read or predicted raises InputError in its turn, after which the
             iteration can be continued; ``return``: its prediction has ``error``.
         strict: an error instead of a warning (``errors.AssumptionWarning``) where the preprocessing has to be assumed.
@@ -231,25 +231,26 @@ def _opened(
             budget=budget,
         )
         return opened, ()
-    if backend != "ort":
-        raise UsageError(f"warps are given by onnxruntime only, not by backend {backend!r}")
+    if backend in ("eager", "compile"):
+        raise UsageError(f"warps are outputs of the graph, which PyTorch does not have, not of backend {backend!r}")
     found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     if isinstance(found, EngineFile):
-        raise UsageError("warps are given by onnxruntime only, which runs no engines")
-    return _tapped(found, device, threads)
+        raise UsageError("warps are outputs of the graph, which an engine no longer has; give the ONNX file")
+    return _tapped(found, backend, device, threads, budget)
 
 
-def _tapped(found: OnnxModel | LoadedModel, device: str, threads: int | None) -> tuple[Backend, tuple[Taps, ...]]:
-    from stn_infer.api.open import exported
+def _tapped(
+    found: OnnxModel | LoadedModel, backend: str, device: str, threads: int | None, budget: Budget | None
+) -> tuple[Backend, tuple[Taps, ...]]:
     from stn_infer.fusion.fuse import fuse
     from stn_infer.fusion.op import is_op
     from stn_infer.proto.load import parse_model
     from stn_infer.reference.taps import tap
 
     content = exported(found)
-    proto = found.load() if isinstance(found, OnnxModel) else parse_model(content)  # type: ignore[arg-type]
+    proto = parse_model(content) if isinstance(content, bytes) else OnnxModel(content).load()
     if not any(map(is_op, proto.graph.node)):
         proto, _ = fuse(proto)
     tapped = tap(proto, inlined=False, wanted=("theta", "warped"))
     taps = tuple(Taps(names.get("theta", ""), names["warped"]) for names in tapped.taps)
-    return open_backend(tapped.model.SerializeToString(), "ort", device, threads, budget=Budget(0)), taps
+    return open_resolved(OnnxModel(tapped.model.SerializeToString()), backend, device, threads, budget), taps

@@ -196,7 +196,7 @@ def test_one_picture(model: Path, photos: Path) -> None:
         ({"top_k": 0}, "top_k is at least 1, not 0"),
         ({"activation": "tanh"}, "an activation is one of softmax, sigmoid, none, not 'tanh'"),
         ({"backend": "onnx"}, "unknown backend 'onnx'"),
-        ({"backend": "openvino", "warps": True}, "warps are given by onnxruntime only, not by backend 'openvino'"),
+        ({"backend": "eager", "warps": True}, "which PyTorch does not have, not of backend 'eager'"),
         ({"backend": "eager"}, "runs PyTorch models, not an ONNX file"),
         ({"preprocess": "rgb"}, "the model takes 1 channels, the pre-processing gives rgb"),
         ({"model": 3}, "expected a model's file or source, or a module, got int"),
