@@ -7,7 +7,8 @@
     python export/train.py --paper               every one of them that is missing
     python export/train.py --cell svhn-64-st-multi --data FOLDER  with the unpacked SVHN (train/, test/) or CUB_200_2011
 
-A run continues after an interruption from its last complete epoch; completed runs are kept in the work folder. The
+A run continues after an interruption from its last complete epoch; completed runs are kept in the work folder, those of
+cells with their recipe, NAME.toml beside NAME.safetensors, which `stn-infer export WORK/NAME.toml` takes. The
 weights of the first seed are shipped: selecting the best by test error would bias the reported error.
 """
 
@@ -30,6 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from export import paper
 from export.cells import Cell, cells, more_cells
 from export.experiments import Experiment, FolderExperiment, experiments, folder_experiments
+from export.recipe_file import text_of
 from export.trainer import Run, perform
 from stn_infer.errors import SourceError, StnInferError, UsageError
 from stn_infer.files import write_atomically
@@ -96,6 +98,7 @@ def _train_cells(arguments: argparse.Namespace) -> None:
         if figures is not None:
             beside = "" if cell.paper is None else f", paper {cell.paper} %"
             print(f"{run.name}: error {figures['error']:.2f} %{beside}", flush=True)
+            write_atomically(arguments.work / f"{run.name}.toml", text_of(run.recipe).encode())
             if not arguments.validate:
                 output.mkdir(parents=True, exist_ok=True)
                 write_atomically(output / f"{run.name}.json", (json.dumps(figures) + "\n").encode())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import runpy
@@ -10,9 +11,11 @@ import sys
 from pathlib import Path
 
 import pytest
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
+from export import train, trainer
 from stn_infer.models import create
+from stn_infer.sources.load import load_source
 from tests.support.paths import ROOT
 
 SCRIPT = ROOT / "export" / "train.py"
@@ -109,3 +112,22 @@ def test_snapshots_of_what_is_complete_are_one_line(tmp_path: Path, monkeypatch:
     assert line.startswith("error: st-cnn-affine-r-model-0 is complete in ") and "--work and -o" in line
     line = run_here(monkeypatch, tmp_path, "--cell", "st-cnn-affine-r", "--snapshots", "-1")
     assert line == "error: --snapshots is a number of at least 0, not -1"
+
+
+def test_a_trained_cell_has_its_recipe_beside_its_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def perform_all(runs: list[trainer.Run], arguments: argparse.Namespace) -> None:
+        (trained,) = runs
+        figures = {"error": 12.5, "settings": trained.settings}
+        arguments.work.mkdir()
+        (arguments.work / f"{trained.name}.json").write_text(json.dumps(figures))
+        network = trained.network()
+        save_file(network.state_dict(), arguments.work / f"{trained.name}.safetensors")
+
+    monkeypatch.setattr(train, "_perform_all", perform_all)
+    name = "st-fcn-attention-r"
+    monkeypatch.setattr(sys, "argv", ["train.py", "--cell", name, "--work", str(tmp_path / "w"), "-o", str(tmp_path)])
+    train.main()
+    loaded = load_source(tmp_path / "w" / f"{name}-model-0.toml")
+    assert loaded.input_shapes == ((1, 28, 28),) and not loaded.note, "with the weights beside it"
+    assert loaded.metadata.labels == tuple("0123456789")
+    assert (tmp_path / f"{name}-model-0.json").is_file()
