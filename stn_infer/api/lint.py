@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from stn_infer.api.source import names_the_file, onnx_path
 from stn_infer.budget import Budget
@@ -17,7 +17,9 @@ from stn_infer.lint_rules.report import LintReport
 if TYPE_CHECKING:
     from stn_infer.proto.session import Stored
 
-__all__ = ["LintFinding", "LintReport", "explain", "lint"]
+__all__ = ["LintFinding", "LintReport", "explain", "lint", "render"]
+
+Format = Literal["text", "json", "html", "sarif"]
 
 _MOST_WEIGHTS = 1 << 30  # bytes; a larger model is not run, since a run needs as much memory
 
@@ -34,6 +36,18 @@ def explain(rule: str) -> str:
     from stn_infer.lint_rules.catalog import find_rule
 
     return find_rule(rule).explain()
+
+
+def render(report: LintReport, format: Format) -> str:
+    """A report as a file: ``text`` (all findings), ``json``, ``html`` (one page of its own) or ``sarif`` (2.1.0)."""
+    from stn_infer.lint_rules.sarif import to_sarif
+    from stn_infer.lint_rules.web_page import to_html
+
+    if format == "html":
+        return to_html(report)
+    if format == "sarif":
+        return to_sarif(report)
+    return report.to_json() if format == "json" else report.to_text(most=None)
 
 
 @names_the_file

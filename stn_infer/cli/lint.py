@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo_escaped, echo_text, is_colored
+from stn_infer.cli.output import echo, echo_escaped, echo_text, is_colored
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
+    from stn_infer.api.lint import Format
     from stn_infer.budget import Budget
     from stn_infer.lint_rules.report import FailOn
 
@@ -30,6 +32,7 @@ def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) 
         "stn-infer lint model.onnx",
         "stn-infer lint model.onnx --target tensorrt==10.3 --target openvino",
         "stn-infer lint model.onnx --fail-on warning --json > findings.json",
+        "stn-infer lint model.onnx --format html -o report.html",
         "stn-infer lint --explain E009",
     ),
 )
@@ -53,6 +56,13 @@ def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 @click.option("--all", "show_all", is_flag=True, help="Print every finding, also those that are repeated many times.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its layout is stable.")
 @click.option(
+    "--format",
+    "format_",
+    type=click.Choice(("text", "json", "html", "sarif")),
+    help="Of the report: html is one page that needs no other file, sarif is for code scanning.  [default: text]",
+)
+@options.output_option("The file to write the report to, with all findings; the summary is printed.", required=False)
+@click.option(
     "--explain",
     metavar="RULE",
     is_eager=True,
@@ -69,6 +79,8 @@ def command(
     fail_on: tuple[FailOn, ...],
     show_all: bool,
     as_json: bool,
+    format_: Format | None,
+    output: Path | None,
     budget: Budget | None,
 ) -> None:
     """Report what in an ONNX file is wrong, unsupported or slow in some runtime.
@@ -77,15 +89,26 @@ def command(
     a finding is an error: a runtime computes wrong values or cannot run the file, or a target refuses it), or it cannot
     be read. 2: usage.
     """
-    from stn_infer.api.lint import lint
+    from stn_infer.api.lint import lint, render
+    from stn_infer.files import check_writable, write_atomically
     from stn_infer.lint_rules.report import MOST_REPEATED
 
     if model is None:
         raise UsageError("lint takes an ONNX file: stn-infer lint model.onnx (or --explain RULE)")
+    if as_json and format_ not in (None, "json"):
+        raise UsageError(f"--json and --format {format_} exclude each other; give one of them")
+    chosen: Format = "json" if as_json else format_ or "text"
+    if output is not None:
+        if output.resolve() == Path(model).resolve():
+            raise UsageError(f"--output {output} is the model itself; name another file")
+        check_writable(output)
     report = lint(model, targets=targets, budget=budget)
-    if as_json:
-        echo_text(report.to_json())
-    else:
+    if output is not None:
+        write_atomically(output, f"{render(report, chosen)}\n".encode())
+        echo(report.summary(), f"wrote {output} ({chosen})")
+    elif chosen == "text":
         echo_escaped(report.to_text(color=is_colored(), most=None if show_all else MOST_REPEATED))
+    else:
+        echo_text(render(report, chosen))
     if report.fails(fail_on):
         ctx.exit(1)

@@ -76,6 +76,35 @@ def test_verdicts_in_json(tmp_path: Path) -> None:
     assert refusal["target"] == "tensorrt==8.6" and refusal["node"] == "sampler"
 
 
+@pytest.mark.parametrize(
+    ("format", "start"),
+    [("html", "<!DOCTYPE html>"), ("sarif", '{\n  "$schema"'), ("json", '{\n  "schema": 1'), ("text", "")],
+)
+def test_reports_are_written(format: str, start: str, tmp_path: Path) -> None:
+    path = tmp_path / "report"
+    result = call(affine_model(), tmp_path, "--format", format, "-o", str(path))
+    assert result.exit_code == 0, result.output
+    content = path.read_text()
+    assert (content.startswith(start) and "fusable-grid" in content) or "warning[W007] [*]" in content
+    summary, wrote = result.output.splitlines()
+    assert summary.endswith("fixable by optimize") and wrote == f"wrote {path} ({format})"
+
+
+def test_a_report_goes_to_standard_output_without_a_file(tmp_path: Path) -> None:
+    result = call(affine_model(), tmp_path, "--format", "sarif")
+    assert json.loads(result.output)["version"] == "2.1.0"
+
+
+def test_a_report_that_cannot_be_written_or_chosen_is_one_line(tmp_path: Path) -> None:
+    result = call(affine_model(), tmp_path, "-o", str(tmp_path / "none" / "report.html"))
+    assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1, result.stderr
+    result = call(affine_model(), tmp_path, "-o", str(tmp_path / "model.onnx"))
+    assert result.exit_code == 2 and "is the model itself; name another file" in result.stderr
+    result = call(affine_model(), tmp_path, "--json", "--format", "html")
+    assert result.exit_code == 2
+    assert result.stderr == "error: --json and --format html exclude each other; give one of them\n"
+
+
 @pytest.mark.parametrize("rule", ["E009", "e009", "opset-20-trap"])
 def test_explain_needs_no_file(rule: str) -> None:
     result = CliRunner().invoke(main, ["lint", "--explain", rule])
