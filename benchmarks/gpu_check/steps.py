@@ -58,6 +58,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
     counters += ("--log-file", str(results / f"{stem}-ncu.csv"))
     build = (python, "-m", "benchmarks.gpu_check.build", "--if-needed")
     measure = (python, "-W", "ignore", "benchmarks/gpu.py", "--device", device, *small)
+    feed = (python, "-W", "ignore", "benchmarks/gpu_feed.py", "--device", device)
     samples = ("--samples", "3" if tiny else "30")
     pytest = (python, "-W", "ignore", "-m", "pytest", "-v", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider")
     compare = (python, "benchmarks/peers/compare.py", "--device", device, "--boundary", "device", "--case", "0")
@@ -69,6 +70,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
         Step("onnxruntime-host", (str(PROGRAMS / "onnxruntime_host"), str(LIBRARY), *cuda), 10),
         Step("headline", (*measure, "--no-compile", *samples), 115, 20, quiet=30, restarts=True),
         Step("tests", (*pytest, "--maxfail", "10", "-m", "gpu", *gpu_tests()), 65, 20),
+        Step("feed", (*feed, *small), 60, 20, restarts=True),
         Step("memcheck", (*sanitizer, "memcheck", kernels, "--cuda", "--every", "7"), 60, 20, gpu_only=True),
         Step("initcheck", (*sanitizer, "initcheck", kernels, "--cuda", "--every", "7"), 60, 20, gpu_only=True),
         Step("counters", (*(counters if on_gpu else ()), *measure, "--once"), 90, 30),

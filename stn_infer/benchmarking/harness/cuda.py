@@ -1,13 +1,16 @@
-"""Timing on a GPU: events around each call, pinned copies, the level-2 cache flushed where that is asked for."""
+"""Timing on a GPU: events around each call, copies as `run` makes them, the level-2 cache flushed on demand."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from stn_infer.arrays import Array
+
+if TYPE_CHECKING:
+    from stn_infer.backends.slots import Streams
 
 
 class EventTimer:
@@ -46,31 +49,48 @@ class EventTimer:
 
 
 class Staging:
-    """Inputs in pinned memory, and pinned memory for outputs: copies at the full speed of the bus."""
+    """Inputs in main memory, which go to a GPU, and outputs back, by the code that `run` uses (``backends/slots.py``).
 
-    def __init__(self, inputs: Sequence[Any], device: str) -> None:
+    Args:
+        inputs: tensors in main memory.
+        device: ``cuda:N``.
+        streams: of the device; None: a GPU's.
+    """
+
+    def __init__(self, inputs: Sequence[Any], device: str, streams: Streams | None = None) -> None:
         import torch
 
-        self._torch = torch
-        self._device = torch.device(device)
-        self._host = [tensor.pin_memory() for tensor in inputs]
-        self.resident = [tensor.to(self._device) for tensor in self._host]
-        self._outputs: list[Any] = []
+        from stn_infer.backends.slots import CudaStreams, Slots
 
-    def upload(self) -> list[Any]:
-        """Enqueue the copies to the tensors of ``resident``, and give these."""
-        for tensor, host in zip(self.resident, self._host, strict=True):
-            tensor.copy_(host, non_blocking=True)
-        return self.resident
+        self._slots = Slots(streams or CudaStreams(torch.device(device)), count=1)
+        half = torch.bfloat16
+        self._arrays: list[Array] = [(it.view(torch.uint16) if it.dtype == half else it).numpy() for it in inputs]
+        self._dtypes = [tensor.dtype for tensor in inputs]
+        self.resident: list[Any] = []
+        """The inputs on the device; calls overwrite them in place."""
+        self._slots.run(self._arrays, self._keep)
 
-    def download(self, outputs: Sequence[Any]) -> list[Any]:
-        """Copy outputs to pinned memory, and wait for that."""
-        if not self._outputs:
-            self._outputs = [self._torch.empty(it.shape, dtype=it.dtype, pin_memory=True) for it in outputs]
-        for host, output in zip(self._outputs, outputs, strict=True):
-            host.copy_(output, non_blocking=True)
-        self._torch.cuda.synchronize(self._device)
-        return self._outputs
+    def _keep(self, given: Sequence[Any], slot: object) -> list[Any]:
+        self.resident = [tensor.view(dtype) for tensor, dtype in zip(given, self._dtypes, strict=True)]
+        return []
+
+    def call(self, compute: Callable[[], Sequence[Any]]) -> list[Array]:
+        """The outputs of ``compute``, which reads ``resident``, as arrays; bfloat16 as uint16."""
+        return self._slots.run(self._arrays, lambda given, slot: compute())
+
+    def outputs(self, compute: Callable[[], Sequence[Any]]) -> list[Array]:
+        """:meth:`call` with half types as float32."""
+        import torch
+
+        dtypes: list[Any] = []
+
+        def noted() -> Sequence[Any]:
+            found = compute()
+            dtypes.extend(tensor.dtype for tensor in found)
+            return found
+
+        arrays = self.call(noted)
+        return as_arrays([torch.from_numpy(array).view(dtype) for array, dtype in zip(arrays, dtypes, strict=True)])
 
 
 def require_gpu(device: str) -> None:

@@ -188,8 +188,7 @@ class _BoundTorch(BoundVariant):
             found = self._compute()
             torch.cuda.synchronize(self._variant.device)
             return found
-        self._staging.upload()
-        return self._staging.download(self._compute())
+        return self._staging.call(self._compute)
 
     def _from_arrays(self) -> list[Array]:
         import torch
@@ -205,8 +204,7 @@ class _BoundTorch(BoundVariant):
 
     def outputs(self) -> Sequence[Array]:
         if self._staging is not None and not self._resident:
-            self._staging.upload()
-            return as_arrays(self._staging.download(self._compute()))
+            return self._staging.outputs(self._compute)
         return as_arrays(self._compute())
 
     def inspect(self) -> Inspection:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from stn_infer.arrays import Array
-from stn_infer.benchmarking.harness.cuda import EventTimer, Staging, as_arrays
+from stn_infer.benchmarking.harness.cuda import EventTimer, Staging
 from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup, onnx_file
 from stn_infer.benchmarking.record import SamplerPlacement
@@ -95,7 +95,7 @@ class _BoundTensorRT(BoundVariant):
         self._resident = variant.method.boundary == "device"
         self._timer = EventTimer(variant.device, variant.method.l2 == "flushed")
 
-    def _compute(self) -> list[object]:
+    def _compute(self) -> list[Any]:
         return list(self._executor.run(self._feeds).values())
 
     def call(self) -> object:
@@ -105,8 +105,7 @@ class _BoundTensorRT(BoundVariant):
             found = self._compute()
             torch.cuda.synchronize(self._variant.device)
             return found
-        self._staging.upload()
-        return self._staging.download(self._compute())
+        return self._staging.call(self._compute)
 
     def burst(self, count: int, clock: Clock) -> list[float]:
         if self._resident:
@@ -114,8 +113,7 @@ class _BoundTensorRT(BoundVariant):
         return super().burst(count, clock)
 
     def outputs(self) -> Sequence[Array]:
-        self._staging.upload()
-        return as_arrays(self._staging.download(self._compute()))
+        return self._staging.outputs(self._compute)
 
     def inspect(self) -> Inspection:
         """TensorRT runs everything on the GPU: the samplers from the sidecar, the times from its profiler."""
