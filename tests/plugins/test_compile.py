@@ -87,7 +87,7 @@ def test_cuda_compiles_for_every_architecture(tmp_path: Path) -> None:
         number = name.removesuffix("-real")
         ptx = "" if name.endswith("-real") else f",compute_{number}"
         targets.append(f"-gencode=arch=compute_{number},code=[sm_{number}{ptx}]")
-    compile_for(output, "-O1", *targets)
+    compile_for(output, "-O1", "--threads=0", *targets)
     packages = (str(path) for folder in sys.path for path in Path(folder).glob("nvidia/*/bin/cuobjdump"))
     tool = shutil.which("cuobjdump") or next(packages, None)
     if tool is None:
