@@ -14,7 +14,7 @@ from typing import Literal, get_args
 from stn_infer.activation import Scores
 from stn_infer.decoding import Decoding, decodings_from_json, decodings_to_json
 from stn_infer.errors import UsageError
-from stn_infer.preprocess.rule import Preprocess
+from stn_infer.preprocess.rule import Embedded, Preprocess
 from stn_infer.printing import Printed
 
 PREFIX = "stn_infer."
@@ -46,6 +46,7 @@ class ModelMetadata(Printed):
         weights: which part of the checkpoint its weights are; ``random``: none; empty where there was nothing
             to choose from.
         scores: what the scores of the classes are; None when unknown.
+        embedded: whether the graph does the preprocessing itself; None: it does not.
     """
 
     preprocess: Preprocess | None = None
@@ -56,10 +57,15 @@ class ModelMetadata(Printed):
     decodings: tuple[Decoding, ...] = ()
     weights: str = ""
     scores: Scores | None = None
+    embedded: Embedded | None = None
 
     def lines(self) -> list[str]:
         """One line per field that a user may want to see."""
         lines = [f"preprocess: {self.preprocess.describe() if self.preprocess else 'unknown'}"]
+        if self.embedded is not None:
+            size = self.embedded.size
+            which = f"of {size[0]}x{size[1]} pixels" if size else "that the caller has resized and cropped"
+            lines.append(f"  in the graph: the input is uint8 [N, H, W, C], pictures {which}")
         if self.labels is None:
             lines.append("labels: unknown")
         else:
@@ -101,6 +107,8 @@ class ModelMetadata(Printed):
             props[PREFIX + "weights"] = self.weights
         if self.scores is not None:
             props[PREFIX + "scores"] = json.dumps(asdict(self.scores))
+        if self.embedded is not None:
+            props[PREFIX + "embedded"] = json.dumps(asdict(self.embedded))
         return props
 
     @classmethod
@@ -111,7 +119,7 @@ class ModelMetadata(Printed):
             UsageError: an ``stn_infer.`` key holds a value that this version does not write.
         """
         preprocess, labels = props.get(PREFIX + "preprocess"), props.get(PREFIX + "labels")
-        scores = props.get(PREFIX + "scores")
+        scores, embedded = props.get(PREFIX + "scores"), props.get(PREFIX + "embedded")
         precision = next((name for name in PRECISIONS if name == props.get(PREFIX + "precision", "fp32")), None)
         try:
             if precision is None:
@@ -125,6 +133,7 @@ class ModelMetadata(Printed):
                 decodings_from_json(json.loads(props.get(PREFIX + "decodings", "[]"))),
                 props.get(PREFIX + "weights", ""),
                 None if scores is None else Scores.from_json(json.loads(scores)),
+                None if embedded is None or preprocess is None else Embedded.from_json(json.loads(embedded)),
             )
         except (ValueError, TypeError, KeyError, AttributeError, ArithmeticError, RecursionError, UsageError) as error:
             raise UsageError(f"the file's stn_infer metadata is damaged ({error}); export it again") from None

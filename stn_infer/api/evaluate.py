@@ -14,6 +14,7 @@ from stn_infer.api.source import names_the_file
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.backends.batching import row_axis
+from stn_infer.backends.embedded import taking_pictures
 from stn_infer.budget import Budget
 from stn_infer.data.labeled import Labeled, read_labeled
 from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
@@ -170,6 +171,7 @@ def _evaluate(
     strict: bool,
     progress: Progress | None,
 ) -> Evaluation:
+    runner = taking_pictures(runner)
     reader = _reader(runner, given, data)
     names = _class_names(runner, reader, labels)
     truth = _class_numbers(given, names, data) if reader.scores else ()

@@ -88,6 +88,8 @@ def export(
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     activation: str | None = None,
+    embed_preprocess: bool = False,
+    source_size: tuple[int, int] | None = None,
     tolerance: float | None = None,
     precision: Precision = "fp32",
     calibration: Sequence[str | Path] | None = None,
@@ -125,6 +127,9 @@ def export(
         labels: one name per class, written into the file; None: as the source defines.
         activation: what turns the scores of the classes into probabilities, written into the file: ``softmax``,
             ``sigmoid`` or ``none``; None: as the source defines, or what it ends in.
+        embed_preprocess: put the preprocessing into the graph: the input is uint8 [N, H, W, C], RGB or gray.
+        source_size: (height, width) of all pictures, which the graph then resizes as Pillow does, within one level;
+            None: the caller resizes and crops them.
         tolerance: the limit on the outputs' scaled error; None: 1e-5 against float64, and in reduced precision, against
             float32, as in ``stn_infer.precision.lower.TOLERANCES``.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
@@ -195,6 +200,8 @@ def export(
             preprocess=preprocess,
             labels=labels,
             activation=activation,
+            embed_preprocess=embed_preprocess,
+            source_size=source_size,
             tolerance=tolerance,
             precision=precision,
             calibration=calibration,
@@ -219,6 +226,8 @@ def _export(
     preprocess: Preprocess | str | None,
     labels: Sequence[str] | None,
     activation: str | None,
+    embed_preprocess: bool,
+    source_size: tuple[int, int] | None,
     tolerance: float | None,
     precision: Precision,
     calibration: Sequence[str | Path] | None,
@@ -228,6 +237,7 @@ def _export(
 ) -> ExportReport:
     """Export a loaded model; arguments and errors as for :func:`export`."""
     from stn_infer.api.trusted import mark_tried
+    from stn_infer.data.embedding import check_embedding, embedded
     from stn_infer.fusion.samplers import with_theta as add_theta
     from stn_infer.repairs.inlined import NOTE, inlined
 
@@ -236,6 +246,7 @@ def _export(
         metadata = replace(metadata, preprocess=_preprocess(loaded, metadata.preprocess, preprocess))
     if labels is not None:
         metadata = replace(metadata, labels=tuple(labels))
+    check_embedding(metadata.preprocess, embed_preprocess, source_size)
     began = process_time()
     built = build_portable(loaded, precision, dynamic_size)
     model, findings, loaded = built.model, built.findings, built.loaded
@@ -270,6 +281,8 @@ def _export(
         notes += lowered.notes
         if inline:
             model = _inlined_alike(model, loaded.name)
+    if embed_preprocess:
+        model, metadata = embedded(model, metadata, source_size)
     describe(model, metadata)
     content = model.SerializeToString()
     own_seconds = process_time() - began - built.torch_seconds

@@ -95,6 +95,8 @@ def changed_metadata(
     from stn_infer.proto.activation import final_activation
 
     metadata = metadata_of(proto)
+    if preprocess is not None and metadata.embedded is not None:
+        raise UsageError("the file has its preprocessing in its graph, which stays as it is; export it again")
     if preprocess is not None:
         how = resolve_preprocess(input_specs(proto), metadata.preprocess, preprocess)
         metadata = replace(metadata, preprocess=how)

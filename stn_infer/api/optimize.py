@@ -97,6 +97,8 @@ def optimize(
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     activation: str | None = None,
+    embed_preprocess: bool = False,
+    source_size: tuple[int, int] | None = None,
     budget: Budget | None = None,
 ) -> OptimizeReport:
     """Rewrite an ONNX file: each GridSample whose grid is provably linear in its parameters becomes one fused op.
@@ -114,6 +116,7 @@ def optimize(
         functions: ``keep``: fused samplers are ops of domain ``stn`` with functions, which the plugin library runs
             fused; ``inline``: plain operators only, for importers that know no model-local functions.
         preprocess, labels, activation: to store in the file, as for ``write_metadata``.
+        embed_preprocess, source_size: as for ``export``.
         budget: as for ``lint``.
 
     Raises:
@@ -126,6 +129,7 @@ def optimize(
     from stn_infer.api.metadata import changed_metadata, set_metadata
     from stn_infer.api.source import onnx_path
     from stn_infer.api.trusted import mark_tried, try_once
+    from stn_infer.data.embedding import check_embedding, embedded
     from stn_infer.proto.load import read_graph
     from stn_infer.proto.traversal import opset_of
     from stn_infer.repairs.equivalence import TOLERANCE
@@ -143,11 +147,15 @@ def optimize(
             graph = read_graph(source)
             verdict = try_once(source, graph=graph, shapes=input_shapes, budget=budget)
             given = preprocess is not None or labels is not None or activation is not None
-            metadata = changed_metadata(graph, preprocess, labels, activation) if given else None
+            metadata = changed_metadata(graph, preprocess, labels, activation) if given or embed_preprocess else None
+            check_embedding(None if metadata is None else metadata.preprocess, embed_preprocess, source_size)
             prepared.load(graph, scratch)
             del graph
             rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")
             comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)
+            if metadata is not None and embed_preprocess:
+                made, metadata = embedded(rewritten.model, metadata, source_size, prepared.folder)
+                rewritten = replace(rewritten, model=made)
             if metadata is not None:
                 set_metadata(rewritten.model, metadata)
             size = _write(prepared, rewritten.model, path)

@@ -12,6 +12,7 @@ from stn_infer.api.open import exported, open_backend, open_resolved
 from stn_infer.api.source import EngineFile, OnnxModel, names_the_file, resolve
 from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.backends.batching import row_axis
+from stn_infer.backends.embedded import taking_pictures
 from stn_infer.budget import Budget
 from stn_infer.data.held import Layout, Samples
 from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
@@ -108,6 +109,7 @@ class Predictor:
             )
             self._owned = opened
         try:
+            opened = taking_pictures(opened)
             self._backend = opened
             hidden = {name for tap in taps for name in (tap.theta, tap.warped)}
             self.outputs: tuple[TensorSpec, ...] = tuple(spec for spec in opened.outputs if spec.name not in hidden)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from base64 import b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from stn_infer.backends.ort import OrtBackend
+    from stn_infer.backends.base import Backend
     from stn_infer.fusion.fuse import Finding
     from stn_infer.reference.calls import SamplerCall
     from stn_infer.reference.taps import Tapped
@@ -199,7 +199,7 @@ def _check_snapshots(model: str, animated: bool, weights: WeightsLike | None, fr
 class _Opened:
     """A model in onnxruntime that also returns what its samplers read and return."""
 
-    backend: OrtBackend
+    backend: Backend
     tapped: Tapped
     metadata: ModelMetadata
 
@@ -211,13 +211,15 @@ def _open(
     allow_code: bool,
     budget: Budget | None,
 ) -> _Opened:
+    from stn_infer.backends.embedded import taking_pictures
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
 
     found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     proto, metadata = _model(found, str(model))
     tapped = tap(proto, inlined=False)
-    return _Opened(OrtBackend(tapped.model.SerializeToString()), tapped, metadata)
+    backend = taking_pictures(OrtBackend(tapped.model.SerializeToString()))
+    return _Opened(backend, tapped, replace(metadata, preprocess=backend.metadata.preprocess or metadata.preprocess))
 
 
 @dataclass(frozen=True)
@@ -306,7 +308,7 @@ def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, 
 
 
 def _read(
-    backend: OrtBackend,
+    backend: Backend,
     inputs: Sequence[str | Path],
     count: int,
     own: Preprocess | None,

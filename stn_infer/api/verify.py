@@ -101,7 +101,13 @@ def verify(
     loaded: LoadedModel | None
     if isinstance(found, OnnxModel):
         proto, loaded = found.load(), None
-        if against is None:
+        embedded = metadata_of(proto).embedded is not None
+        if embedded and (source is not None or weights is not None):
+            raise UsageError(
+                "the file has its preprocessing in its graph, so its input is not its source's; omit --source and "
+                "--weights, or compare it with another such file by --against"
+            )
+        if against is None and not embedded:
             loaded = load_original(
                 proto, source=source, weights=weights, input_shapes=input_shapes, allow_code=allow_code
             )

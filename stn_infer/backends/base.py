@@ -23,12 +23,14 @@ class TensorSpec:
         shape: axis lengths; None for a dynamic axis, such as axis 0, the batch. A scalar has none.
         dtype: the numpy dtype; bfloat16 has none and is represented as uint16.
         batch: the name of axis 0; tensors whose names differ may have different lengths there.
+        raw: whether the values are pixels 0 to 255, which the graph normalizes.
     """
 
     name: str
     shape: tuple[int | None, ...]
     dtype: np.dtype[Any]
     batch: str = field(default="batch", compare=False)
+    raw: bool = field(default=False, compare=False)
 
 
 @runtime_checkable

@@ -57,6 +57,7 @@ if TYPE_CHECKING:
 @options.preprocess_option
 @options.labels_option
 @options.activation_option
+@options.embed_options
 @click.option(
     "--precision",
     type=click.Choice(PRECISIONS),
@@ -100,6 +101,8 @@ def command(
     preprocess: str | None,
     labels: tuple[str, ...] | None,
     activation: str | None,
+    embed_preprocess: bool,
+    source_size: tuple[int, int] | None,
     precision: Precision,
     calibration: tuple[Path, ...],
     tolerance: float | None,
@@ -124,6 +127,8 @@ def command(
         preprocess=preprocess,
         labels=labels,
         activation=activation,
+        embed_preprocess=embed_preprocess,
+        source_size=source_size,
         tolerance=tolerance,
         precision=precision,
         calibration=calibration or None,

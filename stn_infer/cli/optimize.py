@@ -41,6 +41,7 @@ if TYPE_CHECKING:
 @options.preprocess_option
 @options.labels_option
 @options.activation_option
+@options.embed_options
 @options.trial_options
 def command(
     model: str,
@@ -52,6 +53,8 @@ def command(
     preprocess: str | None,
     labels: tuple[str, ...] | None,
     activation: str | None,
+    embed_preprocess: bool,
+    source_size: tuple[int, int] | None,
     budget: Budget | None,
 ) -> None:
     """Fuse the spatial transformers of any ONNX file.
@@ -73,6 +76,8 @@ def command(
         preprocess=preprocess,
         labels=labels,
         activation=activation,
+        embed_preprocess=embed_preprocess,
+        source_size=source_size,
         budget=budget,
     )
     echo_text(str(report))

@@ -162,6 +162,33 @@ preprocess_option: Decorator[Any] = click.option(
     "exif=apply|ignore, background=white, pad=black; or a config file of timm or Hugging Face.",
 )
 
+
+def _parse_area(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    sides = re.fullmatch(r"(\d+)x(\d+)", value)
+    if sides is None:
+        raise UsageError(f"--source-size is HEIGHTxWIDTH such as 480x640, not {value!r}")
+    return int(sides[1]), int(sides[2])
+
+
+def embed_options(command: F) -> F:
+    """``embed_preprocess`` and ``source_size``."""
+    flag = click.option(
+        "--embed-preprocess",
+        is_flag=True,
+        help="Put the preprocessing into the graph: the input is uint8 [N, H, W, C].",
+    )
+    size = click.option(
+        "--source-size",
+        metavar="HxW",
+        callback=_parse_area,
+        help="With --embed-preprocess, the size of all pictures, which the graph then resizes.",
+    )
+    decorated: F = flag(size(command))
+    return decorated
+
+
 #: ``strict``: bool.
 strict_option: Decorator[Any] = click.option(
     "--strict", is_flag=True, help="An error, not a warning, where nothing says how images become inputs."

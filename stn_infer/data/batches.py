@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,10 +108,19 @@ def load_for_file(
         InputError: there are no samples, or none can be read.
         UsageError: ``preprocess`` does not match the model.
     """
+    from stn_infer.backends.embedded import as_images, interleaved
     from stn_infer.data.loader import resolve_preprocess
+    from stn_infer.metadata import ModelMetadata
 
     specs = input_specs(model)
-    return load_calibration(sources, specs, resolve_preprocess(specs, preprocess, None), most=most, what="given")
+    embedded = ModelMetadata.from_props({entry.key: entry.value for entry in model.metadata_props}).embedded
+    if embedded is None or preprocess is None:
+        return load_calibration(sources, specs, resolve_preprocess(specs, preprocess, None), most=most, what="given")
+    specs = [as_images(specs[0])]
+    how = resolve_preprocess(specs, preprocess.outside(embedded), None)
+    found = load_calibration(sources, specs, how, most=most, what="given")
+    batches = tuple({name: interleaved(values) for name, values in batch.items()} for batch in found.batches)
+    return replace(found, batches=batches)
 
 
 def input_specs(model: onnx.ModelProto) -> list[TensorSpec]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from PIL import Image
 
 from stn_infer.errors import InputError
-from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess, Resize, Rgb
+from stn_infer.preprocess.geometry import margins, scaled_size, window_of
+from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess, Rgb
 
 _ORIENTATION = 0x0112
 #: How an EXIF orientation is undone; 1 is upright.
@@ -49,7 +50,7 @@ def framed(image: Image.Image, rule: Preprocess) -> Image.Image:
         InputError: the resized image would be too large, because it is very long.
     """
     if rule.size is not None:
-        height, width = _scaled_size((image.height, image.width), rule.size, rule.resize)
+        height, width = scaled_size((image.height, image.width), rule.size, rule.resize)
         if height * width > MOST_PIXELS:
             raise InputError(
                 f"an image of {image.height}x{image.width} (height x width) would be resized to {height}x{width}, more "
@@ -57,39 +58,21 @@ def framed(image: Image.Image, rule: Preprocess) -> Image.Image:
             )
         if image.size != (width, height):
             image = image.resize((width, height), Image.Resampling[rule.interpolation.upper()])
-    window = rule.crop or (rule.size if rule.resize == "longest" else None)
+    window = window_of(rule)
     if window is not None and (image.height, image.width) != window:
         image = _cropped(image, window, _fill(image, rule.pad))
     return image
 
 
-def _scaled_size(size: tuple[int, int], target: tuple[int, int], how: Resize) -> tuple[int, int]:
-    """(height, width) after resizing.
-
-    torchvision's ``Resize(N)`` rounds the longer side down, timm's for two lengths rounds to the nearest integer; this
-    does the former for squares that are covered, and the latter otherwise.
-    """
-    if how == "stretch":
-        return target
-    if how == "shortest" and target[0] == target[1]:
-        shorter = min(size)
-        height, width = (int(target[0] * side / shorter) for side in size)
-        return height, width
-    bound = max if how == "longest" else min
-    ratio = bound(side / wanted for side, wanted in zip(size, target, strict=True))
-    height, width = (max(1, round(side / ratio)) for side in size)
-    return height, width
-
-
 def _cropped(image: Image.Image, crop: tuple[int, int], fill: int | Rgb) -> Image.Image:
-    """The center of ``image``, filled around it; odd differences are split as torchvision's CenterCrop does."""
+    """The center of ``image``, filled around it."""
     height, width = crop
     wide, high = max(width, image.width), max(height, image.height)
+    (above, top), (before, left) = margins(image.height, height), margins(image.width, width)
     if (wide, high) != image.size:
         canvas = Image.new(image.mode, (wide, high), fill)
-        canvas.paste(image, ((wide - image.width) // 2, (high - image.height) // 2))
+        canvas.paste(image, (before, above))
         image = canvas
-    left, top = round((wide - width) / 2), round((high - height) / 2)
     return image.crop((left, top, left + width, top + height))
 
 

@@ -341,6 +341,10 @@ def resolve_preprocess(
         preprocess = own or Preprocess("gray" if image.shape[1] == 1 else "rgb")
         if given is not None:
             preprocess = preprocess.updated(given)
+    if image.raw and not preprocess.is_raw:
+        raise UsageError(
+            "the file has its preprocessing in its graph, so --preprocess cannot change the values; export it again"
+        )
     channels, height, width = image.shape[1:]
     if channels not in (None, preprocess.channels):
         raise UsageError(

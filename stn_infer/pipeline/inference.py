@@ -22,6 +22,7 @@ from stn_infer.activation import ASSUMED_SCORES, Scores, resolve_scores
 from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend
 from stn_infer.backends.batching import row_axis
+from stn_infer.backends.embedded import taking_pictures
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess, tell_assumption
 from stn_infer.errors import InputError, ModelError, UsageError
@@ -178,6 +179,8 @@ def run_job(
     started = time.perf_counter()
     if not runner.inputs:
         raise ModelError("the model has no inputs: there is nothing to predict")
+    watched, whole = runner, runner.metadata.preprocess
+    runner = taking_pictures(runner)
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, options.preprocess)
     decoder = Decoder(runner.metadata.decodings, runner.inputs, runner.outputs)
     classifier = classifier_of(
@@ -189,11 +192,20 @@ def run_job(
     loader = Loader(runner.inputs, how, axis)
     pictures = None
     if options.save_images is not None:
-        if not isinstance(runner, WatchedBackend):
+        if not isinstance(watched, WatchedBackend):
             raise UsageError("save_images needs a model that is opened here: give its file or source")
         image = next((spec.name for spec in runner.inputs if len(spec.shape) == 4), "")
         scores = encoder.outputs[0].name if encoder.classifies else ""
-        pictures = Pictures(options.save_images, runner.warps, how, image, scores, classifier, decoder)
+        pictures = Pictures(
+            options.save_images,
+            watched.warps,
+            how,
+            whole if runner is not watched else how,
+            image,
+            scores,
+            classifier,
+            decoder,
+        )
     with Inputs(inputs, loader.arrays.count_rows, may_be_empty=axis is not None) as samples:
         survey = samples.survey(options.check_inputs)
         if survey.images and not loader.takes_images:

@@ -46,6 +46,7 @@ class Pictures:
         folder: where.
         warps: the samplers.
         preprocess: how the model's input was made from pixels.
+        inner: how the values that the samplers read were made from pixels, the graph's own preprocessing included.
         image: the name of the input that is a picture; empty if there is none.
         scores: the name of the output with the scores of classes; empty if there is none.
         classifier, decoder: of the text below an input.
@@ -54,6 +55,7 @@ class Pictures:
     folder: Path
     warps: tuple[WatchedSampler, ...]
     preprocess: Preprocess | None
+    inner: Preprocess | None
     image: str
     scores: str
     classifier: Classifier
@@ -129,11 +131,10 @@ class Pictures:
             picture = annotated(_image(pictures[index]), lines, texts[index])
             write_unflushed(self.folder / "inputs" / name, _png(picture))
             for folder, warp, count in zip(self._names, self.warps, each, strict=True):
+                rule = self.inner if warp.reads == "picture" else None
                 for number in range(count):
                     path = self.folder / folder / name
-                    crop = self._visible(
-                        values[warp.outputs["warped"]][index * count + number], warp.reads == "picture"
-                    )
+                    crop = _visible(values[warp.outputs["warped"]][index * count + number], rule)
                     numbered = path.with_name(f"{path.stem}-{number + 1}.png") if count > 1 else path
                     write_unflushed(numbered, _png(_image(crop)))
 
@@ -143,7 +144,7 @@ class Pictures:
         if values is None:
             count = len(next(iter(inputs.values())))
             return np.zeros((count, 1, 8, 8), np.uint8)
-        return np.stack([self._visible(each, exact=True) for each in values])
+        return np.stack([_visible(each, self.preprocess) for each in values])
 
     def write_index(self, shard: int, rows: Sequence[tuple[int, str]]) -> None:
         """Write which input is which file, for (position, name) of the predicted samples of a shard.
@@ -157,17 +158,6 @@ class Pictures:
         writer.writerows((name, picture_name(position, name)) for position, name in rows)
         write_atomically(self.folder / f"pictures-{shard:05d}.csv", text.getvalue().encode())
 
-    def _visible(self, values: Array, exact: bool) -> NDArray[np.uint8]:
-        """An image [C, H, W] as pixels: those that it was made from, else scaled to its own range."""
-        rule = self.preprocess
-        if exact and rule is not None and len(values) == rule.channels:
-            pixels = values if values.dtype == np.uint8 else denormalize(values[None], rule)[0]
-            return np.array(pixels[::-1] if rule.color == "bgr" else pixels)
-        shown = values.astype(np.float64) if len(values) in (1, 3) else values.mean(axis=0, dtype=np.float64)[None]
-        shown = np.where(np.isfinite(shown), shown, 0)
-        low, high = shown.min(), shown.max()
-        return np.asarray((shown - low) * (255 / (high - low or 1)) + 0.5).astype(np.uint8)
-
     def _texts(self, values: Mapping[str, Array], count: int) -> list[list[str]]:
         texts: list[list[str]] = [[] for _ in range(count)]
         if self.scores:
@@ -179,6 +169,17 @@ class Pictures:
                 for lines, text in zip(texts, self.decoder.texts(decoding, values), strict=True):
                     lines.append(f"{decoding.name}: {text}")
         return texts
+
+
+def _visible(values: Array, rule: Preprocess | None) -> NDArray[np.uint8]:
+    """An image [C, H, W] as pixels: those that ``rule`` made it of; without a rule, scaled to its own range."""
+    if rule is not None and len(values) == rule.channels:
+        pixels = values if values.dtype == np.uint8 else denormalize(values[None], rule)[0]
+        return np.array(pixels[::-1] if rule.color == "bgr" else pixels)
+    shown = values.astype(np.float64) if len(values) in (1, 3) else values.mean(axis=0, dtype=np.float64)[None]
+    shown = np.where(np.isfinite(shown), shown, 0)
+    low, high = shown.min(), shown.max()
+    return np.asarray((shown - low) * (255 / (high - low or 1)) + 0.5).astype(np.uint8)
 
 
 def picture_name(position: int, name: str) -> str:

@@ -14,6 +14,7 @@ from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.errors import ModelError
 from stn_infer.fusion.samplers import SamplerNode
 from stn_infer.metadata import ModelMetadata
+from stn_infer.proto.embed import LAST_NODE
 from stn_infer.proto.traversal import given_inputs, is_standard, names_read
 from stn_infer.reference.taps import Tapped, tap
 from stn_infer.sampling import Doubles
@@ -124,6 +125,8 @@ class _Graph:
                 name = self._samplers[name].input
                 continue
             node = self._producers.get(name)
+            if node is not None and node.name == LAST_NODE:
+                return "picture"
             if node is None or not node.input or not is_standard(node, *_KEEPS):
                 return "other"
             name = node.input[0]

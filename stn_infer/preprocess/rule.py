@@ -26,6 +26,30 @@ Rgb = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
+class Embedded:
+    """That a file's graph does the preprocessing.
+
+    Attributes:
+        size: (height, width) of the pictures that it resizes; None: the caller resizes and crops them as the rule says.
+    """
+
+    size: tuple[int, int] | None = None
+
+    @classmethod
+    def from_json(cls, stored: object) -> Embedded:
+        """What ``dataclasses.asdict`` returned.
+
+        Raises:
+            ValueError, UsageError: it is something else.
+        """
+        if not isinstance(stored, dict) or set(stored) != {"size"}:
+            raise ValueError("embedded preprocessing is not an object with a size")
+        size = tuple(stored["size"]) if isinstance(stored["size"], list) else stored["size"]
+        _check_area("source size", size)
+        return cls(size)
+
+
+@dataclass(frozen=True)
 class Preprocess:
     """Converts a decoded 8-bit image to a model's input [C, H, W].
 
@@ -113,6 +137,17 @@ class Preprocess:
     def unsized(self) -> Preprocess:
         """This rule without resizing and cropping, for images that have the model's size."""
         return replace(self, size=None, crop=None, resize="stretch")
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether pixel values stay as they are."""
+        return self.scale == 1 and self.gamma == 1 and not any(self.mean) and set(self.std) == {1.0}
+
+    def outside(self, embedded: Embedded) -> Preprocess:
+        """What remains to be done with pictures for a file that does ``embedded`` itself."""
+        color: ColorMode = "gray" if self.color == "gray" else "rgb"
+        rule = replace(self, color=color, scale=1.0, gamma=1.0, mean=(0.0,), std=(1.0,))
+        return rule if embedded.size is None else rule.unsized()
 
     def updated(self, text: str) -> Preprocess:
         """This rule with the fields in ``text`` replaced.

@@ -168,4 +168,5 @@ def bench_inputs(loaded: LoadedModel, batch_size: int, seed: int) -> tuple[tuple
     if len(first) == 3 and first[0] in (1, 3) and values[0].dtype == np.float32:
         values[0] = sample_images(batch_size, first, loaded.metadata.preprocess)
         return tuple(values), "handwritten digits" + (", random in [0, 1]" if len(values) > 1 else "")
-    return tuple(values), "random in [0, 1]"
+    whole = all(value.dtype == np.uint8 for value in values)
+    return tuple(values), "random pixels" if whole else "random in [0, 1]"

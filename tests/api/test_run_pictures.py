@@ -216,3 +216,13 @@ def test_refusals(model: Path, photos: Path, tmp_path: Path) -> None:
         with pytest.raises(ModelError, match=r"no sampler of images|no spatial transformer is fused"):
             stn_infer.run(tmp_path / "flat.onnx", photos, out, **option)  # type: ignore[arg-type]
     assert not out.exists()
+
+
+def test_a_file_with_its_preprocessing_has_the_same_crops(model: Path, photos: Path, tmp_path: Path) -> None:
+    stn_infer.optimize(model, tmp_path / "embedded.onnx", embed_preprocess=True, source_size=(HEIGHT, WIDTH))
+    for name, path in (("plain", model), ("embedded", tmp_path / "embedded.onnx")):
+        stn_infer.run(path, photos, tmp_path / name, save_images=tmp_path / f"{name}-pics")
+    for folder in ("warped_1", "warped_2"):
+        assert tree(tmp_path / "plain-pics" / folder) == tree(tmp_path / "embedded-pics" / folder)
+    proto = onnx.load(tmp_path / "embedded.onnx")
+    assert sum(node.op_type == "SpatialTransformer" for node in proto.graph.node) == 3

@@ -83,13 +83,16 @@ class Feeds:
     @cached_property
     def _own(self) -> Calibration:
         from stn_infer.backends.base import TensorSpec
-        from stn_infer.data.batches import load_calibration
+        from stn_infer.data.batches import load_calibration, load_for_file
         from stn_infer.data.loader import resolve_preprocess
         from stn_infer.proto.load import read_graph
         from stn_infer.proto.traversal import given_inputs
         from stn_infer.sources.inputs import input_names
 
         rule = self._rule
+        if rule.metadata.embedded is not None and self._file is not None:
+            own = rule.metadata.preprocess
+            return load_for_file(self._sources or (), read_graph(self._file), own, most=_MOST)
         names = input_names(rule.module, len(rule.input_shapes))
         if self._file is not None:
             names = [value.name for value in given_inputs(read_graph(self._file).graph)]

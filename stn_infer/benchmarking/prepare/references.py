@@ -74,6 +74,10 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
     return run, f"{reference.dtype} eager", seen
 
 
+#: The types of inputs that there are samples for.
+_TYPES = {"tensor(float)": "float32", "tensor(uint8)": "uint8"}
+
+
 def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]:
     """onnxruntime without optimizations, for a file without a source."""
     from torch import nn
@@ -87,10 +91,10 @@ def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]
     given = session.raw.get_inputs()
     if not given:
         raise ModelError(f"{path}: expected a model with inputs; it has none")
-    wrong = [value for value in given if value.type != "tensor(float)"]
+    wrong = [value for value in given if value.type not in _TYPES]
     if wrong:
         raise UsageError(
-            f"{path}: bench feeds float32, input {wrong[0].name!r} takes {wrong[0].type}; "
+            f"{path}: bench feeds float32 and uint8, input {wrong[0].name!r} takes {wrong[0].type}; "
             "put a Cast before it, or use a variant of your own"
         )
     shapes = case.input_shapes or tuple(tuple(value.shape[1:]) for value in given)
@@ -110,7 +114,8 @@ def file_reference(path: Path, case: Case) -> tuple[Run, str, Seen, LoadedModel]
         seen.note(Float32Levels(tuple(map(Level.of, outputs))))
         return outputs
 
-    stand_in = LoadedModel(path.stem, nn.Identity(), shapes, metadata, "factory")
+    types = tuple(_TYPES[value.type] for value in given)
+    stand_in = LoadedModel(path.stem, nn.Identity(), shapes, metadata, "factory", dtypes=types)
     return run, "float32 onnxruntime without optimizations", seen, stand_in
 
 
