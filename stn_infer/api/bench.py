@@ -14,6 +14,7 @@ from stn_infer.benchmarking.variants.names import VARIANTS
 from stn_infer.budget import Budget
 from stn_infer.errors import StnInferError, UsageError
 from stn_infer.metadata import Precision
+from stn_infer.sources.hub import local
 from stn_infer.sources.identify import identify
 from stn_infer.sources.load import LoadedModel, refused_code
 from stn_infer.sources.reference import WeightsLike
@@ -86,7 +87,7 @@ def bench(
     checkpoint = str(weights) if weights else None
     fed = tuple(map(str, inputs)) if inputs else None
     case = Case(
-        str(model),
+        str(local(model)),
         source=source,
         weights=checkpoint,
         input_shapes=shapes,

@@ -12,6 +12,7 @@ from stn_infer.errors import UsageError
 from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.sources.hub import is_remote
 
 if TYPE_CHECKING:
     import onnx
@@ -62,6 +63,8 @@ def write_metadata(
     from stn_infer.api.source import onnx_path
     from stn_infer.proto.load import external_tensors, read_graph
 
+    if output is None and is_remote(model):
+        raise UsageError(f"{model} is on the Hub; name the file to write with -o")
     source = onnx_path(model)
     path = source if output is None else Path(output)
     check_writable(path)

@@ -12,6 +12,7 @@ from stn_infer.api.trusted import try_once
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError, SourceError, UsageError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.sources.hub import local
 from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel, load_source, refused_code
 from stn_infer.sources.objects import is_module
@@ -143,6 +144,7 @@ def resolve(
     if isinstance(source, bytes):
         found: OnnxModel | EngineFile = OnnxModel(source)
     else:
+        source = local(source)
         kind = identify(source).kind
         if kind == "engine":
             found = EngineFile(Path(source))
@@ -193,6 +195,8 @@ def resolve_model(
         SourceError: as :func:`resolve`, and for an engine.
         UsageError: as :func:`resolve`, and if ``source`` is given for a model that is not an ONNX file.
     """
+    if isinstance(model, (str, Path)):
+        model = local(model)
     if source is not None and (is_module(model) or identify(str(model)).kind in PYTORCH_KINDS):
         raise UsageError(f"--source is for ONNX files; {model} is itself a source")
     found = resolve(
@@ -214,6 +218,7 @@ def onnx_path(source: str | Path) -> Path:
     Raises:
         ModelError: it is not an ONNX file; the message says what to do.
     """
+    source = local(source)
     found = identify(source)
     if found.kind == "onnx":
         return Path(source)

@@ -127,7 +127,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     ),
     epilog="\b\nTwo more forms, each with --help:\n  bench compare A.json B.json\n  bench report RESULT.json -o FOLDER",
 )
-@click.argument("model", metavar="SOURCE", required=False)
+@click.argument("model", metavar="SOURCE", required=False, callback=options.local_path)
 @options.source_options
 @options.original_option
 @click.option(

@@ -62,8 +62,15 @@ def _parse_shapes(ctx: click.Context, parameter: click.Parameter, value: tuple[s
     return parse_input_shapes(value) or None
 
 
-#: ``model``: the SOURCE, as a string.
-model_argument: Decorator[Any] = click.argument("model", metavar="SOURCE")
+def local_path(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
+    """A callback: a file on the Hub as its path in the cache, any other value as it is."""
+    from stn_infer.sources.hub import local
+
+    return None if value is None else str(local(value))
+
+
+#: ``model``: the SOURCE, as a string; a file on the Hub as its path in the cache.
+model_argument: Decorator[Any] = click.argument("model", metavar="SOURCE", callback=local_path)
 
 #: ``device``: "cpu" or "cuda:N".
 device_option: Decorator[Any] = click.option(

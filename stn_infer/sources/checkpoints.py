@@ -20,6 +20,7 @@ from torch.nn.parameter import is_lazy
 
 from stn_infer.budget import Budget
 from stn_infer.errors import AssumptionWarning, WeightsError, one_line
+from stn_infer.sources.hub import local
 from stn_infer.sources.identify import identify_file, is_safetensors
 from stn_infer.sources.inert_pickle import LONGEST_INDEX, IndexTooLongError, Inert, PickleError
 from stn_infer.sources.parts import Choice, Contents, best_part, choose, contents_of, plain_names, some, whole_model
@@ -165,7 +166,7 @@ def check_finite(module: nn.Module, origin: str) -> None:
 
 def _contents(weights: Weights) -> tuple[Path, Contents]:
     """The contents of a checkpoint, of which at least one part has tensors."""
-    path = Path(weights.file)
+    path = Path(local(weights.file))
     content = _read(path)
     contents = contents_of(content)
     if contents.parts:

@@ -10,6 +10,8 @@
 | ``package.module:factory`` | a module, or a callable that returns one; imported from the current folder too |
 | an ``nn.Module`` | an object of the caller's own program, which is copied |
 
+A file may also be ``hf://org/repo/file`` on the Hugging Face Hub.
+
 Only a factory runs code. A file never does: a recipe that names a factory needs ``allow_code``.
 
 Files are identified by content, not by name (:mod:`stn_infer.sources.identify`).
@@ -31,6 +33,7 @@ from stn_infer.arrays import Array
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import RANDOM, ModelMetadata
 from stn_infer.quiet import quiet
+from stn_infer.sources.hub import local
 from stn_infer.sources.identify import identify, registered_names
 from stn_infer.sources.objects import cpu_copy, is_module, unwrapped
 from stn_infer.sources.program_archive import opened_program
@@ -113,6 +116,7 @@ def load_source(
     if not isinstance(source, (str, Path)):
         hint = "; give an instance of it" if isinstance(source, type) else ""
         raise UsageError(f"expected a module, or the name or path of a source, got {_named(source)}{hint}")
+    source = local(source)
     found, name = identify(source), str(source)
     match found.kind:
         case "recipe":

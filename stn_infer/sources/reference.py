@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
+from stn_infer.sources.hub import is_remote
+
 _IGNORE_EXTRA = "?ignore-extra"
 
 
@@ -15,7 +17,7 @@ class Weights:
     """A checkpoint, or a part of one.
 
     Attributes:
-        file: the file.
+        file: the file, or ``hf://org/repo/file`` on the Hugging Face Hub.
         key: the part to take, such as ``state_dict_ema`` or ``ema.module``; "": the one that fits the network, averaged
             weights (EMA) first.
         ignore_extra: whether the part may contain tensors that the network lacks, such as heads for training.
@@ -51,7 +53,7 @@ class Weights:
 
     def below(self, folder: Path) -> Weights:
         """These weights, as named in a file in ``folder``."""
-        return Weights(folder / self.file, self.key, self.ignore_extra)
+        return self if is_remote(self.file) else Weights(folder / self.file, self.key, self.ignore_extra)
 
 
 WeightsLike: TypeAlias = str | Path | Weights
