@@ -273,7 +273,8 @@ class _Sequence(_File):
             raise PickleError("an unknown version of the format")
         reader.load()
         content, keys = reader.load(), reader.load()
-        if not isinstance(keys, list) or {key for key in keys if isinstance(key, str)} != self._storages.keys():
+        named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
+        if not named or set(keys) != self._storages.keys():
             raise PickleError("its list of tensors is damaged")
         for key in keys:
             storage = self._storages[key]

@@ -128,3 +128,11 @@ def test_every_truncation_is_one_line(tmp_path: Path, zipped: bool) -> None:
         with pytest.raises(WeightsError) as caught:
             load_weights(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("keys", [[()], [[]], [1], ["x"], None])
+def test_a_damaged_list_of_storages(tmp_path: Path, keys: object) -> None:
+    header = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, 1001, {}, {"epoch": 1}))
+    (tmp_path / "net.pt").write_bytes(header + pickle.dumps(keys, 2))
+    with pytest.raises(WeightsError, match="its list of tensors is damaged"):
+        load_weights(tmp_path / "net.pt")
