@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +24,9 @@ from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_labels, has_classes
 from stn_infer.pipeline.inference import Progress
 from stn_infer.pipeline.scores import BoxScore, Classification, SequenceScore
+from stn_infer.predictions import Classifier
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.printing import Printed
 from stn_infer.sources.reference import WeightsLike
 
 _SHOWN_FAILURES = 5
@@ -41,6 +43,8 @@ class Evaluation:
         backend: what ran the model.
         precision: of the model's file.
         classification, sequence, boxes: the scores that the labels and the model allow, otherwise None.
+        model: the file or source; empty for an open backend.
+        predicted: the predicted class or text of each sample, None where there is none; empty for boxes.
     """
 
     samples: int
@@ -52,10 +56,127 @@ class Evaluation:
     classification: Classification | None = None
     sequence: SequenceScore | None = None
     boxes: BoxScore | None = None
+    model: str = ""
+    predicted: tuple[str | None, ...] = field(default=(), repr=False)
 
     def to_json(self) -> dict[str, Any]:
-        """For JSON: the fields, without scores that are None."""
-        return {key: value for key, value in asdict(self).items() if value is not None}
+        """For JSON: the fields, without scores that are None and without predictions."""
+        fields = asdict(self)
+        del fields["predicted"]
+        return {key: value for key, value in fields.items() if value is not None}
+
+
+@dataclass(frozen=True)
+class Change:
+    """How predictions differ from those of another model or runtime, on samples that both predicted.
+
+    Attributes:
+        same: samples with the same prediction.
+        lost: samples that only the other one has right.
+        gained: samples that only this one has right.
+    """
+
+    same: int
+    lost: int
+    gained: int
+
+
+@dataclass(frozen=True)
+class Comparison(Printed):
+    """Models and runtimes on the same samples.
+
+    Attributes:
+        evaluations: one for each model in each runtime, in the order given.
+        changes: of each from the first; None for boxes, and for the first itself.
+    """
+
+    evaluations: tuple[Evaluation, ...]
+    changes: tuple[Change | None, ...]
+
+    def lines(self) -> list[str]:
+        """A table."""
+        first = self.evaluations[0]
+        top = "" if first.classification is None else first.classification.top_label
+        header = ("model", "backend", "precision", *_headings(first, top), "same", "lost", "gained")
+        rows = [header]
+        for found, change in zip(self.evaluations, self.changes, strict=True):
+            changed = ("", "", "") if change is None else tuple(map(str, (change.same, change.lost, change.gained)))
+            rows.append((Path(found.model).name, found.backend, found.precision, *_numbers(found, top), *changed))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = []
+        for row in rows:
+            texts, numbers = row[:3], row[3:]
+            cells = [text.ljust(width) for text, width in zip(texts, widths[:3], strict=True)]
+            cells += [text.rjust(width) for text, width in zip(numbers, widths[3:], strict=True)]
+            lines.append("  ".join(cells).rstrip())
+        failed = max(found.failed for found in self.evaluations)
+        lines.append(f"{first.samples} samples" + (f", up to {failed} of them failed" if failed else ""))
+        if any(change is not None for change in self.changes):
+            lines.append("same: as in the first row; lost: right only there; gained: right only here")
+        return lines
+
+    def to_json(self) -> dict[str, Any]:
+        """For JSON: the evaluations, each with its ``change`` from the first."""
+        rows = []
+        for found, change in zip(self.evaluations, self.changes, strict=True):
+            rows.append(found.to_json() | ({} if change is None else {"change": asdict(change)}))
+        return {"evaluations": rows}
+
+
+def _headings(found: Evaluation, top: str) -> tuple[str, ...]:
+    if found.classification is not None:
+        return ("accuracy", top) if top else ("accuracy",)
+    return ("sequence error", "character error") if found.sequence is not None else ("mean IoU", "IoU > 0.5")
+
+
+def _numbers(found: Evaluation, top: str) -> tuple[str, ...]:
+    if found.classification is not None:
+        accuracy, among = found.classification.accuracy, found.classification.top_k_accuracy
+        return (f"{accuracy:.2%}", f"{among or 0:.2%}") if top else (f"{accuracy:.2%}",)
+    if found.sequence is not None:
+        return f"{found.sequence.error:.2%}", f"{found.sequence.character_error:.2%}"
+    assert found.boxes is not None
+    return f"{found.boxes.mean_iou:.3f}", f"{found.boxes.above_half:.2%}"
+
+
+def compare(
+    models: Sequence[str | Path | Backend], data: str | Path, *, backends: Sequence[str] = ("ort",), **options: Any
+) -> Comparison:
+    """Evaluate several models, in several runtimes, on the same samples.
+
+    Args:
+        models: as for :func:`evaluate`, such as a file in FP32, FP16 and INT8.
+        data: as for :func:`evaluate`.
+        backends: runtimes; each runs every model.
+        options: as for :func:`evaluate`; ``weights`` and ``input_shapes`` apply to the first model.
+
+    Raises:
+        UsageError: there is no model or runtime, or the models predict different things.
+        StnInferError: as for :func:`evaluate`.
+    """
+    if not models or not backends:
+        raise UsageError("expected at least one model and one backend")
+    given = read_labeled(data).labels
+    found: list[Evaluation] = []
+    for index, model in enumerate(models):
+        own = options if index == 0 else {**options, "weights": None, "input_shapes": None}
+        for backend in backends if isinstance(model, (str, Path)) else ("",):
+            found.append(evaluate(model, data, backend=backend, **own))
+            if _headings(found[-1], "") != _headings(found[0], ""):
+                raise UsageError(f"{found[-1].model} and {found[0].model} predict different things")
+    changes = [None if each is found[0] else _change(found[0], each, given) for each in found]
+    return Comparison(tuple(found), tuple(changes))
+
+
+def _change(first: Evaluation, other: Evaluation, truth: Sequence[str] | None) -> Change | None:
+    if truth is None or not first.predicted or not other.predicted:
+        return None
+    rows = [row for row in zip(first.predicted, other.predicted, truth, strict=True) if None not in row]
+    return Change(
+        sum(one == another for one, another, _ in rows),
+        sum(one == right != another for one, another, right in rows),
+        sum(another == right != one for one, another, right in rows),
+    )
 
 
 @names_the_file
@@ -74,6 +195,7 @@ def evaluate(
     labels: Sequence[str] | None = None,
     threads: int | None = None,
     strict: bool = False,
+    top_k: int | None = None,
     progress: Progress | None = None,
 ) -> Evaluation:
     """Predict labeled samples, and report accuracy, sequence error or IoU.
@@ -88,6 +210,7 @@ def evaluate(
         labels: the name of each class; None: those in the model's file, or else its number.
         threads: of the runtime; None: its default.
         strict: as for ``run``.
+        top_k: also report how often the label is among so many best classes.
         progress: called with (samples done, total samples) after each batch.
 
     Raises:
@@ -118,14 +241,15 @@ def evaluate(
             raise UsageError("the backend is already open; pass weights and input shapes where it is opened")
         else:
             runner = model
-        return _evaluate(runner, given, str(data), batch_size, preprocess, labels, strict, progress)
+        found = _evaluate(runner, given, str(data), batch_size, preprocess, labels, strict, top_k, progress)
+        return replace(found, model=str(model) if isinstance(model, (str, Path)) else "")
 
 
 @dataclass
 class _Found:
     """The predictions so far, by the samples' positions."""
 
-    classes: dict[int, int] = field(default_factory=dict)
+    classes: dict[int, tuple[int, ...]] = field(default_factory=dict)  # best first
     texts: dict[int, str] = field(default_factory=dict)
     boxes: dict[int, Array] = field(default_factory=dict)
     errors: dict[int, str] = field(default_factory=dict)
@@ -139,6 +263,7 @@ class _Reader:
     decoder: Decoder
     text: Decoding | None
     box: Decoding | None
+    classifier: Classifier
 
     def keep(self, found: _Found, rows: Sequence[int], outputs: dict[str, Array]) -> None:
         """Add the predictions of samples ``rows`` to ``found``."""
@@ -151,8 +276,8 @@ class _Reader:
             found.errors[row] = "the model's output contains NaN for this input"
         kept = [(i, rows[i]) for i in np.flatnonzero(good).tolist()]
         if self.scores is not None:
-            classes = outputs[self.scores.name].argmax(axis=1).tolist()
-            found.classes.update((row, classes[i]) for i, row in kept)
+            order = self.classifier.rank(outputs[self.scores.name]).order.tolist()
+            found.classes.update((row, tuple(order[i])) for i, row in kept)
         if self.text is not None:
             texts = self.decoder.texts(self.text, outputs)
             found.texts.update((row, texts[i]) for i, row in kept)
@@ -169,10 +294,11 @@ def _evaluate(
     preprocess: Preprocess | str | None,
     labels: Sequence[str] | None,
     strict: bool,
+    top_k: int | None,
     progress: Progress | None,
 ) -> Evaluation:
     runner = taking_pictures(runner)
-    reader = _reader(runner, given, data)
+    reader = _reader(runner, given, data, top_k)
     names = _class_names(runner, reader, labels)
     truth = _class_numbers(given, names, data) if reader.scores else ()
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
@@ -204,7 +330,9 @@ def _evaluate(
         failures=failures[:_SHOWN_FAILURES],
         backend=runner.name,
         precision=runner.metadata.precision,
-        classification=Classification.of([truth[i] for i in scored], [found.classes[i] for i in scored], names)
+        classification=Classification.of(
+            [truth[i] for i in scored], [found.classes[i] for i in scored], names, top_k=top_k
+        )
         if reader.scores
         else None,
         sequence=SequenceScore.of([given.labels[i] for i in scored], [found.texts[i] for i in scored])
@@ -215,10 +343,18 @@ def _evaluate(
         )
         if reader.box and given.boxes is not None
         else None,
+        predicted=tuple(_predicted(found, row, names) for row in range(len(given.samples))) if given.labels else (),
     )
 
 
-def _reader(runner: Backend, given: Labeled, data: str) -> _Reader:
+def _predicted(found: _Found, row: int, names: Sequence[str]) -> str | None:
+    """What is compared with a sample's label."""
+    if row in found.errors:
+        return None
+    return names[found.classes[row][0]] if row in found.classes else found.texts.get(row)
+
+
+def _reader(runner: Backend, given: Labeled, data: str, top_k: int | None) -> _Reader:
     """What of the model's outputs the labels are compared with."""
     decodings = runner.metadata.decodings
     decoder = Decoder(decodings, runner.inputs, runner.outputs)
@@ -232,7 +368,9 @@ def _reader(runner: Backend, given: Labeled, data: str) -> _Reader:
     if given.labels is not None and scores is None and text is None:
         wanted = ": its outputs are boxes, so give a CSV file with path, left, top, right, bottom" if decodings else ""
         raise UsageError(f"{data} has labels, but the model predicts neither classes nor a text{wanted}")
-    return _Reader(scores, decoder, text, box)
+    if top_k is not None and scores is None:
+        raise UsageError("top_k is for classes, which are not what is compared")
+    return _Reader(scores, decoder, text, box, Classifier(top_k=top_k))
 
 
 def _class_names(runner: Backend, reader: _Reader, labels: Sequence[str] | None) -> tuple[str, ...]:

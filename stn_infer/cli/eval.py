@@ -28,18 +28,39 @@ _WIDEST = 20  # classes of a confusion matrix that a terminal shows
     examples=(
         "stn-infer eval model.onnx photos/",
         "stn-infer eval model.fp16.onnx labels.csv --json",
+        "stn-infer eval model.onnx photos/ --against model.int8.onnx --backend ort --backend openvino",
     ),
 )
 @options.model_argument
 @click.argument("data", metavar="DATA", type=click.Path(path_type=Path))
 @options.source_options
 @options.trial_options
-@options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
+@click.option(
+    "--against",
+    multiple=True,
+    metavar="SOURCE",
+    help="Another model to compare with on the same samples, such as an INT8 file; repeatable.",
+)
+@click.option(
+    "--backend",
+    "backends",
+    type=click.Choice(["ort", "eager", "openvino", "tensorrt", "tensorrt-rtx"]),
+    multiple=True,
+    default=("ort",),
+    show_default="ort",
+    help="Runtime that runs the model; several are compared.",
+)
 @options.device_option
 @options.batch_size_option(64)
 @options.preprocess_option
 @options.strict_option
 @options.labels_option
+@click.option(
+    "--top-k",
+    type=click.IntRange(min=1),
+    metavar="K",
+    help="Also report how often the label is among the K best classes.",
+)
 @options.threads_option
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
@@ -51,12 +72,14 @@ def command(
     input_shapes: options.Shapes | None,
     allow_code: bool,
     budget: Budget | None,
-    backend: str,
+    against: tuple[str, ...],
+    backends: tuple[str, ...],
     device: str,
     batch_size: int,
     preprocess: str | None,
     strict: bool,
     labels: tuple[str, ...] | None,
+    top_k: int | None,
     threads: int | None,
     as_json: bool,
 ) -> None:
@@ -64,41 +87,49 @@ def command(
 
     DATA is a folder with one subfolder per class (photos/cat/1.png), or a CSV file with the columns path and label, or
     path, left, top, right and bottom (boxes, in pixels of the model's input). Samples that cannot be read are not
-    scored; then the exit code is 4.
+    scored; then the exit code is 4. With --against, or several backends, one table compares all of them.
     """
-    from stn_infer.api.evaluate import evaluate
+    from stn_infer.api.evaluate import compare
 
     warnings.filterwarnings("ignore", module="PIL")
     with progress_bar("evaluate") as progress:
-        result = evaluate(
-            model,
+        result = compare(
+            [model, *against],
             data,
+            backends=backends,
             weights=weights,
             input_shapes=input_shapes,
             allow_code=allow_code,
             budget=budget,
-            backend=backend,
             device=device,
             batch_size=batch_size,
             preprocess=preprocess,
             strict=strict,
             labels=labels,
+            top_k=top_k,
             threads=threads,
             progress=progress,
         )
+    single = len(result.evaluations) == 1
     if as_json:
-        echo_text(json.dumps(result.to_json(), indent=2, ensure_ascii=False))
+        found = result.evaluations[0].to_json() if single else result.to_json()
+        echo_text(json.dumps(found, indent=2, ensure_ascii=False))
+    elif single:
+        _print(result.evaluations[0])
     else:
-        _print(result)
-    echo_failures(result.failures, result.failed)
-    if result.failed:
+        echo_text(str(result))
+    worst = max(result.evaluations, key=lambda each: each.failed)
+    echo_failures(worst.failures, worst.failed)
+    if worst.failed:
         ctx.exit(SOME_FAILED)
 
 
 def _print(result: Evaluation) -> None:
     echo(f"{result.scored} of {result.samples} samples scored, {result.failed} failed")
     if result.classification is not None:
-        echo(f"accuracy {result.classification.accuracy:.2%}")
+        among = result.classification.top_k_accuracy
+        more = "" if among is None else f", {result.classification.top_label} {among:.2%}"
+        echo(f"accuracy {result.classification.accuracy:.2%}{more}")
         _print_classes(result.classification)
     if result.sequence is not None:
         echo(f"sequence error {result.sequence.error:.2%}, character error {result.sequence.character_error:.2%}")

@@ -36,15 +36,33 @@ class Classification:
         accuracy: the share of right predictions.
         confusion: samples by [true class][predicted class].
         classes: one score per class.
+        top_k: how many best classes ``top_k_accuracy`` is about; None if it was not asked for.
+        top_k_accuracy: the share of samples whose label is among them.
     """
 
     accuracy: float
     confusion: tuple[tuple[int, ...], ...]
     classes: tuple[ClassScore, ...]
+    top_k: int | None = None
+    top_k_accuracy: float | None = None
+
+    @property
+    def top_label(self) -> str:
+        """``top-5`` for 5 best classes; empty if none were asked for."""
+        return "" if self.top_k is None else f"top-{self.top_k}"
 
     @classmethod
-    def of(cls, truth: Sequence[int], predicted: Sequence[int], labels: Sequence[str]) -> Classification:
-        """From class numbers; ``labels`` names every class."""
+    def of(
+        cls,
+        truth: Sequence[int],
+        ranked: Sequence[Sequence[int]],
+        labels: Sequence[str],
+        *,
+        top_k: int | None = None,
+    ) -> Classification:
+        """From class numbers; ``ranked`` has the best of each sample first, and ``labels`` names every class."""
+        predicted = [row[0] for row in ranked]
+        among = [right in row[:top_k] for right, row in zip(truth, ranked, strict=True)]
         confusion = np.zeros((len(labels), len(labels)), np.int64)
         np.add.at(confusion, (np.asarray(truth), np.asarray(predicted)), 1)
         right, rows, columns = confusion.diagonal(), confusion.sum(axis=1), confusion.sum(axis=0)
@@ -57,7 +75,8 @@ class Classification:
             )
             for index, label in enumerate(labels)
         )
-        return cls(float(right.sum() / confusion.sum()), tuple(map(tuple, confusion.tolist())), classes)
+        accuracy, table = float(right.sum() / confusion.sum()), tuple(map(tuple, confusion.tolist()))
+        return cls(accuracy, table, classes, top_k, None if top_k is None else sum(among) / len(among))
 
 
 @dataclass(frozen=True)

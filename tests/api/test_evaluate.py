@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from stn_infer.api.evaluate import evaluate
+from stn_infer.api.evaluate import Change, compare, evaluate
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.decoding import Decoding
@@ -184,3 +184,60 @@ def test_a_model_that_fails_ends_it(photos: Path) -> None:
         evaluate(backend, photos)
     with pytest.raises(UsageError, match="batch_size is at least 1"):
         evaluate(backend, photos, batch_size=0)
+
+
+def turned() -> Bright:
+    """Has level 0 right, as the classifier, and the others as the next class, which is the second best."""
+
+    def function(levels: Array) -> dict[str, Array]:
+        scores = np.eye(3, dtype=np.float32)[(levels + (levels > 0)) % 3]
+        return {"scores": scores + np.eye(3, dtype=np.float32)[levels] / 2}
+
+    return Bright(function, {"scores": (3,)}, ModelMetadata(labels=("cat", "dog", "owl"), precision="int8"))
+
+
+def test_models_side_by_side(photos: Path) -> None:
+    (photos / "dog/3.png").write_bytes(b"no picture")
+    found = compare([classifier(), turned()], photos, top_k=2)
+    assert found.changes == (None, Change(same=2, lost=2, gained=0))
+    first, second = (each.classification for each in found.evaluations)
+    assert first is not None and second is not None
+    assert (first.accuracy, second.accuracy, second.top_k_accuracy) == (0.8, 0.4, 0.8)
+    lines = str(found).splitlines()
+    assert lines[0].split() == ["model", "backend", "precision", "accuracy", "top-2", "same", "lost", "gained"]
+    assert lines[2].split() == ["bright", "int8", "40.00%", "80.00%", "2", "2", "0"]
+    assert lines[3] == "6 samples, up to 1 of them failed"
+    json = found.to_json()["evaluations"]
+    assert json[1]["change"] == {"same": 2, "lost": 2, "gained": 0} and "predicted" not in json[0]
+
+
+def test_what_cannot_be_compared(photos: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="at least one model"):
+        compare([], photos)
+    with pytest.raises(UsageError, match="top_k is for classes"):
+        compare([texts()], text_data(tmp_path), top_k=2)
+    picture(tmp_path / "both/a/0.png", 0)
+    other = Bright(classifier()._function, {"scores": (3,)}, ModelMetadata(labels=("a", "b", "c")))
+    with pytest.raises(UsageError, match="predict different things"):
+        compare([other, texts()], tmp_path / "both")
+
+
+def texts() -> Bright:
+    decoding = Decoding("text", "sequence", ("places",), symbols=("a", "b", "c"))
+
+    def function(levels: Array) -> dict[str, Array]:
+        return {"places": np.eye(3, dtype=np.float32)[levels][:, None]}
+
+    return Bright(function, {"places": (1, 3)}, ModelMetadata(decodings=(decoding,)))
+
+
+def text_data(folder: Path) -> Path:
+    picture(folder / "texts/0.png", 0)
+    (folder / "texts.csv").write_text("path,label\ntexts/0.png,b\n")
+    return folder / "texts.csv"
+
+
+def test_texts_side_by_side(tmp_path: Path) -> None:
+    found = compare([texts(), texts()], text_data(tmp_path))
+    assert found.changes[1] == Change(same=1, lost=0, gained=0)
+    assert found.lines()[0].split()[-7:] == ["sequence", "error", "character", "error", "same", "lost", "gained"]

@@ -131,3 +131,25 @@ def test_errors_are_one_line(model: Path, photos: Path, tmp_path: Path) -> None:
         done = invoke(model, data)
         assert done.exit_code == 1 and message in done.stderr
         assert len(done.stderr.splitlines()) == 1
+
+
+def test_files_and_runtimes_side_by_side(model: Path, photos: Path) -> None:
+    pytest.importorskip("openvino")
+    copy = model.with_name("copy.onnx")
+    copy.write_bytes(model.read_bytes())
+    both = ["--against", copy, "--backend", "ort", "--backend", "openvino"]
+    done = invoke(model, photos, *both, "--top-k", "2")
+    assert done.exit_code == 0, done.output
+    header, *rows = [line.split() for line in done.stdout.splitlines()]
+    assert header == ["model", "backend", "precision", "accuracy", "top-2", "same", "lost", "gained"]
+    assert [row[:2] for row in rows[:4]] == [[file, each] for file in ("rows.onnx", "copy.onnx") for each in both[3::2]]
+    assert {row[3] for row in rows[:4]} == {"87.50%"}
+    assert [row[5:] for row in rows[:4]] == [[], *[["8", "0", "0"]] * 3]
+    assert all(len(line) <= 80 for line in done.stdout.splitlines())
+    found = json.loads(invoke(model, photos, *both[:2], "--json").stdout)["evaluations"]
+    assert found[1]["change"] == {"same": 8, "lost": 0, "gained": 0}
+
+
+def test_top_k_of_one_model(model: Path, photos: Path) -> None:
+    lines = invoke(model, photos, "--top-k", "4").stdout.splitlines()
+    assert lines[1] == "accuracy 87.50%, top-4 100.00%"

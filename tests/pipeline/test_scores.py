@@ -17,7 +17,11 @@ from stn_infer.pipeline.scores import (
 
 
 def test_confusion_precision_and_recall() -> None:
-    found = Classification.of([0, 0, 1, 1, 1], [0, 1, 1, 1, 0], ("cat", "dog", "owl"))
+    ranked = [[0, 2], [1, 2], [1, 0], [1, 0], [0, 1]]
+    names = ("cat", "dog", "owl")
+    assert Classification.of([0, 0, 1, 1, 1], ranked, names, top_k=2).top_k_accuracy == 0.8
+    found = Classification.of([0, 0, 1, 1, 1], ranked, names)
+    assert (found.top_k, found.top_k_accuracy, found.top_label) == (None, None, "")
     assert found.accuracy == pytest.approx(0.6)
     assert found.confusion == ((1, 1, 0), (1, 2, 0), (0, 0, 0))
     cat, dog, owl = found.classes
