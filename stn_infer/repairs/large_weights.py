@@ -131,6 +131,11 @@ def detach_weights(model: onnx.ModelProto) -> tuple[onnx.ModelProto, dict[str, T
     return light, detached
 
 
+def is_stand_in(node: onnx.NodeProto) -> bool:
+    """Whether a node is in place of a detached weight."""
+    return bool(node.op_type == "ConstantOfShape" and node.name.startswith(_DETACHED))
+
+
 def attach_weights(light: onnx.ModelProto, detached: dict[str, TensorProto]) -> onnx.ModelProto:
     """Undoes :func:`detach_weights`, in place, on a model rewritten since; omits weights that are no longer used."""
     if not detached:

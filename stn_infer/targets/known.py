@@ -27,6 +27,7 @@ from stn_infer.proto.traversal import (
     opset_of,
     subgraphs,
 )
+from stn_infer.repairs.large_weights import is_stand_in
 from stn_infer.targets.judgment import Judgment, Reason
 from stn_infer.targets.target import Target
 
@@ -78,15 +79,15 @@ def judge_by_facts(model: onnx.ModelProto, target: Target) -> Judgment:
     opset = opset_of(flat)
     beyond = target.runtime == "tensorrt" and opset > _newest_opset(target.release)
     for place in _placed(flat, {node.name for node in every_node(model)}):
-        if not is_standard(place.node) or place.node.op_type not in ("GridSample", "AffineGrid"):
-            unjudged[_operator(place.node)] += 1
+        if not is_standard(place.node, "GridSample", "AffineGrid"):
+            unjudged[_operator(place.node)] += not is_stand_in(place.node)
             continue
         problem = _sampler_problem(place, target, opset)
         if problem:
             reasons.append(place.refused(problem))
         elif problem is None:
             unjudged[_operator(place.node)] += 1
-    counted = tuple(f"{name} ({count} node{'s' if count > 1 else ''})" for name, count in unjudged.most_common())
+    counted = tuple(f"{name} ({count} node{'s' if count > 1 else ''})" for name, count in (+unjudged).most_common())
     newest = _newest_opset(target.release)
     note = f"opset {opset} is newer than {newest}, the newest documented for this version" if beyond else ""
     return Judgment(judge, tuple(reasons), counted, note)

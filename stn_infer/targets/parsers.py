@@ -24,7 +24,7 @@ from stn_infer.targets.judgment import Judgment, Reason
 from stn_infer.targets.target import Runtime, Target
 
 _WEIGHTS = 4  # copies of the model: its bytes, the parser's, constants, and what is folded
-_LONGEST = 100_000  # characters of a judgment
+_LONGEST = 1 << 26  # characters of a judgment, in which each reason may name a node of the model
 _MOST_REASONS = 200
 _UNCONVERTED = re.compile(r"No conversion rule found for operations: (.*)")
 # OpenVINO's words around its reason.
@@ -53,8 +53,10 @@ def ask_parser(target: Target, model: Path | bytes, name: str, budget: Budget) -
         return Judgment.from_dict(json.loads(told))
     except TrialCrashError as error:
         return Judgment(judge, (Reason(f"its parser crashes on the file ({error.signal})"),))
-    except (ModelError, ValueError) as error:  # a limit, or an answer that was cut off
+    except ModelError as error:
         return Judgment(judge, note=str(error).removeprefix(f"{name}: "))
+    except ValueError:  # cut off
+        return Judgment(judge, note="its answer is too long")
 
 
 def _title(target: Target) -> str:
@@ -174,7 +176,8 @@ def _child(runtime: Runtime, path: str | None, judge: str, seconds: float, bytes
         judgment = judge_here(runtime, None if path is None else Path(path), content, judge)
     except MemoryError:
         judgment = Judgment(judge, note=f"it requests more memory than {bytes / 2**30:g} GiB beside its weights")
-    report(json.dumps(judgment.to_dict()), _LONGEST)
+    answer = json.dumps(judgment.to_dict(), separators=(",", ":"))
+    report(answer.replace(" ", r"\u0020"), _LONGEST)  # blanks, only within texts here, would be merged
     return 0
 
 

@@ -26,7 +26,7 @@ Command = tuple[str, ...]
 #: Modification time of every file of a seed: a job that is resumed compares it.
 WRITTEN_AT = 1_700_000_000
 
-LINT: Command = ("lint", "in/model.onnx")
+LINT: Command = ("lint", "in/model.onnx", "--target", "tensorrt==8.6", "--target", "tensorrt==11.4", "--all")
 OPTIMIZE: Command = ("optimize", "in/model.onnx", "-o", "out/fused.onnx")
 VERIFY: Command = ("verify", "in/model.onnx", "--backend", "ort")
 SHOW: Command = ("show", "in/model.onnx", "in/inputs.npz", "-o", "out/picture.png", "--count", "1")

@@ -8,6 +8,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from stn_infer.repairs.large_weights import detach_weights
 from stn_infer.targets.judgment import Judgment
 from stn_infer.targets.known import judge_by_facts
 from stn_infer.targets.target import TENSORRT_VERSIONS, Target
@@ -88,6 +89,16 @@ def test_a_sampler_of_unknown_type_is_not_judged() -> None:
     model.graph.node[1].input[0] = "image"
     model.opset_import.append(helper.make_opsetid("their", 1))
     assert set(judged(model, "11.4").unjudged) == {"their::Strange (1 node)", "GridSample (1 node)"}
+
+
+def test_detached_weights_are_not_taken_for_operators() -> None:
+    model = affine_model(opset=16)
+    before = judged(model, "10.3")
+    for tensor in model.graph.initializer:
+        if tensor.name in ("w", "fc_w"):
+            tensor.data_location = TensorProto.EXTERNAL
+    light, detached = detach_weights(model)
+    assert set(detached) == {"w", "fc_w"} and judged(light, "10.3") == before
 
 
 def in_branch(domain: str = "") -> onnx.ModelProto:
