@@ -26,7 +26,11 @@ def torchlib_once() -> Iterator[None]:
     if "torch" not in sys.modules:
         yield
         return
-    from torch.onnx._internal.exporter._registration import ONNXRegistry
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+    except ImportError:  # a GPU machine may have only PyTorch
+        yield
+        return
 
     make, made = ONNXRegistry.from_torchlib, {}
 

@@ -31,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.gpu_check import process
 from benchmarks.gpu_check.records import Records, words_of
-from benchmarks.gpu_check.steps import LIBRARY, ROOT, Step, steps
+from benchmarks.gpu_check.steps import LIBRARY, ROOT, Step, environment, steps
 from benchmarks.gpu_check.table import summary
 
 _PACKAGES = ("torch", "onnxruntime", "numpy", "tensorrt", "triton")
@@ -106,7 +106,7 @@ class Check:
                 end - time.monotonic(),
                 quiet=step.quiet,
                 watched=(self.path,),
-                environment={"PYTHONPATH": str(ROOT), "PYTHONUNBUFFERED": "1", "STN_LOG": "1"},
+                environment=environment(),
                 folder=ROOT,
             )
             unfinished = records.unfinished() if step.restarts else []

@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from benchmarks.gpu_check.steps import LIBRARY, PROGRAMS, ROOT
+from benchmarks.gpu_check.steps import LIBRARY, PROGRAMS, ROOT, environment
 
 _COMPILE = ("g++", "-std=c++17", "-O1", "-Iplugins/include")
 #: The programs, and the rest of the command that compiles them; and arguments for which one prints its usage.
@@ -61,23 +61,24 @@ def build(arch: str, cuda: bool, library: bool) -> None:
 
 def _run(command: list[str]) -> None:
     print("+", *command, flush=True)
-    subprocess.run(command, cwd=ROOT, env=_environment(), check=True)
+    subprocess.run(command, cwd=ROOT, env={**os.environ, **environment()}, check=True)
 
 
 def _output(command: list[str]) -> str:
     """The last line that a program prints."""
     try:
         done = subprocess.run(
-            command, cwd=ROOT, env=_environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=60
+            command,
+            cwd=ROOT,
+            env={**os.environ, **environment()},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            timeout=60,
         )
     except (OSError, subprocess.TimeoutExpired) as error:
         return f"{type(error).__name__}: {error}"
     lines = done.stdout.decode(errors="replace").strip().splitlines()
     return lines[-1] if lines else f"exit code {done.returncode}"
-
-
-def _environment() -> dict[str, str]:
-    return {**os.environ, "PYTHONPATH": str(ROOT)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ FIRST, FIRST_SECONDS = ("kernels", "tensorrt-host", "onnxruntime-host", "headlin
 #: The names of our kernels, among those that PyTorch launches.
 KERNELS = "^(affine|planar|channels_last)[a-z_]*kernel$"
 _ONE = "16x1x12x17"  # digits at small sizes
+_IN_OTHER_STEPS = {"test_sanitizers.py", "test_tensorrt_host.py", "test_onnxruntime_host.py"}
 _SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")
 
 
@@ -85,7 +87,13 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
     )
 
 
+def environment() -> dict[str, str]:
+    """Variables for programs in Python: they find the source tree, and what else they found before."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH", ""))))
+    return {"PYTHONPATH": path, "PYTHONUNBUFFERED": "1", "STN_LOG": "1"}
+
+
 def gpu_tests() -> tuple[str, ...]:
-    """The files with tests that need a GPU."""
-    paths = sorted((ROOT / "tests").rglob("test_*.py"))
+    """The files with tests that need a GPU, without those that run what other steps run."""
+    paths = [path for path in sorted((ROOT / "tests").rglob("test_*.py")) if path.name not in _IN_OTHER_STEPS]
     return tuple(str(path.relative_to(ROOT)) for path in paths if "mark.gpu" in path.read_text(encoding="utf-8"))

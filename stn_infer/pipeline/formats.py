@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import orjson
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
@@ -450,6 +449,8 @@ def _joined(values: Array) -> list[str]:
     # orjson takes a tenth of the time of formatting in Python, but JSON has no infinity
     finite = np.isfinite(values)
     known = values if finite.all() else np.where(finite, values, values.dtype.type(0))
+    import orjson  # npz and parquet need none
+
     text = orjson.dumps(np.ascontiguousarray(known), option=orjson.OPT_SERIALIZE_NUMPY)
     lines = text[2:-2].decode().split("],[")
     for row in np.flatnonzero(~finite.all(axis=1)).tolist():

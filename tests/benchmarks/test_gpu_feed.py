@@ -31,6 +31,17 @@ def test_every_case_on_the_cpu(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert gpu_feed.main(given) == 0 and len(list(read(path))) == len(records)  # the same run has nothing left
 
 
+def test_a_missing_package_is_noted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def measure(*arguments: object) -> dict[str, float]:
+        raise ModuleNotFoundError("No module named 'PIL'")
+
+    monkeypatch.setattr(gpu_feed, "measure", measure)
+    path = tmp_path / "feed.jsonl"
+    assert gpu_feed.main(["--device", "cpu", "--tiny", "-o", str(path)]) == 0
+    notes = [record.values["reason"] for record in read(path) if record.kind == "note"]
+    assert notes == ["No module named 'PIL'"] * len(gpu_feed.CASES)
+
+
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
 def test_a_missing_gpu_is_an_error() -> None:
     with pytest.raises(SystemExit, match="finds no usable GPU"):
