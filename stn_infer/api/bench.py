@@ -41,6 +41,7 @@ def bench(
     output: Path | None = None,
     command: str = "",
     say: Progress = lambda text: None,
+    time_limit: float | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,
 ) -> BenchResult:
@@ -68,6 +69,8 @@ def bench(
         output: a JSON file that is updated with all finished rounds after each round.
         command: written into the result.
         say: called with the progress as text.
+        time_limit: seconds; rounds that do not fit are left out, rows of those that do are cut short, and the result
+            says so. Loading and compiling are not interrupted. None: no limit.
         allow_code: let a file, such as a recipe or an ONNX file's metadata, name Python code to run.
         budget: as for ``lint``.
 
@@ -96,7 +99,15 @@ def bench(
         inputs=fed,
     )
     request = make_request((case,), variants, device, threads, tolerance, method)
-    return measure(request, output=output, command=command, say=say, allow_code=allow_code, budget=budget)
+    return measure(
+        request,
+        output=output,
+        command=command,
+        say=say,
+        time_limit=time_limit,
+        allow_code=allow_code,
+        budget=budget,
+    )
 
 
 def measure(
@@ -106,6 +117,7 @@ def measure(
     earlier: BenchResult | None = None,
     command: str = "",
     say: Progress = lambda text: None,
+    time_limit: float | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,
 ) -> BenchResult:
@@ -113,7 +125,11 @@ def measure(
     from stn_infer.benchmarking.harness.session import run_request
 
     resolve = partial(resolve_case, allow_code=allow_code, budget=budget)
-    return run_request(request, resolve, output=output, earlier=earlier, command=command, say=say)
+    if time_limit is not None and not time_limit > 0:
+        raise UsageError(f"the time limit is a number of seconds above 0, not {time_limit:g}")
+    return run_request(
+        request, resolve, output=output, earlier=earlier, command=command, say=say, time_limit=time_limit
+    )
 
 
 def check_code(file: Path, cases: Sequence[Case], variants: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 RESULT = click.Path(path_type=Path, dir_okay=False)
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shapes", "precision", "inputs")
+_BESIDE_RESUME = ("resume", "output", "time_limit", "allow_code", "trial_seconds", "trial_memory", "debug")
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
@@ -132,6 +133,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 @options.original_option
 @click.option(
     "--batch-sizes",
+    "--batch-size",
     default="1,64",
     show_default=True,
     callback=_numbers(int),
@@ -170,6 +172,12 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     type=click.Choice(["host", "device", "end-to-end"]),
     help="What a call spans: arrays to arrays on the host, the device alone, or image files to predictions.  "
     "[default: host]",
+)
+@click.option(
+    "--time-limit",
+    type=click.FloatRange(min=0, min_open=True),
+    metavar="SECONDS",
+    help="Leave out rounds that do not fit and cut rows short; loading and compiling are not interrupted.",
 )
 @click.option("--rounds", type=click.IntRange(min=1), help="Rounds, each in a fresh process.  [default: 6]")
 @click.option(
@@ -218,6 +226,7 @@ def command(
     precision: Precision,
     inputs: tuple[Path, ...],
     boundary: str | None,
+    time_limit: float | None,
     rounds: int | None,
     separate: bool,
     seconds: float | None,
@@ -247,13 +256,9 @@ def command(
     if sum(given is not None for given in (model, suite, resume)) != 1:
         raise UsageError("bench takes exactly one of SOURCE, --suite FILE and --resume RESULT")
     if resume is not None:
-        others = [
-            parameter.name or ""
-            for parameter in ctx.command.params
-            if parameter.name not in ("resume", "output", "allow_code", "trial_seconds", "trial_memory", "debug")
-        ]
+        others = [name for parameter in ctx.command.params if (name := parameter.name or "") not in _BESIDE_RESUME]
         _refuse(ctx, others, "--resume", "the file defines what is measured; start a new benchmark to change it")
-        _show(*_resumed(resume, output, allow_code, budget))
+        _show(*_resumed(resume, output, allow_code, budget, time_limit))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
     given["separate"] = separate or None  # a suite may ask for it too
@@ -293,7 +298,7 @@ def command(
         )
     names = variants or (_quick_variants(device) if quick else None)
     request = make_request(cases, names, device, threads, tolerance, replace(method, **changes))
-    _show(_measure(request, output, allow_code=allow_code, budget=budget), output)
+    _show(_measure(request, output, allow_code=allow_code, budget=budget, time_limit=time_limit), output)
 
 
 command.others = {"compare": compare, "report": report}
@@ -320,7 +325,9 @@ def _quick_variants(device: str) -> tuple[str, ...]:
     return names
 
 
-def _resumed(path: Path, output: Path | None, allow_code: bool, budget: Budget | None) -> tuple[BenchResult, Path]:
+def _resumed(
+    path: Path, output: Path | None, allow_code: bool, budget: Budget | None, time_limit: float | None
+) -> tuple[BenchResult, Path]:
     from stn_infer.api.bench import check_code
     from stn_infer.benchmarking.result import read_result
 
@@ -328,7 +335,8 @@ def _resumed(path: Path, output: Path | None, allow_code: bool, budget: Budget |
     if not allow_code:
         check_code(path, earlier.request.cases, earlier.request.variants)
     target = output or path
-    return _measure(earlier.request, target, earlier, allow_code=allow_code, budget=budget), target
+    found = _measure(earlier.request, target, earlier, allow_code=allow_code, budget=budget, time_limit=time_limit)
+    return found, target
 
 
 def _measure(
@@ -338,6 +346,7 @@ def _measure(
     *,
     allow_code: bool,
     budget: Budget | None,
+    time_limit: float | None,
 ) -> BenchResult:
     """Print an estimate of the duration, then measure, with a status line on a terminal."""
     from rich.console import Console
@@ -346,7 +355,8 @@ def _measure(
     from stn_infer.api.bench import measure
     from stn_infer.benchmarking.harness.session import describe_request
 
-    echo(describe_request(request, earlier), err=True)
+    limited = "" if time_limit is None else f"; within about {time_limit:g} s, with fewer rounds and samples if need be"
+    echo(f"{describe_request(request, earlier)}{limited}", err=True)
     command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
     before = _written(output)
     try:
@@ -357,6 +367,7 @@ def _measure(
                 earlier=earlier,
                 command=command,
                 say=lambda text: status.update(Text(shown(text))),
+                time_limit=time_limit,
                 allow_code=allow_code,
                 budget=budget,
             )

@@ -19,16 +19,19 @@ SOURCE_HELP = (
 
 # An option has the same meaning in every command, and so the same group.
 _GROUPS: dict[str, str] = {
-    "Source options": "--weights --input-shape --input --source --against --suite --allow-code",
+    "Source options": "--weights --input-shape --input --source --against --suite --allow-code --ignore-extra",
     "Input options": "--inputs --calibrate --preprocess --strict --labels --count",
-    "Runtime options": "--backend --variant --list-variants --device --batch-size --batch-sizes --threads --workers",
+    "Runtime options": "--backend --variant --list-variants --device --devices --batch-size --batch-sizes --threads "
+    "--workers",
     "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",
-    "Limits": "--trial-seconds --trial-memory",
+    "Prediction options": "--activation --top-k --threshold --outputs",
+    "Limits": "--trial-seconds --trial-memory --time-limit",
     "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate "
     "--seed",
     "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
     "Output options": "--output --format --json --all --explain --fail-on --resume --check-inputs --shard-rows "
-    "--dynamic-size --fixed-batch --with-theta --fix --functions",
+    "--overwrite --save-images --dynamic-size --fixed-batch --with-theta --fix --functions",
+    "Animation options": "--frames --frame-ms --snapshots",
 }
 _GROUP_OF = {name: title for title, names in _GROUPS.items() for name in names.split()}
 _OTHER = "Other options"

@@ -74,6 +74,7 @@ class Simulation:
     rounds_run: list[int] = field(default_factory=list)
     processes: list[tuple[str, ...]] = field(default_factory=list)
     others: float = 0.0
+    elapsed: float = 0.0  # seconds of all rounds so far
 
     def prepare(self, request: Request, say: Callable[[str], None]) -> tuple[Model, ...]:
         hashes = {str(batch): f"inputs {batch}" for batch in self.batch_sizes}
@@ -115,7 +116,9 @@ class Simulation:
             )
 
         expected = {batch: expectation(batch) for batch in self.batch_sizes}
-        return run_round(task, expected, opener, clock, self.monitor, say)
+        report = run_round(task, expected, opener, clock, self.monitor, say)
+        self.elapsed += clock.time
+        return report
 
     def disturbance(self) -> tuple[float, int]:
         return self.others, 0

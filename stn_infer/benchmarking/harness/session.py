@@ -29,6 +29,7 @@ _OPENING_S = 4.0
 _PREPARING_S = 8.0
 _COMPILING_S = 15.0  # torch.compile at one batch size, on two cores
 _COMPILED_S = 1.0  # the same out of its cache
+_LEAST_ROW_S = 0.01  # of samples, however little time is left
 _COMPARED = ("weights", "network", "file", "external data", "plugin library", CALIBRATION)
 _POOLS = ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME", "MKL_NUM_THREADS")
 
@@ -41,6 +42,8 @@ def measure(
     save: Callable[[BenchResult], None] = lambda result: None,
     command: str = "",
     say: Progress = lambda text: None,
+    time_limit: float | None = None,
+    clock: Callable[[], float] = time.monotonic,
 ) -> BenchResult:
     """Run what a request asks for, or what of it is missing in ``earlier``.
 
@@ -51,11 +54,15 @@ def measure(
         save: given the result after each round.
         command: written into the result.
         say: called with the progress and the remaining time, as text.
+        time_limit: seconds in which rounds begin and rows take samples. The first round of each model is always run,
+            with at least one call per row; rounds that do not fit are left out.
+        clock: seconds, for ``time_limit``.
 
     Raises:
         UsageError: ``earlier`` was measured on something else.
         StnInferError: a model is not available.
     """
+    started = clock()
     models = workers.prepare(request, say)
     result = BenchResult(
         command=command,
@@ -77,9 +84,17 @@ def measure(
         if (*models[case].key, number) not in done
     ]
     estimate = len(todo) * expected_seconds(request) / max(1, len(models)) + _compiled(request) * _COMPILING_S
-    began = time.monotonic()
+    began = clock()
+    ran = {log.key[:2] for log in result.log}
     for index, (number, case) in enumerate(todo):
-        left = (time.monotonic() - began) / index * (len(todo) - index) if index else estimate
+        left = (clock() - began) / index * (len(todo) - index) if index else estimate
+        allowed = None
+        if time_limit is not None:
+            remaining, each = time_limit - (clock() - started), left / (len(todo) - index)
+            if remaining < each and models[case].key in ran:
+                break
+            allowed = remaining / max(1, min(len(todo) - index, int(remaining / max(each, 1e-9))))
+        ran.add(models[case].key)
         title = f"round {number + 1} of {request.method.rounds}"
         if len(models) > 1:
             title = f"{models[case].name}, {title}"
@@ -87,9 +102,20 @@ def measure(
         def tell(text: str, title: str = title, left: str = _duration(left)) -> None:
             say(f"{title}: {text} (about {left} to go)")
 
-        result = _one(workers, result, case, RoundTask(models[case], request, number, request.variants), tell)
+        task = RoundTask(models[case], _within(request, models[case], allowed), number, request.variants)
+        result = _one(workers, result, case, task, tell)
         save(result)
     return result
+
+
+def _within(request: Request, model: Model, seconds: float | None) -> Request:
+    """The request with rows that share ``seconds`` of a round, without the time in which its process starts."""
+    if seconds is None:
+        return request
+    rows = len(model.case.batch_sizes) * len(possible(request.variants, request.device))
+    share = max(_LEAST_ROW_S, (seconds - _OPENING_S) / max(1, rows))
+    method = request.method
+    return replace(request, method=replace(method, row_limit=min(method.row_limit, share)))
 
 
 def expected_seconds(request: Request) -> float:
@@ -184,11 +210,12 @@ def run_request(
     earlier: BenchResult | None = None,
     command: str = "",
     say: Progress = lambda text: None,
+    time_limit: float | None = None,
 ) -> BenchResult:
     """Measure with real runtimes; with ``output``, the result is there after every round. Raises as :func:`measure`.
 
     Args:
-        request, earlier, command, say: as for :func:`measure`.
+        request, earlier, command, say, time_limit: as for :func:`measure`.
         resolve: loads the model that a case names.
         output: a JSON file.
 
@@ -208,7 +235,7 @@ def run_request(
             _check_current(output, earlier)
         folder = stack.enter_context(temporary_folder(prefix="stn-bench-"))
         workers = Processes(folder, resolve)
-        result = measure(request, workers, earlier=earlier, save=save, command=command, say=say)
+        result = measure(request, workers, earlier=earlier, save=save, command=command, say=say, time_limit=time_limit)
         save(result)
     return result
 

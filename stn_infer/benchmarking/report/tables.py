@@ -60,13 +60,19 @@ def compared_with(result: BenchResult, model: Model) -> str:
 
 
 def speedup_over(result: BenchResult, model: Model, row: Measurement) -> str:
-    """A row's speedup over what the model's rows are compared with; empty where one of them was not timed."""
+    """A row's speedup over what the model's rows are compared with; empty where one of them was not timed.
+
+    There is no ratio where one is unstable and the rounds are too few for an interval.
+    """
     name = compared_with(result, model)
     rows = result.rows(model, row.batch_size)
     other = next((each for each in rows if each.variant == name and each.status == "timed"), None)
     if other is None or row.status != "timed":
         return ""
-    return "1x" if other is row else ratio_text(speedup(row, other))
+    if other is row:
+        return "1x"
+    ratio = speedup(row, other)
+    return "unstable" if ratio.low is None and (row.flags or other.flags) else ratio_text(ratio)
 
 
 def _title(result: BenchResult, model: Model) -> str:
