@@ -406,6 +406,12 @@ def _incomplete(network: str, parts: Sequence[Part], found: Sequence[Candidate],
         if key.startswith(nearest.prefix) and key.removeprefix(nearest.prefix) in nearest.missing:
             kind = "sparse" if "sparse" in made_by else "quantized" if "qtensor" in made_by else "special"
             return f"{key} is a {kind} tensor, expected a dense one; save it as one (to_dense(), dequantize())"
+    bare = [name for name in nearest.missing if name in nearest.part.tensors]
+    if bare and len(bare) == len(nearest.missing):
+        return (
+            f"{len(nearest.found)} of the keys of {network} begin with {nearest.prefix!r} and {len(bare)} do not"
+            f"{some(bare)}; rename them in Python and save the file again"
+        )
     used = set(nearest.found.values())
     unexpected = [key for key in nearest.part.tensors if key not in used and not _is_counter(key)]
     return _keys_differ(network, nearest.missing, unexpected, nearest.name)

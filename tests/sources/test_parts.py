@@ -239,6 +239,13 @@ def test_heads_for_training_are_left_out_on_request(right: State, tmp_path: Path
     assert torch.equal(net.head.weight, right["head.weight"])
 
 
+def test_a_prefix_on_some_of_the_keys(right: State, tmp_path: Path) -> None:
+    torch.save({key.replace("body.", "net.body."): value for key, value in right.items()}, tmp_path / "net.pt")
+    message = r"7 of the keys of Net begin with 'net\.' and 2 do not \(head\.weight, head\.bias\); rename them"
+    with pytest.raises(WeightsError, match=message):
+        apply_weights(Net(), tmp_path / "net.pt")
+
+
 def test_sparse_tensors_are_named(right: State, tmp_path: Path) -> None:
     torch.save(right | {"head.weight": right["head.weight"].to_sparse()}, tmp_path / "net.pt")
     with pytest.raises(WeightsError, match=r"head\.weight is a sparse tensor, expected a dense one"):
