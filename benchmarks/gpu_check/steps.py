@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,8 +13,6 @@ PROGRAMS = ROOT / "build" / "plugins" / "tests"
 LIBRARY = ROOT / "build" / "plugins" / "libstn_plugins.so"
 #: Steps that give correctness and the headline figures of every kernel, and the seconds that they may take in all.
 FIRST, FIRST_SECONDS = ("kernels", "tensorrt-host", "onnxruntime-host", "headline", "tests"), 240.0
-#: The names of our kernels, among those that PyTorch launches.
-KERNELS = "^(affine|planar|channels_last)[a-z_]*kernel$"
 _ONE = "16x1x12x17"  # digits at small sizes
 _IN_OTHER_STEPS = {"test_sanitizers.py", "test_tensorrt_host.py", "test_onnxruntime_host.py"}
 _SECTIONS = ("SpeedOfLight", "MemoryWorkloadAnalysis", "Occupancy", "LaunchStats")
@@ -56,7 +55,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
     kernels, small = str(PROGRAMS / "kernels_test"), ("--tiny",) if tiny else ()
     sanitizer = ("compute-sanitizer", "--error-exitcode", "9", "--tool")
     sections = tuple(word for name in _SECTIONS for word in ("--section", name))
-    counters = ("ncu", "--clock-control", "none", "-k", f"regex:{KERNELS}", *sections, "--csv")
+    counters = ("ncu", "--clock-control", "none", "-k", f"regex:^({'|'.join(kernel_names())})$", *sections, "--csv")
     counters += ("--log-file", str(results / f"{stem}-ncu.csv"))
     build = (python, "-m", "benchmarks.gpu_check.build", "--if-needed")
     measure = (python, "-W", "ignore", "benchmarks/gpu.py", "--device", device, *small)
@@ -85,6 +84,13 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
         ),
         Step("peers", (*compare, *quickly), 400 if tiny else 150, 60),
     )
+
+
+def kernel_names() -> list[str]:
+    """The names of our kernels, among those that PyTorch launches; without the one that only tells that it loads."""
+    sources = [path.read_text(encoding="utf-8") for path in (ROOT / "plugins" / "src" / "kernels").glob("cuda_*")]
+    found = {name for text in sources for name in re.findall(r"__global__[^;{]*?(\w+_kernel)\(", text)}
+    return sorted(found - {"probe_kernel"})
 
 
 def environment() -> dict[str, str]:
