@@ -36,6 +36,7 @@ from stn_infer.pipeline.pictures import Pictures
 from stn_infer.pipeline.schedule import Schedule
 from stn_infer.pipeline.warps import WatchedBackend
 from stn_infer.predictions import Classifier
+from stn_infer.preprocess.geometry import placements
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed
 from stn_infer.repairs.dependence import dependence_note
@@ -196,16 +197,11 @@ def run_job(
             raise UsageError("save_images needs a model that is opened here: give its file or source")
         image = next((spec.name for spec in runner.inputs if len(spec.shape) == 4), "")
         scores = encoder.outputs[0].name if encoder.classifies else ""
-        pictures = Pictures(
-            options.save_images,
-            watched.warps,
-            how,
-            whole if runner is not watched else how,
-            image,
-            scores,
-            classifier,
-            decoder,
-        )
+        inner = whole if runner is not watched else how
+        embedded = runner.metadata.embedded
+        sized = None if embedded is None else embedded.size
+        places = placements(whole, sized) if whole is not None and sized is not None else None
+        pictures = Pictures(options.save_images, watched.warps, how, inner, places, image, scores, classifier, decoder)
     with Inputs(inputs, loader.arrays.count_rows, may_be_empty=axis is not None) as samples:
         survey = samples.survey(options.check_inputs)
         if survey.images and not loader.takes_images:

@@ -30,6 +30,7 @@ from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import printable
 from stn_infer.pipeline.warps import WatchedSampler
 from stn_infer.predictions import Classifier
+from stn_infer.preprocess.geometry import Placement
 from stn_infer.preprocess.pixels import denormalize
 from stn_infer.preprocess.rule import Preprocess
 
@@ -47,6 +48,7 @@ class Pictures:
         warps: the samplers.
         preprocess: how the model's input was made from pixels.
         inner: how the values that the samplers read were made from pixels, the graph's own preprocessing included.
+        places: where the model's image lies in the picture, if the graph resizes and crops it: height and width.
         image: the name of the input that is a picture; empty if there is none.
         scores: the name of the output with the scores of classes; empty if there is none.
         classifier, decoder: of the text below an input.
@@ -56,6 +58,7 @@ class Pictures:
     warps: tuple[WatchedSampler, ...]
     preprocess: Preprocess | None
     inner: Preprocess | None
+    places: tuple[Placement, Placement] | None
     image: str
     scores: str
     classifier: Classifier
@@ -123,7 +126,9 @@ class Pictures:
             OutputError: a file cannot be written.
         """
         each = [_per_sample(values[warp.outputs["warped"]], len(rows)) for warp in self.warps]
-        outlines = [warp.outline(values) if count == 1 else None for warp, count in zip(self.warps, each, strict=True)]
+        outlines = [
+            self._outline(warp, values) if count == 1 else None for warp, count in zip(self.warps, each, strict=True)
+        ]
         texts = self._texts(values, len(rows))
         for index in good:
             name = picture_name(first + rows[index], samples[rows[index]].name)
@@ -157,6 +162,16 @@ class Pictures:
         writer.writerow(("input", "picture"))
         writer.writerows((name, picture_name(position, name)) for position, name in rows)
         write_atomically(self.folder / f"pictures-{shard:05d}.csv", text.getvalue().encode())
+
+    def _outline(self, warp: WatchedSampler, values: Mapping[str, Array]) -> Array | None:
+        found = warp.outline(values)
+        if found is None or self.places is None:
+            return found
+        lengths, offsets, scaled = (
+            np.array([getattr(place, name) for place in self.places[::-1]], np.float64)
+            for name in ("length", "offset", "scaled")
+        )
+        return np.asarray((found * lengths + offsets) / scaled)
 
     def _texts(self, values: Mapping[str, Array], count: int) -> list[list[str]]:
         texts: list[list[str]] = [[] for _ in range(count)]

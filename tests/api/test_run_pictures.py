@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -85,6 +86,11 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+def outlined(found: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> tuple[np.ndarray[Any, Any], ...]:
+    """Rows and columns of the first transformer's outline."""
+    return np.nonzero(np.abs(found.astype(int) - (0xFF, 0x8C, 0x1A)).max(axis=2) < 8)
+
+
 def test_crops_have_the_pictures_colors(model: Path, photos: Path, tmp_path: Path) -> None:
     summary = stn_infer.run(model, photos, tmp_path / "out", save_images=tmp_path / "pics", batch_size=2)
     assert summary.ok == 3
@@ -112,8 +118,7 @@ def test_inputs_have_the_outline_and_the_prediction(model: Path, photos: Path, t
     found = pixels(tmp_path / "pics/inputs/0000000-x.png")
     scale = 256 // HEIGHT
     assert found.shape == (HEIGHT * scale + 20, WIDTH * scale, 3)
-    orange = np.abs(found.astype(int) - (0xFF, 0x8C, 0x1A)).max(axis=2) < 8
-    rows, columns = np.nonzero(orange[: HEIGHT * scale])
+    rows, columns = outlined(found[: HEIGHT * scale])
     # from the centers of the outer pixels of the quarter, drawn 2 pixels wide; the dot has a radius of 4 pixels
     assert (rows.max(), columns.max()) == pytest.approx(((HEIGHT / 2 - 0.5) * scale, (WIDTH / 2 - 0.5) * scale), abs=2)
     assert (rows.min(), columns.min()) == pytest.approx((scale / 2 - 4, scale / 2 - 4), abs=2)
@@ -226,3 +231,15 @@ def test_a_file_with_its_preprocessing_has_the_same_crops(model: Path, photos: P
         assert tree(tmp_path / "plain-pics" / folder) == tree(tmp_path / "embedded-pics" / folder)
     proto = onnx.load(tmp_path / "embedded.onnx")
     assert sum(node.op_type == "SpatialTransformer" for node in proto.graph.node) == 3
+
+
+def test_the_outline_lies_in_the_picture_that_the_graph_crops(model: Path, tmp_path: Path) -> None:
+    high, wide = 2 * HEIGHT, 2 * WIDTH
+    options = {"preprocess": f"crop={HEIGHT}x{WIDTH}", "embed_preprocess": True, "source_size": (high, wide)}
+    stn_infer.optimize(model, tmp_path / "crop.onnx", **options)  # type: ignore[arg-type]
+    Image.new("RGB", (wide, high)).save(tmp_path / "black.png")
+    stn_infer.run(tmp_path / "crop.onnx", tmp_path / "black.png", tmp_path / "out", save_images=tmp_path / "pics")
+    scale = 256 // high
+    rows, columns = outlined(pixels(tmp_path / "pics/inputs/0000000-black.png")[: high * scale])
+    last = ((HEIGHT / 2 + HEIGHT / 2 - 0.5) * scale, (WIDTH / 2 + WIDTH / 2 - 0.5) * scale)
+    assert (rows.max(), columns.max()) == pytest.approx(last, abs=2)

@@ -35,7 +35,7 @@ LOSING = (
     "error: another process has continued ",
     "error: cannot resume another job: ",
 )
-NOT_EMPTY = "is not empty; give a new folder, or --resume to continue the job in it"
+NOT_EMPTY = "is not empty; give a new folder, --resume to continue the job in it"
 
 
 def together(campaign: Campaign, trial: int, bodies: Sequence[Callable[[], int]], killed: int | None) -> list[Fork]:
