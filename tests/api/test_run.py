@@ -274,9 +274,9 @@ def test_arrays_and_labels_and_several_outputs(tmp_path: Path) -> None:
 
     def function(inputs: Mapping[str, Array]) -> dict[str, Array]:
         scores = Fake._mean(inputs)["scores"]
-        return {"theta": np.zeros((len(scores), 2, 3), np.float32), "scores": scores}
+        return {"map": np.zeros((len(scores), 8, 9), np.float32), "scores": scores}
 
-    outputs = (*SCORES, TensorSpec("theta", (None, 2, 3), FLOAT32))
+    outputs = (*SCORES, TensorSpec("map", (None, 8, 9), FLOAT32))
     fake = Fake(function, outputs=outputs, metadata=ModelMetadata(labels=("a", "b", "c")))
     with pytest.raises(UsageError, match="--format npz"):
         run(fake, tmp_path / "x.npy", tmp_path / "out")
@@ -284,7 +284,7 @@ def test_arrays_and_labels_and_several_outputs(tmp_path: Path) -> None:
     run(fake, tmp_path / "x.npy", tmp_path / "out", format="npz")
     with np.load(tmp_path / "out" / "predictions-00000.npz") as result:
         assert np.allclose(result["scores"][:, 0], pixels.mean(axis=(1, 2)) / 255)
-        assert result["theta"].shape == (5, 2, 3)
+        assert result["map"].shape == (5, 8, 9)
         assert set(result["label"]) <= {"a", "b"}
         assert result["input"][4] == f"{tmp_path}/x.npy[4]"
 
