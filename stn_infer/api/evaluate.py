@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -27,7 +27,11 @@ from stn_infer.pipeline.scores import BoxScore, Classification, SequenceScore
 from stn_infer.predictions import Classifier
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed
+from stn_infer.sources.load import LoadedModel
 from stn_infer.sources.reference import WeightsLike
+
+if TYPE_CHECKING:
+    from torch import nn
 
 _SHOWN_FAILURES = 5
 
@@ -181,7 +185,7 @@ def _change(first: Evaluation, other: Evaluation, truth: Sequence[str] | None) -
 
 @names_the_file
 def evaluate(
-    model: str | Path | Backend,
+    model: str | Path | nn.Module | LoadedModel | Backend,
     data: str | Path,
     *,
     weights: WeightsLike | None = None,
@@ -223,7 +227,7 @@ def evaluate(
         raise UsageError(f"batch_size is at least 1, not {batch_size}")
     given = read_labeled(data)
     with ExitStack() as stack:
-        if isinstance(model, (str, Path)):
+        if not isinstance(model, Backend):
             from stn_infer.api.open import open_backend
 
             runner = open_backend(

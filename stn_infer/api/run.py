@@ -6,21 +6,26 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from stn_infer.api.source import names_the_file
 from stn_infer.backends.base import Backend
 from stn_infer.backends.device import Device
 from stn_infer.budget import Budget
+from stn_infer.data.inputs import as_sources
 from stn_infer.errors import UsageError
 from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.load import LoadedModel
 from stn_infer.sources.reference import WeightsLike
 
+if TYPE_CHECKING:
+    from torch import nn
+
 
 @names_the_file
 def run(
-    model: str | Path | Backend,
+    model: str | Path | nn.Module | LoadedModel | Backend,
     inputs: str | Path | Sequence[str | Path],
     output: str | Path,
     *,
@@ -55,9 +60,9 @@ def run(
     the status file has the reason.
 
     Args:
-        model: an ONNX file, an engine (with ``backend`` tensorrt or tensorrt-rtx), any source that ``stn-infer export``
-            takes, or an open backend (then ``backend``, ``device`` and ``devices`` are ignored; on a CPU it should use
-            one thread).
+        model: an ONNX file, an engine (with ``backend`` tensorrt or tensorrt-rtx), a module, any source that
+            ``stn-infer export`` takes, or an open backend (then ``backend``, ``device`` and ``devices`` are ignored; on
+            a CPU it should use one thread).
         inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
         output: a folder, new or empty unless ``resume``.
         weights: a checkpoint for a source, as for ``export``.
@@ -92,15 +97,16 @@ def run(
         progress: called with (samples done, total samples) after each batch, by one worker at a time.
 
     Raises:
-        UsageError: options that cannot be combined or do not fit the model.
+        UsageError: options that cannot be combined or do not fit the model, or inputs that are no paths.
         InputError: there is no input, or an explicitly named input is missing.
         OutputError: the folder is not empty or contains another job, or it cannot be written.
         SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be loaded or run.
     """
+    sources = as_sources(inputs)
     model_sha256 = ""
     tried: tuple[str, ...] = ()
     with ExitStack() as stack:
-        if isinstance(model, (str, Path)):
+        if not isinstance(model, Backend):
             from stn_infer.api.fingerprint import fingerprint
             from stn_infer.api.open import exported, open_backend
             from stn_infer.api.source import OnnxModel, resolve
@@ -112,7 +118,7 @@ def run(
             chosen = _devices(device, devices)
             if len(chosen) > 1 and save_images is not None:
                 raise UsageError(f"--save-images takes one device, given {', '.join(chosen)}")
-            opened: str | Path | bytes | LoadedModel = found if isinstance(found, LoadedModel) else model
+            opened: str | Path | bytes | nn.Module | LoadedModel = found if isinstance(found, LoadedModel) else model
             shapes = None if isinstance(found, LoadedModel) else input_shapes
             if isinstance(found, LoadedModel) and backend == "ort" and len(chosen) > 1:
                 opened = exported(found)  # once for all
@@ -135,10 +141,9 @@ def run(
             )
         else:
             runner = model
-        is_path = isinstance(model, (str, Path))
         summary = run_job(
             runner,
-            [inputs] if isinstance(inputs, (str, Path)) else list(inputs),
+            sources,
             Path(output),
             RunOptions(
                 batch_size=batch_size,
@@ -157,7 +162,7 @@ def run(
                 overwrite=overwrite,
                 save_images=None if save_images is None else Path(save_images),
             ),
-            model=Path(str(model)).name if is_path else runner.metadata.source,
+            model=Path(model).name if isinstance(model, (str, Path)) else runner.metadata.source,
             model_sha256=model_sha256,
             progress=progress,
         )

@@ -15,6 +15,7 @@ from stn_infer.activation import ASSUMED_SCORES
 from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve_model
 from stn_infer.arrays import Array
 from stn_infer.budget import Budget
+from stn_infer.data.inputs import as_sources
 from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.fusion.basis import AnyBasis, Basis
 from stn_infer.metadata import ModelMetadata
@@ -130,7 +131,7 @@ def show(
     from stn_infer.pictures.snapshots import find_snapshots
 
     path = Path(output)
-    inputs = [inputs] if isinstance(inputs, (str, Path)) else list(inputs)
+    inputs = as_sources(inputs)
     animated = path.suffix.lower() in SUFFIXES
     if snapshots is not None:
         _check_snapshots(str(model), animated, weights, frames)

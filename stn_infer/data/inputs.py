@@ -15,13 +15,13 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
-from stn_infer.errors import InputError
+from stn_infer.errors import InputError, UsageError
 from stn_infer.files import open_regular
 
 #: The suffixes that a folder is searched for; an image file that is given explicitly may have any suffix.
@@ -271,6 +271,25 @@ class Inputs:
         if rows == 0 and not self._may_be_empty:
             return Entry(path, error=f"{path}: expected at least one sample, found none")
         return Entry(path, rows)
+
+
+def as_sources(given: object) -> list[str | Path]:
+    """What a user gives as inputs: one path or several.
+
+    Raises:
+        UsageError: it is something else.
+    """
+    if isinstance(given, (str, Path)):
+        return [given]
+    found: list[str | Path] = []
+    for each in given if isinstance(given, Iterable) else [given]:
+        if not isinstance(each, (str, Path)):
+            raise UsageError(
+                f"inputs are paths, patterns or lists of these, got {type(each).__name__}; Predictor takes pictures, "
+                "arrays and tensors"
+            )
+        found.append(each)
+    return found
 
 
 def _stat(path: str) -> bytes:

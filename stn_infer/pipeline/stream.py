@@ -227,6 +227,9 @@ class Predictions(Iterator[Prediction]):
         self._first = True
         self._failed: Exception | None = None
 
+    def __repr__(self) -> str:
+        return "<Predictions: iterate to compute them>"
+
     def __iter__(self) -> Self:
         return self
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from stn_infer.api.run import run
@@ -447,3 +448,30 @@ def test_shards_of_large_outputs_have_fewer_rows(tmp_path: Path) -> None:
     assert rows_of(3, 512, 512) == 85
     assert rows_of(3, None, None) == 341
     assert rows_of(3, 9000, 9000) == 1
+
+
+class Mean(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.stack([x.mean((1, 2, 3)), 1 - x.mean((1, 2, 3))], 1)
+
+
+def test_a_module_of_the_program(tmp_path: Path) -> None:
+    paths = write_images(tmp_path / "in", 3)
+    module = Mean().train()
+    summary = run(module, paths, tmp_path / "out", backend="eager", input_shapes=[(1, 4, 4)], preprocess="0..1")
+    assert summary.ok == 3 and module.training
+    assert str(summary).splitlines()[0] == summary.headline and summary.headline.startswith("3 inputs: 3 predicted")
+    assert [row["prediction"] for row in table(tmp_path / "out", "predictions")] == ["1", "1", "1"]
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (3, "in", "expected a model's file or source, or a module, got int"),
+        (Fake(), 3, "inputs are paths, patterns or lists of these, got int; Predictor takes pictures"),
+        (Fake(), [np.zeros((4, 4))], "got ndarray; Predictor takes pictures, arrays and tensors"),
+    ],
+)
+def test_what_is_no_model_and_no_input(tmp_path: Path, model: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        run(model, inputs, tmp_path / "out")
