@@ -171,9 +171,11 @@ def test_every_checkpoint_style_has_the_trained_weights(module: Signs, tmp_path:
         assert all(torch.equal(found[name], value) for name, value in state.items()), style
 
 
-def of_onnxruntime(model: Path, photos: Path) -> list[str]:
+def of_onnxruntime(model: Path, photos: Path, *, embedded: bool = False) -> list[str]:
+    """Without stn-infer; a file with its preprocessing takes the pixels as they are."""
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
-    images = np.stack([as_input(Image.open(path)) for path in sorted(photos.iterdir())])
+    pictures = [Image.open(path) for path in sorted(photos.iterdir())]
+    images = np.stack([np.asarray(picture) if embedded else as_input(picture) for picture in pictures])
     (scores,) = session.run(None, {session.get_inputs()[0].name: images})
     return [SIGNS[index] for index in scores.argmax(axis=1)]
 
@@ -200,16 +202,20 @@ def test_from_training_to_labels(module: Signs, photos: Path, tmp_path: Path) ->
     files = {"module": tmp_path / "module.onnx"}
     given = torch.from_numpy(np.stack([as_input(Image.open(path)) for path in sorted(photos.iterdir())][:4]))
     stn_infer.export(module, files["module"], example_inputs=given, preprocess=rule, labels=SIGNS)
+    files["embedded"] = tmp_path / "embedded.onnx"
+    shapes, size = (3, SIZE, SIZE), (36, 40)
+    stored: dict[str, Any] = {"preprocess": rule, "labels": SIGNS, "embed_preprocess": True, "source_size": size}
+    stn_infer.export(module, files["embedded"], input_shapes=shapes, **stored)
     assert module.training
     for style in EXPORTED:
         checkpoint, files[style] = tmp_path / f"{len(files)}.pt", tmp_path / f"{len(files)}.onnx"
         torch.save(STYLES[style](state), checkpoint)
         source = [f"{HERE}:make", "--weights", str(checkpoint), "--input-shape", f"3,{SIZE},{SIZE}"]
-        stored = ["--preprocess", rule, "--labels", str(labels), "-o", str(files[style])]
-        done = CliRunner().invoke(main, ["export", *source, *stored])
+        options = ["--preprocess", rule, "--labels", str(labels), "-o", str(files[style])]
+        done = CliRunner().invoke(main, ["export", *source, *options])
         assert done.exit_code == 0 and "assume" not in done.output, done.output
     for style, path in files.items():
-        expected = of_onnxruntime(path, photos)
+        expected = of_onnxruntime(path, photos, embedded=style == "embedded")
         assert sum(map(str.__eq__, expected, truth)) >= 36, style
         found, warnings = of_the_command(path, photos, tmp_path / f"predictions of {style}")
         assert found == expected and "warning" not in warnings, style
