@@ -35,7 +35,6 @@ if TYPE_CHECKING:
 Layout = Literal["HW", "HWC", "CHW", "NHW", "NHWC", "NCHW"]
 LAYOUTS: tuple[Layout, ...] = get_args(Layout)
 _LAST, _FIRST = (1, 3, 4), (1, 3)  # lengths of an axis of colors
-_NO_ERROR = ""
 
 
 class Held(NamedTuple):
@@ -51,7 +50,7 @@ class Held(NamedTuple):
     name: str
     source: Image.Image | Opened
     row: int | None = None
-    error: str = _NO_ERROR
+    error: str = ""
 
 
 class Samples:
@@ -71,8 +70,8 @@ class Samples:
 
         Args:
             given: a path (a file, a folder, a pattern or ``@list.txt``), a Pillow image, the bytes of an image file,
-                an array, a tensor, a mapping of arrays by the model's inputs, or an iterable of these. Those of an
-                iterator are copied, because it may use their memory again.
+                an array, a tensor, a mapping of arrays by the model's inputs, or an iterable of these. What another
+                iterable than a list or a tuple gives is copied, because it may use the memory again.
             layout: what the axes of uint8 arrays are; None: see this module.
 
         Raises:
@@ -87,7 +86,7 @@ class Samples:
                 "expected a path, a picture, an array, a tensor or an iterable of these, got "
                 f"{getattr(given, '__name__', type(given).__name__)}"
             )
-        return self._numbered(given, layout, copy=isinstance(given, Iterator))
+        return self._numbered(given, layout, copy=not isinstance(given, Sequence))
 
     def _numbered(self, items: Iterable[object], layout: Layout | None, copy: bool) -> Iterator[Sample | Held]:
         count = 0

@@ -184,8 +184,13 @@ def test_memory_of_an_iterator_may_be_used_again() -> None:
             frame[:] = value
             yield frame
 
-    _, found = loaded(frames(), shape=(3, 5, 6))
-    assert [int(it.max()) for it in found] == [10, 20, 30]
+    class Camera:
+        def __iter__(self) -> Iterator[Array]:
+            return frames()
+
+    for given in (frames(), Camera()):
+        _, found = loaded(given, shape=(3, 5, 6))
+        assert [int(it.max()) for it in found] == [10, 20, 30]
 
 
 def test_a_mixture_keeps_its_order(tmp_path: Path) -> None:
