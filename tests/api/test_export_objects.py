@@ -8,13 +8,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from click.testing import CliRunner
 from torch import Tensor, nn
 
 import stn_infer
 from stn_infer.api.export import export
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.cli.main import main
+from stn_infer.data.examples import load_with_inputs
 from stn_infer.errors import StnInferError, UsageError
 from tests.support.stn_styles import SHAPE, AffineGrid
 
@@ -99,10 +98,8 @@ def test_one_shape_is_that_of_the_only_input(tmp_path: Path) -> None:
     text = str(report)
     assert text.splitlines()[0] == "no GridSample in the graph: nothing to fuse"
     assert text.splitlines()[-1].startswith(f"wrote {path} (") and "<pre>no GridSample" in report._repr_html_()
-    printed = CliRunner().invoke(main, ["export", "torch.nn:Identity", "--input-shape", "3", "-o", str(path)])
-    assert printed.output.splitlines()[-1].startswith(f"wrote {path} (")
-    again = export(stn_infer.load_source(nn.Linear(3, 2), input_shapes=[(3,)]), path)
-    assert again.inputs == report.inputs
+    loaded = load_with_inputs(stn_infer.load_source(nn.Linear(3, 2), input_shapes=[(3,)]), input_shapes=[(3,)])
+    assert loaded.input_shapes == ((3,),) and loaded.name == "Linear"
 
 
 IMAGE = torch.ones(2, *SHAPE)
