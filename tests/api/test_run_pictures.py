@@ -60,13 +60,20 @@ def plain() -> onnx.ModelProto:
     return export_plain(Crops(3).eval(), [(3, HEIGHT, WIDTH)])
 
 
-@pytest.fixture(scope="module", params=["fused", "plain"])
-def model(request: pytest.FixtureRequest, plain: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    proto = fuse(plain)[0] if request.param == "fused" else plain
-    path = tmp_path_factory.mktemp("model") / "crops.onnx"
-    onnx.save(proto, path)
-    stn_infer.write_metadata(path, preprocess="bgr,mean=0.4:0.5:0.6,std=0.2:0.25:0.3", labels=["ü", "b", "c"])
-    return path
+@pytest.fixture(scope="module")
+def files(plain: onnx.ModelProto, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    found = {}
+    for name, proto in (("fused", fuse(plain)[0]), ("plain", plain)):
+        found[name] = tmp_path_factory.mktemp("model") / "crops.onnx"
+        onnx.save(proto, found[name])
+        rule = "bgr,mean=0.4:0.5:0.6,std=0.2:0.25:0.3"
+        stn_infer.write_metadata(found[name], preprocess=rule, labels=["ü", "b", "c"])
+    return found
+
+
+@pytest.fixture
+def model(files: dict[str, Path]) -> Path:
+    return files["fused"]
 
 
 @pytest.fixture
@@ -91,8 +98,9 @@ def outlined(found: np.ndarray[tuple[int, ...], np.dtype[np.uint8]]) -> tuple[np
     return np.nonzero(np.abs(found.astype(int) - (0xFF, 0x8C, 0x1A)).max(axis=2) < 8)
 
 
-def test_crops_have_the_pictures_colors(model: Path, photos: Path, tmp_path: Path) -> None:
-    summary = stn_infer.run(model, photos, tmp_path / "out", save_images=tmp_path / "pics", batch_size=2)
+@pytest.mark.parametrize("name", ["fused", "plain"])
+def test_crops_have_the_pictures_colors(files: dict[str, Path], photos: Path, tmp_path: Path, name: str) -> None:
+    summary = stn_infer.run(files[name], photos, tmp_path / "out", save_images=tmp_path / "pics", batch_size=2)
     assert summary.ok == 3
     names = ["0000000-x.png", "0000001-x.png", "0000002-y_z.png"]
     assert sorted(path.name for path in (tmp_path / "pics").iterdir()) == [
@@ -157,7 +165,9 @@ def test_rows_of_an_array_file(model: Path, tmp_path: Path) -> None:
     ] == [*tree(tmp_path / "pics/warped_2").values()]
 
 
-def test_theta_of_a_file_without_this_output(model: Path, photos: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["fused", "plain"])
+def test_theta_of_a_file_without_this_output(files: dict[str, Path], photos: Path, tmp_path: Path, name: str) -> None:
+    model = files[name]
     before = model.read_bytes()
     summary = stn_infer.run(model, photos, tmp_path / "out", with_theta=True, format="npz")
     with np.load(tmp_path / "out/predictions-00000.npz") as found:
