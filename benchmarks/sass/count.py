@@ -31,10 +31,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from benchmarks.sass.cases import CASES, Arrays, Case
 from benchmarks.sass.lanes import LANES
 from benchmarks.sass.machine import PARAMETERS, Warp
 from benchmarks.sass.program import Counts, Memory, Program
@@ -50,44 +50,16 @@ BANDWIDTH = 3.0e12
 L2_BANDWIDTH = 5.5e12
 """Bytes per second, between the level-2 cache and the SMs."""
 
-_SOURCES = ("api.cpp", "kernels/cpu.cpp", "kernels/cpu_plain.cpp", "kernels/thread_pool.cpp", "kernels/warp.cpp")
+_SOURCES = tuple(
+    f"{name}.cpp"
+    for name in (
+        "api", "kernels/cpu", "kernels/cpu_plain", "kernels/processors", "kernels/thread_pool", "kernels/warp",
+    )
+)  # fmt: skip
 _RECORD = ctypes.CFUNCTYPE(
     None, ctypes.c_void_p, ctypes.POINTER(ctypes.c_uint * 3), ctypes.POINTER(ctypes.c_uint * 3),
     ctypes.POINTER(ctypes.c_char), ctypes.c_size_t,
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Case:
-    """An affine bilinear warp with zeros padding of images [N, C, H, W]: one theta per image, near the identity."""
-
-    name: str
-    shape: tuple[int, int, int, int]
-    dtype: str
-
-    @property
-    def pixels(self) -> int:
-        """The number of pixels of all output images, per channel."""
-        return self.shape[0] * self.shape[2] * self.shape[3]
-
-    @property
-    def bytes(self) -> int:
-        """The minimum number of bytes to read and write."""
-        return 2 * self.pixels * self.shape[1] * np.dtype(self.dtype).itemsize
-
-
-CASES = tuple(
-    Case(f"{'x'.join(map(str, shape))} {dtype}", shape, dtype)
-    for shape, dtype in (
-        ((256, 3, 224, 224), "float32"),
-        ((256, 3, 224, 224), "float16"),
-        ((64, 3, 224, 224), "float32"),
-        ((1024, 1, 28, 28), "float32"),
-        ((256, 64, 28, 28), "float32"),
-        ((65536, 1, 4, 4), "float32"),
-        ((4096, 1, 1, 1000), "float32"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -199,9 +171,9 @@ class Kernels:
 
 
 def kernel_name(text: str) -> str:
-    """The short name of a demangled symbol, such as planar_kernel<float, 2, 4, int>."""
+    """The short name of a demangled symbol, such as affine_kernel<Packs<float, 4>>."""
     match = re.search(r"(\w+_kernel<.*>)\(", text)
-    return (match[1] if match else text).replace("stn::", "").replace("(anonymous namespace)::", "")
+    return (match[1] if match else text).replace("stn::", "").replace("(anonymous namespace)::", "").replace(" >", ">")
 
 
 def demangled(text: str) -> str:
@@ -243,19 +215,10 @@ def run_case(kernels: Kernels, case: Case, blocks: int, seed: int = 0) -> Row:
     Raises:
         SystemExit: a result is wrong.
     """
-    rng = np.random.default_rng(seed)
-    n, c, height, width = case.shape
-    # one image for all samples, which the parameters allow: the counts are the same, and it needs little memory
-    image = rng.random((c, height, width), np.float32).astype(case.dtype)
-    theta = (np.eye(2, 3) + 0.15 * rng.standard_normal((n, 2, 3))).astype(np.float32)
     memory = Memory()
-    output = np.full((n, c, height, width), np.nan, case.dtype)
-    problem = plugin.Problem(
-        rank=2, dtype=plugin.DTYPES.index(case.dtype), batch=n, channels=c, basis_rows=3, theta_batch=n, input_batch=1,
-        input_size=(ctypes.c_int64 * 3)(height, width), output_size=(ctypes.c_int64 * 3)(height, width),
-        input=memory.add(image), theta=memory.add(theta), output=memory.add(output),
-    )  # fmt: skip
-    launch = kernels.launch(problem)
+    arrays = Arrays(case, memory, seed)
+    rng = np.random.default_rng(seed)
+    launch = kernels.launch(arrays.problem)
     constants = bytearray(PARAMETERS)
     for at, value in enumerate((*launch.block, *launch.grid)):
         constants[4 * at : 4 * at + 4] = value.to_bytes(4, "little")
@@ -269,37 +232,15 @@ def run_case(kernels: Kernels, case: Case, blocks: int, seed: int = 0) -> Row:
         read += 32 * len(block.read)
         block.read.clear()
         total.add(block)
-    values = check(image, theta, output)
-    groups = values / c / 32
+    groups = arrays.check() / case.shape[1] / 32
     scale = case.pixels / 32 / groups  # from the simulated blocks to all blocks
     by_opcode = {name: count / groups for name, count in total.issued.most_common()}
     cycle_us = 1e6 / (SMS * CLOCK)
     return Row(
         case, launch.kernel, kernels.resources[launch.kernel], sum(by_opcode.values()), total.requests / groups,
-        total.lines / groups, case.bytes / BANDWIDTH * 1e6, (read * scale + case.bytes / 2) / L2_BANDWIDTH * 1e6,
+        total.lines / groups, case.bytes / BANDWIDTH * 1e6, (read * scale + case.image_bytes) / L2_BANDWIDTH * 1e6,
         total.lookups * scale * cycle_us, sum(total.issued.values()) * scale * cycle_us / 4, by_opcode,
     )  # fmt: skip
-
-
-def check(image: NDArray[np.generic], theta: NDArray[np.float32], output: NDArray[np.generic]) -> int:
-    """Compare the written values with float64; returns their number."""
-    written = ~np.isnan(output.astype(np.float64))
-    tolerance = 2e-4 if output.dtype == np.float32 else 2e-3
-    _, _, height, width = output.shape
-    y, x = np.meshgrid((2 * np.arange(height) + 1) / height - 1, (2 * np.arange(width) + 1) / width - 1, indexing="ij")
-    padded = np.pad(image.astype(np.float64), ((0, 0), (1, 2), (1, 2)))
-    for n in np.flatnonzero(written.any(axis=(1, 2, 3))):
-        t = theta[n].astype(np.float64)
-        at_x = np.clip(((t[0, 0] * x + t[0, 1] * y + t[0, 2] + 1) * width - 1) / 2, -1, width) + 1
-        at_y = np.clip(((t[1, 0] * x + t[1, 1] * y + t[1, 2] + 1) * height - 1) / 2, -1, height) + 1
-        x0, y0 = np.floor(at_x).astype(int), np.floor(at_y).astype(int)
-        wx, wy = at_x - x0, at_y - y0
-        rows = [padded[:, y0 + d, x0] * (1 - wx) + padded[:, y0 + d, x0 + 1] * wx for d in (0, 1)]
-        expected = rows[0] * (1 - wy) + rows[1] * wy
-        error = np.abs(output[n].astype(np.float64) - expected)[written[n]].max()
-        if not error <= tolerance:
-            sys.exit(f"the machine code's answer is off by {error}")
-    return int(written.sum())
 
 
 def main() -> None:

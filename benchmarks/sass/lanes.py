@@ -91,7 +91,7 @@ class Lanes:
         text = text.strip("|")
         half = re.fullmatch(r"(.*)\.H([01])_H[01]", text)
         if half:
-            bits = (self._raw(half[1]) >> np.uint64(16 * int(half[2]))).astype(np.uint16)
+            bits = (self._raw(half[1].removesuffix(".reuse")) >> np.uint64(16 * int(half[2]))).astype(np.uint16)
             value = bits.view(np.float16).astype(np.float64)
         else:
             value = self._raw(text).astype(np.uint32).view(np.float32).astype(np.float64)

@@ -1,7 +1,8 @@
 """Simulate NVIDIA machine code (sm_90, as nvdisasm prints it) one warp at a time, and count its instructions.
 
-Only the instructions of kernels without shared memory, barriers and exchange between lanes are implemented. An unknown
-instruction raises NotImplementedError with its name. Results equal the hardware's, except for the last bit of ``MUFU``.
+Only the instructions of kernels without barriers and exchange between lanes are implemented; shared memory holds
+threads' own values. An unknown instruction raises NotImplementedError with its name. Results equal the hardware's,
+except for the last bit of ``MUFU``.
 Diverged lanes reconverge because those furthest behind run first.
 """
 
@@ -37,11 +38,13 @@ class Warp(Lanes):
         super().__init__(constants)
         self.program, self.memory = program, memory
         lane = np.arange(LANES, dtype=np.uint64)
-        self.special = {"SR_TID.X": first + lane, "SR_TID.Y": lane * 0, "SR_TID.Z": lane * 0, "SRZ": lane * 0}
+        self.special = {"SR_TID.X": first + lane, "SR_TID.Y": lane * 0, "SR_TID.Z": lane * 0}
+        self.special |= {"SRZ": lane * 0, "SR_CgaCtaId": lane * 0}
         for axis, index in zip("XYZ", block, strict=True):
             self.special[f"SR_CTAID.{axis}"] = lane * 0 + np.uint64(index)
         self.at = np.zeros(LANES, np.int64)
         self.alive = np.ones(LANES, bool)
+        self.shared: dict[int, int] = {}  # words by address
         self.counts = Counts()
 
     def run(self, limit: int = 1_000_000) -> Counts:
@@ -396,6 +399,22 @@ class Warp(Lanes):
             self.memory.find(int(addresses[lane]), size)[:] = np.frombuffer(data, np.uint8)
         if mask.any():
             self._touch(addresses, size, mask)
+
+    def _lds(self, i: Instruction, mask: Mask) -> None:
+        target, source = i.operands
+        addresses = self._addresses(source)
+        kind, number = self._register(target)
+        for word in range((self._size(i) + 3) // 4):
+            row = self.registers[kind][number + word]
+            row[mask] = [self.shared[int(address) + 4 * word] for address in addresses[mask]]
+
+    def _sts(self, i: Instruction, mask: Mask) -> None:
+        target, source = i.operands
+        addresses = self._addresses(target)
+        for word in range((self._size(i) + 3) // 4):
+            values = self._raw(source, word)
+            for lane in np.flatnonzero(mask):
+                self.shared[int(addresses[lane]) + 4 * word] = int(values[lane])
 
     def _bra(self, i: Instruction, mask: Mask) -> None:
         for condition in i.operands[:-1]:

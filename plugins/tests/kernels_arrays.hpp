@@ -51,7 +51,9 @@ struct Array {
     return half & 0x8000 ? -magnitude : magnitude;
   }
 
-  int64_t size() const { return count * (dtype == STN_FP32 ? 4 : 2); }
+  int64_t element_size() const { return dtype == STN_FP32 ? 4 : 2; }
+
+  int64_t size() const { return count * element_size(); }
 
   int dtype;
   int64_t count;

@@ -20,6 +20,7 @@ int failures = 0;
 int64_t checks = 0;
 int64_t combinations = 0;
 int64_t every = 1;
+int64_t shift = 0;               // elements between a buffer's start on the device and the array in it
 std::unique_ptr<Device> device;  // runs the CUDA kernels; null: the CPU kernels run
 
 /// Outputs of the CUDA kernels compared with the CPU's. A nearest sampler may differ by one pixel at a tie.
@@ -44,18 +45,21 @@ int run_on_device(stn_problem p, const Array& input, const Array& theta, const A
   std::vector<void*> buffers;
   const Array* arrays[] = {&input, &theta, &basis, output, &lattice.planes, &lattice.rows, &lattice.columns};
   for (const Array* array : arrays) {
-    buffers.push_back(device->upload(std::vector<char>(array->bytes.get(), array->bytes.get() + array->size())));
+    std::vector<char> bytes(static_cast<size_t>(shift * array->element_size()));
+    bytes.insert(bytes.end(), array->bytes.get(), array->bytes.get() + array->size());
+    buffers.push_back(device->upload(bytes));
   }
+  const auto start = [&](size_t i) { return static_cast<char*>(buffers[i]) + shift * arrays[i]->element_size(); };
   const auto* bytes = reinterpret_cast<const char*>(lattice.index.data());
   buffers.push_back(device->upload(std::vector<char>(bytes, bytes + 4 * lattice.index.size())));
-  p.input = buffers[0];
-  p.theta = buffers[1];
-  if (p.basis != nullptr) p.basis = static_cast<const float*>(buffers[2]);
-  if (p.planes != nullptr) p.planes = static_cast<const float*>(buffers[4]);
-  p.rows = static_cast<const float*>(buffers[5]);
-  p.columns = static_cast<const float*>(buffers[6]);
+  p.input = start(0);
+  p.theta = start(1);
+  if (p.basis != nullptr) p.basis = reinterpret_cast<const float*>(start(2));
+  if (p.planes != nullptr) p.planes = reinterpret_cast<const float*>(start(4));
+  p.rows = reinterpret_cast<const float*>(start(5));
+  p.columns = reinterpret_cast<const float*>(start(6));
   p.index = static_cast<const int32_t*>(buffers[7]);
-  p.output = buffers[3];
+  p.output = start(3);
   const int status = stn_run_cuda(&p, device->stream());
   const std::vector<char> answer = device->download(p.output, output->size());
   std::copy(answer.begin(), answer.end(), output->bytes.get());

@@ -27,10 +27,10 @@
 
 namespace {
 
-/// One combination, with ordinary coordinates if `tame`.
-void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random) {
+/// One combination, with ordinary coordinates if `tame`; `between`: elements after the channels of a pixel.
+void run_one(stn_problem p, const Shape& s, bool tame, std::mt19937& random, int64_t between = 3) {
   const int64_t in_pixels = product(s.in, p.rank), pixels = product(s.out, p.rank);
-  const int64_t pitch = s.channels + 3;
+  const int64_t pitch = s.channels + between;
   const int64_t in_width = p.input_layout == STN_PLANAR ? s.channels : pitch;
   const int64_t out_width = p.output_layout == STN_PLANAR ? s.channels : pitch;
   // A projective grid without a basis is one of pixel centers.
@@ -170,6 +170,40 @@ void run_large(std::mt19937& random) {
   run_one(p, {20000, 8, {2, 3, 0}, {1, 2, 0}}, true, random);
   p.dtype = STN_FP32;
   run_one(p, {66000, 1, {2, 3, 0}, {4, 16, 0}}, true, random);
+  // A basis with enough pixels for several samples per thread, not a multiple of them.
+  p.kind = STN_BASIS;
+  for (int64_t channels : {1, 3, 5, 8}) {
+    for (int layout : {STN_PLANAR, STN_CHANNELS_LAST}) {
+      p.padding = static_cast<int32_t>(channels % 3);
+      p.dtype = static_cast<int32_t>(channels % 2);
+      p.input_layout = p.output_layout = layout;
+      run_one(p, {77, channels, {9, 7, 0}, {121, 117, 0}}, true, random);
+    }
+  }
+}
+
+/// Each number of channels that a kernel treats differently, in every layout and type, also at addresses that are only
+/// aligned to an element.
+void run_channels(std::mt19937& random) {
+  for (int64_t channels : {1, 2, 3, 4, 5, 6, 7, 8, 9, 16, 64})
+    for (int kind : {STN_AFFINE, STN_PROJECTIVE, STN_GRID})
+      for (int mode : {STN_BILINEAR, STN_NEAREST})
+        for (int dtype : {STN_FP32, STN_FP16, STN_BF16})
+          for (int layouts = 0; layouts < 4; ++layouts)
+            for (int64_t elements : {0, 1}) {
+              stn_problem p{};
+              p.rank = 2;
+              p.kind = kind;
+              p.mode = mode;
+              p.dtype = p.grid_dtype = dtype;
+              p.input_layout = layouts & 1;
+              p.output_layout = layouts >> 1;
+              p.padding = static_cast<int32_t>(random() % 3);
+              shift = elements;
+              // Without padding between pixels, a number of channels is aligned or not.
+              run_one(p, {2, channels, {9, 13, 0}, {11, 7, 0}}, true, random, 0);
+            }
+  shift = 0;
 }
 
 /// Concurrent callers share one pool.
@@ -270,6 +304,7 @@ int main(int count, char** arguments) {
   for (const Shape& shape : volumes) run_all(shape, 3, random);
   if (device) {
     run_large(random);
+    run_channels(random);
     if (device->stream() == nullptr) run_far_corner(random);
     expect(nearest.off * 200 <= nearest.values, "nearest: the CPU kernels' values", stn_problem{});
     std::printf("compared: %lld values; nearest: %lld of %lld off\n", static_cast<long long>(interpolated.values),

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import sysconfig
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -129,18 +126,3 @@ def test_an_invalid_access_or_unknown_instruction_is_an_error(sass: SimpleNamesp
         run(sass, "LDG.E R1, [R2.64]")
     with pytest.raises(NotImplementedError, match="SHFL"):
         run(sass, "SHFL.IDX PT, R1, R2, RZ, 0x1f")
-
-
-@pytest.mark.slow
-def test_a_small_warp_is_counted_and_right(sass: SimpleNamespace, tmp_path: Path) -> None:
-    """The kernel is compiled for sm_90 and simulated, and its result is compared with float64."""
-    beside = any(Path(sysconfig.get_path("purelib")).glob("nvidia/*/bin/nvdisasm"))
-    if shutil.which("nvcc") is None or not (shutil.which("nvdisasm") or beside):
-        pytest.skip("needs nvcc and nvdisasm (pip install nvidia-cuda-nvdisasm)")
-    kernels = sass.count.Kernels(tmp_path)
-    assert all(resources.spilled == 0 for resources in kernels.resources.values())
-    for dtype, channels in (("float32", 1), ("float16", 3), ("float32", 5)):
-        row = sass.count.run_case(kernels, sass.count.Case("small", (3, channels, 20, 33), dtype), blocks=2)
-        assert row.kernel.startswith("affine_kernel<")
-        assert 20 < row.instructions < 2000
-        assert row.requests > channels

@@ -6,8 +6,9 @@
 
 #include "kernels/cuda.hpp"
 #include "kernels/cuda_affine.hpp"
+#include "kernels/cuda_basis.hpp"
+#include "kernels/cuda_columns.hpp"
 #include "kernels/cuda_device.hpp"
-#include "kernels/cuda_kernels.hpp"
 #include "kernels/numbers.hpp"
 
 namespace stn {
@@ -26,34 +27,6 @@ int launch(void (*kernel)(Parameters...), dim3 blocks, int threads, cudaStream_t
 
 int64_t divide_up(int64_t a, int64_t b) { return a / b + (a % b != 0); }
 
-/// Blocks of a grid-stride loop: as many as `items` need, up to CUDA's limit.
-unsigned blocks_for(int64_t items) {
-  constexpr int64_t kMostBlocks = (int64_t{1} << 31) - 1;
-  const int64_t blocks = divide_up(items, kThreads);
-  return static_cast<unsigned>(blocks < kMostBlocks ? blocks : kMostBlocks);
-}
-
-template <class T, int Rank, int Count, class Offset>
-int launch_planar(const Warp& w, cudaStream_t stream) {
-  // Channels are split among threads only if there are too few pixels to fill the device.
-  constexpr int64_t kEnoughThreads = 1 << 18;
-  const int64_t total = w.batch * w.pixels;
-  int64_t chunks = total < kEnoughThreads ? divide_up(kEnoughThreads, total) : 1;
-  const int64_t most = divide_up(w.channels, 4);
-  chunks = chunks < most ? chunks : most;
-  chunks = chunks < 65535 ? chunks : 65535;
-  const int64_t chunk = divide_up(w.channels, chunks);
-  const dim3 blocks(blocks_for(total), static_cast<unsigned>(divide_up(w.channels, chunk)));
-  return launch(planar_kernel<T, Rank, Count, Offset>, blocks, kThreads, stream, w, total, chunk);
-}
-
-template <class T, int Rank, int Count, int Width>
-int launch_channels_last(const Warp& w, cudaStream_t stream) {
-  const int64_t groups = divide_up(w.channels, Width), total = w.batch * w.pixels * groups;
-  return launch(channels_last_kernel<T, Rank, Count, Width>, dim3(blocks_for(total)), kThreads, stream, w, total,
-                groups);
-}
-
 /// Whether every pixel of both images is aligned for packs of `width` elements.
 bool packable(const Warp& w, int64_t width) {
   const int64_t bytes = width * element_size(w.dtype);
@@ -65,77 +38,119 @@ bool packable(const Warp& w, int64_t width) {
          reach <= w.out_pixel_stride;
 }
 
-/// Whether affine_kernel runs a warp of mode bilinear and rank 2. With fewer than 64 pixels, most threads of a block
-/// would be idle, and planar_kernel, which packs several samples, is faster.
-bool is_plain_affine(const Warp& w) {
-  constexpr int64_t kFewPixels = 64, kPixels = int64_t{1} << 28, kColumns = int64_t{1} << 22, kRows = int64_t{1} << 18,
-                    kItems = int64_t{1} << 30;
-  return w.kind == STN_AFFINE && w.in_pixel_stride == 1 && w.out_pixel_stride == 1 && w.in_pixels < kPixels &&
-         w.pixels >= kFewPixels && w.pixels < kPixels && w.batch < kItems / w.channels && w.axis[0].size < kColumns &&
-         w.axis[1].size < kColumns && w.out_size[0] < kColumns && w.out_size[1] < kRows;
-}
-
 int64_t clamp(int64_t value, int64_t low, int64_t high) { return value < low ? low : value < high ? value : high; }
 
-/// Launches affine_kernel; `Channels` is the number of channels, or 0 for any number.
-template <class T, int Channels>
-int launch_affine(const Warp& w, cudaStream_t stream) {
-  AffineTiles tiles{};
+/// Whether 32-bit offsets reach every pixel of an item, and floats count the pixels of each side. Offsets outside of
+/// the image are computed too, but never read.
+bool is_small(const Warp& w) {
+  constexpr int64_t kElements = int64_t{1} << 28, kSide = int64_t{1} << 22, kItems = int64_t{1} << 30;
+  return w.in_pixels < kElements / w.in_pixel_stride && w.pixels < kElements / w.out_pixel_stride &&
+         w.axis[0].size < kSide && w.axis[1].size < kSide && w.out_size[0] < kSide && w.out_size[1] < kSide &&
+         w.batch < kItems / w.channels;
+}
+
+/// How a warp is divided. A thread computes `pack` channels of a pixel, or all channels of its item if `pack` is 0, in
+/// `samples` samples.
+Tiles tiles_for(const Warp& w, int64_t pack, int64_t samples, dim3* blocks) {
+  Tiles tiles{};
+  tiles.packs = static_cast<int32_t>(pack == 0 ? 1 : divide_up(w.channels, pack));
+  tiles.lines = int64_t{w.out_size[1]} * w.out_size[2];
+  const int64_t across = int64_t{w.out_size[0]} * tiles.packs;
   // Sixteen columns: 32 threads cover two rows, so that rotated images are read from few cache lines and 16-bit outputs
-  // are written in full sectors. Narrow images have narrower tiles, and images with few rows have wider ones.
-  tiles.log_width = 4;
-  while (tiles.log_width > 0 && (1 << tiles.log_width) / 2 >= w.out_size[0]) --tiles.log_width;
-  while ((kAffineThreads >> tiles.log_width) / 2 >= w.out_size[1] && (1 << tiles.log_width) < w.out_size[0]) {
-    ++tiles.log_width;
-  }
-  const int64_t width = int64_t{1} << tiles.log_width;
-  tiles.rows = static_cast<int32_t>(kAffineThreads / width);
-  // Several rows per thread if there are enough threads; several chunks of channels if there are too few.
-  constexpr int64_t kEnoughThreads = 1 << 18, kMostSteps = 8;
-  const int64_t total = w.batch * w.pixels, steps = divide_up(w.out_size[1], tiles.rows);
-  const int64_t down = divide_up(steps, clamp(divide_up(total, kEnoughThreads), 1, kMostSteps));
-  tiles.height = static_cast<int32_t>(divide_up(steps, down) * tiles.rows);
-  const int64_t chunks = Channels != 0 ? 1 : clamp(divide_up(kEnoughThreads, total), 1, divide_up(w.channels, 4));
+  // are written in full sectors. Packs are written in full sectors and lines if 32 of them are neighbors. Narrow images
+  // have narrower tiles, images with few rows have wider ones, and small images share a block.
+  const auto narrower = [](int log, int64_t size) {
+    while (log > 0 && (int64_t{1} << log) / 2 >= size) --log;
+    return log;
+  };
+  tiles.log_width = narrower(pack == 0 ? 4 : 5, across);
+  tiles.log_lines = narrower(kLogThreads - tiles.log_width, tiles.lines);
+  const int free = kLogThreads - tiles.log_width - tiles.log_lines;
+  tiles.log_width = narrower(tiles.log_width + free, across);
+  const int64_t width = int64_t{1} << tiles.log_width, lines = int64_t{1} << tiles.log_lines;
+  // Several lines per thread if there are enough threads; several chunks of channels if there are too few.
+  constexpr int64_t kEnoughThreads = 1 << 18, kMostBlocks = 65535;
+  const int64_t most_steps = pack == 0 ? 8 : 16;
+  const int64_t groups = divide_up(w.batch, samples), total = groups * w.pixels * tiles.packs;
+  const int64_t steps = divide_up(tiles.lines, lines);
+  const int64_t wanted = divide_up(steps, clamp(divide_up(total, kEnoughThreads), 1, most_steps));
+  tiles.height = divide_up(steps, wanted < kMostBlocks ? wanted : kMostBlocks) * lines;
+  const int64_t chunks = pack != 0 ? 1 : clamp(divide_up(kEnoughThreads, total), 1, divide_up(w.channels, 4));
   tiles.chunk = static_cast<int32_t>(divide_up(w.channels, chunks));
-  tiles.chunks = static_cast<int32_t>(divide_up(w.channels, tiles.chunk));
-  tiles.items = static_cast<int32_t>(w.batch * tiles.chunks);
+  tiles.chunks = pack != 0 ? 1 : static_cast<int32_t>(divide_up(w.channels, tiles.chunk));
+  tiles.items = groups * tiles.chunks;
+  tiles.y_step = static_cast<int32_t>(w.rank == 3 ? lines % w.out_size[1] : lines);
+  tiles.z_step = static_cast<int32_t>(w.rank == 3 ? lines / w.out_size[1] : 0);
+  tiles.out_step = static_cast<int32_t>(lines * w.out_size[0] * w.out_pixel_stride);
+  tiles.in_pixel = static_cast<int32_t>(w.in_pixel_stride);
   tiles.in_channel = static_cast<int32_t>(w.in_channel_stride);
   tiles.out_channel = static_cast<int32_t>(w.out_channel_stride);
-  tiles.out_step = tiles.rows * w.out_size[0];
-  tiles.position_step = static_cast<float>(2 * tiles.rows);
+  tiles.in_row = static_cast<int32_t>(w.in_row * w.in_pixel_stride);
+  tiles.position_step = static_cast<float>(2 * lines);
   tiles.inner_width = static_cast<uint32_t>(w.axis[0].size - 1);
   tiles.inner_height = static_cast<uint32_t>(w.axis[1].size - 1);
-  const dim3 blocks(static_cast<unsigned>(divide_up(w.out_size[0], width)), static_cast<unsigned>(down),
-                    static_cast<unsigned>(clamp(tiles.items, 1, 65535)));
-  return launch(affine_kernel<T, Channels>, blocks, kAffineThreads, stream, w, tiles);
+  tiles.aligned_grid = reinterpret_cast<uintptr_t>(w.theta) % (2 * element_size(w.grid_dtype)) == 0;
+  tiles.from_matrix = w.kind == STN_AFFINE;
+  tiles.from_quotient = w.kind == STN_PROJECTIVE;
+  tiles.from_centers = tiles.from_matrix || (tiles.from_quotient && w.basis == nullptr);
+  tiles.from_grid = w.kind == STN_GRID;
+  const int64_t items = divide_up(tiles.items, kThreads / width / lines);
+  *blocks =
+      dim3(static_cast<unsigned>(divide_up(across, width)), static_cast<unsigned>(divide_up(tiles.lines, tiles.height)),
+           static_cast<unsigned>(clamp(items, 1, kMostBlocks)));
+  return tiles;
+}
+
+/// Whether basis_kernel runs a warp: one that fills the device although a thread has several samples.
+template <class Layout, int Rank, int Count>
+bool is_together(const Warp& w) {
+  constexpr int64_t kEnoughPixels = int64_t{1} << 20;
+  return Layout::kManySamples && Rank == 2 && Count == 4 && w.kind == STN_BASIS && w.theta_stride != 0 &&
+         w.batch * w.pixels >= kEnoughPixels;
+}
+
+/// Launches the kernel for a layout; `pack` as for tiles_for.
+template <class Layout, int Rank, int Count>
+int launch_layout(const Warp& w, int64_t pack, cudaStream_t stream) {
+  dim3 blocks;
+  const bool together = is_together<Layout, Rank, Count>(w);
+  const Tiles tiles = tiles_for(w, pack, together ? kTogether : 1, &blocks);
+  if constexpr (Rank == 2 && Count == 4 && sizeof(typename Layout::Offset) == 4) {
+    // More rows could not be counted in floats.
+    if (w.kind == STN_AFFINE && w.out_size[1] < 1 << 18) {
+      return launch(affine_kernel<Layout>, blocks, kThreads, stream, w, tiles);
+    }
+  }
+  if constexpr (Rank == 2 && Count == 4 && Layout::kManySamples) {
+    if (together) return launch(basis_kernel<Layout>, blocks, kThreads, stream, w, tiles);
+  }
+  return launch(column_kernel<Layout, Rank, Count>, blocks, kThreads, stream, w, tiles);
 }
 
 template <class T, int Rank, int Count>
-int launch_layout(const Warp& w, cudaStream_t stream) {
-  constexpr int kWidth = 16 / sizeof(T);
-  if (w.channels_last && packable(w, kWidth)) return launch_channels_last<T, Rank, Count, kWidth>(w, stream);
-  if (w.channels_last) return launch_channels_last<T, Rank, Count, 1>(w, stream);
-  if constexpr (Rank == 2 && Count == 4) {
-    if (is_plain_affine(w)) {
-      if (w.channels == 1) return launch_affine<T, 1>(w, stream);
-      if (w.channels == 3) return launch_affine<T, 3>(w, stream);
-      return launch_affine<T, 0>(w, stream);
-    }
+int launch_taps(const Warp& w, cudaStream_t stream) {
+  if (!is_small(w) || w.mixed_layouts) return launch_layout<Planes<T, int64_t, 0, false>, Rank, Count>(w, 0, stream);
+  if (w.channels_last) {
+    constexpr int kWidth = 16 / sizeof(T);
+    return packable(w, kWidth) ? launch_layout<Packs<T, kWidth>, Rank, Count>(w, kWidth, stream)
+                               : launch_layout<Packs<T, 1>, Rank, Count>(w, 1, stream);
   }
-  // 64-bit offsets cost registers. Offsets outside of the image are computed too, but never read.
-  const bool small = w.in_pixels * w.in_pixel_stride < (int64_t{1} << 28);
-  return small ? launch_planar<T, Rank, Count, int32_t>(w, stream) : launch_planar<T, Rank, Count, int64_t>(w, stream);
+  if constexpr (Rank == 2 && Count <= 4) {
+    if (w.channels == 1) return launch_layout<Planes<T, int32_t, 1, true>, Rank, Count>(w, 0, stream);
+    if (w.channels == 3) return launch_layout<Planes<T, int32_t, 3, true>, Rank, Count>(w, 0, stream);
+  }
+  return launch_layout<Planes<T, int32_t, 0, true>, Rank, Count>(w, 0, stream);
 }
 
 template <class T>
 int launch_mode(const Warp& w, cudaStream_t stream) {
   switch (w.mode) {
     case STN_NEAREST:
-      return w.rank == 2 ? launch_layout<T, 2, 1>(w, stream) : launch_layout<T, 3, 1>(w, stream);
+      return w.rank == 2 ? launch_taps<T, 2, 1>(w, stream) : launch_taps<T, 3, 1>(w, stream);
     case STN_BICUBIC:
-      return launch_layout<T, 2, 16>(w, stream);
+      return launch_taps<T, 2, 16>(w, stream);
     default:
-      return w.rank == 2 ? launch_layout<T, 2, 4>(w, stream) : launch_layout<T, 3, 8>(w, stream);
+      return w.rank == 2 ? launch_taps<T, 2, 4>(w, stream) : launch_taps<T, 3, 8>(w, stream);
   }
 }
 

@@ -65,12 +65,16 @@ STN_HD float to_float(Half value) {
 STN_HD void from_float(float value, float* to) { *to = value; }
 
 STN_HD void from_float(float value, BFloat* to) {
+#ifdef __CUDA_ARCH__
+  to->bits = __bfloat16_as_ushort(__float2bfloat16_rn(value));
+#else
   const uint32_t bits = bits_of(value);
   if ((bits & 0x7fffffffu) > 0x7f800000u) {
     to->bits = static_cast<uint16_t>((bits >> 16) | 0x40u);  // keeps NaN a NaN
   } else {
     to->bits = static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);  // to nearest, half to even
   }
+#endif
 }
 
 STN_HD void from_float(float value, Half* to) {
@@ -91,6 +95,15 @@ STN_HD void from_float(float value, Half* to) {
   }
   to->bits = static_cast<uint16_t>(sign | half);
 #endif
+}
+
+/// Two numbers of a 16-bit type in a word, the first one in its lower half.
+template <class T>
+STN_HD uint32_t two_of(float first, float second) {
+  T low, high;
+  from_float(first, &low);
+  from_float(second, &high);
+  return static_cast<uint32_t>(low.bits) | static_cast<uint32_t>(high.bits) << 16;
 }
 
 }  // namespace stn

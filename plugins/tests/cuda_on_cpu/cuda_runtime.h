@@ -2,9 +2,9 @@
 /// \brief Replaces CUDA's header of this name, so that a C++ compiler builds the CUDA kernels for the CPU.
 ///
 /// A launch runs every thread of every block sequentially, on the caller's thread. That is equivalent for these
-/// kernels, because their threads are independent: no shared memory, barriers, atomics or warp intrinsics. With
-/// sanitizers, it finds errors in indices, bounds and arithmetic; it does not model performance. It contains only what
-/// the kernels use; anything else does not compile.
+/// kernels, because their threads are independent: no barriers, atomics or warp intrinsics, and in shared memory only a
+/// thread's own values. With sanitizers, it finds errors in indices, bounds and arithmetic; it does not model
+/// performance. It contains only what the kernels use; anything else does not compile.
 #ifndef STN_TESTS_CUDA_RUNTIME_H_
 #define STN_TESTS_CUDA_RUNTIME_H_
 
@@ -27,10 +27,23 @@
 #define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __restrict__
+#define __shared__ static thread_local  // only for threads' own values
 
 struct dim3 {
   unsigned x, y, z;
   constexpr dim3(unsigned x = 1, unsigned y = 1, unsigned z = 1) : x(x), y(y), z(z) {}
+};
+
+struct alignas(8) float2 {
+  float x, y;
+};
+
+struct alignas(16) float4 {
+  float x, y, z, w;
+};
+
+struct alignas(16) uint4 {
+  unsigned x, y, z, w;
 };
 
 inline thread_local dim3 gridDim, blockDim, blockIdx, threadIdx;
@@ -41,11 +54,6 @@ using std::min;
 template <class T>
 T __ldg(const T* from) {
   return *from;
-}
-
-template <class T>
-void __stwb(T* to, T value) {
-  *to = value;
 }
 
 /// a + b, rounded towards minus infinity.
