@@ -36,11 +36,13 @@ template <class Layout, class PointOf>
 __device__ __forceinline__ void bilinear_pixel(const Warp& w, const Tiles& tiles, const Layout& layout, float at_x,
                                                float at_y, PointOf point, typename Layout::Offset to) {
   using Offset = typename Layout::Offset;
+  static_assert(sizeof(Offset) == 4, "indices of an image of fewer than 2^28 elements");
   const FloorParts x = floor_parts(at_x), y = floor_parts(at_y);
   const float right = x.weight, left = 1.0f - right, bottom = y.weight, top = 1.0f - bottom;
-  Square<Offset> square{y.index * layout.in_row() + x.index * layout.in_pixel(),
-                        {left * top, right * top, left * bottom, right * bottom},
-                        {}};
+  // Unsigned, because it overflows, and is not used, where the index is far outside.
+  const uint32_t at = static_cast<uint32_t>(y.index) * static_cast<uint32_t>(layout.in_row()) +
+                      static_cast<uint32_t>(x.index) * static_cast<uint32_t>(layout.in_pixel());
+  Square<Offset> square{static_cast<Offset>(at), {left * top, right * top, left * bottom, right * bottom}, {}};
   if (static_cast<uint32_t>(x.index) < tiles.inner_width && static_cast<uint32_t>(y.index) < tiles.inner_height) {
     layout.template weigh<false>(square, to);
   } else if (w.padding != STN_ZEROS) {
