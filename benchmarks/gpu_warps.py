@@ -99,6 +99,7 @@ WARPS = (
     Warp(_PHOTOS, mode="nearest", share=0.6),
     Warp(_PHOTOS, kind="basis", rows=19, share=0.5),
     Warp(_PHOTOS, kind="grid", share=0.7),
+    Warp(_PHOTOS, _HALF, kind="grid"),
     Warp((1024, 1, 28, 28)),
     Warp(_FEATURES),
     Warp((64, 3, 224, 224)),
