@@ -9,6 +9,7 @@ import secrets
 import shutil
 import stat
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -199,9 +200,13 @@ def check_writable(path: Path) -> None:
         raise OutputError(f"cannot write {path}: the folder {path.parent} is not writable")
 
 
+_reading_umask = threading.Lock()  # it is read by setting it
+
+
 def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
+    with _reading_umask:
+        current = os.umask(0)
+        os.umask(current)
     return current
 
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
+from stn_infer import files
 from stn_infer.errors import OutputError
 from stn_infer.files import appearing, check_writable, remove_temporary, temporary_folder, write_atomically
 
@@ -73,3 +75,13 @@ def test_a_process_that_is_ended_removes_what_is_not_finished(tmp_path: Path) ->
         assert [path.name for path in tmp_path.iterdir()] == ["kept"]
         file.touch()  # the process did not end after all
     assert {path.name for path in tmp_path.iterdir()} == {"kept", "result"}
+
+
+def test_the_mask_of_new_files_is_read_by_several_threads_at_once() -> None:
+    before = os.umask(0o027)
+    try:
+        with ThreadPoolExecutor(8) as pool:
+            found = set(pool.map(lambda _: files._umask(), range(4000)))
+        assert found == {0o027}
+    finally:
+        os.umask(before)

@@ -164,7 +164,7 @@ def compare(
     found: list[Evaluation] = []
     for index, model in enumerate(models):
         own = options if index == 0 else {**options, "weights": None, "input_shapes": None}
-        for backend in backends if isinstance(model, (str, Path)) else ("",):
+        for backend in ("",) if isinstance(model, Backend) else backends:
             found.append(evaluate(model, data, backend=backend, **own))
             if _headings(found[-1], "") != _headings(found[0], ""):
                 raise UsageError(f"{found[-1].model} and {found[0].model} predict different things")
@@ -307,11 +307,14 @@ def _evaluate(
     truth = _class_numbers(given, names, data) if reader.scores else ()
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
     loader = Loader(runner.inputs, how, row_axis(runner.inputs, runner.outputs))
-    if loader.has_pixels(given.samples):
-        tell_assumption(how, runner.metadata.preprocess, preprocess, strict=strict)
     found = _Found()
+    told = False
     for start in range(0, len(given.samples), batch_size):
-        loaded = loader.load(given.samples[start : start + batch_size])
+        samples = given.samples[start : start + batch_size]
+        loaded = loader.load(samples)
+        if not told and loader.has_pixels(samples):
+            tell_assumption(how, runner.metadata.preprocess, preprocess, strict=strict)
+            told = True
         found.errors.update((start + i, error) for i, error in loaded.errors.items())
         for group in loaded.groups:
             rows = [start + i for i in group.rows]

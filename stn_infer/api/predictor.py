@@ -88,7 +88,10 @@ class Predictor:
             raise UsageError(f"errors is one of {', '.join(ON_ERROR)}, not {errors!r}")
         if isinstance(labels, str):
             raise UsageError(f"labels is a list with one name per class, not {labels!r}")
-        in_torch = backend in ("eager", "compile")  # its number of threads is a setting of the whole process
+        in_torch = (model.name if isinstance(model, Backend) else backend) in (
+            "eager",
+            "compile",
+        )  # its number of threads is a setting of the whole process
         self._owned: Backend | None = None
         taps: tuple[Taps, ...] = ()
         if isinstance(model, Backend):

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
-from stn_infer.backends.base import Backend, TensorSpec
+from stn_infer.backends.base import Backend, BatchingBackend, TensorSpec
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
 
@@ -27,6 +27,9 @@ class PixelInput:
         self._opened = opened
         self.name, self.device, self.outputs = opened.name, opened.device, opened.outputs
         self.inputs: tuple[TensorSpec, ...] = (as_images(*opened.inputs),)
+        telling = opened if isinstance(opened, BatchingBackend) else None
+        self.in_flight = 1 if telling is None else telling.in_flight
+        self.full_batches = telling is not None and telling.full_batches
         #: What remains to be done with pictures.
         self.metadata: ModelMetadata = replace(opened.metadata, preprocess=rule.outside(embedded))
 

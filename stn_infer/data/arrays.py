@@ -73,7 +73,7 @@ class ArrayFiles:
         self._axis = axis
         self._preprocess = preprocess
         self._lock = threading.Lock()
-        #: Whether a counted file has pixels, which are preprocessed like images.
+        #: Whether a file that was counted or read has pixels, which are preprocessed like images.
         self.pixels = False
         self._opened: OrderedDict[str, Opened] = OrderedDict()
 
@@ -227,7 +227,8 @@ class ArrayFiles:
     def _is_batch(self, path: str, spec: TensorSpec, shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
         """Whether an array of this shape and type is a batch of samples of ``spec`` rather than one sample."""
         if self._is_pixels(spec, dtype):
-            color = len(shape) > 2 and shape[-1] in (1, 3)
+            gray = self._preprocess is not None and self._preprocess.color == "gray"
+            color = len(shape) > 2 and shape[-1] in ((1, 3) if gray else (1, 3, 4))
             if len(shape) == 2 or (len(shape) == 3 and color):
                 return False
             if len(shape) == 3 or (len(shape) == 4 and shape[-1] in (1, 3, 4)):
@@ -270,6 +271,7 @@ class ArrayFiles:
             # the file may be another one than when its samples were counted
             rows = [spec for spec in self._specs if not self.is_shared(spec)]
             shapes = {spec.name: (arrays[spec.name].shape, arrays[spec.name].dtype) for spec in rows}
+            self.pixels |= any(self._is_pixels(spec, shapes[spec.name][1]) for spec in rows)
             batches = [spec.name for spec in rows if self._is_batch(path, spec, *shapes[spec.name])]
             self._opened[path] = Opened(arrays, frozenset(batches))
             if len(self._opened) > _OPEN_FILES:

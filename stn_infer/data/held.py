@@ -25,7 +25,7 @@ from PIL import Image
 from stn_infer.arrays import Array
 from stn_infer.data.images import loaded, opened_bytes
 from stn_infer.data.inputs import Inputs, Sample, is_array
-from stn_infer.errors import InputError, UsageError
+from stn_infer.errors import InputError, UsageError, one_line
 
 if TYPE_CHECKING:
     from stn_infer.backends.base import TensorSpec
@@ -158,15 +158,23 @@ class Samples:
         torch = sys.modules.get("torch")
         if torch is not None and isinstance(value, torch.Tensor):
             dense: Any = value.detach()
-            if dense.dtype == torch.bfloat16:
-                dense = dense.float()
-            return np.asarray(dense.cpu().numpy())
+            try:
+                if dense.layout is not torch.strided:
+                    dense = dense.to_dense()
+                if dense.dtype == torch.bfloat16:
+                    dense = dense.float()
+                return np.asarray(dense.cpu().numpy())
+            except (TypeError, RuntimeError) as error:
+                raise InputError(f"{name}: a tensor of {value.dtype} cannot be read: {one_line(error)}") from None
         if not isinstance(value, np.ndarray | np.generic) and not hasattr(value, "__array__"):
             raise InputError(
                 f"{name}: expected a path, a picture, an array or a tensor, got {type(value).__name__}"
                 + ("; give its elements one after the other" if isinstance(value, list | tuple) else "")
             )
-        return np.asarray(value)
+        try:
+            return np.asarray(value)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise InputError(f"{name}: {type(value).__name__} cannot be read as an array: {one_line(error)}") from None
 
     def _takes_pixels(self, spec: TensorSpec, array: Array) -> bool:
         """Whether an array is of pixels, for an input that is an image."""

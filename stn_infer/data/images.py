@@ -143,6 +143,8 @@ def loaded(image: Image.Image, name: str, *, copy: bool) -> Image.Image:
         InputError: as for :func:`decode`.
     """
     with _damaged(name):
+        if getattr(image, "tile", None) and getattr(image, "fp", None) is None:
+            raise InputError(f"{name} was closed before its pixels were read; give its path, or an open picture")
         _load(image, name)
         return image.copy() if copy else image
 

@@ -122,7 +122,7 @@ class Loader:
         self.takes_images = len(self._specs) == 1 and preprocess is not None
 
     def has_pixels(self, samples: Sequence[Sample | Held]) -> bool:
-        """Whether there are images among ``samples``, or pixels in arrays that were counted."""
+        """Whether there are images among ``samples``, or pixels in arrays that were counted or read."""
         return self.arrays.pixels or any(
             not isinstance(sample.source, Opened) if isinstance(sample, Held) else not is_array(sample.path)
             for sample in samples

@@ -125,7 +125,9 @@ class Pictures:
         Raises:
             OutputError: a file cannot be written.
         """
-        each = [_per_sample(values[warp.outputs["warped"]], len(rows)) for warp in self.warps]
+        each = [
+            _per_sample(values[warp.outputs["image"]], values[warp.outputs["warped"]], len(rows)) for warp in self.warps
+        ]
         outlines = [
             self._outline(warp, values) if count == 1 else None for warp, count in zip(self.warps, each, strict=True)
         ]
@@ -211,9 +213,20 @@ def _is_own(path: Path) -> bool:
     return _OWN.fullmatch(path.as_posix()) is not None or is_leftover(path.name)
 
 
-def _per_sample(warped: Array, samples: int) -> int:
-    """How many images a sampler returned per sample; 0 if they cannot be told apart by sample."""
-    return 0 if warped.ndim != 4 or len(warped) % samples else len(warped) // samples
+def _per_sample(image: Array, warped: Array, samples: int) -> int:
+    """How many images a sampler returned per sample, one after the other; 0 if they cannot be told apart by sample.
+
+    A model that repeats its whole batch, such as by ``torch.cat([x, x])``, does not return a sample's images together.
+    """
+    if warped.ndim != 4 or len(warped) % samples:
+        return 0
+    count = len(warped) // samples
+    if count <= 1 or samples == 1 or len(image) != len(warped):
+        return count
+    together = image.reshape(samples, count, *image.shape[1:])
+    apart = image.reshape(count, samples, *image.shape[1:])
+    repeated = bool((apart == apart[:1]).all()) and not bool((together == together[:, :1]).all())
+    return 0 if repeated else count
 
 
 def _image(pixels: NDArray[np.uint8]) -> Image.Image:

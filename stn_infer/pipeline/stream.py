@@ -11,7 +11,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal, Self, get_args
@@ -33,6 +33,7 @@ ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
 # A batch that is loaded and answered sooner than this is not worth waking another thread.
 _QUICK_SECONDS = 0.0005
+_CLOSED = "this predictor is closed; open it again"
 
 Samples = Iterator[Sample | Held]
 Batch = tuple[Sample | Held, ...]
@@ -126,6 +127,7 @@ class Stream:
         # as in schedule.py: one thread at a time loads small images, whose decoding holds the GIL
         self._loading = threading.Lock()
         self._alone, self._quick = True, False
+        self._closed = False
 
     def batches(self, samples: Samples) -> Iterator[Batch]:
         """The samples in the batches in which ``run`` predicts them; none spans two of its shards."""
@@ -149,11 +151,13 @@ class Stream:
         Raises:
             ModelError: the stream is closed.
         """
+        if self._closed:
+            raise ModelError(_CLOSED)
         try:
             if not here and not (self._alone and self._quick):
                 return self._pool.submit(self._answer, batch)
         except RuntimeError:
-            raise ModelError("this predictor is closed; open it again") from None
+            raise ModelError(_CLOSED) from None
         future: Future[_Answered] = Future()
         try:
             future.set_result(self._answer(batch))
@@ -163,6 +167,7 @@ class Stream:
 
     def close(self) -> None:
         """End the threads; batches that wait are cancelled."""
+        self._closed = True
         self._pool.shutdown(wait=True, cancel_futures=True)
 
     def _answer(self, batch: Batch) -> _Answered:
@@ -177,8 +182,11 @@ class Stream:
             if isinstance(outputs, str):  # the model does not take this size
                 errors.update(dict.fromkeys(group.rows, outputs))
                 continue
-            if good := answered(group.rows, outputs, errors):
-                part = self._part(outputs if len(good) == len(group.rows) else _chosen(outputs, good))
+            own = {name: outputs[name] for name in self._outputs}
+            if good := answered(group.rows, own, errors):
+                count = len(group.rows)  # a sampler that returns several images per sample has no warp
+                every = {name: values for name, values in outputs.items() if name in own or len(values) == count}
+                part = self._part(every if len(good) == count else _chosen(every, good))
                 rows.update((group.rows[index], (part, row)) for row, index in enumerate(good))
         return _Answered([sample.name for sample in batch], rows, errors)
 
@@ -186,7 +194,11 @@ class Stream:
         own = {name: outputs[name] for name in self._outputs}
         return _Part(
             own,
-            [(outputs[tap.theta] if tap.theta else None, outputs[tap.warped]) for tap in self._taps],
+            [
+                (outputs[tap.theta] if tap.theta else None, outputs[tap.warped])
+                for tap in self._taps
+                if {tap.theta, tap.warped} - {""} <= outputs.keys()
+            ],
             None if self._classifier is None else self._classifier.rank(own[self._outputs[0]]),
             self._decoder(own),
         )
@@ -225,6 +237,7 @@ class Predictions(Iterator[Prediction]):
         self._waiting: deque[Future[_Answered]] = deque()
         self._ready: Iterator[Prediction] = iter(())
         self._first = True
+        self._left: Batch | None = None  # taken from the samples, and interrupted before it was handed out
         self._failed: Exception | None = None
 
     def __repr__(self) -> str:
@@ -247,19 +260,21 @@ class Predictions(Iterator[Prediction]):
         """The next batch; hands out others until it is there, or enough are waiting."""
         while len(self._waiting) < self._stream.ahead and not (self._waiting and self._waiting[0].done()):
             try:
-                batch = next(self._batches, None)
+                batch = self._left or next(self._batches, None)
             except Exception as error:  # of the user's iterator: after the predictions of what came before it
                 self._failed, batch = error, None
             if batch is None:
                 break
+            self._left = batch
             self._stream.seen(batch)
             alone = self._first and len(batch) < self._stream.batch_size
-            self._first = False
             self._waiting.append(self._stream.submit(batch, here=alone))
+            self._left, self._first = None, False
         if not self._waiting:
             failed, self._failed = self._failed, None
             raise failed or StopIteration
+        wait((self._waiting[0],))  # Ctrl-C leaves the batch in its place
         try:
             return self._waiting.popleft().result()
         except CancelledError:
-            raise ModelError("this predictor is closed; open it again") from None
+            raise ModelError(_CLOSED) from None

@@ -273,3 +273,20 @@ def test_a_file_that_is_replaced_after_it_was_counted(tmp_path: Path) -> None:
         np.save(path, values)
         with pytest.raises(InputError, match=message):
             files(IMAGE).load(str(path), 3)
+
+
+@pytest.mark.parametrize(("channels", "rows"), [(3, None), (1, 4)])
+def test_an_array_with_alpha_is_one_picture_unless_the_model_takes_gray(
+    tmp_path: Path, channels: int, rows: int | None
+) -> None:
+    spec = TensorSpec("image", (None, channels, None, None), np.dtype(np.float32))
+    np.save(tmp_path / "x.npy", random(4, 6, 4, dtype=np.uint8))
+    assert files(spec).count_rows(str(tmp_path / "x.npy")) == rows
+
+
+def test_reading_tells_that_there_are_pixels_without_counting(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", random(2, 4, 5, dtype=np.uint8))
+    arrays = files(IMAGE)
+    assert not arrays.pixels
+    arrays.load(str(tmp_path / "x.npy"), 1)
+    assert arrays.pixels

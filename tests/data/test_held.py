@@ -218,3 +218,26 @@ def test_a_mapping_is_for_a_model_of_several_inputs() -> None:
     assert isinstance(wrong, Sample) and "expected arrays named image, scale, found scale" in wrong.error
     (alone,) = samples.of([np.ones((3, 1))])
     assert "expected arrays named image, scale" in alone.error
+
+
+@pytest.mark.parametrize("rule", ["rgb", "gray"])
+def test_a_sparse_tensor_is_read_and_one_that_numpy_lacks_is_one_line(rule: str) -> None:
+    channels = 3 if rule == "rgb" else 1
+    dense = torch.zeros(channels, 4, 5)
+    dense[0, 1, 2] = 3
+    _, (found,) = loaded([dense.to_sparse()], f"{rule},{RAW}", (channels, None, None))
+    assert np.array_equal(found, dense.numpy())
+    _, (text,) = loaded([dense.to(torch.float8_e4m3fn)], f"{rule},{RAW}", (channels, None, None))
+    assert "a tensor of torch.float8_e4m3fn cannot be read" in text and "\n" not in text
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg"])
+def test_a_picture_whose_file_was_closed_is_one_line(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"x.{suffix}"
+    Image.fromarray(COLOR).save(path)
+    with Image.open(path) as closed:
+        pass
+    with Image.open(path) as read:
+        read.load()
+    _, (text, fine) = loaded([closed, read])
+    assert "was closed before its pixels were read" in text and fine.shape == (3, 5, 6)

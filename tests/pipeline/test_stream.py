@@ -16,10 +16,10 @@ from stn_infer.data.held import Samples
 from stn_infer.data.loader import Loader
 from stn_infer.errors import InputError, ModelError
 from stn_infer.pipeline.decoder import Decoder
-from stn_infer.pipeline.stream import Predictions, Stream
+from stn_infer.pipeline.stream import Predictions, Stream, Taps
 from stn_infer.predictions import Classifier
 from stn_infer.preprocess.rule import Preprocess
-from tests.api.test_run import FLOAT32, Fake
+from tests.api.test_run import FLOAT32, SCORES, Fake
 
 GRAY = Preprocess.parse("gray,scale=1")
 
@@ -221,3 +221,70 @@ def test_batches_are_those_of_run(monkeypatch: pytest.MonkeyPatch, shard_rows: i
     assert len(list(opened(opened.pictures(25)))) == 25
     assert fake.batches == ([4, 4, 2, 4, 4, 2, 4, 1] if shard_rows == 10 else [4] * 6 + [1])
     opened.stream.close()
+
+
+def test_an_interrupted_wait_loses_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    from stn_infer.pipeline import stream
+
+    opened = Opened(Fake(by_value), workers=2, batch_size=4)
+    found = opened(opened.pictures(12))
+    waited = stream.wait
+
+    def interrupted(futures: Any) -> Any:
+        monkeypatch.setattr(stream, "wait", waited)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(stream, "wait", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+    assert values(found) == list(range(12))
+    opened.stream.close()
+
+
+def test_an_interrupted_call_of_the_model_loses_nothing() -> None:
+    calls: list[int] = []
+
+    def once(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        calls.append(len(inputs["input"]))
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        return by_value(inputs)
+
+    opened = Opened(Fake(once), workers=1, batch_size=8)
+    found = opened(opened.pictures(3))  # one short batch, which runs in this thread
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+    assert values(found) == [0, 1, 2]
+    opened.stream.close()
+
+
+def test_a_closed_stream_predicts_nothing_in_this_thread_either() -> None:
+    opened = Opened(Fake(by_value))
+    opened.stream.close()
+    with pytest.raises(ModelError, match="this predictor is closed"):
+        next(opened(opened.pictures(1)))
+
+
+def test_warps_are_no_outputs_to_judge_and_several_per_sample_are_left_out() -> None:
+    def warped(inputs: Mapping[str, Array]) -> dict[str, Array]:
+        found = by_value(inputs)
+        count = len(found["scores"])
+        return {**found, "one": np.full((count, 1, 2, 2), np.nan, np.float32), "two": np.zeros((2 * count, 1, 2, 2))}
+
+    shape = (None, 1, 2, 2)
+    fake = Fake(warped, outputs=[*SCORES, TensorSpec("one", shape, FLOAT32), TensorSpec("two", shape, FLOAT32)])
+    opened = Opened(Fake(warped))
+    stream = Stream(
+        fake,
+        opened.loader,
+        Classifier(),
+        Decoder((), fake.inputs, SCORES),
+        seen=lambda batch: None,
+        taps=[Taps("", "one"), Taps("", "two")],
+        batch_size=4,
+        workers=1,
+    )
+    found = list(Predictions(stream, opened.samples.of(opened.pictures(6)), "raise"))
+    assert values(found) == list(range(6))
+    assert [len(it.warps) for it in found] == [1] * 6 and np.isnan(found[0].warps[0].warped).all()
+    stream.close()
