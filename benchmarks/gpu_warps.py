@@ -172,8 +172,9 @@ def inputs(case: Warp, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
     if case.kind == "projective":
         theta[:, 2] = torch.tensor([0.05, -0.05, 1.2])
     basis = torch.from_numpy(canonical_basis(case.size)).float()
-    more = 0.1 * torch.randn(rows - axes - 1, basis.shape[1], generator=generator)
-    return images(case, device), theta.to(device), torch.cat([basis, more]).to(device)
+    # smooth, as a spline's are: neighboring pixels read neighboring pixels
+    waves = [0.3 * torch.cos(torch.pi * (k // 4 * basis[0] + k % 4 * basis[1])) for k in range(1, rows - axes)]
+    return images(case, device), theta.to(device), torch.stack([*basis, *waves]).to(device)
 
 
 def _points(case: Warp, rows: int, columns: int) -> Tensor:

@@ -276,10 +276,12 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
     configure.append(f"-DSTN_CUDA={'ON' if cuda else 'OFF'}")
     if cuda:
         configure += [f"-DSTN_CUDA_ARCH={architectures}", f"-DCMAKE_CUDA_COMPILER={nvcc}"]
-    # CMake cannot change the CUDA compiler of an existing build folder.
+    # CMake cannot change the CUDA compiler of an existing build folder, nor build in one that was made elsewhere.
     cache = _BUILD / "CMakeCache.txt"
-    known = re.search(r"^CMAKE_CUDA_COMPILER:\w+=(.*)$", cache.read_text() if cache.is_file() else "", re.MULTILINE)
-    if cuda and known is not None and known[1] != str(nvcc):
+    made = cache.read_text() if cache.is_file() else ""
+    compiler = re.search(r"^CMAKE_CUDA_COMPILER:\w+=(.*)$", made, re.MULTILINE)
+    home = re.search(r"^CMAKE_HOME_DIRECTORY:\w+=(.*)$", made, re.MULTILINE)
+    if (cuda and compiler is not None and compiler[1] != str(nvcc)) or (home is not None and home[1] != str(_SOURCES)):
         configure.append("--fresh")
     if ("--fresh" in configure or not cache.is_file()) and _which("ninja"):
         configure += ["-G", "Ninja"]

@@ -37,6 +37,7 @@ from benchmarks.gpu_check.table import summary
 _PACKAGES = ("torch", "onnxruntime", "numpy", "tensorrt", "triton")
 _GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.max.mem", "power.limit")
 _REMAINING = 2.0  # seconds for the summary
+_BROKEN = "exit code 3"  # of gpu.py: a case broke the device's context, and its failure is recorded
 
 
 @dataclass
@@ -72,7 +73,7 @@ class Check:
     def do(self, step: Step) -> str:
         """Run a step; its status: ``passed``, ``failed``, ``killed`` or ``not run``."""
         records = Records(self.path, self.run, step.name)
-        if reason := self._obstacle(step):
+        if reason := self._why_not_run(step):
             return self._close(records, "not run", 0.0, reason)
         self._say(f"{step.name}: at most {min(step.limit, self.left()):.0f} s")
         with self.log.open("a", encoding="utf-8") as log:
@@ -82,7 +83,7 @@ class Check:
         status = "killed" if ended.killed else "failed" if ended.problem else "passed"
         return self._close(records, status, time.monotonic() - begin, ended.problem, self._last_line(offset))
 
-    def _obstacle(self, step: Step) -> str:
+    def _why_not_run(self, step: Step) -> str:
         """Why a step cannot be run; empty: it can."""
         if step.gpu_only and self.device == "cpu":
             return "it needs a GPU"
@@ -113,7 +114,8 @@ class Check:
             for case in unfinished:
                 records.append("failure", case, reason=ended.problem or "it ended without a result")
             first_problem = first_problem or ended.problem
-            if not unfinished or end - time.monotonic() < step.least:
+            broken = step.restarts and ended.problem == _BROKEN  # its case has its record of the failure
+            if not (unfinished or broken) or end - time.monotonic() < step.least:
                 return process.Ended(ended.seconds, ended.killed, first_problem)
 
     def _last_line(self, offset: int) -> str:

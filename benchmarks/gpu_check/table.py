@@ -73,7 +73,7 @@ def table(results: Mapping[str, list[Record]], notes: str) -> str:
     predicted = predictions(notes)
     times = {name: _times(records) for name, records in results.items()}
     cases = list(dict.fromkeys(case for found in times.values() for case in found))
-    head = ["case", "predicted us"]
+    head = ["case", "predicted us, H100"]
     for name in times:
         head += [f"{name}: us", "of the copy", "over eager", "over compile"]
     lines = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]

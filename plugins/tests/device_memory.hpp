@@ -53,6 +53,7 @@ class CudaDevice final : public Device {
     run("cuDevicePrimaryCtxRetain", &context, device);
     run("cuCtxSetCurrent", context);
     run("cuStreamCreate", &stream_, 1U /* CU_STREAM_NON_BLOCKING */);
+    run("cuMemAlloc_v2", &kept_, size_t{1});  // else the driver may release its block of memory after each problem
   }
   void* upload(const std::vector<char>& bytes) override {
     unsigned long long address = 0;
@@ -97,6 +98,7 @@ class CudaDevice final : public Device {
 
   void* driver_;
   void* stream_ = nullptr;
+  unsigned long long kept_ = 0;
 };
 
 #endif  // STN_TESTS_DEVICE_MEMORY_HPP_

@@ -75,7 +75,9 @@ class CudaStreams:
 
     def memory(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         """See :class:`Streams`."""
-        return torch.empty(tuple(shape), dtype=dtype, device=self._device)
+        # on a stream of ours: a block of the caller's may still be read by what the caller has enqueued
+        with self._cuda.stream(self._streams["up"]):
+            return torch.empty(tuple(shape), dtype=dtype, device=self._device)
 
     def enqueue(self, stream: Stream, work: Callable[[], None]) -> None:
         """See :class:`Streams`."""

@@ -18,7 +18,7 @@ from benchmarks.gpu_check.steps import Step
 from stn_infer import plugin
 from tests.support.paths import ROOT
 
-#: Writes a row per case, for those that its run has not begun; a case named ``hangs`` or ``crashes`` does so.
+#: Writes a row per case, for those that its run has not begun. Cases named ``hangs``, ``crashes`` or ``breaks`` do so.
 _MEASURES = """
 import os, sys, time
 from pathlib import Path
@@ -33,6 +33,9 @@ for case in cases:
         time.sleep(60)
     if case == "crashes":
         os.abort()
+    if case == "breaks":
+        records.append("failure", case, reason="an illegal address")
+        sys.exit(3)
     records.append("row", case, variant="fused", device_ms=1.0)
 """
 PYTHON = (sys.executable, "-S", "-u", "-c")
@@ -121,6 +124,13 @@ def test_a_case_that_crashes_or_hangs_costs_no_other(checked: Checked, capsys: p
     assert failures == {"crashes": "ended by SIGABRT", "hangs": "killed after 2 s without output"}
     assert ends(records) == {"measuring": ("failed", "ended by SIGABRT")}
     assert "measuring: crashes: FAILED: ended by SIGABRT" in capsys.readouterr().out
+
+
+def test_a_case_that_breaks_the_context_costs_no_other(checked: Checked) -> None:
+    code, records = checked(measuring("breaks", "a", "b"))
+    assert code == 1 and ends(records) == {"measuring": ("failed", "exit code 3")}
+    assert [record.case for record in records if record.kind == "row"] == ["a", "b"]
+    assert [record.case for record in records if record.kind == "failure"] == ["breaks"]
 
 
 def test_the_whole_run_keeps_its_time(checked: Checked) -> None:

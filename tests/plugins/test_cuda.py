@@ -96,7 +96,7 @@ def test_nothing_outside_is_read_for_any_coordinate() -> None:
         fields = {
             "rank": 2, "kind": 3, "mode": mode, "padding": padding, "align_corners": align, "batch": 1, "channels": 2,
             "input_size": (ctypes.c_int64 * 3)(*size), "output_size": (ctypes.c_int64 * 3)(9, 9), "theta_batch": 1,
-            "input_batch": 1,
+            "input_batch": 1, "points": 81,
         }  # fmt: skip
         answer = run("cuda", fields, {"input": image, "theta": grid}, torch.zeros(1, 2, 9, 9))
         assert answer.isfinite().all()
@@ -104,7 +104,7 @@ def test_nothing_outside_is_read_for_any_coordinate() -> None:
 
 COLD = """
 import torch
-from stn_infer.fused import composed, grid_sample, spatial_transformer
+from stn_infer.fused import grid_sample, spatial_transformer
 from stn_infer.fused_lattices import lattice_transformer
 
 torch.manual_seed(0)

@@ -47,7 +47,7 @@ def test_times_beside_predictions() -> None:
     after = [row(photos, "fused", 9.0), row(photos, "fused", 0.125), row(photos, "copy", 0.1)]
     after += [row(photos, "eager", 0.5), row(photos, "compile", 0.25), row(features, "fused", 0.04)]
     assert table.table({"old": before, "new": after}, _NOTES).splitlines() == [
-        "| case | predicted us | old: us | of the copy | over eager | over compile "
+        "| case | predicted us, H100 | old: us | of the copy | over eager | over compile "
         "| new: us | of the copy | over eager | over compile |",
         "|---|---|---|---|---|---|---|---|---|---|",
         f"| {photos} | 102.8 | 200.0 | 0.50 |  |  | 125.0 | 0.80 | 4.00 | 2.00 |",
