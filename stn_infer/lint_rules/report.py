@@ -37,16 +37,16 @@ class TargetVerdict:
         outcome: ``supported``, ``refused``, or ``not judged`` if nothing here can say it.
         judge: what says so: an installed parser with its version, or what is known of that version.
         unjudged: the operators of which nothing is known, with their numbers of nodes, or another reason.
-        mended_by: the command whose result has a better outcome; "" if none is known.
-        mended: that outcome; None if there is none.
+        improved_by: the command whose result has a better outcome; "" if none is known.
+        outcome_after: that outcome; None if there is none.
     """
 
     target: str
     outcome: Outcome
     judge: str
     unjudged: tuple[str, ...] = ()
-    mended_by: str = ""
-    mended: Outcome | None = None
+    improved_by: str = ""
+    outcome_after: Outcome | None = None
 
 
 @dataclass(frozen=True)
@@ -171,4 +171,6 @@ def sentence(finding: LintFinding) -> str:
 
 def remark(verdict: TargetVerdict) -> str:
     """Who judged, and what a command changes about it."""
-    return shown(verdict.judge + (f"; {verdict.mended} after {verdict.mended_by}" if verdict.mended_by else ""))
+    return shown(
+        verdict.judge + (f"; {verdict.outcome_after} after {verdict.improved_by}" if verdict.improved_by else "")
+    )

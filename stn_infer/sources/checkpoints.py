@@ -22,7 +22,7 @@ from stn_infer.budget import Budget
 from stn_infer.errors import AssumptionWarning, WeightsError, one_line
 from stn_infer.sources.hub import local
 from stn_infer.sources.identify import identify_file, is_safetensors
-from stn_infer.sources.inert_pickle import LONGEST_INDEX, IndexTooLongError, Inert, PickleError
+from stn_infer.sources.inert_pickle import LONGEST_INDEX, IndexTooLongError, Inert, PickleError, UnsupportedError
 from stn_infer.sources.parts import Choice, Contents, best_part, choose, contents_of, plain_names, some, whole_model
 from stn_infer.sources.reference import Weights, WeightsLike
 from stn_infer.sources.torch_file import read_legacy, read_zip
@@ -58,9 +58,9 @@ def read_weights(weights: Weights) -> Choice:
         whole = plain_names(part.tensors)
         if weights.key:
             return Choice(whole, name=part.name, averaged=part.averaged)
-        # an averaged part has the same names; nothing else is known of the network
+        # averages have the same names, and so may a part under another name; nothing else is known of the network
         choice = choose(contents, whole, "the other part")
-        choice = replace(choice, tensors={**whole, **choice.tensors} if choice.averaged else whole)
+        choice = replace(choice, tensors={**whole, **choice.tensors})
     _tell_incomplete(path, choice)
     return choice
 
@@ -250,6 +250,8 @@ def _read_torch(path: Path, head: bytes) -> Any:
         raise _too_many(path, "more") from None
     except MemoryError:
         raise WeightsError(f"{path}: it does not fit into memory") from None
+    except UnsupportedError as error:
+        raise WeightsError(f"{path}: {one_line(error, 240)}") from None
     except PickleError as error:
         raise WeightsError(f"{path} {why_unreadable(path, one_line(error, 120))}") from None
 

@@ -40,7 +40,10 @@ def local(name: str | Path) -> str | Path:
         return name
     text = _BEGIN.sub("", str(name), count=1)
     found = _FORM.fullmatch(text)
-    parts = [] if found is None else found["file"].split("/")
+    revision = None if found is None else found["early"] or found["late"]
+    # each becomes a path in the client's cache
+    named = [] if found is None else [found["repo"], found["file"], *([revision] if revision else [])]
+    parts = [part for name in named for part in name.split("/")]
     if found is None or (found["early"] and found["late"]) or any(part in ("", ".", "..") for part in parts):
         raise UsageError(f"expected hf://ORGANIZATION/REPOSITORY/FILE, with @REVISION at the end if wanted; got {name}")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
@@ -55,7 +58,7 @@ def local(name: str | Path) -> str | Path:
             hf_hub_download(
                 found["repo"],
                 found["file"],
-                revision=found["early"] or found["late"],
+                revision=revision,
                 endpoint=os.environ.get("HF_ENDPOINT"),
             )
         )

@@ -15,11 +15,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, BinaryIO, cast
 
-from stn_infer.budget import MORE_TIME, Budget
+from stn_infer.budget import Budget
 
 #: Bytes of instructions: about 100,000 tensors. The data of arrays and long texts are not among them.
 LONGEST_INDEX = 8 << 20
-_BULK = 1 << 16  # from this many bytes on, what is read at once counts as data
+TOO_SLOW = (
+    "reading its list of tensors takes too long; if you trust it, raise the limit with STN_TRIAL_SECONDS (0: no limit)"
+)
+_BULK = 1 << 10  # from this many bytes on, what is read at once counts as data
+_LONGEST_LINE = 1 << 16
 _CHECKED = 4096  # instructions between two looks at the clock
 _LARGEST_KEY = 1 << 53  # larger integers can be chosen so that all have the same hash
 
@@ -28,6 +32,10 @@ Builder = Callable[[tuple[Any, ...]], Any]
 
 class PickleError(Exception):
     """A pickle is damaged, or contains instructions that no checkpoint needs."""
+
+
+class UnsupportedError(PickleError):
+    """A file that is not damaged cannot be read here; the message is a sentence that says why."""
 
 
 class IndexTooLongError(PickleError):
@@ -70,7 +78,7 @@ class Reader:
         builders: functions that build what a pickle's own would have, by their full name.
         persistent: gives what a persistent id, usually a tuple, stands for.
         size: of the stream, in bytes.
-        budget: limits the CPU time; 0 seconds: no limit.
+        budget: limits the thread's CPU time; 0 seconds: no limit.
     """
 
     def __init__(
@@ -84,7 +92,7 @@ class Reader:
         self._stream = _Counted(stream, size)
         self._builders = builders
         self._persistent = persistent
-        self._deadline = time.process_time() + budget.seconds if budget.seconds else float("inf")
+        self._deadline = time.thread_time() + budget.seconds if budget.seconds else float("inf")
         self._stack: list[Any] = []
         self._marks: list[int] = []
         self._memo: dict[int, Any] = {}
@@ -93,14 +101,15 @@ class Reader:
         """The next pickle's content.
 
         Raises:
+            UnsupportedError: it takes too long.
             PickleError: it is damaged, too long, or contains instructions that no checkpoint needs.
             RuntimeError, ValueError and others: of a builder that cannot build it.
         """
         self._stack, self._marks, self._memo = [], [], {}
         try:
             for count, (opcode, argument, _) in enumerate(pickletools.genops(cast("BinaryIO", self._stream))):
-                if count % _CHECKED == 0 and time.process_time() > self._deadline:
-                    raise PickleError(f"reading its list of tensors takes too long; {MORE_TIME}")
+                if count % _CHECKED == 0 and time.thread_time() > self._deadline:
+                    raise UnsupportedError(TOO_SLOW)
                 if opcode.name == "STOP":
                     return self._stack.pop()
                 if opcode.name in _PUSHED:
@@ -241,20 +250,20 @@ class _Counted:
     def read(self, size: int) -> bytes:
         """At most ``size`` bytes; memory is taken for what there is, not for what is claimed."""
         content = self._stream.read(min(size, self._size))
-        self._count(len(content))
+        if len(content) < _BULK:
+            self._count(len(content))
         return content
 
     def readline(self) -> bytes:
         """The next line; a longer one than names and numbers are is an error."""
-        line = self._stream.readline(_BULK)
+        line = self._stream.readline(_LONGEST_LINE)
         self._count(len(line))
         return line
 
     def _count(self, size: int) -> None:
-        if size < _BULK:
-            self._read += size
-            if self._read > LONGEST_INDEX:
-                raise IndexTooLongError
+        self._read += size
+        if self._read > LONGEST_INDEX:
+            raise IndexTooLongError
 
 
 #: Instructions whose argument is a value.

@@ -32,6 +32,8 @@ _ODD = "torch._utils._rebuild_"
 _MOST_PREFIXES = 12  # names that are tried as the end of a prefix; a network's own names are not that deep
 _SHOWN = 3  # tensors named in a message
 _SHOWN_PARTS = 8
+_MOST_COMPLETE = 100  # parts that are compared with each other
+_TOP = "."  # what ``--weights FILE#KEY`` calls the tensors that are in no dictionary of the checkpoint
 _AVERAGED = re.compile(r"(^|[._-])(ema|swa|avg|averaged?|shadow)([._-]|\d|$)", re.IGNORECASE)
 _COUNTERS = ("total_ops", "total_params")  # of thop, beside the tensors of each module
 _BATCHES = "num_batches_tracked"  # of BatchNorm; no inference needs it, and old checkpoints lack it
@@ -123,7 +125,7 @@ class Choice:
     Attributes:
         tensors: by the network's names.
         extra: keys beside them, under the same prefix, that are not the network's.
-        name: of the part, as ``--weights FILE#KEY`` takes it; "": the whole file.
+        name: of the part, as ``--weights FILE#KEY`` takes it; "": the whole file, whose key is ``.``.
         averaged: whether they are averages over training steps.
         others: names of what could have been taken instead.
         incomplete: averaged weights that could not be taken, and what they lack; "" if there are none.
@@ -226,37 +228,45 @@ def choose(
         contents: of the checkpoint.
         expected: the network's tensors by name.
         network: its name in messages.
-        key: the part that the user wants; "": averaged weights where they are complete.
+        key: the part that the user wants, ``.`` for the top level; "": averaged weights where they are complete.
 
     Raises:
-        WeightsError: no part is complete, several are and nothing says which is meant, or none is called ``key``.
+        WeightsError: no part is complete, too many are, several are and nothing says which is meant, or none is called
+            ``key``.
     """
     parts = contents.parts
     found = [candidate for part in parts for candidate in _candidates(part, expected)]
+    beside = [candidate for candidate in found if not candidate.missing][:_MOST_COMPLETE]
     if key:
         named = _under(key, found)
         if not named:
             tensors = {part.name: part for part in parts}
-            raise WeightsError(_no_key(key, parts) if key not in tensors else _unfit(network, tensors[key], expected))
+            own = tensors.get(_name_of(key))
+            raise WeightsError(_no_key(key, parts) if own is None else _unfit(network, own, expected))
         found = named
     complete = [candidate for candidate in found if not candidate.missing]
     if not complete:
         if contents.modules and not any(len(each.found) > len(each.missing) for each in found):
             raise WeightsError(whole_model(contents))
         raise WeightsError(_incomplete(network, parts, found, expected))
+    if len(complete) > _MOST_COMPLETE:
+        raise WeightsError(
+            f"{len(complete):,} parts of it have all tensors of {network}: "
+            f"{_listed([each.name for each in complete])}; choose one with --weights FILE#KEY"
+        )
     pool = [candidate for candidate in complete if candidate.fits] or complete
     pool = [candidate for candidate in pool if candidate.averaged] or pool
-    ranked = sorted(pool, key=lambda candidate: _rank(candidate, complete))
-    taken = ranked[0]
-    level = [each for each in ranked if _rank(each, complete) == _rank(taken, complete)]
+    ranked = sorted(((_rank(candidate, beside), index) for index, candidate in enumerate(pool)))
+    level = [pool[index] for rank, index in ranked if rank == ranked[0][0]]
+    taken = level[0]
     if any(not _equal(taken, other) for other in level[1:]):
         raise WeightsError(
-            f"{len(level)} parts of it are complete: {_listed([each.name or 'the top level' for each in level])}; "
+            f"{len(level)} parts of it are complete: {_listed([each.name for each in level])}; "
             "choose one with --weights FILE#KEY"
         )
-    extra = _extra(taken, complete)
+    extra = _extra(taken, beside)
     used = {*taken.found.values(), *extra}
-    others = [each.name or "the top level" for each in complete if each is not taken]
+    others = [each.name or _TOP for each in complete if each is not taken]
     outside = [
         each for each in taken.part.tensors if each not in used and not _is_counter(each) and taken.prefix
     ]  # fmt: skip
@@ -266,7 +276,7 @@ def choose(
         taken.name,
         taken.averaged,
         () if key else tuple(dict.fromkeys(others)),
-        "" if key or taken.averaged else _averages_passed_over(found, contents.lists, taken),
+        "" if key or taken.averaged else _averages_skipped(found, contents.lists, taken),
         0 if others or key else len(outside),
     )
 
@@ -277,7 +287,8 @@ def best_part(parts: Sequence[Part], key: str = "") -> Part:
     Raises:
         WeightsError: there is none called ``key``, or several are as likely.
     """
-    named = [part for part in parts if not key or part.name == key or part.name.startswith(f"{key}.")]
+    named = [part for part in parts if not key or part.name == _name_of(key)]
+    named = named or [part for part in parts if part.name.startswith(f"{key}.")]
     named = named or [inner for part in parts if (inner := _below(part, key)).tensors]
     if not named:
         raise WeightsError(_no_key(key, parts))
@@ -333,10 +344,16 @@ def _candidates(part: Part, expected: Mapping[str, Tensor]) -> Iterator[Candidat
 
 def _under(key: str, found: Sequence[Candidate]) -> list[Candidate]:
     """The candidates that a user's key names: those of that name, else those below it."""
-    return [each for each in found if each.name == key] or [each for each in found if each.name.startswith(f"{key}.")]
+    own = [each for each in found if each.name == _name_of(key)]
+    return own or [each for each in found if each.name.startswith(f"{key}.")]
 
 
-def _rank(candidate: Candidate, complete: Sequence[Candidate]) -> tuple[bool, int, int, int]:
+def _name_of(key: str) -> str:
+    """The name of the part that a user's key names."""
+    return "" if key == _TOP else key
+
+
+def _rank(candidate: Candidate, complete: Sequence[Candidate]) -> tuple[bool, int, tuple[int, ...], int]:
     name = candidate.name
     return bool(_extra(candidate, complete)), _unknown(name), _preference(name), name.count(".")
 
@@ -346,8 +363,9 @@ def _unknown(name: str) -> int:
     return sum(bool(key) and key not in WRAPPERS for key in name.split("."))
 
 
-def _preference(name: str) -> int:
-    return sum(WRAPPERS.index(key) for key in name.split(".") if key in WRAPPERS)
+def _preference(name: str) -> tuple[int, ...]:
+    """The places of its keys in :data:`WRAPPERS`; the smallest comes first."""
+    return tuple(WRAPPERS.index(key) for key in name.split(".") if key in WRAPPERS)
 
 
 def _extra(candidate: Candidate, complete: Sequence[Candidate]) -> list[str]:
@@ -378,7 +396,7 @@ def _equal(one: Candidate, other: Candidate) -> bool:
     return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
 
 
-def _averages_passed_over(found: Sequence[Candidate], lists: Sequence[str], taken: Candidate) -> str:
+def _averages_skipped(found: Sequence[Candidate], lists: Sequence[str], taken: Candidate) -> str:
     """Averaged weights that lack something, and what; "" if there are none."""
     used = set(taken.found.values())
     for candidate in found:
@@ -404,8 +422,8 @@ def _incomplete(network: str, parts: Sequence[Part], found: Sequence[Candidate],
         return _unfit(network, largest, expected)
     for key, made_by in nearest.part.others.items():
         if key.startswith(nearest.prefix) and key.removeprefix(nearest.prefix) in nearest.missing:
-            kind = "sparse" if "sparse" in made_by else "quantized" if "qtensor" in made_by else "special"
-            return f"{key} is a {kind} tensor, expected a dense one; save it as one (to_dense(), dequantize())"
+            kind = "sparse" if "sparse" in made_by else "special"
+            return f"{key} is a {kind} tensor, expected a dense one; save it as one (to_dense())"
     bare = [name for name in nearest.missing if name in nearest.part.tensors]
     if bare and len(bare) == len(nearest.missing):
         return (
@@ -432,12 +450,14 @@ def _keys_differ(network: str, missing: Sequence[str], unexpected: Sequence[str]
 
 
 def _no_key(key: str, parts: Sequence[Part]) -> str:
-    names = [part.name or "the top level" for part in sorted(parts, key=lambda part: -len(part.tensors))]
+    names = [part.name for part in sorted(parts, key=lambda part: -len(part.tensors))]
     return f"it has no part {key!r}; the parts with tensors are {_listed(names)}"
 
 
 def _listed(names: Sequence[str]) -> str:
-    shown = ", ".join(map(repr, names[:_SHOWN_PARTS]))
+    """Names of parts, as ``--weights FILE#KEY`` takes them."""
+    quoted = [f"{_TOP!r} (the top level)" if name in ("", _TOP) else repr(name) for name in names[:_SHOWN_PARTS]]
+    shown = ", ".join(quoted)
     return shown if len(names) <= _SHOWN_PARTS else f"{shown} and {len(names) - _SHOWN_PARTS} more"
 
 

@@ -11,7 +11,9 @@ import io
 import math
 import re
 import struct
+import time
 import zipfile
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +24,17 @@ import torch
 from torch import Tensor
 
 from stn_infer.budget import Budget
-from stn_infer.sources.inert_pickle import LONGEST_INDEX, Builder, Global, Inert, PickleError, Reader, plain_pairs
+from stn_infer.sources.inert_pickle import (
+    LONGEST_INDEX,
+    TOO_SLOW,
+    Builder,
+    Global,
+    Inert,
+    PickleError,
+    Reader,
+    UnsupportedError,
+    plain_pairs,
+)
 
 _MAGIC = 0x1950A86A20F9469CFC6C
 _PROTOCOL = 1001
@@ -38,7 +50,9 @@ _DTYPES: dict[str, torch.dtype] = {
         "Untyped": torch.uint8,
     }.items()
 }
+_SAVE_AGAIN = "open it with torch.load and save its weights with torch.save(model.state_dict(), ...)"
 _NUMPY = re.compile(r"[<>|=]?([?bhilqBHILQefdFD]|[iu][1248]|f[248]|c8|c16|b1)")
+_DAMAGE = (EOFError, ValueError, RuntimeError, struct.error)
 
 
 @dataclass(frozen=True)
@@ -72,14 +86,15 @@ def read_zip(path: Path, budget: Budget) -> Any:
     """The content of a zip archive of ``torch.save``; objects that are not plain data are :class:`Inert`.
 
     Raises:
+        UnsupportedError: it is not damaged, but nothing here reads it.
         PickleError: it is damaged, or not such an archive.
         OSError: it cannot be read.
     """
     try:
         with zipfile.ZipFile(path) as archive:
             return _Archive(archive, path.stat().st_size).load(budget)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, ValueError, RuntimeError, struct.error) as error:
-        raise PickleError(str(error) or type(error).__name__) from error  # RuntimeError also of encrypted members
+    except (*_DAMAGE, zipfile.BadZipFile, zlib.error, NotImplementedError) as error:  # RuntimeError: encrypted members
+        raise PickleError(str(error) or type(error).__name__) from error
 
 
 def read_legacy(path: Path, budget: Budget) -> Any:
@@ -87,7 +102,7 @@ def read_legacy(path: Path, budget: Budget) -> Any:
     try:
         with path.open("rb") as stream:
             return _Sequence(stream, path.stat().st_size).load(budget)
-    except (EOFError, ValueError, RuntimeError, struct.error) as error:
+    except _DAMAGE as error:
         raise PickleError(str(error) or type(error).__name__) from error
 
 
@@ -97,13 +112,18 @@ class _File:
     def __init__(self, size: int) -> None:
         self._size = size
         self._left = LONGEST_INDEX + _MOST_RATIO * size  # bytes or entries that builders copy
+        self._ends = math.inf  # seconds of the thread's CPU time
+
+    def _start(self, budget: Budget) -> None:
+        if budget.seconds:
+            self._ends = time.thread_time() + budget.seconds
 
     def _builders(self) -> Mapping[str, Builder]:
         builders: dict[str, Builder] = {
             "torch._utils._rebuild_tensor": lambda given: self._tensor(*given[:4]),
-            "torch._utils._rebuild_tensor_v2": lambda given: self._tensor(*given[:4]),
-            "torch._utils._rebuild_tensor_v3": lambda given: self._tensor(
-                given[0], given[1], given[2], given[3], given[6]
+            "torch._utils._rebuild_tensor_v2": lambda given: _lazy(self._tensor(*given[:4]), given[6:]),
+            "torch._utils._rebuild_tensor_v3": lambda given: _lazy(
+                self._tensor(given[0], given[1], given[2], given[3], given[6]), given[7:]
             ),
             "torch._tensor._rebuild_from_type_v2": self._from_type,
             **dict.fromkeys(("collections.OrderedDict", "builtins.dict", "__builtin__.dict"), self._dictionary),
@@ -183,7 +203,15 @@ class _File:
         if len(given) != 1 or not isinstance(given[0], bytes):
             raise PickleError("a damaged pickle (storage)")
         self._spend(len(given[0]))
-        return _Inner(io.BytesIO(given[0]), len(given[0])).load(Budget())
+        seconds = self._ends - time.thread_time()
+        if seconds <= 0:
+            raise UnsupportedError(TOO_SLOW)
+        inner = _Inner(io.BytesIO(given[0]), len(given[0]))
+        inner._left = self._left
+        try:
+            return inner.load(Budget(seconds=0 if math.isinf(seconds) else seconds))
+        finally:
+            self._left = inner._left
 
     def _plain(self, content: Any) -> Any:
         """The content with NumPy's arrays as tensors, where they are values of dictionaries."""
@@ -231,13 +259,16 @@ class _Archive(_File):
         self._storages: dict[str, _Storage] = {}
         pickles = [name for name in self._members if name == "data.pkl" or name.endswith("/data.pkl")]
         if len(pickles) != 1 or len({name.lower() for name in self._members}) != len(archive.infolist()):
-            raise PickleError("another kind of zip archive")
+            raise UnsupportedError("it is another kind of zip archive; expected a file of torch.save")
+        if any(info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED) for info in archive.infolist()):
+            raise UnsupportedError(f"its archive is compressed by another method than deflate; {_SAVE_AGAIN}")
         self._pickle = pickles[0]
         self._root = self._pickle.removesuffix("data.pkl")
 
     def load(self, budget: Budget) -> Any:
+        self._start(budget)
         if f"{self._root}byteorder" in self._members and self._archive.read(f"{self._root}byteorder") != b"little":
-            raise PickleError("it was written on a big-endian machine")
+            raise UnsupportedError(f"it was written on a big-endian machine; {_SAVE_AGAIN}")
         content = self._archive.read(self._pickle)
         return self._plain(Reader(io.BytesIO(content), self._builders(), self._storage, len(content), budget).load())
 
@@ -265,12 +296,16 @@ class _Sequence(_File):
         self._unread = size
 
     def load(self, budget: Budget) -> Any:
+        self._start(budget)
         reader = Reader(self._stream, self._builders(), self._storage, self._size, budget)
         first = reader.load()
-        if first != _MAGIC or not isinstance(first, int):
+        if not isinstance(first, int) or first != _MAGIC:
             return self._plain(first)  # of a plain pickle
-        if reader.load() != _PROTOCOL:
-            raise PickleError("an unknown version of the format")
+        version = reader.load()
+        if not isinstance(version, int):
+            raise PickleError("the version of its format is damaged")
+        if version != _PROTOCOL:
+            raise UnsupportedError(f"expected version {_PROTOCOL} of the format of torch.save; {_SAVE_AGAIN}")
         reader.load()
         content, keys = reader.load(), reader.load()
         named = isinstance(keys, list) and all(isinstance(key, str) for key in keys)
@@ -296,7 +331,7 @@ class _Sequence(_File):
                 raise PickleError("its tensors are larger than the file")
             self._storages[key] = _Storage.of(dtype, count * dtype.itemsize)
         if identity[5] is not None:  # a view, of before torch 0.4
-            raise PickleError("a format of before torch 0.4")
+            raise UnsupportedError(f"it has the format of a torch before 0.4; {_SAVE_AGAIN}")
         return self._storages[key].typed(dtype, count)
 
 
@@ -314,10 +349,24 @@ def _identity(identity: Any) -> tuple[torch.dtype, str, int]:
     _, kind, key, _, count = identity
     dtype = _DTYPES.get(kind.name) if isinstance(kind, Global) and kind.module.partition(".")[0] == "torch" else None
     if dtype is None:
-        raise PickleError(f"tensors of type {str(kind)[:60]} are not supported")
+        quantized = isinstance(kind, Global) and kind.name.startswith("Q")
+        advice = "save them dequantized (dequantize())" if quantized else "save them as another type"
+        raise UnsupportedError(f"tensors of type {str(kind)[:60]} are not supported; {advice}")
     if not isinstance(key, str) or type(count) is not int or count < 0:
         raise PickleError("a damaged pickle (storage)")
     return dtype, key, count
+
+
+def _lazy(tensor: Any, given: tuple[Any, ...]) -> Any:
+    """A tensor with the conjugation or negation that is left to its use, as ``torch.load`` gives it."""
+    metadata = given[0] if given else None
+    if not metadata or not isinstance(tensor, Tensor):
+        return tensor
+    if not isinstance(metadata, dict) or not metadata.keys() <= {"conj", "neg"}:
+        return Inert("torch._utils._rebuild_tensor_v2")
+    if metadata.get("conj"):
+        tensor = tensor.conj()
+    return torch._neg_view(tensor) if metadata.get("neg") else tensor
 
 
 def _fill(stream: Any, content: bytearray) -> None:

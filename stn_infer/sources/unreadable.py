@@ -15,7 +15,7 @@ _AGAIN = "the download or copy was cut off; fetch it again"
 ADVICE: dict[Kind, str] = {
     "onnx": "is an ONNX file, which contains its weights; give it to optimize, run or verify as it is",
     "engine": "is a TensorRT engine, which contains its weights; give it to run as it is",
-    "recipe": "is a recipe; give it as SOURCE",
+    "recipe": "is a model config; give it as SOURCE",
     "program": "is a program saved by torch.export.save, which contains its weights; give it as SOURCE",
 }
 

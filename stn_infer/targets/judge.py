@@ -60,11 +60,13 @@ def judge_targets(
     verdicts, findings = [], list[LintFinding]()
     for target in targets:
         judgment = _judged(target, subject, None)
-        command, mended = _mend(target, subject, judgment)
+        command, outcome_after = _improvement(target, subject, judgment)
         outcome, unjudged = judgment.outcome, tuple(filter(None, (judgment.note, *judgment.unjudged)))
-        verdict = TargetVerdict(str(target), outcome, judgment.judge, unjudged, command, mended)
+        verdict = TargetVerdict(str(target), outcome, judgment.judge, unjudged, command, outcome_after)
         verdicts.append(verdict)
-        findings += _findings(judgment, verdict, subject.sources)
+        # that nothing known refuses a file shows nothing about a parser that refused another
+        is_sure = outcome_after == "supported" or not target.installed
+        findings += _findings(judgment, verdict, command if is_sure else "", subject.sources)
     return tuple(verdicts), tuple(findings)
 
 
@@ -81,7 +83,7 @@ def _judged(target: Target, subject: Subject, candidate: onnx.ModelProto | None)
     return known if known.reasons else judgment
 
 
-def _mend(target: Target, subject: Subject, judgment: Judgment) -> tuple[str, Outcome | None]:
+def _improvement(target: Target, subject: Subject, judgment: Judgment) -> tuple[str, Outcome | None]:
     """The first command with the best outcome, if that is better than the file's own."""
     best: tuple[str, Outcome | None] = ("", None)
     outcome = judgment.outcome
@@ -94,7 +96,9 @@ def _mend(target: Target, subject: Subject, judgment: Judgment) -> tuple[str, Ou
     return best
 
 
-def _findings(judgment: Judgment, verdict: TargetVerdict, sources: Mapping[str, str]) -> Iterator[LintFinding]:
+def _findings(
+    judgment: Judgment, verdict: TargetVerdict, fixed_by: str, sources: Mapping[str, str]
+) -> Iterator[LintFinding]:
     if verdict.outcome == "not judged":
         operators, more = judgment.unjudged, len(judgment.unjudged) - _MOST_OPERATORS
         listed = ", ".join(operators[:_MOST_OPERATORS]) + (f" and {more} more operators" if more > 0 else "")
@@ -102,10 +106,10 @@ def _findings(judgment: Judgment, verdict: TargetVerdict, sources: Mapping[str, 
         yield LintFinding("target-not-judged", "info", "", "", message, target=verdict.target)
     for reason in judgment.reasons:
         within = f" (in {reason.within})" if reason.within else ""
-        remedy = f"; {verdict.mended_by} fixes it" if verdict.mended_by else ""
+        remedy = f"; {fixed_by} fixes it" if fixed_by else ""
         yield LintFinding(
             *("target-refused", "error", reason.node, "", f"{reason.text}{within}{remedy}"),
-            fixable=verdict.mended_by == "optimize",
+            fixable=fixed_by == "optimize",
             source=sources.get(reason.node, ""),
             target=verdict.target,
         )

@@ -64,7 +64,8 @@ def judge_by_facts(model: onnx.ModelProto, target: Target) -> Judgment:
         model: a checked model, with or without its large weights.
         target: the runtime, and for TensorRT its version.
     """
-    judge = f"what is known of {target}, which is not installed here"
+    why = "whose installed parser could not judge it" if target.installed else "which is not installed here"
+    judge = f"what is known of {target}, {why}"
     reasons: list[Reason] = []
     unjudged: Counter[str] = Counter()
     try:

@@ -31,8 +31,8 @@ def test_promises_are_kept(target: str, make_model: Any, command: str, tmp_path:
     path, out = tmp_path / "model.onnx", tmp_path / "out.onnx"
     path.write_bytes(make_model().SerializeToString())
     (promise,) = lint(path, targets=[target]).targets
-    assert (promise.outcome, promise.mended_by) == ("refused", command)
+    assert (promise.outcome, promise.improved_by) == ("refused", command)
     functions: Functions = "inline" if "inline" in command else "keep"
     optimize(path, out, functions=functions)
     (kept,) = lint(out, targets=[target]).targets
-    assert kept.outcome == promise.mended
+    assert kept.outcome == promise.outcome_after

@@ -70,7 +70,7 @@ def test_targets(targets: tuple[str, ...], options: tuple[str, ...], code: int, 
 def test_verdicts_in_json(tmp_path: Path) -> None:
     content = json.loads(call(sampler_model(), tmp_path, "--json", "--target", "tensorrt==8.6").output)
     (verdict,) = content["targets"]
-    assert list(verdict) == ["target", "outcome", "judge", "unjudged", "mended_by", "mended"]
+    assert list(verdict) == ["target", "outcome", "judge", "unjudged", "improved_by", "outcome_after"]
     assert (verdict["target"], verdict["outcome"]) == ("tensorrt==8.6", "refused")
     (refusal,) = (finding for finding in content["findings"] if finding["rule"] == "E010")
     assert refusal["target"] == "tensorrt==8.6" and refusal["node"] == "sampler"

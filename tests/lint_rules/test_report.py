@@ -49,7 +49,7 @@ def test_findings_of_each_target_are_counted_apart_and_verdicts_come_last() -> N
         for index in range(4)
     ]
     verdicts = (
-        TargetVerdict("openvino", "refused", "OpenVINO 2026.4.1", mended_by="optimize", mended="supported"),
+        TargetVerdict("openvino", "refused", "OpenVINO 2026.4.1", improved_by="optimize", outcome_after="supported"),
         TargetVerdict("onnxruntime", "supported", "onnxruntime 1.31.1"),
     )
     lines = LintReport(Path("model.onnx"), 18, 9, tuple(refusals), verdicts).to_text().splitlines()

@@ -48,7 +48,7 @@ def report(count: int = 3, name: str = "node", path: str = "model.onnx") -> Lint
     ]
     refused = LintFinding("target-refused", "error", name, "", f"no rule for {name}", True, target="openvino")
     verdicts = (
-        TargetVerdict("openvino", "refused", "OpenVINO 2026.4.1", mended_by="optimize", mended="supported"),
+        TargetVerdict("openvino", "refused", "OpenVINO 2026.4.1", improved_by="optimize", outcome_after="supported"),
         TargetVerdict("tensorrt==10.3", "not judged", "what is known", (f"their::{name} (2 nodes)",)),
         TargetVerdict("onnxruntime", "supported", "onnxruntime 1.31.1"),
     )

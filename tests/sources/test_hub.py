@@ -73,7 +73,16 @@ def test_names(hub: Path) -> None:
         assert local(name) == hub / "org/net@main/sub/w.pt"
     for name in ("hf://org/net/sub/w.pt@v1", "hf://org/net@v1/sub/w.pt"):
         assert local(name) == hub / "org/net@v1/sub/w.pt"
+    (hub / "org/net@refs/pr/1").mkdir(parents=True)
+    (hub / "org/net@refs/pr/1/w.pt").touch()
+    assert local("hf://org/net/w.pt@refs/pr/1") == hub / "org/net@refs/pr/1/w.pt"
     for name in ("hf://org", "hf://org/net", "hf://org/net/", "hf://org/net/../w", "hf://org/net@a/w@b", "hf://o/n//w"):
+        with pytest.raises(UsageError, match="expected hf://ORGANIZATION/REPOSITORY/FILE"):
+            local(name)
+    for revision in ("..", "../../x", "refs/../x", "/x", "refs//1", "refs/", "."):
+        with pytest.raises(UsageError, match="expected hf://ORGANIZATION/REPOSITORY/FILE"):
+            local(f"hf://org/net/w.pt@{revision}")
+    for name in ("hf://org/net@../w.pt", "hf://../net/w.pt"):
         with pytest.raises(UsageError, match="expected hf://ORGANIZATION/REPOSITORY/FILE"):
             local(name)
 

@@ -18,7 +18,7 @@ import torch
 from stn_infer.budget import Budget
 from stn_infer.errors import WeightsError
 from stn_infer.sources.checkpoints import load_weights
-from stn_infer.sources.inert_pickle import Global, Inert, PickleError, Reader
+from stn_infer.sources.inert_pickle import LONGEST_INDEX, Global, Inert, PickleError, Reader, UnsupportedError
 from stn_infer.sources.torch_file import read_legacy, read_zip
 
 TENSOR = (
@@ -186,8 +186,36 @@ def test_bombs(make: Callable[[], bytes], message: str) -> None:
 
 def test_a_pickle_that_takes_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
     reader = Reader(io.BytesIO(b"N0" * 10_000 + b"N."), {}, lambda identity: None, 1 << 20, Budget(seconds=1e-9))
-    with pytest.raises(PickleError, match=r"takes too long.*STN_TRIAL_SECONDS"):
+    with pytest.raises(UnsupportedError, match=r"takes too long.*STN_TRIAL_SECONDS"):
         reader.load()
+
+
+def nested(inner: bytes, count: int) -> bytes:
+    """A pickle in which ``torch.storage._load_from_bytes`` is called many times, each time with the same bytes."""
+    call_again = b"h\x00h\x01\x85R"
+    stored = b"B" + len(inner).to_bytes(4, "little") + inner
+    return b"\x80\x03ctorch.storage\n_load_from_bytes\nq\x000" + stored + b"q\x010(" + call_again * count + b"t."
+
+
+def test_nested_pickles_share_the_limits(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    copies = (
+        b"ccollections\nOrderedDict\nq\x000](" + b"NN\x86" * 1000 + b"eq\x010" + b"(" + b"h\x00h\x01\x85R" * 20 + b"t."
+    )
+    path.write_bytes(nested(b"\x80\x03" + copies, 3))
+    assert len(read_legacy(path, Budget())) == 3
+    path.write_bytes(nested(b"\x80\x03" + copies, 200))  # 200 x 20 dictionaries of 1000 pairs
+    with pytest.raises(PickleError, match="it builds far more than it contains"):
+        read_legacy(path, Budget())
+    path.write_bytes(nested(b"\x80\x03" + b"N0" * 10_000 + b"N.", 300))
+    with pytest.raises(UnsupportedError, match="takes too long"):
+        read_legacy(path, Budget(seconds=0.1))
+
+
+def test_small_arrays_are_data() -> None:
+    block = b"B" + (60_000).to_bytes(4, "little") + bytes(60_000) + b"0"
+    count = LONGEST_INDEX // 60_000 + 10
+    assert loaded(b"\x80\x03" + block * count + b"N.") is None
 
 
 @pytest.mark.parametrize(

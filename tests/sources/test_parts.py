@@ -129,7 +129,7 @@ STYLES: dict[str, Style] = {
         lambda r, w: under("module.", w) | under("module_ema.", r),
         "from 'module_ema'; it also has 'module'",
     ),
-    "averages beside bare keys": (lambda r, w: w | under("ema.", r), "from 'ema'; it also has 'the top level'"),
+    "averages beside bare keys": (lambda r, w: w | under("ema.", r), "from 'ema'; it also has '.' (the top level)"),
     "best beside model": (lambda r, w: {"best": w, "model": r}, "took weights from 'model'; it also has 'best'"),
     "GAN": (lambda r, w: {"netG": r, "netD": {"w": torch.zeros(3)}, "optimG": {}}, ONLY),
     "thop": (lambda r, w: with_counters(r), ONLY),
@@ -168,7 +168,7 @@ def applied(net: nn.Module, weights: object) -> Choice:
         (lambda r, w: {"model": r, "ema": w | {"head.bias": torch.ones(7)}}, "in 'ema' have other shapes"),
     ],
 )  # fmt: skip
-def test_averages_that_are_not_complete_are_passed_over_with_a_warning(
+def test_averages_that_are_not_complete_are_skipped_with_a_warning(
     make: Callable[[State, State], object], why: str, right: State, wrong: State, tmp_path: Path
 ) -> None:
     torch.save(make(right, wrong), tmp_path / "net.pt")
@@ -207,6 +207,42 @@ def test_a_key_takes_another_part(right: State, wrong: State, tmp_path: Path) ->
         load_weights(f"{path}#emma")
     with pytest.raises(WeightsError, match=r"the keys of 'other' do not fit Net: 8 missing .*, 1 unexpected \(w\)"):
         apply_weights(net, f"{path}#other")
+
+
+def test_a_key_takes_the_part_of_that_name_first(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    optimizer = {name: torch.zeros(1) for name in "xyz"}
+    torch.save({"w": torch.zeros(2), "ema": {"w": torch.ones(2), "v": torch.ones(2), "optim": optimizer}}, path)
+    assert load_weights(f"{path}#ema").keys() == {"w", "v"}
+    assert load_weights(f"{path}#ema.optim").keys() == {"x", "y", "z"}
+    assert torch.equal(load_weights(f"{path}#.")["w"], torch.zeros(2))
+    with pytest.raises(WeightsError, match=r"no part 'x'; the parts with tensors are .*'\.' \(the top level\)"):
+        load_weights(f"{path}#x")
+
+
+def test_the_key_of_the_top_level(right: State, wrong: State, tmp_path: Path) -> None:
+    torch.save(right | under("ema.", wrong), tmp_path / "net.pt")
+    net = Net()
+    assert applied(net, f"{tmp_path / 'net.pt'}#.").name == ""
+    assert torch.equal(net.head.weight, right["head.weight"])
+    with pytest.raises(WeightsError, match="the keys do not fit Linear: 2 missing"):
+        apply_weights(nn.Linear(2, 3), f"{tmp_path / 'net.pt'}#.")
+
+
+def test_the_part_that_is_named_is_the_one_that_is_taken(tmp_path: Path) -> None:
+    path = tmp_path / "net.pt"
+    torch.save({"state_dict": {"module.x": torch.zeros(2)}, "net": {"x": torch.ones(2)}}, path)
+    with pytest.warns(AssumptionWarning, match="took weights from 'state_dict.module'; it also has 'net'"):
+        assert torch.equal(load_weights(path)["x"], torch.zeros(2))
+
+
+def test_too_many_complete_parts_are_an_error(tmp_path: Path) -> None:
+    torch.save({f"{index}.weight": torch.full((1, 1), float(index)) for index in range(2000)}, tmp_path / "net.pt")
+    net = nn.Linear(1, 1, bias=False)
+    with pytest.raises(WeightsError, match=r"2,000 parts of it have all tensors of Linear: '0', .*; choose one with"):
+        apply_weights(net, tmp_path / "net.pt")
+    applied(net, f"{tmp_path / 'net.pt'}#1234")
+    assert net.weight.item() == 1234
 
 
 def test_parts_that_nothing_distinguishes_are_an_error(right: State, wrong: State, tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import io
 import pickle
 import zipfile
 from pathlib import Path
@@ -74,6 +75,17 @@ def test_types_that_only_archives_have(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+def test_conjugates_and_negatives_that_are_computed_on_use(tmp_path: Path, zipped: bool) -> None:
+    values = torch.tensor([1 + 2j, 3 - 4j])
+    lazy = {"conj": values.conj(), "imag": values.clone().conj().imag, "view": values.clone().conj().imag[1:]}
+    torch.save(lazy, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
+    found = load_weights(tmp_path / "net.pt")
+    assert {name: tensor.resolve_conj().resolve_neg().tolist() for name, tensor in found.items()} == {
+        **{"conj": [1 - 2j, 3 + 4j], "imag": [-2, 4], "view": [4]},
+    }
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 def test_objects_of_other_classes_are_placeholders(tmp_path: Path, zipped: bool) -> None:
     path = tmp_path / "net.pt"
     content = {
@@ -114,7 +126,9 @@ def test_a_file_of_another_machine_and_of_a_gpu(tmp_path: Path) -> None:
                 content = old.read(member)
                 new.writestr(member, content.replace(*replaced) if len(content) != 16 else content)
     assert torch.equal(load_weights(tmp_path / "gpu.pt")["w"], torch.ones(4))
-    with pytest.raises(WeightsError, match="written on a big-endian machine"):
+    with pytest.raises(
+        WeightsError, match=r"big\.pt: it was written on a big-endian machine; open it with torch\.load"
+    ):
         load_weights(tmp_path / "big.pt")
 
 
@@ -128,6 +142,64 @@ def test_every_truncation_is_one_line(tmp_path: Path, zipped: bool) -> None:
         with pytest.raises(WeightsError) as caught:
             load_weights(path)
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_LZMA], ids=["deflate", "lzma"])
+def test_archives_that_were_compressed_again(tmp_path: Path, method: int) -> None:
+    plain, path = tmp_path / "plain.pt", tmp_path / "net.pt"
+    torch.save({"w": torch.arange(4000.0)}, plain)
+    with zipfile.ZipFile(plain) as old, zipfile.ZipFile(path, "w", method) as new:
+        for member in old.namelist():
+            new.writestr(member, old.read(member))
+        start = new.getinfo("plain/data/0").header_offset
+    if method == zipfile.ZIP_LZMA:
+        with pytest.raises(
+            WeightsError, match=r"net\.pt: its archive is compressed by another method than deflate; open"
+        ):
+            load_weights(path)
+        return
+    assert torch.equal(load_weights(path)["w"], torch.arange(4000.0))
+    content = bytearray(path.read_bytes())
+    content[start + 60 : start + 160] = bytes(100)
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match="truncated or damaged"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::UserWarning")
+def test_what_is_not_damaged_is_not_called_damaged(tmp_path: Path, zipped: bool) -> None:
+    quantized = torch.quantize_per_tensor(torch.ones(2), 0.1, 0, torch.qint8)
+    torch.save({"w": quantized}, tmp_path / "net.pt", _use_new_zipfile_serialization=zipped)
+    with pytest.raises(
+        WeightsError, match=r"net\.pt: tensors of type torch\.QInt8Storage are not supported; .*dequantize"
+    ):
+        load_weights(tmp_path / "net.pt")
+
+
+def test_versions_of_the_format(tmp_path: Path) -> None:
+    class Pickler(pickle.Pickler):
+        def persistent_id(self, value: object) -> object:
+            view = ("1", 0, 1)  # as torch 0.3 named it
+            return ("storage", torch.FloatStorage, "0", "cpu", 1, view) if value is view_here else None
+
+    view_here = object()
+    content = io.BytesIO()
+    Pickler(content, 2).dump({"w": view_here})
+    for version, message in (
+        (1002, "expected version 1001"),
+        (1001, r"it has the format of a torch before 0\.4; open"),
+    ):
+        header = b"".join(pickle.dumps(each, 2) for each in (0x1950A86A20F9469CFC6C, version, {}))
+        (tmp_path / "net.pt").write_bytes(header + content.getvalue())
+        with pytest.raises(WeightsError, match=rf"net\.pt: {message}"):
+            load_weights(tmp_path / "net.pt")
+
+
+def test_a_pickled_tensor_is_not_taken_for_a_file_of_torch_save(tmp_path: Path) -> None:
+    (tmp_path / "net.pkl").write_bytes(pickle.dumps(torch.ones(2)))
+    with pytest.raises(WeightsError, match="expected a dictionary of tensors, found a Tensor"):
+        load_weights(tmp_path / "net.pkl")
 
 
 @pytest.mark.parametrize("keys", [[()], [[]], [1], ["x"], None])

@@ -106,7 +106,7 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "TorchScript": (scripted, r"is a TorchScript archive; save its weights with torch\.save\(model\.state_dict\(\)"),
     "pt2": (program, r"is a program saved by torch\.export\.save, which contains its weights; give it as SOURCE"),
     "ONNX": (onnx_file, "is an ONNX file, which contains its weights; give it to optimize, run or verify as it is"),
-    "recipe": (lambda path: path.write_text('[model]\nnetwork = "x"\n'), "is a recipe; give it as SOURCE"),
+    "model config": (lambda path: path.write_text('[model]\nnetwork = "x"\n'), "is a model config; give it as SOURCE"),
     "GGUF": (lambda path: path.write_bytes(b"GGUF\3\0\0\0"), "is a GGUF file"),
     "another binary format": (
         lambda path: path.write_bytes(b"\x08\x01\x12\x05hello\xff"),

@@ -38,14 +38,14 @@ def answers(monkeypatch: pytest.MonkeyPatch, ask: Callable[[onnx.ModelProto | No
     return asked
 
 
-def test_the_command_that_mends_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_command_that_helps_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     """The parser takes nothing with functions, so the first candidate that it takes is the second one."""
     asked = answers(
         monkeypatch,
         lambda model: REFUSED if model is None or model.functions else Judgment("OpenVINO 2026.4.1"),
     )
     (verdict,), (finding,) = judge_targets([OPENVINO], subject(affine_model(), sources={"sampler": "net.py:3"}))
-    assert (verdict.outcome, verdict.mended_by, verdict.mended) == (
+    assert (verdict.outcome, verdict.improved_by, verdict.outcome_after) == (
         "refused",
         "optimize --functions inline",
         "supported",
@@ -63,21 +63,22 @@ def test_what_optimize_writes_is_asked_about(changed: Outcome, command: str, mon
     taken = Judgment("OpenVINO 2026.4.1")
     answers(monkeypatch, lambda model: REFUSED if model is None or changed == "refused" else taken)
     (verdict,), (finding,) = judge_targets([OPENVINO], subject(affine_grid_model()))
-    assert verdict.mended_by == command and finding.fixable is bool(command)
+    assert verdict.improved_by == command and finding.fixable is bool(command)
     assert finding.message.endswith("; optimize fixes it") is bool(command)
 
 
 def test_a_file_that_is_taken_is_asked_about_once(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answers(monkeypatch, lambda model: Judgment("OpenVINO 2026.4.1"))
     (verdict,), findings = judge_targets([OPENVINO], subject(affine_model()))
-    assert (verdict.outcome, verdict.mended, len(asked), findings) == ("supported", None, 1, ())
+    assert (verdict.outcome, verdict.outcome_after, len(asked), findings) == ("supported", None, 1, ())
 
 
 def test_large_models_are_not_sent_without_their_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     asked = answers(monkeypatch, lambda model: REFUSED)
-    (verdict,), _ = judge_targets([OPENVINO], subject(sampler_model(), complete=False))
+    (verdict,), (finding,) = judge_targets([OPENVINO], subject(sampler_model(), complete=False))
     assert asked == [Path("model.onnx")]
-    assert verdict.mended == "not judged"  # by what is known: the inlined file has no function
+    assert verdict.outcome_after == "not judged"  # by what is known: the inlined file has no function
+    assert not finding.fixable and "fixes it" not in finding.message
 
 
 def test_a_limit_leaves_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,7 +87,9 @@ def test_a_limit_leaves_what_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     assert verdict.outcome == "not judged" and verdict.unjudged == ("its analysis takes more than 60 s",)
     assert finding.message == "not judged: its analysis takes more than 60 s" and finding.severity == "info"
     (verdict,), _ = judge_targets([OPENVINO], subject(sampler_model()))
-    assert verdict.outcome == "refused" and verdict.judge.startswith("what is known of openvino")
+    assert verdict.outcome == "refused" and verdict.judge == (
+        "what is known of openvino, whose installed parser could not judge it"
+    )
 
 
 def test_what_is_not_judged_is_listed() -> None:
@@ -104,6 +107,6 @@ def test_what_is_not_judged_is_listed() -> None:
 
 def test_known_facts_judge_what_optimize_writes() -> None:
     (verdict,), findings = judge_targets([Target("tensorrt", "10.8", "")], subject(affine_grid_model()))
-    assert (verdict.outcome, verdict.mended_by, verdict.mended) == ("refused", "optimize", "not judged")
+    assert (verdict.outcome, verdict.improved_by, verdict.outcome_after) == ("refused", "optimize", "not judged")
     assert [finding.node for finding in findings] == ["affine", "sample"]
     assert all(finding.fixable and finding.message.endswith("; optimize fixes it") for finding in findings)
