@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -45,16 +46,20 @@ def problem(cuda: bool) -> str:
 
 
 def build(arch: str, cuda: bool, library: bool) -> None:
-    """Build the programs and, if ``library``, before them the library.
+    """Build the programs and, if ``library``, before them the library; else one that is installed is copied.
 
     Raises:
         CalledProcessError: a compiler fails; it has printed why.
-        FileNotFoundError: there is no g++.
+        OSError: there is no g++, or no library to copy.
     """
     kinds = ("--cuda", "--arch", arch) if cuda else ("--no-cuda",)
     if library:
         _run([sys.executable, "-m", "stn_infer.cli.main", "plugin", "build", *kinds])
     PROGRAMS.mkdir(parents=True, exist_ok=True)
+    if not LIBRARY.is_file():  # it was installed with the package
+        shutil.copy2(
+            _output([sys.executable, "-c", "from stn_infer import plugin; print(plugin.library_path())"]), LIBRARY
+        )
     for name, rest in _SOURCES.items():
         _run([*_COMPILE, *rest, "-o", str(PROGRAMS / name)])
 
@@ -96,7 +101,7 @@ def main(argv: list[str] | None = None) -> int:
     print(f"building: {found or 'asked for'}", flush=True)
     try:
         build(arguments.arch, cuda, not arguments.if_needed or found.startswith("the library"))
-    except (subprocess.CalledProcessError, FileNotFoundError) as error:
+    except (subprocess.CalledProcessError, OSError) as error:
         print(error)
         return 1
     found = problem(cuda)
