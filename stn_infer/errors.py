@@ -69,6 +69,11 @@ class OutputError(StnInferError):
     """A result cannot be written: no permission, disk full, or it would overwrite an existing file."""
 
 
+def of_input(name: str, error: str) -> str:
+    """An input's error, which names the input."""
+    return error if name in error else f"{name}: {error}"
+
+
 def one_line(error: BaseException | str, limit: int = 300) -> str:
     """``error``'s message on one line without ANSI colors, truncated to ``limit`` characters.
 

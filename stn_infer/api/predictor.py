@@ -22,7 +22,7 @@ from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_classes, has_classes
 from stn_infer.pipeline.inference import classifier_of
 from stn_infer.pipeline.prediction import Prediction
-from stn_infer.pipeline.stream import ON_ERROR, Batch, OnError, Predictions, Stream, Taps
+from stn_infer.pipeline.stream import ON_ERROR, Batch, OnError, Predictions, Stream, Taps, own_outputs
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.load import LoadedModel
 from stn_infer.sources.reference import WeightsLike
@@ -114,8 +114,7 @@ class Predictor:
         try:
             opened = taking_pictures(opened)
             self._backend = opened
-            hidden = {name for tap in taps for name in (tap.theta, tap.warped)}
-            self.outputs: tuple[TensorSpec, ...] = tuple(spec for spec in opened.outputs if spec.name not in hidden)
+            self.outputs: tuple[TensorSpec, ...] = own_outputs(opened, taps)
             self._own, self._given, self._strict = opened.metadata.preprocess, preprocess, strict
             self.preprocess = resolve_preprocess(opened.inputs, self._own, preprocess)
             decoder = Decoder(opened.metadata.decodings, opened.inputs, self.outputs)

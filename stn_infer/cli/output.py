@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from stn_infer.errors import of_input
 from stn_infer.printing import shown, shown_lines
 
 if TYPE_CHECKING:
@@ -41,12 +42,12 @@ def is_colored(*, err: bool = False) -> bool:
 SOME_FAILED = 4
 
 
-def echo_failures(failures: Sequence[tuple[str, str]], total: int, more: str = "") -> None:
+def echo_failures(failures: Sequence[tuple[str, str]], total: int) -> None:
     """Print (input, error) of the first inputs that failed, and how many of the ``total`` are not among them."""
     for name, error in failures:
-        echo("failed: " + (error if name in error else f"{name}: {error}"), err=True)
+        echo(f"failed: {of_input(name, error)}", err=True)
     if total > len(failures):
-        echo(f"failed: and {total - len(failures)} more{more}", err=True)
+        echo(f"failed: and {total - len(failures)} more", err=True)
 
 
 def table_console(width: int = 160) -> Console:

@@ -25,7 +25,7 @@ from stn_infer.backends.batching import row_axis
 from stn_infer.backends.embedded import taking_pictures
 from stn_infer.data.inputs import Inputs, Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader, resolve_preprocess, tell_assumption
-from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.errors import InputError, ModelError, UsageError, of_input
 from stn_infer.files import appearing
 from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.decoder import Decoder
@@ -107,7 +107,7 @@ class RunSummary(Printed):
 
     def lines(self) -> list[str]:
         """The headline, notes, and the first inputs that failed."""
-        failed = [f"failed: {error if name in error else f'{name}: {error}'}" for name, error in self.failures]
+        failed = [f"failed: {of_input(name, error)}" for name, error in self.failures]
         if self.failed > len(failed):
             failed.append(f"failed: and {self.failed - len(failed)} more, see the status files")
         return [self.headline, *(f"note: {note}" for note in self.notes), *failed]

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from stn_infer.arrays import Array
+from stn_infer.errors import of_input
 from stn_infer.predictions import Candidate
 from stn_infer.printing import Printed
 
@@ -59,7 +60,7 @@ class Prediction(Printed):
     def lines(self) -> list[str]:
         """One line: the classes, texts and boxes, or the error."""
         if self.error:
-            return [f"failed: {self.error if self.input in self.error else f'{self.input}: {self.error}'}"]
+            return [f"failed: {of_input(self.input, self.error)}"]
         found = [each.describe() for each in self.candidates]
         found += [f"{name} {value}" for name, value in self.decoded.items()]
         if not found:

@@ -21,7 +21,7 @@ from functools import partial
 from typing import Generic, Protocol, TypeVar
 
 # A model is quick if it answers sooner than another thread could be woken up and get hold of the GIL.
-_QUICK_SECONDS = 0.0005
+QUICK_SECONDS = 0.0005
 
 Batch = TypeVar("Batch")
 Loaded = TypeVar("Loaded", bound="HasCost")
@@ -206,7 +206,7 @@ class Schedule(Generic[Batch, Loaded, Answered]):
     def _infer(self, number: int, batch: Batch, loaded: Loaded) -> None:
         start = time.perf_counter()
         answered = self.infer(loaded)
-        quick = time.perf_counter() - start < _QUICK_SECONDS
+        quick = time.perf_counter() - start < QUICK_SECONDS
         with self._lock:
             self._running -= 1
             self._quick = quick

@@ -17,22 +17,21 @@ from itertools import islice
 from typing import Literal, Self, get_args
 
 from stn_infer.arrays import Array
-from stn_infer.backends.base import Backend
+from stn_infer.backends.base import Backend, TensorSpec
 from stn_infer.data.held import Held
 from stn_infer.data.inputs import Sample
 from stn_infer.data.loader import LoadedBatch, Loader
-from stn_infer.errors import InputError, ModelError
+from stn_infer.errors import InputError, ModelError, of_input
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.groups import GroupPredictor, answered, waiting_threads
 from stn_infer.pipeline.inference import shard_rows
 from stn_infer.pipeline.prediction import Prediction, Warp
+from stn_infer.pipeline.schedule import QUICK_SECONDS
 from stn_infer.predictions import Classifier, Ranked
 
 OnError = Literal["raise", "return"]
 ON_ERROR: tuple[OnError, ...] = get_args(OnError)
 
-# A batch that is loaded and answered sooner than this is not worth waking another thread.
-_QUICK_SECONDS = 0.0005
 _CLOSED = "this predictor is closed; open it again"
 
 Samples = Iterator[Sample | Held]
@@ -45,6 +44,12 @@ class Taps:
 
     theta: str
     warped: str
+
+
+def own_outputs(backend: Backend, taps: Sequence[Taps]) -> tuple[TensorSpec, ...]:
+    """The outputs of the model itself."""
+    hidden = {name for tap in taps for name in (tap.theta, tap.warped)}
+    return tuple(spec for spec in backend.outputs if spec.name not in hidden)
 
 
 @dataclass(frozen=True)
@@ -115,8 +120,7 @@ class Stream:
         workers: int,
     ) -> None:
         self._loader, self._classifier, self._decoder, self._taps = loader, classifier, decoder, tuple(taps)
-        hidden = {name for tap in self._taps for name in (tap.theta, tap.warped)}
-        self._outputs = [spec.name for spec in backend.outputs if spec.name not in hidden]
+        self._outputs = [spec.name for spec in own_outputs(backend, self._taps)]
         self.seen = seen
         self._model = GroupPredictor(backend, loader, batch_size)
         self.batch_size, self._shard_rows = batch_size, shard_rows(backend)
@@ -175,7 +179,7 @@ class Stream:
         loaded = self._load(batch)
         with self._inferring:
             answers = self._model.answers(loaded)
-        self._quick = time.perf_counter() - start < _QUICK_SECONDS
+        self._quick = time.perf_counter() - start < QUICK_SECONDS
         errors = dict(loaded.errors)
         rows: dict[int, tuple[_Part, int]] = {}
         for group, outputs in zip(loaded.groups, answers, strict=True):
@@ -252,8 +256,7 @@ class Predictions(Iterator[Prediction]):
             self._ready = iter(self._next_batch())
             found = next(self._ready, None)
         if found.error and self._on_error == "raise":
-            text = found.error
-            raise InputError(text if found.input in text else f"{found.input}: {text}")
+            raise InputError(of_input(found.input, found.error))
         return found
 
     def _next_batch(self) -> _Answered:

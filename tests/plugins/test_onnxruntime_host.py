@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
 
 from stn_infer import plugin
-from tests.support.tensorrt_parts import ROOT, library_or_skip, missing
-
-PLUGINS = ROOT / "plugins"
+from tests.support.tensorrt_parts import compiled_host, library_or_skip
 
 
 @pytest.fixture(scope="module")
 def host(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    compiler = shutil.which("c++")
-    if compiler is None:
-        missing("no C++ compiler (c++) is installed")
-    binary = tmp_path_factory.mktemp("host") / "onnxruntime_host"
-    flags = ["-std=c++17", "-O0", "-Wall", "-Wextra", "-Werror", f"-I{PLUGINS / 'include'}"]
-    source = PLUGINS / "tests" / "onnxruntime_host.cpp"
-    subprocess.run([compiler, *flags, str(source), "-ldl", "-o", str(binary)], check=True)
-    return binary
+    return compiled_host(tmp_path_factory.mktemp("host"), "onnxruntime_host", "-O0")
 
 
 def run(host: Path, *arguments: str) -> subprocess.CompletedProcess[str]:

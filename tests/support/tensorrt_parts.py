@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -42,6 +43,17 @@ def library_or_skip() -> Path:
     if not plugin.info().tensorrt:
         missing(f"{plugin.library_path()} has no TensorRT adapter")
     return plugin.library_path()
+
+
+def compiled_host(folder: Path, name: str, *options: str) -> Path:
+    """The C++ program plugins/tests/NAME.cpp, which drives the plugins as a runtime does."""
+    compiler = shutil.which("c++")
+    if compiler is None:
+        missing("no C++ compiler (c++) is installed")
+    plugins, binary = ROOT / "plugins", folder / name
+    flags = ["-std=c++17", *options, "-Wall", "-Wextra", "-Werror", f"-I{plugins / 'include'}"]
+    subprocess.run([compiler, *flags, str(plugins / "tests" / f"{name}.cpp"), "-ldl", "-o", str(binary)], check=True)
+    return binary
 
 
 def parsed(rtx: TensorRT, model: bytes) -> tuple[Any, object]:

@@ -18,13 +18,13 @@ from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.runtime import (
-    RUNTIMES,
     Gpu,
     RuntimeName,
     TensorRT,
     current_gpu,
     load_runtime,
     make_logger,
+    runtime_name,
 )
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError, UsageError
@@ -83,9 +83,7 @@ def open_tensorrt(
 
 
 def _chosen(runtime: str, device: str) -> tuple[RuntimeName, Device]:
-    chosen = next((known for known in RUNTIMES if known == runtime), None)
-    if chosen is None:
-        raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {runtime!r}")
+    chosen = runtime_name(runtime)
     target = Device.parse(device)
     if target.kind != "cuda":
         raise UsageError(f"engines run on GPUs: device is cuda or cuda:N, not {device!r}")

@@ -22,7 +22,14 @@ from stn_infer.backends.tensorrt.engine_cache import (
     why_stale,
 )
 from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
-from stn_infer.backends.tensorrt.runtime import RUNTIMES, Gpu, RuntimeName, TensorRT, current_gpu, load_runtime
+from stn_infer.backends.tensorrt.runtime import (
+    Gpu,
+    RuntimeName,
+    TensorRT,
+    current_gpu,
+    load_runtime,
+    runtime_name,
+)
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
@@ -74,9 +81,7 @@ class BuildOptions:
         Raises:
             UsageError: one of them is malformed, or the device is not a GPU.
         """
-        known = next((name for name in RUNTIMES if name == runtime), None)
-        if known is None:
-            raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {runtime!r}")
+        known = runtime_name(runtime)
         gpu = Device.parse(device)
         if gpu.kind != "cuda":
             raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")

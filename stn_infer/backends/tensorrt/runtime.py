@@ -65,15 +65,25 @@ def load_runtime(name: str) -> TensorRT:
         UsageError: ``name`` is not a runtime.
         MissingDependencyError: the runtime is not installed, or its libraries do not load.
     """
+    known = runtime_name(name)
+    try:
+        module = importlib.import_module(known.replace("-", "_"))
+    except (ImportError, OSError) as error:
+        raise MissingDependencyError(
+            f"{_TITLES[known]} cannot be imported ({one_line(error)}); pip install 'stn-infer[{known}]'"
+        ) from error
+    return TensorRT(known, module, version_of(module))
+
+
+def runtime_name(name: str) -> RuntimeName:
+    """``name``, if it is a runtime's.
+
+    Raises:
+        UsageError: it is not.
+    """
     for known in RUNTIMES:
         if name == known:
-            try:
-                module = importlib.import_module(known.replace("-", "_"))
-            except (ImportError, OSError) as error:
-                raise MissingDependencyError(
-                    f"{_TITLES[known]} cannot be imported ({one_line(error)}); pip install 'stn-infer[{known}]'"
-                ) from error
-            return TensorRT(known, module, version_of(module))
+            return known
     raise UsageError(f"a runtime is one of {', '.join(RUNTIMES)}, not {name!r}")
 
 
