@@ -22,8 +22,8 @@ from stn_infer.version import __version__
 
 if TYPE_CHECKING:
     from stn_infer.api.bench import bench
-    from stn_infer.api.build import BuildReport, build
     from stn_infer.api.doctor import Diagnosis, doctor
+    from stn_infer.api.engines.build import BuildReport, build
     from stn_infer.api.evaluate import Evaluation, evaluate
     from stn_infer.api.export import ExportReport, export
     from stn_infer.api.lint import LintFinding, LintReport, lint
@@ -54,7 +54,7 @@ _HOMES = {
     "BenchResult": "benchmarking.result",
     "Budget": "budget",
     "BuildOptions": "backends.tensorrt.engine",
-    "BuildReport": "api.build",
+    "BuildReport": "api.engines.build",
     "Diagnosis": "api.doctor",
     "Evaluation": "api.evaluate",
     "ExportReport": "api.export",
@@ -73,7 +73,7 @@ _HOMES = {
     "StnInferError": "errors",
     "Verification": "verification.report",
     "bench": "api.bench",
-    "build": "api.build",
+    "build": "api.engines.build",
     "doctor": "api.doctor",
     "evaluate": "api.evaluate",
     "export": "api.export",

@@ -1,6 +1,7 @@
 """The command ``stn-infer``: a thin shell over the API that imports a command only when it is called.
 
-A command is a module ``stn_infer.cli.<name>`` with a click command named ``command``. It raises
+A command is a module ``stn_infer.cli.<name>``, or one in a folder of :data:`FOLDERS`, with a click command named
+``command``. It raises
 :class:`~stn_infer.errors.StnInferError` for problems that a user can fix. This module turns every exception into a line
 on stderr and an exit code. A command that succeeds with another exit code (4: some inputs failed) calls
 ``ctx.exit(code)``.
@@ -17,7 +18,6 @@ import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any, Never
 
 import click
@@ -45,6 +45,9 @@ COMMANDS = {
     "doctor": "Report what this machine can run, and what is missing.",
 }
 
+#: The folders of the commands that are not directly in ``stn_infer.cli``.
+FOLDERS = {"build": "engines", "cache": "engines"}
+
 _DEBUG_HELP = "Show the traceback of an error."
 
 
@@ -52,15 +55,15 @@ class LazyGroup(click.Group):
     """A group that imports a command when it is called, and reports every error as one line."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """List the commands whose module is installed."""
-        folder = Path(__file__).parent
-        return [name for name in COMMANDS if (folder / f"{name}.py").exists() or (folder / name).is_dir()]
+        """List the commands, in the order of use."""
+        return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import a command and add ``--debug`` to it; None if the name is unknown."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"stn_infer.cli.{cmd_name}").command
+        module = ".".join(("stn_infer.cli", *filter(None, (FOLDERS.get(cmd_name), cmd_name))))
+        command: click.Command = importlib.import_module(module).command
         if not any("--debug" in parameter.opts for parameter in command.params):
             # users who read "run with --debug" append the option to the command
             command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=_DEBUG_HELP))

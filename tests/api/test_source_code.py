@@ -15,7 +15,7 @@ from click.testing import CliRunner, Result
 
 import stn_infer
 from stn_infer.api.bench import check_code, resolve_case
-from stn_infer.api.build import build
+from stn_infer.api.engines.build import build
 from stn_infer.api.open import open_backend
 from stn_infer.api.show import show
 from stn_infer.api.source import load_original, resolve_model

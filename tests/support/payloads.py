@@ -76,7 +76,7 @@ def preload() -> None:
     import matplotlib.figure  # noqa: F401
     import torch.export  # noqa: F401
 
-    import stn_infer.api.build
+    import stn_infer.api.engines.build
     import stn_infer.api.export
     import stn_infer.api.lint
     import stn_infer.api.optimize

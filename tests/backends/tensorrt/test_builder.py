@@ -13,7 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from stn_infer.api.build import build
+from stn_infer.api.engines.build import build
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, load_plugins
 from stn_infer.backends.tensorrt.engine_cache import InputProfile

@@ -9,7 +9,7 @@ import numpy as np
 import onnx
 import pytest
 
-from stn_infer.api.build import build
+from stn_infer.api.engines.build import build
 from stn_infer.backends.tensorrt.builder import sampling_layers
 from stn_infer.backends.tensorrt.engine import BuildOptions
 from stn_infer.backends.tensorrt.profiles import Profile

@@ -25,7 +25,7 @@ from stn_infer.backends.tensorrt.engine_cache import (
     sidecar_path,
     write_engine,
 )
-from stn_infer.cli.cache import command
+from stn_infer.cli.engines.cache import command
 from stn_infer.errors import ModelError, OutputError, UsageError
 from tests.support.helpers import answers_of
 

@@ -34,7 +34,7 @@ def command() -> None:
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 def list_(folder: Path | None, as_json: bool) -> None:
     """List the cached engines, most recently used first."""
-    from stn_infer.api.cache import engine_cache
+    from stn_infer.api.engines.cache import engine_cache
 
     cache = engine_cache(folder)
     entries = cache.entries()
@@ -57,7 +57,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
 @folder_option
 def clear(folder: Path | None) -> None:
     """Delete all cached engines except those that are being built."""
-    from stn_infer.api.cache import clear_cache
+    from stn_infer.api.engines.cache import clear_cache
 
     deleted = clear_cache(folder)
     echo(f"deleted {len(deleted)} engines, {sum(entry.size for entry in deleted) / 2**20:.1f} MiB")

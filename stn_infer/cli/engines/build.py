@@ -77,7 +77,7 @@ def command(
 
     An engine of the same model, GPU, runtime, plugin and options is reused; the reason is printed either way.
     """
-    from stn_infer.api.build import build
+    from stn_infer.api.engines.build import build
     from stn_infer.backends.tensorrt.engine import BuildOptions
 
     report = build(

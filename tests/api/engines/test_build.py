@@ -15,7 +15,7 @@ from click.testing import CliRunner
 from onnx import TensorProto, helper, numpy_helper
 
 from benchmarks.op_files import op_file
-from stn_infer.api.build import build
+from stn_infer.api.engines.build import build
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
 from stn_infer.backends.tensorrt.engine import BuildOptions

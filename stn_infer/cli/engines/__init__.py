@@ -1,0 +1,1 @@
+"""The commands for TensorRT engines: build them, look at them, and keep them in a cache."""
