@@ -32,6 +32,7 @@ def open_backend(
     input_shapes: Sequence[tuple[int, ...]] | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,
+    graphs: bool = False,
 ) -> Backend:
     """Open ``model`` in a backend.
 
@@ -47,6 +48,8 @@ def open_backend(
         input_shapes: the shapes of a source's inputs, as for ``export``.
         allow_code: as for ``export``.
         budget: as for ``lint``.
+        graphs: whether ``ort`` may use CUDA graphs on a GPU. onnxruntime records them in CUDA's strictest mode, in
+            which no other thread of the process may use a GPU; the other backends use them without this condition.
 
     Raises:
         UsageError: an unknown backend or device, or an ONNX file for a PyTorch backend.
@@ -55,7 +58,7 @@ def open_backend(
     if backend not in BACKENDS:
         raise UsageError(f"unknown backend {backend!r}: expected one of {', '.join(BACKENDS)}")
     found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
-    return open_resolved(found, backend, device, threads, budget)
+    return open_resolved(found, backend, device, threads, budget, graphs)
 
 
 def open_resolved(
@@ -64,9 +67,10 @@ def open_resolved(
     device: str = "cpu",
     threads: int | None = None,
     budget: Budget | None = None,
+    graphs: bool = False,
 ) -> Backend:
     """:func:`open_backend` for a resolved source; raises as there."""
-    opened = _opened(found, backend, device, threads, budget)
+    opened = _opened(found, backend, device, threads, budget, graphs)
     if isinstance(found, OnnxModel) and opened.metadata.scores is None and has_classes(opened.outputs):
         from stn_infer.proto.activation import with_scores
 
@@ -75,7 +79,12 @@ def open_resolved(
 
 
 def _opened(
-    found: OnnxModel | EngineFile | LoadedModel, backend: str, device: str, threads: int | None, budget: Budget | None
+    found: OnnxModel | EngineFile | LoadedModel,
+    backend: str,
+    device: str,
+    threads: int | None,
+    budget: Budget | None,
+    graphs: bool,
 ) -> Backend:
     if backend in ("tensorrt", "tensorrt-rtx"):
         from stn_infer.backends.tensorrt.backend import open_engine, open_tensorrt
@@ -87,6 +96,10 @@ def _opened(
     if isinstance(found, EngineFile):
         raise SourceError(f"{found.path} {ENGINE_PROBLEM}")
     if backend == "ort":
+        if graphs and device != "cpu":
+            from stn_infer.backends.ort_graphs import GraphedOrtBackend
+
+            return GraphedOrtBackend(exported(found), device, threads)
         from stn_infer.backends.ort import OrtBackend
 
         return OrtBackend(exported(found), device, threads)

@@ -131,7 +131,9 @@ def run(
                     images = save_images is not None
                     one = open_watched(found, backend, target, threads, budget, with_theta=with_theta, images=images)
                 else:
-                    one = open_backend(opened, backend, target, threads, input_shapes=shapes, budget=budget)
+                    one = open_backend(
+                        opened, backend, target, threads, input_shapes=shapes, budget=budget, graphs=True
+                    )
                 runners.append(one)
                 stack.callback(one.close)
             runner = runners[0] if len(runners) == 1 else SeveralBackends(runners)

@@ -28,7 +28,7 @@ def open_watched(
     with_theta: bool,
     images: bool,
 ) -> Backend:
-    """Open a model with more outputs than its file has.
+    """Open a model for ``run`` with more outputs than its file has.
 
     Args:
         found: the model.
@@ -53,9 +53,10 @@ def open_watched(
     if with_theta:
         model = _with_theta(model)
     if not images:
-        return open_resolved(OnnxModel(model.SerializeToString()), backend, device, threads, budget)
+        return open_resolved(OnnxModel(model.SerializeToString()), backend, device, threads, budget, graphs=True)
     tapped, warps = watch(model)
-    opened = open_resolved(OnnxModel(tapped.model.SerializeToString()), backend, device, threads, budget)
+    file = OnnxModel(tapped.model.SerializeToString())
+    opened = open_resolved(file, backend, device, threads, budget, graphs=True)
     return WatchedBackend(opened, tapped, warps)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,11 @@ from stn_infer.torch_export.outputs import output_names, output_tensors, unique_
 if TYPE_CHECKING:
     import torch
 
-    from stn_infer.backends.slots import Slot, Streams
+    from stn_infer.backends.graphs import Graphs
+    from stn_infer.backends.slots import Slot, Slots, Streams
     from stn_infer.sources.load import LoadedModel
+
+_CLOSED = "this backend is closed; open it again"
 
 
 class EagerBackend:
@@ -37,7 +40,8 @@ class EagerBackend:
     Names are those of the exported file: inputs have the parameter names of ``forward``, outputs
     those of :func:`~stn_infer.torch_export.outputs.output_names`.
 
-    On a GPU, calls of ``run`` from several threads overlap (``slots.py``), and ``run_pixels`` normalizes images there.
+    On a GPU, calls of ``run`` from several threads overlap (``slots.py``), ``run_pixels`` normalizes images there, and
+    what is called with the same shapes again is one CUDA graph (``graphs.py``).
 
     Args:
         loaded: the module with its input shapes; it is copied before it is moved to a GPU.
@@ -61,6 +65,7 @@ class EagerBackend:
     ) -> None:
         import torch
 
+        from stn_infer.backends.graphs import Graphs
         from stn_infer.backends.slots import SLOTS, CudaStreams, Slots
 
         target = Device.parse(device)
@@ -78,9 +83,10 @@ class EagerBackend:
             module = copy.deepcopy(module).to(self.device)
             streams = streams or CudaStreams(torch.device(self.device))
         self._slots = None if streams is None else Slots(streams)
+        self._graphs: Graphs | None = None if streams is None else Graphs(streams, self._label)
         self.in_flight = 1 if streams is None else SLOTS
         self.takes_pixels = streams is not None
-        self.full_batches = compile  # which compiles for each batch size
+        self.full_batches = compile or streams is not None  # each batch size is a program or a graph of its own
         with warnings.catch_warnings():
             # importing the compiler emits PyTorch's own deprecation warnings
             warnings.simplefilter("ignore", DeprecationWarning)
@@ -145,24 +151,38 @@ class EagerBackend:
         array, last = interleaved(pixels)
         dtype = torch.from_numpy(np.empty(0, spec.dtype)).dtype
 
-        def compute(tensors: Sequence[torch.Tensor], slot: Slot) -> Sequence[torch.Tensor]:
-            values = slot.memory("values", pixels.shape, dtype)
-            normalize_on_device(tensors[0].permute(0, 3, 1, 2) if last else tensors[0], preprocess, values)
+        def work(tensors: Sequence[torch.Tensor]) -> list[torch.Tensor]:
+            given = tensors[0].permute(0, 3, 1, 2) if last else tensors[0]
+            values = torch.empty(given.shape, dtype=dtype, device=given.device)
+            normalize_on_device(given, preprocess, values)
             return self._call([values])
 
-        return self._named(self._slots.run([array], compute))
+        return self._run_in_slot(self._slots, [array], (preprocess, last), work)
 
     def _run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         import torch
 
         if self._slots is not None:
-            arrays = [inputs[spec.name] for spec in self.inputs]
-            return self._named(self._slots.run(arrays, lambda tensors, slot: self._call(tensors)))
+            return self._run_in_slot(self._slots, [inputs[spec.name] for spec in self.inputs], None, self._call)
         tensors = [
             torch.from_numpy(np.require(inputs[spec.name], requirements=["C", "W"])).to(self.device)
             for spec in self.inputs
         ]
         return self._named([output.cpu().numpy() for output in self._call(tensors)])
+
+    def _run_in_slot(
+        self,
+        slots: Slots,
+        arrays: Sequence[Array],
+        kind: Hashable,
+        work: Callable[[Sequence[torch.Tensor]], list[torch.Tensor]],
+    ) -> dict[str, Array]:
+        def compute(tensors: Sequence[torch.Tensor], slot: Slot) -> Sequence[torch.Tensor]:
+            if self._graphs is None:
+                raise ModelError(_CLOSED)
+            return self._graphs.run(kind, tensors, slot, work)
+
+        return self._named(slots.run(arrays, compute))
 
     def _named(self, outputs: Sequence[Array]) -> dict[str, Array]:
         return dict(zip((spec.name for spec in self.outputs), outputs, strict=True))
@@ -172,12 +192,12 @@ class EagerBackend:
 
         module = self._module
         if module is None:
-            raise ModelError("this backend is closed; open it again")
+            raise ModelError(_CLOSED)
         with torch.inference_mode():
             return call_module(module, tensors, self._label, self.name)
 
     def describe(self) -> dict[str, str]:
-        """Runtime and version, device, threads."""
+        """Runtime and version, device, threads, and on a GPU whether CUDA graphs are used."""
         import torch
 
         return {
@@ -185,6 +205,7 @@ class EagerBackend:
             "version": str(torch.__version__),
             "device": self.device,
             "threads": str(torch.get_num_threads()),
+            **({} if self._graphs is None else self._graphs.describe()),
         }
 
     def close(self) -> None:
@@ -198,7 +219,7 @@ class EagerBackend:
         torch.set_num_threads(self._threads_before)
 
     def _release(self) -> None:
-        self._module = None
+        self._module = self._graphs = None
 
 
 def call_module(module: Any, tensors: Sequence[Any], label: str = "the model", how: str = "eager") -> list[Any]:

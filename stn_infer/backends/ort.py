@@ -170,6 +170,9 @@ class OrtBackend:
         if batch == 0 or self._fixed_batch not in (None, batch) or spec.dtype.kind != "f":
             return self.run(as_input(spec, pixels, preprocess))
         check_inputs(self.inputs, {spec.name: np.broadcast_to(np.zeros((), spec.dtype), pixels.shape)})
+        return self._run_pixels(spec, pixels, preprocess)
+
+    def _run_pixels(self, spec: TensorSpec, pixels: NDArray[np.uint8], preprocess: Preprocess) -> dict[str, Array]:
         session = self.session
         if self._normalizer is None:
             self._normalizer = OrtNormalizer(spec, *self._normalizes_on)

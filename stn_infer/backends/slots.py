@@ -59,6 +59,16 @@ class Streams(Protocol):
         """Wait in this thread for ``event``."""
         ...
 
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """Record what ``work`` launches on the compute stream, without running it; calling the result launches it.
+
+        What ``work`` allocates is used again by what is captured later: its results must be copied out of it.
+
+        Raises:
+            RuntimeError: ``work`` does something that cannot be recorded, such as waiting for the device.
+        """
+        ...
+
 
 class CudaStreams:
     """Streams of a GPU; a :class:`Streams`."""
@@ -67,6 +77,7 @@ class CudaStreams:
         self._cuda: Any = torch.cuda
         self._device = device
         self._streams = {name: self._cuda.Stream(device) for name in ("up", "compute", "down")}
+        self._pool = self._cuda.graph_pool_handle()  # graphs run one after the other, in the same memory
         self._cuda.synchronize(device)  # the model's weights are there
 
     def pinned(self, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -95,6 +106,32 @@ class CudaStreams:
     def synchronize(self, event: Any) -> None:
         """See :class:`Streams`."""
         event.synchronize()
+
+    def capture(self, work: Callable[[], None]) -> Callable[[], None]:
+        """See :class:`Streams`."""
+        return captured(work, self._streams["compute"], self._pool)
+
+    @property
+    def address(self) -> int:
+        """The address of the compute stream, for a runtime that is told where to run."""
+        return int(self._streams["compute"].cuda_stream)
+
+
+def captured(work: Callable[[], None], stream: Any, pool: Any = None) -> Callable[[], None]:
+    """A CUDA graph of what ``work`` launches on a stream, as a function that launches it.
+
+    Args:
+        pool: whose memory ``work`` allocates; None: of a new one.
+
+    Raises:
+        RuntimeError: as for :meth:`Streams.capture`.
+    """
+    graph: Any = torch.cuda.CUDAGraph()
+    # other threads of this process allocate and wait meanwhile
+    with torch.cuda.graph(graph, pool=pool, stream=stream, capture_error_mode="thread_local"):
+        work()
+    replay: Callable[[], None] = graph.replay
+    return replay
 
 
 class Slot:

@@ -9,10 +9,12 @@ from typing import Any
 
 import numpy as np
 import onnx
+import onnx.parser
 import pytest
 import torch
 from torch import nn
 
+from stn_infer.api.open import open_backend
 from stn_infer.api.run import run
 from stn_infer.arrays import Array
 from stn_infer.backends.base import BatchingBackend, PixelBackend, TensorSpec
@@ -114,6 +116,35 @@ def test_a_job_through_slots_equals_one_without(images: Path, tmp_path: Path) ->
     found = [dict(np.load(tmp_path / name / "predictions-00000.npz")) for name in ("plain", "slots")]
     np.testing.assert_array_equal(found[0]["input"], found[1]["input"])
     np.testing.assert_allclose(found[0]["output"], found[1]["output"], rtol=1e-5, atol=1e-6)
+
+
+def test_run_with_onnxruntime_on_a_gpu_uses_cuda_graphs(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With streams and kernels of this machine in place of a GPU's; whoever opens a backend gets none unasked."""
+    from stn_infer.backends import ort_graphs
+
+    streams, opened, graphed = Late(), list[ort_graphs.GraphedOrtBackend](), ort_graphs.GraphedOrtBackend
+
+    def here(model: Any, device: str, threads: int | None) -> Any:
+        opened.append(graphed(model, "cpu", threads, streams=streams))
+        opened[-1].device = device
+        return opened[-1]
+
+    model = onnx.parser.parse_model(
+        '<ir_version: 9, opset_import: ["" : 17]> g (float[N, 3, 4, 5] input) => (float[N, 3] sum)'
+        " { sum = ReduceMean <axes = [2, 3], keepdims = 0> (input) }"
+    )
+    onnx.save(model, tmp_path / "m.onnx")
+    how: dict[str, Any] = {"batch_size": 4, "workers": 4, "format": "npz", "preprocess": "imagenet"}
+    run(tmp_path / "m.onnx", images, tmp_path / "plain", **how)
+    monkeypatch.setattr(ort_graphs, "GraphedOrtBackend", here)
+    summary = run(tmp_path / "m.onnx", images, tmp_path / "graphs", device="cuda:0", **how)
+    assert summary.ok == 45 and streams.errors == [] and len(opened) == 1
+    found = [np.load(tmp_path / name / "predictions-00000.npz")["sum"] for name in ("plain", "graphs")]
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5, atol=1e-6)
+    with pytest.raises(MissingDependencyError):
+        open_backend(tmp_path / "m.onnx", device="cuda:0")
 
 
 def several(*devices: str, **change: Any) -> tuple[SeveralBackends, list[Batches]]:

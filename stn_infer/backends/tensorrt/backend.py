@@ -226,14 +226,15 @@ class TensorRTBackend:
 
     def describe(self) -> dict[str, str]:
         """Runtime and version, GPU, what runs the spatial transformers, and whether CUDA graphs are used."""
-        problem = self.executor.graph_problem
+        from stn_infer.backends.graphs import graphs_text
+
         return {
             "engine": self._opened.label,
             "runtime": self._opened.runtime.title,
             "version": self._opened.runtime.version,
             "device": f"{self.device}, {self._opened.gpu}",
             "spatial transformers": f"{self._opened.fused} by the plugin" if self._opened.fused else "native layers",
-            "CUDA graphs": "yes" if problem is None else f"no: {problem}",
+            **graphs_text(self.executor.graph_problem),
         }
 
     def close(self) -> None:

@@ -8,6 +8,8 @@ from typing import Any, Protocol
 
 import torch
 
+from stn_infer.backends.slots import captured
+
 
 class Cuda(Protocol):
     """The executor's interface to a device; tests implement it without a GPU."""
@@ -55,10 +57,7 @@ class CudaDevice:
 
     def capture(self, work: Callable[[], None]) -> Callable[[], None]:
         """See :class:`Cuda`."""
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
-            work()
-        return graph.replay
+        return captured(work, self._stream)
 
     def synchronize(self) -> None:
         """See :class:`Cuda`."""

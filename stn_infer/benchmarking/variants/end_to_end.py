@@ -146,6 +146,10 @@ def _open(name: str, setup: Setup, file: Path | None) -> Backend:
 
         return EagerBackend(setup.prepared.load(), setup.device, compile=name == "compile", threads=_threads(setup))
     if name.startswith("ort"):
+        if setup.device != "cpu":
+            from stn_infer.backends.ort_graphs import GraphedOrtBackend
+
+            return GraphedOrtBackend(file, setup.device, _threads(setup), plugin=name == "ort-fused")
         from stn_infer.backends.ort import OrtBackend
 
         return OrtBackend(file, setup.device, _threads(setup), plugin=name == "ort-fused")
