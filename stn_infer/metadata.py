@@ -14,6 +14,7 @@ from typing import Literal, get_args
 from stn_infer.activation import Scores
 from stn_infer.decoding import Decoding, decodings_from_json, decodings_to_json
 from stn_infer.errors import UsageError
+from stn_infer.json_text import json_text
 from stn_infer.preprocess.rule import Embedded, Preprocess
 from stn_infer.printing import Printed
 
@@ -86,7 +87,7 @@ class ModelMetadata(Printed):
         """One JSON object; its layout is stable."""
         fields = asdict(self)
         fields["text"] = None if self.preprocess is None else self.preprocess.describe()
-        return json.dumps(fields, indent=1)
+        return json_text(fields)
 
     def to_props(self) -> dict[str, str]:
         """The ``metadata_props`` of an ONNX file, string to string."""

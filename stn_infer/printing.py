@@ -10,6 +10,8 @@ import html
 import re
 from collections.abc import Sequence
 
+from stn_infer.json_text import json_text
+
 # Control characters, soft hyphens, zero-width characters, line separators, and marks that change the direction of text.
 _INVISIBLE = re.compile(
     "[\x00-\x1f\x7f-\x9f\xad\u061c\u115f\u1160\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff"
@@ -49,6 +51,10 @@ class Printed:
 
     def __str__(self) -> str:
         return "\n".join(map(shown, self.lines()))
+
+    def to_json(self) -> str:
+        """The result as JSON, as its command prints with ``--json``: see :mod:`stn_infer.json_text`."""
+        return json_text(self)
 
     def _repr_html_(self) -> str:
         return f"<pre>{html.escape(str(self))}</pre>"

@@ -57,6 +57,7 @@ FLOORS = (
     "deviation",
     "errors",
     "printing",
+    "json_text",
     "version",
     "spellings",
     "sampling",

@@ -52,6 +52,10 @@ class Diagnosis(Printed):
         """Whether every required part works."""
         return all(check.status != "broken" for check in self.checks)
 
+    def json_content(self) -> dict[str, object]:
+        """Whether every required part works, and the state of each part."""
+        return {"works": self.works, "checks": self.checks}
+
     def lines(self) -> list[str]:
         """One line per part."""
         width = max((len(check.name) for check in self.checks), default=0)

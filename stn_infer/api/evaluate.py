@@ -20,6 +20,7 @@ from stn_infer.data.labeled import Labeled, read_labeled
 from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
 from stn_infer.decoding import Decoding
 from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.json_text import json_text
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_labels, has_classes
 from stn_infer.pipeline.inference import Progress
@@ -63,8 +64,12 @@ class Evaluation:
     model: str = ""
     predicted: tuple[str | None, ...] = field(default=(), repr=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """For JSON: the fields, without scores that are None and without predictions."""
+    def to_json(self) -> str:
+        """The evaluation as JSON, as the command prints with ``--json``."""
+        return json_text(self)
+
+    def json_content(self) -> dict[str, Any]:
+        """The fields, without scores that are None and without predictions."""
         fields = asdict(self)
         del fields["predicted"]
         return {key: value for key, value in fields.items() if value is not None}
@@ -119,11 +124,11 @@ class Comparison(Printed):
             lines.append("same: as in the first row; lost: right only there; gained: right only here")
         return lines
 
-    def to_json(self) -> dict[str, Any]:
-        """For JSON: the evaluations, each with its ``change`` from the first."""
+    def json_content(self) -> dict[str, Any]:
+        """The evaluations, each with its ``change`` from the first."""
         rows = []
         for found, change in zip(self.evaluations, self.changes, strict=True):
-            rows.append(found.to_json() | ({} if change is None else {"change": asdict(change)}))
+            rows.append(found.json_content() | ({} if change is None else {"change": asdict(change)}))
         return {"evaluations": rows}
 
 

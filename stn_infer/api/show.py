@@ -61,6 +61,11 @@ class ShowReport(Printed):
         named = [f"{it.name}: {', '.join(it.captions) or it.prediction or 'no class prediction'}" for it in self.looks]
         return [*named, *(f"note: {note}" for note in self.notes), f"wrote {self.path}"]
 
+    def json_content(self) -> dict[str, object]:
+        """The file, and the prediction for each input; without the pictures."""
+        looks = [{"name": it.name, "prediction": it.prediction, "candidates": it.candidates} for it in self.looks]
+        return {"path": self.path, "looks": looks, "notes": self.notes}
+
     def _repr_html_(self) -> str:
         kind = {".png": "png", ".svg": "svg+xml", ".gif": "gif", ".webp": "webp"}.get(self.path.suffix.lower())
         if kind is None or not self.path.is_file():

@@ -51,6 +51,8 @@ def _decode(kind: Any, value: Any) -> Any:
         raise ValueError("a number has too many digits")
     if kind is float and isinstance(value, int) and not isinstance(value, bool):
         return float(value)
+    if kind is float and value in ("nan", "inf", "-inf"):
+        return float(value)
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise TypeError(f"expected {kind.__name__}, found {type(value).__name__}")
     return value

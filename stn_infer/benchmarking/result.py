@@ -16,6 +16,7 @@ from stn_infer.benchmarking.machine.monitor import Machine, Reading
 from stn_infer.benchmarking.record import CaseKey, Measurement
 from stn_infer.benchmarking.request import Case, Request
 from stn_infer.errors import UsageError
+from stn_infer.json_text import json_text
 from stn_infer.metadata import Precision
 
 #: 3 has int8, ``inputs`` of a case, ``left_out`` of a row and ``gpu_held_back_ns`` of a reading.
@@ -159,7 +160,7 @@ class BenchResult:
         content = asdict(self)
         for row, measurement in zip(content["measurements"], self.measurements, strict=True):
             row["figures"] = measurement.figures
-        return json.dumps({"schema_version": content.pop("schema_version"), **content}, indent=1) + "\n"
+        return json_text({"schema_version": content.pop("schema_version"), **content}) + "\n"
 
 
 def case_name(cases: Collection[CaseKey], case: CaseKey) -> str:

@@ -14,7 +14,7 @@ from click.core import ParameterSource
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, table_console
+from stn_infer.cli.output import echo, emit, table_console, tell
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
 from stn_infer.printing import shown
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
 
 RESULT = click.Path(path_type=Path, dir_okay=False)
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shapes", "precision", "inputs")
-_BESIDE_RESUME = ("resume", "output", "time_limit", "allow_code", "trial_seconds", "trial_memory", "debug")
+_COMMON = ("json", "verbose", "quiet", "debug")
+_BESIDE_RESUME = ("resume", "output", "time_limit", "allow_code", "trial_seconds", "trial_memory", *_COMMON)
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
@@ -61,12 +62,16 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
     from stn_infer.benchmarking.result import read_result
 
     found = compare_results(read_result(before), read_result(after), threshold=threshold / 100, relative_to=relative_to)
-    table_console(180).print(as_rich(changes(found, f"{before.name} (A) and {after.name} (B)")))
-    for warning in found.warnings:
-        echo(f"warning: {warning}", err=True)
+
+    def text() -> None:
+        table_console(180).print(as_rich(changes(found, f"{before.name} (A) and {after.name} (B)")))
+        if found.regressions:
+            names = ", ".join(f"{change.variant} at batch {change.batch_size}" for change in found.regressions)
+            echo(f"slower: {names}")
+
+    emit(found, text)
+    tell(*(f"warning: {warning}" for warning in found.warnings))
     if found.regressions:
-        names = ", ".join(f"{change.variant} at batch {change.batch_size}" for change in found.regressions)
-        echo(f"slower: {names}")
         ctx.exit(1)
 
 
@@ -84,8 +89,8 @@ def report(result: Path, output: Path) -> None:
     from stn_infer.benchmarking.report.files import write_report
     from stn_infer.benchmarking.result import read_result
 
-    for path in write_report(read_result(result), output):
-        echo(f"wrote {path}")
+    paths = write_report(read_result(result), output)
+    emit({"paths": paths}, lambda: echo(*(f"wrote {path}" for path in paths)))
 
 
 class _WithOthers(Command):
@@ -99,8 +104,6 @@ class _WithOthers(Command):
         other = self.others.get(args[0]) if args else None
         if other is None:
             return super().make_context(info_name, args, parent, **extra)
-        known = {option for parameter in other.params for option in parameter.opts}
-        other.params += [it for it in self.params if "--debug" in it.opts and "--debug" not in known]
         return other.make_context(f"{info_name} {args[0]}", args[1:], parent, **extra)
 
     def invoke(self, ctx: click.Context) -> Any:
@@ -251,7 +254,7 @@ def command(
 
     if list_variants:
         width = max(map(len, VARIANTS))
-        echo(*(f"{name:<{width}}  {what}" for name, what in VARIANTS.items()))
+        emit({"variants": VARIANTS}, lambda: echo(*(f"{name:<{width}}  {what}" for name, what in VARIANTS.items())))
         return
     if sum(given is not None for given in (model, suite, resume)) != 1:
         raise UsageError("bench takes exactly one of SOURCE, --suite FILE and --resume RESULT")
@@ -321,7 +324,7 @@ def _quick_variants(device: str) -> tuple[str, ...]:
 
     names = quick_variants(device)
     omitted = [name for name in possible(tuple(VARIANTS), device) if name not in names]
-    echo(f"--quick omits {', '.join(omitted)}; add one with --variant", err=True)
+    tell(f"--quick omits {', '.join(omitted)}; add one with --variant")
     return names
 
 
@@ -356,7 +359,7 @@ def _measure(
     from stn_infer.benchmarking.harness.session import describe_request
 
     limited = "" if time_limit is None else f"; within about {time_limit:g} s, with fewer rounds and samples if need be"
-    echo(f"{describe_request(request, earlier)}{limited}", err=True)
+    tell(f"{describe_request(request, earlier)}{limited}")
     command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
     before = _written(output)
     try:
@@ -386,9 +389,12 @@ def _show(result: BenchResult, output: Path | None) -> None:
     """Print the table; raise an error if a variant failed, or if nothing could be timed."""
     from stn_infer.benchmarking.report.terminal import render
 
-    table_console(180).print(render(result))
-    if output is not None:
-        echo(f"wrote {output}")
+    def text() -> None:
+        table_console(180).print(render(result))
+        if output is not None:
+            echo(f"wrote {output}")
+
+    emit(result, text)
     if all(row.status == "unavailable" for row in result.measurements):
         raise ModelError(f"nothing could be timed; {result.measurements[0].variant}: {result.measurements[0].reason}")
     failed = [row for row in result.measurements if row.status == "failed"]

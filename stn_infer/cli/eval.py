@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +10,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, echo_text, progress_bar, table_console
+from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, emit, progress_bar, table_console
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
@@ -62,7 +61,6 @@ _WIDEST = 20  # classes of a confusion matrix that a terminal shows
     help="Also report how often the label is among the K best classes.",
 )
 @options.threads_option
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -81,7 +79,6 @@ def command(
     labels: tuple[str, ...] | None,
     top_k: int | None,
     threads: int | None,
-    as_json: bool,
 ) -> None:
     """Predict labeled samples and report accuracy, sequence error or IoU.
 
@@ -110,14 +107,11 @@ def command(
             threads=threads,
             progress=progress,
         )
-    single = len(result.evaluations) == 1
-    if as_json:
-        found = result.evaluations[0].to_json() if single else result.to_json()
-        echo_text(json.dumps(found, indent=2, ensure_ascii=False))
-    elif single:
-        _print(result.evaluations[0])
+    if len(result.evaluations) == 1:
+        single = result.evaluations[0]
+        emit(single, lambda: _print(single))
     else:
-        echo_text(str(result))
+        emit(result)
     worst = max(result.evaluations, key=lambda each: each.failed)
     echo_failures(worst.failures, worst.failed)
     if worst.failed:

@@ -9,7 +9,8 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, echo_text
+from stn_infer.cli.output import emit, tell
+from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.metadata import PRECISIONS, Functions, Precision
 
 if TYPE_CHECKING:
@@ -85,7 +86,6 @@ if TYPE_CHECKING:
     help="Largest distance of sampling points from FP32's in reduced precision, in pixels.  [default: fp16 0.05, "
     "bf16 0.25, int8 0.5]",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Print the CPU time of PyTorch's exporter and of the rest.")
 def command(
     model: str,
     output: Path,
@@ -107,7 +107,6 @@ def command(
     calibration: tuple[Path, ...],
     tolerance: float | None,
     grid_tolerance: float | None,
-    verbose: bool,
 ) -> None:
     """Export a PyTorch model to a portable ONNX file.
 
@@ -139,9 +138,9 @@ def command(
         inputs=inputs,
         example_inputs=examples,
     )
-    echo_text(str(report))
-    if verbose:
-        echo(
+    emit(report)
+    if asked().verbose:
+        tell(
             f"CPU time: {report.torch_seconds:.1f} s in torch.onnx.export, {report.own_seconds:.1f} s in stn-infer "
             "(fusion, verification)"
         )

@@ -1,6 +1,6 @@
 """The layout of every command's ``--help``: one plain sentence, what SOURCE is, options in groups, examples.
 
-This module imports only click.
+It imports nothing large.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import click
+
+from stn_infer.cli.terminal.verbosity import results_apart
 
 #: The description of SOURCE in every command that takes one.
 SOURCE_HELP = (
@@ -29,9 +31,10 @@ _GROUPS: dict[str, str] = {
     "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate "
     "--seed",
     "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
-    "Output options": "--output --format --json --all --explain --fail-on --resume --check-inputs --shard-rows "
+    "Output options": "--output --format --all --explain --fail-on --resume --check-inputs --shard-rows "
     "--overwrite --save-images --dynamic-size --fixed-batch --with-theta --fix --functions",
     "Animation options": "--frames --frame-ms --snapshots",
+    "Common options": "--json --verbose --quiet --debug",
 }
 _GROUP_OF = {name: title for title, names in _GROUPS.items() for name in names.split()}
 _OTHER = "Other options"
@@ -67,6 +70,11 @@ class Command(_Help, click.Command):
     def __init__(self, *arguments: Any, examples: Sequence[str] = (), **named: Any) -> None:
         super().__init__(*arguments, **named)
         self.examples = examples
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; its result alone goes to stdout."""
+        with results_apart():
+            return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the options by group, in the order of the table above; few groups become one list."""

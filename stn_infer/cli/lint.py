@@ -9,21 +9,14 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, echo_escaped, echo_text, is_colored
+from stn_infer.cli.output import echo, echo_escaped, echo_text, emit, is_colored
+from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
     from stn_infer.api.lint import Format
     from stn_infer.budget import Budget
     from stn_infer.lint_rules.report import FailOn
-
-
-def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) -> None:
-    if value is not None and not ctx.resilient_parsing:
-        from stn_infer.api.lint import explain
-
-        echo_text(explain(value))
-        ctx.exit()
 
 
 @click.command(
@@ -54,7 +47,6 @@ def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) 
     help="What makes the exit code 1; repeatable.",
 )
 @click.option("--all", "show_all", is_flag=True, help="Print every finding, also those that are repeated many times.")
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its layout is stable.")
 @click.option(
     "--format",
     "format_",
@@ -65,9 +57,6 @@ def _explain(ctx: click.Context, parameter: click.Parameter, value: str | None) 
 @click.option(
     "--explain",
     metavar="RULE",
-    is_eager=True,
-    expose_value=False,
-    callback=_explain,
     help="Print what a rule such as E009 means, for whom, and what to do; no file is needed.",
 )
 @options.trial_options
@@ -78,9 +67,9 @@ def command(
     targets: tuple[str, ...],
     fail_on: tuple[FailOn, ...],
     show_all: bool,
-    as_json: bool,
     format_: Format | None,
     output: Path | None,
+    explain: str | None,
     budget: Budget | None,
 ) -> None:
     """Report what in an ONNX file is wrong, unsupported or slow in some runtime.
@@ -89,15 +78,20 @@ def command(
     a finding is an error: a runtime computes wrong values or cannot run the file, or a target refuses it), or it cannot
     be read. 2: usage.
     """
+    from stn_infer.api.lint import explain as explained
     from stn_infer.api.lint import lint, render
     from stn_infer.files import check_writable, write_atomically
     from stn_infer.lint_rules.report import MOST_REPEATED
 
+    if explain is not None:
+        text = explained(explain)
+        emit({"rule": explain, "text": text}, lambda: echo_text(text))
+        return
     if model is None:
         raise UsageError("lint takes an ONNX file: stn-infer lint model.onnx (or --explain RULE)")
-    if as_json and format_ not in (None, "json"):
-        raise UsageError(f"--json and --format {format_} exclude each other; give one of them")
-    chosen: Format = "json" if as_json else format_ or "text"
+    if asked().json and output is None and format_ not in (None, "json"):
+        raise UsageError(f"--json and --format {format_} exclude each other without --output; give one of them")
+    chosen: Format = format_ or ("json" if asked().json else "text")
     if output is not None:
         if output.resolve() == Path(model).resolve():
             raise UsageError(f"--output {output} is the model itself; name another file")
@@ -105,7 +99,7 @@ def command(
     report = lint(model, targets=targets, budget=budget)
     if output is not None:
         write_atomically(output, f"{render(report, chosen)}\n".encode())
-        echo(report.summary(), f"wrote {output} ({chosen})")
+        emit(report, lambda: echo(report.summary(), f"wrote {output} ({chosen})"))
     elif chosen == "text":
         echo_escaped(report.to_text(color=is_colored(), most=None if show_all else MOST_REPEATED))
     else:

@@ -23,6 +23,7 @@ from typing import Any, Never
 import click
 
 from stn_infer.cli.output import echo, echo_text
+from stn_infer.cli.terminal.verbosity import add_common_options, debug_option
 from stn_infer.errors import AssumptionWarning, StnInferError, one_line
 from stn_infer.files import remove_temporary
 from stn_infer.interrupts import Interrupts, leave
@@ -48,8 +49,6 @@ COMMANDS = {
 #: The folders of the commands that are not directly in ``stn_infer.cli``.
 FOLDERS = {"build": "engines", "cache": "engines"}
 
-_DEBUG_HELP = "Show the traceback of an error."
-
 
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, and reports every error as one line."""
@@ -59,15 +58,12 @@ class LazyGroup(click.Group):
         return list(COMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """Import a command and add ``--debug`` to it; None if the name is unknown."""
+        """Import a command and add the options of all commands to it; None if the name is unknown."""
         if cmd_name not in self.list_commands(ctx):
             return None
         module = ".".join(("stn_infer.cli", *filter(None, (FOLDERS.get(cmd_name), cmd_name))))
         command: click.Command = importlib.import_module(module).command
-        if not any("--debug" in parameter.opts for parameter in command.params):
-            # users who read "run with --debug" append the option to the command
-            command.params.append(click.Option(["--debug"], is_flag=True, expose_value=False, help=_DEBUG_HELP))
-        return command
+        return add_common_options(command)
 
     def resolve_command(
         self, ctx: click.Context, args: list[str]
@@ -214,9 +210,11 @@ def _print_version(ctx: click.Context, parameter: click.Parameter, value: bool) 
 @click.option(
     "--version", is_flag=True, expose_value=False, is_eager=True, callback=_print_version, help="Print the version."
 )
-@click.option("--debug", is_flag=True, expose_value=False, help=_DEBUG_HELP)
 def main() -> None:
     """Spatial Transformer Networks: portable ONNX export, batched prediction, verification and benchmarks."""
+
+
+main.params.append(debug_option())
 
 
 if __name__ == "__main__":

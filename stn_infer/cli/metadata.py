@@ -8,7 +8,8 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, echo_text
+from stn_infer.cli.output import echo, emit
+from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.errors import UsageError
 
 
@@ -26,14 +27,12 @@ from stn_infer.errors import UsageError
 @options.labels_option
 @options.activation_option
 @options.output_option("The ONNX file to write.  [default: FILE.onnx itself]", required=False)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON object; its layout is stable.")
 def command(
     model: str,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
     activation: str | None,
     output: Path | None,
-    as_json: bool,
 ) -> None:
     """Print what an ONNX file says about its inputs and classes, or store it.
 
@@ -49,9 +48,6 @@ def command(
         raise UsageError("-o is the file to write; say what to store with --preprocess, --labels or --activation")
     else:
         found = read_metadata(model)
-    if as_json:
-        echo_text(found.to_json())
-        return
-    echo_text(str(found))
-    if stores:
+    emit(found)
+    if stores and not asked().json:
         echo(f"wrote {output or model}")

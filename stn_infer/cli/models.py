@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -10,7 +9,7 @@ import click
 from click.core import ParameterSource
 
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo_text, table_console
+from stn_infer.cli.output import emit, table_console
 from stn_infer.errors import UsageError
 
 if TYPE_CHECKING:
@@ -35,11 +34,10 @@ if TYPE_CHECKING:
     show_default=True,
     help="With --conventions: image width for which the identity's error is computed.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print JSON instead of tables.")
-def command(conventions: bool, width: int, as_json: bool) -> None:
+def command(conventions: bool, width: int) -> None:
     """List the shipped models with their measured error, and all networks by name."""
     if conventions:
-        _list_conventions(width, as_json)
+        _list_conventions(width)
         return
     if click.get_current_context().get_parameter_source("width") is ParameterSource.COMMANDLINE:
         raise UsageError("--width applies only with --conventions; add --conventions")
@@ -47,38 +45,38 @@ def command(conventions: bool, width: int, as_json: bool) -> None:
     from stn_infer.models import NETWORKS, SHIPPED, shipped
 
     models = [shipped(name) for name in SHIPPED]
-    if as_json:
-        fields = {
-            "shipped": [_fields(model) for model in models],
-            "networks": [
-                {"name": network.name, "input_shape": network.input_shape, "description": network.description}
-                for network in NETWORKS.values()
-            ],
-            "published": [
-                {"name": foreign.name, "description": foreign.description, "note": foreign.note}
-                for foreign in FOREIGN.values()
-            ],
-        }
-        echo_text(json.dumps(fields, indent=1))
-        return
-    _print(_shipped_table(models), _networks_table(list(NETWORKS.values())), _foreign_table(list(FOREIGN.values())))
+    networks, published = list(NETWORKS.values()), list(FOREIGN.values())
+    fields = {
+        "shipped": [_fields(model) for model in models],
+        "networks": [
+            {"name": network.name, "input_shape": network.input_shape, "description": network.description}
+            for network in networks
+        ],
+        "published": [
+            {"name": foreign.name, "description": foreign.description, "note": foreign.note} for foreign in published
+        ],
+    }
+
+    def text() -> None:
+        table_console().print(_shipped_table(models), _networks_table(networks), _foreign_table(published))
+
+    emit(fields, text)
 
 
-def _print(*tables: Table) -> None:
-    table_console().print(*tables)
-
-
-def _list_conventions(width: int, as_json: bool) -> None:
+def _list_conventions(width: int) -> None:
     from stn_infer.conventions import CONVENTIONS
 
-    if as_json:
-        rows = [
-            {**asdict(convention), "width": width, "identity_error_px": convention.identity_error(width)}
-            for convention in CONVENTIONS.values()
-        ]
-        echo_text(json.dumps({"conventions": rows}, indent=1))
-        return
+    rows = [
+        {**asdict(convention), "width": width, "identity_error_px": convention.identity_error(width)}
+        for convention in CONVENTIONS.values()
+    ]
+    emit({"conventions": rows}, lambda: table_console().print(_conventions_table(width)))
+
+
+def _conventions_table(width: int) -> Table:
     from rich.table import Table
+
+    from stn_infer.conventions import CONVENTIONS
 
     title = f"Pixel conventions (corners: align_corners=True, centers: False); error of the identity at width {width}"
     table = Table(title=title, title_justify="left")
@@ -100,7 +98,7 @@ def _list_conventions(width: int, as_json: bool) -> None:
             " / ".join(f"{error:+.3f}" for error in convention.identity_error(width)),
             convention.description + difference,
         )
-    _print(table)
+    return table
 
 
 def _fields(model: ShippedModel) -> dict[str, object]:

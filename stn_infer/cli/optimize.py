@@ -9,7 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo_text
+from stn_infer.cli.output import emit
 from stn_infer.metadata import Functions
 
 if TYPE_CHECKING:
@@ -80,4 +80,4 @@ def command(
         source_size=source_size,
         budget=budget,
     )
-    echo_text(str(report))
+    emit(report)

@@ -6,36 +6,72 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from stn_infer.cli.terminal.verbosity import asked, stdout
 from stn_infer.errors import of_input
+from stn_infer.json_text import json_text
 from stn_infer.printing import shown, shown_lines
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 
+_REMARKS = ("note: ", "warning: ")  # what begins so is neither a result nor an error
+
+
+def emit(result: object, text: Callable[[], None] | None = None) -> None:
+    """Print a command's result on stdout: with ``--json`` as one JSON document, else by ``text``.
+
+    Args:
+        result: what the public function returned; its ``to_json`` makes the document if it has one.
+        text: None prints the result as text, line by line.
+    """
+    if asked().json:
+        echo_text(result.to_json().rstrip() if hasattr(result, "to_json") else json_text(result))
+    elif text is None:
+        echo(*str(result).split("\n"))
+    else:
+        text()
+
+
 def echo(*lines: object, err: bool = False) -> None:
-    """Print one line per argument; line breaks and control characters in an argument are printed as escapes."""
-    click.echo("\n".join(shown(str(line)) for line in lines), err=err)
+    """Print one line per argument; line breaks and control characters in an argument are printed as escapes.
+
+    With ``--quiet``, notes and warnings are left out.
+    """
+    kept = [shown(str(line)) for line in lines]
+    if asked().quiet:
+        kept = [line for line in kept if not line.startswith(_REMARKS)]
+    if kept or not lines:
+        click.echo("\n".join(kept), file=_stream(err))
+
+
+def tell(*lines: object) -> None:
+    """Print lines on stderr that are neither results nor errors; nothing with ``--quiet``."""
+    if not asked().quiet:
+        echo(*lines, err=True)
 
 
 def echo_text(text: str, *, err: bool = False) -> None:
     """Print text of several lines, such as JSON, in which line breaks within names are already escaped."""
-    click.echo(shown_lines(text), err=err)
+    click.echo(shown_lines(text), file=_stream(err))
 
 
 def echo_escaped(text: str) -> None:
     """Print text of several lines, in which names are escaped already, so that it may contain colors."""
-    click.echo(text)
+    click.echo(text, file=_stream(False))
 
 
 def is_colored(*, err: bool = False) -> bool:
     """Whether standard output (or error) is a terminal that takes colors, and ``NO_COLOR`` is not set."""
-    stream = sys.stderr if err else sys.stdout
-    return stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+    return _stream(err).isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+
+def _stream(err: bool) -> TextIO:
+    return sys.stderr if err else stdout()
 
 
 #: The exit code of a command that did its work, but not for all inputs.
@@ -54,7 +90,7 @@ def table_console(width: int = 160) -> Console:
     """A console for tables with plain-text cells; ``width`` is its width in columns if there is no terminal."""
     from rich.console import Console
 
-    console = Console(highlight=False, markup=False, emoji=False)
+    console = Console(file=stdout(), highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = width
     return console
@@ -62,8 +98,8 @@ def table_console(width: int = 160) -> Console:
 
 @contextmanager
 def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal, to be called with (done, total); None in a pipe."""
-    if not sys.stderr.isatty():
+    """A progress bar on a terminal, to be called with (done, total); None in a pipe, and with ``--quiet``."""
+    if asked().quiet or not sys.stderr.isatty():
         yield None
         return
     from rich.console import Console

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import TYPE_CHECKING
+
 import click
 
 from stn_infer.cli.help import Group
-from stn_infer.cli.output import echo
+from stn_infer.cli.output import echo, emit
 from stn_infer.errors import MissingDependencyError, UsageError
+
+if TYPE_CHECKING:
+    from stn_infer.plugin import PluginInfo
 
 
 @click.group(cls=Group, examples=("stn-infer plugin info", "stn-infer plugin build --arch all"))
@@ -20,6 +26,10 @@ def info() -> None:
     from stn_infer import plugin
 
     found = plugin.info()
+    emit(found, lambda: _print(found))
+
+
+def _print(found: PluginInfo) -> None:
     if found.path is None:
         echo(f"library      none: {found.problem}")
         echo("             models run without it, through plain ONNX and PyTorch operators")
@@ -47,7 +57,7 @@ def path() -> None:
     """
     from stn_infer import plugin
 
-    echo(plugin.library_path())
+    _emit_path(plugin.library_path())
 
 
 def _cuda_kernels(built: bool) -> str:
@@ -95,6 +105,10 @@ def build(arch: str, cuda: bool | None, openvino: bool) -> None:
 
         if cuda is not None or arch != "native":
             raise UsageError("the OpenVINO extension has no CUDA kernels; omit --arch and --cuda")
-        echo(extension.build())
+        _emit_path(extension.build())
         return
-    echo(plugin.build(arch, cuda=cuda))
+    _emit_path(plugin.build(arch, cuda=cuda))
+
+
+def _emit_path(path: Path) -> None:
+    emit({"path": path}, lambda: echo(path))

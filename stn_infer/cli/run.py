@@ -11,7 +11,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import SOME_FAILED, echo, progress_bar
+from stn_infer.cli.output import SOME_FAILED, echo, emit, progress_bar
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -165,9 +165,13 @@ def command(
             shard_rows=shard_rows,
             progress=progress,
         )
-    echo(summary.headline)
-    if save_images is not None:
-        echo(f"pictures: {save_images}/warped*, {save_images}/inputs")
+
+    def text() -> None:
+        echo(summary.headline)
+        if save_images is not None:
+            echo(f"pictures: {save_images}/warped*, {save_images}/inputs")
+
+    emit(summary, text)
     for line in summary.lines()[1:]:
         echo(line, err=True)
     if summary.failed:

@@ -9,7 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo
+from stn_infer.cli.output import echo, emit, tell
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -95,8 +95,5 @@ def command(
         activation=activation,
         top_k=top_k,
     )
-    *found, wrote = (line for line in report.lines() if not line.startswith("note: "))
-    echo(*found)
-    for note in report.notes:
-        echo(f"note: {note}", err=True)
-    echo(wrote)
+    emit(report, lambda: echo(*(line for line in report.lines() if not line.startswith("note: "))))
+    tell(*(f"note: {note}" for note in report.notes))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,7 +9,8 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, echo_text, table_console
+from stn_infer.cli.output import echo, emit, table_console
+from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
@@ -60,7 +59,6 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
     type=click.FloatRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: 1e-5 with a source, 1e-4 without]",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print all measurements as JSON.")
 def command(
     model: str,
     source: str | None,
@@ -73,7 +71,6 @@ def command(
     allow_code: bool,
     budget: Budget | None,
     tolerance: float | None,
-    as_json: bool,
 ) -> None:
     """Compare every backend with a float64 reference: sampling grids in pixels, samplers, outputs.
 
@@ -83,27 +80,22 @@ def command(
     """
     from stn_infer.api.verify import verify
 
-    # output of the user's own model must not mix with the results
-    with redirect_stdout(sys.stderr):
-        result = verify(
-            model,
-            source=source,
-            weights=weights,
-            input_shapes=input_shapes,
-            allow_code=allow_code,
-            budget=budget,
-            tolerance=tolerance,
-            backends=backends or None,
-            device=device,
-            against=against,
-            inputs=inputs or None,
-        )
-    if as_json:
-        echo_text(result.to_json())
-    else:
-        _print(result)
+    result = verify(
+        model,
+        source=source,
+        weights=weights,
+        input_shapes=input_shapes,
+        allow_code=allow_code,
+        budget=budget,
+        tolerance=tolerance,
+        backends=backends or None,
+        device=device,
+        against=against,
+        inputs=inputs or None,
+    )
+    emit(result, lambda: _print(result))
     result.check(model)
-    if as_json:
+    if asked().json:
         return
     if result.emulated:
         echo("passed, with half precision emulated in float32: no backend on this machine runs the file itself")

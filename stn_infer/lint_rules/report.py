@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Collection, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
+from stn_infer.json_text import json_text
 from stn_infer.lint_rules.catalog import SEVERITIES, Severity
 from stn_infer.lint_rules.context import LintFinding
 from stn_infer.printing import shown
@@ -107,7 +107,7 @@ class LintReport:
             "findings": [{**asdict(finding), "rule": finding.rule} for finding in self.findings],
             "targets": [asdict(verdict) for verdict in self.targets],
         }
-        return json.dumps(content, indent=2)  # in ASCII: names can do nothing to a terminal
+        return json_text(content)  # in ASCII: names can do nothing to a terminal
 
     def to_text(self, *, color: bool = False, most: int | None = MOST_REPEATED) -> str:
         """A line per finding and per target, and a summary last.

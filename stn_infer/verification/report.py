@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
-from math import isfinite
 from typing import Any, Literal
 
 from stn_infer.deviation import Deviation, worst
 from stn_infer.errors import VerificationError
+from stn_infer.json_text import json_text
 from stn_infer.reference.comparison import Flips, WarpDeviation
 from stn_infer.verification.sampler_checks import SamplerCheck
 
@@ -179,6 +178,10 @@ class Verification:
 
     def to_json(self) -> str:
         """The verification as JSON; non-finite numbers are strings."""
+        return json_text(self)
+
+    def json_content(self) -> dict[str, Any]:
+        """Whether it passed, and its fields."""
         content = {"passed": self.passed, **asdict(self)}
         for report, shown in zip(self.backends, content["backends"], strict=True):
             shown["outputs"] = [
@@ -188,7 +191,7 @@ class Verification:
                 {**asdict(grid), "points": grid.points, "warp": asdict(grid.warp)} for grid in report.grids
             ]
             shown["checks"] = [{**asdict(check), "expected": str(check.expected)} for check in report.checks]
-        return json.dumps(_plain(content), indent=1)
+        return content
 
 
 def failures(
@@ -224,14 +227,3 @@ def failures(
         if not output.scaled <= tolerance
     ]
     return tuple(found)
-
-
-def _plain(value: Any) -> Any:
-    """Convert ``value`` to types that JSON has."""
-    if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    if isinstance(value, float) and not isfinite(value):
-        return str(value)
-    return value

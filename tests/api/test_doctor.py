@@ -12,6 +12,7 @@ from click.testing import CliRunner
 from stn_infer.api import doctor
 from stn_infer.backends.ort import cuda_problem
 from stn_infer.cli.doctor import command
+from stn_infer.cli.main import main
 
 
 def test_the_parts_that_the_tests_need_work() -> None:
@@ -71,6 +72,8 @@ def test_a_part_with_wrong_results_is_broken_and_fails_the_command(monkeypatch: 
 
 def test_json_has_the_same_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(doctor, "_CHECKS", {"machine": doctor._machine})
-    done = CliRunner().invoke(command, ["--json"], catch_exceptions=False)
-    (check,) = json.loads(done.output)
+    done = CliRunner().invoke(main, ["doctor", "--json"], catch_exceptions=False)
+    content = json.loads(done.output)
+    (check,) = content["checks"]
+    assert content["works"] is True
     assert check["name"] == "machine" and check["status"] == "ok" and "cores" in check["detail"]

@@ -73,7 +73,7 @@ def test_classes(photos: Path, batch_size: int) -> None:
     assert found.classification.accuracy == pytest.approx(0.8)
     assert found.classification.confusion == ((2, 1, 0), (0, 2, 0), (0, 0, 0))
     assert calls[-1] == (5, 5) and len(calls) == -(-5 // batch_size)
-    json = found.to_json()
+    json = found.json_content()
     assert json["classification"]["classes"][0]["label"] == "cat" and "boxes" not in json
 
 
@@ -207,7 +207,7 @@ def test_models_side_by_side(photos: Path) -> None:
     assert lines[0].split() == ["model", "backend", "precision", "accuracy", "top-2", "same", "lost", "gained"]
     assert lines[2].split() == ["bright", "int8", "40.00%", "80.00%", "2", "2", "0"]
     assert lines[3] == "6 samples, up to 1 of them failed"
-    json = found.to_json()["evaluations"]
+    json = found.json_content()["evaluations"]
     assert json[1]["change"] == {"same": 2, "lost": 2, "gained": 0} and "predicted" not in json[0]
 
 

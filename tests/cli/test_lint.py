@@ -78,7 +78,7 @@ def test_verdicts_in_json(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("format", "start"),
-    [("html", "<!DOCTYPE html>"), ("sarif", '{\n  "$schema"'), ("json", '{\n  "schema": 1'), ("text", "")],
+    [("html", "<!DOCTYPE html>"), ("sarif", '{\n  "$schema"'), ("json", '{\n "schema": 1'), ("text", "")],
 )
 def test_reports_are_written(format: str, start: str, tmp_path: Path) -> None:
     path = tmp_path / "report"
@@ -102,7 +102,7 @@ def test_a_report_that_cannot_be_written_or_chosen_is_one_line(tmp_path: Path) -
     assert result.exit_code == 2 and "is the model itself; name another file" in result.stderr
     result = call(affine_model(), tmp_path, "--json", "--format", "html")
     assert result.exit_code == 2
-    assert result.stderr == "error: --json and --format html exclude each other; give one of them\n"
+    assert result.stderr == "error: --json and --format html exclude each other without --output; give one of them\n"
 
 
 @pytest.mark.parametrize("rule", ["E009", "e009", "opset-20-trap"])

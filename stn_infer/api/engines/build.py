@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -44,6 +44,10 @@ class BuildReport(Printed, Engine):
             *(f"profile {profile}" for profile in key.profiles),
             f"{self.path} ({sidecar.engine_size / 1024:.0f} KiB)",
         ]
+
+    def json_content(self) -> dict[str, object]:
+        """The fields, without the engine's bytes."""
+        return {each.name: getattr(self, each.name) for each in fields(self) if each.name != "data"}
 
 
 @names_the_file

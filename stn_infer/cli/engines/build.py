@@ -9,7 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo_text
+from stn_infer.cli.output import emit
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -91,4 +91,4 @@ def command(
         cache=cache,
         rebuild=rebuild,
     )
-    echo_text(str(report))
+    emit(report)

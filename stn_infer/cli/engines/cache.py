@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict
+from collections.abc import Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from stn_infer.cli.help import Group
-from stn_infer.cli.output import echo, echo_text
+from stn_infer.cli.output import echo, emit
+
+if TYPE_CHECKING:
+    from stn_infer.backends.tensorrt.engine_cache import CacheEntry
 
 folder_option = click.option(
     "--cache",
@@ -31,17 +34,16 @@ def command() -> None:
 
 @command.command(name="list", examples=("stn-infer cache list", "stn-infer cache list --cache engines --json"))
 @folder_option
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def list_(folder: Path | None, as_json: bool) -> None:
+def list_(folder: Path | None) -> None:
     """List the cached engines, most recently used first."""
     from stn_infer.api.engines.cache import engine_cache
 
     cache = engine_cache(folder)
     entries = cache.entries()
-    if as_json:
-        rows = [{**asdict(entry), "path": str(entry.path)} for entry in entries]
-        echo_text(json.dumps({"folder": str(cache.folder), "entries": rows}, indent=2))
-        return
+    emit({"folder": cache.folder, "entries": entries}, lambda: _print(cache.folder, entries))
+
+
+def _print(folder: Path, entries: Sequence[CacheEntry]) -> None:
     for entry in entries:
         used = datetime.fromtimestamp(entry.used).isoformat(" ", "minutes")
         if entry.sidecar is None:
@@ -50,7 +52,7 @@ def list_(folder: Path | None, as_json: bool) -> None:
             key = entry.sidecar.key
             what = f"{entry.sidecar.source}, {key.runtime} {key.runtime_version}, {key.gpu or key.sm}, {key.precision}"
         echo(f"{entry.path.stem}  {used}  {entry.size / 2**20:8.1f} MiB  {what}")
-    echo(f"{len(entries)} engines, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {cache.folder}")
+    echo(f"{len(entries)} engines, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {folder}")
 
 
 @command.command(examples=("stn-infer cache clear", "stn-infer cache clear --cache engines"))
@@ -60,4 +62,5 @@ def clear(folder: Path | None) -> None:
     from stn_infer.api.engines.cache import clear_cache
 
     deleted = clear_cache(folder)
-    echo(f"deleted {len(deleted)} engines, {sum(entry.size for entry in deleted) / 2**20:.1f} MiB")
+    freed = sum(entry.size for entry in deleted) / 2**20
+    emit({"deleted": deleted}, lambda: echo(f"deleted {len(deleted)} engines, {freed:.1f} MiB"))

@@ -26,6 +26,7 @@ from stn_infer.backends.tensorrt.engine_cache import (
     write_engine,
 )
 from stn_infer.cli.engines.cache import command
+from stn_infer.cli.main import main
 from stn_infer.errors import ModelError, OutputError, UsageError
 from tests.support.helpers import answers_of
 
@@ -291,7 +292,7 @@ def test_cache_list_and_clear(tmp_path: Path) -> None:
     listed = CliRunner().invoke(command, ["list", "--cache", str(tmp_path)], catch_exceptions=False)
     assert listed.exit_code == 0 and "m.onnx, tensorrt 11.4.0.106, a GPU, float32" in listed.output
     assert "damaged" in listed.output and "2 engines" in listed.output
-    as_json = CliRunner().invoke(command, ["list", "--json", "--cache", str(tmp_path)], catch_exceptions=False)
+    as_json = CliRunner().invoke(main, ["cache", "list", "--json", "--cache", str(tmp_path)], catch_exceptions=False)
     entries = json.loads(as_json.output)["entries"]
     assert {entry["path"] for entry in entries} == {str(cache.path(KEY)), str(tmp_path / "damaged.engine")}
     cleared = CliRunner().invoke(command, ["clear", "--cache", str(tmp_path)], catch_exceptions=False)
