@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from stn_infer.api.show import ShowReport, show
     from stn_infer.api.verify import verify
     from stn_infer.backends.base import Backend
-    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.options import BuildOptions
     from stn_infer.benchmarking.result import BenchResult
     from stn_infer.budget import Budget
     from stn_infer.errors import StnInferError
@@ -53,7 +53,7 @@ _HOMES = {
     "Backend": "backends.base",
     "BenchResult": "benchmarking.result",
     "Budget": "budget",
-    "BuildOptions": "backends.tensorrt.engine",
+    "BuildOptions": "backends.tensorrt.options",
     "BuildReport": "api.engines.build",
     "Diagnosis": "api.doctor",
     "Evaluation": "api.evaluate",

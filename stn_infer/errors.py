@@ -23,6 +23,10 @@ class AssumptionWarning(UserWarning):
     """Something that determines predictions was not given, and was assumed; the command line prints it as one line."""
 
 
+class DeviceWarning(AssumptionWarning):
+    """An engine runs on another GPU than the one that it was built for."""
+
+
 class StnInferError(Exception):
     """Base class of all errors that stn-infer raises; ``exit_code`` is the command's exit code."""
 

@@ -95,6 +95,7 @@ def test_reports_of_what_takes_long() -> None:
         "built": True,
         "reason": "none was there",
         "notes": [],
+        "warnings": [],
     }
     assert sorted(json.loads(report.to_json())) == sorted(FIELDS["build"])
     shown = ShowReport(Path("a.png"), (Look("1.png", "seven", (), (Candidate(7, "seven", 0.75),)),))

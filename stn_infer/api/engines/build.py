@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING
 
 from stn_infer.api.open import exported
 from stn_infer.api.source import OnnxModel, names_the_file, resolve_model
-from stn_infer.backends.tensorrt.engine import BuildOptions, Engine, build_or_reuse, check_runtime, request_engine
+from stn_infer.backends.tensorrt.engine import Engine, build_or_reuse, check_runtime, request_engine
 from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_folder, load_engine, write_engine
+from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError
 from stn_infer.files import check_writable
@@ -42,6 +43,7 @@ class BuildReport(Printed, Engine):
             f"{key.runtime} {key.runtime_version} for {key.gpu or key.sm}, {key.precision}, spatial transformers "
             f"{fused}",
             *(f"profile {profile}" for profile in key.profiles),
+            *((", ".join(key.flags),) if key.flags else ()),
             f"{self.path} ({sidecar.engine_size / 1024:.0f} KiB)",
         ]
 
@@ -80,7 +82,7 @@ def build(
         UsageError: options that cannot be combined, or a profile that does not fit the model.
         MissingDependencyError: the runtime, the plugin library or the GPU is missing.
         ModelError, SourceError: the model cannot be loaded, or the runtime cannot build it.
-        OutputError: ``output`` or the cache cannot be written.
+        OutputError: ``output``, the cache or the timing cache cannot be written.
     """
     options, path = options or BuildOptions(), Path(output)
     check_writable(path)
@@ -96,4 +98,6 @@ def build(
             return BuildReport(data, sidecar, False, "it is up to date", request.notes, path=path)
     engine = build_or_reuse(request, EngineCache(cache or default_cache_folder()), rebuild, path, budget)
     write_engine(path, engine.data, engine.sidecar)
-    return BuildReport(engine.data, engine.sidecar, engine.built, engine.reason, engine.notes, path=path)
+    return BuildReport(
+        engine.data, engine.sidecar, engine.built, engine.reason, engine.notes, engine.warnings, path=path
+    )

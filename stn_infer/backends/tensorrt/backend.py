@@ -16,7 +16,9 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, own_axes, run_within
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
+from stn_infer.backends.tensorrt.compatibility import check_usable
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
+from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
 from stn_infer.backends.tensorrt.runtime import (
     Gpu,
     RuntimeName,
@@ -35,8 +37,8 @@ if TYPE_CHECKING:
     import torch
 
     from stn_infer.backends.slots import Slot, Streams
-    from stn_infer.backends.tensorrt.engine import BuildOptions
     from stn_infer.backends.tensorrt.executor import Executor, IoTensor
+    from stn_infer.backends.tensorrt.options import BuildOptions
 
 
 def open_engine(path: Path, runtime: str = "tensorrt", device: str = "cuda:0") -> TensorRTBackend:
@@ -75,7 +77,8 @@ def open_tensorrt(
         MissingDependencyError: the runtime, a GPU or the plugin library is missing.
         ModelError: the model cannot be built.
     """
-    from stn_infer.backends.tensorrt.engine import BuildOptions, engine_for
+    from stn_infer.backends.tensorrt.engine import engine_for
+    from stn_infer.backends.tensorrt.options import BuildOptions
 
     chosen, target = _chosen(runtime, device)
     built = engine_for(model, options or BuildOptions(runtime=chosen, device=target.index), name=name, budget=budget)
@@ -108,26 +111,12 @@ def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeN
     if sidecar is not None and sidecar.key.plugin_sha256:
         load_plugin_of(label, sidecar, loaded, logger)
     device = CudaDevice(target.index)
-    executor = Executor(loaded, engine, device, logger)
+    host_code = sidecar is not None and VERSION_COMPATIBLE in sidecar.key.flags
+    executor = Executor(loaded, engine, device, logger, host_code=host_code)
     metadata = ModelMetadata() if sidecar is None else ModelMetadata.from_props(sidecar.metadata)
     fused, axes = (len(sidecar.fused), sidecar.batch_axes) if sidecar is not None else (0, {})
     opened = Opened(label, loaded, gpu, str(target), fused, axes)
     return TensorRTBackend(executor, opened, metadata, CudaStreams(device.device))
-
-
-def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> None:
-    """Check that an engine was built with this runtime version and for this GPU.
-
-    Raises:
-        ModelError: it was not; the message says for what it was built.
-    """
-    key = sidecar.key
-    if key.runtime_version != runtime.version:
-        raise ModelError(
-            f"{label} was built with {runtime.title} {key.runtime_version}, this is {runtime.version}; build it again"
-        )
-    if key.sm != gpu.sm or (key.gpu and key.gpu != gpu.name):
-        raise ModelError(f"{label} was built for {Gpu(key.gpu, key.sm)}, this is {gpu}; build it again")
 
 
 def load_plugin_of(label: str, sidecar: Sidecar, runtime: TensorRT, logger: Any) -> None:

@@ -14,8 +14,11 @@ from typing import Any
 
 import onnx
 
+from stn_infer.backends.tensorrt.compatibility import hardware_level
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.options import BuilderSettings
 from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error, make_logger
+from stn_infer.backends.tensorrt.timing_cache import TimingCache
 from stn_infer.errors import ModelError, one_line
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION, is_op
 from stn_infer.fusion.samplers import spec_of
@@ -33,10 +36,11 @@ _KNOWN_DOMAINS = (*STANDARD_DOMAINS, "ai.onnx.ml")
 
 @dataclass(frozen=True)
 class Plan:
-    """A serialized engine, and the names of its ONNX nodes that a plugin runs."""
+    """A serialized engine, the names of its ONNX nodes that a plugin runs, and TensorRT's warnings."""
 
     engine: bytes
     fused: tuple[str, ...]
+    warnings: tuple[str, ...] = ()
 
 
 def prepare(model: onnx.ModelProto, runtime: TensorRT, *, plugin: bool) -> onnx.ModelProto:
@@ -78,7 +82,8 @@ def build_plan(
     *,
     target: str | None = None,
     plugin: Path | None = None,
-    tf32: bool = False,
+    settings: BuilderSettings | None = None,
+    timing: TimingCache | None = None,
 ) -> Plan:
     """Parse a model and build an engine.
 
@@ -88,10 +93,13 @@ def build_plan(
         profiles: shapes of the dynamic inputs; empty if there are none.
         target: an architecture such as ``sm89``, for TensorRT-RTX on a machine without that GPU.
         plugin: the library whose plugins run the ``stn`` nodes (and, from TensorRT 10.15 on, GridSample nodes).
-        tf32: allow TF32 in convolutions and matrix products.
+        settings: of the builder; None: the defaults.
+        timing: where times of kernels are read and written; None: every kernel is measured.
 
     Raises:
-        ModelError: the parser or the builder rejects the model, or the parser interprets it incorrectly.
+        ModelError: the parser or the builder rejects the model, the parser interprets it incorrectly, or the file of
+            ``timing`` is unusable.
+        OutputError: that file cannot be written.
     """
     parsing = Parsing(runtime, plugin)
     parsing.parse(model.SerializeToString())
@@ -107,8 +115,7 @@ def build_plan(
         _check_fused(model, fused, runtime)
 
     config = builder.create_builder_config()
-    if hasattr(trt.BuilderFlag, "TF32"):
-        (config.set_flag if tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    _configure(config, runtime, settings or BuilderSettings())
     if target is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
@@ -117,10 +124,31 @@ def build_plan(
         for profile in profiles:
             shapes.set_shape(profile.name, profile.min, profile.opt, profile.max)
         config.add_optimization_profile(shapes)
+    if timing is not None:
+        timing.attach(config, runtime, logger)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
         raise ModelError(f"{runtime.title} {runtime.version} cannot build the model: {last_error(logger)}")
-    return Plan(bytes(engine), fused)
+    if timing is not None:
+        timing.save(config)
+    return Plan(bytes(engine), fused, tuple(dict.fromkeys(map(one_line, logger.warnings))))
+
+
+def _configure(config: Any, runtime: TensorRT, settings: BuilderSettings) -> None:
+    trt = runtime.module
+    if hasattr(trt.BuilderFlag, "TF32"):
+        (config.set_flag if settings.tf32 else config.clear_flag)(trt.BuilderFlag.TF32)
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # for `inspect`: the layers' types and precisions
+    if settings.optimization_level is not None:
+        config.builder_optimization_level = settings.optimization_level
+    if settings.workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, settings.workspace)
+    if settings.refittable:
+        config.set_flag(trt.BuilderFlag.REFIT)
+    if settings.version_compatible:
+        config.set_flag(trt.BuilderFlag.VERSION_COMPATIBLE)
+    if settings.hardware is not None:
+        config.hardware_compatibility_level = hardware_level(runtime, settings.hardware)
 
 
 @dataclass(frozen=True)

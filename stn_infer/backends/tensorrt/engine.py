@@ -5,14 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stn_infer.backends.device import Device
+from stn_infer.backends.tensorrt.compatibility import check_settings, key_gpu
 from stn_infer.backends.tensorrt.engine_cache import (
     EngineCache,
     EngineKey,
@@ -21,15 +20,10 @@ from stn_infer.backends.tensorrt.engine_cache import (
     read_sidecar,
     why_stale,
 )
-from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
-from stn_infer.backends.tensorrt.runtime import (
-    Gpu,
-    RuntimeName,
-    TensorRT,
-    current_gpu,
-    load_runtime,
-    runtime_name,
-)
+from stn_infer.backends.tensorrt.options import BuildOptions
+from stn_infer.backends.tensorrt.profiles import resolve_profiles
+from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, current_gpu, load_runtime
+from stn_infer.backends.tensorrt.timing_cache import TimingCache
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
@@ -37,66 +31,24 @@ from stn_infer.metadata import ModelMetadata
 if TYPE_CHECKING:
     import onnx
 
+    from stn_infer.backends.tensorrt.builder import Plan
+
 _OLDEST = (10, 1)  # the first version with IPluginV3 in the parser and the builder flags used here
 
 
 @dataclass(frozen=True)
-class BuildOptions:
-    """Options of an engine build.
-
-    Attributes:
-        runtime: ``tensorrt`` or ``tensorrt-rtx``.
-        target: an architecture such as ``sm89`` (TensorRT-RTX only); None: the GPU of this machine.
-        profile: shapes of the dynamic inputs, one for all or several with names; None: batches of 1 to 256.
-        plugin: what runs the spatial transformers: True: the plugin library, False: TensorRT's own layers, None: the
-            plugin library if it is built.
-        tf32: allow TF32, which shifts samples by 0.1 pixels at a width of 1,000.
-        device: index of the GPU.
-    """
-
-    runtime: RuntimeName = "tensorrt"
-    target: str | None = None
-    profile: Profile | tuple[Profile, ...] | None = None
-    plugin: bool | None = None
-    tf32: bool = False
-    device: int = 0
-
-    @classmethod
-    def parse(
-        cls,
-        runtime: str = "tensorrt",
-        target: str | None = None,
-        profiles: Sequence[str] = (),
-        plugin: bool | None = None,
-        tf32: bool = False,
-        device: str = "cuda",
-    ) -> BuildOptions:
-        """The options from texts.
-
-        Args:
-            runtime, target, plugin, tf32: the fields.
-            profiles: each as :meth:`~stn_infer.backends.tensorrt.profiles.Profile.parse` reads it.
-            device: ``cuda`` or ``cuda:N``.
-
-        Raises:
-            UsageError: one of them is malformed, or the device is not a GPU.
-        """
-        known = runtime_name(runtime)
-        gpu = Device.parse(device)
-        if gpu.kind != "cuda":
-            raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")
-        return cls(known, target, tuple(map(Profile.parse, profiles)) or None, plugin, tf32, gpu.index)
-
-
-@dataclass(frozen=True)
 class Engine:
-    """An engine in memory: its bytes and sidecar, whether it was built now, and why (or why not)."""
+    """An engine in memory: its bytes and sidecar, whether it was built now, and why (or why not).
+
+    ``warnings`` are those that TensorRT gave while it was built now.
+    """
 
     data: bytes
     sidecar: Sidecar
     built: bool
     reason: str
     notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
 
 
 def engine_for(
@@ -114,12 +66,13 @@ def engine_for(
 
 @dataclass(frozen=True)
 class EngineRequest:
-    """A model with resolved build options and cache key, ready to build."""
+    """A model with resolved build options and cache key, ready to build; ``gpu`` is the one it is built for."""
 
     source: str
     model: onnx.ModelProto
     runtime: TensorRT
     options: BuildOptions
+    gpu: Gpu
     plugin: Path | None
     key: EngineKey
     notes: tuple[str, ...]
@@ -131,12 +84,19 @@ def check_runtime(options: BuildOptions) -> tuple[TensorRT, Gpu, Path | None, tu
     Raises:
         MissingDependencyError: the runtime, a GPU or the plugin library is missing.
         UsageError: incompatible options.
+        OutputError: the named timing cache cannot be written.
     """
     runtime = load_runtime(options.runtime)
     if runtime.name == "tensorrt" and runtime.release < _OLDEST:
         raise MissingDependencyError(f"TensorRT {runtime.version} is too old; 10.1 or newer is required")
     plugin, notes = _plugin_library(options)
-    return runtime, _target(runtime, options), plugin, notes
+    gpu = _target(runtime, options)
+    check_settings(options, runtime, gpu)
+    if options.timing_cache is not None:
+        if runtime.name == "tensorrt-rtx":
+            raise UsageError("TensorRT-RTX measures no kernels when it builds; leave out --timing-cache")
+        TimingCache(options.timing_cache).check()
+    return runtime, gpu, plugin, notes
 
 
 def request_engine(content: Path | bytes, options: BuildOptions, name: str | None = None) -> EngineRequest:
@@ -155,19 +115,20 @@ def request_engine(content: Path | bytes, options: BuildOptions, name: str | Non
     if plugin is not None and not _has_sampler(model):
         plugin, notes = None, ("the model has no spatial transformer for the plugin",)
     graph, weights = _hashes(model)
+    runs_on = key_gpu(gpu, options.hardware)
     key = EngineKey(
         graph_sha256=graph,
         weights_sha256=weights,
         runtime=runtime.name,
         runtime_version=runtime.version,
-        gpu=gpu.name,
-        sm=gpu.sm,
+        gpu=runs_on.name,
+        sm=runs_on.sm,
         plugin_sha256="" if plugin is None else hashlib.sha256(plugin.read_bytes()).hexdigest(),
         profiles=resolve_profiles(model, options.profile),
         precision="+".join(_precisions(model)),
-        flags=("tf32",) if options.tf32 else (),
+        flags=options.flags,
     )
-    return EngineRequest(name, model, runtime, options, plugin, key, notes)
+    return EngineRequest(name, model, runtime, options, gpu, plugin, key, notes)
 
 
 def build_or_reuse(
@@ -193,18 +154,28 @@ def build_or_reuse(
             reason = why_stale(request.key, previous)
         else:
             reason = cache.why_missing(request.key, request.source)
-        engine = Engine(*_build(request, budget), True, reason, request.notes)
+        plan, sidecar = _build(request, _timing(request, cache, fresh=rebuild), budget)
+        engine = Engine(plan.engine, sidecar, True, reason, request.notes, plan.warnings)
         cache.store(engine.data, engine.sidecar)
     return engine
 
 
-def _build(request: EngineRequest, budget: Budget | None) -> tuple[bytes, Sidecar]:
+def _timing(request: EngineRequest, cache: EngineCache, fresh: bool) -> TimingCache | None:
+    """The file with the times of kernels; ``fresh``: one that the user did not name is not read."""
+    if request.runtime.name == "tensorrt-rtx":
+        return None
+    if request.options.timing_cache is not None:
+        return TimingCache(request.options.timing_cache, named=True)
+    return TimingCache(cache.timing_path(request.runtime.version, str(request.gpu)), fresh=fresh)
+
+
+def _build(request: EngineRequest, timing: TimingCache | None, budget: Budget | None) -> tuple[Plan, Sidecar]:
     from stn_infer.backends.tensorrt.builder import build_plan, prepare
     from stn_infer.backends.tensorrt.trial import try_parser
 
     start = time.perf_counter()
     prepared = prepare(request.model, request.runtime, plugin=request.plugin is not None)
-    device = request.options.device if request.key.gpu else None
+    device = request.options.device if request.gpu.name else None
     try_parser(prepared, request.runtime.name, request.plugin, request.source, device, budget)
     with _on_device(request):
         plan = build_plan(
@@ -213,7 +184,8 @@ def _build(request: EngineRequest, budget: Budget | None) -> tuple[bytes, Sideca
             request.key.profiles,
             target=request.options.target if request.runtime.name == "tensorrt-rtx" else None,
             plugin=request.plugin,
-            tf32=request.options.tf32,
+            settings=request.options,
+            timing=timing,
         )
     sidecar = Sidecar(
         key=request.key,
@@ -226,7 +198,7 @@ def _build(request: EngineRequest, budget: Budget | None) -> tuple[bytes, Sideca
         metadata=_metadata(request.model),
         batch_axes=_batch_axes(request.model),
     )
-    return plan.engine, sidecar
+    return plan, sidecar
 
 
 def _metadata(model: onnx.ModelProto) -> dict[str, str]:
@@ -249,7 +221,7 @@ def _batch_axes(model: onnx.ModelProto) -> dict[str, str]:
 
 def _on_device(request: EngineRequest) -> AbstractContextManager[Any]:
     """A context on the GPU to build for, since TensorRT builds for the current GPU; none for a named target."""
-    if not request.key.gpu:
+    if not request.gpu.name:
         return nullcontext()
     import torch
 
@@ -280,6 +252,10 @@ def _plugin_library(options: BuildOptions) -> tuple[Path | None, tuple[str, ...]
         return None, ()
     if options.plugin is False:
         return None, ()
+    if options.version_compatible:
+        if options.plugin:
+            raise UsageError("a version-compatible engine has TensorRT's own layers only; build with --native")
+        return None, ("native layers, no plugin: the engine is version-compatible",)
     try:
         return _cuda_library(options.device), ()
     except MissingDependencyError as error:

@@ -1,7 +1,7 @@
 """Engines on disk: what each was built from, and whether it can be reused.
 
-An engine runs only with the exact TensorRT version and on the GPU model that it was built for, and records neither. So
-each engine has a sidecar, ``<engine>.json``, with everything it depends on.
+An engine runs only with the TensorRT version and on GPUs like the one that it was built for, and does not say for
+which. So each engine has a sidecar, ``<engine>.json``, with everything it depends on.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ class EngineKey:
     Attributes:
         graph_sha256, weights_sha256: of the ONNX graph without its weights, and of the weights.
         runtime, runtime_version: ``tensorrt`` or ``tensorrt-rtx``, and its full version.
-        gpu, sm: the GPU's name (empty if built for a named target) and architecture, e.g. ``sm89``.
+        gpu, sm: the GPU's name (empty if built for a named target or to run on several) and architecture, e.g.
+            ``sm89``; ``sm80+``: this and all newer ones.
         plugin_sha256: of the plugin library; empty for native layers.
         profiles: shapes of the dynamic inputs.
         precision: the floating-point types in the model; engines are strongly typed.
@@ -223,6 +224,10 @@ class EngineCache:
         """The path of the engine for ``key``, which may not exist."""
         return self.folder / f"{key.digest}.engine"
 
+    def timing_path(self, version: str, gpu: str) -> Path:
+        """The path of the timing cache of a TensorRT version on a GPU, which may not exist."""
+        return self.folder / f"{hashlib.sha256(f'{version} {gpu}'.encode()).hexdigest()[:32]}.timing"
+
     @contextmanager
     def locked(self, key: EngineKey) -> Iterator[None]:
         """Lock the engine for ``key`` against other processes that build or store it; they wait.
@@ -281,7 +286,7 @@ class EngineCache:
         return tuple(sorted(found, key=lambda entry: -entry.used))
 
     def clear(self) -> tuple[CacheEntry, ...]:
-        """Delete all engines except those being built; returns the deleted ones.
+        """Delete all engines except those being built, and all timing caches; returns the deleted engines.
 
         Raises:
             OutputError: the folder belongs to another user, or a file in it cannot be deleted.
@@ -289,6 +294,11 @@ class EngineCache:
         if not self.folder.exists():
             return ()
         self._make_folder()
+        for path in self.folder.glob("*.timing"):
+            try:
+                path.unlink(missing_ok=True)
+            except OSError as error:
+                raise OutputError(f"cannot delete {path}: {error.strerror or error}") from None
         return tuple(entry for entry in self.entries() if self._delete(entry.path))
 
     def why_missing(self, key: EngineKey, source: str) -> str:

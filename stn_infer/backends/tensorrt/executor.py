@@ -59,14 +59,17 @@ class Executor:
         engine: the serialized engine.
         cuda: the device.
         logger: TensorRT's, from ``make_logger``.
+        host_code: let the engine run code for the CPU: a version-compatible engine contains a runtime.
 
     Raises:
         ModelError: the engine cannot be deserialized, or PyTorch has no dtype for one of its tensors.
     """
 
-    def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any) -> None:
+    def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any, *, host_code: bool = False) -> None:
         self._trt, self._cuda, self._logger = runtime.module, cuda, logger
         self._runtime = created(runtime.module.Runtime, logger)
+        if host_code:
+            self._runtime.engine_host_code_allowed = True
         with cuda.ordered():  # TensorRT uses the current GPU
             self._engine = self._runtime.deserialize_cuda_engine(engine)
         if self._engine is None:

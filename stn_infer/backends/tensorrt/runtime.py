@@ -93,16 +93,19 @@ def version_of(module: ModuleType | Any) -> str:
 
 
 def make_logger(module: Any) -> Any:
-    """An ``ILogger`` that prints nothing and collects error messages in ``errors``."""
+    """An ``ILogger`` that prints nothing and collects messages in ``errors`` and ``warnings``."""
 
     class Logger(module.ILogger):  # type: ignore[misc]
         def __init__(self) -> None:
             super().__init__()
             self.errors: list[str] = []
+            self.warnings: list[str] = []
 
         def log(self, severity: Any, message: str) -> None:
             if severity in (module.ILogger.Severity.ERROR, module.ILogger.Severity.INTERNAL_ERROR):
                 self.errors.append(message)
+            elif severity == module.ILogger.Severity.WARNING:
+                self.warnings.append(message)
 
     return Logger()
 

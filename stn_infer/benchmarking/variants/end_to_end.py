@@ -158,7 +158,7 @@ def _open(name: str, setup: Setup, file: Path | None) -> Backend:
 
         return OpenVinoBackend(file, setup.device, _threads(setup), plugin=name == "openvino-fused")
     from stn_infer.backends.tensorrt.backend import open_tensorrt
-    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.options import BuildOptions
     from stn_infer.benchmarking.variants.tensorrt import runtime_of
 
     options = BuildOptions(runtime=runtime_of(name), plugin=name == "trt-fused", device=setup.device_index)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import onnx
 
     from stn_infer.backends.tensorrt.backend import TensorRTBackend
-    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.options import BuildOptions
     from stn_infer.backends.tensorrt.runtime import RuntimeName
 
 
@@ -66,7 +66,7 @@ def runtime_of(name: str) -> RuntimeName:
 
 def build_options(name: str, setup: Setup, model: onnx.ModelProto, batch: int) -> BuildOptions:
     """How a variant's engine is built for a batch size; a file of fixed shapes takes no profile."""
-    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.options import BuildOptions
     from stn_infer.backends.tensorrt.profiles import Profile, resolve_profiles
 
     return BuildOptions(

@@ -9,7 +9,8 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import emit
+from stn_infer.cli.output import emit, tell
+from stn_infer.cli.terminal.verbosity import asked
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -54,9 +55,37 @@ if TYPE_CHECKING:
     help="Run spatial transformers in the plugin or in TensorRT's own layers.  [default: the plugin, if it is built]",
 )
 @click.option("--tf32", is_flag=True, help="Allow TF32; it moves samples by 0.1 pixels at a width of 1,000.")
+@click.option(
+    "--optimization-level",
+    type=click.IntRange(0, 5),
+    help="0 builds fastest, 5 tries the most kernels.  [default: TensorRT's, 3]",
+)
+@click.option(
+    "--workspace",
+    type=click.FloatRange(0, min_open=True),
+    metavar="GIB",
+    help="GiB of device memory that a layer may use while it runs.  [default: all]",
+)
+@click.option("--refittable", is_flag=True, help="Let 'stn-infer refit' replace the weights.")
+@click.option(
+    "--hardware",
+    type=click.Choice(["ampere+", "same-compute-capability"]),
+    help="Build an engine for other GPUs, too: Ampere and newer, or any of the same compute capability; it may be "
+    "slower.",
+)
+@click.option(
+    "--version-compatible",
+    is_flag=True,
+    help="Build an engine that newer versions of TensorRT run; it has native layers, and may be slower.",
+)
+@click.option(
+    "--timing-cache",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="File with the times of kernels, which is read and extended.  [default: one in the engine cache]",
+)
 @click.option("--device", default="cuda", show_default=True, help="GPU to build on: cuda or cuda:N.")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of the engine cache.")
-@click.option("--rebuild", is_flag=True, help="Build even if the same engine exists.")
+@click.option("--rebuild", is_flag=True, help="Build even if the same engine exists, and measure kernels again.")
 def command(
     model: str,
     weights: Weights | None,
@@ -69,6 +98,12 @@ def command(
     profiles: tuple[str, ...],
     plugin: bool | None,
     tf32: bool,
+    optimization_level: int | None,
+    workspace: float | None,
+    refittable: bool,
+    hardware: str | None,
+    version_compatible: bool,
+    timing_cache: Path | None,
     device: str,
     cache: Path | None,
     rebuild: bool,
@@ -78,12 +113,25 @@ def command(
     An engine of the same model, GPU, runtime, plugin and options is reused; the reason is printed either way.
     """
     from stn_infer.api.engines.build import build
-    from stn_infer.backends.tensorrt.engine import BuildOptions
+    from stn_infer.backends.tensorrt.options import BuildOptions
 
     report = build(
         model,
         output,
-        BuildOptions.parse(runtime, target, profiles, plugin, tf32, device),
+        BuildOptions.parse(
+            runtime,
+            target,
+            profiles,
+            plugin,
+            tf32,
+            device,
+            optimization_level=optimization_level,
+            workspace=workspace,
+            refittable=refittable,
+            hardware=hardware,
+            version_compatible=version_compatible,
+            timing_cache=timing_cache,
+        ),
         weights=weights,
         input_shapes=input_shapes,
         allow_code=allow_code,
@@ -92,3 +140,5 @@ def command(
         rebuild=rebuild,
     )
     emit(report)
+    for warning in report.warnings if asked().verbose else ():
+        tell(f"{report.sidecar.key.runtime}: {warning}")

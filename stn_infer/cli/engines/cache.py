@@ -27,6 +27,7 @@ folder_option = click.option(
 def command() -> None:
     """List or clear the cache of TensorRT engines.
 
+    Beside them it keeps the times of TensorRT's kernels on each GPU, with which other engines are built faster.
     The least recently used engines are deleted when the cache exceeds 10 GiB; the environment variable
     STN_ENGINE_CACHE_GIB sets another limit.
     """
@@ -58,7 +59,7 @@ def _print(folder: Path, entries: Sequence[CacheEntry]) -> None:
 @command.command(examples=("stn-infer cache clear", "stn-infer cache clear --cache engines"))
 @folder_option
 def clear(folder: Path | None) -> None:
-    """Delete all cached engines except those that are being built."""
+    """Delete all cached engines except those that are being built, and the times of kernels."""
     from stn_infer.api.engines.cache import clear_cache
 
     deleted = clear_cache(folder)

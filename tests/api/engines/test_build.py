@@ -18,8 +18,8 @@ from benchmarks.op_files import op_file
 from stn_infer.api.engines.build import build
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
-from stn_infer.backends.tensorrt.engine import BuildOptions
 from stn_infer.backends.tensorrt.engine_cache import InputProfile, load_engine, sidecar_path
+from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.backends.tensorrt.profiles import Profile
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.cli.main import main

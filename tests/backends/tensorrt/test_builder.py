@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-from enum import IntEnum
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import onnx
@@ -17,13 +14,17 @@ from stn_infer.api.engines.build import build
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, load_plugins
 from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.options import BuilderSettings
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, make_logger
 from stn_infer.errors import ModelError
 from stn_infer.fusion.op import attach_functions, node_attributes
+from tests.support.tensorrt_builder import Recorder
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 
 PROFILES = (InputProfile("input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),)
 LIBRARY = Path("/somewhere/libstn_plugins.so")
+# What every configuration is told.
+DEFAULTS = [("clear_flag", "TF32"), ("profiling_verbosity", "DETAILED")]
 
 
 def model(nodes: int = 1) -> onnx.ModelProto:
@@ -50,62 +51,6 @@ def model(nodes: int = 1) -> onnx.ModelProto:
     return result
 
 
-class Recorder:
-    """The members of the module ``tensorrt`` that a builder uses; a class attribute that is None is missing."""
-
-    def __init__(
-        self, *, layers: list[str], newest: bool = True, takes_library: bool = True, builds: bool = True
-    ) -> None:
-        self.calls: list[Any] = []
-        self.parsed: list[onnx.ModelProto] = []
-        self.registered = False
-        self.layers, self.takes_library, self.builds = layers, takes_library, builds
-        self.ILogger = type(
-            "ILogger", (), {"__init__": lambda _: None, "Severity": IntEnum("Severity", ["ERROR", "INTERNAL_ERROR"])}
-        )
-        creation = {"EXPLICIT_BATCH": 0} if newest else {"EXPLICIT_BATCH": 0, "STRONGLY_TYPED": 1}
-        self.NetworkDefinitionCreationFlag = IntEnum("NetworkDefinitionCreationFlag", creation)
-        self.OnnxParserFlag = IntEnum(
-            "OnnxParserFlag", ["NATIVE_INSTANCENORM", *(["ENABLE_PLUGIN_OVERRIDE"] if newest else [])]
-        )
-        self.BuilderFlag = IntEnum("BuilderFlag", ["TF32", "REFIT"])
-
-    def get_plugin_registry(self) -> Any:
-        def load(path: str) -> None:
-            self.calls.append(("load_library", path))
-            self.registered = self.takes_library
-
-        return SimpleNamespace(
-            get_creator=lambda name, version, space: object() if self.registered else None, load_library=load
-        )
-
-    def Builder(self, logger: Any) -> Any:
-        profile = SimpleNamespace(set_shape=lambda *shapes: self.calls.append(("set_shape", *shapes)))
-        config = SimpleNamespace(
-            set_flag=lambda flag: self.calls.append(("set_flag", flag.name)),
-            clear_flag=lambda flag: self.calls.append(("clear_flag", flag.name)),
-            add_optimization_profile=lambda shapes: self.calls.append("add_optimization_profile"),
-        )
-        return SimpleNamespace(
-            create_network=self._network,
-            create_builder_config=lambda: config,
-            create_optimization_profile=lambda: profile,
-            build_serialized_network=lambda network, config: b"engine" if self.builds else None,
-        )
-
-    def _network(self, flags: int) -> Any:
-        self.calls.append(("create_network", flags))
-        layers = [SimpleNamespace(name=f"layer_{i}", type=SimpleNamespace(name=it)) for i, it in enumerate(self.layers)]
-        return SimpleNamespace(num_layers=len(layers), get_layer=layers.__getitem__)
-
-    def OnnxParser(self, network: Any, logger: Any) -> Any:
-        def parse(data: bytes) -> bool:
-            self.parsed.append(onnx.load_from_string(data))
-            return True
-
-        return SimpleNamespace(set_flag=lambda flag: self.calls.append(("parser.set_flag", flag.name)), parse=parse)
-
-
 def runtime(module: Recorder, version: str = "11.4.0.106") -> TensorRT:
     return TensorRT("tensorrt", module, version)
 
@@ -118,7 +63,7 @@ def test_tensorrt_11_with_the_plugin() -> None:
         ("load_library", str(LIBRARY)),
         ("create_network", 0),
         ("parser.set_flag", "ENABLE_PLUGIN_OVERRIDE"),
-        ("clear_flag", "TF32"),
+        *DEFAULTS,
         ("set_shape", "input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),
         "add_optimization_profile",
     ]
@@ -126,14 +71,15 @@ def test_tensorrt_11_with_the_plugin() -> None:
 
 def test_tensorrt_10_builds_strongly_typed_without_newer_flags() -> None:
     module = Recorder(layers=["PLUGIN_V3"], newest=False)
-    build_plan(runtime(module, "10.8.0.43"), model(), (), plugin=LIBRARY, tf32=True)
-    assert module.calls == [("load_library", str(LIBRARY)), ("create_network", 0b10), ("set_flag", "TF32")]
+    build_plan(runtime(module, "10.8.0.43"), model(), (), plugin=LIBRARY, settings=BuilderSettings(tf32=True))
+    flags = [("set_flag", "TF32"), DEFAULTS[1]]
+    assert module.calls == [("load_library", str(LIBRARY)), ("create_network", 0b10), *flags]
 
 
 def test_native_layers_load_no_library() -> None:
     module = Recorder(layers=["SHUFFLE"])
     assert build_plan(runtime(module), model(), ()).fused == ()
-    assert module.calls == [("create_network", 0), ("clear_flag", "TF32")]
+    assert module.calls == [("create_network", 0), *DEFAULTS]
 
 
 def test_a_library_is_loaded_once_in_a_process() -> None:

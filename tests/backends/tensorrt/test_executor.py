@@ -6,6 +6,7 @@ import hashlib
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,7 +20,6 @@ from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.backend import (
     Opened,
     TensorRTBackend,
-    check_usable,
     load_plugin_of,
     open_engine,
     open_tensorrt,
@@ -28,7 +28,7 @@ from stn_infer.backends.tensorrt.cuda_stream import CudaDevice
 from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar, write_engine
 from stn_infer.backends.tensorrt.executor import Executor
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, make_logger
-from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
+from stn_infer.errors import DeviceWarning, InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
@@ -61,7 +61,7 @@ def test_the_stand_in_has_only_members_of_the_real_api() -> None:
         assert methods and all(hasattr(real, name) for name in methods)
     for method, argument in (("execute_async_v3", "stream_handle"), ("set_tensor_address", "memory")):
         assert argument in getattr(rtx.IExecutionContext, method).__doc__
-    assert hasattr(rtx.Runtime, "deserialize_cuda_engine")
+    assert hasattr(rtx.Runtime, "deserialize_cuda_engine") and hasattr(rtx.Runtime, "engine_host_code_allowed")
     for fake_enum, real_enum in (
         (standin.TensorIOMode, rtx.TensorIOMode),
         (standin.DataType, rtx.DataType),
@@ -93,6 +93,16 @@ def test_the_first_run_enqueues_the_second_records_a_graph_and_later_ones_replay
         assert again.data_ptr() == out.data_ptr(), "outputs stay where they are"
         assert torch.equal(again, x * 2)
     assert executor.graph_problem is None
+
+
+@pytest.mark.parametrize("host_code", [False, True])
+def test_an_engine_runs_host_code_only_where_it_may(host_code: bool) -> None:
+    runtime = SimpleNamespace(deserialize_cuda_engine=lambda engine: standin.Engine(Script()))
+    module = Module(Script())
+    module.Runtime = lambda logger: runtime  # type: ignore[method-assign]
+    loaded = TensorRT("tensorrt", module, "11.4.0")
+    Executor(loaded, b"engine", Cuda(Script()), make_logger(module), host_code=host_code)
+    assert getattr(runtime, "engine_host_code_allowed", False) is host_code
 
 
 def test_another_tensor_or_shape_gets_its_own_plan() -> None:
@@ -258,23 +268,6 @@ def sidecar_of(**change: Any) -> Sidecar:
     return Sidecar(replace(KEY, **change), hashlib.sha256(b"engine").hexdigest(), 6, "m.onnx", "2026", 1.0)
 
 
-@pytest.mark.parametrize(
-    "change, message",
-    [
-        ({"runtime_version": "11.3.0"}, "m was built with TensorRT 11.3.0, this is 11.4.0; build it again"),
-        ({"sm": "sm90"}, r"m was built for a GPU \(sm90\), this is a GPU \(sm89\); build it again"),
-        ({"gpu": "another"}, r"m was built for another \(sm89\), this is a GPU \(sm89\)"),
-        ({"gpu": "", "sm": "sm75"}, r"m was built for sm75, this is a GPU \(sm89\)"),
-    ],
-)
-def test_a_stale_engine_is_rejected(change: dict[str, Any], message: str) -> None:
-    runtime = TensorRT("tensorrt", None, "11.4.0")
-    check_usable("m", sidecar_of(), runtime, GPU)
-    check_usable("m", sidecar_of(gpu=""), runtime, GPU)
-    with pytest.raises(ModelError, match=message):
-        check_usable("m", sidecar_of(**change), runtime, GPU)
-
-
 def test_an_engine_built_with_another_plugin_is_rejected() -> None:
     library_or_skip()
     with pytest.raises(ModelError, match="was built with another plugin library"):
@@ -326,6 +319,29 @@ def test_opening_an_engine_and_a_file_that_is_not_one(
     assert backend.metadata.labels == ("0", "1")
     assert backend.describe()["spatial transformers"] == "2 by the plugin"
     assert (backend.name, backend.device) == ("tensorrt", "cuda:0")
+
+
+def test_an_engine_of_another_gpu_and_a_version_compatible_one_open(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    script, allowed = Script(), []
+
+    def executor(*arguments: Any, host_code: bool) -> Executor:
+        allowed.append(host_code)
+        return Executor(*arguments, host_code=host_code)
+
+    monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
+    monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
+    monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
+    monkeypatch.setattr("stn_infer.backends.slots.CudaStreams", lambda device: Inline())
+    monkeypatch.setattr("stn_infer.backends.tensorrt.executor.Executor", executor)
+    path = tmp_path / "m.engine"
+    write_engine(path, b"engine", sidecar_of(gpu="another"))
+    with pytest.warns(DeviceWarning, match=r"m\.engine was built for another \(sm89\), this is a GPU \(sm89\)"):
+        open_engine(path)
+    write_engine(path, b"engine", sidecar_of(runtime_version="10.3.0", flags=("version-compatible",)))
+    open_engine(path)
+    assert allowed == [False, True]
 
 
 def test_a_model_is_built_through_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
