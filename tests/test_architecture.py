@@ -58,6 +58,7 @@ FLOORS = (
     "errors",
     "printing",
     "json_text",
+    "progress",
     "version",
     "spellings",
     "sampling",

@@ -13,6 +13,7 @@ from typing import Literal
 
 from stn_infer.errors import MissingDependencyError, one_line
 from stn_infer.printing import Printed
+from stn_infer.progress import step
 
 Status = Literal["ok", "missing", "broken"]
 
@@ -71,6 +72,7 @@ def doctor() -> Diagnosis:
 
 
 def _guarded(name: str, check: Callable[[], Check]) -> Check:
+    step(f"checking {name}")
     try:
         return replace(check(), name=name)
     except Exception as error:  # a broken installation may raise any exception

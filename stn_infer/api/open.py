@@ -10,6 +10,7 @@ from stn_infer.api.source import EngineFile, OnnxModel, names_the_file, resolve
 from stn_infer.budget import Budget
 from stn_infer.errors import SourceError, UsageError
 from stn_infer.pipeline.formats import has_classes
+from stn_infer.progress import step
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def open_resolved(
     graphs: bool = False,
 ) -> Backend:
     """:func:`open_backend` for a resolved source; raises as there."""
+    step(f"opening the model in {backend}")
     opened = _opened(found, backend, device, threads, budget, graphs)
     if isinstance(found, OnnxModel) and opened.metadata.scores is None and has_classes(opened.outputs):
         from stn_infer.proto.activation import with_scores

@@ -14,6 +14,7 @@ from stn_infer.files import check_writable, open_atomically, temporary_folder
 from stn_infer.metadata import FUNCTIONS, Functions
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed
+from stn_infer.progress import step
 
 if TYPE_CHECKING:
     import onnx
@@ -151,7 +152,9 @@ def optimize(
             check_embedding(None if metadata is None else metadata.preprocess, embed_preprocess, source_size)
             prepared.load(graph, scratch)
             del graph
+            step("repairing and fusing")
             rewritten, reference, notes = _rewrite(prepared, fix, functions == "inline")
+            step("comparing with the original in onnxruntime")
             comparison, more = _verified(prepared, reference, rewritten.model, tolerance, input_shapes)
             if metadata is not None and embed_preprocess:
                 made, metadata = embedded(rewritten.model, metadata, source_size, prepared.folder)

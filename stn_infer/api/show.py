@@ -24,6 +24,7 @@ from stn_infer.pipeline.inference import classifier_of
 from stn_infer.predictions import Candidate, Classifier
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed
+from stn_infer.progress import step
 from stn_infer.sources.identify import PYTORCH_KINDS, identify
 
 if TYPE_CHECKING:
@@ -152,12 +153,14 @@ def show(
         return _open(model, weights, input_shapes, allow_code, budget)
 
     first = opened(states[0].path if states else weights)
+    step("running the model")
     shown = samples.read(first)
     found = [shown.looks(first)]
     if states:
         found += [shown.looks(opened(state.path)) for state in states[1:]]
     elif animated:
         found += [shown.looks(first, index / number) for index in range(1, number)]
+    step("drawing")
     if not animated:
         write_atomically(path, draw(found[0], path.suffix))
         return ShowReport(path, found[0])

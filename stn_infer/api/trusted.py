@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from stn_infer.budget import Budget
 from stn_infer.errors import StnInferError
 from stn_infer.files import is_own
+from stn_infer.progress import step
 
 if TYPE_CHECKING:
     import onnx
@@ -72,6 +73,7 @@ def try_once(
     key = _key(content_hash(content, graph), shapes)
     passed = _remembered(key)
     if passed is None:
+        step(f"analyzing {name} in a separate process")
         passed = try_model(content, name, budget, shapes).to_text()
     _remember(key, passed)
     return Verdict.parse(passed)

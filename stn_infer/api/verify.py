@@ -15,6 +15,7 @@ from stn_infer.backends.openvino.trial import try_openvino
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.progress import step
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.samples import MOST_SAMPLES, Batch, as_batches, sample_batches
 from stn_infer.repairs.dependence import dependence_note
@@ -140,6 +141,7 @@ def verify(
     names = list(dict.fromkeys(backends)) if backends is not None else _backends_for(proto)
     reports = []
     for name in names:
+        step(f"verifying: comparing {name} with it")
         try:
             if name.startswith("openvino") and isinstance(found, OnnxModel):
                 try_openvino(found.content, found.name, budget)

@@ -17,7 +17,7 @@ from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, emit, table_console, tell
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
-from stn_infer.printing import shown
+from stn_infer.progress import step
 
 if TYPE_CHECKING:
     from stn_infer.benchmarking.request import Request
@@ -351,10 +351,7 @@ def _measure(
     budget: Budget | None,
     time_limit: float | None,
 ) -> BenchResult:
-    """Print an estimate of the duration, then measure, with a status line on a terminal."""
-    from rich.console import Console
-    from rich.text import Text
-
+    """Print an estimate of the duration, then measure."""
     from stn_infer.api.bench import measure
     from stn_infer.benchmarking.harness.session import describe_request
 
@@ -363,17 +360,16 @@ def _measure(
     command = earlier.command if earlier else shlex.join(["stn-infer", *sys.argv[1:]])
     before = _written(output)
     try:
-        with Console(stderr=True).status("") as status:
-            return measure(
-                request,
-                output=output,
-                earlier=earlier,
-                command=command,
-                say=lambda text: status.update(Text(shown(text))),
-                time_limit=time_limit,
-                allow_code=allow_code,
-                budget=budget,
-            )
+        return measure(
+            request,
+            output=output,
+            earlier=earlier,
+            command=command,
+            say=step,
+            time_limit=time_limit,
+            allow_code=allow_code,
+            budget=budget,
+        )
     except KeyboardInterrupt:
         if output is not None and (earlier is not None or _written(output) != before):
             echo(f"the finished rounds are in {output}; resume with: stn-infer bench --resume {output}", err=True)

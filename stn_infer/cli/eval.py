@@ -89,24 +89,23 @@ def command(
     from stn_infer.api.evaluate import compare
 
     warnings.filterwarnings("ignore", module="PIL")
-    with progress_bar("evaluate") as progress:
-        result = compare(
-            [model, *against],
-            data,
-            backends=backends,
-            weights=weights,
-            input_shapes=input_shapes,
-            allow_code=allow_code,
-            budget=budget,
-            device=device,
-            batch_size=batch_size,
-            preprocess=preprocess,
-            strict=strict,
-            labels=labels,
-            top_k=top_k,
-            threads=threads,
-            progress=progress,
-        )
+    result = compare(
+        [model, *against],
+        data,
+        backends=backends,
+        weights=weights,
+        input_shapes=input_shapes,
+        allow_code=allow_code,
+        budget=budget,
+        device=device,
+        batch_size=batch_size,
+        preprocess=preprocess,
+        strict=strict,
+        labels=labels,
+        top_k=top_k,
+        threads=threads,
+        progress=progress_bar("evaluate"),
+    )
     if len(result.evaluations) == 1:
         single = result.evaluations[0]
         emit(single, lambda: _print(single))

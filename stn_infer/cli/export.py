@@ -9,9 +9,9 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import emit, tell
-from stn_infer.cli.terminal.verbosity import asked
+from stn_infer.cli.output import emit
 from stn_infer.metadata import PRECISIONS, Functions, Precision
+from stn_infer.progress import detail
 
 if TYPE_CHECKING:
     from stn_infer.sources.reference import Weights
@@ -139,8 +139,7 @@ def command(
         example_inputs=examples,
     )
     emit(report)
-    if asked().verbose:
-        tell(
-            f"CPU time: {report.torch_seconds:.1f} s in torch.onnx.export, {report.own_seconds:.1f} s in stn-infer "
-            "(fusion, verification)"
-        )
+    detail(
+        f"CPU time: {report.torch_seconds:.1f} s in torch.onnx.export, {report.own_seconds:.1f} s in stn-infer "
+        "(fusion, verification)"
+    )

@@ -10,6 +10,7 @@ from typing import Any
 
 import click
 
+from stn_infer.cli.terminal.status import status_line
 from stn_infer.cli.terminal.verbosity import results_apart
 
 #: The description of SOURCE in every command that takes one.
@@ -72,8 +73,8 @@ class Command(_Help, click.Command):
         self.examples = examples
 
     def invoke(self, ctx: click.Context) -> Any:
-        """Run the command; its result alone goes to stdout."""
-        with results_apart():
+        """Run the command, its steps on the status line; its result alone goes to stdout."""
+        with results_apart(), status_line():
             return super().invoke(ctx)
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 import click
 
+from stn_infer.cli.terminal.status import current_status
 from stn_infer.cli.terminal.verbosity import asked, stdout
 from stn_infer.errors import of_input
 from stn_infer.json_text import json_text
@@ -20,6 +20,14 @@ if TYPE_CHECKING:
 
 
 _REMARKS = ("note: ", "warning: ")  # what begins so is neither a result nor an error
+
+#: The colors of a line's first word, on a terminal; of a status also where it stands in a table.
+COLORS = {
+    **dict.fromkeys(("error:", "failed:", "failed", "broken"), "red"),
+    **dict.fromkeys(("warning:", "missing", "unavailable"), "yellow"),
+    **dict.fromkeys(("passed", "passed,", "verified:", "ok"), "green"),
+    "note:": "cyan",
+}
 
 
 def emit(result: object, text: Callable[[], None] | None = None) -> None:
@@ -45,6 +53,8 @@ def echo(*lines: object, err: bool = False) -> None:
     kept = [shown(str(line)) for line in lines]
     if asked().quiet:
         kept = [line for line in kept if not line.startswith(_REMARKS)]
+    if is_colored(err=err):
+        kept = [_painted(line) for line in kept]
     if kept or not lines:
         click.echo("\n".join(kept), file=_stream(err))
 
@@ -53,6 +63,11 @@ def tell(*lines: object) -> None:
     """Print lines on stderr that are neither results nor errors; nothing with ``--quiet``."""
     if not asked().quiet:
         echo(*lines, err=True)
+
+
+def _painted(line: str) -> str:
+    word, space, rest = line.partition(" ")
+    return click.style(word, fg=COLORS[word], bold=True) + space + rest if word in COLORS else line
 
 
 def echo_text(text: str, *, err: bool = False) -> None:
@@ -71,6 +86,10 @@ def is_colored(*, err: bool = False) -> bool:
 
 
 def _stream(err: bool) -> TextIO:
+    """The stream to print to; the status line makes way."""
+    status = current_status()
+    if status is not None:
+        status.clear()
     return sys.stderr if err else stdout()
 
 
@@ -90,26 +109,13 @@ def table_console(width: int = 160) -> Console:
     """A console for tables with plain-text cells; ``width`` is its width in columns if there is no terminal."""
     from rich.console import Console
 
-    console = Console(file=stdout(), highlight=False, markup=False, emoji=False)
+    console = Console(file=_stream(False), highlight=False, markup=False, emoji=False)
     if not console.is_terminal:
         console.width = width
     return console
 
 
-@contextmanager
-def progress_bar(what: str) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal, to be called with (done, total); None in a pipe, and with ``--quiet``."""
-    if asked().quiet or not sys.stderr.isatty():
-        yield None
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def update(done: int, total: int) -> None:
-            bar.update(task, completed=done, total=total)
-
-        yield update
+def progress_bar(what: str) -> Callable[[int, int], None] | None:
+    """A progress bar in place of the status line, to be called with (done, total); None where there is no line."""
+    status = current_status()
+    return None if status is None else lambda done, total: status.count(what, done, total)

@@ -9,7 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, emit, table_console
+from stn_infer.cli.output import COLORS, echo, emit, table_console
 from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.printing import shown
 
@@ -115,7 +115,7 @@ def _print(result: Verification) -> None:
     for column in _COLUMNS:
         table.add_column(column, overflow="fold")
     for report in result.backends:
-        table.add_row(*(Text(shown(text)) for text in _row(report)))
+        table.add_row(*(Text(shown(text), COLORS.get(text, "")) for text in _row(report)))
     table_console().print(table)
     for report in result.ran:
         for failure in report.failures:

@@ -21,6 +21,7 @@ from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
 from stn_infer.precision.probe import PrecisionLoss, Probe, activation_peaks
 from stn_infer.precision.rounding import rounded_in_float32
+from stn_infer.progress import step
 from stn_infer.proto.traversal import given_inputs
 from stn_infer.reference.calls import TracedRun
 
@@ -134,7 +135,9 @@ def convert(
     if precision == "int8":
         if calibration is None:
             raise UsageError("int8 is calibrated on your own images; add --calibrate PATH")
+        step(f"quantizing to INT8 on {calibration.samples} samples")
         return Converted(quantize(model, _named(model, calibration)))
+    step(f"converting to {precision.upper()}")
     half: Half = "fp16" if precision == "fp16" else "bf16"
     peaks = None
     if half == "fp16":
@@ -177,6 +180,7 @@ def lower(
     expected, source = Probe(model, plain=True), EagerBackend(loaded)
     loss = PrecisionLoss()
     eager: _Eager | None = None
+    step(f"comparing {precision.upper()} with FP32 on {described}")
     if precision == "int8":
         probes = [Probe(lowered)]
     else:

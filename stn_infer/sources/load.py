@@ -32,6 +32,7 @@ from stn_infer.activation import Scores
 from stn_infer.arrays import Array
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
 from stn_infer.metadata import RANDOM, ModelMetadata
+from stn_infer.progress import step
 from stn_infer.quiet import quiet
 from stn_infer.sources.hub import local
 from stn_infer.sources.identify import identify, registered_names
@@ -118,6 +119,7 @@ def load_source(
         raise UsageError(f"expected a module, or the name or path of a source, got {_named(source)}{hint}")
     source = local(source)
     found, name = identify(source), str(source)
+    step(f"loading {name}")
     match found.kind:
         case "recipe":
             loaded = _from_recipe_file(Path(source), weights, shapes, allow_code)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from stn_infer.metadata import ModelMetadata, Precision
+from stn_infer.progress import step
 from stn_infer.version import __version__
 
 if TYPE_CHECKING:
@@ -43,6 +44,7 @@ def build_plain(loaded: LoadedModel, precision: Precision = "fp32", dynamic_size
     """
     from stn_infer.torch_export.plain import BF16_OPSET, OPSET, export_program
 
+    step(f"exporting {loaded.name} with torch.onnx.export")
     return export_program(loaded, dynamic_size, opset=BF16_OPSET if precision == "bf16" else OPSET)
 
 
@@ -67,6 +69,7 @@ def build_portable(loaded: LoadedModel, precision: Precision = "fp32", dynamic_s
         names = [value.name for value in exported.model.graph.input]
         both = (loaded.input_shapes, other_shapes(loaded.input_shapes))
         sizes = [dict(zip(names, shapes, strict=True)) for shapes in both]
+    step("fusing spatial transformers")
     model, findings = fuse(exported.model, sizes)
     if exported.fixed_batch is not None:
         loaded = replace(loaded, fixed_batch=exported.fixed_batch)

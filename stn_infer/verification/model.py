@@ -10,6 +10,7 @@ import numpy as np
 
 from stn_infer.deviation import float32_tolerance
 from stn_infer.errors import ModelError
+from stn_infer.progress import step
 from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.onnx_file import OnnxReference
 from stn_infer.reference.samples import Batch, sample_batches
@@ -61,6 +62,7 @@ def verify_model(
         limits = replace(limits, grid_px=grid_tolerance)
     dependent = batch_dependent(reference, expectations, [value.name for value in model.graph.output])
     notes += [dependence_note(dependent)] if dependent else []
+    step("verifying: comparing onnxruntime with it")
     runner = open_runner("ort", model, loaded, "cpu")
     try:
         judgment = judge(runner, reference, expectations, limits)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from stn_infer.arrays import Array
 from stn_infer.deviation import Level
 from stn_infer.errors import ModelError
+from stn_infer.progress import step
 from stn_infer.reference.calls import SamplerCall
 from stn_infer.reference.model import ReferenceModel
 from stn_infer.reference.onnx_file import OrtReference
@@ -41,6 +42,7 @@ class Expectation:
 
 def expect(reference: ReferenceModel, batches: Sequence[Batch]) -> list[Expectation]:
     """Run the reference on each batch."""
+    step(f"verifying: running {reference.title}")
     return [Expectation(batch, *reference.run(batch.inputs)) for batch in batches]
 
 

@@ -27,6 +27,7 @@ from stn_infer.backends.tensorrt.timing_cache import TimingCache
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.progress import step
 
 if TYPE_CHECKING:
     import onnx
@@ -154,6 +155,7 @@ def build_or_reuse(
             reason = why_stale(request.key, previous)
         else:
             reason = cache.why_missing(request.key, request.source)
+        step(f"building an engine for {request.key.gpu or request.key.sm}: {reason}")
         plan, sidecar = _build(request, _timing(request, cache, fresh=rebuild), budget)
         engine = Engine(plan.engine, sidecar, True, reason, request.notes, plan.warnings)
         cache.store(engine.data, engine.sidecar)
