@@ -9,8 +9,8 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import emit, tell
-from stn_infer.cli.terminal.verbosity import asked
+from stn_infer.cli.output import emit
+from stn_infer.progress import detail
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -140,5 +140,5 @@ def command(
         rebuild=rebuild,
     )
     emit(report)
-    for warning in report.warnings if asked().verbose else ():
-        tell(f"{report.sidecar.key.runtime}: {warning}")
+    for warning in report.warnings:
+        detail(f"{report.sidecar.key.runtime}: {warning}")
