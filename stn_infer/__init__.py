@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from stn_infer.api.bench import bench
     from stn_infer.api.doctor import Diagnosis, doctor
     from stn_infer.api.engines.build import BuildReport, build
+    from stn_infer.api.engines.inspect import EngineReport, inspect_engine
     from stn_infer.api.evaluate import Evaluation, evaluate
     from stn_infer.api.export import ExportReport, export
     from stn_infer.api.lint import LintFinding, LintReport, lint
@@ -56,6 +57,7 @@ _HOMES = {
     "BuildOptions": "backends.tensorrt.options",
     "BuildReport": "api.engines.build",
     "Diagnosis": "api.doctor",
+    "EngineReport": "api.engines.inspect",
     "Evaluation": "api.evaluate",
     "ExportReport": "api.export",
     "LintFinding": "api.lint",
@@ -77,6 +79,7 @@ _HOMES = {
     "doctor": "api.doctor",
     "evaluate": "api.evaluate",
     "export": "api.export",
+    "inspect_engine": "api.engines.inspect",
     "lint": "api.lint",
     "load_source": "sources.load",
     "open_backend": "api.open",
@@ -95,6 +98,7 @@ __all__ = [
     "BuildOptions",
     "BuildReport",
     "Diagnosis",
+    "EngineReport",
     "Evaluation",
     "ExportReport",
     "LintFinding",
@@ -117,6 +121,7 @@ __all__ = [
     "doctor",
     "evaluate",
     "export",
+    "inspect_engine",
     "lint",
     "load_source",
     "open_backend",

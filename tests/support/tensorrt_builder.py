@@ -27,7 +27,7 @@ def on_gpu(monkeypatch: pytest.MonkeyPatch, runtime: Callable[[], TensorRT], gpu
     """Build engines with a stand-in, as on a machine with a GPU; models are not parsed in a process of their own."""
     monkeypatch.setattr(engine, "load_runtime", lambda name: runtime())
     monkeypatch.setattr(engine, "current_gpu", lambda index: gpu())
-    monkeypatch.setattr(engine, "_on_device", lambda request: nullcontext())
+    monkeypatch.setattr(engine, "current_device", lambda index: nullcontext())
     monkeypatch.setattr(trial, "try_parser", lambda *arguments: None)
 
 

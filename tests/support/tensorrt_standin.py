@@ -35,6 +35,7 @@ class ILogger:
     class Severity(Enum):
         INTERNAL_ERROR = 0
         ERROR = 1
+        WARNING = 2
 
     def __init__(self) -> None:
         pass

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device
 from stn_infer.backends.tensorrt.compatibility import check_usable
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
+from stn_infer.backends.tensorrt.plan import check_header
 from stn_infer.backends.tensorrt.runtime import (
     Gpu,
     RuntimeName,
@@ -29,7 +31,7 @@ from stn_infer.backends.tensorrt.runtime import (
     runtime_name,
 )
 from stn_infer.budget import Budget
-from stn_infer.errors import ModelError, UsageError
+from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
 
@@ -100,7 +102,9 @@ def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeN
         )
     loaded = load_runtime(chosen)
     gpu = current_gpu(target.index)
-    if sidecar is not None:
+    if sidecar is None:
+        check_header(engine, label, loaded)
+    else:
         check_usable(label, sidecar, loaded, gpu)
 
     from stn_infer.backends.slots import CudaStreams
@@ -108,8 +112,7 @@ def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeN
     from stn_infer.backends.tensorrt.executor import Executor
 
     logger = make_logger(loaded.module)
-    if sidecar is not None and sidecar.key.plugin_sha256:
-        load_plugin_of(label, sidecar, loaded, logger)
+    register_plugins(label, sidecar, loaded, logger)
     device = CudaDevice(target.index)
     host_code = sidecar is not None and VERSION_COMPATIBLE in sidecar.key.flags
     executor = Executor(loaded, engine, device, logger, host_code=host_code)
@@ -119,20 +122,25 @@ def _opened(label: str, engine: bytes, sidecar: Sidecar | None, chosen: RuntimeN
     return TensorRTBackend(executor, opened, metadata, CudaStreams(device.device))
 
 
-def load_plugin_of(label: str, sidecar: Sidecar, runtime: TensorRT, logger: Any) -> None:
-    """Register the plugin library that an engine was built with.
+def register_plugins(label: str, sidecar: Sidecar | None, runtime: TensorRT, logger: Any) -> None:
+    """Register the plugin library that an engine was built with; for an engine without a sidecar, ours if it is there.
 
     Raises:
-        MissingDependencyError: the plugin library is not built.
+        MissingDependencyError: the engine needs the plugin library, which is not built.
         ModelError: the plugin library is not the one that the engine was built with, or TensorRT rejects it.
     """
     from stn_infer import plugin
     from stn_infer.backends.tensorrt.builder import load_plugins
 
-    library: Path = plugin.library_path()
-    if hashlib.sha256(library.read_bytes()).hexdigest() != sidecar.key.plugin_sha256:
-        raise ModelError(f"{label} was built with another plugin library than {library}; build it again")
-    load_plugins(runtime.module, library, logger)
+    if sidecar is None:
+        if runtime.name == "tensorrt":
+            with suppress(MissingDependencyError, ModelError):  # the engine may need none
+                load_plugins(runtime.module, plugin.library_path(), logger)
+    elif sidecar.key.plugin_sha256:
+        library: Path = plugin.library_path()
+        if hashlib.sha256(library.read_bytes()).hexdigest() != sidecar.key.plugin_sha256:
+            raise ModelError(f"{label} was built with another plugin library than {library}; build it again")
+        load_plugins(runtime.module, library, logger)
 
 
 @dataclass(frozen=True)

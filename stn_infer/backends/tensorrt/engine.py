@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import re
 import time
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from stn_infer.backends.tensorrt.engine_cache import (
 )
 from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.backends.tensorrt.profiles import resolve_profiles
-from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, current_gpu, load_runtime
+from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, current_device, current_gpu, load_runtime
 from stn_infer.backends.tensorrt.timing_cache import TimingCache
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
@@ -179,7 +178,7 @@ def _build(request: EngineRequest, timing: TimingCache | None, budget: Budget | 
     prepared = prepare(request.model, request.runtime, plugin=request.plugin is not None)
     device = request.options.device if request.gpu.name else None
     try_parser(prepared, request.runtime.name, request.plugin, request.source, device, budget)
-    with _on_device(request):
+    with current_device(device):
         plan = build_plan(
             request.runtime,
             prepared,
@@ -219,15 +218,6 @@ def _batch_axes(model: onnx.ModelProto) -> dict[str, str]:
         value.name: value.type.tensor_type.shape.dim for value in (*given_inputs(model.graph), *model.graph.output)
     }
     return {name: dims[0].dim_param for name, dims in shapes.items() if dims and dims[0].dim_param}
-
-
-def _on_device(request: EngineRequest) -> AbstractContextManager[Any]:
-    """A context on the GPU to build for, since TensorRT builds for the current GPU; none for a named target."""
-    if not request.gpu.name:
-        return nullcontext()
-    import torch
-
-    return torch.cuda.device(request.options.device)
 
 
 def _has_sampler(model: onnx.ModelProto) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from stn_infer.backends.tensorrt.cuda_stream import Cuda
-from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error
+from stn_infer.backends.tensorrt.runtime import TensorRT, last_error, load_plan
 from stn_infer.errors import InputError, ModelError
 
 Shape = tuple[int, ...]
@@ -59,7 +59,7 @@ class Executor:
         engine: the serialized engine.
         cuda: the device.
         logger: TensorRT's, from ``make_logger``.
-        host_code: let the engine run code for the CPU: a version-compatible engine contains a runtime.
+        host_code: as for :func:`~stn_infer.backends.tensorrt.runtime.load_plan`.
 
     Raises:
         ModelError: the engine cannot be deserialized, or PyTorch has no dtype for one of its tensors.
@@ -67,13 +67,8 @@ class Executor:
 
     def __init__(self, runtime: TensorRT, engine: bytes, cuda: Cuda, logger: Any, *, host_code: bool = False) -> None:
         self._trt, self._cuda, self._logger = runtime.module, cuda, logger
-        self._runtime = created(runtime.module.Runtime, logger)
-        if host_code:
-            self._runtime.engine_host_code_allowed = True
         with cuda.ordered():  # TensorRT uses the current GPU
-            self._engine = self._runtime.deserialize_cuda_engine(engine)
-        if self._engine is None:
-            raise ModelError(f"{runtime.title} {runtime.version} cannot load the engine: {last_error(logger)}")
+            self._runtime, self._engine = load_plan(runtime, engine, logger, host_code=host_code)
         names = [self._engine.get_tensor_name(index) for index in range(self._engine.num_io_tensors)]
         input_mode = self._trt.TensorIOMode.INPUT
         self.inputs = tuple(self._tensor(name) for name in names if self._engine.get_tensor_mode(name) == input_mode)

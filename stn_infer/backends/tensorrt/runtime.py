@@ -9,11 +9,12 @@ from __future__ import annotations
 import gc
 import importlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal, get_args
 
-from stn_infer.errors import MissingDependencyError, UsageError, one_line
+from stn_infer.errors import MissingDependencyError, ModelError, UsageError, one_line
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
@@ -125,6 +126,27 @@ def created(factory: Callable[[Any], Any], logger: Any) -> Any:
             gc.enable()
 
 
+def load_plan(runtime: TensorRT, plan: bytes, logger: Any, *, host_code: bool = False) -> tuple[Any, Any]:
+    """A serialized engine, loaded on the current GPU: (TensorRT's runtime, which must outlive it, the engine).
+
+    Args:
+        runtime: the runtime and version that built it.
+        plan: the serialized engine.
+        logger: from :func:`make_logger`.
+        host_code: let the engine run code for the CPU: a version-compatible engine contains a runtime.
+
+    Raises:
+        ModelError: TensorRT cannot load it.
+    """
+    loader = created(runtime.module.Runtime, logger)
+    if host_code:
+        loader.engine_host_code_allowed = True
+    engine = loader.deserialize_cuda_engine(plan)
+    if engine is None:
+        raise ModelError(f"{runtime.title} {runtime.version} cannot load the engine: {last_error(logger)}")
+    return loader, engine
+
+
 def last_error(logger: Any) -> str:
     """The first logged error, on one line; later errors are mostly its consequences."""
     return one_line(logger.errors[0]) if logger.errors else "it gives no reason"
@@ -146,3 +168,12 @@ def current_gpu(index: int = 0) -> Gpu:
         )
     major, minor = torch.cuda.get_device_capability(index)
     return Gpu(torch.cuda.get_device_name(index), f"sm{major}{minor}")
+
+
+def current_device(index: int | None) -> AbstractContextManager[Any]:
+    """A context in which a GPU is the current one, for which TensorRT builds and loads engines; None: no change."""
+    if index is None:
+        return nullcontext()
+    import torch
+
+    return torch.cuda.device(index)

@@ -19,6 +19,7 @@ from stn_infer.cli.main import main
 from stn_infer.errors import InputError
 from stn_infer.metadata import ModelMetadata
 from tests.support.streams_standin import Inline
+from tests.support.tensorrt_engines import plan_of
 from tests.support.tensorrt_standin import Cuda, Module, Script
 
 ENGINE = b"an engine, as far as its sidecar can tell"
@@ -54,7 +55,12 @@ CASES = {
     "empty": (lambda path: path.write_bytes(b""), "is empty; expected a TensorRT engine"),
     "of another sidecar": (exchange, "is not the engine that m.engine.json describes"),
     "with a damaged sidecar": (damage_sidecar, "m.engine.json is damaged"),
-    "foreign": (lambda path: path.write_bytes(b"MZ no engine"), "TensorRT 11.4.0 cannot load the engine"),
+    "not one": (lambda path: path.write_bytes(b"MZ no engine"), "m.engine is not a TensorRT engine: it begins with"),
+    "of another tool": (lambda path: path.write_bytes(plan_of()), "TensorRT 11.4.0 cannot load the engine"),
+    "of another tool and version": (
+        lambda path: path.write_bytes(plan_of(version="10.9.0.34")),
+        "m.engine was built with TensorRT 10.9.0.34, this is 11.4.0; build it again",
+    ),
     "of another version": (lambda path: write(path, runtime_version="10.9.0"), "built with TensorRT 10.9.0, this is"),
     "of another GPU": (lambda path: write(path, gpu="another", sm="sm90"), "built for another (sm90), this is a GPU"),
     "of TensorRT-RTX": (
@@ -70,6 +76,7 @@ def test_an_engine_that_cannot_be_used_is_one_line(monkeypatch: pytest.MonkeyPat
     script = Script(deserializes=False)
     monkeypatch.setattr(backend_module, "load_runtime", lambda name: TensorRT(name, Module(script), "11.4.0"))
     monkeypatch.setattr(backend_module, "current_gpu", lambda index: GPU)
+    monkeypatch.setenv("STN_PLUGIN_LIBRARY", str(tmp_path / "none.so"))
     monkeypatch.setattr("stn_infer.backends.tensorrt.cuda_stream.CudaDevice", lambda index: Cuda(script))
     make, message = CASES[case]
     make(tmp_path / "m.engine")

@@ -20,9 +20,9 @@ from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.backend import (
     Opened,
     TensorRTBackend,
-    load_plugin_of,
     open_engine,
     open_tensorrt,
+    register_plugins,
 )
 from stn_infer.backends.tensorrt.cuda_stream import CudaDevice
 from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar, write_engine
@@ -34,6 +34,7 @@ from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
 from tests.support import tensorrt_standin as standin
 from tests.support.streams_standin import Inline, Late
+from tests.support.tensorrt_engines import plan_of
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 from tests.support.tensorrt_standin import Cuda, DataType, Module, Script
 
@@ -271,13 +272,13 @@ def sidecar_of(**change: Any) -> Sidecar:
 def test_an_engine_built_with_another_plugin_is_rejected() -> None:
     library_or_skip()
     with pytest.raises(ModelError, match="was built with another plugin library"):
-        load_plugin_of("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
+        register_plugins("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
 
 
 def test_an_engine_whose_plugin_is_missing_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv(plugin.ENVIRONMENT, str(tmp_path / "none.so"))
     with pytest.raises(MissingDependencyError, match="the plugin library is not built"):
-        load_plugin_of("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
+        register_plugins("m", sidecar_of(plugin_sha256="0"), TensorRT("tensorrt", None, "11.4.0"), None)
 
 
 def test_engines_that_cannot_be_opened(tmp_path: Path) -> None:
@@ -309,7 +310,8 @@ def test_opening_an_engine_and_a_file_that_is_not_one(
     monkeypatch.setattr("stn_infer.backends.slots.CudaStreams", lambda device: Inline())
     path = tmp_path / "m.engine"
     if not deserializes:
-        path.write_bytes(b"no engine at all")
+        path.write_bytes(plan_of())
+        monkeypatch.setenv(plugin.ENVIRONMENT, str(tmp_path / "none.so"))
         with pytest.raises(ModelError, match=r"TensorRT 11\.4\.0 cannot load the engine: Serialization"):
             open_engine(path)
         return
