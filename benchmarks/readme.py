@@ -1,6 +1,6 @@
 """Generate the README's figures from the result files.
 
-    python benchmarks/readme.py            # write them into README.md, peers/README.md and docs/latency.svg
+    python benchmarks/readme.py            # write them into README.md, peers/README.md and docs/speedup.svg
     python benchmarks/readme.py --check    # check that they are up to date
 
 A block between ``<!-- figures: NAME -->`` and ``<!-- end -->`` is replaced by the text that :data:`BLOCKS` generates.
@@ -21,7 +21,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.peers.bounds import Bound
 from benchmarks.peers.compare import table
 from stn_infer.benchmarking.record import Measurement
-from stn_infer.benchmarking.report.plots import plots
+from stn_infer.benchmarking.report.chart import as_file, panel
+from stn_infer.benchmarking.report.names import names
 from stn_infer.benchmarking.report.speedup import ratio_text, speedup
 from stn_infer.benchmarking.result import BenchResult, read_result
 from stn_infer.models.catalog import SHIPPED, shipped
@@ -29,7 +30,7 @@ from stn_infer.models.catalog import SHIPPED, shipped
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
 PEERS = ROOT / "benchmarks" / "peers" / "README.md"
-PLOT = ROOT / "docs" / "latency.svg"
+PLOT = ROOT / "docs" / "speedup.svg"
 CONFORMANCE = ROOT / "docs" / "conformance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINE = "xeon-2.5ghz-2-cores"
@@ -161,10 +162,12 @@ def filled(text: str) -> str:
 
 
 def plot() -> str:
-    """Latency and throughput of the tutorial STN against batch size, as SVG."""
+    """Speedups of the whole tutorial STN at batch 256, as SVG."""
     result = peers()
     model = next(model for model in result.models if model.name == "tutorial-stn-r")
-    return plots(result, model)[0] + "\n"
+    over = names(result, model)["ort-plain"]
+    heading = f"Tutorial STN, batch 256: speedup over {over}"
+    return as_file([panel(result, model, 256, "ort-plain", heading)], "Speedups with 95 % confidence intervals")
 
 
 def _ms(row: Measurement) -> str:
@@ -191,6 +194,8 @@ def main() -> None:
             raise SystemExit(f"the figures in {page.name} do not match the results; run benchmarks/readme.py")
         if not check:
             page.write_text(after, encoding="utf-8")
+    if check and PLOT.read_text(encoding="utf-8") != plot():
+        raise SystemExit(f"{PLOT.name} does not match the results; run benchmarks/readme.py")
     if not check:
         PLOT.write_text(plot(), encoding="utf-8")
 

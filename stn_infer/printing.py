@@ -26,6 +26,12 @@ def shown(text: str) -> str:
     return _INVISIBLE.sub(_escape, text)
 
 
+def shortened(text: str, longest: int = 42) -> str:
+    """As :func:`shown`, cut after ``longest`` characters."""
+    text = shown(text)
+    return text if len(text) <= longest else f"{text[: longest - 1]}…"
+
+
 def shown_lines(text: str) -> str:
     """As :func:`shown`, for text of several lines of our own: line breaks and tabs stay."""
     return _INVISIBLE.sub(lambda found: found[0] if found[0] in "\n\t" else _escape(found), text)

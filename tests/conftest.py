@@ -13,6 +13,7 @@ import pytest
 
 from stn_infer.backends.tensorrt.runtime import TensorRT, load_runtime
 from tests.support import shared
+from tests.support.browser import Browser, browser_or_skip
 from tests.support.tensorrt_parts import module_or_skip
 
 
@@ -52,6 +53,13 @@ def interruptible() -> None:
     """Ctrl-C interrupts, in the processes that tests start too; a shell makes its background jobs ignore it."""
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Chromium; tests that look at pages are skipped where there is none."""
+    with browser_or_skip() as found:
+        yield found
 
 
 @pytest.fixture(scope="session", autouse=True)

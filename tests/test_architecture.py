@@ -56,6 +56,7 @@ FLOORS = (
     "files",
     "deviation",
     "errors",
+    "web",
     "printing",
     "json_text",
     "progress",

@@ -33,7 +33,7 @@ from benchmarks.peers.bounds import Bound, Rates, bound, measure_rates
 from stn_infer.api.bench import make_request, measure
 from stn_infer.backends.device import Device
 from stn_infer.benchmarking.record import Measurement
-from stn_infer.benchmarking.report.speedup import ratio_text, speedup
+from stn_infer.benchmarking.report.speedup import ratio_text, reported
 from stn_infer.benchmarking.request import Case, Method
 from stn_infer.benchmarking.result import BenchResult
 
@@ -102,7 +102,8 @@ def table(result: BenchResult, bounds: list[Bound]) -> str:
             if row is None or row.status != "timed":
                 theirs, ratio = (row.reason if row else "not run"), ""
             else:
-                theirs, ratio = _figure(row), "" if best is None else ratio_text(speedup(best, row))
+                found = None if best is None else reported(best, row)
+                theirs, ratio = _figure(row), ratio_text(found) if found else "" if best is None else "unstable"
             case = f"{least.model}, batch {least.batch_size}"
             lines.append(f"| {case} | {least.ms:.3g} ({least.by}) | {own} | {peer} | {theirs} | {ratio} |")
     return "\n".join(lines)

@@ -10,6 +10,7 @@ def test_the_figures_match_the_result_files() -> None:
     texts = [page.read_text(encoding="utf-8") for page in (readme.README, readme.PEERS)]
     for text in texts:
         assert readme.filled(text) == text, "run benchmarks/readme.py"
+    assert readme.PLOT.read_text(encoding="utf-8") == readme.plot(), "run benchmarks/readme.py"
     for name in readme.BLOCKS:
         assert f"<!-- figures: {name} -->" in "".join(texts)
 

@@ -151,12 +151,12 @@ def test_compare_exits_with_1_on_a_regression(tmp_path: Path) -> None:
     assert wrong.exit_code == 2
 
 
-def test_report_writes_three_files(tmp_path: Path) -> None:
+def test_report_writes_its_files(tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is in the report extra")
     path = tmp_path / "result.json"
     path.write_text(simulated(ort=Simulated(noisy(1.0))).to_json())
     done = CliRunner().invoke(main, ["bench", "report", str(path), "-o", str(tmp_path)], catch_exceptions=False)
-    assert done.stdout.count("wrote") == 3
+    assert done.stdout.count("wrote") == 4
     assert (tmp_path / "report.html").read_text().startswith("<!DOCTYPE html>")
 
 

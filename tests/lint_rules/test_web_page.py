@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
-import subprocess
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -13,6 +11,7 @@ import pytest
 from stn_infer.lint_rules.context import LintFinding
 from stn_infer.lint_rules.report import LintReport, TargetVerdict
 from stn_infer.lint_rules.web_page import to_html
+from tests.support.browser import WIDTHS, Browser
 
 HOSTILE = '<script src="https://example.org/x.js"></script>\x1b[2J&"\''
 VOID = {"meta", "link", "br"}
@@ -102,30 +101,18 @@ def test_styles_for_dark_screens_and_paper() -> None:
     assert "prefers-color-scheme: dark" in text and "@media print" in text
     named = set(re.findall(r"var\(--([a-z]+)\)", text))
     light, dark = (set(re.findall(r"--([a-z]+):", block)) for block in re.findall(r":root \{([^}]*)\}", text))
-    assert named == light == dark
-
-
-_WIDTH = "<script>document.title = document.documentElement.scrollWidth + '/' + innerWidth</script></body>"
+    assert named and named <= light == dark
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("width", [360, 1280])
-def test_nothing_is_wider_than_the_window(width: int, tmp_path: Path) -> None:
-    browser = shutil.which("chromium") or shutil.which("google-chrome")
-    if browser is None:
-        pytest.skip("no chromium or google-chrome is installed, which measures the page")
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_fits_and_is_readable(width: int, browser: Browser, tmp_path: Path) -> None:
     text = to_html(report(count=25, name="/model/" + "encoder_block_" * 20, path=f"{'long' * 50}.onnx"))
-    # in a frame of the width: a window has a least one
-    inner = (
-        re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</body>", _WIDTH).replace("<details>", "<details open>")
-    )
-    (tmp_path / "page.html").write_text(inner)
-    (tmp_path / "frame.html").write_text(
-        f'<body><iframe src="page.html" width="{width}" height="900" onload="'
-        'document.title = contentDocument.title"></iframe></body>'
-    )
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--allow-file-access-from-files", "--dump-dom"]
-    options += [f"--user-data-dir={tmp_path / 'profile'}", (tmp_path / "frame.html").as_uri()]
-    done = subprocess.run([browser, *options], capture_output=True, text=True, timeout=120, check=True)
-    found = re.search(r"<title>(\d+)/(\d+)</title>", done.stdout)
-    assert found is not None and int(found[1]) <= int(found[2]) == width
+    (tmp_path / "lint.html").write_text(text, encoding="utf-8")
+    for scheme in ("light", "dark"):
+        with browser.open(tmp_path / "lint.html", width, scheme) as shown:
+            shown.picture(f"lint-{width}-{scheme}")
+            shown.unfold()
+            assert shown.overflow <= 0
+            assert shown.faint() == []
+            assert shown.problems == []

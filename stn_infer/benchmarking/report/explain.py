@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stn_infer.benchmarking.record import Measurement
-from stn_infer.benchmarking.report.speedup import baseline, speedup, speedup_text
+from stn_infer.benchmarking.report.speedup import baseline, reported, speedup_text
 from stn_infer.benchmarking.result import BenchResult
 
 _NAMES = {"grid": "in the sampling grid", "sampling": "in the sampling", "rest": "in the rest of the network"}
@@ -35,7 +35,9 @@ def _fastest(rows: Sequence[Measurement], batch: int, kernels: bool) -> str:
     fastest = min(timed, key=lambda row: row.median_ms or 0.0)
     if fastest is against:
         return f"at batch {batch} nothing is faster than {against.variant}"
-    ratio = speedup(fastest, against)
+    ratio = reported(fastest, against)
+    if ratio is None:
+        return f"at batch {batch} {fastest.variant} has the lowest median{_doubt(fastest, against)}"
     if ratio.value <= 1 or (ratio.low is not None and not ratio.excludes_one):
         return f"at batch {batch} no variant is significantly faster than {against.variant}"
     text = f"at batch {batch} {fastest.variant} is the fastest: {speedup_text(ratio, against.variant)}"
@@ -47,7 +49,9 @@ def _grid(rows: Sequence[Measurement], kernels: bool) -> str:
     shares = [_share(row, "grid") for row in (plain, ours)]
     if plain is None or ours is None or shares[0] is None or shares[1] is None:
         return ""
-    ratio = speedup(ours, plain)
+    ratio = reported(ours, plain)
+    if ratio is None:
+        return ""
     time = "kernels' time" if kernels else "time"
     if ratio.value < 1.02 or (ratio.low is not None and not ratio.excludes_one):
         return (
@@ -65,7 +69,9 @@ def _pair(rows: Sequence[Measurement], before: str, after: str, kernels: bool) -
     ours, fused = _timed(rows, before), _timed(rows, after)
     if ours is None or fused is None or _share(ours, "grid") is None or _share(fused, "grid") is None:
         return ""
-    ratio = speedup(fused, ours)
+    ratio = reported(fused, ours)
+    if ratio is None:
+        return ""
     certain = ratio.low is None or ratio.excludes_one
     outcome = f"has a {speedup_text(ratio, before)}" if certain else f"is not significantly faster than {before}"
     values = [(row.shares or {}) if kernels else _stages_ms(row) for row in (ours, fused)]

@@ -1,39 +1,36 @@
-"""A result as Markdown, CSV and a self-contained HTML page, all derived from the JSON."""
+"""A result as Markdown with its chart, as CSV and as an HTML page, all derived from the JSON."""
 
 from __future__ import annotations
 
 import csv
-import html
 import io
-from dataclasses import replace
 from pathlib import Path
 
 from stn_infer.benchmarking.record import STAGES
 from stn_infer.benchmarking.report import tables
+from stn_infer.benchmarking.report.chart import as_file
 from stn_infer.benchmarking.report.compare import ResultComparison
 from stn_infer.benchmarking.report.notes import lines_below
+from stn_infer.benchmarking.report.page import built, chart_label, charted, environment, page, title
 from stn_infer.benchmarking.report.tables import Table
-from stn_infer.benchmarking.result import BenchResult, Model
+from stn_infer.benchmarking.report.verdict import verdict
+from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.stats import FLOORS
 from stn_infer.errors import OutputError
 from stn_infer.files import write_atomically
 from stn_infer.printing import markdown_cell, shown, spreadsheet_cell
+
+CHART = "speedup.svg"
 
 _CSV = (
     *("model", "precision", "device", "boundary", "batch_size", "variant", "status", "reason", "error", "samples"),
     *("samples_per_second", "spread", "outliers", "flags", "load_s", "first_call_ms"),
     *("share_grid", "share_sampling", "share_rest", "left_out"),
 )
-_STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 72em; margin: 2em auto; padding: 0 1em; color: #222 }
-table { border-collapse: collapse; margin: 1em 0; font-size: 14px } caption { text-align: left; font-weight: bold }
-th, td { padding: .25em .7em; border-bottom: 1px solid #ddd; text-align: right; white-space: nowrap }
-th:nth-child(2), td:nth-child(2) { text-align: left } svg { max-width: 100%; height: auto }
-"""
 
 
 def write_report(result: BenchResult, folder: Path) -> tuple[Path, ...]:
-    """Write ``report.md``, ``report.csv`` and ``report.html`` into ``folder``; their paths.
+    """Write ``report.html``, ``report.csv``, ``report.md`` and its chart ``speedup.svg`` into ``folder``; their paths.
 
     Raises:
         MissingDependencyError: matplotlib is missing, which draws the page's plots.
@@ -44,23 +41,29 @@ def write_report(result: BenchResult, folder: Path) -> tuple[Path, ...]:
     except OSError as error:
         raise OutputError(f"cannot make the folder {folder}: {error.strerror or error}") from None
     contents = {"report.md": markdown(result), "report.csv": as_csv(result), "report.html": page(result)}
+    if charted(result):
+        contents[CHART] = as_file(charted(result), chart_label(result))
     for name, content in contents.items():
         write_atomically(folder / name, content.encode())
     return tuple(folder / name for name in contents)
 
 
 def markdown(result: BenchResult) -> str:
-    """The tables of each model, and what a reader must know below."""
-    parts = ["# Benchmark\n"]
+    """The verdict and the chart, the tables of each model, where and how it was measured; the notes are folded away."""
+    parts = [f"# {markdown_cell(title(result))}\n", *map(markdown_cell, verdict(result)), ""]
+    if charted(result):
+        parts += [f"![{markdown_cell(chart_label(result))}]({CHART})", ""]
     for model in result.models:
         main = tables.latencies(result, model)
         parts += [f"## {markdown_cell(main.caption)}\n", *_markdown_table(main), ""]
         for table in tables.beside(result, model):
             parts += [f"{markdown_cell(table.caption)}:\n", *_markdown_table(table), ""]
-        parts += [*map(markdown_cell, _built(model)), ""]
-    parts += [f"- {markdown_cell(line)}" for line in lines_below(result)]
-    parts += ["", *map(markdown_cell, _origin(result))]
-    return "\n".join(parts) + "\n"
+        parts += [*map(markdown_cell, built(model)), ""]
+    parts += ["## Environment\n", *(f"- {name}: {markdown_cell(value)}" for name, value in environment(result)), ""]
+    if result.command:
+        parts += ["## Command\n", *(f"    {line}" for line in shown(result.command).splitlines()), ""]
+    parts += ["<details><summary>Notes</summary>\n", *(f"- {markdown_cell(line)}" for line in lines_below(result))]
+    return "\n".join([*parts, "\n</details>"]) + "\n"
 
 
 def comparison_markdown(comparison: ResultComparison) -> str:
@@ -75,11 +78,6 @@ def _markdown_table(table: Table) -> list[str]:
         "|" + "|".join("---:" if table.is_figure(name) else "---" for name in table.headings) + "|",
         *("| " + " | ".join(map(markdown_cell, row)) + " |" for row in table.rows),
     ]
-
-
-def _built(model: Model) -> list[str]:
-    made = ", ".join(f"{name} {seconds:.1f} s" for name, seconds in model.build_s.items())
-    return [f"Files written before timing: {made}."] if made else []
 
 
 def as_csv(result: BenchResult) -> str:
@@ -107,41 +105,3 @@ def as_csv(result: BenchResult) -> str:
         )
         writer.writerow([spreadsheet_cell(cell) if isinstance(cell, str) else cell for cell in cells])
     return out.getvalue()
-
-
-def page(result: BenchResult) -> str:
-    """One HTML page that needs no other file: plots as SVG, tables, cold start, samplers.
-
-    Raises:
-        MissingDependencyError: matplotlib is missing.
-    """
-    from stn_infer.benchmarking.report.plots import plots
-
-    parts = [f"<h1>Benchmark: {html.escape(shown(', '.join(model.name for model in result.models)))}</h1>"]
-    parts += ["<ul>", *(f"<li>{html.escape(shown(line))}</li>" for line in lines_below(result)), "</ul>"]
-    for model in result.models:
-        main = tables.latencies(result, model)
-        parts += [f"<h2>{html.escape(shown(main.caption))}</h2>", _html_table(replace(main, caption=""))]
-        parts += [f"<figure>{svg}</figure>" for svg in plots(result, model)]
-        parts += [_html_table(table) for table in tables.beside(result, model)]
-        parts += [f"<p>{html.escape(shown(line))}</p>" for line in _built(model)]
-    parts += [f"<p>{html.escape(shown(line))}</p>" for line in _origin(result)]
-    body = "\n".join(parts)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8"><title>Benchmark</title>'
-        f"<style>{_STYLE}</style></head>\n<body>\n{body}\n</body></html>\n"
-    )
-
-
-def _html_table(table: Table) -> str:
-    head = "".join(f"<th>{html.escape(name)}</th>" for name in table.headings)
-    lines = ["<tr>" + "".join(f"<td>{html.escape(shown(cell))}</td>" for cell in row) + "</tr>" for row in table.rows]
-    title = f"<caption>{html.escape(shown(table.caption))}</caption>" if table.caption else ""
-    return f"<table>{title}<tr>{head}</tr>\n" + "\n".join(lines) + "</table>"
-
-
-def _origin(result: BenchResult) -> list[str]:
-    versions = ", ".join(f"{name} {version}" for name, version in result.versions.items())
-    command = f"Made {result.created} by `{result.command}`." if result.command else f"Made {result.created}."
-    settings = ", ".join(f"{name}: {value}" for name, value in result.settings.items())
-    return [command, f"Versions: {versions}. Settings: {settings}. System: {result.machine.system}."]

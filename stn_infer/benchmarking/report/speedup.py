@@ -24,13 +24,34 @@ def speedup(row: Measurement, over: Measurement) -> Interval:
     return paired_ratio([slow for slow, _ in shared], [fast for _, fast in shared])
 
 
+def reported(row: Measurement, over: Measurement) -> Interval | None:
+    """The speedup that reports give; None where a row is unstable and the rounds are too few for an interval."""
+    ratio = speedup(row, over)
+    return None if ratio.low is None and (row.flags or over.flags) else ratio
+
+
 def ratio_text(ratio: Interval) -> str:
     """``3.12x (2.98 to 3.27)``: in brackets the 95 % interval; without it where there are too few rounds."""
-    text = f"{ratio.value:.2f}x"
-    return text if ratio.low is None else f"{text} ({ratio.low:.2f} to {ratio.high:.2f})"
+    text = f"{digits(ratio.value)}x"
+    return text if ratio.low is None else f"{text} ({_bounds(ratio)})"
 
 
 def speedup_text(ratio: Interval, over: str) -> str:
     """``3.12x speedup over eager (95 % CI 2.98 to 3.27)``; without the interval where there are too few rounds."""
-    text = f"{ratio.value:.2f}x speedup over {over}"
-    return text if ratio.low is None else f"{text} (95 % CI {ratio.low:.2f} to {ratio.high:.2f})"
+    text = f"{digits(ratio.value)}x speedup over {over}"
+    return text if ratio.low is None else f"{text} ({bounds_text(ratio)})"
+
+
+def bounds_text(ratio: Interval) -> str:
+    """``95 % CI 2.98 to 3.27``; empty where there are too few rounds."""
+    return f"95 % CI {_bounds(ratio)}" if ratio.low is not None else ""
+
+
+def digits(value: float) -> str:
+    """Three digits of a ratio, at most two of them after the point."""
+    return f"{value:.{2 if value < 9.995 else 1 if value < 99.95 else 0}f}"
+
+
+def _bounds(ratio: Interval) -> str:
+    assert ratio.low is not None and ratio.high is not None
+    return f"{digits(ratio.low)} to {digits(ratio.high)}"

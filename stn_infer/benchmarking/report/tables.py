@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from stn_infer.benchmarking import stats
 from stn_infer.benchmarking.record import STAGES, Measurement
 from stn_infer.benchmarking.report.compare import ResultComparison
-from stn_infer.benchmarking.report.speedup import baseline, ratio_text, speedup
+from stn_infer.benchmarking.report.speedup import baseline, ratio_text, reported
 from stn_infer.benchmarking.result import BenchResult, Model, case_name
 
 #: Columns of words; all others are figures.
@@ -71,8 +71,8 @@ def speedup_over(result: BenchResult, model: Model, row: Measurement) -> str:
         return ""
     if other is row:
         return "1x"
-    ratio = speedup(row, other)
-    return "unstable" if ratio.low is None and (row.flags or other.flags) else ratio_text(ratio)
+    ratio = reported(row, other)
+    return "unstable" if ratio is None else ratio_text(ratio)
 
 
 def _title(result: BenchResult, model: Model) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from stn_infer.benchmarking.report.explain import explanation
 from stn_infer.benchmarking.report.notes import notes
 from stn_infer.benchmarking.report.tables import speedup_over
 from stn_infer.benchmarking.request import Method
@@ -63,3 +64,6 @@ def test_a_ratio_without_an_interval_is_not_given_for_an_unstable_pair() -> None
     found = shaky.go(quick)
     assert found.get("ort", 4).flags
     assert speedup_over(found, found.models[0], found.get("ort", 4)) == "unstable"
+    assert explanation(found) == [
+        "at batch 4 ort has the lowest median (low confidence: unstable measurement of ort and eager)"
+    ]

@@ -46,6 +46,10 @@ def test_markdown_has_each_row_and_the_interval(result: BenchResult) -> None:
     assert float(cells[2]) == pytest.approx(1.0, rel=0.02)
     assert re.fullmatch(r"[12]\.\d\dx \(\d\.\d\d to \d\.\d\d\)", cells[6])
     assert "| 8 | ort-fused | failed |" in text
+    assert text.startswith("# Benchmark: simulated\n\nAt batch 8, stn-infer (onnxruntime CPU, no plugin, 1.0")
+    assert text.index("](speedup.svg)") < text.index("| batch |")
+    assert "## Environment" in text and "    stn-infer bench <script>alert(1)</script>" in text
+    assert text.index("<details><summary>Notes</summary>") < text.index("- not timed: ort-fused")
     assert "not timed: ort-fused at batch 8: outputs are off" in text
 
 
@@ -66,7 +70,7 @@ def test_the_page_needs_no_other_file_and_escapes_what_it_shows(result: BenchRes
     assert page(result) == text
     assert "<script>" not in text and "&lt;script&gt;" in text
     assert not re.search(r'(src|href)="(?!#)', text)
-    assert text.count("<svg") == 3  # latency and throughput, percentiles, stages
+    assert text.count("<svg") == 5  # speedups at two batch sizes, latency and throughput, percentiles, stages
     assert "Execution provider of each GridSample" in text and "Under load" in text and "Cold start" in text
     for svg in re.findall(r"<svg.*?</svg>", text, re.S):
         ElementTree.fromstring(svg)
@@ -96,10 +100,10 @@ def test_a_difference_between_runtimes_is_told_stage_by_stage(result: BenchResul
     assert "saved" not in told(eager={"grid": 1.0, "sampling": 2.0, "rest": 1.0})
 
 
-def test_three_files_are_written(result: BenchResult, tmp_path: Path) -> None:
+def test_four_files_are_written(result: BenchResult, tmp_path: Path) -> None:
     pytest.importorskip("matplotlib", reason="matplotlib is in the report extra")
     paths = write_report(result, tmp_path / "new")
-    assert [path.name for path in paths] == ["report.md", "report.csv", "report.html"]
+    assert [path.name for path in paths] == ["report.md", "report.csv", "report.html", "speedup.svg"]
     assert all(path.stat().st_size > 500 for path in paths)
     (tmp_path / "file").touch()
     with pytest.raises(OutputError, match="cannot make the folder"):
