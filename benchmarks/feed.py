@@ -175,7 +175,8 @@ def _write_jpeg(folder: Path, count: int) -> None:
 
 def run_case(case: Case, data: Path, count: int) -> float:
     """Rows per second of one job."""
-    from stn_infer.pipeline.inference import RunOptions, run_job
+    from stn_infer.pipeline.inference import run_job
+    from stn_infer.pipeline.plan import RunOptions
 
     backend = (InstantPixels if case.pixels else Instant)(case.shape)
     with tempfile.TemporaryDirectory() as folder:

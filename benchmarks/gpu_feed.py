@@ -95,7 +95,8 @@ def rate(call: Callable[[], int], device: torch.device) -> float:
 def measure(case: Case, device: torch.device, folder: Path) -> dict[str, float]:
     """Rows per second of the bus, the model and `run`."""
     from stn_infer.backends.eager import EagerBackend
-    from stn_infer.pipeline.inference import RunOptions, run_job
+    from stn_infer.pipeline.inference import run_job
+    from stn_infer.pipeline.plan import RunOptions
 
     channels, height, width = case.shape
     torch.manual_seed(0)

@@ -53,6 +53,7 @@ FLOORS = (
     "preprocess",
     "decoding",
     "activation",
+    "remote",
     "files",
     "deviation",
     "errors",

@@ -23,8 +23,8 @@ from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.json_text import json_text
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_labels, has_classes
-from stn_infer.pipeline.inference import Progress
 from stn_infer.pipeline.scores import BoxScore, Classification, SequenceScore
+from stn_infer.pipeline.shards import Progress
 from stn_infer.predictions import Classifier
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed

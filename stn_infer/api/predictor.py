@@ -20,7 +20,7 @@ from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_classes, has_classes
-from stn_infer.pipeline.inference import classifier_of
+from stn_infer.pipeline.plan import classifier_of
 from stn_infer.pipeline.prediction import Prediction
 from stn_infer.pipeline.stream import ON_ERROR, Batch, OnError, Predictions, Stream, Taps, own_outputs
 from stn_infer.preprocess.rule import Preprocess

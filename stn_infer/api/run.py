@@ -14,7 +14,9 @@ from stn_infer.backends.device import Device
 from stn_infer.budget import Budget
 from stn_infer.data.inputs import as_sources
 from stn_infer.errors import UsageError
-from stn_infer.pipeline.inference import Progress, RunOptions, RunSummary, run_job
+from stn_infer.pipeline.inference import RunSummary, run_job
+from stn_infer.pipeline.plan import RunOptions
+from stn_infer.pipeline.shards import Progress
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.load import LoadedModel
 from stn_infer.sources.reference import WeightsLike

@@ -20,7 +20,7 @@ from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.fusion.basis import AnyBasis, Basis
 from stn_infer.metadata import ModelMetadata
 from stn_infer.pictures.look import Look, WarpView
-from stn_infer.pipeline.inference import classifier_of
+from stn_infer.pipeline.plan import classifier_of
 from stn_infer.predictions import Candidate, Classifier
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed

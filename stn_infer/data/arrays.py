@@ -8,7 +8,6 @@ have the inputs' names.
 
 from __future__ import annotations
 
-import os
 import threading
 import zipfile
 from collections import OrderedDict
@@ -24,10 +23,9 @@ from stn_infer.arrays import Array, fits
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data.buffers import Buffers
 from stn_infer.data.images import from_array, planes, reason_of
-from stn_infer.data.npy import MOST_UNPACKED, Header, NpyFile, read_header
+from stn_infer.data.npy import MOST_UNPACKED, Header, NpyFile, open_array_file, read_header
 from stn_infer.data.pixels import Pixels
 from stn_infer.errors import InputError, one_line
-from stn_infer.files import open_regular
 from stn_infer.preprocess.rule import Preprocess
 
 T = TypeVar("T")
@@ -279,7 +277,7 @@ class ArrayFiles:
             return self._opened[path]
 
     def _unpacked(self, path: str) -> dict[str, Array]:
-        with os.fdopen(open_regular(path), "rb") as file, zipfile.ZipFile(file) as archive:
+        with open_array_file(path)[0] as file, zipfile.ZipFile(file) as archive:
             unpacked = {}
             for member, name in self._members(path, archive):
                 with archive.open(member) as content:
@@ -291,9 +289,10 @@ class ArrayFiles:
     def _headers(self, path: str) -> dict[str, Header]:
         """The headers of the arrays for the model's inputs, by name; the array of a .npy file has the name ""."""
         with _damage(path, f"is not a readable {Path(path).suffix} file"), ExitStack() as stack:
-            file = stack.enter_context(os.fdopen(open_regular(path), "rb"))
+            opened, size = open_array_file(path)
+            file = stack.enter_context(opened)
             if _is_npy(path):
-                return {"": read_header(file, os.fstat(file.fileno()).st_size)}
+                return {"": read_header(file, size)}
             archive = stack.enter_context(zipfile.ZipFile(file))
             headers = {}
             for member, name in self._members(path, archive):

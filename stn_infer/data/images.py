@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from stn_infer import remote
 from stn_infer.data.framing import flattened, framed, upright
 from stn_infer.data.pixels import Pixels, pixels_of
 from stn_infer.data.png import open_plain_png
@@ -31,11 +32,16 @@ _HEIF = tuple(b"ftyp" + brand for brand in (b"heic", b"heix", b"heim", b"heis", 
 
 
 def read(path: str) -> bytes:
-    """The bytes of an image file.
+    """The bytes of an image file, which may be a URL.
 
     Raises:
         InputError: the file is missing, is a folder, is empty or cannot be read.
     """
+    if remote.is_url(path):
+        found = remote.read(path)
+        if not found:
+            raise InputError(f"{path} is empty (0 bytes), expected an image file")
+        return found
     try:
         # This takes half the system calls of a file object; each call releases and reacquires the GIL.
         # O_NONBLOCK opens a pipe without waiting for its writer; the pipe then reads as empty.

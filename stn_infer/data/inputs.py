@@ -21,6 +21,7 @@ from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import IO, NamedTuple, Self
 
+from stn_infer import remote
 from stn_infer.errors import InputError, UsageError
 from stn_infer.files import open_regular
 
@@ -100,7 +101,8 @@ class Inputs:
 
     Args:
         sources: files, folders (searched recursively, sorted by name; hidden names and unknown suffixes are
-            ignored), glob patterns, ``@list.txt`` (one path per line) and ``-`` (a list on stdin).
+            ignored), glob patterns, URLs of these, ``@list.txt`` (one path or URL of a file per line) and ``-`` (a list
+            on stdin).
         count_rows: returns the number of samples in an array file for the model, or None if the whole file is one
             sample; raises InputError if the file does not match the model.
         stdin: what ``-`` reads; None: the standard input of the process.
@@ -120,7 +122,7 @@ class Inputs:
         may_be_empty: bool = False,
     ) -> None:
         self._may_be_empty = may_be_empty
-        self._sources = [os.fspath(source) for source in sources]
+        self._sources = [remote.local(os.fspath(source)) for source in sources]
         self._count_rows = count_rows
         self._stdin: IO[bytes] | None = None
         self._kept: list[Entry] = []
@@ -221,7 +223,9 @@ class Inputs:
 
     def _named(self, source: str) -> Iterator[Entry]:
         """The entries of an explicit path or pattern, which must exist."""
-        if os.path.isdir(source):
+        if remote.is_url(source):
+            yield from self._under_url(source)
+        elif os.path.isdir(source):
             found = False
             for path in walk(source, self._left_out):
                 found = True
@@ -243,6 +247,26 @@ class Inputs:
         else:
             raise InputError(f"no such file or folder: {source}")
 
+    def _under_url(self, url: str) -> Iterator[Entry]:
+        """The entries of a URL of a file, a folder or a pattern."""
+        pattern = glob.has_magic(url)
+        matches = remote.match(url) if pattern else [url]
+        if not matches:
+            raise InputError(f"no file matches {url!r}; expected images or .npy/.npz files")
+        for found in matches:
+            if not pattern and remote.version(found) is not None:
+                yield self._file(found)
+                continue
+            inside = remote.find(found)
+            if not pattern and not inside:
+                raise InputError(f"no such file or folder: {url}")
+            names = [path for path in inside if not _is_hidden(path[len(found) :])]
+            known = [path for path in names if path == found or _suffix(path.rpartition("/")[2]) in _SUFFIXES]
+            self._left_out.update(_counted(path) for path in set(names) - set(known))
+            if not pattern and not known:
+                raise InputError(f"no inputs in the folder {url}; expected images or .npy/.npz files")
+            yield from map(self._file, known)
+
     def _listed(self, lines: IO[bytes], name: str) -> Iterator[Entry]:
         """The entries of a list of paths; a missing path fails only its own sample, because lists are long."""
         for number, line in enumerate(lines):
@@ -255,6 +279,7 @@ class Inputs:
                 continue
             if "\0" in path:
                 raise InputError(f"{name} is not a list of paths, one per line: it contains binary data")
+            path = remote.local(path)
             if os.path.isdir(path):
                 for inside in walk(path, self._left_out):
                     yield self._file(inside)
@@ -294,6 +319,9 @@ def as_sources(given: object) -> list[str | Path]:
 
 def _stat(path: str) -> bytes:
     """A file's size and modification time; ``-`` for a missing file."""
+    if remote.is_url(path):
+        found = remote.version(path)
+        return b"-" if found is None else f"{found[0]} {found[1]};".encode()
     try:
         status = os.stat(path)
     except (OSError, ValueError):
@@ -304,6 +332,8 @@ def _stat(path: str) -> bytes:
 def _hash(path: str) -> bytes:
     """SHA-256 of a file's content; zeros for a file that cannot be read, which fails later when it is loaded."""
     try:
+        if remote.is_url(path):
+            return hashlib.sha256(remote.read(path)).digest()
         with os.fdopen(open_regular(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except (InputError, OSError):
@@ -345,10 +375,20 @@ def walk(folder: str, left_out: Counter[str], above: tuple[tuple[int, int], ...]
         if is_folder:
             yield from walk(entry.path, left_out, (*above, identity))
         # a dangling link or a pipe with an image suffix is a failed sample; it is not ignored silently
-        elif (suffix := _suffix(entry.name)) in _SUFFIXES:
+        elif _suffix(entry.name) in _SUFFIXES:
             yield entry.path
         else:
-            left_out[suffix if len(suffix) <= _LONGEST_SUFFIX else ""] += 1
+            left_out[_counted(entry.name)] += 1
+
+
+def _counted(name: str) -> str:
+    """The suffix by which a file is counted that is not an input."""
+    suffix = _suffix(name.rpartition("/")[2])
+    return suffix if len(suffix) <= _LONGEST_SUFFIX else ""
+
+
+def _is_hidden(path: str) -> bool:
+    return any(part.startswith(".") for part in path.split("/"))
 
 
 def _suffix(name: str) -> str:

@@ -10,8 +10,10 @@ from typing import IO, Any
 
 import numpy as np
 
+from stn_infer import remote
 from stn_infer.arrays import Array
 from stn_infer.data.buffers import Buffers
+from stn_infer.errors import InputError
 from stn_infer.files import open_regular
 
 MOST_UNPACKED = 2 << 30
@@ -39,16 +41,34 @@ class Header:
         return np.frombuffer(data, self.dtype).reshape(self.shape, order="F" if self.fortran else "C")
 
 
+def open_array_file(path: str) -> tuple[IO[bytes], int]:
+    """A .npy or .npz file, which may be a URL, and its size in bytes.
+
+    Raises:
+        InputError: it is missing or cannot be read, or is not a file.
+    """
+    if remote.is_url(path):
+        found = remote.version(path)
+        if found is None:
+            raise InputError(f"no such file: {path}")
+        return remote.opened(path), found[0]
+    file = os.fdopen(open_regular(path), "rb")
+    return file, os.fstat(file.fileno()).st_size
+
+
 class NpyFile:
-    """The array of a .npy file, of which a slice of rows is read at a time.
+    """The array of a .npy file, of which a slice of rows is read at a time. Of a URL only these bytes are fetched.
 
     The file is not memory-mapped: truncating a mapped file while it is read kills the process with SIGBUS.
     """
 
     def __init__(self, path: str) -> None:
-        self._file = open_regular(path)
-        with open(self._file, "rb", closefd=False) as file:
-            self._header = read_header(file, os.fstat(self._file).st_size)
+        self._url = path if remote.is_url(path) else ""
+        file, size = open_array_file(path)
+        with file:
+            self._header = read_header(file, size)
+            if not self._url:
+                self._file = os.dup(file.fileno())
         self.shape, self.dtype = self._header.shape, self._header.dtype
         self._row = prod(self.shape[1:]) * self.dtype.itemsize
         self._whole = self.whole() if self._header.fortran and len(self.shape) > 1 else None
@@ -65,7 +85,9 @@ class NpyFile:
         """
         if self._header.size > MOST_UNPACKED:
             raise ValueError(f"it has {self._header.size >> 20} MiB and cannot be read in slices")
-        return self._header.array(os.pread(self._file, self._header.size, self._header.offset))
+        start, size = self._header.offset, self._header.size
+        data = remote.read_range(self._url, start, start + size) if self._url else os.pread(self._file, size, start)
+        return self._header.array(data)
 
     def rows(self, start: int, count: int, buffers: Buffers) -> Array:
         """Up to ``count`` rows from ``start``: fewer if the file does not, or no longer, contain them.
@@ -79,8 +101,12 @@ class NpyFile:
             return rows
         count = max(0, min(count, self.shape[0] - start))
         array = buffers.take((count, *self.shape[1:]), self.dtype)
-        read = _read_into(self._file, array, self._header.offset + start * self._row)
-        return array[: read // self._row]
+        first = self._header.offset + start * self._row
+        if self._url:
+            data = remote.read_range(self._url, first, first + array.nbytes)
+            array.reshape(-1).view(np.uint8)[: len(data)] = np.frombuffer(data, np.uint8)
+            return array[: len(data) // self._row]
+        return array[: _read_into(self._file, array, first) // self._row]
 
 
 def _read_into(file: int, array: Array, offset: int) -> int:

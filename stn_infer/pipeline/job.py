@@ -5,29 +5,33 @@
     ledger-00000.csv            the status file of that range: one row per input, ok or failed
     run.lock                    the process that is working in the folder
 
-A status file is written after its predictions, so its presence marks the shard as done.
+A status file is written after its predictions, so its presence marks the shard as done. The folder may be a URL of an
+object store, see ``storage.py``.
 """
 
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import NamedTuple, Self
 
 from stn_infer.activation import Scores
 from stn_infer.errors import OutputError
-from stn_infer.files import is_leftover, remove_leftovers, write_atomically
+from stn_infer.files import is_leftover
 from stn_infer.pipeline.formats import quoted, quoted_all
-from stn_infer.pipeline.lock import LOCK_NAME, JobLock
+from stn_infer.pipeline.lock import LOCK_NAME
+from stn_infer.pipeline.storage import Lock, Storage, storage_of
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.version import __version__
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 MANIFEST_NAME = "run.json"
 LEDGER_COLUMNS = ("input", "status", "error", "shard", "row")
 
@@ -53,6 +57,8 @@ _MEANING = (
     "stn_infer_version",
     "runtime",
     "libraries",
+    "plugin",
+    "cpu",
 )
 
 
@@ -62,6 +68,8 @@ _WORDS = {
     "inputs_sha256": "the inputs' names differ",
     "inputs_stat_sha256": "the inputs' sizes or modification times differ",
     "inputs_content_sha256": "the inputs' contents differ, or were compared in only one of the two runs",
+    "plugin": "the plugin library differs",
+    "cpu": "this CPU has other features, so that its results may differ in the last bits",
 }
 
 
@@ -77,8 +85,8 @@ class Job:
         inputs_content_sha256: of the content of their files if ``check_inputs`` is set, else empty; if both runs
             have it, modification times are not compared.
         backend, device, batch_size: what runs the model.
-        runtime: the backend's library and its version.
-        libraries: the versions of the libraries that read the inputs.
+        runtime, libraries, plugin, cpu: see :class:`~stn_infer.pipeline.environment.Environment`; the CPU is compared
+            if both runs are on one.
         format, shard_rows: the output format, and the samples per shard, including failed ones.
         preprocess, labels: the values in use, from the model's file, the user or the defaults.
         scores: what the scores of the classes are; None if there are none.
@@ -108,6 +116,8 @@ class Job:
     stored: tuple[str, ...]
     runtime: str
     libraries: str
+    plugin: str
+    cpu: str
     pictures: str = ""
     schema_version: int = SCHEMA_VERSION
     stn_infer_version: str = __version__
@@ -127,16 +137,16 @@ class LedgerRow(NamedTuple):
 class Folder:
     """The output folder of a job; :meth:`open` creates or checks and locks it, :meth:`close` unlocks it."""
 
-    path: Path
+    storage: Storage
     job: Job
-    _lock: JobLock
+    _lock: Lock | None = None
 
     @classmethod
-    def open(cls, path: Path, job: Job, resume: bool, overwrite: bool = False) -> Folder:
+    def open(cls, path: Path | str, job: Job, resume: bool, overwrite: bool = False) -> Folder:
         """Open ``path`` for ``job`` and lock it.
 
         Args:
-            path: the folder.
+            path: the folder, or its URL.
             job: the job.
             resume: continue the job in it.
             overwrite: delete the job in it.
@@ -145,23 +155,27 @@ class Folder:
             OutputError: the folder cannot be written, another job is working in it, it is not empty and neither
                 ``resume`` nor ``overwrite`` is set, it contains another job, or something else than a job.
         """
-        _check_contents(path, job, resume, overwrite)  # a job that is refused must not lock out one that is not
-        lock = JobLock.of_folder(path)
+        storage = storage_of(path)
+        _check_contents(storage, job, resume, overwrite)  # a job that is refused must not lock out one that is not
+        lock = storage.lock()
         try:
             # again: another job may have started before the lock was taken
-            _check_contents(path, job, resume, overwrite)
-            remove_leftovers(path)
-            if overwrite:
-                _remove_job(path)
-            write_atomically(path / MANIFEST_NAME, _to_json(job).encode())
+            names = _check_contents(storage, job, resume, overwrite)
+            storage.remove_leftovers()
+            if overwrite:  # the description first, so that what is left cannot be resumed
+                for name in sorted(filter(_OWN.fullmatch, names), key=MANIFEST_NAME.__ne__):
+                    if name != LOCK_NAME:
+                        storage.remove(name)
+            storage.write(MANIFEST_NAME, _to_json(job).encode())
         except BaseException:
             lock.release()
             raise
-        return cls(path, job, lock)
+        return cls(storage, job, lock)
 
     def close(self) -> None:
         """Release the folder's lock."""
-        self._lock.release()
+        if self._lock is not None:
+            self._lock.release()
 
     def __enter__(self) -> Self:
         return self
@@ -169,17 +183,31 @@ class Folder:
     def __exit__(self, *exception: object) -> None:
         self.close()
 
-    def predictions(self, shard: int) -> Path:
-        """The file of a shard's predictions."""
-        return self.path / f"predictions-{shard:05d}.{self.job.format}"
+    @property
+    def path(self) -> Path | str:
+        """The folder, or its URL."""
+        return self.storage.path
 
-    def ledger(self, shard: int) -> Path:
-        """The status file of a shard."""
-        return self.path / f"ledger-{shard:05d}.csv"
+    def has_job(self) -> bool:
+        """Whether this job's description is there: on another machine the same path may be another folder."""
+        return self.storage.exists(MANIFEST_NAME) and self.storage.read(MANIFEST_NAME) == _to_json(self.job).encode()
+
+    def predictions(self, shard: int) -> str:
+        """The name of the file of a shard's predictions."""
+        return f"predictions-{shard:05d}.{self.job.format}"
+
+    def ledger(self, shard: int) -> str:
+        """The name of the status file of a shard."""
+        return f"ledger-{shard:05d}.csv"
+
+    def done(self) -> set[int]:
+        """The numbers of the shards that were written completely."""
+        names, shards = set(self.storage.create()), range(-(-self.job.samples // self.job.shard_rows))
+        return {shard for shard in shards if self.ledger(shard) in names and self.predictions(shard) in names}
 
     def is_done(self, shard: int) -> bool:
         """Whether a shard was written completely."""
-        return self.ledger(shard).exists() and self.predictions(shard).exists()
+        return self.storage.exists(self.ledger(shard)) and self.storage.exists(self.predictions(shard))
 
     def read_done(self, shard: int) -> list[LedgerRow]:
         """The rows of the status file of a shard that is done.
@@ -187,8 +215,9 @@ class Folder:
         Raises:
             OutputError: it does not have one row for each of the shard's inputs.
         """
-        path, rows = self.ledger(shard), list(read_ledger(self.ledger(shard)))
-        wanted = min(self.job.shard_rows, self.job.samples - shard * self.job.shard_rows)
+        path = f"{self.path}/{self.ledger(shard)}"
+        rows = list(ledger_rows(self.storage.read(self.ledger(shard)), path))
+        wanted = self.samples_in(shard)
         good = [row for row in rows if row.status == "ok"]
         if (
             len(rows) != wanted
@@ -201,6 +230,18 @@ class Folder:
             )
         return rows
 
+    def samples_in(self, shard: int) -> int:
+        """The number of samples of a shard: the last one may have fewer than the others."""
+        return min(self.job.shard_rows, self.job.samples - shard * self.job.shard_rows)
+
+    def write_predictions(self, shard: int) -> AbstractContextManager[Path]:
+        """A temporary path to write a shard's predictions to, which appear when the block ends.
+
+        Raises:
+            OutputError: they cannot be written.
+        """
+        return self.storage.appearing(self.predictions(shard))
+
     def write_ledger(self, shard: int, lines: Sequence[str]) -> None:
         """Write the status file of a shard, which marks it as done; ``lines`` are from :func:`status_lines`.
 
@@ -208,7 +249,7 @@ class Folder:
             OutputError: it cannot be written.
         """
         header = ",".join(LEDGER_COLUMNS) + "\n"
-        write_atomically(self.ledger(shard), (header + "".join(lines)).encode())
+        self.storage.write(self.ledger(shard), (header + "".join(lines)).encode())
 
 
 def status_lines(names: Sequence[str], errors: Mapping[int, str], shard: int, row: int) -> str:
@@ -239,64 +280,70 @@ def read_ledger(path: Path) -> Iterator[LedgerRow]:
         OutputError: the file is not a status file, or cannot be read.
     """
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            reader = csv.reader(file)
-            if tuple(next(reader, ())) != LEDGER_COLUMNS:
-                raise OutputError(f"{path} is not a status file; expected the columns {','.join(LEDGER_COLUMNS)}")
-            for name, status, error, shard, row in reader:
-                yield LedgerRow(name, status, error, int(shard), int(row) if row else None)
-    except (OSError, ValueError, csv.Error) as error:
+        content = path.read_bytes()
+    except OSError as error:
+        raise OutputError(f"cannot read the status file {path}: {error}") from error
+    return ledger_rows(content, str(path))
+
+
+def ledger_rows(content: bytes, path: str) -> Iterator[LedgerRow]:
+    """The rows of a status file with this content; raises as :func:`read_ledger`."""
+    try:
+        reader = csv.reader(io.StringIO(content.decode("utf-8"), newline=""))
+        if tuple(next(reader, ())) != LEDGER_COLUMNS:
+            raise OutputError(f"{path} is not a status file; expected the columns {','.join(LEDGER_COLUMNS)}")
+        for name, status, error, shard, row in reader:
+            yield LedgerRow(name, status, error, int(shard), int(row) if row else None)
+    except (ValueError, csv.Error) as error:
         raise OutputError(f"cannot read the status file {path}: {error}") from error
 
 
-def _remove_job(path: Path) -> None:
-    """Delete the files of a job, its description first, so that what is left cannot be resumed."""
+def shard_rows_of(output: Path | str) -> int | None:
+    """The samples per shard of the job in a folder; None if there is no job."""
+    storage = storage_of(output)
     try:
-        (path / MANIFEST_NAME).unlink(missing_ok=True)
-        for name in os.listdir(path):
-            if _OWN.fullmatch(name):
-                (path / name).unlink()
-    except OSError as error:
-        raise OutputError(f"cannot overwrite the job in {path}: {error.strerror}") from error
+        found = json.loads(storage.read(MANIFEST_NAME))["shard_rows"]
+    except (OutputError, ValueError, TypeError, KeyError):
+        return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
-def _check_contents(path: Path, job: Job, resume: bool, overwrite: bool) -> None:
+def _check_contents(storage: Storage, job: Job, resume: bool, overwrite: bool) -> list[str]:
     """Create the folder; raise unless it is empty, or contains the same job, or with ``overwrite`` any job.
 
     A run that was killed before its first file was complete leaves the lock and a temporary file: no job yet.
+    Returns the names in it.
     """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        names = os.listdir(path)
-        occupied = any(name != LOCK_NAME and not is_leftover(name, MANIFEST_NAME) for name in names)
-    except OSError as error:
-        raise OutputError(f"cannot create the output folder {path}: {error.strerror}") from error
+    path, names = storage.path, storage.create()
+    occupied = any(name != LOCK_NAME and not is_leftover(name, MANIFEST_NAME) for name in names)
     if overwrite:
         # the pictures may be in a folder of their own inside
         beside = os.path.relpath(job.pictures, path).partition(os.sep)[0] if job.pictures else ""
         others = [name for name in names if not (_OWN.fullmatch(name) or is_leftover(name) or name == beside)]
         if others:
             raise OutputError(f"{path} contains other files than a job's ({others[0]}); give another folder")
-        return
+        return names
     if occupied and not resume:
         raise OutputError(
             f"{path} is not empty; give a new folder, --resume to continue the job in it, or --overwrite to replace it"
         )
-    if occupied and not (path / MANIFEST_NAME).exists():
+    if occupied and MANIFEST_NAME not in names:
         raise OutputError(
             f"{path} contains no job to resume (no {MANIFEST_NAME}); give the folder of a job, or a new folder"
         )
     if occupied:
-        _check_same(path / MANIFEST_NAME, job)
+        _check_same(storage, job)
+    return names
 
 
 def _to_json(job: Job) -> str:
     return json.dumps(asdict(job), indent=2, ensure_ascii=False) + "\n"
 
 
-def _check_same(manifest: Path, job: Job) -> None:
+def _check_same(storage: Storage, job: Job) -> None:
+    manifest = f"{storage.path}/{MANIFEST_NAME}"
     try:
-        before = json.loads(manifest.read_text(encoding="utf-8"))
+        before = json.loads(storage.read(MANIFEST_NAME))
         now = json.loads(_to_json(job))
         if before["schema_version"] != SCHEMA_VERSION:
             raise OutputError(
@@ -306,7 +353,9 @@ def _check_same(manifest: Path, job: Job) -> None:
         different = [key for key in _MEANING if before[key] != now[key]]
         if now["inputs_content_sha256"] and before["inputs_content_sha256"]:  # then modification times are not compared
             different = [key for key in different if key != "inputs_stat_sha256"]
-    except (OSError, ValueError, TypeError, KeyError) as error:
+        if not before["device"] == now["device"] == "cpu":
+            different = [key for key in different if key != "cpu"]
+    except (ValueError, TypeError, KeyError) as error:
         raise OutputError(f"cannot resume: {manifest} is damaged ({error}); give a new folder") from error
     if different:
         key = different[0]

@@ -50,7 +50,7 @@ class JobLock:
                 owner = _owner(descriptor)
                 if not held or owner.get("host", platform.node()) != platform.node():
                     os.close(descriptor)
-                    raise OutputError(_refusal(path, doing, target, owner, held))
+                    raise OutputError(refusal(path, doing, target, owner, held))
                 if _still_there(path, descriptor):
                     break
                 os.close(descriptor)  # the previous owner has just ended and deleted the file
@@ -87,14 +87,15 @@ def _lock(descriptor: int) -> bool:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS):
-            return not _runs(_owner(descriptor).get("pid"))
+            return not runs(_owner(descriptor).get("pid"))
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
             return False
         raise
     return True
 
 
-def _runs(pid: object) -> bool:
+def runs(pid: object) -> bool:
+    """Whether another process with this id runs on this machine."""
     if not isinstance(pid, int) or pid == os.getpid():
         return False
     try:
@@ -123,7 +124,15 @@ def _still_there(path: Path, descriptor: int) -> bool:
     return (now.st_dev, now.st_ino) == (opened.st_dev, opened.st_ino)
 
 
-def _refusal(path: Path, doing: str, target: Path, owner: dict[str, object], held: bool) -> str:
+def refusal(path: Path | str, doing: str, target: Path | str, owner: dict[str, object], held: bool) -> str:
+    """Why a job may not have a folder or a file: ``held`` by a job on another machine, else by one on this one.
+
+    Args:
+        path: of the lock.
+        doing, target: what the owner does, and with what.
+        owner: the content of the lock.
+        held: whether the lock itself could be taken.
+    """
     who = f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"
     if not held:
         return f"another job is {doing} {target} ({who}); wait until it ends, or give another output"

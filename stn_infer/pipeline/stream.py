@@ -24,7 +24,7 @@ from stn_infer.data.loader import LoadedBatch, Loader
 from stn_infer.errors import InputError, ModelError, of_input
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.groups import GroupPredictor, answered, waiting_threads
-from stn_infer.pipeline.inference import shard_rows
+from stn_infer.pipeline.plan import shard_rows
 from stn_infer.pipeline.prediction import Prediction, Warp
 from stn_infer.pipeline.schedule import QUICK_SECONDS
 from stn_infer.predictions import Classifier, Ranked

@@ -440,7 +440,7 @@ def test_a_backend_that_takes_pixels(tmp_path: Path) -> None:
 
 def test_shards_of_large_outputs_have_fewer_rows(tmp_path: Path) -> None:
     def rows_of(*axes: int | None) -> int:
-        from stn_infer.pipeline.inference import shard_rows
+        from stn_infer.pipeline.plan import shard_rows
 
         return shard_rows(Fake(outputs=[TensorSpec("x", (None, *axes), FLOAT32)]))
 

@@ -32,6 +32,8 @@ JOB = Job(
     stored=("scores",),
     runtime="onnxruntime 1.31",
     libraries="NumPy 2.4, Pillow 13.0",
+    plugin="1.0 0123456789abcdef",
+    cpu="x86_64 avx avx2",
 )
 
 
@@ -43,7 +45,7 @@ def test_a_new_folder_gets_a_manifest(tmp_path: Path) -> None:
     assert manifest["model_sha256"] == "abc"
     assert manifest["preprocess"]["size"] == [8, 9]
     assert manifest["labels"] == ["a", "ü"]
-    assert manifest["schema_version"] == 4
+    assert manifest["schema_version"] == 5
 
 
 def test_a_folder_that_is_not_empty_is_rejected(tmp_path: Path) -> None:
@@ -63,7 +65,7 @@ def test_resuming_in_a_new_folder_starts(tmp_path: Path) -> None:
 def test_a_job_resumes_on_another_device_and_with_another_batch_size(tmp_path: Path) -> None:
     Folder.open(tmp_path, JOB, resume=False).close()
     (tmp_path / ".predictions-00000.csv.77.part").write_text("half")
-    Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1), resume=True).close()
+    Folder.open(tmp_path, replace(JOB, device="cuda:0", batch_size=1, cpu="aarch64"), resume=True).close()
     assert [path.name for path in tmp_path.iterdir()] == ["run.json"], "what a killed run left is gone"
 
 
@@ -85,6 +87,8 @@ def test_a_job_resumes_on_another_device_and_with_another_batch_size(tmp_path: P
         ({"stn_infer_version": "9"}, 'stn_infer_version was ".*", now "9"'),
         ({"runtime": "onnxruntime 1.32"}, 'runtime was "onnxruntime 1.31", now "onnxruntime 1.32"'),
         ({"libraries": "NumPy 2.4, Pillow 13.1"}, 'libraries was "NumPy 2.4, Pillow 13.0", now '),
+        ({"plugin": ""}, "the plugin library differs"),
+        ({"cpu": "x86_64 avx"}, "this CPU has other features, so that its results may differ in the last bits"),
     ],
 )
 def test_another_job_is_rejected_in_one_line(tmp_path: Path, change: dict[str, object], named: str) -> None:
@@ -151,13 +155,13 @@ def test_status_files_round_trip(tmp_path: Path) -> None:
     names = ['a "b", c.png', "line\nbreak.png", "ünï.png"]
     lines = [status_lines(names[:2], {1: 'said "no", twice'}, 1, 0), status_lines(names[2:], {}, 1, 1)]
     folder.write_ledger(1, lines)
-    assert list(read_ledger(folder.ledger(1))) == [
+    assert list(read_ledger(tmp_path / folder.ledger(1))) == [
         LedgerRow(names[0], "ok", "", 1, 0),
         LedgerRow(names[1], "failed", 'said "no", twice', 1, None),
         LedgerRow(names[2], "ok", "", 1, 1),
     ]
     assert not folder.is_done(1), "predictions are missing"
-    folder.predictions(1).touch()
+    (tmp_path / folder.predictions(1)).touch()
     assert folder.is_done(1)
 
 
@@ -182,8 +186,8 @@ def test_a_file_that_is_not_a_status_file(tmp_path: Path, content: bytes) -> Non
 def test_a_status_file_that_does_not_account_for_every_input(tmp_path: Path, lines: str) -> None:
     """It is not counted on: the totals of the resumed job would be wrong."""
     with Folder.open(tmp_path, JOB, resume=False) as folder:
-        folder.ledger(0).write_text("input,status,error,shard,row\n" + lines)
+        (tmp_path / folder.ledger(0)).write_text("input,status,error,shard,row\n" + lines)
         with pytest.raises(OutputError, match=r"ledger-00000\.csv is damaged; expected one row for each of 2 inputs"):
             folder.read_done(0)
-        folder.ledger(2).write_text("input,status,error,shard,row\nin/e,ok,,2,0\n")
+        (tmp_path / folder.ledger(2)).write_text("input,status,error,shard,row\nin/e,ok,,2,0\n")
         assert [row.input for row in folder.read_done(2)] == ["in/e"], "the last shard is shorter"

@@ -114,7 +114,8 @@ class _Folder(BoundVariant):
             )
 
     def call(self) -> object:
-        from stn_infer.pipeline.inference import RunOptions, run_job
+        from stn_infer.pipeline.inference import run_job
+        from stn_infer.pipeline.plan import RunOptions
 
         variant = self._variant
         shutil.rmtree(self._output, ignore_errors=True)

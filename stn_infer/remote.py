@@ -1,0 +1,163 @@
+"""Files under URLs, such as ``s3://bucket/key``, by fsspec. Other modules take them wherever they take a path.
+
+Endpoints and credentials are those of the service's own library, from the environment or its configuration files:
+``AWS_ENDPOINT_URL`` and ``AWS_ACCESS_KEY_ID`` for S3, ``GOOGLE_APPLICATION_CREDENTIALS`` for Google Cloud Storage.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import IO, Any
+
+from stn_infer.errors import InputError, MissingDependencyError, StnInferError, UsageError, one_line
+
+_URL = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
+#: Where one request stores an object whole, or not at all.
+_ATOMIC = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
+_PACKAGES = {
+    "s3": "s3fs",
+    "s3a": "s3fs",
+    "gs": "gcsfs",
+    "gcs": "gcsfs",
+    "abfs": "adlfs",
+    "abfss": "adlfs",
+    "az": "adlfs",
+}
+
+
+def is_url(path: str) -> bool:
+    """Whether a path is a URL. ``file://`` URLs are: see :func:`local`."""
+    return "://" in path and _URL.fullmatch(path) is not None
+
+
+def local(path: str) -> str:
+    """The path of a ``file://`` URL; any other path unchanged."""
+    return path.removeprefix("file://") if path.startswith("file://") else path
+
+
+def check_atomic(url: str) -> None:
+    """Check that objects appear whole under a URL.
+
+    Raises:
+        UsageError: it is of another service, or has no bucket.
+    """
+    match = _URL.fullmatch(url)
+    if match is None or match[1] not in _ATOMIC:
+        raise UsageError(f"cannot write to {url}: expected a folder, or a URL of {', '.join(_ATOMIC[:-1])}")
+    if not match[2].strip("/"):
+        raise UsageError(f"cannot write to {url}: expected a bucket, and a folder in it")
+
+
+def filesystem(url: str) -> Any:
+    """fsspec's file system for a URL.
+
+    Raises:
+        MissingDependencyError: the package for its service is not installed.
+        InputError: there is no such service.
+    """
+    match = _URL.fullmatch(url)
+    protocol = match[1] if match else ""
+    try:
+        import fsspec
+
+        return fsspec.filesystem(protocol)
+    except ImportError:
+        package = _PACKAGES.get(protocol, "fsspec")
+        raise MissingDependencyError(f"{url} needs the package {package}; pip install {package}") from None
+    except ValueError:
+        raise InputError(f"{url}: no service is known for {protocol}://") from None
+
+
+@contextmanager
+def told(url: str, kind: type[StnInferError], doing: str) -> Iterator[None]:
+    """A block whose errors by the service become one line of our own: ``cannot read URL: ...``.
+
+    Raises:
+        StnInferError: of this ``kind``; and those of the block itself.
+    """
+    try:
+        yield
+    except (StnInferError, FileNotFoundError):
+        raise
+    except Exception as error:  # every service has its own
+        raise kind(f"cannot {doing} {url}: {one_line(error)}") from error
+
+
+def read(url: str) -> bytes:
+    """The content of a file.
+
+    Raises:
+        InputError: there is none, or it cannot be read.
+    """
+    with _reading(url):
+        content: bytes = filesystem(url).cat_file(url)
+        return content
+
+
+def read_range(url: str, start: int, end: int) -> bytes:
+    """Bytes ``start`` to ``end`` of a file, fewer at its end; raises as :func:`read`."""
+    if end <= start:
+        return b""
+    with _reading(url):
+        content: bytes = filesystem(url).cat_file(url, start=start, end=end)
+        return content
+
+
+def opened(url: str) -> IO[bytes]:
+    """A file that can be read and moved in; raises as :func:`read`, and so does reading it."""
+    with _reading(url):
+        file: IO[bytes] = filesystem(url).open(url, "rb")
+        return file
+
+
+def version(url: str) -> tuple[int, str] | None:
+    """The size of a file and what changes when it is written again; None if there is no file."""
+    try:
+        with _reading(url):
+            found = filesystem(url).info(url)
+    except InputError:
+        return None
+    if found.get("type") == "directory":
+        return None
+    changed = next((found[key] for key in ("ETag", "etag", "md5Hash", "mtime", "created") if found.get(key)), "")
+    return int(found.get("size") or 0), str(changed)
+
+
+def find(url: str) -> list[str]:
+    """The URLs of all files under a folder, sorted as a walk through folders is; empty if there is none.
+
+    Raises:
+        InputError: it cannot be listed.
+    """
+    with _reading(url):
+        files = filesystem(url)
+        files.invalidate_cache(url)
+        return _sorted(url, files.find)
+
+
+def match(pattern: str) -> list[str]:
+    """The URLs that match a pattern, sorted; raises as :func:`find`."""
+    with _reading(pattern):
+        return sorted(_sorted(pattern, filesystem(pattern).glob))
+
+
+def is_folder(url: str) -> bool:
+    """Whether there are files under a URL and none at it; raises as :func:`find`."""
+    with _reading(url):
+        return bool(filesystem(url).isdir(url))
+
+
+def _sorted(url: str, search: Callable[[str], list[str]]) -> list[str]:
+    protocol = url.partition("://")[0]
+    return [f"{protocol}://{path.lstrip('/')}" for path in sorted(search(url), key=lambda path: path.split("/"))]
+
+
+@contextmanager
+def _reading(url: str) -> Iterator[None]:
+    try:
+        with told(url, InputError, "read"):
+            yield
+    except FileNotFoundError:
+        raise InputError(f"no such file: {url}") from None
