@@ -9,7 +9,8 @@ StnInferError                  exit code 1
 ├── ExportError                1    torch.onnx.export failed, or the exported graph cannot be used
 ├── VerificationError          3    outputs or grids differ by more than the tolerance
 ├── InputError                 1    an input of `run` is missing, unreadable or of the wrong shape
-└── OutputError                1    a result cannot be written (permission, disk full, would overwrite)
+├── OutputError                1    a result cannot be written (permission, disk full, would overwrite)
+└── ClusterError               1    a cluster cannot be reached, or a worker cannot work on the job
 """
 
 from __future__ import annotations
@@ -71,6 +72,10 @@ class InputError(StnInferError):
 
 class OutputError(StnInferError):
     """A result cannot be written: no permission, disk full, or it would overwrite an existing file."""
+
+
+class ClusterError(StnInferError):
+    """A cluster cannot be reached, or one of its workers cannot work on the job."""
 
 
 def of_input(name: str, error: str) -> str:

@@ -24,6 +24,7 @@ FLOORS = (
     "benchmarking",
     "verification",
     "precision",
+    "cluster",
     "pipeline",
     "data",
     "reference",

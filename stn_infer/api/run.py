@@ -24,6 +24,8 @@ from stn_infer.sources.reference import WeightsLike
 if TYPE_CHECKING:
     from torch import nn
 
+    from stn_infer.cluster.spread import Shards
+
 
 @names_the_file
 def run(
@@ -54,6 +56,7 @@ def run(
     overwrite: bool = False,
     with_theta: bool = False,
     save_images: str | Path | None = None,
+    ray: str | None = None,
     progress: Progress | None = None,
 ) -> RunSummary:
     """Predict ``inputs`` and write predictions and status files into the folder ``output``.
@@ -65,8 +68,9 @@ def run(
         model: an ONNX file, an engine (with ``backend`` tensorrt or tensorrt-rtx), a module, any source that
             ``stn-infer export`` takes, or an open backend (then ``backend``, ``device`` and ``devices`` are ignored; on
             a CPU it should use one thread).
-        inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, ``@list.txt``, ``-`` for stdin.
-        output: a folder, new or empty unless ``resume``.
+        inputs: files, folders, glob patterns, ``.npy``/``.npz`` files, URLs of these (``s3://``, ``gs://`` and whatever
+            fsspec knows), ``@list.txt``, ``-`` for stdin.
+        output: a folder or a URL (``s3://``, ``gs://``, ``abfs://``), new or empty unless ``resume``.
         weights: a checkpoint for a source, as for ``export``.
         input_shapes: the shapes of a source's inputs, as for ``export``.
         allow_code: as for ``export``.
@@ -96,17 +100,45 @@ def run(
         with_theta: also predict theta [N, D, K] of every spatial transformer of a file that has no such output.
         save_images: a folder, new or empty unless ``resume`` or ``overwrite``, for the warped images and for the inputs
             with the sampled regions and the prediction; see :mod:`stn_infer.pipeline.pictures`.
-        progress: called with (samples done, total samples) after each batch, by one worker at a time.
+        ray: spread the shards over a Ray cluster: its address ``HOST:PORT``, ``auto`` for the one that runs on this
+            machine, or ``local`` to start one here for this job. The predictions are the same. Each worker has one
+            GPU (``device`` cuda) or ``workers`` CPUs (one), and runs an ONNX file or an engine. Inputs and ``output``
+            are on a file system of all nodes, or URLs. A shard whose process ends, or that fails otherwise, is tried
+            3 times; its inputs are then failed.
+        progress: called with (samples done, total samples) after each batch, by one worker at a time; on a cluster
+            after each shard.
 
     Raises:
         UsageError: options that cannot be combined or do not fit the model, or inputs that are no paths.
         InputError: there is no input, or an explicitly named input is missing.
         OutputError: the folder is not empty or contains another job, or it cannot be written.
         SourceError, ModelError, ExportError, MissingDependencyError: the model cannot be loaded or run.
+        ClusterError: the cluster cannot be reached, has no room for a worker, or a worker differs from the others in
+            versions, the plugin library or its CPU, or does not see the inputs or the output.
     """
     sources = as_sources(inputs)
+    options = RunOptions(
+        batch_size=batch_size,
+        format=format,
+        resume=resume,
+        check_inputs=check_inputs,
+        preprocess=preprocess,
+        labels=labels,
+        activation=activation,
+        top_k=top_k,
+        threshold=threshold,
+        outputs=outputs,
+        workers=workers,
+        shard_rows=shard_rows,
+        strict=strict,
+        overwrite=overwrite,
+        save_images=None if save_images is None else Path(save_images),
+    )
     model_sha256 = ""
     tried: tuple[str, ...] = ()
+    spread: Shards | None = None
+    if ray is not None:
+        _check_for_cluster(ray, model, devices, save_images)
     with ExitStack() as stack:
         if not isinstance(model, Backend):
             from stn_infer.api.fingerprint import fingerprint
@@ -117,7 +149,7 @@ def run(
             found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
             model_sha256 = fingerprint(found)
             tried = found.batch_dependent if isinstance(found, OnnxModel) else ()
-            chosen = _devices(device, devices)
+            chosen = [] if ray is not None else _devices(device, devices)
             if len(chosen) > 1 and save_images is not None:
                 raise UsageError(f"--save-images takes one device, given {', '.join(chosen)}")
             opened: str | Path | bytes | nn.Module | LoadedModel = found if isinstance(found, LoadedModel) else model
@@ -138,7 +170,17 @@ def run(
                     )
                 runners.append(one)
                 stack.callback(one.close)
-            runner = runners[0] if len(runners) == 1 else SeveralBackends(runners)
+            if ray is None:
+                runner: Backend = runners[0] if len(runners) == 1 else SeveralBackends(runners)
+            else:
+                from stn_infer.api.cluster.model import sent
+                from stn_infer.cluster.session import connected
+                from stn_infer.cluster.spread import Shards
+
+                content = sent(found, model_sha256, backend, device, budget, with_theta=with_theta)
+                module = stack.enter_context(connected(ray, content.size))
+                spread = Shards.open(module, content, options, device)
+                runner = spread.described
         elif weights is not None or input_shapes is not None or with_theta:
             raise UsageError(
                 "the backend is already open; pass weights, input shapes and with_theta where it is opened"
@@ -148,31 +190,32 @@ def run(
         summary = run_job(
             runner,
             sources,
-            Path(output),
-            RunOptions(
-                batch_size=batch_size,
-                format=format,
-                resume=resume,
-                check_inputs=check_inputs,
-                preprocess=preprocess,
-                labels=labels,
-                activation=activation,
-                top_k=top_k,
-                threshold=threshold,
-                outputs=outputs,
-                workers=workers,
-                shard_rows=shard_rows,
-                strict=strict,
-                overwrite=overwrite,
-                save_images=None if save_images is None else Path(save_images),
-            ),
+            output,
+            options,
             model=Path(model).name if isinstance(model, (str, Path)) else runner.metadata.source,
             model_sha256=model_sha256,
             progress=progress,
+            environment=None if spread is None else spread.described.environment,
+            spread=spread,
         )
         # a third-party file has no such metadata, but was tried
         dependent = summary.batch_dependent or (tried if batch_size > 1 else ())
         return replace(summary, batch_dependent=dependent)
+
+
+def _check_for_cluster(
+    address: str, model: object, devices: Sequence[str] | None, save_images: str | Path | None
+) -> None:
+    """Raises UsageError for what a cluster does not do, before anything is opened."""
+    from stn_infer.cluster.session import check_address
+
+    check_address(address)
+    if isinstance(model, Backend):
+        raise UsageError("an open backend cannot be sent to a cluster; give the model's file or source")
+    if devices is not None:
+        raise UsageError("--devices are those of this machine; on a cluster give --device cuda, and Ray chooses")
+    if save_images is not None:
+        raise UsageError("--save-images does not work on a cluster; run it without --ray on some of the inputs")
 
 
 def _devices(device: str, devices: Sequence[str] | None) -> list[str]:

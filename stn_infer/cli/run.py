@@ -39,14 +39,19 @@ def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
         "stn-infer run model.onnx images/ -o predictions",
         "stn-infer run model.onnx plates/ -o predictions --save-images pictures",
         "stn-infer run st-cnn-affine-rts inputs.npy -o predictions --format npz --batch-size 256",
+        "stn-infer run model.onnx s3://bucket/photos -o s3://bucket/predictions --ray=10.0.0.1:6379",
     ),
 )
 @options.model_argument
 @click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
 @options.source_options
 @options.trial_options
-@options.output_option(
-    "Folder for predictions and status files; new or empty, unless --resume or --overwrite.", folder=True
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    metavar="DIRECTORY",
+    help="Folder, or its URL, for predictions and status files; new or empty, unless --resume or --overwrite.",
 )
 @options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
 @options.device_option
@@ -96,6 +101,14 @@ def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 @click.option(
     "--shard-rows", type=click.IntRange(min=1), help="Inputs per output file.  [default: 4096, fewer for large outputs]"
 )
+@click.option(
+    "--ray",
+    is_flag=False,
+    flag_value="local",
+    metavar="[ADDRESS]",
+    help="Spread the job over a Ray cluster: HOST:PORT, auto for the one on this machine, or without ADDRESS one that "
+    "is started for the job.",
+)
 @click.pass_context
 def command(
     ctx: click.Context,
@@ -105,7 +118,7 @@ def command(
     input_shapes: options.Shapes | None,
     allow_code: bool,
     budget: Budget | None,
-    output: Path,
+    output: str,
     backend: str,
     device: str,
     devices: tuple[str, ...] | None,
@@ -125,11 +138,13 @@ def command(
     overwrite: bool,
     workers: int | None,
     shard_rows: int | None,
+    ray: str | None,
 ) -> None:
     """Predict each INPUT and write the predictions.
 
-    INPUT is an image, a folder, a glob pattern, an .npy or .npz file, @list.txt with one path per line, or - for such a
-    list on stdin. A status file has one row per input; when some inputs could not be read, the exit code is 4.
+    INPUT is an image, a folder, a glob pattern, an .npy or .npz file, a URL of these, @list.txt with one path per line,
+    or - for such a list on stdin. A status file has one row per input; when some inputs could not be read, the exit
+    code is 4.
     """
     from stn_infer.api.run import run
 
@@ -162,6 +177,7 @@ def command(
         overwrite=overwrite,
         workers=workers,
         shard_rows=shard_rows,
+        ray=ray,
         progress=progress_bar("predict"),
     )
 

@@ -34,9 +34,8 @@ _SUFFIXES = 4  # that are named in a note
 # A job on a cluster has about so many shards, of a multiple of so many samples, unless they become too large.
 _SPREAD_SHARDS, _QUANTUM = 64, 64
 
-#: Has shards predicted and written elsewhere: takes the folder, the shards that are missing, and what to call with the
-#: number of each shard whose status file has been written.
-Spread = Callable[[Folder, Iterator[tuple[int, tuple[Sample, ...]]], Callable[[int], None]], None]
+#: Has shards predicted and written elsewhere: takes what counts them, and the numbers and samples of those missing.
+Spread = Callable[[Writer, Iterator[tuple[int, tuple[Sample, ...]]]], None]
 
 
 @dataclass(frozen=True)
@@ -163,7 +162,7 @@ def run_job(
             writer = Writer(folder, plan.encoder, progress, pictures)
             shards = shards_of(iter(samples), rows, writer.skip_done())
             if spread is not None:
-                spread(folder, shards, writer.take_shard)
+                spread(writer, shards)
             else:
                 batches = chain.from_iterable(
                     batches_of(shard, rows, members, options.batch_size) for shard, members in shards

@@ -83,6 +83,17 @@ class Writer:
         self.count(shard)
         self._report()
 
+    def fail_shard(self, shard: int, samples: Sequence[Sample], reason: str) -> None:
+        """Write and count a shard all of whose samples failed for one reason.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        names = printable_names([sample.name for sample in samples])
+        errors = dict.fromkeys(range(len(names)), printable(" ".join(reason.split())))
+        self._write(shard, [], [status_lines(names, errors, shard, 0)], [])
+        self.take_shard(shard)
+
     def count(self, shard: int) -> int:
         """Count the samples of a written shard, and return their number; raises as :meth:`take_shard`."""
         rows = self.folder.read_done(shard)
