@@ -75,7 +75,7 @@ class Writer:
         return done
 
     def take_shard(self, shard: int) -> None:
-        """Count a shard that was written elsewhere, as its status file says.
+        """Add a shard that was written elsewhere to the counts, as its status file says.
 
         Raises:
             OutputError: the file is not there, or damaged.

@@ -1,1 +1,1 @@
-"""The public side of Ray clusters: ``run`` on one, and models in pipelines of one's own."""
+"""The public side of Ray clusters: what `run` sends to workers, and a model in your own Ray Data pipelines."""

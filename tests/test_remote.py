@@ -1,0 +1,172 @@
+"""URLs, with fsspec's file system in memory in the place of an object store."""
+
+from __future__ import annotations
+
+import io
+import os
+import platform
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from stn_infer import remote
+from stn_infer.api.run import run
+from stn_infer.errors import InputError, MissingDependencyError, OutputError, UsageError
+from tests.api.cluster.test_model import write_model
+
+fsspec = pytest.importorskip("fsspec", reason="URLs need fsspec; pip install fsspec")
+
+OPTIONS: dict[str, Any] = {"preprocess": "0..1", "shard_rows": 8}
+
+
+@pytest.fixture
+def store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The URL of a folder, whose files are in the folder ``local`` too; the test runs beside it."""
+    url, memory = f"memory://{uuid.uuid4().hex}", fsspec.filesystem("memory")
+    monkeypatch.chdir(tmp_path)
+    write_model(tmp_path / "model.onnx")
+    names = [*(f"{i:02}.png" for i in range(20)), "deep/a.png", "deep.png", ".hidden/x.png", "deep/.y.png", "notes.txt"]
+    for number, name in enumerate(names):
+        data = io.BytesIO()
+        Image.fromarray(np.full((4, 5), number, np.uint8)).save(data, "png")
+        content = b"damaged" if name == "07.png" else data.getvalue()
+        memory.pipe_file(f"{url}/{name}", content)
+        path = tmp_path / "local" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+    yield url
+    memory.rm(url, recursive=True)
+
+
+def shards(folder: str) -> dict[str, bytes]:
+    memory = fsspec.filesystem("memory")
+    if remote.is_url(folder):
+        found = {path.rpartition("/")[2]: memory.cat_file(path) for path in memory.ls(folder, detail=False)}
+    else:
+        found = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
+    return {name: content for name, content in found.items() if name != "run.json"}
+
+
+@pytest.mark.parametrize("format", ["csv", "npz", "parquet"])
+def test_a_job_under_urls_is_that_of_folders(store: str, format: str) -> None:
+    here = run("model.onnx", "local", "out", format=format, **OPTIONS)
+    there = run("model.onnx", store, f"{store}-out", format=format, **OPTIONS)
+    assert (there.ok, there.failed, there.left_out) == (here.ok, here.failed, here.left_out) == (21, 1, (("txt", 1),))
+    assert there.output == f"{store}-out" and f"{store}-out/predictions-*.{format}" in there.headline
+    expected = shards("out")
+    found = shards(f"{store}-out")
+    assert found.keys() == expected.keys()
+    for name, content in expected.items():
+        if name.endswith("csv"):
+            assert found[name].replace(store.encode(), b"local") == content
+        elif format == "npz":
+            one, other = np.load(io.BytesIO(content)), np.load(io.BytesIO(found[name]))
+            assert all(np.array_equal(one[key], other[key]) for key in one.files if key != "input")
+    assert run("model.onnx", store, f"{store}-out", format=format, resume=True, **OPTIONS).resumed == 22
+
+
+def test_a_job_under_a_url_is_resumed_or_refused_or_replaced(store: str) -> None:
+    memory, output = fsspec.filesystem("memory"), f"{store}-out"
+    run("model.onnx", store, output, **OPTIONS)
+    before = shards(output)
+    with pytest.raises(OutputError, match=rf"{output} is not empty; give a new folder"):
+        run("model.onnx", store, output, **OPTIONS)
+    memory.rm_file(f"{output}/ledger-00001.csv")
+    assert run("model.onnx", store, output, resume=True, **OPTIONS).resumed == 14
+    assert shards(output) == before
+    memory.pipe_file(f"{store}/03.png", b"other")
+    with pytest.raises(OutputError, match="the inputs' sizes or modification times differ"):
+        run("model.onnx", store, output, resume=True, **OPTIONS)
+    assert run("model.onnx", store, output, overwrite=True, **OPTIONS).failed == 2
+    memory.pipe_file(f"{output}/mine.txt", b"")
+    with pytest.raises(OutputError, match="other files than a job's"):
+        run("model.onnx", store, output, overwrite=True, **OPTIONS)
+
+
+def test_a_store_has_one_job_at_a_time(store: str) -> None:
+    memory, output = fsspec.filesystem("memory"), f"{store}-out"
+    memory.pipe_file(f"{output}/run.lock", b'{"host": "elsewhere", "pid": 3}')
+    with pytest.raises(OutputError, match=r"belongs to a job on another machine \(process 3 on elsewhere\); if it has"):
+        run("model.onnx", store, output, **OPTIONS)
+    memory.pipe_file(f"{output}/run.lock", f'{{"host": "{platform.node()}", "pid": {os.getppid()}}}'.encode())
+    with pytest.raises(OutputError, match="another job is working in"):
+        run("model.onnx", store, output, **OPTIONS)
+    memory.pipe_file(f"{output}/run.lock", f'{{"host": "{platform.node()}", "pid": 99999999}}'.encode())
+    assert run("model.onnx", store, output, **OPTIONS).ok == 21, "its process has ended"
+    assert "run.lock" not in shards(output)
+
+
+def test_what_cannot_be_stored_is_told(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = type(fsspec.filesystem("memory"))
+    write = memory.pipe_file
+
+    def full(self: Any, path: str, value: bytes, *rest: Any, **named: Any) -> None:
+        if "predictions-00001" in path:
+            raise PermissionError("AccessDenied: no\nquota")
+        write(self, path, value, *rest, **named)
+
+    monkeypatch.setattr(memory, "pipe_file", full)
+    with pytest.raises(
+        OutputError, match=r"^cannot write memory://\S+/predictions-00001\.csv: AccessDenied: no quota$"
+    ):
+        run("model.onnx", store, f"{store}-out", **OPTIONS)
+    monkeypatch.undo()
+    assert sorted(shards(f"{store}-out")) == ["ledger-00000.csv", "predictions-00000.csv"], "no half of an object"
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz"])
+def test_arrays_under_urls(store: str, suffix: str) -> None:
+    values = np.random.default_rng(0).random((20, 1, 4, 5), np.float32)
+    file = io.BytesIO()
+    np.save(file, values) if suffix == "npy" else np.savez(file, x=values)
+    Path(f"many.{suffix}").write_bytes(file.getvalue())
+    fsspec.filesystem("memory").pipe_file(f"{store}/many.{suffix}", file.getvalue())
+    run("model.onnx", f"many.{suffix}", "out", batch_size=3, **OPTIONS)
+    run("model.onnx", f"{store}/many.{suffix}", f"{store}-out", batch_size=3, **OPTIONS)
+    found = {name: content.replace(f"{store}/".encode(), b"") for name, content in shards(f"{store}-out").items()}
+    assert found == shards("out")
+
+
+def test_patterns_lists_and_single_files(store: str) -> None:
+    run("model.onnx", [f"{store}/1*.png", f"{store}/03.png"], "out", **OPTIONS)
+    lines = Path("out/ledger-00000.csv").read_text() + Path("out/ledger-00001.csv").read_text()
+    assert lines.count(f"{store}/1") == 10 and f"{store}/03.png,ok" in lines
+    Path("list.txt").write_text(f"{store}/03.png\n{store}/none.png\nfile://{Path('local/04.png').resolve()}\n")
+    summary = run("model.onnx", "@list.txt", "listed", **OPTIONS)
+    assert summary.failures == ((f"{store}/none.png", f"no such file: {store}/none.png"),) and summary.ok == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("none", "no such file or folder: memory://"), ("*.gif", "no file matches"), ("deep/*x", "no file matches")],
+)
+def test_inputs_that_are_not_there(store: str, name: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        run("model.onnx", f"{store}/{name}", "out", **OPTIONS)
+
+
+def test_file_urls_are_paths(store: str) -> None:
+    folder = Path("local").resolve()
+    run("model.onnx", f"file://{folder}", f"file://{folder.parent}/out", **OPTIONS)
+    assert len(shards("out")) == 6
+
+
+@pytest.mark.parametrize("url", ["http://host/out", "ftp://host/out", "s3://", "nothing://x"])
+def test_urls_that_cannot_be_written(store: str, url: str) -> None:
+    with pytest.raises(UsageError, match=f"cannot write to {url}: expected a"):
+        run("model.onnx", "local", url, **OPTIONS)
+
+
+def test_an_unknown_service_and_a_missing_package(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"nothing://x: no service is known for nothing://"):
+        run("model.onnx", "nothing://x", "out", **OPTIONS)
+    with monkeypatch.context() as patch:
+        patch.setitem(sys.modules, "s3fs", None)
+        with pytest.raises(MissingDependencyError, match="s3://bucket/x needs the package s3fs; pip install s3fs"):
+            run("model.onnx", "s3://bucket/x", "out", **OPTIONS)
