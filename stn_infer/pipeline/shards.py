@@ -84,7 +84,7 @@ class Writer:
         self._report()
 
     def fail_shard(self, shard: int, samples: Sequence[Sample], reason: str) -> None:
-        """Write and count a shard all of whose samples failed for one reason.
+        """Write a shard all of whose samples failed for one reason, and count them.
 
         Raises:
             OutputError: it cannot be written.
