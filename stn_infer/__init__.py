@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from stn_infer.api.doctor import Diagnosis, doctor
     from stn_infer.api.engines.build import BuildReport, build
     from stn_infer.api.engines.inspect import EngineReport, inspect_engine
+    from stn_infer.api.engines.refit import RefitReport, refit
     from stn_infer.api.evaluate import Evaluation, evaluate
     from stn_infer.api.export import ExportReport, export
     from stn_infer.api.lint import LintFinding, LintReport, lint
@@ -69,6 +70,7 @@ _HOMES = {
     "Predictions": "pipeline.stream",
     "Predictor": "api.predictor",
     "Preprocess": "preprocess.rule",
+    "RefitReport": "api.engines.refit",
     "RunSummary": "pipeline.inference",
     "ShowReport": "api.show",
     "SpatialTransformer": "layers",
@@ -85,6 +87,7 @@ _HOMES = {
     "open_backend": "api.open",
     "optimize": "api.optimize",
     "read_metadata": "api.metadata",
+    "refit": "api.engines.refit",
     "run": "api.run",
     "show": "api.show",
     "verify": "api.verify",
@@ -110,6 +113,7 @@ __all__ = [
     "Predictions",
     "Predictor",
     "Preprocess",
+    "RefitReport",
     "RunSummary",
     "ShowReport",
     "SpatialTransformer",
@@ -127,6 +131,7 @@ __all__ = [
     "open_backend",
     "optimize",
     "read_metadata",
+    "refit",
     "run",
     "show",
     "verify",

@@ -36,6 +36,7 @@ COMMANDS = {
     "metadata": "Print or store what a file says about its inputs and classes.",
     "lint": "Report what in an ONNX file is wrong, unsupported or slow.",
     "build": "Build a TensorRT engine.",
+    "refit": "Put other weights into a TensorRT engine.",
     "inspect": "Show what is in a TensorRT engine.",
     "cache": "List or clear the cache of TensorRT engines.",
     "run": "Predict images, folders, arrays or lists of files.",
@@ -48,7 +49,7 @@ COMMANDS = {
 }
 
 #: The folders of the commands that are not directly in ``stn_infer.cli``.
-FOLDERS = dict.fromkeys(("build", "inspect", "cache"), "engines")
+FOLDERS = dict.fromkeys(("build", "refit", "inspect", "cache"), "engines")
 
 
 class LazyGroup(click.Group):

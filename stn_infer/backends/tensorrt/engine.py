@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from stn_infer.backends.tensorrt.compatibility import check_settings, key_gpu
 from stn_infer.backends.tensorrt.engine_cache import (
@@ -19,6 +19,7 @@ from stn_infer.backends.tensorrt.engine_cache import (
     read_sidecar,
     why_stale,
 )
+from stn_infer.backends.tensorrt.identity import hashes, structure, weight_hashes
 from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.backends.tensorrt.profiles import resolve_profiles
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT, current_device, current_gpu, load_runtime
@@ -114,7 +115,7 @@ def request_engine(content: Path | bytes, options: BuildOptions, name: str | Non
     name = name or (str(content) if isinstance(content, Path) else model.graph.name or "the model")
     if plugin is not None and not _has_sampler(model):
         plugin, notes = None, ("the model has no spatial transformer for the plugin",)
-    graph, weights = _hashes(model)
+    graph, weights = hashes(model)
     runs_on = key_gpu(gpu, options.hardware)
     key = EngineKey(
         graph_sha256=graph,
@@ -196,13 +197,15 @@ def _build(request: EngineRequest, timing: TimingCache | None, budget: Budget | 
         built_at=datetime.now(UTC).isoformat(timespec="seconds"),
         build_seconds=round(time.perf_counter() - start, 3),
         fused=plan.fused,
-        metadata=_metadata(request.model),
+        metadata=metadata_of(request.model),
         batch_axes=_batch_axes(request.model),
+        structure=structure(request.model) if request.options.refittable else "",
+        weights=weight_hashes(request.model) if request.options.refittable else {},
     )
     return plan, sidecar
 
 
-def _metadata(model: onnx.ModelProto) -> dict[str, str]:
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
     """The model's ``metadata_props``, with what its graph shows and an engine no longer does."""
     from stn_infer.proto.activation import with_scores
 
@@ -283,23 +286,6 @@ def _target(runtime: TensorRT, options: BuildOptions) -> Gpu:
     if gpu.sm not in targets:
         raise UsageError(f"TensorRT-RTX {runtime.version} supports the targets {', '.join(targets)}, not {gpu}")
     return gpu
-
-
-def _hashes(model: onnx.ModelProto) -> tuple[str, str]:
-    """SHA-256 of the graph without its initializers' values, and of these values."""
-    import onnx
-    from onnx import numpy_helper
-
-    from stn_infer.proto.edit import copy_of
-
-    weights = hashlib.sha256()
-    graph = copy_of(model)
-    for tensor in sorted(graph.graph.initializer, key=lambda tensor: tensor.name):
-        weights.update(f"{tensor.name}\0{tensor.data_type}\0{list(tensor.dims)}\0".encode())
-        weights.update(numpy_helper.to_array(tensor).tobytes())
-        empty: Any = onnx.TensorProto(name=tensor.name, data_type=tensor.data_type, dims=tensor.dims)
-        tensor.CopyFrom(empty)
-    return hashlib.sha256(graph.SerializeToString(deterministic=True)).hexdigest(), weights.hexdigest()
 
 
 def _precisions(model: onnx.ModelProto) -> list[str]:

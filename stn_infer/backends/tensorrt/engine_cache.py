@@ -103,6 +103,8 @@ class Sidecar:
         fused: names of the ONNX nodes that the plugin runs.
         metadata: the model's ``metadata_props``: pre-processing and labels.
         batch_axes: inputs and outputs to the names of their axes 0, where they have names.
+        structure, weights: of an engine that takes new weights: a hash of the graph without weights and metadata, and
+            one of each weight by name.
     """
 
     key: EngineKey
@@ -114,6 +116,8 @@ class Sidecar:
     fused: tuple[str, ...] = ()
     metadata: Mapping[str, str] = field(default_factory=dict)
     batch_axes: Mapping[str, str] = field(default_factory=dict)
+    structure: str = ""
+    weights: Mapping[str, str] = field(default_factory=dict)
 
 
 def sidecar_path(engine: Path) -> Path:

@@ -30,6 +30,7 @@ def module(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Recorder:
     """A TensorRT 11.4 with a GPU, and the model m.onnx for its native layers."""
     made = Recorder(layers=["SHUFFLE", "CONVOLUTION"])
     on_gpu(monkeypatch, lambda: TensorRT("tensorrt", made, "11.4.0.106"), lambda: GPU)
+    monkeypatch.setenv("STN_TRIAL_SECONDS", "0")
     onnx.save(model(), tmp_path / "m.onnx")
     return made
 
