@@ -16,6 +16,7 @@ StnInferError                  exit code 1
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 
 from stn_infer.printing import shown
 
@@ -81,6 +82,19 @@ class ClusterError(StnInferError):
 def of_input(name: str, error: str) -> str:
     """An input's error, which names the input."""
     return error if name in error else f"{name}: {error}"
+
+
+def batch_advice(shapes: Iterable[tuple[int, ...]]) -> str:
+    """Advice for shapes of samples that did not fit and look as if they began with the batch; else empty.
+
+    A sample [C, H, W] may begin with 1, so only four axes or more are taken for a batch and a sample.
+    """
+    given = tuple(shapes)
+    if not any(len(shape) > 3 and shape[0] == 1 for shape in given):
+        return ""
+    without = (shape[1:] if len(shape) > 3 and shape[0] == 1 else shape for shape in given)
+    options = " ".join(f"--input-shape {','.join(map(str, shape))}" for shape in without)
+    return f"; drop the leading batch: {options}"
 
 
 def one_line(error: BaseException | str, limit: int = 300) -> str:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, ParamSpec, TypeVar
 
 from stn_infer.api.trusted import try_once
 from stn_infer.budget import Budget
-from stn_infer.errors import ModelError, SourceError, UsageError
+from stn_infer.errors import ModelError, SourceError, UsageError, batch_advice
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.hub import local
 from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
@@ -342,4 +342,5 @@ def check_shapes(own: Sizes, given: Sequence[tuple[int, ...]], *, open_sizes: bo
             f"the file has dynamic sizes ({expected}), which the inputs determine here; omit --input-shape "
             "(--preprocess size=HxW resizes images, build --profile takes whole shapes)"
         )
-    raise UsageError(f"the file's inputs are {expected}, not {got}; omit --input-shape")
+    advice = batch_advice(wanted) or "; omit --input-shape"
+    raise UsageError(f"the file's inputs are {expected}, not {got}{advice}")

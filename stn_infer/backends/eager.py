@@ -16,7 +16,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, run_in_fixed_batches, run_on_empty_axes
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
-from stn_infer.errors import MissingDependencyError, ModelError, one_line
+from stn_infer.errors import MissingDependencyError, ModelError, batch_advice, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.sources.inputs import dtypes_of, input_names, zeros
@@ -256,6 +256,7 @@ def _called(module: Any, tensors: Sequence[Any], label: str, how: str) -> Any:
     except Exception as error:  # a model's own code may raise anything
         given = " and ".join(str(list(tensor.shape)) for tensor in tensors)
         text = one_line(str(error)) or "no message"
+        text += batch_advice(tuple(tensor.shape[1:]) for tensor in tensors)
         raise ModelError(f"{label} fails in PyTorch ({how}) on {given}: {type(error).__name__}: {text}") from error
 
 

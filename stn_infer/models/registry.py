@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from stn_infer.decoding import Decoding
-from stn_infer.errors import UsageError
+from stn_infer.errors import UsageError, batch_advice
 
 if TYPE_CHECKING:
     from torch import nn
@@ -61,7 +61,9 @@ class Network:
         except (TypeError, ValueError, RuntimeError) as error:
             given = ", ".join(f"{key}={value!r}" for key, value in options.items())
             reason = str(error).partition("\n")[0]
-            raise UsageError(f"network {self.name} cannot be built with {given}: {reason}") from None
+            shape = options.get("input_shape")
+            advice = batch_advice([shape]) if isinstance(shape, tuple) else ""
+            raise UsageError(f"network {self.name} cannot be built with {given}: {reason}{advice}") from None
 
 
 def create(name: str, **options: Any) -> nn.Module:

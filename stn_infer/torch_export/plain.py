@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import onnx
 
-from stn_infer.errors import ExportError, ModelError, UsageError
+from stn_infer.errors import ExportError, ModelError, UsageError, batch_advice
 from stn_infer.metadata import ModelMetadata
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import every_graph
@@ -318,8 +318,8 @@ def _named_outputs(module: nn.Module, arguments: tuple[torch.Tensor, ...], name:
         if batch > 1 and _takes_one(module, arguments):
             raise TiedBatch(f"it accepts a batch of 1 but not of {batch}: {brief(error)}") from error
         raise UsageError(
-            f"{name} cannot be run on an input of shape {shapes} (batch {batch}): {brief(error)}; "
-            "check --input-shape and the model"
+            f"{name} cannot be run on an input of shape {shapes} (batch {batch}): {brief(error)}"
+            + (batch_advice(argument.shape[1:] for argument in arguments) or "; check --input-shape and the model")
         ) from error
     try:
         tensors, names = output_tensors(returned), output_names(returned)
