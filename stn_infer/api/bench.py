@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
-from stn_infer.api.source import load_original, metadata_of, names_the_file, resolve_model
+import numpy as np
+
+from stn_infer.api.source import OnnxModel, input_sizes, load_original, metadata_of, names_the_file, resolve_model
 from stn_infer.benchmarking.request import Case, Method, Progress, Request, check_batch_sizes
 from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.variants.names import VARIANTS
@@ -44,6 +45,7 @@ def bench(
     time_limit: float | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,
+    strict: bool = False,
 ) -> BenchResult:
     """Measure a model's latency in every variant, after verifying each against eager PyTorch in float64.
 
@@ -73,6 +75,7 @@ def bench(
             says so. Loading and compiling are not interrupted. None: no limit.
         allow_code: let a file, such as a recipe or an ONNX file's metadata, name Python code to run.
         budget: as for ``lint``.
+        strict: at the end-to-end boundary, an error instead of a warning where the preprocessing had to be assumed.
 
     Returns:
         The result: a row for each variant and batch size, also for those that could not be timed, with the reason.
@@ -107,6 +110,7 @@ def bench(
         time_limit=time_limit,
         allow_code=allow_code,
         budget=budget,
+        strict=strict,
     )
 
 
@@ -120,11 +124,17 @@ def measure(
     time_limit: float | None = None,
     allow_code: bool = False,
     budget: Budget | None = None,
+    strict: bool = False,
 ) -> BenchResult:
     """Measure a request, or the part of it that ``earlier`` lacks; arguments and errors as :func:`bench`."""
     from stn_infer.benchmarking.harness.session import run_request
 
-    resolve = partial(resolve_case, allow_code=allow_code, budget=budget)
+    def resolve(case: Case) -> CaseModel:
+        found = resolve_case(case, allow_code=allow_code, budget=budget)
+        if request.method.boundary == "end-to-end":
+            _tell_assumption(found, strict)
+        return found
+
     if time_limit is not None and not time_limit > 0:
         raise UsageError(f"the time limit is a number of seconds above 0, not {time_limit:g}")
     return run_request(
@@ -175,6 +185,22 @@ def resolve_case(case: Case, *, allow_code: bool = False, budget: Budget | None 
         loaded = None
         problem = f"{path.name} was exported from {metadata.source}, which is not available here: {error}"
     return CaseModel(loaded, path, "" if loaded else problem, metadata.precision)
+
+
+def _tell_assumption(found: CaseModel, strict: bool) -> None:
+    """Warn, or raise an error, where files are read and nothing says how they become inputs."""
+    from stn_infer.backends.base import TensorSpec
+    from stn_infer.data.loader import resolve_preprocess, tell_assumption
+
+    own = None if found.loaded is None else found.loaded.metadata.preprocess
+    sizes: Sequence[tuple[int | None, ...]] = () if found.loaded is None else found.loaded.input_shapes
+    if own is None and found.file is not None:
+        graph = OnnxModel(found.file).read()
+        own, sizes = metadata_of(graph).preprocess, input_sizes(graph)
+    if own is None:
+        float32 = np.dtype(np.float32)
+        specs = [TensorSpec(f"input {i}", (None, *shape), float32) for i, shape in enumerate(sizes)]
+        tell_assumption(resolve_preprocess(specs, None, None), None, None, strict=strict, takes=False)
 
 
 def make_request(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 RESULT = click.Path(path_type=Path, dir_okay=False)
 _CASE_OPTIONS = ("batch_sizes", "source", "weights", "input_shapes", "precision", "inputs")
 _COMMON = ("json", "verbose", "quiet", "debug")
-_BESIDE_RESUME = ("resume", "output", "time_limit", "allow_code", "trial_seconds", "trial_memory", *_COMMON)
+_BESIDE_RESUME = ("resume", "output", "time_limit", "allow_code", "trial_seconds", "trial_memory", "strict", *_COMMON)
 _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 
 
@@ -207,6 +207,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     help="Largest output error, relative to the output's scale.  [default: by precision]",
 )
 @options.seed_option
+@options.strict_option
 @click.option("--suite", type=RESULT, help="Benchmark the models in this TOML file instead of SOURCE.")
 @options.trial_options
 @click.option("--resume", type=RESULT, help="Resume an interrupted benchmark from its result instead of SOURCE.")
@@ -239,6 +240,7 @@ def command(
     rates: tuple[float, ...],
     tolerance: float | None,
     seed: int,
+    strict: bool,
     suite: Path | None,
     resume: Path | None,
     output: Path | None,
@@ -261,7 +263,7 @@ def command(
     if resume is not None:
         others = [name for parameter in ctx.command.params if (name := parameter.name or "") not in _BESIDE_RESUME]
         _refuse(ctx, others, "--resume", "the file defines what is measured; start a new benchmark to change it")
-        _show(*_resumed(resume, output, allow_code, budget, time_limit))
+        _show(*_resumed(resume, output, allow_code, budget, time_limit, strict))
         return
     given = {"rounds": rounds, "seconds": seconds, "samples": samples, "boundary": boundary, "l2": l2}
     given["separate"] = separate or None  # a suite may ask for it too
@@ -301,7 +303,7 @@ def command(
         )
     names = variants or (_quick_variants(device) if quick else None)
     request = make_request(cases, names, device, threads, tolerance, replace(method, **changes))
-    _show(_measure(request, output, allow_code=allow_code, budget=budget, time_limit=time_limit), output)
+    _show(_measure(request, output, allow_code=allow_code, budget=budget, time_limit=time_limit, strict=strict), output)
 
 
 command.others = {"compare": compare, "report": report}
@@ -329,7 +331,12 @@ def _quick_variants(device: str) -> tuple[str, ...]:
 
 
 def _resumed(
-    path: Path, output: Path | None, allow_code: bool, budget: Budget | None, time_limit: float | None
+    path: Path,
+    output: Path | None,
+    allow_code: bool,
+    budget: Budget | None,
+    time_limit: float | None,
+    strict: bool,
 ) -> tuple[BenchResult, Path]:
     from stn_infer.api.bench import check_code
     from stn_infer.benchmarking.result import read_result
@@ -338,7 +345,9 @@ def _resumed(
     if not allow_code:
         check_code(path, earlier.request.cases, earlier.request.variants)
     target = output or path
-    found = _measure(earlier.request, target, earlier, allow_code=allow_code, budget=budget, time_limit=time_limit)
+    found = _measure(
+        earlier.request, target, earlier, allow_code=allow_code, budget=budget, time_limit=time_limit, strict=strict
+    )
     return found, target
 
 
@@ -350,6 +359,7 @@ def _measure(
     allow_code: bool,
     budget: Budget | None,
     time_limit: float | None,
+    strict: bool,
 ) -> BenchResult:
     """Print an estimate of the duration, then measure."""
     from stn_infer.api.bench import measure
@@ -369,6 +379,7 @@ def _measure(
             time_limit=time_limit,
             allow_code=allow_code,
             budget=budget,
+            strict=strict,
         )
     except KeyboardInterrupt:
         if output is not None and (earlier is not None or _written(output) != before):

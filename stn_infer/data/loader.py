@@ -289,7 +289,12 @@ def _runs(samples: Sequence[Sample | Held]) -> Iterator[tuple[int, int]]:
 
 
 def tell_assumption(
-    how: Preprocess | None, own: Preprocess | None, given: Preprocess | str | None, *, strict: bool = False
+    how: Preprocess | None,
+    own: Preprocess | None,
+    given: Preprocess | str | None,
+    *,
+    strict: bool = False,
+    takes: bool = True,
 ) -> None:
     """Warn if neither the model's file nor the user says what a pixel value means to the model.
 
@@ -298,16 +303,24 @@ def tell_assumption(
         own: the pre-processing stored in the model's file.
         given: the user's.
         strict: raise an error instead.
+        takes: whether the function takes a pre-processing.
 
     Raises:
         UsageError: it had to be assumed, and ``strict``.
     """
     if how is None or own is not None or isinstance(given, Preprocess) or (given and names_values(given)):
         return
-    text = (
-        f"nothing says what the model takes; assumed {how.describe()} with values 0..1. Give the preprocessing of its "
-        "training, such as --preprocess imagenet, or store it: stn-infer metadata FILE --preprocess ..."
-    )
+    text = f"nothing says what the model takes; assumed {how.describe()} with values 0..1. "
+    if takes:
+        text += (
+            "Give the preprocessing of its training, such as --preprocess imagenet, or store it: stn-infer metadata "
+            "FILE --preprocess ..."
+        )
+    else:
+        text += (
+            "Store the preprocessing of its training in the ONNX file, for example: stn-infer metadata FILE "
+            "--preprocess imagenet"
+        )
     if strict:
         raise UsageError(text)
     warnings.warn(text, AssumptionWarning, stacklevel=3)

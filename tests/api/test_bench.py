@@ -20,7 +20,7 @@ from stn_infer.benchmarking.report.terminal import render
 from stn_infer.benchmarking.request import Method
 from stn_infer.benchmarking.result import BenchResult, read_result
 from stn_infer.benchmarking.variants import pytorch as torch_module
-from stn_infer.errors import UsageError
+from stn_infer.errors import AssumptionWarning, UsageError
 from stn_infer.layers import SpatialTransformer
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
@@ -282,7 +282,9 @@ def test_onnxruntimes_profiler_gives_no_gpu_times(bare: Path) -> None:
 
 def test_end_to_end_goes_from_files_to_a_file() -> None:
     method = replace(TINY_METHOD, boundary="end-to-end", rounds=1, samples=2)
-    files = bench(TINY, batch_sizes=(16,), variants=("eager", "fused"), input_shapes=SHAPE, method=method)
+    with pytest.warns(AssumptionWarning, match="assumed gray with values 0..1") as told:
+        files = bench(TINY, batch_sizes=(16,), variants=("eager", "fused"), input_shapes=SHAPE, method=method)
+    assert len(told) == 1
     assert (files.get("eager", 16).items, files.get("eager", 16).status) == (64, "timed")
     assert "no such backend" in files.get("fused", 16).reason
     (sampler,) = files.get("eager", 16).samplers

@@ -15,6 +15,7 @@ from stn_infer.backends.base import Backend
 from stn_infer.benchmarking.harness.variant import BoundVariant, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup, onnx_file
 from stn_infer.benchmarking.record import SamplerPlacement
+from stn_infer.data.loader import resolve_preprocess
 from stn_infer.errors import ModelError
 from stn_infer.preprocess.rule import Preprocess
 
@@ -39,7 +40,10 @@ class EndToEnd(OpenVariant):
         self.file = None if name in ("eager", "compile") else Path(onnx_file(name, prepared))
         self.workers = setup.threads  # `run` has a worker per core, each with one thread
         self.backend = _open(name, setup, self.file)
-        self.preprocess = prepared.preprocess or self.backend.metadata.preprocess
+        # what had to be assumed was told when the case was loaded
+        self.preprocess = resolve_preprocess(
+            self.backend.inputs, prepared.preprocess or self.backend.metadata.preprocess, None
+        )
 
     def bind(self, inputs: Sequence[Array]) -> BoundVariant:
         """See :class:`stn_infer.benchmarking.harness.variant.OpenVariant`."""
