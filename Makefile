@@ -3,13 +3,14 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+TRITON := .venv-triton
 
 # Without a GPU the CUDA kernels are left out here: for all GPUs they take minutes to compile, and nothing runs them.
 ifeq ($(wildcard /dev/nvidiactl),)
 export SKBUILD_CMAKE_DEFINE ?= STN_CUDA=OFF
 endif
 
-.PHONY: demo test test-slow fuzz check bench-quick gpu-check gpu-programs mnist train paper models docs clean
+.PHONY: demo test test-slow test-triton fuzz check bench-quick gpu-check gpu-programs mnist train paper models docs clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -23,6 +24,10 @@ test: $(VENV)/.test
 
 test-slow: $(VENV)/.test
 	$(PYTEST) -m slow
+
+# The tests with a real Triton server, which is installed into an environment of its own: it needs NumPy 1.
+test-triton: $(VENV)/.test $(TRITON)/.server
+	STN_TRITON=$(TRITON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving tests/api/test_triton.py
 
 # Mutated files through every command, in processes with limits; what is found is stored in tests/fuzz/corpus/, which
 # `make test` replays. SEED repeats a run; GUIDED=1 is guided by coverage (pip install '.[fuzz]').
@@ -88,5 +93,10 @@ $(VENV)/.test: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 
+$(TRITON)/.server: constraints.txt
+	$(PYTHON) -m venv $(TRITON)
+	$(TRITON)/bin/python -m pip install --quiet --constraint constraints.txt nvidia-pytriton onnxruntime
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist export/dist demo-out .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(TRITON) build dist export/dist demo-out .pytest_cache .mypy_cache .ruff_cache

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from stn_infer.api.predictor import Predictor
     from stn_infer.api.run import run
     from stn_infer.api.show import ShowReport, show
+    from stn_infer.api.triton import TritonReport, triton
     from stn_infer.api.verify import verify
     from stn_infer.backends.base import Backend
     from stn_infer.backends.tensorrt.options import BuildOptions
@@ -75,6 +76,7 @@ _HOMES = {
     "ShowReport": "api.show",
     "SpatialTransformer": "layers",
     "StnInferError": "errors",
+    "TritonReport": "api.triton",
     "Verification": "verification.report",
     "bench": "api.bench",
     "build": "api.engines.build",
@@ -90,6 +92,7 @@ _HOMES = {
     "refit": "api.engines.refit",
     "run": "api.run",
     "show": "api.show",
+    "triton": "api.triton",
     "verify": "api.verify",
     "write_metadata": "api.metadata",
 }
@@ -118,6 +121,7 @@ __all__ = [
     "ShowReport",
     "SpatialTransformer",
     "StnInferError",
+    "TritonReport",
     "Verification",
     "__version__",
     "bench",
@@ -134,6 +138,7 @@ __all__ = [
     "refit",
     "run",
     "show",
+    "triton",
     "verify",
     "write_metadata",
 ]

@@ -85,6 +85,40 @@ def run_tool(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
     return subprocess.CompletedProcess(command, process.returncode, output, errors)
 
 
+@contextmanager
+def program_child(
+    command: Sequence[str], environment: Mapping[str, str], *, grace: float = 10, **streams: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """Run a program such as a server during the block, in a session of its own, and end it with all that it started.
+
+    It gets SIGTERM and ``grace`` seconds, then SIGKILL; SIGKILL at once when this process ends without that.
+
+    Args:
+        command: the program and its arguments.
+        environment: all of its variables.
+        grace: seconds to end in.
+        streams: as for :func:`python_child`.
+    """
+    watched, held = os.pipe()
+    try:
+        begin = json.dumps({"watched": watched, "program": [*command]})
+        arguments = [sys.executable, "-P", "-S", __file__, begin]
+        with subprocess.Popen(
+            arguments, env=dict(environment), pass_fds=(watched,), start_new_session=True, **streams
+        ) as process:
+            try:
+                yield process
+                process.terminate()
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    process.wait(grace)
+            finally:
+                _kill_session(process.pid)
+                process.wait()
+    finally:
+        os.close(watched)
+        os.close(held)
+
+
 def _kill_session(session: int) -> None:
     """Kill the processes of a session, whatever groups they have made, until none is left."""
     while members := [
@@ -126,8 +160,8 @@ def _is_current(entry: str) -> bool:
         return False
 
 
-def _begin(watched: int, path: Sequence[str], module: str) -> None:
-    """The child's side: take care of how this process ends, and be the module."""
+def _end_with(watched: int) -> None:
+    """Let the kernel kill this process once nobody holds the writing end of a pipe any more."""
     # by a signal that needs no thread of ours: a native library may hold Python's lock for ever
     fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(watched, _F_SETSIG, signal.SIGKILL)
@@ -136,6 +170,13 @@ def _begin(watched: int, path: Sequence[str], module: str) -> None:
     waiting.register(watched)
     if waiting.poll(0):
         os.kill(os.getpid(), signal.SIGKILL)  # it ended before this one was ready
+
+
+def _begin(watched: int, path: Sequence[str] = (), module: str = "", program: Sequence[str] = ()) -> None:
+    """The child's side: take care of how this process ends, and be the module or the program."""
+    _end_with(watched)
+    if program:
+        os.execv(program[0], [*program])  # the pipe stays open
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # without a traceback
     sys.path[:] = path
     del sys.argv[1]

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stn_infer.activation import Activation, Scores, resolve_scores
 from stn_infer.arrays import Array
 from stn_infer.errors import UsageError
+from stn_infer.ranking import best_first, probabilities
 
 __all__ = ["Activation", "Candidate", "Classifier", "Ranked", "Scores", "label_of", "resolve_scores"]
 
@@ -135,15 +136,14 @@ class Classifier:
         if not len(values):
             none, order = np.zeros(0, np.int64), np.zeros((0, width), np.int64)
             return Ranked(none, np.zeros(0, np.float32), order, order.astype(np.float32), none, self.labels)
-        best: NDArray[np.int64] = values.argmax(axis=1).astype(np.int64)
-        order = best[:, None] if width == 1 else _order(values, width)
-        probabilities = _probabilities(values, order, self.scores)
+        order = best_first(values, width)
+        chosen = probabilities(values, order, self.scores.activation, self.scores.applied)
         counts = np.full(len(values), order.shape[1], np.int64)
         least = self.threshold if self.threshold is not None or self.top_k is not None else THRESHOLD
         if self.many and least is not None:
-            counts = (probabilities >= least).sum(axis=1, dtype=np.int64)
-        found = probabilities.astype(np.float32)
-        return Ranked(best, found[:, 0], order, found, counts, self.labels)
+            counts = (chosen >= least).sum(axis=1, dtype=np.int64)
+        found = chosen.astype(np.float32)
+        return Ranked(order[:, 0], found[:, 0], order, found, counts, self.labels)
 
 
 def label_of(labels: Sequence[str], number: int) -> str:
@@ -155,29 +155,3 @@ def label_of(labels: Sequence[str], number: int) -> str:
     if number >= len(labels):
         raise UsageError(f"the model predicts class {number}, but only {len(labels)} labels were given")
     return labels[number]
-
-
-def _order(values: Array, width: int) -> NDArray[np.int64]:
-    """The ``width`` best classes [N, width] of each row, equal ones by their number."""
-    exact: NDArray[Any] = values if values.dtype.kind == "f" else values.astype(np.float64)
-    order: NDArray[np.int64] = np.argsort(-exact, axis=1, kind="stable")[:, :width]
-    return order
-
-
-def _probabilities(values: Array, order: NDArray[np.int64], scores: Scores) -> NDArray[np.float64]:
-    """The confidences [N, K] of the classes ``order`` [N, K]."""
-    chosen: NDArray[np.float64] = np.take_along_axis(values, order, axis=1).astype(np.float64)
-    if scores.applied or scores.activation == "none":
-        return chosen
-    if scores.activation == "sigmoid":
-        small = np.exp(-np.abs(chosen))
-        return np.where(chosen >= 0, 1 / (1 + small), small / (1 + small))
-    highest = values.max(axis=1, keepdims=True).astype(np.float64)
-    total = _exponentials(values.astype(np.float64), highest).sum(axis=1, keepdims=True)
-    found: NDArray[np.float64] = _exponentials(chosen, highest) / total
-    return found
-
-
-def _exponentials(values: NDArray[np.float64], highest: NDArray[np.float64]) -> NDArray[np.float64]:
-    """``exp(values - highest)``, where equal infinities have no distance."""
-    return np.exp(np.subtract(values, highest, out=np.zeros_like(values), where=values != highest))

@@ -20,7 +20,7 @@ from click.testing import CliRunner
 from stn_infer.api.bench import bench
 from stn_infer.benchmarking.request import Method
 from stn_infer.cli.main import main
-from stn_infer.isolation import python_child, run_tool
+from stn_infer.isolation import program_child, python_child, run_tool
 from tests.support.onnx_files import affine_model
 from tests.support.paths import ROOT
 
@@ -240,3 +240,45 @@ def test_a_tool_is_ended_with_the_programs_that_it_runs(tmp_path: Path) -> None:
 def test_what_a_tool_says() -> None:
     done = run_tool(["sh", "-c", "echo out; echo err >&2; exit 3"])
     assert (done.returncode, done.stdout, done.stderr) == (3, "out\n", "err\n")
+
+
+SERVER = "trap 'echo ended > said; exit 0' TERM; sleep 1000 & echo $! $$; wait"
+DEAF = "trap '' TERM; sh -c 'trap \"\" TERM; sleep 1000' & echo $! $$; while true; do wait; done"
+
+
+@pytest.mark.parametrize(("script", "ends"), [(SERVER, True), (DEAF, False)])
+def test_a_program_is_asked_to_end_and_then_killed(script: str, ends: bool, tmp_path: Path) -> None:
+    command = ["/bin/sh", "-c", f"cd {tmp_path}; {script}"]
+    with program_child(command, dict(os.environ), grace=0.3, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        processes = [int(text) for text in process.stdout.readline().split()]
+        assert processes[1] == process.pid and all(map(alive, processes))
+    assert not any(map(alive, processes)) and (tmp_path / "said").exists() == ends
+
+
+def test_an_exception_kills_a_program(tmp_path: Path) -> None:
+    command = ["/bin/sh", "-c", f"cd {tmp_path}; {SERVER}"]
+    with (
+        pytest.raises(ZeroDivisionError),
+        program_child(command, dict(os.environ), stdout=subprocess.PIPE, text=True) as process,
+    ):
+        assert process.stdout is not None
+        processes = [int(text) for text in process.stdout.readline().split()]
+        raise ZeroDivisionError
+    assert not any(map(alive, processes)) and not (tmp_path / "said").exists()
+
+
+def test_a_program_ends_with_a_killed_parent() -> None:
+    code = (
+        "import os, time\nfrom stn_infer.isolation import program_child\n"
+        "with program_child(['/bin/sh', '-c', 'echo $$; sleep 1000'], dict(os.environ)):\n    time.sleep(1000)\n"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        program = int(parent.stdout.readline())
+        assert alive(program)
+        parent.kill()
+        parent.wait(60)
+        wait_until(lambda: not alive(program))
+        parent.stdout.close()

@@ -34,6 +34,7 @@ PUBLIC = [
     "ShowReport",
     "SpatialTransformer",
     "StnInferError",
+    "TritonReport",
     "Verification",
     "__version__",
     "bench",
@@ -50,6 +51,7 @@ PUBLIC = [
     "refit",
     "run",
     "show",
+    "triton",
     "verify",
     "write_metadata",
 ]

@@ -272,7 +272,7 @@ def load_original(
         input_shapes=input_shapes or fixed_shapes(file),
         allow_code=allow_code,
     )
-    return replace(loaded, dtypes=_dtypes(file), fixed_batch=loaded.fixed_batch or _fixed_batch(file))
+    return replace(loaded, dtypes=_dtypes(file), fixed_batch=loaded.fixed_batch or declared_batch(file))
 
 
 def _dtypes(file: onnx.ModelProto) -> tuple[str, ...]:
@@ -285,7 +285,7 @@ def _dtypes(file: onnx.ModelProto) -> tuple[str, ...]:
     return tuple("float32" if kind.kind in "fV" else str(kind) for kind in types)
 
 
-def _fixed_batch(file: onnx.ModelProto) -> int | None:
+def declared_batch(file: onnx.ModelProto) -> int | None:
     """The batch size that an ONNX file is fixed to; None if its batch is dynamic."""
     from stn_infer.proto.traversal import given_inputs
 

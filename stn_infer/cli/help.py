@@ -26,7 +26,8 @@ _GROUPS: dict[str, str] = {
     "Input options": "--inputs --calibrate --preprocess --strict --labels --count",
     "Runtime options": "--backend --variant --list-variants --device --devices --batch-size --batch-sizes --threads "
     "--workers",
-    "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild",
+    "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild --engine",
+    "Serving options": "--name --platform --max-batch --queue-delay --instances --served-at --check",
     "Prediction options": "--activation --top-k --threshold --outputs",
     "Limits": "--trial-seconds --trial-memory --time-limit",
     "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate "

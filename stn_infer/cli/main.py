@@ -44,6 +44,7 @@ COMMANDS = {
     "verify": "Compare every backend with a float64 reference.",
     "bench": "Measure latency and throughput in every runtime.",
     "plugin": "Inspect or build the plugin library.",
+    "triton": "Write a model repository for Triton Inference Server.",
     "show": "Draw inputs, the regions that are sampled, and predictions.",
     "doctor": "Report what this machine can run, and what is missing.",
 }

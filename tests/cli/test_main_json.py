@@ -82,6 +82,8 @@ def test_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert sorted(found) == sorted(FIELDS["metadata"])
     found = printed("run", "fused.onnx", "inputs.npy", "-o", "out", "--format", "npz")
     assert list(found) == FIELDS["run"] and (found["ok"], found["output"]) == (3, "out")
+    found = printed("triton", "fused.onnx", "-o", "models")
+    assert list(found) == FIELDS["triton"] and (Path(found["path"]).name, found["checked"]) == ("fused", None)
     found = printed("verify", "fused.onnx", "--backend", "ort")
     assert list(found) == FIELDS["verify"] and found["passed"] is True
 

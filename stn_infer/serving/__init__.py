@@ -1,0 +1,1 @@
+"""Model repositories for Triton Inference Server: their files, and a trial in a real server."""

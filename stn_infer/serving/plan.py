@@ -1,0 +1,188 @@
+"""Fits a service to its model: batches, classes, the engine's profile, and the plugin library."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from stn_infer import plugin
+from stn_infer.backends.base import Backend
+from stn_infer.backends.batching import is_batched, own_axes
+from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
+from stn_infer.backends.tensorrt.identity import hashes
+from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
+from stn_infer.backends.tensorrt.runtime import Gpu
+from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.pipeline.decoder import Decoder
+from stn_infer.pipeline.formats import check_labels, has_classes
+from stn_infer.pipeline.plan import classifier_of
+from stn_infer.proto.own_ops import DOMAIN
+from stn_infer.proto.traversal import every_node
+from stn_infer.serving.service import REGISTER_FILE, Classes, Service
+
+if TYPE_CHECKING:
+    import onnx
+
+MAX_BATCH = 64
+
+
+def check_batch(service: Service, declared: int | None) -> None:
+    """Check that Triton can join samples to batches of the model: all inputs and outputs have one dynamic batch axis.
+
+    Args:
+        service: the model.
+        declared: the batch size that is fixed in the file; None: none is.
+
+    Raises:
+        UsageError: it has not.
+    """
+    if declared is not None:
+        raise UsageError(
+            f"the file's batch is fixed to {declared}; Triton joins requests to batches of any size, so export the "
+            "model with a dynamic batch"
+        )
+    tensors = (*service.inputs, *service.outputs)
+    other = next((spec for spec in tensors if not is_batched(spec)), None)
+    if other is not None:
+        raise UsageError(f"the file's {other.name!r} has no batch axis, by which Triton joins requests")
+    if not service.inputs or own_axes((spec.name, spec.batch) for spec in tensors):
+        axes = ", ".join(f"{spec.name} ({spec.batch})" for spec in tensors)
+        raise UsageError(f"the file's inputs and outputs have rows of different kinds, which Triton does not: {axes}")
+
+
+def tried(service: Service, backend: Backend, notes: list[str]) -> Service:
+    """The service with warm-up batches of zeros, where the model runs on them.
+
+    Raises:
+        UsageError: the model does not return a row per sample.
+    """
+    if any(None in spec.shape[1:] for spec in service.inputs):
+        notes.append("the server does not warm up: an input has dynamic sizes")
+        return replace(service, warms=False)
+    for count in (1, 2):
+        zeros = {
+            spec.name: np.zeros((count, *map(int, filter(None, spec.shape[1:]))), spec.dtype) for spec in service.inputs
+        }
+        try:
+            found = backend.run(zeros)
+        except (InputError, ModelError):
+            found = {}
+        if not found or any(values.dtype.kind == "f" and np.isnan(values).any() for values in found.values()):
+            notes.append("the server does not warm up: the model fails or returns NaN for zeros")
+            return replace(service, warms=False)
+        other = next((name for name, values in found.items() if values.shape[:1] != (count,)), None)
+        if other is not None:
+            raise UsageError(f"the file's output {other!r} has {len(found[other])} rows for a batch of {count}")
+    return service
+
+
+def classified(
+    service: Service, backend: Backend, top_k: int | None, labels: Sequence[str] | None, activation: str | None
+) -> Service:
+    """The service with its labels and, on the Python platform, with predictions.
+
+    Raises:
+        UsageError: labels, activation or ``top_k`` are given for a model without classes, or do not fit it.
+    """
+    decoder = Decoder(backend.metadata.decodings, backend.inputs, backend.outputs)
+    if not has_classes(backend.outputs, decoder):
+        given = {"labels": labels, "activation": activation, "top_k": top_k}
+        wrong = next((what for what, value in given.items() if value is not None), None)
+        if wrong is not None:
+            raise UsageError(f"{wrong} is given, but the model's first output is not a vector of class scores")
+        return service
+    classifier = classifier_of(backend.metadata, activation, labels)
+    names = classifier.labels or ()
+    if names:
+        check_labels(names, backend.outputs[0])
+    if service.platform != "python":
+        if top_k is not None or activation is not None:
+            raise UsageError("only the platform python adds predictions; omit top_k and activation")
+        return replace(service, labels=names)
+    classes = Classes.of(service.outputs, classifier.scores, top_k or 1, names)
+    return replace(service, labels=names, classes=classes)
+
+
+def load_engine_of(path: Path, model: onnx.ModelProto) -> tuple[bytes, Sidecar | None]:
+    """An engine, which belongs to a model; without a sidecar, as trtexec writes it, this is not known.
+
+    Args:
+        path: the engine.
+        model: the whole model.
+
+    Raises:
+        ModelError: it is damaged, of another model or version of it, of TensorRT-RTX, or built with another plugin
+            library.
+    """
+    engine, sidecar = load_engine(path)
+    if sidecar is None:
+        return engine, None
+    key = sidecar.key
+    if key.runtime != "tensorrt":
+        raise ModelError(f"{path} is a {key.runtime} engine, which Triton does not run; build it for tensorrt")
+    if (key.graph_sha256, key.weights_sha256) != hashes(model):
+        raise ModelError(f"{path} was built from another version of the model ({sidecar.source}); build it again")
+    if key.plugin_sha256:
+        library = plugin.library_path()
+        if hashlib.sha256(library.read_bytes()).hexdigest() != key.plugin_sha256:
+            raise ModelError(f"{path} was built with another plugin library than {library}; build it again")
+    return engine, sidecar
+
+
+def describe(sidecar: Sidecar) -> str:
+    """What an engine needs, as the end of a sentence about it."""
+    key = sidecar.key
+    version = f"TensorRT {key.runtime_version}{' or newer' if VERSION_COMPATIBLE in key.flags else ''}"
+    return f"needs {version} on the server, and was built for {Gpu(key.gpu, key.sm)}"
+
+
+def profiled(service: Service, sidecar: Sidecar | None, max_batch: int | None) -> Service:
+    """The service with the batch sizes of its engine.
+
+    Raises:
+        UsageError: the engine does not take single samples, or fewer than ``max_batch``.
+    """
+    profiles = () if sidecar is None else sidecar.key.profiles
+    if not profiles:
+        return service
+    least = max(profile.min[0] for profile in profiles)
+    best, most = min(profile.opt[0] for profile in profiles), min(profile.max[0] for profile in profiles)
+    if least > 1 or (max_batch or 1) > most:
+        wanted = f"a batch of {max_batch}" if least <= 1 else "a single sample"
+        raise UsageError(
+            f"the engine takes batches of {least} to {most}, not {wanted}; build it with another --profile"
+        )
+    return replace(service, max_batch=max_batch or most, preferred=min(best, max_batch or most))
+
+
+def with_library(
+    service: Service, model: onnx.ModelProto, sidecar: Sidecar | None, has_engine: bool, notes: list[str]
+) -> tuple[Service, tuple[Path, ...]]:
+    """The service with the plugin library, and the files to copy, where the model has ops that it runs.
+
+    Raises:
+        MissingDependencyError: an engine needs the library, which is not built.
+    """
+    if not any(node.domain == DOMAIN for node in every_node(model)):
+        return service, ()
+    if has_engine:
+        if sidecar is not None and not sidecar.key.plugin_sha256:
+            return service, ()
+        library = plugin.library_path()
+        return replace(service, library=library.name), (library, library.with_name(REGISTER_FILE))
+    found = plugin.info()
+    if found.path is None or not found.onnxruntime:
+        notes.append(f"plain operators run the spatial transformers: {found.problem or 'the library has no ops'}")
+        return service, ()
+    if service.on_gpu and not found.cuda:
+        notes.append(
+            f"plain operators run the spatial transformers: {found.path} has no CUDA kernels; `stn-infer plugin build` "
+            "builds them with nvcc"
+        )
+        return service, ()
+    return replace(service, library=found.path.name), (found.path,)

@@ -1,0 +1,66 @@
+"""The README of a model's folder: its lines are right for the service."""
+
+from __future__ import annotations
+
+import ast
+import re
+from dataclasses import replace
+from pathlib import PurePosixPath
+
+import numpy as np
+
+from stn_infer.activation import Scores
+from stn_infer.backends.base import TensorSpec
+from stn_infer.serving.readme import readme_text, start_line
+from stn_infer.serving.service import REGISTER_FILE, Classes, Service
+
+FOLDER = PurePosixPath("/srv/models/digits")
+PIXELS = TensorSpec("pixels", (None, None, 40, 1), np.dtype(np.uint8))
+SCORES = TensorSpec("scores|\x1b[2J", (None, 4), np.dtype(np.float32))
+SERVICE = Service(
+    name="digits",
+    inputs=(PIXELS,),
+    outputs=(SCORES,),
+    classes=Classes.of((SCORES,), Scores(), 2, tuple("abcd")),
+    labels=tuple("abcd"),
+    library="libstn_plugins.so",
+)
+
+
+def test_the_python_platform() -> None:
+    text = readme_text(SERVICE, FOLDER)
+    assert "tritonserver --model-repository=/srv/models\n" in text
+    assert (
+        "| input | pixels | UINT8 | \\[?, ?, 40, 1\\] |" in text and "| output | label | STRING | \\[?, 2\\] |" in text
+    )
+    assert "the 2 best classes, best first, `label` its name, and `confidence` its confidence" in text
+    assert "perf_analyzer -m digits -u localhost:8001 -i grpc --concurrency-range 1:8 --shape pixels:H,40,1\n" in text
+    assert "pip install numpy onnxruntime`" in text and "The engine" not in text
+    assert "\x1b" not in text.replace(repr(SCORES.name), "")
+    assert "onnxruntime-gpu" in readme_text(replace(SERVICE, on_gpu=True), FOLDER)
+
+
+def test_the_request_is_a_program() -> None:
+    service = replace(SERVICE, inputs=(PIXELS, TensorSpec("flag", (None,), np.dtype(np.bool_))), classes=None)
+    code = re.search(r"```python\n(.*?)```", readme_text(service, FOLDER), re.DOTALL)
+    assert code is not None
+    tree = ast.parse(code[1])
+    names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
+    assert {"pixels", "flag", "UINT8", "BOOL", "digits", SCORES.name, "localhost:8000"} <= names
+    assert "class_count=3" in readme_text(service, FOLDER)
+
+
+def test_the_start_line_loads_the_plugins_of_an_engine() -> None:
+    engine = replace(SERVICE, platform="tensorrt", on_gpu=True, classes=None)
+    plugins = "--backend-config=tensorrt,plugins=/srv/models/digits/libstn_plugins_register.so"
+    assert start_line(engine, FOLDER) == f"tritonserver --model-repository=/srv/models {plugins}"
+    spaced = start_line(engine, PurePosixPath("/my models/m"))
+    assert "--model-repository='/my models' " in spaced and f"plugins='/my models/m/{REGISTER_FILE}'" in spaced
+    assert start_line(replace(engine, library=""), FOLDER) == "tritonserver --model-repository=/srv/models"
+    text = readme_text(engine, FOLDER, "needs TensorRT 10.16")
+    assert "The engine needs TensorRT 10.16." in text
+
+
+def test_requests_that_are_not_joined() -> None:
+    assert "joined to batches of up to 64" in readme_text(SERVICE, FOLDER)
+    assert "A request has up to 64 samples" in readme_text(replace(SERVICE, joins=False), FOLDER)
