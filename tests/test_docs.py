@@ -11,12 +11,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Literal
 from urllib.parse import unquote, urlsplit
 
 import click
 import pytest
 
 from stn_infer.cli.main import main
+from tests.support.browser import Browser
 from tests.support.paths import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -116,14 +118,21 @@ class Links(HTMLParser):
             self.loaded.add(given.get("href", ""))
 
 
-@pytest.mark.slow
-def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)]
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The documentation site, built strictly."""
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(folder)]
     environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
     done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_has_no_broken_link(site: Path) -> None:
     pages: dict[Path, Links] = {}
-    for path in tmp_path.rglob("*.html"):
+    for path in site.rglob("*.html"):
         pages[path] = Links()
         pages[path].feed(path.read_text(encoding="utf-8"))
     assert len(pages) > 20
@@ -142,6 +151,23 @@ def test_the_site_is_built_without_a_broken_link(tmp_path: Path) -> None:
             elif parts.fragment and target in pages and unquote(parts.fragment) not in pages[target].anchors:
                 broken.append(f"{path.name}: no anchor {link}")
     assert broken == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (1280, "dark")])
+def test_every_page_of_the_site_fits_and_is_readable(
+    width: int, scheme: Literal["light", "dark"], site: Path, browser: Browser
+) -> None:
+    found = []
+    for path in sorted(site.rglob("*.html")):
+        if path.name == "404.html":  # its links are for a server
+            continue
+        with browser.open(path, width, scheme) as page:
+            name = "-".join(path.relative_to(site).with_suffix("").parts)
+            page.picture(f"docs-{name}-{width}-{scheme}")
+            problems = [*page.faint(), *page.missing, *page.problems]
+            found += [(name, problem) for problem in (*problems, *(["too wide"] if page.overflow > 0 else []))]
+    assert found == []
 
 
 def test_every_page_is_in_the_navigation() -> None:

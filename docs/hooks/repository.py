@@ -18,10 +18,11 @@ from mkdocs.structure.files import File, Files
 import stn_infer
 from stn_infer.cli.main import main
 
-WIDTH = 96  # of the help texts
+WIDTH = 80  # of the help texts: what fits beside the navigation
 ROOT = Path(__file__).resolve().parents[2]
 PUBLIC = "<!-- public names -->"  # in a page: the public functions and classes of the package
 COMMANDS = "<!-- commands -->"  # likewise: the help of every command
+_UNTESTED = ' title="not run by the tests"'  # of a code block: for the tests, not for readers
 _LINK = re.compile(r"(!?)\[([^\]\n]*(?:\n[^\]\n]+)?)\]\(([^)\s#]*)(#[^)\s]*)?\)")
 _FENCE = re.compile(r"^ *(```+|~~~+)")
 
@@ -37,6 +38,7 @@ def on_files(files: Files, config: Any) -> Files:
 def on_page_markdown(markdown: str, page: Any, config: Any, files: Files) -> str:
     """Resolves the links of a page; code stays as it is."""
     uri = page.file.src_uri
+    markdown = markdown.replace(_UNTESTED, "")
     if PUBLIC in markdown:
         markdown = markdown.replace(PUBLIC, "\n\n".join(f"::: stn_infer.{name}" for name in _public_names()))
     if COMMANDS in markdown:

@@ -97,11 +97,17 @@ class Page:
         """Open all that is folded away."""
         self.page.evaluate("document.querySelectorAll('details').forEach(it => { it.open = true })")
 
+    @property
+    def missing(self) -> list[str]:
+        """Images that could not be loaded."""
+        return list(self.value("[...document.images].filter(it => !it.naturalWidth).map(it => it.src)"))
+
     def picture(self, name: str) -> Path:
-        """The whole page as ``build/artifacts/NAME.png``."""
+        """The page as ``build/artifacts/NAME.png``: the whole, or of a very long one its top."""
         path = ARTIFACTS / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        self.page.screenshot(path=path, full_page=True)
+        whole = self.value("document.documentElement.scrollHeight") < 20_000
+        self.page.screenshot(path=path, full_page=whole)
         return path
 
 
