@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from PIL import Image
 
+from stn_infer.data.scaled import Scaled
 from stn_infer.errors import InputError
 from stn_infer.preprocess.geometry import margins, scaled_size, window_of
 from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess, Rgb
@@ -23,15 +24,14 @@ _TURNS = {
 _SOURCES = ("exif", "xmp", "XML:com.adobe.xmp", "raw profile type exif", "Raw profile type exif")
 
 
-def upright(image: Image.Image) -> Image.Image:
-    """``image`` as its EXIF orientation says; unchanged if it has none, or damaged EXIF data."""
+def turn_of(image: Image.Image) -> Image.Transpose | None:
+    """How ``image`` is turned as its EXIF orientation says; None: not at all, or its EXIF data is damaged."""
     if not any(name in image.info for name in _SOURCES):
-        return image
+        return None
     try:
-        turn = _TURNS.get(image.getexif().get(_ORIENTATION, 1))
+        return _TURNS.get(image.getexif().get(_ORIENTATION, 1))
     except Exception:  # Pillow raises many types, and the picture itself is not damaged
-        return image
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def flattened(image: Image.Image, background: Rgb) -> Image.Image:
@@ -43,21 +43,23 @@ def flattened(image: Image.Image, background: Rgb) -> Image.Image:
     return under.convert("RGB")
 
 
-def framed(image: Image.Image, rule: Preprocess) -> Image.Image:
-    """``image``, of mode L or RGB, resized, cropped and padded.
+def framed(image: Image.Image, rule: Preprocess, scaled: Scaled | None = None) -> Image.Image:
+    """``image``, of mode L or RGB, resized, cropped and padded; ``scaled``: what it was.
 
     Raises:
         InputError: the resized image would be too large, because it is very long.
     """
     if rule.size is not None:
-        height, width = scaled_size((image.height, image.width), rule.size, rule.resize)
+        size = (image.height, image.width) if scaled is None else scaled.size
+        height, width = scaled_size(size, rule.size, rule.resize)
         if height * width > MOST_PIXELS:
             raise InputError(
-                f"an image of {image.height}x{image.width} (height x width) would be resized to {height}x{width}, more "
+                f"an image of {size[0]}x{size[1]} (height x width) would be resized to {height}x{width}, more "
                 f"than the limit of {MOST_PIXELS >> 20} million pixels"
             )
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling[rule.interpolation.upper()])
+        if scaled is not None or image.size != (width, height):
+            box = None if scaled is None else scaled.box
+            image = image.resize((width, height), Image.Resampling[rule.interpolation.upper()], box)
     window = window_of(rule)
     if window is not None and (image.height, image.width) != window:
         image = _cropped(image, window, _fill(image, rule.pad))

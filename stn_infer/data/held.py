@@ -25,6 +25,7 @@ from PIL import Image
 from stn_infer.arrays import Array
 from stn_infer.data.images import loaded, opened_bytes
 from stn_infer.data.inputs import Inputs, Sample, is_array
+from stn_infer.data.scaled import Scaled
 from stn_infer.errors import InputError, UsageError, one_line
 
 if TYPE_CHECKING:
@@ -45,12 +46,14 @@ class Held(NamedTuple):
         source: a loaded picture, or arrays.
         row: the row in the arrays; None for a picture, or arrays that are one sample.
         error: why it cannot be used; else empty.
+        scaled: what a picture was that was decoded at a smaller size.
     """
 
     name: str
     source: Image.Image | Opened
     row: int | None = None
     error: str = ""
+    scaled: Scaled | None = None
 
 
 class Samples:
@@ -98,13 +101,14 @@ class Samples:
                 continue
             name = f"[{count}]"
             try:
+                in_bytes = isinstance(item, (bytes, bytearray, memoryview))
                 if isinstance(item, (bytes, bytearray, memoryview)):
-                    item, copy_of_it = opened_bytes(bytes(item), name), False
-                else:
-                    copy_of_it = copy
+                    item = opened_bytes(bytes(item), name)
                 if isinstance(item, Image.Image):
-                    shown = getattr(item, "filename", "") or name
-                    yield Held(str(shown), loaded(item, str(shown), copy=copy_of_it))
+                    shown = str(getattr(item, "filename", "") or name)
+                    rule = self._preprocess if in_bytes else None  # a picture that the caller has opened stays whole
+                    picture, scaled = loaded(item, shown, copy=copy and not in_bytes, preprocess=rule)
+                    yield Held(shown, picture, scaled=scaled)
                     count += 1
                     continue
                 opened, rows = self._opened(item, name, layout, copy)

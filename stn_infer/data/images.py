@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from stn_infer import remote
-from stn_infer.data.framing import flattened, framed, upright
+from stn_infer.data.framing import flattened, framed, turn_of
 from stn_infer.data.pixels import Pixels, pixels_of
 from stn_infer.data.png import open_plain_png
+from stn_infer.data.scaled import Scaled, scale_down
 from stn_infer.errors import InputError
 from stn_infer.files import kind_of
 from stn_infer.preprocess.rule import MOST_PIXELS, Preprocess
@@ -120,18 +121,24 @@ def decode_interleaved(data: bytes, preprocess: Preprocess, size: tuple[int | No
     if data[4:12] in _HEIF:
         _reads_heif()
     with _damaged(name, data), Image.open(BytesIO(data)) as image:
-        _load(image, name)
-        return _from_loaded(image, preprocess, size, name)
+        scaled = _load(image, name, preprocess)
+        return _from_loaded(image, preprocess, size, name, scaled)
 
 
-def from_opened(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
-    """:func:`decode_interleaved` for an image that Pillow has opened and loaded.
+def from_opened(
+    image: Image.Image,
+    preprocess: Preprocess,
+    size: tuple[int | None, int | None],
+    name: str,
+    scaled: Scaled | None = None,
+) -> Pixels:
+    """:func:`decode_interleaved` for an image of :func:`loaded`.
 
     Raises:
         InputError: as for :func:`decode`.
     """
     with _damaged(name):
-        return _from_loaded(image, preprocess, size, name)
+        return _from_loaded(image, preprocess, size, name, scaled)
 
 
 def opened_bytes(data: bytes, name: str) -> Image.Image:
@@ -142,8 +149,19 @@ def opened_bytes(data: bytes, name: str) -> Image.Image:
         return Image.open(BytesIO(data))
 
 
-def loaded(image: Image.Image, name: str, *, copy: bool) -> Image.Image:
+def loaded(
+    image: Image.Image, name: str, *, copy: bool, preprocess: Preprocess | None = None
+) -> tuple[Image.Image, Scaled | None]:
     """An image that Pillow has opened, with its pixels in memory; with ``copy``, in memory of its own.
+
+    Args:
+        image: the image.
+        name: its name in messages.
+        copy: whether its memory may change.
+        preprocess: the rule, which may allow fewer pixels; None: all of them, as the image is the caller's.
+
+    Returns:
+        The image, and what it was, if it was decoded at a smaller size.
 
     Raises:
         InputError: as for :func:`decode`.
@@ -151,11 +169,11 @@ def loaded(image: Image.Image, name: str, *, copy: bool) -> Image.Image:
     with _damaged(name):
         if getattr(image, "tile", None) and getattr(image, "fp", None) is None:
             raise InputError(f"{name} was closed before its pixels were read; give its path, or an open picture")
-        _load(image, name)
-        return image.copy() if copy else image
+        scaled = _load(image, name, preprocess)
+        return (image.copy() if copy else image), scaled
 
 
-def _load(image: Image.Image, name: str) -> None:
+def _load(image: Image.Image, name: str, preprocess: Preprocess | None) -> Scaled | None:
     """Read the pixels of an opened image; raises what Pillow raises, or InputError for an image that is not read."""
     if image.format in _PROGRAMS:  # Pillow would start Ghostscript, which runs it
         raise InputError(f"{name} is an {image.format} file, a program that draws an image; save it as PNG")
@@ -164,12 +182,27 @@ def _load(image: Image.Image, name: str) -> None:
             f"{name} is {image.height}x{image.width} (height x width), more than the limit of "
             f"{MOST_PIXELS >> 20} million pixels"
         )
+    scaled = None
+    if preprocess is not None and preprocess.jpeg != "exact":
+        scaled = scale_down(image, preprocess, _turn(image, preprocess))
     image.load()
+    return scaled
 
 
-def _from_loaded(image: Image.Image, preprocess: Preprocess, size: tuple[int | None, int | None], name: str) -> Pixels:
-    whole = upright(image) if preprocess.exif == "apply" else image
-    return from_image(_eight_bit(whole, name), preprocess, size, name)
+def _turn(image: Image.Image, preprocess: Preprocess) -> Image.Transpose | None:
+    return turn_of(image) if preprocess.exif == "apply" else None
+
+
+def _from_loaded(
+    image: Image.Image,
+    preprocess: Preprocess,
+    size: tuple[int | None, int | None],
+    name: str,
+    scaled: Scaled | None = None,
+) -> Pixels:
+    turn = _turn(image, preprocess)
+    upright = image if turn is None else image.transpose(turn)
+    return from_image(_eight_bit(upright, name), preprocess, size, name, scaled=scaled)
 
 
 @contextmanager
@@ -207,14 +240,18 @@ def from_image(
     size: tuple[int | None, int | None],
     name: str,
     shared: Pixels | None = None,
+    scaled: Scaled | None = None,
 ) -> Pixels:
-    """:func:`decode_interleaved` for a Pillow image and its memory, if known; ``name`` is used in messages."""
+    """:func:`decode_interleaved` for a Pillow image and its memory, if known; ``name`` is used in messages.
+
+    ``scaled``: what the image was, if it was decoded at a smaller size.
+    """
     mode, whole = "L" if preprocess.color == "gray" else "RGB", image
     if preprocess.background is not None:
         image = flattened(image, preprocess.background)
     if image.mode != mode:
         image = image.convert(mode)
-    image = framed(image, preprocess)
+    image = framed(image, preprocess, scaled)
     width, height = image.size
     _check_size(height, width, size, name)
     return shared if shared is not None and image is whole else pixels_of(image)

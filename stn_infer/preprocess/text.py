@@ -31,8 +31,8 @@ def fields_of(text: str) -> dict[str, Any]:
         text: comma-separated ``key=value``, presets, and colors alone (``gray``, ``rgb``, ``bgr``); later parts
             replace earlier ones. Keys: ``color``; ``size`` and ``crop`` (``42x56``, ``224`` for a square; ``model``
             for none); ``resize``; ``interpolation``; ``scale`` (a number or a fraction such as ``1/255``); ``mean``
-            and ``std`` (values joined by ``,`` or ``:``); ``gamma``; ``exif``; ``background`` (``none`` or a color)
-            and ``pad`` (a color: a name, ``#8090a0`` or ``128:144:160``).
+            and ``std`` (values joined by ``,`` or ``:``); ``gamma``; ``exif``; ``jpeg``; ``background`` (``none`` or
+            a color) and ``pad`` (a color: a name, ``#8090a0`` or ``128:144:160``).
 
     Raises:
         UsageError: an unknown key, or a malformed value.
@@ -148,6 +148,7 @@ _PARSERS: dict[str, Callable[[str], Any]] = {
     "exif": str,
     "gamma": _number,
     "interpolation": str,
+    "jpeg": str,
     "mean": _numbers,
     "pad": _color,
     "resize": str,
