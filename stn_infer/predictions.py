@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from stn_infer.activation import Activation, Scores, resolve_scores
 from stn_infer.arrays import Array
 from stn_infer.errors import UsageError
+from stn_infer.printing import counted
 from stn_infer.ranking import best_first, probabilities
 
 __all__ = ["Activation", "Candidate", "Classifier", "Ranked", "Scores", "label_of", "resolve_scores"]
@@ -153,5 +154,5 @@ def label_of(labels: Sequence[str], number: int) -> str:
         UsageError: there are fewer labels.
     """
     if number >= len(labels):
-        raise UsageError(f"the model predicts class {number}, but only {len(labels)} labels were given")
+        raise UsageError(f"the model predicts class {number}, given {counted(len(labels), 'label')}")
     return labels[number]

@@ -21,6 +21,11 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _MARKDOWN = re.compile(r"([\\`*_\[\]|#~])")
 
 
+def counted(number: int, noun: str) -> str:
+    """A number of things, whose plural ends in s: ``1 sample``, ``2 samples``."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def shown(text: str) -> str:
     """``text`` on one line, characters that can't be seen or do something written as escapes such as ``\\x1b``."""
     return _INVISIBLE.sub(_escape, text)

@@ -108,7 +108,7 @@ def test_no_samples() -> None:
 
 
 def test_fewer_labels_than_classes() -> None:
-    with pytest.raises(UsageError, match="predicts class 1, but only 1 labels"):
+    with pytest.raises(UsageError, match="predicts class 1, given 1 label"):
         Classifier(labels=("a",)).rank(VALUES).best(0)
 
 

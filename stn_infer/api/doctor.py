@@ -12,7 +12,7 @@ from importlib.metadata import version
 from typing import Literal
 
 from stn_infer.errors import MissingDependencyError, one_line
-from stn_infer.printing import Printed
+from stn_infer.printing import Printed, counted
 from stn_infer.progress import step
 
 Status = Literal["ok", "missing", "broken"]
@@ -106,7 +106,7 @@ def _torch() -> Check:
     error = float((warped - image).abs().max())
     if not error < _TOLERANCE:
         raise RuntimeError(f"{torch.__version__}: an identity warp is off by {error:.1e}")
-    return _ok(f"{torch.__version__}, {torch.get_num_threads()} threads; an identity warp is right")
+    return _ok(f"{torch.__version__}, {counted(torch.get_num_threads(), 'thread')}; an identity warp is right")
 
 
 def _compiler() -> Check:

@@ -450,7 +450,8 @@ def _checked_metadata(
     Decoder(metadata.decodings, backend.inputs, backend.outputs)
     if not calibration:
         return None
-    return load_calibration(calibration, backend.inputs, resolve_preprocess(backend.inputs, metadata.preprocess, None))
+    how = resolve_preprocess(backend.inputs, metadata.preprocess, None)
+    return load_calibration(calibration, backend.inputs, how, outputs=backend.outputs)
 
 
 def _shapes(values: Sequence[onnx.ValueInfoProto]) -> tuple[str, ...]:

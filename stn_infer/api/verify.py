@@ -207,8 +207,11 @@ def _file_reference(model: onnx.ModelProto, name: str, batches: Sequence[Batch])
     from stn_infer.reference.onnx_file import OnnxReference, OrtReference
 
     try:
-        exact = OnnxReference(model, name)
-        exact.run([value[:1] if value.ndim else value for value in batches[-1].inputs])
+        exact, inputs = OnnxReference(model, name), batches[-1].inputs
+        try:
+            exact.run([value[:1] if value.ndim else value for value in inputs])
+        except ModelError:  # one input may hold numbers of another's rows
+            exact.run(inputs)
         return exact, ""
     except ModelError as error:
         return OrtReference(model, name), str(error)

@@ -19,6 +19,7 @@ from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device
 from stn_infer.errors import MissingDependencyError, ModelError, batch_advice, one_line
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.printing import counted
 from stn_infer.sources.inputs import dtypes_of, input_names, zeros
 from stn_infer.torch_export.activation import watch_activations
 from stn_infer.torch_export.batches import find_batch_axes, output_axes
@@ -270,7 +271,9 @@ def require_cuda(torch: Any, target: Device) -> None:
         why = "is built without CUDA" if torch.version.cuda is None else "finds no usable GPU"
         raise MissingDependencyError(f"device {target} was requested, but this PyTorch {torch.__version__} {why}")
     if target.index >= torch.cuda.device_count():
-        raise MissingDependencyError(f"device {target} was requested, but there are {torch.cuda.device_count()} GPUs")
+        raise MissingDependencyError(
+            f"device {target} was requested, but PyTorch finds {counted(torch.cuda.device_count(), 'GPU')}"
+        )
     # TF32 shifts samples by a tenth of a pixel at width 1024; convolutions use it by default.
     torch.backends.cudnn.allow_tf32 = False
     torch.backends.cuda.matmul.allow_tf32 = False

@@ -58,6 +58,7 @@ def load_calibration(
     specs: Sequence[TensorSpec],
     preprocess: Preprocess | None,
     *,
+    outputs: Sequence[TensorSpec] = (),
     most: int | None = None,
     what: str = "calibration",
 ) -> Calibration:
@@ -69,16 +70,19 @@ def load_calibration(
         sources: files, folders, patterns, array files, ``@list.txt``.
         specs: the model's inputs.
         preprocess: how pixels become inputs; None if the model takes no images.
+        outputs: the model's outputs, whose rows are the samples where inputs have batch axes of their own.
         most: the largest number of samples; None: 1,024.
         what: the name of the samples in messages.
 
     Raises:
         InputError: there are no samples, or none can be read.
+        UsageError: the outputs have rows of different kinds.
     """
+    from stn_infer.backends.batching import row_axis
     from stn_infer.data.inputs import Inputs
     from stn_infer.data.loader import Loader
 
-    loader = Loader(specs, preprocess)
+    loader = Loader(specs, preprocess, row_axis(specs, outputs))
     with Inputs(sources, loader.arrays.count_rows) as inputs:
         total = inputs.survey().samples
         count = min(total, most or MOST_SAMPLES)
@@ -115,7 +119,8 @@ def load_for_file(
     specs = input_specs(model)
     embedded = ModelMetadata.from_props({entry.key: entry.value for entry in model.metadata_props}).embedded
     if embedded is None or preprocess is None:
-        return load_calibration(sources, specs, resolve_preprocess(specs, preprocess, None), most=most, what="given")
+        how, outputs = resolve_preprocess(specs, preprocess, None), output_specs(model)
+        return load_calibration(sources, specs, how, outputs=outputs, most=most, what="given")
     specs = [as_images(specs[0])]
     how = resolve_preprocess(specs, preprocess.outside(embedded), None)
     found = load_calibration(sources, specs, how, most=most, what="given")
@@ -146,5 +151,6 @@ def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[TensorSpec]:
         sizes = [dim.dim_value if dim.HasField("dim_value") else None for dim in kind.shape.dim]
         bits = kind.elem_type == TensorProto.BFLOAT16
         dtype = np.dtype(np.uint16) if bits else np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
-        specs.append(TensorSpec(value.name, (None, *sizes[1:]) if sizes else (), dtype))
+        batch = (kind.shape.dim[0].dim_param if sizes else "") or "batch"
+        specs.append(TensorSpec(value.name, (None, *sizes[1:]) if sizes else (), dtype, batch))
     return specs

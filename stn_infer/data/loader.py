@@ -24,6 +24,7 @@ from stn_infer.errors import AssumptionWarning, InputError, UsageError
 from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.preprocess.text import names_values
+from stn_infer.printing import counted
 
 # Decoding a small image is mostly Python code and holds the GIL: two concurrent threads are slower than one (measured
 # with 0.8 kB per image: 117 us with one thread, 227 us with two). From 3 kB on, two threads are faster.
@@ -150,7 +151,7 @@ class Loader:
                         array_size += self._read_rows(samples, first, length, found, errors)
                         continue
                     count, size = count + 1, size + sample.source.width * sample.source.height
-                    pixels = from_opened(sample.source, *self._image_input(sample.name))
+                    pixels = from_opened(sample.source, *self._image_input(sample.name), sample.scaled)
                 elif is_array(sample.path):
                     array_size += self._read_rows(samples, first, length, found, errors)
                     continue
@@ -269,7 +270,7 @@ def _runs(samples: Sequence[Sample | Held]) -> Iterator[tuple[int, int]]:
     """Position and length of each run of consecutive rows of one file; 1 for what is not a row."""
     if not samples:
         return
-    _, paths, rows, errors = zip(*samples, strict=True)
+    _, paths, rows, errors, *_ = zip(*samples, strict=False)  # a held one has a field more
     if (
         rows[0] is not None
         and rows == tuple(range(rows[0], rows[0] + len(rows)))
@@ -361,7 +362,7 @@ def resolve_preprocess(
     channels, height, width = image.shape[1:]
     if channels not in (None, preprocess.channels):
         raise UsageError(
-            f"the model takes {channels} channels, the pre-processing gives {preprocess.color}; "
+            f"the model takes {counted(channels, 'channel')}, the preprocessing gives {preprocess.color}; "
             f"use --preprocess {'gray' if channels == 1 else 'rgb'}"
         )
     given_size = preprocess.output_size
@@ -370,7 +371,7 @@ def resolve_preprocess(
     ):
         field = "size" if preprocess.crop is None else "crop"
         raise UsageError(
-            f"the model takes images of {height}x{width}, the pre-processing makes them "
+            f"the model takes images of {height}x{width}, the preprocessing makes them "
             f"{given_size[0]}x{given_size[1]}; "
             f"use --preprocess {field}={height}x{width}"
         )

@@ -24,6 +24,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import MissingDependencyError, UsageError
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.predictions import Classifier, Ranked, label_of
+from stn_infer.printing import counted
 
 _SPECIAL = re.compile('[,"\r\n]')
 
@@ -361,7 +362,7 @@ def check_labels(labels: Sequence[str], scores: TensorSpec) -> None:
     """Raises UsageError unless there is one label for each of the scores [N, classes]."""
     classes = scores.shape[1]
     if classes not in (None, len(labels)):
-        raise UsageError(f"{len(labels)} labels were given for the {classes} classes of output {scores.name!r}")
+        raise UsageError(f"{counted(len(labels), 'label')} given for the {classes} classes of output {scores.name!r}")
 
 
 def has_classes(outputs: Sequence[TensorSpec], decoder: Decoder | None = None) -> bool:

@@ -10,6 +10,7 @@ from stn_infer.arrays import Array
 from stn_infer.backends.base import Backend, BatchingBackend, PixelBackend
 from stn_infer.data.loader import Group, LoadedBatch, Loader
 from stn_infer.errors import ModelError
+from stn_infer.printing import counted
 
 # For each group of a batch: the outputs by name, or an error message.
 Answers = list[dict[str, Array] | str]
@@ -137,7 +138,8 @@ def answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, s
     for name, values in outputs.items():
         if values.ndim == 0 or len(values) != len(rows):
             raise ModelError(
-                f"output {name!r} has shape {list(values.shape)} for {len(rows)} samples; expected the batch on axis 0"
+                f"output {name!r} has shape {list(values.shape)} for {counted(len(rows), 'sample')}; "
+                "expected the batch on axis 0"
             )
         if values.dtype.kind == "f" and np.isnan(values).any():
             for i in np.flatnonzero(np.isnan(values.reshape(len(rows), -1)).any(axis=1)).tolist():

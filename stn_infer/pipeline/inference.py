@@ -27,7 +27,7 @@ from stn_infer.pipeline.shards import Progress, Writer, batches_of, schedule, sh
 from stn_infer.pipeline.warps import WatchedBackend
 from stn_infer.preprocess.geometry import placements
 from stn_infer.preprocess.rule import Preprocess
-from stn_infer.printing import Printed
+from stn_infer.printing import Printed, counted
 from stn_infer.repairs.dependence import dependence_note
 
 _SUFFIXES = 4  # that are named in a note
@@ -77,8 +77,8 @@ class RunSummary(Printed):
         resumed = f" ({self.resumed} of them before)" if self.resumed else ""
         rate = (self.total - self.resumed) / max(self.seconds, 1e-9)
         return (
-            f"{self.total} inputs{resumed}: {self.ok} predicted, {self.failed} failed, in {self.seconds:.2f} s "
-            f"({rate:.0f}/s); {self.output}/predictions-*.{self.format}"
+            f"{counted(self.total, 'input')}{resumed}: {self.ok} predicted, {self.failed} failed, "
+            f"in {self.seconds:.2f} s ({rate:.0f}/s); {self.output}/predictions-*.{self.format}"
         )
 
     @property
@@ -105,7 +105,7 @@ def _left_out(counts: Sequence[tuple[str, int]]) -> str:
     total = sum(count for _, count in counts)
     named = ", ".join(f"{count} {'.' + suffix if suffix else 'without suffix'}" for suffix, count in counts[:_SUFFIXES])
     more = ", ..." if len(counts) > _SUFFIXES else ""
-    files = "1 file in the folders is" if total == 1 else f"{total} files in the folders are"
+    files = f"{counted(total, 'file')} in the folders {'is' if total == 1 else 'are'}"
     return f"{files} neither images nor arrays by their suffixes ({named}{more}); name a file itself to read it"
 
 

@@ -15,6 +15,7 @@ import onnx
 from onnx import AttributeProto, TensorProto, defs
 
 from stn_infer.errors import ModelError
+from stn_infer.printing import counted
 from stn_infer.proto.edit import replace_all
 from stn_infer.proto.own_ops import check_own_op
 from stn_infer.proto.traversal import (
@@ -307,10 +308,10 @@ def _check_signatures(nodes: Iterable[onnx.NodeProto], version: int) -> None:
         if schema is None:
             continue
         if not schema.min_input <= len(node.input) <= schema.max_input:
-            raise ModelError(f"node {_label(node)} has {len(node.input)} inputs, expected {_range(schema)}")
+            raise ModelError(f"node {_label(node)} has {counted(len(node.input), 'input')}, expected {_range(schema)}")
         if len(node.output) > schema.max_output:
             raise ModelError(
-                f"node {_label(node)} has {len(node.output)} outputs, expected {schema.max_output} at most"
+                f"node {_label(node)} has {counted(len(node.output), 'output')}, expected {schema.max_output} at most"
             )
         for attribute in node.attribute:
             known = schema.attributes.get(attribute.name)

@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from stn_infer.errors import UsageError
 from stn_infer.preprocess.geometry import placements
+from stn_infer.printing import counted
 from stn_infer.proto.edit import NewNodes, copy_of, replace_all
 from stn_infer.proto.names import Names
 from stn_infer.proto.traversal import given_inputs
@@ -100,7 +101,8 @@ def embed(model: onnx.ModelProto, rule: Preprocess, source: tuple[int, int] | No
         raise UsageError("preprocessing can be embedded in a model that takes float32 or float16 images")
     batch, channels, *axes = (axis.dim_param or axis.dim_value or None for axis in old.type.tensor_type.shape.dim)
     if channels != rule.channels:
-        raise UsageError(f"the model takes {channels} channels, the preprocessing gives {rule.channels}")
+        takes = counted(channels, "channel") if isinstance(channels, int) else "any number of channels"
+        raise UsageError(f"the model takes {takes}, the preprocessing gives {rule.channels}")
     names = Names(copy.graph)
     steps = _Steps(NewNodes(names, "stn_pre"), rule)
     image = names.fresh("image")

@@ -23,6 +23,7 @@ from stn_infer.arrays import Array
 from stn_infer.deviation import Deviation, bfloat16, compare, is_float, largest_error, worst
 from stn_infer.errors import ModelError
 from stn_infer.fusion.basis import canonical_basis
+from stn_infer.printing import counted
 from stn_infer.reference.calls import SamplerCall, TracedRun
 from stn_infer.reference.comparison import compare_warp, grid_distance
 from stn_infer.reference.model import ReferenceModel
@@ -86,7 +87,9 @@ def judge(
     for expectation in expectations:
         run = runner.run(expectation.batch.inputs)
         if len(run.outputs) < len(expectation.outputs):
-            raise ModelError(f"the model has {len(run.outputs)} outputs, its source {len(expectation.outputs)}")
+            raise ModelError(
+                f"the model has {counted(len(run.outputs), 'output')}, its source {len(expectation.outputs)}"
+            )
         paired = _paired(run.calls, expectation.calls)
         if not paired and (run.calls or expectation.calls):
             notes["the samplers cannot be paired with the reference's: only the outputs were compared"] = None

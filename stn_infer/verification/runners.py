@@ -12,6 +12,7 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.fusion.op import is_op
+from stn_infer.printing import counted
 from stn_infer.reference.calls import TracedRun, recorder
 from stn_infer.reference.taps import Tapped, isolated, tap, without_other_functions
 
@@ -86,7 +87,7 @@ class OnnxRunner:
     def run(self, inputs: Sequence[Array]) -> TracedRun:
         """See :class:`Runner`."""
         if len(inputs) != len(self._inputs):
-            raise ModelError(f"the ONNX model has {len(self._inputs)} inputs, its source {len(inputs)}")
+            raise ModelError(f"the ONNX model has {counted(len(self._inputs), 'input')}, its source {len(inputs)}")
         specs = self._backend.inputs
         feeds = {spec.name: value.astype(spec.dtype, copy=False) for spec, value in zip(specs, inputs, strict=True)}
         return self._tapped.read(self._backend.run(feeds))

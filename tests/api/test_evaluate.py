@@ -99,7 +99,7 @@ def test_class_numbers_without_labels(tmp_path: Path) -> None:
 def test_the_users_labels(photos: Path) -> None:
     found = evaluate(classifier(None), photos, labels=("dog", "cat", "owl"))
     assert found.classification is not None and found.classification.confusion == ((0, 2, 0), (2, 1, 0), (0, 0, 0))
-    with pytest.raises(UsageError, match="2 labels were given for the 3 classes"):
+    with pytest.raises(UsageError, match="2 labels given for the 3 classes"):
         evaluate(classifier(), photos, labels=("dog", "cat"))
     with pytest.raises(UsageError, match="two classes have the same label"):
         evaluate(classifier(), photos, labels=("dog", "cat", "cat"))

@@ -73,7 +73,7 @@ def test_export_writes_a_file_with_its_metadata(tmp_path: Path) -> None:
     [
         ({"preprocess": Preprocess("rgb")}, "channel"),
         ({"preprocess": Preprocess("gray", size=(5, 5))}, "5"),
-        ({"labels": ["only one"]}, "1 labels were given for the 2 classes"),
+        ({"labels": ["only one"]}, "1 label given for the 2 classes"),
     ],
 )
 def test_metadata_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str, object], message: str) -> None:

@@ -75,7 +75,7 @@ def test_weights_in_another_file_stay_there(tmp_path: Path) -> None:
         ({"preprocess": "size=9x9"}, "takes images of 6x8"),
         ({"preprocess": "rgb,crop=5x5"}, "use --preprocess crop=6x8"),
         ({"preprocess": "colr=rgb"}, "unknown preprocess key"),
-        ({"labels": ("a", "b", "c")}, "3 labels were given for the 2 classes"),
+        ({"labels": ("a", "b", "c")}, "3 labels given for the 2 classes"),
     ],
 )
 def test_what_does_not_fit_the_model_is_not_stored(tmp_path: Path, given: dict[str, Any], message: str) -> None:

@@ -157,14 +157,14 @@ def test_wrong_input_is_one_line(model: Path, images: Path, tmp_path: Path) -> N
     assert_one_line(invoke(model, "-", "-o", out, input=b""), 1, "no inputs in -")
     assert_one_line(invoke(model, images, "-o", out, "--device", "gpu"), 2, "--device")
     assert_one_line(invoke(model, images, "-o", out, "--format", "xml"), 2, "--format")
-    assert_one_line(invoke(model, images, "-o", out, "--preprocess", "rgb"), 2, "takes 1 channels")
+    assert_one_line(invoke(model, images, "-o", out, "--preprocess", "rgb"), 2, "takes 1 channel,")
     assert_one_line(invoke(model, images, "-o", out, "--preprocess", "size=9x9"), 2, "takes images of 8x8")
     assert_one_line(invoke(model, images, "-o", out, "--backend", "eager"), 2, "eager")
     assert_one_line(invoke(model, images), 2, "-o")
     assert_one_line(invoke(model, "-o", out), 2, "INPUT")
     (tmp_path / "labels.txt").write_text("a\nb\n")
     labels = ("--labels", tmp_path / "labels.txt")
-    assert_one_line(invoke(model, images, "-o", out, *labels), 2, "2 labels were given for the 3 classes")
+    assert_one_line(invoke(model, images, "-o", out, *labels), 2, "2 labels given for the 3 classes")
     assert not out.exists(), "nothing was written"
 
 

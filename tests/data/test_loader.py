@@ -109,8 +109,8 @@ def test_options_override_the_file_and_the_file_overrides_the_default() -> None:
 @pytest.mark.parametrize(
     ("spec", "given", "message"),
     [
-        (GRAY, "rgb", "takes 1 channels, the pre-processing gives rgb"),
-        (GRAY, "size=5x4", "takes images of 4x5, the pre-processing makes them 5x4"),
+        (GRAY, "rgb", "takes 1 channel, the preprocessing gives rgb"),
+        (GRAY, "size=5x4", "takes images of 4x5, the preprocessing makes them 5x4"),
         (VECTOR, "gray", "takes no images"),
         (GRAY, "color=blue", "'gray' or 'rgb'"),
         (GRAY, "hue=3", "unknown preprocess key"),

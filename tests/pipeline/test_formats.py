@@ -154,7 +154,7 @@ def test_no_prediction_without_scores(tmp_path: Path) -> None:
         ("xml", [SCORES], None, "csv, jsonl, parquet, npz"),
         ("csv", [SCORES, MAP], None, r"'map' is \[N, 8, 9\].*--format npz"),
         ("parquet", [TensorSpec("x", (None, None), FLOAT32)], None, "--format npz"),
-        ("csv", [SCORES], ("a", "b"), "2 labels were given for the 3 classes"),
+        ("csv", [SCORES], ("a", "b"), "2 labels given for the 3 classes"),
         ("npz", [THETA], ("a", "b"), "not a vector of class scores"),
     ],
 )
@@ -167,7 +167,7 @@ def test_incompatible_outputs_labels_and_formats(
 
 def test_a_class_without_a_label() -> None:
     encoder = make_format("npz", [TensorSpec("x", (None, None), FLOAT32)], Classifier(labels=("a", "b")))
-    with pytest.raises(UsageError, match="predicts class 7, but only 2 labels"):
+    with pytest.raises(UsageError, match="predicts class 7, given 2 labels"):
         encoder.rows(("a.png",), {"x": np.eye(8, dtype=np.float32)[7:]})
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ import stn_infer
 from stn_infer.backends.base import Backend
 from stn_infer.backends.eager import EagerBackend
 from stn_infer.backends.ort import OrtBackend
+from stn_infer.data.batches import load_for_file
 from stn_infer.errors import InputError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.sources.load import LoadedModel
@@ -106,3 +108,17 @@ def test_images_and_boxes(tmp_path: Path) -> None:
     (shard,) = (tmp_path / "out").glob("predictions*.npz")
     wanted = [crops(image * (count + 1), boxes(count, 2)) for count in rows.values()]
     np.testing.assert_allclose(np.load(shard)["output"], np.concatenate(wanted), atol=1e-4)
+    # verify reads such a file as run does, although its boxes name images that a first row alone has not
+    found = stn_infer.verify(
+        path, inputs=[files["a"]], backends=["ort"], source="tests.torch_export.test_batches:Boxes"
+    )
+    assert found.passed and found.reference == "float64"
+    onnx_only = tmp_path / "other.onnx"
+    model = onnx.load(path)
+    del model.metadata_props[:]
+    onnx.save(model, onnx_only)
+    found = stn_infer.verify(onnx_only, inputs=[files["a"], files["c"]], backends=["ort"])
+    assert found.passed and found.reference == "float64" and not any("cannot be evaluated" in it for it in found.notes)
+    calibration = load_for_file([files["a"], files["c"]], model, None, most=32)
+    assert calibration.samples == 8
+    assert [batch["boxes"].shape for batch in calibration.batches] == [(5, 5), (3, 5)]

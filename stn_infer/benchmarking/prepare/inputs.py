@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stn_infer.arrays import Array
+from stn_infer.printing import counted
 from stn_infer.reference.samples import bench_inputs
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class Feeds:
         """What they are, in words."""
         if self._sources is None:
             return bench_inputs(self._rule, 1, self._seed)[1]
-        return f"{self._own.samples} samples of your own"
+        return f"{counted(self._own.samples, 'sample')} of your own"
 
     def batch(self, size: int) -> tuple[Array, ...]:
         """One array an input, [size, ...], float32; the user's samples in their order, and from the first again.
@@ -77,7 +78,7 @@ class Feeds:
             return []
         found = list(self._own.notes)
         if self._own.samples < largest:
-            found.append(f"{self._own.samples} samples are fewer than batch {largest}: they are repeated in it")
+            found.append(f"{counted(self._own.samples, 'sample')}, fewer than batch {largest}: repeated in it")
         return found
 
     @cached_property

@@ -8,6 +8,7 @@ from stn_infer.benchmarking.request import BOUNDARIES
 from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.stats import FLOORS
 from stn_infer.benchmarking.variants.names import VARIANTS
+from stn_infer.printing import counted
 
 _DISTURBED = 0.1  # of all cores, by others
 
@@ -17,7 +18,7 @@ def lines_below(result: BenchResult) -> list[str]:
     request = result.request
     gpus = "".join(f", {gpu}" for gpu in result.machine.gpus if request.device != "cpu")
     lines = [
-        f"{result.machine.cpu}, {result.machine.cores} cores, {request.threads} threads{gpus}",
+        f"{result.machine.cpu}, {counted(result.machine.cores, 'core')}, {counted(request.threads, 'thread')}{gpus}",
         f"{request.method.boundary}: {BOUNDARIES[request.method.boundary]}",
         *_verified(result),
         "spread: how far the rounds' medians lie apart",

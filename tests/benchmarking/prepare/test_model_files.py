@@ -146,7 +146,7 @@ def test_the_users_samples_are_fed_and_give_the_ranges(tmp_path: Path) -> None:
     assert model.inputs == "3 samples of your own"
     np.testing.assert_array_equal(found.expected(4).inputs[0], samples[[0, 1, 2, 0]])
     np.testing.assert_array_equal(found.expected(2).inputs[0], samples[:2])
-    assert any("3 samples are fewer than batch 4" in note for note in model.notes)
+    assert any("3 samples, fewer than batch 4" in note for note in model.notes)
     assert not any("INT8 is calibrated on the samples" in note for note in model.notes)
     file = onnx.load(found.portable or "")
     (node,) = (it for it in file.graph.node if it.op_type == "QuantizeLinear")
