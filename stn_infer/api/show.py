@@ -112,7 +112,7 @@ def show(
         strict: as for ``run``.
         allow_code: as for ``export``.
         budget: as for ``lint``.
-        frames: the number of frames of moving inputs; None: 24.
+        frames: the number of frames of moving inputs, at least 3; None: 24.
         frame_ms: how long each frame is shown, in milliseconds; None: 80, or 250 of ``snapshots``, whose last frame is
             shown four times as long.
         snapshots: checkpoints of a source, in the order of training, or folders of them: one frame each, of the same
@@ -127,7 +127,7 @@ def show(
         WeightsError: a snapshot does not exist or does not fit the model.
         MissingDependencyError: matplotlib is not installed.
         OutputError: the picture cannot be written.
-        UsageError: an animation of fewer than two frames, or too large a one; or ``snapshots`` with a picture, with
+        UsageError: an animation of too few frames, or too large a one; or ``snapshots`` with a picture, with
             ``weights`` or ``frames``, or of a model that contains its weights.
     """
     from stn_infer.files import check_writable, write_atomically
@@ -146,7 +146,7 @@ def show(
     states = find_snapshots(snapshots or ())
     number = len(states) if snapshots is not None else 24 if frames is None else frames
     if animated:
-        check_frames(number, 1)
+        check_frames(number, 1, moving=not states)
     samples = _Samples(inputs, count, preprocess, _Classes(labels, activation, top_k), strict)
 
     def opened(weights: WeightsLike | None) -> _Opened:
@@ -164,7 +164,8 @@ def show(
     if not animated:
         write_atomically(path, draw(found[0], path.suffix))
         return ShowReport(path, found[0])
-    check_frames(number, sum(count_panels(warp) for look in found[0] for warp in look.warps))
+    panels = sum(count_panels(warp) for look in found[0] for warp in look.warps)
+    check_frames(number, panels, moving=not states)
     every = [look for looks in found for look in looks]
     captions = [state.caption for state in states] or [""] * number
     pictures = [draw(looks, ".png", every, caption) for looks, caption in zip(found, captions, strict=True)]

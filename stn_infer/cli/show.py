@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 @click.option(
     "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Draw at most this many inputs."
 )
-@click.option("--frames", type=click.IntRange(min=2, max=500), help="Of moving inputs.  [default: 24]")
+@click.option("--frames", type=click.IntRange(min=3, max=500), help="Of moving inputs.  [default: 24]")
 @click.option(
     "--frame-ms",
     type=click.IntRange(min=20, max=5000),

@@ -20,7 +20,7 @@ _BORDER = SamplerSpec("bilinear", "border", align_corners=True)
 
 
 def moved(images: Array, phase: float) -> Array:
-    """``images`` [N, C, H, W] turned, scaled and shifted, in their dtype; ``phase`` 0 and 1 leave them as they are.
+    """``images`` [N, C, H, W] turned, scaled and shifted, in their dtype; ``phase`` 0, 1/2 and 1 change nothing.
 
     Over one period they turn by up to 45 degrees both ways, grow and shrink by a fifth and move by 0.15 of half the
     width and height. The border pixels continue outside. Volumes [N, C, D, H, W] turn about their depth and, half as
@@ -44,14 +44,22 @@ def _turned(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
-def check_frames(frames: int, panels: int) -> None:
+def check_frames(frames: int, panels: int, *, moving: bool) -> None:
     """Raise before the frames are drawn, each of which has so many panels.
 
+    Args:
+        frames, panels: their numbers.
+        moving: whether the frames are moving inputs, which are at rest at the beginning and in the middle.
+
     Raises:
-        UsageError: fewer than two frames, or more pixels than fit in memory comfortably.
+        UsageError: too few frames to show anything, or more pixels than fit in memory comfortably.
     """
-    if frames < 2:
-        raise UsageError(f"an animation has at least 2 frames, not {frames}; for one frame, write a .png file")
+    least = 3 if moving else 2
+    if frames < least:
+        kind = "moving inputs" if moving else "snapshots"
+        raise UsageError(
+            f"an animation of {kind} has at least {least} frames, not {frames}; for one frame, write a .png file"
+        )
     if frames * panels * 203 * 203 > _MOST_PIXELS:  # 1.35 inches at 150 dpi
         raise UsageError(
             f"an animation of {frames} frames of {panels} pictures each is too large; give fewer frames or --count"

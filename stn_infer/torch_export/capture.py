@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import inspect
 import re
@@ -26,6 +27,8 @@ class TiedBatch(Exception):
 def capture(module: nn.Module, arguments: Sequence[torch.Tensor], axes: Any) -> ExportedProgram:
     """Captures ``module`` as ``torch.onnx.export`` does: without dynamo, or with it if that fails.
 
+    If the batch is tied, then also without dynamo and with ``len(tensor)`` as a symbol.
+
     Args:
         module: in evaluation mode.
         arguments: example inputs.
@@ -37,9 +40,11 @@ def capture(module: nn.Module, arguments: Sequence[torch.Tensor], axes: Any) -> 
     import torch
 
     failures: list[Exception] = []
-    for strict in (False, True):
+    for strict, lengths in ((False, False), (False, True), (True, False)):
+        if lengths and not _ties_the_batch(failures[0]):
+            continue
         try:
-            with _as_the_onnx_exporter():
+            with _as_the_onnx_exporter(), _symbolic_lengths() if lengths else contextlib.nullcontext():
                 # dynamo's message has the line of the model's source without this option only
                 options = {} if strict else _deferred_guards()
                 return torch.export.export(module, tuple(arguments), dynamic_shapes=axes, strict=strict, **options)
@@ -48,10 +53,32 @@ def capture(module: nn.Module, arguments: Sequence[torch.Tensor], axes: Any) -> 
             if _DATA_DEPENDENT.search(str(error)):  # dynamo cannot either, and takes its time
                 break
     first = failures[0]
-    if _is_tied(str(first)) and re.search(r"\bbatch", str(first)):
+    if _ties_the_batch(first):
         place = next(filter(None, (source_line(str(each)) for each in failures)), "")
-        raise TiedBatch(place or brief(first)) from first
+        why = "it makes the batch a number, as a loop over the samples or int(x.shape[0]) does"
+        raise TiedBatch(place or why) from first
     raise first
+
+
+def _ties_the_batch(error: Exception) -> bool:
+    return _is_tied(str(error)) and re.search(r"\bbatch", str(error)) is not None
+
+
+@contextlib.contextmanager
+def _symbolic_lengths() -> Iterator[None]:
+    """While it lasts, ``len`` of a tensor is its first size, which may be a symbol; Python's own makes it a number."""
+    import torch
+
+    plain = builtins.len
+
+    def length(value: Any) -> Any:
+        return value.shape[0] if isinstance(value, torch.Tensor) and value.ndim else plain(value)
+
+    builtins.len = length
+    try:
+        yield
+    finally:
+        builtins.len = plain
 
 
 def _deferred_guards() -> dict[str, Any]:

@@ -60,7 +60,12 @@ def test_a_bar_in_a_volume_turns_about_two_axes() -> None:
 
 
 def test_too_few_and_too_many_frames_are_one_line_errors() -> None:
-    with pytest.raises(UsageError, match="at least 2 frames, not 1"):
-        check_frames(1, 1)
+    with pytest.raises(UsageError, match="of snapshots has at least 2 frames, not 1"):
+        check_frames(1, 1, moving=False)
+    with pytest.raises(UsageError, match="of moving inputs has at least 3 frames, not 2"):  # which would be equal
+        check_frames(2, 1, moving=True)
+    image = np.random.default_rng(0).random((1, 1, 9, 9), np.float32)
+    assert np.abs(moved(image, 1 / 2) - image).max() < 1e-5 < np.abs(moved(image, 1 / 3) - image).max()
+    check_frames(2, 1, moving=False)
     with pytest.raises(UsageError, match="too large"):
-        check_frames(500, 128)
+        check_frames(500, 128, moving=True)

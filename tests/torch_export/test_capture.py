@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import builtins
+
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from stn_infer.backends.ort import OrtBackend
@@ -52,6 +55,37 @@ def test_a_loop_over_the_batch_is_exported_with_a_fixed_batch() -> None:
     x = torch.randn(5, 4)
     (found,) = OrtBackend(exported.model.SerializeToString(), threads=1).run({"x": x.numpy()}).values()
     np.testing.assert_allclose(found, Loops()(x).numpy(), rtol=1e-6)
+
+
+class Lengths(nn.Module):
+    """Python makes the length of a tensor a number; the size of the grid is one of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        grid = F.affine_grid(x[:, :6].view(-1, 2, 3), [len(x), 1, 2, 3], align_corners=False)
+        return F.grid_sample(x[:, None, 6:].reshape(len(x), 1, 2, 3), grid, align_corners=False)
+
+
+def test_the_length_of_a_tensor_is_dynamic() -> None:
+    exported = export_program(LoadedModel("net", Lengths().eval(), ((12,),), ModelMetadata(), "factory"))
+    assert exported.fixed_batch is None and exported.notes == ()
+    x = torch.randn(5, 12)
+    (found,) = OrtBackend(exported.model.SerializeToString(), threads=1).run({"x": x.numpy()}).values()
+    np.testing.assert_allclose(found, Lengths()(x).numpy(), atol=1e-5)
+    assert len(x) == 5 and builtins.len.__name__ == "len"
+
+
+class Counts(nn.Module):
+    """A number of samples is needed before the model runs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([row * scale for row, scale in zip(x, range(len(x)), strict=True)])
+
+
+@pytest.mark.slow
+def test_a_batch_that_is_a_number_is_told_in_a_sentence() -> None:
+    exported = export_program(loaded(Counts()))
+    (note,) = exported.notes
+    assert exported.fixed_batch == 1 and "TORCH_LOGS" not in note and "needs a fixed batch (" in note
 
 
 class Guards(nn.Module):
