@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from stn_infer.api.engines.build import BuildReport, build
     from stn_infer.api.engines.inspect import EngineReport, inspect_engine
     from stn_infer.api.engines.refit import RefitReport, refit
-    from stn_infer.api.evaluate import Evaluation, evaluate
+    from stn_infer.api.evaluate import Comparison, Evaluation, compare, evaluate
     from stn_infer.api.export import ExportReport, export
     from stn_infer.api.lint import LintFinding, LintReport, lint
     from stn_infer.api.metadata import read_metadata, write_metadata
@@ -58,6 +58,7 @@ _HOMES = {
     "Budget": "budget",
     "BuildOptions": "backends.tensorrt.options",
     "BuildReport": "api.engines.build",
+    "Comparison": "api.evaluate",
     "Diagnosis": "api.doctor",
     "EngineReport": "api.engines.inspect",
     "Evaluation": "api.evaluate",
@@ -80,6 +81,7 @@ _HOMES = {
     "Verification": "verification.report",
     "bench": "api.bench",
     "build": "api.engines.build",
+    "compare": "api.evaluate",
     "doctor": "api.doctor",
     "evaluate": "api.evaluate",
     "export": "api.export",
@@ -103,6 +105,7 @@ __all__ = [
     "Budget",
     "BuildOptions",
     "BuildReport",
+    "Comparison",
     "Diagnosis",
     "EngineReport",
     "Evaluation",
@@ -126,6 +129,7 @@ __all__ = [
     "__version__",
     "bench",
     "build",
+    "compare",
     "doctor",
     "evaluate",
     "export",

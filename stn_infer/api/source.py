@@ -89,6 +89,21 @@ def names_the_file(function: Callable[P, R]) -> Callable[P, R]:
     return wrapped
 
 
+def undisturbed_by_objects(function: Callable[P, R]) -> Callable[P, R]:
+    """A decorator: PyTorch's settings and the random states stay, where the first argument is a module."""
+
+    @functools.wraps(function)
+    def wrapped(*arguments: P.args, **named: P.kwargs) -> R:
+        if isinstance(arguments[0] if arguments else named.get("model"), (str, Path)):
+            return function(*arguments, **named)
+        from stn_infer.sources.objects import undisturbed
+
+        with undisturbed():
+            return function(*arguments, **named)
+
+    return wrapped
+
+
 def _is_file(path: str | Path) -> bool:
     try:
         return Path(path).is_file()
@@ -171,7 +186,7 @@ def resolve(
 
 
 def resolve_model(
-    model: str | Path | nn.Module,
+    model: str | Path | nn.Module | LoadedModel,
     *,
     source: str | None = None,
     weights: WeightsLike | None = None,
@@ -197,7 +212,8 @@ def resolve_model(
     """
     if isinstance(model, (str, Path)):
         model = local(model)
-    if source is not None and (is_module(model) or identify(str(model)).kind in PYTORCH_KINDS):
+    held = is_module(model) or isinstance(model, LoadedModel)
+    if source is not None and (held or identify(str(model)).kind in PYTORCH_KINDS):
         raise UsageError(f"--source is for ONNX files; {model} is itself a source")
     found = resolve(
         model,

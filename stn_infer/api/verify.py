@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from stn_infer.api.source import OnnxModel, load_original, metadata_of, names_the_file, onnx_path, resolve_model
+from stn_infer.api.source import (
+    OnnxModel,
+    load_original,
+    metadata_of,
+    names_the_file,
+    onnx_path,
+    resolve_model,
+    undisturbed_by_objects,
+)
 from stn_infer.api.trusted import try_once
 from stn_infer.backends.openvino.trial import try_openvino
 from stn_infer.budget import Budget
@@ -27,6 +35,7 @@ from stn_infer.verification.tolerance import expect
 
 if TYPE_CHECKING:
     import onnx
+    from torch import nn
 
     from stn_infer.sources.load import LoadedModel
     from stn_infer.sources.reference import WeightsLike
@@ -37,8 +46,9 @@ class _Failed(StnInferError):
 
 
 @names_the_file
+@undisturbed_by_objects
 def verify(
-    model: str | Path,
+    model: str | Path | nn.Module | LoadedModel,
     *,
     source: str | None = None,
     weights: WeightsLike | None = None,
@@ -59,7 +69,7 @@ def verify(
     :mod:`~stn_infer.verification.sampler_checks` the invariants), and on its outputs.
 
     Args:
-        model: an ONNX file, or a source that ``export`` takes, which is exported in memory.
+        model: an ONNX file; or a module, a loaded model or a source that ``export`` takes, which is exported in memory.
         source: the source that the file was exported from; None: the one that its metadata names.
         weights: the checkpoint that it was exported with, if not the source's own.
         input_shapes: as for ``export``; for a file with dynamic sizes, shapes [C, H, W] without batch.
@@ -167,9 +177,13 @@ def verify(
         # a correct source in PyTorch does not show that the file is correct
         refused = next((report for report in reports if report.backend == "ort"), reports[0])
         raise ModelError(
-            f"{model} is not verified: no backend on this machine runs it; {refused.backend}: {refused.reason}"
+            f"{_name(model)} is not verified: no backend on this machine runs it; {refused.backend}: {refused.reason}"
         )
     return result
+
+
+def _name(model: object) -> str:
+    return str(model) if isinstance(model, (str, Path)) else getattr(model, "name", type(model).__name__)
 
 
 def _tried(path: Path, budget: Budget | None) -> OnnxModel:

@@ -135,19 +135,7 @@ class Stream:
 
     def batches(self, samples: Samples) -> Iterator[Batch]:
         """The samples in the batches in which ``run`` predicts them; none spans two of its shards."""
-        room = self._shard_rows
-        while True:
-            batch: list[Sample | Held] = []
-            try:
-                batch.extend(islice(samples, min(self.batch_size, room)))
-            except Exception:  # of the user's iterator: after what came before it
-                if batch:
-                    yield tuple(batch)
-                raise
-            if not batch:
-                return
-            yield tuple(batch)
-            room = room - len(batch) or self._shard_rows
+        return _Batches(samples, self.batch_size, self._shard_rows)
 
     def submit(self, batch: Batch, *, here: bool) -> Future[_Answered]:
         """Predict a batch in one of the threads; or in this one, with ``here`` or if that is quicker.
@@ -215,6 +203,45 @@ class Stream:
             loaded = self._loader.read(batch)
         self._alone = loaded.holds_the_lock
         return loaded
+
+
+class _Batches(Iterator[Batch]):
+    """The samples of an iterator in batches.
+
+    What the iterator raises comes after what it gave before. Ctrl-C comes at once, and nothing that was given is lost.
+    If the iterator, such as a generator, does not survive it, the end is an error and not taken for the last sample.
+    """
+
+    def __init__(self, samples: Samples, batch_size: int, shard_rows: int) -> None:
+        self._samples, self._batch_size, self._shard_rows = samples, batch_size, shard_rows
+        self._room = shard_rows
+        self._held: list[Sample | Held] = []
+        self._failed: Exception | None = None
+        self._over = self._interrupted = False
+
+    def __next__(self) -> Batch:
+        before = len(self._held)
+        try:
+            if not self._over:
+                self._held.extend(islice(self._samples, min(self._batch_size, self._room) - before))
+        except Exception as error:
+            self._failed, self._over = error, True
+        except BaseException:
+            self._interrupted = True
+            raise
+        if len(self._held) > before:
+            self._interrupted = False
+        batch, self._held = tuple(self._held), []
+        if batch:
+            self._room = self._room - len(batch) or self._shard_rows
+            return batch
+        failed, self._failed = self._failed, None
+        if self._interrupted and failed is None:
+            self._interrupted, self._over = False, True
+            failed = InputError(
+                "the iterator of the inputs was interrupted and gives nothing more; start again with it"
+            )
+        raise failed or StopIteration
 
 
 def _chosen(outputs: Mapping[str, Array], rows: Sequence[int]) -> dict[str, Array]:

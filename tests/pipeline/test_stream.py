@@ -288,3 +288,51 @@ def test_warps_are_no_outputs_to_judge_and_several_per_sample_are_left_out() -> 
     assert values(found) == list(range(6))
     assert [len(it.warps) for it in found] == [1] * 6 and np.isnan(found[0].warps[0].warped).all()
     stream.close()
+
+
+def test_an_interrupted_generator_is_not_taken_for_complete() -> None:
+    opened = Opened(Fake(by_value), workers=1, batch_size=4)
+    pictures = list(opened.pictures(9))
+
+    def given() -> Iterator[Any]:
+        yield from pictures[:6]
+        raise KeyboardInterrupt
+
+    found = opened(given())
+    with pytest.raises(KeyboardInterrupt):
+        next(found)
+    seen = []
+    with pytest.raises(InputError, match="the iterator of the inputs was interrupted and gives nothing more"):
+        for prediction in found:
+            seen += values([prediction])
+    assert seen == [0, 1, 2, 3, 4, 5]
+    assert list(found) == []
+    opened.stream.close()
+
+
+class Interrupted(Iterator[Any]):
+    """An iterator that is interrupted once, and goes on."""
+
+    def __init__(self, given: Iterator[Any]) -> None:
+        self.given, self.count = given, 0
+
+    def __next__(self) -> Any:
+        self.count += 1
+        if self.count == 7:
+            raise KeyboardInterrupt
+        return next(self.given)
+
+
+@pytest.mark.parametrize("total", [6, 7, 9])
+def test_an_iterator_that_survives_ctrl_c_goes_on(total: int) -> None:
+    opened = Opened(Fake(by_value), batch_size=4)
+    batches = opened.stream.batches(Interrupted(opened.samples.of(opened.pictures(total))))
+    assert len(next(batches)) == 4
+    with pytest.raises(KeyboardInterrupt):
+        next(batches)
+    assert len(next(batches)) == min(4, total - 4)
+    if total == 6:  # nothing tells its end from that of an iterator that broke
+        with pytest.raises(InputError, match="was interrupted"):
+            next(batches)
+    assert sum(map(len, batches)) == max(0, total - 8)
+    opened.stream.close()
