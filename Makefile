@@ -86,7 +86,7 @@ $(BIN)/python:
 PLUGIN_SOURCES := $(shell find plugins -type f)
 
 $(VENV)/.demo: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[report,train]'
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gpu,report,train]'
 	@touch $@
 
 $(VENV)/.test: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python

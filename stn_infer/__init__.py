@@ -151,7 +151,13 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module 'stn_infer' has no attribute {name!r}")
-    value = getattr(import_module(f"stn_infer.{_HOMES[name]}"), name)
+    try:
+        module = import_module(f"stn_infer.{_HOMES[name]}")
+    except ModuleNotFoundError as error:
+        from stn_infer.extras import of_import
+
+        raise of_import(error) or error from None
+    value = getattr(module, name)
     globals()[name] = value
     return value
 

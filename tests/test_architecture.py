@@ -59,6 +59,7 @@ FLOORS = (
     "remote",
     "files",
     "deviation",
+    "extras",
     "errors",
     "web",
     "printing",

@@ -1,6 +1,6 @@
 """Compare stn-infer with other libraries in one run of the project's own benchmark, with a lower bound of each time.
 
-    pip install 'stn-infer[peers]'           # and [peers-gpu] for DALI and CV-CUDA
+    pip install -e '.[peers]'               # and [peers-gpu] for DALI and CV-CUDA
     python benchmarks/peers/compare.py -o benchmarks/results/peers-MACHINE.json
     python benchmarks/peers/compare.py --device cuda --boundary device -o benchmarks/results/peers-GPU.json
 

@@ -19,6 +19,7 @@ from benchmarks.peers.pixels import PixelVariant, Warp
 from stn_infer.benchmarking.harness.variant import OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.extras import install
 
 _CHANNELS = (1, 3, 4)
 
@@ -36,7 +37,7 @@ def warp_affine(setup: Setup) -> OpenVariant:
         import cvcuda
     except ImportError as error:
         raise MissingDependencyError(
-            f"CV-CUDA cannot be imported ({error}); pip install 'stn-infer[peers-gpu]', or cvcuda-cu12 for CUDA 12"
+            f"CV-CUDA cannot be imported ({error}); {install('peers-gpu')}, or cvcuda-cu12 for CUDA 12"
         ) from None
     channels = setup.prepared.input_shapes[0][0]
     if channels not in _CHANNELS:

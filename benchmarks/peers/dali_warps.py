@@ -17,6 +17,7 @@ from benchmarks.peers.pixels import PixelVariant, Warp, as_fed, device_index
 from stn_infer.benchmarking.harness.variant import OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.errors import MissingDependencyError
+from stn_infer.extras import install
 
 
 def warp_affine(setup: Setup) -> OpenVariant:
@@ -30,7 +31,7 @@ def warp_affine(setup: Setup) -> OpenVariant:
         import nvidia.dali as dali
     except ImportError as error:
         raise MissingDependencyError(
-            f"DALI cannot be imported ({error}); pip install 'stn-infer[peers-gpu]', or nvidia-dali-cuda120 for CUDA 12"
+            f"DALI cannot be imported ({error}); {install('peers-gpu')}, or nvidia-dali-cuda120 for CUDA 12"
         ) from None
 
     class DaliVariant(PixelVariant):

@@ -10,6 +10,7 @@ from stn_infer.benchmarking.harness.variant import OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.variants.pytorch import TorchVariant
 from stn_infer.errors import MissingDependencyError
+from stn_infer.extras import install
 
 
 def homography_warp(setup: Setup) -> OpenVariant:
@@ -22,7 +23,7 @@ def homography_warp(setup: Setup) -> OpenVariant:
     try:
         from kornia.geometry.transform import homography_warp as warp
     except ImportError:
-        raise MissingDependencyError("kornia is not installed; pip install 'stn-infer[peers]'") from None
+        raise MissingDependencyError(f"kornia is not installed; {install('peers')}") from None
     require_warp(setup.prepared, "kornia")
     variant = TorchVariant("eager", setup)
 

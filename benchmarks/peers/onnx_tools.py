@@ -13,6 +13,7 @@ from stn_infer.benchmarking.harness.variant import OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.variants.ort import OrtVariant
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
+from stn_infer.extras import install
 
 
 def onnxslim(setup: Setup) -> OpenVariant:
@@ -59,7 +60,7 @@ def _optimized(
         try:
             onnx.save(tool(onnx.load(prepared.plain)), path)
         except ImportError:
-            raise MissingDependencyError(f"{name} is not installed; pip install 'stn-infer[peers]'") from None
+            raise MissingDependencyError(f"{name} is not installed; {install('peers')}") from None
         except Exception as error:  # the tools may raise any exception
             raise ModelError(f"{name} fails on the plain file: {one_line(error)}") from error
     variant = OrtVariant("ort-plain", replace(setup, prepared=replace(prepared, plain=str(path))))

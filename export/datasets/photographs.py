@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from export.datasets.pictures import open_picture
 from stn_infer.errors import MissingDependencyError
+from stn_infer.extras import install
 
 FILES = ("brick.png", "gravel.png", "grass.png", "coffee.png", "chelsea.png", "rocket.jpg")
 
@@ -37,7 +38,7 @@ def photographs() -> tuple[NDArray[np.uint8], ...]:
         import skimage
     except ImportError:
         raise MissingDependencyError(
-            "the photographs behind the house numbers are part of scikit-image; pip install 'stn-infer[train]'"
+            f"the photographs behind the house numbers are part of scikit-image; {install('train')}"
         ) from None
     folder = Path(skimage.__file__).parent / "data"
     return tuple(np.asarray(open_picture(folder / name)) for name in FILES)

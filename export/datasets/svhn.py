@@ -19,6 +19,7 @@ from PIL import Image
 
 from export.datasets.pictures import open_picture
 from stn_infer.errors import InputError, MissingDependencyError, UsageError
+from stn_infer.extras import install
 
 FILE = "digitStruct.mat"
 FIELDS = ("left", "top", "width", "height", "label")
@@ -58,9 +59,7 @@ def read_house_numbers(folder: Path, longest: int = 5) -> list[HouseNumber]:
     try:
         import h5py
     except ImportError:
-        raise MissingDependencyError(
-            "SVHN's digitStruct.mat is HDF5; pip install 'stn-infer[train]' installs h5py"
-        ) from None
+        raise MissingDependencyError(f"SVHN's digitStruct.mat is HDF5, which h5py reads; {install('train')}") from None
     path = Path(folder) / FILE
     if not path.is_file():
         raise InputError(f"no such file: {path}; unpack SVHN's full-number archive (train.tar.gz) there")

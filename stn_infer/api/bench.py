@@ -14,6 +14,7 @@ from stn_infer.benchmarking.result import BenchResult
 from stn_infer.benchmarking.variants.names import VARIANTS
 from stn_infer.budget import Budget
 from stn_infer.errors import StnInferError, UsageError
+from stn_infer.extras import require
 from stn_infer.metadata import Precision
 from stn_infer.sources.hub import local
 from stn_infer.sources.identify import identify
@@ -86,6 +87,7 @@ def bench(
         SourceError, ModelError: the model is not available.
         InputError: ``inputs`` cannot be read.
         OutputError: ``output`` cannot be written; said before anything is measured.
+        MissingDependencyError: PyTorch is not installed.
     """
     if precision not in get_args(Precision):
         raise UsageError(f"a precision is one of {', '.join(get_args(Precision))}, not {precision!r}")
@@ -217,6 +219,7 @@ def make_request(
         UsageError: an unknown variant or device, fewer than one thread, a cache that cannot be flushed, or the user's
             own inputs at the end-to-end boundary.
         InputError: an input does not exist.
+        MissingDependencyError: PyTorch is not installed.
     """
     from stn_infer.backends.device import Device
     from stn_infer.benchmarking.harness.session import default_threads
@@ -243,6 +246,7 @@ def make_request(
                 "bench writes: omit --inputs"
             )
         check_sources(case.inputs or ())
+    require("torch", "bench computes its reference in float64 with")
     return Request(
         cases=tuple(cases),
         variants=names,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import shutil
 from collections.abc import Callable
@@ -12,6 +11,7 @@ from importlib.metadata import version
 from typing import Literal
 
 from stn_infer.errors import MissingDependencyError, one_line
+from stn_infer.extras import install, is_installed, onnxruntimes
 from stn_infer.printing import Printed, counted
 from stn_infer.progress import step
 
@@ -96,6 +96,8 @@ def _machine() -> Check:
 
 
 def _torch() -> Check:
+    if not is_installed("torch"):
+        return _missing("PyTorch is not installed: ONNX files run, nothing is exported or verified", install("export"))
     import torch
 
     from stn_infer.layers import SpatialTransformer
@@ -110,6 +112,8 @@ def _torch() -> Check:
 
 
 def _compiler() -> Check:
+    if not is_installed("torch"):
+        return _missing("PyTorch is not installed")
     compiler = os.environ.get("CXX") or next(filter(shutil.which, ("g++", "clang++")), None)
     if compiler is None or shutil.which(compiler) is None:
         return _missing("no C++ compiler (g++ or clang++)", "install one; bench works without it")
@@ -117,10 +121,27 @@ def _compiler() -> Check:
 
 
 def _ort_cpu() -> Check:
-    return _ok(f"{version('onnxruntime-gpu')}; {_run_portable_node('cpu')}")
+    if not is_installed("onnxruntime"):
+        advice = f"{install('cpu')}, or on a GPU {install('gpu')}"
+        return Check("", "broken", "onnxruntime is not installed", advice)
+    found = onnxruntimes()
+    if len(found) > 1:
+        both = " and ".join(f"{name} {number}" for name, number in found.items())
+        return Check(
+            "",
+            "broken",
+            f"{both} are installed, and overwrite each other's files",
+            f"pip uninstall -y {' '.join(found)}, then one of them: {install('cpu')}, or on a GPU {install('gpu')}",
+        )
+    from stn_infer.proto.session import import_onnxruntime
+
+    package = next(iter(found), "a build of your own")
+    return _ok(f"{package} {import_onnxruntime().__version__}; {_run_portable_node('cpu')}")
 
 
 def _ort_cuda() -> Check:
+    if not is_installed("onnxruntime"):
+        return _missing("onnxruntime is not installed")
     from stn_infer.backends.ort import cuda_problem
 
     problem = cuda_problem()
@@ -130,6 +151,8 @@ def _ort_cuda() -> Check:
 
 
 def _torch_cuda() -> Check:
+    if not is_installed("torch"):
+        return _missing("PyTorch is not installed")
     import torch
 
     if torch.cuda.is_available():
@@ -174,7 +197,7 @@ def _openvino() -> Check:
     try:
         openvino = load_openvino()
     except MissingDependencyError as error:
-        return _missing("openvino is not installed" if "No module" in str(error) else str(error), _OPENVINO)
+        return _missing("openvino is not installed" if "No module" in str(error) else str(error), install("openvino"))
     try:
         find(openvino)
     except MissingDependencyError as error:
@@ -182,12 +205,9 @@ def _openvino() -> Check:
     return _ok(f"{openvino.release}; {_run_portable_node('openvino', plugin=True)} by the extension")
 
 
-_OPENVINO = "pip install 'stn-infer[openvino]'"
-
-
 def _package(package: str, extra: str) -> Check:
-    if importlib.util.find_spec(package) is None:
-        return _missing(f"{package} is not installed", f"pip install 'stn-infer[{extra}]'")
+    if not is_installed(package):
+        return _missing(f"{package} is not installed", install(extra))
     return _ok(f"{package} {version(package)}")
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from stn_infer.activation import Scores, resolve_scores
 from stn_infer.errors import ExportError, ModelError, UsageError, VerificationError
+from stn_infer.extras import require
 from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import FUNCTIONS, PRECISIONS, Functions, ModelMetadata, Precision
 from stn_infer.preprocess.rule import Preprocess
@@ -153,6 +154,7 @@ def export(
         InputError: the calibration samples or a file of example inputs cannot be read.
         VerificationError: the file differs from the model; no file is written.
         OutputError: the file cannot be written.
+        MissingDependencyError: PyTorch or onnxscript is not installed.
     """
     path = Path(_checked(output, "output", (str, Path), "the path of the ONNX file to write"))
     _checked(weights, "weights", (str, Path, Weights, type(None)), "the path of a checkpoint")
@@ -174,6 +176,8 @@ def export(
     _check_precision(precision, calibration, grid_tolerance)
     if functions not in FUNCTIONS:
         raise UsageError(f"functions is one of {', '.join(FUNCTIONS)}, not {functions!r}")
+    for module in ("torch", "onnxscript"):
+        require(module, "export needs")
     check_writable(path)
 
     from stn_infer.data.batches import check_sources

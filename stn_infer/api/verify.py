@@ -22,6 +22,7 @@ from stn_infer.api.trusted import try_once
 from stn_infer.backends.openvino.trial import try_openvino
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, StnInferError, UsageError
+from stn_infer.extras import require
 from stn_infer.metadata import ModelMetadata
 from stn_infer.progress import step
 from stn_infer.reference.model import Reference, ReferenceModel
@@ -89,7 +90,7 @@ def verify(
         UsageError: arguments that cannot be combined, or an unknown backend.
         ModelError: the file is unreadable, does not belong to the source, or no backend can run it.
         InputError: ``inputs`` cannot be read.
-        MissingDependencyError: one of ``backends`` is not available.
+        MissingDependencyError: one of ``backends`` is not available, or PyTorch is not installed.
     """
     if against is not None and source is not None:
         raise UsageError("--against and --source both name the reference; give only one of them")
@@ -100,6 +101,7 @@ def verify(
         raise UsageError(f"unknown backend {unknown!r}: expected one of {', '.join(RUNNERS)}")
     if tolerance is not None and not 0 < tolerance < float("inf"):
         raise UsageError(f"a tolerance must be a positive number, not {tolerance}")
+    require("torch", "verify computes its reference in float64 with")
     found = resolve_model(
         model,
         source=source,

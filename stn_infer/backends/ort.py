@@ -18,6 +18,7 @@ from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, r
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import OrtNormalizer, as_input, pixel_input
 from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.extras import install, onnxruntimes
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.proto.session import CPU, Provider, Session, Spin, import_onnxruntime, open_session
@@ -243,7 +244,8 @@ def cuda_problem() -> str | None:
     """Why onnxruntime's CUDA execution provider does not work, or None if its libraries and the driver load."""
     ort = import_onnxruntime()
     if "CUDAExecutionProvider" not in ort.get_available_providers():
-        return "this onnxruntime is built without CUDA; install onnxruntime-gpu"
+        built = " ".join(onnxruntimes()) or "onnxruntime"
+        return f"this onnxruntime is built without CUDA; pip uninstall -y {built}, then {install('gpu')}"
     try:
         driver = ctypes.CDLL("libcuda.so.1")
     except OSError:

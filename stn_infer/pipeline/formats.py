@@ -22,6 +22,7 @@ import numpy as np
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import MissingDependencyError, UsageError
+from stn_infer.extras import install
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.predictions import Classifier, Ranked, label_of
 from stn_infer.printing import counted
@@ -223,7 +224,7 @@ class ParquetFormat(Format):
         try:
             import pyarrow.parquet
         except ImportError:
-            raise MissingDependencyError("--format parquet needs pyarrow; pip install 'stn-infer[parquet]'") from None
+            raise MissingDependencyError(f"--format parquet needs pyarrow; {install('parquet')}") from None
         self._pyarrow = pyarrow
 
     def encode(self, rows: Rows) -> Rows:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stn_infer.arrays import Array
 from stn_infer.errors import MissingDependencyError, ModelError, one_line
+from stn_infer.extras import install
 
 if TYPE_CHECKING:
     import onnx
@@ -145,7 +146,7 @@ def import_onnxruntime() -> Any:
         import onnxruntime
     except ImportError as error:
         raise MissingDependencyError(
-            f"onnxruntime cannot be imported ({error}); pip install onnxruntime-gpu"
+            f"onnxruntime cannot be imported ({one_line(error)}); {install('cpu')}, or on a GPU {install('gpu')}"
         ) from error
     # A session's log severity does not apply to providers that fail to load.
     onnxruntime.set_default_logger_severity(_FATAL)

@@ -17,6 +17,7 @@ import onnx
 
 from stn_infer.arrays import Array
 from stn_infer.errors import ModelError, one_line
+from stn_infer.extras import require
 from stn_infer.fusion.basis import Kind, basis_of, canonical_basis, map_points
 from stn_infer.fusion.op import DOMAIN, LATTICE, PROJECTIVE, SAMPLER, SPATIAL, TENSOR_PRODUCT, op_of
 from stn_infer.fusion.samplers import SamplerNode
@@ -34,6 +35,7 @@ class OnnxReference:
 
     Raises:
         ModelError: the graph has an operator without a float64 implementation.
+        MissingDependencyError: PyTorch is not installed.
     """
 
     dtype = "float64"
@@ -41,6 +43,7 @@ class OnnxReference:
     def __init__(self, model: onnx.ModelProto, name: str = "the file") -> None:
         from onnx.reference import ReferenceEvaluator
 
+        require("torch", "the evaluation of a file in float64 needs")  # without it, every convolution would fail
         self.model = model
         self._name = name
         self._inputs = [value.name for value in given_inputs(model.graph)]

@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from stn_infer.errors import MissingDependencyError, SourceError, UsageError, one_line
+from stn_infer.extras import install
 
 _BEGIN = re.compile(r"hf:/+")  # a Path makes one slash of two
 _FORM = re.compile(
@@ -50,9 +51,7 @@ def local(name: str | Path) -> str | Path:
     try:
         from huggingface_hub import hf_hub_download
     except ImportError as error:
-        raise MissingDependencyError(
-            f"hf:// needs huggingface_hub ({one_line(error)}); pip install 'stn-infer[hub]'"
-        ) from None
+        raise MissingDependencyError(f"hf:// needs huggingface_hub ({one_line(error)}); {install('hub')}") from None
     try:
         return Path(
             hf_hub_download(

@@ -31,11 +31,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from stn_infer.activation import Scores
 from stn_infer.arrays import Array
 from stn_infer.errors import SourceError, UsageError, WeightsError, one_line
+from stn_infer.extras import require
 from stn_infer.metadata import RANDOM, ModelMetadata
 from stn_infer.progress import step
 from stn_infer.quiet import quiet
 from stn_infer.sources.hub import local
-from stn_infer.sources.identify import identify, registered_names
+from stn_infer.sources.identify import PYTORCH_KINDS, identify, registered_names
 from stn_infer.sources.objects import cpu_copy, is_module, unwrapped
 from stn_infer.sources.program_archive import opened_program
 from stn_infer.sources.reference import Weights, WeightsLike
@@ -110,6 +111,7 @@ def load_source(
         SourceError: the source does not exist, no module can be made from it, or it needs code that is not allowed.
         WeightsError: the checkpoint is unreadable, does not fit the network, or contains NaN.
         UsageError: ``input_shapes`` is missing for a factory or a module, or ``source`` is none of these.
+        MissingDependencyError: PyTorch is not installed.
     """
     shapes = tuple(tuple(shape) for shape in input_shapes) if input_shapes else None
     if is_module(source):
@@ -119,6 +121,8 @@ def load_source(
         raise UsageError(f"expected a module, or the name or path of a source, got {_named(source)}{hint}")
     source = local(source)
     found, name = identify(source), str(source)
+    if found.kind in PYTORCH_KINDS:
+        require("torch", f"{name} is a PyTorch model, which needs")
     step(f"loading {name}")
     match found.kind:
         case "recipe":

@@ -13,6 +13,7 @@ from stn_infer.api import doctor
 from stn_infer.backends.ort import cuda_problem
 from stn_infer.cli.doctor import command
 from stn_infer.cli.main import main
+from stn_infer.extras import install
 
 
 def test_the_parts_that_the_tests_need_work() -> None:
@@ -27,15 +28,53 @@ def test_the_parts_that_the_tests_need_work() -> None:
 
 
 def test_a_missing_package_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
     check = doctor._package("matplotlib", "report")
-    assert (check.status, check.advice) == ("missing", "pip install 'stn-infer[report]'")
+    assert (check.status, check.advice) == ("missing", install("report"))
+
+
+def test_without_pytorch_only_what_needs_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch", None)
+    checks = {check.name: check for check in doctor.doctor().checks}
+    assert checks["PyTorch"].status == "missing" and checks["PyTorch"].advice == install("export")
+    assert {checks[name].status for name in ("torch.compile", "PyTorch, CUDA")} == {"missing"}
+    assert checks["onnxruntime, CPU"].status == "ok" and checks["plugin library"].status != "broken"
+
+
+@pytest.mark.parametrize(
+    "installed, status, words",
+    [
+        ({"onnxruntime": "1.31.1"}, "ok", "onnxruntime 1."),
+        ({}, "ok", "a build of your own 1."),
+        (
+            {"onnxruntime": "1.32.0", "onnxruntime-gpu": "1.31.1"},
+            "broken",
+            "onnxruntime 1.32.0 and onnxruntime-gpu 1.31.1 are installed, and overwrite each other's files",
+        ),
+    ],
+)
+def test_two_packages_of_onnxruntime_are_found(
+    installed: dict[str, str], status: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(doctor, "onnxruntimes", lambda: installed)
+    check = doctor._ort_cpu()
+    assert check.status == status and words in check.detail
+    if status == "broken":
+        assert check.advice.startswith("pip uninstall -y onnxruntime onnxruntime-gpu, then one of them: ")
+        assert install("cpu") in check.advice and install("gpu") in check.advice
+
+
+def test_a_missing_onnxruntime_names_both_packages(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    check = doctor._ort_cpu()
+    assert (check.status, check.advice) == ("broken", f"{install('cpu')}, or on a GPU {install('gpu')}")
+    assert doctor._ort_cuda().status == "missing"
 
 
 def test_a_missing_tensorrt_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", None)
     check = doctor._tensorrt("tensorrt")
-    assert check.status == "missing" and "pip install 'stn-infer[tensorrt]'" in check.detail
+    assert check.status == "missing" and install("tensorrt") in check.detail
     assert "have not been tested on a GPU with full TensorRT" in check.detail
 
 

@@ -19,6 +19,7 @@ from stn_infer import plugin
 from stn_infer.benchmarking.prepare.case import Prepared, Setup
 from stn_infer.benchmarking.request import Method
 from stn_infer.errors import MissingDependencyError, ModelError
+from stn_infer.extras import install
 from stn_infer.reference.comparison import Expected
 
 DALI = "benchmarks.peers.dali_warps:warp_affine"
@@ -70,7 +71,7 @@ def test_every_peer_is_verified_and_timed() -> None:
     assert set(status) == {"ort", *peers} and DALI in peers
     if not has_dali():
         reason = status.pop(DALI)
-        assert reason[0] == "unavailable" and "pip install 'stn-infer[peers-gpu]'" in reason[1]
+        assert reason[0] == "unavailable" and install("peers-gpu") in reason[1]
         peers.remove(DALI)
     assert {found for found, _ in status.values()} == {"timed"}, status
 
@@ -251,7 +252,7 @@ def test_errors_of_cv_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(MissingDependencyError, match="CV-CUDA needs a GPU, the device is cpu"):
         warp(Setup(prepared(1, 28, 28), "cpu", 1, METHOD))
     monkeypatch.setitem(sys.modules, "cvcuda", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'stn-infer\[peers-gpu\]', or cvcuda-cu12"):
+    with pytest.raises(MissingDependencyError, match=re.escape(f"{install('peers-gpu')}, or cvcuda-cu12")):
         warp(Setup(prepared(1, 28, 28), "cuda:0", 1, METHOD))
     monkeypatch.setitem(sys.modules, "cvcuda", CvCuda())
     with pytest.raises(ModelError, match="1, 3 or 4 channels, these images have 32"):

@@ -16,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from stn_infer.cli.main import COMMANDS, LazyGroup, main
 from stn_infer.errors import InputError, OutputError, UsageError, VerificationError
+from stn_infer.extras import install
 
 
 class OneCommand(LazyGroup):
@@ -119,8 +120,11 @@ def test_memory_that_cannot_be_had_is_one_line() -> None:
 
 
 def test_a_missing_package_is_named() -> None:
-    result = invoke(raising(ModuleNotFoundError("No module named 'pyarrow'", name="pyarrow")))
-    assert "'pyarrow' is required but not installed" in result.stderr
+    result = invoke(raising(ModuleNotFoundError("No module named 'lmdb'", name="lmdb")))
+    assert "'lmdb' is required but not installed" in result.stderr
+    assert result.exit_code == 1
+    result = invoke(raising(ModuleNotFoundError("No module named 'torch.nn'", name="torch.nn")))
+    assert result.stderr == f"error: this needs PyTorch, which is not installed; {install('export')}\n"
     assert result.exit_code == 1
 
 

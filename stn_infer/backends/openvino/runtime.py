@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from stn_infer.errors import MissingDependencyError, one_line
+from stn_infer.extras import install
 
 _LONGEST = 300
 #: Where in OpenVINO's sources an error was raised, and headings.
@@ -50,7 +51,7 @@ def load_openvino() -> OpenVino:
         module = _imported()
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
-            f"OpenVINO cannot be imported ({one_line(error)}); pip install 'stn-infer[openvino]'"
+            f"OpenVINO cannot be imported ({one_line(error)}); {install('openvino')}"
         ) from error
     full = str(module.get_version())
     return OpenVino(module, "-".join(full.split("-")[:3]), Path(str(module.__file__)).parent)

@@ -15,6 +15,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError, one_line
+from stn_infer.extras import install
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
@@ -71,7 +72,7 @@ def load_runtime(name: str) -> TensorRT:
         module = importlib.import_module(known.replace("-", "_"))
     except (ImportError, OSError) as error:
         raise MissingDependencyError(
-            f"{_TITLES[known]} cannot be imported ({one_line(error)}); pip install 'stn-infer[{known}]'"
+            f"{_TITLES[known]} cannot be imported ({one_line(error)}); {install(known)}"
         ) from error
     return TensorRT(known, module, version_of(module))
 

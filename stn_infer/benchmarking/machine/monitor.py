@@ -23,6 +23,7 @@ PACKAGES = (
     "torch",
     "onnx",
     "onnxscript",
+    "onnxruntime",
     "onnxruntime-gpu",
     "openvino",
     "tensorrt",

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from stn_infer.benchmarking.report.names import names
 from stn_infer.errors import MissingDependencyError
+from stn_infer.extras import install
 from stn_infer.printing import shortened
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ def plots(result: BenchResult, model: Model) -> list[str]:
         import matplotlib
         from matplotlib.figure import Figure
     except ImportError as error:
-        raise MissingDependencyError(f"plots need matplotlib ({error}); pip install 'stn-infer[report]'") from None
+        raise MissingDependencyError(f"plots need matplotlib ({error}); {install('report')}") from None
     rows = [row for row in result.rows(model) if row.median_ms is not None]
     if not rows:
         return []
