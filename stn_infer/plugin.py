@@ -6,6 +6,7 @@ The library is optional: without it, every model runs on standard ONNX or PyTorc
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import os
 import re
 import shutil
@@ -19,7 +20,10 @@ from itertools import takewhile
 from pathlib import Path
 
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+from stn_infer.extras import checkout
+from stn_infer.files import is_own, make_own_folder
 from stn_infer.isolation import run_tool
+from stn_infer.version import __version__
 
 ENVIRONMENT = "STN_PLUGIN_LIBRARY"
 """The environment variable with the path of a library to use instead of the default ones."""
@@ -27,11 +31,24 @@ ENVIRONMENT = "STN_PLUGIN_LIBRARY"
 FILE_NAME = "libstn_plugins.so"
 
 _PACKAGE = Path(__file__).resolve().parent
-_SOURCES = _PACKAGE.parent / "plugins"
-_BUILD = _PACKAGE.parent / "build" / "plugins"
+_CHECKOUT = checkout()
+_SOURCES = (_CHECKOUT or _PACKAGE) / "plugins"  # a wheel has them inside of the package
 #: The sources of the OpenVINO extension.
 OPENVINO_SOURCES = _SOURCES / "src" / "openvino"
-_HINT = "`stn-infer plugin build` builds it from the source tree"
+_HINT = "`stn-infer plugin build` builds it"
+
+
+def _build_folder() -> Path:
+    """The folder to build in: the checkout's, or else one in the user's cache for this installation."""
+    if _CHECKOUT is not None:
+        return _CHECKOUT / "build" / "plugins"
+    from platformdirs import user_cache_path
+
+    digest = hashlib.sha256(f"{_PACKAGE}\n".encode()).hexdigest()[:16]
+    return user_cache_path("stn-infer", appauthor=False) / "plugins" / f"{__version__}-{digest}"
+
+
+_BUILD = _build_folder()
 
 # The PyPI packages that together are a CUDA compiler, each with a file that identifies it.
 _NVCC_PACKAGES = {
@@ -133,13 +150,19 @@ class PluginInfo:
 def candidates() -> tuple[Path, ...]:
     """The paths where the library is searched, in order; only ``STN_PLUGIN_LIBRARY`` if it is set.
 
-    In a checkout, the result of ``stn-infer plugin build`` precedes the installed library.
+    The result of ``stn-infer plugin build`` precedes the installed library, unless it is in a cache and belongs to
+    another user.
     """
     named = os.environ.get(ENVIRONMENT)
     if named:
         return (Path(named),)
     installed = (_PACKAGE, Path(sysconfig.get_path("platlib")) / _PACKAGE.name)  # they differ in an editable install
-    return (_BUILD / FILE_NAME, *dict.fromkeys(folder / "lib" / FILE_NAME for folder in installed))
+    built = [_BUILD / FILE_NAME] if _CHECKOUT is not None or _is_ours(_BUILD / FILE_NAME) else []
+    return (*built, *dict.fromkeys(folder / "lib" / FILE_NAME for folder in installed))
+
+
+def _is_ours(path: Path) -> bool:
+    return is_own(path.parent) and is_own(path)
 
 
 def library_path() -> Path:
@@ -253,7 +276,7 @@ def info() -> PluginInfo:
 
 
 def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
-    """Compile the library from the source tree into its build folder.
+    """Compile the library, in the checkout's build folder or in the user's cache.
 
     Args:
         arch: GPU architectures: ``native`` (the GPUs in this machine, or ``all`` if it has none), ``all``, or names
@@ -264,6 +287,7 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
         MissingDependencyError: the sources, cmake, a compiler or nvcc is missing.
         UsageError: ``arch`` is malformed.
         ModelError: the compiler failed; the message has its first error.
+        OutputError: the user's cache cannot be written, or its folder belongs to another user.
     """
     architectures = parse_arch(arch)
     cmake = _cmake(_SOURCES)
@@ -285,6 +309,8 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
         configure.append("--fresh")
     if ("--fresh" in configure or not cache.is_file()) and _which("ninja"):
         configure += ["-G", "Ninja"]
+    if _CHECKOUT is None:
+        make_own_folder(_BUILD)
     _configure_and_build(cmake, configure, _BUILD, "the plugin library")
     _load.cache_clear()
     _cuda_problem.cache_clear()
@@ -292,7 +318,7 @@ def build(arch: str = "native", *, cuda: bool | None = None) -> Path:
 
 
 def compile_project(sources: Path, folder: Path, options: Mapping[str, object], what: str) -> None:
-    """Compile another CMake project of the source tree.
+    """Compile another CMake project of the sources.
 
     Args:
         sources: its folder.

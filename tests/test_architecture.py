@@ -195,7 +195,7 @@ def test_files_of_tests_fit_in_a_head() -> None:
 
 def test_nothing_outside_of_the_tests_imports_them() -> None:
     importing = []
-    for folder in ("stn_infer", "benchmarks", "export", "examples"):
+    for folder in ("stn_infer", "benchmarks", "export", "examples", "release"):
         for path in sorted((ROOT / folder).rglob("*.py")):
             text = path.read_text(encoding="utf-8")
             if "tests/support" in text:

@@ -166,7 +166,7 @@ except stn_infer.StnInferError as error:
     print(error)
 """
     path = os.pathsep.join([str(tmp_path), str(ROOT)])
-    environment = os.environ | {"PYTHONPATH": path, "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    environment = os.environ | {"PYTHONPATH": path, "STN_TRIAL_SECONDS": "0"}
     command = [sys.executable, "-c", program]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

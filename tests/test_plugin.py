@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import re
 import shutil
 import subprocess
@@ -15,7 +16,7 @@ from click.testing import CliRunner
 
 from stn_infer import plugin
 from stn_infer.cli.plugin import command
-from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+from stn_infer.errors import MissingDependencyError, ModelError, OutputError, UsageError
 
 needs_library = pytest.mark.skipif(
     not plugin.available(), reason="the plugin library is not built: stn-infer plugin build"
@@ -147,6 +148,28 @@ def test_building_without_sources_or_tools_reports_what_is_missing(
         patch.setattr(plugin, "_which", lambda tool: None)
         with pytest.raises(MissingDependencyError, match="cmake and a C\\+\\+17 compiler"):
             plugin.build()
+
+
+def test_a_wheels_library_is_built_in_the_users_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It precedes the wheel's own, unless it belongs to another user."""
+    monkeypatch.delenv(plugin.ENVIRONMENT, raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(plugin, "_CHECKOUT", None)
+    folder = plugin._build_folder()
+    assert folder.is_relative_to(tmp_path / "cache" / "stn-infer" / "plugins")
+    monkeypatch.setattr(plugin, "_PACKAGE", tmp_path / "another" / "stn_infer")
+    assert plugin._build_folder() != folder
+
+    done = subprocess.CompletedProcess([""], 0, "", "")
+    monkeypatch.setattr(plugin, "run_tool", lambda command: done)
+    monkeypatch.setattr(plugin, "_BUILD", folder)
+    assert plugin.build(cuda=False) == folder / plugin.FILE_NAME == plugin.candidates()[0]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    (folder / plugin.FILE_NAME).touch()
+    monkeypatch.setattr(os, "geteuid", lambda: 12345)
+    assert folder / plugin.FILE_NAME not in plugin.candidates()
+    with pytest.raises(OutputError, match="belongs to another user; expected a folder of your own"):
+        plugin.build(cuda=False)
 
 
 @pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("c++") is None, reason="no cmake or C++ compiler")

@@ -91,7 +91,10 @@ class OrtBackend:
         self._plugin = None if plugin is False else _plugin_library(target, required=plugin is True)
         providers: tuple[Provider, ...] = CPU
         if target.kind == "cuda":
-            preload_cuda(import_onnxruntime())
+            ort = import_onnxruntime()
+            if "CUDAExecutionProvider" not in ort.get_available_providers():
+                raise _unused(self.device)
+            preload_cuda(ort)
             # by default, every convolution would be timed with all algorithms for every new shape
             cuda = {"device_id": target.index, "use_tf32": 0, "cudnn_conv_algo_search": "HEURISTIC"}
             cuda |= cuda_options or {}
@@ -117,8 +120,7 @@ class OrtBackend:
         self._providers = session.providers
         if target.kind == "cuda" and "CUDAExecutionProvider" not in self._providers:
             # onnxruntime falls back to the CPU with only a log message; a requested GPU that is not used is an error.
-            reason = cuda_problem() or "onnxruntime gives no reason"
-            raise MissingDependencyError(f"device {self.device} was requested, but onnxruntime cannot use it: {reason}")
+            raise _unused(self.device)
 
         specs = [_spec(value) for value in session.raw.get_inputs()]
         # A fixed batch size is handled by ``run``, so that axis 0 is dynamic for the caller.
@@ -207,6 +209,11 @@ class OrtBackend:
     def close(self) -> None:
         """Release the session."""
         self._session = self._normalizer = None
+
+
+def _unused(device: str) -> MissingDependencyError:
+    reason = cuda_problem() or "onnxruntime gives no reason"
+    return MissingDependencyError(f"device {device} was requested, but onnxruntime cannot use it: {reason}")
 
 
 def _plugin_library(target: Device, required: bool) -> Path | None:

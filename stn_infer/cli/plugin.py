@@ -97,7 +97,7 @@ def _openvino() -> str:
     help="Build the extension for the installed OpenVINO instead, into the user's cache; it needs the library.",
 )
 def build(arch: str, cuda: bool | None, openvino: bool) -> None:
-    """Compile the library from the source tree."""
+    """Compile the library from its sources, which the package contains."""
     from stn_infer import plugin
 
     if openvino:

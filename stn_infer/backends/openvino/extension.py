@@ -11,8 +11,8 @@ from pathlib import Path
 
 from stn_infer import plugin
 from stn_infer.backends.openvino.runtime import OpenVino, load_openvino
-from stn_infer.errors import MissingDependencyError, OutputError
-from stn_infer.files import is_own, temporary_folder, write_atomically
+from stn_infer.errors import MissingDependencyError
+from stn_infer.files import is_own, make_own_folder, temporary_folder, write_atomically
 from stn_infer.fusion.op import DOMAIN, PROJECTIVE, SAMPLER, SPATIAL
 
 FILE_NAME = "libstn_openvino.so"
@@ -48,12 +48,7 @@ def build() -> Path:
     """
     openvino = load_openvino()
     path = _path(openvino)
-    try:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"cannot write {path.parent}: {error.strerror or error}") from error
-    if not is_own(path.parent):
-        raise OutputError(f"{path.parent} belongs to another user; expected a folder of your own")
+    make_own_folder(path.parent)
     options = {
         "OpenVINO_DIR": openvino.folder / "cmake",
         "STN_LIBRARY": plugin.library_path(),

@@ -1,0 +1,1 @@
+"""Building a release: the wheel, and the container images."""
