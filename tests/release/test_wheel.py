@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import zipfile
 from pathlib import Path
@@ -52,6 +53,24 @@ def test_a_missing_part_is_named(member: str, tmp_path: Path) -> None:
 def test_what_is_not_of_the_package_is_refused(member: str, tmp_path: Path) -> None:
     with pytest.raises(wheel.Failed, match="which is not of this package"):
         wheel.check_contents(a_wheel(tmp_path, more=(member,)))
+
+
+def test_the_workflows_call_targets_that_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = set(re.findall(r"^([a-z][a-z-]*):", makefile, re.MULTILINE))
+    files = [ROOT / ".ci" / "run", *sorted((ROOT / ".github" / "workflows").glob("*.yml"))]
+    called = {name for file in files for name in re.findall(r"\bmake ([a-z][a-z-]*)", file.read_text(encoding="utf-8"))}
+    assert {"check", "test", "test-slow", "docs", "demo", "wheel"} <= called <= targets | {"targets"}
+
+
+def test_what_the_images_copy_is_not_ignored() -> None:
+    """Docker sends only what .dockerignore lets through, and a COPY of anything else fails."""
+    sent = {
+        line[1:] for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines() if line.startswith("!")
+    }
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    copied = {word for line in re.findall(r"^COPY (.+)$", dockerfile, re.MULTILINE) for word in line.split()[:-1]}
+    assert copied <= sent and all((ROOT / name).exists() for name in sent)
 
 
 def test_what_the_wheel_must_hold_is_in_the_tree() -> None:
