@@ -45,7 +45,7 @@ class Failed(Exception):
 
 @dataclass(frozen=True)
 class Run:
-    """What a command wrote, and the most memory it took, in bytes."""
+    """What a command wrote, and the most memory it took, in bytes; no less than this process takes, a few MiB."""
 
     output: str
     memory: int

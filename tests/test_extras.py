@@ -17,7 +17,7 @@ import stn_infer
 from stn_infer import extras
 from stn_infer.errors import MissingDependencyError
 from tests.support.paths import ROOT
-from tests.support.shared import exported
+from tests.support.shared import exported, portable
 
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 METADATA = [
@@ -122,6 +122,7 @@ def test_the_onnxruntimes_here_are_found(monkeypatch: pytest.MonkeyPatch) -> Non
         lambda folder: stn_infer.run("st-cnn-affine-rts", [folder], folder / "out"),
         lambda folder: stn_infer.verify("model.onnx"),
         lambda folder: stn_infer.bench("model.onnx", threads=1),
+        lambda folder: stn_infer.open_backend(portable("st-cnn-affine-rts").SerializeToString(), backend="tensorrt"),
     ],
 )
 def test_what_needs_pytorch_says_how_to_get_it(call: object, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

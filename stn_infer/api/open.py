@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from stn_infer.api.source import EngineFile, OnnxModel, names_the_file, resolve
 from stn_infer.budget import Budget
 from stn_infer.errors import SourceError, UsageError
+from stn_infer.extras import is_installed, require
 from stn_infer.pipeline.formats import has_classes
 from stn_infer.progress import step
 from stn_infer.sources.load import ENGINE_PROBLEM, LoadedModel
@@ -89,6 +90,7 @@ def _opened(
     graphs: bool,
 ) -> Backend:
     if backend in ("tensorrt", "tensorrt-rtx"):
+        require("torch", "engines need")  # it holds their inputs and outputs on the GPU
         from stn_infer.backends.tensorrt.backend import open_engine, open_tensorrt
 
         if isinstance(found, EngineFile):
@@ -98,7 +100,7 @@ def _opened(
     if isinstance(found, EngineFile):
         raise SourceError(f"{found.path} {ENGINE_PROBLEM}")
     if backend == "ort":
-        if graphs and device != "cpu":
+        if graphs and device != "cpu" and is_installed("torch"):  # which holds the memory of CUDA graphs
             from stn_infer.backends.ort_graphs import GraphedOrtBackend
 
             return GraphedOrtBackend(exported(found), device, threads)

@@ -15,7 +15,7 @@ from types import ModuleType
 from typing import Any, Literal, get_args
 
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError, one_line
-from stn_infer.extras import install
+from stn_infer.extras import install, require
 
 RuntimeName = Literal["tensorrt", "tensorrt-rtx"]
 RUNTIMES: tuple[RuntimeName, ...] = get_args(RuntimeName)
@@ -159,6 +159,7 @@ def current_gpu(index: int = 0) -> Gpu:
     Raises:
         MissingDependencyError: PyTorch finds no such GPU.
     """
+    require("torch", "TensorRT needs")
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
