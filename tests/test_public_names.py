@@ -9,6 +9,7 @@ import sys
 import pytest
 
 import stn_infer
+from tests.support.paths import ROOT
 
 PUBLIC = [
     "Backend",
@@ -85,6 +86,11 @@ def test_importing_imports_no_heavy_packages() -> None:
 def test_help_imports_no_heavy_packages() -> None:
     code = "from stn_infer.cli.main import main\ntry:\n    main(['--help'])\nexcept SystemExit: pass"
     assert not HEAVY & imported_by(code)
+
+
+def test_the_checkout_is_not_in_the_packages_search_path() -> None:
+    """``stn_infer.export`` would be the checkout's folder export in an editable install."""
+    assert str(ROOT) not in list(stn_infer.__path__)
 
 
 def test_no_module_hides_a_public_function() -> None:
