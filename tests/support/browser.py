@@ -134,7 +134,7 @@ class Browser:
 @contextmanager
 def browser_or_skip() -> Iterator[Browser]:
     """Chromium, through playwright; the test is skipped where one of them is missing."""
-    reason = "needs playwright: pip install 'stn-infer[browser]'"
+    reason = "needs playwright: pip install -e '.[browser]'"
     api = pytest.importorskip("playwright.sync_api", reason=reason)
     program = next(filter(None, map(shutil.which, _BROWSERS)), None)
     if program is None:
