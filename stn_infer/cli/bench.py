@@ -15,6 +15,7 @@ from click.core import ParameterSource
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, emit, table_console, tell
+from stn_infer.cli.terminal.completion import complete_files, complete_source, complete_variant
 from stn_infer.errors import ModelError, UsageError, VerificationError
 from stn_infer.metadata import PRECISIONS, Precision
 from stn_infer.progress import step
@@ -39,14 +40,15 @@ _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
         "stn-infer bench compare before.json after.json --relative-to eager --threshold 10",
     ),
 )
-@click.argument("before", metavar="A.json", type=RESULT)
-@click.argument("after", metavar="B.json", type=RESULT)
+@click.argument("before", metavar="A.json", type=RESULT, shell_complete=complete_files(".json"))
+@click.argument("after", metavar="B.json", type=RESULT, shell_complete=complete_files(".json"))
 @click.option(
     "--threshold", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Smallest change to flag, in %."
 )
 @click.option(
     "--relative-to",
     metavar="VARIANT",
+    shell_complete=complete_variant,
     help="Compare ratios to this variant instead of times, for results from two machines or from a busy one.",
 )
 @click.pass_context
@@ -82,7 +84,7 @@ def compare(ctx: click.Context, before: Path, after: Path, threshold: float, rel
         "stn-infer bench report benchmarks/results/peers-xeon-2.5ghz-2-cores.json -o peers",
     ),
 )
-@click.argument("result", metavar="RESULT.json", type=RESULT)
+@click.argument("result", metavar="RESULT.json", type=RESULT, shell_complete=complete_files(".json"))
 @options.output_option("The folder for report.md, report.csv and report.html.", folder=True)
 def report(result: Path, output: Path) -> None:
     """Write RESULT as Markdown, CSV and a self-contained HTML page with plots."""
@@ -131,7 +133,13 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     ),
     epilog="\b\nTwo more forms, each with --help:\n  bench compare A.json B.json\n  bench report RESULT.json -o FOLDER",
 )
-@click.argument("model", metavar="SOURCE", required=False, callback=options.local_path)
+@click.argument(
+    "model",
+    metavar="SOURCE",
+    required=False,
+    callback=options.local_path,
+    shell_complete=complete_source("compare", "report"),
+)
 @options.source_options
 @options.original_option
 @click.option(
@@ -147,6 +155,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     "--variant",
     "variants",
     multiple=True,
+    shell_complete=complete_variant,
     metavar="NAME",
     help="Measure only this variant, see --list-variants; repeatable.  [default: all]",
 )
@@ -208,9 +217,19 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 )
 @options.seed_option
 @options.strict_option
-@click.option("--suite", type=RESULT, help="Benchmark the models in this TOML file instead of SOURCE.")
+@click.option(
+    "--suite",
+    type=RESULT,
+    shell_complete=complete_files(".toml"),
+    help="Benchmark the models in this TOML file instead of SOURCE.",
+)
 @options.trial_options
-@click.option("--resume", type=RESULT, help="Resume an interrupted benchmark from its result instead of SOURCE.")
+@click.option(
+    "--resume",
+    type=RESULT,
+    shell_complete=complete_files(".json"),
+    help="Resume an interrupted benchmark from its result instead of SOURCE.",
+)
 @options.output_option("Write the result with all samples to this JSON file after every round.", required=False)
 @click.pass_context
 def command(

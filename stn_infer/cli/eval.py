@@ -11,6 +11,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, emit, progress_bar, table_console
+from stn_infer.cli.terminal.completion import complete_source
 from stn_infer.printing import shown
 
 if TYPE_CHECKING:
@@ -38,6 +39,7 @@ _WIDEST = 20  # classes of a confusion matrix that a terminal shows
     "--against",
     multiple=True,
     metavar="SOURCE",
+    shell_complete=complete_source(),
     help="Another model to compare with on the same samples, such as an INT8 file; repeatable.",
 )
 @click.option(

@@ -10,6 +10,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, echo_escaped, echo_text, emit, is_colored
+from stn_infer.cli.terminal.completion import complete_files, complete_rule
 from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.errors import UsageError
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
         "stn-infer lint --explain E009",
     ),
 )
-@click.argument("model", metavar="IN.onnx", required=False)
+@click.argument("model", metavar="IN.onnx", required=False, shell_complete=complete_files(".onnx"))
 @click.option(
     "--target",
     "targets",
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
 @click.option(
     "--explain",
     metavar="RULE",
+    shell_complete=complete_rule,
     help="Print what a rule such as E009 means, for whom, and what to do; no file is needed.",
 )
 @options.trial_options

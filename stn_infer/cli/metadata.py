@@ -9,6 +9,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, emit
+from stn_infer.cli.terminal.completion import complete_files
 from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.errors import UsageError
 
@@ -22,7 +23,7 @@ from stn_infer.errors import UsageError
         "stn-infer metadata model.onnx --preprocess preprocessor_config.json -o ready.onnx",
     ),
 )
-@click.argument("model", metavar="FILE.onnx")
+@click.argument("model", metavar="FILE.onnx", shell_complete=complete_files(".onnx"))
 @options.preprocess_option
 @options.labels_option
 @options.activation_option

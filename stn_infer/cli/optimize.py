@@ -10,6 +10,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import emit
+from stn_infer.cli.terminal.completion import complete_files
 from stn_infer.metadata import Functions
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
         "stn-infer optimize model.onnx -o fused.onnx --no-fix --input-shape image=1,3,224,224",
     ),
 )
-@click.argument("model", metavar="IN.onnx")
+@click.argument("model", metavar="IN.onnx", shell_complete=complete_files(".onnx"))
 @options.output_option("The ONNX file to write, once it is compared with the original.")
 @click.option("--fix/--no-fix", default=True, show_default=True, help="Also fix what lint marks with [*].")
 @options.functions_option

@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 import click
 
 from stn_infer.activation import ACTIVATIONS
+from stn_infer.cli.terminal.completion import CHECKPOINTS, complete_files, complete_source
 from stn_infer.errors import UsageError
 from stn_infer.metadata import FUNCTIONS
 
@@ -57,6 +58,8 @@ def _read_labels(ctx: click.Context, parameter: click.Parameter, value: Path | N
 
 
 def _parse_shapes(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> Shapes | None:
+    if ctx.resilient_parsing:  # the shell completes another word
+        return None
     from stn_infer.sources.load import parse_input_shapes
 
     return parse_input_shapes(value) or None
@@ -64,13 +67,17 @@ def _parse_shapes(ctx: click.Context, parameter: click.Parameter, value: tuple[s
 
 def local_path(ctx: click.Context, parameter: click.Parameter, value: str | None) -> str | None:
     """A callback: a file on the Hub as its path in the cache, any other value as it is."""
+    if ctx.resilient_parsing:  # the shell completes another word: nothing is downloaded
+        return value
     from stn_infer.sources.hub import local
 
     return None if value is None else str(local(value))
 
 
 #: ``model``: the SOURCE, as a string; a file on the Hub as its path in the cache.
-model_argument: Decorator[Any] = click.argument("model", metavar="SOURCE", callback=local_path)
+model_argument: Decorator[Any] = click.argument(
+    "model", metavar="SOURCE", callback=local_path, shell_complete=complete_source()
+)
 
 #: ``device``: "cpu" or "cuda:N".
 device_option: Decorator[Any] = click.option(
@@ -80,6 +87,7 @@ device_option: Decorator[Any] = click.option(
 _weights_option: Decorator[Any] = click.option(
     "--weights",
     metavar="FILE[#KEY]",
+    shell_complete=complete_files(*CHECKPOINTS),
     help="Checkpoint with SOURCE's weights: .safetensors, or .pt/.pth with tensors only. KEY is the part to take, such "
     "as state_dict_ema.",
 )
@@ -157,6 +165,7 @@ def trial_options(command: Callable[..., None]) -> Callable[..., None]:
 original_option: Decorator[Any] = click.option(
     "--source",
     metavar="SOURCE",
+    shell_complete=complete_source(),
     help="Source that an ONNX file was exported from, to which --weights then apply; known for shipped models.",
 )
 
@@ -205,6 +214,7 @@ strict_option: Decorator[Any] = click.option(
 labels_option: Decorator[Any] = click.option(
     "--labels",
     type=click.Path(path_type=Path),
+    shell_complete=complete_files(".txt"),
     callback=_read_labels,
     help="Text file with the name of each class, one per line.",
 )

@@ -12,6 +12,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import SOME_FAILED, echo, emit, progress_bar
+from stn_infer.cli.terminal.completion import complete_paths
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -43,7 +44,7 @@ def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
     ),
 )
 @options.model_argument
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_paths)
 @options.source_options
 @options.trial_options
 @click.option(

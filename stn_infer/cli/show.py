@@ -10,6 +10,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, emit, tell
+from stn_infer.cli.terminal.completion import complete_paths
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     ),
 )
 @options.model_argument
-@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...")
+@click.argument("inputs", nargs=-1, required=True, metavar="INPUT...", shell_complete=complete_paths)
 @options.source_options
 @options.trial_options
 @options.output_option("The picture to write: .png, .svg or .pdf; .gif or .webp: an animation.")

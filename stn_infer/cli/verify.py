@@ -10,6 +10,7 @@ import click
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import COLORS, echo, emit, table_console
+from stn_infer.cli.terminal.completion import complete_files
 from stn_infer.cli.terminal.verbosity import asked
 from stn_infer.printing import shown
 
@@ -36,6 +37,7 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
     "--against",
     type=click.Path(path_type=Path),
     metavar="FILE.onnx",
+    shell_complete=complete_files(".onnx"),
     help="ONNX file to use as the reference instead of the source.",
 )
 @click.option(
