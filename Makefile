@@ -27,7 +27,7 @@ test-slow: $(VENV)/.test
 
 # The tests with a real Triton server, which is installed into an environment of its own: it needs NumPy 1.
 test-triton: $(VENV)/.test $(TRITON)/.server
-	STN_TRITON=$(TRITON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/serving tests/api/test_triton.py
+	STN_TRITON=$(TRITON) OMP_NUM_THREADS=1 $(BIN)/python -m pytest -m slow tests/serving tests/api/test_triton.py
 
 # Mutated files through every command, in processes with limits; what is found is stored in tests/fuzz/corpus/, which
 # `make test` replays. SEED repeats a run; GUIDED=1 is guided by coverage (pip install '.[fuzz]').

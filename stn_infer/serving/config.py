@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from stn_infer.backends.base import TensorSpec
-from stn_infer.serving.service import Service, data_type
+from stn_infer.serving.service import THREADS, Service, data_type
 
 LABELS_FILE = "labels.txt"
 
@@ -61,7 +61,7 @@ def _config(service: Service, folder: PurePosixPath) -> dict[str, Any]:
     if service.platform == "onnxruntime" and service.library:
         library = str(folder / service.library)
         config["model_operations"] = {"op_library_filename": [library]}
-    threads = {"python": "threads", "onnxruntime": "intra_op_thread_count"}.get(service.platform)
+    threads = THREADS.get(service.platform)
     if threads is not None:
         config["parameters"] = [{"key": threads, "value": {"string_value": str(service.threads)}}]
     return config

@@ -17,7 +17,7 @@ from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.identity import hashes
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
 from stn_infer.backends.tensorrt.runtime import Gpu
-from stn_infer.errors import InputError, ModelError, UsageError
+from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_labels, has_classes
 from stn_infer.pipeline.plan import classifier_of
@@ -173,8 +173,14 @@ def with_library(
     if has_engine:
         if sidecar is not None and not sidecar.key.plugin_sha256:
             return service, ()
-        library = plugin.library_path()
-        return replace(service, library=library.name), (library, library.with_name(REGISTER_FILE))
+        try:
+            libraries = _with_register(plugin.library_path())
+        except MissingDependencyError as error:
+            if sidecar is not None:
+                raise
+            notes.append(f"an engine that was built with the plugin library needs it, and it is not here: {error}")
+            return service, ()
+        return replace(service, library=libraries[0].name), libraries
     found = plugin.info()
     if found.path is None or not found.onnxruntime:
         notes.append(f"plain operators run the spatial transformers: {found.problem or 'the library has no ops'}")
@@ -186,3 +192,15 @@ def with_library(
         )
         return service, ()
     return replace(service, library=found.path.name), (found.path,)
+
+
+def _with_register(library: Path) -> tuple[Path, Path]:
+    """The library, and beside it the one that registers its plugins in TensorRT.
+
+    Raises:
+        MissingDependencyError: that one is missing.
+    """
+    register = library.with_name(REGISTER_FILE)
+    if not register.is_file():
+        raise MissingDependencyError(f"{register} is missing; `stn-infer plugin build` builds it from the source tree")
+    return library, register

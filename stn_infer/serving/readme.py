@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from stn_infer.arrays import shape_text
 from stn_infer.backends.base import TensorSpec
 from stn_infer.printing import markdown_cell
-from stn_infer.serving.service import REGISTER_FILE, Service, data_type
+from stn_infer.serving.service import REGISTER_FILE, THREADS, Service, data_type
 
 _PARTS = {
     "python": "It runs in onnxruntime in Triton's Python backend, whose Python needs `pip install numpy {package}`",
@@ -49,6 +49,7 @@ def readme_text(service: Service, folder: PurePosixPath, engine: str = "") -> st
         "## Load\n`pip install perf-analyzer`, or Triton's SDK container:\n```sh\n"
         f"perf_analyzer -m {service.name} -u localhost:8001 -i grpc --concurrency-range 1:8{_shapes(service)}\n```",
         _batches(service),
+        _threads(service),
         "## Another version\nWrite it to another repository, and move its folder `1` here as `2`: the newest version "
         "is served (`--model-control-mode=poll`, or a load request to the server).",
     ]
@@ -115,6 +116,16 @@ def _batches(service: Service) -> str:
     return (
         f"Requests that arrive while all instances work are joined to batches of up to {service.max_batch}; "
         "`max_queue_delay_microseconds` in `config.pbtxt` lets requests wait for others before that."
+    )
+
+
+def _threads(service: Service) -> str:
+    name = THREADS.get(service.platform)
+    if name is None or service.on_gpu:
+        return ""
+    return (
+        f"`{name}` in `config.pbtxt` is the number of threads of each instance; 0 is one per core of the machine, "
+        "which may be more than a container has."
     )
 
 

@@ -14,6 +14,8 @@ from stn_infer.predictions import Scores
 
 Platform = Literal["python", "onnxruntime", "tensorrt"]
 PLATFORMS: tuple[Platform, ...] = get_args(Platform)
+#: The parameter of config.pbtxt with the number of threads, by platform.
+THREADS = {"python": "threads", "onnxruntime": "intra_op_thread_count"}
 #: What registers the plugins in TensorRT when it is loaded; beside the plugin library.
 REGISTER_FILE = "libstn_plugins_register.so"
 #: Triton's data types, by numpy's; strings are ``STRING``.

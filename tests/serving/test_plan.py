@@ -15,8 +15,10 @@ from stn_infer.backends.ort import OrtBackend
 from stn_infer.backends.tensorrt.engine_cache import EngineKey, InputProfile, Sidecar, write_engine
 from stn_infer.backends.tensorrt.identity import hashes
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
-from stn_infer.serving.plan import check_batch, classified, describe, load_engine_of, profiled, tried
+from stn_infer.fusion.fuse import fuse
+from stn_infer.serving.plan import check_batch, classified, describe, load_engine_of, profiled, tried, with_library
 from stn_infer.serving.service import Service
+from tests.support.onnx_files import affine_model
 from tests.support.served_models import LABELS, classifier
 
 FLOAT = np.dtype(np.float32)
@@ -147,3 +149,29 @@ def test_the_batches_of_an_engine(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="the engine takes batches of 2 to 32, not a single sample"):
         profiled(service, replace(sidecar, key=larger), None)
     assert profiled(service, None, None) == service
+
+
+def test_the_libraries_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library, register = tmp_path / "libstn_plugins.so", tmp_path / "libstn_plugins_register.so"
+    monkeypatch.setenv("STN_PLUGIN_LIBRARY", str(library))
+    service = Service(name="m", platform="tensorrt", inputs=(X,), outputs=(X,))
+    model, _ = fuse(affine_model())
+    _, sidecar = load_engine_of(engine(tmp_path), classifier())
+    assert sidecar is not None
+    with_plugin = replace(sidecar, key=replace(sidecar.key, plugin_sha256="0"))
+    notes: list[str] = []
+    assert with_library(service, model, sidecar, True, notes) == (service, ())  # native layers
+    assert with_library(service, classifier(), with_plugin, True, notes) == (service, ())  # no op of ours
+    assert with_library(service, model, None, True, notes) == (service, ())  # of trtexec: nobody knows
+    assert notes.pop().startswith("an engine that was built with the plugin library needs it, and it is not here: the")
+    with pytest.raises(MissingDependencyError, match="the plugin library is not built"):
+        with_library(service, model, with_plugin, True, notes)
+    library.write_bytes(b"library")
+    with pytest.raises(
+        MissingDependencyError, match=r"libstn_plugins_register\.so is missing; `stn-infer"
+    ):
+        with_library(service, model, with_plugin, True, notes)
+    register.write_bytes(b"register")
+    for known in (with_plugin, None):
+        found, files = with_library(service, model, known, True, notes)
+        assert found.library == "libstn_plugins.so" and files == (library, register) and notes == []

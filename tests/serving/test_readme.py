@@ -37,6 +37,8 @@ def test_the_python_platform() -> None:
     assert "perf_analyzer -m digits -u localhost:8001 -i grpc --concurrency-range 1:8 --shape pixels:H,40,1\n" in text
     assert "pip install numpy onnxruntime`" in text and "The engine" not in text
     assert "\x1b" not in text.replace(repr(SCORES.name), "")
+    assert "`threads` in `config.pbtxt` is the number of threads of each instance" in text
+    assert "`threads`" not in readme_text(replace(SERVICE, on_gpu=True), FOLDER)
     assert "onnxruntime-gpu" in readme_text(replace(SERVICE, on_gpu=True), FOLDER)
 
 
