@@ -65,9 +65,8 @@ def tried(service: Service, backend: Backend, notes: list[str]) -> Service:
         notes.append("the server does not warm up: an input has dynamic sizes")
         return replace(service, warms=False)
     for count in (1, 2):
-        zeros = {
-            spec.name: np.zeros((count, *map(int, filter(None, spec.shape[1:]))), spec.dtype) for spec in service.inputs
-        }
+        shapes = {spec.name: (count, *(length or 0 for length in spec.shape[1:])) for spec in service.inputs}
+        zeros = {spec.name: np.zeros(shapes[spec.name], spec.dtype) for spec in service.inputs}
         try:
             found = backend.run(zeros)
         except (InputError, ModelError):
@@ -77,7 +76,7 @@ def tried(service: Service, backend: Backend, notes: list[str]) -> Service:
             return replace(service, warms=False)
         other = next((name for name, values in found.items() if values.shape[:1] != (count,)), None)
         if other is not None:
-            raise UsageError(f"the file's output {other!r} has {len(found[other])} rows for a batch of {count}")
+            raise UsageError(f"the file's output {other!r} has shape {list(found[other].shape)} for a batch of {count}")
     return service
 
 

@@ -62,7 +62,7 @@ def test_an_output_with_other_rows_is_refused() -> None:
     backend = opened()
     run = backend.run
     backend.run = lambda inputs: {name: values[:1] for name, values in run(inputs).items()}  # type: ignore[method-assign]
-    with pytest.raises(UsageError, match="the file's output 'scores' has 1 rows for a batch of 2"):
+    with pytest.raises(UsageError, match=r"the file's output 'scores' has shape \[1, 4\] for a batch of 2"):
         tried(service_of(backend), backend, [])
     backend.run = lambda inputs: {"scores": np.full((len(inputs["x"]), 4), np.nan, np.float32)}  # type: ignore[method-assign]
     notes: list[str] = []
@@ -82,7 +82,7 @@ def test_classes_follow_the_file_and_the_options() -> None:
     assert other.classes is None and other.labels == LABELS
     with pytest.raises(UsageError, match="only the platform python adds predictions"):
         classified(replace(service_of(backend), platform="onnxruntime"), backend, 2, None, None)
-    with pytest.raises(UsageError, match="2 labels were given for the 4 classes"):
+    with pytest.raises(UsageError, match="2 labels given for the 4 classes"):
         classified(service_of(backend), backend, None, ["a", "b"], None)
 
 
@@ -167,9 +167,7 @@ def test_the_libraries_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     with pytest.raises(MissingDependencyError, match="the plugin library is not built"):
         with_library(service, model, with_plugin, True, notes)
     library.write_bytes(b"library")
-    with pytest.raises(
-        MissingDependencyError, match=r"libstn_plugins_register\.so is missing; `stn-infer"
-    ):
+    with pytest.raises(MissingDependencyError, match=r"libstn_plugins_register\.so is missing; `stn-infer"):
         with_library(service, model, with_plugin, True, notes)
     register.write_bytes(b"register")
     for known in (with_plugin, None):
