@@ -169,6 +169,8 @@ def _plugin() -> Check:
     if found.path is None:
         return _missing(found.problem or "not built", "run stn-infer plugin build; it needs a C++ compiler")
     kernels = f"CPU kernels ({found.cpu_isa}), {'CUDA kernels' if found.cuda else 'no CUDA kernels'}"
+    if not is_installed("onnxruntime"):
+        return _ok(f"{found.version}, {kernels}")
     if found.cuda:
         problem = plugin.cuda_problem()
         kernels += " that run on cuda:0" if problem is None else f", which are not used: {problem}"

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
+from stn_infer import plugin
 from stn_infer.api import doctor
 from stn_infer.backends.ort import cuda_problem
 from stn_infer.cli.doctor import command
@@ -69,6 +70,7 @@ def test_a_missing_onnxruntime_names_both_packages(monkeypatch: pytest.MonkeyPat
     check = doctor._ort_cpu()
     assert (check.status, check.advice) == ("broken", f"{install('cpu')}, or on a GPU {install('gpu')}")
     assert doctor._ort_cuda().status == "missing"
+    assert not plugin.available() or doctor._plugin().status == "ok"
 
 
 def test_a_missing_tensorrt_names_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
