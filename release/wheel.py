@@ -166,7 +166,9 @@ def try_in(python: Path, wheel: Path, prepared: Path, expected: str, folder: Pat
     if loaded != "False":
         raise Failed(f"Python {version}: PyTorch is imported to run an ONNX file")
     command = [folder / "bin" / "stn-infer"]
-    execute([*command, "doctor"], out, bare)
+    told = execute([*command, "doctor"], out, bare).output
+    if "'torch>=" not in told or " -e " in told:
+        raise Failed(f"Python {version}: doctor says how to install PyTorch in a checkout, not by its name: {told}")
     library = execute([*command, "plugin", "path"], out, bare).output.strip()
     if not library.startswith(str(folder)):
         raise Failed(f"Python {version}: expected the library of the wheel, got {library}")

@@ -41,15 +41,17 @@ ONNXRUNTIMES = (
 )
 
 _DISTRIBUTION = "stn-infer"
-#: The checkout that this package is part of; elsewhere there is no such file.
-_PROJECT = Path(__file__).resolve().parents[1] / "pyproject.toml"
+#: The folder of this package: a checkout, or where packages are installed.
+_ROOT = Path(__file__).resolve().parents[1]
+#: Files of a checkout. Some packages install a pyproject.toml beside them.
+_MARKS = ("pyproject.toml", "plugins/CMakeLists.txt")
 _REQUIREMENT = re.compile(r"(?P<named>[^;]+?)\s*;\s*extra\s*==\s*[\"'](?P<extra>[^\"']+)[\"']\s*")
 _OURS = re.compile(re.escape(_DISTRIBUTION) + r"\[(?P<extras>[^\]]+)\]")
 
 
 def checkout() -> Path | None:
     """The folder of the checkout that this package is part of; None if it was installed from a wheel."""
-    return _PROJECT.parent if _PROJECT.is_file() else None
+    return _ROOT if all((_ROOT / mark).is_file() for mark in _MARKS) else None
 
 
 def install(extra: str) -> str:
@@ -59,7 +61,8 @@ def install(extra: str) -> str:
     """
     root = checkout()
     if root is not None:
-        root = Path() if root == Path.cwd() else root
+        with suppress(OSError):  # the current folder may be gone
+            root = Path() if root == Path.cwd() else root
         return f"pip install -e {shlex.quote(f'{root}[{extra}]')}"
     packages = _packages(extra)
     if not packages:

@@ -34,15 +34,30 @@ METADATA = [
 @pytest.fixture
 def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As if the package came from a wheel, with METADATA."""
-    monkeypatch.setattr(extras, "_PROJECT", tmp_path / "pyproject.toml")
+    monkeypatch.setattr(extras, "_ROOT", tmp_path)
     monkeypatch.setattr(importlib.metadata, "requires", lambda name: METADATA)
 
 
 def test_in_a_checkout_its_extra_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     assert extras.install("report") == "pip install -e '.[report]'"
-    monkeypatch.chdir(tmp_path)
-    assert extras.install("report") == f"pip install -e '{ROOT}[report]'"
+    gone = tmp_path / "gone"
+    for folder in (tmp_path, gone):
+        folder.mkdir(exist_ok=True)
+        monkeypatch.chdir(folder)
+        if folder == gone:
+            gone.rmdir()
+        assert extras.install("report") == f"pip install -e '{ROOT}[report]'"
+    monkeypatch.chdir(ROOT)
+
+
+def test_a_stray_pyproject_makes_no_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extras, "_ROOT", tmp_path)
+    (tmp_path / "pyproject.toml").touch()
+    assert extras.checkout() is None
+    (tmp_path / "plugins").mkdir()
+    (tmp_path / "plugins" / "CMakeLists.txt").touch()
+    assert extras.checkout() == tmp_path
 
 
 @pytest.mark.parametrize(
@@ -63,7 +78,7 @@ def test_without_metadata_no_command_is_made_up(tmp_path: Path, monkeypatch: pyt
     def missing(name: str) -> list[str]:
         raise importlib.metadata.PackageNotFoundError(name)
 
-    monkeypatch.setattr(extras, "_PROJECT", tmp_path / "pyproject.toml")
+    monkeypatch.setattr(extras, "_ROOT", tmp_path)
     monkeypatch.setattr(importlib.metadata, "requires", missing)
     assert extras.install("cpu") == "install stn-infer again, with its extra 'cpu'"
 
