@@ -191,7 +191,7 @@ def _try_whole(python: Path, wheel: Path, expected: str, folder: Path, size: int
     if got != expected:
         raise Failed(f"the whole demo: {got}; expected {expected}")
     say(f"  the whole demo; {got}")
-    command = [folder / "bin" / "stn-infer", "plugin"]
+    command = [str(folder / "bin" / "stn-infer"), "plugin"]
     execute([*command, "build", "--no-cuda"], out, {**bare, "PATH": os.environ["PATH"]})
     library = execute([*command, "path"], out, bare).output.strip()
     if not library.startswith(bare["XDG_CACHE_HOME"]):
