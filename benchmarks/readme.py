@@ -1,6 +1,6 @@
-"""Generate the README's figures from the result files.
+"""Generate the figures of the README and of docs/results.md from the result files.
 
-    python benchmarks/readme.py            # write them into README.md, peers/README.md and docs/speedup.svg
+    python benchmarks/readme.py            # write them into the pages and docs/speedup.svg
     python benchmarks/readme.py --check    # check that they are up to date
 
 A block between ``<!-- figures: NAME -->`` and ``<!-- end -->`` is replaced by the text that :data:`BLOCKS` generates.
@@ -24,19 +24,22 @@ from stn_infer.benchmarking.record import Measurement
 from stn_infer.benchmarking.report.chart import as_file, panel
 from stn_infer.benchmarking.report.names import names
 from stn_infer.benchmarking.report.speedup import ratio_text, speedup
-from stn_infer.benchmarking.result import BenchResult, read_result
+from stn_infer.benchmarking.report.verdict import verdict_of
+from stn_infer.benchmarking.result import BenchResult, Model, read_result
 from stn_infer.models.catalog import SHIPPED, shipped
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"
+RESULTS_PAGE = ROOT / "docs" / "results.md"
 PEERS = ROOT / "benchmarks" / "peers" / "README.md"
 PLOT = ROOT / "docs" / "speedup.svg"
 CONFORMANCE = ROOT / "docs" / "conformance.md"
 RESULTS = ROOT / "benchmarks" / "results"
 MACHINE = "xeon-2.5ghz-2-cores"
+PAGES = (README, RESULTS_PAGE, PEERS)
 _BLOCK = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
-# Variant to its name in the README.
+# Variant to its name on the page of results.
 NAMES = {
     "ort-plain": "onnxruntime, the file that `torch.onnx.export` writes",
     "benchmarks.peers.onnx_tools:onnxslim": "the same after onnxslim",
@@ -62,8 +65,16 @@ WARP_COLUMNS = {
 
 
 def peers() -> BenchResult:
-    """The result of ``benchmarks/peers/compare.py`` that the README shows."""
+    """The result of ``benchmarks/peers/compare.py`` that the pages show."""
     return read_result(RESULTS / f"peers-{MACHINE}.json")
+
+
+def headline() -> str:
+    """What the chart shows, in two sentences with the machine."""
+    result = peers()
+    machine, model = result.machine, _tutorial(result)
+    where = f"{machine.cpu}, {machine.cores} cores, onnxruntime {result.versions['onnxruntime-gpu']}"
+    return f"The tutorials' STN in float32 on an {where}. {' '.join(verdict_of(result, model))}"
 
 
 def tutorial() -> str:
@@ -142,6 +153,7 @@ def importers() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
+    "headline": headline,
     "tutorial": tutorial,
     "warps": warps,
     "models": models,
@@ -164,10 +176,14 @@ def filled(text: str) -> str:
 def plot() -> str:
     """Speedups of the whole tutorial STN at batch 256, as SVG."""
     result = peers()
-    model = next(model for model in result.models if model.name == "tutorial-stn-r")
+    model = _tutorial(result)
     over = names(result, model)["ort-plain"]
     heading = f"Tutorial STN, batch 256: speedup over {over}"
     return as_file([panel(result, model, 256, "ort-plain", heading)], "Speedups with 95 % confidence intervals")
+
+
+def _tutorial(result: BenchResult) -> Model:
+    return next(model for model in result.models if model.name == "tutorial-stn-r")
 
 
 def _ms(row: Measurement) -> str:
@@ -187,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     check = parser.parse_args().check
-    for page in (README, PEERS):
+    for page in PAGES:
         before = page.read_text(encoding="utf-8")
         after = filled(before)
         if check and before != after:
