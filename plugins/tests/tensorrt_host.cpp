@@ -21,6 +21,7 @@
 #include "host_checks.hpp"
 #include "stn/stn.h"
 #include "tensorrt_cases.hpp"
+#include "tensorrt_formats.hpp"
 #include "tensorrt_slots.hpp"
 
 using namespace nvinfer1;
@@ -159,6 +160,8 @@ void check_build(const Case& c, void* build) {
   };
   for (int32_t pos = 0; pos <= inputs; ++pos) CHECK(supports(pos), c.name);
   CHECK(!supports(inputs + 1) && !supports(-1), c.name);
+  formats::check_every_format(c, build, all);
+  formats::check_beside_int8(c, build, all);
   const auto kind = all[0].desc;
   all[0].desc.format = c.rank == 2 ? TensorFormat::kDHWC : TensorFormat::kHWC;  // the other rank's
   CHECK(!supports(0), c.name);
@@ -224,6 +227,7 @@ void run(const Library& library, Device& device, const Case& c, void* runtime, i
   const std::vector<char> wanted = expected(library, c, d, data);
   check_close(c, found, wanted);
   CHECK(enqueue(nullptr, &out) != 0, c.name);
+  formats::check_enqueue_refuses_int8(c, runtime, d, buffers.data(), &out, device.stream());
   for (void* buffer : buffers) device.release(buffer);
   device.release(out);
 }

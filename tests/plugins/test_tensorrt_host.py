@@ -22,7 +22,7 @@ def test_the_plugin_lifecycle_in_host_memory(host: Path) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
     assert "FAILED" not in done.stdout
     checks, failed = done.stdout.split(" checks, ")
-    assert int(checks) > 700
+    assert int(checks) > 20_000
     assert failed.startswith("0 failed")
 
 

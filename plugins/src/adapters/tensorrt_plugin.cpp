@@ -117,6 +117,10 @@ int32_t Plugin::getOutputDataTypes(DataType* outputTypes, int32_t nbOutputs, Dat
   if (outputTypes == nullptr || inputTypes == nullptr || nbInputs != info(config_.op).inputs || nbOutputs != 1) {
     return reject(config_, "wrong number of inputs or outputs");
   }
+  stn_dtype dtype = STN_FP32;
+  if (!dtype_of(inputTypes[0], dtype)) {
+    return reject(config_, "the image must be fp32, fp16 or bf16; dequantize it before the node");
+  }
   outputTypes[0] = inputTypes[0];
   return kOk;
 }
@@ -155,7 +159,8 @@ bool Plugin::supportsFormatCombination(int32_t pos, DynamicPluginTensorDesc cons
   const PluginTensorDesc& desc = inOut[pos].desc;
   stn_dtype dtype = STN_FP32;
   stn_layout layout = STN_PLANAR;
-  if (pos == 0) return dtype_of(desc.type, dtype) && layout_of(desc, layout);
+  if (!dtype_of(image.type, dtype)) return false;  // INT8 beside quantized layers, among others
+  if (pos == 0) return layout_of(desc, layout);
   if (pos == nbInputs) return desc.type == image.type && layout_of(desc, layout);
   if (config_.op == Op::kLattice && pos == 2) {
     return desc.format == nvinfer1::TensorFormat::kLINEAR && desc.type == DataType::kINT32;

@@ -85,7 +85,11 @@ if TYPE_CHECKING:
 )
 @click.option("--device", default="cuda", show_default=True, help="GPU to build on: cuda or cuda:N.")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of the engine cache.")
-@click.option("--rebuild", is_flag=True, help="Build even if the same engine exists, and measure kernels again.")
+@click.option(
+    "--rebuild",
+    is_flag=True,
+    help="Build even if the same engine exists; without --timing-cache, kernels are measured again.",
+)
 def command(
     model: str,
     weights: Weights | None,

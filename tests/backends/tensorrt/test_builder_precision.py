@@ -19,7 +19,7 @@ from stn_infer.precision.half import Half, to_half
 from stn_infer.precision.int8 import quantize
 from tests.support.precision_models import images, small_stn
 from tests.support.shared import portable, source
-from tests.support.tensorrt_parts import parsed
+from tests.support.tensorrt_parts import library_or_skip, parsed, run_script
 
 RTX = BuildOptions(runtime="tensorrt-rtx", target="sm89", profile=Profile((1,), (2,), (4,)))
 MODELS = (*SHIPPED, "st-cnn-projective")
@@ -72,3 +72,31 @@ def test_every_shipped_model_builds_in_every_precision(rtx: TensorRT, tmp_path: 
         folder = tmp_path / precision
         folder.mkdir()
         assert len(built(made, folder)[0]) > 10_000
+
+
+def test_the_parser_creates_our_plugin_beside_quantized_layers(rtx: TensorRT, tmp_path: Path) -> None:
+    """With tensorrt_formats.hpp, which offers the plugin INT8 tensors: it refuses them, so Q/DQ stay around it."""
+    onnx.save(lowered(small_stn(), "int8", [{"x": images(32)}]), tmp_path / "model.onnx")
+    script = ("rtx_parse_with_plugin.py", str(library_or_skip()), str(tmp_path / "model.onnx"))
+    _, errors, _ = run_script(*script, environment={"STN_TENSORRT_DEVICE": "cpu"})
+    assert "created: SpatialTransformer affine bilinear zeros" in errors
+
+
+@pytest.mark.parametrize("transformers", [1, 2])
+def test_transformers_read_and_write_float_tensors_beside_quantized_layers(transformers: int) -> None:
+    made = lowered(small_stn(18, transformers), "int8", [{"x": images(32)}])
+    typed = onnx.shape_inference.infer_shapes(made, strict_mode=True, data_prop=True)
+    types = {value.name: value.type.tensor_type.elem_type for value in (*typed.graph.value_info, *typed.graph.input)}
+    types |= {tensor.name: tensor.data_type for tensor in made.graph.initializer}
+    maker = {name: node.op_type for node in made.graph.node for name in node.output}
+    reads = [(node.op_type, name) for node in made.graph.node for name in node.input]
+    ours = [node for node in made.graph.node if node.domain == "stn"]
+    assert len(ours) == transformers
+    for node in ours:
+        names = (*node.input, *node.output)
+        assert [types[name] for name in names] == [onnx.TensorProto.FLOAT] * len(names)
+        assert not {maker.get(name) for name in node.input} & {"QuantizeLinear", "DequantizeLinear"}
+        assert any(kind == "QuantizeLinear" and name in node.output for kind, name in reads), "a layer after it is INT8"
+    assert {"QuantizeLinear", "DequantizeLinear"} <= set(maker.values())
+    functions = [node.op_type for function in made.functions for node in function.node]
+    assert functions and not {"QuantizeLinear", "DequantizeLinear"} & set(functions)
