@@ -34,6 +34,7 @@ COMMANDS = {
         "stn_infer.backends.tensorrt.builder:build_plan",
         "build model.onnx -o out/engine --runtime tensorrt-rtx --target sm89",
     ),
+    "triton": ("stn_infer.serving.repository:_copy_model", "triton model.onnx -o out/models"),
     "plugin": ("stn_infer.plugin:_find_nvcc", "plugin build"),
 }
 NEEDED = {"build": "tensorrt_rtx", "show": "matplotlib"}
