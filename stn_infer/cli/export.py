@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 @options.functions_option
 @click.option(
     "--input",
-    "inputs",
+    "declared",
     multiple=True,
     metavar="NAME:TYPE:SHAPE",
     help="Type and shape of an input, without the batch, such as lengths:int64:20; replaces --input-shape; repeatable.",
@@ -95,7 +95,7 @@ def command(
     dynamic_size: bool,
     functions: Functions,
     fixed_batch: int | None,
-    inputs: tuple[str, ...],
+    declared: tuple[str, ...],
     examples: Path | None,
     with_theta: bool,
     preprocess: str | None,
@@ -135,7 +135,7 @@ def command(
         dynamic_size=dynamic_size,
         functions=functions,
         fixed_batch=fixed_batch,
-        inputs=inputs,
+        inputs=declared,
         example_inputs=examples,
     )
     emit(report)

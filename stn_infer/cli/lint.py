@@ -50,7 +50,7 @@ if TYPE_CHECKING:
 @click.option("--all", "show_all", is_flag=True, help="Print every finding, also those that are repeated many times.")
 @click.option(
     "--format",
-    "format_",
+    "format",
     type=click.Choice(("text", "json", "html", "sarif")),
     help="Of the report: html is one page that needs no other file, sarif is for code scanning.  [default: text]",
 )
@@ -69,7 +69,7 @@ def command(
     targets: tuple[str, ...],
     fail_on: tuple[FailOn, ...],
     show_all: bool,
-    format_: Format | None,
+    format: Format | None,
     output: Path | None,
     explain: str | None,
     budget: Budget | None,
@@ -91,9 +91,9 @@ def command(
         return
     if model is None:
         raise UsageError("lint takes an ONNX file: stn-infer lint model.onnx (or --explain RULE)")
-    if asked().json and output is None and format_ not in (None, "json"):
-        raise UsageError(f"--json and --format {format_} exclude each other without --output; give one of them")
-    chosen: Format = format_ or ("json" if asked().json else "text")
+    if asked().json and output is None and format not in (None, "json"):
+        raise UsageError(f"--json and --format {format} exclude each other without --output; give one of them")
+    chosen: Format = format or ("json" if asked().json else "text")
     if output is not None:
         if output.resolve() == Path(model).resolve():
             raise UsageError(f"--output {output} is the model itself; name another file")

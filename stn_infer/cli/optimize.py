@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 @options.functions_option
 @click.option(
     "--input-shape",
+    "input_shapes",
     multiple=True,
     metavar="NAME=N,C,H,W",
     help="Shape for the comparison, for an input with dynamic sizes, with or without the batch; repeatable.",
@@ -49,7 +50,7 @@ def command(
     output: Path,
     fix: bool,
     functions: Functions,
-    input_shape: tuple[str, ...],
+    input_shapes: tuple[str, ...],
     tolerance: float | None,
     preprocess: str | None,
     labels: tuple[str, ...] | None,
@@ -72,7 +73,7 @@ def command(
         output,
         fix=fix,
         tolerance=tolerance,
-        input_shapes=parse_named_shapes(input_shape) or None,
+        input_shapes=parse_named_shapes(input_shapes) or None,
         functions=functions,
         preprocess=preprocess,
         labels=labels,

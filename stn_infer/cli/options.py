@@ -84,6 +84,12 @@ device_option: Decorator[Any] = click.option(
     "--device", default="cpu", show_default=True, callback=_check_device, help="Device to run on: cpu, cuda or cuda:N."
 )
 
+
+def gpu_option(what: str) -> Decorator[Any]:
+    """``device``: "cuda" or "cuda:N", for commands that need a GPU; ``what`` is done on it."""
+    return click.option("--device", default="cuda", show_default=True, help=f"GPU to {what} on: cuda or cuda:N.")
+
+
 _weights_option: Decorator[Any] = click.option(
     "--weights",
     metavar="FILE[#KEY]",

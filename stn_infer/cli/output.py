@@ -106,11 +106,15 @@ def echo_failures(failures: Sequence[tuple[str, str]], total: int) -> None:
 
 
 def table_console(width: int = 160) -> Console:
-    """A console for tables with plain-text cells; ``width`` is its width in columns if there is no terminal."""
+    """A console for tables with plain-text cells.
+
+    Args:
+        width: its width in columns where neither a terminal nor the environment variable COLUMNS says it.
+    """
     from rich.console import Console
 
     console = Console(file=_stream(False), highlight=False, markup=False, emoji=False)
-    if not console.is_terminal:
+    if not console.is_terminal and not os.environ.get("COLUMNS", "").isdigit():
         console.width = width
     return console
 

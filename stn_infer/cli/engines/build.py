@@ -83,7 +83,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path, dir_okay=False),
     help="File with the times of kernels, which is read and extended.  [default: one in the engine cache]",
 )
-@click.option("--device", default="cuda", show_default=True, help="GPU to build on: cuda or cuda:N.")
+@options.gpu_option("build")
 @click.option("--cache", type=click.Path(path_type=Path, file_okay=False), help="Folder of the engine cache.")
 @click.option(
     "--rebuild",

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 folder_option = click.option(
     "--cache",
-    "folder",
     type=click.Path(path_type=Path, file_okay=False),
     help="Folder of the engine cache.  [default: the user's cache]",
 )
@@ -35,13 +34,13 @@ def command() -> None:
 
 @command.command(name="list", examples=("stn-infer cache list", "stn-infer cache list --cache engines --json"))
 @folder_option
-def list_(folder: Path | None) -> None:
+def list_(cache: Path | None) -> None:
     """List the cached engines, most recently used first."""
     from stn_infer.api.engines.cache import engine_cache
 
-    cache = engine_cache(folder)
-    entries = cache.entries()
-    emit({"folder": cache.folder, "entries": entries}, lambda: _print(cache.folder, entries))
+    found = engine_cache(cache)
+    entries = found.entries()
+    emit({"folder": found.folder, "entries": entries}, lambda: _print(found.folder, entries))
 
 
 def _print(folder: Path, entries: Sequence[CacheEntry]) -> None:
@@ -58,10 +57,10 @@ def _print(folder: Path, entries: Sequence[CacheEntry]) -> None:
 
 @command.command(examples=("stn-infer cache clear", "stn-infer cache clear --cache engines"))
 @folder_option
-def clear(folder: Path | None) -> None:
+def clear(cache: Path | None) -> None:
     """Delete all cached engines except those that are being built, and the times of kernels."""
     from stn_infer.api.engines.cache import clear_cache
 
-    deleted = clear_cache(folder)
+    deleted = clear_cache(cache)
     freed = sum(entry.size for entry in deleted) / 2**20
     emit({"deleted": deleted}, lambda: echo(f"deleted {len(deleted)} engines, {freed:.1f} MiB"))

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import click
 
+from stn_infer.cli import options
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import emit, tell
 from stn_infer.cli.terminal.verbosity import asked
@@ -16,7 +17,7 @@ from stn_infer.cli.terminal.verbosity import asked
     examples=("stn-infer inspect model.engine", "stn-infer inspect model.engine --json"),
 )
 @click.argument("engine", type=click.Path(path_type=Path))
-@click.option("--device", default="cuda", show_default=True, help="GPU to load the engine on: cuda or cuda:N.")
+@options.gpu_option("load the engine")
 def command(engine: Path, device: str) -> None:
     """Show what is in a TensorRT engine.
 

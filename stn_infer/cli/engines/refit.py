@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @options.source_options
 @options.trial_options
 @options.output_option("The engine to write; OUTPUT.json records what is in it.")
-@click.option("--device", default="cuda", show_default=True, help="GPU to load the engine on: cuda or cuda:N.")
+@options.gpu_option("load the engine")
 def command(
     engine: Path,
     model: str,
