@@ -62,6 +62,7 @@ FLOORS = (
     "extras",
     "errors",
     "web",
+    "text_tables",
     "printing",
     "json_text",
     "progress",

@@ -30,11 +30,13 @@ from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed
 from stn_infer.sources.load import LoadedModel
 from stn_infer.sources.reference import WeightsLike
+from stn_infer.text_tables import Table, layout
 
 if TYPE_CHECKING:
     from torch import nn
 
 _SHOWN_FAILURES = 5
+_ANY_WIDTH = 1000  # columns of a table that is not printed in a terminal
 
 
 @dataclass(frozen=True)
@@ -103,23 +105,24 @@ class Comparison(Printed):
     changes: tuple[Change | None, ...]
 
     def lines(self) -> list[str]:
-        """A table."""
+        """A table, and what its columns mean."""
+        return ["".join(line) for line in layout(self.table(), _ANY_WIDTH)] + self.remarks()
+
+    def table(self) -> Table:
+        """A row for each evaluation."""
         first = self.evaluations[0]
         top = "" if first.classification is None else first.classification.top_label
-        header = ("model", "backend", "precision", *_headings(first, top), "same", "lost", "gained")
-        rows = [header]
+        rows = []
         for found, change in zip(self.evaluations, self.changes, strict=True):
             changed = ("", "", "") if change is None else tuple(map(str, (change.same, change.lost, change.gained)))
             rows.append((Path(found.model).name, found.backend, found.precision, *_numbers(found, top), *changed))
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = []
-        for row in rows:
-            texts, numbers = row[:3], row[3:]
-            cells = [text.ljust(width) for text, width in zip(texts, widths[:3], strict=True)]
-            cells += [text.rjust(width) for text, width in zip(numbers, widths[3:], strict=True)]
-            lines.append("  ".join(cells).rstrip())
+        headings = ("model", "backend", "precision", *_headings(first, top), "same", "lost", "gained")
+        return Table(headings=headings, rows=rows, numbers=frozenset(range(3, len(headings))), optional=("precision",))
+
+    def remarks(self) -> list[str]:
+        """How many samples there were, and what the last columns mean."""
         failed = max(found.failed for found in self.evaluations)
-        lines.append(f"{first.samples} samples" + (f", up to {failed} of them failed" if failed else ""))
+        lines = [f"{self.evaluations[0].samples} samples" + (f", up to {failed} of them failed" if failed else "")]
         if any(change is not None for change in self.changes):
             lines.append("same: as in the first row; lost: right only there; gained: right only here")
         return lines

@@ -10,12 +10,12 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, emit, progress_bar, table_console
+from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, emit, progress_bar, show_tables, table_console
 from stn_infer.cli.terminal.completion import complete_source
-from stn_infer.printing import shown
+from stn_infer.text_tables import Table, fits
 
 if TYPE_CHECKING:
-    from stn_infer.api.evaluate import Evaluation
+    from stn_infer.api.evaluate import Comparison, Evaluation
     from stn_infer.budget import Budget
     from stn_infer.pipeline.scores import Classification
     from stn_infer.sources.reference import Weights
@@ -112,11 +112,16 @@ def command(
         single = result.evaluations[0]
         emit(single, lambda: _print(single))
     else:
-        emit(result)
+        emit(result, lambda: _compare(result))
     worst = max(result.evaluations, key=lambda each: each.failed)
     echo_failures(worst.failures, worst.failed)
     if worst.failed:
         ctx.exit(SOME_FAILED)
+
+
+def _compare(result: Comparison) -> None:
+    show_tables(result.table())
+    echo(*result.remarks())
 
 
 def _print(result: Evaluation) -> None:
@@ -133,13 +138,21 @@ def _print(result: Evaluation) -> None:
 
 
 def _print_classes(found: Classification) -> None:
-    from rich.table import Table
-
+    scores = [
+        (
+            each.label,
+            str(each.samples),
+            *("" if value is None else f"{value:.2%}" for value in (each.precision, each.recall)),
+        )
+        for each in found.classes
+    ]
     columns = ("class", "samples", "precision", "recall")
-    wide = len(found.classes) > _WIDEST
-    table = Table(*columns, *([] if wide else [shown(each.label) for each in found.classes]), box=None, pad_edge=False)
-    for each, row in zip(found.classes, found.confusion, strict=True):
-        scores = ("" if value is None else f"{value:.2%}" for value in (each.precision, each.recall))
-        table.add_row(shown(each.label), str(each.samples), *scores, *([] if wide else map(str, row)))
-    table_console().print(table)
-    echo("rows: true class, columns: predicted class" if not wide else "--json has the confusion matrix")
+    rows = [(*row, *map(str, counts)) for row, counts in zip(scores, found.confusion, strict=True)]
+    labels = tuple(each.label for each in found.classes)
+    whole = Table(headings=(*columns, *labels), rows=rows, numbers=frozenset(range(1, 4 + len(labels))))
+    if len(labels) <= _WIDEST and fits(whole, table_console().width):
+        show_tables(whole)
+        echo("rows: true class, columns: predicted class")
+    else:
+        show_tables(Table(headings=columns, rows=scores, numbers=frozenset((1, 2, 3))))
+        echo("--json has the confusion matrix")

@@ -9,12 +9,11 @@ import click
 from click.core import ParameterSource
 
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import emit, table_console
+from stn_infer.cli.output import emit, show_tables
 from stn_infer.errors import UsageError
+from stn_infer.text_tables import Table
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from stn_infer.foreign import Foreign
     from stn_infer.models import Network, ShippedModel
 
@@ -58,7 +57,7 @@ def command(conventions: bool, width: int) -> None:
     }
 
     def text() -> None:
-        table_console().print(_shipped_table(models), _networks_table(networks), _foreign_table(published))
+        show_tables(_shipped_table(models), _networks_table(networks), _foreign_table(published))
 
     emit(fields, text)
 
@@ -70,35 +69,37 @@ def _list_conventions(width: int) -> None:
         {**asdict(convention), "width": width, "identity_error_px": convention.identity_error(width)}
         for convention in CONVENTIONS.values()
     ]
-    emit({"conventions": rows}, lambda: table_console().print(_conventions_table(width)))
+    emit({"conventions": rows}, lambda: show_tables(_conventions_table(width)))
 
 
 def _conventions_table(width: int) -> Table:
-    from rich.table import Table
-
     from stn_infer.conventions import CONVENTIONS
 
-    title = f"Pixel conventions (corners: align_corners=True, centers: False); error of the identity at width {width}"
-    table = Table(title=title, title_justify="left")
-    for heading in ("name", "grid", "sampler", "order", "padding"):
-        table.add_column(heading, no_wrap=True)
-    table.add_column("left / middle / right, px", justify="right", no_wrap=True)
-    table.add_column("description")
+    rows = []
     for convention in CONVENTIONS.values():
         grid, sampler = (
             "corners" if corners else "centers" for corners in (convention.grid_align_corners, convention.align_corners)
         )
         difference = f" (the original: {convention.difference})" if convention.difference else ""
-        table.add_row(
-            convention.name,
-            grid,
-            sampler + (f", short by {convention.short}" if convention.short else ""),
-            ", ".join(convention.order),
-            convention.padding_mode,
-            " / ".join(f"{error:+.3f}" for error in convention.identity_error(width)),
-            convention.description + difference,
+        rows.append(
+            (
+                convention.name,
+                grid,
+                sampler + (f", short by {convention.short}" if convention.short else ""),
+                ", ".join(convention.order),
+                convention.padding_mode,
+                " / ".join(f"{error:+.3f}" for error in convention.identity_error(width)),
+                convention.description + difference,
+            )
         )
-    return table
+    meaning = "corners: align_corners=True, centers: False"
+    return Table(
+        title=f"Pixel conventions ({meaning}); error of the identity at width {width}",
+        headings=("name", "grid", "sampler", "order", "padding", "left / middle / right, px", "description"),
+        rows=rows,
+        text=True,
+        optional=("order",),
+    )
 
 
 def _fields(model: ShippedModel) -> dict[str, object]:
@@ -121,53 +122,50 @@ def _fields(model: ShippedModel) -> dict[str, object]:
 
 
 def _shipped_table(models: list[ShippedModel]) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Shipped models, with their test error in %, mean over the seeds", title_justify="left")
-    for heading in ("name", "input"):
-        table.add_column(heading, no_wrap=True)
-    for heading in ("error", "this seed", "baseline (no STN)", "seeds", "test images", "KiB"):
-        table.add_column(heading, justify="right")
-    table.add_column("description")
+    rows = []
     for model in models:
         results = model.results
         baseline = "" if results.twin_error is None else f"{results.twin_error:.2f} ({results.twin})"
-        table.add_row(
-            model.name,
-            _shape(model.recipe.input_shape),
-            f"{results.error:.2f}",
-            f"{results.shipped_error:.2f}",
-            baseline,
-            str(len(results.seeds)),
-            f"{results.images:,}",
-            f"{model.weights_path.stat().st_size / 1024:.0f}",
-            model.recipe.description,
+        rows.append(
+            (
+                model.name,
+                _shape(model.recipe.input_shape),
+                f"{results.error:.2f}",
+                f"{results.shipped_error:.2f}",
+                baseline,
+                str(len(results.seeds)),
+                f"{results.images:,}",
+                f"{model.weights_path.stat().st_size / 1024:.0f}",
+                model.recipe.description,
+            )
         )
-    return table
+    figures = ("error", "this seed", "baseline (no STN)", "seeds", "test images", "KiB")
+    return Table(
+        title="Shipped models, with their test error in %, mean over the seeds",
+        headings=("name", "input", *figures, "description"),
+        rows=rows,
+        numbers=frozenset(range(2, 8)),
+        text=True,
+        optional=("test images", "seeds"),
+    )
 
 
 def _networks_table(networks: list[Network]) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Networks, with random weights unless --weights is given", title_justify="left")
-    table.add_column("name", no_wrap=True)
-    table.add_column("input", no_wrap=True)
-    table.add_column("description")
-    for network in networks:
-        table.add_row(network.name, _shape(network.input_shape), network.description)
-    return table
+    return Table(
+        title="Networks, with random weights unless --weights is given",
+        headings=("name", "input", "description"),
+        rows=[(network.name, _shape(network.input_shape), network.description) for network in networks],
+        text=True,
+    )
 
 
 def _foreign_table(models: list[Foreign]) -> Table:
-    from rich.table import Table
-
-    table = Table(title="Published models, imported from the checkpoint given with --weights", title_justify="left")
-    table.add_column("name", no_wrap=True)
-    table.add_column("images", no_wrap=True)
-    table.add_column("description")
-    for model in models:
-        table.add_row(model.name, f"{model.input_height}x{model.input_width}", model.description)
-    return table
+    return Table(
+        title="Published models, imported from the checkpoint given with --weights",
+        headings=("name", "images", "description"),
+        rows=[(model.name, f"{model.input_height}x{model.input_width}", model.description) for model in models],
+        text=True,
+    )
 
 
 def _shape(shape: tuple[int, ...]) -> str:

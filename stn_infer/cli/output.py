@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, TextIO
 
 import click
@@ -14,6 +15,7 @@ from stn_infer.cli.terminal.verbosity import asked, stdout
 from stn_infer.errors import of_input
 from stn_infer.json_text import json_text
 from stn_infer.printing import shown, shown_lines
+from stn_infer.text_tables import Table
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -123,3 +125,12 @@ def progress_bar(what: str) -> Callable[[int, int], None] | None:
     """A progress bar in place of the status line, to be called with (done, total); None where there is no line."""
     status = current_status()
     return None if status is None else lambda done, total: status.count(what, done, total)
+
+
+def show_tables(*tables: Table) -> None:
+    """Print tables in the width of the terminal, with an empty line between two."""
+    console = table_console()
+    for index, table in enumerate(tables):
+        if index:
+            console.print()
+        console.print(replace(table, colors=COLORS))

@@ -9,10 +9,10 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import COLORS, echo, emit, table_console
+from stn_infer.cli.output import echo, emit, show_tables
 from stn_infer.cli.terminal.completion import complete_files
 from stn_infer.cli.terminal.verbosity import asked
-from stn_infer.printing import shown
+from stn_infer.text_tables import Table
 
 if TYPE_CHECKING:
     from stn_infer.budget import Budget
@@ -106,19 +106,11 @@ def command(
 
 
 def _print(result: Verification) -> None:
-    from rich import box
-    from rich.table import Table
-    from rich.text import Text
-
     for note in result.notes:
         echo(f"note: {note}")
     echo(f"reference: {result.title}; inputs: {result.inputs}; tolerance {result.tolerance:.0e}")
-    table = Table(box=box.SIMPLE, pad_edge=False)
-    for column in _COLUMNS:
-        table.add_column(column, overflow="fold")
-    for report in result.backends:
-        table.add_row(*(Text(shown(text), COLORS.get(text, "")) for text in _row(report)))
-    table_console().print(table)
+    rows = [_row(report) for report in result.backends]
+    show_tables(Table(headings=_COLUMNS, rows=rows, text=True, optional=("invariants",)))
     for report in result.ran:
         for failure in report.failures:
             echo(f"{report.backend}: {failure}")

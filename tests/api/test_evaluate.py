@@ -205,8 +205,8 @@ def test_models_side_by_side(photos: Path) -> None:
     assert (first.accuracy, second.accuracy, second.top_k_accuracy) == (0.8, 0.4, 0.8)
     lines = str(found).splitlines()
     assert lines[0].split() == ["model", "backend", "precision", "accuracy", "top-2", "same", "lost", "gained"]
-    assert lines[2].split() == ["bright", "int8", "40.00%", "80.00%", "2", "2", "0"]
-    assert lines[3] == "6 samples, up to 1 of them failed"
+    assert lines[3].split() == ["bright", "int8", "40.00%", "80.00%", "2", "2", "0"]
+    assert lines[4] == "6 samples, up to 1 of them failed"
     json = found.json_content()["evaluations"]
     assert json[1]["change"] == {"same": 2, "lost": 2, "gained": 0} and "predicted" not in json[0]
 

@@ -17,14 +17,14 @@ def test_the_tables_list_every_model_with_its_error() -> None:
     done = CliRunner().invoke(command, [], catch_exceptions=False)
     assert done.exit_code == 0
     for name in (*NETWORKS, *SHIPPED, *FOREIGN):
-        assert f" {name} " in done.output
+        assert f"\n{name} " in done.output
     for name in SHIPPED:
-        line = next(line for line in done.output.splitlines() if f" {name} " in line)
+        line = next(line for line in done.output.splitlines() if line.startswith(f"{name} "))
         assert f" {shipped(name).results.error:.2f} " in line
 
 
 def test_json_has_the_measured_errors() -> None:
-    fields = json.loads(CliRunner().invoke(command, ["--json"], catch_exceptions=False).output)
+    fields = json.loads(CliRunner().invoke(main, ["models", "--json"], catch_exceptions=False).output)
     assert [network["name"] for network in fields["networks"]] == list(NETWORKS)
     assert [model["name"] for model in fields["shipped"]] == list(SHIPPED)
     assert [model["name"] for model in fields["published"]] == list(FOREIGN)
@@ -39,9 +39,9 @@ def test_conventions_are_listed_with_the_error_of_the_identity() -> None:
     done = CliRunner().invoke(command, ["--conventions", "--width", "50"], catch_exceptions=False)
     assert done.exit_code == 0
     for name, convention in CONVENTIONS.items():
-        line = next(line for line in done.output.splitlines() if f" {name} " in line)
+        line = next(line for line in done.output.splitlines() if line.startswith(f"{name} "))
         assert " / ".join(f"{error:+.3f}" for error in convention.identity_error(50)) in line
-    asked = CliRunner().invoke(command, ["--conventions", "--json"], catch_exceptions=False)
+    asked = CliRunner().invoke(main, ["models", "--conventions", "--json"], catch_exceptions=False)
     rows = {row["name"]: row for row in json.loads(asked.output)["conventions"]}
     assert rows["dtrb"]["identity_error_px"] == list(CONVENTIONS["dtrb"].identity_error(100))
     assert rows["stnbhwd"]["order"] == "yx"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from stn_infer.benchmarking.report import tables
 from stn_infer.benchmarking.report.notes import lines_below
 from stn_infer.printing import shown
+from stn_infer.text_tables import Table
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -28,15 +29,13 @@ def render(result: BenchResult) -> RenderableType:
 
 
 def as_rich(table: tables.Table, *, sections: bool = False) -> RenderableType:
-    """A table for rich's console; with ``sections``, a line between batch sizes."""
-    from rich.table import Table
-    from rich.text import Text
-
-    rendered = Table(title=Text(shown(table.caption), "table.title"), title_justify="left")
-    for heading in table.headings:
-        rendered.add_column(Text(shown(heading)), justify="right" if table.is_figure(heading) else "left")
-    for row, after in zip(table.rows, (*table.rows[1:], None), strict=False):
-        rendered.add_row(
-            *(Text(shown(cell)) for cell in row), end_section=sections and (after is None or after[0] != row[0])
-        )
-    return rendered
+    """A table for rich's console; with ``sections``, an empty line between batch sizes."""
+    return Table(
+        title=table.caption,
+        headings=table.headings,
+        rows=table.rows,
+        numbers=frozenset(index for index, heading in enumerate(table.headings) if table.is_figure(heading)),
+        text=table.headings[-1] == "remark",
+        optional=("p99 ms", "error", "spread", "p90 ms", "samples/s", "95 % CI"),
+        sections=sections,
+    )
