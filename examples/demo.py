@@ -39,7 +39,7 @@ def main() -> None:
     if not given.prepared:
         command("bench", MODEL, "--batch-sizes", "1,64", "--quick", "-o", OUT / "bench.json")
     if importlib.util.find_spec("matplotlib") is not None:
-        command("show", OUT / "model.onnx", DIGITS, "-o", OUT / "picture.png")
+        command("show", OUT / "model.onnx", DIGITS, "-o", OUT / "picture.png", "--sample", 8)
         say(f"look at {OUT}/picture.png")
     say(f"done in {time.perf_counter() - started:.0f} s")
 
@@ -54,7 +54,7 @@ def prepare() -> None:
 
 
 def write_digits() -> int:
-    """Write the 1,000 held-out digits, distorted, as PNG files; the class is in the file name."""
+    """Write the 1,000 held-out digits, distorted, as PNG files in folders of their classes."""
     import torch
     from PIL import Image
 
@@ -66,14 +66,16 @@ def write_digits() -> int:
     order = torch.randperm(len(held_out.labels), generator=generator)
     images = distort(torch.tensor(held_out.images)[order], "RTS", generator, (42, 42))
     for index, (image, label) in enumerate(zip(images.numpy(), held_out.labels[order], strict=True)):
-        Image.fromarray(image).save(DIGITS / f"{index:04d}_is_{label}.png")
+        folder = DIGITS / str(label)
+        folder.mkdir(exist_ok=True)
+        Image.fromarray(image).save(folder / f"{index:04d}.png")
     return len(images)
 
 
 def score() -> str:
-    """The accuracy of the predictions, with the classes from the file names."""
+    """The accuracy of the predictions, with the classes from the folders' names."""
     rows = [row for shard in sorted(PREDICTIONS.glob("predictions-*.csv")) for row in csv.DictReader(shard.open())]
-    right = sum(row["prediction"] == Path(row["input"]).stem.rpartition("_")[2] for row in rows)
+    right = sum(row["prediction"] == Path(row["input"]).parent.name for row in rows)
     return f"{right} of {len(rows)} predictions are correct: {100 * right / len(rows):.1f} %"
 
 

@@ -5,23 +5,18 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from stn_infer.activation import ASSUMED_SCORES
 from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve_model
-from stn_infer.arrays import Array
 from stn_infer.budget import Budget
 from stn_infer.data.inputs import as_sources
-from stn_infer.errors import InputError, ModelError, UsageError
-from stn_infer.fusion.basis import AnyBasis, Basis
+from stn_infer.errors import ModelError, UsageError, of_input
 from stn_infer.metadata import ModelMetadata
-from stn_infer.pictures.look import Look, WarpView
-from stn_infer.pipeline.plan import classifier_of
-from stn_infer.predictions import Candidate, Classifier
+from stn_infer.pictures.look import Look
+from stn_infer.pictures.looking import Opened, Samples
+from stn_infer.pictures.samples import check_choice
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.printing import Printed
 from stn_infer.progress import step
@@ -31,10 +26,7 @@ if TYPE_CHECKING:
     import onnx
     from torch import nn
 
-    from stn_infer.backends.base import Backend
     from stn_infer.fusion.fuse import Finding
-    from stn_infer.reference.calls import SamplerCall
-    from stn_infer.reference.taps import Tapped
     from stn_infer.sources.load import LoadedModel
     from stn_infer.sources.reference import WeightsLike
 
@@ -45,11 +37,14 @@ class ShowReport(Printed):
 
     Attributes:
         path: the file written.
-        looks: the content of the picture, one item per input; of an animation, of its first frame.
+        looks: the content of the picture, one item per input; of an animation, of its first frame. An input that
+            cannot be read has an error instead of content.
+        sampled: of how many inputs these were chosen at random, and the seed; None: they are the first.
     """
 
     path: Path
     looks: tuple[Look, ...]
+    sampled: tuple[int, int] | None = None
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -57,21 +52,57 @@ class ShowReport(Printed):
         assumed = any(look.candidates and look.assumed_scores for look in self.looks)
         return (ASSUMED_SCORES,) if assumed else ()
 
+    @property
+    def failures(self) -> tuple[tuple[str, str], ...]:
+        """(input, error) of those that cannot be read."""
+        return tuple((look.name, look.error) for look in self.looks if look.error)
+
     def lines(self) -> list[str]:
-        """The prediction for each input, and the file."""
-        named = [f"{it.name}: {', '.join(it.captions) or it.prediction or 'no class prediction'}" for it in self.looks]
-        return [*named, *(f"note: {note}" for note in self.notes), f"wrote {self.path}"]
+        """The results, what failed and what there is to note, and the file."""
+        *found, wrote = self.results
+        failed = [f"failed: {of_input(name, error)}" for name, error in self.failures]
+        return [*found, *failed, *(f"note: {note}" for note in self.notes), wrote]
+
+    @property
+    def results(self) -> list[str]:
+        """The prediction for each input, how many are right, where that is known, and the file."""
+        named = [f"{look.name}: {_summary(look)}" for look in self.looks if not look.error]
+        return [*named, *self._totals(), f"wrote {self.path}"]
+
+    def _totals(self) -> list[str]:
+        known = [look.is_right for look in self.looks if look.is_right is not None]
+        right = [f"{sum(known)} of {len(known)} predictions are right"] if known else []
+        if self.sampled is None:
+            return right
+        total, seed = self.sampled
+        return [*right, f"{len(self.looks)} of {total:,} inputs, chosen at random with seed {seed}"]
 
     def json_content(self) -> dict[str, object]:
         """The file, and the prediction for each input; without the pictures."""
-        looks = [{"name": it.name, "prediction": it.prediction, "candidates": it.candidates} for it in self.looks]
-        return {"path": self.path, "looks": looks, "notes": self.notes}
+        looks = [
+            {
+                "name": look.name,
+                "prediction": look.prediction,
+                "candidates": look.candidates,
+                "truth": look.truth,
+                "right": look.is_right,
+                "error": look.error,
+            }
+            for look in self.looks
+        ]
+        total, seed = self.sampled or (None, None)
+        return {"path": self.path, "looks": looks, "sampled_of": total, "seed": seed, "notes": self.notes}
 
     def _repr_html_(self) -> str:
         kind = {".png": "png", ".svg": "svg+xml", ".gif": "gif", ".webp": "webp"}.get(self.path.suffix.lower())
         if kind is None or not self.path.is_file():
             return super()._repr_html_()
         return f'<img src="data:image/{kind};base64,{b64encode(self.path.read_bytes()).decode()}">'
+
+
+def _summary(look: Look) -> str:
+    text = ", ".join(look.captions) or look.prediction or "no class prediction"
+    return text if look.is_right is None else f"{text} (right)" if look.is_right else f"{text} (wrong: {look.truth})"
 
 
 @names_the_file
@@ -82,7 +113,9 @@ def show(
     *,
     weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
-    count: int = 8,
+    count: int | None = None,
+    sample: int | None = None,
+    seed: int | None = None,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     activation: str | None = None,
@@ -96,17 +129,21 @@ def show(
 ) -> ShowReport:
     """Draw the first ``count`` inputs with the sampled regions, the warped outputs and the predictions.
 
-    Of a volume, three slices are drawn through the middle of the sampled box, with the box's edges and the line along
-    which its surface crosses the slice.
+    Samplers of one image share its picture: the color of an outline is that of the frame around what is sampled. Of a
+    volume, three slices are drawn through the middle of the sampled box, with the box's edges and the line along which
+    its surface crosses the slice. An input that cannot be read has a panel with the error.
 
     Args:
         model: an ONNX file, a module, or any source that ``export`` takes.
-        inputs: as for ``run``.
+        inputs: as for ``run``; or a CSV file or a folder with one subfolder per class, as for ``eval``, for predictions
+            that are marked as right or wrong.
         output: the picture to write; its suffix (.png, .svg, .pdf) selects the format. With .gif or .webp, an
             animation: of the inputs as they turn, grow and move, or of ``snapshots``.
         weights: a checkpoint for a source, as for ``export``.
         input_shapes: the shapes of a source's inputs, as for ``export``.
-        count: the maximum number of inputs.
+        count: the maximum number of inputs; None: 8.
+        sample: draw so many inputs chosen at random instead.
+        seed: of that choice; None: 0.
         preprocess: as for ``run``.
         labels, activation, top_k: as for ``run``.
         strict: as for ``run``.
@@ -123,17 +160,18 @@ def show(
 
     Raises:
         ModelError: the model has no known spatial transformer.
-        InputError: there is no input, or one of the inputs cannot be read.
+        InputError: there is no input, or none of the inputs can be read, or a CSV file has a class that the model does
+            not know.
         WeightsError: a snapshot does not exist or does not fit the model.
         MissingDependencyError: matplotlib is not installed.
         OutputError: the picture cannot be written.
-        UsageError: an animation of too few frames, or too large a one; or ``snapshots`` with a picture, with
-            ``weights`` or ``frames``, or of a model that contains its weights.
+        UsageError: ``count`` with ``sample``, or ``seed`` without it; an animation of too few frames, or too large a
+            one; or ``snapshots`` with a picture, with ``weights`` or ``frames``, or of a model that contains
+            its weights.
     """
     from stn_infer.files import check_writable, write_atomically
     from stn_infer.pictures.animation import SUFFIXES, check_frames, encode
-    from stn_infer.pictures.drawing import draw, require_matplotlib
-    from stn_infer.pictures.panels import count_panels
+    from stn_infer.pictures.drawing import draw, layout_of, require_matplotlib
     from stn_infer.pictures.snapshots import find_snapshots
 
     path = Path(output)
@@ -146,10 +184,11 @@ def show(
     states = find_snapshots(snapshots or ())
     number = len(states) if snapshots is not None else 24 if frames is None else frames
     if animated:
-        check_frames(number, 1, moving=not states)
-    samples = _Samples(inputs, count, preprocess, _Classes(labels, activation, top_k), strict)
+        check_frames(number, moving=not states)
+    choice = check_choice(count, sample, seed)
+    samples = Samples(inputs, *choice, preprocess, labels, activation, top_k, strict)
 
-    def opened(weights: WeightsLike | None) -> _Opened:
+    def opened(weights: WeightsLike | None) -> Opened:
         return _open(model, weights, input_shapes, allow_code, budget)
 
     first = opened(states[0].path if states else weights)
@@ -163,17 +202,16 @@ def show(
     step("drawing")
     if not animated:
         write_atomically(path, draw(found[0], path.suffix))
-        return ShowReport(path, found[0])
-    panels = sum(count_panels(warp) for look in found[0] for warp in look.warps)
-    check_frames(number, panels, moving=not states)
-    every = [look for looks in found for look in looks]
+        return ShowReport(path, found[0], shown.sampled)
+    layout = layout_of(found, captioned=bool(states))
+    check_frames(number, layout.width, layout.height, moving=not states)
     captions = [state.caption for state in states] or [""] * number
-    pictures = [draw(looks, ".png", every, caption) for looks, caption in zip(found, captions, strict=True)]
+    pictures = [draw(looks, ".png", layout, caption) for looks, caption in zip(found, captions, strict=True)]
     durations = [frame_ms or (250 if states else 80)] * number
     if states:
         durations[-1] *= 4
     write_atomically(path, encode(pictures, path.suffix.lower(), durations))
-    return ShowReport(path, found[0])
+    return ShowReport(path, found[0], shown.sampled)
 
 
 def look(
@@ -182,7 +220,9 @@ def look(
     *,
     weights: WeightsLike | None = None,
     input_shapes: Sequence[tuple[int, ...]] | None = None,
-    count: int = 8,
+    count: int | None = None,
+    sample: int | None = None,
+    seed: int | None = None,
     preprocess: Preprocess | str | None = None,
     labels: Sequence[str] | None = None,
     activation: str | None = None,
@@ -192,8 +232,10 @@ def look(
     budget: Budget | None = None,
 ) -> tuple[Look, ...]:
     """The content of the picture of :func:`show`, as arrays; arguments and errors as there."""
+    choice = check_choice(count, sample, seed)
     runner = _open(model, weights, input_shapes, allow_code, budget)
-    return _Samples(inputs, count, preprocess, _Classes(labels, activation, top_k), strict).read(runner).looks(runner)
+    samples = Samples(inputs, *choice, preprocess, labels, activation, top_k, strict)
+    return samples.read(runner).looks(runner)
 
 
 def _check_snapshots(model: str, animated: bool, weights: WeightsLike | None, frames: int | None) -> None:
@@ -205,22 +247,13 @@ def _check_snapshots(model: str, animated: bool, weights: WeightsLike | None, fr
         raise UsageError(f"{model} contains its weights; --snapshots are of a network, a recipe or a factory")
 
 
-@dataclass(frozen=True)
-class _Opened:
-    """A model in onnxruntime that also returns what its samplers read and return."""
-
-    backend: Backend
-    tapped: Tapped
-    metadata: ModelMetadata
-
-
 def _open(
     model: str | Path | nn.Module,
     weights: WeightsLike | None,
     input_shapes: Sequence[tuple[int, ...]] | None,
     allow_code: bool,
     budget: Budget | None,
-) -> _Opened:
+) -> Opened:
     from stn_infer.backends.embedded import taking_pictures
     from stn_infer.backends.ort import OrtBackend
     from stn_infer.reference.taps import tap
@@ -228,71 +261,11 @@ def _open(
     found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     proto, metadata = _model(found, str(model))
     tapped = tap(proto, inlined=False)
-    backend = taking_pictures(OrtBackend(tapped.model.SerializeToString()))
-    return _Opened(backend, tapped, replace(metadata, preprocess=backend.metadata.preprocess or metadata.preprocess))
-
-
-@dataclass(frozen=True)
-class _Classes:
-    """How classes are named and ranked, as given by the user."""
-
-    labels: Sequence[str] | None
-    activation: str | None
-    top_k: int | None
-
-    def classifier(self, metadata: ModelMetadata) -> Classifier:
-        """For this model."""
-        return classifier_of(metadata, self.activation, self.labels, top_k=self.top_k)
-
-    def assumed(self, metadata: ModelMetadata) -> bool:
-        """Whether nothing says what its scores are."""
-        return self.activation is None and metadata.scores is None
-
-
-@dataclass(frozen=True)
-class _Samples:
-    """What is drawn, as given by the user."""
-
-    inputs: Sequence[str | Path]
-    count: int
-    preprocess: Preprocess | str | None
-    classes: _Classes
-    strict: bool
-
-    def read(self, runner: _Opened) -> _Shown:
-        """Read them as this model takes them."""
-        own = runner.metadata
-        names, feeds = _read(runner.backend, self.inputs, self.count, own.preprocess, self.preprocess, self.strict)
-        return _Shown(names, feeds, self.classes.classifier(own), self.classes.assumed(own))
-
-
-@dataclass(frozen=True)
-class _Shown:
-    """Names and arrays of the samples, and how their classes are ranked."""
-
-    names: list[str]
-    feeds: dict[str, Array]
-    classifier: Classifier
-    assumed_scores: bool
-
-    def looks(self, runner: _Opened, phase: float = 0.0) -> tuple[Look, ...]:
-        """What the model does with each sample; ``phase`` of the movement, 0: the samples themselves."""
-        from stn_infer.pictures.animation import moved
-
-        fed = {key: moved(it, phase) if phase and it.ndim in (4, 5) else it for key, it in self.feeds.items()}
-        run = runner.tapped.read(runner.backend.run(fed))
-        best, candidates = _ranked(next(iter(run.outputs.values())), self.classifier)
-        calls = [call for call in run.calls if call.node.ours]
-        return tuple(
-            Look(
-                name,
-                best[index],
-                tuple(_warp_view(call, index) for call in calls),
-                candidates[index],
-                self.assumed_scores,
-            )
-            for index, name in enumerate(self.names)
-        )
+    opened = OrtBackend(tapped.model.SerializeToString())
+    backend = taking_pictures(opened)
+    inner = metadata.preprocess if backend is not opened else None
+    left = backend.metadata.preprocess or metadata.preprocess
+    return Opened(backend, tapped, replace(metadata, preprocess=left), inner)
 
 
 def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, ModelMetadata]:
@@ -315,50 +288,3 @@ def _model(model: OnnxModel | LoadedModel, name: str) -> tuple[onnx.ModelProto, 
     if not any(map(is_op, proto.graph.node)):
         raise ModelError(f"{name} has no sampler to draw: {describe(findings)}")
     return proto, metadata
-
-
-def _read(
-    backend: Backend,
-    inputs: Sequence[str | Path],
-    count: int,
-    own: Preprocess | None,
-    given: Preprocess | str | None,
-    strict: bool,
-) -> tuple[list[str], dict[str, Array]]:
-    """Names and arrays of the first ``count`` samples."""
-    from stn_infer.data.inputs import Inputs
-    from stn_infer.data.loader import Loader, resolve_preprocess, tell_assumption
-
-    how = resolve_preprocess(backend.inputs, own, given)
-    loader = Loader(backend.inputs, how)
-    samples = list(islice(Inputs(inputs, loader.arrays.count_rows), count))
-    if not samples:
-        raise InputError("no input was found: there is nothing to draw")
-    if loader.has_pixels(samples):
-        tell_assumption(how, own, given, strict=strict)
-    batch = loader.load(samples)
-    for error in batch.errors.values():
-        raise InputError(error)
-    if len(batch.groups) != 1:
-        raise InputError("the inputs have different sizes; draw them in separate pictures")
-    return [Path(sample.name).name for sample in samples], batch.groups[0].inputs
-
-
-def _ranked(output: Array, classifier: Classifier) -> tuple[list[str], list[tuple[Candidate, ...]]]:
-    """The name of the best class of each sample, and all that are shown; nothing if there are no scores."""
-    if output.ndim != 2 or output.shape[1] < 2 or np.isnan(output).any():
-        return [""] * len(output), [()] * len(output)
-    ranked = classifier.rank(output)
-    rows = range(len(ranked))
-    return [ranked.best(row).name for row in rows], [ranked.shown(row) for row in rows]
-
-
-def _warp_view(call: SamplerCall, index: int) -> WarpView:
-    return WarpView(call.image[index], call.pixels[index], call.warped[index], _keeps_lines(call.node.basis))
-
-
-def _keeps_lines(basis: AnyBasis | None) -> bool:
-    """Whether the grid maps straight lines to straight lines: affine, or a homography of pixels that nothing clamps."""
-    if not isinstance(basis, Basis) or basis.kind == "basis":
-        return False
-    return basis.kind == "affine" or (basis.over_pixels and basis.w_min is None)

@@ -63,7 +63,7 @@ def echo(*lines: object, err: bool = False) -> None:
 
 def tell(*lines: object) -> None:
     """Print lines on stderr that are neither results nor errors; nothing with ``--quiet``."""
-    if not asked().quiet:
+    if lines and not asked().quiet:
         echo(*lines, err=True)
 
 

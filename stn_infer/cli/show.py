@@ -9,7 +9,7 @@ import click
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
-from stn_infer.cli.output import echo, emit, tell
+from stn_infer.cli.output import SOME_FAILED, echo, echo_failures, emit, tell
 from stn_infer.cli.terminal.completion import complete_paths
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     examples=(
         "stn-infer show st-cnn-affine-rts images/ -o picture.png",
         "stn-infer show model.onnx inputs.npy -o picture.svg --count 4",
+        "stn-infer show model.onnx photos/ -o picture.png --sample 8 --labels classes.txt",
         "stn-infer show st-cnn-affine-rts images/ -o moving.gif --count 4",
         "stn-infer show mine.toml images/ -o training.webp --snapshots work/mine-model-0.snapshots",
     ),
@@ -32,8 +33,10 @@ if TYPE_CHECKING:
 @options.trial_options
 @options.output_option("The picture to write: .png, .svg or .pdf; .gif or .webp: an animation.")
 @click.option(
-    "--count", type=click.IntRange(min=1, max=64), default=8, show_default=True, help="Draw at most this many inputs."
+    "--count", type=click.IntRange(min=1, max=64), help="Draw the first inputs, at most this many.  [default: 8]"
 )
+@click.option("--sample", type=click.IntRange(min=1, max=64), help="Draw so many inputs, chosen at random, instead.")
+@click.option("--seed", type=click.IntRange(min=0), help="Of the random choice.  [default: 0]")
 @click.option("--frames", type=click.IntRange(min=3, max=500), help="Of moving inputs.  [default: 24]")
 @click.option(
     "--frame-ms",
@@ -52,7 +55,9 @@ if TYPE_CHECKING:
 @options.labels_option
 @options.activation_option
 @options.top_k_option
+@click.pass_context
 def command(
+    ctx: click.Context,
     model: str,
     inputs: tuple[str, ...],
     weights: Weights | None,
@@ -60,7 +65,9 @@ def command(
     allow_code: bool,
     budget: Budget | None,
     output: Path,
-    count: int,
+    count: int | None,
+    sample: int | None,
+    seed: int | None,
     frames: int | None,
     frame_ms: int | None,
     snapshots: tuple[Path, ...],
@@ -72,9 +79,12 @@ def command(
 ) -> None:
     """Draw each INPUT with the region that the model samples, the warped output and the prediction.
 
-    The region is a quadrilateral or a mesh; its dot marks the corner that becomes the top left. Of volumes, slices are
-    drawn with the sampled box. INPUT is as for run. A .gif or .webp file shows the inputs as they turn, grow and move,
-    or with --snapshots how the regions change in training.
+    The region is a quadrilateral or a mesh; its dot marks the corner that becomes the top left. Several regions of one
+    image have the colors of the frames around what is sampled. Of volumes, slices are drawn with the sampled box.
+
+    INPUT is as for run; a CSV file or a folder with one subfolder per class, as for eval, marks predictions as right or
+    wrong. An input that cannot be read has a panel with the error; then the exit code is 4. A .gif or .webp file shows
+    the inputs as they turn, grow and move, or with --snapshots how the regions change in training.
     """
     from stn_infer.api.show import show
 
@@ -87,6 +97,8 @@ def command(
         allow_code=allow_code,
         budget=budget,
         count=count,
+        sample=sample,
+        seed=seed,
         frames=frames,
         frame_ms=frame_ms,
         snapshots=snapshots or None,
@@ -96,5 +108,8 @@ def command(
         activation=activation,
         top_k=top_k,
     )
-    emit(report, lambda: echo(*(line for line in report.lines() if not line.startswith("note: "))))
+    emit(report, lambda: echo(*report.results))
+    echo_failures(report.failures, len(report.failures))
     tell(*(f"note: {note}" for note in report.notes))
+    if report.failures:
+        ctx.exit(SOME_FAILED)

@@ -345,6 +345,11 @@ def is_array(path: str) -> bool:
     return path.rpartition(".")[2].lower() in ARRAY_SUFFIXES
 
 
+def is_input(path: str) -> bool:
+    """Whether a folder is searched for a path's suffix: that of an image or an array file."""
+    return _suffix(path) in _SUFFIXES
+
+
 def walk(folder: str, left_out: Counter[str], above: tuple[tuple[int, int], ...] = ()) -> Iterator[str]:
     """Files under ``folder`` with a known suffix, sorted by name. Links are followed, except for cycles.
 

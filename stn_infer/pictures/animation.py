@@ -44,11 +44,11 @@ def _turned(x: Array, y: Array, angle: float) -> tuple[Array, Array]:
     return np.cos(angle) * x + np.sin(angle) * y, np.cos(angle) * y - np.sin(angle) * x
 
 
-def check_frames(frames: int, panels: int, *, moving: bool) -> None:
-    """Raise before the frames are drawn, each of which has so many panels.
+def check_frames(frames: int, width: int = 1, height: int = 1, *, moving: bool) -> None:
+    """Raise before ``frames`` pictures of ``width`` x ``height`` pixels are drawn.
 
     Args:
-        frames, panels: their numbers.
+        frames, width, height: their number and size.
         moving: whether the frames are moving inputs, which are at rest at the beginning and in the middle.
 
     Raises:
@@ -60,16 +60,35 @@ def check_frames(frames: int, panels: int, *, moving: bool) -> None:
         raise UsageError(
             f"an animation of {kind} has at least {least} frames, not {frames}; for one frame, write a .png file"
         )
-    if frames * panels * 203 * 203 > _MOST_PIXELS:  # 1.35 inches at 150 dpi
+    if frames * width * height > _MOST_PIXELS:
         raise UsageError(
-            f"an animation of {frames} frames of {panels} pictures each is too large; give fewer frames or --count"
+            f"an animation of {frames} frames of {width}x{height} pixels is too large; give fewer frames or --count"
         )
 
 
 def encode(pictures: Sequence[bytes], suffix: str, durations: Sequence[int]) -> bytes:
-    """PNG pictures of one size as an endless animation; ``suffix`` is .gif or .webp, ``durations`` in milliseconds."""
-    first, *rest = (Image.open(io.BytesIO(picture)).convert("RGB") for picture in pictures)
+    """PNG pictures of one size as an endless animation; ``suffix`` is .gif or .webp, ``durations`` in milliseconds.
+
+    A WebP stays transparent where the pictures are. A GIF would have ragged text on it, so it is white there.
+    """
+    frames = [_frame(picture, suffix) for picture in pictures]
+    if suffix == ".gif":
+        return _encoded(frames, "GIF", durations)
+    # lossless is a third of lossy for digits and lines, and many times as much for photos
+    lossless = _encoded(frames, "WEBP", durations, lossless=True, method=2, quality=50)
+    return min(lossless, _encoded(frames, "WEBP", durations), key=len)
+
+
+def _encoded(frames: Sequence[Image.Image], kind: str, durations: Sequence[int], **options: int) -> bytes:
     content = io.BytesIO()
-    kind = suffix.lstrip(".").upper()
-    first.save(content, kind, save_all=True, append_images=rest, duration=list(durations), loop=0)
+    frames[0].save(content, kind, save_all=True, append_images=frames[1:], duration=list(durations), loop=0, **options)
     return content.getvalue()
+
+
+def _frame(picture: bytes, suffix: str) -> Image.Image:
+    opened = Image.open(io.BytesIO(picture)).convert("RGBA")
+    if suffix == ".webp":
+        return opened
+    frame = Image.new("RGB", opened.size, "white")
+    frame.paste(opened, mask=opened)
+    return frame

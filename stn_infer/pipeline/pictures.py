@@ -126,7 +126,8 @@ class Pictures:
             OutputError: a file cannot be written.
         """
         each = [
-            _per_sample(values[warp.outputs["image"]], values[warp.outputs["warped"]], len(rows)) for warp in self.warps
+            images_per_sample(values[warp.outputs["image"]], values[warp.outputs["warped"]], len(rows))
+            for warp in self.warps
         ]
         outlines = [
             self._outline(warp, values) if count == 1 else None for warp, count in zip(self.warps, each, strict=True)
@@ -213,7 +214,7 @@ def _is_own(path: Path) -> bool:
     return _OWN.fullmatch(path.as_posix()) is not None or is_leftover(path.name)
 
 
-def _per_sample(image: Array, warped: Array, samples: int) -> int:
+def images_per_sample(image: Array, warped: Array, samples: int) -> int:
     """How many images a sampler returned per sample, one after the other; 0 if they cannot be told apart by sample.
 
     A model that repeats its whole batch, such as by ``torch.cat([x, x])``, does not return a sample's images together.

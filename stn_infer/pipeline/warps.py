@@ -106,6 +106,12 @@ def watch(model: onnx.ModelProto) -> tuple[Tapped, tuple[WatchedSampler, ...]]:
     return tapped, tuple(warps)
 
 
+def read_pictures(tapped: Tapped) -> tuple[bool, ...]:
+    """Of each sampler, whether it samples the model's input, or a crop of it."""
+    graph = _Graph(tapped)
+    return tuple(graph.reads(node.input) == "picture" for node in tapped.samplers)
+
+
 def _is_flat(node: SamplerNode) -> bool:
     """Whether a sampler's results are images, as far as the file says it."""
     return node.basis is None or len(node.basis.output_size) == 2

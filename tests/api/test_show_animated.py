@@ -21,15 +21,24 @@ def test_frames_sizes_and_durations(tmp_path: Path, suffix: str) -> None:
     np.save(tmp_path / "x.npy", np.random.default_rng(0).random((1, 1, 8, 6), dtype=np.float32))
     path = tmp_path / f"moving{suffix}"
     show(model, [tmp_path / "x.npy"], path, frames=4, frame_ms=120)
-    show(model, [tmp_path / "x.npy"], tmp_path / "still.png")
-    with Image.open(path) as animation, Image.open(tmp_path / "still.png") as still:
-        assert (animation.n_frames, animation.size) == (4, still.size)  # type: ignore[attr-defined]
+    with Image.open(path) as animation:
+        assert animation.n_frames == 4  # type: ignore[attr-defined]
+        width, height = animation.size
+        assert 200 < width < 350 and height > 1.5 * width, "one column of two panels"
         pictures = []
         for index in range(4):
             animation.seek(index)
             animation.load()
             assert animation.info["duration"] == 120
-            pictures.append(np.asarray(animation.convert("RGB"), np.int64))
+            frame = animation.convert("RGBA")
+            assert frame.size == (width, height)
+            opaque = (255, 255, 255, 255)
+            assert (
+                (frame.getpixel((0, 0)) == opaque)
+                if suffix == ".gif"
+                else (frame.getchannel("A").getpixel((0, 0)) == 0)
+            )
+            pictures.append(np.asarray(frame.convert("RGB"), np.int64))
     assert all(np.abs(one - other).mean() > 1 for one, other in pairwise(pictures))
 
 
@@ -61,11 +70,11 @@ def test_a_bar_in_a_volume_turns_about_two_axes() -> None:
 
 def test_too_few_and_too_many_frames_are_one_line_errors() -> None:
     with pytest.raises(UsageError, match="of snapshots has at least 2 frames, not 1"):
-        check_frames(1, 1, moving=False)
+        check_frames(1, moving=False)
     with pytest.raises(UsageError, match="of moving inputs has at least 3 frames, not 2"):  # which would be equal
-        check_frames(2, 1, moving=True)
+        check_frames(2, moving=True)
     image = np.random.default_rng(0).random((1, 1, 9, 9), np.float32)
     assert np.abs(moved(image, 1 / 2) - image).max() < 1e-5 < np.abs(moved(image, 1 / 3) - image).max()
-    check_frames(2, 1, moving=False)
-    with pytest.raises(UsageError, match="too large"):
-        check_frames(500, 128, moving=True)
+    check_frames(2, moving=False)
+    with pytest.raises(UsageError, match="500 frames of 1600x900 pixels is too large"):
+        check_frames(500, 1600, 900, moving=True)

@@ -16,6 +16,7 @@ from safetensors.torch import save_file
 from stn_infer.api.show import show
 from stn_infer.errors import UsageError, WeightsError
 from stn_infer.pictures import drawing
+from stn_infer.pictures.layout import Layout
 from stn_infer.pictures.look import Look
 from tests.api.test_show import Shift, save
 
@@ -45,9 +46,9 @@ def test_a_frame_per_snapshot_with_its_step(
     drawn: list[tuple[str, Look]] = []
     draw = drawing.draw
 
-    def recording(looks: Sequence[Look], suffix: str, together: Sequence[Look] | None, caption: str) -> bytes:
+    def recording(looks: Sequence[Look], suffix: str, layout: Layout, caption: str) -> bytes:
         drawn.append((caption, looks[0]))
-        return draw(looks, suffix, together, caption)
+        return draw(looks, suffix, layout, caption)
 
     monkeypatch.setattr(drawing, "draw", recording)
     first = show(inputs=[image], output=tmp_path / "run.gif", snapshots=[run], **SOURCE).looks

@@ -68,4 +68,4 @@ def test_a_picture_of_slices_and_a_moving_one(zoom: Path, volumes: Path, tmp_pat
     show(zoom, [volumes], tmp_path / "moving.gif", count=1, frames=3)
     with Image.open(tmp_path / "still.png") as still, Image.open(tmp_path / "moving.gif") as moving:
         assert still.height > 4 * still.width, "six panels below each other"
-        assert moving.size == still.size and moving.n_frames == 3  # type: ignore[attr-defined]
+        assert moving.height > 4 * moving.width and moving.n_frames == 3  # type: ignore[attr-defined]

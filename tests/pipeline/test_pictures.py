@@ -44,13 +44,13 @@ def test_pixels_come_back(text: str) -> None:
 
 
 def test_images_of_a_sampler_are_told_apart_by_sample() -> None:
-    from stn_infer.pipeline.pictures import _per_sample
+    from stn_infer.pipeline.pictures import images_per_sample
 
     batch = np.random.default_rng(0).random((3, 1, 4, 4))
     warped = np.zeros((6, 1, 2, 2))
-    assert _per_sample(batch, warped[:3], 3) == 1
-    assert _per_sample(np.repeat(batch, 2, axis=0), warped, 3) == 2
-    assert _per_sample(np.concatenate([batch, batch]), warped, 3) == 0, "those of one sample are not together"
-    assert _per_sample(np.concatenate([batch, batch + 1]), warped, 3) == 2
-    assert _per_sample(np.zeros((6, 1, 4, 4)), warped, 3) == 2
-    assert _per_sample(batch, warped[:4], 3) == 0
+    assert images_per_sample(batch, warped[:3], 3) == 1
+    assert images_per_sample(np.repeat(batch, 2, axis=0), warped, 3) == 2
+    assert images_per_sample(np.concatenate([batch, batch]), warped, 3) == 0, "those of one sample are not together"
+    assert images_per_sample(np.concatenate([batch, batch + 1]), warped, 3) == 2
+    assert images_per_sample(np.zeros((6, 1, 4, 4)), warped, 3) == 2
+    assert images_per_sample(batch, warped[:4], 3) == 0
