@@ -184,7 +184,7 @@ def show(
     states = find_snapshots(snapshots or ())
     number = len(states) if snapshots is not None else 24 if frames is None else frames
     if animated:
-        check_frames(number, moving=not states)
+        check_frames(number, moving=snapshots is None)
     choice = check_choice(count, sample, seed)
     samples = Samples(inputs, *choice, preprocess, labels, activation, top_k, strict)
 
@@ -204,7 +204,7 @@ def show(
         write_atomically(path, draw(found[0], path.suffix))
         return ShowReport(path, found[0], shown.sampled)
     layout = layout_of(found, captioned=bool(states))
-    check_frames(number, layout.width, layout.height, moving=not states)
+    check_frames(number, layout.width, layout.height, moving=snapshots is None)
     captions = [state.caption for state in states] or [""] * number
     pictures = [draw(looks, ".png", layout, caption) for looks, caption in zip(found, captions, strict=True)]
     durations = [frame_ms or (250 if states else 80)] * number

@@ -36,7 +36,7 @@ def inner_indices(size: tuple[int, int], counts: tuple[int, int]) -> Iterator[tu
 
 
 def counts_for(points: Array, apart: float) -> tuple[int, int]:
-    """How many rows and columns of a mesh [H, W, 2] are drawn, at most LINES: neighbors are ``apart`` pixels or more."""
+    """How many rows and columns of a mesh [H, W, 2] are drawn, at most LINES: so that they are ``apart``."""
     counts = []
     for axis in (0, 1):
         steps = np.linalg.norm(np.diff(points, axis=axis), axis=-1).sum(axis=axis)  # the length of each line across
