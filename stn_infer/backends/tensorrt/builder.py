@@ -128,15 +128,13 @@ def build_plan(
         timing.attach(config, runtime, logger)
     engine = builder.build_serialized_network(network, config)
     if engine is None:
-        raise ModelError(f"{runtime.title} {runtime.version} cannot build the model: {_reason(logger, settings)}")
+        needs_gpu = settings is not None and settings.refittable and runtime.name == "tensorrt-rtx"
+        advice = "; refittable engines need a GPU to be built on" if needs_gpu else ""
+        raise ModelError(f"{runtime.title} {runtime.version} cannot build the model: {last_error(logger)}{advice}")
+    warnings = tuple(dict.fromkeys(map(one_line, logger.warnings)))
     if timing is not None:
         timing.save(config)
-    return Plan(bytes(engine), fused, tuple(dict.fromkeys(map(one_line, logger.warnings))))
-
-
-def _reason(logger: Any, settings: BuilderSettings | None) -> str:
-    advice = "; refittable engines need a GPU to be built on" if settings is not None and settings.refittable else ""
-    return last_error(logger) + advice
+    return Plan(bytes(engine), fused, warnings)
 
 
 def _configure(config: Any, runtime: TensorRT, settings: BuilderSettings) -> None:

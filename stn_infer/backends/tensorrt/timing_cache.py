@@ -43,16 +43,17 @@ class TimingCache:
             ModelError: the named file is unreadable, not a timing cache, or one of another version or GPU.
         """
         content = b"" if self.fresh else self._read()
-        problems = len(logger.errors) + len(logger.warnings)
+        errors, warnings = len(logger.errors), len(logger.warnings)
         cache = config.create_timing_cache(content)
         # Of content that it cannot use, TensorRT only logs a warning, and then it returns an empty cache.
         usable = cache is not None and config.set_timing_cache(cache, False)
-        if content and (not usable or len(logger.errors) + len(logger.warnings) > problems):
+        if content and (not usable or len(logger.errors) > errors or len(logger.warnings) > warnings):
             if self.named:
                 raise ModelError(
                     f"{self.path} is not a timing cache of {runtime.title} {runtime.version} on this GPU; delete it "
                     "or name another file with --timing-cache"
                 )
+            del logger.errors[errors:], logger.warnings[warnings:]  # no reasons for what the build does
             config.set_timing_cache(config.create_timing_cache(b""), False)
 
     def save(self, config: Any) -> None:

@@ -49,8 +49,12 @@ def test_an_unusable_file_is_refused_if_it_was_named_and_else_replaced(tmp_path:
     with pytest.raises(ModelError, match=wanted):
         build(["A"], TimingCache(path, named=True))
     assert path.read_bytes() == content
-    build(["A"], TimingCache(path))
-    assert path.read_bytes() == MAGIC + b"A 0"
+    failing = TensorRT("tensorrt", Recorder(layers=["A"], builds=False), "11.4.0")
+    with pytest.raises(ModelError, match="cannot build the model: it gives no reason"):
+        build_plan(failing, model(), (), timing=TimingCache(path))
+    assert path.read_bytes() == content
+    plan = build_plan(TensorRT("tensorrt", Recorder(layers=["A"]), "11.4.0"), model(), (), timing=TimingCache(path))
+    assert (plan.engine, plan.warnings, path.read_bytes()) == (b"engine", (), MAGIC + b"A 0")
     assert path.stat().st_mode & 0o777 == 0o600
 
 
