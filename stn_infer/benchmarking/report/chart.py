@@ -19,6 +19,7 @@ STYLE = """
 .chart { display: block } .chart text { font: 13px system-ui, sans-serif; fill: var(--text) }
 .chart .dim { fill: var(--dim) } .chart .head { font-weight: bold } .chart .ours { fill: var(--ours) }
 .chart .theirs { fill: var(--theirs) } .chart line { stroke: var(--text); stroke-width: 1.5 }
+.chart .time { paint-order: stroke; stroke: var(--page); stroke-width: 8px }
 .chart .equal { stroke: var(--dim); stroke-width: 1; stroke-dasharray: 3 3 }
 """
 
@@ -122,7 +123,7 @@ def _drawn(panels: Sequence[Panel]) -> tuple[int, str]:
 def _row(bar: Bar, top: int, scale: float) -> Iterable[str]:
     yield f'<text x="0" y="{top + 13}">{text(shortened(bar.name))}<title>{text(bar.name)}</title></text>'
     if bar.time:
-        yield f'<text class="dim" x="100%" y="{top + 13}" text-anchor="end">{text(bar.time)}</text>'
+        yield f'<text class="dim time" x="100%" y="{top + 13}" text-anchor="end">{text(bar.time)}</text>'
     high, middle = top + 19, top + 19 + _BAR / 2
     end = 0.0
     if bar.ratio is not None:
