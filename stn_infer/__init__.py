@@ -22,6 +22,7 @@ from stn_infer.version import __version__
 
 if TYPE_CHECKING:
     from stn_infer.api.bench import bench
+    from stn_infer.api.cluster.batches import BatchPredictor
     from stn_infer.api.doctor import Diagnosis, doctor
     from stn_infer.api.engines.build import BuildReport, build
     from stn_infer.api.engines.inspect import EngineReport, inspect_engine
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "Backend": "backends.base",
+    "BatchPredictor": "api.cluster.batches",
     "BenchResult": "benchmarking.result",
     "Budget": "budget",
     "BuildOptions": "backends.tensorrt.options",
@@ -101,6 +103,7 @@ _HOMES = {
 
 __all__ = [
     "Backend",
+    "BatchPredictor",
     "BenchResult",
     "Budget",
     "BuildOptions",

@@ -13,6 +13,7 @@ from tests.support.paths import ROOT
 
 PUBLIC = [
     "Backend",
+    "BatchPredictor",
     "BenchResult",
     "Budget",
     "BuildOptions",

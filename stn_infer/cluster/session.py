@@ -10,7 +10,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stn_infer.errors import ClusterError, MissingDependencyError, UsageError, one_line
@@ -84,16 +84,25 @@ def connected(address: str, model_bytes: int = 0) -> Iterator[Any]:
                 }
             elif ":" in address:
                 _reach(address)
-            try:
-                with _own_signals(), _no_stderr():
-                    ray.init(address, log_to_driver=False, logging_level=_SILENT, configure_logging=False, **own)
-            except Exception as error:  # ConnectionError, RuntimeError, ValueError, errors of gRPC
-                doing = "start a cluster on this machine" if own else f"connect to the Ray cluster {address}"
-                raise ClusterError(f"cannot {doing}: {one_line(error)}") from error
+            _connect(ray, address, own)
             try:
                 yield ray
             finally:
                 ray.shutdown()
+
+
+def _connect(ray: Any, address: str, own: Mapping[str, Any]) -> None:
+    """Connect to a cluster, or start one with the options ``own``, twice if this takes longer than Ray waits."""
+    for last in (False, True) if own else (True,):
+        try:
+            with _own_signals(), _no_stderr():
+                ray.init(address, log_to_driver=False, logging_level=_SILENT, configure_logging=False, **own)
+            return
+        except Exception as error:  # ConnectionError, RuntimeError, ValueError, errors of gRPC
+            ray.shutdown()
+            if last:
+                doing = "start a cluster on this machine" if own else f"connect to the Ray cluster {address}"
+                raise ClusterError(f"cannot {doing}: {one_line(error)}") from error
 
 
 def slots(ray: Any, cpus: int | None, gpus: int) -> tuple[int, int]:

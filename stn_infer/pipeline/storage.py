@@ -12,7 +12,7 @@ import platform
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from stn_infer import remote
 from stn_infer.errors import OutputError
@@ -160,25 +160,21 @@ class ObjectFolder:
     def create(self) -> list[str]:
         """As for :class:`Storage`; a store has no folders to make."""
         with remote.told(self.path, OutputError, "list"):
-            files = remote.filesystem(self.path)
-            files.invalidate_cache()
             try:
-                return [path.rstrip("/").rpartition("/")[2] for path in files.ls(self.path, detail=False)]
+                return [path.rstrip("/").rpartition("/")[2] for path in self._files().ls(self.path, detail=False)]
             except FileNotFoundError:
                 return []
 
     def exists(self, name: str) -> bool:
         """As for :class:`Storage`."""
         with remote.told(self._url(name), OutputError, "read"):
-            files = remote.filesystem(self.path)
-            files.invalidate_cache(self.path)  # another machine may have written it
-            return bool(files.isfile(self._url(name)))
+            return bool(self._files().isfile(self._url(name)))
 
     def read(self, name: str) -> bytes:
         """As for :class:`Storage`."""
         try:
             with remote.told(self._url(name), OutputError, "read"):
-                content: bytes = remote.filesystem(self.path).cat_file(self._url(name))
+                content: bytes = self._files().cat_file(self._url(name))
                 return content
         except FileNotFoundError:
             raise OutputError(f"cannot read {self._url(name)}: no such object") from None
@@ -220,6 +216,12 @@ class ObjectFolder:
                 raise OutputError(refusal(self._url(LOCK_NAME), "working in", self.path, owner, held=not same))
         self.write(LOCK_NAME, json.dumps(me).encode())
         return _ObjectLock(self)
+
+    def _files(self) -> Any:
+        """The store, which has forgotten what it listed: other machines write here."""
+        files = remote.filesystem(self.path)
+        files.invalidate_cache(self.path)
+        return files
 
     def _url(self, name: str) -> str:
         return f"{self.path}/{name}"

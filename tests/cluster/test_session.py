@@ -52,7 +52,10 @@ def test_a_cluster_that_does_not_listen_is_told_at_once(monkeypatch: pytest.Monk
 def test_a_cluster_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     ray_standin.install(monkeypatch)
 
+    tried: list[str] = []
+
     def init(address: str, **options: Any) -> None:
+        tried.append(address)
         os.environ["RAY_AUTH_MODE"] = "token"  # as Ray does
         raise ConnectionError("no Ray instance\nhere")
 
@@ -62,8 +65,10 @@ def test_a_cluster_that_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     message = r"^cannot connect to the Ray cluster auto: no Ray instance here$"
     with pytest.raises(ClusterError, match=message), connected("auto"):
         pass
+    assert len(tried) == 1
     with pytest.raises(ClusterError, match="cannot start a cluster on this machine"), connected("local"):
         pass
+    assert len(tried) == 3, "a busy machine gets a second try"
     assert "RAY_AUTH_MODE" not in os.environ and "RAY_USAGE_STATS_ENABLED" not in os.environ
 
 

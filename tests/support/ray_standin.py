@@ -80,6 +80,7 @@ def install(monkeypatch: pytest.MonkeyPatch) -> StandIn:
         "data": data,
         "exceptions": SimpleNamespace(RayError=RayError),
         "is_initialized": lambda: True,
+        "shutdown": lambda: None,
         "put": lambda value: value,
         "get": get,
         "remote": remote,
