@@ -167,8 +167,12 @@ class ObjectFolder:
 
     def exists(self, name: str) -> bool:
         """As for :class:`Storage`."""
-        with remote.told(self._url(name), OutputError, "read"):
-            return bool(self._files().isfile(self._url(name)))
+        try:
+            with remote.told(self._url(name), OutputError, "read"):
+                self._files().info(self._url(name))  # isfile takes any failure for a missing file
+                return True
+        except FileNotFoundError:
+            return False
 
     def read(self, name: str) -> bytes:
         """As for :class:`Storage`."""
