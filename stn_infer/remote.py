@@ -113,11 +113,15 @@ def opened(url: str) -> IO[bytes]:
 
 
 def version(url: str) -> tuple[int, str] | None:
-    """The size of a file and what changes when it is written again; None if there is no file."""
+    """The size of a file and what changes when it is written again; None if there is no file.
+
+    Raises:
+        InputError: the service does not tell.
+    """
     try:
-        with _reading(url):
+        with told(url, InputError, "read"):
             found = filesystem(url).info(url)
-    except InputError:
+    except FileNotFoundError:
         return None
     if found.get("type") == "directory":
         return None
@@ -141,12 +145,6 @@ def match(pattern: str) -> list[str]:
     """The URLs that match a pattern, sorted; raises as :func:`find`."""
     with _reading(pattern):
         return sorted(_sorted(pattern, filesystem(pattern).glob))
-
-
-def is_folder(url: str) -> bool:
-    """Whether there are files under a URL and none at it; raises as :func:`find`."""
-    with _reading(url):
-        return bool(filesystem(url).isdir(url))
 
 
 def _sorted(url: str, search: Callable[[str], list[str]]) -> list[str]:

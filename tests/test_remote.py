@@ -18,6 +18,7 @@ from PIL import Image
 from stn_infer import remote
 from stn_infer.api.run import run
 from stn_infer.errors import InputError, MissingDependencyError, OutputError, UsageError
+from stn_infer.pipeline.storage import storage_of
 from tests.api.cluster.test_model import write_model
 
 fsspec = pytest.importorskip("fsspec", reason="URLs need fsspec; pip install fsspec")
@@ -118,6 +119,20 @@ def test_what_cannot_be_stored_is_told(store: str, monkeypatch: pytest.MonkeyPat
         run("model.onnx", store, f"{store}-out", **OPTIONS)
     monkeypatch.undo()
     assert sorted(shards(f"{store}-out")) == ["ledger-00000.csv", "predictions-00000.csv"], "no half of an object"
+
+
+def test_a_store_that_does_not_answer_is_not_an_empty_one(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = type(fsspec.filesystem("memory"))
+    run("model.onnx", store, f"{store}-out", **OPTIONS)
+
+    def silent(self: Any, path: str, **options: Any) -> Any:
+        raise TimeoutError("no answer")
+
+    monkeypatch.setattr(memory, "info", silent)
+    with pytest.raises(InputError, match=r"^cannot read memory://\S+/03.png: no answer$"):
+        run("model.onnx", f"{store}/03.png", "out", **OPTIONS)
+    with pytest.raises(OutputError, match=r"^cannot read memory://\S+/run.json: no answer$"):
+        storage_of(f"{store}-out").exists("run.json")
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
