@@ -133,6 +133,7 @@ def test_a_store_that_does_not_answer_is_not_an_empty_one(store: str, monkeypatc
         run("model.onnx", f"{store}/03.png", "out", **OPTIONS)
     with pytest.raises(OutputError, match=r"^cannot read memory://\S+/run.json: no answer$"):
         storage_of(f"{store}-out").exists("run.json")
+    monkeypatch.undo()
 
 
 @pytest.mark.parametrize("suffix", ["npy", "npz"])
