@@ -66,6 +66,8 @@ def costs() -> Iterator[tuple[str, float]]:
     yield "MatMul, per multiplication", taken / (2 * POINTS * 31)
     taken = nanoseconds("MatMul", [floats(1, 2, 20), floats(20, 4096)], 1)
     yield "MatMul of two rows, in a cache", taken / (2 * 20 * 4096)
+    taken = nanoseconds("MatMul", [floats(1, 2, 81), floats(81, 16384)], 1)
+    yield "MatMul of two rows, 5 MiB", taken / (2 * 81 * 16384)
     taken = nanoseconds("MatMul", [floats(1, 2, 45), floats(45, POINTS)], 1)
     yield "MatMul of two rows, beyond", taken / (2 * 45 * POINTS)
     taken = nanoseconds("Conv", [floats(1, 2, 256, 256), floats(2, 1, 9, 9)], 1, group=2)
