@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import textwrap
 import unicodedata
+import warnings
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -92,7 +93,9 @@ def draw(looks: Sequence[Look], suffix: str = ".png", layout: Layout | None = No
     kind = suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
         raise OutputError(f"a picture cannot be written as .{kind}; give a .png, .svg or .pdf file")
-    figure.savefig(content, format=kind, facecolor="none")
+    with warnings.catch_warnings():  # of characters that the font lacks, which are drawn as boxes
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        figure.savefig(content, format=kind, facecolor="none")
     return content.getvalue()
 
 

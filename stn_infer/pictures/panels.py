@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -61,10 +61,12 @@ class Panel:
     color: str = ""
     extent: Extent | None = None
     note: str = ""
-    size: tuple[int, int] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "size", self.image.shape[:2])
+    @property
+    def size(self) -> tuple[int, int]:
+        """(H, W)."""
+        height, width = self.image.shape[:2]
+        return height, width
 
 
 def panels_of(warps: Sequence[WarpView]) -> list[Panel]:

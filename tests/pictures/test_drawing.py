@@ -197,3 +197,10 @@ def test_right_and_wrong_are_marked_and_an_error_is_a_sentence_in_a_panel() -> N
 def test_few_samples_are_drawn_large() -> None:
     widths = [pixels([look((40, 40), SMALL)] * count).shape[1] for count in (1, 4, 8)]
     assert widths[0] > 350 and widths[1] > 1300 and widths[2] < 2400
+
+
+def test_names_that_the_font_lacks_are_no_warnings() -> None:
+    """A warning is an error here; names of wide characters are cut to the column."""
+    name = "\N{CJK UNIFIED IDEOGRAPH-6570}" * 60 + ".png"
+    picture = pixels([replace(look((40, 40), SMALL), name=name)])
+    assert not (picture[:, -4:, 3] > 0).any() and not (picture[:30, :20, 3] > 0).any()
