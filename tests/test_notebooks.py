@@ -17,6 +17,10 @@ from tests.support.paths import ROOT
 NOTEBOOKS = sorted((ROOT / "examples").glob("*.ipynb"))
 #: Per notebook: bounds (lowest, highest) of variables after the last cell, and the files that it writes.
 PROMISES: dict[str, tuple[dict[str, tuple[float, float]], set[str]]] = {
+    "birds_eye_view": (
+        {"fused": (1, 1), "map_error": (0, 0.04), "unmoved_error": (0.06, 1), "difference": (0, 1e-4)},
+        {"birds_eye.onnx", "road.npz", "birds_eye.png"},
+    ),
     "spatial_transformer_tutorial": (
         {"fused": (1, 1), "accuracy": (0.9, 1), "exported_accuracy": (0.9, 1), "difference": (0, 1e-3)},
         {"tutorial.pt2", "tutorial.onnx", "tutorial.png"},
