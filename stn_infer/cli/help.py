@@ -23,15 +23,14 @@ SOURCE_HELP = (
 # An option has the same meaning in every command, and so the same group.
 _GROUPS: dict[str, str] = {
     "Source options": "--weights --input-shape --input --source --against --suite --allow-code --ignore-extra",
-    "Input options": "--inputs --calibrate --preprocess --strict --labels --count",
+    "Input options": "--inputs --calibrate --preprocess --strict --labels --count --sample --seed",
     "Runtime options": "--backend --variant --list-variants --device --devices --batch-size --batch-sizes --threads "
     "--workers",
     "Engine options": "--runtime --target --profile --plugin --tf32 --cache --rebuild --engine",
     "Serving options": "--name --platform --max-batch --queue-delay --instances --served-at --check",
     "Prediction options": "--activation --top-k --threshold --outputs",
     "Limits": "--trial-seconds --trial-memory --time-limit",
-    "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate "
-    "--seed",
+    "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate",
     "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
     "Output options": "--output --format --all --explain --fail-on --resume --check-inputs --shard-rows "
     "--overwrite --save-images --dynamic-size --fixed-batch --with-theta --fix --functions",
