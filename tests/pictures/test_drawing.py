@@ -60,7 +60,10 @@ def look(source: tuple[int, int], *thetas: list[list[float]], level: float = 0.5
 SMALL = [[0.4, 0.1, 0.2], [-0.1, 0.3, -0.1]]
 
 
-@pytest.mark.parametrize("source", [(40, 40), (30, 120), (120, 40), (300, 400), (20, 300)])
+@pytest.mark.parametrize(
+    "source",
+    [(30, 120), (120, 40), *(pytest.param(size, marks=pytest.mark.slow) for size in ((40, 40), (300, 400), (20, 300)))],
+)
 @pytest.mark.parametrize("theta", [SMALL, [[0.9, 0.0, 0.4], [0.0, 0.9, -0.4]]])
 def test_an_image_fits_its_panel_and_the_rest_is_transparent(source: tuple[int, int], theta: list[list[float]]) -> None:
     """The outline of the second region leaves the image, which does not add a bar to it."""
@@ -195,8 +198,8 @@ def test_right_and_wrong_are_marked_and_an_error_is_a_sentence_in_a_panel() -> N
 
 
 def test_few_samples_are_drawn_large() -> None:
-    widths = [pixels([look((40, 40), SMALL)] * count).shape[1] for count in (1, 4, 8)]
-    assert widths[0] > 350 and widths[1] > 1300 and widths[2] < 2400
+    widths = [pixels([look((40, 40), SMALL)] * count).shape[1] for count in (1, 4)]
+    assert widths[0] > 350 and 1300 < widths[1] < 2 * widths[0] * 2
 
 
 def test_names_that_the_font_lacks_are_no_warnings() -> None:
