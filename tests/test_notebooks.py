@@ -21,6 +21,16 @@ PROMISES: dict[str, tuple[dict[str, tuple[float, float]], set[str]]] = {
         {"fused": (1, 1), "map_error": (0, 0.04), "unmoved_error": (0.06, 1), "difference": (0, 1e-4)},
         {"birds_eye.onnx", "road.npz", "birds_eye.png"},
     ),
+    "license_plates": (
+        {
+            "fused": (1, 1),
+            "corners_before": (6, 20),
+            "corners_after": (0, 2),
+            "plates_after": (0, 0.27),
+            "difference": (0, 1e-4),
+        },
+        {"plates.onnx", "scenes.npy", "plates.png"},
+    ),
     "spatial_transformer_tutorial": (
         {"fused": (1, 1), "accuracy": (0.9, 1), "exported_accuracy": (0.9, 1), "difference": (0, 1e-3)},
         {"tutorial.pt2", "tutorial.onnx", "tutorial.png"},
