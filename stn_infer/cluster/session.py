@@ -20,8 +20,8 @@ LOCAL = "local"
 _STORE = 128 << 20  # bytes of the object store of a local cluster: it holds the names of inputs, and the model
 _CONNECT_SECONDS = 5
 _SILENT = logging.CRITICAL + 1
-# A local cluster listens on this machine only, reports to nobody, leaves the GPUs that are visible as they are, is quiet,
-# and its workers have the priority of the command: Ray would give them the lowest but four.
+# A local cluster listens on this machine only, reports to nobody, leaves the GPUs that are visible as they are, and is
+# quiet. Its workers have the priority of the command: Ray would give them a much lower one.
 _ENVIRONMENT = {
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     "RAY_USAGE_STATS_ENABLED": "0",
