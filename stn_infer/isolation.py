@@ -132,10 +132,11 @@ def _kill_session(session: int) -> None:
 def _is_in(process: int, session: int) -> bool:
     """Whether a process runs, and belongs to a session."""
     try:
-        state, _, _, found = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()[:4]
+        # a program's name, in brackets, has any bytes
+        state, _, _, found = Path(f"/proc/{process}/stat").read_bytes().rpartition(b") ")[2].split()[:4]
     except OSError:  # it has ended
         return False
-    return int(found) == session and state not in "ZX"
+    return int(found) == session and state not in b"ZX"
 
 
 def _child_path() -> list[str]:

@@ -94,7 +94,7 @@ def wait_until_gone(session: int) -> None:
 
 def _session(process: str) -> int:
     try:
-        fields = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2].split()
+        fields = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(") ")[2].split()
     except OSError:
         return 0
     return 0 if fields[0] in "ZX" else int(fields[3])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -69,7 +70,7 @@ def hostile_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[
 
 def alive(process: int) -> bool:
     try:
-        state = Path(f"/proc/{process}/stat").read_text().rpartition(") ")[2][0]
+        state = Path(f"/proc/{process}/stat").read_text(errors="replace").rpartition(") ")[2][0]
     except (FileNotFoundError, ProcessLookupError):
         return False
     return state not in "ZX"
@@ -254,6 +255,19 @@ def test_a_program_is_asked_to_end_and_then_killed(script: str, ends: bool, tmp_
         processes = [int(text) for text in process.stdout.readline().split()]
         assert processes[1] == process.pid and all(map(alive, processes))
     assert not any(map(alive, processes)) and (tmp_path / "said").exists() == ends
+
+
+def test_processes_of_any_name_are_no_obstacle(tmp_path: Path) -> None:
+    named = tmp_path / os.fsdecode(b"caf\xc3")  # the kernel cuts names, in the middle of a character too
+    shutil.copy(shutil.which("sleep") or "", named)
+    with subprocess.Popen([named, "1000"]) as other:
+        try:
+            assert b"(caf\xc3)" in Path(f"/proc/{other.pid}/stat").read_bytes()
+            with program_child(["/bin/sleep", "1000"], dict(os.environ)) as process:
+                pass
+            assert not alive(process.pid) and alive(other.pid)
+        finally:
+            other.kill()
 
 
 def test_an_exception_kills_a_program(tmp_path: Path) -> None:
