@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from stn_infer.api.open import exported, open_resolved
 from stn_infer.api.source import OnnxModel, declared_batch, names_the_file, resolve_model
 from stn_infer.budget import Budget
 from stn_infer.errors import UsageError
 from stn_infer.files import temporary_folder
-from stn_infer.printing import Printed
+from stn_infer.printing import Printed, shown
 from stn_infer.proto.inputs import plan_inputs
 from stn_infer.serving.check import Checked, check_service
 from stn_infer.serving.plan import (
@@ -116,7 +116,8 @@ def triton(
         VerificationError: the server's answers differ from those of ``run``.
         SourceError, ModelError, ExportError: the model or its engine cannot be loaded, or the server does not serve it.
     """
-    _check_options(platform, engine, instances, threads, top_k, max_batch)
+    _check_options(platform, device, engine, threads)
+    _check_numbers(instances=instances, threads=threads, top_k=top_k, max_batch=max_batch, queue_delay=queue_delay)
     place = Path(os.path.abspath(repository))
     chosen = name or name_from(Path(model).stem if isinstance(model, (str, Path)) else type(model).__name__)
     check_name(chosen)
@@ -124,6 +125,10 @@ def triton(
     at = PurePosixPath(place if served_at is None else served_at) / chosen
     if not at.is_absolute():
         raise UsageError(f"the repository's place on the server is an absolute path, not {str(served_at)!r}")
+    try:
+        str(at).encode()
+    except UnicodeEncodeError:
+        raise UsageError(f"the server's files name the path {shown(str(at))}, which is not UTF-8; rename it") from None
     if check:
         find_server()
     found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
@@ -165,21 +170,16 @@ def triton(
     return TritonReport(path, start_line(service, at), tuple(notes), checked)
 
 
-def _check_options(
-    platform: str,
-    engine: str | Path | None,
-    instances: int,
-    threads: int | None,
-    top_k: int | None,
-    max_batch: int | None,
-) -> None:
-    """Check the options that need no model.
+def _check_options(platform: str, device: str, engine: str | Path | None, threads: int | None) -> None:
+    """Check what needs no model.
 
     Raises:
         UsageError: they do not fit each other.
     """
     if platform not in PLATFORMS:
         raise UsageError(f"a platform is one of {', '.join(PLATFORMS)}, not {platform!r}")
+    if device not in ("cpu", "cuda"):
+        raise UsageError(f"the device on the server is cpu or cuda, not {device!r}")
     if platform == "tensorrt" and engine is None:
         raise UsageError(
             "the platform tensorrt serves an engine: build it on a GPU like the server's (stn-infer build MODEL -o "
@@ -189,7 +189,15 @@ def _check_options(
         raise UsageError(f"an engine is for the platform tensorrt, not {platform}")
     if platform == "tensorrt" and threads is not None:
         raise UsageError("threads are for models on a CPU; omit them for the platform tensorrt")
-    numbers = {"instances": instances, "threads": threads, "top_k": top_k, "max_batch": max_batch}
+
+
+def _check_numbers(**numbers: Any) -> None:
+    """Check that each is a whole number in its range; None is the default.
+
+    Raises:
+        UsageError: one is not.
+    """
     for what, value in numbers.items():
-        if value is not None and value < (0 if what == "threads" else 1):
-            raise UsageError(f"{what} is at least {0 if what == 'threads' else 1}, not {value}")
+        least = 0 if what in ("threads", "queue_delay") else 1
+        if value is not None and (isinstance(value, float) or value < least):
+            raise UsageError(f"{what} is a whole number of at least {least}, not {value}")

@@ -28,13 +28,16 @@ class Client:
         self._port, self._timeout = port, timeout
 
     def get(self, path: str) -> dict[str, Any] | None:
-        """What the server answers to a GET request, ``{}`` if nothing; None if it does not answer with success."""
+        """What the server answers to a GET request, ``{}`` if nothing; None if it does not answer with success.
+
+        A server of another kind, whose answers are not JSON, may have the port.
+        """
         try:
             status, _, body = self.ask("GET", path)
-        except (OSError, http.client.HTTPException):
+            found = json.loads(body or b"{}") if status == 200 else None
+        except (OSError, http.client.HTTPException, ValueError):
             return None
-        found: dict[str, Any] = json.loads(body or b"{}") if status == 200 else {}
-        return found if status == 200 else None
+        return found if isinstance(found, dict) else None
 
     def infer(self, model: str, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """The outputs by name for inputs by name, batch on axis 0; strings are arrays of bytes.

@@ -7,7 +7,7 @@ from pathlib import PurePosixPath
 
 from stn_infer.arrays import shape_text
 from stn_infer.backends.base import TensorSpec
-from stn_infer.printing import markdown_cell
+from stn_infer.printing import markdown_cell, shown
 from stn_infer.serving.service import REGISTER_FILE, THREADS, Service, data_type
 
 _PARTS = {
@@ -93,7 +93,7 @@ def _shown(service: Service) -> list[str]:
 
 def _predictions(service: Service) -> str:
     if service.classes is not None:
-        names = {what: f"`{markdown_cell(name)}`" for what, name in service.classes.names.items()}
+        names = {what: f"`{name}`" for what, name in service.classes.names.items()}
         label = f", {names['label']} its name" if "label" in names else ""
         count = service.classes.top_k
         which = "the class with the highest score" if count == 1 else f"the {count} best classes, best first"
@@ -134,4 +134,5 @@ def _shapes(service: Service) -> str:
 
 
 def _shape(spec: TensorSpec) -> str:
-    return f"{spec.name}:{','.join('H' if length is None else str(length) for length in spec.shape[1:])}"
+    sizes = ",".join("H" if length is None else str(length) for length in spec.shape[1:])
+    return shlex.quote(f"{shown(spec.name)}:{sizes}")

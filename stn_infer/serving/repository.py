@@ -186,12 +186,13 @@ def _copy_model(model: Path | bytes, target: Path) -> None:
     if isinstance(model, bytes):
         target.write_bytes(model)
         return
-    files = {model: target}
+    shutil.copyfile(model, target)
+    weights: dict[Path, Path] = {}  # several names may link to one file
     for tensor, place in external_tensors(read_graph(model), model.parent):
         location = next(entry.value for entry in tensor.external_data if entry.key == "location")
-        files[place.path] = target.parent / location
-    for source, copy in files.items():
-        if source != model and copy.exists():
+        weights[target.parent / location] = place.path
+    for copy, source in weights.items():
+        if copy.exists():
             raise ModelError(f"{model} keeps weights in {copy.name}, which is the name of a file of the repository")
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy)

@@ -6,6 +6,7 @@ import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -106,8 +107,31 @@ def test_not_a_model(file: Path) -> None:
     assert refused(file)[1] == 1
     with pytest.raises(StnInferError, match="platform is one of python, onnxruntime, tensorrt, not 'caffe'"):
         triton(file, file.parent / "models", platform="caffe")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="max_batch is at least 1, not 0"):
-        triton(file, file.parent / "models", max_batch=0)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"max_batch": 0}, "max_batch is a whole number of at least 1, not 0"),
+        ({"threads": -1}, "threads is a whole number of at least 0, not -1"),
+        ({"queue_delay": -1}, "queue_delay is a whole number of at least 0, not -1"),
+        ({"queue_delay": 0.5}, "queue_delay is a whole number of at least 0, not 0.5"),
+        ({"device": "gpu"}, "the device on the server is cpu or cuda, not 'gpu'"),
+        ({"served_at": "/m\udcff"}, r"name the path /m\\udcff/a_model, which is not UTF-8; rename it"),
+    ],
+)
+def test_values_that_the_command_line_does_not_let_through(file: Path, arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        triton(file, file.parent / "models", **arguments)
+    assert os.listdir(file.parent) == [file.name]
+
+
+def test_a_repository_that_is_not_utf_8(file: Path) -> None:
+    models = file.parent / os.fsdecode(b"m\xff")
+    with pytest.raises(UsageError, match=r"/m\\udcff/a_model, which is not UTF-8; rename it"):
+        triton(file, models)
+    report = triton(file, models, served_at="/models", budget=TRUSTED)
+    assert report.path == models / "a_model" and (report.path / "config.pbtxt").is_file()
 
 
 def test_requests_are_not_joined_where_samples_depend_on_each_other(file: Path) -> None:

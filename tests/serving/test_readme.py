@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
 from dataclasses import replace
 from pathlib import PurePosixPath
 
@@ -40,6 +41,17 @@ def test_the_python_platform() -> None:
     assert "`threads` in `config.pbtxt` is the number of threads of each instance" in text
     assert "`threads`" not in readme_text(replace(SERVICE, on_gpu=True), FOLDER)
     assert "onnxruntime-gpu" in readme_text(replace(SERVICE, on_gpu=True), FOLDER)
+
+
+def test_names_are_data_in_commands_and_code() -> None:
+    odd = replace(PIXELS, name="x y;$(echo it)`'\n")
+    service = replace(SERVICE, inputs=(odd,), outputs=(SCORES, replace(SCORES, name="label")))
+    service = replace(service, classes=Classes.of(service.outputs, Scores(), 1, tuple("abcd")))
+    text = readme_text(service, FOLDER)
+    (line,) = (line for line in text.splitlines() if line.startswith("perf_analyzer"))
+    words = subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True).stdout.splitlines()
+    assert words[-2:] == ["--shape", "x y;$(echo it)`'\\n:H,40,1"]
+    assert "`label_` its name" in text
 
 
 def test_the_request_is_a_program() -> None:

@@ -88,6 +88,19 @@ def test_external_data_come_along(tmp_path: Path) -> None:
     assert (folder / "model.onnx").read_bytes() == (tmp_path / "other.onnx").read_bytes()
 
 
+def test_external_data_that_several_names_link_to(tmp_path: Path) -> None:
+    model = classifier()
+    place = tmp_path / "weights.bin"
+    for tensor, name in zip(model.graph.initializer[:2], ("weights.bin", "link.bin"), strict=True):
+        onnx.external_data_helper.set_external_data(tensor, name)
+    onnx.save(model, tmp_path / "other.onnx")
+    (tmp_path / "link.bin").unlink()
+    (tmp_path / "link.bin").symlink_to(place)
+    write_model(tmp_path / "models", SERVICE, tmp_path / "other.onnx")
+    for name in ("weights.bin", "link.bin"):
+        assert (tmp_path / "models/digits/1" / name).read_bytes() == place.read_bytes()
+
+
 def test_external_data_of_a_name_that_is_taken(tmp_path: Path) -> None:
     model = classifier()
     onnx.external_data_helper.set_external_data(model.graph.initializer[0], "settings.json")

@@ -78,6 +78,17 @@ def fake(folder: Path, script: str) -> str:
     return str(program)
 
 
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [(b"<html>", None), (b"[1]", None), (b"\xff", None), (b"", {}), (b'{"version": "2"}', {"version": "2"})],
+)
+def test_another_server_may_have_the_port(
+    body: bytes, found: dict[str, str] | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Client, "ask", lambda *arguments: (200, len(body), body))
+    assert Client(1, 1).get("/v2") == found
+
+
 def test_a_server_that_does_not_get_ready_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     script = f"echo starting; echo $$ > {tmp_path}/process; exec sleep 1000"
     monkeypatch.setenv("STN_TRITON", fake(tmp_path, script))
