@@ -79,7 +79,7 @@ class EngineReport(Printed):
                 found.append(f"{side} {tensor.name}: {tensor.dtype} {shape}, {tensor.format}")
             for index, profile in enumerate(content.profiles):
                 found += [f"profile {index}: {shapes}" for shapes in profile]
-        found += [f"plugin {plugin}" for plugin in self.plugins]
+        found += [f"plugin {plugin}" if content else plugin for plugin in self.plugins]
         notes = (f"note: {note}" for note in self.notes)
         return [*notes, *_wrapped(found), *(_table(content.layers) if content else ())]
 

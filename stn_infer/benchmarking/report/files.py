@@ -74,7 +74,7 @@ def comparison_markdown(comparison: ResultComparison) -> str:
 
 def _markdown_table(table: Table) -> list[str]:
     return [
-        "| " + " | ".join(table.headings) + " |",
+        "| " + " | ".join(map(markdown_cell, table.headings)) + " |",
         "|" + "|".join("---:" if table.is_figure(name) else "---" for name in table.headings) + "|",
         *("| " + " | ".join(map(markdown_cell, row)) + " |" for row in table.rows),
     ]

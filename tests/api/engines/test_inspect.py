@@ -181,7 +181,10 @@ def test_without_what_loads_it_the_rest_is_shown(
     result = inspected(path)
     assert result.exit_code == 0, result.output
     assert note in result.stdout.splitlines()[0]
-    assert "profile x=1x1x4x4:2x1x4x4:8x1x4x4" in result.stdout and "the plugin library runs a" in result.stdout
+    assert (
+        "profile x=1x1x4x4:2x1x4x4:8x1x4x4" in result.stdout
+        and "the plugin library runs a" in result.stdout.splitlines()
+    )
     assert json.loads(inspected(path, "--json").stdout)["content"] is None
     assert module.loaded == 0
 

@@ -110,6 +110,14 @@ def test_four_files_are_written(result: BenchResult, tmp_path: Path) -> None:
         write_report(result, tmp_path / "file")
 
 
+def test_a_heading_names_any_function(result: BenchResult) -> None:
+    named = "my_file|.py:run_<b>it"
+    rows = tuple(replace(row, variant=named) for row in result.measurements if row.variant == "ort")
+    lines = markdown(replace(result, measurements=rows)).splitlines()
+    (heading,) = (line for line in lines if line.startswith("| batch | variant | median"))
+    assert r"| speedup over my\_file\|.py:run\_&lt;b&gt;it (95 % CI) |" in heading
+
+
 def test_every_row_is_compared_with_what_the_heading_names(result: BenchResult) -> None:
     """A baseline that could be timed at one batch size only is not replaced by another at the next."""
     rows = tuple(
