@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
@@ -137,7 +138,7 @@ def measure(
             _tell_assumption(found, strict)
         return found
 
-    if time_limit is not None and not time_limit > 0:
+    if time_limit is not None and not 0 < time_limit < inf:
         raise UsageError(f"the time limit is a number of seconds above 0, not {time_limit:g}")
     return run_request(
         request, resolve, output=output, earlier=earlier, command=command, say=say, time_limit=time_limit

@@ -43,7 +43,11 @@ _QUICK_LENGTHS = ("rounds", "seconds", "samples", "turns", "row_limit")
 @click.argument("before", metavar="A.json", type=RESULT, shell_complete=complete_files(".json"))
 @click.argument("after", metavar="B.json", type=RESULT, shell_complete=complete_files(".json"))
 @click.option(
-    "--threshold", type=click.FloatRange(min=0), default=5.0, show_default=True, help="Smallest change to flag, in %."
+    "--threshold",
+    type=options.FiniteRange(min=0),
+    default=5.0,
+    show_default=True,
+    help="Smallest change to flag, in %.",
 )
 @click.option(
     "--relative-to",
@@ -187,7 +191,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 )
 @click.option(
     "--time-limit",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     metavar="SECONDS",
     help="Leave out rounds that do not fit and cut rows short; loading and compiling are not interrupted.",
 )
@@ -197,7 +201,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     is_flag=True,
     help="Run each variant of a round in a process of its own, whose idle threads may spin, as in a service.",
 )
-@click.option("--seconds", type=click.FloatRange(min=0, min_open=True), help="Minimum time per row.  [default: 3]")
+@click.option("--seconds", type=options.FiniteRange(min=0, min_open=True), help="Minimum time per row.  [default: 3]")
 @click.option("--samples", type=click.IntRange(min=1), help="Minimum number of timed calls per row.  [default: 132]")
 @click.option(
     "--l2",
@@ -212,7 +216,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: by precision]",
 )
 @options.seed_option

@@ -76,12 +76,12 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: 1e-5; fp16 0.005, bf16 0.05, int8 0.1]",
 )
 @click.option(
     "--grid-tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     metavar="PX",
     help="Largest distance of sampling points from FP32's in reduced precision, in pixels.  [default: fp16 0.05, "
     "bf16 0.25, int8 0.5]",

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: 1e-5]",
 )
 @options.preprocess_option

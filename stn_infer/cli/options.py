@@ -15,6 +15,7 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import replace
+from math import isfinite
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -28,6 +29,17 @@ from stn_infer.metadata import FUNCTIONS
 Shapes = tuple[tuple[int, ...], ...]
 F = TypeVar("F", bound=Callable[..., Any])
 Decorator = Callable[[F], F]
+
+
+class FiniteRange(click.FloatRange):
+    """Finite numbers in a range; click's own accepts ``nan``, which is in every range, and ``inf``."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The number; a usage error if it is not finite, or out of range."""
+        found: float = super().convert(value, param, ctx)
+        if not isfinite(found):
+            self.fail(f"{value} is not a finite number.", param, ctx)
+        return found
 
 
 def _check_device(ctx: click.Context, parameter: click.Parameter, value: str) -> str:

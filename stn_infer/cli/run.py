@@ -81,7 +81,7 @@ def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 @options.top_k_option
 @click.option(
     "--threshold",
-    type=click.FloatRange(min=0, max=1),
+    type=options.FiniteRange(min=0, max=1),
     help="With sigmoid, the least confidence of a class that is listed.  [default: 0.5, or none with --top-k]",
 )
 @click.option(

@@ -58,7 +58,7 @@ _COLUMNS = ("backend", "", "theta px", "grid px", "sampler error", "invariants",
 @options.device_option
 @click.option(
     "--tolerance",
-    type=click.FloatRange(min=0, min_open=True),
+    type=options.FiniteRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: 1e-5 with a source, 1e-4 without]",
 )
 def command(

@@ -324,6 +324,9 @@ def test_wrong_arguments_are_usage_errors() -> None:
         bench(TINY, threads=0, input_shapes=SHAPE)
     with pytest.raises(UsageError, match="a boundary is one of host, device, end-to-end"):
         Method(boundary="kernel")  # type: ignore[arg-type]
+    for limit in (0.0, float("inf"), float("nan")):
+        with pytest.raises(UsageError, match=f"the time limit is a number of seconds above 0, not {limit:g}"):
+            bench(TINY, time_limit=limit, input_shapes=SHAPE)
     for wrong in ({"seconds": float("inf")}, {"rates": (float("inf"),)}, {"concurrency": (0,)}):
         with pytest.raises(UsageError, match="finite"):
             Method(**wrong)  # type: ignore[arg-type]

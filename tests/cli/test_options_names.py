@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import defaultdict
 
 import click
@@ -53,6 +54,19 @@ def test_what_all_commands_share_is_written_once() -> None:
         assert len(helps) == 1, name
     for name, helps in (("--device", 4), ("--batch-size", 2)):
         assert len({each.help for _, each in uses()[name]}) <= helps, name
+
+
+def test_numbers_are_finite() -> None:
+    accepted = []
+    for name, those in uses().items():
+        for command, each in those:
+            if isinstance(each.type, click.types.FloatParamType):
+                for text in ("nan", "inf", "-inf"):
+                    with contextlib.suppress(click.BadParameter):
+                        each.type.convert(text, each, None)
+                        accepted.append((command, name, text))
+    # their limits are checked where the environment's are
+    assert {name for _, name, _ in accepted} == {"--trial-seconds", "--trial-memory"}
 
 
 def test_one_name_in_code_is_one_option() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -124,6 +125,8 @@ class BuildOptions(BuilderSettings):
         Raises:
             UsageError: one of them is malformed or out of range, or the device is not a GPU.
         """
+        if workspace is not None and not isfinite(workspace):
+            raise UsageError(f"the workspace limit is a number of GiB, not {workspace}")
         gpu = Device.parse(device)
         if gpu.kind != "cuda":
             raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")

@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--workspace",
-    type=click.FloatRange(0, min_open=True),
+    type=options.FiniteRange(0, min_open=True),
     metavar="GIB",
     help="GiB of device memory that a layer may use while it runs.  [default: all]",
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,12 @@ def test_options_out_of_range_are_refused(options: dict[str, Any], message: str)
     parsed = {**options, **({"workspace": 2.0**-40} if "workspace" in options else {})}
     with pytest.raises(UsageError, match=message):
         BuildOptions.parse(**parsed)
+
+
+@pytest.mark.parametrize("limit", [math.inf, math.nan])
+def test_a_workspace_is_finite(limit: float) -> None:
+    with pytest.raises(UsageError, match=f"the workspace limit is a number of GiB, not {limit}"):
+        BuildOptions.parse(workspace=limit)
 
 
 def test_the_options_of_the_command(module: Recorder, tmp_path: Path) -> None:
