@@ -22,6 +22,7 @@ from stn_infer.version import __version__
 
 if TYPE_CHECKING:
     from stn_infer.api.bench import bench
+    from stn_infer.api.best import BestReport, best
     from stn_infer.api.cluster.batches import BatchPredictor
     from stn_infer.api.doctor import Diagnosis, doctor
     from stn_infer.api.engines.build import BuildReport, build
@@ -57,6 +58,7 @@ _HOMES = {
     "Backend": "backends.base",
     "BatchPredictor": "api.cluster.batches",
     "BenchResult": "benchmarking.result",
+    "BestReport": "api.best",
     "Budget": "budget",
     "BuildOptions": "backends.tensorrt.options",
     "BuildReport": "api.engines.build",
@@ -82,6 +84,7 @@ _HOMES = {
     "TritonReport": "api.triton",
     "Verification": "verification.report",
     "bench": "api.bench",
+    "best": "api.best",
     "build": "api.engines.build",
     "compare": "api.evaluate",
     "doctor": "api.doctor",
@@ -105,6 +108,7 @@ __all__ = [
     "Backend",
     "BatchPredictor",
     "BenchResult",
+    "BestReport",
     "Budget",
     "BuildOptions",
     "BuildReport",
@@ -131,6 +135,7 @@ __all__ = [
     "Verification",
     "__version__",
     "bench",
+    "best",
     "build",
     "compare",
     "doctor",

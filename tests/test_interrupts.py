@@ -34,6 +34,7 @@ COMMANDS = {
         "stn_infer.backends.tensorrt.builder:build_plan",
         "build model.onnx -o out/engine --runtime tensorrt-rtx --target sm89",
     ),
+    "best": ("stn_infer.benchmarking.prepare.case:prepare", "best model.onnx -o out/model.onnx"),
     "triton": ("stn_infer.serving.repository:_copy_model", "triton model.onnx -o out/models"),
     "plugin": ("stn_infer.plugin:_find_nvcc", "plugin build"),
 }

@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stn_infer.api.source import names_the_file
+from stn_infer.api.source import EngineFile, OnnxModel, names_the_file
 from stn_infer.backends.base import Backend
 from stn_infer.backends.device import Device
 from stn_infer.budget import Budget
 from stn_infer.data.inputs import as_sources
-from stn_infer.errors import UsageError
+from stn_infer.errors import AssumptionWarning, ModelError, UsageError
 from stn_infer.pipeline.inference import RunSummary, run_job
 from stn_infer.pipeline.plan import RunOptions
 from stn_infer.pipeline.shards import Progress
 from stn_infer.preprocess.rule import Preprocess
+from stn_infer.progress import step
 from stn_infer.sources.load import LoadedModel
 from stn_infer.sources.reference import WeightsLike
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from stn_infer.benchmarking.choice import Setting
     from stn_infer.cluster.spread import Shards
 
 
@@ -40,7 +43,7 @@ def run(
     backend: str = "ort",
     device: str = "cpu",
     devices: Sequence[str] | None = None,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     format: str = "csv",
     resume: bool = False,
     check_inputs: bool = False,
@@ -75,10 +78,12 @@ def run(
         input_shapes: the shapes of a source's inputs, as for ``export``.
         allow_code: as for ``export``.
         budget: as for ``lint``.
-        backend: ``ort``, ``eager``, ``openvino``, ``tensorrt`` or ``tensorrt-rtx``.
+        backend: ``ort``, ``eager``, ``openvino``, ``tensorrt``, ``tensorrt-rtx``, or ``auto``: the backend, batch size
+            and threads that ``best`` found for this very file on this machine; if there are none, ``ort`` with a
+            warning (``errors.AssumptionWarning``).
         device: ``cpu``, ``cuda`` or ``cuda:N``.
         devices: several instead of ``device``, which share the batches; the files are the same.
-        batch_size: samples per call of the model.
+        batch_size: samples per call of the model; None: 64, or with ``auto`` what ``best`` found.
         format: ``csv``, ``jsonl``, ``parquet`` or ``npz``; only npz stores outputs that are not one vector per sample.
         resume: continue the job in ``output``; finished shards are kept. Everything that determines an output must be
             the same: model and its code, preprocessing, libraries' versions, and the inputs' names, sizes and
@@ -118,7 +123,7 @@ def run(
     """
     sources = as_sources(inputs)
     options = RunOptions(
-        batch_size=batch_size,
+        batch_size=64 if batch_size is None else batch_size,
         format=format,
         resume=resume,
         check_inputs=check_inputs,
@@ -138,18 +143,26 @@ def run(
     tried: tuple[str, ...] = ()
     spread: Shards | None = None
     if ray is not None:
-        _check_for_cluster(ray, model, devices, save_images)
+        _check_for_cluster(ray, model, backend, devices, save_images)
     with ExitStack() as stack:
         if not isinstance(model, Backend):
             from stn_infer.api.fingerprint import fingerprint
             from stn_infer.api.open import exported, open_backend
-            from stn_infer.api.source import OnnxModel, resolve
+            from stn_infer.api.source import resolve
             from stn_infer.backends.several import SeveralBackends
 
             found = resolve(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
             model_sha256 = fingerprint(found)
             tried = found.batch_dependent if isinstance(found, OnnxModel) else ()
             chosen = [] if ray is not None else _devices(device, devices)
+            per_call = 1  # threads on a CPU
+            if backend == "auto":
+                setting = _best_setting(found, model_sha256, chosen[0])
+                backend = "ort" if setting is None else setting.backend
+                if setting is not None and batch_size is None:
+                    options = replace(options, batch_size=setting.batch_size)
+                if setting is not None and workers is None and chosen[0] == "cpu":
+                    per_call, options = setting.threads, replace(options, workers=setting.callers)
             if len(chosen) > 1 and save_images is not None:
                 raise UsageError(f"--save-images takes one device, given {', '.join(chosen)}")
             opened: str | Path | bytes | nn.Module | LoadedModel = found if isinstance(found, LoadedModel) else model
@@ -158,7 +171,7 @@ def run(
                 opened = exported(found)  # once for all
             runners = []
             for target in chosen:
-                threads = None if target.startswith("cuda") else 1
+                threads = None if target.startswith("cuda") else per_call
                 if with_theta or save_images is not None:
                     from stn_infer.api.watched import open_watched
 
@@ -199,12 +212,33 @@ def run(
             spread=spread,
         )
         # a third-party file has no such metadata, but was tried
-        dependent = summary.batch_dependent or (tried if batch_size > 1 else ())
+        dependent = summary.batch_dependent or (tried if options.batch_size > 1 else ())
         return replace(summary, batch_dependent=dependent)
 
 
+def _best_setting(found: OnnxModel | EngineFile | LoadedModel, sha256: str, device: str) -> Setting | None:
+    """What ``best`` stored for a model; None, with a warning, if that is nothing.
+
+    Raises:
+        UsageError: an engine, which runs in its own runtime only.
+    """
+    from stn_infer.benchmarking.stored import find
+
+    if isinstance(found, EngineFile):
+        raise UsageError("an engine runs in its own runtime: give --backend tensorrt or tensorrt-rtx instead of auto")
+    try:
+        if not isinstance(found, OnnxModel):
+            raise ModelError("`stn-infer best` stores choices for the ONNX files that it measures, not for sources")
+        setting = find(sha256, str(Device.parse(device)))
+    except ModelError as error:
+        warnings.warn(f"--backend auto runs the model in ort: {error}", AssumptionWarning, stacklevel=3)
+        return None
+    step(f"running as `stn-infer best` chose: {setting}")
+    return setting
+
+
 def _check_for_cluster(
-    address: str, model: object, devices: Sequence[str] | None, save_images: str | Path | None
+    address: str, model: object, backend: str, devices: Sequence[str] | None, save_images: str | Path | None
 ) -> None:
     """Raises UsageError for what a cluster does not do, before anything is opened."""
     from stn_infer.cluster.session import check_address
@@ -212,6 +246,8 @@ def _check_for_cluster(
     check_address(address)
     if isinstance(model, Backend):
         raise UsageError("an open backend cannot be sent to a cluster; give the model's file or source")
+    if backend == "auto":
+        raise UsageError("--backend auto is what was measured on this machine; on a cluster name the backend")
     if devices is not None:
         raise UsageError("--devices are those of this machine; on a cluster give --device cuda, and Ray chooses")
     if save_images is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -116,19 +116,6 @@ class _WithOthers(Command):
         return super().invoke(ctx) if ctx.command is self else ctx.command.invoke(ctx)
 
 
-def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None], tuple[Any, ...]]:
-    def parse(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Any, ...]:
-        try:
-            return tuple(kind(text) for text in value.split(",")) if value else ()
-        except ValueError:
-            what = "integers" if kind is int else "numbers"
-            raise UsageError(
-                f"{parameter.opts[0]} takes {what} separated by commas, such as 1,64; got {value!r}"
-            ) from None
-
-    return parse
-
-
 @click.command(
     cls=_WithOthers,
     examples=(
@@ -151,7 +138,7 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     "--batch-size",
     default="1,64",
     show_default=True,
-    callback=_numbers(int),
+    callback=options.integers,
     metavar="N,...",
     help="Samples per call; each batch size is measured separately.",
 )
@@ -209,10 +196,13 @@ def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None
     help="State of the GPU's level-2 cache before each call, at the device boundary.  [default: warm]",
 )
 @click.option(
-    "--concurrency", callback=_numbers(int), metavar="N,...", help="Also measure throughput with N concurrent callers."
+    "--concurrency",
+    callback=options.integers,
+    metavar="N,...",
+    help="Also measure throughput with N concurrent callers.",
 )
 @click.option(
-    "--rate", "rates", callback=_numbers(float), metavar="R,...", help="Also measure latency at R calls per second."
+    "--rate", "rates", callback=options.numbers, metavar="R,...", help="Also measure latency at R calls per second."
 )
 @click.option(
     "--tolerance",

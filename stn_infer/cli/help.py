@@ -31,7 +31,7 @@ _GROUPS: dict[str, str] = {
     "Prediction options": "--activation --top-k --threshold --outputs",
     "Limits": "--trial-seconds --trial-memory --time-limit",
     "Measurement options": "--quick --boundary --rounds --separate --seconds --samples --l2 --concurrency --rate",
-    "Precision and tolerance options": "--precision --tolerance --grid-tolerance",
+    "Precision and tolerance options": "--precision --tolerance --grid-tolerance --latency-ms --max-error",
     "Output options": "--output --format --all --explain --fail-on --resume --check-inputs --shard-rows "
     "--overwrite --save-images --dynamic-size --fixed-batch --with-theta --fix --functions",
     "Animation options": "--frames --frame-ms --snapshots",

@@ -44,6 +44,7 @@ COMMANDS = {
     "eval": "Score predictions of labeled samples.",
     "verify": "Compare every backend with a float64 reference.",
     "bench": "Measure latency and throughput in every runtime.",
+    "best": "Write the fastest file of a model on this machine.",
     "plugin": "Inspect or build the plugin library.",
     "triton": "Write a model repository for Triton Inference Server.",
     "show": "Draw inputs, the regions that are sampled, and predictions.",

@@ -86,6 +86,24 @@ def local_path(ctx: click.Context, parameter: click.Parameter, value: str | None
     return None if value is None else str(local(value))
 
 
+def _numbers(kind: type) -> Callable[[click.Context, click.Parameter, str | None], tuple[Any, ...]]:
+    def parse(ctx: click.Context, parameter: click.Parameter, value: str | None) -> tuple[Any, ...]:
+        try:
+            return tuple(kind(text) for text in value.split(",")) if value else ()
+        except ValueError:
+            what = "integers" if kind is int else "numbers"
+            raise UsageError(
+                f"{parameter.opts[0]} takes {what} separated by commas, such as 1,64; got {value!r}"
+            ) from None
+
+    return parse
+
+
+#: Callbacks: numbers separated by commas as a tuple, which is empty when nothing is given.
+integers = _numbers(int)
+numbers = _numbers(float)
+
+
 #: ``model``: the SOURCE, as a string; a file on the Hub as its path in the cache.
 model_argument: Decorator[Any] = click.argument(
     "model", metavar="SOURCE", callback=local_path, shell_complete=complete_source()

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from stn_infer.cli import options
 from stn_infer.cli.help import Command
@@ -54,7 +55,7 @@ def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
     metavar="DIRECTORY",
     help="Folder, or its URL, for predictions and status files; new or empty, unless --resume or --overwrite.",
 )
-@options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx")
+@options.backend_option("ort", "eager", "openvino", "tensorrt", "tensorrt-rtx", "auto")
 @options.device_option
 @click.option(
     "--devices",
@@ -145,7 +146,8 @@ def command(
 
     INPUT is an image, a folder, a glob pattern, an .npy or .npz file, a URL of these, @list.txt with one path per line,
     or - for such a list on stdin. A status file has one row per input; when some inputs could not be read, the exit
-    code is 4.
+    code is 4. The backend auto, with its batch size and threads, is what stn-infer best found for the file on this
+    machine.
     """
     from stn_infer.api.run import run
 
@@ -162,7 +164,7 @@ def command(
         backend=backend,
         device=device,
         devices=devices,
-        batch_size=batch_size,
+        batch_size=batch_size if ctx.get_parameter_source("batch_size") is ParameterSource.COMMANDLINE else None,
         format=format,
         resume=resume,
         check_inputs=check_inputs,

@@ -45,7 +45,7 @@ class Environment:
     @classmethod
     def of(cls, backend: Backend) -> Environment:
         """The environment of this process, which runs ``backend``."""
-        return cls(__version__, _runtime(backend), _libraries(), _plugin(), cpu_features())
+        return cls(__version__, _runtime(backend), _libraries(), plugin_identity(), cpu_features())
 
     def difference(self, other: Environment, here: str, there: str) -> str:
         """The first difference, in words, or "".
@@ -76,7 +76,8 @@ def _libraries() -> str:
     return f"NumPy {np.__version__}, Pillow {PIL.__version__}"
 
 
-def _plugin() -> str:
+def plugin_identity() -> str:
+    """The plugin library's version and the first digits of its SHA-256; empty if there is none."""
     if not plugin.available():
         return ""
     version = plugin.load().stn_version().decode()

@@ -67,7 +67,7 @@ def test_examples_are_valid(name: str) -> None:
 def test_source_is_the_same_in_every_command() -> None:
     sentence = " ".join(SOURCE_HELP.split())
     taking = [name for name in ALL if sentence in " ".join(help_of(name).split())]
-    assert taking == ["export", "build", "refit", "run", "eval", "verify", "bench", "triton", "show"]
+    assert taking == ["export", "build", "refit", "run", "eval", "verify", "bench", "best", "triton", "show"]
     for name in taking:
         text = help_of(name)
         assert "Source options:" in text and "--weights" in text and "--input-shape" in text

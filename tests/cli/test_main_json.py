@@ -14,6 +14,7 @@ import onnx
 import pytest
 from click.testing import CliRunner
 
+from stn_infer.api.best import BestReport
 from stn_infer.api.engines.build import BuildReport
 from stn_infer.api.export import ExportReport
 from stn_infer.api.show import ShowReport
@@ -90,6 +91,7 @@ def test_of_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_reports_of_what_takes_long() -> None:
     assert [field.name for field in fields(ExportReport)] == FIELDS["export"]
+    assert [field.name for field in fields(BestReport)] == FIELDS["best"]
     report = BuildReport(b"x" * 9, None, True, "none was there", path=Path("a.engine"))  # type: ignore[arg-type]
     assert json.loads(report.to_json()) == {
         "path": "a.engine",
