@@ -162,7 +162,7 @@ def run(
                 if setting is not None and batch_size is None:
                     options = replace(options, batch_size=setting.batch_size)
                 if setting is not None and workers is None and chosen[0] == "cpu":
-                    per_call, options = setting.threads, replace(options, workers=setting.callers)
+                    per_call, options = setting.threads, replace(options, callers=setting.callers)
             if len(chosen) > 1 and save_images is not None:
                 raise UsageError(f"--save-images takes one device, given {', '.join(chosen)}")
             opened: str | Path | bytes | nn.Module | LoadedModel = found if isinstance(found, LoadedModel) else model

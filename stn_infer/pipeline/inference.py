@@ -168,7 +168,7 @@ def run_job(
                     batches_of(shard, rows, members, options.batch_size) for shard, members in shards
                 )
                 size, threads = options.batch_size, options.workers
-                schedule(plan.loader, plan.runner, writer, batches, threads, size).run()
+                schedule(plan.loader, plan.runner, writer, batches, threads, size, options.callers).run()
             assert writer.ok + writer.failed == job.samples, "a sample is missing"
             return RunSummary(
                 output=folder.path,

@@ -29,8 +29,11 @@ SHARD_BYTES = 256 << 20  # a shard is held in memory, so a shard of large output
 class RunOptions:
     """Options of a job, documented at :func:`stn_infer.run`.
 
+    Attributes:
+        callers: on a CPU, the largest number of workers that run the model at once; None: all.
+
     Raises:
-        UsageError: ``batch_size``, ``workers`` or ``shard_rows`` is below 1.
+        UsageError: ``batch_size``, ``workers``, ``callers`` or ``shard_rows`` is below 1.
     """
 
     batch_size: int = 64
@@ -44,13 +47,14 @@ class RunOptions:
     threshold: float | None = None
     outputs: Sequence[str] | None = None
     workers: int | None = None
+    callers: int | None = None
     shard_rows: int | None = None
     strict: bool = False
     overwrite: bool = False
     save_images: Path | None = None
 
     def __post_init__(self) -> None:
-        for name in ("batch_size", "workers", "shard_rows"):
+        for name in ("batch_size", "workers", "callers", "shard_rows"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise UsageError(f"{name} is at least 1, not {value}")

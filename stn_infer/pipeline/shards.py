@@ -171,6 +171,7 @@ def schedule(
     batches: Iterator[Batch],
     workers: int | None,
     batch_size: int,
+    callers: int | None = None,
 ) -> Schedule[Batch, Loaded, Answers]:
     """The three steps, and the number of threads for each."""
     predictor = GroupPredictor(backend, loader, batch_size)
@@ -187,7 +188,7 @@ def schedule(
         infer,
         writer.take,
         workers=threads + waiting,
-        inferring=waiting or threads,
+        inferring=waiting or min(callers or threads, threads),
         ahead=threads + max(1, waiting),
     )
 

@@ -185,13 +185,13 @@ SETTING = Setting(
 
 
 @pytest.mark.parametrize(
-    ("given", "opened", "batch_size", "workers"),
+    ("given", "opened", "batch_size", "workers", "callers"),
     [
-        ({"backend": "auto"}, ("openvino", "cpu", 2), 7, 1),
-        ({"backend": "auto", "batch_size": 3}, ("openvino", "cpu", 2), 3, 1),
-        ({"backend": "auto", "workers": 4}, ("openvino", "cpu", 1), 7, 4),
-        ({"backend": "ort"}, ("ort", "cpu", 1), 64, None),
-        ({}, ("ort", "cpu", 1), 64, None),
+        ({"backend": "auto"}, ("openvino", "cpu", 2), 7, None, 1),
+        ({"backend": "auto", "batch_size": 3}, ("openvino", "cpu", 2), 3, None, 1),
+        ({"backend": "auto", "workers": 4}, ("openvino", "cpu", 1), 7, 4, None),
+        ({"backend": "ort"}, ("ort", "cpu", 1), 64, None, None),
+        ({}, ("ort", "cpu", 1), 64, None, None),
     ],
 )
 def test_run_takes_what_was_found(
@@ -201,6 +201,7 @@ def test_run_takes_what_was_found(
     opened: tuple[Any, ...],
     batch_size: int,
     workers: int | None,
+    callers: int | None,
 ) -> None:
     store(sha256(fused), "cpu", SETTING)
     np.save(fused.with_name("inputs.npy"), np.zeros((8, 1, 8, 8), np.float32))
@@ -211,7 +212,7 @@ def test_run_takes_what_was_found(
         return OrtBackend(Path(model), threads=1)
 
     def job(runner: Any, sources: Any, output: Any, options: RunOptions, **named: Any) -> Any:
-        seen.append((options.batch_size, options.workers))
+        seen.append((options.batch_size, options.workers, options.callers))
         return run_job(runner, sources, output, options, **named)
 
     monkeypatch.setattr(open_module, "open_backend", open_backend)
@@ -220,7 +221,7 @@ def test_run_takes_what_was_found(
     with warnings.catch_warnings():
         warnings.simplefilter("error", AssumptionWarning)
         run(fused, [fused.with_name("inputs.npy")], output, format="npz", budget=TRUSTED, **given)
-    assert seen == [opened, (batch_size, workers)]
+    assert seen == [opened, (batch_size, workers, callers)]
 
 
 @pytest.mark.parametrize("kind", ["nothing", "damaged"])
