@@ -15,6 +15,7 @@ from stn_infer.errors import MissingDependencyError
 
 #: Modules that only some commands import: the extra that installs each, and its name in messages.
 MODULES = {
+    "gcsfs": ("gs", "gcsfs"),
     "huggingface_hub": ("hub", "huggingface_hub"),
     "matplotlib": ("report", "matplotlib"),
     "mlxtend": ("train", "mlxtend"),
@@ -23,6 +24,8 @@ MODULES = {
     "openvino": ("openvino", "OpenVINO"),
     "pyarrow": ("parquet", "pyarrow"),
     "pynvml": ("gpu-log", "nvidia-ml-py"),
+    "ray": ("ray", "Ray Data"),
+    "s3fs": ("s3", "s3fs"),
     "safetensors": ("export", "safetensors"),
     "tensorrt": ("tensorrt", "TensorRT"),
     "tensorrt_rtx": ("tensorrt-rtx", "TensorRT-RTX"),

@@ -12,19 +12,12 @@ from contextlib import contextmanager
 from typing import IO, Any
 
 from stn_infer.errors import InputError, MissingDependencyError, StnInferError, UsageError, one_line
+from stn_infer.extras import is_installed, require
 
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
 #: Where one request stores an object whole, or not at all.
 _ATOMIC = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
-_PACKAGES = {
-    "s3": "s3fs",
-    "s3a": "s3fs",
-    "gs": "gcsfs",
-    "gcs": "gcsfs",
-    "abfs": "adlfs",
-    "abfss": "adlfs",
-    "az": "adlfs",
-}
+_MODULES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
 def is_url(path: str) -> bool:
@@ -56,18 +49,23 @@ def filesystem(url: str) -> Any:
     Raises:
         MissingDependencyError: the package for its service is not installed.
         InputError: there is no such service.
+        Exception: the service's own, for example because it lacks credentials; see :func:`told`.
     """
     match = _URL.fullmatch(url)
     protocol = match[1] if match else ""
-    try:
-        import fsspec
+    if protocol in _MODULES:
+        require(_MODULES[protocol], f"{url} needs")
+    elif not is_installed("fsspec"):
+        raise MissingDependencyError(f"{url} needs fsspec, which is not installed; pip install fsspec")
+    import fsspec
 
-        return fsspec.filesystem(protocol)
-    except ImportError:
-        package = _PACKAGES.get(protocol, "fsspec")
-        raise MissingDependencyError(f"{url} needs the package {package}; pip install {package}") from None
+    try:
+        kind = fsspec.get_filesystem_class(protocol)
+    except ImportError as error:  # it names the package
+        raise MissingDependencyError(f"{url}: {one_line(error)}") from None
     except ValueError:
         raise InputError(f"{url}: no service is known for {protocol}://") from None
+    return kind()
 
 
 @contextmanager
@@ -148,8 +146,10 @@ def match(pattern: str) -> list[str]:
 
 
 def _sorted(url: str, search: Callable[[str], list[str]]) -> list[str]:
+    """Without the empty objects ``folder/`` by which consoles of stores show a folder."""
     protocol = url.partition("://")[0]
-    return [f"{protocol}://{path.lstrip('/')}" for path in sorted(search(url), key=lambda path: path.split("/"))]
+    paths = sorted((path for path in search(url) if not path.endswith("/")), key=lambda path: path.split("/"))
+    return [f"{protocol}://{path.lstrip('/')}" for path in paths]
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from stn_infer.errors import ClusterError, MissingDependencyError, UsageError, one_line
+from stn_infer.extras import install
+from stn_infer.printing import counted
 
 LOCAL = "local"
 
@@ -71,7 +73,7 @@ def connected(address: str, model_bytes: int = 0) -> Iterator[Any]:
             import ray
             import ray.data
         except ImportError:
-            raise MissingDependencyError("--ray needs Ray Data; pip install 'ray[data]'") from None
+            raise MissingDependencyError(f"--ray needs Ray Data, which is not installed; {install('ray')}") from None
         with _quiet():
             if ray.is_initialized():
                 yield ray
@@ -125,7 +127,9 @@ def slots(ray: Any, cpus: int | None, gpus: int) -> tuple[int, int]:
     )
     if not found:
         wanted = f"{cpus} CPU{'s' if cpus > 1 else ''}" + (f" and {gpus} GPU" if gpus else "")
-        raise ClusterError(f"no node of the cluster has {wanted}; it has {len(nodes)} nodes, see `ray status`")
+        raise ClusterError(
+            f"no node of the cluster has {wanted}; it has {counted(len(nodes), 'node')}, see `ray status`"
+        )
     return found, cpus
 
 

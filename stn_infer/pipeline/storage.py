@@ -93,12 +93,14 @@ def storage_of(output: Path | str) -> LocalFolder | ObjectFolder:
     Raises:
         UsageError: a URL where files do not appear whole.
         MissingDependencyError: the package for its service is not installed.
+        OutputError: the service cannot be used.
     """
     text = remote.local(os.fspath(output))
     if not remote.is_url(text):
         return LocalFolder(Path(text))
     remote.check_atomic(text)
-    remote.filesystem(text)
+    with remote.told(text, OutputError, "write to"):
+        remote.filesystem(text)
     return ObjectFolder(text.rstrip("/"))
 
 
@@ -161,7 +163,10 @@ class ObjectFolder:
         """As for :class:`Storage`; a store has no folders to make."""
         with remote.told(self.path, OutputError, "list"):
             try:
-                return [path.rstrip("/").rpartition("/")[2] for path in self._files().ls(self.path, detail=False)]
+                found = self._files().ls(self.path, detail=False)
+                # less the empty object by which a store's console shows this folder
+                paths = [path.rstrip("/") for path in found if not f"/{path}".endswith(f"/{self._key}/")]
+                return [path.rpartition("/")[2] for path in paths]
             except FileNotFoundError:
                 return []
 
@@ -220,6 +225,11 @@ class ObjectFolder:
                 raise OutputError(refusal(self._url(LOCK_NAME), "working in", self.path, owner, held=not same))
         self.write(LOCK_NAME, json.dumps(me).encode())
         return _ObjectLock(self)
+
+    @property
+    def _key(self) -> str:
+        """The URL without its service."""
+        return self.path.partition("://")[2].strip("/")
 
     def _files(self) -> Any:
         """The store, which has forgotten what it listed: other machines write here."""
