@@ -55,6 +55,10 @@ COMMANDS = {
 FOLDERS = dict.fromkeys(("build", "refit", "inspect", "cache"), "engines")
 
 
+#: What a group without a command raises; click 8.1 prints the help itself.
+_NO_ARGUMENTS: Any = getattr(click.exceptions, "NoArgsIsHelpError", ())
+
+
 class LazyGroup(click.Group):
     """A group that imports a command when it is called, and reports every error as one line."""
 
@@ -159,6 +163,9 @@ def _fail(error: Exception, prog_name: str, debug: bool, interrupted: int) -> Ne
         # the reader of the pipe has closed it (`| head`): exit without a message
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115
         sys.exit(1)
+    if isinstance(error, _NO_ARGUMENTS):  # its message is the help
+        echo_text(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     if debug:
         echo_text("".join(traceback.format_exception(error)).rstrip(), err=True)
     message, code = _explain(error, prog_name, interrupted)

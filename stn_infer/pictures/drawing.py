@@ -92,7 +92,7 @@ def draw(looks: Sequence[Look], suffix: str = ".png", layout: Layout | None = No
     content = io.BytesIO()
     kind = suffix.lstrip(".").lower() or "png"
     if kind not in figure.canvas.get_supported_filetypes():
-        raise OutputError(f"a picture cannot be written as .{kind}; give a .png, .svg or .pdf file")
+        raise OutputError(f"a picture cannot be written as .{kind}; give a .png, .svg or .pdf file, or .gif or .webp")
     with warnings.catch_warnings():  # of characters that the font lacks, which are drawn as boxes
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         figure.savefig(content, format=kind, facecolor="none")

@@ -176,6 +176,13 @@ def test_help_lists_the_installed_commands() -> None:
         assert COMMANDS[name] in " ".join(result.stdout.split())
 
 
+@pytest.mark.parametrize("words", [[], ["plugin"], ["cache"]])
+def test_without_a_command_the_help_is_printed(words: list[str]) -> None:
+    result = CliRunner().invoke(main, words)
+    assert result.output == CliRunner().invoke(main, [*words, "--help"]).stdout
+    assert result.output.startswith("Usage: ") and result.output.count("\n") > 5
+
+
 def test_every_command_has_help_and_takes_debug() -> None:
     ctx = click.Context(main)
     for name in main.list_commands(ctx):
