@@ -17,7 +17,7 @@ from stn_infer.progress import step
 from stn_infer.proto.inputs import InputPlan, random_feeds
 from stn_infer.serving.client import Client
 from stn_infer.serving.server import serving
-from stn_infer.serving.service import Service
+from stn_infer.serving.service import Service, served_shape
 
 TOLERANCE = 1e-5  # of an output's scale, as for `verify`
 _SEED = 7
@@ -72,7 +72,7 @@ def check_service(
     step(f"serving {service.name} by tritonserver for a trial")
     with serving(repository, [service.name], seconds) as running:
         client = Client(running.http, seconds)
-        answers = [client.infer(service.name, inputs) for inputs in feeds]
+        answers = [client.infer(service.name, _served(service, inputs)) for inputs in feeds]
     pairs = list(zip(expected, answers, strict=True))
     found = worst(
         compare(name, values, answer[name].reshape(values.shape))
@@ -88,6 +88,12 @@ def check_service(
     for _, answer in pairs:
         _check_classes(service, answer)
     return Checked(running.version, sizes, max(deviation.scaled for deviation in found))
+
+
+def _served(service: Service, inputs: Mapping[str, Array]) -> dict[str, Array]:
+    """The inputs in the shapes that clients send."""
+    ranks = {spec.name: len(served_shape(spec)) for spec in service.inputs}
+    return {name: array.reshape(*array.shape, *[1] * (ranks[name] - array.ndim)) for name, array in inputs.items()}
 
 
 def _check_classes(service: Service, answer: Mapping[str, Array]) -> None:

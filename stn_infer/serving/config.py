@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 
 from stn_infer.backends.base import TensorSpec
-from stn_infer.serving.service import THREADS, Service, data_type
+from stn_infer.serving.service import THREADS, Service, data_type, served_shape
 
 LABELS_FILE = "labels.txt"
 
@@ -68,9 +68,9 @@ def _config(service: Service, folder: PurePosixPath) -> dict[str, Any]:
 
 
 def _tensor(spec: TensorSpec) -> dict[str, Any]:
-    dims = [-1 if length is None else length for length in spec.shape[1:]]
-    found: dict[str, Any] = {"name": spec.name, "data_type": Word(f"TYPE_{data_type(spec)}"), "dims": dims or [1]}
-    if not dims:  # one value per sample: Triton wants an axis in dims
+    dims = [-1 if length is None else length for length in served_shape(spec)[1:]]
+    found: dict[str, Any] = {"name": spec.name, "data_type": Word(f"TYPE_{data_type(spec)}"), "dims": dims}
+    if len(spec.shape) == 1:
         found["reshape"] = {"shape": []}
     return found
 
@@ -82,7 +82,7 @@ def _warmup(service: Service, size: int) -> dict[str, Any]:
             "key": spec.name,
             "value": {
                 "data_type": Word(f"TYPE_{data_type(spec)}"),
-                "dims": list(spec.shape[1:]) or [1],
+                "dims": list(served_shape(spec)[1:]),
                 "zero_data": True,
             },
         }

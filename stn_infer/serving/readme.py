@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 from stn_infer.arrays import shape_text
 from stn_infer.backends.base import TensorSpec
 from stn_infer.printing import markdown_cell, shown
-from stn_infer.serving.service import REGISTER_FILE, THREADS, Service, data_type
+from stn_infer.serving.service import REGISTER_FILE, THREADS, Service, data_type, served_shape
 
 _PARTS = {
     "python": "It runs in onnxruntime in Triton's Python backend, whose Python needs `pip install numpy {package}`",
@@ -57,8 +57,8 @@ def readme_text(service: Service, folder: PurePosixPath, engine: str = "") -> st
 
 
 def _tensors(service: Service) -> str:
-    rows = [("input", spec.name, data_type(spec), shape_text(spec.shape)) for spec in service.inputs]
-    rows += [("output", spec.name, data_type(spec), shape_text(spec.shape)) for spec in service.outputs]
+    rows = [("input", spec.name, data_type(spec), shape_text(served_shape(spec))) for spec in service.inputs]
+    rows += [("output", spec.name, data_type(spec), shape_text(served_shape(spec))) for spec in service.outputs]
     rows += [("output", name, kind, shape_text((None, length))) for name, kind, length in service.added()]
     lines = (
         f"| {what} | {markdown_cell(name)} | {kind} | {markdown_cell(shape)} |" for what, name, kind, shape in rows
@@ -72,7 +72,7 @@ def _request(service: Service) -> str:
     for index, spec in enumerate(service.inputs):
         name = "given" if len(service.inputs) == 1 else f"given_{index}"
         names.append(name)
-        shape = (1, *(length or 1 for length in spec.shape[1:]))
+        shape = (1, *(length or 1 for length in served_shape(spec)[1:]))
         kind = "bool" if spec.dtype.kind == "b" else spec.dtype.name
         lines += [
             f"array = np.zeros({shape}, np.{'bool_' if kind == 'bool' else kind})",

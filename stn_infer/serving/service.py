@@ -109,5 +109,10 @@ def data_type(spec: TensorSpec) -> str:
     return DATA_TYPES[name]
 
 
+def served_shape(spec: TensorSpec) -> tuple[int | None, ...]:
+    """The shape of an input or output for clients, batch first; one value per sample has an axis, as Triton wants."""
+    return spec.shape if len(spec.shape) > 1 else (*spec.shape, 1)
+
+
 def _free(name: str, taken: set[str]) -> str:
     return name if name not in taken else _free(f"{name}_", taken)

@@ -28,7 +28,7 @@ from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.serving import check as check_module
 from tests.support.onnx_files import affine_model
-from tests.support.served_models import classifier
+from tests.support.served_models import classifier, single_values
 
 TRUSTED = Budget(seconds=0)
 
@@ -189,6 +189,16 @@ def test_check_without_a_server_writes_nothing(file: Path, monkeypatch: pytest.M
     with pytest.raises(MissingDependencyError, match="which is not the tritonserver program"):
         triton(file, file.parent / "models", check=True, budget=TRUSTED)
     assert not (file.parent / "models").exists()
+
+
+@pytest.mark.slow
+def test_a_real_server_takes_one_value_per_sample(file: Path) -> None:
+    onnx.save(single_values(), file)
+    try:
+        report = triton(file, file.parent / "models", check=True, max_batch=5, budget=TRUSTED)
+    except MissingDependencyError as error:
+        pytest.skip(f"a real server is needed: {error}")
+    assert report.checked is not None and report.checked.max_error == 0
 
 
 @pytest.mark.slow

@@ -61,6 +61,8 @@ def test_the_request_is_a_program() -> None:
     tree = ast.parse(code[1])
     names = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant)}
     assert {"pixels", "flag", "UINT8", "BOOL", "digits", SCORES.name, "localhost:8000"} <= names
+    assert "array = np.zeros((1, 1), np.bool_)" in code[1]  # one value per sample has an axis for clients
+    assert "| input | flag | BOOL | \\[?, 1\\] |" in readme_text(service, FOLDER)
     assert "class_count=3" in readme_text(service, FOLDER)
 
 

@@ -45,3 +45,14 @@ def classifier(
     )
     set_metadata(model, ModelMetadata(labels=labels, scores=scores, batch_dependent=batch_dependent))
     return model
+
+
+def single_values() -> onnx.ModelProto:
+    """a int32 [n], b float32 [n], c float32 [n, 3] -> a + b [n], and c."""
+    nodes = [
+        helper.make_node("Cast", ["a"], ["real"], name="cast", to=TensorProto.FLOAT),
+        helper.make_node("Add", ["real", "b"], ["sum"], name="add"),
+        helper.make_node("Identity", ["c"], ["same"], name="same"),
+    ]
+    inputs = {"a": (TensorProto.INT32, ["n"]), "b": (TensorProto.FLOAT, ["n"]), "c": (TensorProto.FLOAT, ["n", 3])}
+    return make(nodes, inputs, {"sum": (TensorProto.FLOAT, ["n"]), "same": (TensorProto.FLOAT, ["n", 3])}, [])
