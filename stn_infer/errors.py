@@ -29,6 +29,10 @@ class DeviceWarning(AssumptionWarning):
     """An engine runs on another GPU than the one that it was built for."""
 
 
+class FallbackWarning(RuntimeWarning):
+    """A fast way does not work here, and another is taken; the command line prints it as one line."""
+
+
 class StnInferError(Exception):
     """Base class of all errors that stn-infer raises; ``exit_code`` is the command's exit code."""
 

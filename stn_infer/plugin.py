@@ -19,7 +19,7 @@ from functools import cache
 from itertools import takewhile
 from pathlib import Path
 
-from stn_infer.errors import MissingDependencyError, ModelError, UsageError
+from stn_infer.errors import FallbackWarning, MissingDependencyError, ModelError, UsageError
 from stn_infer.extras import checkout
 from stn_infer.files import is_own, make_own_folder
 from stn_infer.isolation import run_tool
@@ -253,7 +253,7 @@ def require(kind: str, index: int = 0) -> None:
 @cache
 def warn_of(problem: str, instead: str) -> None:
     """Warn once that the CUDA kernels are not used on a GPU that the library was built to serve."""
-    warnings.warn(f"{problem}; {instead} are used instead", RuntimeWarning, stacklevel=3)
+    warnings.warn(f"{problem}; {instead} are used instead", FallbackWarning, stacklevel=3)
 
 
 def info() -> PluginInfo:

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from stn_infer import fused, fused_lattices, plugin
-from stn_infer.errors import UsageError
+from stn_infer.errors import FallbackWarning, UsageError
 from stn_infer.fused import composed, spatial_transformer
 from stn_infer.samplers import SamplerSpec
 
@@ -201,7 +201,7 @@ def test_a_gpu_without_code_is_warned_of_once() -> None:
     with FakeTensorMode():
         images = [torch.empty(2, 3, 5, 7, device=f"cuda:{index}") for index in (0, 1)]
     assert fused.usable(images[0])
-    with pytest.warns(RuntimeWarning) as caught:
+    with pytest.warns(FallbackWarning) as caught:
         assert not fused.usable(images[1])
     assert str(caught[0].message) == (
         "the plugin library's kernels cannot run on cuda:1: CUDA: no kernel image is available for execution on the "

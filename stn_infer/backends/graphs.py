@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from stn_infer.backends.slots import Slot, Streams
-from stn_infer.errors import ModelError, one_line
+from stn_infer.errors import FallbackWarning, ModelError, one_line
 
 #: Graphs of a model. More shapes than that run without; a graph that is not launched may still run, so none is dropped.
 MOST_GRAPHS = 4
@@ -92,7 +92,7 @@ class Graphs:
             self._graphs[key] = _Graph(inputs, outputs, self._streams.capture(recorded))
         except (RuntimeError, ModelError) as error:
             self.problem = one_line(error)
-            warnings.warn(f"{self._label} runs without CUDA graphs: {self.problem}", RuntimeWarning, stacklevel=2)
+            warnings.warn(f"{self._label} runs without CUDA graphs: {self.problem}", FallbackWarning, stacklevel=2)
         return self._graphs.get(key)
 
 

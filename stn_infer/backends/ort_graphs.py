@@ -29,7 +29,7 @@ from stn_infer.backends.graphs import MOST_GRAPHS, graphs_text, handed_over
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device
 from stn_infer.backends.slots import SLOTS, CudaStreams, Slot, Slots, Streams
-from stn_infer.errors import MissingDependencyError, ModelError, one_line
+from stn_infer.errors import FallbackWarning, MissingDependencyError, ModelError, one_line
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.proto.session import Session, import_onnxruntime
 
@@ -290,7 +290,7 @@ class GraphedOrtBackend(OrtBackend):
         self._open()  # raises what is wrong with the model itself
         self.graph_problem = one_line(error)
         label = self.session.label
-        warnings.warn(f"{label} runs without CUDA graphs: {self.graph_problem}", RuntimeWarning, stacklevel=2)
+        warnings.warn(f"{label} runs without CUDA graphs: {self.graph_problem}", FallbackWarning, stacklevel=2)
 
     def _release(self) -> None:
         if self._graphs is not None:

@@ -24,7 +24,7 @@ import click
 
 from stn_infer.cli.output import echo, echo_text
 from stn_infer.cli.terminal.verbosity import add_common_options, debug_option
-from stn_infer.errors import AssumptionWarning, StnInferError, one_line
+from stn_infer.errors import AssumptionWarning, FallbackWarning, StnInferError, one_line
 from stn_infer.extras import of_import
 from stn_infer.files import remove_temporary
 from stn_infer.interrupts import Interrupts, leave
@@ -113,7 +113,7 @@ class LazyGroup(click.Group):
             return super().main(arguments, name, complete_var, False, **extra)
         with Interrupts(owns_process=args is None) as interrupts:
             try:
-                with interrupts.raising(), _assumptions():
+                with interrupts.raising(), _own_warnings():
                     code = super().main(arguments, name, complete_var, False, **extra)
                     sys.stdout.flush()  # reports a closed pipe here, not when the interpreter exits
                 if interrupts.seen:  # somebody took it for a failure of their own
@@ -133,14 +133,15 @@ class LazyGroup(click.Group):
 
 
 @contextmanager
-def _assumptions() -> Iterator[None]:
-    """Prints an :class:`AssumptionWarning` as one line; other warnings are Python's matter."""
+def _own_warnings() -> Iterator[None]:
+    """Prints the warnings of :mod:`stn_infer.errors` as one line each; other warnings are Python's matter."""
     with warnings.catch_warnings():
-        warnings.simplefilter("always", AssumptionWarning)
+        for own in (AssumptionWarning, FallbackWarning):
+            warnings.simplefilter("always", own)
         as_python_does = warnings.showwarning
 
         def show(message: Warning | str, category: type[Warning], *rest: Any, **named: Any) -> None:
-            if issubclass(category, AssumptionWarning):
+            if issubclass(category, (AssumptionWarning, FallbackWarning)):
                 echo(f"warning: {message}", err=True)
             else:
                 as_python_does(message, category, *rest, **named)

@@ -15,6 +15,7 @@ from stn_infer.arrays import Array
 from stn_infer.backends.eager import EagerBackend
 from stn_infer.backends.graphs import MOST_GRAPHS, Graphs
 from stn_infer.backends.slots import SLOTS, CudaStreams, Slot, Slots, Streams
+from stn_infer.errors import FallbackWarning
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
@@ -102,7 +103,7 @@ def test_what_cannot_be_recorded_runs_without_a_graph_and_says_so_once() -> None
     backend = opened(module, Inline())
     check(backend, module, rows(4, 1))
     why = "toy fails in PyTorch .*operation not permitted when stream is capturing and a second line"
-    with pytest.warns(RuntimeWarning, match=f"^toy runs without CUDA graphs: {why}$"):
+    with pytest.warns(FallbackWarning, match=f"^toy runs without CUDA graphs: {why}$"):
         check(backend, module, rows(4, 2))
     with warnings.catch_warnings():
         warnings.simplefilter("error")

@@ -18,7 +18,7 @@ from stn_infer.backends.graphs import MOST_GRAPHS
 from stn_infer.backends.ort import OrtBackend, cuda_problem
 from stn_infer.backends.ort_graphs import GraphedOrtBackend
 from stn_infer.backends.slots import Streams
-from stn_infer.errors import ModelError
+from stn_infer.errors import FallbackWarning, ModelError
 from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
 from tests.support.streams_standin import Inline, Late
@@ -138,7 +138,7 @@ def test_a_model_that_cannot_be_recorded_runs_without_graphs_and_says_so_once() 
     backend, session = opened(TWO, fails=True)
     check(backend, 4, 1)
     text = "^the model runs without CUDA graphs: onnxruntime fails while running the model on .*: CUDA failure 900"
-    with pytest.warns(RuntimeWarning, match=text):
+    with pytest.warns(FallbackWarning, match=text):
         check(backend, 4, 2)
     assert backend.session.raw is not session, "a session that failed while it recorded is not used again"
     with warnings.catch_warnings():
@@ -159,7 +159,7 @@ def test_a_model_that_onnxruntime_does_not_open_for_graphs(monkeypatch: pytest.M
         first(self, *arguments, **named)
 
     monkeypatch.setattr(OrtBackend, "__init__", init)
-    with pytest.warns(RuntimeWarning, match="runs without CUDA graphs: onnxruntime rejects the model: This session"):
+    with pytest.warns(FallbackWarning, match="runs without CUDA graphs: onnxruntime rejects the model: This session"):
         backend = GraphedOrtBackend(file(TWO), "cpu", 1, plugin=False, streams=Inline())
     for number in range(1, 4):
         check(backend, 3, number)

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from warnings import warn
 
 import onnx
 
@@ -19,7 +20,7 @@ from stn_infer.backends.tensorrt.engine_cache import InputProfile
 from stn_infer.backends.tensorrt.options import BuilderSettings
 from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error, make_logger
 from stn_infer.backends.tensorrt.timing_cache import TimingCache
-from stn_infer.errors import ModelError, one_line
+from stn_infer.errors import FallbackWarning, ModelError, StnInferError, one_line
 from stn_infer.fusion.op import DOMAIN, OP_TYPES, VERSION, is_op
 from stn_infer.fusion.samplers import spec_of
 from stn_infer.proto.edit import copy_of, inline_functions, replace_all
@@ -98,8 +99,7 @@ def build_plan(
 
     Raises:
         ModelError: the parser or the builder rejects the model, the parser interprets it incorrectly, or the file of
-            ``timing`` is unusable.
-        OutputError: that file cannot be written.
+            ``timing`` is unusable. That it cannot be written is a warning.
     """
     parsing = Parsing(runtime, plugin)
     parsing.parse(model.SerializeToString())
@@ -133,7 +133,10 @@ def build_plan(
         raise ModelError(f"{runtime.title} {runtime.version} cannot build the model: {last_error(logger)}{advice}")
     warnings = tuple(dict.fromkeys(map(one_line, logger.warnings)))
     if timing is not None:
-        timing.save(config)
+        try:
+            timing.save(config)
+        except (StnInferError, OSError) as error:  # the engine has taken minutes
+            warn(f"the times of kernels are not kept: {error}", FallbackWarning, stacklevel=2)
     return Plan(bytes(engine), fused, warnings)
 
 

@@ -288,6 +288,8 @@ def test_several_writers_of_one_key_leave_it_usable(tmp_path: Path) -> None:
 def test_cache_list_and_clear(tmp_path: Path) -> None:
     cache = EngineCache(tmp_path)
     cache.store(ENGINE, sidecar())
+    one = CliRunner().invoke(command, ["list", "--cache", str(tmp_path)], catch_exceptions=False)
+    assert one.output.splitlines()[-1].startswith("1 engine, ")
     (tmp_path / "damaged.engine").write_bytes(ENGINE)
     listed = CliRunner().invoke(command, ["list", "--cache", str(tmp_path)], catch_exceptions=False)
     assert listed.exit_code == 0 and "m.onnx, tensorrt 11.4.0.106, a GPU, float32" in listed.output

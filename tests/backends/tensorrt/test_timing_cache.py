@@ -12,7 +12,7 @@ from stn_infer.backends.tensorrt.engine_cache import EngineCache
 from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.backends.tensorrt.timing_cache import TimingCache
-from stn_infer.errors import ModelError, OutputError
+from stn_infer.errors import FallbackWarning, ModelError, OutputError
 from tests.backends.tensorrt.test_builder import model
 from tests.support.tensorrt_builder import MAGIC, OTHER_GPU, Recorder, on_gpu
 
@@ -65,6 +65,16 @@ def test_a_file_that_cannot_be_read_or_written(tmp_path: Path) -> None:
         TimingCache(tmp_path / "none" / "times", named=True).check()
     with pytest.raises(ModelError, match="expected a timing cache, found Is a directory"):
         build(["A"], TimingCache(tmp_path, named=True))
+
+
+def test_an_engine_is_not_lost_with_the_times_of_its_kernels(tmp_path: Path) -> None:
+    timing = TimingCache(tmp_path / "gone" / "times")
+    timing.path.parent.mkdir()
+    timing.check()
+    module = Recorder(layers=["A"])
+    module.while_building = timing.path.parent.rmdir
+    with pytest.warns(FallbackWarning, match="the times of kernels are not kept: .*No such file or directory"):
+        build([], timing, module)
 
 
 def test_the_engine_cache_has_one_for_each_version_and_gpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

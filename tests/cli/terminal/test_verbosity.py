@@ -12,7 +12,7 @@ from click.testing import CliRunner, Result
 from stn_infer.cli.help import Command
 from stn_infer.cli.output import echo, emit, tell
 from stn_infer.cli.terminal.verbosity import add_common_options, asked
-from stn_infer.errors import AssumptionWarning, InputError
+from stn_infer.errors import AssumptionWarning, FallbackWarning, InputError
 from tests.cli.test_help import ALL
 from tests.cli.test_main import OneCommand
 
@@ -31,6 +31,7 @@ def invoke(action: Callable[[], object], *arguments: str) -> Result:
 def work() -> None:
     print("from the user's model")
     warnings.warn("gray was assumed", AssumptionWarning, stacklevel=1)
+    warnings.warn("m runs without CUDA graphs", FallbackWarning, stacklevel=1)
     tell("about a minute")
     emit({"answer": float("nan")}, lambda: echo("note: a note", "the answer is 42"))
 
@@ -44,7 +45,8 @@ def test_every_command_has_them(name: str) -> None:
 def test_results_alone_are_on_stdout() -> None:
     result = invoke(work)
     assert result.stdout == "note: a note\nthe answer is 42\n"
-    assert result.stderr == "from the user's model\nwarning: gray was assumed\nabout a minute\n"
+    graphs = "warning: m runs without CUDA graphs\n"
+    assert result.stderr == f"from the user's model\nwarning: gray was assumed\n{graphs}about a minute\n"
 
 
 def test_quiet_leaves_out_notes_and_warnings() -> None:
