@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError, one_line
-from stn_infer.printing import Printed, shown
+from stn_infer.printing import Printed, counted, shown
 from stn_infer.sources.identify import WORDS, identify_file
 
 if TYPE_CHECKING:
@@ -70,8 +70,8 @@ class EngineReport(Printed):
             found += [f"profile {profile}" for profile in sidecar.key.profiles] if sidecar else []
         else:
             found.append(
-                f"{len(content.layers)} layers, {content.device_memory / 2**20:.1f} MiB of device memory per context, "
-                f"{'refittable' if content.refittable else 'not refittable'}"
+                f"{counted(len(content.layers), 'layer')}, {content.device_memory / 2**20:.1f} MiB of device memory "
+                f"per context, {'refittable' if content.refittable else 'not refittable'}"
             )
             for tensor in content.tensors:
                 side = "input" if tensor.is_input else "output"

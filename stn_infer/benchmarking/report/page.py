@@ -12,6 +12,7 @@ from stn_infer.benchmarking.report.tables import Table
 from stn_infer.benchmarking.report.verdict import verdict, verdict_of
 from stn_infer.benchmarking.request import BOUNDARIES
 from stn_infer.benchmarking.result import BenchResult, Model
+from stn_infer.printing import counted
 from stn_infer.web import document, text
 
 _STYLE = """
@@ -82,14 +83,17 @@ def environment(result: BenchResult) -> list[tuple[str, str]]:
     machine, request = result.machine, result.request
     method = request.method
     rows = [
-        ("Processor", f"{machine.cpu}, {machine.cores} cores, {machine.memory_gib:g} GiB of memory"),
+        ("Processor", f"{machine.cpu}, {counted(machine.cores, 'core')}, {machine.memory_gib:g} GiB of memory"),
         ("GPU", ", ".join(machine.gpus) if request.device != "cpu" else ""),
-        ("Device", f"{request.device}, {request.threads} threads"),
+        ("Device", f"{request.device}, {counted(request.threads, 'thread')}"),
         ("System", machine.system),
         ("Versions", ", ".join(f"{name} {version}" for name, version in result.versions.items())),
         ("Settings", ", ".join(f"{name}: {value}" for name, value in result.settings.items())),
         ("A call", f"{method.boundary}: {BOUNDARIES[method.boundary]}"),
-        ("Method", f"{method.rounds} rounds, at least {method.seconds:g} s and {method.samples} calls per row"),
+        (
+            "Method",
+            f"{counted(method.rounds, 'round')}, at least {method.seconds:g} s and {method.samples} calls per row",
+        ),
         ("Measured", result.created),
     ]
     return [(name, value) for name, value in rows if value]

@@ -11,6 +11,7 @@ import click
 
 from stn_infer.cli.help import Group
 from stn_infer.cli.output import echo, emit
+from stn_infer.printing import counted
 
 if TYPE_CHECKING:
     from stn_infer.backends.tensorrt.engine_cache import CacheEntry
@@ -52,7 +53,7 @@ def _print(folder: Path, entries: Sequence[CacheEntry]) -> None:
             key = entry.sidecar.key
             what = f"{entry.sidecar.source}, {key.runtime} {key.runtime_version}, {key.gpu or key.sm}, {key.precision}"
         echo(f"{entry.path.stem}  {used}  {entry.size / 2**20:8.1f} MiB  {what}")
-    echo(f"{len(entries)} engines, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {folder}")
+    echo(f"{counted(len(entries), 'engine')}, {sum(entry.size for entry in entries) / 2**20:.1f} MiB in {folder}")
 
 
 @command.command(examples=("stn-infer cache clear", "stn-infer cache clear --cache engines"))
@@ -63,4 +64,4 @@ def clear(cache: Path | None) -> None:
 
     deleted = clear_cache(cache)
     freed = sum(entry.size for entry in deleted) / 2**20
-    emit({"deleted": deleted}, lambda: echo(f"deleted {len(deleted)} engines, {freed:.1f} MiB"))
+    emit({"deleted": deleted}, lambda: echo(f"deleted {counted(len(deleted), 'engine')}, {freed:.1f} MiB"))

@@ -48,6 +48,7 @@ def test_markdown_has_each_row_and_the_interval(result: BenchResult) -> None:
     assert "| 8 | ort-fused | failed |" in text
     assert text.startswith("# Benchmark: simulated\n\nAt batch 8, stn-infer (onnxruntime CPU, no plugin, 1.0")
     assert text.index("](speedup.svg)") < text.index("| batch |")
+    assert "- Device: cpu, 1 thread\n" in text and "- Method: 6 rounds, " in text
     assert "## Environment" in text and "    stn-infer bench <script>alert(1)</script>" in text
     assert text.index("<details><summary>Notes</summary>") < text.index("- not timed: ort-fused")
     assert "not timed: ort-fused at batch 8: outputs are off" in text
