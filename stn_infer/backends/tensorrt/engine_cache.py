@@ -126,16 +126,21 @@ def sidecar_path(engine: Path) -> Path:
 
 
 def write_engine(path: Path, engine: bytes, sidecar: Sidecar) -> None:
-    """Write an engine and then its sidecar, so that a sidecar exists only for a complete engine.
+    """Write an engine and then its sidecar; a sidecar has the hash of its engine, so that no other is read with it.
 
     Raises:
-        OutputError: the folder is missing or not writable, or the disk is full.
+        OutputError: the folder is missing or not writable, or the disk is full. An engine of that name has its sidecar
+            as before, or is new and has none.
     """
     content = {"schema_version": SCHEMA_VERSION, **asdict(sidecar)}
     with locked_folder(path.parent):  # of two processes that write one path, the files of one stay
-        sidecar_path(path).unlink(missing_ok=True)
         write_atomically(path, engine)
-        write_atomically(sidecar_path(path), (json.dumps(content, indent=2) + "\n").encode())
+        try:
+            write_atomically(sidecar_path(path), (json.dumps(content, indent=2) + "\n").encode())
+        except OutputError:
+            with suppress(OSError):
+                sidecar_path(path).unlink()
+            raise
 
 
 def read_sidecar(engine: Path) -> Sidecar | None:

@@ -21,14 +21,13 @@ from stn_infer.backends.tensorrt.engine_cache import (
     Sidecar,
     default_cache_folder,
     load_engine,
-    read_sidecar,
     sidecar_path,
     write_engine,
 )
 from stn_infer.cli.engines.cache import command
 from stn_infer.cli.main import main
 from stn_infer.errors import ModelError, OutputError, UsageError
-from tests.support.helpers import answers_of
+from tests.support.helpers import answers_of, nothing_larger_than
 
 KEY = EngineKey(
     graph_sha256="a" * 64,
@@ -144,17 +143,20 @@ def test_a_cache_that_cannot_be_created_is_an_error(tmp_path: Path) -> None:
         EngineCache(tmp_path / "file" / "cache").store(ENGINE, sidecar())
 
 
-def test_a_sidecar_never_outlives_its_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_separates_no_engine_from_its_sidecar(tmp_path: Path) -> None:
     path = tmp_path / "m.engine"
     write_engine(path, ENGINE, sidecar())
-
-    def fail(target: Path, content: bytes) -> None:
-        raise OutputError("no room")
-
-    monkeypatch.setattr("stn_infer.backends.tensorrt.engine_cache.write_atomically", fail)
-    with pytest.raises(OutputError):
-        write_engine(path, ENGINE, sidecar())
-    assert read_sidecar(path) is None
+    larger = ENGINE * 10
+    with nothing_larger_than(len(ENGINE)), pytest.raises(OutputError, match="File too large"):
+        write_engine(path, larger, sidecar(engine=larger))
+    assert load_engine(path) == (ENGINE, sidecar()), "as it was"
+    long = replace(
+        sidecar(), metadata={"labels": "a" * 2 * len(larger)}, engine_sha256=sidecar(engine=larger).engine_sha256
+    )
+    with nothing_larger_than(len(larger)), pytest.raises(OutputError, match="File too large"):
+        write_engine(path, larger, long)
+    assert load_engine(path) == (larger, None), "none but the old one's"
+    assert [file.name for file in tmp_path.iterdir()] == ["m.engine"]
 
 
 _PAIRS = """
