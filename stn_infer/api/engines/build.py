@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stn_infer.api.engines.paths import check_output
 from stn_infer.api.open import exported
 from stn_infer.api.source import OnnxModel, names_the_file, resolve_model
 from stn_infer.backends.tensorrt.engine import Engine, build_or_reuse, check_runtime, request_engine
@@ -14,7 +15,6 @@ from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_
 from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError
-from stn_infer.files import check_writable
 from stn_infer.printing import Printed
 from stn_infer.sources.reference import WeightsLike
 
@@ -82,10 +82,10 @@ def build(
         UsageError: options that cannot be combined, or a profile that does not fit the model.
         MissingDependencyError: the runtime, the plugin library or the GPU is missing.
         ModelError, SourceError: the model cannot be loaded, or the runtime cannot build it.
-        OutputError: ``output``, the cache or the timing cache cannot be written.
+        OutputError: ``output``, the cache or the timing cache cannot be written, or ``output`` is not an engine.
     """
     options, path = options or BuildOptions(), Path(output)
-    check_writable(path)
+    check_output(path)
     check_runtime(options)
     found = resolve_model(model, weights=weights, input_shapes=input_shapes, allow_code=allow_code, budget=budget)
     request = request_engine(exported(found), options, str(model) if isinstance(found, OnnxModel) else found.name)

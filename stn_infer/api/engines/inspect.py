@@ -8,10 +8,10 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stn_infer.api.engines.paths import check_engine
 from stn_infer.backends.device import Device
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError, one_line
 from stn_infer.printing import Printed, counted, shown
-from stn_infer.sources.identify import WORDS, identify_file
 
 if TYPE_CHECKING:
     from stn_infer.backends.tensorrt.engine_cache import Sidecar
@@ -105,12 +105,7 @@ def inspect_engine(engine: str | Path, device: str = "cuda") -> EngineReport:
     path, gpu = Path(engine), Device.parse(device)
     if gpu.kind != "cuda":
         raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")
-    if path.exists():
-        kind = identify_file(path)
-        if kind.kind in WORDS and kind.kind != "engine":
-            raise ModelError(f"{path} is {WORDS[kind.kind]}, not a TensorRT engine; build one: stn-infer build {path}")
-        if kind.problem:
-            raise ModelError(f"{path} {kind.problem}")
+    check_engine(path)
     plan, sidecar = load_engine(path)
     header = read_header(plan, str(path))
     content, notes, warnings = _content(str(path), plan, header, sidecar, gpu.index)

@@ -10,13 +10,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from stn_infer.api.engines.paths import check_engine, check_output
 from stn_infer.api.open import exported
 from stn_infer.api.source import OnnxModel, names_the_file, resolve_model
 from stn_infer.backends.device import Device
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine, write_engine
 from stn_infer.budget import Budget
 from stn_infer.errors import UsageError, one_line
-from stn_infer.files import check_writable
 from stn_infer.printing import Printed
 from stn_infer.sources.reference import WeightsLike
 
@@ -82,7 +82,7 @@ def refit(
         ModelError: the engine takes no weights, cannot be used here, or cannot take one of those that differ; or the
             model differs in more than weights.
         SourceError: the model cannot be loaded.
-        OutputError: ``output`` cannot be written.
+        OutputError: ``output`` cannot be written, or is a file but not an engine.
     """
     from stn_infer.backends.tensorrt.backend import register_plugins
     from stn_infer.backends.tensorrt.compatibility import check_usable
@@ -95,7 +95,8 @@ def refit(
     gpu, path, label = Device.parse(device), Path(output), str(engine)
     if gpu.kind != "cuda":
         raise UsageError(f"engines run on GPUs: --device must be cuda or cuda:N, not {device!r}")
-    check_writable(path)
+    check_output(path)
+    check_engine(Path(engine))
     plan, sidecar = load_engine(Path(engine))
     proto, name = _loaded(model, weights, input_shapes, allow_code, budget)
     new = replacement_for(label, sidecar, proto, name)
