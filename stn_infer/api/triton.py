@@ -99,7 +99,8 @@ def triton(
         queue_delay: microseconds that a request waits for others to join its batch.
         instances: of the model, for each GPU or on the CPU.
         threads: of each instance on a CPU; None: one per core for a single instance, else 1.
-        top_k: the number of classes in each prediction of the Python platform, best first; None: 1.
+        top_k: the number of classes in each prediction of the Python platform, best first; None: 1, or
+            with a sigmoid all.
         labels: the name of each class; None: as the file says.
         activation: ``softmax``, ``sigmoid`` or ``none``; None: as the file says, or its last operator.
         served_at: the repository's absolute path where it is served; None: its path here.

@@ -23,7 +23,7 @@ from stn_infer.pipeline.formats import check_labels, has_classes
 from stn_infer.pipeline.plan import classifier_of
 from stn_infer.proto.own_ops import DOMAIN
 from stn_infer.proto.traversal import every_node
-from stn_infer.serving.service import REGISTER_FILE, Classes, Service
+from stn_infer.serving.service import ALL_CLASSES, REGISTER_FILE, Classes, Service
 
 if TYPE_CHECKING:
     import onnx
@@ -103,7 +103,8 @@ def classified(
         if top_k is not None or activation is not None:
             raise UsageError("only the platform python adds predictions; omit top_k and activation")
         return replace(service, labels=names)
-    classes = Classes.of(service.outputs, classifier.scores, top_k or 1, names)
+    default = service.outputs[0].shape[1] or ALL_CLASSES if classifier.many else 1
+    classes = Classes.of(service.outputs, classifier.scores, top_k or default, names)
     return replace(service, labels=names, classes=classes)
 
 

@@ -7,8 +7,9 @@ from pathlib import PurePosixPath
 
 from stn_infer.arrays import shape_text
 from stn_infer.backends.base import TensorSpec
+from stn_infer.predictions import THRESHOLD
 from stn_infer.printing import markdown_cell, shown
-from stn_infer.serving.service import REGISTER_FILE, THREADS, Service, data_type, served_shape
+from stn_infer.serving.service import ALL_CLASSES, REGISTER_FILE, THREADS, Service, data_type, served_shape
 
 _PARTS = {
     "python": "It runs in onnxruntime in Triton's Python backend, whose Python needs `pip install numpy {package}`",
@@ -94,11 +95,18 @@ def _shown(service: Service) -> list[str]:
 def _predictions(service: Service) -> str:
     if service.classes is not None:
         names = {what: f"`{name}`" for what, name in service.classes.names.items()}
-        label = f", {names['label']} its name" if "label" in names else ""
         count = service.classes.top_k
-        which = "the class with the highest score" if count == 1 else f"the {count} best classes, best first"
-        confidence = f"and {names['confidence']} its confidence, as `stn-infer run` gives them"
-        return f"{names['prediction']} is {which}{label}, {confidence}."
+        if count == 1:
+            what, name, confidence = "is the class with the highest score", "its name", "its confidence"
+        else:
+            every = count in (service.outputs[0].shape[1], ALL_CLASSES)
+            which = "all classes" if every else f"the {count} best classes"
+            what, name, confidence = f"has {which}, best first", "their names", "their confidences"
+        label = f", {names['label']} {name}" if "label" in names else ""
+        found = f"{names['prediction']} {what}{label}, and {names['confidence']} {confidence}"
+        if service.classes.scores.activation != "sigmoid":
+            return f"{found}, as `stn-infer run` gives them."
+        return f"{found}. Any number of classes can be right: `stn-infer run` lists those of at least {THRESHOLD:g}."
     if service.labels:
         return (
             "`triton.InferRequestedOutput(name, class_count=3)` asks for the three best classes of the first output as "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pytest
@@ -17,7 +17,8 @@ from stn_infer.backends.tensorrt.identity import hashes
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.fusion.fuse import fuse
 from stn_infer.serving.plan import check_batch, classified, describe, load_engine_of, profiled, tried, with_library
-from stn_infer.serving.service import Service
+from stn_infer.serving.readme import readme_text
+from stn_infer.serving.service import ALL_CLASSES, Service
 from tests.support.onnx_files import affine_model
 from tests.support.served_models import LABELS, classifier
 
@@ -74,7 +75,8 @@ def test_classes_follow_the_file_and_the_options() -> None:
     backend = opened(scores=Scores("sigmoid"))
     found = classified(service_of(backend), backend, None, None, None)
     assert found.labels == LABELS and found.classes is not None
-    assert (found.classes.scores, found.classes.top_k) == (Scores("sigmoid"), 1)
+    assert (found.classes.scores, found.classes.top_k) == (Scores("sigmoid"), 4), "all may be right"
+    assert classified(service_of(opened()), opened(), None, None, None).classes.top_k == 1  # type: ignore[union-attr]
     found = classified(service_of(backend), backend, 3, list("abcd"), "none")
     assert found.classes is not None and found.labels == found.classes.labels == ("a", "b", "c", "d")
     assert (found.classes.scores, found.classes.top_k) == (Scores("none"), 3)
@@ -84,6 +86,15 @@ def test_classes_follow_the_file_and_the_options() -> None:
         classified(replace(service_of(backend), platform="onnxruntime"), backend, 2, None, None)
     with pytest.raises(UsageError, match="2 labels given for the 4 classes"):
         classified(service_of(backend), backend, None, ["a", "b"], None)
+
+
+def test_a_sigmoid_of_an_unknown_number_of_classes_gives_all() -> None:
+    backend = opened(scores=Scores("sigmoid"), labels=None)
+    backend.outputs = (replace(backend.outputs[0], shape=(None, None)), *backend.outputs[1:])
+    found = classified(service_of(backend), backend, None, None, None)
+    assert found.classes is not None and found.classes.top_k == ALL_CLASSES
+    assert {length for _, _, length in found.added()} == {None}
+    assert "`prediction` has all classes, best first" in readme_text(found, PurePosixPath("/srv/models/m"))
 
 
 def test_options_for_classes_of_a_model_without_them() -> None:

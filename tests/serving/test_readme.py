@@ -34,13 +34,25 @@ def test_the_python_platform() -> None:
     assert (
         "| input | pixels | UINT8 | \\[?, ?, 40, 1\\] |" in text and "| output | label | STRING | \\[?, 2\\] |" in text
     )
-    assert "the 2 best classes, best first, `label` its name, and `confidence` its confidence" in text
+    assert (
+        "`prediction` has the 2 best classes, best first, `label` their names, and `confidence` their confidences, as "
+        in text
+    )
     assert "perf_analyzer -m digits -u localhost:8001 -i grpc --concurrency-range 1:8 --shape pixels:H,40,1\n" in text
     assert "pip install numpy onnxruntime`" in text and "The engine" not in text
     assert "\x1b" not in text.replace(repr(SCORES.name), "")
     assert "`threads` in `config.pbtxt` is the number of threads of each instance" in text
     assert "`threads`" not in readme_text(replace(SERVICE, on_gpu=True), FOLDER)
     assert "onnxruntime-gpu" in readme_text(replace(SERVICE, on_gpu=True), FOLDER)
+
+
+def test_what_a_sigmoid_means() -> None:
+    def text(top_k: int) -> str:
+        return readme_text(replace(SERVICE, classes=Classes.of((SCORES,), Scores("sigmoid"), top_k, ())), FOLDER)
+
+    right = "Any number of classes can be right: `stn-infer run` lists those of at least 0.5."
+    assert f"`prediction` has the 2 best classes, best first, and `confidence` their confidences. {right}" in text(2)
+    assert f"`prediction` has all classes, best first, and `confidence` their confidences. {right}" in text(4)
 
 
 def test_names_are_data_in_commands_and_code() -> None:
