@@ -98,6 +98,22 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
         assert named <= options | {"--help", "-h"}, line
 
 
+def test_the_messages_of_troubleshooting_are_those_of_the_code() -> None:
+    code = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "stn_infer").rglob("*.py"))
+    code = re.sub(r'"\n\s+f?"', "", code)  # one string over several lines
+    page = (ROOT / "docs" / "troubleshooting.md").read_text(encoding="utf-8")
+    messages = [
+        message
+        for title in re.findall(r"^\*\*(.*?)\*\* ", page, re.MULTILINE)
+        if not re.match("TensorRT:|CUDA:", title)  # theirs
+        for message in re.findall('"(.*?)"', title)
+    ]
+    assert len(messages) >= 4
+    for message in messages:
+        for part in re.split(r"\.\.\.|stn::Sampler", message):  # what is put in
+            assert part.strip(" ,:") in code, message
+
+
 class Links(HTMLParser):
     """The links, anchors and loaded files of a page of HTML."""
 
