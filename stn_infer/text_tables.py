@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _INDENT, _GAP = "    ", "  "
 _LEAST_TEXT = 24  # columns for free text beside the others
 _NARROWEST = 14  # wider columns are wrapped where nothing else helps
+_LEAST_WIDTH = 16  # a terminal of fewer columns breaks the lines itself
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,7 +64,8 @@ def fits(table: Table, width: int) -> bool:
 
 
 def layout(table: Table, width: int) -> list[list[str]]:
-    """The lines of a table of at most ``width`` columns, each in parts that may have a color."""
+    """The lines of a table of at most ``width`` columns, but no fewer than 16, each in parts that may have a color."""
+    width = max(width, _LEAST_WIDTH)
     rows = [tuple(map(shown, row)) for row in table.rows]
     table = replace(table, headings=tuple(map(shown, table.headings)))
     columns, widths, left_out = _columns(table, rows, width)

@@ -62,6 +62,15 @@ def test_no_line_is_wider_and_nothing_is_cut(width: int) -> None:
         assert any(piece in line for line in lines), piece
 
 
+@pytest.mark.parametrize("width", [0, 1, 4, 15])
+def test_a_terminal_of_a_few_columns_breaks_the_lines_itself(width: int) -> None:
+    assert text(TABLE, width) == text(TABLE, 16)
+    console = Console(file=io.StringIO(), width=max(width, 1))
+    console.print(TABLE)
+    out = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "".join(out.split()) == "".join("".join(text(TABLE, 16)).split())
+
+
 def test_wide_cells_are_wrapped_at_last() -> None:
     table = Table(headings=("variant", "ms"), rows=[("benchmarks.peers.kornia_warps:homography_warp", "1.5")])
     assert text(table, 30) == [
