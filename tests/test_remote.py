@@ -97,6 +97,12 @@ def test_a_store_has_one_job_at_a_time(store: str) -> None:
     memory.pipe_file(f"{output}/run.lock", b'{"host": "elsewhere", "pid": 3}')
     with pytest.raises(OutputError, match=r"belongs to a job on another machine \(process 3 on elsewhere\); if it has"):
         run("model.onnx", store, output, **OPTIONS)
+    for damaged in (b"", b"[1]", b"{"):
+        memory.pipe_file(f"{output}/run.lock", damaged)
+        with pytest.raises(
+            OutputError, match=r"machine \(process \? on an unknown one\); if it has ended, delete \S+/run\.lock$"
+        ):
+            run("model.onnx", store, output, **OPTIONS)
     memory.pipe_file(f"{output}/run.lock", f'{{"host": "{platform.node()}", "pid": {os.getppid()}}}'.encode())
     with pytest.raises(OutputError, match="another job is working in"):
         run("model.onnx", store, output, **OPTIONS)

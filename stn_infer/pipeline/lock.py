@@ -107,13 +107,17 @@ def runs(pid: object) -> bool:
     return True
 
 
-def _owner(descriptor: int) -> dict[str, object]:
-    """The owner recorded in the file; empty if the file is empty or truncated."""
+def owner_of(content: bytes) -> dict[str, object]:
+    """The owner that a lock's content records; empty if it is empty or damaged."""
     try:
-        content = json.loads(os.pread(descriptor, 4096, 0))
+        found = json.loads(content)
     except ValueError:
         return {}
-    return content if isinstance(content, dict) else {}
+    return found if isinstance(found, dict) else {}
+
+
+def _owner(descriptor: int) -> dict[str, object]:
+    return owner_of(os.pread(descriptor, 4096, 0))
 
 
 def _still_there(path: Path, descriptor: int) -> bool:
@@ -133,7 +137,8 @@ def refusal(path: Path | str, doing: str, target: Path | str, owner: dict[str, o
         owner: the content of the lock.
         held: whether the lock itself could be taken.
     """
-    who = f"process {owner.get('pid', '?')} on {owner.get('host', 'this machine')}"
+    where = owner.get("host", "an unknown one" if held else "this machine")
+    who = f"process {owner.get('pid', '?')} on {where}"
     if not held:
         return f"another job is {doing} {target} ({who}); wait until it ends, or give another output"
     return f"{target} belongs to a job on another machine ({who}); if it has ended, delete {path}"

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from stn_infer import remote
 from stn_infer.errors import OutputError
 from stn_infer.files import appearing, remove_leftovers, temporary_folder, write_atomically
-from stn_infer.pipeline.lock import LOCK_NAME, JobLock, refusal, runs
+from stn_infer.pipeline.lock import LOCK_NAME, JobLock, owner_of, refusal, runs
 
 
 class Lock(Protocol):
@@ -215,10 +215,7 @@ class ObjectFolder:
         """As for :class:`Storage`. A store has no locks; the object says who works, until it is removed."""
         me = {"host": platform.node(), "pid": os.getpid()}
         if self.exists(LOCK_NAME):
-            try:
-                owner = json.loads(self.read(LOCK_NAME))
-            except ValueError:
-                owner = {}
+            owner = owner_of(self.read(LOCK_NAME))
             gone = owner.get("host") == me["host"] and not runs(owner.get("pid"))
             if not gone:
                 same = owner.get("host") == me["host"]
