@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal
 
+from stn_infer.api.engines.paths import check_engine
 from stn_infer.api.open import exported, open_resolved
 from stn_infer.api.source import OnnxModel, declared_batch, names_the_file, resolve_model
 from stn_infer.budget import Budget
@@ -155,8 +156,11 @@ def triton(
         service = classified(service, backend, top_k, labels, activation)
         stored, sidecar = source.content, None
         if engine is not None:
+            check_engine(Path(engine))
             stored, sidecar = load_engine_of(Path(engine), source.load())
             service = profiled(service, sidecar, max_batch)
+            if sidecar is None and max_batch is None:
+                notes.append(f"{engine} has no sidecar with its profile: batches of up to {MAX_BATCH} are assumed")
         service = tried(service, backend, notes)
         service, libraries = with_library(service, graph, sidecar, engine is not None, notes)
         if backend.metadata.preprocess is not None and backend.metadata.embedded is None:

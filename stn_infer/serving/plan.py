@@ -16,6 +16,7 @@ from stn_infer.backends.batching import is_batched, own_axes
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.identity import hashes
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
+from stn_infer.backends.tensorrt.plan import runtime_of
 from stn_infer.backends.tensorrt.runtime import Gpu
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.pipeline.decoder import Decoder
@@ -120,11 +121,12 @@ def load_engine_of(path: Path, model: onnx.ModelProto) -> tuple[bytes, Sidecar |
             library.
     """
     engine, sidecar = load_engine(path)
+    runtime = runtime_of(engine) if sidecar is None else sidecar.key.runtime
+    if runtime not in (None, "tensorrt"):
+        raise ModelError(f"{path} is a {runtime} engine, which Triton does not run; build it for tensorrt")
     if sidecar is None:
         return engine, None
     key = sidecar.key
-    if key.runtime != "tensorrt":
-        raise ModelError(f"{path} is a {key.runtime} engine, which Triton does not run; build it for tensorrt")
     if (key.graph_sha256, key.weights_sha256) != hashes(model):
         raise ModelError(f"{path} was built from another version of the model ({sidecar.source}); build it again")
     if key.plugin_sha256:

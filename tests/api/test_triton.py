@@ -180,8 +180,27 @@ def test_an_engine_of_another_tool_is_served_as_it_is(file: Path) -> None:
     engine.write_bytes(b"plan")
     report = triton(file, file.parent / "r", platform="tensorrt", engine=engine, max_batch=8, budget=TRUSTED)
     assert (report.path / "1/model.plan").read_bytes() == b"plan"
+    assert report.notes == ()
     config = (report.path / "config.pbtxt").read_text()
     assert "max_batch_size: 8" in config and "kind: KIND_GPU" in config and "parameters" not in config
+
+
+def test_an_engine_without_a_sidecar_has_an_unknown_profile(file: Path) -> None:
+    engine = file.parent / "m.plan"
+    engine.write_bytes(b"ftrt")
+    report = triton(file, file.parent / "r", platform="tensorrt", engine=engine, budget=TRUSTED)
+    assert report.notes == (f"{engine} has no sidecar with its profile: batches of up to 64 are assumed",)
+    assert "max_batch_size: 64" in (report.path / "config.pbtxt").read_text()
+
+
+def test_what_is_not_an_engine_of_tensorrt_is_refused(file: Path) -> None:
+    with pytest.raises(ModelError, match=r"a model\.onnx is an ONNX file, not a TensorRT engine"):
+        triton(file, file.parent / "r", platform="tensorrt", engine=file, budget=TRUSTED)
+    engine = file.parent / "m.engine"
+    engine.write_bytes(b"vtrt")
+    with pytest.raises(ModelError, match=r"m\.engine is a tensorrt-rtx engine, which Triton does not run"):
+        triton(file, file.parent / "r", platform="tensorrt", engine=engine, budget=TRUSTED)
+    assert not (file.parent / "r").exists()
 
 
 def test_check_without_a_server_writes_nothing(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -32,6 +32,11 @@ class PlanHeader:
     size: int
 
 
+def runtime_of(plan: bytes) -> RuntimeName | None:
+    """Which runtime built an engine; None: the bytes are not an engine."""
+    return _RUNTIMES.get(plan[:4])
+
+
 def read_header(plan: bytes, label: str) -> PlanHeader:
     """The header of an engine.
 
@@ -42,7 +47,7 @@ def read_header(plan: bytes, label: str) -> PlanHeader:
     Raises:
         ModelError: the bytes are not an engine, or end too early.
     """
-    runtime = _RUNTIMES.get(plan[:4])
+    runtime = runtime_of(plan)
     if runtime is None:
         raise ModelError(f"{label} is not a TensorRT engine: it begins with {plan[:4]!r}, expected b'ftrt' or b'vtrt'")
     if len(plan) < _HEADER:
