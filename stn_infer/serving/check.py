@@ -17,11 +17,10 @@ from stn_infer.progress import step
 from stn_infer.proto.inputs import InputPlan, random_feeds
 from stn_infer.serving.client import Client
 from stn_infer.serving.server import serving
-from stn_infer.serving.service import Service, served_shape
+from stn_infer.serving.service import EXAMPLE_SIZE, Service, served_shape
 
 TOLERANCE = 1e-5  # of an output's scale, as for `verify`
 _SEED = 7
-_SIZE = 32  # of dynamic sizes
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ def check_service(
     """
     sizes = tuple(sorted({1, min(3, service.max_batch), service.max_batch}))
     generator = np.random.default_rng(_SEED)
-    feeds = [random_feeds(plans, size, _SIZE, generator) for size in sizes]
+    feeds = [random_feeds(plans, size, EXAMPLE_SIZE, generator) for size in sizes]
     expected = [backend.run(inputs) for inputs in feeds]
     for outputs in expected:
         for name, values in outputs.items():

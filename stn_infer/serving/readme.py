@@ -9,7 +9,15 @@ from stn_infer.arrays import shape_text
 from stn_infer.backends.base import TensorSpec
 from stn_infer.predictions import THRESHOLD
 from stn_infer.printing import markdown_cell, shown
-from stn_infer.serving.service import ALL_CLASSES, REGISTER_FILE, THREADS, Service, data_type, served_shape
+from stn_infer.serving.service import (
+    ALL_CLASSES,
+    EXAMPLE_SIZE,
+    REGISTER_FILE,
+    THREADS,
+    Service,
+    data_type,
+    served_shape,
+)
 
 _PARTS = {
     "python": "It runs in onnxruntime in Triton's Python backend, whose Python needs `pip install numpy {package}`",
@@ -49,6 +57,7 @@ def readme_text(service: Service, folder: PurePosixPath, engine: str = "") -> st
         _predictions(service),
         "## Load\n`pip install perf-analyzer`, or Triton's SDK container:\n```sh\n"
         f"perf_analyzer -m {service.name} -u localhost:8001 -i grpc --concurrency-range 1:8{_shapes(service)}\n```",
+        f"{EXAMPLE_SIZE} stands for each dynamic size in these examples." if _shapes(service) else "",
         _batches(service),
         _threads(service),
         "## Another version\nWrite it to another repository, and move its folder `1` here as `2`: the newest version "
@@ -73,7 +82,7 @@ def _request(service: Service) -> str:
     for index, spec in enumerate(service.inputs):
         name = "given" if len(service.inputs) == 1 else f"given_{index}"
         names.append(name)
-        shape = (1, *(length or 1 for length in served_shape(spec)[1:]))
+        shape = (1, *_sizes(spec))
         kind = "bool" if spec.dtype.kind == "b" else spec.dtype.name
         lines += [
             f"array = np.zeros({shape}, np.{'bool_' if kind == 'bool' else kind})",
@@ -142,5 +151,9 @@ def _shapes(service: Service) -> str:
 
 
 def _shape(spec: TensorSpec) -> str:
-    sizes = ",".join("H" if length is None else str(length) for length in spec.shape[1:])
-    return shlex.quote(f"{shown(spec.name)}:{sizes}")
+    return shlex.quote(f"{shown(spec.name)}:{','.join(map(str, _sizes(spec)))}")
+
+
+def _sizes(spec: TensorSpec) -> list[int]:
+    """A sample's sizes in the examples."""
+    return [EXAMPLE_SIZE if length is None else length for length in served_shape(spec)[1:]]

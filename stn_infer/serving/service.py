@@ -18,6 +18,8 @@ PLATFORMS: tuple[Platform, ...] = get_args(Platform)
 THREADS = {"python": "threads", "onnxruntime": "intra_op_thread_count"}
 #: What registers the plugins in TensorRT when it is loaded; beside the plugin library.
 REGISTER_FILE = "libstn_plugins_register.so"
+#: A dynamic size in trials and examples.
+EXAMPLE_SIZE = 32
 #: ``top_k`` where the number of classes is not known.
 ALL_CLASSES = 2**31 - 1
 #: Triton's data types, by numpy's; strings are ``STRING``.

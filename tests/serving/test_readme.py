@@ -38,7 +38,8 @@ def test_the_python_platform() -> None:
         "`prediction` has the 2 best classes, best first, `label` their names, and `confidence` their confidences, as "
         in text
     )
-    assert "perf_analyzer -m digits -u localhost:8001 -i grpc --concurrency-range 1:8 --shape pixels:H,40,1\n" in text
+    assert "perf_analyzer -m digits -u localhost:8001 -i grpc --concurrency-range 1:8 --shape pixels:32,40,1\n" in text
+    assert "array = np.zeros((1, 32, 40, 1), np.uint8)" in text and "32 stands for each dynamic size" in text
     assert "pip install numpy onnxruntime`" in text and "The engine" not in text
     assert "\x1b" not in text.replace(repr(SCORES.name), "")
     assert "`threads` in `config.pbtxt` is the number of threads of each instance" in text
@@ -62,7 +63,7 @@ def test_names_are_data_in_commands_and_code() -> None:
     text = readme_text(service, FOLDER)
     (line,) = (line for line in text.splitlines() if line.startswith("perf_analyzer"))
     words = subprocess.run(["sh", "-c", f"printf '%s\\n' {line}"], capture_output=True, text=True).stdout.splitlines()
-    assert words[-2:] == ["--shape", "x y;$(echo it)`'\\n:H,40,1"]
+    assert words[-2:] == ["--shape", "x y;$(echo it)`'\\n:32,40,1"]
     assert "`label_` its name" in text
 
 
