@@ -14,11 +14,14 @@ from typing import Any
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from PIL import Image
 
 from stn_infer import remote
+from stn_infer.api.predictor import Predictor
 from stn_infer.api.run import run
-from stn_infer.errors import InputError, MissingDependencyError, OutputError, UsageError
+from stn_infer.cli.main import main
+from stn_infer.errors import InputError, MissingDependencyError, OutputError, SourceError, UsageError
 from stn_infer.extras import install
 from stn_infer.pipeline.storage import storage_of
 from tests.api.cluster.test_model import write_model
@@ -166,6 +169,34 @@ def test_patterns_lists_and_single_files(store: str) -> None:
     Path("list.txt").write_text(f"{store}/03.png\n{store}/none.png\nfile://{Path('local/04.png').resolve()}\n")
     summary = run("model.onnx", "@list.txt", "listed", **OPTIONS)
     assert summary.failures == ((f"{store}/none.png", f"no such file: {store}/none.png"),) and summary.ok == 2
+
+
+def test_a_predictor_takes_what_run_takes(store: str) -> None:
+    given = [store, f"{store}/deep", f"{store}/1*.png", f"{store}/03.png", f"{store}/none.png", f"{store}/none"]
+    with Predictor("model.onnx", preprocess="0..1", errors="return") as predictor:
+        found = [[(each.input, each.error) for each in predictor(one)] for one in given]
+    assert [len(each) for each in found] == [22, 1, 10, 1, 1, 1]
+    assert found[3] == [(f"{store}/03.png", "")]
+    assert [each[0][1].partition(":")[0] for each in found[4:]] == ["no such file", "no such file or folder"]
+
+
+def test_what_is_on_this_machine_only(store: str, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SourceError, match=r"^s3://b/m.onnx: models and checkpoints are files of this machine, or hf:"):
+        run("s3://b/m.onnx", "local", "out", **OPTIONS)
+    done = CliRunner().invoke(main, ["run", "model.onnx", "local", "-o", "out", "--save-images", f"{store}/pictures"])
+    assert done.exit_code == 2
+    assert done.stderr == f"error: --save-images takes a folder of this machine, not {store}/pictures\n"
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_names_with_the_characters_of_patterns(store: str) -> None:
+    memory = fsspec.filesystem("memory")
+    for name in ("a[1].png", "d[2]/x.png", "a1.png"):
+        memory.pipe_file(f"{store}/{name}", memory.cat_file(f"{store}/03.png"))
+    run("model.onnx", [f"{store}/a[1].png", f"{store}/d[2]", f"{store}/a[12].png"], "out", **OPTIONS)
+    rows = Path("out/ledger-00000.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[0] for row in rows] == [f"{store}/{name}" for name in ("a[1].png", "d[2]/x.png", "a1.png")]
 
 
 @pytest.mark.parametrize(

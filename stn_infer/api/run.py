@@ -20,6 +20,7 @@ from stn_infer.pipeline.plan import RunOptions
 from stn_infer.pipeline.shards import Progress
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.progress import step
+from stn_infer.remote import is_url
 from stn_infer.sources.load import LoadedModel
 from stn_infer.sources.reference import WeightsLike
 
@@ -142,6 +143,8 @@ def run(
     model_sha256 = ""
     tried: tuple[str, ...] = ()
     spread: Shards | None = None
+    if save_images is not None and is_url(str(save_images)):
+        raise UsageError(f"--save-images takes a folder of this machine, not {save_images}")
     if ray is not None:
         _check_for_cluster(ray, model, backend, devices, save_images)
     with ExitStack() as stack:

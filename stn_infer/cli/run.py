@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 import warnings
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
@@ -94,7 +93,7 @@ def _gpus(ctx: click.Context, parameter: click.Parameter, value: str | None) -> 
 @click.option("--with-theta", is_flag=True, help="Also store theta of every spatial transformer; the file stays.")
 @click.option(
     "--save-images",
-    type=click.Path(path_type=Path, file_okay=False),
+    type=click.Path(file_okay=False),
     metavar="DIR",
     help="Save the warped images, and the inputs with the sampled regions and the prediction.",
 )
@@ -136,7 +135,7 @@ def command(
     threshold: float | None,
     outputs: tuple[str, ...] | None,
     with_theta: bool,
-    save_images: Path | None,
+    save_images: str | None,
     overwrite: bool,
     workers: int | None,
     shard_rows: int | None,

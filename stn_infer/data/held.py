@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 import numpy as np
 from PIL import Image
 
+from stn_infer import remote
 from stn_infer.arrays import Array
 from stn_infer.data.images import loaded, opened_bytes
-from stn_infer.data.inputs import Inputs, Sample, is_array
+from stn_infer.data.inputs import Inputs, Sample, is_array, is_input
 from stn_infer.data.scaled import Scaled
 from stn_infer.errors import InputError, UsageError, one_line
 
@@ -127,7 +128,10 @@ class Samples:
     def _of_path(self, path: str) -> Iterator[Sample]:
         """The samples of a path; one that is missing is a sample, too."""
         is_list = path.startswith("@") and not os.path.lexists(path)
-        if not is_list and not os.path.isdir(path) and not is_array(path) and not _is_pattern(path):
+        is_folder = (
+            not is_input(path) if remote.is_url(path) else os.path.isdir(path)
+        )  # a store is asked where it may be
+        if not is_list and not is_folder and not is_array(path) and not _is_pattern(path):
             yield Sample(path, path)  # a missing file has the error when it is read
             return
         samples = iter(Inputs([path], self._arrays.count_rows))

@@ -249,7 +249,7 @@ class Inputs:
 
     def _under_url(self, url: str) -> Iterator[Entry]:
         """The entries of a URL of a file, a folder or a pattern."""
-        pattern = glob.has_magic(url)
+        pattern = glob.has_magic(url) and remote.version(url) is None and not remote.find(url)
         matches = remote.match(url) if pattern else [url]
         if not matches:
             raise InputError(f"no file matches {url!r}; expected images or .npy/.npz files")

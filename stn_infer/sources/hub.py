@@ -8,6 +8,7 @@ from pathlib import Path
 
 from stn_infer.errors import MissingDependencyError, SourceError, UsageError, one_line
 from stn_infer.extras import install
+from stn_infer.remote import is_url
 
 _BEGIN = re.compile(r"hf:/+")  # a Path makes one slash of two
 _FORM = re.compile(
@@ -35,9 +36,11 @@ def local(name: str | Path) -> str | Path:
     Raises:
         UsageError: it begins with ``hf:`` and has another form.
         MissingDependencyError: huggingface_hub is not installed.
-        SourceError: it cannot be downloaded; the message says why.
+        SourceError: it cannot be downloaded; the message says why. Or it is another URL.
     """
     if not is_remote(name):
+        if is_url(str(name)):
+            raise SourceError(f"{name}: models and checkpoints are files of this machine, or hf://; download it first")
         return name
     text = _BEGIN.sub("", str(name), count=1)
     found = _FORM.fullmatch(text)
