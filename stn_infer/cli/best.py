@@ -29,15 +29,20 @@ if TYPE_CHECKING:
 @options.source_options
 @options.trial_options
 @options.output_option("The ONNX file to write.")
-@click.option("--latency-ms", type=float, metavar="MS", help="Largest median latency of a batch.  [default: any]")
+@click.option(
+    "--latency-ms",
+    type=options.FiniteRange(min=0, min_open=True),
+    metavar="MS",
+    help="Largest median latency of a batch.  [default: any]",
+)
 @click.option(
     "--max-error",
-    type=float,
+    type=options.FiniteRange(min=0, min_open=True),
     help="Largest output error, relative to the output's scale.  [default: by precision]",
 )
 @click.option(
     "--time-limit",
-    type=float,
+    type=options.FiniteRange(min=0, min_open=True),
     default=120.0,
     show_default=True,
     metavar="SECONDS",
@@ -50,7 +55,7 @@ if TYPE_CHECKING:
     show_default=True,
     callback=options.integers,
     metavar="N,...",
-    help="Samples per call that are tried.",
+    help="Samples per call; each batch size is measured separately.",
 )
 @click.option(
     "--threads",

@@ -124,9 +124,9 @@ def test_a_plain_file_is_fused_and_keeps_its_precision(tmp_path: Path, asked: li
     [
         (["--latency-ms", "3"], "nothing meets --latency-ms 3, so no file was written; nearest: fp16 in ort", 3),
         (["--max-error", "1e-9"], "nothing meets --max-error 1e-09, so no file was written; nearest: fp16 in", 3),
-        (["--latency-ms", "0"], "--latency-ms is a number above 0, not 0", 2),
-        (["--max-error", "nan"], "--max-error is a number above 0, not nan", 2),
-        (["--time-limit", "-1"], "--time-limit is a number above 0, not -1", 2),
+        (["--latency-ms", "0"], "Invalid value for '--latency-ms': 0.0 is not in the range x>0.", 2),
+        (["--max-error", "nan"], "Invalid value for '--max-error': nan is not a finite number.", 2),
+        (["--time-limit", "-1"], "Invalid value for '--time-limit': -1.0 is not in the range x>0.", 2),
         (["--batch-sizes", "0,4"], "batch sizes are whole numbers of at least 1, given 0, 4", 2),
         (["--batch-sizes", "x"], "--batch-sizes takes integers separated by commas, such as 1,64; got 'x'", 2),
         (["--threads", "0"], "numbers of threads are at least 1, given 0", 2),
@@ -150,6 +150,14 @@ def test_what_is_refused_in_one_line(
     assert (done.exit_code, done.stdout) == (code, ""), done.output
     assert done.stderr.startswith("error: ") and said in done.stderr and done.stderr.count("\n") == 1
     assert not Path("out.onnx").exists() and not folder().exists()
+
+
+@pytest.mark.parametrize("bound", ["latency_ms", "max_error", "time_limit"])
+@pytest.mark.parametrize("value", [0.0, -1.0, float("nan"), float("inf")])
+def test_a_bound_is_a_number_above_zero(bound: str, value: float) -> None:
+    bounds: dict[str, Any] = {bound: value}
+    with pytest.raises(UsageError, match=rf"^--{bound.replace('_', '-')} is a number above 0, not {value:g}$"):
+        best("fused.onnx", "out.onnx", **bounds)
 
 
 def test_no_runtime_takes_it(fused: Path, monkeypatch: pytest.MonkeyPatch) -> None:

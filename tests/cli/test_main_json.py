@@ -110,8 +110,13 @@ def test_reports_of_what_takes_long() -> None:
                 "name": "1.png",
                 "prediction": "seven",
                 "candidates": [{"prediction": 7, "label": "seven", "confidence": 0.75}],
+                "truth": None,
+                "right": None,
+                "error": "",
             }
         ],
+        "sampled_of": None,
+        "seed": None,
         "notes": [],
     }
     assert list(json.loads(shown.to_json())) == FIELDS["show"]

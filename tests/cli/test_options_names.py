@@ -20,6 +20,7 @@ DIFFERENT = {
     "--output": "run also writes to object stores, by URL",
     "--resume": "run resumes the job in its output folder, bench names a result",
     "--target": "lint: runtimes; build: a GPU architecture",
+    "--threads": "best tries several",
 }
 #: Values that are called otherwise in code: plurals of repeatable options aside.
 RENAMED = {"examples": "--inputs", "declared": "--input", "calibration": "--calibrate", "show_all": "--all"}
