@@ -43,6 +43,7 @@ MORE = {
     "bench": ["--variant", "eager", "--rounds", "1", "--samples", "1"],
     "show": ["inputs.npy", "-o", "out.png"],
     "triton": ["-o", "repository"],
+    "best": ["-o", "out.onnx"],
 }
 
 
@@ -65,7 +66,7 @@ def test_these_are_the_commands_that_take_it() -> None:
     assert takes == {*MORE, "refit", "optimize"}
 
 
-@pytest.mark.parametrize("command", ["export", "run", "verify", "show", "bench"])
+@pytest.mark.parametrize("command", ["export", "run", "verify", "show", "bench", "best"])
 def test_a_factory(command: str) -> None:
     done = call(command, f"{__name__}:Convolution", "--input-shape", "1,3,16,16")
     assert done.exit_code in (1, 2) and done.stderr.endswith("; drop the leading batch: --input-shape 3,16,16\n"), (
@@ -74,7 +75,7 @@ def test_a_factory(command: str) -> None:
     assert done.stdout == "" or command == "bench"
 
 
-@pytest.mark.parametrize("command", ["export", "run", "eval", "verify", "bench", "show", "triton"])
+@pytest.mark.parametrize("command", ["export", "run", "eval", "verify", "bench", "show", "triton", "best"])
 def test_a_network(command: str) -> None:
     done = call(command, "cnn", "--input-shape", "1,1,28,28")
     assert done.exit_code in (1, 2) and done.stderr.endswith("; drop the leading batch: --input-shape 1,28,28\n")
