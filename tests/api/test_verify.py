@@ -85,7 +85,7 @@ def test_a_missing_output() -> None:
             warped = super().forward(x)
             return warped, warped
 
-    with pytest.raises(ModelError, match="1 outputs, its source 2"):
+    with pytest.raises(ModelError, match="1 output, its source 2"):
         verify_model(LoadedModel("twice", Twice().eval(), (SHAPE,), ModelMetadata(), "factory"), model)
 
 

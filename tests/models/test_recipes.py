@@ -141,5 +141,5 @@ def test_shipped_recipes_are_complete(path: Path) -> None:
     assert recipe.data is not None
     assert (1, *recipe.data.canvas) == recipe.input_shape
     assert recipe.training is not None
-    assert len(recipe.training.seeds) == 3
+    assert recipe.training.seeds in ((0,), (0, 1, 2))
     assert recipe.twin in ("fcn", "cnn", "tutorial-cnn")

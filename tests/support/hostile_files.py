@@ -316,7 +316,7 @@ HOSTILE: dict[str, tuple[Writer, str]] = {
     "negative opset": (_edited(_negative_opset), "operator set"),
     "output from nowhere": (_edited(_nothing_makes_output), "no node produces the output"),
     "wrong attribute type": (_edited(_wrong_attribute_type), "attribute 'mode' is not a STRING"),
-    "too few inputs": (_edited(_too_few_inputs), "has 1 inputs, expected 2"),
+    "too few inputs": (_edited(_too_few_inputs), "has 1 input, expected 2"),
     "unknown mode": (_edited(_invalid_value), "mode 'wild' is not one of"),
     "attribute without a type": (_edited(_attribute_without_type), "attribute 'mode' is not a STRING"),
     "attribute of a caller": (_edited(_attribute_of_a_caller), "references a caller's attribute"),

@@ -77,7 +77,7 @@ def test_missing_and_damaged_files_are_one_line(tmp_path: Path, monkeypatch: pyt
             read_house_numbers(tmp_path)
         assert "\n" not in str(caught.value)
     monkeypatch.setitem(__import__("sys").modules, "h5py", None)
-    with pytest.raises(MissingDependencyError, match="installs h5py"):
+    with pytest.raises(MissingDependencyError, match="which h5py reads; pip install"):
         read_house_numbers(tmp_path)
 
 
