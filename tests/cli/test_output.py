@@ -112,7 +112,8 @@ def test_tables_take_text_and_no_markup(name: str) -> None:
         assert text.count(name) == 3
 
 
-def test_one_argument_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+def test_one_argument_is_one_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("COLUMNS", raising=False)  # the workers of pytest-xdist have it
     echo("a\nb", 1, "\x1b[0m")
     echo_text("a\nb\x1b[0m", err=True)
     captured = capsys.readouterr()
