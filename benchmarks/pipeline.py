@@ -222,7 +222,7 @@ def memory_of_run(model: str, folder: Path, count: int, *, failing: bool = False
                 break
             done = len(list(run_folder.glob("ledger-*"))) * shard
             samples.append((min(1.0, done / count), resident(process.pid)))
-            time.sleep(0.05)
+            time.sleep(0.02)
         seconds = time.perf_counter() - start
         process.returncode = os.waitstatus_to_exitcode(status)
         if process.returncode != (_SOME_FAILED if failing else 0):

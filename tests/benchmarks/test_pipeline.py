@@ -71,7 +71,7 @@ def test_growth_is_of_the_last_tenth_over_the_second() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("failing", [False, True])
 def test_memory_does_not_grow_with_the_inputs(tmp_path: Path, failing: bool) -> None:
-    count = 8000 * int(os.environ.get("STN_FAULTS", "1"))
+    count = 24_000 * int(os.environ.get("STN_FAULTS", "1"))
     pipeline.write(tmp_path, pipeline.damaged(count) if failing else pipeline.noise(count, (28, 28)))
     found = pipeline.memory_of_run("tutorial-stn-r", tmp_path, count, failing=failing)
     assert 0 < found.growth < 1.05, found.samples

@@ -123,21 +123,29 @@ def _owner(out: Path, chosen: Sequence[str]) -> str:
 def engine_campaign(campaign: Campaign) -> None:
     """The engine cache: builders of one key and of others, `build -o` on one path, `cache clear`, readers."""
     from stn_infer.backends.tensorrt import engine as engines
+    from stn_infer.backends.tensorrt.builder import Plan
     from stn_infer.backends.tensorrt.engine_cache import EngineCache, EngineKey, Sidecar, load_engine, write_engine
     from stn_infer.errors import ModelError
 
     def key(number: int) -> EngineKey:
         return EngineKey("g" * 64, f"{number}", "tensorrt", "11", "GPU", "sm89", "", (), "float32", ())
 
-    def built(request: Any, budget: object = None) -> tuple[bytes, Sidecar]:
+    def built(request: Any, timing: object, budget: object) -> tuple[Plan, Sidecar]:
         data = os.urandom(200_000)  # no two builds are alike
         now = datetime.now(UTC).isoformat()
-        return data, Sidecar(request.key, hashlib.sha256(data).hexdigest(), len(data), "m.onnx", now, 0.1)
+        return Plan(data, ()), Sidecar(request.key, hashlib.sha256(data).hexdigest(), len(data), "m.onnx", now, 0.1)
 
     def build(folder: Path, number: int, rebuild: bool, output: Path, result: Path) -> Callable[[], int]:
         def body() -> int:
             engines._build = built
-            request: Any = types.SimpleNamespace(key=key(number), source="m.onnx", notes=())
+            request: Any = types.SimpleNamespace(
+                key=key(number),
+                source="m.onnx",
+                notes=(),
+                gpu="GPU",
+                runtime=types.SimpleNamespace(name="tensorrt", version="11"),
+                options=types.SimpleNamespace(timing_cache=None),
+            )
             found = engines.build_or_reuse(request, EngineCache(folder), rebuild, None)
             digest = hashlib.sha256(found.data).hexdigest()
             assert digest == found.sidecar.engine_sha256 and found.sidecar.key == key(number), "mixed"
