@@ -18,6 +18,7 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.gpu_check.steps import LIBRARY, PROGRAMS, ROOT, environment
+from stn_infer.serving.service import REGISTER_FILE
 
 _COMPILE = ("g++", "-std=c++17", "-O1", "-Iplugins/include")
 #: The programs, and the rest of the command that compiles them; and arguments for which one prints its usage.
@@ -46,7 +47,7 @@ def problem(cuda: bool) -> str:
 
 
 def build(arch: str, cuda: bool, library: bool) -> None:
-    """Build the programs and, if ``library``, before them the library; else one that is installed is copied.
+    """Build the programs and, if ``library``, before them the library; else the installed ones are copied.
 
     Raises:
         CalledProcessError: a compiler fails; it has printed why.
@@ -56,10 +57,10 @@ def build(arch: str, cuda: bool, library: bool) -> None:
     if library:
         _run([sys.executable, "-m", "stn_infer.cli.main", "plugin", "build", *kinds])
     PROGRAMS.mkdir(parents=True, exist_ok=True)
-    if not LIBRARY.is_file():  # it was installed with the package
-        shutil.copy2(
-            _output([sys.executable, "-c", "from stn_infer import plugin; print(plugin.library_path())"]), LIBRARY
-        )
+    if not LIBRARY.is_file():  # it was installed with the package, and so was the library that registers it
+        found = Path(_output([sys.executable, "-c", "from stn_infer import plugin; print(plugin.library_path())"]))
+        for name in (REGISTER_FILE, LIBRARY.name):
+            shutil.copy2(found.with_name(name), LIBRARY.with_name(name))
     for name, rest in _SOURCES.items():
         _run([*_COMPILE, *rest, "-o", str(PROGRAMS / name)])
 
