@@ -7,6 +7,7 @@ import importlib.util
 import re
 import shlex
 import sys
+from collections.abc import Iterable
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -89,8 +90,13 @@ def _packages(extra: str) -> list[str]:
 
 def onnxruntimes() -> dict[str, str]:
     """The installed packages of :data:`ONNXRUNTIMES`, name to version. More than one overwrite each other's files."""
+    return versions(ONNXRUNTIMES)
+
+
+def versions(packages: Iterable[str]) -> dict[str, str]:
+    """Those of the packages that are installed, name to version."""
     found = {}
-    for name in ONNXRUNTIMES:
+    for name in packages:
         with suppress(importlib.metadata.PackageNotFoundError):
             found[name] = importlib.metadata.version(name)
     return found

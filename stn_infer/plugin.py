@@ -178,6 +178,12 @@ def library_path() -> Path:
     raise MissingDependencyError(f"the plugin library is not built (looked for {looked}); {_HINT}")
 
 
+def sha256_of(library: Path) -> str:
+    """The SHA-256 of a library's file, by which engines and results name it."""
+    with library.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def available() -> bool:
     """Whether the library is built and loads."""
     return _load(os.environ.get(ENVIRONMENT))[0] is not None

@@ -402,13 +402,14 @@ def _threads(given: Sequence[int] | None, device: str) -> tuple[int, ...]:
 def _variants(device: str) -> Iterator[str]:
     """The variants that run a file as the backends of ``run`` do here."""
     from stn_infer import plugin
+    from stn_infer.backends.device import Device
 
     if device == "cpu":
         yield "ort-fused" if plugin.available() else "ort"
         if is_installed("openvino"):
             yield "openvino-fused" if _has_extension() else "openvino"
         return
-    fused = plugin.available() and plugin.cuda_problem(int(device.partition(":")[2] or 0)) is None
+    fused = plugin.available() and plugin.cuda_problem(Device.parse(device).index) is None
     yield "ort-fused-graph" if fused else "ort-graph"
     if is_installed("tensorrt"):
         yield "trt-fused" if fused else "trt"
@@ -428,16 +429,12 @@ def _has_extension() -> bool:
 
 def _check_beside(found: OnnxModel, output: Path) -> None:
     """Check that the file that is written replaces none that the given one refers to."""
-    from stn_infer.api.optimize import external_path
+    from stn_infer.api.optimize import check_data_stays
     from stn_infer.proto.load import external_tensors
 
     assert isinstance(found.content, Path)
-    places = {place.path for _, place in external_tensors(found.read(), found.content.parent)}
-    targets = {output.resolve(), external_path(output).resolve()}
-    if targets & places or (places and found.content.resolve() in targets):
-        raise UsageError(
-            f"writing {output} would replace data that {found.content} refers to; choose another name with -o"
-        )
+    data = {place.path for _, place in external_tensors(found.read(), found.content.parent)}
+    check_data_stays(found.content, data, output)
 
 
 def _publish(made: Path, output: Path) -> int:

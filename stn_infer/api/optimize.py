@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from math import inf
 from pathlib import Path
@@ -204,11 +204,7 @@ class _Prepared:
         places = external_tensors(model, self._source.parent)
         self.external = bool(places)
         self.weights = bytes_of_weights(model)
-        targets = {self._output.resolve(), external_path(self._output).resolve()}
-        if targets & {place.path for _, place in places} or (places and self._source.resolve() in targets):
-            raise UsageError(
-                f"writing {self._output} would replace data that {self._source} refers to; choose another name"
-            )
+        check_data_stays(self._source, {place.path for _, place in places}, self._output)
         if self.weights < SMALL_MODEL:
             pull_in(model, self._source.parent)
         elif places:
@@ -312,6 +308,17 @@ def _check_interface(before: onnx.ModelProto, after: onnx.ModelProto) -> None:
                 f"the rewritten model has the inputs or outputs {', '.join(v.name for v in other)}, "
                 f"expected {', '.join(v.name for v in one)}"
             )
+
+
+def check_data_stays(source: Path, data: Set[Path], output: Path) -> None:
+    """Check that writing ``output`` replaces neither external data of ``source`` nor, where it has such, the file.
+
+    Raises:
+        UsageError: it would.
+    """
+    targets = {output.resolve(), external_path(output).resolve()}
+    if targets & data or (data and source.resolve() in targets):
+        raise UsageError(f"writing {output} would replace data that {source} refers to; choose another name")
 
 
 def external_path(path: Path) -> Path:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from stn_infer.benchmarking.choice import BACKENDS, Setting
 from stn_infer.benchmarking.decode import decode
 from stn_infer.benchmarking.machine.monitor import this_machine
 from stn_infer.errors import ModelError
+from stn_infer.extras import versions
 from stn_infer.files import is_own, make_own_folder, write_atomically
 from stn_infer.pipeline.environment import cpu_features, plugin_identity
 from stn_infer.version import __version__
@@ -154,13 +154,7 @@ def _path(sha256: str, device: str) -> Path:
 
 
 def _runtime(backend: str) -> str:
-    found = []
-    for name in _PACKAGES[backend]:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    return ", ".join(f"{name} {version}" for name, version in versions(_PACKAGES[backend]).items())
 
 
 def _text(value: object) -> str:

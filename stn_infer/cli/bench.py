@@ -133,15 +133,7 @@ class _WithOthers(Command):
 )
 @options.source_options
 @options.original_option
-@click.option(
-    "--batch-sizes",
-    "--batch-size",
-    default="1,64",
-    show_default=True,
-    callback=options.integers,
-    metavar="N,...",
-    help="Samples per call; each batch size is measured separately.",
-)
+@options.batch_sizes_option("1,64")
 @click.option(
     "--variant",
     "variants",

@@ -48,15 +48,7 @@ if TYPE_CHECKING:
     metavar="SECONDS",
     help="Leave out what does not fit; conversion and the first measurement are not interrupted.",
 )
-@click.option(
-    "--batch-sizes",
-    "--batch-size",
-    default="1,16,64",
-    show_default=True,
-    callback=options.integers,
-    metavar="N,...",
-    help="Samples per call; each batch size is measured separately.",
-)
+@options.batch_sizes_option("1,16,64")
 @click.option(
     "--threads",
     callback=options.integers,

@@ -307,6 +307,19 @@ def batch_size_option(default: int) -> Decorator[Any]:
     )
 
 
+def batch_sizes_option(default: str) -> Decorator[Any]:
+    """``batch_sizes``: tuple of int."""
+    return click.option(
+        "--batch-sizes",
+        "--batch-size",
+        default=default,
+        show_default=True,
+        callback=integers,
+        metavar="N,...",
+        help="Samples per call; each batch size is measured separately.",
+    )
+
+
 def output_option(help: str, *, required: bool = True, folder: bool = False) -> Decorator[Any]:
     """``output`` (``-o``): Path of the file or the folder to write; None if it is optional and not given."""
     return click.option(

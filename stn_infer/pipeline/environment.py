@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from dataclasses import dataclass, fields
 from functools import cache
@@ -81,8 +80,7 @@ def plugin_identity() -> str:
     if not plugin.available():
         return ""
     version = plugin.load().stn_version().decode()
-    with plugin.library_path().open("rb") as file:
-        return f"{version} {hashlib.file_digest(file, 'sha256').hexdigest()[:16]}"
+    return f"{version} {plugin.sha256_of(plugin.library_path())[:16]}"
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +12,7 @@ import numpy as np
 from stn_infer import plugin
 from stn_infer.backends.base import Backend
 from stn_infer.backends.batching import is_batched, own_axes
+from stn_infer.backends.tensorrt.compatibility import library_of
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.identity import hashes
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
@@ -130,9 +130,7 @@ def load_engine_of(path: Path, model: onnx.ModelProto) -> tuple[bytes, Sidecar |
     if (key.graph_sha256, key.weights_sha256) != hashes(model):
         raise ModelError(f"{path} was built from another version of the model ({sidecar.source}); build it again")
     if key.plugin_sha256:
-        library = plugin.library_path()
-        if hashlib.sha256(library.read_bytes()).hexdigest() != key.plugin_sha256:
-            raise ModelError(f"{path} was built with another plugin library than {library}; build it again")
+        library_of(str(path), key)
     return engine, sidecar
 
 

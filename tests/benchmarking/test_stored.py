@@ -85,7 +85,7 @@ def test_another_machine_or_version(changed: dict[str, Any], said: str, monkeypa
 def test_a_runtime_that_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
     setting = replace(SETTING, backend="tensorrt-rtx")
     with monkeypatch.context() as then:
-        then.setattr(stored, "version", lambda name: "1.2.3")
+        then.setattr(stored, "versions", lambda packages: dict.fromkeys(packages, "1.2.3"))
         store(SHA256, "cpu", setting)
     monkeypatch.setitem(stored._PACKAGES, "tensorrt-rtx", ("stn-infer-no-such-package",))
     assert reason() == (

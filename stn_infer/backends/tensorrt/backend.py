@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,7 +16,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.batching import check_inputs, own_axes, run_within
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
-from stn_infer.backends.tensorrt.compatibility import check_usable
+from stn_infer.backends.tensorrt.compatibility import check_usable, library_of
 from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
 from stn_infer.backends.tensorrt.plan import check_header
@@ -137,10 +136,7 @@ def register_plugins(label: str, sidecar: Sidecar | None, runtime: TensorRT, log
             with suppress(MissingDependencyError, ModelError):  # the engine may need none
                 load_plugins(runtime.module, plugin.library_path(), logger)
     elif sidecar.key.plugin_sha256:
-        library: Path = plugin.library_path()
-        if hashlib.sha256(library.read_bytes()).hexdigest() != sidecar.key.plugin_sha256:
-            raise ModelError(f"{label} was built with another plugin library than {library}; build it again")
-        load_plugins(runtime.module, library, logger)
+        load_plugins(runtime.module, library_of(label, sidecar.key), logger)
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import re
 import warnings
+from pathlib import Path
 
+from stn_infer import plugin
 from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE, BuilderSettings, Hardware
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
@@ -55,6 +57,23 @@ def key_gpu(gpu: Gpu, hardware: Hardware | None) -> Gpu:
     if hardware is None:
         return gpu
     return Gpu("", _AMPERE_SM if hardware == _AMPERE else gpu.sm)
+
+
+def library_of(label: str, key: EngineKey) -> Path:
+    """The plugin library that an engine was built with.
+
+    Args:
+        label: the engine or the model, as given by the user.
+        key: the engine's, with the hash of a plugin library.
+
+    Raises:
+        MissingDependencyError: no library is built.
+        ModelError: the library is another one.
+    """
+    library = plugin.library_path()
+    if plugin.sha256_of(library) != key.plugin_sha256:
+        raise ModelError(f"{label} was built with another plugin library than {library}; build it again")
+    return library
 
 
 def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> None:

@@ -27,6 +27,7 @@ from stn_infer.backends.tensorrt.timing_cache import TimingCache
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
+from stn_infer.plugin import sha256_of
 from stn_infer.progress import step
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ def request_engine(content: Path | bytes, options: BuildOptions, name: str | Non
         runtime_version=runtime.version,
         gpu=runs_on.name,
         sm=runs_on.sm,
-        plugin_sha256="" if plugin is None else hashlib.sha256(plugin.read_bytes()).hexdigest(),
+        plugin_sha256="" if plugin is None else sha256_of(plugin),
         profiles=resolve_profiles(model, options.profile),
         precision="+".join(_precisions(model)),
         flags=options.flags,

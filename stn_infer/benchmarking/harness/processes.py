@@ -149,11 +149,9 @@ def run_apart(task: Task, folder: Path, say: Progress) -> RoundReport:
 
 def _with_library(model: Model, request: Request) -> Model:
     """``model`` with the plugin library's hash, where a variant may use it."""
-    import hashlib
-
     from stn_infer import plugin
 
     path = plugin.info().path if any("fused" in name or name == "ort-binding" for name in request.variants) else None
     if path is None:
         return model
-    return replace(model, sha256={**model.sha256, "plugin library": hashlib.sha256(path.read_bytes()).hexdigest()})
+    return replace(model, sha256={**model.sha256, "plugin library": plugin.sha256_of(path)})

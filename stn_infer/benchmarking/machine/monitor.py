@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import KW_ONLY, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Protocol
 
+from stn_infer import extras
 from stn_infer.benchmarking.machine.nvml import WatchedGpu, watch_gpu
 
 #: What a time depends on.
@@ -69,13 +69,7 @@ def this_machine() -> Machine:
 
 def versions() -> dict[str, str]:
     """The installed packages that a time depends on, name to version."""
-    found = {}
-    for name in PACKAGES:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
+    return extras.versions(PACKAGES)
 
 
 def gpu_names() -> tuple[str, ...]:
