@@ -78,6 +78,7 @@ class Cell:
                 learning_rate=2e-3,
                 localization_factor=0.2 if meshed else 0.5,
                 seeds=seeds,
+                precision="bf16" if self == Cell("cnn", "TC") else "fp32",  # the largest by far
             ),
         )
 

@@ -7,7 +7,7 @@ has no figures for them. SVHN and CUB-200-2011 take the paper's widths and a fol
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from stn_infer.models.recipes import Data, Recipe, Training
@@ -82,7 +82,12 @@ class FolderExperiment(Experiment):
 
 
 def _training(
-    epochs: int, batch_size: int, learning_rate: float, localization_factor: float = 1.0, ramp: float = 0.0
+    epochs: int,
+    batch_size: int,
+    learning_rate: float,
+    localization_factor: float = 1.0,
+    ramp: float = 0.0,
+    precision: str = "fp32",
 ) -> Training:
     return Training(
         epochs=epochs,
@@ -90,6 +95,7 @@ def _training(
         learning_rate=learning_rate,
         localization_factor=localization_factor,
         ramp=ramp,
+        precision=precision,
         seeds=(0,),
     )
 
@@ -98,16 +104,16 @@ _PAIR = {"input_shape": (2, 42, 42), "classes": 19}
 _DIGIT = {"output_size": (28, 28)}
 #: Without a ramp, 400 steps leave the validation error of two transformers at 89.8 %, no better than chance.
 _SUM = _training(30, 128, 1e-3, 0.5, ramp=0.5)
-_NUMBER = _training(30, 64, 1e-3, 0.1)
-_PARTS = _training(20, 64, 2e-3, 0.1)
-_VOLUME = _training(15, 32, 1e-3, 0.5)
+_NUMBER = _training(15, 64, 1e-3, 0.1, precision="bf16")
+_PARTS = _training(10, 64, 2e-3, 0.1, precision="bf16")
+_VOLUME = _training(6, 32, 1e-3, 0.5, precision="bf16")
 _BOX = _training(10, 64, 1e-3)
 
 
 def experiments() -> Iterator[Experiment]:
     """All cells, in the order in which they are trained: the networks that are compared follow each other."""
     yield Experiment("addition-2xst-fcn-affine", "mnist-addition", "addition", _SUM, 9.0, _DIGIT)
-    yield Experiment("addition-cnn", "cnn", "addition", _SUM, 14.7, _PAIR)
+    yield Experiment("addition-cnn", "cnn", "addition", replace(_SUM, precision="bf16"), 14.7, _PAIR)
     yield Experiment("addition-2xst-fcn-projective", "mnist-addition-projective", "addition", _SUM, 5.9, _DIGIT)
     tps = _training(30, 128, 1e-3, 0.2, ramp=0.5)
     yield Experiment("addition-2xst-fcn-tps", "mnist-addition-tps", "addition", tps, 5.8, {**_DIGIT, "points": (4, 4)})

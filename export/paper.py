@@ -80,8 +80,8 @@ def table(found: Mapping[str, Figures]) -> str:
             "",
             "Seconds are those of one CPU core unless a GPU is named, on machines that did other work beside.",
             "",
-            "| cell | epochs | batch | learning rate | seconds | tested on |",
-            "|---|--:|--:|--:|--:|--:|",
+            "| cell | epochs | batch | learning rate | convolutions | seconds | tested on |",
+            "|---|--:|--:|--:|---|--:|--:|",
             *(_run(cell, found[cell.name]) for cell in EVERY if cell.name in found),
             "",
         ]
@@ -120,8 +120,8 @@ def _run(cell: Cell | Experiment, figures: Figures) -> str:
     device = figures.get("device", "cpu")
     seconds = f"{figures['seconds']:,}" + ("" if device == "cpu" else f" ({device})")
     return (
-        f"| {cell.name} | {figures['epochs']} | {training.batch_size} | {training.learning_rate:g} | {seconds} "
-        f"| {figures['images']:,} |"
+        f"| {cell.name} | {figures['epochs']} | {training.batch_size} | {training.learning_rate:g} "
+        f"| {figures.get('precision', 'fp32')} | {seconds} | {figures['images']:,} |"
     )
 
 

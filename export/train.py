@@ -36,7 +36,7 @@ from export.trainer import Run, perform
 from stn_infer.errors import SourceError, StnInferError, UsageError
 from stn_infer.files import write_atomically
 from stn_infer.models.catalog import FOLDER
-from stn_infer.models.recipes import Recipe, load_recipe
+from stn_infer.models.recipes import PRECISIONS, Recipe, load_recipe
 
 Task = tuple[Run, Path, str]
 
@@ -52,6 +52,9 @@ def main() -> None:
     )
     parser.add_argument("--jobs", type=int, default=2, help="concurrent runs, one thread each (default: 2)")
     parser.add_argument("--epochs", type=int, help="passes over the digits (default: the recipe's)")
+    parser.add_argument(
+        "--precision", choices=PRECISIONS, help="of the convolutions in training (default: the recipe's)"
+    )
     parser.add_argument("--data", type=Path, help="the unpacked data set of cells svhn-* or cub-*")
     parser.add_argument(
         "--validate", action="store_true", help="measure cells on validation digits; nothing is recorded"
@@ -70,7 +73,7 @@ def main() -> None:
     _check_data((), arguments.data)
     names = arguments.recipes or sorted(path.stem for path in FOLDER.glob("*.toml"))
     paths = [Path(name) if name.endswith(".toml") else FOLDER / f"{name}.toml" for name in names]
-    recipes = [_with_epochs(load_recipe(path), arguments.epochs) for path in paths]
+    recipes = [_changed(load_recipe(path), arguments) for path in paths]
     runs = list(_runs(recipes))
     _check_snapshots(runs, arguments.snapshots, (arguments.work,))
     _perform_all(runs, arguments)
@@ -86,10 +89,7 @@ def _train_cells(arguments: argparse.Namespace) -> None:
         raise UsageError(f"no such cell: {unknown[0]}; expected one of {', '.join(known)}")
     chosen = every if arguments.paper else [known[name] for name in arguments.cell]
     _check_data(chosen, arguments.data)
-    runs = [
-        Run(_with_epochs(cell.recipe(), arguments.epochs), False, 0, arguments.validate, arguments.data)
-        for cell in chosen
-    ]
+    runs = [Run(_changed(cell.recipe(), arguments), False, 0, arguments.validate, arguments.data) for cell in chosen]
     output = arguments.output or paper.RESULTS
     _check_snapshots(runs, arguments.snapshots, (arguments.work, output))
     _perform_all([run for run in runs if run.finished(output) is None], arguments)
@@ -128,10 +128,13 @@ def _check_snapshots(runs: Iterable[Run], count: int, folders: Iterable[Path]) -
                 )
 
 
-def _with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
-    if epochs is None or recipe.training is None:
+def _changed(recipe: Recipe, arguments: argparse.Namespace) -> Recipe:
+    """With the settings of the command line."""
+    if recipe.training is None:
         return recipe
-    return replace(recipe, training=replace(recipe.training, epochs=epochs))
+    given = {"epochs": arguments.epochs, "precision": arguments.precision}
+    given = {name: value for name, value in given.items() if value is not None}
+    return replace(recipe, training=replace(recipe.training, **given))
 
 
 def _perform_all(runs: Iterable[Run], arguments: argparse.Namespace) -> None:

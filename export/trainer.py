@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from export.bfloat16 import convolutions
 from export.datasets.colocalize import Colocalization
 from export.datasets.composed import Addition, HouseNumbers, Volumes
 from export.datasets.distorted import DistortedDigits
@@ -72,7 +73,8 @@ class Run:
         alone = None if training is None else replace(training, seeds=(self.seed,))  # not the other runs' seeds
         settings = (self.recipe.network, dict(self.recipe.options), self.recipe.data, alone, self.twin, self.seed)
         ramp = f", ramp {training.ramp}" if training is not None and training.ramp else ""
-        return f"{settings!r}{ramp}"
+        precision = ", bf16" if training is not None and training.precision == "bf16" else ""
+        return f"{settings!r}{ramp}{precision}"
 
     def finished(self, folder: Path) -> dict[str, Any] | None:
         """What :func:`perform` recorded for these settings; None if it did not get there."""
@@ -101,15 +103,18 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
         network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if device == "cpu":
         quicken(network)
-    seconds = train(network, run, work / f"{run.name}.state", say, device)
+    training = run.recipe.training
+    assert training is not None
+    with convolutions(network, training.precision):
+        seconds = train(network, run, work / f"{run.name}.state", say, device)
     scores, images = measure(network, run, device)
     write_atomically(work / f"{run.name}.safetensors", serialized(network))
-    assert run.recipe.training is not None
     figures = {
         **scores,
         "images": images,
         "seconds": round(seconds),
-        "epochs": run.recipe.training.epochs,
+        "epochs": training.epochs,
+        "precision": training.precision,
         "device": torch.cuda.get_device_name() if device == "cuda" else device,
         "settings": run.settings,
     }

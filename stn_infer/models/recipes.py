@@ -64,6 +64,8 @@ class Data:
 DISTORTIONS = ("R", "RTS", "P", "E", "T", "TC")
 #: Composed from all MNIST digits by ``export/datasets``.
 SETS = ("addition", "colocalization", "colocalization-cluttered", "house-numbers", "two-parts", "volumes")
+#: Of the convolutions in training.
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,7 @@ class Training:
         warmup: the fraction of all steps in which the learning rate rises linearly from 0.
         ramp: the fraction of all steps in which the distortions grow from none to their full strength, for sets that
             can be distorted less (``addition``).
+        precision: of the convolutions in training, ``fp32`` or ``bf16``.
         seeds: one training run each; reported errors are their means.
     """
 
@@ -90,7 +93,9 @@ class Training:
     localization_factor: float = 1.0
     warmup: float = 0.05
     seeds: tuple[int, ...] = (0, 1, 2)
-    ramp: float = field(default=0.0, repr=False)  # results of earlier versions, without it, keep their settings
+    # Results of earlier versions, without these two, keep their settings.
+    ramp: float = field(default=0.0, repr=False)
+    precision: str = field(default="fp32", repr=False)
 
 
 @dataclass(frozen=True)
@@ -234,9 +239,11 @@ def _training(tables: dict[str, Any]) -> Training:
         table = {**table, "seeds": tuple(seeds)}
     if table.get("optimizer", "adam") not in ("adam", "sgd"):
         raise _Wrong(f"[training] optimizer is adam or sgd, not {table['optimizer']!r}")
+    if table.get("precision", "fp32") not in PRECISIONS:
+        raise _Wrong(f"[training] precision is fp32 or bf16, not {table['precision']!r}")
     for key, value in table.items():
         whole = key in ("epochs", "batch_size")
-        if key not in ("seeds", "optimizer") and (
+        if key not in ("seeds", "optimizer", "precision") and (
             isinstance(value, bool) or not isinstance(value, int if whole else (int, float)) or value < 0
         ):
             raise _Wrong(f"[training] {key} is {'an integer' if whole else 'a number'} of at least 0, not {value!r}")

@@ -38,7 +38,7 @@ def test_a_cell_stands_beside_the_papers_and_others_stay_blank(tmp_path: Path) -
     assert found["st-cnn-affine"] == ["(0.7)", "**0.83** (0.5)", "(0.8)", "(1.2)", "(1.7)"]
     assert found["cnn"] == ["(1.2)", "(0.8)", "(1.5)", "(1.4)", "(3.5)"]
     assert found["st-cnn-tps"][-1] == "", "the paper has no such experiment"
-    assert found["st-cnn-affine-rts"] == ["12", "128", "0.002", "2,162", "10,000"]
+    assert found["st-cnn-affine-rts"] == ["12", "128", "0.002", "fp32", "2,162", "10,000"]
     assert "cnn-rts" not in found
 
 
@@ -49,6 +49,8 @@ def test_other_experiments_tell_their_scores(tmp_path: Path) -> None:
     assert found["colocalization"][:2] == ["**0.00** (0.0)", "mean IoU 0.925"]
     assert found["house-numbers-cnn"][:2] == ["**20.00**", "error of a digit 5.25 %"]
     assert "2,162 (NVIDIA H200)" in found["colocalization"]
+    result(tmp_path, "cnn-tc", precision="bf16")
+    assert "bf16" in rows(paper.table(paper.read(tmp_path)))["cnn-tc"]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", '{"error": "none", "epochs": 1, "images": 1, "seconds": 1}'])

