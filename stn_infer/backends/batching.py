@@ -11,6 +11,9 @@ from stn_infer.arrays import Array, fits, shape_text
 from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import InputError, ModelError, UsageError
 
+#: The smallest and the largest length that a model takes on each batch axis, for the lengths that are given.
+Limits = Callable[[Mapping[str, int]], Mapping[str, tuple[int, int]]]
+
 
 def check_inputs(specs: Sequence[TensorSpec], inputs: Mapping[str, Array]) -> int:
     """Check names, dtypes and shapes against ``specs``. Returns the length of the first batch axis; 1 without one.
@@ -138,7 +141,7 @@ def run_within(
     specs: Sequence[TensorSpec],
     outputs: Sequence[TensorSpec],
     inputs: Mapping[str, Array],
-    limits: Mapping[str, tuple[int, int]],
+    limits: Limits,
 ) -> dict[str, Array]:
     """Run a model that takes a range of lengths on each batch axis on any lengths.
 
@@ -148,23 +151,25 @@ def run_within(
         run: runs the model on lengths within the limits.
         specs, outputs: the model's inputs and outputs.
         inputs: arrays that fit ``specs``.
-        limits: each axis to the smallest and the largest length that the model takes.
+        limits: what the model takes on each axis; asked again for the pieces of a longer axis.
 
     Raises:
         InputError: an axis is longer than its limit, and there is an output that has other rows.
     """
     lengths = {spec.batch: len(inputs[spec.name]) for spec in specs}
+    ranges = limits(lengths)
 
-    def of_rows(axis: str, rows: Array) -> dict[str, Array]:
+    def of_rows(axis: str, rows: Array, limits: Limits) -> dict[str, Array]:
         chosen = {
             spec.name: inputs[spec.name] if spec.batch != axis else _rows(inputs[spec.name], rows) for spec in specs
         }
         return run_within(run, specs, outputs, chosen, limits)
 
-    for axis, (low, high) in limits.items():
+    for axis, (low, high) in ranges.items():
         length = lengths[axis]
         if length < low:
-            found = of_rows(axis, np.minimum(np.arange(low), max(length - 1, 0)))
+            padding = np.minimum(np.arange(low), max(length - 1, 0))
+            found = of_rows(axis, padding, lambda _: ranges)
             return {spec.name: found[spec.name][: length if spec.batch == axis else None] for spec in outputs}
         if length > high:
             other = next((spec for spec in outputs if spec.batch != axis), None)
@@ -174,7 +179,7 @@ def run_within(
                     f"has the rows of {other.batch}; build the engine with another --profile"
                 )
             starts = range(0, length, high)
-            pieces = [of_rows(axis, np.arange(start, min(start + high, length))) for start in starts]
+            pieces = [of_rows(axis, np.arange(start, min(start + high, length)), limits) for start in starts]
             return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     return run(inputs)
 

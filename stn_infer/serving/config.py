@@ -42,6 +42,8 @@ def _config(service: Service, folder: PurePosixPath) -> dict[str, Any]:
         {"name": name, "data_type": Word(f"TYPE_{kind}"), "dims": [-1 if length is None else length]}
         for name, kind, length in service.added()
     ]
+    # without a list, Triton uses the first profile only
+    profiles = {"profile": list(map(str, range(service.profiles)))} if service.profiles > 1 else {}
     config: dict[str, Any] = {
         "name": service.name,
         "backend": service.platform,
@@ -50,7 +52,7 @@ def _config(service: Service, folder: PurePosixPath) -> dict[str, Any]:
         "output": outputs,
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [
-            {"count": service.instances, "kind": Word("KIND_GPU" if service.on_gpu else "KIND_CPU")},
+            {"count": service.instances, "kind": Word("KIND_GPU" if service.on_gpu else "KIND_CPU"), **profiles},
         ],
     }
     if service.joins:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,7 @@ from stn_infer.backends.tensorrt.identity import hashes
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
 from stn_infer.backends.tensorrt.plan import runtime_of
 from stn_infer.backends.tensorrt.runtime import Gpu
+from stn_infer.backends.tensorrt.selection import Shape
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_labels, has_classes
@@ -142,22 +143,49 @@ def describe(sidecar: Sidecar) -> str:
 
 
 def profiled(service: Service, sidecar: Sidecar | None, max_batch: int | None) -> Service:
-    """The service with the batch sizes of its engine.
+    """The service with the profiles and batch sizes of its engine.
 
     Raises:
-        UsageError: the engine does not take single samples, or fewer than ``max_batch``.
+        UsageError: the engine does not take single samples, or not all batches up to ``max_batch`` or, without it, up
+            to its largest one.
     """
     profiles = () if sidecar is None else sidecar.key.profiles
     if not profiles:
         return service
-    least = max(profile.min[0] for profile in profiles)
-    best, most = min(profile.opt[0] for profile in profiles), min(profile.max[0] for profile in profiles)
-    if least > 1 or (max_batch or 1) > most:
-        wanted = f"a batch of {max_batch}" if least <= 1 else "a single sample"
+    ranges: dict[tuple[Shape, ...], list[tuple[int, int]]] = {}  # of the batch, by the ranges of all other axes
+    for profile in profiles:
+        others = tuple(sizes[1:] for each in profile for sizes in (each.min, each.max))
+        low, high = max(each.min[0] for each in profile), min(each.max[0] for each in profile)
+        ranges.setdefault(others, []).append((low, high))
+    most = min(max(high for _, high in taken) for taken in ranges.values())
+    missing = min(_first_missing(taken) for taken in ranges.values())
+    if missing <= (max_batch or most):
+        wanted = "a single sample" if missing == 1 else f"a batch of {missing if max_batch is None else max_batch}"
         raise UsageError(
-            f"the engine takes batches of {least} to {most}, not {wanted}; build it with another --profile"
+            f"the engine takes batches of {_listed(ranges)}, not {wanted}; build it with another --profile"
         )
-    return replace(service, max_batch=max_batch or most, preferred=min(best, max_batch or most))
+    best = max(min(each.opt[0] for each in profile) for profile in profiles)
+    return replace(
+        service,
+        max_batch=max_batch or most,
+        preferred=min(best, max_batch or most),
+        profiles=len(profiles),
+    )
+
+
+def _first_missing(ranges: Iterable[tuple[int, int]]) -> int:
+    """The smallest batch that is in no range."""
+    found = 1
+    for low, high in sorted(ranges):
+        if low <= found:
+            found = max(found, high + 1)
+    return found
+
+
+def _listed(ranges: Mapping[Any, Iterable[tuple[int, int]]]) -> str:
+    """The ranges, in words."""
+    every = sorted({each for taken in ranges.values() for each in taken})
+    return " or ".join(f"{low}" if low == high else f"{low} to {high}" for low, high in every)
 
 
 def with_library(

@@ -68,6 +68,7 @@ class Service:
         labels: the name of each class of the first output, for Triton's classification extension; empty: none.
         max_batch: the largest batch, of one request or of several that are joined.
         preferred: the batch size that the model is best at; None: none.
+        profiles: the number of optimization profiles of an engine, all of which each instance uses.
         joins: whether requests are joined to batches; not for outputs that depend on the other samples of a batch.
         queue_delay: microseconds that a request waits for others, if an instance is free.
         instances: of the model, for each GPU or on the CPU.
@@ -85,6 +86,7 @@ class Service:
     labels: tuple[str, ...] = ()
     max_batch: int = 64
     preferred: int | None = None
+    profiles: int = 1
     joins: bool = True
     queue_delay: int = 0
     instances: int = 1

@@ -11,7 +11,7 @@ import pytest
 from stn_infer.api.lint import lint
 from stn_infer.api.optimize import optimize
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
-from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.engine_cache import InputProfile, Profiles
 from stn_infer.backends.tensorrt.runtime import TensorRT
 from stn_infer.errors import ModelError
 from tests.support.onnx_files import F16, affine_grid_model, affine_model, flow_model, half_model
@@ -19,14 +19,14 @@ from tests.support.tensorrt_parts import parsed
 from tests.support.zoo import ANIMALS, Animal, Fused, load
 
 
-def profiles(model: onnx.ModelProto) -> tuple[InputProfile, ...]:
-    """One profile per dynamic input, with 1 to 4 samples."""
+def profiles(model: onnx.ModelProto) -> Profiles:
+    """One profile, in which each dynamic input has 1 to 4 samples."""
     found = []
     for value in model.graph.input:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         if 0 in sizes:
             found.append(InputProfile(value.name, *(tuple(size or n for size in sizes) for n in (1, 2, 4))))
-    return tuple(found)
+    return (tuple(found),) if found else ()
 
 
 def build(rtx: TensorRT, model: onnx.ModelProto) -> bytes:

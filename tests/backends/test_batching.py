@@ -89,7 +89,7 @@ def test_each_axis_within_its_own_limits(images: int, count: int) -> None:
 
     boxes = np.arange(4 * count, dtype=F32).reshape(count, 4)
     given = {"images": np.zeros((images, 2), F32), "boxes": boxes}
-    found = run_within(crops, INPUTS, CROPS, given, LIMITS)
+    found = run_within(crops, INPUTS, CROPS, given, lambda lengths: LIMITS)
     np.testing.assert_array_equal(found["crops"], boxes)
     assert all(2 <= first <= 4 and 1 <= second <= 3 for first, second in sizes)
 
@@ -97,7 +97,7 @@ def test_each_axis_within_its_own_limits(images: int, count: int) -> None:
 def test_an_axis_that_is_too_long_cannot_be_split_where_an_output_has_other_rows() -> None:
     given = {"images": np.zeros((5, 2), F32), "boxes": np.zeros((1, 4), F32)}
     with pytest.raises(InputError, match=r"images has 5 rows, the engine takes 2 to 4 at once, and output 'crops' has"):
-        run_within(run, INPUTS, CROPS, given, LIMITS)
+        run_within(run, INPUTS, CROPS, given, lambda lengths: LIMITS)
 
 
 def test_a_fixed_batch_with_scalars() -> None:

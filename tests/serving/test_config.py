@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import PurePosixPath
 
 import numpy as np
@@ -222,6 +223,10 @@ def test_the_tensorrt_platform() -> None:
         library="libstn_plugins.so",
     )
     assert config_text(service, FOLDER) == TENSORRT
+    group = "  count: 1\n  kind: KIND_GPU\n"
+    assert config_text(replace(service, profiles=3), FOLDER) == TENSORRT.replace(
+        group, group + '  profile: ["0", "1", "2"]\n'
+    )
 
 
 def test_added_outputs_avoid_the_names_of_the_models_own() -> None:

@@ -110,7 +110,7 @@ def engine(folder: Path, **change: object) -> Path:
     key = {
         **{"graph_sha256": graph, "weights_sha256": weights, "runtime": "tensorrt", "runtime_version": "10.16"},
         **{"gpu": "L4", "sm": "sm89", "plugin_sha256": "", "precision": "float32", "flags": ()},
-        "profiles": (InputProfile("x", (1, 2, 3), (8, 2, 3), (32, 2, 3)),),
+        "profiles": ((InputProfile("x", (1, 2, 3), (8, 2, 3), (32, 2, 3)),),),
     }
     path = folder / "m.engine"
     digest = hashlib.sha256(ENGINE).hexdigest()
@@ -156,10 +156,44 @@ def test_the_batches_of_an_engine(tmp_path: Path) -> None:
         UsageError, match="the engine takes batches of 1 to 32, not a batch of 33; build it with another"
     ):
         profiled(service, sidecar, 33)
-    larger = replace(sidecar.key, profiles=(InputProfile("x", (2, 2, 3), (8, 2, 3), (32, 2, 3)),))
+    larger = replace(sidecar.key, profiles=((InputProfile("x", (2, 2, 3), (8, 2, 3), (32, 2, 3)),),))
     with pytest.raises(UsageError, match="the engine takes batches of 2 to 32, not a single sample"):
         profiled(service, replace(sidecar, key=larger), None)
     assert profiled(service, None, None) == service
+
+
+def profile(*batch: int, width: tuple[int, int, int] = (3, 3, 3)) -> tuple[InputProfile, ...]:
+    """Of the input x, with a range of its last axis."""
+    return (InputProfile("x", *((rows, 2, size) for rows, size in zip(batch, width, strict=True))),)
+
+
+@pytest.mark.parametrize(
+    ("profiles", "asked", "most", "preferred"),
+    [
+        ([profile(1, 1, 1), profile(2, 64, 256)], None, 256, 64),
+        ([profile(2, 64, 256), profile(1, 1, 1)], 16, 16, 16),
+        ([profile(1, 1, 4), profile(2, 8, 8), profile(16, 32, 64)], 8, 8, 8),
+        ([profile(1, 4, 32, width=(3, 3, 8)), profile(1, 2, 4, width=(9, 16, 32))], None, 4, 4),
+    ],
+)
+def test_all_profiles_of_an_engine_serve(
+    tmp_path: Path, profiles: list[tuple[InputProfile, ...]], asked: int | None, most: int, preferred: int
+) -> None:
+    _, sidecar = load_engine_of(engine(tmp_path, profiles=tuple(profiles)), classifier())
+    service = Service(name="m", platform="tensorrt", inputs=(X,), outputs=(X,))
+    found = profiled(service, sidecar, asked)
+    assert (found.max_batch, found.preferred, found.profiles) == (most, preferred, len(profiles))
+
+
+def test_batches_that_no_profile_takes_are_refused(tmp_path: Path) -> None:
+    """Triton would run them in the first profile, and fail."""
+    service = Service(name="m", platform="tensorrt", inputs=(X,), outputs=(X,))
+    profiles = (profile(1, 1, 1), profile(8, 64, 64))
+    _, sidecar = load_engine_of(engine(tmp_path, profiles=profiles), classifier())
+    for asked, wanted in ((None, 2), (16, 16)):
+        with pytest.raises(UsageError, match=f"takes batches of 1 or 8 to 64, not a batch of {wanted}; build it with"):
+            profiled(service, sidecar, asked)
+    assert profiled(service, sidecar, 1).max_batch == 1
 
 
 def test_the_libraries_of_an_engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """A stand-in for TensorRT's Python API and for a GPU, which records every call and really computes ``y = 2 x``.
 
 It reads and writes by the addresses that it is given, so a wrong pointer or shape gives wrong numbers. What it offers
-is checked against the real classes of tensorrt-rtx in test_tensorrt_executor.py.
+is checked against the real classes of tensorrt-rtx in test_executor.py.
 """
 
 from __future__ import annotations
@@ -31,6 +31,11 @@ class DataType(Enum):
     FP8 = 6
 
 
+class ExecutionContextAllocationStrategy(Enum):
+    STATIC = 0
+    ON_PROFILE_CHANGE = 1
+
+
 class ILogger:
     class Severity(Enum):
         INTERNAL_ERROR = 0
@@ -57,6 +62,9 @@ class Script:
 
     shape: Shape = (-1, 3)
     profile: tuple[Shape, Shape, Shape] = ((1, 3), (2, 3), (4, 3))
+    more_profiles: tuple[tuple[Shape, Shape, Shape], ...] = ()
+    changes_profile: bool = True
+    takes_shape: bool = True
     dtype: DataType = DataType.FLOAT
     deserializes: bool = True
     has_context: bool = True
@@ -66,21 +74,35 @@ class Script:
     calls: list[Any] = field(default_factory=list)
     recording: list[Callable[[], None]] | None = None
 
+    @property
+    def profiles(self) -> tuple[tuple[Shape, Shape, Shape], ...]:
+        return (self.profile, *self.more_profiles)
+
 
 class Context:
     """IExecutionContext."""
 
     def __init__(self, script: Script) -> None:
         self.script = script
+        self.chosen = 0
         self.shape: Shape | None = None
         self.addresses: dict[str, int] = {}
         self.profiler: IProfiler | None = None
 
+    def set_optimization_profile_async(self, profile_index: int, stream_handle: int) -> bool:
+        self.script.calls.append(("set_optimization_profile_async", profile_index, stream_handle))
+        self.chosen = profile_index
+        return self.script.changes_profile
+
     def set_input_shape(self, name: str, shape: Shape) -> bool:
         self.script.calls.append(("set_input_shape", name, shape))
-        low, _, high = self.script.profile
+        low, _, high = self.script.profiles[self.chosen]
         self.shape = shape
-        return len(shape) == len(low) and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        return (
+            self.script.takes_shape
+            and len(shape) == len(low)
+            and all(a <= b <= c for a, b, c in zip(low, shape, high, strict=True))
+        )
 
     def get_tensor_shape(self, name: str) -> Shape:
         assert self.shape is not None, "shapes are known once the inputs have theirs"
@@ -118,6 +140,10 @@ class Engine:
 
     num_io_tensors = 2
 
+    @property
+    def num_optimization_profiles(self) -> int:
+        return len(self.script.profiles)
+
     def __init__(self, script: Script) -> None:
         self.script = script
 
@@ -134,10 +160,14 @@ class Engine:
         return self.script.shape
 
     def get_tensor_profile_shape(self, name: str, profile_index: int) -> list[Shape]:
-        assert name == "x" and profile_index == 0
-        return list(self.script.profile)
+        assert name == "x"
+        return list(self.script.profiles[profile_index])
 
-    def create_execution_context(self) -> Context | None:
+    def create_execution_context(
+        self, strategy: ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy.STATIC
+    ) -> Context | None:
+        several = len(self.script.profiles) > 1
+        assert (strategy is ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE) == several
         self.script.calls.append("create_execution_context")
         return Context(self.script) if self.script.has_context else None
 
@@ -149,6 +179,7 @@ class Module:
     DataType = DataType
     ILogger = ILogger
     IProfiler = IProfiler
+    ExecutionContextAllocationStrategy = ExecutionContextAllocationStrategy
 
     def __init__(self, script: Script) -> None:
         self.script = script

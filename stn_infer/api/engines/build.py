@@ -11,7 +11,13 @@ from stn_infer.api.engines.paths import check_output
 from stn_infer.api.open import exported
 from stn_infer.api.source import OnnxModel, names_the_file, resolve_model
 from stn_infer.backends.tensorrt.engine import Engine, build_or_reuse, check_runtime, request_engine
-from stn_infer.backends.tensorrt.engine_cache import EngineCache, default_cache_folder, load_engine, write_engine
+from stn_infer.backends.tensorrt.engine_cache import (
+    EngineCache,
+    default_cache_folder,
+    load_engine,
+    profile_lines,
+    write_engine,
+)
 from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.budget import Budget
 from stn_infer.errors import ModelError
@@ -42,7 +48,7 @@ class BuildReport(Printed, Engine):
             f"{did}: {self.reason}",
             f"{key.runtime} {key.runtime_version} for {key.gpu or key.sm}, {key.precision}, spatial transformers "
             f"{fused}",
-            *(f"profile {profile}" for profile in key.profiles),
+            *profile_lines(key.profiles),
             *((", ".join(key.flags),) if key.flags else ()),
             f"{self.path} ({sidecar.engine_size / 1024:.0f} KiB)",
         ]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from stn_infer.api.engines.paths import check_engine
 from stn_infer.backends.device import Device
+from stn_infer.backends.tensorrt.engine_cache import profile_lines
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError, one_line
 from stn_infer.printing import Printed, counted, shown
 
@@ -67,7 +68,7 @@ class EngineReport(Printed):
         else:
             found.append("no sidecar: it was not built by stn-infer, or was copied alone")
         if content is None:
-            found += [f"profile {profile}" for profile in sidecar.key.profiles] if sidecar else []
+            found += profile_lines(sidecar.key.profiles) if sidecar else []
         else:
             found.append(
                 f"{counted(len(content.layers), 'layer')}, {content.device_memory / 2**20:.1f} MiB of device memory "

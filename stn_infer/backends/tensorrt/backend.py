@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +30,7 @@ from stn_infer.backends.tensorrt.runtime import (
     make_logger,
     runtime_name,
 )
+from stn_infer.backends.tensorrt.selection import Rows, nearest
 from stn_infer.budget import Budget
 from stn_infer.errors import MissingDependencyError, ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
@@ -161,7 +163,7 @@ class Opened:
 class TensorRTBackend:
     """An engine on a GPU; a :class:`~stn_infer.backends.base.Backend`.
 
-    ``run`` takes batches of any size: a batch above the profile's maximum is split, a batch below its minimum is
+    ``run`` takes batches of any size: one above the profiles' maximum is split, another one that is in no profile is
     padded, each batch axis by itself. Calls from several threads overlap (``slots.py``), and ``run_pixels`` normalizes
     images on the GPU. ``executor`` runs PyTorch tensors that are already there, without copies.
     """
@@ -181,21 +183,21 @@ class TensorRTBackend:
         self.inputs: tuple[TensorSpec, ...] = tuple(_spec(tensor, axes) for tensor in executor.inputs)
         self.outputs: tuple[TensorSpec, ...] = tuple(_spec(tensor, axes) for tensor in executor.outputs)
         self._opened = opened
-        self._limits: dict[str, tuple[int, int]] = {}
-        for tensor in executor.inputs:
-            low, high = self._limits.get(axes[tensor.name], (1, tensor.max[0]))
-            self._limits[axes[tensor.name]] = max(low, tensor.min[0]), min(high, tensor.max[0])
+        of_outputs = {spec.batch for spec in self.outputs}
+        self._rows = Rows(executor.profiles, axes, of_outputs if len(of_outputs) == 1 else ())
         self._closed = False
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Outputs by name for inputs by name; see :meth:`stn_infer.backends.base.Backend.run`.
 
         Raises:
-            InputError: the inputs do not match ``self.inputs``, or a shape is outside the profile.
+            InputError: the inputs do not match ``self.inputs``, or a shape is outside of the profiles.
             ModelError: TensorRT failed, or the backend is closed.
         """
         check_inputs(self.inputs, inputs)
-        return run_within(self._run, self.inputs, self.outputs, inputs, self._limits)
+        shapes = {name: array.shape for name, array in inputs.items()}
+        limits = partial(self._rows.limits, shapes)
+        return run_within(self._run, self.inputs, self.outputs, inputs, limits)
 
     def run_pixels(self, pixels: NDArray[np.uint8], preprocess: Preprocess) -> dict[str, Array]:
         """Outputs by name for images; see :meth:`stn_infer.backends.base.PixelBackend.run_pixels`.
@@ -204,8 +206,8 @@ class TensorRTBackend:
             InputError, ModelError: as for :meth:`run`.
         """
         spec, (tensor,) = pixel_input(self.inputs, pixels), self.executor.inputs
-        low, high = self._limits[spec.batch]
-        if not max(low, 1) <= len(pixels) <= high or not tensor.dtype.is_floating_point:
+        as_it_is = len(pixels) and nearest(self.executor.profiles, {spec.name: pixels.shape}) is not None
+        if not as_it_is or not tensor.dtype.is_floating_point:
             return self.run(as_input(spec, pixels, preprocess))
         check_inputs(self.inputs, {spec.name: np.broadcast_to(np.zeros((), spec.dtype), pixels.shape)})
         array, last = interleaved(pixels)
@@ -218,15 +220,19 @@ class TensorRTBackend:
         return self._named(self._slots.run([array], compute))
 
     def describe(self) -> dict[str, str]:
-        """Runtime and version, GPU, what runs the spatial transformers, and whether CUDA graphs are used."""
+        """Runtime and version, GPU, what runs the spatial transformers, the profiles if there are several, and whether
+        CUDA graphs are used.
+        """
         from stn_infer.backends.graphs import graphs_text
 
+        texts = [", ".join(map(str, profile)) for profile in self.executor.profiles]
         return {
             "engine": self._opened.label,
             "runtime": self._opened.runtime.title,
             "version": self._opened.runtime.version,
             "device": f"{self.device}, {self._opened.gpu}",
             "spatial transformers": f"{self._opened.fused} by the plugin" if self._opened.fused else "native layers",
+            **({"profiles": "; ".join(texts)} if len(texts) > 1 else {}),
             **graphs_text(self.executor.graph_problem),
         }
 

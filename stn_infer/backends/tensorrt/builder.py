@@ -16,7 +16,7 @@ from warnings import warn
 import onnx
 
 from stn_infer.backends.tensorrt.compatibility import hardware_level
-from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.engine_cache import Profiles
 from stn_infer.backends.tensorrt.options import BuilderSettings
 from stn_infer.backends.tensorrt.runtime import TensorRT, created, last_error, make_logger
 from stn_infer.backends.tensorrt.timing_cache import TimingCache
@@ -79,7 +79,7 @@ def _check_native(model: onnx.ModelProto, runtime: TensorRT) -> None:
 def build_plan(
     runtime: TensorRT,
     model: onnx.ModelProto,
-    profiles: tuple[InputProfile, ...],
+    profiles: Profiles,
     *,
     target: str | None = None,
     plugin: Path | None = None,
@@ -91,7 +91,7 @@ def build_plan(
     Args:
         runtime: TensorRT or TensorRT-RTX.
         model: the model from :func:`prepare`.
-        profiles: shapes of the dynamic inputs; empty if there are none.
+        profiles: shapes of the dynamic inputs, for each optimization profile; empty if there are none.
         target: an architecture such as ``sm89``, for TensorRT-RTX on a machine without that GPU.
         plugin: the library whose plugins run the ``stn`` nodes (and, from TensorRT 10.15 on, GridSample nodes).
         settings: of the builder; None: the defaults.
@@ -119,10 +119,10 @@ def build_plan(
     if target is not None:
         config.num_compute_capabilities = 1
         config.set_compute_capability(getattr(trt.ComputeCapability, target.upper()), 0)
-    if profiles:
+    for profile in profiles:
         shapes = builder.create_optimization_profile()
-        for profile in profiles:
-            shapes.set_shape(profile.name, profile.min, profile.opt, profile.max)
+        for each in profile:
+            shapes.set_shape(each.name, each.min, each.opt, each.max)
         config.add_optimization_profile(shapes)
     if timing is not None:
         timing.attach(config, runtime, logger)

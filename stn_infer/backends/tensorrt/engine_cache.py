@@ -19,7 +19,7 @@ from stn_infer.budget import number_from_environment
 from stn_infer.errors import ModelError, OutputError
 from stn_infer.files import is_own, locked_folder, write_atomically
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # The names of EngineKey's fields in messages.
 _WORDS = {
@@ -30,7 +30,7 @@ _WORDS = {
     "gpu": "the GPU",
     "sm": "the GPU's architecture",
     "plugin_sha256": "the plugin library",
-    "profiles": "the optimization profile",
+    "profiles": "the optimization profiles",
     "precision": "the precision",
     "flags": "the flags",
 }
@@ -50,6 +50,17 @@ class InputProfile:
         return f"{self.name}={shapes}"
 
 
+#: Optimization profiles: in each, the shapes of every dynamic input.
+Profiles = tuple[tuple[InputProfile, ...], ...]
+
+
+def profile_lines(profiles: Profiles) -> list[str]:
+    """A line for each input; several profiles are numbered."""
+    numbers = [f"{index}: " if len(profiles) > 1 else "" for index in range(len(profiles))]
+    pairs = zip(numbers, profiles, strict=True)
+    return [f"profile {number}{each}" for number, profile in pairs for each in profile]
+
+
 @dataclass(frozen=True)
 class EngineKey:
     """Everything that an engine depends on.
@@ -60,7 +71,7 @@ class EngineKey:
         gpu, sm: the GPU's name (empty if built for a named target or to run on several) and architecture, e.g.
             ``sm89``; ``sm80+``: this and all newer ones.
         plugin_sha256: of the plugin library; empty for native layers.
-        profiles: shapes of the dynamic inputs.
+        profiles: shapes of the dynamic inputs, for each optimization profile; empty if there are none.
         precision: the floating-point types in the model; engines are strongly typed.
         flags: builder flags that change the result, such as ``tf32``.
     """
@@ -72,7 +83,7 @@ class EngineKey:
     gpu: str
     sm: str
     plugin_sha256: str
-    profiles: tuple[InputProfile, ...]
+    profiles: Profiles
     precision: str
     flags: tuple[str, ...]
 
@@ -379,6 +390,8 @@ def _difference(name: str, old: Any, new: Any) -> str:
 
 
 def _show(name: str, value: Any) -> str:
+    if name == "profiles":
+        return "; ".join(", ".join(map(str, profile)) for profile in value) or "none"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     if name == "plugin_sha256":
@@ -389,8 +402,8 @@ def _show(name: str, value: Any) -> str:
 def _sidecar(content: dict[str, Any]) -> Sidecar:
     key = dict(content.pop("key"))
     profiles = tuple(
-        InputProfile(item["name"], tuple(item["min"]), tuple(item["opt"]), tuple(item["max"]))
-        for item in key.pop("profiles")
+        tuple(InputProfile(it["name"], tuple(it["min"]), tuple(it["opt"]), tuple(it["max"])) for it in profile)
+        for profile in key.pop("profiles")
     )
     content["fused"] = tuple(content["fused"])
     return Sidecar(key=EngineKey(**{**key, "profiles": profiles, "flags": tuple(key["flags"])}), **content)

@@ -14,9 +14,8 @@ import torch
 
 from stn_infer.backends.tensorrt.cuda_stream import Cuda
 from stn_infer.backends.tensorrt.runtime import TensorRT, last_error, load_plan
+from stn_infer.backends.tensorrt.selection import Shape, nearest, outside, profiles_of
 from stn_infer.errors import InputError, ModelError
-
-Shape = tuple[int, ...]
 
 _DTYPES = {
     "FLOAT": torch.float32,
@@ -28,23 +27,22 @@ _DTYPES = {
     "UINT8": torch.uint8,
     "BOOL": torch.bool,
 }
-# Each plan has an execution context with its own scratch memory on the device.
+# Of each profile. Each plan has an execution context with its own scratch memory on the device.
 _MOST_PLANS = 4
 
 
 @dataclass(frozen=True)
 class IoTensor:
-    """An input or output: -1 in ``shape`` is dynamic; for inputs, ``min`` and ``max`` are the profile's shapes."""
+    """An input or output: -1 in ``shape`` is dynamic."""
 
     name: str
     shape: Shape
     dtype: torch.dtype
-    min: Shape
-    max: Shape
 
 
 @dataclass
 class _Plan:
+    profile: int
     context: Any
     outputs: dict[str, torch.Tensor]
     warm: bool = False
@@ -61,6 +59,10 @@ class Executor:
         logger: TensorRT's, from ``make_logger``.
         host_code: as for :func:`~stn_infer.backends.tensorrt.runtime.load_plan`.
 
+    Attributes:
+        inputs, outputs: its tensors.
+        profiles: for each optimization profile, the shapes of all inputs.
+
     Raises:
         ModelError: the engine cannot be deserialized, or PyTorch has no dtype for one of its tensors.
     """
@@ -73,6 +75,7 @@ class Executor:
         input_mode = self._trt.TensorIOMode.INPUT
         self.inputs = tuple(self._tensor(name) for name in names if self._engine.get_tensor_mode(name) == input_mode)
         self.outputs = tuple(self._tensor(name) for name in names if self._engine.get_tensor_mode(name) != input_mode)
+        self.profiles = profiles_of(self._engine, [tensor.name for tensor in self.inputs])
         self._plans: dict[Any, _Plan] = {}
         self.graph_problem: str | None = None
 
@@ -80,11 +83,12 @@ class Executor:
         """Outputs by name for inputs by name, without a copy.
 
         Inputs are read in place. Outputs belong to the executor: the next run with the same input tensors overwrites
-        them. The second run with the same tensors records a CUDA graph, which later runs replay.
+        them. The second run with the same tensors records a CUDA graph, which later runs replay. Each set of input
+        tensors has an execution context, in the profile that is nearest to their shapes.
 
         Raises:
-            InputError: an input is not a contiguous tensor of the right dtype on this device, or its shape is outside
-                the engine's profile.
+            InputError: an input is not a contiguous tensor of the right dtype on this device, or the shapes are outside
+                of the engine's profiles.
             ModelError: TensorRT failed.
         """
         given = [inputs[tensor.name] for tensor in self.inputs]
@@ -139,19 +143,19 @@ class Executor:
                     f"input {tensor.name!r} takes a contiguous {tensor.dtype} tensor on {self._cuda.device}, given "
                     f"{given.dtype} on {given.device}{'' if given.is_contiguous() else ', not contiguous'}"
                 )
-        if len(self._plans) >= _MOST_PLANS:
+        shapes = {tensor.name: tuple(inputs[tensor.name].shape) for tensor in self.inputs}
+        profile = nearest(self.profiles, shapes)
+        if profile is None:
+            raise outside(self.profiles, shapes)
+        kept = [key for key, plan in self._plans.items() if plan.profile == profile]
+        if len(kept) >= _MOST_PLANS:
             self._cuda.synchronize()  # the oldest may still be running
-            self._plans.pop(next(iter(self._plans)))
-        context = self._engine.create_execution_context()
-        if context is None:
-            raise ModelError(f"TensorRT cannot create an execution context: {last_error(self._logger)}")
+            self._plans.pop(kept[0])
+        context = self._new_context(profile)
         for tensor in self.inputs:
-            shape = tuple(inputs[tensor.name].shape)
-            if not context.set_input_shape(tensor.name, shape):
-                raise InputError(
-                    f"input {tensor.name!r} has shape {shape}, the engine takes {tensor.min} to {tensor.max}; "
-                    "build the engine with another --profile"
-                )
+            if not context.set_input_shape(tensor.name, shapes[tensor.name]):
+                problem = last_error(self._logger)
+                raise ModelError(f"TensorRT rejects {shapes[tensor.name]} for input {tensor.name!r}: {problem}")
             context.set_tensor_address(tensor.name, inputs[tensor.name].data_ptr())
         outputs = {}
         for tensor in self.outputs:
@@ -160,14 +164,24 @@ class Executor:
                 raise ModelError(f"the shape of output {tensor.name!r} is data-dependent, which is not supported")
             outputs[tensor.name] = torch.empty(shape, dtype=tensor.dtype, device=self._cuda.device)
             context.set_tensor_address(tensor.name, outputs[tensor.name].data_ptr())
-        return _Plan(context, outputs)
+        return _Plan(profile, context, outputs)
+
+    def _new_context(self, profile: int) -> Any:
+        """An execution context, which stays in its profile."""
+        if len(self.profiles) == 1:
+            context = self._engine.create_execution_context()
+        else:  # scratch memory for its own profile, not for the largest
+            strategy = self._trt.ExecutionContextAllocationStrategy.ON_PROFILE_CHANGE
+            context = self._engine.create_execution_context(strategy)
+            if context is not None and not context.set_optimization_profile_async(profile, self._cuda.stream):
+                raise ModelError(f"TensorRT cannot choose profile {profile}: {last_error(self._logger)}")
+        if context is None:
+            raise ModelError(f"TensorRT cannot create an execution context: {last_error(self._logger)}")
+        return context
 
     def _tensor(self, name: str) -> IoTensor:
         shape = tuple(self._engine.get_tensor_shape(name))
         kind = self._engine.get_tensor_dtype(name).name
         if kind not in _DTYPES:
             raise ModelError(f"tensor {name!r} of the engine is {kind}, for which PyTorch has no dtype")
-        low = high = shape
-        if -1 in shape and self._engine.get_tensor_mode(name) == self._trt.TensorIOMode.INPUT:
-            low, _, high = map(tuple, self._engine.get_tensor_profile_shape(name, 0))
-        return IoTensor(name, shape, _DTYPES[kind], low, high)
+        return IoTensor(name, shape, _DTYPES[kind])

@@ -12,8 +12,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.engine_cache import Profiles
 from stn_infer.backends.tensorrt.runtime import TensorRT, current_device, load_plan
+from stn_infer.backends.tensorrt.selection import profiles_of
 
 # The words of TensorRT's descriptions of formats, such as "Row major linear FP32", for its types.
 _TYPES = {
@@ -92,7 +93,7 @@ class EngineContent:
     """
 
     tensors: tuple[Tensor, ...]
-    profiles: tuple[tuple[InputProfile, ...], ...]
+    profiles: Profiles
     layers: tuple[Layer, ...]
     refittable: bool
     device_memory: int
@@ -122,10 +123,7 @@ def inspect_plan(
     as_json = runtime.module.LayerInformationFormat.JSON
     return EngineContent(
         tensors,
-        tuple(
-            tuple(InputProfile(name, *map(tuple, engine.get_tensor_profile_shape(name, index))) for name in dynamic)
-            for index in range(engine.num_optimization_profiles)
-        ),
+        profiles_of(engine, dynamic),
         tuple(layer_of(inspector.get_layer_information(index, as_json)) for index in range(engine.num_layers)),
         bool(engine.refittable),
         # before TensorRT 10.1 under another name

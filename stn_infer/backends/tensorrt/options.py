@@ -81,7 +81,8 @@ class BuildOptions(BuilderSettings):
     Attributes:
         runtime: ``tensorrt`` or ``tensorrt-rtx``.
         target: an architecture such as ``sm89`` (TensorRT-RTX only); None: the GPU of this machine.
-        profile: shapes of the dynamic inputs, one for all or several with names; None: batches of 1 to 256.
+        profile: shapes of the dynamic inputs, one for all or several with names; a name that is given again begins the
+            next optimization profile. None: one, of batches of 1 to 256.
         plugin: what runs the spatial transformers: True: the plugin library, False: TensorRT's own layers, None: the
             plugin library if it is built.
         device: index of the GPU.

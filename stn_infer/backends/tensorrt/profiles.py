@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stn_infer.backends.tensorrt.engine_cache import InputProfile
+from stn_infer.backends.tensorrt.engine_cache import InputProfile, Profiles
 from stn_infer.errors import UsageError
 from stn_infer.proto.traversal import given_inputs
 
@@ -72,37 +72,53 @@ class _Input:
         return "x".join("?" if isinstance(axis, str) else str(axis) for axis in self.shape)
 
 
-def resolve_profiles(model: onnx.ModelProto, profile: Profile | Sequence[Profile] | None) -> tuple[InputProfile, ...]:
-    """The profile of every input of ``model`` that has a dynamic axis.
+def resolve_profiles(model: onnx.ModelProto, profile: Profile | Sequence[Profile] | None) -> Profiles:
+    """The optimization profiles of ``model``: in each, the shapes of every input that has a dynamic axis.
 
     Args:
         model: the model.
-        profile: one or several; an axis's goes before its input's, and its input's before the one without a name. None:
-            batches of 1 to 256.
+        profile: one or several; an axis's goes before its input's, and its input's before the one without a name. One
+            whose name, or whose lack of a name, was given before begins the next optimization profile, which is like
+            the one before in what it is not given. None: batches of 1 to 256.
 
     Raises:
-        UsageError: a profile fits no axis or input, two are for the same one, the model has no dynamic input, or an
-            axis other than the batch is dynamic and no profile has its size.
+        UsageError: a profile fits no axis or input, two optimization profiles are equal, the model has no dynamic
+            input, or an axis other than the batch is dynamic and no profile has its size.
     """
     given = (profile,) if isinstance(profile, Profile) else tuple(profile or ())
-    dynamic = [found for value in given_inputs(model.graph) if (found := _input(value)).axes]
+    dynamic = [each for value in given_inputs(model.graph) if (each := _input(value)).axes]
     if given and not dynamic:
         raise UsageError("the model has fixed shapes and takes no profile; omit --profile")
-    named = {each.name: each for each in given}
-    if len(named) < len(given):
-        twice = next(each for each in given if named[each.name] is not each)
-        raise UsageError(
-            f"two profiles are for {twice.name or 'all inputs'}: {twice} and {named[twice.name]}; give one"
-        )
+    if not dynamic:
+        return ()
     axes = {axis for each in dynamic for axis in each.axes if axis}
-    _check_names(named, dynamic, axes)
-    whole = named.get("", Profile())
-    ranges = {name: each for name, each in named.items() if name in axes}
-    return tuple(_profile_of(each, named.get(each.name, whole), ranges) for each in dynamic)
+    _check_names(given, dynamic, axes)
+    found: list[tuple[InputProfile, ...]] = []
+    for named in _grouped(given):
+        whole = named.get("", Profile())
+        ranges = {name: each for name, each in named.items() if name in axes}
+        made = tuple(_profile_of(each, named.get(each.name, whole), ranges) for each in dynamic)
+        if made in found:
+            raise UsageError(f"two optimization profiles are equal: {', '.join(map(str, made))}; leave one out")
+        found.append(made)
+    return tuple(found)
 
 
-def _check_names(named: Mapping[str, Profile], dynamic: Sequence[_Input], axes: set[str]) -> None:
-    for name, profile in named.items():
+def _grouped(given: Sequence[Profile]) -> list[dict[str, Profile]]:
+    """What is given for each optimization profile, by name; a name that was given for one begins the next."""
+    groups, new = [dict[str, Profile]()], set[str]()
+    for each in given:
+        if each.name in new:
+            groups.append(dict(groups[-1]))
+            new.clear()
+        groups[-1][each.name] = each
+        new.add(each.name)
+    return groups
+
+
+def _check_names(given: Sequence[Profile], dynamic: Sequence[_Input], axes: set[str]) -> None:
+    for profile in given:
+        name = profile.name
         if name and name not in axes and all(name != each.name for each in dynamic):
             inputs = ", ".join(each.name for each in dynamic)
             raise UsageError(

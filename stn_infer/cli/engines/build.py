@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     cls=Command,
     examples=(
         "stn-infer build model.onnx -o model.engine --profile 1:64:256",
+        "stn-infer build model.onnx -o model.engine --profile 1:1:1 --profile 2:64:256",
         "stn-infer build crops.onnx -o crops.engine --profile batch=1:4:8 --profile boxes_batch=1:100:1000",
         "stn-infer build st-cnn-affine-rts -o model.engine --runtime tensorrt-rtx --target sm89",
     ),
@@ -47,7 +48,8 @@ if TYPE_CHECKING:
     multiple=True,
     metavar="[NAME=]MIN:OPT:MAX",
     help="Batch sizes, or whole shapes (1x3x64x64:...), of the dynamic inputs; with NAME, of one input or of one "
-    "dynamic axis, such as boxes_batch=1:100:1000; repeatable.  [default: 1:64:256]",
+    "dynamic axis, such as boxes_batch=1:100:1000; repeatable. The same NAME, or none, again begins another "
+    "optimization profile of the engine.  [default: 1:64:256]",
 )
 @click.option(
     "--plugin/--native",

@@ -18,7 +18,7 @@ from benchmarks.op_files import op_file
 from stn_infer.api.engines.build import build
 from stn_infer.backends.tensorrt import engine as building
 from stn_infer.backends.tensorrt.builder import build_plan, prepare, sampling_layers
-from stn_infer.backends.tensorrt.engine_cache import InputProfile, load_engine, sidecar_path
+from stn_infer.backends.tensorrt.engine_cache import Profiles, load_engine, sidecar_path
 from stn_infer.backends.tensorrt.options import BuildOptions
 from stn_infer.backends.tensorrt.profiles import Profile
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
@@ -78,7 +78,7 @@ def test_every_shipped_model_builds_with_native_layers(
     assert sidecar.key.runtime_version == rtx.version
     assert (sidecar.key.gpu, sidecar.key.sm, sidecar.key.plugin_sha256) == ("", "sm89", "")
     assert sidecar.key.precision == "float32" and sidecar.key.flags == ()
-    (profile,) = sidecar.key.profiles
+    ((profile,),) = sidecar.key.profiles
     assert [shape[0] for shape in (profile.min, profile.opt, profile.max)] == [1, 2, 4]
     props = {entry.key: entry.value for entry in onnx.load(files[name]).metadata_props}
     assert sidecar.metadata == props
@@ -190,7 +190,7 @@ def test_a_misread_sampler_is_an_error(rtx: TensorRT) -> None:
         build_plan(TensorRT("tensorrt", Module(), "11.1.0"), linear, _profiles(linear), target="sm89")
 
 
-def _profiles(model: onnx.ModelProto) -> tuple[InputProfile, ...]:
+def _profiles(model: onnx.ModelProto) -> Profiles:
     return building.resolve_profiles(model, None)
 
 
@@ -263,7 +263,7 @@ def test_an_engine_is_built_again_only_for_a_reason(rtx: TensorRT, tmp_path: Pat
     onnx.save(small_model(scale=2.0, mode="nearest"), model)
     assert reason() == "built: since it was last built: the model's graph changed"
     other = BuildOptions(runtime="tensorrt-rtx", target="sm75", profile=Profile((1,), (2,), (8,)), tf32=True)
-    assert "architecture changed from sm89 to sm75; the optimization profile changed from x=" in reason(other)
+    assert "architecture changed from sm89 to sm75; the optimization profiles changed from x=" in reason(other)
     assert reason() == "kept: the same engine is in the cache"
     assert reason(rebuild=True) == "built: it was requested"
     output.write_bytes(output.read_bytes()[:1000])  # truncated: taken from the cache again
@@ -301,91 +301,10 @@ def test_fixed_and_dynamic_shapes(rtx: TensorRT, tmp_path: Path) -> None:
     free.graph.input[0].type.tensor_type.shape.dim[2].dim_param = "height"
     with pytest.raises(UsageError, match=r"input 'x' is \?x1x\?x5: --profile needs complete shapes"):
         _profiles(free)
-    (x, _grid) = _profiles(small_model())
+    ((x, _grid),) = _profiles(small_model())
     assert (x.min, x.opt, x.max) == ((1, 1, 4, 5), (64, 1, 4, 5), (256, 1, 4, 5))
     with pytest.raises(UsageError, match="--profile has 1x2x4x5"):
         building.resolve_profiles(small_model(), Profile.parse("1x2x4x5:1x2x4x5:1x2x4x5"))
-
-
-def crops_model() -> onnx.ModelProto:
-    """Crops [boxes_batch, 2, 3, 3] of images [batch, 2, height, 5] at boxes (number of the image, x, y, size)."""
-    nodes = [
-        helper.make_node("Slice", ["boxes", "zero", "one", "one"], ["column"]),
-        helper.make_node("Cast", ["column"], ["numbers"], to=TensorProto.INT64),
-        helper.make_node("Squeeze", ["numbers", "one"], ["number"]),
-        helper.make_node("Gather", ["image", "number"], ["images"], axis=0),
-        helper.make_node("Slice", ["boxes", "one", "four", "one"], ["places"]),
-        helper.make_node("MatMul", ["places", "mesh"], ["flat"]),
-        helper.make_node("Reshape", ["flat", "shape"], ["grid"]),
-        helper.make_node("GridSample", ["images", "grid"], ["output"], name="sample", mode="bilinear"),
-    ]
-    mesh = np.random.default_rng(0).standard_normal((3, 18)).astype(np.float32)
-    constants = {"zero": [0], "one": [1], "four": [4], "shape": [0, 3, 3, 2]}
-    graph = helper.make_graph(
-        nodes,
-        "crops",
-        [
-            helper.make_tensor_value_info("image", TensorProto.FLOAT, ["batch", 2, "height", 5]),
-            helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["boxes_batch", 4]),
-        ],
-        [helper.make_tensor_value_info("output", TensorProto.FLOAT, ["boxes_batch", 2, 3, 3])],
-        [numpy_helper.from_array(mesh, "mesh")]
-        + [numpy_helper.from_array(np.array(values, np.int64), name) for name, values in constants.items()],
-    )
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
-
-
-def test_each_axis_has_its_profile_and_the_real_builder_takes_them(rtx: TensorRT, tmp_path: Path) -> None:
-    path, output = tmp_path / "crops.onnx", tmp_path / "crops.engine"
-    onnx.save(fuse(crops_model())[0], path)
-    arguments = ["build", str(path), "-o", str(output), "--runtime", "tensorrt-rtx", "--target", "sm89"]
-    arguments += ["--cache", str(tmp_path / "cache")]
-    for profile in ("batch=1:4:8", "boxes_batch=2:100:1000", "height=4:4:64"):
-        arguments += ["--profile", profile]
-    result = CliRunner().invoke(main, arguments)
-    assert result.exit_code == 0, result.output
-    assert "profile image=1x2x4x5:4x2x4x5:8x2x64x5" in result.output
-    assert "profile boxes=2x4:100x4:1000x4" in result.output
-    _, sidecar = load_engine(output)
-    assert sidecar is not None
-    assert sidecar.batch_axes == {"image": "batch", "boxes": "boxes_batch", "output": "boxes_batch"}
-
-
-@pytest.mark.parametrize(
-    "texts, wanted",
-    [
-        (["1x2x4x5:4x2x4x5:8x2x8x5", "boxes=1:2:3"], [(8, 2, 8, 5), (3, 4)]),
-        (["height=4:4:8"], [(256, 2, 8, 5), (256, 4)]),
-        (["1:2:3", "height=4:4:8", "boxes=5:6:7"], [(3, 2, 8, 5), (7, 4)]),
-        (["image=1x2x4x5:4x2x4x5:8x2x8x5", "batch=1:1:2"], [(2, 2, 8, 5), (256, 4)]),
-    ],
-)
-def test_profiles_by_axis_and_by_input(texts: list[str], wanted: list[tuple[int, ...]]) -> None:
-    found = building.resolve_profiles(crops_model(), tuple(map(Profile.parse, texts)))
-    assert [profile.max for profile in found] == wanted
-
-
-@pytest.mark.parametrize(
-    "texts, message",
-    [
-        (["batch=1:2:3"], r"input 'image' is \?x2x\?x5: --profile needs complete shapes.* e.g. height=64:224:512"),
-        (["rows=1:2:3"], "no dynamic axis or input 'rows'; its dynamic axes are batch, boxes_batch, height"),
-        (["batch=1:2:3", "batch=1:2:4"], "two profiles are for batch: batch=1:2:3 and batch=1:2:4"),
-        (["1:2:3", "1:2:4"], "two profiles are for all inputs"),
-        (["height=1x2:1x2:1x2"], "height is an axis, which has one size"),
-        (["boxes=1x5:1x5:1x5", "height=4:4:8"], r"input 'boxes' is \?x4, but --profile has boxes=1x5"),
-        (["1x2x4x5:4x2x4x5:8x2x8x5"], r"input 'boxes' is \?x4, but --profile has 1x2x4x5"),
-    ],
-)
-def test_profiles_that_do_not_fit(texts: list[str], message: str) -> None:
-    with pytest.raises(UsageError, match=message):
-        building.resolve_profiles(crops_model(), tuple(map(Profile.parse, texts)))
-
-
-@pytest.mark.parametrize("text", ["=1:2:3", "x=", "1:2", "a:b:c", "0:1:2", "4:2:8", "1:8:4", "1x1:2:3", "", "1:2:3:4"])
-def test_a_malformed_profile_is_a_usage_error(text: str) -> None:
-    with pytest.raises(UsageError):
-        Profile.parse(text)
 
 
 def test_options_that_cannot_be_combined(rtx: TensorRT, files: dict[str, Path], tmp_path: Path) -> None:

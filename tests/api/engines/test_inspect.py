@@ -40,7 +40,7 @@ def written(path: Path, plan: bytes, **change: Any) -> Path:
     """An engine with its sidecar."""
     key: dict[str, Any] = {
         "graph_sha256": "a", "weights_sha256": "b", "runtime": "tensorrt", "runtime_version": "11.4.0.106",
-        "gpu": GPU.name, "sm": GPU.sm, "plugin_sha256": "", "profiles": (SHAPES,), "precision": "float32",
+        "gpu": GPU.name, "sm": GPU.sm, "plugin_sha256": "", "profiles": ((SHAPES,),), "precision": "float32",
         "flags": ("tf32",),
     }  # fmt: skip
     digest = hashlib.sha256(plan).hexdigest()
@@ -80,6 +80,20 @@ def test_an_engine_with_its_sidecar(module: Module, tmp_path: Path) -> None:
         "   0  PluginV3         fp32         node_grid_sampler",
         "   1  CaskConvolution  int8 > fp16  conv, outer (Block), relu[0]",
     ]
+
+
+def test_all_profiles_are_shown_with_and_without_a_gpu(
+    module: Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    larger = InputProfile("x", (9, 1, 4, 4), (64, 1, 4, 4), (64, 1, 4, 4))
+    plan = plan_of(profiles=[{it.name: [it.min, it.opt, it.max]} for it in (SHAPES, larger)])
+    path = written(tmp_path / "m.engine", plan, profiles=((SHAPES,), (larger,)))
+    wanted = ["profile 0: x=1x1x4x4:2x1x4x4:8x1x4x4", "profile 1: x=9x1x4x4:64x1x4x4:64x1x4x4"]
+    for change in (lambda patch: None, without_gpu):
+        change(monkeypatch)
+        assert [line for line in inspected(path).stdout.splitlines() if line.startswith("profile")] == wanted
+    found = json.loads(inspected(path, "--json").stdout)
+    assert [profile[0]["opt"][0] for profile in found["sidecar"]["key"]["profiles"]] == [2, 64]
 
 
 def test_an_engine_of_another_tool(module: Module, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from click.testing import CliRunner
 
 from stn_infer.backends.tensorrt import backend as backend_module
-from stn_infer.backends.tensorrt.engine_cache import EngineKey, Sidecar, sidecar_path, write_engine
+from stn_infer.backends.tensorrt.engine_cache import EngineKey, InputProfile, Sidecar, sidecar_path, write_engine
 from stn_infer.backends.tensorrt.executor import IoTensor
 from stn_infer.backends.tensorrt.runtime import Gpu, TensorRT
 from stn_infer.cli.main import main
@@ -92,12 +92,14 @@ class Crops:
     """An executor of an engine with 2 to 4 images and 1 to 3 boxes, which records how many it was given."""
 
     inputs = (
-        IoTensor("image", (-1, 2), torch.float32, (2, 2), (4, 2)),
-        IoTensor("boxes", (-1, 4), torch.float32, (1, 4), (3, 4)),
+        IoTensor("image", (-1, 2), torch.float32),
+        IoTensor("boxes", (-1, 4), torch.float32),
     )
-    outputs = (IoTensor("crops", (-1, 4), torch.float32, (), ()),)
+    outputs = (IoTensor("crops", (-1, 4), torch.float32),)
 
-    def __init__(self) -> None:
+    def __init__(self, more: tuple[InputProfile, ...] = ()) -> None:
+        profile = InputProfile("image", (2, 2), (2, 2), (4, 2)), InputProfile("boxes", (1, 4), (1, 4), (3, 4))
+        self.profiles = (profile, more) if more else (profile,)
         self.given: list[tuple[int, int]] = []
 
     def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -108,8 +110,8 @@ class Crops:
 AXES = {"image": "batch", "boxes": "boxes_batch", "crops": "boxes_batch"}
 
 
-def opened(axes: dict[str, str]) -> tuple[backend_module.TensorRTBackend, Crops]:
-    executor: Any = Crops()
+def opened(axes: dict[str, str], more: tuple[InputProfile, ...] = ()) -> tuple[backend_module.TensorRTBackend, Crops]:
+    executor: Any = Crops(more)
     runtime = TensorRT("tensorrt", Module(Script()), "11.4.0")
     return backend_module.TensorRTBackend(
         executor, backend_module.Opened("m.engine", runtime, GPU, "cpu", 0, axes), ModelMetadata(), Inline()
@@ -128,6 +130,23 @@ def test_images_and_boxes_have_batches_of_their_own(images: int, boxes: int, giv
     assert executor.given == given
     with pytest.raises(InputError, match="batch has 5 rows, the engine takes 2 to 4 at once, and output 'crops' has"):
         backend.run({"image": np.zeros((5, 2), np.float32), "boxes": values})
+
+
+@pytest.mark.parametrize("images, boxes, given", [
+    (1, 30, [(1, 30)]), (3, 1, [(3, 1)]), (1, 3, [(2, 3)]), (1, 9, [(1, 20)]), (2, 7, [(2, 3), (2, 3), (2, 1)]),
+    (1, 45, [(1, 30), (1, 20)]), (4, 0, [(4, 1)]),
+])  # fmt: skip
+def test_each_profile_has_ranges_of_its_own_for_images_and_boxes(
+    images: int, boxes: int, given: list[tuple[int, int]]
+) -> None:
+    one = InputProfile("image", (1, 2), (1, 2), (1, 2)), InputProfile("boxes", (20, 4), (20, 4), (30, 4))
+    backend, executor = opened(AXES, one)
+    values = np.arange(4 * boxes, dtype=np.float32).reshape(boxes, 4)
+    found = backend.run({"image": np.zeros((images, 2), np.float32), "boxes": values})
+    np.testing.assert_array_equal(found["crops"], values * 2)
+    assert executor.given == given
+    with pytest.raises(InputError, match="image=5x2, boxes=7x4 is outside of the engine's 2 profiles, 0: image=2x2:2"):
+        backend.run({"image": np.zeros((5, 2), np.float32), "boxes": np.zeros((7, 4), np.float32)})
 
 
 @pytest.mark.parametrize("axes", [{}, {"image": "n", "boxes": "m", "crops": "m"}, AXES | {"crops": "rows"}])

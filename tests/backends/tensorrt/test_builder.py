@@ -21,7 +21,7 @@ from stn_infer.fusion.op import attach_functions, node_attributes
 from tests.support.tensorrt_builder import Recorder
 from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 
-PROFILES = (InputProfile("input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),)
+PROFILES = ((InputProfile("input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),),)
 LIBRARY = Path("/somewhere/libstn_plugins.so")
 # What every configuration is told.
 DEFAULTS = [("clear_flag", "TF32"), ("profiling_verbosity", "DETAILED")]
@@ -74,6 +74,18 @@ def test_tensorrt_10_builds_strongly_typed_without_newer_flags() -> None:
     build_plan(runtime(module, "10.8.0.43"), model(), (), plugin=LIBRARY, settings=BuilderSettings(tf32=True))
     flags = [("set_flag", "TF32"), DEFAULTS[1]]
     assert module.calls == [("load_library", str(LIBRARY)), ("create_network", 0b10), *flags]
+
+
+def test_each_profile_is_added_in_turn() -> None:
+    module = Recorder(layers=["SHUFFLE"])
+    second = (InputProfile("input", (5, 1, 4, 4), (8, 1, 4, 4), (9, 1, 4, 4)),)
+    build_plan(runtime(module), model(), (*PROFILES, second))
+    assert module.calls[-4:] == [
+        ("set_shape", "input", (1, 1, 4, 4), (2, 1, 4, 4), (4, 1, 4, 4)),
+        "add_optimization_profile",
+        ("set_shape", "input", (5, 1, 4, 4), (8, 1, 4, 4), (9, 1, 4, 4)),
+        "add_optimization_profile",
+    ]
 
 
 def test_native_layers_load_no_library() -> None:

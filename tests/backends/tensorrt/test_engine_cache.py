@@ -37,7 +37,7 @@ KEY = EngineKey(
     gpu="a GPU",
     sm="sm89",
     plugin_sha256="c" * 64,
-    profiles=(InputProfile("x", (1, 3), (2, 3), (4, 3)),),
+    profiles=((InputProfile("x", (1, 3), (2, 3), (4, 3)),),),
     precision="float32",
     flags=(),
 )
@@ -54,7 +54,7 @@ def test_engine_and_sidecar_round_trip(tmp_path: Path) -> None:
     write_engine(path, ENGINE, sidecar())
     assert load_engine(path) == (ENGINE, sidecar())
     assert sidecar_path(path).name == "m.engine.json"
-    assert json.loads(sidecar_path(path).read_text())["schema_version"] == 1
+    assert json.loads(sidecar_path(path).read_text())["schema_version"] == 2
 
 
 def test_an_engine_without_sidecar_loads(tmp_path: Path) -> None:
@@ -72,8 +72,8 @@ def test_an_engine_without_sidecar_loads(tmp_path: Path) -> None:
         (lambda path: path.write_bytes(ENGINE[::-1]), "is not the engine that m.engine.json describes"),
         (lambda path: sidecar_path(path).write_text("{"), "m.engine.json is damaged"),
         (lambda path: sidecar_path(path).write_text("[]"), "m.engine.json is damaged"),
-        (lambda path: sidecar_path(path).write_text('{"schema_version": 1}'), "m.engine.json is damaged"),
-        (lambda path: sidecar_path(path).write_text('{"schema_version": 9}'), "another version of stn-infer"),
+        (lambda path: sidecar_path(path).write_text('{"schema_version": 2}'), "m.engine.json is damaged"),
+        (lambda path: sidecar_path(path).write_text('{"schema_version": 1}'), "another version of stn-infer"),
     ],
 )
 def test_every_engine_error_is_one_line(tmp_path: Path, damage: object, message: str) -> None:
@@ -101,8 +101,12 @@ def test_a_folder_is_not_an_engine(tmp_path: Path) -> None:
         ({"plugin_sha256": ""}, "the plugin library changed from used to not used"),
         ({"flags": ("tf32",)}, "the flags changed from none to tf32"),
         (
-            {"profiles": (InputProfile("x", (1, 3), (2, 3), (8, 3)),)},
-            "the optimization profile changed from x=1x3:2x3:4x3 to x=1x3:2x3:8x3",
+            {"profiles": ((InputProfile("x", (1, 3), (2, 3), (8, 3)),),)},
+            "the optimization profiles changed from x=1x3:2x3:4x3 to x=1x3:2x3:8x3",
+        ),
+        (
+            {"profiles": (*KEY.profiles, (InputProfile("x", (5, 3), (8, 3), (9, 3)),))},
+            "the optimization profiles changed from x=1x3:2x3:4x3 to x=1x3:2x3:4x3; x=5x3:8x3:9x3",
         ),
     ],
 )

@@ -39,6 +39,9 @@ from tests.support.tensorrt_parts import library_or_skip, module_or_skip
 from tests.support.tensorrt_standin import Cuda, DataType, Module, Script
 
 GPU = Gpu("a GPU", "sm89")
+# Of an engine's second profile: larger batches, and wider rows.
+LARGE = ((8, 3), (64, 3), (64, 3))
+WIDE = ((1, 3), (2, 8), (4, 8))
 
 
 def executor_of(script: Script) -> Executor:
@@ -60,13 +63,18 @@ def test_the_stand_in_has_only_members_of_the_real_api() -> None:
     for fake, real in ((standin.Context, rtx.IExecutionContext), (standin.Engine, rtx.ICudaEngine)):
         methods = [name for name in vars(fake) if not name.startswith("_")]
         assert methods and all(hasattr(real, name) for name in methods)
-    for method, argument in (("execute_async_v3", "stream_handle"), ("set_tensor_address", "memory")):
+    for method, argument in (
+        ("execute_async_v3", "stream_handle"),
+        ("set_tensor_address", "memory"),
+        ("set_optimization_profile_async", "profile_index: typing.SupportsInt, stream_handle"),
+    ):
         assert argument in getattr(rtx.IExecutionContext, method).__doc__
     assert hasattr(rtx.Runtime, "deserialize_cuda_engine") and hasattr(rtx.Runtime, "engine_host_code_allowed")
     for fake_enum, real_enum in (
         (standin.TensorIOMode, rtx.TensorIOMode),
         (standin.DataType, rtx.DataType),
         (standin.ILogger.Severity, rtx.ILogger.Severity),
+        (standin.ExecutionContextAllocationStrategy, rtx.ExecutionContextAllocationStrategy),
     ):
         assert all(hasattr(real_enum, member.name) for member in fake_enum)
 
@@ -131,6 +139,41 @@ def test_the_least_recently_used_plan_is_dropped() -> None:
     assert script.calls.count("create_execution_context") == 6
 
 
+def test_each_batch_runs_in_the_profile_whose_optimum_is_nearest() -> None:
+    """Profiles have contexts of their own, made when they are needed, and a change between them costs no call."""
+    script = Script(profile=((1, 3), (1, 3), (16, 3)), more_profiles=(LARGE,))
+    executor = executor_of(script)
+    tensors = {count: torch.from_numpy(rows(count)) for count in (1, 8, 40, 64)}
+    chosen = []
+    for x in tensors.values():
+        script.calls.clear()
+        assert torch.equal(executor.run({"x": x})["y"], x * 2)
+        assert script.calls[1] == "create_execution_context", "one for each set of tensors"
+        chosen.append(script.calls[2])
+    assert chosen == [("set_optimization_profile_async", index, 77) for index in (0, 0, 1, 1)]
+    for turn in range(2):
+        for x in tensors.values():
+            script.calls.clear()
+            x += 1
+            assert torch.equal(executor.run({"x": x})["y"], x * 2)
+            assert script.calls == ["ordered", "replay"] or (turn == 0 and script.calls[1] == "capture")
+
+
+def test_a_profile_drops_no_context_of_another() -> None:
+    script = Script(more_profiles=(LARGE,))
+    executor = executor_of(script)
+    small, large = ([torch.from_numpy(rows(count, start)) for start in range(4)] for count in (1, 64))
+    for _ in range(3):
+        for x in (*small, *large):
+            executor.run({"x": x})
+    assert script.calls.count("create_execution_context") == script.calls.count("capture") == 8
+    executor.run({"x": torch.from_numpy(rows(1, 9))})  # the fifth in its profile
+    script.calls.clear()
+    for x in (*small[1:], *large):
+        executor.run({"x": x})
+    assert "create_execution_context" not in script.calls
+
+
 def test_an_engine_that_cannot_be_captured_is_enqueued() -> None:
     script = Script(capturable=False)
     executor = executor_of(script)
@@ -148,9 +191,10 @@ def test_an_engine_that_cannot_be_captured_is_enqueued() -> None:
         (torch.zeros(3, 2).T, "not contiguous"),
         (
             torch.zeros(5, 3),
-            r"has shape \(5, 3\), the engine takes \(1, 3\) to \(4, 3\); build the engine with another",
+            "^x=5x3 is outside of the engine's profile, x=1x3:2x3:4x3; build the engine with another --profile$",
         ),
-        (torch.zeros(2, 4), r"has shape \(2, 4\)"),
+        (torch.zeros(2, 4), "x=2x4 is outside of"),
+        (torch.zeros(2, 3, 1), "x=2x3x1 is outside of"),
     ],
 )
 def test_tensors_that_do_not_match_are_rejected(given: torch.Tensor, message: str) -> None:
@@ -166,6 +210,8 @@ def test_tensors_that_do_not_match_are_rejected(given: torch.Tensor, message: st
     [
         (Script(deserializes=False), "cannot load the engine: Serialization assertion failed magic tag does not match"),
         (Script(has_context=False), "cannot create an execution context"),
+        (Script(more_profiles=(WIDE,), changes_profile=False), "cannot choose profile 0: it gives no reason"),
+        (Script(takes_shape=False), r"TensorRT rejects \(2, 3\) for input 'x': it gives no reason"),
         (Script(runs=False), "failed while running the engine"),
         (Script(output_shape=(-1, 3)), "is data-dependent"),
         (Script(dtype=DataType.FP8), "is FP8, for which PyTorch has no dtype"),
@@ -183,6 +229,32 @@ def test_the_backend_takes_any_batch(count: int, smallest: int) -> None:
     backend = backend_of(Script(profile=((smallest, 3), (2, 3), (4, 3))))
     assert isinstance(backend, Backend)
     np.testing.assert_array_equal(backend.run({"x": rows(count)})["y"], rows(count) * 2)
+
+
+@pytest.mark.parametrize(
+    "count, runs", [(0, [1]), (1, [1]), (2, [2]), (3, [8]), (8, [8]), (64, [64]), (66, [64, 2]), (131, [64, 64, 8])]
+)
+def test_batches_between_above_and_within_two_profiles(count: int, runs: list[int]) -> None:
+    script = Script(profile=((1, 3), (1, 3), (2, 3)), more_profiles=(LARGE,))
+    backend = backend_of(script)
+    np.testing.assert_array_equal(backend.run({"x": rows(count)})["y"], rows(count) * 2)
+    shapes = [call[2] for call in script.calls if call[0] == "set_input_shape"]
+    assert shapes == [(size, 3) for size in dict.fromkeys(runs)], "each shape is set once"
+    assert sum(call[0] == "execute_async_v3" for call in script.calls) == len(runs)
+    assert backend.describe()["profiles"] == "x=1x3:1x3:2x3; x=8x3:64x3:64x3"
+
+
+def test_an_input_in_no_profile_is_one_sentence_with_all_of_them() -> None:
+    backend = backend_of(Script(shape=(-1, -1), more_profiles=(WIDE,)))
+    for width, count in ((3, 1), (8, 6), (5, 2)):
+        x = np.ones((count, width), np.float32)
+        np.testing.assert_array_equal(backend.run({"x": x})["y"], x * 2)
+    message = (
+        r"^x=7x9 is outside of the engine's 2 profiles, 0: x=1x3:2x3:4x3; 1: x=1x3:2x8:4x8; build the engine with "
+        "another --profile$"
+    )
+    with pytest.raises(InputError, match=message):
+        backend.run({"x": np.zeros((7, 9), np.float32)})
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 7])
