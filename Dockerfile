@@ -19,7 +19,9 @@ RUN SKBUILD_CMAKE_DEFINE=STN_CUDA=OFF pip wheel --no-cache-dir --no-deps --wheel
     && ls /wheels/*-linux_*.whl
 
 FROM source AS build-gpu
-RUN pip install --no-cache-dir nvidia-cuda-nvcc nvidia-cuda-crt nvidia-nvvm nvidia-cuda-runtime nvidia-cuda-cccl
+# Not in constraints.txt, because PyTorch's wheels for CUDA ask for a cuda-runtime of their own.
+RUN pip install --no-cache-dir "nvidia-cuda-nvcc==13.5.*" "nvidia-cuda-crt==13.5.*" "nvidia-nvvm==13.5.*" \
+    "nvidia-cuda-runtime==13.5.*" "nvidia-cuda-cccl==13.3.*"
 RUN SKBUILD_CMAKE_DEFINE="STN_CUDA=ON;STN_CUDA_ARCH=all" pip wheel --no-cache-dir --no-deps --wheel-dir /wheels . \
     && ls /wheels/*-linux_*.whl
 
@@ -34,7 +36,7 @@ FROM base AS gpu
 RUN --mount=type=bind,from=build-gpu,source=/wheels,target=/wheels \
     pip install --constraint /tmp/constraints.txt "$(ls /wheels/*.whl)[gpu,gpu-log]" "onnxruntime-gpu[cuda,cudnn]"
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
-USER stn
+USER 1000
 ENTRYPOINT ["stn-infer"]
 CMD ["--help"]
 
@@ -42,6 +44,6 @@ CMD ["--help"]
 FROM base AS cpu
 RUN --mount=type=bind,from=build-cpu,source=/wheels,target=/wheels \
     pip install --constraint /tmp/constraints.txt "$(ls /wheels/*.whl)[cpu]"
-USER stn
+USER 1000
 ENTRYPOINT ["stn-infer"]
 CMD ["--help"]

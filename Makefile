@@ -89,13 +89,14 @@ $(BIN)/python:
 	$(PYTHON) -c 'import sys; sys.exit("stn-infer needs Python 3.11 or later; try make PYTHON=python3.12" if sys.version_info < (3, 11) else 0)'
 	$(PYTHON) -m venv $(VENV)
 
-PLUGIN_SOURCES := $(shell find plugins -type f)
+# What an installation is made from; all else is read from the checkout.
+INSTALLED := pyproject.toml constraints.txt stn_infer/version.py $(shell find plugins -type f)
 
-$(VENV)/.demo: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
+$(VENV)/.demo: $(INSTALLED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[gpu,report,train]'
 	@touch $@
 
-$(VENV)/.test: pyproject.toml constraints.txt $(PLUGIN_SOURCES) | $(BIN)/python
+$(VENV)/.test: $(INSTALLED) | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@ $(VENV)/.demo
 

@@ -161,8 +161,13 @@ def make(wanted: Sequence[Target], output: Path, table: Path, *, force: bool = F
 
 
 def versions() -> str:
-    """What wrote the files: this package and :data:`PACKAGES`, whatever distribution each came in."""
-    return ", ".join([f"stn-infer {__version__}", *(f"{name} {import_module(name).__version__}" for name in PACKAGES)])
+    """What wrote the files, whose bytes name it: this package and :func:`packages`."""
+    return f"stn-infer {__version__}, {packages()}"
+
+
+def packages() -> str:
+    """The versions of :data:`PACKAGES`, whatever distribution each came in."""
+    return ", ".join(f"{name} {import_module(name).__version__}" for name in PACKAGES)
 
 
 def describe(made: Iterable[tuple[Target, Entry]]) -> str:

@@ -18,7 +18,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from export.models import errors_of, versions
+from export.models import errors_of, packages
 from stn_infer.api.export import export
 from stn_infer.errors import StnInferError, UsageError
 from stn_infer.files import write_atomically
@@ -87,12 +87,12 @@ def main() -> None:
 
 
 def stored(table: Path = TABLE) -> dict[str, str]:
-    """The rows of the table by network, if it is of the same :func:`versions`; without the blank ones."""
+    """The rows of the table by network, if it is of the same :func:`packages`; without the blank ones."""
     try:
         lines = table.read_text(encoding="utf-8").splitlines()
     except FileNotFoundError:
         return {}
-    if _versions_line() not in lines:
+    if _packages_line() not in lines:
         return {}
     rows = {line.split(" | ")[0].removeprefix("| "): line for line in lines if line.startswith("| ")}
     return {name: line for name, line in rows.items() if name in NETWORKS and line != _blank(name)}
@@ -154,15 +154,15 @@ def _head() -> list[str]:
         "- **Verified error**: max relative output error and max grid error of the file in onnxruntime vs. float64",
         "  PyTorch, as `export` reports them.",
         "- A blank row was not measured with these versions.",
-        _versions_line(),
+        _packages_line(),
         "",
         "| network | input | parameters, millions | fused | grid | verified error | MB |",
         "|---|---|--:|--:|---|---|--:|",
     ]
 
 
-def _versions_line() -> str:
-    return f"- With {versions()}."
+def _packages_line() -> str:
+    return f"- With {packages()}."
 
 
 def _blank(name: str) -> str:

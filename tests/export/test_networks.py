@@ -61,7 +61,7 @@ def test_rows_are_replaced_and_those_of_other_versions_dropped(tmp_path: Path, m
     networks.store({"cnn": second, "st-cnn-tps": other}, table)
     assert networks.stored(table) == {"cnn": second, "st-cnn-tps": other}
     assert len([line for line in table.read_text().splitlines() if " x " in line]) == len(NETWORKS)
-    monkeypatch.setattr(networks, "versions", lambda: "stn-infer 9")
+    monkeypatch.setattr(networks, "packages", lambda: "torch 9")
     assert networks.stored(table) == {}
     networks.store({"cnn": first}, table)
     assert networks.stored(table) == {"cnn": first}

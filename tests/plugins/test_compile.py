@@ -94,3 +94,17 @@ def test_cuda_compiles_for_every_architecture(tmp_path: Path) -> None:
         missing("no cuobjdump: pip install nvidia-cuda-cuobjdump")
     assert images(tool, output, "elf") == {"75", "80", "86", "87", "89", "90", "100", "120"}
     assert images(tool, output, "ptx") == {"90", "120"}
+
+
+@pytest.mark.skipif(shutil.which("cmake") is None or shutil.which("c++") is None, reason="no cmake or C++ compiler")
+@pytest.mark.parametrize("version", ["1.2.3", "1.2.4.dev0", "2.0.0rc1"])
+def test_the_library_has_the_whole_version_of_the_package(version: str, tmp_path: Path) -> None:
+    """CMake's own versions are numbers only."""
+    shutil.copytree(PLUGINS, tmp_path / "plugins")
+    (tmp_path / "stn_infer").mkdir()
+    (tmp_path / "stn_infer" / "version.py").write_text(f'"""A module."""\n\n__version__ = "{version}"\n')
+    configure = ["cmake", "-S", str(tmp_path / "plugins"), "-B", str(tmp_path / "build"), "-DSTN_CUDA=OFF"]
+    said = subprocess.run(configure, capture_output=True, text=True, timeout=LIMIT, check=True).stdout
+    assert f"-- stn_plugins {version}: CUDA OFF" in said
+    commands = (tmp_path / "build" / "compile_commands.json").read_text(encoding="utf-8").replace("\\", "")
+    assert f'-DSTN_VERSION="{version}"' in commands

@@ -130,7 +130,7 @@ STN_API int stn_run_cuda(const stn_problem* problem, void* cuda_stream);
 /// calling thread, valid until the next one.
 STN_API const char* stn_status_text(int status);
 
-/// \brief The library's version, such as "0.1.0".
+/// \brief The library's version, such as "1.0.0".
 STN_API const char* stn_version(void);
 
 /// \brief The newest version of an op of domain `stn` that the library knows; 0 if it does not know the op.
