@@ -29,7 +29,7 @@ from stn_infer.reference.model import Reference, ReferenceModel
 from stn_infer.reference.samples import MOST_SAMPLES, Batch, as_batches, sample_batches
 from stn_infer.repairs.dependence import dependence_note
 from stn_infer.verification.judging import Judgment, judge
-from stn_infer.verification.model import batch_dependent, limits_for, reduced_precision, summarize
+from stn_infer.verification.model import batch_dependent, limits_for, on_axes_of, reduced_precision, summarize
 from stn_infer.verification.report import BackendReport, Verification
 from stn_infer.verification.runners import RUNNERS, open_runner
 from stn_infer.verification.tolerance import expect
@@ -136,9 +136,9 @@ def verify(
     reference: ReferenceModel
     if loaded is not None and against is None:
         reference = Reference.of(loaded)
-        batches = own or sample_batches(loaded)
+        batches = on_axes_of(proto, own or sample_batches(loaded))
     else:
-        batches = own or _file_batches(proto, input_shapes)
+        batches = on_axes_of(proto, own or _file_batches(proto, input_shapes))
         right = proto if against is None else _tried(onnx_path(against), budget).load()
         reference, problem = _file_reference(right, "the file" if against is None else Path(against).name, batches)
         notes += [f"the file cannot be evaluated in float64: {problem}"] if problem else []
@@ -223,11 +223,11 @@ def _file_reference(model: onnx.ModelProto, name: str, batches: Sequence[Batch])
     from stn_infer.reference.onnx_file import OnnxReference, OrtReference
 
     try:
-        exact, inputs = OnnxReference(model, name), batches[-1].inputs
+        exact, batch = OnnxReference(model, name), batches[-1]
         try:
-            exact.run([value[:1] if value.ndim else value for value in inputs])
+            exact.run(batch.first())
         except ModelError:  # one input may hold numbers of another's rows
-            exact.run(inputs)
+            exact.run(batch.inputs)
         return exact, ""
     except ModelError as error:
         return OrtReference(model, name), str(error)

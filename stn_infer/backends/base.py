@@ -24,6 +24,7 @@ class TensorSpec:
         dtype: the numpy dtype; bfloat16 has none and is represented as uint16.
         batch: the name of axis 0; tensors whose names differ may have different lengths there.
         raw: whether the values are pixels 0 to 255, which the graph normalizes.
+        batch_axis: of an input whose axis 0 has a fixed length, the axis with the length of the others' batch; else 0.
     """
 
     name: str
@@ -31,6 +32,7 @@ class TensorSpec:
     dtype: np.dtype[Any]
     batch: str = field(default="batch", compare=False)
     raw: bool = field(default=False, compare=False)
+    batch_axis: int = field(default=0, compare=False)
 
 
 @runtime_checkable

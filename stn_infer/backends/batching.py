@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -59,11 +59,18 @@ def row_axis(inputs: Sequence[TensorSpec], outputs: Sequence[TensorSpec]) -> str
     rows of the outputs. Inputs on other axes belong to all rows of a file.
 
     Raises:
-        UsageError: the outputs are on different axes.
+        UsageError: the outputs are on different axes, or an input has its samples on another axis than axis 0.
     """
-    axes = {spec.batch for spec in inputs}
+    moved = next((spec for spec in inputs if spec.batch_axis), None)
+    if moved is not None:
+        raise UsageError(
+            f"input {moved.name!r} has its samples on axis {moved.batch_axis}; expected them on axis 0: put a "
+            "Transpose before it in the model"
+        )
+    batched = [spec for spec in inputs if is_batched(spec)]
+    axes = {spec.batch for spec in batched}
     found = {spec.batch for spec in outputs}
-    if not found & axes or not own_axes((spec.name, spec.batch) for spec in inputs):
+    if not found & axes or not own_axes((spec.name, spec.batch) for spec in batched):
         return None
     if len(found) > 1:
         described = ", ".join(f"{spec.name} ({spec.batch})" for spec in outputs)
@@ -78,9 +85,26 @@ def own_axes(axes: Iterable[tuple[str, str]]) -> bool:
     return len(found) > 1 and found - {"batch"} <= {f"{name}_batch" for name, _ in pairs}
 
 
+def is_shared(spec: TensorSpec, axis: str | None) -> bool:
+    """Whether an input belongs to all samples: it has no batch axis, or another one than :func:`row_axis` says."""
+    return not is_batched(spec) or (axis is not None and spec.batch != axis)
+
+
 def is_batched(spec: TensorSpec) -> bool:
     """Whether axis 0 is a batch: an input may be a scalar, or have as many rows for any number of samples."""
     return bool(spec.shape) and spec.shape[0] is None
+
+
+def later_batch_axis(shape: Sequence[int | str | None], first_axes: Collection[str]) -> int:
+    """The axis of an input that has the length of the others' batch, for :attr:`TensorSpec.batch_axis`.
+
+    Args:
+        shape: lengths, and names of dynamic axes.
+        first_axes: the names of the inputs' axes 0.
+    """
+    if not shape or not isinstance(shape[0], int):
+        return 0
+    return next((axis for axis, size in enumerate(shape) if isinstance(size, str) and size in first_axes), 0)
 
 
 def fixed_batch(specs: Iterable[TensorSpec], label: str) -> int | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, run_in_fixed_batches, run_on_empty_axes
+from stn_infer.backends.batching import (
+    check_inputs,
+    fixed_batch,
+    free_batch,
+    later_batch_axis,
+    run_in_fixed_batches,
+    run_on_empty_axes,
+)
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import OrtNormalizer, as_input, pixel_input
 from stn_infer.errors import MissingDependencyError, ModelError
@@ -122,7 +129,9 @@ class OrtBackend:
             # onnxruntime falls back to the CPU with only a log message; a requested GPU that is not used is an error.
             raise _unused(self.device)
 
-        specs = [_spec(value) for value in session.raw.get_inputs()]
+        given = session.raw.get_inputs()
+        first_axes = {axis for value in given for axis in value.shape[:1] if isinstance(axis, str)}
+        specs = [_spec(value, first_axes) for value in given]
         # A fixed batch size is handled by ``run``, so that axis 0 is dynamic for the caller.
         self._fixed_batch = fixed = fixed_batch(specs, session.label)
         self.inputs: tuple[TensorSpec, ...] = free_batch(specs, fixed)
@@ -279,7 +288,7 @@ def preload_cuda(ort: Any) -> None:
             preload()
 
 
-def _spec(value: Any) -> TensorSpec:
+def _spec(value: Any, first_axes: Collection[str] = ()) -> TensorSpec:
     if value.type == "tensor(bfloat16)":
         raise ModelError(
             f"{value.name!r} is bfloat16, which onnxruntime's Python API does not support; "
@@ -289,4 +298,5 @@ def _spec(value: Any) -> TensorSpec:
         raise ModelError(f"{value.name!r} has type {value.type}; expected a numeric tensor")
     shape = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in value.shape)
     batch = next((axis for axis in value.shape[:1] if isinstance(axis, str) and axis), "batch")
-    return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]), batch)
+    axis = later_batch_axis(value.shape, first_axes)
+    return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]), batch, batch_axis=axis)

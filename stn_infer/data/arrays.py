@@ -19,8 +19,9 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from stn_infer.arrays import Array, fits
+from stn_infer.arrays import Array, fits, shape_text
 from stn_infer.backends.base import TensorSpec
+from stn_infer.backends.batching import is_batched, is_shared
 from stn_infer.data.buffers import Buffers
 from stn_infer.data.images import from_array, planes, reason_of
 from stn_infer.data.npy import MOST_UNPACKED, Header, NpyFile, open_array_file, read_header
@@ -63,7 +64,7 @@ class ArrayFiles:
         specs: the model's inputs, batch on axis 0.
         preprocess: how pixels become inputs; None when no input is an image.
         axis: the inputs on this axis have one row per sample, and the arrays of the others belong to all samples of a
-            file; None: all have one row per sample.
+            file; None: all that have a batch axis have one row per sample.
     """
 
     def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None, axis: str | None = None) -> None:
@@ -71,6 +72,8 @@ class ArrayFiles:
         self._axis = axis
         self._preprocess = preprocess
         self._lock = threading.Lock()
+        #: Whether the arrays of an input belong to all samples of a file: samples of two files cannot be stacked.
+        self.shares = any(map(self.is_shared, self._specs))
         #: Whether a file that was counted or read has pixels, which are preprocessed like images.
         self.pixels = False
         self._opened: OrderedDict[str, Opened] = OrderedDict()
@@ -106,7 +109,7 @@ class ArrayFiles:
             counts.add(shape[0] if is_batch else None)
         if len(counts) > 1:
             raise InputError(f"{path}: its arrays have different numbers of samples")
-        return counts.pop()
+        return next(iter(counts), None)
 
     def load(self, path: str, row: int | None) -> dict[str, Array]:
         """Returns one sample by input name: pixels as uint8 [C, H, W], other arrays in the input's dtype.
@@ -201,7 +204,7 @@ class ArrayFiles:
 
     def is_shared(self, spec: TensorSpec) -> bool:
         """Whether the array of this input belongs to all samples of a file."""
-        return self._axis is not None and spec.batch != self._axis
+        return is_shared(spec, self._axis)
 
     def _shared(self, path: str, spec: TensorSpec, array: Array | NpyFile) -> Array:
         """The whole array [N, ...] of such an input; a single row may lack the axis."""
@@ -236,6 +239,10 @@ class ArrayFiles:
             )
         if not np.can_cast(dtype, spec.dtype, "same_kind") or (dtype == np.uint8 and spec.dtype.kind == "f"):
             raise InputError(f"{path}: input {spec.name!r} takes {spec.dtype} values, found {dtype}")
+        if not is_batched(spec):
+            if fits(shape, spec.shape):
+                return False
+            raise InputError(f"{path}: input {spec.name!r} takes {shape_text(spec.shape)}, found {list(shape)}")
         wanted = spec.shape[1:]
         if len(shape) == len(wanted) + 1 and fits(shape[1:], wanted):
             return True

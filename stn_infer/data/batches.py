@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stn_infer.errors import InputError
+from stn_infer.errors import InputError, ModelError, UsageError
 
 if TYPE_CHECKING:
     import onnx
@@ -30,11 +30,13 @@ class Calibration:
         batches: inputs by name, [N, ...]; ``samples`` in total.
         samples: the number of samples that were read.
         notes: messages for the user, such as files that could not be read.
+        shared: the inputs whose arrays belong to all samples of a batch.
     """
 
     batches: tuple[dict[str, NDArray[Any]], ...]
     samples: int
     notes: tuple[str, ...]
+    shared: frozenset[str] = frozenset()
 
 
 def check_sources(sources: Sequence[str | Path]) -> None:
@@ -100,7 +102,8 @@ def load_calibration(
     notes = [f"{len(errors)} of {count} {what} samples were skipped; the first: {errors[0]}"] if errors else []
     if total > count:
         notes.append(f"{count} of {total} {what} samples were used, evenly spaced")
-    return Calibration(tuple(batches), samples, tuple(notes))
+    shared = frozenset(spec.name for spec in specs if loader.arrays.is_shared(spec))
+    return Calibration(tuple(batches), samples, tuple(notes), shared)
 
 
 def load_for_file(
@@ -129,15 +132,44 @@ def load_for_file(
 
 
 def input_specs(model: onnx.ModelProto) -> list[TensorSpec]:
-    """The inputs of an ONNX model, without opening it in a runtime; bfloat16 as its bits."""
+    """The inputs of an ONNX model, without opening it in a runtime; bfloat16 as its bits.
+
+    An axis 0 that is fixed to the same length in all of them is dynamic, as a backend makes it.
+    """
+    from stn_infer.backends.batching import fixed_batch, free_batch, later_batch_axis
     from stn_infer.proto.traversal import given_inputs
 
-    return _specs(given_inputs(model.graph))
+    values = given_inputs(model.graph)
+    specs = _specs(values)
+    names = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values]
+    first_axes = {name for axes in names for name in axes[:1] if isinstance(name, str)}
+    specs = [
+        replace(spec, batch_axis=later_batch_axis(axes, first_axes)) for spec, axes in zip(specs, names, strict=True)
+    ]
+    try:
+        return list(free_batch(specs, fixed_batch(specs, "the file")))
+    except ModelError:  # different fixed lengths: nothing says which of them are samples
+        return specs
 
 
 def output_specs(model: onnx.ModelProto) -> list[TensorSpec]:
     """The outputs of an ONNX model as it declares them; an output without a declared shape has ()."""
-    return _specs(model.graph.output)
+    return [replace(spec, shape=(None, *spec.shape[1:])) if spec.shape else spec for spec in _specs(model.graph.output)]
+
+
+def sample_axes(model: onnx.ModelProto) -> tuple[int | None, ...]:
+    """The axis of each input of an ONNX model that has one entry per sample; None: it belongs to all samples.
+
+    Samples are the rows of the outputs, see :func:`~stn_infer.backends.batching.row_axis`.
+    """
+    from stn_infer.backends.batching import is_shared, row_axis
+
+    specs, outputs = input_specs(model), output_specs(model)
+    try:
+        rows = row_axis([replace(spec, batch_axis=0) for spec in specs], outputs)
+    except UsageError:  # rows of several kinds: those of the first output
+        rows = outputs[0].batch
+    return tuple(spec.batch_axis or (None if is_shared(spec, rows) else 0) for spec in specs)
 
 
 def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[TensorSpec]:
@@ -152,5 +184,5 @@ def _specs(values: Iterable[onnx.ValueInfoProto]) -> list[TensorSpec]:
         bits = kind.elem_type == TensorProto.BFLOAT16
         dtype = np.dtype(np.uint16) if bits else np.dtype(helper.tensor_dtype_to_np_dtype(kind.elem_type))
         batch = (kind.shape.dim[0].dim_param if sizes else "") or "batch"
-        specs.append(TensorSpec(value.name, (None, *sizes[1:]) if sizes else (), dtype, batch))
+        specs.append(TensorSpec(value.name, tuple(sizes), dtype, batch))
     return specs

@@ -115,7 +115,6 @@ class Loader:
     def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None, axis: str | None = None) -> None:
         self._specs = tuple(specs)
         self.preprocess = preprocess
-        self._axis = axis
         self._buffers = Buffers()
         self._any_size = any(None in spec.shape[1:] for spec in self._specs)
         self.arrays = ArrayFiles(specs, preprocess, axis)
@@ -170,7 +169,7 @@ class Loader:
         for stacked in itertools.chain.from_iterable(images.values()):
             assert self.preprocess is not None
             arrays = {self._specs[0].name: stacked.pixels(self.preprocess)}
-            self._add(found, "" if self._axis is None else _place(samples[stacked.rows[0]]), stacked.rows, arrays)
+            self._add(found, _place(samples[stacked.rows[0]]) if self.arrays.shares else "", stacked.rows, arrays)
         small = size <= count * _SMALL and array_size < _SMALL_ROWS
         groups = sorted(found.values(), key=lambda pieces: min(pieces.rows))
         return LoadedBatch(tuple(map(self._stacked, groups)), errors, small)
@@ -197,7 +196,7 @@ class Loader:
         if read_rows.errors:
             rows = [row for row in rows if row - first not in read_rows.errors]
         if rows:
-            self._add(found, "" if self._axis is None else _place(sample), rows, read_rows.inputs)
+            self._add(found, _place(sample) if self.arrays.shares else "", rows, read_rows.inputs)
         return sum(array.nbytes for array in read_rows.inputs.values())
 
     @staticmethod

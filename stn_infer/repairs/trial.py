@@ -225,9 +225,13 @@ def batch_dependent(
     plans = plan_inputs(stored.model, shapes)
     session = open_session(stored, optimized=False, threads=1, arena=False)  # what a run took is free for other threads
     feeds, outputs, _ = run_at_plausible_sizes(stored, plans, session=session, seconds=seconds)
-    if len(batch_symbols(plans)) != 1 or process_time() > seconds:
+    symbols = batch_symbols(plans)
+    if len(symbols) != 1 or process_time() > seconds:
         return []
     feed, found = feeds[-1], outputs[-1]  # the largest batch
+    axes = {plan.name: next((axis for axis, size in enumerate(plan.dims) if size in symbols), None) for plan in plans}
+    first = [value if axes[name] is None else np.take(value, [0], axes[name]) for name, value in feed.items()]
+    samples = next(value.shape[axis] for name, value in feed.items() if (axis := axes[name]) is not None)
     tensors = all(isinstance(value, np.ndarray) for value in found)  # not a sequence
     if not tensors or any(node.op_type in _RANDOM for node in every_node(stored.model)):
         return []
@@ -235,7 +239,7 @@ def batch_dependent(
     def run(values: Sequence[Array]) -> list[Array]:
         return session.run(dict(zip(feed, values, strict=True)))
 
-    return [session.outputs[index] for index in dependent_outputs(run, list(feed.values()), found, exact=False)]
+    return [session.outputs[index] for index in dependent_outputs(run, first, samples, found, exact=False)]
 
 
 def _attempt(step: Callable[[], object]) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from stn_infer.data.batches import sample_axes
 from stn_infer.deviation import float32_tolerance
 from stn_infer.errors import ModelError
 from stn_infer.progress import step
@@ -55,7 +56,7 @@ def verify_model(
         ModelError: onnxruntime cannot run the model, or the model has fewer outputs than the source.
     """
     reference = Reference.of(loaded)
-    batches = sample_batches(loaded) if batches is None else batches
+    batches = on_axes_of(model, sample_batches(loaded) if batches is None else batches)
     expectations = expect(reference, batches)
     limits, notes = limits_for(model, reference, loaded, expectations, tolerance)
     if grid_tolerance is not None:
@@ -76,13 +77,17 @@ def batch_dependent(
     reference: ReferenceModel, expectations: Sequence[Expectation], names: Sequence[str]
 ) -> tuple[str, ...]:
     """The names of the reference's outputs for one sample that depend on the other samples of its batch."""
-    found = next((each for each in expectations if _samples(each.batch) > 1), None)
+    found = next((each for each in expectations if each.batch.samples > 1), None)
     if found is None:
         return ()
     exact = reference.dtype == "float64"
     try:
         indices = dependent_outputs(
-            lambda inputs: reference.run(inputs)[0], found.batch.inputs, found.outputs, exact=exact
+            lambda inputs: reference.run(inputs)[0],
+            found.batch.first(),
+            found.batch.samples,
+            found.outputs,
+            exact=exact,
         )
     except ModelError:  # it does not run on a single sample
         return ()
@@ -96,13 +101,14 @@ def summarize(
     batches: Sequence[Batch],
     notes: tuple[str, ...],
 ) -> Verification:
-    described = ", ".join(f"{_samples(batch)} {batch.kind}" for batch in batches)
+    described = ", ".join(f"{batch.samples} {batch.kind}" for batch in batches)
     return Verification(reference.dtype, reference.title, limits.output, tuple(reports), described, notes)
 
 
-def _samples(batch: Batch) -> int:
-    """The number of samples; 1 without inputs, or if the first is a scalar."""
-    return len(batch.inputs[0]) if batch.inputs and batch.inputs[0].ndim else 1
+def on_axes_of(model: onnx.ModelProto, batches: Sequence[Batch]) -> tuple[Batch, ...]:
+    """The batches, with the axis of each input that a file has its samples on."""
+    axes = sample_axes(model)
+    return tuple(replace(batch, axes=axes) for batch in batches)
 
 
 def limits_for(

@@ -290,3 +290,24 @@ def test_reading_tells_that_there_are_pixels_without_counting(tmp_path: Path) ->
     assert not arrays.pixels
     arrays.load(str(tmp_path / "x.npy"), 1)
     assert arrays.pixels
+
+
+def test_an_input_without_a_batch_belongs_to_all_samples(tmp_path: Path) -> None:
+    reader = files(TensorSpec("gain", (), FLOAT32), TensorSpec("theta", (2, 3), FLOAT32), VECTOR)
+    path = tmp_path / "x.npz"
+    np.savez(path, gain=np.float32(3), theta=random(2, 3), scale=random(5, 2))
+    assert reader.shares and reader.count_rows(str(path)) == 5
+    found = reader.load_rows(str(path), 2, 3)
+    assert found.inputs["gain"] == 3 and np.array_equal(found.inputs["theta"], random(2, 3))
+    assert np.array_equal(found.inputs["scale"], random(5, 2)[2:])
+    np.savez(path, gain=np.float32(3), theta=random(5, 2, 3), scale=random(5, 2))
+    with pytest.raises(InputError, match=r"input 'theta' takes \[2, 3\], found \[5, 2, 3\]"):
+        files(TensorSpec("gain", (), FLOAT32), TensorSpec("theta", (2, 3), FLOAT32), VECTOR).count_rows(str(path))
+
+
+def test_without_a_batch_axis_a_file_is_one_sample(tmp_path: Path) -> None:
+    path = tmp_path / "x.npz"
+    np.savez(path, a=np.float32(3), theta=random(2, 3))
+    reader = files(TensorSpec("a", (), FLOAT32), TensorSpec("theta", (2, 3), FLOAT32))
+    assert reader.count_rows(str(path)) is None
+    assert np.array_equal(reader.load(str(path), None)["theta"], random(2, 3))

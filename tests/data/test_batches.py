@@ -6,13 +6,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import helper
 from PIL import Image
 
 from stn_infer.backends.base import TensorSpec
 from stn_infer.data import batches as calibration
-from stn_infer.data.batches import check_sources, load_calibration
+from stn_infer.data.batches import check_sources, load_calibration, sample_axes
 from stn_infer.errors import InputError
 from stn_infer.preprocess.rule import Preprocess
+from tests.support.batch_axes import file_of
+from tests.support.onnx_files import F32, make
 
 SPECS = (TensorSpec("x", (None, 1, 4, 4), np.dtype(np.float32)),)
 
@@ -70,3 +73,33 @@ def test_arrays_for_models_without_image_input(tmp_path: Path) -> None:
     np.savez(tmp_path / "s.npz", a=np.ones((6, 3), np.float32), b=np.zeros((6, 2), np.float32))
     found = load_calibration([tmp_path / "s.npz"], specs, None)
     assert found.samples == 6 and {name: len(value) for name, value in found.batches[0].items()} == {"a": 6, "b": 6}
+
+
+@pytest.mark.parametrize(("kind", "axes"), [("shared", (None, None, 0)), ("own", (None, 0)), ("later", (1, 0))])
+def test_the_axis_of_the_samples(kind: str, axes: tuple[int | None, ...]) -> None:
+    assert sample_axes(file_of(kind)) == axes
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "axes"),
+    [
+        (["n"], ["m"], (0, 0)),  # other exporters name one axis differently
+        ([4], [4], (0, 0)),  # a fixed batch
+        ([4], ["n"], (None, 0)),
+        ([4], [5], (None, None)),  # nothing says which
+        ([], [], (None, None)),
+    ],
+)
+def test_the_axis_of_the_samples_by_lengths(first: list[object], second: list[object], axes: tuple[object]) -> None:
+    nodes = [helper.make_node("ReduceSum", ["a"], ["s"], keepdims=0), helper.make_node("Add", ["s", "b"], ["y"])]
+    model = make(nodes, {"a": (F32, [*first]), "b": (F32, [*second])}, {"y": (F32, [*second])}, [])
+    assert sample_axes(model) == axes
+
+
+def test_arrays_of_all_samples_are_named(tmp_path: Path) -> None:
+    float32 = np.dtype(np.float32)
+    specs = (TensorSpec("a", (None, 3), float32), TensorSpec("b", (2,), float32))
+    np.savez(tmp_path / "s.npz", a=np.ones((40, 3), np.float32), b=np.zeros(2, np.float32))
+    found = load_calibration([tmp_path / "s.npz"], specs, None)
+    assert found.samples == 40 and found.shared == {"b"}
+    assert [(len(batch["a"]), len(batch["b"])) for batch in found.batches] == [(32, 2), (8, 2)]

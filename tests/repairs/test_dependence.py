@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from click.testing import CliRunner
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 import stn_infer
 from stn_infer.cli.main import main
 from stn_infer.repairs.dependence import dependence_note, dependent_outputs
+from tests.support.batch_axes import KINDS, file_of
 
 
 class Standardized(nn.Module):
@@ -38,19 +40,25 @@ def test_function(exact: bool) -> None:
         ]
 
     wanted = (0, 1) if exact else (1,)
-    assert dependent_outputs(run, [x], run([x]), exact=exact) == wanted
-    assert dependent_outputs(run, [x[:1]], run([x[:1]]), exact=exact) == ()
+    assert dependent_outputs(run, [x[:1]], 3, run([x]), exact=exact) == wanted
+    assert dependent_outputs(run, [x[:1]], 1, run([x[:1]]), exact=exact) == ()
 
 
-def test_a_scalar_belongs_to_all_samples() -> None:
-    x, gain = np.arange(6.0).reshape(3, 2), np.array(2.0)
-    assert dependent_outputs(lambda inputs: [inputs[0] * inputs[1]], [x, gain], [x * gain], exact=True) == ()
-    assert dependent_outputs(lambda inputs: [x * gain], [gain], [x * gain], exact=True) == ()
+def test_outputs_with_other_rows_than_the_samples_are_not_compared() -> None:
+    x = np.arange(6.0).reshape(3, 2)
+    assert dependent_outputs(lambda inputs: [np.tile(x, (2, 1))], [x[:1]], 3, [np.tile(x, (2, 1))], exact=True) == ()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_an_input_of_all_samples_is_not_cut(kind: str, tmp_path: Path) -> None:
+    onnx.save(file_of(kind), tmp_path / "m.onnx")
+    assert not any("batch-dependent" in note for note in stn_infer.verify(tmp_path / "m.onnx", backends=["ort"]).notes)
+    assert [each for each in stn_infer.lint(tmp_path / "m.onnx").findings if each.code == "batch-dependent"] == []
 
 
 def test_nan_and_infinity_are_no_difference() -> None:
     x = np.array([[np.nan, np.inf, -np.inf, 1], [1, 2, 3, 4]])
-    assert dependent_outputs(lambda inputs: list(inputs), [x], [x], exact=True) == ()
+    assert dependent_outputs(lambda inputs: list(inputs), [x[:1]], 2, [x], exact=True) == ()
 
 
 @pytest.mark.slow

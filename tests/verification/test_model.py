@@ -37,6 +37,7 @@ from stn_infer.sources.load import LoadedModel
 from stn_infer.verification.model import verify_model
 from stn_infer.verification.runners import open_runner
 from tests.support import tensorrt_standin as standin
+from tests.support.batch_axes import arrays_of, file_of
 from tests.support.onnx_files import F16, F32, affine_model, constant, make, sampler_model, then
 from tests.support.shared import portable, source
 from tests.support.streams_standin import Inline
@@ -265,6 +266,27 @@ def test_given_inputs_replace_the_sample_inputs(tmp_path: Path) -> None:
     np.save(tmp_path / "wrong.npy", np.zeros((2, 3, 5, 5), np.float32))
     with pytest.raises(InputError, match=r"no given sample can be read: .*takes \[N, 1, 42, 42\]"):
         verify(path, source=SHIPPED, inputs=[tmp_path / "wrong.npy"])
+
+
+@pytest.mark.parametrize("kind", ["shared", "own"])
+def test_samples_are_counted_on_their_own_axis(kind: str, tmp_path: Path) -> None:
+    """Not on the first input's: that is a scalar, or an image of all samples."""
+    path = written(tmp_path, file_of(kind))
+    np.savez(tmp_path / "five.npz", **arrays_of(kind, 5))  # type: ignore[arg-type]
+    result = verify(path, backends=["ort"], inputs=[tmp_path / "five.npz"])
+    assert result.passed and result.inputs == "5 given samples"
+    np.savez(tmp_path / "two.npz", **arrays_of(kind, 2))  # type: ignore[arg-type]
+    result = verify(path, backends=["ort"], inputs=[tmp_path / "two.npz", tmp_path / "five.npz"])
+    assert result.passed and result.inputs == "2 given samples, 5 given samples"
+    assert not any("batch-dependent" in note for note in result.notes)
+
+
+def test_samples_on_a_later_axis(tmp_path: Path) -> None:
+    path = written(tmp_path, file_of("later"))
+    assert verify(path, backends=["ort"]).inputs == "3 random, 1 random"
+    np.savez(tmp_path / "s.npz", **arrays_of("later", 5))  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match="input 'theta' has its samples on axis 1; expected them on axis 0: put a Tr"):
+        verify(path, backends=["ort"], inputs=[tmp_path / "s.npz"])
 
 
 def test_an_int8_file_is_compared_on_images_only(tmp_path: Path) -> None:

@@ -127,7 +127,9 @@ class Row:
             throughput=self._throughput,
             paced=self._paced,
         )
-        return replace(self._found, status="timed", items=self.bound.items, rounds=(measured,), left_out=self._left_out)
+        found = self._found
+        items = found.batch_size if self.bound.items is None else self.bound.items
+        return replace(found, status="timed", items=items, rounds=(measured,), left_out=self._left_out)
 
 
 def warm_up(

@@ -54,12 +54,12 @@ class BoundVariant(ABC):
     """A variant with its inputs: what is timed.
 
     Attributes:
-        items: samples per call.
+        items: samples per call; None: the batch size.
         concurrent: whether several threads may call at once.
         alone: why they may not.
     """
 
-    items: int
+    items: int | None = None
     concurrent: bool = False
     alone: str = "it takes one call at a time"
 

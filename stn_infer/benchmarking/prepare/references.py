@@ -64,9 +64,8 @@ def torch_reference(loaded: LoadedModel) -> tuple[Run, str, Seen]:
     def run(inputs: Sequence[Array]) -> list[Array]:
         outputs, calls = reference.run(inputs)
         seen.nearest |= any(call.spec.mode == "nearest" for call in calls)
-        if len(inputs[0]) > 1:
-            spreads = [float(np.ptp(call.pixels, axis=0).max(initial=0.0)) for call in calls]
-            seen.alike |= any(spread < _LEAST_SPREAD_PX for spread in spreads)
+        spreads = [float(np.ptp(call.pixels, axis=0).max(initial=0.0)) for call in calls if len(call.pixels) > 1]
+        seen.alike |= any(spread < _LEAST_SPREAD_PX for spread in spreads)
         found = Expectation(Batch("bench", tuple(inputs)), outputs, calls)
         seen.note(float32_levels(reference, [found], single))
         return outputs

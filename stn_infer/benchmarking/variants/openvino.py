@@ -53,7 +53,6 @@ class _Arrays(BoundVariant):
 
     def __init__(self, variant: OpenVinoVariant, inputs: Sequence[Array]) -> None:
         self._variant = variant
-        self.items = len(inputs[0])
         self._feeds = dict(zip((spec.name for spec in variant.backend.inputs), inputs, strict=True))
 
     def call(self) -> object:

@@ -81,7 +81,6 @@ class _Arrays(BoundVariant):
 
     def __init__(self, variant: OrtVariant, inputs: Sequence[Array]) -> None:
         self._variant = variant
-        self.items = len(inputs[0])
         self.concurrent = True
         backend = variant.backend
         self._feeds = dict(zip((spec.name for spec in backend.inputs), inputs, strict=True))

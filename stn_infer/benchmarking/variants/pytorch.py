@@ -151,7 +151,6 @@ class _BoundTorch(BoundVariant):
         self._variant = variant
         self._on_gpu = variant.device != "cpu"
         self._resident = variant.method.boundary == "device"
-        self.items = len(inputs[0])
         self.concurrent = not self._on_gpu and not variant.compiled
         self.alone = "its buffers on the GPU serve one caller" if self._on_gpu else "torch.compile serves one caller"
         self._arrays = list(inputs)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stn_infer.arrays import Array
+from stn_infer.backends.batching import is_shared, row_axis
 from stn_infer.benchmarking.harness.cuda import EventTimer, Staging
 from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
 from stn_infer.benchmarking.prepare.case import Setup, onnx_file
@@ -82,9 +83,11 @@ class _BoundTensorRT(BoundVariant):
         import torch
 
         self._variant = variant
-        self.items = len(inputs[0])
         self.alone = "its buffers on the GPU serve one caller"
-        self._backend = variant.backends[self.items]
+        specs = variant.backends[max(variant.backends)]
+        axis = row_axis(specs.inputs, specs.outputs)
+        pairs = zip(specs.inputs, inputs, strict=True)
+        self._backend = variant.backends[next(len(array) for spec, array in pairs if not is_shared(spec, axis))]
         self._executor = self._backend.executor
         tensors = [
             torch.from_numpy(array).to(it.dtype) for array, it in zip(inputs, self._executor.inputs, strict=True)
