@@ -25,7 +25,7 @@ MODULES = {
     "openvino": ("openvino", "OpenVINO"),
     "pyarrow": ("parquet", "pyarrow"),
     "pynvml": ("gpu-log", "nvidia-ml-py"),
-    "ray": ("ray", "Ray Data"),
+    "ray": ("ray", "Ray"),
     "s3fs": ("s3", "s3fs"),
     "safetensors": ("export", "safetensors"),
     "tensorrt": ("tensorrt", "TensorRT"),

@@ -196,6 +196,7 @@ def run(
                 content = sent(found, model_sha256, backend, device, budget, with_theta=with_theta)
                 module = stack.enter_context(connected(ray, content.size))
                 spread = Shards.open(module, content, options, device)
+                stack.callback(spread.close)
                 runner = spread.described
         elif weights is not None or input_shapes is not None or with_theta:
             raise UsageError(

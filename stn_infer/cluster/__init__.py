@@ -1,1 +1,1 @@
-"""``run`` on a cluster: a job's shards are spread over workers by Ray Data."""
+"""``run`` on a cluster: a job's shards are spread over actors of Ray."""

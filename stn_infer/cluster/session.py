@@ -41,8 +41,8 @@ def check_address(address: str) -> None:
     """
     if address.startswith("ray://"):
         raise UsageError(
-            f"{address} is an address of Ray Client, which does not run Ray Data; run the command on a node of the "
-            "cluster, with --ray=auto or HOST:PORT"
+            f"{address} is an address of Ray Client, which is not supported; run the command on a node of the cluster, "
+            "with --ray=auto or HOST:PORT"
         )
     if address not in (LOCAL, "auto") and not re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[^\s:/@]+):\d{1,5}", address):
         raise UsageError(
@@ -64,16 +64,15 @@ def connected(address: str, model_bytes: int = 0) -> Iterator[Any]:
 
     Raises:
         UsageError: the address is malformed.
-        MissingDependencyError: Ray Data is not installed.
+        MissingDependencyError: Ray is not installed.
         ClusterError: the cluster cannot be reached or started.
     """
     check_address(address)
     with _environment():
         try:
             import ray
-            import ray.data
         except ImportError:
-            raise MissingDependencyError(f"--ray needs Ray Data, which is not installed; {install('ray')}") from None
+            raise MissingDependencyError(f"--ray needs Ray, which is not installed; {install('ray')}") from None
         with _quiet():
             if ray.is_initialized():
                 yield ray
@@ -158,21 +157,19 @@ def _environment() -> Iterator[None]:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Ray prints what happens to workers and to its plans; the job tells what became of each input."""
+    """Ray prints what happens to workers; the job tells what became of each input."""
     import ray._private.worker as printing
 
-    loggers = {name: logging.getLogger(name) for name in ("ray", "ray.data")}
-    levels = {name: logger.level for name, logger in loggers.items()}
+    logger = logging.getLogger("ray")
+    level = logger.level
     printed = getattr(printing, "_worker_logs_enabled", None)  # of what a raylet reports, whatever log_to_driver is
     try:
-        for logger in loggers.values():
-            logger.setLevel(_SILENT)
+        logger.setLevel(_SILENT)
         if printed is not None:
             printing._worker_logs_enabled = False
         yield
     finally:
-        for name, logger in loggers.items():
-            logger.setLevel(levels[name])
+        logger.setLevel(level)
         if printed is not None:
             printing._worker_logs_enabled = printed
 

@@ -9,9 +9,6 @@ import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
-
-import numpy as np
 
 from stn_infer import remote
 from stn_infer.arrays import Array
@@ -59,20 +56,11 @@ class Described:
         """There is nothing to release here."""
 
 
-def describe(opener: Callable[[], Backend]) -> Described:
-    """Open a model on the node that this is called on, and describe it.
-
-    Raises:
-        StnInferError: it cannot be opened there.
-    """
-    backend = opener()
-    try:
-        found = Environment.of(backend)
-        about = backend.describe()
-        specs = backend.inputs, backend.outputs
-        return Described(backend.name, backend.device, *specs, backend.metadata, about, found, platform.node())
-    finally:
-        backend.close()
+def describe(backend: Backend) -> Described:
+    """Describe a model that is open on this node."""
+    found = Environment.of(backend)
+    specs = backend.inputs, backend.outputs
+    return Described(backend.name, backend.device, *specs, backend.metadata, backend.describe(), found, platform.node())
 
 
 @dataclass(frozen=True)
@@ -84,7 +72,6 @@ class ShardTask:
         threads: of each worker.
         output: the job's folder, absolute, or its URL.
         job: its description.
-        environment: that every worker must have; ``place`` is the node that had it first.
         directory: the one that relative paths of inputs are in; "" if there is none.
     """
 
@@ -92,8 +79,6 @@ class ShardTask:
     threads: int
     output: str
     job: Job
-    environment: Environment
-    place: str
     directory: str
 
 
@@ -113,45 +98,48 @@ class Outcome:
     text: str = ""
     refused: bool = False
 
-    def columns(self) -> dict[str, Any]:
-        """A batch of one row for Ray Data."""
-        return {name: np.array([value]) for name, value in vars(self).items()}
-
 
 class ShardPredictor:
-    """Predicts and writes one shard of a job per call, as ``ray.data.Dataset.map_batches`` calls it.
+    """An actor that predicts and writes one shard of a job per call.
 
     Args:
-        task: what all workers have in common.
-        model: in Ray's object store, what opens the model on a worker's device. That is done with the first shard, so
-            that what is wrong with a worker is reported as an outcome.
+        opener: opens the model on this worker's device.
     """
 
-    def __init__(self, task: ShardTask, model: Any) -> None:
-        self._task, self._model = task, model
-        self._opened: tuple[Plan, Folder] | None = None
+    def __init__(self, opener: Callable[[], Backend]) -> None:
+        self._opener = opener
+        self._backend: Backend | None = None
+        self._begun: tuple[Plan, Folder] | None = None
 
-    def __call__(self, batch: Mapping[str, Any]) -> dict[str, Any]:
-        """Takes one row with ``shard`` and ``samples`` (:func:`packed`) and returns an :class:`Outcome` as one."""
-        shard, content = int(batch["shard"][0]), bytes(batch["samples"][0])
+    def ready(self) -> Described:
+        """Open the model, and describe it.
+
+        Raises:
+            StnInferError: it cannot be opened here.
+        """
+        self._backend = self._backend or self._opener()
+        return describe(self._backend)
+
+    def predict(self, task: ShardTask, shard: int, content: bytes) -> Outcome:
+        """Predict and write a shard of the job of ``task``, whose samples are :func:`packed`."""
         try:
             try:
-                opened = self._opened = self._opened or self._open()
+                begun = self._begun = self._begun or self._begin(task)
                 samples, folders = unpacked(content)
                 self._check(folders)
             except StnInferError as error:
-                return Outcome(shard, type(error).__name__, str(error), refused=True).columns()
-            self._write(*opened, shard, samples)
+                return Outcome(shard, type(error).__name__, str(error), refused=True)
+            self._write(*begun, task, shard, samples)
         except (OutputError, UsageError, MissingDependencyError) as error:  # so would every other shard
-            return Outcome(shard, type(error).__name__, f"{platform.node()}: {error}", refused=True).columns()
+            return Outcome(shard, type(error).__name__, f"{platform.node()}: {error}", refused=True)
         except StnInferError as error:
-            return Outcome(shard, type(error).__name__, str(error)).columns()
+            return Outcome(shard, type(error).__name__, str(error))
         except Exception as error:  # a bug of a library; the shard is tried again
-            return Outcome(shard, "ModelError", f"{type(error).__name__}: {one_line(error)}").columns()
-        return Outcome(shard).columns()
+            return Outcome(shard, "ModelError", f"{type(error).__name__}: {one_line(error)}")
+        return Outcome(shard)
 
-    def _open(self) -> tuple[Plan, Folder]:
-        task, here = self._task, platform.node()
+    def _begin(self, task: ShardTask) -> tuple[Plan, Folder]:
+        here = platform.node()
         if task.directory:
             try:
                 os.chdir(task.directory)  # so that names and messages are those of a run on one machine
@@ -160,17 +148,8 @@ class ShardPredictor:
         folder = Folder(storage_of(task.output), task.job)
         if not folder.has_job():
             raise ClusterError(_unshared(here, task.output, "output"))
-        import ray
-
-        backend: Backend = ray.get(self._model)()
-        different = task.environment.difference(Environment.of(backend), task.place, here)
-        if different:
-            backend.close()
-            raise ClusterError(
-                f"a worker would give other results: {different}; install the same versions on all nodes, of one "
-                "kind of CPU"
-            )
-        return Plan.of(backend, task.options), folder
+        assert self._backend is not None, "the model is open"
+        return Plan.of(self._backend, task.options), folder
 
     def _check(self, folders: Sequence[str]) -> None:
         """A folder that is missing on this node would make each of its inputs a failed row."""
@@ -178,12 +157,12 @@ class ShardPredictor:
             if not _is_folder(folder):
                 raise ClusterError(_unshared(platform.node(), folder, "inputs"))
 
-    def _write(self, plan: Plan, folder: Folder, shard: int, samples: Sequence[Sample]) -> None:
+    def _write(self, plan: Plan, folder: Folder, task: ShardTask, shard: int, samples: Sequence[Sample]) -> None:
         if folder.is_done(shard):  # by a try whose answer was lost
             return
-        size = self._task.options.batch_size
+        size = task.options.batch_size
         batches = batches_of(shard, folder.job.shard_rows, samples, size)
-        schedule(plan.loader, plan.runner, Writer(folder, plan.encoder, None), batches, self._task.threads, size).run()
+        schedule(plan.loader, plan.runner, Writer(folder, plan.encoder, None), batches, task.threads, size).run()
 
 
 def _unshared(node: str, path: str, what: str) -> str:

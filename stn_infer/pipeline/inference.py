@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Protocol
 
 from stn_infer.activation import ASSUMED_SCORES, Scores
 from stn_infer.backends.base import Backend
@@ -31,11 +32,20 @@ from stn_infer.printing import Printed, counted
 from stn_infer.repairs.dependence import dependence_note
 
 _SUFFIXES = 4  # that are named in a note
-# A job on a cluster has about so many shards, of a multiple of so many samples, unless they become too large.
-_SPREAD_SHARDS, _QUANTUM = 64, 64
+# A job on a cluster has about so many shards, and so many for each worker, so that all workers end at about the same
+# time. Their samples are a multiple of so many, unless they become too large.
+_SPREAD_SHARDS, _PER_WORKER, _QUANTUM = 64, 32, 64
 
-#: Has shards predicted and written elsewhere: takes what counts them, and the numbers and samples of those missing.
-Spread = Callable[[Writer, Iterator[tuple[int, tuple[Sample, ...]]]], None]
+
+class Spread(Protocol):
+    """Has shards predicted and written elsewhere."""
+
+    @property
+    def workers(self) -> int:
+        """The largest number of shards in work at once."""
+
+    def __call__(self, writer: Writer, shards: Iterator[tuple[int, tuple[Sample, ...]]]) -> None:
+        """Takes what counts shards, and the numbers and samples of those missing."""
 
 
 @dataclass(frozen=True)
@@ -151,7 +161,7 @@ def run_job(
             own = plan.runner.metadata.preprocess
             tell_assumption(plan.preprocess, own, options.preprocess, strict=options.strict)
         before = shard_rows_of(output) if options.resume else None
-        rows = options.shard_rows or before or _rows(plan.runner, survey.samples, spread is not None)
+        rows = options.shard_rows or before or _rows(plan.runner, survey.samples, spread)
         described = model, model_sha256, rows, "" if pictures is None else os.path.abspath(pictures.folder)
         job = _job(plan, options, survey, environment or Environment.of(plan.runner), *described)
         if pictures is not None:
@@ -202,10 +212,13 @@ def _pictures(watched: Backend, plan: Plan, folder: Path) -> Pictures:
     return Pictures(folder, watched.warps, plan.preprocess, inner, places, image, scores, plan.classifier, plan.decoder)
 
 
-def _rows(runner: Backend, samples: int, spread: bool) -> int:
+def _rows(runner: Backend, samples: int, spread: Spread | None) -> int:
     """Samples per shard: a cluster gets some shards for each of its workers."""
     most = shard_rows(runner)
-    return min(most, _QUANTUM * -(-samples // (_QUANTUM * _SPREAD_SHARDS))) if spread else most
+    if spread is None:
+        return most
+    shards = max(_SPREAD_SHARDS, _PER_WORKER * spread.workers)
+    return min(most, _QUANTUM * -(-samples // (_QUANTUM * shards)))
 
 
 def _job(

@@ -26,14 +26,14 @@ def test_what_is_not_an_address(address: str) -> None:
         check_address(address)
 
 
-def test_ray_client_does_not_run_ray_data() -> None:
+def test_ray_client_is_not_supported() -> None:
     with pytest.raises(UsageError, match="run the command on a node of the cluster"):
         check_address("ray://head:10001")
 
 
 def test_without_ray_the_message_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    message = f"--ray needs Ray Data, which is not installed; {install('ray')}"
+    message = f"--ray needs Ray, which is not installed; {install('ray')}"
     with pytest.raises(MissingDependencyError, match=f"^{re.escape(message)}$"), connected("local"):
         pass
 

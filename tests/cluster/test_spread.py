@@ -26,7 +26,7 @@ TOTAL, ROWS = 5000, 64
 OPTIONS = ("--preprocess", "0..1", "--shard-rows", str(ROWS))
 
 needs_ray = pytest.mark.skipif(
-    importlib.util.find_spec("ray") is None, reason="Ray Data is not installed; pip install 'ray[data]'"
+    importlib.util.find_spec("ray") is None, reason="Ray is not installed; pip install 'ray[data]'"
 )
 needs_store = pytest.mark.skipif(
     not all(map(importlib.util.find_spec, ("moto", "flask", "s3fs"))),

@@ -112,25 +112,42 @@ def test_a_shard_whose_process_is_lost_has_three_tries(place: Path, ray: StandIn
 
 
 def test_an_answer_that_is_lost_after_the_shard_was_written(place: Path, ray: StandIn) -> None:
-    write = worker.ShardPredictor.__call__
+    ray.lost, ray.late = lambda shard, attempt: shard == 2, True
+    summary = run("model.onnx", "images", "out", ray="auto", **OPTIONS)
+    assert (summary.ok, summary.failed) == (29, 1) and ray.tries[2] == 3
 
-    def lost(shard: int, attempt: int) -> bool:
-        if shard == 2:
-            write(made[0], {"shard": [2], "samples": [content[2]]})
-        return shard == 2
 
-    made: list[Any] = []
-    content: dict[int, bytes] = {}
-    ray.lost, standin_rows = lost, ray.rows
-
-    def remember(predictor: Any, shards: list[dict[str, Any]]) -> Any:
-        made[:] = [predictor]
-        content.update({row["shard"]: row["samples"] for row in shards})
-        return standin_rows(predictor, shards)
-
-    ray.rows = remember  # type: ignore[method-assign]
+def test_workers_that_are_lost_are_replaced_and_all_are_ended(place: Path, ray: StandIn) -> None:
+    ray.dead = lambda actor: actor < 2 or actor == 4  # before the model is open
+    ray.lost = lambda shard, attempt: shard == 1 and attempt == 1
     summary = run("model.onnx", "images", "out", ray="auto", **OPTIONS)
     assert (summary.ok, summary.failed) == (29, 1)
+    assert ray.tries == {0: 1, 1: 2, 2: 1, 3: 1}
+    assert ray.actors == 6 and ray.ended == set(range(6))
+
+
+def test_workers_that_always_end_are_an_error(place: Path, ray: StandIn) -> None:
+    ray.dead = lambda actor: True
+    with pytest.raises(ClusterError, match="the cluster failed: the actor died"):
+        run("model.onnx", "images", "out", ray="auto", **OPTIONS)
+    assert ray.ended == set(range(ray.actors)) and ray.actors < 8
+    assert not Path("out").exists()
+
+
+def test_as_many_workers_as_shards(place: Path, ray: StandIn) -> None:
+    """A large cluster starts some before it knows how many shards there are."""
+    ray.resources = [{"CPU": 40.0}]
+    run("model.onnx", "images", "out", ray="auto", **OPTIONS)
+    assert ray.actors == 16 and ray.ended == set(range(16))
+    run("model.onnx", "images", "many", ray="auto", preprocess="0..1", shard_rows=1)
+    assert ray.actors == 16 + 30
+
+
+def test_shards_are_smaller_for_more_workers(place: Path, ray: StandIn) -> None:
+    np.save("many.npy", np.zeros((8200, 1, 4, 5), np.float32))
+    ray.resources = [{"CPU": 8.0}]
+    run("model.onnx", "many.npy", "out", ray="auto", **FREE)
+    assert json.loads(Path("out/run.json").read_text())["shard_rows"] == 64
 
 
 @pytest.mark.parametrize("error", [ValueError("out of luck"), ModelError("out of luck")])
