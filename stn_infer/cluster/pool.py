@@ -25,7 +25,7 @@ class _Slot:
 
     Attributes:
         actor: its handle.
-        shard: the one that it works on; None while it opens the model.
+        shard: the one that it works on; None while it opens the model, or is asked whether it has.
         lost: how many actors in a row were lost here before they had opened the model.
     """
 
@@ -94,6 +94,9 @@ class Pool:
                 return
             answer = self._next()
             if answer is not None:
+                _, outcome = answer
+                if outcome is None or outcome.error:
+                    self._ask_idle()
                 yield answer
 
     def close(self) -> None:
@@ -101,8 +104,15 @@ class Pool:
         self.resize(0)
 
     def _start(self, lost: int = 0) -> None:
-        slot = _Slot(self._kind.remote(self._model), lost=lost)
+        self._ask(_Slot(self._kind.remote(self._model), lost=lost))
+
+    def _ask(self, slot: _Slot) -> None:
         self._busy[slot.actor.ready.remote()] = slot
+
+    def _ask_idle(self) -> None:
+        """Ask actors without a shard whether they are alive, before they get one again: a lost one would cost a try."""
+        while self._idle:
+            self._ask(self._idle.popleft())
 
     def _end(self, slot: _Slot) -> None:
         with contextlib.suppress(Exception):  # it, or the cluster, has ended already

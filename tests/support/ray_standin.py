@@ -32,6 +32,7 @@ class StandIn:
         lost: whether the process of a shard ends without an answer, by its number and the try, from 1.
         late: whether it ends after it has written the shard.
         dead: whether the process of an actor ends before it has opened the model, by its number, from 0.
+        gone: the actors whose processes ended while they had nothing to do.
         tries: the number of tries of each shard.
         actors: the number of actors that were started.
         ended: the actors that were ended.
@@ -41,6 +42,7 @@ class StandIn:
     lost: Callable[[int, int], bool] = lambda shard, attempt: False
     late: bool = False
     dead: Callable[[int], bool] = lambda actor: False
+    gone: set[int] = field(default_factory=set)
     tries: dict[int, int] = field(default_factory=dict)
     actors: int = 0
     ended: set[int] = field(default_factory=set)
@@ -64,7 +66,7 @@ class _Actor:
         self.predict = SimpleNamespace(remote=lambda *given: _Reference(lambda: self._predict(*given)))
 
     def _ready(self) -> Any:
-        if self.standin.dead(self.number):
+        if self.standin.dead(self.number) or self.number in self.standin.gone:
             raise Lost("the actor died")
         try:
             return self.instance.ready()
@@ -72,6 +74,8 @@ class _Actor:
             raise RayError("a task failed", error) from error
 
     def _predict(self, task: Any, shard: int, content: bytes) -> Any:
+        if self.number in self.standin.gone:
+            raise Lost("the actor died")
         tries = self.standin.tries
         tries[shard] = tries.get(shard, 0) + 1
         if self.standin.lost(shard, tries[shard]):

@@ -134,6 +134,20 @@ def test_workers_that_always_end_are_an_error(place: Path, ray: StandIn) -> None
     assert not Path("out").exists()
 
 
+def test_a_node_is_lost_whose_other_workers_have_nothing_to_do(place: Path, ray: StandIn) -> None:
+    """They cost its shard no tries."""
+
+    def lost(shard: int, attempt: int) -> bool:
+        if shard == 3 and attempt == 1:
+            ray.gone = {0, 1, 2}
+            return True
+        return False
+
+    ray.resources, ray.lost = [{"CPU": 4.0}], lost
+    summary = run("model.onnx", "images", "out", ray="auto", **OPTIONS)
+    assert (summary.ok, summary.failed) == (29, 1) and ray.tries[3] == 2
+
+
 def test_as_many_workers_as_shards(place: Path, ray: StandIn) -> None:
     """A large cluster starts some before it knows how many shards there are."""
     ray.resources = [{"CPU": 40.0}]
