@@ -6,6 +6,7 @@ Endpoints and credentials are those of the service's own library, from the envir
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ from stn_infer.extras import is_installed, require
 _URL = re.compile(r"([a-z][a-z0-9+.-]+)://(.*)", re.DOTALL)
 #: Where one request stores an object whole, or not at all.
 _ATOMIC = ("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "memory")
+_PIECE = 1 << 20
 _MODULES = {"s3": "s3fs", "s3a": "s3fs", "gs": "gcsfs", "gcs": "gcsfs"}
 
 
@@ -83,15 +85,41 @@ def told(url: str, kind: type[StnInferError], doing: str) -> Iterator[None]:
         raise kind(f"cannot {doing} {url}: {one_line(error)}") from error
 
 
-def read(url: str) -> bytes:
-    """The content of a file.
+def read(url: str, most: int) -> bytes:
+    """The content of a file, or its first ``most + 1`` bytes if it has more.
 
     Raises:
         InputError: there is none, or it cannot be read.
     """
     with _reading(url):
-        content: bytes = filesystem(url).cat_file(url)
+        files = filesystem(url)
+        if url.startswith(("http://", "https://")):  # a server may answer a request for a part with the whole
+            with files.open(url, "rb", block_size=0) as file:
+                return _first(file, most + 1)
+        try:
+            content: bytes = files.cat_file(url, start=0, end=most + 1)
+        except FileNotFoundError:
+            raise
+        except Exception:  # S3 has no first bytes of an empty object
+            if files.info(url).get("size") != 0:
+                raise
+            return b""
         return content
+
+
+def _first(file: IO[bytes], count: int) -> bytes:
+    """The first bytes of a file that may give fewer at a time than it is asked for."""
+    pieces: list[bytes] = []
+    while count > 0 and (piece := file.read(min(count, _PIECE))):
+        pieces.append(piece)
+        count -= len(piece)
+    return b"".join(pieces)
+
+
+def sha256(url: str) -> bytes:
+    """The hash of a file's content, which is read in pieces; raises as :func:`read`."""
+    with _reading(url), filesystem(url).open(url, "rb") as file:
+        return hashlib.file_digest(file, "sha256").digest()
 
 
 def read_range(url: str, start: int, end: int) -> bytes:

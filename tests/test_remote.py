@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import os
 import platform
 import re
 import sys
+import threading
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +25,7 @@ from stn_infer import remote
 from stn_infer.api.predictor import Predictor
 from stn_infer.api.run import run
 from stn_infer.cli.main import main
+from stn_infer.data import images
 from stn_infer.errors import InputError, MissingDependencyError, OutputError, SourceError, UsageError
 from stn_infer.extras import install
 from stn_infer.pipeline.storage import storage_of
@@ -276,3 +281,73 @@ def test_the_object_by_which_a_console_shows_a_folder_is_no_file(store: str, mon
         assert (summary.ok, summary.failed, summary.left_out) == (21, 1, (("txt", 1),))
     memory().pipe_file(f"{store}-other/deeper/x", b"")
     assert storage_of(f"{store}-other").create() == ["deeper"]
+
+
+@pytest.mark.parametrize("size", [(3 << 20) + 1, 3 << 20])
+def test_an_image_has_the_same_limit_under_a_url(store: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before it is read: at most one byte more than the limit is asked for."""
+    monkeypatch.setattr(images, "_MOST_BYTES", 3 << 20)
+    fsspec.filesystem("memory").pipe_file(f"{store}/large.png", bytes(size))
+    Path("large.png").write_bytes(bytes(size))
+    asked = []
+    cat = type(fsspec.filesystem("memory")).cat_file
+
+    def cat_file(self: Any, path: str, start: int | None = None, end: int | None = None, **rest: Any) -> bytes:
+        asked.append(end)
+        return cat(self, path, start=start, end=end, **rest)
+
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", cat_file)
+    if size > 3 << 20:
+        for path in (f"{store}/large.png", "large.png"):
+            with pytest.raises(InputError) as caught:
+                images.read(path)
+            assert str(caught.value) == f"{path} has 3 MiB, more than the limit of 3 MiB for an image file"
+    else:
+        assert images.read(f"{store}/large.png") == images.read("large.png") == bytes(size)
+    assert asked == [(3 << 20) + 1]
+
+
+def test_an_empty_object_of_a_store_without_empty_ranges(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: Any, **options: Any) -> bytes:
+        raise OSError("the requested range is not satisfiable")
+
+    fsspec.filesystem("memory").pipe_file(f"{store}/empty.png", b"")
+    monkeypatch.setattr(type(fsspec.filesystem("memory")), "cat_file", refuse)
+    with pytest.raises(InputError, match=r"empty\.png is empty \(0 bytes\), expected an image file"):
+        images.read(f"{store}/empty.png")
+    with pytest.raises(InputError, match=r"cannot read .*00\.png: the requested range is not satisfiable"):
+        images.read(f"{store}/00.png")
+
+
+def test_a_web_server_that_sends_more_than_the_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It ignores ranges, and what it would send has no end."""
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp; pip install aiohttp")
+    monkeypatch.setattr(images, "_MOST_BYTES", 3 << 20)
+    sent = []
+
+    class Endless(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def do_GET(self) -> None:
+            self.do_HEAD()
+            with suppress(OSError):
+                while sum(sent) < 64 << 20:
+                    sent.append(self.wfile.write(bytes(1 << 16)))
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Endless) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}/large.png"
+        with pytest.raises(InputError, match=r"large\.png has 3 MiB, more than the limit of 3 MiB for an image file"):
+            images.read(url)
+        server.shutdown()
+    assert sum(sent) < 64 << 20
+
+
+def test_contents_under_urls_are_hashed_as_those_of_files(store: str) -> None:
+    content = Path("local/00.png").read_bytes()
+    assert remote.sha256(f"{store}/00.png") == hashlib.sha256(content).digest()

@@ -36,12 +36,15 @@ def read(path: str) -> bytes:
     """The bytes of an image file, which may be a URL.
 
     Raises:
-        InputError: the file is missing, is a folder, is empty or cannot be read.
+        InputError: the file is missing, is a folder, is empty, has more than 512 MiB or cannot be read.
     """
     if remote.is_url(path):
-        found = remote.read(path)
+        found = remote.read(path, _MOST_BYTES)
         if not found:
             raise InputError(f"{path} is empty (0 bytes), expected an image file")
+        if len(found) > _MOST_BYTES:
+            size, _ = remote.version(path) or (0, "")
+            raise _too_large(path, max(size, len(found)))
         return found
     try:
         # This takes half the system calls of a file object; each call releases and reacquires the GIL.
@@ -72,11 +75,13 @@ def _rest(file: int, path: str) -> bytes:
     if not stat.S_ISREG(status.st_mode):
         raise InputError(f"{path} is {kind_of(status.st_mode)}, expected an image file")
     if status.st_size > _MOST_BYTES:
-        raise InputError(
-            f"{path} has {status.st_size >> 20} MiB, more than the limit of {_MOST_BYTES >> 20} MiB for an image file"
-        )
+        raise _too_large(path, status.st_size)
     with open(file, "rb", buffering=0, closefd=False) as rest:
         return rest.read(_MOST_BYTES) or b""
+
+
+def _too_large(path: str, size: int) -> InputError:
+    return InputError(f"{path} has {size >> 20} MiB, more than the limit of {_MOST_BYTES >> 20} MiB for an image file")
 
 
 def decode(

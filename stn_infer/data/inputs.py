@@ -333,7 +333,7 @@ def _hash(path: str) -> bytes:
     """SHA-256 of a file's content; zeros for a file that cannot be read, which fails later when it is loaded."""
     try:
         if remote.is_url(path):
-            return hashlib.sha256(remote.read(path)).digest()
+            return remote.sha256(path)
         with os.fdopen(open_regular(path), "rb") as file:
             return hashlib.file_digest(file, "sha256").digest()
     except (InputError, OSError):
