@@ -31,7 +31,7 @@ class EngineReport(Printed):
         header: which runtime built it, in which version, and its size in bytes.
         sidecar: what ``build`` recorded; None for an engine that was built otherwise.
         content: inputs, outputs, profiles and layers; None if it could not be loaded.
-        notes: why it was not loaded.
+        notes: why it was not loaded, and what differs from what it was built with.
         warnings: TensorRT's.
     """
 
@@ -88,16 +88,17 @@ class EngineReport(Printed):
 def inspect_engine(engine: str | Path, device: str = "cuda") -> EngineReport:
     """Read what is in a TensorRT or TensorRT-RTX engine.
 
-    Layers, inputs and outputs need the runtime and a GPU that can load the engine; the rest does not, and a note says
-    what is missing.
+    Layers, inputs and outputs need the runtime of the version that built it and a GPU that can load the engine; the
+    rest does not, and a note says what is missing. An engine that was built with another plugin library is loaded with
+    the one that is here, if that is possible.
 
     Args:
         engine: the file.
         device: ``cuda`` or ``cuda:N``.
 
     Raises:
-        ModelError: the file is not an engine, is truncated, is not the one that its sidecar describes, was built with
-            another version than the one that is installed, or TensorRT cannot load it.
+        ModelError: the file is not an engine, is truncated, is not the one that its sidecar describes, or TensorRT
+            cannot load it although it was built with this version and plugin library.
         UsageError: the device is not a GPU.
     """
     from stn_infer.backends.tensorrt.engine_cache import load_engine
@@ -118,31 +119,41 @@ def _content(
 ) -> tuple[EngineContent | None, tuple[str, ...], tuple[str, ...]]:
     """What is in the engine, or why that is not known; and TensorRT's warnings."""
     from stn_infer.backends.tensorrt.backend import register_plugins
-    from stn_infer.backends.tensorrt.compatibility import why_unusable
+    from stn_infer.backends.tensorrt.compatibility import why_other_library, why_unusable
     from stn_infer.backends.tensorrt.inspection import inspect_plan
     from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
-    from stn_infer.backends.tensorrt.plan import check_version
+    from stn_infer.backends.tensorrt.plan import why_other_version
     from stn_infer.backends.tensorrt.runtime import current_gpu, load_runtime, make_logger
 
     try:
         runtime = load_runtime(header.runtime)
         if sidecar is None:
-            check_version(header, label, runtime)
+            problem = why_other_version(header, label, runtime)
         else:
             problem = why_unusable(label, sidecar.key, runtime, None)
-            if problem is not None:
-                raise ModelError(problem)
-        gpu = current_gpu(device)
-        problem = None if sidecar is None else why_unusable(label, sidecar.key, runtime, gpu)
+        if problem is None:
+            gpu = current_gpu(device)
+            problem = None if sidecar is None else why_unusable(label, sidecar.key, runtime, gpu)
         if problem is not None:
-            return None, (f"layers are not known: {problem}",), ()
+            return None, _unknown(problem), ()
         logger = make_logger(runtime.module)
-        register_plugins(label, sidecar, runtime, logger)
+        other = None if sidecar is None else why_other_library(label, sidecar.key)
+        register_plugins(label, sidecar if other is None else None, runtime, logger)
     except MissingDependencyError as error:
-        return None, (f"layers are not known: {error}",), ()
+        return None, _unknown(error), ()
+    notes = () if other is None else (other,)
     host_code = sidecar is not None and VERSION_COMPATIBLE in sidecar.key.flags
-    content = inspect_plan(runtime, plan, logger, device=device, host_code=host_code)
-    return content, (), tuple(dict.fromkeys(map(one_line, logger.warnings)))
+    try:
+        content = inspect_plan(runtime, plan, logger, device=device, host_code=host_code)
+    except ModelError as error:
+        if other is None:
+            raise
+        return None, (*notes, *_unknown(error)), ()
+    return content, notes, tuple(dict.fromkeys(map(one_line, logger.warnings)))
+
+
+def _unknown(reason: object) -> tuple[str]:
+    return (f"layers are not known: {reason}",)
 
 
 def _table(layers: Iterable[Layer]) -> list[str]:

@@ -70,10 +70,28 @@ def library_of(label: str, key: EngineKey) -> Path:
         MissingDependencyError: no library is built.
         ModelError: the library is another one.
     """
+    problem = why_other_library(label, key)
+    if problem is not None:
+        raise ModelError(problem)
+    return plugin.library_path()
+
+
+def why_other_library(label: str, key: EngineKey) -> str | None:
+    """That an engine was built with another plugin library than the one here; None if it has no plugin, or with this.
+
+    Raises:
+        MissingDependencyError: it was built with one, and none is here.
+    """
+    if not key.plugin_sha256:
+        return None
     library = plugin.library_path()
-    if plugin.sha256_of(library) != key.plugin_sha256:
-        raise ModelError(f"{label} was built with another plugin library than {library}; build it again")
-    return library
+    found = plugin.sha256_of(library)
+    if found == key.plugin_sha256:
+        return None
+    return (
+        f"{label} was built with another plugin library than {library} (SHA-256 {key.plugin_sha256[:12]}, not "
+        f"{found[:12]}); build it again"
+    )
 
 
 def check_usable(label: str, sidecar: Sidecar, runtime: TensorRT, gpu: Gpu) -> None:

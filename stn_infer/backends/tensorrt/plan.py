@@ -69,17 +69,14 @@ def check_header(plan: bytes, label: str, runtime: TensorRT) -> None:
         raise ModelError(
             f"{label} is a {header.runtime} engine, not a {runtime.name} engine; use --backend {header.runtime}"
         )
-    check_version(header, label, runtime)
+    problem = why_other_version(header, label, runtime)
+    if problem is not None:
+        raise ModelError(problem)
 
 
-def check_version(header: PlanHeader, label: str, runtime: TensorRT) -> None:
-    """Check that an engine was built with this version; ``label`` is its name.
-
-    Raises:
-        ModelError: it was not.
-    """
+def why_other_version(header: PlanHeader, label: str, runtime: TensorRT) -> str | None:
+    """That an engine, named ``label``, was built with another version than this; None if it was built with this."""
     numbers = runtime.version.split(".")
-    if header.version.split(".")[: len(numbers)] != numbers[:4]:
-        raise ModelError(
-            f"{label} was built with {runtime.title} {header.version}, this is {runtime.version}; build it again"
-        )
+    if header.version.split(".")[: len(numbers)] == numbers[:4]:
+        return None
+    return f"{label} was built with {runtime.title} {header.version}, this is {runtime.version}; build it again"
