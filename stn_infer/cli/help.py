@@ -48,6 +48,14 @@ class _Help:
     examples: Sequence[str]
     params: list[click.Parameter]
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse the arguments; an error names this command's help, where click's parser does not know the command."""
+        try:
+            return super().parse_args(ctx, args)  # type: ignore[misc, no-any-return]
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
     def format_help_text(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """Write the docstring, and the description of SOURCE if the command takes one."""
         super().format_help_text(ctx, formatter)  # type: ignore[misc]

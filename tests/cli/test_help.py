@@ -49,6 +49,16 @@ def test_help_is_a_sentence_and_examples(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ALL)
+def test_wrong_options_name_the_help_of_their_command(name: str) -> None:
+    """click's parser does not know the command for which it parses."""
+    options = [it for it in ALL[name].params if isinstance(it, click.Option) and not it.is_flag and it.nargs == 1]
+    for words in ("--nope", *(opt for option in options for opt in option.opts)):
+        done = CliRunner().invoke(main, [*name.split(), words])
+        assert done.exit_code == 2 and done.stderr.startswith("error: "), done.stderr
+        assert done.stderr.endswith(f" (see 'stn-infer {name} --help')\n"), done.stderr
+
+
+@pytest.mark.parametrize("name", ALL)
 def test_examples_are_valid(name: str) -> None:
     command = ALL[name]
     assert isinstance(command, Command | Group) and len(command.examples) >= 2
