@@ -18,6 +18,7 @@ from torch import Tensor
 
 from benchmarks.peers.warps import Call, folded, require_warp, theta_of
 from stn_infer.arrays import Array
+from stn_infer.backends.device import Device
 from stn_infer.benchmarking.harness.variant import BoundVariant, Inspection
 from stn_infer.benchmarking.prepare.case import Setup
 from stn_infer.benchmarking.record import SamplerPlacement
@@ -100,7 +101,7 @@ def pixel_map(height: int, width: int, origin: float) -> tuple[Tensor, Tensor]:
 
 def device_index(device: str) -> int | None:
     """N of ``cuda:N``; None for the CPU."""
-    return None if device == "cpu" else int(device.partition(":")[2] or 0)
+    return None if device == "cpu" else Device.parse(device).index
 
 
 def as_fed(tensor: Tensor) -> Any:

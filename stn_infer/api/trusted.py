@@ -12,12 +12,12 @@ import json
 import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.budget import Budget
 from stn_infer.errors import StnInferError
+from stn_infer.extras import versions
 from stn_infer.files import is_own
 from stn_infer.progress import step
 
@@ -95,15 +95,8 @@ def mark_tried(path: Path, batch_dependent: Sequence[str] = ()) -> None:
 
 def _key(digest: str, shapes: Shapes | None) -> str:
     known = {name: list(shape) for name, shape in sorted((shapes or {}).items())}
-    parts = [_SCHEMA, digest, known, [_version(name) for name in _LIBRARIES]]
+    parts = [_SCHEMA, digest, known, versions(_LIBRARIES)]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return ""
 
 
 def _folder() -> Path:

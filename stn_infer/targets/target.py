@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from typing import Literal, get_args
 
 from stn_infer.errors import UsageError
+from stn_infer.extras import versions
 
 Runtime = Literal["tensorrt", "tensorrt-rtx", "onnxruntime", "openvino"]
 
@@ -77,12 +77,7 @@ def parse_targets(texts: Iterable[str]) -> tuple[Target, ...]:
 
 
 def _installed(runtime: Runtime) -> str:
-    for package in _PACKAGES[runtime]:
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return ""
+    return next(iter(versions(_PACKAGES[runtime]).values()), "")
 
 
 def _is_same(asked: str, installed: str) -> bool:

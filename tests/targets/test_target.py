@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import pytest
 
 from stn_infer.errors import UsageError
@@ -16,12 +18,10 @@ def packages(monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
     """What is installed, for the test to change."""
     known = dict(INSTALLED)
 
-    def version(name: str) -> str:
-        if name not in known:
-            raise target.PackageNotFoundError(name)
-        return known[name]
+    def versions(names: Iterable[str]) -> dict[str, str]:
+        return {name: known[name] for name in names if name in known}
 
-    monkeypatch.setattr(target, "version", version)
+    monkeypatch.setattr(target, "versions", versions)
     return known
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol
 
 from stn_infer import extras
+from stn_infer.backends.device import Device
 from stn_infer.benchmarking.machine.nvml import WatchedGpu, watch_gpu
 
 #: What a time depends on.
@@ -164,8 +165,9 @@ class MachineMonitor:
 
     def __init__(self, device: str, open_gpu: Callable[[], None] = lambda: None) -> None:
         self._gpu: WatchedGpu | None = None
-        if device.startswith("cuda"):
-            self._gpu = watch_gpu(int(device.partition(":")[2] or 0), open_gpu)
+        target = Device.parse(device)
+        if target.kind == "cuda":
+            self._gpu = watch_gpu(target.index, open_gpu)
 
     def read(self, at_s: float) -> Reading:
         """See :class:`Monitor`."""

@@ -9,6 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from stn_infer.backends.device import Device
+
 # NVML's clock event reasons that hold a clock back; idle and settings of applications are not among them.
 _REASONS = {
     0x4: "software power cap",
@@ -118,7 +120,7 @@ def gpu_facts(device: str) -> dict[str, str]:
         import pynvml
 
         pynvml.nvmlInit()
-        handle = _handle(pynvml, int(device.partition(":")[2] or 0))
+        handle = _handle(pynvml, Device.parse(device).index)
         found |= {
             "NVIDIA driver": str(pynvml.nvmlSystemGetDriverVersion()),
             "GPU": str(pynvml.nvmlDeviceGetName(handle)),

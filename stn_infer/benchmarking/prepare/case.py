@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from stn_infer.arrays import Array
+from stn_infer.backends.device import Device
 from stn_infer.benchmarking.prepare.inputs import Feeds
 from stn_infer.benchmarking.prepare.model_files import ModelFiles, make_files
 from stn_infer.benchmarking.prepare.references import file_reference, tolerance_of, torch_reference
@@ -128,7 +129,7 @@ class Setup:
     @property
     def device_index(self) -> int:
         """N of ``cuda:N``; 0 for the CPU."""
-        return int(self.device.partition(":")[2] or 0)
+        return Device.parse(self.device).index
 
 
 def files_of(name: str) -> tuple[str, ...]:

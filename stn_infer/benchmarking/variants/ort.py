@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from stn_infer.arrays import Array
+from stn_infer.backends.device import Device
 from stn_infer.backends.ort import OrtBackend
 from stn_infer.benchmarking.harness.cuda import EventTimer, require_gpu
 from stn_infer.benchmarking.harness.variant import BoundVariant, Clock, Inspection, OpenVariant
@@ -114,8 +115,8 @@ class _BoundArrays(_Arrays):
         self.alone = "inputs and outputs that are bound serve one caller"
         ort = import_onnxruntime()
         self._session = variant.backend.session
-        kind, _, index = variant.device.partition(":")
-        place = (kind, int(index or 0))
+        target = Device.parse(variant.device)
+        place = (target.kind, target.index)
         names = [spec.name for spec in variant.backend.outputs]
         shaped = _shapes(variant, self._feeds)
         try:
