@@ -74,6 +74,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
     build = (python, "-m", "benchmarks.gpu_check.build", "--if-needed")
     measure = (python, "-W", "ignore", "benchmarks/gpu.py", "--device", device, *small)
     feed = (python, "-W", "ignore", "benchmarks/gpu_feed.py", "--device", device)
+    profiles = (python, "-W", "ignore", "benchmarks/gpu_profiles.py", "--device", device)
     samples = ("--samples", "3" if tiny else "30")
     pytest = (python, "-W", "ignore", "-m", "pytest", "-v", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider")
     compare = (python, "benchmarks/peers/compare.py", "--device", device, "--boundary", "device", "--case", "0")
@@ -86,6 +87,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
         Step("headline", (*measure, "--no-compile", *samples), 95, 20, quiet=70, restarts=True),
         Step("tests", (*pytest, "--maxfail", "10", "-m", "gpu", *gpu_tests()), 65, 20),
         Step("feed", (*feed, *small), 60, 20, restarts=True),
+        Step("profiles", (*profiles, *small), 60, 30, restarts=True),
         # Devices that do not exist are refused on purpose, by calls of CUDA that fail.
         Step(
             "memcheck",
