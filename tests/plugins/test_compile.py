@@ -57,6 +57,9 @@ def architectures(requested: str, native: str = "", known: str = CUDA_13) -> str
         ("all", "", "100;75;80", "75-real;80-real;100"),  # the newest one has PTX, whichever it is
         ("native", "90-real", CUDA_13, "90"),
         ("native", "90-real;80-real;90-real", CUDA_13, "90;80"),
+        ("native", "87-real", CUDA_13, "87"),  # Orin
+        ("native", "110-real", CUDA_13, "110"),  # Thor
+        ("87;110", "", CUDA_13, "87;110"),
         ("native", "130-real", CUDA_13, "121-virtual"),  # newer than nvcc: the driver compiles PTX
         ("80;90-real;90a", "", CUDA_13, "80;90-real;90a"),
     ],
@@ -66,10 +69,16 @@ def test_what_is_compiled_for(requested: str, native: str, known: str, expected:
 
 
 @pytest.mark.parametrize(
-    ("requested", "native", "whose"), [("90;70", "", ""), ("native", "70-real", " (of this machine)")]
+    ("requested", "native", "which"),
+    [
+        ("90;70", "", "sm70"),
+        ("native", "70-real", "sm70 (of this machine)"),
+        ("110", "", "sm110"),
+        ("native", "87-real", "sm87 (of this machine)"),
+    ],
 )
-def test_what_nvcc_does_not_know_is_a_sentence(requested: str, native: str, whose: str) -> None:
-    assert architectures(requested, native, "90;75;100") == f"nvcc compiles for sm75, sm90, sm100, not for sm70{whose}"
+def test_what_nvcc_does_not_know_is_a_sentence(requested: str, native: str, which: str) -> None:
+    assert architectures(requested, native, "90;75;100") == f"nvcc compiles for sm75, sm90, sm100, not for {which}"
 
 
 def images(cuobjdump: str, file: Path, kind: str) -> set[str]:

@@ -31,7 +31,7 @@ Isa isa() {
   return found;
 }
 
-CpuRun kernel_for(const Warp& warp, bool packed) {
+CpuRun kernel_for(const Warp& warp, [[maybe_unused]] bool packed) {
   CpuRun run = nullptr;
 #ifdef STN_HAVE_X86_SIMD
   if (isa() == kAvx512) run = avx512_kernel(warp, packed);
