@@ -121,7 +121,8 @@ def _model(size: int) -> bytes:
     centers = (2 * np.arange(size) + 1) / size - 1
     y, x = np.meshgrid(centers, centers, indexing="ij")
     basis = np.stack([x.ravel(), y.ravel(), np.ones(size * size)]).astype(np.float32)
-    return op_file("affine", (3, size, size), basis, (size, size), SamplerSpec()).SerializeToString()
+    made: bytes = op_file("affine", (3, size, size), basis, (size, size), SamplerSpec()).SerializeToString()
+    return made
 
 
 def _milliseconds(backend: Backend, inputs: dict[str, np.ndarray[tuple[int, ...], np.dtype[np.float32]]]) -> float:

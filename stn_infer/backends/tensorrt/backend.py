@@ -18,7 +18,7 @@ from stn_infer.backends.batching import check_inputs, own_axes, run_within
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
 from stn_infer.backends.tensorrt.compatibility import check_usable, library_of
-from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
+from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine, profile_texts
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
 from stn_infer.backends.tensorrt.plan import check_header
 from stn_infer.backends.tensorrt.runtime import (
@@ -225,7 +225,7 @@ class TensorRTBackend:
         """
         from stn_infer.backends.graphs import graphs_text
 
-        texts = [", ".join(map(str, profile)) for profile in self.executor.profiles]
+        texts = profile_texts(self.executor.profiles)
         return {
             "engine": self._opened.label,
             "runtime": self._opened.runtime.title,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -52,6 +52,11 @@ class InputProfile:
 
 #: Optimization profiles: in each, the shapes of every dynamic input.
 Profiles = tuple[tuple[InputProfile, ...], ...]
+
+
+def profile_texts(profiles: Sequence[tuple[InputProfile, ...]]) -> list[str]:
+    """Each profile with all its inputs, on one line."""
+    return [", ".join(map(str, profile)) for profile in profiles]
 
 
 def profile_lines(profiles: Profiles) -> list[str]:
@@ -391,7 +396,7 @@ def _difference(name: str, old: Any, new: Any) -> str:
 
 def _show(name: str, value: Any) -> str:
     if name == "profiles":
-        return "; ".join(", ".join(map(str, profile)) for profile in value) or "none"
+        return "; ".join(profile_texts(value)) or "none"
     if isinstance(value, tuple):
         return ", ".join(map(str, value)) or "none"
     if name == "plugin_sha256":

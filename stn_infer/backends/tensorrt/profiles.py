@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from stn_infer.backends.tensorrt.engine_cache import InputProfile, Profiles
+from stn_infer.backends.tensorrt.engine_cache import InputProfile, Profiles, profile_texts
 from stn_infer.errors import UsageError
 from stn_infer.proto.traversal import given_inputs
 
@@ -99,7 +99,7 @@ def resolve_profiles(model: onnx.ModelProto, profile: Profile | Sequence[Profile
         ranges = {name: each for name, each in named.items() if name in axes}
         made = tuple(_profile_of(each, named.get(each.name, whole), ranges) for each in dynamic)
         if made in found:
-            raise UsageError(f"two optimization profiles are equal: {', '.join(map(str, made))}; leave one out")
+            raise UsageError(f"two optimization profiles are equal: {profile_texts([made])[0]}; leave one out")
         found.append(made)
     return tuple(found)
 

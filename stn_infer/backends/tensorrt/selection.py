@@ -9,7 +9,7 @@ from collections.abc import Collection, Mapping, Sequence
 from math import inf
 from typing import Any
 
-from stn_infer.backends.tensorrt.engine_cache import InputProfile, Profiles
+from stn_infer.backends.tensorrt.engine_cache import InputProfile, Profiles, profile_texts
 from stn_infer.errors import InputError
 
 Shape = tuple[int, ...]
@@ -47,7 +47,7 @@ def nearest(profiles: Profiles, shapes: Mapping[str, Shape]) -> int | None:
 def outside(profiles: Profiles, shapes: Mapping[str, Shape]) -> InputError:
     """The error for shapes that no profile has."""
     given = ", ".join(f"{name}={'x'.join(map(str, shape))}" for name, shape in shapes.items())
-    texts = [", ".join(map(str, profile)) for profile in profiles]
+    texts = profile_texts(profiles)
     where = f"profile, {texts[0]}"
     if len(texts) > 1:
         where = f"{len(texts)} profiles, {'; '.join(f'{index}: {text}' for index, text in enumerate(texts))}"
