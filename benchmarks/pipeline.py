@@ -280,7 +280,8 @@ def throughput(backend: Backend, arguments: argparse.Namespace) -> dict[str, obj
 
 def measure(backend: Backend, folder: Path, batch_size: int, workers: int | None) -> Round:
     """Measure one round."""
-    loader = Loader(backend.inputs, resolve_preprocess(backend.inputs, backend.metadata.preprocess, None))
+    how = resolve_preprocess(backend.inputs, backend.metadata.preprocess, None)
+    loader = Loader(backend.inputs, how, device=backend.device)
     samples = list(Inputs([folder], loader.arrays.count_rows))
     decode, inference, decode_within, inference_within = (CpuClock() for _ in range(4))
     for start in range(0, len(samples), batch_size):

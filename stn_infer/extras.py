@@ -20,6 +20,7 @@ MODULES = {
     "huggingface_hub": ("hub", "huggingface_hub"),
     "matplotlib": ("report", "matplotlib"),
     "mlxtend": ("train", "mlxtend"),
+    "nvidia.nvimgcodec": ("decode", "nvImageCodec"),
     "onnxruntime": ("cpu", "onnxruntime"),
     "onnxscript": ("export", "onnxscript"),
     "openvino": ("openvino", "OpenVINO"),
@@ -106,7 +107,10 @@ def is_installed(module: str) -> bool:
     """Whether a module can be found; it is not imported."""
     if module in sys.modules:
         return sys.modules[module] is not None
-    return importlib.util.find_spec(module) is not None
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that it is in
+        return False
 
 
 def require(module: str, purpose: str) -> None:

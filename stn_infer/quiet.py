@@ -1,10 +1,12 @@
-"""Suppresses the output of PyTorch's exporters, which is about optional packages and future deprecations."""
+"""Suppresses what libraries print, such as PyTorch's exporters about optional packages and future deprecations."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import os
+import sys
 import warnings
 from collections.abc import Iterator
 
@@ -20,3 +22,17 @@ def quiet() -> Iterator[None]:
             yield
     finally:
         logging.disable(previous)
+
+
+@contextlib.contextmanager
+def no_stderr() -> Iterator[None]:
+    """A context in which what native libraries write to stderr is lost too."""
+    sys.stderr.flush()
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

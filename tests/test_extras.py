@@ -105,6 +105,7 @@ def test_the_base_collides_with_no_onnxruntime_and_has_no_pytorch() -> None:
 
 def test_modules_are_found_without_importing_them(monkeypatch: pytest.MonkeyPatch) -> None:
     assert extras.is_installed("numpy") and not extras.is_installed("no_such_module")
+    assert not extras.is_installed("no_such_module.part")
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert not extras.is_installed("matplotlib")
     with pytest.raises(MissingDependencyError, match="pictures need matplotlib, which is not installed; pip install"):

@@ -314,7 +314,7 @@ def _evaluate(
     names = _class_names(runner, reader, labels)
     truth = _class_numbers(given, names, data) if reader.scores else ()
     how = resolve_preprocess(runner.inputs, runner.metadata.preprocess, preprocess)
-    loader = Loader(runner.inputs, how, row_axis(runner.inputs, runner.outputs))
+    loader = Loader(runner.inputs, how, row_axis(runner.inputs, runner.outputs), runner.device)
     found = _Found()
     told = False
     for start in range(0, len(given.samples), batch_size):

@@ -120,7 +120,8 @@ class Predictor:
             decoder = Decoder(opened.metadata.decodings, opened.inputs, self.outputs)
             classifier = classifier_of(opened.metadata, activation, labels, top_k=top_k, threshold=threshold)
             check_classes(self.outputs, classifier.labels, activation, top_k, threshold, decoder=decoder)
-            self._loader = Loader(opened.inputs, self.preprocess, row_axis(opened.inputs, self.outputs))
+            axis = row_axis(opened.inputs, self.outputs)
+            self._loader = Loader(opened.inputs, self.preprocess, axis, opened.device)
             cores = len(os.sched_getaffinity(0))
             self._stream = Stream(
                 opened,

@@ -211,7 +211,8 @@ preprocess_option: Decorator[Any] = click.option(
     metavar="KEY=VALUE,...",
     help="How images become inputs: imagenet, 0..1, -1..1; gray, rgb or bgr; size=HxW, crop=HxW, "
     "resize=stretch|shortest|longest, interpolation=bilinear, scale=1/255, mean=a,b,c, std=a,b,c, gamma=1, "
-    "exif=apply|ignore, jpeg=exact|scaled, background=white, pad=black; or a config file of timm or Hugging Face.",
+    "exif=apply|ignore, jpeg=exact|scaled|nvimgcodec, background=white, pad=black; or a config file of timm or "
+    "Hugging Face.",
 )
 
 

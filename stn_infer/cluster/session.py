@@ -8,7 +8,6 @@ import os
 import re
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -16,6 +15,7 @@ from typing import Any
 from stn_infer.errors import ClusterError, MissingDependencyError, UsageError, one_line
 from stn_infer.extras import install
 from stn_infer.printing import counted
+from stn_infer.quiet import no_stderr
 
 LOCAL = "local"
 
@@ -97,7 +97,7 @@ def _connect(ray: Any, address: str, own: Mapping[str, Any]) -> None:
     """Connect to a cluster, or start one with the options ``own``, twice if this takes longer than Ray waits."""
     for last in (False, True) if own else (True,):
         try:
-            with _own_signals(), _no_stderr():
+            with _own_signals(), no_stderr():
                 ray.init(address, log_to_driver=False, logging_level=_SILENT, configure_logging=False, **own)
             return
         except Exception as error:  # ConnectionError, RuntimeError, ValueError, errors of gRPC
@@ -172,20 +172,6 @@ def _quiet() -> Iterator[None]:
         logger.setLevel(level)
         if printed is not None:
             printing._worker_logs_enabled = printed
-
-
-@contextlib.contextmanager
-def _no_stderr() -> Iterator[None]:
-    """Ray's native library writes there what it was told to log, also that it was told to log nothing."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
-        yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
 
 
 @contextlib.contextmanager

@@ -149,7 +149,14 @@ class ShardPredictor:
         if not folder.has_job():
             raise ClusterError(_unshared(here, task.output, "output"))
         assert self._backend is not None, "the model is open"
-        return Plan.of(self._backend, task.options), folder
+        plan = Plan.of(self._backend, task.options)
+        libraries = Environment.of(self._backend).reading(plan.preprocess, self._backend.device).libraries
+        if libraries != task.job.libraries:  # what reads JPEG files is known here only
+            raise ClusterError(
+                f"a worker would give other results: libraries is {libraries} on {here}, and {task.job.libraries} in the "
+                "job; install the same versions on all nodes"
+            )
+        return plan, folder
 
     def _check(self, folders: Sequence[str]) -> None:
         """A folder that is missing on this node would make each of its inputs a failed row."""

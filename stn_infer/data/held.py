@@ -44,14 +44,14 @@ class Held(NamedTuple):
 
     Attributes:
         name: what it is called in messages and results.
-        source: a loaded picture, or arrays.
-        row: the row in the arrays; None for a picture, or arrays that are one sample.
+        source: a loaded picture, the bytes of an image file, or arrays.
+        row: the row in the arrays; None for a picture, a file, or arrays that are one sample.
         error: why it cannot be used; else empty.
         scaled: what a picture was that was decoded at a smaller size.
     """
 
     name: str
-    source: Image.Image | Opened
+    source: Image.Image | bytes | Opened
     row: int | None = None
     error: str = ""
     scaled: Scaled | None = None
@@ -104,6 +104,10 @@ class Samples:
             try:
                 in_bytes = isinstance(item, (bytes, bytearray, memoryview))
                 if isinstance(item, (bytes, bytearray, memoryview)):
+                    if self._preprocess is not None and self._preprocess.jpeg == "nvimgcodec":
+                        yield Held(name, bytes(item))  # decoded with its batch
+                        count += 1
+                        continue
                     item = opened_bytes(bytes(item), name)
                 if isinstance(item, Image.Image):
                     shown = str(getattr(item, "filename", "") or name)

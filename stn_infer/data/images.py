@@ -188,7 +188,7 @@ def _load(image: Image.Image, name: str, preprocess: Preprocess | None) -> Scale
             f"{MOST_PIXELS >> 20} million pixels"
         )
     scaled = None
-    if preprocess is not None and preprocess.jpeg != "exact":
+    if preprocess is not None and preprocess.jpeg == "scaled":
         scaled = scale_down(image, preprocess, _turn(image, preprocess))
     image.load()
     return scaled

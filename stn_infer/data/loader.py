@@ -8,9 +8,12 @@ from __future__ import annotations
 import itertools
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 import numpy as np
+from PIL import Image
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
@@ -25,6 +28,9 @@ from stn_infer.preprocess.pixels import normalize
 from stn_infer.preprocess.rule import Preprocess
 from stn_infer.preprocess.text import names_values
 from stn_infer.printing import counted
+
+if TYPE_CHECKING:
+    from stn_infer.data.codecs.nvimgcodec import JpegDecoder
 
 # Decoding a small image is mostly Python code and holds the GIL: two concurrent threads are slower than one (measured
 # with 0.8 kB per image: 117 us with one thread, 227 us with two). From 3 kB on, two threads are faster.
@@ -110,9 +116,19 @@ class Loader:
         specs: the model's inputs, batch on axis 0.
         preprocess: how pixels become inputs, from :func:`resolve_preprocess`.
         axis: as for :class:`~stn_infer.data.arrays.ArrayFiles`; samples of two files are then never in one group.
+        device: of the model, where JPEG files are decoded if ``preprocess`` says so.
+
+    Raises:
+        MissingDependencyError, UsageError: they cannot be decoded there.
     """
 
-    def __init__(self, specs: Sequence[TensorSpec], preprocess: Preprocess | None, axis: str | None = None) -> None:
+    def __init__(
+        self,
+        specs: Sequence[TensorSpec],
+        preprocess: Preprocess | None,
+        axis: str | None = None,
+        device: str = "cpu",
+    ) -> None:
         self._specs = tuple(specs)
         self.preprocess = preprocess
         self._buffers = Buffers()
@@ -120,6 +136,11 @@ class Loader:
         self.arrays = ArrayFiles(specs, preprocess, axis)
         #: Whether an image file can be a sample: one input, [N, C, H, W].
         self.takes_images = len(self._specs) == 1 and preprocess is not None
+        self._jpeg: JpegDecoder | None = None
+        if self.takes_images and preprocess is not None and preprocess.jpeg == "nvimgcodec":
+            from stn_infer.data.codecs.nvimgcodec import JpegDecoder
+
+            self._jpeg = JpegDecoder(device)
 
     def has_pixels(self, samples: Sequence[Sample | Held]) -> bool:
         """Whether there are images among ``samples``, or pixels in arrays that were counted or read."""
@@ -130,12 +151,21 @@ class Loader:
         )
 
     def load(self, samples: Sequence[Sample | Held]) -> LoadedBatch:
-        """Read, decode and pre-process ``samples``; errors are returned, not raised."""
+        """Read, decode and pre-process ``samples``; errors are returned, not raised.
+
+        Raises:
+            MissingDependencyError, ModelError: as for :meth:`read`.
+        """
         loaded = self.read(samples)
         return replace(loaded, groups=tuple(self.prepare(group) for group in loaded.groups))
 
     def read(self, samples: Sequence[Sample | Held]) -> LoadedBatch:
-        """Read and decode ``samples``; images are uint8 [n, C, H, W] in any memory layout, for :meth:`prepare`."""
+        """Read and decode ``samples``; images are uint8 [n, C, H, W] in any memory layout, for :meth:`prepare`.
+
+        Raises:
+            MissingDependencyError, ModelError: nvImageCodec, which the rule asks for, fails.
+        """
+        contents, decoded = self._decoded(samples)
         errors: dict[int, str] = {}
         found: dict[object, _Pieces] = {}
         images: dict[tuple[int, ...], list[_Images]] = {}
@@ -145,19 +175,18 @@ class Loader:
             try:
                 if sample.error:
                     raise InputError(sample.error)
-                if isinstance(sample, Held):
-                    if isinstance(sample.source, Opened):
-                        array_size += self._read_rows(samples, first, length, found, errors)
-                        continue
+                if _is_file(sample):
+                    data = contents[first] if first in contents else _content(sample)
+                    count, size = count + 1, size + len(data)
+                    ready = decoded.get(first)
+                    name = sample.name if isinstance(sample, Held) else sample.path
+                    pixels = decode_interleaved(data, *self._image_input(name)) if ready is None else ready
+                elif isinstance(sample, Held) and isinstance(sample.source, Image.Image):
                     count, size = count + 1, size + sample.source.width * sample.source.height
                     pixels = from_opened(sample.source, *self._image_input(sample.name), sample.scaled)
-                elif is_array(sample.path):
+                else:
                     array_size += self._read_rows(samples, first, length, found, errors)
                     continue
-                else:
-                    data = read(sample.path)
-                    count, size = count + 1, size + len(data)
-                    pixels = decode_interleaved(data, *self._image_input(sample.path))
             except InputError as error:
                 errors.update(dict.fromkeys(range(first, first + length), str(error)))
                 continue
@@ -173,6 +202,19 @@ class Loader:
         small = size <= count * _SMALL and array_size < _SMALL_ROWS
         groups = sorted(found.values(), key=lambda pieces: min(pieces.rows))
         return LoadedBatch(tuple(map(self._stacked, groups)), errors, small)
+
+    def _decoded(self, samples: Sequence[Sample | Held]) -> tuple[dict[int, bytes], dict[int, Pixels | None]]:
+        """By position the bytes of image files, and the pixels that nvImageCodec decoded; empty without it."""
+        contents: dict[int, bytes] = {}
+        if self._jpeg is None or self.preprocess is None:
+            return contents, {}
+        for row, sample in enumerate(samples):
+            if not sample.error and _is_file(sample):
+                with suppress(InputError):  # is read again, and raised, in its turn
+                    contents[row] = _content(sample)
+        size = self._specs[0].shape[2], self._specs[0].shape[3]
+        pixels = self._jpeg.decode(list(contents.values()), self.preprocess, size)
+        return contents, dict(zip(contents, pixels, strict=True))
 
     def _read_rows(
         self,
@@ -258,6 +300,19 @@ class Loader:
                 stacked = stacked[np.argsort(pieces.rows)]
             inputs[spec.name] = stacked
         return Group(tuple(sorted(pieces.rows)), inputs)
+
+
+def _is_file(sample: Sample | Held) -> bool:
+    """Whether it is an image file, or the bytes of one."""
+    return isinstance(sample.source, bytes) if isinstance(sample, Held) else not is_array(sample.path)
+
+
+def _content(sample: Sample | Held) -> bytes:
+    """The bytes of an image file; raises InputError."""
+    if isinstance(sample, Sample):
+        return read(sample.path)
+    assert isinstance(sample.source, bytes)
+    return sample.source
 
 
 def _place(sample: Sample | Held) -> str:

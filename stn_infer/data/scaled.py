@@ -15,7 +15,8 @@ from stn_infer.preprocess.rule import Preprocess
 
 _GAP = 2
 _T = Image.Transpose
-_SWAPPING = (_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270)
+#: Turns that exchange height and width.
+SWAPPING = (_T.TRANSPOSE, _T.TRANSVERSE, _T.ROTATE_90, _T.ROTATE_270)
 _FROM_RIGHT = (_T.FLIP_LEFT_RIGHT, _T.ROTATE_180, _T.TRANSVERSE, _T.ROTATE_270)
 _FROM_BELOW = (_T.FLIP_TOP_BOTTOM, _T.ROTATE_180, _T.TRANSVERSE, _T.ROTATE_90)
 
@@ -44,10 +45,10 @@ def scale_down(image: Image.Image, rule: Preprocess, turn: Image.Transpose | Non
     Returns:
         What it was, turned; None if it is decoded as it is.
     """
-    if rule.jpeg == "exact" or rule.size is None or not isinstance(image, JpegImagePlugin.JpegImageFile):
+    if rule.jpeg != "scaled" or rule.size is None or not isinstance(image, JpegImagePlugin.JpegImageFile):
         return None
     width, height = image.size
-    swapped = turn in _SWAPPING
+    swapped = turn in SWAPPING
     size = (width, height) if swapped else (height, width)
     wanted = scaled_size(size, rule.size, rule.resize)
     high, wide = wanted[::-1] if swapped else wanted

@@ -79,7 +79,8 @@ class Samples:
         outputs = [spec for spec in runner.backend.outputs if spec.name in runner.tapped.outputs]
         decoder = Decoder(own.decodings, runner.backend.inputs, outputs)
         how = resolve_preprocess(runner.backend.inputs, own.preprocess, self.preprocess)
-        loader = Loader(runner.backend.inputs, how, row_axis(runner.backend.inputs, outputs))
+        axis = row_axis(runner.backend.inputs, outputs)
+        loader = Loader(runner.backend.inputs, how, axis, runner.backend.device)
         classes = None
         if outputs and len(outputs[0].shape) == 2 and not own.decodings:
             classes = classifier.labels or [str(number) for number in range(outputs[0].shape[1] or 0)] or None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 
@@ -11,6 +11,7 @@ import numpy as np
 
 from stn_infer import plugin
 from stn_infer.backends.base import Backend
+from stn_infer.preprocess.rule import Preprocess
 from stn_infer.version import __version__
 
 # Features by which runtimes and our library choose kernels, whose sums differ in the last bits.
@@ -45,6 +46,14 @@ class Environment:
     def of(cls, backend: Backend) -> Environment:
         """The environment of this process, which runs ``backend``."""
         return cls(__version__, _runtime(backend), _libraries(), plugin_identity(), cpu_features())
+
+    def reading(self, preprocess: Preprocess | None, device: str) -> Environment:
+        """This environment with the libraries by which such a rule reads inputs for a model on ``device``."""
+        if preprocess is None or preprocess.jpeg != "nvimgcodec":
+            return self
+        from stn_infer.data.codecs.nvimgcodec import identity
+
+        return replace(self, libraries=f"{self.libraries}, {identity(device)}")
 
     def difference(self, other: Environment, here: str, there: str) -> str:
         """The first difference, in words, or "".

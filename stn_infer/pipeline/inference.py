@@ -163,7 +163,8 @@ def run_job(
         before = shard_rows_of(output) if options.resume else None
         rows = options.shard_rows or before or _rows(plan.runner, survey.samples, spread)
         described = model, model_sha256, rows, "" if pictures is None else os.path.abspath(pictures.folder)
-        job = _job(plan, options, survey, environment or Environment.of(plan.runner), *described)
+        where = (environment or Environment.of(plan.runner)).reading(plan.preprocess, runner.device)
+        job = _job(plan, options, survey, where, *described)
         if pictures is not None:
             pictures.check(options.resume, options.overwrite)
         with Folder.open(output, job, options.resume, options.overwrite) as folder:

@@ -100,7 +100,8 @@ class Plan:
         check_classes(runner.outputs, None, options.activation, decoder=decoder)
         encoder = make_format(options.format, runner.outputs, classifier, decoder, options.outputs)
         axis = row_axis(runner.inputs, runner.outputs)
-        return cls(runner, how, decoder, classifier, encoder, axis, Loader(runner.inputs, how, axis))
+        loader = Loader(runner.inputs, how, axis, runner.device)
+        return cls(runner, how, decoder, classifier, encoder, axis, loader)
 
 
 def classifier_of(

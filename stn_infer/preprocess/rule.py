@@ -22,7 +22,7 @@ RESIZES: tuple[Resize, ...] = get_args(Resize)
 Interpolation = Literal["nearest", "box", "bilinear", "hamming", "bicubic", "lanczos"]
 INTERPOLATIONS: tuple[Interpolation, ...] = get_args(Interpolation)
 Exif = Literal["apply", "ignore"]
-Jpeg = Literal["exact", "scaled"]
+Jpeg = Literal["exact", "scaled", "nvimgcodec"]
 Rgb = tuple[int, int, int]
 
 
@@ -73,6 +73,7 @@ class Preprocess:
         pad: the color of padding.
         jpeg: ``scaled``: JPEG files of at least four times ``size`` are decoded at a half, a quarter or an eighth of
             their size, which is faster; pixels of photos then differ by up to 5 levels of 255, single ones by more.
+            ``nvimgcodec``: nvImageCodec decodes JPEG files, on the model's GPU, instead of Pillow.
 
     Raises:
         UsageError: a field is out of range or malformed.
@@ -107,8 +108,8 @@ class Preprocess:
             _check_area(name, getattr(self, name))
         for name in ("background", "pad"):
             _check_color(name, getattr(self, name))
-        for name, plain in (("resize", "stretch"), ("jpeg", "exact")):
-            if getattr(self, name) != plain and self.size is None:
+        for name, sized in (("resize", ("shortest", "longest")), ("jpeg", ("scaled",))):
+            if getattr(self, name) in sized and self.size is None:
                 raise UsageError(f"preprocess {name}={getattr(self, name)} needs a size, such as size=256")
         for name, values in (
             ("scale", (self.scale,)),
@@ -142,7 +143,8 @@ class Preprocess:
 
     def unsized(self) -> Preprocess:
         """This rule without resizing and cropping, for images that have the model's size."""
-        return replace(self, size=None, crop=None, resize="stretch", jpeg="exact")
+        jpeg: Jpeg = "exact" if self.jpeg == "scaled" else self.jpeg
+        return replace(self, size=None, crop=None, resize="stretch", jpeg=jpeg)
 
     @property
     def is_raw(self) -> bool:

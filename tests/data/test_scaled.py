@@ -104,7 +104,7 @@ def test_the_default_is_exact_and_a_rule_needs_a_size() -> None:
     assert rule.unsized().jpeg == "exact"
     with pytest.raises(UsageError, match="preprocess jpeg=scaled needs a size, such as size=256"):
         Preprocess.parse("rgb,jpeg=scaled")
-    with pytest.raises(UsageError, match="preprocess jpeg is 'exact' or 'scaled', not 'fast'"):
+    with pytest.raises(UsageError, match="preprocess jpeg is 'exact' or 'scaled' or 'nvimgcodec', not 'fast'"):
         Preprocess.parse("rgb,size=8,jpeg=fast")
 
 

@@ -1,0 +1,1 @@
+"""Decoders of image files beside Pillow, which decode a batch at once."""
