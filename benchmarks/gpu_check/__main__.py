@@ -34,7 +34,7 @@ from benchmarks.gpu_check.records import Records, words_of
 from benchmarks.gpu_check.steps import LIBRARY, ROOT, Step, environment, steps
 from benchmarks.gpu_check.table import summary
 
-_PACKAGES = ("torch", "onnxruntime", "numpy", "tensorrt", "triton")
+_PACKAGES = ("torch", "onnxruntime", "numpy", "tensorrt", "triton", "nvidia-nvimgcodec-cu13")
 _GPU_FIELDS = ("name", "driver_version", "memory.total", "clocks.sm", "clocks.max.sm", "clocks.max.mem", "power.limit")
 _REMAINING = 2.0  # seconds for the summary
 _BROKEN = "exit code 3"  # of gpu.py: a case broke the device's context, and its failure is recorded

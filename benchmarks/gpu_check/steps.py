@@ -75,6 +75,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
     measure = (python, "-W", "ignore", "benchmarks/gpu.py", "--device", device, *small)
     feed = (python, "-W", "ignore", "benchmarks/gpu_feed.py", "--device", device)
     profiles = (python, "-W", "ignore", "benchmarks/gpu_profiles.py", "--device", device)
+    decode = (python, "-W", "ignore", "benchmarks/gpu_decode.py", "--device", device)
     samples = ("--samples", "3" if tiny else "30")
     pytest = (python, "-W", "ignore", "-m", "pytest", "-v", "--tb=short", "-W", "ignore", "-p", "no:cacheprovider")
     compare = (python, "benchmarks/peers/compare.py", "--device", device, "--boundary", "device", "--case", "0")
@@ -88,6 +89,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
         Step("tests", (*pytest, "--maxfail", "10", "-m", "gpu", *gpu_tests()), 65, 20),
         Step("feed", (*feed, *small), 60, 20, restarts=True),
         Step("profiles", (*profiles, *small), 60, 30, restarts=True),
+        Step("decode", (*decode, *small), 45, 20, restarts=True),
         # Devices that do not exist are refused on purpose, by calls of CUDA that fail.
         Step(
             "memcheck",

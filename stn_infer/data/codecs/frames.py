@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from PIL import Image
 
 from stn_infer.preprocess.geometry import margins, scaled_size, window_of
-from stn_infer.preprocess.rule import Preprocess
+from stn_infer.preprocess.rule import Interpolation, Preprocess
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -29,55 +29,57 @@ _TURNED: dict[Image.Transpose, Callable[[Tensor], Tensor]] = {
 _LUMA = (19595, 38470, 7471)  # ITU-R 601 in 1/65536, as Pillow converts RGB to L
 
 
-def framed(picture: Tensor, rule: Preprocess, turn: Image.Transpose | None) -> Tensor:
-    """A decoded picture, turned, in the rule's number of colors, resized, cropped and padded.
+def framed(pictures: Tensor, rule: Preprocess, turn: Image.Transpose | None) -> Tensor:
+    """Decoded pictures of one size, turned, in the rule's number of colors, resized, cropped and padded.
 
     Args:
-        picture: uint8 [3, H, W], RGB.
+        pictures: uint8 [N, 3, H, W], RGB, in any memory layout.
         rule: its ``interpolation`` is one of :data:`FILTERS`, if it has a size.
-        turn: how the picture is turned first.
+        turn: how the pictures are turned first.
 
     Returns:
-        uint8 [C, h, w], C is 1 for gray and else 3 (RGB). Some levels are one off those of Pillow.
+        uint8 [N, C, h, w], C is 1 for gray and else 3 (RGB). Some levels are one off those of Pillow.
     """
     import torch
 
     if turn is not None:
-        picture = _TURNED[turn](picture)
+        pictures = _TURNED[turn](pictures)
     if rule.color == "gray":
-        picture = _gray(picture)
+        pictures = _gray(pictures)
     if rule.size is not None:
-        picture = _resized(picture, scaled_size((picture.shape[1], picture.shape[2]), rule.size, rule.resize), rule)
+        size = scaled_size((pictures.shape[2], pictures.shape[3]), rule.size, rule.resize)
+        pictures = _resized(pictures, size, rule.interpolation)
     window = window_of(rule)
-    if window is None or picture.shape[1:] == window:
-        return picture
-    fill = torch.tensor(rule.pad, dtype=torch.uint8, device=picture.device)[:, None, None]
-    return _cropped(picture, window, _gray(fill) if rule.color == "gray" else fill)
+    if window is None or pictures.shape[2:] == window:
+        return pictures
+    fill = torch.tensor(rule.pad, dtype=torch.uint8, device=pictures.device)[None, :, None, None]
+    return _cropped(pictures, window, _gray(fill) if rule.color == "gray" else fill)
 
 
-def _gray(picture: Tensor) -> Tensor:
+def _gray(pictures: Tensor) -> Tensor:
     import torch
 
-    red, green, blue = (part.to(torch.int32) * weight for part, weight in zip(picture, _LUMA, strict=True))
+    parts = (part.to(torch.int32) * weight for part, weight in zip(pictures.unbind(1), _LUMA, strict=True))
+    red, green, blue = parts
     luma: Tensor = (red + green + blue + (1 << 15)) >> 16
-    return luma.to(torch.uint8)[None]
+    return luma.to(torch.uint8)[:, None]
 
 
-def _resized(picture: Tensor, size: tuple[int, int], rule: Preprocess) -> Tensor:
+def _resized(pictures: Tensor, size: tuple[int, int], interpolation: Interpolation) -> Tensor:
     """Along one axis after the other, and rounded in between, as Pillow does."""
     from torch.nn.functional import interpolate
 
-    for step in ((picture.shape[1], size[1]), size):
-        if picture.shape[1:] != step:
-            values = interpolate(picture[None].float(), step, mode=rule.interpolation, antialias=True)[0]
-            picture = values.add_(0.5).clamp_(0, 255).byte()
-    return picture
+    for step in ((pictures.shape[2], size[1]), size):
+        if pictures.shape[2:] != step:
+            values = interpolate(pictures.float(), step, mode=interpolation, antialias=True)
+            pictures = values.add_(0.5).clamp_(0, 255).byte()
+    return pictures
 
 
-def _cropped(picture: Tensor, window: tuple[int, int], fill: Tensor) -> Tensor:
-    """The center of ``picture``, with ``fill``, [C, 1, 1], around it."""
-    (high, wide), (height, width) = picture.shape[1:], window
+def _cropped(pictures: Tensor, window: tuple[int, int], fill: Tensor) -> Tensor:
+    """The center of ``pictures``, with ``fill``, [1, C, 1, 1], around it."""
+    (high, wide), (height, width) = pictures.shape[2:], window
     (above, top), (before, left) = margins(high, height), margins(wide, width)
-    canvas = fill.repeat(1, max(high, height), max(wide, width))
-    canvas[:, above : above + high, before : before + wide] = picture
-    return canvas[:, top : top + height, left : left + width]
+    canvas = fill.repeat(len(pictures), 1, max(high, height), max(wide, width))
+    canvas[:, :, above : above + high, before : before + wide] = pictures
+    return canvas[:, :, top : top + height, left : left + width]

@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
+from itertools import chain
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -40,6 +41,10 @@ _RGB = (ord("R"), ord("G"), ord("B"))  # names of components without a conversio
 _ON_GPU = ("HW_GPU_ONLY", "HYBRID_CPU_GPU", "GPU_ONLY")
 # Interpolates subsampled colors as libjpeg, and so Pillow, does.
 _OPTIONS = ":fancy_upsampling=1"
+
+# Pixels that are on the device at once: 384 MiB decoded, and 192 MiB in float32.
+_MOST_DECODED, _MOST_RESIZED = 1 << 27, 1 << 24
+_SAMPLE = (32, 32)
 
 Size = tuple[int | None, int | None]
 
@@ -92,28 +97,38 @@ class JpegDecoder:
             MissingDependencyError: the device is not usable, or nvJPEG is missing.
             ModelError: decoding failed, as of memory.
         """
-        headers = [_header(data, rule, size) for data in files]
-        plain = [index for index, header in enumerate(headers) if header is not None]
+        headers = {row: header for row, data in enumerate(files) if (header := _header(data, rule, size)) is not None}
         found: list[Pixels | None] = [None] * len(files)
-        if not plain:
+        if not headers:
             return found
         with self._lock:
             self._opened = self._opened or _Codec.open(self._device)
-            turns = [header.turn for header in headers if header is not None]
-            try:
-                pixels = self._opened.decode([files[index] for index in plain], turns, rule)
-            except RuntimeError as error:  # of nvImageCodec, or of PyTorch
-                raise ModelError(f"nvImageCodec failed on {self._device}: {one_line(error)}") from error
-        for index, picture in zip(plain, pixels, strict=True):
-            found[index] = picture
+            for rows in _parts(headers, _MOST_DECODED):
+                try:
+                    pixels = self._opened.decode([files[row] for row in rows], [headers[row] for row in rows], rule)
+                except RuntimeError as error:  # of nvImageCodec, or of PyTorch
+                    raise ModelError(f"nvImageCodec failed on {self._device}: {one_line(error)}") from error
+                for row, picture in zip(rows, pixels, strict=True):
+                    found[row] = picture
         return found
 
 
 @dataclass(frozen=True)
 class _Header:
-    """Of a file that is decoded here; ``turn``: how its picture is turned first."""
+    """Of a file that is decoded here.
 
+    Attributes:
+        size: (height, width) of the picture as it is decoded.
+        turn: how it is turned then.
+    """
+
+    size: tuple[int, int]
     turn: Image.Transpose | None
+
+    @property
+    def pixels(self) -> int:
+        """The number of pixels."""
+        return self.size[0] * self.size[1]
 
 
 def _header(data: bytes, rule: Preprocess, size: Size) -> _Header | None:
@@ -135,7 +150,7 @@ def _header(data: bytes, rule: Preprocess, size: Size) -> _Header | None:
     upright = (image.width, image.height) if turn in SWAPPING else (image.height, image.width)
     high, wide = placements(rule, upright)
     fits = size[0] in (None, high.length) and size[1] in (None, wide.length)
-    return _Header(turn) if fits and high.scaled * wide.scaled <= MOST_PIXELS else None
+    return _Header((image.height, image.width), turn) if fits and high.scaled * wide.scaled <= MOST_PIXELS else None
 
 
 @dataclass(frozen=True)
@@ -178,7 +193,7 @@ class _Codec:
                     sample_format=codec.SampleFormat.I_RGB,
                 )
                 opened = cls(codec, decoder, parameters, cuda.Stream(str(device)) if on_gpu else None)
-                works = opened.decode([_sample()], [None], Preprocess("rgb"))[0] is not None
+                works = opened.decode([_sample()], [_Header(_SAMPLE, None)], Preprocess("rgb"))[0] is not None
         except (ImportError, RuntimeError, AttributeError) as error:
             raise MissingDependencyError(f"nvImageCodec cannot be used on {device}: {one_line(error)}") from None
         if not works:
@@ -187,10 +202,8 @@ class _Codec:
             )
         return opened
 
-    def decode(
-        self, files: Sequence[bytes], turns: Sequence[Image.Transpose | None], rule: Preprocess
-    ) -> list[Pixels | None]:
-        """As :meth:`JpegDecoder.decode`; raises RuntimeError."""
+    def decode(self, files: Sequence[bytes], headers: Sequence[_Header], rule: Preprocess) -> list[Pixels | None]:
+        """As :meth:`JpegDecoder.decode`, of files that are decoded here; raises RuntimeError."""
         import torch
 
         with torch.cuda.stream(self.stream):
@@ -199,14 +212,12 @@ class _Codec:
             number = 0 if self.stream is None else self.stream.cuda_stream
             images = iter(self.decoder.decode(known, params=self.parameters, cuda_stream=number) if known else ())
             decoded = [None if stream is None else next(images) for stream in streams]
-            pictures = [None if image is None else self._tensor(image) for image in decoded]
+            pictures = {row: self._tensor(image) for row, image in enumerate(decoded) if image is not None}
             if rule.size is not None and rule.interpolation not in FILTERS:
-                return [_by_pillow(*pair, rule) for pair in zip(pictures, turns, strict=True)]
-            frames = [
-                None if picture is None else framed(picture.permute(2, 0, 1), rule, turn)
-                for picture, turn in zip(pictures, turns, strict=True)
-            ]
-            return _to_host(frames)
+                found = {row: _by_pillow(picture, headers[row].turn, rule) for row, picture in pictures.items()}
+            else:
+                found = _framed(pictures, headers, rule)
+        return [found.get(row) for row in range(len(files))]
 
     def _code_stream(self, data: bytes) -> Any:
         """The file for the library; None if it does not know its format."""
@@ -223,34 +234,50 @@ class _Codec:
         return torch.from_numpy(np.asarray(image)) if self.stream is None else from_dlpack(image)
 
 
-def _by_pillow(picture: Tensor | None, turn: Image.Transpose | None, rule: Preprocess) -> Pixels | None:
+def _by_pillow(picture: Tensor, turn: Image.Transpose | None, rule: Preprocess) -> Pixels:
     """A decoded picture, uint8 [H, W, 3], framed by Pillow."""
-    if picture is None:
-        return None
     image = Image.fromarray(picture.cpu().numpy())
     return from_image(image if turn is None else image.transpose(turn), rule, (None, None), "the image")
 
 
-def _to_host(frames: Sequence[Tensor | None]) -> list[Pixels | None]:
-    """Pictures [C, h, w] as arrays [h, w, C], with one copy for all of one size."""
+def _framed(pictures: Mapping[int, Tensor], headers: Sequence[_Header], rule: Preprocess) -> dict[int, Pixels]:
+    """Decoded pictures, uint8 [H, W, 3], framed where they are; with one copy to the host for all of one size."""
     import torch
 
-    found: list[Pixels | None] = [None] * len(frames)
-    alike: dict[tuple[int, ...], dict[int, Tensor]] = {}
-    for row, frame in enumerate(frames):
-        if frame is not None:
-            alike.setdefault(tuple(frame.shape), {})[row] = frame
-    for same in alike.values():
-        stacked = torch.stack(list(same.values())).permute(0, 2, 3, 1).contiguous()
-        for row, pixels in zip(same, stacked.cpu().numpy(), strict=True):
-            found[row] = pixels
+    same: dict[_Header, dict[int, _Header]] = {}
+    for row in pictures:
+        same.setdefault(headers[row], {})[row] = headers[row]
+    frames: dict[torch.Size, list[tuple[list[int], Tensor]]] = {}
+    for header, alike in same.items():
+        for rows in _parts(alike, _MOST_RESIZED):
+            stacked = torch.stack([pictures[row] for row in rows]).permute(0, 3, 1, 2)
+            frame = framed(stacked, rule, header.turn)
+            frames.setdefault(frame.shape[1:], []).append((rows, frame))
+    found: dict[int, Pixels] = {}
+    for parts in frames.values():
+        joined = torch.cat([frame for _, frame in parts]).permute(0, 2, 3, 1).contiguous().cpu().numpy()
+        found.update(zip(chain.from_iterable(rows for rows, _ in parts), joined, strict=True))
     return found
+
+
+def _parts(headers: Mapping[int, _Header], most: int) -> Iterator[list[int]]:
+    """The rows in parts of at most so many pixels, or of one row."""
+    rows: list[int] = []
+    pixels = 0
+    for row, header in headers.items():
+        if rows and pixels + header.pixels > most:
+            yield rows
+            rows, pixels = [], 0
+        rows.append(row)
+        pixels += header.pixels
+    if rows:
+        yield rows
 
 
 def _sample() -> bytes:
     """A JPEG file as cameras write them: 4:2:0."""
     file = BytesIO()
-    Image.new("RGB", (32, 32), (90, 140, 200)).save(file, "JPEG", subsampling=2)
+    Image.new("RGB", _SAMPLE, (90, 140, 200)).save(file, "JPEG", subsampling=2)
     return file.getvalue()
 
 

@@ -22,7 +22,7 @@ def test_correctness_and_headline_figures_come_first_and_in_time() -> None:
     assert names[0] == "library" and tuple(names[1 : 1 + len(FIRST)]) == FIRST
     assert sum(found[name].limit for name in FIRST) <= FIRST_SECONDS
     rest = names[1 + len(FIRST) :]
-    assert rest == ["feed", "profiles", "memcheck", "initcheck", "counters", "compile", "peers"]
+    assert rest == ["feed", "profiles", "decode", "memcheck", "initcheck", "counters", "compile", "peers"]
 
 
 @pytest.mark.parametrize("device", ["cpu", "cuda:1"])

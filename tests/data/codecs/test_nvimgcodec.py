@@ -90,13 +90,25 @@ def test_resized_pictures_are_within_a_level_of_pillows(decoder: JpegDecoder, in
         assert error.max() <= 1 and error.mean() < 0.01
 
 
-def test_a_batch_has_one_result_for_each_file(decoder: JpegDecoder) -> None:
-    files = [jpeg(photo(40 + i, 50)) for i in range(5)]
-    for text in ("rgb,size=32", "rgb"):
+@pytest.mark.parametrize("most", [1 << 24, 5000, 1])
+def test_a_batch_has_one_result_for_each_file(decoder: JpegDecoder, monkeypatch: pytest.MonkeyPatch, most: int) -> None:
+    monkeypatch.setattr(nvimgcodec, "_MOST_DECODED", 2 * most)
+    monkeypatch.setattr(nvimgcodec, "_MOST_RESIZED", most)
+    files = [jpeg(photo(40 + i % 3, 50), orientation=1 + 5 * (i % 2), quality=80 + i) for i in range(9)]
+    for text in ("rgb,size=32", "gray", "rgb,size=32,interpolation=box"):
         rule = Preprocess.parse(text)
         for data, pixels in zip(files, decoder.decode(files, rule, ANY), strict=True):
             assert np.abs(planes(pixels) - decode(data, rule)).max() <= 1
     assert decoder.decode([], Preprocess("rgb"), ANY) == []
+
+
+@pytest.mark.parametrize(
+    "how", ["crop=64", "crop=200x90", "size=60x40,resize=longest", "size=30,resize=shortest,crop=70"]
+)
+def test_cropped_and_padded_pictures(decoder: JpegDecoder, how: str) -> None:
+    for color in ("rgb", "gray"):
+        error = differences(decoder, jpeg(), f"{color},{how},pad=#10a030")
+        assert error.max() <= ("size" in how)
 
 
 def left_to_pillow() -> Iterator[tuple[str, bytes]]:
@@ -194,7 +206,7 @@ def test_a_failure_of_the_library_ends_the_job(decoder: JpegDecoder, monkeypatch
     def fails(*arguments: object) -> None:
         raise RuntimeError("CUDA out of memory")
 
-    monkeypatch.setattr(nvimgcodec, "_to_host", fails)
+    monkeypatch.setattr(nvimgcodec, "_framed", fails)
     with pytest.raises(ModelError, match="nvImageCodec failed on cpu: CUDA out of memory"):
         decoder.decode([jpeg()], Preprocess("rgb"), ANY)
 
