@@ -153,8 +153,8 @@ class ShardPredictor:
         libraries = Environment.of(self._backend).reading(plan.preprocess, self._backend.device).libraries
         if libraries != task.job.libraries:  # what reads JPEG files is known here only
             raise ClusterError(
-                f"a worker would give other results: libraries is {libraries} on {here}, and {task.job.libraries} in the "
-                "job; install the same versions on all nodes"
+                f"a worker would give other results: libraries is {libraries} on {here}, and "
+                f"{task.job.libraries} in the job; install the same versions on all nodes"
             )
         return plan, folder
 

@@ -25,6 +25,7 @@ from stn_infer.errors import ClusterError, ModelError, OutputError, UsageError
 from stn_infer.pipeline.environment import Environment
 from tests.support import ray_standin
 from tests.support.ray_standin import StandIn
+from tests.support.tensorrt_parts import module_or_skip
 
 ROWS = 8
 OPTIONS: dict[str, Any] = {"preprocess": "0..1", "shard_rows": ROWS, "batch_size": 3}
@@ -210,6 +211,18 @@ def test_a_worker_that_differs_is_refused(
     monkeypatch.setattr(worker.Environment, "of", lambda backend: next(found))
     with pytest.raises(ClusterError, match=rf"a worker would give other results: {message}"):
         run("model.onnx", "images", "out", ray="auto", **OPTIONS)
+
+
+def test_a_worker_with_another_decoder_is_refused(place: Path, ray: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
+    module_or_skip("nvidia.nvimgcodec", "nvidia-nvimgcodec-cu13")
+    options = {**OPTIONS, "preprocess": "0..1,jpeg=nvimgcodec"}
+    assert run("model.onnx", "images", "out", ray="auto", **options).ok == 29
+    found = iter(["nvImageCodec 1", "nvImageCodec 2"])
+    monkeypatch.setattr("stn_infer.data.codecs.nvimgcodec.identity", lambda device: next(found))
+    with pytest.raises(
+        ClusterError, match=r"libraries is .*, nvImageCodec 2 on \S+, and .*, nvImageCodec 1 in the job"
+    ):
+        run("model.onnx", "images", "other", ray="auto", **options)
 
 
 def test_a_worker_of_another_version_is_refused(place: Path, ray: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
