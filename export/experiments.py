@@ -104,7 +104,7 @@ _PAIR = {"input_shape": (2, 42, 42), "classes": 19}
 _DIGIT = {"output_size": (28, 28)}
 #: Without a ramp, 400 steps leave the validation error of two transformers at 89.8 %, no better than chance.
 _SUM = _training(30, 128, 1e-3, 0.5, ramp=0.5)
-_NUMBER = _training(15, 64, 1e-3, 0.1, precision="bf16")
+_NUMBER = _training(10, 64, 1e-3, 0.1, precision="bf16")
 _PARTS = _training(10, 64, 2e-3, 0.1, precision="bf16")
 _VOLUME = _training(6, 32, 1e-3, 0.5, precision="bf16")
 _BOX = _training(10, 64, 1e-3)
@@ -119,7 +119,9 @@ def experiments() -> Iterator[Experiment]:
     yield Experiment("addition-2xst-fcn-tps", "mnist-addition-tps", "addition", tps, 5.8, {**_DIGIT, "points": (4, 4)})
     yield Experiment("addition-fcn", "fcn", "addition", _SUM, 47.7, {**_PAIR, "hidden": 256})
     yield Experiment("colocalization", "colocalization", "colocalization", _BOX, 0.0)
-    yield Experiment("colocalization-cluttered", "colocalization", "colocalization-cluttered", _BOX)
+    # At a rate of 1e-3, the run in clutter ended at crops of the background, where all crops are alike.
+    slower = replace(_BOX, learning_rate=3e-4)
+    yield Experiment("colocalization-cluttered", "colocalization", "colocalization-cluttered", slower)
     for kind in ("cnn", "st-single", "st-multi"):
         yield Experiment(f"house-numbers-{kind}", f"svhn-{kind}-small", "house-numbers", _NUMBER)
     for kind in ("cnn", "2st"):
