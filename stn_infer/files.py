@@ -5,11 +5,13 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import re
 import secrets
 import shutil
 import stat
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
@@ -17,6 +19,9 @@ from typing import BinaryIO
 from stn_infer.errors import InputError, OutputError
 
 _PART = ".part"
+_IN_USE = ".in-use"
+_MADE_S = 600.0  # within which a new folder is locked for certain
+_cleaned: set[tuple[Path, str]] = set()  # where this process has looked
 _temporary: set[Path] = set()  # of this process: known before they exist, until they are removed
 
 
@@ -75,6 +80,8 @@ def appearing(path: Path, *, flush: bool = True) -> Iterator[Path]:
 def temporary_folder(parent: Path | None = None, prefix: str = "stn-infer-") -> Iterator[Path]:
     """Make a folder for the time of the block.
 
+    In the system's folder for temporary files, those that processes left when they were killed are removed first.
+
     Args:
         parent: where; None: the system's folder for temporary files (``TMPDIR``).
         prefix: of its name.
@@ -82,10 +89,48 @@ def temporary_folder(parent: Path | None = None, prefix: str = "stn-infer-") -> 
     Raises:
         OSError: it cannot be made.
     """
+    shared = parent is None
     parent = Path(tempfile.gettempdir()) if parent is None else parent
+    if shared:
+        _remove_abandoned(parent, prefix)
     with _removed(parent / f"{prefix}{secrets.token_hex(6)}") as folder:
         folder.mkdir(mode=0o700)
-        yield folder
+        with _in_use(folder) if shared else contextlib.nullcontext():
+            yield folder
+
+
+@contextlib.contextmanager
+def _in_use(folder: Path) -> Iterator[None]:
+    """Hold the kernel's lock of a file in the folder, which it releases however this process ends."""
+    with (folder / _IN_USE).open("wb") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: then nobody removes the folder either
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _remove_abandoned(parent: Path, prefix: str) -> None:
+    """Remove this user's folders of :func:`temporary_folder` that no process uses, once per process."""
+    if (parent, prefix) in _cleaned:
+        return
+    _cleaned.add((parent, prefix))
+    name = re.compile(re.escape(prefix) + "[0-9a-f]{12}")
+    with contextlib.suppress(OSError), os.scandir(parent) as entries:
+        folders = [entry.path for entry in entries if name.fullmatch(entry.name)]
+        for folder in folders:
+            with contextlib.suppress(OSError):  # it has gone, or has no lock, or somebody holds it
+                _remove_unused(folder)
+
+
+def _remove_unused(folder: str) -> None:
+    status = os.lstat(folder)
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.geteuid() or time.time() < status.st_mtime + _MADE_S:
+        return
+    descriptor = os.open(os.path.join(folder, _IN_USE), os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    finally:
+        os.close(descriptor)
 
 
 def remove_temporary() -> None:

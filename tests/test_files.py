@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import errno
 import os
+import subprocess
+import sys
+import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -12,6 +15,7 @@ import pytest
 from stn_infer import files
 from stn_infer.errors import OutputError
 from stn_infer.files import appearing, check_writable, remove_temporary, temporary_folder, write_atomically
+from tests.support.paths import ROOT
 
 
 def test_writes_and_replaces(tmp_path: Path) -> None:
@@ -65,6 +69,51 @@ def test_a_temporary_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
         (folder / "inner").mkdir()
         raise KeyboardInterrupt
     assert not list(tmp_path.iterdir())
+
+
+HOLDS = """
+import sys
+from stn_infer.files import temporary_folder
+with temporary_folder() as folder:
+    (folder / "x").write_bytes(b"x")
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+def test_folders_of_killed_processes_are_removed_by_a_later_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One is killed, one works, and what is not ours stays: another's name, no lock, a link, a file, a new folder."""
+    environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    streams = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+    processes = [subprocess.Popen([sys.executable, "-c", HOLDS], env=environment, **streams) for _ in range(2)]
+    killed, works = (Path(process.stdout.readline().strip()) for process in processes)
+    processes[0].kill()
+    processes[0].wait()
+    others = [tmp_path / name for name in ("stn-infer-mine", "stn-infer-0123456789ab", "stn-infer-other-0123456789ab")]
+    for folder in others:
+        folder.mkdir()
+    (others[0] / ".in-use").touch()
+    (tmp_path / "stn-infer-00000000000a").symlink_to(others[0])
+    (tmp_path / "stn-infer-00000000000b").touch()
+    before = set(tmp_path.iterdir())
+    assert {killed, works} <= before
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+    def later() -> set[Path]:
+        files._cleaned.clear()
+        with temporary_folder():
+            pass
+        return set(tmp_path.iterdir())
+
+    assert later() == before, "new ones stay"
+    for path in before:
+        os.utime(path, (0, 0), follow_symlinks=False)
+    assert later() == before - {killed}
+    processes[0].communicate()
+    processes[1].communicate()
+    assert processes[1].returncode == 0 and not works.exists()
 
 
 def test_a_process_that_is_ended_removes_what_is_not_finished(tmp_path: Path) -> None:

@@ -152,7 +152,8 @@ with python_child("child", stdout=subprocess.PIPE, text=True) as child:
 def test_a_child_ends_with_its_parent(number: signal.Signals, tmp_path: Path) -> None:
     """Even one that holds Python's lock, and whatever ended the parent."""
     (tmp_path / "child.py").write_text(HOLDS_THE_LOCK)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    places = os.pathsep.join([str(tmp_path), str(ROOT)])
+    environment = {**os.environ, "PYTHONPATH": places, "TMPDIR": str(tmp_path)}
     command = [sys.executable, "-c", PARENT]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
     with subprocess.Popen(command, **streams, text=True, env=environment) as parent:

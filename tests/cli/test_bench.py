@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -197,7 +198,8 @@ def test_a_killed_benchmark_resumes(tmp_path: Path) -> None:
     output = tmp_path / "result.json"
     arguments = ["bench", "fcn", "--batch-sizes", "2", "--variant", "eager", "--rounds", "3", "--seconds", "0.05"]
     program = [sys.executable, "-m", "stn_infer.cli.main"]
-    process = subprocess.Popen([*program, *arguments, "-o", str(output)], stderr=subprocess.DEVNULL)
+    environment = {**os.environ, "TMPDIR": str(tmp_path)}
+    process = subprocess.Popen([*program, *arguments, "-o", str(output)], stderr=subprocess.DEVNULL, env=environment)
     deadline = time.monotonic() + 300
     while not output.exists() and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -285,13 +285,16 @@ def test_the_server_takes_the_configuration_of_the_other_platforms(
 
 
 @pytest.mark.slow
-def test_the_server_ends_with_its_block_and_with_a_killed_process(program: Program, repository: Path) -> None:
+def test_the_server_ends_with_its_block_and_with_a_killed_process(
+    program: Program, repository: Path, tmp_path: Path
+) -> None:
     code = (
         "import sys, time\nfrom pathlib import Path\nfrom stn_infer.serving.server import serving\n"
         "with serving(Path(sys.argv[1]), ['digits']) as found:\n    print(found.http, flush=True)\n"
         "    time.sleep(600)\n"
     )
-    with subprocess.Popen([sys.executable, "-c", code, str(repository)], stdout=subprocess.PIPE, text=True) as process:
+    command, environment = [sys.executable, "-c", code, str(repository)], {**os.environ, "TMPDIR": str(tmp_path)}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:
         assert process.stdout is not None
         port = int(process.stdout.readline())
         assert Client(port, 5).get("/v2/health/ready") is not None
