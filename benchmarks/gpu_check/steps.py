@@ -89,7 +89,7 @@ def steps(device: str, results: Path, stem: str, *, tiny: bool, python: str = sy
         Step("tests", (*pytest, "--maxfail", "10", "-m", "gpu", *gpu_tests()), 65, 20),
         Step("feed", (*feed, *small), 60, 20, restarts=True),
         Step("profiles", (*profiles, *small), 60, 30, restarts=True),
-        Step("decode", (*decode, *small), 45, 20, restarts=True),
+        Step("decode", (*decode, *small), 60, 20, restarts=True),
         # Devices that do not exist are refused on purpose, by calls of CUDA that fail.
         Step(
             "memcheck",

@@ -20,7 +20,8 @@ def test_every_case_on_the_cpu(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert gpu_decode.main(given) == 0
     records = list(read(path))
     rows = {(record.case, record.values["variant"]) for record in records if record.kind == "row"}
-    assert rows == {(case.name, variant) for case in gpu_decode.CASES for variant in ("pillow", "nvimgcodec")}
+    timed = {(case.name, variant) for case in gpu_decode.CASES for variant in ("pillow", "nvimgcodec")}
+    assert rows == {*timed, ("pixels", "compared")}
     figures = {record.values["name"]: record.values for record in records if record.kind == "figure"}
     pixels = [values for name, values in figures.items() if name.startswith("pixels")]
     assert len(pixels) == 14 and all(values["value"] == 0 and values["reached"] for values in pixels)

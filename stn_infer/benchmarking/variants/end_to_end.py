@@ -112,10 +112,11 @@ class _Folder(BoundVariant):
         self._files.mkdir()
         plain = Preprocess("rgb" if variant.shape[0] == 3 else "gray", scale=1.0)
         pixels = sample_images(self.items, variant.shape, plain).astype(np.uint8)
+        rule = variant.preprocess
+        suffix = "jpg" if rule is not None and rule.jpeg == "nvimgcodec" else "png"  # it decodes JPEG files only
         for index, image in enumerate(pixels):
-            Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0)).save(
-                self._files / f"{index:06d}.png"
-            )
+            picture = Image.fromarray(image[0] if len(image) == 1 else image.transpose(1, 2, 0))
+            picture.save(self._files / f"{index:06d}.{suffix}")
 
     def call(self) -> object:
         from stn_infer.pipeline.inference import run_job
