@@ -12,7 +12,7 @@ import stat
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -230,12 +230,20 @@ def kind_of(mode: int) -> str:
     return next((name for matches, name in kinds if matches(mode)), "a device")
 
 
-def check_writable(path: Path) -> None:
-    """Raise before a long computation if ``path`` cannot be written.
+def check_writable(path: Path, *, inputs: Iterable[object] = ()) -> None:
+    """Raise before a long computation if ``path`` cannot be written, or if something that is read would be lost.
+
+    Args:
+        path: the file to write.
+        inputs: what is read; texts and paths that are files are compared, by whatever name or link.
 
     Raises:
-        OutputError: ``path`` is a folder or a device, or its folder is missing or not writable.
+        OutputError: ``path`` is a folder or a device, its folder is missing or not writable, or it is an input.
     """
+    for given in inputs:
+        with contextlib.suppress(OSError, ValueError):  # one of them is not a file
+            if isinstance(given, (str, Path)) and path.samefile(given):
+                raise OutputError(f"cannot write {path}: it is what this command reads; name another file")
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "not a regular file"
         raise OutputError(f"cannot write {path}: it is {what}; name a file")

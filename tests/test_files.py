@@ -63,6 +63,17 @@ def test_unwritable(tmp_path: Path, name: str, reason: str) -> None:
         check_writable(tmp_path / name)
 
 
+def test_what_is_read_is_not_written(tmp_path: Path) -> None:
+    read = tmp_path / "read"
+    read.write_bytes(b"x")
+    (tmp_path / "link").symlink_to(read)
+    (tmp_path / "hard").hardlink_to(read)
+    for name in ("read", "link", "hard", "./read"):
+        with pytest.raises(OutputError, match="it is what this command reads; name another file"):
+            check_writable(tmp_path / name, inputs=(None, 3, tmp_path, "no such file", "a\0b", str(read)))
+    check_writable(tmp_path / "other", inputs=(read, tmp_path))
+
+
 def test_a_temporary_folder_is_removed_whatever_happens(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt), temporary_folder(tmp_path, "mine-") as folder:
         assert folder.parent == tmp_path and folder.name.startswith("mine-") and folder.stat().st_mode & 0o777 == 0o700

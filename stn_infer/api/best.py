@@ -31,7 +31,7 @@ from stn_infer.files import check_writable, temporary_folder
 from stn_infer.metadata import Precision
 from stn_infer.printing import Printed, counted
 from stn_infer.sources.load import LoadedModel
-from stn_infer.sources.reference import WeightsLike
+from stn_infer.sources.reference import Weights, WeightsLike
 
 if TYPE_CHECKING:
     import onnx
@@ -193,7 +193,7 @@ def best(
     if threads is not None and (not threads or min(threads) < 1):
         raise UsageError(f"numbers of threads are at least 1, given {', '.join(map(str, threads)) or 'none'}")
     check_sources(asked.inputs)
-    check_writable(path)
+    check_writable(path, inputs=(model, None if weights is None else Weights.of(weights).file, *asked.inputs))
     require("torch", "best computes its reference in float64 with")
     counts = _threads(threads, target)
     started = time.monotonic()

@@ -178,7 +178,8 @@ def export(
         raise UsageError(f"functions is one of {', '.join(FUNCTIONS)}, not {functions!r}")
     for module in ("torch", "onnxscript"):
         require(module, "export needs")
-    check_writable(path)
+    file = None if weights is None else Weights.of(weights).file
+    check_writable(path, inputs=(source, file, *(calibration or ()), *(inputs or ())))
 
     from stn_infer.data.batches import check_sources
     from stn_infer.data.examples import load_with_inputs

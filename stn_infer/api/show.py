@@ -173,6 +173,7 @@ def show(
     from stn_infer.pictures.animation import SUFFIXES, check_frames, encode
     from stn_infer.pictures.drawing import draw, layout_of, require_matplotlib
     from stn_infer.pictures.snapshots import find_snapshots
+    from stn_infer.sources.reference import Weights
 
     path = Path(output)
     inputs = as_sources(inputs)
@@ -180,7 +181,8 @@ def show(
     if snapshots is not None:
         _check_snapshots(str(model), animated, weights, frames)
     require_matplotlib()
-    check_writable(path)
+    read = (model, *inputs, *(snapshots or ()), None if weights is None else Weights.of(weights).file)
+    check_writable(path, inputs=read)
     states = find_snapshots(snapshots or ())
     number = len(states) if snapshots is not None else 24 if frames is None else frames
     if animated:

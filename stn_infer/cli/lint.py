@@ -95,9 +95,7 @@ def command(
         raise UsageError(f"--json and --format {format} exclude each other without --output; give one of them")
     chosen: Format = format or ("json" if asked().json else "text")
     if output is not None:
-        if output.resolve() == Path(model).resolve():
-            raise UsageError(f"--output {output} is the model itself; name another file")
-        check_writable(output)
+        check_writable(output, inputs=(model,))
     report = lint(model, targets=targets, budget=budget)
     if output is not None:
         write_atomically(output, f"{render(report, chosen)}\n".encode())

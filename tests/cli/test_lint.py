@@ -99,7 +99,7 @@ def test_a_report_that_cannot_be_written_or_chosen_is_one_line(tmp_path: Path) -
     result = call(affine_model(), tmp_path, "-o", str(tmp_path / "none" / "report.html"))
     assert result.exit_code == 1 and len(result.stderr.splitlines()) == 1, result.stderr
     result = call(affine_model(), tmp_path, "-o", str(tmp_path / "model.onnx"))
-    assert result.exit_code == 2 and "is the model itself; name another file" in result.stderr
+    assert result.exit_code == 1 and "is what this command reads; name another file" in result.stderr
     result = call(affine_model(), tmp_path, "--json", "--format", "html")
     assert result.exit_code == 2
     assert result.stderr == "error: --json and --format html exclude each other without --output; give one of them\n"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
@@ -23,6 +23,7 @@ from stn_infer.benchmarking.variants.names import possible
 from stn_infer.errors import ModelError, OutputError, UsageError
 from stn_infer.files import check_writable, remove_leftovers, temporary_folder, write_atomically
 from stn_infer.pipeline.lock import JobLock
+from stn_infer.sources.reference import Weights
 
 # Opening a variant in a fresh process: seconds, for the estimate before anything is known.
 _OPENING_S = 4.0
@@ -229,7 +230,7 @@ def run_request(
 
     with ExitStack() as stack:
         if output is not None:
-            check_writable(output)
+            check_writable(output, inputs=_read(request))
             stack.enter_context(JobLock.of_file(output))
             remove_leftovers(output.parent, output.name)
             _check_current(output, earlier)
@@ -238,6 +239,15 @@ def run_request(
         result = measure(request, workers, earlier=earlier, save=save, command=command, say=say, time_limit=time_limit)
         save(result)
     return result
+
+
+def _read(request: Request) -> Iterator[object]:
+    """What the models and inputs of a request are read from."""
+    for case in request.cases:
+        yield case.model
+        yield from case.inputs or ()
+        if case.weights is not None:
+            yield Weights.of(case.weights).file
 
 
 def _check_current(output: Path, earlier: BenchResult | None) -> None:
