@@ -24,6 +24,7 @@ from stn_infer.backends.base import TensorSpec
 from stn_infer.errors import MissingDependencyError, UsageError
 from stn_infer.extras import install
 from stn_infer.pipeline.decoder import Decoder
+from stn_infer.pipeline.groups import joined
 from stn_infer.predictions import Classifier, Ranked, label_of
 from stn_infer.printing import counted
 
@@ -105,7 +106,11 @@ class Format(ABC):
 
     @abstractmethod
     def write(self, path: Path, parts: Sequence[Any]) -> None:
-        """Write the encoded ``parts`` of one shard, possibly none, to ``path``."""
+        """Write the encoded ``parts`` of one shard, possibly none, to ``path``.
+
+        Raises:
+            ModelError: a format that keeps the shapes of outputs, and they differ.
+        """
 
     def empty(self) -> Rows:
         """Zero rows with the known output shapes, for a shard whose samples all failed."""
@@ -248,8 +253,7 @@ class ParquetFormat(Format):
         for column in self.decoder.columns:
             decoded = np.concatenate([part.decoded[column] for part in rows])
             columns[column] = arrow.array(decoded, arrow.string() if decoded.dtype == object else None)
-        for output in rows[0].outputs:
-            values = np.concatenate([part.outputs[output] for part in rows])
+        for output, values in joined([part.outputs for part in rows]).items():
             flat = values.reshape(len(values), prod(values.shape[1:]))
             for i in range(flat.shape[1]):
                 columns[f"{output}_{i}"] = arrow.array(np.ascontiguousarray(flat[:, i]))
@@ -277,9 +281,8 @@ class NpzFormat(Format):
         for column in self.decoder.columns:
             decoded = np.concatenate([part.decoded[column] for part in rows])
             arrays[column] = decoded.astype(np.str_) if decoded.dtype == object else decoded
-        for name in rows[0].outputs:
-            key = f"output_{name}" if name == "file" else self.key_of(name)
-            arrays[key] = np.concatenate([part.outputs[name] for part in rows])
+        for name, values in joined([part.outputs for part in rows]).items():
+            arrays[f"output_{name}" if name == "file" else self.key_of(name)] = values
         with path.open("wb") as file:
             np.savez(file, **arrays)
 

@@ -123,13 +123,23 @@ def merged(loaded: LoadedBatch, answers: Answers, errors: dict[int, str]) -> tup
     if len(pieces) <= 1:
         return rows, pieces[0] if pieces else {}
     order = np.argsort(rows)
+    return sorted(rows), {name: values[order] for name, values in joined(pieces).items()}
+
+
+def joined(pieces: Sequence[dict[str, Array]]) -> dict[str, Array]:
+    """Outputs one after the other.
+
+    Raises:
+        ModelError: they have different sizes.
+    """
+    if len(pieces) == 1:
+        return pieces[0]
     try:
-        merged = {name: np.concatenate([piece[name] for piece in pieces])[order] for name in pieces[0]}
+        return {name: np.concatenate([piece[name] for piece in pieces]) for name in pieces[0]}
     except ValueError:
         raise ModelError(
             "inputs of different sizes gave outputs of different sizes; run each input size separately"
         ) from None
-    return sorted(rows), merged
 
 
 def answered(rows: Sequence[int], outputs: dict[str, Array], errors: dict[int, str]) -> Sequence[int]:

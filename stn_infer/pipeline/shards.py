@@ -14,7 +14,7 @@ from stn_infer.backends.base import Backend
 from stn_infer.data.inputs import Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader
 from stn_infer.pipeline.formats import Format, printable, printable_names
-from stn_infer.pipeline.groups import Answers, GroupPredictor, Seen, answered, merged, waiting_threads
+from stn_infer.pipeline.groups import Answers, GroupPredictor, Seen, answered, joined, merged, waiting_threads
 from stn_infer.pipeline.job import Folder, status_lines
 from stn_infer.pipeline.pictures import Pictures
 from stn_infer.pipeline.schedule import Schedule
@@ -22,6 +22,8 @@ from stn_infer.pipeline.schedule import Schedule
 Progress = Callable[[int, int], None]
 
 _BESIDE = 32 << 20  # a shard of this size is written while the next one is collected
+# Rows of small batches are encoded together, until they are so many or so large: NumPy's calls cost more than a few rows.
+_MANY, _LARGE = 512, 1 << 20
 _SHOWN_FAILURES = 5
 
 
@@ -48,6 +50,43 @@ class Loaded:
 
 
 @dataclass
+class _Encoding:
+    """Encodes the rows of one shard.
+
+    Attributes:
+        encoder: of the format.
+        size: bytes of all outputs.
+    """
+
+    encoder: Format
+    size: int = 0
+    _parts: list[Any] = field(default_factory=list)
+    _names: list[str] = field(default_factory=list)  # of the rows that are not encoded yet
+    _outputs: list[dict[str, Array]] = field(default_factory=list)
+    _waiting: int = 0  # bytes of these outputs
+
+    def add(self, names: Sequence[str], outputs: dict[str, Array]) -> None:
+        """Add the rows of a batch, at least one."""
+        self._names += names
+        self._outputs.append(outputs)
+        size = sum(values.nbytes for values in outputs.values())
+        self.size += size
+        self._waiting += size
+        if len(self._names) >= _MANY or self._waiting >= _LARGE:
+            self._encode()
+
+    def parts(self) -> list[Any]:
+        """All rows, as :meth:`~stn_infer.pipeline.formats.Format.write` takes them."""
+        if self._names:
+            self._encode()
+        return self._parts
+
+    def _encode(self) -> None:
+        self._parts.append(self.encoder.encode(self.encoder.rows(tuple(self._names), joined(self._outputs))))
+        self._names, self._outputs, self._waiting = [], [], 0
+
+
+@dataclass
 class Writer:
     """Collects predicted batches in order and writes them as shards."""
 
@@ -59,12 +98,14 @@ class Writer:
     ok: int = 0
     failed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
-    _parts: list[Any] = field(default_factory=list)
+    _encoding: _Encoding = field(init=False)
     _status: list[str] = field(default_factory=list)
     _saved: list[tuple[int, str]] = field(default_factory=list)
     _taken: int = 0
     _rows: int = 0
-    _bytes: int = 0
+
+    def __post_init__(self) -> None:
+        self._encoding = _Encoding(self.encoder)
 
     def skip_done(self) -> set[int]:
         """Count the samples that an earlier run has completed, and return the numbers of their shards."""
@@ -108,8 +149,7 @@ class Writer:
         rows, outputs = merged(loaded.arrays, answers, errors)
         if rows:
             good = names if len(rows) == len(names) else [names[i] for i in rows]
-            self._parts.append(self.encoder.encode(self.encoder.rows(tuple(good), outputs)))
-            self._bytes += sum(values.nbytes for values in outputs.values())
+            self._encoding.add(good, outputs)
         if self.pictures is not None:
             self._saved += [(batch.first + i, names[i]) for i in rows]
         reasons = {i: printable(" ".join(reason.split())) for i, reason in errors.items()}
@@ -121,11 +161,12 @@ class Writer:
             self._count(names[i], reasons[i])
         write: Callable[[], None] | None = None
         if self._taken == self.folder.samples_in(batch.shard):
-            write = partial(self._write, batch.shard, self._parts, self._status, self._saved)
-            if self._bytes > _BESIDE:
+            write = partial(self._write, batch.shard, self._encoding.parts(), self._status, self._saved)
+            if self._encoding.size > _BESIDE:
                 write()
                 write = None
-            self._parts, self._status, self._saved, self._taken, self._rows, self._bytes = [], [], [], 0, 0, 0
+            self._encoding, self._status, self._saved = _Encoding(self.encoder), [], []
+            self._taken, self._rows = 0, 0
         self._report()
         return write
 

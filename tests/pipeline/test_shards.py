@@ -1,4 +1,4 @@
-"""How many workers run the model at once."""
+"""How many workers run the model at once, and which rows are encoded together."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ import numpy as np
 import pytest
 
 from stn_infer.arrays import Array
+from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.ort import OrtBackend
-from stn_infer.errors import UsageError
+from stn_infer.errors import ModelError, UsageError
+from stn_infer.metadata import ModelMetadata
+from stn_infer.pipeline.formats import NpzFormat
 from stn_infer.pipeline.inference import run_job
 from stn_infer.pipeline.plan import RunOptions
 from tests.support.onnx_files import affine_model
@@ -50,3 +53,55 @@ def test_callers_bound_the_calls_at_once(callers: int | None, most: set[int], tm
 def test_no_callers() -> None:
     with pytest.raises(UsageError, match="callers is at least 1, not 0"):
         RunOptions(callers=0)
+
+
+class Echo:
+    """A backend whose output is its input."""
+
+    name, device, metadata = "echo", "cpu", ModelMetadata()
+
+    def __init__(self) -> None:
+        float32, shape = np.dtype(np.float32), (None, 1, None, None)
+        self.inputs = (TensorSpec("image", shape, float32),)
+        self.outputs = (TensorSpec("warped", shape, float32),)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        return {"warped": inputs["image"]}
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+    def close(self) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("size", "batch_size", "parts"), [(4, 8, 3), (4, 600, 2), (4, 1100, 1), (256, 3, 4), (256, 4, 5)]
+)
+def test_small_batches_are_encoded_together(
+    size: int, batch_size: int, parts: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    count = 20 if size == 256 else 1100  # a sample of 256x256 has a quarter of the bytes that are encoded at once
+    values = np.random.default_rng(0).random((count, 1, size, size), np.float32)
+    np.save(tmp_path / "x.npy", values)
+    found: list[int] = []
+    write = NpzFormat.write
+    monkeypatch.setattr(
+        NpzFormat, "write", lambda self, path, parts: found.append(len(parts)) or write(self, path, parts)
+    )
+    options = RunOptions(batch_size=batch_size, format="npz", shard_rows=2000, workers=1)
+    run_job(Echo(), [tmp_path / "x.npy"], tmp_path / "job", options, model="model")
+    assert found == [parts]
+    with np.load(tmp_path / "job" / "predictions-00000.npz") as file:
+        np.testing.assert_array_equal(file["warped"], values)
+        assert file["input"][-1] == f"{tmp_path}/x.npy[{count - 1}]"
+
+
+@pytest.mark.parametrize("size", [8, 512])
+def test_outputs_of_different_sizes_cannot_be_in_one_file(size: int, tmp_path: Path) -> None:
+    """In one block (8x8), or in two (a sample of 512x512 is one)."""
+    for name, side in (("a", size), ("b", size + 1)):
+        np.save(tmp_path / f"{name}.npy", np.zeros((1, 1, side, side), np.float32))
+    options = RunOptions(batch_size=1, format="npz", workers=1)
+    with pytest.raises(ModelError, match="gave outputs of different sizes; run each input size separately"):
+        run_job(Echo(), [tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "job", options, model="model")
+    assert not list((tmp_path / "job").glob("predictions-*"))
