@@ -22,7 +22,7 @@ from stn_infer.pipeline.schedule import Schedule
 Progress = Callable[[int, int], None]
 
 _BESIDE = 32 << 20  # a shard of this size is written while the next one is collected
-# Rows of small batches are encoded together, until they are so many or so large: NumPy's calls cost more than a few rows.
+# Rows of small batches are encoded together until they are so many or so large: a call of NumPy costs more than a row.
 _MANY, _LARGE = 512, 1 << 20
 _SHOWN_FAILURES = 5
 
