@@ -35,6 +35,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -175,15 +176,13 @@ def _write_jpeg(folder: Path, count: int) -> None:
 
 def run_case(case: Case, data: Path, count: int) -> float:
     """Rows per second of one job."""
-    from stn_infer.pipeline.inference import run_job
-    from stn_infer.pipeline.plan import RunOptions
-
+    inference = import_module("stn_infer.pipeline.inference")  # which had the options in earlier commits, too
     backend = (InstantPixels if case.pixels else Instant)(case.shape)
     with tempfile.TemporaryDirectory() as folder:
         start = time.perf_counter()
         values = "gray,scale=1/255" if case.shape[0] == 1 else "rgb,scale=1/255"
-        options = RunOptions(batch_size=_BATCH, format=case.format, preprocess=values)
-        done = run_job(backend, [data / case.data], Path(folder) / "out", options, model="instant")
+        options = inference.RunOptions(batch_size=_BATCH, format=case.format, preprocess=values)
+        done = inference.run_job(backend, [data / case.data], Path(folder) / "out", options, model="instant")
         seconds = time.perf_counter() - start
     if done.ok != count:
         raise SystemExit(f"{done.ok} of {count} samples were predicted: {done.failures}")
