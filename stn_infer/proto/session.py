@@ -97,11 +97,14 @@ def open_session(
         profile: a folder for onnxruntime's profile and ``optimized.onnx``, the optimized graph.
 
     Raises:
-        ModelError: onnxruntime rejects the model.
+        ModelError: onnxruntime rejects the model, or cannot open it, because its path is not valid UTF-8.
         MissingDependencyError: onnxruntime cannot be imported.
     """
     ort = import_onnxruntime()
     label = label or (model.name if isinstance(model, Path) else "the model")
+    place = model if isinstance(model, Path) else model.folder if isinstance(model, Stored) else None
+    if place is not None and not _is_utf8(str(place)):
+        raise ModelError(f"onnxruntime cannot open {place}: its path is not valid UTF-8; rename it, or its folder")
     options = ort.SessionOptions()
     options.log_severity_level = _FATAL
     options.intra_op_num_threads = threads or 0
@@ -127,6 +130,11 @@ def open_session(
         return Session(ort.InferenceSession(content, options, providers=list(providers)), label)
     except Exception as error:  # onnxruntime's exceptions, and protobuf's at its 2 GB limit
         raise ModelError(f"onnxruntime rejects {label}: {reason(error)}") from error
+
+
+def _is_utf8(path: str) -> bool:
+    """Whether a path has no bytes that Python could not decode."""
+    return not any("\udc80" <= character <= "\udcff" for character in path)
 
 
 _FATAL = 4

@@ -99,6 +99,21 @@ def test_bytes_that_are_not_a_model(content: bytes) -> None:
         open_session(content, label="m")
 
 
+def test_a_path_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    """Python has such bytes as surrogates, which onnxruntime's binding does not take."""
+    model = one_transformer()
+    right, wrong = tmp_path / "café", tmp_path / os.fsdecode(b"caf\xe9")
+    for folder in (right, wrong):
+        folder.mkdir()
+        (folder / "m.onnx").write_bytes(model.SerializeToString())
+    assert open_session(right / "m.onnx").inputs == open_session(Stored(model, right)).inputs
+    for given, place in ((wrong / "m.onnx", wrong / "m.onnx"), (Stored(model, wrong), wrong)):
+        with pytest.raises(ModelError) as caught:
+            open_session(given)
+        wanted = f"onnxruntime cannot open {place}: its path is not valid UTF-8; rename it, or its folder"
+        assert str(caught.value) == wanted
+
+
 def test_external_data_that_is_missing(tmp_path: Path) -> None:
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     model = make([node], {"x": (F32, ["n", 6])}, {"y": (F32, ["n", 6])}, [constant(np.ones((6, 6)), "w", np.float32)])
