@@ -104,7 +104,8 @@ _PAIR = {"input_shape": (2, 42, 42), "classes": 19}
 _DIGIT = {"output_size": (28, 28)}
 #: Without a ramp, 400 steps leave the validation error of two transformers at 89.8 %, no better than chance.
 _SUM = _training(30, 128, 1e-3, 0.5, ramp=0.5)
-_NUMBER = _training(10, 64, 1e-3, 0.1, precision="bf16")
+#: Without a ramp, ten epochs leave the error at 95.5 %.
+_NUMBER = _training(10, 64, 1e-3, 0.1, ramp=0.7, precision="bf16")
 _PARTS = _training(10, 64, 2e-3, 0.1, precision="bf16")
 _VOLUME = _training(6, 32, 1e-3, 0.5, precision="bf16")
 _BOX = _training(10, 64, 1e-3)

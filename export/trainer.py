@@ -137,7 +137,7 @@ def train(network: nn.Module, run: Run, state_path: Path, say: Say, device: str 
     plan = recipe.training
     task = task_of(recipe, run.folder)
     if plan.ramp and not task.ramps:
-        raise SourceError(f"recipe {recipe.name}: [training] ramp applies to addition only")
+        raise SourceError(f"recipe {recipe.name}: [training] ramp applies to addition and house-numbers only")
     generator = torch.Generator().manual_seed(1000 + run.seed)
     groups = _groups(network, plan.localization_factor)
     optimizer: torch.optim.Optimizer = (

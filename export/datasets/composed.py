@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Iterator
 from math import pi
 
@@ -25,7 +26,22 @@ def chosen(part: Part, count: int, generator: Generator) -> Digits:
     return Digits(digits.images[index], digits.labels[index])
 
 
-class Addition(Task):
+class Ramped(Task):
+    """A set whose samples can be easier at the beginning of a training."""
+
+    ramps = True
+
+    @abstractmethod
+    def draw(self, part: Part, count: int, generator: Generator, strength: float = 1.0) -> Batch:
+        """``count`` new samples; a strength of 0 is the easiest."""
+
+    def epoch(self, batch_size: int, generator: Generator, strength: Callable[[int], float] = full) -> Iterator[Batch]:
+        """The batches of an epoch, each with its strength."""
+        for index, start in enumerate(range(0, self.samples, batch_size)):
+            yield self.draw("training", min(batch_size, self.samples - start), generator, strength(index))
+
+
+class Addition(Ramped):
     """Two digits in a channel each, both distorted by RTS on 42 x 42 pixels; the class is their sum, 0 to 18.
 
     Inputs [N, 2, 42, 42], targets [N].
@@ -33,12 +49,6 @@ class Addition(Task):
 
     samples, tests = 55_000, 10_000
     canvas = (42, 42)
-    ramps = True
-
-    def epoch(self, batch_size: int, generator: Generator, strength: Callable[[int], float] = full) -> Iterator[Batch]:
-        """The batches of an epoch, distorted with this strength."""
-        for index, start in enumerate(range(0, self.samples, batch_size)):
-            yield self.draw("training", min(batch_size, self.samples - start), generator, strength(index))
 
     def draw(self, part: Part, count: int, generator: Generator, strength: float = 1.0) -> Batch:
         """Samples from 2 ``count`` random digits."""
@@ -48,11 +58,12 @@ class Addition(Task):
         return Batch(images.reshape(count, 2, *self.canvas), labels.reshape(count, 2).sum(1))
 
 
-class HouseNumbers(Task):
+class HouseNumbers(Ramped):
     """A stand-in for SVHN: numbers of 1 to 5 MNIST digits, in one color, on a piece of a photograph.
 
     The digits stand in a row that is rotated by up to 15 degrees and has a random size and place. Inputs
-    [N, 3, S, S], targets [N, 5], 10 for "no digit".
+    [N, 3, S, S], targets [N, 5], 10 for "no digit". At less than full strength, the numbers are shorter, so that their
+    digits are larger, and turned less.
     """
 
     samples, tests = 20_000, 4_000
@@ -63,14 +74,15 @@ class HouseNumbers(Task):
             raise UsageError(f"house numbers need at least 32 x 32 pixels, not {size} x {size}")
         self.size = size
 
-    def draw(self, part: Part, count: int, generator: Generator) -> Batch:
+    def draw(self, part: Part, count: int, generator: Generator, strength: float = 1.0) -> Batch:
         """``count`` photographs."""
-        lengths = torch.randint(1, self.longest + 1, (count,), generator=generator)
+        longest = 1 + round((self.longest - 1) * strength)
+        lengths = torch.randint(1, longest + 1, (count,), generator=generator)
         digits = chosen(part, count * self.longest, generator)
         glyphs = torch.from_numpy(digits.images).reshape(count, self.longest, 28, 28)[..., 3:25]  # narrower: margins
         shown = torch.arange(self.longest) < lengths[:, None]
         row = (glyphs * shown[:, :, None, None]).permute(0, 2, 1, 3).reshape(count, 1, 28, -1).float() / 255
-        mask = F.grid_sample(row, self._grid(lengths, generator), align_corners=False)
+        mask = F.grid_sample(row, self._grid(lengths, generator, strength), align_corners=False)
         backgrounds = torch.stack([piece(self.size, generator) for _ in range(count)])
         colors = self._colors(backgrounds, generator)
         painted = backgrounds * (1 - mask) + colors[:, :, None, None] * mask
@@ -79,10 +91,10 @@ class HouseNumbers(Task):
         numbers = [values[:length].tolist() for values, length in zip(labels, lengths.tolist(), strict=True)]
         return Batch((painted + noise).round().clamp(0, 255).to(torch.uint8), torch.from_numpy(sequences(numbers)))
 
-    def _grid(self, lengths: Tensor, generator: Generator) -> Tensor:
+    def _grid(self, lengths: Tensor, generator: Generator, strength: float) -> Tensor:
         """The sampling grid [N, S, S, 2] into a row of five glyphs, of which the first ``lengths`` are shown."""
         count = len(lengths)
-        angle = (torch.rand(count, generator=generator) * 2 - 1) * pi / 12
+        angle = (torch.rand(count, generator=generator) * 2 - 1) * pi / 12 * strength
         widest = 1.7 / (lengths * (22 / 28))  # the digit's height for which the number fills 85 % of the width
         height = torch.minimum(widest, torch.tensor(1.2)) * (0.75 + 0.25 * torch.rand(count, generator=generator))
         width = lengths * height * 22 / 28  # in canvas units, which span 2

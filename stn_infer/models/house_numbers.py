@@ -48,6 +48,11 @@ class HouseNumberNet(nn.Module):
         self.classifier = nn.Sequential(*layers)
         self.heads = nn.Linear(hidden, digits * classes)
         self.digits, self.classes = digits, classes
+        # PyTorch's own initial weights shrink the signal by half in each of the eleven layers.
+        for layer in [*self.convolutions.modules(), *self.classifier]:
+            if isinstance(layer, nn.Conv2d | nn.Linear):
+                nn.init.kaiming_normal_(layer.weight, nonlinearity="relu")
+                nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
 
     def forward(self, input: Tensor) -> Tensor:
         """Logits [N, digits, classes]."""

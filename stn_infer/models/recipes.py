@@ -81,7 +81,7 @@ class Training:
         localization_factor: factor on the learning rate of the localization network.
         warmup: the fraction of all steps in which the learning rate rises linearly from 0.
         ramp: the fraction of all steps in which the distortions grow from none to their full strength, for sets that
-            can be distorted less (``addition``).
+            can be distorted less (``addition``, ``house-numbers``).
         precision: of the convolutions in training, ``fp32`` or ``bf16``.
         seeds: one training run each; reported errors are their means.
     """

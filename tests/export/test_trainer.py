@@ -161,7 +161,7 @@ def test_distortions_grow_over_the_ramp(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_ramp_of_another_set_is_one_line(tmp_path: Path) -> None:
     assert RECIPE.training is not None
     run = Run(replace(RECIPE, training=replace(RECIPE.training, ramp=0.5)), False, 0)
-    with pytest.raises(SourceError, match="ramp applies to addition only"):
+    with pytest.raises(SourceError, match="ramp applies to addition and house-numbers only"):
         weights(run, tmp_path / "x.state")
 
 

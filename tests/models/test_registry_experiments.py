@@ -36,6 +36,14 @@ def test_house_number_layers_are_the_papers(size: int, features: int) -> None:
     assert linear == [(features, 3072), (3072, 3072), (3072, 3072), (3072, 55)]
 
 
+@pytest.mark.parametrize("name", ["svhn-cnn-small", "svhn-st-single-small", "svhn-st-multi-small"])
+def test_initial_weights_keep_the_signal_of_a_house_number(name: str) -> None:
+    torch.manual_seed(0)
+    network = create(name).eval()
+    with torch.no_grad():
+        assert 0.1 < float(network(torch.rand(8, 3, 64, 64)).std()) < 3
+
+
 @pytest.mark.parametrize(("name", "count"), [("svhn-cnn", 0), ("svhn-st-single", 1), ("svhn-st-multi", 4)])
 def test_house_number_networks_start_as_their_classifier(name: str, count: int) -> None:
     torch.manual_seed(0)

@@ -53,6 +53,12 @@ def test_numbers_have_one_to_five_digits_and_then_none() -> None:
     assert all(bool(row[int(length) :].all()) for row, length in zip(none, lengths, strict=True))
 
 
+@pytest.mark.parametrize(("strength", "longest"), [(0.0, 1), (0.5, 3), (1.0, 5)])
+def test_numbers_are_shorter_at_less_than_full_strength(strength: float, longest: int) -> None:
+    lengths = (HouseNumbers(32).draw("training", 200, seed(), strength).targets < 10).sum(1)
+    assert set(lengths.tolist()) == set(range(1, longest + 1))
+
+
 def test_a_number_is_drawn_whole_and_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """On black, without noise, in white, and not rotated, brightness along the row names the digits."""
     monkeypatch.setattr(composed, "piece", lambda size, generator: torch.zeros(3, size, size))
