@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -95,16 +95,21 @@ def is_batched(spec: TensorSpec) -> bool:
     return bool(spec.shape) and spec.shape[0] is None
 
 
-def later_batch_axis(shape: Sequence[int | str | None], first_axes: Collection[str]) -> int:
-    """The axis of an input that has the length of the others' batch, for :attr:`TensorSpec.batch_axis`.
+def with_batch_axes(specs: Sequence[TensorSpec], shapes: Sequence[Sequence[int | str | None]]) -> list[TensorSpec]:
+    """Inputs with :attr:`TensorSpec.batch_axis`: the axis that has the length of the others' batch.
 
     Args:
-        shape: lengths, and names of dynamic axes.
-        first_axes: the names of the inputs' axes 0.
+        specs: the inputs.
+        shapes: of each, lengths and names of dynamic axes.
     """
-    if not shape or not isinstance(shape[0], int):
-        return 0
-    return next((axis for axis, size in enumerate(shape) if isinstance(size, str) and size in first_axes), 0)
+    first_axes = {axis for shape in shapes for axis in shape[:1] if isinstance(axis, str) and axis}
+
+    def axis_of(shape: Sequence[int | str | None]) -> int:
+        if not shape or not isinstance(shape[0], int):
+            return 0
+        return next((axis for axis, size in enumerate(shape) if size in first_axes), 0)
+
+    return [replace(spec, batch_axis=axis_of(shape)) for spec, shape in zip(specs, shapes, strict=True)]
 
 
 def fixed_batch(specs: Iterable[TensorSpec], label: str) -> int | None:
@@ -180,13 +185,12 @@ def run_within(
     Raises:
         InputError: an axis is longer than its limit, and there is an output that has other rows.
     """
-    lengths = {spec.batch: len(inputs[spec.name]) for spec in specs}
+    lengths = {spec.batch: len(inputs[spec.name]) for spec in specs if is_batched(spec)}
     ranges = limits(lengths)
 
     def of_rows(axis: str, rows: Array, limits: Limits) -> dict[str, Array]:
-        chosen = {
-            spec.name: inputs[spec.name] if spec.batch != axis else _rows(inputs[spec.name], rows) for spec in specs
-        }
+        cut = {spec.name: _rows(inputs[spec.name], rows) for spec in specs if is_batched(spec) and spec.batch == axis}
+        chosen = {spec.name: inputs[spec.name] for spec in specs} | cut
         return run_within(run, specs, outputs, chosen, limits)
 
     for axis, (low, high) in ranges.items():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import io
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +18,9 @@ from stn_infer.backends.batching import (
     check_inputs,
     fixed_batch,
     free_batch,
-    later_batch_axis,
     run_in_fixed_batches,
     run_on_empty_axes,
+    with_batch_axes,
 )
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import OrtNormalizer, as_input, pixel_input
@@ -130,8 +130,7 @@ class OrtBackend:
             raise _unused(self.device)
 
         given = session.raw.get_inputs()
-        first_axes = {axis for value in given for axis in value.shape[:1] if isinstance(axis, str)}
-        specs = [_spec(value, first_axes) for value in given]
+        specs = with_batch_axes([_spec(value) for value in given], [value.shape for value in given])
         # A fixed batch size is handled by ``run``, so that axis 0 is dynamic for the caller.
         self._fixed_batch = fixed = fixed_batch(specs, session.label)
         self.inputs: tuple[TensorSpec, ...] = free_batch(specs, fixed)
@@ -288,7 +287,7 @@ def preload_cuda(ort: Any) -> None:
             preload()
 
 
-def _spec(value: Any, first_axes: Collection[str] = ()) -> TensorSpec:
+def _spec(value: Any) -> TensorSpec:
     if value.type == "tensor(bfloat16)":
         raise ModelError(
             f"{value.name!r} is bfloat16, which onnxruntime's Python API does not support; "
@@ -298,5 +297,4 @@ def _spec(value: Any, first_axes: Collection[str] = ()) -> TensorSpec:
         raise ModelError(f"{value.name!r} has type {value.type}; expected a numeric tensor")
     shape = tuple(axis if isinstance(axis, int) and axis >= 0 else None for axis in value.shape)
     batch = next((axis for axis in value.shape[:1] if isinstance(axis, str) and axis), "batch")
-    axis = later_batch_axis(value.shape, first_axes)
-    return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]), batch, batch_axis=axis)
+    return TensorSpec(value.name, shape, np.dtype(_DTYPES[value.type]), batch)

@@ -136,16 +136,12 @@ def input_specs(model: onnx.ModelProto) -> list[TensorSpec]:
 
     An axis 0 that is fixed to the same length in all of them is dynamic, as a backend makes it.
     """
-    from stn_infer.backends.batching import fixed_batch, free_batch, later_batch_axis
+    from stn_infer.backends.batching import fixed_batch, free_batch, with_batch_axes
     from stn_infer.proto.traversal import given_inputs
 
     values = given_inputs(model.graph)
-    specs = _specs(values)
-    names = [[dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values]
-    first_axes = {name for axes in names for name in axes[:1] if isinstance(name, str)}
-    specs = [
-        replace(spec, batch_axis=later_batch_axis(axes, first_axes)) for spec, axes in zip(specs, names, strict=True)
-    ]
+    shapes = [[dim.dim_param or dim.dim_value or None for dim in value.type.tensor_type.shape.dim] for value in values]
+    specs = with_batch_axes(_specs(values), shapes)
     try:
         return list(free_batch(specs, fixed_batch(specs, "the file")))
     except ModelError:  # different fixed lengths: nothing says which of them are samples

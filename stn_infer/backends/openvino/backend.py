@@ -20,7 +20,14 @@ import numpy as np
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, fixed_batch, free_batch, run_in_fixed_batches, run_on_empty_axes
+from stn_infer.backends.batching import (
+    check_inputs,
+    fixed_batch,
+    free_batch,
+    run_in_fixed_batches,
+    run_on_empty_axes,
+    with_batch_axes,
+)
 from stn_infer.backends.device import Device
 from stn_infer.backends.openvino.extension import OPS, find
 from stn_infer.backends.openvino.runtime import OpenVino, core_with, load_openvino, reason
@@ -112,12 +119,15 @@ class OpenVinoBackend:
         ports = list(self._compiled.inputs)
         places = {name: place for place, port in enumerate(ports) for name in port.get_names()}
         self._places = {value.name: places[value.name] for value in given_inputs(plain.graph)}
-        axes = {
-            value.name: value.type.tensor_type.shape.dim[0].dim_param or "batch"
+        shapes = {
+            value.name: [dim.dim_param or dim.dim_value or None for dim in value.type.tensor_type.shape.dim]
             for value in (*plain.graph.input, *plain.graph.output)
-            if value.type.tensor_type.shape.dim
         }
-        inputs = [_spec(name, ports[place], axes.get(name, "batch")) for name, place in self._places.items()]
+        axes = {name: shape[0] for name, shape in shapes.items() if shape and isinstance(shape[0], str)}
+        inputs = with_batch_axes(
+            [_spec(name, ports[place], axes.get(name, "batch")) for name, place in self._places.items()],
+            [shapes[name] for name in self._places],
+        )
         outputs = [
             _spec(name, port, axes.get(name, "batch"))
             for name, port in zip(self._output_names, self._compiled.outputs, strict=True)

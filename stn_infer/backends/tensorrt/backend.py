@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,14 @@ from numpy.typing import NDArray
 
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
-from stn_infer.backends.batching import check_inputs, own_axes, run_within
+from stn_infer.backends.batching import (
+    check_inputs,
+    fixed_batch,
+    free_batch,
+    is_batched,
+    own_axes,
+    run_within,
+)
 from stn_infer.backends.device import Device
 from stn_infer.backends.pixels import as_input, interleaved, normalize_on_device, pixel_input
 from stn_infer.backends.tensorrt.compatibility import check_usable, library_of
@@ -180,11 +187,13 @@ class TensorRTBackend:
         self.metadata = metadata
         self.executor = executor
         axes = _axes(executor, opened.batch_axes)
-        self.inputs: tuple[TensorSpec, ...] = tuple(_spec(tensor, axes) for tensor in executor.inputs)
-        self.outputs: tuple[TensorSpec, ...] = tuple(_spec(tensor, axes) for tensor in executor.outputs)
+        specs = [_spec(tensor, axes) for tensor in executor.inputs]
+        self.inputs: tuple[TensorSpec, ...] = free_batch(specs, fixed_batch(specs, opened.label))
+        self.outputs: tuple[TensorSpec, ...] = tuple(_output(_spec(tensor, axes)) for tensor in executor.outputs)
         self._opened = opened
         of_outputs = {spec.batch for spec in self.outputs}
-        self._rows = Rows(executor.profiles, axes, of_outputs if len(of_outputs) == 1 else ())
+        batched = {spec.name: spec.batch for spec in self.inputs if is_batched(spec)}
+        self._rows = Rows(executor.profiles, batched, of_outputs if len(of_outputs) == 1 else ())
         self._closed = False
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -279,7 +288,12 @@ def _spec(tensor: IoTensor, axes: Mapping[str, str]) -> TensorSpec:
     import torch
 
     kind = "uint16" if tensor.dtype == torch.bfloat16 else str(tensor.dtype).removeprefix("torch.")
-    if not tensor.shape:
-        raise ModelError(f"tensor {tensor.name!r} of the engine has no batch axis; expected [batch, ...]")
-    shape = (None, *(size if size >= 0 else None for size in tensor.shape[1:]))
+    shape = tuple(size if size >= 0 else None for size in tensor.shape)
     return TensorSpec(tensor.name, shape, np.dtype(kind), axes[tensor.name])
+
+
+def _output(spec: TensorSpec) -> TensorSpec:
+    """An output, of which a caller gets any number of rows."""
+    if not spec.shape:
+        raise ModelError(f"output {spec.name!r} of the engine has no batch axis; expected [batch, ...]")
+    return replace(spec, shape=(None, *spec.shape[1:]))

@@ -59,26 +59,26 @@ class Rows:
 
     Args:
         profiles: the engine's, with all inputs.
-        axes: each input's batch axis.
+        axes: the batch axis of each input that has one.
         splits: the axes that may be split, because all outputs have their rows.
     """
 
     def __init__(self, profiles: Profiles, axes: Mapping[str, str], splits: Collection[str]) -> None:
-        self._profiles, self._splits = profiles, splits
-        self._axes = {each.name: axes[each.name] for each in profiles[0]}
+        self._profiles, self._axes, self._splits = profiles, axes, splits
         self._limits: list[dict[str, tuple[int, int]]] = []
         for profile in profiles:
             limits: dict[str, tuple[int, int]] = {}
             for each in profile:
-                low, high = limits.get(axes[each.name], (1, each.max[0]))
-                limits[axes[each.name]] = max(low, each.min[0]), min(high, each.max[0])
+                if each.name in axes:
+                    low, high = limits.get(axes[each.name], (1, each.max[0]))
+                    limits[axes[each.name]] = max(low, each.min[0]), min(high, each.max[0])
             self._limits.append(limits)
 
     def limits(self, shapes: Mapping[str, Shape], lengths: Mapping[str, int]) -> Limits:
         """The range of each batch axis in the profile that needs the fewest runs, and then the least padding.
 
         Args:
-            shapes: of the inputs; axis 0 is ignored.
+            shapes: of the inputs; a batch axis is ignored.
             lengths: of the batch axes.
 
         Raises:
@@ -88,14 +88,13 @@ class Rows:
         fitting = [
             limits
             for profile, limits in zip(self._profiles, self._limits, strict=True)
-            if all(_within(shapes[each.name], each, 1) for each in profile)
+            if all(_within(shapes[each.name], each, int(each.name in self._axes)) for each in profile)
             and all(low <= high for low, high in limits.values())
         ]
         best = min(fitting, key=lambda limits: self._cost(limits, lengths), default=None)
         if best is None or (len(self._profiles) > 1 and self._cost(best, lengths)[0] == inf):
-            raise outside(
-                self._profiles, {name: (lengths[axis], *shapes[name][1:]) for name, axis in self._axes.items()}
-            )
+            whole = {name: (lengths[axis], *shapes[name][1:]) for name, axis in self._axes.items()}
+            raise outside(self._profiles, {**shapes, **whole})
         return best
 
     def _cost(self, limits: Limits, lengths: Mapping[str, int]) -> tuple[float, int]:

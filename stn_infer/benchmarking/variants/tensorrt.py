@@ -84,10 +84,12 @@ class _BoundTensorRT(BoundVariant):
 
         self._variant = variant
         self.alone = "its buffers on the GPU serve one caller"
-        specs = variant.backends[max(variant.backends)]
+        largest = max(variant.backends)
+        specs = variant.backends[largest]
         axis = row_axis(specs.inputs, specs.outputs)
         pairs = zip(specs.inputs, inputs, strict=True)
-        self._backend = variant.backends[next(len(array) for spec, array in pairs if not is_shared(spec, axis))]
+        rows = (len(array) for spec, array in pairs if not is_shared(spec, axis))
+        self._backend = variant.backends[next(rows, largest)]
         self._executor = self._backend.executor
         tensors = [
             torch.from_numpy(array).to(it.dtype) for array, it in zip(inputs, self._executor.inputs, strict=True)

@@ -20,6 +20,7 @@ from stn_infer.errors import InputError, ModelError, UsageError
 from stn_infer.fusion.fuse import fuse
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
+from tests.support.batch_axes import KINDS, file_of
 from tests.support.onnx_files import F32, affine_model, half_model, make
 from tests.support.tensorrt_parts import module_or_skip
 
@@ -40,6 +41,15 @@ def tiny_model(batch: str | int = "N", dtype: int = TensorProto.FLOAT, op: str =
 
 def batch_of(count: int, dtype: type = np.float32) -> np.ndarray:
     return np.arange(count * 3, dtype=dtype).reshape(count, 3)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_batch_axes_are_those_that_onnxruntime_finds(kind: str) -> None:
+    content = file_of(kind).SerializeToString()
+    found, wanted = OpenVinoBackend(content).inputs, OrtBackend(content).inputs
+    assert [(it.name, it.shape, it.batch, it.batch_axis) for it in found] == [
+        (it.name, it.shape, it.batch, it.batch_axis) for it in wanted
+    ]
 
 
 def test_inputs_outputs_and_metadata_are_described() -> None:

@@ -107,6 +107,39 @@ class Crops:
         return {"crops": inputs["boxes"] * 2}
 
 
+class Scaled:
+    """An executor of an engine with 1 to 4 images, all scaled by one number and moved by one pair of numbers."""
+
+    inputs = (
+        IoTensor("gain", (), torch.float32),
+        IoTensor("image", (-1, 2), torch.float32),
+        IoTensor("offset", (2, 2), torch.float32),
+    )
+    outputs = (IoTensor("y", (-1, 2), torch.float32),)
+    profiles = (
+        (
+            InputProfile("gain", (), (), ()),
+            InputProfile("image", (1, 2), (4, 2), (4, 2)),
+            InputProfile("offset", (2, 2), (2, 2), (2, 2)),
+        ),
+    )
+
+    def run(self, inputs: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        assert inputs["offset"].shape == (2, 2) and 1 <= len(inputs["image"]) <= 4
+        return {"y": inputs["image"] * inputs["gain"] + inputs["offset"].sum(0)}
+
+
+@pytest.mark.parametrize("count", [0, 1, 4, 7])
+def test_inputs_without_a_batch_axis_belong_to_all_samples(count: int) -> None:
+    executor: Any = Scaled()
+    opened = backend_module.Opened("m.engine", TensorRT("tensorrt", Module(Script()), "11.4.0"), GPU, "cpu", 0, {})
+    backend = backend_module.TensorRTBackend(executor, opened, ModelMetadata(), Inline())
+    assert [spec.shape for spec in (*backend.inputs, *backend.outputs)] == [(), (None, 2), (2, 2), (None, 2)]
+    image = np.arange(2 * count, dtype=np.float32).reshape(count, 2)
+    given = {"gain": np.float32(3).reshape(()), "image": image, "offset": np.float32([[1, 2], [3, 4]])}
+    np.testing.assert_array_equal(backend.run(given)["y"], image * 3 + np.float32([4, 6]))
+
+
 AXES = {"image": "batch", "boxes": "boxes_batch", "crops": "boxes_batch"}
 
 
