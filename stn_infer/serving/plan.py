@@ -13,12 +13,11 @@ from stn_infer import plugin
 from stn_infer.backends.base import Backend
 from stn_infer.backends.batching import is_batched, own_axes
 from stn_infer.backends.tensorrt.compatibility import library_of
-from stn_infer.backends.tensorrt.engine_cache import Sidecar, load_engine
+from stn_infer.backends.tensorrt.engine_cache import InputProfile, Sidecar, load_engine
 from stn_infer.backends.tensorrt.identity import hashes
 from stn_infer.backends.tensorrt.options import VERSION_COMPATIBLE
 from stn_infer.backends.tensorrt.plan import runtime_of
 from stn_infer.backends.tensorrt.runtime import Gpu
-from stn_infer.backends.tensorrt.selection import Shape
 from stn_infer.errors import InputError, MissingDependencyError, ModelError, UsageError
 from stn_infer.pipeline.decoder import Decoder
 from stn_infer.pipeline.formats import check_labels, has_classes
@@ -31,6 +30,8 @@ if TYPE_CHECKING:
     import onnx
 
 MAX_BATCH = 64
+
+Range = tuple[int, int]
 
 
 def check_batch(service: Service, declared: int | None) -> None:
@@ -152,11 +153,9 @@ def profiled(service: Service, sidecar: Sidecar | None, max_batch: int | None) -
     profiles = () if sidecar is None else sidecar.key.profiles
     if not profiles:
         return service
-    ranges: dict[tuple[Shape, ...], list[tuple[int, int]]] = {}  # of the batch, by the ranges of all other axes
-    for profile in profiles:
-        others = tuple(sizes[1:] for each in profile for sizes in (each.min, each.max))
-        low, high = max(each.min[0] for each in profile), min(each.max[0] for each in profile)
-        ranges.setdefault(others, []).append((low, high))
+    found = [_ranges(profile) for profile in profiles]
+    # of the batch, by the ranges of all other axes; a profile with wider ones takes these, too
+    ranges = {axes: [batch for wider, batch in found if _is_within(axes, wider)] for axes, _ in found}
     most = min(max(high for _, high in taken) for taken in ranges.values())
     missing = min(_first_missing(taken) for taken in ranges.values())
     if missing <= (max_batch or most):
@@ -171,6 +170,16 @@ def profiled(service: Service, sidecar: Sidecar | None, max_batch: int | None) -
         preferred=min(best, max_batch or most),
         profiles=len(profiles),
     )
+
+
+def _ranges(profile: Iterable[InputProfile]) -> tuple[tuple[Range, ...], Range]:
+    """The ranges of all axes but the batch, and that of the batch."""
+    others = [pair for each in profile for pair in zip(each.min[1:], each.max[1:], strict=True)]
+    return tuple(others), (max(each.min[0] for each in profile), min(each.max[0] for each in profile))
+
+
+def _is_within(axes: Iterable[Range], wider: Iterable[Range]) -> bool:
+    return all(least <= low and high <= most for (low, high), (least, most) in zip(axes, wider, strict=True))
 
 
 def _first_missing(ranges: Iterable[tuple[int, int]]) -> int:

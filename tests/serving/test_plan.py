@@ -174,6 +174,7 @@ def profile(*batch: int, width: tuple[int, int, int] = (3, 3, 3)) -> tuple[Input
         ([profile(2, 64, 256), profile(1, 1, 1)], 16, 16, 16),
         ([profile(1, 1, 4), profile(2, 8, 8), profile(16, 32, 64)], 8, 8, 8),
         ([profile(1, 4, 32, width=(3, 3, 8)), profile(1, 2, 4, width=(9, 16, 32))], None, 4, 4),
+        ([profile(1, 1, 1, width=(3, 3, 32)), profile(2, 4, 8, width=(3, 3, 8))], None, 1, 1),
     ],
 )
 def test_all_profiles_of_an_engine_serve(

@@ -69,7 +69,7 @@ class Feeds:
 
     def samples(self, size: int) -> tuple[Array, ...]:
         """INT8 calibration data: all of the user's samples, else as many as the largest batch, from 64 to 1,024."""
-        return self.batch(min(max(size, _FEWEST), _MOST)) if self._sources is None else tuple(self._pool.values())
+        return self.batch(_calibrated_on(size)) if self._sources is None else tuple(self._pool.values())
 
     def calibration(self, size: int, *, made_up: bool) -> Calibration | None:
         """The user's samples as ``export --calibrate`` reads them; where there are none, :meth:`samples` or None."""
@@ -81,7 +81,7 @@ class Feeds:
             return None
         samples = self.samples(size)
         names = (f"input_{index}" for index in range(len(samples)))
-        return Calibration((dict(zip(names, samples, strict=True)),), len(samples[0]), ())
+        return Calibration((dict(zip(names, samples, strict=True)),), _calibrated_on(size), ())
 
     @property
     def repeats_one(self) -> bool:
@@ -95,9 +95,7 @@ class Feeds:
         found = list(self._own.notes)
         if self._rows < self._own.samples:
             others = ", ".join(sorted(self._own.shared))
-            found.append(
-                f"only the first {self._rows} of {self._own.samples} samples are fed: the others have another {others}"
-            )
+            found.append(f"only {self._rows} of {self._own.samples} samples are fed: the others have another {others}")
         if self._rows < largest:
             found.append(f"{counted(self._rows, 'sample')}, fewer than batch {largest}: repeated in it")
         return found
@@ -148,3 +146,8 @@ class Feeds:
     def _rows(self) -> int:
         """The number of samples that can be in one batch."""
         return next((len(values) for name, values in self._pool.items() if name not in self._own.shared), 1)
+
+
+def _calibrated_on(size: int) -> int:
+    """The number of samples that INT8 is calibrated on where the user gives none; ``size`` is the largest batch."""
+    return min(max(size, _FEWEST), _MOST)

@@ -60,7 +60,7 @@ def test_samples_of_other_values_are_told(tmp_path: Path) -> None:
     image, theta = feeds.batch(3)
     np.testing.assert_array_equal(image, arrays_of("own", 3)["image"])
     np.testing.assert_array_equal(theta, arrays_of("own", 3)["theta"])
-    assert feeds.notes(3) == ["only the first 3 of 7 samples are fed: the others have another image"]
+    assert feeds.notes(3) == ["only 3 of 7 samples are fed: the others have another image"]
 
 
 @pytest.mark.parametrize("size", [1, 4])
