@@ -240,7 +240,7 @@ def check_writable(path: Path, *, inputs: Iterable[object] = ()) -> None:
     Raises:
         OutputError: ``path`` is a folder or a device, its folder is missing or not writable, or it is an input.
     """
-    for given in inputs:
+    for given in inputs if path.exists() else ():
         with contextlib.suppress(OSError, ValueError):  # one of them is not a file
             if isinstance(given, (str, Path)) and path.samefile(given):
                 raise OutputError(f"cannot write {path}: it is what this command reads; name another file")

@@ -179,7 +179,7 @@ def export(
     for module in ("torch", "onnxscript"):
         require(module, "export needs")
     file = None if weights is None else Weights.of(weights).file
-    check_writable(path, inputs=(source, file, *(calibration or ()), *(inputs or ())))
+    check_writable(path, inputs=(source, file, example_inputs, *(calibration or ())))
 
     from stn_infer.data.batches import check_sources
     from stn_infer.data.examples import load_with_inputs

@@ -5,13 +5,14 @@ from __future__ import annotations
 from base64 import b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from stn_infer.activation import ASSUMED_SCORES
 from stn_infer.api.source import OnnxModel, metadata_of, names_the_file, resolve_model
 from stn_infer.budget import Budget
-from stn_infer.data.inputs import as_sources
+from stn_infer.data.inputs import as_sources, local_files
 from stn_infer.errors import ModelError, UsageError, of_input
 from stn_infer.metadata import ModelMetadata
 from stn_infer.pictures.look import Look
@@ -181,8 +182,8 @@ def show(
     if snapshots is not None:
         _check_snapshots(str(model), animated, weights, frames)
     require_matplotlib()
-    read = (model, *inputs, *(snapshots or ()), None if weights is None else Weights.of(weights).file)
-    check_writable(path, inputs=read)
+    read = (model, *(snapshots or ()), None if weights is None else Weights.of(weights).file)
+    check_writable(path, inputs=chain(read, local_files(inputs)))
     states = find_snapshots(snapshots or ())
     number = len(states) if snapshots is not None else 24 if frames is None else frames
     if animated:

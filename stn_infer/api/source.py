@@ -82,7 +82,8 @@ def names_the_file(function: Callable[P, R]) -> Callable[P, R]:
             about = isinstance(error, ModelError) or text.startswith("the file's ")
             if not about or not isinstance(given, (str, Path)) or not _is_file(given):
                 raise
-            if Path(given).name in text or _is_file(text.partition(": ")[0]):  # another file may be at fault
+            others = (*arguments[1:], *named.values())  # another file may be at fault
+            if Path(given).name in text or _is_file(text.partition(": ")[0]) or any(_named(text, it) for it in others):
                 raise
             raise type(error)(f"{given}: {text}") from error
 
@@ -102,6 +103,11 @@ def undisturbed_by_objects(function: Callable[P, R]) -> Callable[P, R]:
             return function(*arguments, **named)
 
     return wrapped
+
+
+def _named(text: str, given: object) -> bool:
+    """Whether a message names a file that was given."""
+    return isinstance(given, (str, Path)) and bool(Path(given).suffix) and Path(given).name in text
 
 
 def _is_file(path: str | Path) -> bool:

@@ -279,7 +279,10 @@ def command(
     method = QUICK if quick else Method()
     if suite is not None:
         from stn_infer.benchmarking.suite import read_suite
+        from stn_infer.files import check_writable
 
+        if output is not None:
+            check_writable(output, inputs=(suite,))
         _refuse(ctx, _CASE_OPTIONS, "--suite", "set it in the file")
         found = read_suite(suite, method)
         if not allow_code:

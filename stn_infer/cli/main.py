@@ -81,7 +81,7 @@ class LazyGroup(click.Group):
         names = self.list_commands(ctx)
         if args[0] not in names and not args[0].startswith("-") and not ctx.resilient_parsing:
             near = difflib.get_close_matches(args[0], names, n=1)
-            ctx.fail(f"no such command: {args[0]!r}; " + (f"did you mean {near[0]!r}?" if near else "see --help"))
+            ctx.fail(f"no such command: {args[0]!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -57,7 +57,8 @@ def load_labels(path: Path) -> tuple[str, ...]:
     try:
         labels = tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"--labels takes a text file with one name per line; cannot read {path} ({error})") from None
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise UsageError(f"--labels takes a text file with one name per line; cannot read {path}: {reason}") from None
     while labels and not labels[-1].strip():
         labels = labels[:-1]
     if not labels:

@@ -16,6 +16,7 @@ import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain, islice, repeat
 from pathlib import Path
@@ -315,6 +316,13 @@ def as_sources(given: object) -> list[str | Path]:
             )
         found.append(each)
     return found
+
+
+def local_files(sources: Sequence[str | Path]) -> Iterator[str]:
+    """The files on this machine in ``sources``; none are read. It ends where a source is wrong, without an error."""
+    named = [source for source in sources if str(source) != "-" and not remote.is_url(str(source))]
+    with suppress(InputError), Inputs(named, lambda path: None) as inputs:
+        yield from (sample.path for sample in inputs)
 
 
 def _stat(path: str) -> bytes:

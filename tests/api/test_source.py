@@ -15,8 +15,10 @@ import torch
 from click.testing import CliRunner, Result
 from torch import nn
 
+from stn_infer.api.source import names_the_file
 from stn_infer.backends.tensorrt.engine_cache import load_engine
 from stn_infer.cli.main import main
+from stn_infer.errors import ModelError
 from stn_infer.torch_export import plain
 from tests.support.tensorrt_parts import module_or_skip
 
@@ -35,6 +37,35 @@ class Net(nn.Module):
         return warped.flatten(1)[:, :3]
 """
 NET = "source_factories:Net"
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("node 'x' has no type", "m.onnx: node 'x' has no type"),
+        ("m.onnx is damaged", "m.onnx is damaged"),
+        ("cut.onnx is not an ONNX file", "cut.onnx is not an ONNX file"),
+        ("none.onnx does not exist", "none.onnx does not exist"),
+        ("no kernel for cpu", "m.onnx: no kernel for cpu"),
+    ],
+)
+def test_an_error_names_the_file_at_fault(
+    text: str, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("m.onnx").touch()
+    Path("cut.onnx").touch()
+
+    @names_the_file
+    def fails(model: str, **named: object) -> None:
+        raise ModelError(text)
+
+    for against in ("cut.onnx", Path("folder", "cut.onnx")):
+        with pytest.raises(ModelError) as found:
+            fails("m.onnx", against=against, weights=Path("none.onnx"), device="cpu", tolerance=1.0)
+        assert str(found.value) == told
+
+
 RTX = ("--runtime", "tensorrt-rtx", "--target", "sm89", "--profile", "1:2:4", "--cache", "cache")
 
 

@@ -166,7 +166,8 @@ def test_an_unknown_command_suggests_the_nearest() -> None:
     result = CliRunner().invoke(main, ["exprot"])
     assert result.exit_code == 2
     assert "no such command: 'exprot'; did you mean 'export'?" in result.stderr
-    assert "--help" in CliRunner().invoke(main, ["zzz"]).stderr
+    unknown = CliRunner().invoke(main, ["zzz"]).stderr
+    assert unknown == "error: no such command: 'zzz' (see 'stn-infer --help')\n"
 
 
 def test_help_lists_the_installed_commands() -> None:

@@ -20,10 +20,13 @@ MODEL, IMAGE, WEIGHTS = "m.onnx", "a.png", "w.pt"
         (["show", MODEL, IMAGE], IMAGE),
         (["show", MODEL, "other.png", IMAGE], "link.png"),
         (["show", MODEL, IMAGE], MODEL),
+        (["show", MODEL, "."], IMAGE),
+        (["show", MODEL, "other.png", "*.png"], IMAGE),
         (["show", "fcn", IMAGE, "--weights", f"{WEIGHTS}#model"], WEIGHTS),
         (["show", "fcn", IMAGE, "--snapshots", "a.gif"], "a.gif"),
         (["export", "fcn", "--weights", WEIGHTS], WEIGHTS),
         (["export", "config.toml"], "config.toml"),
+        (["export", "fcn", "--inputs", "a.npz"], "a.npz"),
         (["export", "fcn", "--precision", "int8", "--calibrate", IMAGE], IMAGE),
         (["best", MODEL, "--inputs", IMAGE], IMAGE),
         (["best", MODEL], MODEL),
@@ -31,6 +34,7 @@ MODEL, IMAGE, WEIGHTS = "m.onnx", "a.png", "w.pt"
         (["bench", MODEL], MODEL),
         (["bench", "fcn", "--weights", WEIGHTS], WEIGHTS),
         (["bench", MODEL, "--inputs", IMAGE], IMAGE),
+        (["bench", "--suite", "config.toml"], "config.toml"),
         (["lint", MODEL], MODEL),
     ],
 )
@@ -39,7 +43,7 @@ def test_nothing_that_is_read_is_replaced(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(affine_model(), MODEL)
-    for name in (IMAGE, WEIGHTS, "config.toml", "a.gif", "other.png"):
+    for name in (IMAGE, WEIGHTS, "config.toml", "a.gif", "a.npz", "other.png"):
         Path(name).write_bytes(b"content")
     Path("link.png").symlink_to(IMAGE)
     before = Path(output).read_bytes()

@@ -234,7 +234,7 @@ def run_request(
             stack.enter_context(JobLock.of_file(output))
             remove_leftovers(output.parent, output.name)
             _check_current(output, earlier)
-        folder = stack.enter_context(temporary_folder(prefix="stn-bench-"))
+        folder = stack.enter_context(temporary_folder())
         workers = Processes(folder, resolve)
         result = measure(request, workers, earlier=earlier, save=save, command=command, say=say, time_limit=time_limit)
         save(result)
