@@ -69,6 +69,12 @@ def test_made_up_values_have_the_files_shapes(size: int, tmp_path: Path) -> None
     assert (gain.shape, theta.shape, image.shape) == ((), (2, 3), (size, 1, 4, 4))
 
 
+def test_calibration_counts_samples_where_the_first_input_is_a_number(tmp_path: Path) -> None:
+    found = feeds_of("shared", tmp_path).calibration(2, made_up=True)
+    assert found is not None and found.samples == 64
+    assert [values.shape for values in found.batches[0].values()] == [(), (2, 3), (64, 1, 4, 4)]
+
+
 def test_the_axes_of_a_module_are_found(tmp_path: Path) -> None:
     loaded = resolve_case(Case(f"{__name__}:Boxes", input_shapes=((1, 8, 8), (4,)))).loaded
     assert loaded is not None
