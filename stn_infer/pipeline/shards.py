@@ -67,6 +67,8 @@ class _Encoding:
 
     def add(self, names: Sequence[str], outputs: dict[str, Array]) -> None:
         """Add the rows of a batch, at least one."""
+        if self._outputs and _sizes(outputs) != _sizes(self._outputs[0]):
+            self._encode()  # only a format that keeps sizes joins them in one file
         self._names += names
         self._outputs.append(outputs)
         size = sum(values.nbytes for values in outputs.values())
@@ -84,6 +86,11 @@ class _Encoding:
     def _encode(self) -> None:
         self._parts.append(self.encoder.encode(self.encoder.rows(tuple(self._names), joined(self._outputs))))
         self._names, self._outputs, self._waiting = [], [], 0
+
+
+def _sizes(outputs: dict[str, Array]) -> list[tuple[int, ...]]:
+    """Of one row of each output."""
+    return [values.shape[1:] for values in outputs.values()]
 
 
 @dataclass

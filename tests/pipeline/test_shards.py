@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import threading
 import time
 from collections.abc import Mapping
@@ -13,6 +15,7 @@ import pytest
 from stn_infer.arrays import Array
 from stn_infer.backends.base import TensorSpec
 from stn_infer.backends.ort import OrtBackend
+from stn_infer.decoding import Decoding
 from stn_infer.errors import ModelError, UsageError
 from stn_infer.metadata import ModelMetadata
 from stn_infer.pipeline.formats import NpzFormat
@@ -105,3 +108,44 @@ def test_outputs_of_different_sizes_cannot_be_in_one_file(size: int, tmp_path: P
     with pytest.raises(ModelError, match="gave outputs of different sizes; run each input size separately"):
         run_job(Echo(), [tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "job", options, model="model")
     assert not list((tmp_path / "job").glob("predictions-*"))
+
+
+class Reader(Echo):
+    """A backend that reads one letter in each column of its input, which can have any width."""
+
+    metadata = ModelMetadata(decodings=(Decoding("text", "sequence", ("places",), symbols=("a", "b")),))
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.outputs += (TensorSpec("places", (None, None, 2), np.dtype(np.float32)),)
+
+    def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
+        first = inputs["image"][:, 0, 0]
+        return {**super().run(inputs), "places": np.stack([1 - first, first], axis=2)}
+
+
+@pytest.mark.parametrize("format", ["csv", "jsonl", "parquet", "npz"])
+def test_outputs_of_different_sizes_that_are_not_stored(format: str, tmp_path: Path) -> None:
+    """Texts of any length are, and those of different batches go into one file."""
+    if format == "parquet":
+        pytest.importorskip("pyarrow", reason="--format parquet needs pyarrow")
+    widths = {"one": 2, "two": 2, "wide": 5, "last": 3}
+    for name, width in widths.items():
+        np.save(tmp_path / f"{name}.npy", np.ones((1, 1, 4, width), np.float32))
+    options = RunOptions(batch_size=1, format=format, workers=1, outputs=() if format == "npz" else None)
+    inputs = [tmp_path / f"{name}.npy" for name in widths]
+    done = run_job(Reader(), inputs, tmp_path / "job", options, model="model")
+    assert (done.ok, done.failed) == (4, 0)
+    path = tmp_path / "job" / f"predictions-00000.{format}"
+    if format == "parquet":
+        from pyarrow import parquet
+
+        found = parquet.read_table(path)["text"].to_pylist()
+    elif format == "npz":
+        with np.load(path) as file:
+            found = file["text"].tolist()
+    else:
+        lines = path.read_text().splitlines()
+        found = [json.loads(line)["text"] for line in lines] if format == "jsonl" else [*csv.DictReader(lines)]
+        found = [row["text"] for row in found] if format == "csv" else found
+    assert found == ["b" * width for width in widths.values()]
