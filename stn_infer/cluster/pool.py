@@ -41,18 +41,26 @@ class Pool:
         ray: connected.
         opener: opens the model on a worker's device; pickled.
         cpus, gpus: what each actor takes.
+
+    Raises:
+        ClusterError: the cluster cannot keep the model.
     """
 
     def __init__(self, ray: Any, opener: Callable[[], Backend], cpus: int, gpus: int) -> None:
         self._ray = ray
-        self._model = ray.put(opener)
+        with self._told():
+            self._model = ray.put(opener)
         self._kind = ray.remote(num_cpus=cpus, num_gpus=gpus, max_restarts=0, max_task_retries=0)(ShardPredictor)
         self._busy: dict[Any, _Slot] = {}  # by the reference of the answer
         self._idle: deque[_Slot] = deque()
         self._first: Described | None = None
 
     def resize(self, count: int) -> None:
-        """Start or end actors until there are ``count``; before a job, or between two."""
+        """Start or end actors until there are ``count``, before the job.
+
+        Raises:
+            ClusterError: the cluster fails.
+        """
         while len(self._busy) + len(self._idle) < count:
             self._start()
         while len(self._busy) + len(self._idle) > count:
@@ -82,14 +90,16 @@ class Pool:
             The number of a shard and its outcome; None if its process was lost.
 
         Raises:
-            StnInferError: an actor cannot open the model, or has another environment than the first.
+            StnInferError: an actor cannot open the model, or has another environment than the first; the cluster fails.
         """
-        common = self._ray.put(task)
+        with self._told():
+            common = self._ray.put(task)
         while True:
             while queue and self._idle:
                 slot = self._idle.popleft()
                 slot.shard = queue.popleft()
-                self._busy[slot.actor.predict.remote(common, slot.shard, contents[slot.shard])] = slot
+                with self._told():
+                    self._busy[slot.actor.predict.remote(common, slot.shard, contents[slot.shard])] = slot
             if not queue and all(slot.shard is None for slot in self._busy.values()):
                 return
             answer = self._next()
@@ -104,15 +114,17 @@ class Pool:
         self.resize(0)
 
     def _start(self, lost: int = 0) -> None:
-        self._ask(_Slot(self._kind.remote(self._model), lost=lost))
+        with self._told():
+            self._ask(_Slot(self._kind.remote(self._model), lost=lost))
 
     def _ask(self, slot: _Slot) -> None:
         self._busy[slot.actor.ready.remote()] = slot
 
     def _ask_idle(self) -> None:
         """Ask actors without a shard whether they are alive, before they get one again: a lost one would cost a try."""
-        while self._idle:
-            self._ask(self._idle.popleft())
+        with self._told():
+            while self._idle:
+                self._ask(self._idle.popleft())
 
     def _end(self, slot: _Slot) -> None:
         with contextlib.suppress(Exception):  # it, or the cluster, has ended already
@@ -120,10 +132,8 @@ class Pool:
 
     def _next(self) -> tuple[int, Outcome | None] | None:
         """Wait for an actor. Returns what became of its shard, or None if it had none."""
-        try:
+        with self._told():
             (reference, *_), _ = self._ray.wait(list(self._busy), num_returns=1)
-        except self._ray.exceptions.RayError as error:
-            raise told(error) from error
         slot = self._busy.pop(reference)
         shard, slot.shard = slot.shard, None
         try:
@@ -143,6 +153,14 @@ class Pool:
             self._compare(answer)
             return None
         return shard, answer
+
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        """A block that raises what Ray raises as :func:`told`."""
+        try:
+            yield
+        except self._ray.exceptions.RayError as error:
+            raise told(error) from error
 
     def _compare(self, described: Described) -> None:
         """Raises ClusterError if an actor's results could differ from the first's."""

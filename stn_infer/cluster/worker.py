@@ -87,13 +87,11 @@ class Outcome:
     """What became of a shard in one try.
 
     Attributes:
-        shard: its number.
         error: the type of the error; "" if the shard is written.
         text: the error's message.
         refused: whether the error is one of the worker or of the job, not of this shard.
     """
 
-    shard: int
     error: str = ""
     text: str = ""
     refused: bool = False
@@ -128,15 +126,15 @@ class ShardPredictor:
                 samples, folders = unpacked(content)
                 self._check(folders)
             except StnInferError as error:
-                return Outcome(shard, type(error).__name__, str(error), refused=True)
+                return Outcome(type(error).__name__, str(error), refused=True)
             self._write(*begun, task, shard, samples)
         except (OutputError, UsageError, MissingDependencyError) as error:  # so would every other shard
-            return Outcome(shard, type(error).__name__, f"{platform.node()}: {error}", refused=True)
+            return Outcome(type(error).__name__, f"{platform.node()}: {error}", refused=True)
         except StnInferError as error:
-            return Outcome(shard, type(error).__name__, str(error))
+            return Outcome(type(error).__name__, str(error))
         except Exception as error:  # a bug of a library; the shard is tried again
-            return Outcome(shard, "ModelError", f"{type(error).__name__}: {one_line(error)}")
-        return Outcome(shard)
+            return Outcome("ModelError", f"{type(error).__name__}: {one_line(error)}")
+        return Outcome()
 
     def _begin(self, task: ShardTask) -> tuple[Plan, Folder]:
         here = platform.node()
@@ -150,7 +148,7 @@ class ShardPredictor:
             raise ClusterError(_unshared(here, task.output, "output"))
         assert self._backend is not None, "the model is open"
         plan = Plan.of(self._backend, task.options)
-        libraries = Environment.of(self._backend).reading(plan.preprocess, self._backend.device).libraries
+        libraries = Environment.of(self._backend).reading(plan.loader, self._backend.device).libraries
         if libraries != task.job.libraries:  # what reads JPEG files is known here only
             raise ClusterError(
                 f"a worker would give other results: libraries is {libraries} on {here}, and "

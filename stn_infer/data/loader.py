@@ -141,6 +141,8 @@ class Loader:
             from stn_infer.data.codecs.nvimgcodec import JpegDecoder
 
             self._jpeg = JpegDecoder(device)
+        #: Whether nvImageCodec decodes JPEG files.
+        self.decodes_jpeg = self._jpeg is not None
 
     def has_pixels(self, samples: Sequence[Sample | Held]) -> bool:
         """Whether there are images among ``samples``, or pixels in arrays that were counted or read."""

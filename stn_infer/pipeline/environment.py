@@ -11,7 +11,7 @@ import numpy as np
 
 from stn_infer import plugin
 from stn_infer.backends.base import Backend
-from stn_infer.preprocess.rule import Preprocess
+from stn_infer.data.loader import Loader
 from stn_infer.version import __version__
 
 # Features by which runtimes and our library choose kernels, whose sums differ in the last bits.
@@ -47,9 +47,9 @@ class Environment:
         """The environment of this process, which runs ``backend``."""
         return cls(__version__, _runtime(backend), _libraries(), plugin_identity(), cpu_features())
 
-    def reading(self, preprocess: Preprocess | None, device: str) -> Environment:
-        """This environment with the libraries by which such a rule reads inputs for a model on ``device``."""
-        if preprocess is None or preprocess.jpeg != "nvimgcodec":
+    def reading(self, loader: Loader, device: str) -> Environment:
+        """This environment with the libraries by which ``loader`` reads inputs for a model on ``device``."""
+        if not loader.decodes_jpeg:
             return self
         from stn_infer.data.codecs.nvimgcodec import identity
 

@@ -163,7 +163,7 @@ def run_job(
         before = shard_rows_of(output) if options.resume else None
         rows = options.shard_rows or before or _rows(plan.runner, survey.samples, spread)
         described = model, model_sha256, rows, "" if pictures is None else os.path.abspath(pictures.folder)
-        where = (environment or Environment.of(plan.runner)).reading(plan.preprocess, runner.device)
+        where = (environment or Environment.of(plan.runner)).reading(plan.loader, runner.device)
         job = _job(plan, options, survey, where, *described)
         if pictures is not None:
             pictures.check(options.resume, options.overwrite)

@@ -16,9 +16,10 @@ from PIL import Image
 from stn_infer.api.evaluate import evaluate
 from stn_infer.api.predictor import Predictor
 from stn_infer.api.run import run
+from stn_infer.backends.base import TensorSpec
 from stn_infer.data.codecs.nvimgcodec import JpegDecoder
 from stn_infer.errors import OutputError
-from tests.api.test_run import Fake
+from tests.api.test_run import FLOAT32, PIXELS, Fake
 from tests.support.tensorrt_parts import module_or_skip
 
 RULE = "gray,size=4,scale=1/255"
@@ -73,6 +74,16 @@ def test_a_job_is_that_of_pillow_and_says_what_decoded(images: Path, tmp_path: P
         run(Fake(), images, tmp_path / "out", resume=True, preprocess=RULE)
     with pytest.raises(OutputError, match=r"cannot resume another job: libraries was .*\(CPU\).*, now .*\(GPU\)"):
         run(Fake(device="cuda:0"), images, tmp_path / "out", resume=True, **how)
+
+
+def test_a_model_that_takes_arrays_needs_no_decoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An image is one of its two inputs, so that no image file is a sample."""
+    monkeypatch.setattr("stn_infer.data.codecs.nvimgcodec.require", None)
+    monkeypatch.setattr("stn_infer.data.codecs.nvimgcodec.identity", None)
+    np.savez(tmp_path / "x.npz", input=np.zeros((2, 1, 4, 4), np.float32), gain=np.zeros((2, 3), np.float32))
+    fake = Fake(inputs=[*PIXELS, TensorSpec("gain", (None, 3), FLOAT32)])
+    assert run(fake, tmp_path / "x.npz", tmp_path / "out", preprocess="gray,jpeg=nvimgcodec").ok == 2
+    assert "nvImageCodec" not in json.loads((tmp_path / "out/run.json").read_text())["libraries"]
 
 
 def test_a_predictor_decodes_files_and_bytes_in_batches(images: Path, decoded: list[int]) -> None:

@@ -6,6 +6,7 @@ import csv
 import dataclasses
 import json
 import os
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -133,6 +134,25 @@ def test_workers_that_always_end_are_an_error(place: Path, ray: StandIn) -> None
         run("model.onnx", "images", "out", ray="auto", **OPTIONS)
     assert ray.ended == set(range(ray.actors)) and ray.actors < 8
     assert not Path("out").exists()
+
+
+@pytest.mark.parametrize("taken", [0, 1])
+def test_a_cluster_that_cannot_keep_what_it_is_given(
+    place: Path, ray: StandIn, monkeypatch: pytest.MonkeyPatch, taken: int
+) -> None:
+    """The model, or the job."""
+    given: list[Any] = []
+
+    def put(value: Any) -> Any:
+        if len(given) == taken:
+            raise ray_standin.RayError("Failed to put object\nin object store")
+        given.append(value)
+        return value
+
+    monkeypatch.setattr(sys.modules["ray"], "put", put)
+    with pytest.raises(ClusterError, match=r"^the cluster failed: Failed to put object in object store$"):
+        run("model.onnx", "images", "out", ray="auto", **OPTIONS)
+    assert len(given) == taken and ray.ended == set(range(ray.actors))
 
 
 def test_a_node_is_lost_whose_other_workers_have_nothing_to_do(place: Path, ray: StandIn) -> None:
