@@ -7,8 +7,11 @@ import io
 import logging
 import os
 import sys
+import threading
 import warnings
 from collections.abc import Iterator
+
+_STDERR = threading.RLock()  # two threads that put it back in another order would lose it for ever
 
 
 @contextlib.contextmanager
@@ -26,13 +29,17 @@ def quiet() -> Iterator[None]:
 
 @contextlib.contextmanager
 def no_stderr() -> Iterator[None]:
-    """A context in which what native libraries write to stderr is lost too."""
-    sys.stderr.flush()
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, 2)
+    """A context in which what native libraries write to stderr is lost too; one thread after the other."""
+    if sys.stderr is None:  # closed; the descriptor may be that of another file
         yield
-    finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        return
+    with _STDERR:
+        sys.stderr.flush()
+        kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+        try:
+            os.dup2(nowhere, 2)
+            yield
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+            os.close(nowhere)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from importlib import import_module
 from io import BytesIO
@@ -42,7 +43,7 @@ _ON_GPU = ("HW_GPU_ONLY", "HYBRID_CPU_GPU", "GPU_ONLY")
 # Interpolates subsampled colors as libjpeg, and so Pillow, does.
 _OPTIONS = ":fancy_upsampling=1"
 
-# Pixels that are on the device at once: 384 MiB decoded, and 192 MiB in float32.
+# Pixels that are worked on at once: 384 MiB decoded, and 192 MiB in float32.
 _MOST_DECODED, _MOST_RESIZED = 1 << 27, 1 << 24
 _SAMPLE = (32, 32)
 
@@ -120,15 +121,12 @@ class _Header:
     Attributes:
         size: (height, width) of the picture as it is decoded.
         turn: how it is turned then.
+        pixels: the most that it has on its way to the size that is cropped.
     """
 
     size: tuple[int, int]
     turn: Image.Transpose | None
-
-    @property
-    def pixels(self) -> int:
-        """The number of pixels."""
-        return self.size[0] * self.size[1]
+    pixels: int
 
 
 def _header(data: bytes, rule: Preprocess, size: Size) -> _Header | None:
@@ -150,7 +148,10 @@ def _header(data: bytes, rule: Preprocess, size: Size) -> _Header | None:
     upright = (image.width, image.height) if turn in SWAPPING else (image.height, image.width)
     high, wide = placements(rule, upright)
     fits = size[0] in (None, high.length) and size[1] in (None, wide.length)
-    return _Header((image.height, image.width), turn) if fits and high.scaled * wide.scaled <= MOST_PIXELS else None
+    if not fits or high.scaled * wide.scaled > MOST_PIXELS:
+        return None
+    pixels = max(high.source, high.scaled) * max(wide.source, wide.scaled)
+    return _Header((image.height, image.width), turn, pixels)
 
 
 @dataclass(frozen=True)
@@ -193,7 +194,8 @@ class _Codec:
                     sample_format=codec.SampleFormat.I_RGB,
                 )
                 opened = cls(codec, decoder, parameters, cuda.Stream(str(device)) if on_gpu else None)
-                works = opened.decode([_sample()], [_Header(_SAMPLE, None)], Preprocess("rgb"))[0] is not None
+                header = _Header(_SAMPLE, None, _SAMPLE[0] * _SAMPLE[1])
+                works = opened.decode([_sample()], [header], Preprocess("rgb"))[0] is not None
         except (ImportError, RuntimeError, AttributeError) as error:
             raise MissingDependencyError(f"nvImageCodec cannot be used on {device}: {one_line(error)}") from None
         if not works:
@@ -206,7 +208,8 @@ class _Codec:
         """As :meth:`JpegDecoder.decode`, of files that are decoded here; raises RuntimeError."""
         import torch
 
-        with torch.cuda.stream(self.stream):
+        # without a stream, PyTorch's context would open the first GPU
+        with nullcontext() if self.stream is None else torch.cuda.stream(self.stream):
             streams = [self._code_stream(data) for data in files]
             known = [stream for stream in streams if stream is not None]
             number = 0 if self.stream is None else self.stream.cuda_stream

@@ -102,6 +102,31 @@ def test_a_batch_has_one_result_for_each_file(decoder: JpegDecoder, monkeypatch:
     assert decoder.decode([], Preprocess("rgb"), ANY) == []
 
 
+def test_pictures_that_are_enlarged_are_resized_in_parts(decoder: JpegDecoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoder.decode([jpeg()], Preprocess("rgb"), ANY)  # opens it, which frames a picture
+    counts: list[int] = []
+    real = nvimgcodec.framed
+    monkeypatch.setattr(
+        nvimgcodec, "framed", lambda pictures, *rest: counts.append(len(pictures)) or real(pictures, *rest)
+    )
+    monkeypatch.setattr(nvimgcodec, "_MOST_RESIZED", 3 * 100 * 100)
+    files = [jpeg(photo(20, 20))] * 7
+    for text, wanted in (("rgb,size=100", [3, 3, 1]), ("rgb,size=10", [7]), ("rgb,size=100x20", [7])):
+        counts.clear()
+        assert all(pixels is not None for pixels in decoder.decode(files, Preprocess.parse(text), ANY))
+        assert counts == wanted, text
+    counts.clear()
+    decoder.decode([jpeg(photo(100, 20))] * 7, Preprocess.parse("rgb,size=20x100"), ANY)  # 100x100 in between
+    assert counts == [3, 3, 1]
+
+
+def test_no_gpu_is_opened_for_a_model_on_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    module_or_skip("nvidia.nvimgcodec", "nvidia-nvimgcodec-cu13")
+    for name in ("current_device", "stream", "Stream"):
+        monkeypatch.setattr(f"torch.cuda.{name}", None)
+    assert JpegDecoder("cpu").decode([jpeg()], Preprocess("rgb"), ANY)[0] is not None
+
+
 @pytest.mark.parametrize(
     "how", ["crop=64", "crop=200x90", "size=60x40,resize=longest", "size=30,resize=shortest,crop=70"]
 )
