@@ -94,7 +94,8 @@ def read(url: str, most: int) -> bytes:
     with _reading(url):
         files = filesystem(url)
         if url.startswith(("http://", "https://")):  # a server may answer a request for a part with the whole
-            with files.open(url, "rb", block_size=0) as file:
+            # Without a size, fsspec asks for it first, and takes each error of that for a missing file.
+            with files.open(url, "rb", block_size=0, size=1) as file:
                 return _first(file, most + 1)
         try:
             content: bytes = files.cat_file(url, start=0, end=most + 1)

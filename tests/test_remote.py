@@ -348,6 +348,36 @@ def test_a_web_server_that_sends_more_than_the_limit(monkeypatch: pytest.MonkeyP
     assert sum(sent) < 64 << 20
 
 
+def test_a_web_server_is_asked_once_and_its_errors_are_told() -> None:
+    pytest.importorskip("aiohttp", reason="http:// needs aiohttp; pip install aiohttp")
+    asked = []
+
+    class Codes(BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            asked.append("HEAD")
+
+        def do_GET(self) -> None:
+            asked.append("GET")
+            self.send_response(int(self.path[1:4]))
+            self.end_headers()
+            self.wfile.write(b"content")
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Codes) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{server.server_port}"
+        assert images.read(f"{url}/200.png") == b"content" and asked == ["GET"]
+        with pytest.raises(InputError, match=r"^no such file: http://\S+/404.png$"):
+            images.read(f"{url}/404.png")
+        with pytest.raises(InputError, match=r"^cannot read http://\S+/403.png: 403"):
+            images.read(f"{url}/403.png")
+        server.shutdown()
+    with pytest.raises(InputError, match=r"^cannot read http://\S+/200.png: .*connect"):
+        images.read(f"{url}/200.png")
+
+
 def test_contents_under_urls_are_hashed_as_those_of_files(store: str) -> None:
     content = Path("local/00.png").read_bytes()
     assert remote.sha256(f"{store}/00.png") == hashlib.sha256(content).digest()
