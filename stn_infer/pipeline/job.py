@@ -282,7 +282,7 @@ def read_ledger(path: Path) -> Iterator[LedgerRow]:
     try:
         content = path.read_bytes()
     except OSError as error:
-        raise OutputError(f"cannot read the status file {path}: {error}") from error
+        raise OutputError(f"cannot read the status file {path}: {error.strerror or error}") from error
     return ledger_rows(content, str(path))
 
 

@@ -34,7 +34,8 @@ def read_config(path: Path) -> dict[str, Any]:
         with path.open("rb") as file:
             config = json.loads(file.read(_MOST_BYTES).decode("utf-8"))
     except (OSError, ValueError, RecursionError) as error:
-        raise UsageError(f"cannot read the preprocessing in {path}: {one_line(error)}") from None
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise UsageError(f"cannot read the preprocessing in {path}: {reason}") from None
     try:
         return fields_of_config(config)
     except (KeyError, TypeError, ValueError, ArithmeticError, AttributeError, IndexError) as error:

@@ -87,7 +87,7 @@ def read_graph(path: Path) -> onnx.ModelProto:
     except DecodeError:
         raise ModelError(f"{path} is not an ONNX file, or it is truncated") from None
     except OSError as error:
-        raise ModelError(f"{path} cannot be read: {one_line(error)}") from None
+        raise ModelError(f"{path} cannot be read: {error.strerror or one_line(error)}") from None
     except MemoryError:
         raise ModelError(f"{path} cannot be read: it does not fit into memory") from None
     check_model(model, path.parent, str(path))

@@ -43,8 +43,8 @@ def test_print_store_and_json(tmp_path: Path) -> None:
     [
         (["-o", "x.onnx"], "say what to store"),
         (["--preprocess", "gray"], "takes 3 channels"),
-        (["--preprocess", "none.json"], "cannot read the preprocessing in none.json"),
-        (["--labels", "none.txt"], "cannot read none.txt"),
+        (["--preprocess", "none.json"], "cannot read the preprocessing in none.json: No such file or directory\n"),
+        (["--labels", "none.txt"], "cannot read none.txt: No such file or directory\n"),
     ],
 )
 def test_wrong_arguments_are_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
