@@ -240,10 +240,7 @@ def check_writable(path: Path, *, inputs: Iterable[object] = ()) -> None:
     Raises:
         OutputError: ``path`` is a folder or a device, its folder is missing or not writable, or it is an input.
     """
-    for given in inputs if path.exists() else ():
-        with contextlib.suppress(OSError, ValueError):  # one of them is not a file
-            if isinstance(given, (str, Path)) and path.samefile(given):
-                raise OutputError(f"cannot write {path}: it is what this command reads; name another file")
+    check_not_read(path, inputs)
     if path.exists() and not path.is_file():
         what = "a folder" if path.is_dir() else "not a regular file"
         raise OutputError(f"cannot write {path}: it is {what}; name a file")
@@ -251,6 +248,14 @@ def check_writable(path: Path, *, inputs: Iterable[object] = ()) -> None:
         raise OutputError(f"cannot write {path}: no such folder: {path.parent}")
     if not os.access(path.parent, os.W_OK):
         raise OutputError(f"cannot write {path}: the folder {path.parent} is not writable")
+
+
+def check_not_read(path: Path, inputs: Iterable[object]) -> None:
+    """Raise OutputError if ``path`` is one of the inputs; arguments as for :func:`check_writable`."""
+    for given in inputs if path.exists() else ():
+        with contextlib.suppress(OSError, ValueError):  # one of them is not a file
+            if isinstance(given, (str, Path)) and path.samefile(given):
+                raise OutputError(f"cannot write {path}: it is what this command reads; name another file")
 
 
 _reading_umask = threading.Lock()  # it is read by setting it

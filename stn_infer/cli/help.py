@@ -6,12 +6,17 @@ It imports nothing large.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
 
 from stn_infer.cli.terminal.status import status_line
 from stn_infer.cli.terminal.verbosity import results_apart
+from stn_infer.files import check_not_read
+
+#: In a context's ``meta``: what the command's options have read, or name as a file.
+READ = "stn_infer.read"
 
 #: The description of SOURCE in every command that takes one.
 SOURCE_HELP = (
@@ -82,6 +87,9 @@ class Command(_Help, click.Command):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command, its steps on the status line; its result alone goes to stdout."""
+        output = ctx.params.get("output")
+        if isinstance(output, Path):
+            check_not_read(output, ctx.meta.get(READ, ()))
         with results_apart(), status_line():
             return super().invoke(ctx)
 

@@ -22,12 +22,14 @@ from typing import Any, TypeVar
 import click
 
 from stn_infer.activation import ACTIVATIONS
+from stn_infer.cli.help import READ
 from stn_infer.cli.terminal.completion import CHECKPOINTS, complete_files, complete_source
 from stn_infer.errors import UsageError
 from stn_infer.metadata import FUNCTIONS
 
 Shapes = tuple[tuple[int, ...], ...]
 F = TypeVar("F", bound=Callable[..., Any])
+T = TypeVar("T")
 Decorator = Callable[[F], F]
 
 
@@ -67,7 +69,13 @@ def load_labels(path: Path) -> tuple[str, ...]:
 
 
 def _read_labels(ctx: click.Context, parameter: click.Parameter, value: Path | None) -> tuple[str, ...] | None:
-    return None if value is None else load_labels(value)
+    return None if value is None else load_labels(_noted(ctx, parameter, value))
+
+
+def _noted(ctx: click.Context, parameter: click.Parameter, value: T) -> T:
+    """The value, which may name a file that the command does not write over."""
+    ctx.meta.setdefault(READ, []).append(value)
+    return value
 
 
 def _parse_shapes(ctx: click.Context, parameter: click.Parameter, value: tuple[str, ...]) -> Shapes | None:
@@ -209,6 +217,7 @@ original_option: Decorator[Any] = click.option(
 #: ``preprocess``: the text, for ``Preprocess.parse`` or ``Preprocess.updated``; None when not given.
 preprocess_option: Decorator[Any] = click.option(
     "--preprocess",
+    callback=_noted,
     metavar="KEY=VALUE,...",
     help="How images become inputs: imagenet, 0..1, -1..1; gray, rgb or bgr; size=HxW, crop=HxW, "
     "resize=stretch|shortest|longest, interpolation=bilinear, scale=1/255, mean=a,b,c, std=a,b,c, gamma=1, "

@@ -35,6 +35,8 @@ MODEL, IMAGE, WEIGHTS = "m.onnx", "a.png", "w.pt"
         (["bench", "fcn", "--weights", WEIGHTS], WEIGHTS),
         (["bench", MODEL, "--inputs", IMAGE], IMAGE),
         (["bench", "--suite", "config.toml"], "config.toml"),
+        (["metadata", MODEL, "--labels", "names.txt"], "names.txt"),
+        (["optimize", MODEL, "--preprocess", "how.json"], "how.json"),
         (["lint", MODEL], MODEL),
     ],
 )
@@ -43,7 +45,7 @@ def test_nothing_that_is_read_is_replaced(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     onnx.save(affine_model(), MODEL)
-    for name in (IMAGE, WEIGHTS, "config.toml", "a.gif", "a.npz", "other.png"):
+    for name in (IMAGE, WEIGHTS, "config.toml", "a.gif", "a.npz", "other.png", "names.txt", "how.json"):
         Path(name).write_bytes(b"content")
     Path("link.png").symlink_to(IMAGE)
     before = Path(output).read_bytes()
