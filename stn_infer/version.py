@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 _OLD_SPELLINGS = (("colour", "color"), ("grey", "gray"), ("localisation", "localization"))
 

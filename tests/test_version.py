@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from datetime import date
 
 from stn_infer.version import __version__
@@ -22,13 +21,6 @@ def numbers(version: str) -> tuple[int, ...]:
 def is_release() -> bool:
     """Whether the version has no suffix."""
     return re.fullmatch(r"[\d.]+", __version__) is not None
-
-
-def test_the_classifier_says_whether_there_was_a_stable_release() -> None:
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    (status,) = [name for name in project["classifiers"] if name.startswith("Development Status ::")]
-    stable = numbers(__version__)[0] >= 1
-    assert status == f"Development Status :: {'5 - Production/Stable' if stable else '4 - Beta'}"
 
 
 def test_the_changelog_has_the_version_with_its_date_and_the_newest_first() -> None:
