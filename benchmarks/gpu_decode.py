@@ -11,7 +11,6 @@ repetitions. Lines are written as by gpu.py.
 
 from __future__ import annotations
 
-import argparse
 import io
 import os
 import sys
@@ -27,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu_check.records import Records
+from benchmarks.gpu_check.arguments import parse
 from stn_infer.errors import MissingDependencyError
 
 _MEAN, _MOST = 1.0, 4.0  # levels: of the mean, and of 99 % of the values
@@ -156,14 +155,7 @@ def measure(case: Case, device: str, folder: Path) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure all cases; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the script")
-    parser.add_argument("--tiny", action="store_true", help="use few small files")
-    parser.add_argument("-o", "--output", type=Path, help="where lines are appended")
-    parser.add_argument("--run", default="", help="the run's name in the file")
-    parser.add_argument("--step", default="gpu_decode.py", help="the step's name in the file")
-    arguments = parser.parse_args(argv)
-    records = Records(arguments.output, arguments.run, arguments.step) if arguments.output else None
+    arguments, records = parse(__doc__, "gpu_decode.py", "use few small files", argv)
 
     def write(kind: str, case: str, line: str = "", **values: object) -> None:
         if line:

@@ -11,7 +11,6 @@ first two. Lines are written as by gpu.py.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu_check.records import Records
+from benchmarks.gpu_check.arguments import parse
 from stn_infer.layers import SpatialTransformer
 from stn_infer.metadata import ModelMetadata
 from stn_infer.preprocess.rule import Preprocess
@@ -146,17 +145,10 @@ def measure(case: Case, device: torch.device, folder: Path) -> dict[str, float]:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure all cases; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the script")
-    parser.add_argument("--tiny", action="store_true", help="use few images")
-    parser.add_argument("-o", "--output", type=Path, help="where lines are appended")
-    parser.add_argument("--run", default="", help="the run's name in the file")
-    parser.add_argument("--step", default="gpu_feed.py", help="the step's name in the file")
-    arguments = parser.parse_args(argv)
+    arguments, records = parse(__doc__, "gpu_feed.py", "use few images", argv)
     device = torch.device(arguments.device)
     if device.type == "cuda" and not torch.cuda.is_available():
         raise SystemExit(f"{device} was asked for, PyTorch {torch.__version__} finds no usable GPU")
-    records = Records(arguments.output, arguments.run, arguments.step) if arguments.output else None
     begun = records.begun() if records else set()
     for case in (case.tiny() if arguments.tiny else case for case in CASES):
         if case.name in begun:

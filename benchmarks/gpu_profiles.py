@@ -12,7 +12,6 @@ missing package is a note.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import tempfile
 import time
@@ -27,7 +26,7 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.gpu_check.records import Records
+from benchmarks.gpu_check.arguments import parse
 from stn_infer.errors import MissingDependencyError, UsageError
 
 if TYPE_CHECKING:
@@ -133,14 +132,7 @@ def _milliseconds(backend: Backend, inputs: dict[str, np.ndarray[tuple[int, ...]
 
 def main(argv: list[str] | None = None) -> int:
     """Build, check and time; see the module's docstring."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda:0", help="cuda:N, or cpu to try the script")
-    parser.add_argument("--tiny", action="store_true", help="use small images and few calls")
-    parser.add_argument("-o", "--output", type=Path, help="where lines are appended")
-    parser.add_argument("--run", default="", help="the run's name in the file")
-    parser.add_argument("--step", default="gpu_profiles.py", help="the step's name in the file")
-    arguments = parser.parse_args(argv)
-    records = Records(arguments.output, arguments.run, arguments.step) if arguments.output else None
+    arguments, records = parse(__doc__, "gpu_profiles.py", "use small images and few calls", argv)
     if records:
         if _CASE in records.begun():
             return 0
