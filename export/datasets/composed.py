@@ -138,16 +138,30 @@ class Volumes(Task):
     def draw(self, part: Part, count: int, generator: Generator) -> Batch:
         """``count`` volumes."""
         digits = chosen(part, count, generator)
-        solid = torch.zeros(count, 1, 28, 28, 28)
-        solid[:, :, 7:21] = torch.from_numpy(digits.images)[:, None, None].float()
         angles = (torch.rand(count, 3, generator=generator) * 2 - 1) * pi / 4
         share = 0.55 + 0.2 * torch.rand(count, 1, generator=generator)  # of the side, for the digit's cube
         place = 0.8 * (1 - share) * (torch.rand(count, 3, generator=generator) * 2 - 1)
         linear = _rotation(angles) / share[:, :, None]
         theta = torch.cat([linear, -(linear @ place[:, :, None])], 2)
-        grid = F.affine_grid(theta, [count, 1, *[self.size] * 3], align_corners=False)
-        volumes = F.grid_sample(solid, grid, align_corners=False)
-        return Batch(volumes.round().clamp(0, 255).to(torch.uint8), torch.from_numpy(digits.labels))
+        images = torch.from_numpy(digits.images).float()
+        volumes = [_extruded(image, matrix, self.size) for image, matrix in zip(images, theta, strict=True)]
+        return Batch(torch.stack(volumes)[:, None], torch.from_numpy(digits.labels))
+
+
+def _extruded(image: Tensor, theta: Tensor, size: int) -> Tensor:
+    """Volume [S, S, S] uint8 of an image [28, 28] that fills voxels 7 to 20 of a cube's depth, sampled by [3, 4].
+
+    A trilinear sample of the cube is a bilinear one of the image times a linear one of the depth, in a sixth of the
+    time.
+    """
+    axis = (2 * torch.arange(size) + 1) / size - 1
+    x, y, z = (
+        (row[3] + row[2] * axis)[:, None, None] + (row[1] * axis)[:, None] + row[0] * axis for row in theta.unbind()
+    )
+    grid = torch.stack([x, y], 3).reshape(1, size * size, size, 2)
+    flat = F.grid_sample(image[None, None], grid, align_corners=False).reshape(size, size, size)
+    filled = (7.5 - 14 * z.abs()).clamp(0, 1)
+    return (flat * filled).round().clamp(0, 255).to(torch.uint8)
 
 
 def _rotation(angles: Tensor) -> Tensor:

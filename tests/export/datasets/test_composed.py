@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Generator
 
 from export.datasets import composed
@@ -97,3 +98,17 @@ def test_rotations_are_rotations() -> None:
 def test_sizes_that_are_too_small_are_rejected(make: type, size: int) -> None:
     with pytest.raises(UsageError, match=f"{size}"):
         make(size)
+
+
+def test_an_extruded_digit_is_sampled_as_the_solid_is() -> None:
+    generator = torch.Generator().manual_seed(0)
+    image = torch.randint(256, (28, 28), generator=generator).float()
+    solid = torch.zeros(1, 1, 28, 28, 28)
+    solid[:, :, 7:21] = image
+    for size in (28, 41):
+        theta = torch.cat([torch.eye(3) * 1.4, torch.zeros(3, 1)], 1) + 0.3 * torch.randn(3, 4, generator=generator)
+        grid = F.affine_grid(theta[None], [1, 1, size, size, size], align_corners=False)
+        expected = F.grid_sample(solid, grid, align_corners=False)[0, 0]
+        found = composed._extruded(image, theta, size).float()
+        assert (found > 0).any()
+        assert (found - expected).abs().max() <= 0.501  # rounded
