@@ -16,14 +16,14 @@ demo: $(VENV)/.demo
 	$(BIN)/python examples/demo.py
 
 # Two processes, and in each of them PyTorch with one thread: on two cores more would wait for each other. The tests of a
-# file go to one process, so that what they share is made once.
+# file go to one process, so that what they share is made once. The slow tests start with the longest files.
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 test: $(VENV)/.test
 	$(PYTEST) -m "not slow"
 
 test-slow: $(VENV)/.test
-	$(PYTEST) -m slow
+	$(PYTEST) -m slow --no-loadscope-reorder
 
 # The tests with a real Triton server, which is installed into an environment of its own: it needs NumPy 1.
 test-triton: $(VENV)/.test $(TRITON)/.server

@@ -16,6 +16,13 @@ from tests.support import shared
 from tests.support.browser import Browser, browser_or_skip
 from tests.support.tensorrt_parts import module_or_skip
 
+#: Files whose few tests take minutes: started last, they would leave the other process without work.
+LONGEST = ("test_thread_sanitizer.py", "test_sanitizers.py")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: item.path.name not in LONGEST)
+
 
 @pytest.fixture(scope="session", autouse=True)
 def torchlib_once() -> Iterator[None]:

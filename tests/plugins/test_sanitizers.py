@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,49 +9,10 @@ from pathlib import Path
 import pytest
 
 from stn_infer import plugin
-from tests.support.paths import ROOT
 from tests.support.plugin_cases import ISAS
+from tests.support.sanitized import PLUGINS, build, needs_compiler, run, run_hosts
 
-PLUGINS = ROOT / "plugins"
-LIMIT = 1200  # seconds for a program or a build; each takes less than three minutes of an idle core
-
-
-needs_compiler = pytest.mark.skipif(
-    shutil.which("cmake") is None or shutil.which("c++") is None, reason="no cmake or C++ compiler"
-)
-
-
-def run(*command: str | Path, isa: str = "") -> str:
-    """Returns a program's output; asserts that it succeeds and reports no failures."""
-    environment = os.environ | ({"STN_CPU_ISA": isa} if isa else {})
-    done = subprocess.run(
-        [*map(str, command)], env=environment, capture_output=True, text=True, timeout=LIMIT, check=False
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert " 0 failed" in done.stdout
-    return done.stdout
-
-
-def build(folder: Path, *options: str) -> None:
-    """The library and its C++ tests without optimization: with sanitizers the optimizer takes many minutes.
-
-    The CUDA kernels are compiled for the CPU.
-    """
-    flags = ["-DSTN_CUDA=CPU", "-DSTN_TESTS=ON", "-DCMAKE_BUILD_TYPE=Debug", *options]
-    subprocess.run(
-        ["cmake", "-S", str(PLUGINS), "-B", str(folder), *flags], check=True, capture_output=True, timeout=LIMIT
-    )
-    targets = ["--target", "kernels_test", "tensorrt_host", "onnxruntime_host"]
-    subprocess.run(
-        ["cmake", "--build", str(folder), "--parallel", *targets], check=True, capture_output=True, timeout=LIMIT
-    )
-
-
-def run_hosts(folder: Path) -> None:
-    library = folder / "libstn_plugins.so"
-    run(folder / "tensorrt_host", library)
-    for where in ((), ("--cuda-on-cpu",)):
-        run(folder / "tests" / "onnxruntime_host", library, *where)
+MEMORY = "address,undefined,float-cast-overflow"
 
 
 def kernels_test(folder: Path) -> Path:
@@ -80,7 +40,7 @@ def test_every_combination_of_the_kernels(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_plain_kernels_and_plugins_under_sanitizers(tmp_path: Path) -> None:
     """A subset of the combinations without SIMD; the test below runs all of them with SIMD."""
-    build(tmp_path, "-DSTN_SANITIZE=address,undefined,float-cast-overflow", "-DSTN_SIMD=OFF")
+    build(tmp_path, f"-DSTN_SANITIZE={MEMORY}", "-DSTN_SIMD=OFF")
     assert run(tmp_path / "tests" / "kernels_test", "--every", "5").startswith("plain")
     assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "13")
     run_hosts(tmp_path)
@@ -88,14 +48,11 @@ def test_plain_kernels_and_plugins_under_sanitizers(tmp_path: Path) -> None:
 
 @needs_compiler
 @pytest.mark.slow
-@pytest.mark.parametrize("sanitizers", ["address,undefined,float-cast-overflow", "thread"])
-def test_kernels_under_sanitizers(sanitizers: str, tmp_path: Path) -> None:
-    build(tmp_path, f"-DSTN_SANITIZE={sanitizers}")
+def test_kernels_under_sanitizers(tmp_path: Path) -> None:
+    build(tmp_path, f"-DSTN_SANITIZE={MEMORY}")
     for isa in ISAS:
         run(tmp_path / "tests" / "kernels_test", isa=isa)
-    # the CUDA kernels' threads run one after the other here: the thread sanitizer is slow and finds little
-    part = ("--every", "11") if sanitizers == "thread" else ()
-    run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", *part)
+    run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu")
     run_hosts(tmp_path)
 
 
