@@ -87,7 +87,6 @@ def _training(
     learning_rate: float,
     localization_factor: float = 1.0,
     ramp: float = 0.0,
-    precision: str = "fp32",
 ) -> Training:
     return Training(
         epochs=epochs,
@@ -95,7 +94,6 @@ def _training(
         learning_rate=learning_rate,
         localization_factor=localization_factor,
         ramp=ramp,
-        precision=precision,
         seeds=(0,),
     )
 
@@ -105,9 +103,9 @@ _DIGIT = {"output_size": (28, 28)}
 #: Without a ramp, 400 steps leave the validation error of two transformers at 89.8 %, no better than chance.
 _SUM = _training(30, 128, 1e-3, 0.5, ramp=0.5)
 #: Without a ramp, ten epochs leave the error at 95.5 %.
-_NUMBER = _training(10, 64, 1e-3, 0.1, ramp=0.7, precision="bf16")
-_PARTS = _training(10, 64, 2e-3, 0.1, precision="bf16")
-_VOLUME = _training(6, 32, 1e-3, 0.5, precision="bf16")
+_NUMBER = _training(10, 64, 1e-3, 0.1, ramp=0.7)
+_PARTS = _training(10, 64, 2e-3, 0.1)
+_VOLUME = _training(6, 32, 1e-3, 0.5)
 _BOX = _training(10, 64, 1e-3)
 
 

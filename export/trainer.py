@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from export.bfloat16 import convolutions
+from export.bfloat16 import convolutions, quick
 from export.datasets.colocalize import Colocalization
 from export.datasets.composed import Addition, HouseNumbers, Volumes
 from export.datasets.distorted import DistortedDigits
@@ -105,6 +105,8 @@ def perform(run: Run, work: Path, say: Say, device: str = "cpu") -> float:
         quicken(network)
     training = run.recipe.training
     assert training is not None
+    if training.precision == "bf16" and device == "cpu" and not quick():
+        say(f"{run.name}: this CPU has no bfloat16 instructions; --precision fp32 is many times as quick here")
     with convolutions(network, training.precision):
         seconds = train(network, run, work / f"{run.name}.state", say, device)
     scores, images = measure(network, run, device)

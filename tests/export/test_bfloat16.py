@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from export.bfloat16 import CHANNELS, BFloat16Conv2d, convolutions
+from export.bfloat16 import CHANNELS, BFloat16Conv2d, convolutions, quick
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -42,3 +42,23 @@ def test_an_interrupted_training_leaves_float32() -> None:
     with pytest.raises(KeyboardInterrupt), convolutions(network, "bf16"):
         raise KeyboardInterrupt
     assert type(network[0]) is nn.Conv2d
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [
+        ({"avx2": True, "avx512_bf16": False, "amx_bf16": False, "num_physical_cores": 2}, False),
+        ({"avx512_bf16": True, "amx_bf16": False}, True),
+        ({"avx512_f": True}, False),
+    ],
+)
+def test_a_cpu_with_bfloat16_instructions_is_quick(
+    capabilities: dict[str, bool | int], expected: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert quick() is expected
+
+
+def test_an_old_pytorch_cannot_say(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert quick()

@@ -184,3 +184,17 @@ def test_convolutions_are_float32_again_after_training(tmp_path: Path, monkeypat
     assert seen == [[BFloat16Conv2d], [torch.nn.Conv2d]]
     figures = run.finished(tmp_path)
     assert figures is not None and figures["precision"] == "bf16"
+
+
+@pytest.mark.parametrize(("precision", "quick", "said"), [("bf16", False, 1), ("bf16", True, 0), ("fp32", False, 0)])
+def test_bfloat16_on_a_cpu_that_is_slow_at_it_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, precision: str, quick: bool, said: int
+) -> None:
+    monkeypatch.setattr(trainer, "quick", lambda: quick)
+    monkeypatch.setattr(trainer, "train", lambda *arguments: 0.0)
+    monkeypatch.setattr(trainer, "measure", lambda *arguments: ({"error": 1.0}, 1))
+    assert RECIPE.training is not None
+    lines: list[str] = []
+    run = Run(replace(RECIPE, training=replace(RECIPE.training, precision=precision)), False, 0)
+    trainer.perform(run, tmp_path, lines.append)
+    assert len(lines) == said and all("--precision fp32" in line for line in lines)
