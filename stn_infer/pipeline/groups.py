@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from itertools import groupby
+from operator import itemgetter
 
 import numpy as np
 
@@ -107,10 +109,15 @@ def _apart(output: Array, group: Group) -> Array:
     return output.copy() if shared else output
 
 
-def merged(loaded: LoadedBatch, answers: Answers, errors: dict[int, str]) -> tuple[list[int], dict[str, Array]]:
-    """Positions of the predicted samples in the batch, and their outputs in order; adds ``errors`` for the others."""
-    rows: list[int] = []
-    pieces: list[dict[str, Array]] = []
+def merged(
+    loaded: LoadedBatch, answers: Answers, errors: dict[int, str]
+) -> list[tuple[Sequence[int], dict[str, Array]]]:
+    """Positions of the predicted samples in the batch and their outputs, in order; adds ``errors`` for the others.
+
+    One pair, or none; if inputs of different sizes gave outputs of different sizes, one for each stretch of samples
+    of a group.
+    """
+    pieces: list[tuple[Sequence[int], dict[str, Array]]] = []
     for group, outputs in zip(loaded.groups, answers, strict=True):
         if isinstance(outputs, str):  # the network does not support this input size
             errors.update(dict.fromkeys(group.rows, outputs))
@@ -118,12 +125,27 @@ def merged(loaded: LoadedBatch, answers: Answers, errors: dict[int, str]) -> tup
         good = answered(group.rows, outputs, errors)
         if good:
             everything = len(good) == len(group.rows)
-            rows += group.rows if everything else [group.rows[i] for i in good]
-            pieces.append(outputs if everything else {name: values[good] for name, values in outputs.items()})
+            rows = group.rows if everything else [group.rows[i] for i in good]
+            pieces.append((rows, outputs if everything else {name: values[good] for name, values in outputs.items()}))
     if len(pieces) <= 1:
-        return rows, pieces[0] if pieces else {}
-    order = np.argsort(rows)
-    return sorted(rows), {name: values[order] for name, values in joined(pieces).items()}
+        return pieces
+    if all(sizes(outputs) == sizes(pieces[0][1]) for _, outputs in pieces):
+        rows = [row for rows, _ in pieces for row in rows]
+        order, outputs = np.argsort(rows), joined([outputs for _, outputs in pieces])
+        return [(sorted(rows), {name: values[order] for name, values in outputs.items()})]
+    places = sorted((row, number, i) for number, (rows, _) in enumerate(pieces) for i, row in enumerate(rows))
+    stretches: list[tuple[Sequence[int], dict[str, Array]]] = []
+    for number, members in groupby(places, key=itemgetter(1)):
+        found = list(members)
+        index = [i for _, _, i in found]
+        outputs = {name: values[index] for name, values in pieces[number][1].items()}
+        stretches.append(([row for row, _, _ in found], outputs))
+    return stretches
+
+
+def sizes(outputs: Mapping[str, Array]) -> list[tuple[int, ...]]:
+    """Of one row of each output."""
+    return [values.shape[1:] for values in outputs.values()]
 
 
 def joined(pieces: Sequence[dict[str, Array]]) -> dict[str, Array]:

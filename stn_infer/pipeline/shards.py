@@ -14,7 +14,7 @@ from stn_infer.backends.base import Backend
 from stn_infer.data.inputs import Sample
 from stn_infer.data.loader import Group, LoadedBatch, Loader
 from stn_infer.pipeline.formats import Format, printable, printable_names
-from stn_infer.pipeline.groups import Answers, GroupPredictor, Seen, answered, joined, merged, waiting_threads
+from stn_infer.pipeline.groups import Answers, GroupPredictor, Seen, answered, joined, merged, sizes, waiting_threads
 from stn_infer.pipeline.job import Folder, status_lines
 from stn_infer.pipeline.pictures import Pictures
 from stn_infer.pipeline.schedule import Schedule
@@ -67,7 +67,7 @@ class _Encoding:
 
     def add(self, names: Sequence[str], outputs: dict[str, Array]) -> None:
         """Add the rows of a batch, at least one."""
-        if self._outputs and _sizes(outputs) != _sizes(self._outputs[0]):
+        if self._outputs and sizes(outputs) != sizes(self._outputs[0]):
             self._encode()  # only a format that keeps sizes joins them in one file
         self._names += names
         self._outputs.append(outputs)
@@ -86,11 +86,6 @@ class _Encoding:
     def _encode(self) -> None:
         self._parts.append(self.encoder.encode(self.encoder.rows(tuple(self._names), joined(self._outputs))))
         self._names, self._outputs, self._waiting = [], [], 0
-
-
-def _sizes(outputs: dict[str, Array]) -> list[tuple[int, ...]]:
-    """Of one row of each output."""
-    return [values.shape[1:] for values in outputs.values()]
 
 
 @dataclass
@@ -153,12 +148,10 @@ class Writer:
         """Encode and add a batch; after the last batch of a shard, returns what writes the shard."""
         errors = dict(loaded.arrays.errors)
         names = printable_names([sample.name for sample in batch.samples])
-        rows, outputs = merged(loaded.arrays, answers, errors)
-        if rows:
-            good = names if len(rows) == len(names) else [names[i] for i in rows]
-            self._encoding.add(good, outputs)
-        if self.pictures is not None:
-            self._saved += [(batch.first + i, names[i]) for i in rows]
+        for rows, outputs in merged(loaded.arrays, answers, errors):
+            self._encoding.add(names if len(rows) == len(names) else [names[i] for i in rows], outputs)
+            if self.pictures is not None:
+                self._saved += [(batch.first + i, names[i]) for i in rows]
         reasons = {i: printable(" ".join(reason.split())) for i, reason in errors.items()}
         self._status.append(status_lines(names, reasons, batch.shard, self._rows))
         self._taken += len(names)

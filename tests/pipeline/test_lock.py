@@ -87,8 +87,8 @@ from stn_infer.errors import OutputError
 from stn_infer.pipeline.lock import JobLock
 folder, won = Path(sys.argv[1]), 0
 sys.stdin.readline()
-end = time.monotonic() + 1.0
-while time.monotonic() < end:
+end = time.monotonic() + 60
+while won < 50 and time.monotonic() < end:
     try:
         lock = JobLock.of_folder(folder)
     except OutputError:
@@ -114,4 +114,4 @@ def test_only_one_process_holds_the_lock_at_a_time(tmp_path: Path) -> None:
     ]
     outputs = answers_of(processes)
     assert [process.returncode for process in processes] == [0, 0, 0], outputs
-    assert sum(int(out) for out, _ in outputs) > 100
+    assert [int(out) for out, _ in outputs] == [50, 50, 50]

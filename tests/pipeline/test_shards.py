@@ -99,12 +99,12 @@ def test_small_batches_are_encoded_together(
         assert file["input"][-1] == f"{tmp_path}/x.npy[{count - 1}]"
 
 
-@pytest.mark.parametrize("size", [8, 512])
-def test_outputs_of_different_sizes_cannot_be_in_one_file(size: int, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("size", "batch_size"), [(8, 1), (8, 2), (512, 1)])
+def test_outputs_of_different_sizes_cannot_be_in_one_file(size: int, batch_size: int, tmp_path: Path) -> None:
     """In one block (8x8), or in two (a sample of 512x512 is one)."""
     for name, side in (("a", size), ("b", size + 1)):
         np.save(tmp_path / f"{name}.npy", np.zeros((1, 1, side, side), np.float32))
-    options = RunOptions(batch_size=1, format="npz", workers=1)
+    options = RunOptions(batch_size=batch_size, format="npz", workers=1)
     with pytest.raises(ModelError, match="gave outputs of different sizes; run each input size separately"):
         run_job(Echo(), [tmp_path / "a.npy", tmp_path / "b.npy"], tmp_path / "job", options, model="model")
     assert not list((tmp_path / "job").glob("predictions-*"))
@@ -124,18 +124,19 @@ class Reader(Echo):
         return {**super().run(inputs), "places": np.stack([1 - first, first], axis=2)}
 
 
+@pytest.mark.parametrize("batch_size", [1, 3, 8])
 @pytest.mark.parametrize("format", ["csv", "jsonl", "parquet", "npz"])
-def test_outputs_of_different_sizes_that_are_not_stored(format: str, tmp_path: Path) -> None:
-    """Texts of any length are, and those of different batches go into one file."""
+def test_outputs_of_different_sizes_that_are_not_stored(format: str, batch_size: int, tmp_path: Path) -> None:
+    """Texts of any length are, and those of different sizes and batches go into one file, in order."""
     if format == "parquet":
         pytest.importorskip("pyarrow", reason="--format parquet needs pyarrow")
-    widths = {"one": 2, "two": 2, "wide": 5, "last": 3}
+    widths = {"one": 2, "two": 2, "wide": 5, "three": 2, "as wide": 5, "last": 3}
     for name, width in widths.items():
         np.save(tmp_path / f"{name}.npy", np.ones((1, 1, 4, width), np.float32))
-    options = RunOptions(batch_size=1, format=format, workers=1, outputs=() if format == "npz" else None)
+    options = RunOptions(batch_size=batch_size, format=format, workers=1, outputs=() if format == "npz" else None)
     inputs = [tmp_path / f"{name}.npy" for name in widths]
     done = run_job(Reader(), inputs, tmp_path / "job", options, model="model")
-    assert (done.ok, done.failed) == (4, 0)
+    assert (done.ok, done.failed) == (len(widths), 0)
     path = tmp_path / "job" / f"predictions-00000.{format}"
     if format == "parquet":
         from pyarrow import parquet
