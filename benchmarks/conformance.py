@@ -298,7 +298,8 @@ Noise in [0, 1] read at affine grids that leave the image, against the float64 s
 
 "onnxruntime GridSample" is the standard operator. onnxruntime samples a float16 image in float32 and removes the casts
 around the operator, so the result is not rounded to float16. "OpenVINO, inlined" is OpenVINO's own GridSample, which it
-has for images only, on our function inlined. It computes float16 in float32.
+has for images only, on our function inlined. It computes float16 in float32, and bfloat16 too on a CPU without
+bfloat16 instructions; that of the table has them.
 
 {conformance_matrix.table(conformance_matrix.rows(conformance_matrix.cases()))}
 

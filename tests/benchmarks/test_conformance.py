@@ -133,7 +133,10 @@ def test_a_part_of_openvinos_columns_is_reproduced(committed: dict[matrix.Case, 
     for case, cells in matrix.rows(matrix.cases()[::5], [column]):
         if cells[column].verdict == "absent":
             pytest.skip("the OpenVINO extension is not built")  # test_extension.py builds one
-        assert kind(cells[column].text()) == committed[case][column], case
+        found, expected = kind(cells[column].text()), committed[case][column]
+        # on a CPU without bfloat16 instructions, OpenVINO computes in float32, which is right
+        better = case.dtype == "bfloat16" and expected == "off" and found in ("exact", "within")
+        assert found == expected or better, case
 
 
 @pytest.mark.parametrize("rank", [2, 3])
