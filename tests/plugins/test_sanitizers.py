@@ -52,7 +52,7 @@ def test_kernels_under_sanitizers(tmp_path: Path) -> None:
     build(tmp_path, f"-DSTN_SANITIZE={MEMORY}")
     for isa in ISAS:
         run(tmp_path / "tests" / "kernels_test", isa=isa)
-    # of the CUDA kernels every fifth combination, another one for each shape: all of them take six minutes
+    # of the CUDA kernels every fifth combination, another one for each shape: all of them take many minutes
     assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "5")
     run_hosts(tmp_path)
 
