@@ -39,7 +39,7 @@ def test_every_combination_of_the_kernels(tmp_path: Path) -> None:
 @needs_compiler
 @pytest.mark.slow
 def test_plain_kernels_and_plugins_under_sanitizers(tmp_path: Path) -> None:
-    """A subset of the combinations without SIMD; the test below runs all of the CPU's with SIMD."""
+    """A subset of the combinations without SIMD; the test below runs all of them with SIMD."""
     build(tmp_path, f"-DSTN_SANITIZE={MEMORY}", "-DSTN_SIMD=OFF")
     assert run(tmp_path / "tests" / "kernels_test", "--every", "5").startswith("plain")
     assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "13")
@@ -52,8 +52,7 @@ def test_kernels_under_sanitizers(tmp_path: Path) -> None:
     build(tmp_path, f"-DSTN_SANITIZE={MEMORY}")
     for isa in ISAS:
         run(tmp_path / "tests" / "kernels_test", isa=isa)
-    # of the CUDA kernels every fifth combination, another one for each shape: all of them take many minutes
-    assert "cuda: " in run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu", "--every", "5")
+    run(tmp_path / "tests" / "kernels_test", "--cuda-on-cpu")
     run_hosts(tmp_path)
 
 

@@ -12,7 +12,7 @@ import pytest
 from tests.support.paths import ROOT
 
 PLUGINS = ROOT / "plugins"
-LIMIT = 1200  # seconds for a program or a build; each takes less than three minutes of an idle core
+LIMIT = 1200  # seconds for a program or a build, which take minutes
 
 needs_compiler = pytest.mark.skipif(
     shutil.which("cmake") is None or shutil.which("c++") is None, reason="no cmake or C++ compiler"
